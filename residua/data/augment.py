@@ -1,0 +1,36 @@
+"""Augmentation of a whole batch, each sample by its own random bits; and uint8 -> normalised float."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def pad(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tensor:
+    """Images (n, c, h, w) uint8 -> (n, c, h + 2 margin, w + 2 margin), bordered with the mean colour.
+
+    That is zero after normalisation (to half a grey level), as He et al. 2015 pad images whose mean was subtracted.
+    """
+    channels = [F.pad(pixels[:, i], (margin,) * 4, value=round(255 * level)) for i, level in enumerate(mean)]
+    return torch.stack(channels, dim=1)
+
+
+def crop(padded: Tensor, size: tuple[int, int], bits: Tensor) -> Tensor:
+    """A window of `size` at a random place of each image: (n, c, H, W) and bits (n,) -> (n, c, h, w)."""
+    height, width = size
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, c, rows, columns, h, w), a view
+    rows, columns = windows.shape[2:4]
+    which = torch.arange(len(padded), device=padded.device)
+    return windows[which, :, bits % rows, bits // rows % columns]
+
+
+def flip(pixels: Tensor, bits: Tensor) -> Tensor:
+    """Mirror each image (n, c, h, w) whose bits (n,) are odd."""
+    return torch.where((bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 (n, c, h, w) -> (x / 255 - mean) / std in fp32, channels last."""
+    scale = [1 / (255 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    x = pixels.to(torch.float32, memory_format=torch.channels_last)
+    return x * torch.tensor(scale, device=x.device)[:, None, None] + torch.tensor(shift, device=x.device)[:, None, None]

@@ -1,0 +1,150 @@
+"""A data set's files -> uint8 images and labels in memory."""
+
+import gzip
+import hashlib
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from residua.data.counter import permutation
+from residua.data.fetch import located
+from residua.errors import DataError
+from residua.spec.dataset import Dataset, File
+
+Split = Literal["train", "dev", "test"]
+SPLIT_SEED = 2015  # which images are held out never changes, whatever a run's seed
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images (n, channels, height, width) uint8 and their labels (n,) int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, which: Tensor | slice) -> "Images":
+        return Images(self.pixels[which], self.labels[which])
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all pixels and labels."""
+        digest = hashlib.sha256(self.pixels.cpu().numpy().tobytes())
+        digest.update(self.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def read(dataset: Dataset, split: Split, folder: Path | None = None) -> Images:
+    """One split.  The files of the test split are opened for `test` alone.
+
+    `folder` is where to look first.  Raises DataError for files that are missing, truncated or altered.
+    """
+    if dataset.kind == "sklearn":
+        images = read_digits(test=split == "test")
+    else:
+        place = located(dataset, folder)
+        files = [(place / file.name, file) for file in (dataset.test if split == "test" else dataset.train)]
+        images = read_batches(dataset, files) if dataset.kind == "batches" else read_idx(dataset, files)
+    if split == "test":
+        return images
+    order = permutation(len(images), SPLIT_SEED)
+    return images[order[: dataset.dev].sort().values if split == "dev" else order[dataset.dev :].sort().values]
+
+
+def read_digits(test: bool) -> Images:
+    """Our choice: every fifth image of scikit-learn's 1,797 is the test part (its own test part is all there is)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = torch.from_numpy((digits.images * 255 / 16).round().astype(np.uint8))[:, None]
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    chosen = torch.arange(len(labels)) % 5 == 4
+    return Images(pixels, labels)[chosen if test else ~chosen]
+
+
+def read_batches(dataset: Dataset, files: list[tuple[Path, File]]) -> Images:
+    """The python batches of CIFAR: a pickled dictionary each."""
+    pixels, labels = [], []
+    for path, file in files:
+        batch = ArrayUnpickler(io.BytesIO(checked(path, file))).read(path)
+        try:
+            pixels.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, *dataset.input))
+            labels.append(np.asarray(batch.get(b"labels", batch.get(b"fine_labels")), dtype=np.int64))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is not a batch of {dataset.name}: {error}") from error
+    return Images(torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels)))
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, strings, numbers and numpy arrays; refuses whatever else a pickle could call."""
+
+    ALLOWED = frozenset(
+        (module, name)
+        for core in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for module, name in ((core, "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"))
+    )
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, encoding="bytes")
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.ALLOWED:
+            raise DataError(f"it asks to run {module}.{name}, which no data set needs")
+        return super().find_class(module, name)
+
+    def read(self, path: Path) -> dict[bytes, object]:
+        try:
+            value = self.load()
+        except DataError as error:
+            raise DataError(f"{path} was not read: {error}") from None
+        except Exception as error:  # a damaged pickle can raise nearly anything
+            raise DataError(f"{path} is damaged: {error}") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{path} is damaged: it holds a {type(value).__name__}, not a dictionary")
+        return value
+
+
+def read_idx(dataset: Dataset, files: list[tuple[Path, File]]) -> Images:
+    """An images file and a labels file in the IDX format of MNIST, packed or not."""
+    (images, image_file), (labels, label_file) = files
+    pixels = idx_array(images, checked(images, image_file), 3)
+    targets = idx_array(labels, checked(labels, label_file), 1)
+    if len(pixels) != len(targets):
+        raise DataError(f"{images} holds {len(pixels)} images but {labels.name} {len(targets)} labels")
+    if pixels.shape[1:] != dataset.input[1:]:
+        raise DataError(f"{images} holds images of {pixels.shape[1:]}, not {dataset.input[1:]}")
+    return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(targets.astype(np.int64)))
+
+
+def idx_array(path: Path, content: bytes, dimensions: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Big-endian: 0, 0, type 8 (unsigned bytes), the number of dimensions, their sizes, the bytes."""
+    start = 4 + 4 * dimensions
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:
+        raise DataError(f"{path} is not an IDX file of {dimensions} dimensions")
+    sizes = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
+    if len(content) - start != np.prod(sizes):
+        raise DataError(f"{path} is truncated: {len(content) - start:,} bytes of {np.prod(sizes):,}")
+    return np.frombuffer(content[start:], np.uint8).reshape(sizes).copy()
+
+
+def checked(path: Path, file: File) -> bytes:
+    """The file's bytes, unpacked, once its checksum is right."""
+    packed = path.with_name(path.name + ".gz")
+    try:
+        content = path.read_bytes() if path.exists() or not packed.exists() else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if file.md5 and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != file.md5:
+        raise DataError(f"{path} is truncated or altered: its MD5 sum is {found}, not {file.md5}; remove it and fetch it anew")
+    return content

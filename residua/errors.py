@@ -1,0 +1,38 @@
+"""Every mistake a user can make ends in one of these, with a sentence that names the fix.
+
+    ResiduaError            something failed: exit code 1
+    ├── UsageError          the request itself is impossible: exit code 2
+    ├── DataError           a data set is missing, damaged, or not what it claims to be
+    ├── RecordError         a run's folder is missing, damaged, or belongs to another run
+    └── TrainingError       training cannot go on, e.g. a loss that is not finite
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ResiduaError(Exception):
+    """Base of all errors that residua raises for a reason a user can act on."""
+
+
+class UsageError(ResiduaError, ValueError):
+    """What was asked for cannot exist; nothing was started."""
+
+
+class DataError(ResiduaError):
+    """A data set cannot be read as asked."""
+
+
+class RecordError(ResiduaError):
+    """A run's record or a model folder cannot be read or written as asked."""
+
+
+class TrainingError(ResiduaError):
+    """Training stopped; the last good checkpoint is kept."""
+
+
+def unknown(kind: str, asked: str, possible: Iterable[str]) -> UsageError:
+    """`no recipe 'he2051': did you mean 'he2015'?`, or the list of what is possible."""
+    names = list(possible)
+    near = get_close_matches(asked, names, n=1, cutoff=0.6)
+    return UsageError(f"no {kind} {asked!r}: " + (f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"))

@@ -1,0 +1,64 @@
+"""Put a file or a folder in place whole, or not at all: write aside, flush to disk, rename."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file or a folder to; on success it takes `path`'s place.
+
+    On any failure what stood at `path` stands there still, and nothing is left beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove(aside)
+    try:
+        yield aside
+        sync(aside)
+        if path.is_dir():  # a folder cannot be renamed over a full one: step the old one aside first
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            os.replace(path, old)
+            os.replace(aside, path)
+            remove(old)
+        else:
+            os.replace(aside, path)
+        sync_entry(path.parent)
+    finally:
+        remove(aside)
+
+
+def write_text(path: Path, text: str) -> None:
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or every file of a folder, to disk."""
+    for file in (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with open(file, "rb+") as handle:
+            os.fsync(handle.fileno())
+    if path.is_dir():
+        sync_entry(path)
+
+
+def sync_entry(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

@@ -1,0 +1,153 @@
+"""Plan -> nn.Module.  Only a translation: every decision was taken by `plan`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from residua.net.init import initialise
+from residua.spec.network import Add, Drop, Gate, Join, Network, Scale
+from residua.spec.plan import Layer, Layers, Plan, PlannedUnit, plan
+
+
+def build(network: Network, seed: int = 0) -> "ResidualNetwork":
+    """An ordinary module, initialised as a function of `seed`."""
+    net = ResidualNetwork(plan(network))
+    initialise(net, seed)
+    return net
+
+
+class ResidualNetwork(nn.Module):
+    """Images (n, *plan.network.input) -> class scores (n, classes)."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.stem = sequence(plan.stem)
+        self.stages = nn.ModuleDict()
+        for unit in plan.units:
+            name = f"stage{unit.stage}"
+            if name not in self.stages:
+                self.stages[name] = nn.Sequential()
+            self.stages[name].append(ResidualUnit(unit))
+        self.head = sequence(plan.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for stage in self.stages.values():
+            x = stage(x)
+        scores: Tensor = self.head(x)
+        return scores
+
+
+class ResidualUnit(nn.Module):
+    """y = after(join(shortcut(x), branch(x))), both paths after a shared `lead` (He et al. 2016, Eq. 1-2)."""
+
+    def __init__(self, unit: PlannedUnit) -> None:
+        super().__init__()
+        self.lead = sequence(unit.lead)
+        self.branch = sequence(unit.branch)
+        self.shortcut = None if unit.shortcut is None else sequence(unit.shortcut)
+        self.join = join(unit.join, unit.gate)
+        self.after = sequence(unit.after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lead(x)
+        y = self.branch(x)
+        if self.shortcut is not None:
+            y = self.join(x, self.shortcut(x), y)
+        y = self.after(y)
+        return y
+
+
+class Sum(nn.Module):
+    """a shortcut + b branch."""
+
+    def __init__(self, shortcut: float, branch: float) -> None:
+        super().__init__()
+        self.a, self.b = shortcut, branch
+
+    def forward(self, x: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+        if self.a == self.b == 1:
+            return shortcut + branch
+        return self.a * shortcut + self.b * branch
+
+
+class Gated(nn.Module):
+    """(1 - g) shortcut + g branch, g = sigmoid(gate(x)); where only the shortcut is scaled, the branch is added whole."""
+
+    def __init__(self, gate: Layers, scales_branch: bool) -> None:
+        super().__init__()
+        self.gate = sequence(gate)
+        self.scales_branch = scales_branch
+
+    def forward(self, x: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+        g = torch.sigmoid(self.gate(x))
+        return (1 - g) * shortcut + (g * branch if self.scales_branch else branch)
+
+
+class DropShortcut(nn.Module):
+    """dropout(shortcut) + branch."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
+        return F.dropout(shortcut, self.probability, self.training) + branch
+
+
+class Pad(nn.Module):
+    """Option A: every `stride`-th pixel, and channels of zeros on both sides up to `width`."""
+
+    def __init__(self, stride: int, before: int, after: int) -> None:
+        super().__init__()
+        self.stride, self.before, self.after = stride, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[(..., *[slice(None, None, self.stride)] * (x.dim() - 2))]
+        return F.pad(x, (0, 0) * (x.dim() - 2) + (self.before, self.after))
+
+
+class Mean(nn.Module):
+    """Mean over all positions: (n, channels, *size) -> (n, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).mean(2) if x.dim() > 2 else x
+
+
+def join(value: Join, gate: Layers) -> nn.Module:
+    match value:
+        case Add():
+            return Sum(1, 1)
+        case Scale(a, b):
+            return Sum(a, b)
+        case Gate(bias):
+            gated = Gated(gate, value.scales == "both")
+            nn.init.constant_(gated.gate[0].bias, bias)
+            return gated
+        case Drop(probability):
+            return DropShortcut(probability)
+
+
+def sequence(layers: Layers) -> nn.Sequential:
+    return nn.Sequential(*map(module, layers))
+
+
+def module(layer: Layer) -> nn.Module:
+    c_in, c_out = layer.at.channels, layer.out.channels
+    match layer.op:
+        case "weight" if layer.out.size:
+            return nn.Conv2d(c_in, c_out, layer.kernel, layer.stride, layer.kernel // 2, bias=layer.bias)
+        case "weight":
+            return nn.Linear(c_in, c_out, bias=layer.bias)
+        case "bn":
+            return nn.BatchNorm2d(c_out) if layer.out.size else nn.BatchNorm1d(c_out)
+        case "relu":
+            return nn.ReLU()
+        case "maxpool":
+            return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
+        case "pad":
+            before = (c_out - c_in) // 2  # our choice: the paper does not say on which side the zero channels stand
+            return Pad(layer.stride, before, c_out - c_in - before)
+        case "mean":
+            return Mean()

@@ -1,0 +1,67 @@
+"""A model folder: config.json, model.safetensors and a model card."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from residua.errors import RecordError
+from residua.files import write_json, write_text, written_aside
+from residua.net.build import ResidualNetwork, build
+from residua.spec.model import ModelConfig
+from residua.spec.text import FORMAT, from_json, to_json
+
+CARD = """---
+library_name: residua
+tags: [image-classification, residual-network]
+---
+# {name}
+
+{classes} classes, input {input}, {parameters:,} parameters; trained on {dataset} by the recipe {recipe}.
+Load it with `residua.from_pretrained(folder)`; `config.json` holds the classes and the preprocessing.
+"""
+
+
+def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
+    """Write a model folder, whole or not at all."""
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}, aside / "model.safetensors")
+        write_json(aside / "config.json", to_json(config))
+        parameters = sum(p.numel() for p in net.parameters())
+        shape = "x".join(map(str, config.network.input))
+        card = CARD.format(
+            name=config.network.name, classes=len(config.classes), input=shape, parameters=parameters,
+            dataset=config.dataset or "unnamed data", recipe=config.recipe or "unnamed",
+        )  # fmt: skip
+        write_text(aside / "README.md", card)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of a model folder; RecordError where there is none, or one of a newer format."""
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{folder} is no model folder: it has no config.json") from None
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
+    if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
+        raise RecordError(f"{folder} has format {data['format']}, newer than {FORMAT}, the newest this version reads: update residua")
+    return from_json(ModelConfig, data)
+
+
+def from_pretrained(folder: str | Path) -> ResidualNetwork:
+    """The network of a model folder, with its weights, in evaluation mode; RecordError where the folder is damaged."""
+    folder = Path(folder)
+    net = build(read_config(folder).network)
+    try:
+        weights = load_file(folder / "model.safetensors")
+        net.load_state_dict(weights)
+    except FileNotFoundError:
+        raise RecordError(f"{folder} is no model folder: it has no model.safetensors") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise RecordError(f"{folder / 'model.safetensors'} does not fit its config.json: {str(error).splitlines()[0]}") from error
+    return net.eval()

@@ -1,0 +1,97 @@
+"""A run's record: a folder with `run.json`, which is replaced whole, and `metrics.jsonl`, which is only added to.
+
+    run.json        the run, where it ran, and its result once finished
+    metrics.jsonl   a line per evaluation: step, epoch, lr, loss, train_error, dev_error, seconds
+    last/  best/    model folders: after the last step, and at the lowest error on the dev split
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from residua.errors import RecordError, UsageError
+from residua.files import write_json, write_text
+from residua.spec.run import Run
+from residua.spec.text import FORMAT, Json
+
+Line: TypeAlias = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A folder that holds, or will hold, one run."""
+
+    folder: Path
+
+    @property
+    def head(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def begin(self, run: Run, environment: dict[str, Json], resume: bool) -> None:
+        """Claim the folder for `run`.  UsageError where it holds another run, or this one and `resume` is not asked for."""
+        if self.head.exists():
+            held = self.read()["run"]
+            if held != run.json:
+                raise UsageError(f"{self.folder} holds another run: {difference(held, run.json)}; choose another --out")
+            if not resume:
+                raise UsageError(f"{self.folder} holds this run already: add --resume to go on with it, or choose another --out")
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise UsageError(f"{self.folder} is not empty and holds no run: choose another --out")
+        else:
+            write_json(self.head, {"format": FORMAT, "id": run.id, "run": run.json, "environment": environment, "result": None})
+
+    def read(self) -> dict[str, Json]:
+        """What `run.json` holds."""
+        try:
+            content = json.loads(self.head.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecordError(f"{self.folder} holds no run: it has no run.json") from None
+        except ValueError as error:
+            raise RecordError(f"{self.head} is damaged: {error}") from error
+        if not isinstance(content, dict) or not {"format", "run", "result"} <= set(content):
+            raise RecordError(f"{self.head} is damaged: it describes no run")
+        if content["format"] != FORMAT:
+            raise RecordError(f"{self.head} has format {content['format']}; this version reads format {FORMAT}")
+        return content
+
+    def lines(self) -> list[Line]:
+        """The measurements so far, in order of steps."""
+        if not self.metrics.exists():
+            return []
+        text = self.metrics.read_text(encoding="utf-8")
+        try:
+            return [json.loads(line) for line in text.splitlines() if line]
+        except ValueError as error:
+            raise RecordError(f"{self.metrics} is damaged: {error}") from error
+
+    def log(self, line: Line) -> None:
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget what was measured after `step`, and a line that was cut off in the middle."""
+        if self.metrics.exists():
+            whole = [line for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            write_text(self.metrics, "".join(line for line in whole if json.loads(line)["step"] <= step))
+
+    def finish(self, result: dict[str, Json]) -> None:
+        write_json(self.head, self.read() | {"result": result})
+        self.checkpoint.unlink(missing_ok=True)
+
+
+def difference(held: Json, asked: Json, place: str = "") -> str:
+    """The first place where two JSON values differ, in words."""
+    if isinstance(held, dict) and isinstance(asked, dict):
+        for name in [*held, *asked]:
+            if held.get(name) != asked.get(name):
+                return difference(held.get(name), asked.get(name), f"{place}.{name}" if place else name)
+    return f"{place} is {json.dumps(held)} there, {json.dumps(asked)} here"

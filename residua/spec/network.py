@@ -1,0 +1,173 @@
+"""What a residual network is, as data.
+
+A network is a stem, stages of units, and a head.  A unit is (He et al. 2016, Eq. 1-2)
+
+    y = after(join(shortcut(x), branch(x)))
+
+and each published variant is a choice of those parts.  Values are frozen; a contradiction is refused when it is made.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from residua.errors import UsageError, unknown
+
+OPS = ("weight", "bn", "relu")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Where BN and ReLU stand around the weight layers (He et al. 2016, Fig. 4), as sentences of `weight`, `bn`, `relu`."""
+
+    each: str  # every weight layer of the branch but the last
+    last: str  # the last weight layer of the branch
+    after: str = ""  # on the sum
+    project: str = "weight bn"  # a projection shortcut
+    stem: str = "weight bn relu"
+    tail: str = ""  # once, between the last unit and the head
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            words = getattr(self, name).split()
+            for word in words:
+                if word not in OPS:
+                    raise unknown("operation", word, OPS)
+            wanted = 0 if name in ("after", "tail") else 1
+            if words.count("weight") != wanted:
+                raise UsageError(f"order {name}={getattr(self, name)!r} must hold 'weight' {('never', 'exactly once')[wanted]}")
+
+    @property
+    def biased(self) -> bool:
+        """Weight layers carry a bias only where no BN would remove it."""
+        return "bn" not in f"{self.stem} {self.each} {self.last}"
+
+
+ORDERS = {
+    "original": Order("weight bn relu", "weight bn", after="relu"),
+    "bn-after-add": Order("weight bn relu", "weight", after="bn relu"),
+    "relu-before-add": Order("weight bn relu", "weight bn relu"),
+    "relu-preact": Order("relu weight bn", "relu weight bn", stem="weight bn", tail="relu"),
+    "full-preact": Order("bn relu weight", "bn relu weight", stem="weight", project="weight", tail="bn relu"),
+    "bare": Order("weight relu", "weight", after="relu", stem="weight relu", project="weight"),
+}
+"""The five orders of He et al. 2016, Fig. 4 and Table 2, and the order without BN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """x + F(x) (He et al. 2015, Eq. 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """a x + b F(x), constant scaling (He et al. 2016, Fig. 2b)."""
+
+    shortcut: float = 1.0
+    branch: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.shortcut == 0:
+            raise UsageError("a shortcut scaled by 0 is no shortcut: use shortcut='none'")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """(1 - g) x + g F(x) with g = sigmoid(W x + bias): Highway, and He et al. 2016, Fig. 2c-d."""
+
+    bias: float
+    kernel: int = 1
+    scales: Literal["both", "shortcut"] = "both"  # "shortcut": (1 - g) x + F(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Dropout on the shortcut (He et al. 2016, Fig. 2f), with probability `shortcut` for each activation."""
+
+    shortcut: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shortcut < 1:
+            raise UsageError(f"a dropout probability of {self.shortcut} is impossible: it must be in [0, 1)")
+
+
+Join = Add | Scale | Gate | Drop
+Shortcut = Literal["none", "pad", "project", "project-all"]
+SHORTCUTS = get_args(Shortcut)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One residual unit: a branch of weight layers beside a shortcut."""
+
+    kernels: tuple[int, ...] = (3, 3)  # one weight layer each; (1, 3, 1) is the bottleneck
+    squeeze: int = 1  # inner width = width / squeeze
+    stride_at: int = 0  # which weight layer strides: 0 is the papers', 1 in a bottleneck is "v1.5"
+    shortcut: Shortcut = "pad"  # none is plain; pad, project, project-all are options A, B, C of He et al. 2015
+    order: Order = ORDERS["original"]
+    join: Join = field(default=Add())
+
+    def __post_init__(self) -> None:
+        if self.shortcut not in SHORTCUTS:
+            raise unknown("shortcut", str(self.shortcut), SHORTCUTS)
+        if not self.kernels or any(k < 1 or k % 2 == 0 for k in self.kernels):
+            raise UsageError(f"kernels {self.kernels} are impossible: give at least one, each odd, so that 'same' convolutions keep shapes")
+        if not 0 <= self.stride_at < len(self.kernels):
+            raise UsageError(f"stride_at={self.stride_at} names no weight layer: choose 0 to {len(self.kernels) - 1}")
+        if self.shortcut == "none" and self.join != Add():
+            raise UsageError(f"a plain net has no shortcut to {type(self.join).__name__.lower()}: give a shortcut, or join=Add()")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Units of one width; the first of them strides."""
+
+    width: int  # channels out of every unit
+    units: int
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.units, self.stride) < 1:
+            raise UsageError(f"a stage of width {self.width}, {self.units} units and stride {self.stride} is impossible: each must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stem:
+    """The first weight layer, and a 3x3 max-pool of stride 2 where `pool` (He et al. 2015, Table 1)."""
+
+    width: int
+    kernel: int = 3
+    stride: int = 1
+    pool: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """From the last feature map to class scores: pooling, then a fully connected layer."""
+
+    pool: Literal["mean"] = "mean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A whole network."""
+
+    name: str
+    input: tuple[int, ...]  # (channels, height, width), or (features,) for a fully connected net
+    stem: Stem
+    stages: tuple[Stage, ...]
+    unit: Unit
+    classes: int
+    head: Head = field(default=Head())
+
+    def __post_init__(self) -> None:
+        if len(self.input) not in (1, 3) or min(self.input) < 1:
+            raise UsageError(f"input {self.input} is impossible: give (channels, height, width), or (features,)")
+        if self.classes < 1:
+            raise UsageError(f"{self.classes} classes are impossible: give at least 1")
+        if not self.stages:
+            raise UsageError("a network needs at least one stage")
+        if len(self.input) == 1 and (self.stem.kernel != 1 or any(k != 1 for k in self.unit.kernels)):
+            raise UsageError("a fully connected net has no neighbours to convolve: give stem and units kernels of 1")
+        for stage in self.stages:
+            if stage.width % self.unit.squeeze:
+                raise UsageError(f"squeeze {self.unit.squeeze} does not divide width {stage.width}: choose a divisor")

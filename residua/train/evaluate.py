@@ -1,0 +1,51 @@
+"""How often a network is wrong."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from residua.data.augment import normalise
+from residua.data.read import Images
+from residua.train.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Counts over a whole split: each image once, whatever the batches."""
+
+    count: int
+    wrong: int
+    wrong5: int  # the right class is not among the five likeliest
+    loss: float  # mean cross-entropy, nats
+
+    @property
+    def error(self) -> float:
+        return self.wrong / self.count
+
+    @property
+    def top5_error(self) -> float:
+        return self.wrong5 / self.count
+
+
+@torch.no_grad()
+def evaluate(
+    net: nn.Module, images: Images, mean: tuple[float, ...], std: tuple[float, ...], machine: Machine, batch_size: int = 500
+) -> Score:
+    """The score of `net` on uint8 images, in evaluation mode; the net is left in the mode it was in."""
+    was_training = net.training
+    net.eval()
+    counts = torch.zeros(2, dtype=torch.int64, device=machine.device)
+    loss = torch.zeros((), dtype=torch.float64, device=machine.device)
+    for start in range(0, len(images), batch_size):
+        batch = images[slice(start, start + batch_size)].to(machine.device)
+        with machine.autocast():
+            scores = net(normalise(batch.pixels, mean, std))
+        scores = scores.float()
+        best = scores.topk(min(5, scores.shape[1])).indices == batch.labels[:, None]
+        counts += torch.stack([(~best[:, 0]).sum(), (~best.any(1)).sum()])
+        loss += F.cross_entropy(scores, batch.labels, reduction="sum").double()
+    net.train(was_training)
+    wrong, wrong5 = counts.tolist()
+    return Score(len(images), wrong, wrong5, loss.item() / len(images))

@@ -1,0 +1,147 @@
+"""The loop: batches in, a trained network and its record out."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from residua.data.batches import Batches
+from residua.data.read import Images
+from residua.errors import TrainingError
+from residua.record import Line, Record
+from residua.spec.recipe import Recipe
+from residua.train import checkpoint
+from residua.train.evaluate import Score, evaluate
+from residua.train.machine import Machine
+from residua.train.step import Step
+
+CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+SAVE_EVERY = 60.0  # seconds between two checkpoints
+
+
+@dataclass
+class Progress:
+    """How far a run is, and what was seen since the last line of its record."""
+
+    steps: int  # of the whole run
+    step: int = 0  # done
+    seconds: float = 0.0  # spent on steps, data included, over all sessions
+    best: float | None = None  # lowest error on the dev split so far
+    losses: list[Tensor] = field(default_factory=list)
+    wrong: list[Tensor] = field(default_factory=list)
+
+    def add(self, loss: Tensor, wrong: Tensor, seconds: float) -> None:
+        self.losses.append(loss)
+        self.wrong.append(wrong)
+        self.step += 1
+        self.seconds += seconds
+
+    def taken(self) -> tuple[Tensor, Tensor]:
+        """Losses and wrong answers of each step since the last call (n,)."""
+        losses, wrong = torch.stack(self.losses), torch.stack(self.wrong)
+        self.losses, self.wrong = [], []
+        return losses, wrong
+
+
+class Listener(Protocol):
+    """Is told of a run's progress; changes nothing."""
+
+    def __call__(self, progress: Progress, line: Line | None) -> None: ...
+
+
+def fit(
+    net: nn.Module,
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    dev: Images | None,
+    machine: Machine,
+    record: Record,
+    keep_best: Callable[[], None],
+    tell: Listener,
+    stop: Callable[[], bool],
+) -> Progress:
+    """Train `net`, from where the record's checkpoint stands to the recipe's end, or, resumable, until `stop()`.
+
+    `keep_best` is called whenever the error on `dev` is the lowest so far.  Raises TrainingError, naming the step, when the
+    loss is not finite.
+    """
+    steps = recipe.length(len(batches.images))
+    step = Step(net, recipe.optimiser, machine)
+    progress = restored(record, step, steps)
+    report_every = max(round(len(batches.images) / recipe.batch_size), steps // 100)
+    saved = time.monotonic()
+    net.train()
+    while progress.step < steps and not stop():
+        begun = time.perf_counter()
+        images, labels = batches.at(progress.step)
+        torch.manual_seed(batches.seed * steps + progress.step)  # for dropout: a function of seed and step
+        loss, wrong = step(images, labels, recipe.lr(progress.step, steps))
+        progress.add(loss, wrong, time.perf_counter() - begun)
+        line = None
+        if progress.step % report_every == 0 or progress.step == steps:
+            line = summary(progress, recipe, batches, evaluate(net, dev, batches.mean, batches.std, machine) if dev else None)
+            if line["dev_error"] is not None and (progress.best is None or line["dev_error"] < progress.best):
+                progress.best = line["dev_error"]
+                keep_best()
+            record.log(line)
+        if line or progress.step % CHECK_EVERY == 0:
+            check_finite(progress)
+            tell(progress, line)
+        if time.monotonic() - saved > SAVE_EVERY:
+            save(record, step, progress)
+            saved = time.monotonic()
+    save(record, step, progress)
+    return progress
+
+
+def summary(progress: Progress, recipe: Recipe, batches: Batches, dev: Score | None) -> Line:
+    """A line for the record, over the steps since the line before."""
+    losses, wrong = progress.taken()
+    return {
+        "step": progress.step,
+        "epoch": progress.step * recipe.batch_size / len(batches.images),
+        "lr": recipe.lr(progress.step - 1, progress.steps),
+        "loss": losses.mean().item(),
+        "train_error": wrong.sum().item() / (len(wrong) * recipe.batch_size),
+        "dev_error": dev.error if dev else None,
+        "dev_loss": dev.loss if dev else None,
+        "seconds": progress.seconds,
+    }
+
+
+def check_finite(progress: Progress) -> None:
+    losses = torch.stack(progress.losses) if progress.losses else torch.zeros(1)
+    if not losses.isfinite().all():
+        first = int((~losses.isfinite()).nonzero()[0])
+        step = progress.step - len(losses) + first + 1
+        raise TrainingError(
+            f"the loss is {losses[first].item()} at step {step:,} of {progress.steps:,}: "
+            "the last good checkpoint is kept; try a lower learning rate (--set schedule.lr=...) or a warm-up"
+        )
+
+
+def save(record: Record, step: Step, progress: Progress) -> None:
+    """Write a checkpoint of all that the rest of the run is a function of."""
+    check_finite(progress)
+    since = {name: torch.stack(kept) for name, kept in (("losses", progress.losses), ("wrong", progress.wrong)) if kept}
+    groups = {"net": step.net.state_dict(), "momentum": step.state(), "since": since}
+    checkpoint.save(record.checkpoint, groups, {"step": progress.step, "seconds": progress.seconds, "best": progress.best})
+
+
+def restored(record: Record, step: Step, steps: int) -> Progress:
+    """The progress, weights and optimiser state of the record's checkpoint, or a fresh start."""
+    if not record.checkpoint.exists():
+        record.rewind(0)
+        return Progress(steps)
+    groups, facts = checkpoint.load(record.checkpoint)
+    step.net.load_state_dict(groups["net"])
+    step.restore(groups.get("momentum", {}))
+    since = groups.get("since", {})
+    losses, wrong = [list(since[name].to(step.machine.device)) if name in since else [] for name in ("losses", "wrong")]
+    progress = Progress(steps, int(facts["step"] or 0), facts["seconds"] or 0.0, facts["best"], losses, wrong)
+    record.rewind(progress.step)
+    return progress

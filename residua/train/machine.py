@@ -1,0 +1,69 @@
+"""What the machine offers: device, precision, memory format, and what it is, for the record."""
+
+import ctypes
+import platform
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import torch
+
+from residua.errors import UsageError
+from residua.spec.text import Json
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and in which precision a network is trained."""
+
+    device: torch.device
+    precision: Literal["bf16", "fp32"]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def describe(self) -> dict[str, Json]:
+        """For a run's record."""
+        return {
+            "residua": version("residua"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {platform.machine()}",
+            "threads": torch.get_num_threads(),
+            "precision": self.precision,
+        }
+
+
+def machine(precision: Precision = "auto") -> Machine:
+    """This machine.  `auto` is bf16 where it is a native speed: on a GPU from Ampere on, on a CPU with bf16 instructions."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise UsageError(f"no precision {precision!r}: choose from auto, bf16, fp32")
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        device = torch.device("cuda")
+    else:
+        native = cpu_has_bf16()
+        device = torch.device("cpu")
+        keep_freed_memory()
+    if precision == "auto":
+        precision = "bf16" if native else "fp32"
+    return Machine(device, precision)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices itself (AVX512-BF16 or AMX); emulated, bf16 is slower than fp32."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed activations for the next step rather than return their pages to the system (8 % of a step)."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**30)

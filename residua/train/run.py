@@ -1,0 +1,94 @@
+"""Train one run into its folder, from its values alone."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from residua.data.batches import Batches
+from residua.data.read import Images, read
+from residua.errors import ResiduaError
+from residua.net.build import build
+from residua.net.folder import save_pretrained
+from residua.record import Record
+from residua.spec.dataset import dataset
+from residua.spec.model import ModelConfig
+from residua.spec.plan import plan
+from residua.spec.run import Run
+from residua.spec.text import Json
+from residua.train.evaluate import evaluate
+from residua.train.loop import Listener, fit
+from residua.train.machine import Machine
+
+
+class Interrupted(ResiduaError):
+    """The user stopped a run; its checkpoint is written."""
+
+
+def train(
+    run: Run, folder: Path, machine: Machine, *, data_dir: Path | None = None, resume: bool = False, tell: Listener
+) -> dict[str, Json]:
+    """Train `run`, keep its record in `folder`, and return its result; a finished run is returned as it is.
+
+    Raises UsageError where the folder holds another run, DataError, TrainingError, and Interrupted after Ctrl-C.
+    """
+    data, recipe = dataset(run.dataset), run.recipe.for_depth(plan(run.network).depth)
+    images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
+    augment = replace(recipe.augment, flip=recipe.augment.flip and data.flips)
+    batches = Batches(images, recipe.batch_size, augment, data.mean, data.std, run.seed)
+    net = build(run.network, run.seed).to(machine.device, memory_format=torch.channels_last)
+    record = Record(folder)
+    record.begin(run, machine.describe(), resume)
+    if (result := record.read()["result"]) is not None:
+        return result
+
+    config = ModelConfig(
+        network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name, recipe=recipe.name,
+        fingerprint=images.fingerprint, residua=version("residua"), torch=torch.__version__,
+    )  # fmt: skip
+    with asked_to_stop() as stop:
+        progress = fit(
+            net, batches, recipe, dev=dev, machine=machine, record=record, tell=tell, stop=stop,
+            keep_best=lambda: save_pretrained(net, config, folder / "best"),
+        )  # fmt: skip
+    if progress.step < progress.steps:
+        raise Interrupted(f"stopped at step {progress.step:,} of {progress.steps:,}: add --resume to go on, with --out {folder}")
+
+    exact = Machine(machine.device, "fp32")
+    errors: dict[str, Json] = {
+        f"{split}_error": evaluate(net, part, data.mean, data.std, exact).error
+        for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
+    }
+    save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
+    result = {
+        "model": run.network.name, "steps": progress.steps, "seconds": progress.seconds,
+        "images_per_second": progress.steps * recipe.batch_size / progress.seconds,
+        **errors, "best_dev_error": progress.best,
+    }  # fmt: skip
+    record.finish(result)
+    return result
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed.  The first time asks to stop after the step at hand, the second stops at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
