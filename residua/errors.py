@@ -1,10 +1,11 @@
 """Every mistake a user can make ends in one of these, with a sentence that names the fix.
 
-    ResiduaError            something failed: exit code 1
-    ├── UsageError          the request itself is impossible: exit code 2
-    ├── DataError           a data set is missing, damaged, or not what it claims to be
-    ├── RecordError         a run's folder is missing, damaged, or belongs to another run
-    └── TrainingError       training cannot go on, e.g. a loss that is not finite
+ResiduaError            something failed: exit code 1
+├── UsageError          the request itself is impossible: exit code 2
+├── DataError           a data set is missing, damaged, or not what it claims to be
+├── RecordError         a run's folder is missing, damaged, or belongs to another run
+├── TrainingError       training cannot go on, e.g. a loss that is not finite
+└── Interrupted         the user stopped it: exit code 130
 """
 
 from collections.abc import Iterable
@@ -14,9 +15,13 @@ from difflib import get_close_matches
 class ResiduaError(Exception):
     """Base of all errors that residua raises for a reason a user can act on."""
 
+    exit_code = 1
+
 
 class UsageError(ResiduaError, ValueError):
     """What was asked for cannot exist; nothing was started."""
+
+    exit_code = 2
 
 
 class DataError(ResiduaError):
@@ -29,6 +34,12 @@ class RecordError(ResiduaError):
 
 class TrainingError(ResiduaError):
     """Training stopped; the last good checkpoint is kept."""
+
+
+class Interrupted(ResiduaError):
+    """The user stopped what was going on; a checkpoint is written."""
+
+    exit_code = 130
 
 
 def unknown(kind: str, asked: str, possible: Iterable[str]) -> UsageError:

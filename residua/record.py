@@ -1,8 +1,8 @@
 """A run's record: a folder with `run.json`, which is replaced whole, and `metrics.jsonl`, which is only added to.
 
-    run.json        the run, where it ran, and its result once finished
-    metrics.jsonl   a line per evaluation: step, epoch, lr, loss, train_error, dev_error, seconds
-    last/  best/    model folders: after the last step, and at the lowest error on the dev split
+run.json        the run, where it ran, and its result once finished
+metrics.jsonl   a line per evaluation: step, epoch, lr, loss, train_error, dev_error, seconds
+last/  best/    model folders: after the last step, and at the lowest error on the dev split
 """
 
 import json
@@ -62,6 +62,11 @@ class Record:
         if content["format"] != FORMAT:
             raise RecordError(f"{self.head} has format {content['format']}; this version reads format {FORMAT}")
         return content
+
+    def result(self) -> dict[str, Json] | None:
+        """The result of a finished run; None while it is not finished."""
+        result = self.read()["result"]
+        return result if isinstance(result, dict) else None
 
     def lines(self) -> list[Line]:
         """The measurements so far, in order of steps."""

@@ -1,10 +1,10 @@
 """Where a data set's files are: in a folder of the user's, in the cache, or fetched into it."""
 
+import os
 from pathlib import Path
 
 from residua.errors import DataError
 from residua.spec.dataset import Dataset
-import os
 
 
 def located(dataset: Dataset, folder: Path | None) -> Path:

@@ -1,11 +1,14 @@
 """Plan -> nn.Module.  Only a translation: every decision was taken by `plan`."""
 
+from itertools import groupby
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residua.net.init import initialise
 from residua.spec.network import Add, Drop, Gate, Join, Network, Scale
+from residua.spec.papers import network
 from residua.spec.plan import Layer, Layers, Plan, PlannedUnit, plan
 
 
@@ -13,7 +16,27 @@ def build(network: Network, seed: int = 0) -> "ResidualNetwork":
     """An ordinary module, initialised as a function of `seed`."""
     net = ResidualNetwork(plan(network))
     initialise(net, seed)
+    for module in net.modules():
+        if isinstance(module, Gated) and module.gate.bias is not None:
+            nn.init.constant_(module.gate.bias, module.bias)
     return net
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    input: tuple[int, ...] | None = None,
+    block: str | None = None,
+    shortcut: str | None = None,
+    order: str | None = None,
+    seed: int = 0,
+) -> "ResidualNetwork":
+    """A new network by name, e.g. `cifar-resnet20`, for images of `input` = (channels, height, width).
+
+    Raises UsageError for a name, a depth or a part that does not exist.
+    """
+    return build(network(name, input=input, classes=num_classes, block=block, shortcut=shortcut, order=order), seed)
 
 
 class ResidualNetwork(nn.Module):
@@ -23,12 +46,9 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.plan = plan
         self.stem = sequence(plan.stem)
-        self.stages = nn.ModuleDict()
-        for unit in plan.units:
-            name = f"stage{unit.stage}"
-            if name not in self.stages:
-                self.stages[name] = nn.Sequential()
-            self.stages[name].append(ResidualUnit(unit))
+        self.stages = nn.ModuleDict(
+            {f"stage{s}": nn.Sequential(*map(ResidualUnit, units)) for s, units in groupby(plan.units, lambda unit: unit.stage)}
+        )
         self.head = sequence(plan.head)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,16 +67,16 @@ class ResidualUnit(nn.Module):
         self.lead = sequence(unit.lead)
         self.branch = sequence(unit.branch)
         self.shortcut = None if unit.shortcut is None else sequence(unit.shortcut)
-        self.join = join(unit.join, unit.gate)
+        self.join: nn.Module = join(unit.join, unit.gate)
         self.after = sequence(unit.after)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.lead(x)
-        y = self.branch(x)
+        y: Tensor = self.branch(x)
         if self.shortcut is not None:
             y = self.join(x, self.shortcut(x), y)
         y = self.after(y)
-        return y
+        return y  # noqa: RET504 -- named, so that it reads as the equation does
 
 
 class Sum(nn.Module):
@@ -75,9 +95,10 @@ class Sum(nn.Module):
 class Gated(nn.Module):
     """(1 - g) shortcut + g branch, g = sigmoid(gate(x)); where only the shortcut is scaled, the branch is added whole."""
 
-    def __init__(self, gate: Layers, scales_branch: bool) -> None:
+    def __init__(self, gate: Layers, scales_branch: bool, bias: float) -> None:
         super().__init__()
-        self.gate = sequence(gate)
+        self.gate = weight(gate[0])
+        self.bias = bias  # at the start
         self.scales_branch = scales_branch
 
     def forward(self, x: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
@@ -104,8 +125,9 @@ class Pad(nn.Module):
         self.stride, self.before, self.after = stride, before, after
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x[(..., *[slice(None, None, self.stride)] * (x.dim() - 2))]
-        return F.pad(x, (0, 0) * (x.dim() - 2) + (self.before, self.after))
+        if x.dim() == 4:
+            return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+        return F.pad(x, (self.before, self.after))
 
 
 class Mean(nn.Module):
@@ -122,9 +144,7 @@ def join(value: Join, gate: Layers) -> nn.Module:
         case Scale(a, b):
             return Sum(a, b)
         case Gate(bias):
-            gated = Gated(gate, value.scales == "both")
-            nn.init.constant_(gated.gate[0].bias, bias)
-            return gated
+            return Gated(gate, value.scales == "both", bias)
         case Drop(probability):
             return DropShortcut(probability)
 
@@ -136,10 +156,8 @@ def sequence(layers: Layers) -> nn.Sequential:
 def module(layer: Layer) -> nn.Module:
     c_in, c_out = layer.at.channels, layer.out.channels
     match layer.op:
-        case "weight" if layer.out.size:
-            return nn.Conv2d(c_in, c_out, layer.kernel, layer.stride, layer.kernel // 2, bias=layer.bias)
         case "weight":
-            return nn.Linear(c_in, c_out, bias=layer.bias)
+            return weight(layer)
         case "bn":
             return nn.BatchNorm2d(c_out) if layer.out.size else nn.BatchNorm1d(c_out)
         case "relu":
@@ -151,3 +169,10 @@ def module(layer: Layer) -> nn.Module:
             return Pad(layer.stride, before, c_out - c_in - before)
         case "mean":
             return Mean()
+
+
+def weight(layer: Layer) -> nn.Conv2d | nn.Linear:
+    c_in, c_out = layer.at.channels, layer.out.channels
+    if layer.out.size:
+        return nn.Conv2d(c_in, c_out, layer.kernel, layer.stride, layer.kernel // 2, bias=layer.bias)
+    return nn.Linear(c_in, c_out, bias=layer.bias)

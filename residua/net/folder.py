@@ -28,7 +28,9 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
     """Write a model folder, whole or not at all."""
     with written_aside(folder) as aside:
         aside.mkdir()
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}, aside / "model.safetensors")
+        save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}, aside / "model.safetensors"
+        )
         write_json(aside / "config.json", to_json(config))
         parameters = sum(p.numel() for p in net.parameters())
         shape = "x".join(map(str, config.network.input))
@@ -49,7 +51,9 @@ def read_config(folder: Path) -> ModelConfig:
     except ValueError as error:
         raise RecordError(f"{path} is damaged: {error}") from error
     if isinstance(data, dict) and isinstance(data.get("format"), int) and data["format"] > FORMAT:
-        raise RecordError(f"{folder} has format {data['format']}, newer than {FORMAT}, the newest this version reads: update residua")
+        raise RecordError(
+            f"{folder} has format {data['format']}, newer than {FORMAT}, the newest this version reads: update residua"
+        )
     return from_json(ModelConfig, data)
 
 

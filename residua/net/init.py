@@ -7,14 +7,14 @@ from torch import nn
 
 
 def initialise(net: nn.Module, seed: int) -> None:
-    """Weights ~ N(0, 2 / fan_in) (He et al. 2015b, Eq. 10); biases and BN shifts 0 (a gate keeps its own), BN scales 1.
+    """Weights ~ N(0, 2 / fan_in) (He et al. 2015b, Eq. 10), biases 0; BN starts with scale 1, shift 0.
 
     Our choice: the last, fully connected layer is drawn by the same rule; the papers do not say.
     """
     generator = torch.Generator().manual_seed(seed)
-    for name, module in net.named_modules():
+    for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=sqrt(2 / fan_in), generator=generator)
-            if module.bias is not None and ".gate." not in f".{name}.":
+            if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -110,7 +110,9 @@ class Unit:
         if self.shortcut not in SHORTCUTS:
             raise unknown("shortcut", str(self.shortcut), SHORTCUTS)
         if not self.kernels or any(k < 1 or k % 2 == 0 for k in self.kernels):
-            raise UsageError(f"kernels {self.kernels} are impossible: give at least one, each odd, so that 'same' convolutions keep shapes")
+            raise UsageError(
+                f"kernels {self.kernels} are impossible: give at least one, each odd, so that 'same' convolutions keep shapes"
+            )
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(f"stride_at={self.stride_at} names no weight layer: choose 0 to {len(self.kernels) - 1}")
         if self.shortcut == "none" and self.join != Add():
@@ -127,7 +129,9 @@ class Stage:
 
     def __post_init__(self) -> None:
         if min(self.width, self.units, self.stride) < 1:
-            raise UsageError(f"a stage of width {self.width}, {self.units} units and stride {self.stride} is impossible: each must be at least 1")
+            raise UsageError(
+                f"a stage of width {self.width}, {self.units} units and stride {self.stride} is impossible: each must be at least 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

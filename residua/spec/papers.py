@@ -6,7 +6,7 @@ them are replaced by keyword, or in the name itself: `cifar-resnet56,shortcut=pr
 """
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 
 from residua.errors import UsageError, unknown
@@ -18,16 +18,45 @@ OPTIONS = {"A": "pad", "B": "project", "C": "project-all"}  # the letters of He 
 FAMILIES: dict[str, Unit] = {
     "plain": Unit(shortcut="none"),
     "resnet": Unit(),
-    "preresnet": replace(BLOCKS["bottleneck"], shortcut="project", order=ORDERS["full-preact"]),
+    "preresnet": Unit(order=ORDERS["full-preact"]),
 }
-"""The 32x32 families: plain twins and option-A residual nets of two-layer blocks (He et al. 2015, section 4.2),
-and pre-activation bottlenecks (He et al. 2016, Table 3)."""
+"""The 32x32 families: plain twins and option-A residual nets (He et al. 2015, section 4.2), and pre-activation nets
+(He et al. 2016, Table 3)."""
 
-DEPTHS = {"plain": (20, 32, 44, 56, 110), "resnet": (20, 32, 44, 56, 110, 1202), "preresnet": (20, 56, 110, 164, 1001)}
-"""The depths of each 32x32 family that `names` lists."""
+BOTTLENECKS_FROM = 164  # layers; pre-activation nets of 110 layers are made of two-layer blocks (He et al. 2016, section 5)
+
+DEPTHS = {"plain": (20, 32, 44, 56, 110), "resnet": (20, 32, 44, 56, 110, 1202), "preresnet": (20, 32, 44, 56, 110, 164, 1001)}
+"""The depths of each 32x32 family that `list_models` lists."""
 
 IMAGENET = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Units per stage (He et al. 2015, Table 1); bottlenecks from 50 layers on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the paper prints of a network, as it prints it."""
+
+    parameters: str = ""
+    multiply_adds: str = ""
+    error: str = ""
+
+
+PUBLISHED = {
+    "cifar-resnet20": Published("0.27 M", error="8.75 % CIFAR-10"),  # He et al. 2015, Table 6
+    "cifar-resnet32": Published("0.46 M", error="7.51 % CIFAR-10"),
+    "cifar-resnet44": Published("0.66 M", error="7.17 % CIFAR-10"),
+    "cifar-resnet56": Published("0.85 M", error="6.97 % CIFAR-10"),
+    "cifar-resnet110": Published("1.7 M", error="6.61 ± 0.16 % CIFAR-10, five runs; best 6.43 %"),
+    "cifar-resnet1202": Published("19.4 M", error="7.93 % CIFAR-10"),
+    "cifar-preresnet110": Published(error="6.37 % CIFAR-10, median of five"),  # He et al. 2016, Tables 2-4
+    "cifar-preresnet164": Published("1.7 M", error="5.46 % CIFAR-10, median of five"),
+    "cifar-preresnet1001": Published("10.2 M", error="4.92 % CIFAR-10, median of five"),
+    "resnet18": Published(multiply_adds="1.8 G"),  # He et al. 2015, Table 1
+    "resnet34": Published(multiply_adds="3.6 G"),
+    "resnet50": Published(multiply_adds="3.8 G", error="22.85 % ImageNet, 10-crop"),
+    "resnet101": Published(multiply_adds="7.6 G", error="21.75 % ImageNet, 10-crop"),
+    "resnet152": Published(multiply_adds="11.3 G", error="21.43 % ImageNet, 10-crop"),
+}
 
 SHORTCUT_ABLATIONS: dict[str, Unit] = {
     "original": Unit(),
@@ -58,7 +87,7 @@ def network(
     name, *in_name = name.split(",")
     found = re.fullmatch(r"(?:cifar-([a-z]+)|resnet)(\d+)", name)
     if found is None or found[1] not in (None, *FAMILIES):
-        raise unknown("network", name, names())
+        raise unknown("network", name, list_models())
     changes = changes_of(in_name) | {
         key: value for key, value in (("block", block), ("shortcut", shortcut), ("order", order)) if value is not None
     }
@@ -82,19 +111,19 @@ def changes_of(words: list[str]) -> dict[str, str]:
 def cifar(family: str, depth: int, *, block: str | None = None, shortcut: str | None = None, order: str | None = None) -> Network:
     """Three stages of widths 16, 32, 64 (x4 for bottlenecks) on a 3x3 stem (He et al. 2015, section 4.2; 2016, section 5).
 
-    A depth counts weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.  A pre-activation net of a depth that only
-    two-layer blocks can have (56, 110) is made of these, with option-A shortcuts, as in He et al. 2016, Table 3.
+    A depth counts weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.  Pre-activation nets of 164 layers and more
+    are made of bottlenecks with option-B shortcuts where their depth allows it, as in He et al. 2016.
     """
     unit = FAMILIES[family]
-    either = family == "preresnet" and block is None
-    if either and (depth - 2) % 9 and (depth - 2) % 6 == 0:
-        unit = replace(BLOCKS["basic"], order=unit.order)
+    either = family == "preresnet" and block is None and depth >= BOTTLENECKS_FROM
+    if either and (depth - 2) % 9 == 0:
+        unit = replace(BLOCKS["bottleneck"], shortcut="project", order=unit.order)
     unit = adapted(unit, block, shortcut, order)
     layers = 3 * len(unit.kernels)  # of one unit in each of three stages
     units, rest = divmod(depth - 2, layers)
     if rest or units < 1:
         low = max(depth - rest, layers + 2)
-        form = f"{layers}n+2" + (" (or 6n+2, in two-layer blocks)" if either else "")
+        form = f"{layers}n+2" + (", or 9n+2 for bottlenecks" if either else "")
         raise UsageError(f"no {depth}-layer cifar-{family} network: depth must be {form}, e.g. {low} or {low + layers}")
     stages = tuple(Stage(16 * 2**i * unit.squeeze, units, stride=1 if i == 0 else 2) for i in range(3))
     return Network(name=f"cifar-{family}{depth}", input=(3, 32, 32), stem=Stem(width=16), stages=stages, unit=unit, classes=10)
@@ -106,7 +135,9 @@ def imagenet(depth: int, *, block: str | None = None, shortcut: str | None = Non
         raise UsageError(f"no {depth}-layer ImageNet network: depth must be one of {', '.join(map(str, IMAGENET))}")
     own = "bottleneck" if depth >= 50 else "basic"
     if block not in (None, own):
-        raise UsageError(f"resnet{depth} is made of {own} blocks: resnet18 and resnet34 are basic, resnet50 to resnet152 bottleneck")
+        raise UsageError(
+            f"resnet{depth} is made of {own} blocks: resnet18 and resnet34 are basic, resnet50 to resnet152 bottleneck"
+        )
     unit = adapted(replace(BLOCKS[own], shortcut="project"), None, shortcut, order)
     stages = tuple(Stage(64 * 2**i * unit.squeeze, n, stride=1 if i == 0 else 2) for i, n in enumerate(IMAGENET[depth]))
     stem = Stem(width=64, kernel=7, stride=2, pool=True)
@@ -131,7 +162,7 @@ def adapted(unit: Unit, block: str | None, shortcut: str | None, order: str | No
     return unit
 
 
-def names(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*") -> list[str]:
     """The papers' networks whose name matches a shell pattern; any other legal depth can be named too."""
     known = [f"cifar-{family}{depth}" for family, depths in DEPTHS.items() for depth in depths]
     known += [f"resnet{depth}" for depth in IMAGENET]

@@ -36,10 +36,15 @@ class Layer:
     bias: bool = False
 
     @property
+    def fan_in(self) -> int:
+        """Numbers that one output of a weight layer is a weighted sum of."""
+        return self.at.channels * prod((self.kernel,) * len(self.out.size))
+
+    @property
     def parameters(self) -> int:
         match self.op:
             case "weight":
-                return (self.at.channels * self.kernel ** len(self.out.size) + self.bias) * self.out.channels
+                return (self.fan_in + self.bias) * self.out.channels
             case "bn":
                 return 2 * self.out.channels
             case _:
@@ -50,7 +55,7 @@ class Layer:
         """For one image; weight layers only, as He et al. 2015 count them."""
         if self.op != "weight":
             return 0
-        return self.at.channels * self.kernel ** len(self.out.size) * self.out.numbers
+        return self.fan_in * self.out.numbers
 
 
 Layers = tuple[Layer, ...]
@@ -109,7 +114,6 @@ class Plan:
     def multiply_adds(self) -> int:
         """For one image."""
         return sum(layer.multiply_adds for layer in self.layers)
-
 
 
 def plan(network: Network) -> Plan:

@@ -71,20 +71,26 @@ class Recipe:
     batch_size: int = 128
     steps: int = 0  # exactly one of steps and epochs is given
     epochs: float = 0
-    optimiser: Sgd = Sgd()  # noqa: RUF009 -- frozen
-    schedule: Drops | OneCycle = Drops()  # noqa: RUF009 -- frozen
+    optimiser: Sgd = Sgd()
+    schedule: Drops | OneCycle = Drops()
     warmup: Warmup | None = None
-    augment: Augment = Augment()  # noqa: RUF009 -- frozen
+    augment: Augment = Augment()
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
-            raise UsageError(f"a recipe lasts for steps or for epochs, one of them above 0: got steps={self.steps}, epochs={self.epochs}")
+            raise UsageError(
+                f"a recipe lasts for steps or for epochs, one of them above 0: got steps={self.steps}, epochs={self.epochs}"
+            )
         if self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images is impossible: give at least 1")
 
     def length(self, images: int) -> int:
         """Steps of the whole run on that many training images."""
         return self.steps or max(1, round(self.epochs * images / self.batch_size))
+
+    def lasting(self, steps: int = 0, epochs: float = 0) -> "Recipe":
+        """The same for another time; rates drop at the same shares of it."""
+        return replace(self, steps=steps, epochs=epochs)
 
     def for_depth(self, depth: int) -> "Recipe":
         """Without the warm-up, for networks that need none."""

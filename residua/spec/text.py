@@ -11,7 +11,7 @@ from residua.errors import RecordError, UsageError, unknown
 FORMAT = 1
 
 T = TypeVar("T")
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 
 def to_json(value: Any) -> Json:
@@ -58,7 +58,7 @@ def decode(hint: Any, data: Json, place: str) -> Any:
         if len(kinds) != len(data):
             raise TypeError(f"{place} has {len(data)} parts, not {len(kinds)}")
         return tuple(decode(kind, item, f"{place}[{i}]") for i, (kind, item) in enumerate(zip(kinds, data, strict=True)))
-    if is_dataclass(hint) and isinstance(data, dict):
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(data, dict):
         hints = hints_of(hint)
         if strange := set(data) - set(hints):
             raise unknown(f"field of {place}", sorted(strange)[0], hints)
@@ -73,7 +73,7 @@ def decode(hint: Any, data: Json, place: str) -> Any:
 def decode_union(kinds: tuple[Any, ...], data: Json, place: str) -> Any:
     if data is None and type(None) in kinds:
         return None
-    values = [kind for kind in kinds if is_dataclass(kind)]
+    values = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
     if isinstance(data, dict) and len(values) > 1:
         named = {kind.__name__: kind for kind in values}
         if data.get("kind") not in named:
@@ -97,7 +97,8 @@ def overridden(value: T, assignment: str) -> T:
         data = json.loads(text)
     except json.JSONDecodeError:
         data = text
-    return put(value, path.split("."), data, path)
+    changed: T = put(value, path.split("."), data, path)
+    return changed
 
 
 def put(value: Any, path: list[str], data: Json, whole: str) -> Any:

@@ -35,5 +35,3 @@ def load(path: Path) -> tuple[Groups, dict[str, float | None]]:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{path} is damaged: {error}") from error
     return groups, facts
-
-

@@ -1,13 +1,18 @@
 """How often a network is wrong."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from residua.data.augment import normalise
-from residua.data.read import Images
+from residua.data.read import Images, Split, read
+from residua.errors import UsageError
+from residua.net.folder import from_pretrained, read_config
+from residua.record import Record
+from residua.spec.dataset import Dataset
 from residua.train.machine import Machine
 
 
@@ -49,3 +54,32 @@ def evaluate(
     net.train(was_training)
     wrong, wrong5 = counts.tolist()
     return Score(len(images), wrong, wrong5, loss.item() / len(images))
+
+
+def evaluate_folder(folder: Path, data: Dataset, split: Split, machine: Machine, data_dir: Path | None = None) -> Score:
+    """The score of a model folder, or of a run's last network, on a data set of the same classes and image shape.
+
+    The preprocessing is the model folder's own.  Raises UsageError for other classes or shapes, RecordError, DataError.
+    """
+    folder = model_folder(folder)
+    config = read_config(folder)
+    if config.classes != data.classes:
+        ours, theirs = [
+            ", ".join(c for c in a if c not in b) or "the same"
+            for a, b in ((config.classes, data.classes), (data.classes, config.classes))
+        ]
+        raise UsageError(f"{folder} knows other classes than {data.name}: {ours} there, {theirs} here")
+    if config.network.input != data.input:
+        raise UsageError(f"{folder} takes images of {config.network.input}, but those of {data.name} are {data.input}")
+    net = machine.place(from_pretrained(folder))
+    return evaluate(net, read(data, split, data_dir), config.mean, config.std, machine)
+
+
+def model_folder(folder: Path) -> Path:
+    """`folder` itself, or the last network's folder where it holds a run."""
+    record = Record(folder)
+    if not record.head.exists():
+        return folder
+    if record.read()["result"] is None:
+        raise UsageError(f"the run in {folder} is not finished: go on with --resume, or evaluate {folder / 'best'}")
+    return folder / "last"

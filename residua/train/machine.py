@@ -6,14 +6,16 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from residua.errors import UsageError
 from residua.spec.text import Json
 
 Precision = Literal["auto", "bf16", "fp32"]
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class Machine:
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def place(self, net: Net) -> Net:
+        """`net` on the device, its weights in channels-last order."""
+        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def describe(self) -> dict[str, Json]:
         """For a run's record."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from residua.data.batches import Batches
-from residua.data.read import Images, read
-from residua.errors import ResiduaError
+from residua.data.read import read
+from residua.errors import Interrupted
 from residua.net.build import build
 from residua.net.folder import save_pretrained
 from residua.record import Record
@@ -26,10 +26,6 @@ from residua.train.loop import Listener, fit
 from residua.train.machine import Machine
 
 
-class Interrupted(ResiduaError):
-    """The user stopped a run; its checkpoint is written."""
-
-
 def train(
     run: Run, folder: Path, machine: Machine, *, data_dir: Path | None = None, resume: bool = False, tell: Listener
 ) -> dict[str, Json]:
@@ -41,11 +37,11 @@ def train(
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
     augment = replace(recipe.augment, flip=recipe.augment.flip and data.flips)
     batches = Batches(images, recipe.batch_size, augment, data.mean, data.std, run.seed)
-    net = build(run.network, run.seed).to(machine.device, memory_format=torch.channels_last)
+    net = machine.place(build(run.network, run.seed))
     record = Record(folder)
     record.begin(run, machine.describe(), resume)
-    if (result := record.read()["result"]) is not None:
-        return result
+    if (done := record.result()) is not None:
+        return done
 
     config = ModelConfig(
         network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name, recipe=recipe.name,
@@ -60,12 +56,12 @@ def train(
         raise Interrupted(f"stopped at step {progress.step:,} of {progress.steps:,}: add --resume to go on, with --out {folder}")
 
     exact = Machine(machine.device, "fp32")
-    errors: dict[str, Json] = {
+    errors = {
         f"{split}_error": evaluate(net, part, data.mean, data.std, exact).error
         for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
     }
     save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
-    result = {
+    result: dict[str, Json] = {
         "model": run.network.name, "steps": progress.steps, "seconds": progress.seconds,
         "images_per_second": progress.steps * recipe.batch_size / progress.seconds,
         **errors, "best_dev_error": progress.best,

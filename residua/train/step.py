@@ -25,14 +25,18 @@ class Step:
             scores = self.net(images)
         loss = F.cross_entropy(scores.float(), labels)
         self.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         return loss.detach(), (scores.argmax(1) != labels).sum()
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's state, by parameter name."""
         state = self.optimiser.state
-        return {name: state[p]["momentum_buffer"] for name, p in self.net.named_parameters() if state.get(p, {}).get("momentum_buffer") is not None}
+        return {
+            name: state[p]["momentum_buffer"]
+            for name, p in self.net.named_parameters()
+            if state.get(p, {}).get("momentum_buffer") is not None
+        }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name, parameter in self.net.named_parameters():

@@ -1,0 +1,32 @@
+"""Evaluate a trained network on a data set."""
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from residua.cli.parser import Parser, add_data_dir, add_json, print_json
+from residua.spec.dataset import dataset
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("model", type=Path, help="a run's folder (its last network) or a model folder, such as RUN/best")
+    parser.add_argument("data", help="digits, cifar10, cifar100, mnist or fashion-mnist")
+    parser.add_argument("--split", default="test", choices=("train", "dev", "test"))
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or auto (default: fp32)")
+    add_data_dir(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    data = dataset(arguments.data)
+
+    from residua.train.evaluate import evaluate_folder
+    from residua.train.machine import machine
+
+    score = evaluate_folder(arguments.model, data, arguments.split, machine(arguments.precision), arguments.data_dir)
+    if arguments.json:
+        names = ("count", "wrong", "error", "top5_error", "loss")
+        print_json({name: getattr(score, name) for name in names})
+    else:
+        print(f"{score.wrong:,} of {score.count:,} {arguments.split} images wrong: error {100 * score.error:.2f} %, ", end="")
+        print(f"top-5 error {100 * score.top5_error:.2f} %, loss {score.loss:.4f}")

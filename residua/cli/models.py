@@ -1,0 +1,26 @@
+"""List the networks of the papers, with their sizes."""
+
+from jsonargparse import Namespace
+
+from residua.cli.parser import Parser, add_json, print_json
+from residua.spec.papers import PUBLISHED, list_models, network
+from residua.spec.plan import plan
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("pattern", nargs="?", default="*", help="which names, e.g. 'cifar-*'")
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    plans = {name: plan(network(name)) for name in list_models(arguments.pattern)}
+    if arguments.json:
+        print_json(
+            [{"name": n, "depth": p.depth, "parameters": p.parameters, "multiply_adds": p.multiply_adds} for n, p in plans.items()]
+        )
+        return
+    print(f"{'name':22} {'layers':>6} {'parameters':>12} {'multiply-adds':>15}   error in the paper")
+    for name, planned in plans.items():
+        error = PUBLISHED[name].error if name in PUBLISHED else ""
+        print(f"{name:22} {planned.depth:6,} {planned.parameters:12,} {planned.multiply_adds:15,}   {error}")
+    print("Any legal depth can be named, e.g. cifar-resnet26; parts are replaced as in cifar-resnet56,shortcut=project.")

@@ -1,0 +1,55 @@
+"""Progress bars on standard error, with a rate and the time left."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from tqdm.std import tqdm
+
+from residua.record import Line
+from residua.train.loop import Progress
+
+if TYPE_CHECKING:
+    Bar: TypeAlias = tqdm[NoReturn]
+
+STUDY_FORMAT = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} left{postfix}"
+
+
+class TrainingBar:
+    """Follows one run; a listener for `fit`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Bar | None = None  # opened at the first news, so that an error before it stands alone
+
+    def __enter__(self) -> "TrainingBar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, progress: Progress, line: Line | None) -> None:
+        bar = self.bar
+        if bar is None:
+            bar = self.bar = tqdm(desc=self.name, total=progress.steps, initial=progress.step, unit="step", dynamic_ncols=True)
+        bar.update(progress.step - bar.n)
+        if line:
+            shown = {"loss": line["loss"], "train error": line["train_error"], "dev error": line["dev_error"], "lr": line["lr"]}
+            bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if value is not None})
+
+
+class StudyBar:
+    """Follows many runs at once; each counts as many layers as it has, for that is what it costs."""
+
+    def __init__(self, layers: dict[str, int]) -> None:
+        self.layers, self.done = layers, dict.fromkeys(layers, 0.0)
+        self.bar: Bar = tqdm(desc="study", total=100, unit="%", dynamic_ncols=True, bar_format=STUDY_FORMAT)
+
+    def __call__(self, name: str, step: int, steps: int) -> None:
+        self.done[name] = step / steps
+        share = sum(self.done[run] * layers for run, layers in self.layers.items()) / sum(self.layers.values())
+        self.bar.update(100 * share - self.bar.n)
+        self.bar.set_postfix_str(f"{sum(done == 1 for done in self.done.values())} of {len(self.layers)} runs done")
+
+    def close(self) -> None:
+        self.bar.close()

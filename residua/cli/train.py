@@ -1,0 +1,77 @@
+"""Train a network on a data set, into a folder that a later command can read."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from residua.cli.parser import (
+    Parser,
+    add_data_dir,
+    add_json,
+    add_network,
+    add_recipe,
+    network_of,
+    print_json,
+    recipe_of,
+)
+from residua.spec.dataset import dataset
+from residua.spec.run import Run
+from residua.spec.text import Json
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("data", help="digits, cifar10, cifar100, mnist or fashion-mnist")
+    parser.add_argument("--model", default="cifar-resnet20", help="a network's name (default: cifar-resnet20)")
+    add_network(parser)
+    add_recipe(parser)
+    parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation follow from it")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: a name of its own under runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint, where it has one")
+    parser.add_argument("--precision", default="auto", help="bf16, fp32, or auto: bf16 where the machine is fast in it")
+    add_data_dir(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan of the run, with its estimated time, and stop")
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    data = dataset(arguments.data)
+    planned = Run(network_of(arguments, arguments.model, data), data.name, recipe_of(arguments, data), arguments.seed)
+    folder = arguments.out or Path("runs") / f"{planned.network.name}-{data.name}-{planned.id}"
+
+    from residua.cli.progress import TrainingBar
+    from residua.train.dry import outline
+    from residua.train.machine import machine
+    from residua.train.run import train
+
+    here = machine(arguments.precision)
+    if arguments.dry_run:
+        facts = outline(planned, here, arguments.data_dir)
+        print_json(facts) if arguments.json else print(prose(facts))
+        return
+    with TrainingBar(planned.network.name) as tell:
+        result = train(planned, folder, here, data_dir=arguments.data_dir, resume=arguments.resume, tell=tell)
+    result = {**result, "folder": str(folder)}
+    print_json(result) if arguments.json else print(prose(result))
+
+
+def prose(facts: dict[str, Json]) -> str:
+    """A line per fact, with units that people read."""
+    return "\n".join(f"{name.replace('_', ' '):20} {text(name, value)}" for name, value in facts.items())
+
+
+def text(name: str, value: Json) -> str:
+    match name.rpartition("_")[2], value:
+        case "error", float():
+            return f"{100 * value:.2f} %"
+        case "bytes", int():
+            return f"{value / 2**20:,.1f} MiB"
+        case "seconds", float():
+            return str(timedelta(seconds=round(value)))
+        case "rates", list(pairs):
+            return ", ".join(f"{pair['lr']:.4g} from step {pair['step']:,}" for pair in pairs)  # type: ignore[index,call-overload]
+        case _, float():
+            return f"{value:,.1f}"
+        case _, int():
+            return f"{value:,}"
+    return str(value)

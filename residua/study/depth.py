@@ -1,0 +1,129 @@
+"""The degradation experiment: train families x depths x seeds, each run into its own record."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import product
+from multiprocessing.queues import Queue
+from pathlib import Path
+from queue import Empty
+from typing import TypeAlias
+
+import torch
+
+from residua.data.read import read
+from residua.errors import Interrupted, UsageError
+from residua.files import write_json
+from residua.record import Line, difference
+from residua.spec.dataset import dataset
+from residua.spec.papers import network
+from residua.spec.recipe import Recipe
+from residua.spec.run import Run
+from residua.spec.text import FORMAT, to_json
+from residua.train.loop import Progress
+from residua.train.machine import Precision, machine
+from residua.train.run import asked_to_stop, train
+
+Tell: TypeAlias = Callable[[str, int, int], None]
+"""Is told a run's name, the steps it has done and the steps it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Which networks to train, on what, how."""
+
+    dataset: str = "digits"
+    families: tuple[str, ...] = ("plain", "resnet", "preresnet")
+    depths: tuple[int, ...] = (20, 56, 110)
+    seeds: tuple[int, ...] = (0,)
+    recipe: Recipe
+
+    def runs(self) -> dict[str, Run]:
+        """Each run by name, deepest first so that the last to end are short; UsageError for an impossible depth."""
+        data = dataset(self.dataset)
+        runs = {}
+        for depth, family, seed in product(sorted(self.depths, reverse=True), self.families, self.seeds):
+            kind, comma, changes = family.partition(",")
+            net = network(f"cifar-{kind}{depth}{comma}{changes}", input=data.input, classes=len(data.classes))
+            runs[f"{net.name}-seed{seed}"] = Run(net, self.dataset, self.recipe, seed)
+        return runs
+
+
+def study(
+    plan: Study, folder: Path, *, precision: Precision = "auto", data_dir: Path | None = None, workers: int = 0, tell: Tell
+) -> None:
+    """Train every run of `plan` that `folder` holds no result of, `workers` side by side (0: one a core, or one on a GPU).
+
+    An unfinished run goes on from its checkpoint, and a run that fails does not stop the others.  Raises UsageError where the
+    folder holds a study of other data or another recipe, and Interrupted after Ctrl-C, once each run has its checkpoint.
+    """
+    runs = plan.runs()
+    read(dataset(plan.dataset), "dev", data_dir)  # what is wrong with the data is said here once, not by every worker
+    claim(folder, plan)
+    workers = workers or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, len(runs)))
+    context = multiprocessing.get_context("spawn")
+    events: Queue[tuple[str, int, int]] = context.Queue()
+    settings = (events, max((os.cpu_count() or 1) // workers, 1), os.getpid())
+    with asked_to_stop() as stop, ProcessPoolExecutor(workers, context, start_worker, settings) as pool:
+        jobs = [pool.submit(work, name, run, folder / "runs" / name, precision, data_dir) for name, run in runs.items()]
+        while not (all(job.done() for job in jobs) and events.empty()):
+            with suppress(Empty):
+                tell(*events.get(timeout=0.2))
+            if stop():
+                for job in jobs:
+                    job.cancel()
+        if stop():
+            raise Interrupted("stopped: the same command goes on from the checkpoints")
+        for job in jobs:
+            job.result()
+
+
+def claim(folder: Path, plan: Study) -> None:
+    """Write `study.json`, unless the folder holds something else."""
+    path = folder / "study.json"
+    new = {
+        "format": FORMAT,
+        **{name: value for name, value in asdict(plan).items() if name != "recipe"},
+        "recipe": to_json(plan.recipe),
+    }
+    new = json.loads(json.dumps(new))
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("dataset", "recipe"):
+            if old.get(name) != new[name]:
+                raise UsageError(
+                    f"{folder} holds another study: {difference(old.get(name), new[name], name)}; choose another --out"
+                )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no study: choose another --out")
+    write_json(path, new)
+
+
+# In a worker process:
+
+events_out: "Queue[tuple[str, int, int]]"
+parent: int
+
+
+def start_worker(events: "Queue[tuple[str, int, int]]", threads: int, parent_id: int) -> None:
+    global events_out, parent
+    events_out, parent = events, parent_id
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only a run at work answers it
+    torch.set_num_threads(threads)
+
+
+def work(name: str, run: Run, folder: Path, precision: Precision, data_dir: Path | None) -> None:
+    """Train one run, telling the parent."""
+
+    def tell(progress: Progress, line: Line | None) -> None:
+        events_out.put((name, progress.step, progress.steps))
+        if os.getppid() != parent:
+            raise Interrupted("the study's own process is gone")
+
+    result = train(run, folder, machine(precision), data_dir=data_dir, resume=True, tell=tell)
+    events_out.put((name, int(str(result["steps"])), int(str(result["steps"]))))
