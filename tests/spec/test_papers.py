@@ -1,0 +1,153 @@
+"""Parameter counts, to the last one, as derived from the papers' tables (and as other implementations have them)."""
+
+import pytest
+
+from residua.errors import UsageError
+from residua.spec.network import ORDERS
+from residua.spec.papers import DEPTHS, IMAGENET, PUBLISHED, SHORTCUT_ABLATIONS, list_models, network
+from residua.spec.plan import plan
+
+PARAMETERS = {
+    "cifar-resnet20": 269_722,
+    "cifar-resnet32": 464_154,
+    "cifar-resnet44": 658_586,
+    "cifar-resnet56": 853_018,
+    "cifar-resnet110": 1_727_962,
+    "cifar-resnet1202": 19_421_274,
+    "cifar-plain56": 853_018,
+    "cifar-resnet56,shortcut=B": 855_770,
+    "cifar-resnet110,shortcut=B": 1_730_714,
+    "cifar-resnet1202,shortcut=B": 19_424_026,
+    "cifar-preresnet164": 1_703_258,
+    "cifar-preresnet1001": 10_327_706,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+}
+PAPER_MULTIPLY_ADDS = {"resnet18": 1.8e9, "resnet34": 3.6e9, "resnet50": 3.8e9, "resnet101": 7.6e9, "resnet152": 11.3e9}
+OTHERS_MULTIPLY_ADDS = {  # counts that include BN, ReLU and pooling
+    "resnet18": 1820.4e6,
+    "resnet34": 3672.7e6,
+    "resnet50": 3877.95e6,
+    "resnet101": 7598e6,
+    "resnet152": 11321.9e6,
+    "cifar-resnet56": 127e6,
+    "cifar-resnet110": 256e6,
+    "cifar-preresnet1001": 1536e6,
+    "cifar-resnet1202": 2857e6,
+}
+
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+def test_parameters_are_exactly_those_of_the_papers(name, parameters):
+    assert plan(network(name)).parameters == parameters
+
+
+@pytest.mark.parametrize(("name", "paper"), PAPER_MULTIPLY_ADDS.items())
+def test_multiply_adds_are_those_of_table_1_to_its_two_digits(name, paper):
+    assert plan(network(name)).multiply_adds == pytest.approx(paper, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "others"), OTHERS_MULTIPLY_ADDS.items())
+def test_multiply_adds_of_weight_layers_are_just_below_counts_that_include_the_other_layers(name, others):
+    assert 0.965 * others < plan(network(name)).multiply_adds < others
+
+
+def test_multiply_adds_of_resnet20_by_hand():
+    stem, first, second, third = 27 * 16 * 1024, 144 * 16 * 1024, 288 * 32 * 256, 576 * 64 * 64
+    strided = 144 * 32 * 256 + 288 * 64 * 64
+    assert plan(network("cifar-resnet20")).multiply_adds == stem + 6 * first + 5 * second + 5 * third + strided + 640
+
+
+@pytest.mark.parametrize("order", [name for name in ORDERS if name != "bare"])
+def test_all_five_orders_of_table_2_have_the_same_number_of_parameters(order):
+    assert plan(network("cifar-resnet110", order=order)).parameters == 1_727_962
+
+
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_plain_twins_have_as_many_parameters_as_option_a(depth):
+    assert plan(network(f"cifar-plain{depth}")).parameters == plan(network(f"cifar-resnet{depth}")).parameters
+
+
+def test_each_further_n_adds_the_same_number_of_parameters():
+    counts = [plan(network(f"cifar-resnet{6 * n + 2}")).parameters for n in range(1, 12)]
+    assert {b - a for a, b in zip(counts, counts[1:], strict=False)} == {97_216}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_name_says_the_depth(name):
+    assert name.endswith(str(plan(network(name)).depth))
+
+
+def test_every_published_figure_belongs_to_a_network_that_is_listed():
+    assert set(PUBLISHED) <= set(list_models())
+    assert list_models("cifar-plain*") == [f"cifar-plain{depth}" for depth in DEPTHS["plain"]]
+    assert list_models("resnet*") == [f"resnet{depth}" for depth in IMAGENET]
+
+
+@pytest.mark.parametrize(
+    ("depth", "block"), [(20, (3, 3)), (56, (3, 3)), (110, (3, 3)), (164, (1, 3, 1)), (1001, (1, 3, 1)), (1202, (3, 3))]
+)
+def test_preactivation_nets_have_the_blocks_of_the_paper(depth, block):
+    assert network(f"cifar-preresnet{depth}").unit.kernels == block
+
+
+def test_parts_are_replaced_by_keyword_or_in_the_name():
+    by_keyword = network("cifar-resnet56", block="basic", shortcut="B", order="full-preact")
+    assert by_keyword == network("cifar-resnet56,block=basic,shortcut=B,order=full-preact")
+    assert by_keyword == network(by_keyword.name)
+    assert by_keyword.unit.shortcut == "project"
+
+
+def test_any_legal_depth_works_and_shape_follows_the_data():
+    digits = network("cifar-resnet26", input=(1, 8, 8), classes=7)
+    assert plan(digits).units[-1].out.size == (2, 2)
+    assert plan(digits).depth == 26
+    assert digits.classes == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cifar-resnet57", "no 57-layer cifar-resnet network: depth must be 6n+2, e.g. 56 or 62"),
+        ("cifar-resnet3", "no 3-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"),
+        ("cifar-preresnet165", "no 165-layer cifar-preresnet network: depth must be 6n+2, or 9n+2 for bottlenecks, e.g. 164 or 170"),
+        ("cifar-resnet110,block=bottleneck,shortcut=B,order=orignal", "no order 'orignal': did you mean 'original'?"),
+        ("cifar-resnet24,block=bottleneck", "no 24-layer cifar-resnet network: depth must be 9n+2, e.g. 20 or 29"),
+        ("resnet51", "no 51-layer ImageNet network: depth must be one of 18, 34, 50, 101, 152"),
+        ("resnet50,block=basic", "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to resnet152 bottleneck"),
+        ("cifar-resnt20", "no network 'cifar-resnt20': did you mean 'cifar-resnet20'?"),
+        ("cifar-resnet20,shortcut=padd", "no shortcut 'padd': did you mean 'pad'?"),
+        ("cifar-resnet20,block=basics", "no block 'basics': did you mean 'basic'?"),
+        (
+            "cifar-resnet20,width=3",
+            "'width=3' does not fit a network's name: write e.g. cifar-resnet20,shortcut=project,order=original",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_the_nearest_that_can(name, sentence):
+    with pytest.raises(UsageError) as refused:
+        network(name)
+    assert str(refused.value) == sentence
+
+
+def test_the_rows_of_table_1_have_the_parameters_of_their_extra_weight_layers():
+    from dataclasses import replace
+
+    base = network("cifar-resnet110")
+    counts = {row: plan(replace(base, unit=unit)).parameters - 1_727_962 for row, unit in SHORTCUT_ABLATIONS.items()}
+    widths = [(16, 16)] * 18 + [(16, 32)] + [(32, 32)] * 17 + [(32, 64)] + [(64, 64)] * 17
+    gates = sum(a * b + b for a, b in widths)
+    projections = sum(a * b + 2 * b for a, b in widths)
+    assert counts == {
+        "original": 0,
+        "plain": 0,
+        "constant 0.5, 1": 0,
+        "constant 0.5, 0.5": 0,
+        "exclusive gating": gates,
+        "shortcut-only gating": gates,
+        "1x1 conv shortcut": projections,
+        "dropout shortcut": 0,
+    }
