@@ -42,7 +42,7 @@ class Record:
             held = self.read()["run"]
             if held != run.json:
                 raise UsageError(f"{self.folder} holds another run: {difference(held, run.json)}; choose another --out")
-            if not resume:
+            if not resume and self.result() is None:
                 raise UsageError(f"{self.folder} holds this run already: add --resume to go on with it, or choose another --out")
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise UsageError(f"{self.folder} is not empty and holds no run: choose another --out")

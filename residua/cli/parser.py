@@ -39,7 +39,8 @@ class Parser(ArgumentParser):
             detail = re.sub(r"Expected a <class 'float'>. Got value: (\S+)", r"\1 is not a number", detail)
             return f"--{found[1].replace('_', '-')}: {' '.join(detail.split())}"
         if found := re.match(r"the following arguments are required: (\S+)", message):
-            return f"{found[1].rpartition('.')[2].upper()} is missing; --help says what it is"
+            command, _, name = found[1].rpartition(".")
+            return f"{name.upper()} is missing: {self.prog} {command} --help says what it is"
         if "it was not provided" in message:
             return "which command? --help lists them"
         return " ".join(message.split())

@@ -1,15 +1,19 @@
 """A data set's files -> uint8 images and labels in memory."""
 
+import codecs
 import gzip
 import hashlib
 import io
 import pickle
+import zlib
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from residua.data.counter import permutation
@@ -53,9 +57,12 @@ def read(dataset: Dataset, split: Split, folder: Path | None = None) -> Images:
     if dataset.kind == "sklearn":
         images = read_digits(test=split == "test")
     else:
-        place = located(dataset, folder)
-        files = [(place / file.name, file) for file in (dataset.test if split == "test" else dataset.train)]
+        wanted = dataset.test if split == "test" else dataset.train
+        place = located(dataset, folder, wanted)
+        files = [(place / file.name, file) for file in wanted]
         images = read_batches(dataset, files) if dataset.kind == "batches" else read_idx(dataset, files)
+        if not bool(((images.labels >= 0) & (images.labels < len(dataset.classes))).all()):
+            raise DataError(f"{place} is damaged: it holds labels outside the {len(dataset.classes)} classes of {dataset.name}")
     if split == "test":
         return images
     order = permutation(len(images), SPLIT_SEED)
@@ -80,28 +87,49 @@ def read_batches(dataset: Dataset, files: list[tuple[Path, File]]) -> Images:
         batch = ArrayUnpickler(io.BytesIO(checked(path, file))).read(path)
         try:
             pixels.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, *dataset.input))
-            labels.append(np.asarray(batch.get(b"labels", batch.get(b"fine_labels")), dtype=np.int64))
-        except (KeyError, TypeError, ValueError) as error:
+            labels.append(np.asarray(batch[b"labels" if b"labels" in batch else b"fine_labels"], dtype=np.int64))
+        except KeyError as error:
+            raise DataError(f"{path} is not a batch of {dataset.name}: it has no {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path} is not a batch of {dataset.name}: {error}") from error
+        if labels[-1].shape != pixels[-1].shape[:1]:
+            raise DataError(f"{path} is not a batch of {dataset.name}: {len(pixels[-1])} images, {labels[-1].size} labels")
     return Images(torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels)))
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Reads containers, strings, numbers and numpy arrays; refuses whatever else a pickle could call."""
+def empty_array(*what: object) -> NDArray[np.generic]:
+    """What a pickle up to protocol 4 starts an array from; its true shape, type and content come next."""
+    return np.empty(0, np.uint8)
 
-    ALLOWED = frozenset(
-        (module, name)
-        for core in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for module, name in ((core, "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"))
-    )
+
+def filled_array(
+    content: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], order: Literal["C", "F"]
+) -> NDArray[np.generic]:
+    """What a pickle of protocol 5 makes an array with."""
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, strings, numbers and numpy arrays; refuses whatever else a pickle could call.
+
+    numpy 2 renamed `numpy.core`, and names of either may stand in a file; neither module is asked for them.
+    """
+
+    MEANINGS: dict[tuple[str, str], object] = {  # noqa: RUF012 -- never changed
+        ("numpy", "ndarray"): None,  # named beside _reconstruct, never called: it would make pointers of any bytes
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): empty_array for core in ("core", "_core")},
+        **{(f"numpy.{core}.numeric", "_frombuffer"): filled_array for core in ("core", "_core")},
+    }
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding="bytes")
 
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in self.ALLOWED:
+        if (module, name) not in self.MEANINGS:
             raise DataError(f"it asks to run {module}.{name}, which no data set needs")
-        return super().find_class(module, name)
+        return self.MEANINGS[module, name]
 
     def read(self, path: Path) -> dict[bytes, object]:
         try:
@@ -127,24 +155,33 @@ def read_idx(dataset: Dataset, files: list[tuple[Path, File]]) -> Images:
     return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(targets.astype(np.int64)))
 
 
-def idx_array(path: Path, content: bytes, dimensions: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def idx_array(path: Path, content: bytes, dimensions: int) -> NDArray[np.uint8]:
     """Big-endian: 0, 0, type 8 (unsigned bytes), the number of dimensions, their sizes, the bytes."""
     start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:
         raise DataError(f"{path} is not an IDX file of {dimensions} dimensions")
     sizes = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    if len(content) - start != np.prod(sizes):
-        raise DataError(f"{path} is truncated: {len(content) - start:,} bytes of {np.prod(sizes):,}")
+    if len(content) - start != prod(sizes):
+        raise DataError(
+            f"{path} is truncated or altered: it holds {len(content) - start:,} bytes of pixels or labels, not {prod(sizes):,}"
+        )
     return np.frombuffer(content[start:], np.uint8).reshape(sizes).copy()
 
 
 def checked(path: Path, file: File) -> bytes:
     """The file's bytes, unpacked, once its checksum is right."""
     packed = path.with_name(path.name + ".gz")
+    if packed.exists() and not path.exists():
+        path = packed
     try:
-        content = path.read_bytes() if path.exists() or not packed.exists() else gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        content = gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is truncated or altered: {error}; remove it and fetch it anew") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if file.md5 and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != file.md5:
-        raise DataError(f"{path} is truncated or altered: its MD5 sum is {found}, not {file.md5}; remove it and fetch it anew")
+        raise DataError(
+            f"{path} is truncated, altered or of another data set: its MD5 sum is {found}, not {file.md5}; "
+            "remove it and fetch it anew"
+        )
     return content

@@ -25,12 +25,14 @@ Load it with `residua.from_pretrained(folder)`; `config.json` holds the classes 
 
 
 def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
-    """Write a model folder, whole or not at all."""
+    """Write a model folder, whole or not at all; RecordError where its weights cannot be written."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}
     with written_aside(folder) as aside:
         aside.mkdir()
-        save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()}, aside / "model.safetensors"
-        )
+        try:
+            save_file(tensors, aside / "model.safetensors")
+        except SafetensorError as error:  # a full disk, too
+            raise RecordError(f"no model was written to {folder}: {error}") from error
         write_json(aside / "config.json", to_json(config))
         parameters = sum(p.numel() for p in net.parameters())
         shape = "x".join(map(str, config.network.input))

@@ -129,8 +129,8 @@ def read(folder: Path) -> Runs:
     if not finished:
         raise RecordError(f"{folder} holds no finished run yet: {len(heads)} begun; the command that began them goes on with them")
     check_comparable(folder, finished)
-    begun = {family_of(run.name) + (run.seed,) for run in (*finished, *unfinished)}
-    unfinished += [run for run in planned(folder / "study.json") if family_of(run.name) + (run.seed,) not in begun]
+    begun = {(run.name, run.seed) for run in finished} | {(run.name, run.seed) for run in unfinished}
+    unfinished += [run for run in planned(folder / "study.json") if (run.name, run.seed) not in begun]
     return Runs(tuple(sorted(finished, key=place)), tuple(sorted(unfinished, key=lambda run: (*family_of(run.name), run.seed))))
 
 
@@ -207,5 +207,5 @@ def check_comparable(folder: Path, runs: list[Finished]) -> None:
 
 def place(run: Finished) -> tuple[int, str, int, int]:
     """Sorts the papers' families first, in their order."""
-    known = list(FAMILIES)
-    return known.index(run.family) if run.family in known else len(known), run.family, run.depth, run.seed
+    known, kind = list(FAMILIES), run.family.partition(",")[0]
+    return known.index(kind) if kind in known else len(known), run.family, run.depth, run.seed

@@ -15,6 +15,7 @@ from residua.report.tables import Cell
 Split = Literal["train", "test"]
 
 ONE_SEED = 0.01  # a smaller difference says nothing when no seed was repeated
+SLIGHT = 0.02  # a smaller rise is told, and called slight
 LEAST = 0.001  # a smaller one is never called a difference: tables print tenths of a point
 NAMES = {"plain": "plain", "resnet": "residual", "preresnet": "pre-activation", "imagenet resnet": "ImageNet residual"}
 
@@ -50,7 +51,7 @@ class Change:
 
     @property
     def doubt(self) -> str:
-        return "within the spread of seeds" if self.spreads else "too little to tell apart with one seed"
+        return "within the spread of seeds" if self.spreads else "too close to tell apart with one seed"
 
     @property
     def words(self) -> str:
@@ -68,11 +69,7 @@ def verdict(cells: list[Cell], classes: int) -> list[str]:
     lines = [answer(families, classes)]
     lines += [over_depths(family, group, classes) for family, group in families.items() if len(group) > 1]
     lines += side_by_side(cells)
-    if all(cell.seeds == 1 for cell in cells):
-        lines.append("Each network was trained with one seed: differences below 1 point cannot be told apart from chance.")
-    elif any(cell.seeds == 1 for cell in cells):
-        lines.append("Some networks were trained with one seed only: they have no spread of their own.")
-    return lines
+    return [*lines, doubts(cells)]
 
 
 def alone(cell: Cell, classes: int) -> str:
@@ -92,7 +89,8 @@ def answer(families: dict[str, list[Cell]], classes: int) -> str:
     parts = []
     for family in worse:
         rise = largest_rise(several[family], "train")
-        parts.append(f"Deeper {name(family)} nets train worse: training error rises {rise.words}.")
+        slightly = "slightly " if rise.rise < SLIGHT else ""
+        parts.append(f"Deeper {name(family)} nets train {slightly}worse: training error rises {rise.words}.")
     if well:
         other = ", unlike them" if worse else ""
         parts.append(f"Deeper {listed([name(family) for family in well])} nets do not train worse{other}.")
@@ -118,23 +116,21 @@ def trend(group: list[Cell]) -> str:
     train = largest_rise(group, "train")
     if train.clear:
         test = Change(train.start, train.end, "test")
-        text = f"training error rises with depth, {series(group, 'train')}. "
+        steadily = all(b.train_error >= a.train_error for a, b in pairwise(group))
+        text = f"training error rises with depth{'' if steadily else ', though not steadily'}: {series(group, 'train')}. "
         if test.clear and test.rise > 0:
-            return text + (
-                f"Test error rises too, {test.words}: this is degradation, a failure to optimise; "
-                "over-fitting would have left the training error low."
-            )
-        return text + f"Test error does not, {test.words}: a worse fit of the training images, at no cost on new ones."
+            return f"{text}Test error rises too, {test.words}: degradation, a failure to optimise, not over-fitting."
+        return f"{text}Test error does not, {test.words}: a worse fit of the training images, at no cost on new ones."
     whole = Change(group[0], group[-1], "train")
     if whole.clear:
-        text = f"training error falls with depth, {series(group, 'train')}"
+        text = f"training error falls with depth: {series(group, 'train')}"
     else:
-        text = f"training error does not clearly change with depth, {series(group, 'train')} ({whole.doubt})"
+        text = f"training error does not clearly change with depth: {series(group, 'train')}, {whole.doubt}"
     rise, test = largest_rise(group, "test"), Change(group[0], group[-1], "test")
     if rise.clear:
-        return f"{text}, while test error rises {rise.words}: this is over-fitting, not a failure to optimise."
+        return f"{text}. Test error rises, {rise.words}: over-fitting, not a failure to optimise."
     if test.clear:
-        return f"{text}, and test error falls {test.words}: depth helps."
+        return f"{text}. Test error falls, {test.words}: depth helps."
     return f"{text}. Test error goes {test.words}: {points(test)}, {test.doubt}."
 
 
@@ -156,8 +152,20 @@ def compared(depth: int, group: list[Cell]) -> str:
     text += f": {points(whole)}" + (" from worst to best" if len(group) > 2 else "")
     if not whole.clear:
         return f"{text}, {whole.doubt}."
-    near = [pair for pair in (Change(a, b, "test") for a, b in pairwise(group)) if not pair.clear]
-    return ". ".join([text, *(f"{capital(name(pair.start.family))} and {name(pair.end.family)} are {pair.doubt}" for pair in near)]) + "."
+    return ". ".join([text, *(f"The {listed(close)} nets are {doubt}" for close, doubt in alike(group))]) + "."
+
+
+def alike(group: list[Cell]) -> list[tuple[list[str], str]]:
+    """Names of neighbours in order of test error that cannot be told apart, and why."""
+    found = []
+    start = 0
+    for end in range(1, len(group) + 1):
+        if end == len(group) or Change(group[start], group[end], "test").clear:
+            if end - start > 1:
+                doubt = Change(group[start], group[end - 1], "test").doubt
+                found.append(([name(cell.family) for cell in group[start:end]], doubt))
+            start = end
+    return found
 
 
 def largest_rise(group: list[Cell], split: Split) -> Change:
@@ -175,6 +183,17 @@ def at_chance(cell: Cell, classes: int) -> bool:
 
 def error(cell: Cell, split: Split) -> float:
     return cell.train_error if split == "train" else cell.test_error
+
+
+def doubts(cells: list[Cell]) -> str:
+    """How far the numbers can be trusted."""
+    fewest, most = min(cell.seeds for cell in cells), max(cell.seeds for cell in cells)
+    if most == 1:
+        return "Each network was trained with one seed: differences below 1 point cannot be told apart from chance."
+    rule = "two errors differ when they are at least two pooled standard deviations apart"
+    if fewest == 1:
+        return f"Errors are means over 1 to {most} seeds; {rule}, and a single seed has none of its own."
+    return f"Errors are means over {fewest if fewest == most else f'{fewest} to {most}'} seeds; {rule}."
 
 
 def series(group: list[Cell], split: Split) -> str:

@@ -20,6 +20,7 @@ from residua.train.step import Step
 
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
 SAVE_EVERY = 60.0  # seconds between two checkpoints
+REMEDY = "the last good checkpoint is kept; try a lower learning rate (--set schedule.lr=...) or a warm-up"
 
 
 @dataclass
@@ -81,15 +82,16 @@ def fit(
         torch.manual_seed(batches.seed * steps + progress.step)  # for dropout: a function of seed and step
         loss, wrong = step(images, labels, recipe.lr(progress.step, steps))
         progress.add(loss, wrong, time.perf_counter() - begun)
-        line = None
-        if progress.step % report_every == 0 or progress.step == steps:
-            line = summary(progress, recipe, batches, evaluate(net, dev, batches.mean, batches.std, machine) if dev else None)
-            if line["dev_error"] is not None and (progress.best is None or line["dev_error"] < progress.best):
-                progress.best = line["dev_error"]
-                keep_best()
-            record.log(line)
-        if line or progress.step % CHECK_EVERY == 0:
+        due = progress.step % report_every == 0 or progress.step == steps
+        if due or progress.step % CHECK_EVERY == 0:
             check_finite(progress)
+            line = None
+            if due:
+                line = summary(progress, recipe, batches, evaluate(net, dev, batches.mean, batches.std, machine) if dev else None)
+                if line["dev_error"] is not None and (progress.best is None or line["dev_error"] < progress.best):
+                    progress.best = line["dev_error"]
+                    keep_best()
+                record.log(line)
             tell(progress, line)
         if time.monotonic() - saved > SAVE_EVERY:
             save(record, step, progress)
@@ -118,15 +120,14 @@ def check_finite(progress: Progress) -> None:
     if not losses.isfinite().all():
         first = int((~losses.isfinite()).nonzero()[0])
         step = progress.step - len(losses) + first + 1
-        raise TrainingError(
-            f"the loss is {losses[first].item()} at step {step:,} of {progress.steps:,}: "
-            "the last good checkpoint is kept; try a lower learning rate (--set schedule.lr=...) or a warm-up"
-        )
+        raise TrainingError(f"the loss is {losses[first].item()} at step {step:,} of {progress.steps:,}: {REMEDY}")
 
 
 def save(record: Record, step: Step, progress: Progress) -> None:
-    """Write a checkpoint of all that the rest of the run is a function of."""
+    """Write a checkpoint of all that the rest of the run is a function of; TrainingError rather than one of no use."""
     check_finite(progress)
+    if not all(parameter.isfinite().all() for parameter in step.net.parameters()):
+        raise TrainingError(f"weights are not finite after step {progress.step:,} of {progress.steps:,}: {REMEDY}")
     since = {name: torch.stack(kept) for name, kept in (("losses", progress.losses), ("wrong", progress.wrong)) if kept}
     groups = {"net": step.net.state_dict(), "momentum": step.state(), "since": since}
     checkpoint.save(record.checkpoint, groups, {"step": progress.step, "seconds": progress.seconds, "best": progress.best})

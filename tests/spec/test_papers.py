@@ -1,5 +1,7 @@
 """Parameter counts, to the last one, as derived from the papers' tables (and as other implementations have them)."""
 
+import itertools
+
 import pytest
 
 from residua.errors import UsageError
@@ -73,7 +75,7 @@ def test_plain_twins_have_as_many_parameters_as_option_a(depth):
 
 def test_each_further_n_adds_the_same_number_of_parameters():
     counts = [plan(network(f"cifar-resnet{6 * n + 2}")).parameters for n in range(1, 12)]
-    assert {b - a for a, b in zip(counts, counts[1:], strict=False)} == {97_216}
+    assert {b - a for a, b in itertools.pairwise(counts)} == {97_216}
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -113,11 +115,17 @@ def test_any_legal_depth_works_and_shape_follows_the_data():
     [
         ("cifar-resnet57", "no 57-layer cifar-resnet network: depth must be 6n+2, e.g. 56 or 62"),
         ("cifar-resnet3", "no 3-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"),
-        ("cifar-preresnet165", "no 165-layer cifar-preresnet network: depth must be 6n+2, or 9n+2 for bottlenecks, e.g. 164 or 170"),
+        (
+            "cifar-preresnet165",
+            "no 165-layer cifar-preresnet network: depth must be 6n+2, or 9n+2 for bottlenecks, e.g. 164 or 170",
+        ),
         ("cifar-resnet110,block=bottleneck,shortcut=B,order=orignal", "no order 'orignal': did you mean 'original'?"),
         ("cifar-resnet24,block=bottleneck", "no 24-layer cifar-resnet network: depth must be 9n+2, e.g. 20 or 29"),
         ("resnet51", "no 51-layer ImageNet network: depth must be one of 18, 34, 50, 101, 152"),
-        ("resnet50,block=basic", "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to resnet152 bottleneck"),
+        (
+            "resnet50,block=basic",
+            "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to resnet152 bottleneck",
+        ),
         ("cifar-resnt20", "no network 'cifar-resnt20': did you mean 'cifar-resnet20'?"),
         ("cifar-resnet20,shortcut=padd", "no shortcut 'padd': did you mean 'pad'?"),
         ("cifar-resnet20,block=basics", "no block 'basics': did you mean 'basic'?"),

@@ -1,0 +1,132 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from residua import create_model
+from residua.net.build import Gated, build
+from residua.spec.network import ORDERS, Gate, Network, Scale, Stage, Stem, Unit
+from residua.spec.papers import SHORTCUT_ABLATIONS, list_models, network
+from residua.spec.plan import plan
+from tests.oracle import Oracle, PreOracle, copy_weights
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [("cifar-resnet20", Oracle(3)), ("cifar-plain20", Oracle(3, residual=False)), ("cifar-preresnet20", PreOracle(3))],
+)
+def test_a_built_net_equals_one_written_by_hand_bit_for_bit(name, oracle):
+    net = create_model(name, seed=5)
+    copy_weights(net, oracle)
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    ours, theirs = net(images), oracle(images)
+    assert torch.equal(ours, theirs)
+    F.cross_entropy(ours, labels).backward()
+    F.cross_entropy(theirs, labels).backward()
+    for a, b in zip(net.parameters(), oracle.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+    for a, b in zip(net.buffers(), oracle.buffers(), strict=True):
+        assert torch.equal(a, b)
+    net.eval(), oracle.eval()
+    assert torch.equal(net(images), oracle(images))
+
+
+@pytest.mark.parametrize("name", [n for n in list_models() if not n.endswith(("1001", "1202"))])
+def test_the_module_has_the_plans_parameters(name):
+    assert sum(p.numel() for p in create_model(name).parameters()) == plan(network(name)).parameters
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet164", "resnet18", "resnet50"])
+def test_the_plan_counts_multiply_adds_as_torch_does(name):
+    net = create_model(name).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, *net.plan.network.input))
+    assert counter.get_total_flops() == 2 * plan(network(name)).multiply_adds
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("row", SHORTCUT_ABLATIONS)
+def test_every_order_builds_with_every_shortcut_of_table_1(order, row):
+    from dataclasses import replace
+
+    base = network("cifar-resnet14", input=(1, 8, 8), order=order)
+    unit = replace(SHORTCUT_ABLATIONS[row], order=ORDERS[order])
+    net = build(replace(base, unit=unit))
+    scores = net(torch.randn(4, 1, 8, 8))
+    scores.sum().backward()
+    assert scores.shape == (4, 10)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_fully_connected_residual_net_builds():
+    unit = Unit(kernels=(1, 1), order=ORDERS["bare"])
+    spec = Network(
+        name="mlp", input=(64,), stem=Stem(width=32, kernel=1), stages=(Stage(32, 4), Stage(48, 1)), unit=unit, classes=10
+    )
+    net = build(spec)
+    assert net(torch.randn(5, 64)).shape == (5, 10)
+    assert sum(p.numel() for p in net.parameters()) == plan(spec).parameters
+
+
+def test_a_zero_branch_makes_a_unit_the_identity():
+    net = create_model("cifar-resnet20").eval()
+    unit = net.stages["stage1"][1]
+    for p in unit.branch.parameters():
+        torch.nn.init.zeros_(p)
+    x = torch.rand(2, 16, 32, 32)  # after a ReLU
+    assert torch.equal(unit(x), x)
+
+
+def test_an_identity_preactivation_net_sums_its_branches():
+    """x_L = x_l + sum of F(x_i), He et al. 2016, Eq. 4, in float64."""
+    net = create_model("cifar-preresnet20").double().eval()
+    first, *rest = net.stages["stage1"]
+    x = start = first(net.stem(torch.randn(2, 3, 32, 32, dtype=torch.float64)))
+    total = torch.zeros_like(x)
+    for unit in rest:
+        total += unit.branch(x)
+        x = unit(x)
+    assert (x - (start + total)).abs().max() < 1e-12
+
+
+def test_joins_follow_their_equations():
+    from dataclasses import replace
+
+    x, f = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
+
+    def join(value):
+        base = network("cifar-resnet8")
+        return build(replace(base, unit=replace(base.unit, join=value))).stages["stage1"][0].join
+
+    assert torch.equal(join(Scale(0.5, 0.25))(x, x, f), 0.5 * x + 0.25 * f)
+    both, shortcut = join(Gate(-3.0)), join(Gate(-3.0, scales="shortcut"))
+    assert isinstance(both, Gated)
+    assert both.gate.bias.tolist() == [-3.0] * 16
+    g = torch.sigmoid(both.gate(x))
+    assert torch.equal(both(x, x, f), (1 - g) * x + g * f)
+    g = torch.sigmoid(shortcut.gate(x))
+    assert torch.equal(shortcut(x, x, f), (1 - g) * x + f)
+
+
+def test_a_closed_gate_is_the_identity():
+    from dataclasses import replace
+
+    base = network("cifar-resnet8")
+    unit = build(replace(base, unit=replace(base.unit, join=Gate(-1000.0)))).stages["stage1"][0]
+    x = torch.rand(2, 16, 8, 8)
+    assert torch.equal(unit(x), x)
+
+
+def test_initial_weights_have_the_deviation_of_he_and_follow_the_seed():
+    net, same, other = (create_model("cifar-resnet20", seed=seed) for seed in (1, 1, 2))
+    weight = net.stages["stage3"][1].branch[0].weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert torch.equal(weight, same.stages["stage3"][1].branch[0].weight)
+    assert not torch.equal(weight, other.stages["stage3"][1].branch[0].weight)
+
+
+def test_five_thousand_layers_build_without_recursion():
+    spec = network("cifar-resnet5000", input=(1, 2, 2))
+    net = build(spec)
+    assert plan(spec).depth == 5000
+    assert net.eval()(torch.zeros(1, 1, 2, 2)).shape == (1, 10)

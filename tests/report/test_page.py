@@ -1,0 +1,152 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import escape
+
+import pytest
+
+from residua.errors import RecordError
+from residua.report.page import duration, results, write
+from tests.report.records import RECIPE, write_run, write_study
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def study(tmp_path):
+    errors = {
+        "cifar-plain20": [(0.02, 0.05), (0.03, 0.06)], "cifar-plain56": [(0.80, 0.85), (0.82, 0.86)],
+        "cifar-resnet20": [(0.01, 0.02), (0.012, 0.021)], "cifar-resnet56,shortcut=project": [(0.0, 0.02)],
+    }  # fmt: skip
+    folder = write_study(tmp_path / "study", errors)
+    write_run(folder / "runs" / "cut", "cifar-resnet110", 0.3, 0.3, finished=False)
+    return folder
+
+
+def test_a_page_fetches_nothing_and_prints_no_nan(study):
+    html = write(study).read_text()
+    assert "http" not in html
+    words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL)
+    assert not re.search(r"\b(nan|inf|None|undefined)\b", words)
+    assert not re.search(r"\bnan\b", html)
+    assert not re.search(r'(src|href)="(?!#|results\.json")[^"]*"', re.sub(r'xlink:href="#', 'href="#', html))
+
+
+def test_a_page_answers_first_and_shows_mean_and_spread(study):
+    html = write(study).read_text()
+    order = [
+        html.index(part) for part in ("<h1>Do deeper networks train?", 'class="lead"', "<figure>", "<table>", "How it was measured")
+    ]
+    assert order == sorted(order)
+    assert "81.0 ± 1.4" in html
+    assert "269,434" in html
+    assert "CPU, x86_64, 1 thread, fp32" in html
+    assert "residua 0.1.0, torch 2.13.0, python 3.11.2" in html
+    assert "cifar-resnet110, seed 0: measured up to step 200" in html
+
+
+def test_a_recipe_is_told_in_words(study):
+    assert (
+        "Recipe small: 200 steps (10 epochs) of 64 images; SGD with momentum 0.9 and weight decay 0.0001; the learning rate rises "
+        "to 0.1 over the first 20\N{NO-BREAK SPACE}% of steps, then falls along a cosine; images are shifted by up to 4 pixels."
+    ) in write(study).read_text()
+
+
+def test_a_warm_up_and_drops_are_told_where_they_are_used(tmp_path):
+    recipe = {"name": "he2015", "steps": 64000, "schedule": {"kind": "Drops"}, "warmup": {}}
+    write_run(tmp_path / "one", "cifar-resnet110", 0.1, 0.1, recipe=recipe, dataset="cifar10")
+    html = write(tmp_path / "one").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert (
+        "the learning rate is 0.1, times 0.1 after 50 % and 75 % of steps; 0.01 for the first 400 steps from 110 layers on;" in html
+    )
+    assert "shifted by up to 4 pixels, mirrored at random." in html
+
+
+def test_a_recipe_of_another_version_is_named_at_least(tmp_path):
+    write_run(tmp_path / "one", "cifar-resnet20", 0.1, 0.1, recipe=RECIPE | {"novelty": 1})
+    assert "Recipe small, 200 steps." in write(tmp_path / "one").read_text()
+
+
+def test_results_are_the_numbers_of_the_page(study):
+    found = results(study)
+    assert found["page"] == str(study / "report.html")
+    assert isinstance(found["verdict"], str)
+    assert [(cell["family"], cell["depth"], cell["seeds"]) for cell in found["cells"]] == [
+        ("plain", 20, 2), ("plain", 56, 2), ("resnet", 20, 2), ("resnet,shortcut=project", 56, 1),
+    ]  # fmt: skip
+    assert found["cells"][0]["test_error"] == pytest.approx(0.055)
+    assert found["cells"][-1]["test_error_sd"] is None
+
+
+def test_the_files_of_a_report_say_the_same_twice(study):
+    def everything():
+        write(study)
+        return {path.relative_to(study): path.read_bytes() for path in sorted(study.rglob("*")) if path.is_file()}
+
+    first = everything()
+    assert everything() == first
+    assert {str(path) for path in first} >= {"report.html", "results.json", "figures/depth.svg", "figures/curves.svg"}
+    written = json.loads(first[next(path for path in first if path.name == "results.json")])
+    assert written["cells"] == results(study)["cells"]
+    assert str(study) not in first[next(path for path in first if path.name == "report.html")].decode()
+
+
+def test_one_run_has_a_page_of_its_own(tmp_path):
+    write_run(tmp_path / "one", "cifar-resnet20", 0.008, 0.017)
+    html = write(tmp_path / "one").read_text()
+    assert "How well does cifar-resnet20 train?" in html
+    assert "nothing to compare" in html
+    assert not (tmp_path / "one" / "figures" / "depth.svg").exists()
+
+
+def test_a_run_without_measurements_has_a_page_without_figures(tmp_path):
+    write_run(tmp_path / "one", "cifar-resnet20", 0.008, 0.017)
+    (tmp_path / "one" / "metrics.jsonl").unlink()
+    assert "<figure>" not in write(tmp_path / "one").read_text()
+
+
+def test_names_from_records_cannot_put_markup_into_a_page(study):
+    head = study / "runs" / "cut" / "run.json"
+    head.write_text(head.read_text().replace("cifar-resnet110", "<script>alert(1)</script>110"))
+    head = study / "runs" / "cifar-plain20-seed0" / "run.json"
+    head.write_text(head.read_text().replace("cifar-plain20", "cifar-<i>20"))
+    html = write(study).read_text()
+    assert "<script" not in html
+    assert "<i>" not in html
+
+
+def test_where_nothing_is_finished_nothing_is_written(tmp_path):
+    write_run(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1, finished=False)
+    with pytest.raises(RecordError, match="no finished run yet"):
+        write(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (119, "119 s"), (150, "2 min"), (9000, "2.5 h")])
+def test_a_time_is_told_in_the_unit_it_fits(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_its_window(study, tmp_path, width):
+    """Measured in a frame, because a headless window is never narrower than 500 pixels."""
+    measure = "[root.scrollWidth, root.clientWidth, this.contentWindow.innerWidth].join(' ')"
+    frame = f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{escape(write(study).read_text())}"'
+    copy = tmp_path / "frame.html"
+    copy.write_text(
+        f'<!DOCTYPE html>{frame} onload="const root = this.contentDocument.documentElement; document.title = {measure}"></iframe>'
+    )
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    dump = subprocess.run(
+        [str(CHROMIUM), *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
+    ).stdout  # fmt: skip
+    found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", dump)
+    assert found, dump[:500]
+    content, room, window = map(int, found.groups())
+    assert window == width
+    assert content <= room <= window

@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+from statistics import stdev
+
+import pytest
+
+from residua.errors import RecordError
+from residua.report.tables import cells, family_of, read
+from tests.report.records import write_run, write_study
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "depth"),
+    [
+        ("cifar-plain20", "plain", 20),
+        ("cifar-resnet56,shortcut=project", "resnet,shortcut=project", 56),
+        ("cifar-preresnet1001", "preresnet", 1001),
+        ("cifar-resnet20,shortcut=project,order=original", "resnet,shortcut=project,order=original", 20),
+        ("resnet18", "imagenet resnet", 18),
+        ("my-net-12", "my-net", 12),
+    ],
+)
+def test_a_name_tells_family_and_depth(name, family, depth):
+    assert family_of(name) == (family, depth)
+
+
+def test_a_name_without_a_depth_is_refused():
+    with pytest.raises(RecordError, match="'mine' tells no family and depth: name it like cifar-resnet56"):
+        family_of("mine")
+
+
+def test_a_cell_holds_mean_and_sample_sd_over_seeds(tmp_path):
+    pairs = [(0.01, 0.05), (0.02, 0.09), (0.06, 0.07)]
+    [cell] = cells(read(write_study(tmp_path, {"cifar-resnet20": pairs})))
+    assert cell.seeds == 3
+    assert cell.train_error == pytest.approx(0.03)
+    assert cell.train_error_sd == pytest.approx(stdev([0.01, 0.02, 0.06]))
+    assert cell.test_error_sd == pytest.approx(stdev([0.05, 0.09, 0.07]))
+    assert cell.parameters == 269_434
+    assert cell.seconds == 12.5
+
+
+def test_one_seed_has_no_sd(tmp_path):
+    [cell] = cells(read(write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})))
+    assert (cell.train_error_sd, cell.dev_error_sd, cell.test_error_sd) == (None, None, None)
+
+
+def test_an_unfinished_run_is_named_and_not_averaged(tmp_path):
+    write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
+    write_run(tmp_path / "runs" / "more", "cifar-resnet20", 0.9, 0.9, seed=1, finished=False)
+    runs = read(tmp_path)
+    [cell] = cells(runs)
+    assert (cell.seeds, cell.test_error) == (1, 0.05)
+    assert [(run.name, run.seed, run.step) for run in runs.unfinished] == [("cifar-resnet20", 1, 200)]
+
+
+def test_an_unfinished_run_that_is_being_written_is_still_named(tmp_path):
+    write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
+    write_run(tmp_path / "runs" / "more", "cifar-resnet20", 0.9, 0.9, seed=1, finished=False)
+    with open(tmp_path / "runs" / "more" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2')
+    assert read(tmp_path).unfinished[0].step is None
+
+
+def test_planned_runs_that_never_began_are_named(tmp_path):
+    write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
+    plan = {"format": 1, "families": ["resnet", "plain,order=bare"], "depths": [20], "seeds": [0], "dataset": "digits"}
+    (tmp_path / "study.json").write_text(json.dumps(plan))
+    assert [run.name for run in read(tmp_path).unfinished] == ["cifar-plain20,order=bare"]
+
+
+def test_families_stand_in_the_papers_order_and_depths_grow(tmp_path):
+    names = ["cifar-preresnet20", "cifar-resnet20,shortcut=project", "cifar-resnet56", "cifar-resnet20", "cifar-plain110"]
+    table = cells(read(write_study(tmp_path, {name: [(0.1, 0.1)] for name in names})))
+    assert [(cell.family, cell.depth) for cell in table] == [
+        ("plain", 110), ("resnet", 20), ("resnet", 56), ("resnet,shortcut=project", 20), ("preresnet", 20),
+    ]  # fmt: skip
+
+
+def test_a_folder_of_one_run_is_read_too(tmp_path):
+    write_run(tmp_path / "one", "cifar-resnet20", 0.01, 0.05)
+    assert len(read(tmp_path / "one").finished) == 1
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="holds no run: give a study's folder"):
+        read(tmp_path)
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    write_run(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1, finished=False)
+    with pytest.raises(RecordError, match="holds no finished run yet: 1 begun"):
+        read(tmp_path)
+
+
+def test_runs_on_different_data_are_not_averaged(tmp_path):
+    write_run(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1)
+    write_run(tmp_path / "runs" / "b", "cifar-resnet20", 0.1, 0.1, seed=1, dataset="mnist")
+    with pytest.raises(RecordError, match='cannot be compared: dataset is "digits" there, "mnist" here'):
+        read(tmp_path)
+
+
+def test_the_same_run_twice_is_refused_and_not_counted_as_two_seeds(tmp_path):
+    write_run(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1)
+    write_run(tmp_path / "runs" / "b", "cifar-resnet20", 0.1, 0.1)
+    with pytest.raises(RecordError, match="holds cifar-resnet20 with seed 0 twice"):
+        read(tmp_path)
+
+
+def test_a_result_without_a_test_error_is_damaged_and_named(tmp_path):
+    write_run(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1)
+    head = tmp_path / "runs" / "a" / "run.json"
+    head.write_text(head.read_text().replace("test_error", "tost_error"))
+    with pytest.raises(RecordError, match=r"run\.json is damaged: KeyError"):
+        read(tmp_path)
+
+
+def test_reading_records_loads_neither_torch_nor_matplotlib():
+    code = "import sys, residua.report.page; print(*{'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []

@@ -1,0 +1,119 @@
+import pytest
+
+from residua.report.verdict import percent, verdict
+from tests.report.records import cell
+
+
+def test_a_plain_net_that_degrades_is_told_from_a_residual_one_that_does_not():
+    cells = [
+        cell("plain", 20, 0.026, 0.058), cell("plain", 56, 0.65, 0.711),
+        cell("resnet", 20, 0.008, 0.017), cell("resnet", 56, 0.006, 0.022),
+    ]  # fmt: skip
+    answer, plain, residual, at20, at56, doubt = verdict(cells, 10)
+    assert answer == (
+        "Deeper plain nets train worse: training error rises from 2.6 % at 20 layers to 65.0 % at 56. "
+        "Deeper residual nets do not train worse, unlike them."
+    )
+    assert plain == (
+        "Plain: training error rises with depth: 2.6 % at 20 layers and 65.0 % at 56. Test error rises too, "
+        "from 5.8 % at 20 layers to 71.1 % at 56: degradation, a failure to optimise, not over-fitting."
+    )
+    assert residual == (
+        "Residual: training error does not clearly change with depth: 0.8 % at 20 layers and 0.6 % at 56, too close to tell apart "
+        "with one seed. Test error goes from 1.7 % at 20 layers to 2.2 % at 56: 0.5 points, too close to tell apart with one seed."
+    )
+    assert at20 == "At 20 layers the plain net gets 5.8 % test error, the residual one 1.7 %: 4.1 points."
+    assert at56 == "At 56 layers the plain net gets 71.1 % test error, the residual one 2.2 %: 68.9 points."
+    assert doubt == "Each network was trained with one seed: differences below 1 point cannot be told apart from chance."
+
+
+def test_a_rising_test_error_without_a_rising_training_error_is_over_fitting():
+    _, resnet, _ = verdict([cell("resnet", 110, 0.001, 0.064), cell("resnet", 1202, 0.001, 0.079)], 10)
+    assert "Test error rises, from 6.4 % at 110 layers to 7.9 % at 1202: over-fitting, not a failure to optimise." in resnet
+
+
+def test_a_falling_test_error_is_help():
+    answer, resnet, _ = verdict([cell("resnet", 20, 0.05, 0.0875), cell("resnet", 110, 0.001, 0.0643)], 10)
+    assert answer == "Deeper residual nets do not train worse."
+    assert "training error falls with depth: 5.0 % at 20 layers and 0.1 % at 110." in resnet
+    assert resnet.endswith("Test error falls, from 8.8 % at 20 layers to 6.4 % at 110: depth helps.")
+
+
+def test_a_worse_fit_that_costs_no_test_error_is_not_called_degradation():
+    _, plain, _ = verdict([cell("plain", 20, 0.01, 0.10), cell("plain", 56, 0.05, 0.10)], 10)
+    assert "Test error does not, from 10.0 % at 20 layers to 10.0 % at 56: a worse fit" in plain
+    assert "degradation" not in plain
+
+
+def test_a_rise_in_the_middle_is_told_as_unsteady():
+    answer, plain, _ = verdict([cell("plain", 20, 0.01, 0.02), cell("plain", 56, 0.5, 0.6), cell("plain", 110, 0.05, 0.07)], 10)
+    assert "rises from 1.0 % at 20 layers to 50.0 % at 56" in answer
+    assert "rises with depth, though not steadily: 1.0 % at 20 layers, 50.0 % at 56 and 5.0 % at 110." in plain
+
+
+def test_a_small_rise_is_called_slight():
+    answer, *_ = verdict([cell("resnet", 20, 0.005, 0.02), cell("resnet", 110, 0.017, 0.04)], 10)
+    assert answer.startswith("Deeper residual nets train slightly worse: training error rises from 0.5 %")
+
+
+@pytest.mark.parametrize(("test", "lost"), [(0.80, False), (0.82, True)])
+def test_a_net_is_at_chance_from_nine_tenths_of_guessing_on(test, lost):
+    text = "\n".join(verdict([cell("plain", 20, 0.03, 0.05), cell("plain", 110, test, test)], 10))
+    assert ("At 110 layers it is at chance: guessing among 10 classes gives 90.0 %." in text) is lost
+
+
+def test_a_family_at_chance_everywhere_is_not_said_to_train():
+    answer, plain, _ = verdict([cell("plain", 56, 0.89, 0.9), cell("plain", 110, 0.9, 0.9)], 10)
+    assert answer == "At every depth, plain nets do no better than guessing."
+    assert plain == (
+        "Plain: every depth is at chance, 90.0 % at 56 layers and 90.0 % at 110 test error, "
+        "where guessing among 10 classes gives 90.0 %: nothing was learned to compare."
+    )
+
+
+def test_one_seed_cannot_tell_a_small_difference():
+    *_, compared, doubt = verdict([cell("plain", 20, 0.02, 0.034), cell("resnet", 20, 0.02, 0.030)], 10)
+    assert compared.endswith("the residual one 3.0 %: 0.4 points, too close to tell apart with one seed.")
+    assert doubt.startswith("Each network was trained with one seed")
+
+
+def test_the_spread_of_seeds_decides_where_there_are_several():
+    near = [cell("plain", 20, 0.02, 0.034, sd=0.003), cell("resnet", 20, 0.02, 0.030, sd=0.003)]
+    clear = [cell("plain", 20, 0.02, 0.034, sd=0.001), cell("resnet", 20, 0.02, 0.030, sd=0.001)]
+    assert verdict(near, 10)[1].endswith(": 0.4 points, within the spread of seeds.")
+    assert verdict(clear, 10)[1].endswith(": 0.4 points.")
+    assert (
+        verdict(clear, 10)[-1]
+        == "Errors are means over 3 seeds; two errors differ when they are at least two pooled standard deviations apart."
+    )
+
+
+def test_among_three_families_those_that_are_alike_are_named():
+    cells = [cell("plain", 56, 0.6, 0.711), cell("resnet", 56, 0.01, 0.022), cell("preresnet", 56, 0.01, 0.019)]
+    assert verdict(cells, 10)[1] == (
+        "At 56 layers the plain net gets 71.1 % test error, the residual one 2.2 % and the pre-activation one 1.9 %: "
+        "69.2 points from worst to best. The residual and pre-activation nets are too close to tell apart with one seed."
+    )
+
+
+def test_one_cell_has_nothing_to_compare():
+    assert verdict([cell("resnet", 20, 0.008, 0.017)], 10) == [
+        "One network was trained, so there is nothing to compare: "
+        "the 20-layer residual net gets 1.7 % test error and 0.8 % training error."
+    ]
+    assert verdict([cell("plain", 110, 0.9, 0.9)], 10)[0].endswith("90.0 % training error, which is chance among 10 classes.")
+
+
+def test_families_of_one_depth_each_say_nothing_about_depth():
+    lines = verdict([cell("plain", 20, 0.02, 0.05), cell("resnet", 56, 0.01, 0.02)], 10)
+    assert lines[0] == "Each family was trained at one depth only, so nothing can be said about depth."
+    assert len(lines) == 2
+
+
+def test_a_modified_family_is_named_with_its_change():
+    lines = verdict([cell("resnet,shortcut=project", 20, 0.02, 0.05), cell("resnet,shortcut=project", 56, 0.01, 0.02)], 10)
+    assert lines[1].startswith("Residual (shortcut=project): training error falls")
+
+
+def test_a_positive_share_never_prints_as_zero():
+    assert [percent(share) for share in (0, 0.0004, 0.0006, 0.711)] == ["0.0 %", "below 0.1 %", "0.1 %", "71.1 %"]

@@ -1,0 +1,46 @@
+import pytest
+import torch
+from torch import nn
+
+from residua.data.read import Images
+from residua.train.evaluate import evaluate
+from residua.train.machine import Machine
+
+CPU = Machine(torch.device("cpu"), "fp32")
+
+
+class Brightness(nn.Module):
+    """Scores class k by how near the image's level is to k."""
+
+    def forward(self, images):
+        return -((images.mean((1, 2, 3))[:, None] - torch.arange(8.0)) ** 2)
+
+
+def images_of(levels, labels):
+    return Images(torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
+def test_each_image_counts_once_whatever_the_batches(batch_size):
+    images = images_of([0, 1, 2, 3, 7, 7, 0], [0, 1, 2, 1, 7, 0, 7])
+    score = evaluate(Brightness(), images, (0.0,), (1 / 255,), CPU, batch_size)
+    assert (score.count, score.wrong, score.wrong5) == (7, 3, 2)
+    assert score.error == pytest.approx(3 / 7)
+    scores = -((images.pixels[:, 0, 0, 0].float()[:, None] - torch.arange(8.0)) ** 2)
+    assert score.loss == pytest.approx(nn.functional.cross_entropy(scores, images.labels).item())
+
+
+def test_a_net_is_evaluated_in_evaluation_mode_and_left_as_it_was():
+    net = nn.Sequential(nn.BatchNorm2d(1), Brightness()).train()
+    before = net[0].running_mean.clone()
+    evaluate(net, images_of([0, 1], [0, 1]), (0.0,), (1.0,), CPU)
+    assert net.training
+    assert torch.equal(net[0].running_mean, before)
+
+
+def test_fewer_than_five_classes_have_a_top5_error_of_zero():
+    class Two(nn.Module):
+        def forward(self, images):
+            return images.new_zeros(len(images), 2)
+
+    assert evaluate(Two(), images_of([0, 1], [0, 1]), (0.0,), (1.0,), CPU).wrong5 == 0

@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch import nn
+
+from residua import create_model
+from residua.spec.recipe import Sgd
+from residua.train.machine import Machine
+from residua.train.step import Step, decay_groups
+
+CPU = Machine(torch.device("cpu"), "fp32")
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_follows_the_equations_of_momentum(nesterov):
+    """v <- 0.9 v + (g + wd w);  w <- w - lr v, or w - lr (g + wd w + 0.9 v) after Nesterov; float64, three steps."""
+    net = nn.Linear(3, 2).double()
+    weight = net.weight.detach().clone()
+    images, labels = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    step = Step(net, Sgd(momentum=0.9, weight_decay=0.01, nesterov=nesterov), CPU)
+    velocity = torch.zeros_like(weight)
+    for lr in (0.1, 0.2, 0.05):
+        bias = net.bias.detach().clone()
+        p = torch.softmax(images @ weight.T + bias, 1)
+        gradient = (p - torch.eye(2, dtype=torch.float64)[labels]).T @ images / 4 + 0.01 * weight
+        velocity = 0.9 * velocity + gradient
+        weight = weight - lr * (gradient + 0.9 * velocity if nesterov else velocity)
+        step(images, labels, lr)
+        assert (net.weight - weight).abs().max() < 1e-7  # scores are compared in fp32
+
+
+def test_a_step_returns_the_mean_loss_and_the_wrong_answers_before_the_update():
+    net = create_model("cifar-resnet8", input=(1, 8, 8))
+    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    with torch.no_grad():
+        scores = net(images)
+    loss, wrong = Step(net, Sgd(), CPU)(images, labels, 0.1)
+    assert loss.item() == pytest.approx(nn.functional.cross_entropy(scores, labels).item(), rel=1e-6)
+    assert wrong.item() == (scores.argmax(1) != labels).sum()
+
+
+def test_weights_alone_are_decayed_where_the_recipe_says_so():
+    net = create_model("cifar-resnet8")
+    decayed, spared = decay_groups(net, Sgd(weight_decay=0.1, decay="weights"))
+    assert {p.dim() for p in decayed["params"]} == {2, 4}
+    assert {p.dim() for p in spared["params"]} == {1}
+    assert spared["weight_decay"] == 0.0
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(net.parameters()))
+    [everything] = decay_groups(net, Sgd(weight_decay=0.1))
+    assert everything["weight_decay"] == 0.1
