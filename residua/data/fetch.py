@@ -78,10 +78,11 @@ def fetch(dataset: Dataset, home: Path, searched: list[Path]) -> None:
     """
     downloads = home.with_name(f".{dataset.folder}.download")
     try:
-        downloads.mkdir(parents=True, exist_ok=True)
+        home.parent.mkdir(parents=True, exist_ok=True)
         with alone(home.with_name(f".{dataset.folder}.lock")):
             if not missing(home, dataset.train + dataset.test):  # another process was here meanwhile
                 return
+            downloads.mkdir(exist_ok=True)
             parts = [downloaded(dataset, archive, downloads, [*searched, home.parent]) for archive in dataset.archives]
             with written_aside(home) as aside:
                 aside.mkdir()

@@ -98,17 +98,16 @@ def depth_figure(cells: Sequence[Cell], classes: int, width: float = WIDE) -> st
 
 
 def draw_family(axes: "Axes", group: list[Cell], index: int) -> None:
-    depths = [cell.depth for cell in group]
     ink, marker = family_ink(index), MARKERS[index % len(MARKERS)]
     errors = [(cell.train_error, cell.train_error_sd) for cell in group], [(cell.test_error, cell.test_error_sd) for cell in group]
     styles = ({"ls": "--", "lw": 1.2, "ms": 4, "mfc": "none"}, {"ls": "-", "lw": 2.0, "ms": 5.5})
     for pairs, style in zip(errors, styles, strict=True):
         means = [100 * mean for mean, _ in pairs]
-        bars = [100 * (sd or 0) for _, sd in pairs]
-        below = [min(mean, bar) for mean, bar in zip(means, bars, strict=True)]  # no error is under 0
-        axes.plot(depths, means, color=ink, marker=marker, clip_on=False, **style)  # type: ignore[arg-type]
-        if any(bars):
-            axes.errorbar(depths, means, (below, bars), fmt="none", ecolor=ink, elinewidth=1, capsize=3, clip_on=False)
+        axes.plot([cell.depth for cell in group], means, color=ink, marker=marker, clip_on=False, **style)  # type: ignore[arg-type]
+        for cell, mean, (_, sd) in zip(group, means, pairs, strict=True):
+            if sd is not None:
+                bar = ([min(100 * sd, mean)], [100 * sd])  # no error is under 0
+                axes.errorbar(cell.depth, mean, bar, color=ink, elinewidth=1, capsize=3, clip_on=False)
 
 
 def curves_figure(runs: Sequence[Finished], width: float = WIDE) -> str:
@@ -124,11 +123,11 @@ def curves_figure(runs: Sequence[Finished], width: float = WIDE) -> str:
     errors += [error for run in runs for split in ("train", "dev") for error in curve(run, f"{split}_error")[1]]
     with styled(f"curves {width}"):
         figure = blank(width, (2.55 if columns > 1 or width == WIDE else 2.2) * rows + 0.75)
-        grid = figure.add_gridspec(rows, columns, left=0.62 / width, right=1 - 0.36 / width, wspace=0.26, hspace=0.34,
+        grid = figure.add_gridspec(rows, columns, left=0.62 / width, right=1 - 0.36 / width, wspace=0.26, hspace=0.4,
                                    bottom=0.5 / figure.get_figheight(), top=1 - 0.62 / figure.get_figheight())  # fmt: skip
         for i, family in enumerate(families):
             axes = figure.add_subplot(grid[divmod(i, columns)])
-            axes.set_title(fill(name(family), 26), loc="left", fontsize=9.5, fontweight="bold")
+            axes.set_title(fill(name(family), 26 if columns > 1 else 44), loc="left", fontsize=9.5, fontweight="bold")
             axes.set_xlim(0, max(run.result.steps for run in runs))
             axes.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 5, steps=(1, 2, 5, 10), integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))

@@ -306,7 +306,7 @@ def test_a_file_lost_from_the_cache_is_fetched_anew(cache, site, published):
     assert read_all(located(published)) == CONTENTS
 
 
-def test_two_at_once_fetch_it_once(cache, site, published, capfd):
+def test_several_at_once_fetch_it_once(cache, site, published):
     found = []
     threads = [threading.Thread(target=lambda: found.append(located(published))) for _ in range(4)]
     for thread in threads:
@@ -316,6 +316,7 @@ def test_two_at_once_fetch_it_once(cache, site, published, capfd):
     assert found == [cache / published.folder] * 4
     assert read_all(found[0]) == CONTENTS
     assert len(site.asked) == 1
+    assert sorted(path.name for path in cache.iterdir()) == [".cifar-10-batches-py.lock", "cifar-10-batches-py"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(cache, published):
