@@ -41,7 +41,9 @@ def test_the_readme_names_only_what_exists():
         assert (ROOT / path).exists(), path
     for line in re.findall(r"^residua (.*)$", text, re.MULTILINE):
         arguments = shlex.split(line, comments=True)
-        done = subprocess.run([sys.executable, "-m", "residua", arguments[0], "--help"], capture_output=True, text=True, env=os.environ)
+        done = subprocess.run(
+            [sys.executable, "-m", "residua", arguments[0], "--help"], capture_output=True, text=True, env=os.environ
+        )
         assert done.returncode == 0
         for option in (argument for argument in arguments if argument.startswith("--")):
             assert option in done.stdout, f"residua {line}"

@@ -15,7 +15,7 @@ def add_arguments(parser: Parser) -> None:
         "--families", nargs="+", default=["plain", "resnet", "preresnet"], help="e.g. plain resnet,shortcut=project"
     )
     parser.add_argument("--depths", nargs="+", type=int, default=[20, 56, 110])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     add_recipe(parser)
     parser.add_argument("--out", type=Path, default=Path("study"), help="the study's folder (default: study)")
     parser.add_argument("--workers", type=int, default=0, help="runs side by side (default: one a core)")

@@ -1,8 +1,8 @@
 """What a study's numbers say, in plain words: every sentence follows from the cells.
 
 A rising *training* error is a failure to optimise: degradation (He et al. 2015, section 1).  A rising test error beside a
-training error that does not rise is over-fitting.  Two errors differ when they are 2 pooled sds apart, or, where no seed was
-repeated, a whole point (our choice).
+training error that does not rise is over-fitting.  Two errors differ when a t-test of their means over seeds says so
+at the 5 % level, and by a whole point at least where fewer than three seeds were run (our choice).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from residua.report.tables import Cell
 
 Split = Literal["train", "test"]
 
-ONE_SEED = 0.01  # a smaller difference says nothing when no seed was repeated
+LEVEL = 0.05  # of the two-sided t-test between means over seeds
+FEW = 3  # with fewer seeds the spread is itself a guess, and
+FEW_SEEDS = 0.01  # a smaller difference says nothing
 SLIGHT = 0.02  # a smaller rise is told, and called slight
 LEAST = 0.001  # a smaller one is never called a difference: tables print tenths of a point
 NAMES = {"plain": "plain", "resnet": "residual", "preresnet": "pre-activation", "imagenet resnet": "ImageNet residual"}
@@ -41,9 +43,13 @@ class Change:
     @property
     def threshold(self) -> float:
         if not self.spreads:
-            return ONE_SEED
-        pooled = sqrt(sum(n * sd**2 for n, sd in self.spreads) / sum(n for n, _ in self.spreads))
-        return max(2 * pooled, LEAST)
+            return FEW_SEEDS
+        from scipy.stats import t  # slow to import, and not needed for a single seed
+
+        least = LEAST if min(self.start.seeds, self.end.seeds) >= FEW else FEW_SEEDS
+        freedom = sum(n for n, _ in self.spreads)
+        pooled = sqrt(sum(n * sd**2 for n, sd in self.spreads) / freedom)
+        return max(float(t.ppf(1 - LEVEL / 2, freedom)) * pooled * sqrt(1 / self.start.seeds + 1 / self.end.seeds), least)
 
     @property
     def clear(self) -> bool:
@@ -190,10 +196,9 @@ def doubts(cells: list[Cell]) -> str:
     fewest, most = min(cell.seeds for cell in cells), max(cell.seeds for cell in cells)
     if most == 1:
         return "Each network was trained with one seed: differences below 1 point cannot be told apart from chance."
-    rule = "two errors differ when they are at least two pooled standard deviations apart"
-    if fewest == 1:
-        return f"Errors are means over 1 to {most} seeds; {rule}, and a single seed has none of its own."
-    return f"Errors are means over {fewest if fewest == most else f'{fewest} to {most}'} seeds; {rule}."
+    text = f"Errors are means over {fewest if fewest == most else f'{fewest} to {most}'} seeds; "
+    text += "two errors differ when a t-test over seeds says so at the 5 % level"
+    return text + (", and by at least 1 point: so few seeds cannot tell more." if fewest < FEW else ".")
 
 
 def series(group: list[Cell], split: Split) -> str:

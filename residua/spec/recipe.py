@@ -5,6 +5,7 @@ from math import cos, pi
 from typing import Literal
 
 from residua.errors import UsageError, unknown
+from residua.spec.dataset import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,8 @@ class Drops:
 class OneCycle:
     """Up along a line for the first `rise` of the run, then down to zero along a cosine (after Smith & Topin 2017)."""
 
-    lr: float = 0.1
-    rise: float = 0.2
+    lr: float = 0.02
+    rise: float = 0.4
 
     def rate(self, done: float) -> float:
         if done < self.rise:
@@ -61,6 +62,10 @@ class Augment:
 
     pad: int = 4
     flip: bool = True
+
+    def on(self, dataset: Dataset) -> "Augment":
+        """Without mirroring where a mirrored image would change its class."""
+        return replace(self, flip=self.flip and dataset.flips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +117,7 @@ RECIPES = {
         # He et al. 2016, appendix: the same, warmed up at every depth.
         Recipe(name="he2016", steps=64_000, warmup=Warmup(from_depth=0)),
         # Ours, for data sets of a few thousand small images.
-        Recipe(name="small", epochs=10, batch_size=64, schedule=OneCycle(), augment=Augment(pad=1)),
+        Recipe(name="small", epochs=12, batch_size=64, schedule=OneCycle(), augment=Augment(pad=1)),
     )
 }
 

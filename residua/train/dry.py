@@ -24,7 +24,7 @@ def outline(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json
     planned, data = plan(run.network), dataset(run.dataset)
     recipe = run.recipe.for_depth(planned.depth)
     images = read(data, "train", data_dir).to(machine.device)
-    batches = Batches(images, recipe.batch_size, recipe.augment, data.mean, data.std, run.seed)
+    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed)
     steps = recipe.length(len(images))
     return {
         "model": planned.network.name,

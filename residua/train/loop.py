@@ -82,7 +82,7 @@ def fit(
         torch.manual_seed(batches.seed * steps + progress.step)  # for dropout: a function of seed and step
         loss, wrong = step(images, labels, recipe.lr(progress.step, steps))
         progress.add(loss, wrong, time.perf_counter() - begun)
-        due = progress.step % report_every == 0 or progress.step == steps
+        due = progress.step == steps or (progress.step % report_every == 0 and steps - progress.step > report_every / 2)
         if due or progress.step % CHECK_EVERY == 0:
             check_finite(progress)
             line = None

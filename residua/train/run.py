@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from residua.data.batches import Batches
+from residua.data.fetch import located
 from residua.data.read import read
 from residua.errors import Interrupted
 from residua.net.build import build
@@ -34,9 +35,10 @@ def train(
     Raises UsageError where the folder holds another run, DataError, TrainingError, and Interrupted after Ctrl-C.
     """
     data, recipe = dataset(run.dataset), run.recipe.for_depth(plan(run.network).depth)
+    if data.folder:
+        located(data, data_dir)  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
-    augment = replace(recipe.augment, flip=recipe.augment.flip and data.flips)
-    batches = Batches(images, recipe.batch_size, augment, data.mean, data.std, run.seed)
+    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed)
     net = machine.place(build(run.network, run.seed))
     record = Record(folder)
     record.begin(run, machine.describe(), resume)

@@ -84,7 +84,7 @@ def test_the_spread_of_seeds_decides_where_there_are_several():
     assert verdict(clear, 10)[1].endswith(": 0.4 points.")
     assert (
         verdict(clear, 10)[-1]
-        == "Errors are means over 3 seeds; two errors differ when they are at least two pooled standard deviations apart."
+        == "Errors are means over 3 seeds; two errors differ when a t-test over seeds says so at the 5 % level."
     )
 
 
