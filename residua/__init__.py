@@ -1,4 +1,4 @@
-"""Deep residual networks for image recognition: build, train and study them, from 2 to 1,202 layers.
+"""Deep residual networks for image recognition: build, train and study them, from 8 to 1,202 layers.
 
 `import residua` is light: a name imports its module, and with it torch where that is needed, when it is first used.
 """
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from residua.net.build import build, create_model
     from residua.net.folder import from_pretrained, save_pretrained
     from residua.spec.memory import activation_bytes
+    from residua.spec.model import ModelConfig
     from residua.spec.network import Head, Network, Order, Stage, Stem, Unit
     from residua.spec.papers import list_models, network
     from residua.spec.plan import plan
@@ -25,6 +26,7 @@ HOMES = {
     "net.build": "build create_model",
     "net.folder": "from_pretrained save_pretrained",
     "spec.memory": "activation_bytes",
+    "spec.model": "ModelConfig",
     "spec.network": "Head Network Order Stage Stem Unit",
     "spec.papers": "list_models network",
     "spec.plan": "plan",
@@ -36,6 +38,7 @@ __all__ = [
     "DataError",
     "Head",
     "Interrupted",
+    "ModelConfig",
     "Network",
     "Order",
     "Recipe",

@@ -15,21 +15,48 @@ def written_aside(path: Path) -> Iterator[Path]:
     On any failure what stood at `path` stands there still, and nothing is left beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     remove(aside)
     try:
         yield aside
         sync(aside)
         if path.is_dir():  # a folder cannot be renamed over a full one: step the old one aside first
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, old)
-            os.replace(aside, path)
             remove(old)
-        else:
+            os.replace(path, old)
+        try:
             os.replace(aside, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
         sync_entry(path.parent)
     finally:
         remove(aside)
+        remove(old)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether this process is the only one here to hold `folder`, which ends with the process, however that ends.
+
+    Where the system or the disk has no such lock, everybody is told yes.
+    """
+    if os.name != "posix":
+        yield True
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        else:
+            free = True
+        yield free
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """A run's record: a folder with `run.json`, which is replaced whole, and `metrics.jsonl`, which is only added to.
 
 run.json        the run, where it ran, and its result once finished
-metrics.jsonl   a line per evaluation: step, epoch, lr, loss, train_error, dev_error, seconds
+metrics.jsonl   a line per evaluation: step, epoch, lr, loss, train_error, dev_error, dev_loss, seconds
 last/  best/    model folders: after the last step, and at the lowest error on the dev split
 """
 
@@ -37,14 +37,22 @@ class Record:
         return self.folder / "checkpoint.safetensors"
 
     def begin(self, run: Run, environment: dict[str, Json], resume: bool) -> None:
-        """Claim the folder for `run`.  UsageError where it holds another run, or this one and `resume` is not asked for."""
+        """Claim the folder for `run`.
+
+        UsageError where it holds another run, or this one and `resume` is not asked for, or one begun in another precision.
+        """
         if self.head.exists():
-            held = self.read()["run"]
-            if held != run.json:
-                raise UsageError(f"{self.folder} holds another run: {difference(held, run.json)}; choose another --out")
-            if not resume and self.result() is None:
+            held = self.read()
+            if held["run"] != run.json:
+                raise UsageError(f"{self.folder} holds another run: {difference(held['run'], run.json)}; choose another --out")
+            if held["result"] is not None:
+                return
+            if not resume:
                 raise UsageError(f"{self.folder} holds this run already: add --resume to go on with it, or choose another --out")
-        elif self.folder.exists() and any(self.folder.iterdir()):
+            before, now = [place["precision"] for place in (held["environment"], environment)]  # type: ignore[index,call-overload]
+            if before != now:
+                raise UsageError(f"{self.folder} holds this run begun in {before}, not {now}: add --precision {before}")
+        elif self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise UsageError(f"{self.folder} is not empty and holds no run: choose another --out")
         else:
             write_json(self.head, {"format": FORMAT, "id": run.id, "run": run.json, "environment": environment, "result": None})
@@ -57,7 +65,7 @@ class Record:
             raise RecordError(f"{self.folder} holds no run: it has no run.json") from None
         except ValueError as error:
             raise RecordError(f"{self.head} is damaged: {error}") from error
-        if not isinstance(content, dict) or not {"format", "run", "result"} <= set(content):
+        if not isinstance(content, dict) or not {"format", "run", "environment", "result"} <= set(content):
             raise RecordError(f"{self.head} is damaged: it describes no run")
         if content["format"] != FORMAT:
             raise RecordError(f"{self.head} has format {content['format']}; this version reads format {FORMAT}")
@@ -72,7 +80,9 @@ class Record:
         """The measurements so far, in order of steps."""
         if not self.metrics.exists():
             return []
-        text = self.metrics.read_text(encoding="utf-8")
+        return self.parsed(self.metrics.read_text(encoding="utf-8"))
+
+    def parsed(self, text: str) -> list[Line]:
         try:
             return [json.loads(line) for line in text.splitlines() if line]
         except ValueError as error:
@@ -85,8 +95,9 @@ class Record:
     def rewind(self, step: int) -> None:
         """Forget what was measured after `step`, and a line that was cut off in the middle."""
         if self.metrics.exists():
-            whole = [line for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-            write_text(self.metrics, "".join(line for line in whole if json.loads(line)["step"] <= step))
+            whole, _, _ = self.metrics.read_text(encoding="utf-8").rpartition("\n")
+            kept = [line for line in self.parsed(whole) if (line["step"] or 0) <= step]
+            write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def finish(self, result: dict[str, Json]) -> None:
         write_json(self.head, self.read() | {"result": result})

@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 from residua.cli.parser import Parser, add_json, add_network, network_of, print_json
 from residua.spec.dataset import dataset
 from residua.spec.memory import activation_bytes
-from residua.spec.papers import PUBLISHED
+from residua.spec.papers import PUBLISHED, network
 from residua.spec.plan import Layers, Plan, PlannedUnit, Shape, plan
 
 
@@ -76,7 +76,7 @@ def shape(value: Shape) -> str:
 
 def sizes(planned: Plan, name: str) -> list[str]:
     paper = PUBLISHED.get(name)
-    changed = planned.network.name != name or planned.network.input[1:] not in ((32, 32), (224, 224))
+    changed = planned.network != network(name)
     beside = (
         {}
         if paper is None or changed

@@ -42,15 +42,15 @@ def run(arguments: Namespace) -> None:
     from residua.cli.progress import TrainingBar
     from residua.train.dry import outline
     from residua.train.machine import machine
-    from residua.train.run import train
+    from residua.train.run import asked_to_stop, train
 
     here = machine(arguments.precision)
     if arguments.dry_run:
         facts = outline(planned, here, arguments.data_dir)
         print_json(facts) if arguments.json else print(prose(facts))
         return
-    with TrainingBar(planned.network.name) as tell:
-        result = train(planned, folder, here, data_dir=arguments.data_dir, resume=arguments.resume, tell=tell)
+    with TrainingBar(planned.network.name) as tell, asked_to_stop() as stop:
+        result = train(planned, folder, here, data_dir=arguments.data_dir, resume=arguments.resume, tell=tell, stop=stop)
     result = {**result, "folder": str(folder)}
     print_json(result) if arguments.json else print(prose(result))
 

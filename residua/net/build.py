@@ -165,8 +165,7 @@ def module(layer: Layer) -> nn.Module:
         case "maxpool":
             return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
         case "pad":
-            before = (c_out - c_in) // 2  # our choice: the paper does not say on which side the zero channels stand
-            return Pad(layer.stride, before, c_out - c_in - before)
+            return Pad(layer.stride, layer.before, c_out - c_in - layer.before)
         case "mean":
             return Mean()
 

@@ -126,7 +126,9 @@ def trend(group: list[Cell]) -> str:
         text = f"training error rises with depth{'' if steadily else ', though not steadily'}: {series(group, 'train')}. "
         if test.clear and test.rise > 0:
             return f"{text}Test error rises too, {test.words}: degradation, a failure to optimise, not over-fitting."
-        return f"{text}Test error does not, {test.words}: a worse fit of the training images, at no cost on new ones."
+        if test.clear:
+            return f"{text}Test error falls, {test.words}: a worse fit of the training images, at no cost on new ones."
+        return f"{text}Test error goes {test.words}: {points(test)}, {test.doubt}."
     whole = Change(group[0], group[-1], "train")
     if whole.clear:
         text = f"training error falls with depth: {series(group, 'train')}"

@@ -75,7 +75,7 @@ DATASETS = {
     for d in (
         # 8x8 handwritten digits of Alpaydin & Kaynak (1998), as scikit-learn carries them. The split is ours.
         Dataset(
-            name="digits", input=(1, 8, 8), classes=DIGITS, mean=(0.3053,), std=(0.3760,), dev=150, kind="sklearn", flips=False,
+            name="digits", input=(1, 8, 8), classes=DIGITS, mean=(0.3061,), std=(0.3764,), dev=150, kind="sklearn", flips=False,
         ),
         # Krizhevsky 2009; 45,000 / 5,000 as He et al. 2015, section 4.2.
         Dataset(

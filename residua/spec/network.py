@@ -78,6 +78,11 @@ class Gate:
     kernel: int = 1
     scales: Literal["both", "shortcut"] = "both"  # "shortcut": (1 - g) x + F(x)
 
+    def __post_init__(self) -> None:
+        if self.scales not in ("both", "shortcut"):
+            raise unknown("scaling by a gate", str(self.scales), ("both", "shortcut"))
+        refuse_kernels((self.kernel,))
+
 
 @dataclass(frozen=True, slots=True)
 class Drop:
@@ -109,10 +114,7 @@ class Unit:
     def __post_init__(self) -> None:
         if self.shortcut not in SHORTCUTS:
             raise unknown("shortcut", str(self.shortcut), SHORTCUTS)
-        if not self.kernels or any(k < 1 or k % 2 == 0 for k in self.kernels):
-            raise UsageError(
-                f"kernels {self.kernels} are impossible: give at least one, each odd, so that 'same' convolutions keep shapes"
-            )
+        refuse_kernels(self.kernels)
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(f"stride_at={self.stride_at} names no weight layer: choose 0 to {len(self.kernels) - 1}")
         if self.shortcut == "none" and self.join != Add():
@@ -143,12 +145,21 @@ class Stem:
     stride: int = 1
     pool: bool = False
 
+    def __post_init__(self) -> None:
+        refuse_kernels((self.kernel,))
+        if min(self.width, self.stride) < 1:
+            raise UsageError(f"a stem of width {self.width} and stride {self.stride} is impossible: each must be at least 1")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """From the last feature map to class scores: pooling, then a fully connected layer."""
 
     pool: Literal["mean"] = "mean"
+
+    def __post_init__(self) -> None:
+        if self.pool != "mean":
+            raise unknown("pooling", str(self.pool), ("mean",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,3 +186,8 @@ class Network:
         for stage in self.stages:
             if stage.width % self.unit.squeeze:
                 raise UsageError(f"squeeze {self.unit.squeeze} does not divide width {stage.width}: choose a divisor")
+
+
+def refuse_kernels(kernels: tuple[int, ...]) -> None:
+    if not kernels or any(k < 1 or k % 2 == 0 for k in kernels):
+        raise UsageError(f"kernels {kernels} are impossible: give at least one, each odd, so that 'same' convolutions keep shapes")

@@ -8,6 +8,7 @@ them are replaced by keyword, or in the name itself: `cifar-resnet56,shortcut=pr
 import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 
 from residua.errors import UsageError, unknown
 from residua.spec.network import ORDERS, SHORTCUTS, Drop, Gate, Network, Scale, Stage, Stem, Unit
@@ -92,9 +93,13 @@ def network(
         key: value for key, value in (("block", block), ("shortcut", shortcut), ("order", order)) if value is not None
     }
     depth = int(found[2])
-    net = cifar(found[1], depth, **changes) if found[1] else imagenet(depth, **changes)
-    net = replace(net, name=",".join([net.name, *(f"{key}={value}" for key, value in changes.items())]))
-    return replace(net, input=input or net.input, classes=classes or net.classes)
+    make = partial(cifar, found[1]) if found[1] else imagenet
+    net = make(depth, **changes)
+    for key in ("shortcut", "order"):  # what changes nothing is no part of a name
+        fewer = {name: value for name, value in changes.items() if name != key}
+        changes = fewer if make(depth, **fewer).unit == net.unit else changes
+    net = replace(net, name=",".join([net.name, *(f"{key}={OPTIONS.get(value, value)}" for key, value in changes.items())]))
+    return replace(net, input=net.input if input is None else input, classes=net.classes if classes is None else classes)
 
 
 def changes_of(words: list[str]) -> dict[str, str]:

@@ -34,6 +34,7 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     bias: bool = False
+    before: int = 0  # channels of zeros that a pad puts first; the others come last
 
     @property
     def fan_in(self) -> int:
@@ -182,7 +183,8 @@ def plan_shortcut(unit: Unit, at: Shape, out: Shape, stride: int, changes: bool)
     if unit.shortcut == "project-all" or (unit.shortcut == "project" and changes):
         return lay(unit.order.project, at, out.channels, 1, stride, unit.order.biased)
     if changes:
-        return (Layer("pad", at, out, stride=stride),)
+        # our choice: zeros on both sides; the papers do not say where they stand
+        return (Layer("pad", at, out, stride=stride, before=(out.channels - at.channels) // 2),)
     return ()
 
 

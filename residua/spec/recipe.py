@@ -1,11 +1,17 @@
 """How a network is trained, as data: optimiser, learning rate, augmentation, duration.  And the papers' recipes."""
 
 from dataclasses import dataclass, replace
-from math import cos, pi
+from math import cos, inf, pi
 from typing import Literal
 
 from residua.errors import UsageError, unknown
 from residua.spec.dataset import Dataset
+
+
+def within(value: float, name: str, low: float, high: float = inf) -> None:
+    """UsageError unless low <= value < high."""
+    if not low <= value < high:
+        raise UsageError(f"{name}={value} is impossible: it must be at least {low}" + (f" and below {high}" if high < inf else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,12 @@ class Sgd:
     nesterov: bool = False
     decay: Literal["all", "weights"] = "all"  # "weights": neither BN parameters nor biases; our choice, the papers are silent
 
+    def __post_init__(self) -> None:
+        within(self.momentum, "momentum", 0, 1)
+        within(self.weight_decay, "weight_decay", 0)
+        if self.nesterov and not self.momentum:
+            raise UsageError("Nesterov's momentum needs a momentum above 0")
+
 
 @dataclass(frozen=True, slots=True)
 class Drops:
@@ -25,6 +37,10 @@ class Drops:
     lr: float = 0.1
     at: tuple[float, ...] = (0.5, 0.75)
     factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        within(self.lr, "lr", 0)
+        within(self.factor, "factor", 0)
 
     def rate(self, done: float) -> float:
         """Rate when a share `done` in [0, 1) of the run is over."""
@@ -38,6 +54,10 @@ class OneCycle:
     lr: float = 0.02
     rise: float = 0.4
 
+    def __post_init__(self) -> None:
+        within(self.lr, "lr", 0)
+        within(self.rise, "rise", 0, 1)
+
     def rate(self, done: float) -> float:
         if done < self.rise:
             return self.lr * done / self.rise
@@ -49,11 +69,16 @@ class Warmup:
     """A rate of `lr` for the first steps of deep networks.
 
     He et al. 2015, section 4.2: 0.01 until the training error is below 80 %, which took about 400 iterations at 110 layers.
+    Our choice: at most a tenth of the run.
     """
 
     lr: float = 0.01
     steps: int = 400
     from_depth: int = 110
+
+    def __post_init__(self) -> None:
+        within(self.lr, "lr", 0)
+        within(self.steps, "steps", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +87,9 @@ class Augment:
 
     pad: int = 4
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        within(self.pad, "pad", 0)
 
     def on(self, dataset: Dataset) -> "Augment":
         """Without mirroring where a mirrored image would change its class."""
@@ -103,9 +131,10 @@ class Recipe:
 
     def lr(self, step: int, steps: int) -> float:
         """The learning rate of `step` (from 0) in a run of `steps`: a pure function."""
-        if self.warmup and step < self.warmup.steps:
-            return self.warmup.lr
-        return self.schedule.rate(step / steps)
+        rate = self.schedule.rate(step / steps)
+        if self.warmup and step < min(self.warmup.steps, steps // 10):
+            return min(self.warmup.lr, rate)
+        return rate
 
 
 RECIPES = {

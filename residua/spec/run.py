@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+from residua.errors import UsageError
 from residua.spec.network import Network
 from residua.spec.recipe import Recipe
 from residua.spec.text import FORMAT, Json, to_json
@@ -17,6 +18,10 @@ class Run:
     dataset: str
     recipe: Recipe
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed {self.seed} is impossible: give a whole number from 0 to {2**32 - 1}")
 
     @property
     def id(self) -> str:

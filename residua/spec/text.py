@@ -103,6 +103,8 @@ def overridden(value: T, assignment: str) -> T:
 
 def put(value: Any, path: list[str], data: Json, whole: str) -> Any:
     name, *rest = path
+    if value is None:
+        raise UsageError(f"{whole} cannot be set, for there is none here: set the whole of it, as JSON")
     if not is_dataclass(value) or isinstance(value, type):
         raise UsageError(f"{whole} cannot be set: {type(value).__name__} has no field {name!r}")
     hints = hints_of(type(value))

@@ -5,11 +5,13 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import product
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from queue import Empty
 from typing import TypeAlias
@@ -17,7 +19,7 @@ from typing import TypeAlias
 import torch
 
 from residua.data.read import read
-from residua.errors import Interrupted, UsageError
+from residua.errors import Interrupted, RecordError, ResiduaError, UsageError
 from residua.files import write_json
 from residua.record import Line, difference
 from residua.spec.dataset import dataset
@@ -56,31 +58,45 @@ class Study:
 
 def study(
     plan: Study, folder: Path, *, precision: Precision = "auto", data_dir: Path | None = None, workers: int = 0, tell: Tell
-) -> None:
+) -> dict[str, str]:
     """Train every run of `plan` that `folder` holds no result of, `workers` side by side (0: one a core, or one on a GPU).
 
-    An unfinished run goes on from its checkpoint, and a run that fails does not stop the others.  Raises UsageError where the
-    folder holds a study of other data or another recipe, and Interrupted after Ctrl-C, once each run has its checkpoint.
+    An unfinished run goes on from its checkpoint.  Returns the runs that failed, and why: they do not stop the others.
+    Raises UsageError for a study that cannot be, or where the folder holds one of other data or another recipe, and
+    Interrupted after Ctrl-C, once each run has its checkpoint.
     """
     runs = plan.runs()
+    if workers < 0:
+        raise UsageError(f"{workers} workers are impossible: give 1 or more, or 0 for one a core")
+    machine(precision)
     read(dataset(plan.dataset), "dev", data_dir)  # what is wrong with the data is said here once, not by every worker
     claim(folder, plan)
     workers = workers or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, len(runs)))
     context = multiprocessing.get_context("spawn")
     events: Queue[tuple[str, int, int]] = context.Queue()
-    settings = (events, max((os.cpu_count() or 1) // workers, 1), os.getpid())
+    halt = context.Event()
+    settings = (events, halt, os.getpid(), max((os.cpu_count() or 1) // workers, 1))
     with asked_to_stop() as stop, ProcessPoolExecutor(workers, context, start_worker, settings) as pool:
-        jobs = [pool.submit(work, name, run, folder / "runs" / name, precision, data_dir) for name, run in runs.items()]
-        while not (all(job.done() for job in jobs) and events.empty()):
+        jobs = {name: pool.submit(work, name, run, folder / "runs" / name, precision, data_dir) for name, run in runs.items()}
+        while not (all(job.done() for job in jobs.values()) and events.empty()):
             with suppress(Empty):
                 tell(*events.get(timeout=0.2))
             if stop():
-                for job in jobs:
-                    job.cancel()
-        if stop():
-            raise Interrupted("stopped: the same command goes on from the checkpoints")
-        for job in jobs:
-            job.result()
+                halt.set()
+    if stop():
+        raise Interrupted("stopped: the same command goes on from the checkpoints")
+    return {name: failure(job) for name, job in jobs.items() if job.exception()}
+
+
+def failure(job: Future[None]) -> str:
+    """Why a run failed; what is not one of our errors is a defect, and is raised as it is."""
+    match job.exception():
+        case ResiduaError() | OSError() as error:
+            return str(error)
+        case BrokenProcessPool():
+            return "its process, or one beside it, was killed; for want of memory?"
+        case error:
+            raise error or AssertionError
 
 
 def claim(folder: Path, plan: Study) -> None:
@@ -92,14 +108,17 @@ def claim(folder: Path, plan: Study) -> None:
         "recipe": to_json(plan.recipe),
     }
     new = json.loads(json.dumps(new))
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+    if path.exists() and any((folder / "runs").glob("*")):
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecordError(f"{path} is damaged: {error}") from error
         for name in ("dataset", "recipe"):
             if old.get(name) != new[name]:
                 raise UsageError(
                     f"{folder} holds another study: {difference(old.get(name), new[name], name)}; choose another --out"
                 )
-    elif folder.exists() and any(folder.iterdir()):
+    elif not path.exists() and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no study: choose another --out")
     write_json(path, new)
 
@@ -107,13 +126,14 @@ def claim(folder: Path, plan: Study) -> None:
 # In a worker process:
 
 events_out: "Queue[tuple[str, int, int]]"
-parent: int
+halted: Callable[[], bool]
 
 
-def start_worker(events: "Queue[tuple[str, int, int]]", threads: int, parent_id: int) -> None:
-    global events_out, parent
-    events_out, parent = events, parent_id
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only a run at work answers it
+def start_worker(events: "Queue[tuple[str, int, int]]", halt: Event, parent: int, threads: int) -> None:
+    global events_out, halted
+    events_out = events
+    halted = lambda: halt.is_set() or os.getppid() != parent  # noqa: E731 -- or the study's own process is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers it
     torch.set_num_threads(threads)
 
 
@@ -122,8 +142,8 @@ def work(name: str, run: Run, folder: Path, precision: Precision, data_dir: Path
 
     def tell(progress: Progress, line: Line | None) -> None:
         events_out.put((name, progress.step, progress.steps))
-        if os.getppid() != parent:
-            raise Interrupted("the study's own process is gone")
 
-    result = train(run, folder, machine(precision), data_dir=data_dir, resume=True, tell=tell)
-    events_out.put((name, int(str(result["steps"])), int(str(result["steps"]))))
+    if halted():
+        raise Interrupted("stopped before it began")
+    train(run, folder, machine(precision), data_dir=data_dir, resume=True, tell=tell, stop=halted)
+    events_out.put((name, 1, 1))

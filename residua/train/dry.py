@@ -1,7 +1,6 @@
 """What a run would do, without doing it."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from residua.data.batches import Batches
@@ -40,7 +39,7 @@ def outline(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json
         "learning_rates": [{"step": step, "lr": rate} for step, rate in changes(recipe, steps)],
         "weight_decay_on": recipe.optimiser.decay,
         "precision": machine.precision,
-        "estimated_seconds": steps * seconds_a_step(run, replace(recipe, warmup=None), batches, machine),
+        "estimated_seconds": steps * seconds_a_step(run, recipe, batches, machine),
     }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from residua.data.batches import Batches
 from residua.data.read import Images
-from residua.errors import TrainingError
+from residua.errors import RecordError, TrainingError
 from residua.record import Line, Record
 from residua.spec.recipe import Recipe
 from residua.train import checkpoint
@@ -20,7 +20,6 @@ from residua.train.step import Step
 
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
 SAVE_EVERY = 60.0  # seconds between two checkpoints
-REMEDY = "the last good checkpoint is kept; try a lower learning rate (--set schedule.lr=...) or a warm-up"
 
 
 @dataclass
@@ -34,11 +33,19 @@ class Progress:
     losses: list[Tensor] = field(default_factory=list)
     wrong: list[Tensor] = field(default_factory=list)
 
-    def add(self, loss: Tensor, wrong: Tensor, seconds: float) -> None:
+    begun: float = 0.0  # when the clock was started
+
+    def add(self, loss: Tensor, wrong: Tensor) -> None:
         self.losses.append(loss)
         self.wrong.append(wrong)
         self.step += 1
-        self.seconds += seconds
+
+    def start(self) -> None:
+        """Start the clock of steps; it stands still while the network is evaluated or saved."""
+        self.begun = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self.begun
 
     def taken(self) -> tuple[Tensor, Tensor]:
         """Losses and wrong answers of each step since the last call (n,)."""
@@ -76,23 +83,24 @@ def fit(
     report_every = max(round(len(batches.images) / recipe.batch_size), steps // 100)
     saved = time.monotonic()
     net.train()
+    progress.start()
     while progress.step < steps and not stop():
-        begun = time.perf_counter()
         images, labels = batches.at(progress.step)
-        torch.manual_seed(batches.seed * steps + progress.step)  # for dropout: a function of seed and step
-        loss, wrong = step(images, labels, recipe.lr(progress.step, steps))
-        progress.add(loss, wrong, time.perf_counter() - begun)
+        torch.manual_seed((batches.seed * steps + progress.step) % 2**63)  # for dropout: a function of seed and step
+        progress.add(*step(images, labels, recipe.lr(progress.step, steps)))
         due = progress.step == steps or (progress.step % report_every == 0 and steps - progress.step > report_every / 2)
         if due or progress.step % CHECK_EVERY == 0:
-            check_finite(progress)
-            line = None
-            if due:
-                line = summary(progress, recipe, batches, evaluate(net, dev, batches.mean, batches.std, machine) if dev else None)
-                if line["dev_error"] is not None and (progress.best is None or line["dev_error"] < progress.best):
-                    progress.best = line["dev_error"]
-                    keep_best()
-                record.log(line)
-            tell(progress, line)
+            check_finite(progress, record)
+        line = None
+        if due:
+            progress.stop()
+            line = summary(progress, recipe, batches, evaluate(net, dev, batches.mean, batches.std, machine) if dev else None)
+            if line["dev_error"] is not None and (progress.best is None or line["dev_error"] < progress.best):
+                progress.best = line["dev_error"]
+                keep_best()
+            record.log(line)
+            progress.start()
+        tell(progress, line)
         if time.monotonic() - saved > SAVE_EVERY:
             save(record, step, progress)
             saved = time.monotonic()
@@ -115,22 +123,30 @@ def summary(progress: Progress, recipe: Recipe, batches: Batches, dev: Score | N
     }
 
 
-def check_finite(progress: Progress) -> None:
+def check_finite(progress: Progress, record: Record) -> None:
+    """Wait for the device, and raise TrainingError where a loss since the last line is not finite."""
     losses = torch.stack(progress.losses) if progress.losses else torch.zeros(1)
     if not losses.isfinite().all():
         first = int((~losses.isfinite()).nonzero()[0])
         step = progress.step - len(losses) + first + 1
-        raise TrainingError(f"the loss is {losses[first].item()} at step {step:,} of {progress.steps:,}: {REMEDY}")
+        raise TrainingError(f"the loss is {losses[first].item()} at step {step:,} of {progress.steps:,}: {remedy(record)}")
+
+
+def remedy(record: Record) -> str:
+    kept = "the last good checkpoint is kept" if record.checkpoint.exists() else "no checkpoint was due before"
+    return f"{kept}; try a lower learning rate (--set schedule.lr=...) or a warm-up, with another --out"
 
 
 def save(record: Record, step: Step, progress: Progress) -> None:
     """Write a checkpoint of all that the rest of the run is a function of; TrainingError rather than one of no use."""
-    check_finite(progress)
+    check_finite(progress, record)
+    progress.stop()
     if not all(parameter.isfinite().all() for parameter in step.net.parameters()):
-        raise TrainingError(f"weights are not finite after step {progress.step:,} of {progress.steps:,}: {REMEDY}")
+        raise TrainingError(f"weights are not finite after step {progress.step:,} of {progress.steps:,}: {remedy(record)}")
     since = {name: torch.stack(kept) for name, kept in (("losses", progress.losses), ("wrong", progress.wrong)) if kept}
     groups = {"net": step.net.state_dict(), "momentum": step.state(), "since": since}
     checkpoint.save(record.checkpoint, groups, {"step": progress.step, "seconds": progress.seconds, "best": progress.best})
+    progress.start()
 
 
 def restored(record: Record, step: Step, steps: int) -> Progress:
@@ -139,7 +155,10 @@ def restored(record: Record, step: Step, steps: int) -> Progress:
         record.rewind(0)
         return Progress(steps)
     groups, facts = checkpoint.load(record.checkpoint)
-    step.net.load_state_dict(groups["net"])
+    try:
+        step.net.load_state_dict(groups["net"])
+    except (KeyError, RuntimeError) as error:
+        raise RecordError(f"{record.checkpoint} is of another network: {str(error).splitlines()[0]}") from error
     step.restore(groups.get("momentum", {}))
     since = groups.get("since", {})
     losses, wrong = [list(since[name].to(step.machine.device)) if name in since else [] for name in ("losses", "wrong")]

@@ -13,7 +13,8 @@ import torch
 from residua.data.batches import Batches
 from residua.data.fetch import located
 from residua.data.read import read
-from residua.errors import Interrupted
+from residua.errors import Interrupted, RecordError
+from residua.files import alone
 from residua.net.build import build
 from residua.net.folder import save_pretrained
 from residua.record import Record
@@ -28,11 +29,19 @@ from residua.train.machine import Machine
 
 
 def train(
-    run: Run, folder: Path, machine: Machine, *, data_dir: Path | None = None, resume: bool = False, tell: Listener
+    run: Run,
+    folder: Path,
+    machine: Machine,
+    *,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    tell: Listener,
+    stop: Callable[[], bool],
 ) -> dict[str, Json]:
     """Train `run`, keep its record in `folder`, and return its result; a finished run is returned as it is.
 
-    Raises UsageError where the folder holds another run, DataError, TrainingError, and Interrupted after Ctrl-C.
+    Raises UsageError where the folder holds another run, RecordError where another process trains it, DataError,
+    TrainingError, and Interrupted once `stop()`.
     """
     data, recipe = dataset(run.dataset), run.recipe.for_depth(plan(run.network).depth)
     if data.folder:
@@ -44,31 +53,32 @@ def train(
     record.begin(run, machine.describe(), resume)
     if (done := record.result()) is not None:
         return done
-
     config = ModelConfig(
         network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name, recipe=recipe.name,
         fingerprint=images.fingerprint, residua=version("residua"), torch=torch.__version__,
     )  # fmt: skip
-    with asked_to_stop() as stop:
+    with alone(folder) as ours:
+        if not ours:
+            raise RecordError(f"the run in {folder} is being trained by another process")
         progress = fit(
             net, batches, recipe, dev=dev, machine=machine, record=record, tell=tell, stop=stop,
             keep_best=lambda: save_pretrained(net, config, folder / "best"),
         )  # fmt: skip
-    if progress.step < progress.steps:
-        raise Interrupted(f"stopped at step {progress.step:,} of {progress.steps:,}: add --resume to go on, with --out {folder}")
+        if progress.step < (steps := progress.steps):
+            raise Interrupted(f"stopped at step {progress.step:,} of {steps:,}: add --resume to go on, with --out {folder}")
 
-    exact = Machine(machine.device, "fp32")
-    errors = {
-        f"{split}_error": evaluate(net, part, data.mean, data.std, exact).error
-        for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
-    }
-    save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
-    result: dict[str, Json] = {
-        "model": run.network.name, "steps": progress.steps, "seconds": progress.seconds,
-        "images_per_second": progress.steps * recipe.batch_size / progress.seconds,
-        **errors, "best_dev_error": progress.best,
-    }  # fmt: skip
-    record.finish(result)
+        exact = Machine(machine.device, "fp32")
+        errors = {
+            f"{split}_error": evaluate(net, part, data.mean, data.std, exact).error
+            for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
+        }
+        save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
+        result: dict[str, Json] = {
+            "model": run.network.name, "steps": progress.steps, "seconds": progress.seconds,
+            "images_per_second": progress.steps * recipe.batch_size / progress.seconds,
+            **errors, "best_dev_error": progress.best,
+        }  # fmt: skip
+        record.finish(result)
     return result
 
 

@@ -21,6 +21,11 @@ def test_he2016_warms_up_at_every_depth():
     assert recipe("he2016").for_depth(20).lr(0, 64_000) == 0.01
 
 
+def test_a_short_run_warms_up_for_a_tenth_of_it_and_never_above_the_schedule():
+    he = recipe("he2016")
+    assert [he.lr(step, 300) for step in (0, 29, 30, 299)] == pytest.approx([0.01, 0.01, 0.1, 0.001])
+
+
 def test_a_shorter_run_drops_its_rate_at_the_same_shares():
     he = recipe("he2015").for_depth(20)
     assert [he.lr(step, 640) for step in (319, 320, 480)] == pytest.approx([0.1, 0.01, 0.001])
