@@ -1,5 +1,6 @@
-"""Every block of code in docs/ and every command of the README runs, in order, as a reader would run it."""
+"""Every block of code in docs/ runs, in order, as a reader would run it; what the README says stands in a record."""
 
+import json
 import os
 import re
 import shlex
@@ -47,3 +48,31 @@ def test_the_readme_names_only_what_exists():
         assert done.returncode == 0
         for option in (argument for argument in arguments if argument.startswith("--")):
             assert option in done.stdout, f"residua {line}"
+
+
+def test_the_readmes_python_runs(capsys):
+    names = {}
+    for language, code in blocks(ROOT / "README.md"):
+        if language == "python":
+            exec(compile(code, "README.md", "exec"), names)
+    assert capsys.readouterr().out == "19421274 2829238912\n"
+
+
+def test_the_readmes_numbers_stand_in_records():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    study = json.loads((ROOT / "experiments/digits-depth/results.json").read_text())
+    assert " ".join(study["verdict"].split()) in text
+    [ratio] = re.findall(
+        r"ratio to the better plain loop: (\S+)", "".join(p.read_text() for p in (ROOT / "benchmarks").glob("*_*.md"))
+    )
+    assert f"{ratio}x" in text
+    for record in (ROOT / "experiments").glob("cifar-*/run.json"):
+        result = json.loads(record.read_text())["result"]
+        assert f"{100 * result['test_error']:.2f} %" in text
+
+
+def test_records_in_the_repository_can_be_read():
+    from residua.report.tables import cells, read
+
+    found = cells(read(ROOT / "experiments/digits-depth"))
+    assert [(cell.family, cell.depth) for cell in found if cell.test_error > 0.5] == [("plain", 56), ("plain", 110)]
