@@ -11,7 +11,7 @@ def real_data():
     folder = os.environ.get("RESIDUA_DATA")
     if not folder or not (Path(folder) / "cifar-10-batches-py").exists():
         pytest.skip("RESIDUA_DATA names no folder with cifar-10-batches-py")
-    return Path(folder)
+    return Path(folder).resolve()
 
 
 @pytest.fixture(autouse=True)

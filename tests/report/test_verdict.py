@@ -41,7 +41,7 @@ def test_a_falling_test_error_is_help():
 
 def test_a_worse_fit_that_costs_no_test_error_is_not_called_degradation():
     _, plain, _ = verdict([cell("plain", 20, 0.01, 0.10), cell("plain", 56, 0.05, 0.10)], 10)
-    assert "Test error does not, from 10.0 % at 20 layers to 10.0 % at 56: a worse fit" in plain
+    assert "Test error goes from 10.0 % at 20 layers to 10.0 % at 56: 0.0 points" in plain
     assert "degradation" not in plain
 
 
