@@ -50,9 +50,10 @@ def alone(folder: Path) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
         except BlockingIOError:
             free = False
-        else:
+        except OSError:  # no locks on this disk
             free = True
         yield free
     finally:

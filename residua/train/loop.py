@@ -32,7 +32,6 @@ class Progress:
     best: float | None = None  # lowest error on the dev split so far
     losses: list[Tensor] = field(default_factory=list)
     wrong: list[Tensor] = field(default_factory=list)
-
     begun: float = 0.0  # when the clock was started
 
     def add(self, loss: Tensor, wrong: Tensor) -> None:
