@@ -15,9 +15,10 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Namespace) -> None:
     plans = {name: plan(network(name)) for name in list_models(arguments.pattern)}
     if arguments.json:
-        print_json(
-            [{"name": n, "depth": p.depth, "parameters": p.parameters, "multiply_adds": p.multiply_adds} for n, p in plans.items()]
-        )
+        sizes = [
+            {"name": n, "depth": p.depth, "parameters": p.parameters, "multiply_adds": p.multiply_adds} for n, p in plans.items()
+        ]
+        print_json({"models": sizes})
         return
     print(f"{'name':22} {'layers':>6} {'parameters':>12} {'multiply-adds':>15}   error in the paper")
     for name, planned in plans.items():

@@ -7,11 +7,13 @@ import shutil
 import ssl
 import sys
 import tarfile
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPException
 from http.client import HTTPResponse as Response
+from itertools import count
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -19,7 +21,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from residua.errors import DataError
-from residua.files import remove, written_aside
+from residua.files import alone, remove, written_aside
 from residua.spec.dataset import Archive, Dataset, File
 
 PATIENCE = 30.0  # seconds without a byte
@@ -79,7 +81,7 @@ def fetch(dataset: Dataset, home: Path, searched: list[Path]) -> None:
     downloads = home.with_name(f".{dataset.folder}.download")
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        with alone(home.with_name(f".{dataset.folder}.lock")):
+        with in_turn(home.parent):
             if not missing(home, dataset.train + dataset.test):  # another process was here meanwhile
                 return
             downloads.mkdir(exist_ok=True)
@@ -97,23 +99,16 @@ def fetch(dataset: Dataset, home: Path, searched: list[Path]) -> None:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Let one process at a time in; the lock ends with its process, however that ends.
-
-    Where the system or the disk has no such lock, two may spoil each other's download: the checksum tells.
-    """
-    with open(path, "w") as handle:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that holds {path}", file=sys.stderr)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError:
-                pass
-        yield
+def in_turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process here holds `folder`, saying so, and hold it."""
+    for tries in count():
+        with alone(folder) as free:
+            if free:
+                yield
+                return
+        if not tries:
+            print(f"waiting for another process that writes to {folder}", file=sys.stderr)
+        time.sleep(0.5)
 
 
 def downloaded(dataset: Dataset, archive: Archive, downloads: Path, searched: list[Path]) -> Path:

@@ -60,7 +60,7 @@ def test_show_draws_every_design(capsys, name):
 
 def test_models_lists_those_that_match(capsys):
     _, out, _ = said(capsys, "models", "cifar-plain*", "--json")
-    assert [row["name"] for row in json.loads(out)] == [f"cifar-plain{depth}" for depth in (20, 32, 44, 56, 110)]
+    assert [row["name"] for row in json.loads(out)["models"]] == [f"cifar-plain{depth}" for depth in (20, 32, 44, 56, 110)]
     _, out, _ = said(capsys, "models")
     assert "cifar-resnet1202" in out
     assert "7.93 %" in out

@@ -316,7 +316,7 @@ def test_several_at_once_fetch_it_once(cache, site, published):
     assert found == [cache / published.folder] * 4
     assert read_all(found[0]) == CONTENTS
     assert len(site.asked) == 1
-    assert sorted(path.name for path in cache.iterdir()) == [".cifar-10-batches-py.lock", "cifar-10-batches-py"]
+    assert sorted(path.name for path in cache.iterdir()) == ["cifar-10-batches-py"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(cache, published):
