@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residua.net.init import initialise
+from residua.net.vlad import Vlad
 from residua.spec.network import Add, Drop, Gate, Join, Network, Scale
 from residua.spec.papers import network
 from residua.spec.plan import Layer, Layers, Plan, PlannedUnit, plan
@@ -16,9 +17,12 @@ def build(network: Network, seed: int = 0) -> "ResidualNetwork":
     """An ordinary module, initialised as a function of `seed`."""
     net = ResidualNetwork(plan(network))
     initialise(net, seed)
-    for module in net.modules():
-        if isinstance(module, Gated) and module.gate.bias is not None:
-            nn.init.constant_(module.gate.bias, module.bias)
+    for unit, planned in zip(net.units, net.plan.units, strict=True):
+        for module, layer in zip(unit.branch, planned.branch, strict=True):
+            if layer.zero:
+                nn.init.zeros_(module.weight)
+        if isinstance(unit.join, Gated) and unit.join.gate.bias is not None:
+            nn.init.constant_(unit.join.gate.bias, unit.join.bias)
     return net
 
 
@@ -50,6 +54,11 @@ class ResidualNetwork(nn.Module):
             {f"stage{s}": nn.Sequential(*map(ResidualUnit, units)) for s, units in groupby(plan.units, lambda unit: unit.stage)}
         )
         self.head = sequence(plan.head)
+
+    @property
+    def units(self) -> list["ResidualUnit"]:
+        """All units, from input to output."""
+        return [unit for stage in self.stages.values() for unit in stage]
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)
@@ -106,15 +115,29 @@ class Gated(nn.Module):
         return (1 - g) * shortcut + (g * branch if self.scales_branch else branch)
 
 
-class DropShortcut(nn.Module):
-    """dropout(shortcut) + branch."""
+class Dropped(nn.Module):
+    """dropout(shortcut) + the branch, whole or, in training, not at all: an image keeps it with `1 - branch`, scaled up."""
 
-    def __init__(self, probability: float) -> None:
+    def __init__(self, shortcut: float, branch: float) -> None:
         super().__init__()
-        self.probability = probability
+        self.shortcut, self.branch = shortcut, branch
 
     def forward(self, x: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
-        return F.dropout(shortcut, self.probability, self.training) + branch
+        if self.training and self.branch:
+            kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= self.branch
+            branch = branch * (kept / (1 - self.branch)).to(branch.dtype)
+        return F.dropout(shortcut, self.shortcut, self.training) + branch
+
+
+class Scaled(nn.Module):
+    """alpha x, with one learned number alpha that starts at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.to(x.dtype)
 
 
 class Pad(nn.Module):
@@ -145,8 +168,8 @@ def join(value: Join, gate: Layers) -> nn.Module:
             return Sum(a, b)
         case Gate(bias):
             return Gated(gate, value.scales == "both", bias)
-        case Drop(probability):
-            return DropShortcut(probability)
+        case Drop(shortcut, branch):
+            return Dropped(shortcut, branch)
 
 
 def sequence(layers: Layers) -> nn.Sequential:
@@ -162,12 +185,18 @@ def module(layer: Layer) -> nn.Module:
             return nn.BatchNorm2d(c_out) if layer.out.size else nn.BatchNorm1d(c_out)
         case "relu":
             return nn.ReLU()
+        case "scale":
+            return Scaled()
+        case "flatten":
+            return nn.Flatten()
         case "maxpool":
             return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
         case "pad":
             return Pad(layer.stride, layer.before, c_out - c_in - layer.before)
         case "mean":
             return Mean()
+        case "vlad":
+            return Vlad(c_in, layer.words)
 
 
 def weight(layer: Layer) -> nn.Conv2d | nn.Linear:

@@ -5,6 +5,8 @@ from math import sqrt
 import torch
 from torch import nn
 
+from residua.net.vlad import Vlad
+
 
 def initialise(net: nn.Module, seed: int) -> None:
     """Weights ~ N(0, 2 / fan_in) (He et al. 2015b, Eq. 10), biases 0; BN starts with scale 1, shift 0.
@@ -18,3 +20,5 @@ def initialise(net: nn.Module, seed: int) -> None:
             nn.init.normal_(module.weight, std=sqrt(2 / fan_in), generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        if isinstance(module, Vlad):
+            module.reset(generator)

@@ -3,7 +3,7 @@
 from itertools import count
 
 from residua.spec.network import Drop, Gate
-from residua.spec.plan import Layers, Plan
+from residua.spec.plan import Layer, Layers, Plan
 
 FLOAT = 4  # bytes of a number in fp32
 INDEX = 8  # bytes of a max-pool's winner
@@ -20,13 +20,17 @@ def activation_bytes(plan: Plan) -> int:
 
     def run(layers: Layers, x: int) -> int:
         for layer in layers:
+            if layer.op == "flatten" or (layer.op == "mean" and layer.at == layer.out):
+                continue
             y = next(fresh)
-            if layer.op in ("weight", "bn", "maxpool"):
+            if layer.op in ("weight", "bn", "scale", "maxpool", "vlad"):
                 kept[x] = layer.at.numbers * FLOAT
             if layer.op == "relu":
                 kept[y] = layer.out.numbers * FLOAT
             if layer.op == "maxpool":
                 kept[next(fresh)] = layer.out.numbers * INDEX
+            if layer.op == "vlad":
+                kept[next(fresh)] = vlad_bytes(layer)
             x = y
         return x
 
@@ -44,10 +48,18 @@ def activation_bytes(plan: Plan) -> int:
             case Gate():
                 factors = [shortcut, run(unit.gate, x), next(fresh)]
             case Drop():
-                factors = [next(fresh)]  # the mask
+                factors = [next(fresh)] if unit.join.shortcut else []  # the mask
             case _:
                 factors = []
         kept.update(dict.fromkeys(factors, unit.out.numbers * FLOAT))
         x = run(unit.after, next(fresh))
     run(plan.head, x)
     return sum(kept.values())
+
+
+def vlad_bytes(layer: Layer) -> int:
+    """Of a VLAD pooling, its input left out: unit features in two orders, shares, residuals in two lengths; and lengths."""
+    positions = layer.at.numbers // layer.at.channels
+    features = 2 * layer.at.numbers + 2 * positions
+    residuals = 2 * layer.out.numbers + 3 * layer.words + 2
+    return FLOAT * (features + layer.words * positions + residuals)

@@ -12,12 +12,15 @@ from typing import Literal, get_args
 
 from residua.errors import UsageError, unknown
 
-OPS = ("weight", "bn", "relu")
+OPS = ("weight", "bn", "relu", "scale")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Where BN and ReLU stand around the weight layers (He et al. 2016, Fig. 4), as sentences of `weight`, `bn`, `relu`."""
+    """Where BN and ReLU stand around the weight layers (He et al. 2016, Fig. 4), as sentences of `weight`, `bn`, `relu`.
+
+    `scale` multiplies by one learned number that starts at 0: SkipInit (De & Smith 2020), ReZero (Bachlechner et al. 2020).
+    """
 
     each: str  # every weight layer of the branch but the last
     last: str  # the last weight layer of the branch
@@ -49,8 +52,12 @@ ORDERS = {
     "relu-preact": Order("relu weight bn", "relu weight bn", stem="weight bn", tail="relu"),
     "full-preact": Order("bn relu weight", "bn relu weight", stem="weight", project="weight", tail="bn relu"),
     "bare": Order("weight relu", "weight", after="relu", stem="weight relu", project="weight"),
+    "skipinit": Order("weight relu", "weight scale", after="relu", stem="weight relu", project="weight"),
+    "skipinit-preact": Order("relu weight", "relu weight scale", stem="weight", project="weight", tail="relu"),
+    "highway": Order("weight relu", "weight relu", stem="weight relu", project="weight"),
 }
-"""The five orders of He et al. 2016, Fig. 4 and Table 2, and the order without BN."""
+"""The five orders of He et al. 2016, Fig. 4 and Table 2; the order without BN, and its forms whose branch starts at 0; and
+that of Highway networks (Srivastava et al. 2015, Eq. 3), whose gate stands around a whole layer, ReLU included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +93,26 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Dropout on the shortcut (He et al. 2016, Fig. 2f), with probability `shortcut` for each activation."""
+    """Dropout on the shortcut (He et al. 2016, Fig. 2f), and stochastic depth (Huang et al. 2016, section 3).
 
-    shortcut: float
+    `shortcut` is the probability of each activation, `branch` that of the last unit's whole branch; it falls along a line to
+    0 at the input.  Our choice: drawn for each image, and what is kept is divided by its probability in training, so that a
+    trained net computes the same with and without it.
+    """
+
+    shortcut: float = 0.0
+    branch: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.shortcut < 1:
-            raise UsageError(f"a dropout probability of {self.shortcut} is impossible: it must be in [0, 1)")
+        for probability in (self.shortcut, self.branch):
+            if not 0 <= probability < 1:
+                raise UsageError(f"a dropout probability of {probability} is impossible: it must be in [0, 1)")
 
 
 Join = Add | Scale | Gate | Drop
-Shortcut = Literal["none", "pad", "project", "project-all"]
+Shortcut = Literal["none", "pad", "pad-last", "project", "project-all"]
 SHORTCUTS = get_args(Shortcut)
+Start = Literal["he", "identity"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +122,11 @@ class Unit:
     kernels: tuple[int, ...] = (3, 3)  # one weight layer each; (1, 3, 1) is the bottleneck
     squeeze: int = 1  # inner width = width / squeeze
     stride_at: int = 0  # which weight layer strides: 0 is the papers', 1 in a bottleneck is "v1.5"
-    shortcut: Shortcut = "pad"  # none is plain; pad, project, project-all are options A, B, C of He et al. 2015
+    shortcut: Shortcut = "pad"  # none is plain; pad, project, project-all are options A, B, C of He et al. 2015;
+    # the zero channels of pad stand on both sides, those of pad-last come last: our choice, the papers do not say
     order: Order = ORDERS["original"]
     join: Join = field(default=Add())
+    start: Start = "he"  # identity: the branch's last BN, or else its last weight layer, starts at 0 (Goyal et al. 2017, 5.1)
 
     def __post_init__(self) -> None:
         if self.shortcut not in SHORTCUTS:
@@ -119,15 +136,24 @@ class Unit:
             raise UsageError(f"stride_at={self.stride_at} names no weight layer: choose 0 to {len(self.kernels) - 1}")
         if self.shortcut == "none" and self.join != Add():
             raise UsageError(f"a plain net has no shortcut to {type(self.join).__name__.lower()}: give a shortcut, or join=Add()")
+        if self.start not in get_args(Start):
+            raise unknown("start", str(self.start), get_args(Start))
+        if self.start == "identity" and self.shortcut == "none":
+            raise UsageError("a plain net that starts with branches of 0 gives 0 everywhere: give a shortcut, or start='he'")
+        if self.start == "identity" and self.order.last.endswith("relu") and "scale" not in self.order.last:
+            raise UsageError(f"a ReLU that ends the branch ({self.order.last!r}) passes no gradient at 0: keep start='he'")
+        if self.start == "identity" and "scale" in f"{self.order.each} {self.order.last}":
+            raise UsageError("a branch that ends in a scale of 0 starts as the identity already: keep start='he'")
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Units of one width; the first of them strides."""
+    """Units of one width; the first of them strides, or stands behind a 3x3 max-pool of stride 2 where `pool`."""
 
     width: int  # channels out of every unit
     units: int
     stride: int = 1
+    pool: bool = False
 
     def __post_init__(self) -> None:
         if min(self.width, self.units, self.stride) < 1:
@@ -153,13 +179,19 @@ class Stem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """From the last feature map to class scores: pooling, then a fully connected layer."""
+    """From the last feature map to class scores: pooling, then a fully connected layer.
 
-    pool: Literal["mean"] = "mean"
+    "vlad" sums the residuals of all positions to each of `words` learned centres (Arandjelovic et al. 2016, Eq. 4).
+    """
+
+    pool: Literal["mean", "vlad"] = "mean"
+    words: int = 16
 
     def __post_init__(self) -> None:
-        if self.pool != "mean":
-            raise unknown("pooling", str(self.pool), ("mean",))
+        if self.pool not in ("mean", "vlad"):
+            raise unknown("pooling", str(self.pool), ("mean", "vlad"))
+        if self.words < 1:
+            raise UsageError(f"VLAD with {self.words} words is impossible: give at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +213,13 @@ class Network:
             raise UsageError(f"{self.classes} classes are impossible: give at least 1")
         if not self.stages:
             raise UsageError("a network needs at least one stage")
-        if len(self.input) == 1 and (self.stem.kernel != 1 or any(k != 1 for k in self.unit.kernels)):
-            raise UsageError("a fully connected net has no neighbours to convolve: give stem and units kernels of 1")
+        gate = (self.unit.join.kernel,) if isinstance(self.unit.join, Gate) else ()
+        if len(self.input) == 1 and any(k != 1 for k in (self.stem.kernel, *self.unit.kernels, *gate)):
+            raise UsageError("a fully connected net has no neighbours to convolve: give stem, units and gates kernels of 1")
+        if len(self.input) == 1 and (self.stem.pool or self.stem.stride > 1 or any(s.pool or s.stride > 1 for s in self.stages)):
+            raise UsageError("a fully connected net has no positions to skip or to pool: give strides of 1, and no pooling")
+        if len(self.input) == 1 and self.head.pool != "mean":
+            raise UsageError("a fully connected net has no positions to pool: give head=Head()")
         for stage in self.stages:
             if stage.width % self.unit.squeeze:
                 raise UsageError(f"squeeze {self.unit.squeeze} does not divide width {stage.width}: choose a divisor")

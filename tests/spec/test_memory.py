@@ -7,7 +7,18 @@ from residua.spec.network import Drop, Gate, Scale
 from residua.spec.papers import SHORTCUT_ABLATIONS, network
 from residua.spec.plan import plan
 
-NAMES = ["cifar-resnet20", "cifar-plain20", "cifar-preresnet20", "cifar-preresnet164", "cifar-resnet20,shortcut=C", "resnet18"]
+NAMES = [
+    "cifar-resnet20",
+    "cifar-plain20",
+    "cifar-preresnet20",
+    "cifar-preresnet164",
+    "cifar-resnet20,shortcut=C",
+    "resnet18",
+    "cifar-resnet20,order=skipinit",
+    "cifar-highway20",
+    "fc-resnet10",
+    "lecture-resnet12",
+]
 
 
 def kept_by_torch(net, batch):
@@ -37,7 +48,7 @@ def test_activation_bytes_are_exactly_those_that_autograd_keeps(name):
     assert kept == 3 * activation_bytes(planned) + statistics(planned)
 
 
-@pytest.mark.parametrize("join", [Scale(0.5, 1), Gate(-6.0), Gate(-6.0, scales="shortcut"), Drop(0.5)], ids=str)
+@pytest.mark.parametrize("join", [Scale(0.5, 1), Gate(-6.0), Gate(-6.0, scales="shortcut"), Drop(0.5), Drop(branch=0.5)], ids=str)
 def test_activation_bytes_count_what_a_join_keeps(join):
     from dataclasses import replace
 
@@ -45,3 +56,9 @@ def test_activation_bytes_count_what_a_join_keeps(join):
     spec = replace(base, unit=replace(SHORTCUT_ABLATIONS["original"], join=join))
     kept, _ = kept_by_torch(build(spec), batch=2)
     assert kept == pytest.approx(2 * activation_bytes(plan(spec)), rel=0.02)
+
+
+def test_activation_bytes_count_what_vlad_keeps():
+    planned = plan(network("cifar-resnet20,head=vlad"))
+    kept, _ = kept_by_torch(build(planned.network), batch=3)
+    assert kept == 3 * activation_bytes(planned) + statistics(planned)

@@ -45,7 +45,7 @@ def net(**changes):
     [
         ({"unit": Unit(squeeze=4)}, "squeeze 4 does not divide width 6: choose a divisor"),
         ({"input": (3, 8)}, "input (3, 8) is impossible: give (channels, height, width), or (features,)"),
-        ({"input": (9,)}, "a fully connected net has no neighbours to convolve: give stem and units kernels of 1"),
+        ({"input": (9,)}, "a fully connected net has no neighbours to convolve: give stem, units and gates kernels of 1"),
         ({"stages": ()}, "a network needs at least one stage"),
         ({"classes": 0}, "0 classes are impossible: give at least 1"),
     ],

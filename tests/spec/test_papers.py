@@ -1,12 +1,14 @@
 """Parameter counts, to the last one, as derived from the papers' tables (and as other implementations have them)."""
 
 import itertools
+import re
 
 import pytest
 
 from residua.errors import UsageError
 from residua.spec.network import ORDERS
-from residua.spec.papers import DEPTHS, IMAGENET, PUBLISHED, SHORTCUT_ABLATIONS, list_models, network
+from residua.spec.families import IMAGENET
+from residua.spec.papers import LISTED, PUBLISHED, SHORTCUT_ABLATIONS, list_models, network
 from residua.spec.plan import plan
 
 PARAMETERS = {
@@ -27,6 +29,12 @@ PARAMETERS = {
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
     "resnet152": 60_192_808,
+    "cifar-wrn28-10": 36_479_194,
+    "cifar-wrn40-4": 8_949_210,
+    "cifar-wrn16-8": 10_961_370,
+    "wide-resnet50-2": 68_883_240,
+    "wide-resnet101-2": 126_886_696,
+    "preresnet50": 25_549_352,
 }
 PAPER_MULTIPLY_ADDS = {"resnet18": 1.8e9, "resnet34": 3.6e9, "resnet50": 3.8e9, "resnet101": 7.6e9, "resnet152": 11.3e9}
 OTHERS_MULTIPLY_ADDS = {  # counts that include BN, ReLU and pooling
@@ -63,7 +71,7 @@ def test_multiply_adds_of_resnet20_by_hand():
     assert plan(network("cifar-resnet20")).multiply_adds == stem + 6 * first + 5 * second + 5 * third + strided + 640
 
 
-@pytest.mark.parametrize("order", [name for name in ORDERS if name != "bare"])
+@pytest.mark.parametrize("order", [name for name in ORDERS if "bn" in ORDERS[name].each])
 def test_all_five_orders_of_table_2_have_the_same_number_of_parameters(order):
     assert plan(network("cifar-resnet110", order=order)).parameters == 1_727_962
 
@@ -80,12 +88,13 @@ def test_each_further_n_adds_the_same_number_of_parameters():
 
 @pytest.mark.parametrize("name", list_models())
 def test_a_name_says_the_depth(name):
-    assert name.endswith(str(plan(network(name)).depth))
+    counted = plan(network(name)).depth + 2 * name.startswith("cifar-wrn")  # whose authors count two projections
+    assert re.search(r"\d+", name)[0] == str(counted)
 
 
 def test_every_published_figure_belongs_to_a_network_that_is_listed():
     assert set(PUBLISHED) <= set(list_models())
-    assert list_models("cifar-plain*") == [f"cifar-plain{depth}" for depth in DEPTHS["plain"]]
+    assert list_models("cifar-plain*") == [f"cifar-plain{depth}" for depth in LISTED["cifar-plain"]]
     assert list_models("resnet*") == [f"resnet{depth}" for depth in IMAGENET]
 
 
@@ -121,17 +130,18 @@ def test_any_legal_depth_works_and_shape_follows_the_data():
         ),
         ("cifar-resnet110,block=bottleneck,shortcut=B,order=orignal", "no order 'orignal': did you mean 'original'?"),
         ("cifar-resnet24,block=bottleneck", "no 24-layer cifar-resnet network: depth must be 9n+2, e.g. 20 or 29"),
-        ("resnet51", "no 51-layer ImageNet network: depth must be one of 18, 34, 50, 101, 152"),
+        ("resnet51", "no 51-layer ImageNet network: depth must be one of 18, 34, 50, 101, 152, 200"),
         (
             "resnet50,block=basic",
-            "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to resnet152 bottleneck",
+            "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to resnet200 bottleneck",
         ),
         ("cifar-resnt20", "no network 'cifar-resnt20': did you mean 'cifar-resnet20'?"),
         ("cifar-resnet20,shortcut=padd", "no shortcut 'padd': did you mean 'pad'?"),
         ("cifar-resnet20,block=basics", "no block 'basics': did you mean 'basic'?"),
         (
-            "cifar-resnet20,width=3",
-            "'width=3' does not fit a network's name: write e.g. cifar-resnet20,shortcut=project,order=original",
+            "cifar-resnet20,widht=3",
+            "'widht=3' does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
+            "what can be replaced is block, shortcut, order, join, start, stride, width, units, head",
         ),
     ],
 )
