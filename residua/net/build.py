@@ -20,7 +20,7 @@ def build(network: Network, seed: int = 0) -> "ResidualNetwork":
     for unit, planned in zip(net.units, net.plan.units, strict=True):
         for module, layer in zip(unit.branch, planned.branch, strict=True):
             if layer.zero:
-                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.get_parameter("weight"))
         if isinstance(unit.join, Gated) and unit.join.gate.bias is not None:
             nn.init.constant_(unit.join.gate.bias, unit.join.bias)
     return net
@@ -58,7 +58,7 @@ class ResidualNetwork(nn.Module):
     @property
     def units(self) -> list["ResidualUnit"]:
         """All units, from input to output."""
-        return [unit for stage in self.stages.values() for unit in stage]
+        return [unit for unit in self.stages.modules() if isinstance(unit, ResidualUnit)]
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)

@@ -8,8 +8,8 @@ from statistics import fmean, stdev
 
 from residua.errors import RecordError, ResiduaError
 from residua.record import Line, Record, difference
+from residua.spec.families import FAMILIES
 from residua.spec.network import Network
-from residua.spec.papers import FAMILIES
 from residua.spec.plan import plan
 from residua.spec.text import Json, from_json
 

@@ -33,7 +33,7 @@ PARTS: dict[str, Mapping[str, Any]] = {
 }
 """What each part of a unit can be replaced by, by name."""
 
-Changes = Mapping[str, str]
+Changes = dict[str, str]
 """Parts to replace: those of PARTS, `width` (a factor), `units` (of each stage, as 3-6-3) and `head` (mean or vlad)."""
 
 PLAIN, PREACT = Unit(shortcut="none"), Unit(order=ORDERS["full-preact"])

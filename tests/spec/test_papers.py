@@ -6,8 +6,8 @@ import re
 import pytest
 
 from residua.errors import UsageError
-from residua.spec.network import ORDERS
 from residua.spec.families import IMAGENET
+from residua.spec.network import ORDERS
 from residua.spec.papers import LISTED, PUBLISHED, SHORTCUT_ABLATIONS, list_models, network
 from residua.spec.plan import plan
 
