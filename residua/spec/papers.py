@@ -117,6 +117,28 @@ def make(base: str, changes: dict[str, str]) -> Network:
     return replace(WIDE_MAKERS[found[1]](int(found[2]), {"width": found[3], **changes}), name=base)
 
 
+def called(net: Network, *names: str) -> Network:
+    """`net` under the first of `names` that means just that network, or else under the last of them."""
+    for name in names:
+        try:
+            found = network(name, input=net.input, classes=net.classes)
+        except UsageError:
+            continue
+        if replace(net, name=found.name) == found:
+            return found
+    return replace(net, name=names[-1])
+
+
+def resized(net: Network, units: tuple[int, ...]) -> Network:
+    """`net` with so many units in its stages; its name says the new depth."""
+    stages = tuple(replace(stage, units=n) for stage, n in zip(net.stages, units, strict=True))
+    more = (sum(units) - sum(stage.units for stage in net.stages)) * len(net.unit.kernels)
+    base, *changes = net.name.split(",")
+    base = re.sub(r"\d+", lambda depth: str(int(depth[0]) + more), base, count=1)
+    changes = [change for change in changes if not change.startswith("units=")]
+    return called(replace(net, stages=stages), ",".join([base, *changes, f"units={'-'.join(map(str, units))}"]))
+
+
 def changes_of(words: list[str]) -> dict[str, str]:
     """`["order=original"]` -> `{"order": "original"}`."""
     changes = {}

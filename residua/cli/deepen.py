@@ -1,0 +1,34 @@
+"""Insert units that start as the identity into a trained network, whose outputs stay the same to the bit."""
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from residua.cli.parser import Parser, add_json, print_json
+from residua.spec.text import Json
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("model", type=Path, help="a run's folder (its last network) or a model folder")
+    parser.add_argument("--stage", type=int, required=True, help="which stage, from 1; the units come at its end")
+    parser.add_argument("--units", type=int, required=True, help="how many units to insert")
+    parser.add_argument("--out", type=Path, required=True, help="the new model folder")
+    parser.add_argument("--seed", type=int, default=0, help="the new units' weights, all but the last layer's, follow from it")
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    from residua.net.surgery import deepen
+    from residua.train.operate import operate
+
+    facts = operate(arguments.model, arguments.out, lambda net: deepen(net, arguments.stage, arguments.units, arguments.seed))
+    say(facts, arguments.json)
+
+
+def say(facts: dict[str, Json], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    print(f"{facts['before']} -> {facts['model']}: {facts['depth']:,} layers, {facts['parameters']:,} parameters")
+    print("The outputs of 16 random images " + ("are the same, to the bit." if facts["identical"] else "have changed: train it."))
+    print(f"Train it on: residua train DATA --from {facts['folder']}")

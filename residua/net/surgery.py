@@ -1,0 +1,214 @@
+"""Turn a plain net residual and back, deepen a trained net without changing its outputs, remove units."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from math import prod, sqrt
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from residua.errors import UsageError
+from residua.net.build import ResidualNetwork, build
+from residua.spec.families import BLOCKS
+from residua.spec.network import Add, Gate, Network, Scale, Shortcut
+from residua.spec.papers import called, resized
+from residua.spec.plan import PlannedUnit, starting_at_zero
+
+
+def deepen(net: ResidualNetwork, stage: int, units: int, seed: int = 0) -> ResidualNetwork:
+    """A copy with `units` more units at the end of stage `stage` (from 1), which start as the identity.
+
+    Its outputs are those of `net` to the bit, and it can learn on from there: only the last layer of a new branch is 0.
+    Raises UsageError where there is no such stage, or where no unit of that design is an identity.
+    """
+    spec = net.plan.network
+    if not 1 <= stage <= len(spec.stages):
+        raise UsageError(f"no stage {stage}: {spec.name} has stages 1 to {len(spec.stages)}")
+    if units < 1:
+        raise UsageError(f"{units} units cannot be inserted: give at least 1")
+    if why := not_the_identity(spec):
+        raise UsageError(f"{spec.name} cannot be deepened with its outputs unchanged: {why}")
+    deeper = build(resized(spec, tuple(s.units + units * (i == stage) for i, s in enumerate(spec.stages, 1))), seed)
+    deeper.load_state_dict(net.state_dict(), strict=False)  # the new units come last in their stage, so that names agree
+    new = [(u, p) for u, p in zip(deeper.units, deeper.plan.units, strict=True) if p.stage == stage][-units:]
+    for unit, planned in new:
+        if not any(layer.op == "scale" for layer in planned.branch):
+            for module, layer in zip(unit.branch, starting_at_zero(planned.branch), strict=True):
+                if layer.zero:
+                    nn.init.zeros_(module.get_parameter("weight"))
+    return deeper.train(net.training)
+
+
+def not_the_identity(network: Network) -> str:
+    """Why a unit whose branch is 0 does not give back its input, or could not learn from there; empty if it does."""
+    unit = network.unit
+    match unit.join:
+        case Gate():
+            return "a gate scales its shortcuts"
+        case Scale(a) if a != 1:
+            return f"its shortcuts are scaled by {a}"
+    if unit.shortcut == "none":
+        return "a plain net has no shortcuts; residualize it first"
+    if unit.shortcut == "project-all":
+        return "every shortcut of option C is a projection; options A and B keep the identity"
+    if "bn" in unit.order.after:
+        return "its order has BN after the addition"
+    if unit.order.last.endswith("relu"):
+        return "its branches end in a ReLU, which passes no gradient at 0"
+    return ""
+
+
+def remove(net: ResidualNetwork, units: Sequence[str]) -> ResidualNetwork:
+    """A copy without the named units, such as `stage2.unit3`; the others keep their weights, and are counted anew.
+
+    Raises UsageError for a name that does not exist, and for a unit that opens a stage by changing the shape or, in a
+    pre-activation net, by the activation that both its paths share.
+    """
+    planned = {unit.name: unit for unit in net.plan.units}
+    for name in units:
+        if name not in planned:
+            raise UsageError(f"no unit {name!r}: {net.plan.network.name} has {net.plan.units[0].name} to {net.plan.units[-1].name}")
+        if not removable(planned[name]):
+            raise UsageError(f"{name} cannot be removed: the units behind it need what it does to the shape of its input")
+    kept = [(module, plan) for module, plan in zip(net.units, net.plan.units, strict=True) if plan.name not in units]
+    counts = tuple(sum(plan.stage == s for _, plan in kept) for s, _ in enumerate(net.plan.network.stages, 1))
+    if 0 in counts:
+        raise UsageError(f"stage {counts.index(0) + 1} would have no unit left: keep one")
+    smaller = build(resized(net.plan.network, counts))
+    pairs = [(net.stem, smaller.stem), (net.head, smaller.head)]
+    for ours, theirs in [*pairs, *zip((module for module, _ in kept), smaller.units, strict=True)]:
+        theirs.load_state_dict(ours.state_dict())
+    return smaller.train(net.training)
+
+
+def removable(unit: PlannedUnit) -> bool:
+    return not unit.lead and unit.shortcut in ((), None) and unit.layers[0].at == unit.out
+
+
+@overload
+def residualize(net: ResidualNetwork, every: int = 2, shortcut: Shortcut = "project", seed: int = 0) -> ResidualNetwork: ...
+@overload
+def residualize(net: nn.Sequential, every: int = 2, shortcut: Shortcut = "project", seed: int = 0) -> nn.Sequential: ...
+def residualize(
+    net: ResidualNetwork | nn.Sequential, every: int = 2, shortcut: Shortcut = "project", seed: int = 0
+) -> ResidualNetwork | nn.Sequential:
+    """A copy of a plain net with a skip connection over every `every` weight layers; weights are kept.
+
+    Where shapes differ the shortcut is a new projection W_s, or zero padding with shortcut="pad".  An nn.Sequential is cut
+    where something other than a weight layer, normalisation or activation stands, its last weight layer stays outside, and
+    its projections are all that it can have.  Raises UsageError where the layers cannot be grouped so, or the net has skips.
+    """
+    if isinstance(net, nn.Sequential):
+        return residualized(deepcopy(net), every, torch.Generator().manual_seed(seed))
+    spec = net.plan.network
+    if spec.unit.shortcut != "none":
+        raise UsageError(f"{spec.name} has skip connections already: give a plain net")
+    if shortcut == "none":
+        raise UsageError("shortcut='none' adds no skip connections: choose project or pad")
+    unit, layers = replace(spec.unit, shortcut=shortcut), len(spec.unit.kernels)
+    stages = spec.stages
+    if every != layers:
+        if len({*unit.kernels}) > 1 or unit.squeeze > 1 or unit.stride_at or any(s.units * layers % every for s in stages):
+            raise UsageError(f"{spec.name} cannot be cut into units of {every} layers: choose a divisor of each stage's layers")
+        unit = replace(unit, kernels=unit.kernels[:1] * every)
+        stages = tuple(replace(stage, units=stage.units * layers // every) for stage in stages)
+    block = [name for name, block in BLOCKS.items() if (block.kernels, block.squeeze) == (unit.kernels, unit.squeeze)]
+    name = f"{spec.name.replace('plain', 'resnet')},shortcut={shortcut}"
+    residual = called(replace(spec, unit=unit, stages=stages), name, *(f"{name},block={known}" for known in block))
+    return with_weights_of(net, build(residual, seed))
+
+
+def plain_twin(net: ResidualNetwork) -> ResidualNetwork:
+    """A copy without shortcuts, gates and projections; the branches keep their weights."""
+    spec = net.plan.network
+    twin = replace(spec, unit=replace(spec.unit, shortcut="none", join=Add(), start="he"))
+    name = spec.name.split(",")[0].replace("preresnet", "resnet").replace("resnet", "plain")
+    return with_weights_of(net, build(called(twin, name, f"{spec.name},shortcut=none")))
+
+
+def with_weights_of(net: ResidualNetwork, other: ResidualNetwork) -> ResidualNetwork:
+    """`other` with the weights of `net`, layer by layer; shortcuts and gates, which only one of them may have, left alone."""
+    for ours, theirs in zip(path(net), path(other), strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    return other.train(net.training)
+
+
+def path(net: ResidualNetwork) -> Iterator[nn.Module]:
+    """The modules from input to output that hold weights, shortcuts and gates left out."""
+    parts = [net.stem, *(part for unit in net.units for part in (unit.lead, unit.branch, unit.after)), net.head]
+    return (module for part in parts for module in part.children() if module.state_dict())
+
+
+class Skip(nn.Module):
+    """y = after(shortcut(x) + branch(x))."""
+
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.shortcut, self.after = branch, shortcut, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.after(self.shortcut(x) + self.branch(x))
+        return y
+
+
+def residualized(net: nn.Sequential, every: int, generator: torch.Generator) -> nn.Sequential:
+    modules, made = list(net), list[nn.Module]()
+    last = max((i for i, module in enumerate(modules) if isinstance(module, WEIGHTS)), default=0)
+    start = 0
+    while start < len(modules):
+        end = group_end(modules, start, last, every)
+        made.append(modules[start] if end == start else skipped(modules[start:end], generator))
+        start = max(end, start + 1)
+    if not any(isinstance(module, Skip) for module in made):
+        raise UsageError(f"no {every} weight layers stand one behind the other in this net: choose a smaller 'every'")
+    return nn.Sequential(*made)
+
+
+WEIGHTS = (nn.Conv2d, nn.Linear)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh)
+BETWEEN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d, *ACTIVATIONS)
+
+
+def group_end(modules: list[nn.Module], start: int, last: int, every: int) -> int:
+    """Where a group of `every` weight layers that begins at `start` ends; `start` itself where none does."""
+    weights = 0
+    for i in range(start, len(modules) + 1):
+        ends = i == len(modules) or not isinstance(modules[i], BETWEEN)
+        if weights == every and ends:
+            return i
+        if ends and (i >= last or not isinstance(modules[i], WEIGHTS)):
+            return start
+        if i == start and not isinstance(modules[i], WEIGHTS):
+            return start
+        weights += isinstance(modules[i], WEIGHTS)
+    return start
+
+
+def skipped(group: list[nn.Module], generator: torch.Generator) -> Skip:
+    """A shortcut around the group; its last activation comes after the sum (a[l+2] = g(z[l+2] + a[l]))."""
+    *branch, after = group if isinstance(group[-1], ACTIVATIONS) else [*group, nn.Identity()]
+    weights = [module for module in group if isinstance(module, WEIGHTS)]
+    return Skip(nn.Sequential(*branch), projection(weights, generator), after)
+
+
+def projection(weights: list[nn.Conv2d | nn.Linear], generator: torch.Generator) -> nn.Module:
+    """The identity, or W_s where the layers change the shape."""
+    first, last = weights[0], weights[-1]
+    if isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
+        if first.in_features == last.out_features:
+            return nn.Identity()
+        shortcut: nn.Conv2d | nn.Linear = nn.Linear(first.in_features, last.out_features, bias=False)
+    elif isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d):
+        stride = prod(conv.stride[0] for conv in weights if isinstance(conv, nn.Conv2d))
+        for conv in weights:
+            if isinstance(conv, nn.Conv2d) and conv.padding != tuple(k // 2 for k in conv.kernel_size):
+                raise UsageError(f"{conv} is no 'same' convolution: its output cannot be added to its input")
+        if first.in_channels == last.out_channels and stride == 1:
+            return nn.Identity()
+        shortcut = nn.Conv2d(first.in_channels, last.out_channels, 1, stride, bias=False)
+    else:
+        raise UsageError(f"a shortcut cannot lead from {first} to {last}: their shapes cannot be matched")
+    nn.init.normal_(shortcut.weight, std=sqrt(2 / shortcut.weight[0].numel()), generator=generator)
+    return shortcut

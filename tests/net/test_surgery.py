@@ -1,0 +1,212 @@
+import pytest
+import torch
+from torch import nn
+
+from residua import UsageError, create_model
+from residua.net.surgery import Skip, deepen, plain_twin, remove, residualize
+from residua.spec.network import ORDERS
+
+
+def trained(name, **changes):
+    """A net with weights and statistics that no fresh net has, in evaluation mode."""
+    net = create_model(name, **changes)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * 0.05)
+        for key, buffer in net.named_buffers():
+            if key.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+            if key.endswith("running_mean"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    return net.eval()
+
+
+def images(net, n=4):
+    return torch.randn(n, *net.plan.network.input, generator=torch.Generator().manual_seed(2))
+
+
+DEEPENED = {
+    "cifar-resnet20": "cifar-resnet32,units=3-9-3",
+    "cifar-preresnet20": "cifar-preresnet32,units=3-9-3",
+    "cifar-resnet20,shortcut=B": "cifar-resnet32,shortcut=project,units=3-9-3",
+    "cifar-resnet29,block=bottleneck": "cifar-resnet47,block=bottleneck,units=3-9-3",
+    "cifar-resnet11,block=single": "cifar-resnet17,block=single,units=3-9-3",
+    "cifar-resnet20,order=relu-preact": "cifar-resnet32,order=relu-preact,units=3-9-3",
+    "cifar-resnet20,order=bare": "cifar-resnet32,order=bare,units=3-9-3",
+    "cifar-resnet20,order=skipinit": "cifar-resnet32,order=skipinit,units=3-9-3",
+    "cifar-preresnet20,order=skipinit-preact": "cifar-preresnet32,order=skipinit-preact,units=3-9-3",
+    "cifar-resnet20,join=drop-path": "cifar-resnet32,join=drop-path,units=3-9-3",
+    "fc-resnet14": "fc-resnet26,units=3-9",
+}
+
+
+@pytest.mark.parametrize(("name", "deeper_name"), DEEPENED.items())
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_deepened_net_computes_the_same_bits_and_learns_on(name, deeper_name, stage):
+    net = trained(name)
+    deeper = deepen(net, stage, 6)
+    if stage == 2:
+        assert deeper.plan.network.name == deeper_name
+    x = images(net)
+    assert torch.equal(deeper(x), net(x))
+    assert not deeper.training
+    # S14: what the new units learn can only help; so each must have a gradient somewhere
+    deeper.train()(x).square().sum().backward()
+    for unit, planned in zip(deeper.units, deeper.plan.units, strict=True):
+        if planned.stage == stage and planned.index > 3:
+            assert any(p.grad.abs().max() > 0 for p in unit.branch.parameters()), planned.name
+
+
+def test_a_deepened_net_is_the_same_in_training_too():
+    net = trained("cifar-resnet8").train()
+    deeper = deepen(net, 1, 2)
+    assert deeper.training
+    assert torch.equal(deeper(images(net)), net(images(net)))
+
+
+def test_repeated_deepening_leads_to_a_net_with_a_known_name():
+    net = trained("cifar-resnet20")
+    for stage in (1, 2, 3):
+        net = deepen(net, stage, 15)
+    assert net.plan.network == create_model("cifar-resnet110").plan.network
+    assert torch.equal(net(images(net)), trained("cifar-resnet20")(images(net)))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "units", "sentence"),
+    [
+        ("cifar-resnet20", 4, 1, "no stage 4: cifar-resnet20 has stages 1 to 3"),
+        ("cifar-resnet20", 1, 0, "0 units cannot be inserted: give at least 1"),
+        ("cifar-plain20", 1, 1, "a plain net has no shortcuts; residualize it first"),
+        ("cifar-resnet20,shortcut=C", 1, 1, "every shortcut of option C is a projection; options A and B keep the identity"),
+        ("cifar-resnet20,order=bn-after-add", 1, 1, "its order has BN after the addition"),
+        ("cifar-resnet20,order=relu-before-add", 1, 1, "its branches end in a ReLU, which passes no gradient at 0"),
+        ("cifar-resnet20,join=shortcut-gate", 1, 1, "a gate scales its shortcuts"),
+        ("cifar-resnet20,join=constant", 1, 1, "its shortcuts are scaled by 0.5"),
+    ],
+)
+def test_what_cannot_be_deepened_says_why(name, stage, units, sentence):
+    with pytest.raises(UsageError) as refused:
+        deepen(create_model(name), stage, units)
+    assert str(refused.value).endswith(sentence)
+
+
+def test_every_order_is_deepened_exactly_or_refused():
+    for order in ORDERS:
+        net = trained(f"cifar-resnet8,order={order}")
+        try:
+            deeper = deepen(net, 3, 1)
+        except UsageError:
+            assert order in ("bn-after-add", "relu-before-add", "highway")
+        else:
+            assert torch.equal(deeper(images(net)), net(images(net))), order
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet20", "cifar-plain20"])
+def test_removing_a_unit_leaves_the_others_their_weights(name):
+    net = trained(name)
+    smaller = remove(net, ["stage1.unit2", "stage3.unit3"])
+    assert [stage.units for stage in smaller.plan.network.stages] == [2, 3, 2]
+    x = net.stem(images(net))
+    for planned, unit in zip(net.plan.units, net.units, strict=True):
+        if planned.name not in ("stage1.unit2", "stage3.unit3"):
+            x = unit(x)
+    assert torch.equal(smaller(images(net)), net.head(x))
+
+
+def test_removing_what_was_inserted_gives_the_net_back():
+    net = trained("cifar-preresnet20")
+    back = remove(deepen(net, 2, 2), ["stage2.unit4", "stage2.unit5"])
+    assert back.plan.network == net.plan.network
+    assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), net.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("units", "sentence"),
+    [
+        (["stage4.unit1"], "no unit 'stage4.unit1': cifar-resnet8 has stage1.unit1 to stage3.unit1"),
+        (["stage2.unit1"], "stage2.unit1 cannot be removed: the units behind it need what it does to the shape of its input"),
+        (["stage1.unit1"], "stage 1 would have no unit left: keep one"),
+    ],
+)
+def test_units_that_cannot_be_removed_are_named(units, sentence):
+    with pytest.raises(UsageError) as refused:
+        remove(create_model("cifar-resnet8"), units)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize("shortcut", ["project", "pad"])
+def test_a_residualized_net_keeps_its_weights_and_adds_its_input(shortcut):
+    net = trained("cifar-plain20")
+    residual = residualize(net, shortcut=shortcut)
+    assert residual.plan.network.name == "cifar-resnet20" + (",shortcut=project" if shortcut == "project" else "")
+    x = torch.rand(2, 16, 8, 8)
+    plain, unit = net.units[1], residual.units[1]
+    assert torch.equal(unit(x), (x + plain.branch(x)).relu())
+    back = plain_twin(residual)
+    assert back.plan.network == net.plan.network
+    assert torch.equal(back(images(net)), net(images(net)))
+
+
+def test_a_skip_may_lead_around_other_numbers_of_layers():
+    net = trained("cifar-plain20")
+    by_three = residualize(net, every=3)
+    assert by_three.plan.network.unit.kernels == (3, 3, 3)
+    assert by_three.plan.depth == 20
+    one = residualize(net, every=1)
+    assert [stage.units for stage in one.plan.network.stages] == [6, 6, 6]
+    for other in (by_three, one):
+        assert torch.equal(plain_twin(other)(images(net)), net(images(net)))
+    with pytest.raises(UsageError, match="cifar-plain20 cannot be cut into units of 4 layers"):
+        residualize(net, every=4)
+    with pytest.raises(UsageError, match="cifar-resnet20 has skip connections already"):
+        residualize(trained("cifar-resnet20"))
+
+
+def test_a_plain_twin_of_a_gated_net_is_its_branches():
+    net = trained("cifar-preresnet20,join=exclusive-gate")
+    twin = plain_twin(net)
+    x = net.stem(images(net))
+    for unit in net.units:
+        x = unit.after(unit.branch(unit.lead(x)))
+    assert torch.equal(twin(images(net)), net.head(x))
+
+
+def test_a_sequential_of_fully_connected_layers_becomes_the_lectures_block():
+    """a[l+2] = g(W g(W a + b) + b + W_s a), W_s only where shapes differ (S7, S8)."""
+    first, second, third, fourth = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), fourth, nn.ReLU(), nn.Linear(16, 4))
+    residual = residualize(net)
+    assert [type(module) for module in residual] == [Skip, Skip, nn.Linear]
+    w_s = residual[0].shortcut
+    assert (w_s.in_features, w_s.out_features, w_s.bias) == (8, 16, None)
+    assert isinstance(residual[1].shortcut, nn.Identity)
+    a = torch.randn(3, 8)
+    b = (second(first(a).relu()) + w_s(a)).relu()
+    assert torch.equal(residual[:2](a), (fourth(third(b).relu()) + b).relu())
+    assert first.weight is not residual[0].branch[0].weight  # a copy
+
+
+def test_a_sequential_of_convolutions_is_cut_at_its_pools():
+    conv = [nn.Conv2d(a, b, 3, stride, 1) for a, b, stride in ((3, 8, 1), (8, 8, 1), (8, 8, 1), (8, 16, 2), (16, 16, 1))]
+    layers = [nn.Sequential(c, nn.BatchNorm2d(c.out_channels), nn.ReLU()) for c in conv]
+    net = nn.Sequential(
+        *layers[0], *layers[1], nn.MaxPool2d(2), *layers[2], *layers[3], *layers[4], nn.Flatten(), nn.Linear(256, 10)
+    )
+    residual = residualize(net)
+    kinds = [type(module).__name__ for module in residual]
+    assert kinds == ["Skip", "MaxPool2d", "Skip", "Conv2d", "BatchNorm2d", "ReLU", "Flatten", "Linear"]
+    assert residual[2].shortcut.stride == (2, 2)
+    x = torch.randn(2, 3, 16, 16)
+    assert residual(x).shape == (2, 10)
+    y = residual[0].branch(x)
+    assert torch.equal(residual[0](x), (residual[0].shortcut(x) + y).relu())
+
+
+def test_layers_that_no_shortcut_can_match_are_refused():
+    valid = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(27, 2))
+    with pytest.raises(UsageError, match="is no 'same' convolution: its output cannot be added to its input"):
+        residualize(valid)
+    with pytest.raises(UsageError, match="no 2 weight layers stand one behind the other"):
+        residualize(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)))
