@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import residua
+from residua.cli.main import COMMANDS
 
 PACKAGE = Path(residua.__file__).parent
 BELOW = {
@@ -71,7 +72,7 @@ def test_no_module_is_longer_than_300_lines():
     assert max(lengths.values()) <= 300, lengths
 
 
-@pytest.mark.parametrize("command", ["study", "train", "evaluate", "show", "models", "report"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_few_options_and_help_for_each(command):
     from importlib import import_module
 

@@ -85,6 +85,9 @@ def wide(depth: int, changes: Changes) -> Network:
 
     Our plans count two layers less than the name, which counts the projections too.
     """
+    low = max(depth - (depth - 4) % 6, 10)
+    if depth != low:
+        raise UsageError(f"no {depth}-layer cifar-wrn network: depth must be 6n+4, e.g. {low} or {low + 6}")
     net = cifar("preresnet", depth - 2, {"block": "basic", "shortcut": "B"} | changes)
     return replace(net, name=f"cifar-wrn{depth}")
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from residua import create_model
-from residua.net.build import Gated, build
-from residua.spec.network import ORDERS, Gate, Network, Scale, Stage, Stem, Unit
+from residua.net.build import build
+from residua.spec.network import ORDERS, Network, Stage, Stem, Unit
 from residua.spec.papers import SHORTCUT_ABLATIONS, list_models, network
 from residua.spec.plan import plan
 from tests.oracle import Oracle, PreOracle, copy_weights
@@ -66,55 +66,6 @@ def test_a_fully_connected_residual_net_builds():
     net = build(spec)
     assert net(torch.randn(5, 64)).shape == (5, 10)
     assert sum(p.numel() for p in net.parameters()) == plan(spec).parameters
-
-
-def test_a_zero_branch_makes_a_unit_the_identity():
-    net = create_model("cifar-resnet20").eval()
-    unit = net.stages["stage1"][1]
-    for p in unit.branch.parameters():
-        torch.nn.init.zeros_(p)
-    x = torch.rand(2, 16, 32, 32)  # after a ReLU
-    assert torch.equal(unit(x), x)
-
-
-def test_an_identity_preactivation_net_sums_its_branches():
-    """x_L = x_l + sum of F(x_i), He et al. 2016, Eq. 4, in float64."""
-    net = create_model("cifar-preresnet20").double().eval()
-    first, *rest = net.stages["stage1"]
-    x = start = first(net.stem(torch.randn(2, 3, 32, 32, dtype=torch.float64)))
-    total = torch.zeros_like(x)
-    for unit in rest:
-        total += unit.branch(x)
-        x = unit(x)
-    assert (x - (start + total)).abs().max() < 1e-12
-
-
-def test_joins_follow_their_equations():
-    from dataclasses import replace
-
-    x, f = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
-
-    def join(value):
-        base = network("cifar-resnet8")
-        return build(replace(base, unit=replace(base.unit, join=value))).stages["stage1"][0].join
-
-    assert torch.equal(join(Scale(0.5, 0.25))(x, x, f), 0.5 * x + 0.25 * f)
-    both, shortcut = join(Gate(-3.0)), join(Gate(-3.0, scales="shortcut"))
-    assert isinstance(both, Gated)
-    assert both.gate.bias.tolist() == [-3.0] * 16
-    g = torch.sigmoid(both.gate(x))
-    assert torch.equal(both(x, x, f), (1 - g) * x + g * f)
-    g = torch.sigmoid(shortcut.gate(x))
-    assert torch.equal(shortcut(x, x, f), (1 - g) * x + f)
-
-
-def test_a_closed_gate_is_the_identity():
-    from dataclasses import replace
-
-    base = network("cifar-resnet8")
-    unit = build(replace(base, unit=replace(base.unit, join=Gate(-1000.0)))).stages["stage1"][0]
-    x = torch.rand(2, 16, 8, 8)
-    assert torch.equal(unit(x), x)
 
 
 def test_initial_weights_have_the_deviation_of_he_and_follow_the_seed():

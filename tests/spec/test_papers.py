@@ -169,3 +169,76 @@ def test_the_rows_of_table_1_have_the_parameters_of_their_extra_weight_layers():
         "1x1 conv shortcut": projections,
         "dropout shortcut": 0,
     }
+
+
+def test_the_lectures_net_by_hand():
+    """conv conv conv pool, conv conv conv conv pool, conv conv conv conv, fully connected (S17); a twin without W_s."""
+    planned = plan(network("lecture-resnet12"))
+    widths = [(3, 32), *[(32, 32)] * 2, (32, 64), *[(64, 64)] * 3, (64, 128), *[(128, 128)] * 3]
+    plain = sum(9 * a * b + b for a, b in widths) + 128 * 10 + 10
+    assert plan(network("lecture-plain12")).parameters == plain
+    assert planned.parameters == plain + 32 * 64 + 64 * 128
+    assert len(planned.units) == 5
+    assert [unit.out.size for unit in planned.units] == [(32, 32), (16, 16), (16, 16), (8, 8), (8, 8)]
+    assert "".join(layer.op[0] for layer in planned.stem + sum((u.lead + u.branch for u in planned.units), ())) == (
+        "wrwrwmwrwwrwmwrwwrw"
+    )
+
+
+def test_a_fully_connected_residual_net_by_hand():
+    layers = [(64, 128), *[(128, 128)] * 4, (128, 256), *[(256, 256)] * 3, (256, 10)]
+    counted = sum(a * b + b for a, b in layers)
+    assert plan(network("fc-resnet10,shortcut=pad", input=(1, 8, 8))).parameters == counted
+    assert plan(network("fc-resnet10", input=(1, 8, 8))).parameters == counted + 256 * 128
+    assert plan(network("fc-plain10", input=(64,))).parameters == counted
+
+
+def test_a_highway_net_has_a_gate_as_large_as_each_layer():
+    plain, highway = (plan(network(f"cifar-{family}20,block=single")) for family in ("plain", "highway"))
+    widths = [(16, 16)] * 6 + [(16, 32)] + [(32, 32)] * 5 + [(32, 64)] + [(64, 64)] * 5
+    layers = sum(9 * a * b + b for a, b in widths)
+    stem, head = 9 * 3 * 16 + 16, 650
+    assert highway.parameters == stem + 2 * layers + head
+    assert plain.depth == highway.depth == 20
+
+
+def test_parts_in_a_name():
+    assert network("resnet50,stride=1x1") == network("resnet50")
+    assert network("resnet50,stride=3x3").unit.stride_at == 1
+    assert network("cifar-resnet26,units=3-6-3").stages[1].units == 6
+    assert network("cifar-resnet20,units=3-3-3") == network("cifar-resnet20")
+    assert plan(network("cifar-resnet20,head=vlad")).head[-1].at.channels == 64 * 16
+    assert network("cifar-resnet20,start=identity").unit.start == "identity"
+    assert network("cifar-resnet110,join=shortcut-gate").unit == SHORTCUT_ABLATIONS["shortcut-only gating"]
+    assert network("cifar-resnet29,block=bottleneck,width=2").unit.squeeze == 2
+    assert network("cifar-resnet20,width=4").stages[0].width == 64
+
+
+REFUSED = {
+    "cifar-resnet20,units=3-6-3": "units=3-6-3 does not fit cifar-resnet20: give 3 numbers that make 2 x their sum + 2 layers, "
+    "e.g. cifar-resnet26",
+    "cifar-resnet20,units=3-x-3": "units=x is impossible: give a whole number from 1 on",
+    "cifar-resnet20,width=0": "width=0 is impossible: give a whole number from 1 on",
+    "cifar-resnet20,join=gate": "no join 'gate': choose from add, constant, exclusive-gate, shortcut-gate, dropout, drop-path",
+    "cifar-resnet20,stride=3x3": "only a bottleneck can stride on its 1x1 or its 3x3: leave stride out, or add block=bottleneck",
+    "cifar-plain20,join=exclusive-gate": "a plain net has no shortcut to gate: give a shortcut, or join=Add()",
+    "cifar-plain20,start=identity": "a plain net that starts with branches of 0 gives 0 everywhere: give a shortcut, or start='he'",
+    "cifar-resnet20,order=skipinit,start=identity": "a branch that ends in a scale of 0 starts as the identity already: "
+    "keep start='he'",
+    "cifar-resnet20,order=relu-before-add,start=identity": "a ReLU that ends the branch ('weight bn relu') passes no gradient "
+    "at 0: keep start='he'",
+    "cifar-resnet29,block=bottleneck,width=3": "a bottleneck that squeezes by 4 cannot be 3 times as wide: choose a divisor",
+    "cifar-resnet20,head=max": "no head 'max': choose from mean, vlad",
+    "cifar-wrn29-10": "no 29-layer cifar-wrn network: depth must be 6n+4, e.g. 28 or 34",
+    "cifar-wrn28": "no network 'cifar-wrn28': did you mean 'cifar-wrn28-10'?",
+    "fc-resnet10,head=vlad": "a fully connected net has no positions to pool: give head=Head()",
+    "lecture-resnet14": "units=1-2-2 does not fit lecture-resnet14: give 3 numbers that make 2 x their sum + 2 layers, "
+    "e.g. lecture-resnet12",
+}
+
+
+@pytest.mark.parametrize(("name", "sentence"), REFUSED.items())
+def test_parts_that_contradict_each_other_are_refused(name, sentence):
+    with pytest.raises(UsageError) as refused:
+        network(name)
+    assert str(refused.value) == sentence
