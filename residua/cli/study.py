@@ -13,7 +13,7 @@ from residua.spec.plan import plan
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("--data", default="digits", help="the data set (default: digits)")
     parser.add_argument(
-        "--families", nargs="+", default=["plain", "resnet", "preresnet"], help="e.g. plain resnet,shortcut=project"
+        "--families", nargs="+", default=["plain", "resnet", "preresnet"], help="e.g. plain highway resnet,shortcut=B"
     )
     parser.add_argument("--depths", nargs="+", type=int, default=[20, 56, 110], help="layers of each network")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="each network is trained once with each")

@@ -1,7 +1,6 @@
 """The records of a folder as values: its runs, and for each family and depth the mean and spread over seeds."""
 
 import json
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,6 +9,7 @@ from residua.errors import RecordError, ResiduaError
 from residua.record import Line, Record, difference
 from residua.spec.families import FAMILIES
 from residua.spec.network import Network
+from residua.spec.papers import family_of, member
 from residua.spec.plan import plan
 from residua.spec.text import Json, from_json
 
@@ -102,15 +102,6 @@ def spread(values: list[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def family_of(name: str) -> tuple[str, int]:
-    """`cifar-resnet56,shortcut=project` -> `("resnet,shortcut=project", 56)`; `resnet18` -> `("imagenet resnet", 18)`."""
-    found = re.fullmatch(r"(cifar-)?([^,]*?)-?(\d+)(,.*)?", name)
-    if found is None:
-        raise RecordError(f"the network's name {name!r} tells no family and depth: name it like cifar-resnet56")
-    family = "imagenet resnet" if not found[1] and found[2] == "resnet" else found[2]
-    return family + (found[4] or ""), int(found[3])
-
-
 def read(folder: Path) -> Runs:
     """Every run of a study's folder, or the one run that `folder` holds.
 
@@ -184,7 +175,7 @@ def planned(path: Path) -> list[Unfinished]:
     try:
         study = json.loads(path.read_text(encoding="utf-8"))
         return [
-            Unfinished(f"cifar-{family.partition(',')[0]}{depth}{''.join(family.partition(',')[1:])}", seed, None)
+            Unfinished(member(family, depth), seed, None)
             for family in study["families"]
             for depth in study["depths"]
             for seed in study["seeds"]

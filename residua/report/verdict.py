@@ -19,7 +19,13 @@ FEW = 3  # with fewer seeds the spread is itself a guess, and
 FEW_SEEDS = 0.01  # a smaller difference says nothing
 SLIGHT = 0.02  # a smaller rise is told, and called slight
 LEAST = 0.001  # a smaller one is never called a difference: tables print tenths of a point
-NAMES = {"plain": "plain", "resnet": "residual", "preresnet": "pre-activation", "imagenet resnet": "ImageNet residual"}
+NAMES = {
+    "plain": "plain",
+    "resnet": "residual",
+    "preresnet": "pre-activation",
+    "imagenet resnet": "ImageNet residual",
+    "highway": "highway",
+}
 
 
 @dataclass(frozen=True, slots=True)

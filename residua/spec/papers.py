@@ -117,6 +117,23 @@ def make(base: str, changes: dict[str, str]) -> Network:
     return replace(WIDE_MAKERS[found[1]](int(found[2]), {"width": found[3], **changes}), name=base)
 
 
+def member(family: str, depth: int) -> str:
+    """`("resnet,shortcut=project", 56)` -> `cifar-resnet56,shortcut=project`; other houses are named whole, as in fc-resnet."""
+    found = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
+    house, kind, factor, changes = found.groups(default="") if found else ("", family, "", "")
+    short = not house and f"cifar-{kind}" in MAKERS | WIDE_MAKERS
+    return f"{'cifar-' * short}{kind}{depth}{factor}{changes}"
+
+
+def family_of(name: str) -> tuple[str, int]:
+    """The inverse of `member`: the family and the depth that a network's name tells; UsageError where it tells none."""
+    found = re.fullmatch(r"(cifar-)?([^,\d]*[^,\d-])-?(\d+)(-\d+)?(,.*)?", name)
+    if found is None:
+        raise UsageError(f"the network's name {name!r} tells no family and depth: name it like cifar-resnet56")
+    house = "imagenet " if not found[1] and f"cifar-{found[2]}" in MAKERS else ""
+    return f"{house}{found[2]}{found[4] or ''}{found[5] or ''}", int(found[3])
+
+
 def called(net: Network, *names: str) -> Network:
     """`net` under the first of `names` that means just that network, or else under the last of them."""
     for name in names:

@@ -23,7 +23,7 @@ from residua.errors import Interrupted, RecordError, ResiduaError, UsageError
 from residua.files import write_json
 from residua.record import Line, difference
 from residua.spec.dataset import dataset
-from residua.spec.papers import network
+from residua.spec.papers import member, network
 from residua.spec.recipe import Recipe
 from residua.spec.run import Run
 from residua.spec.text import FORMAT, to_json
@@ -50,8 +50,7 @@ class Study:
         data = dataset(self.dataset)
         runs = {}
         for depth, family, seed in product(sorted(self.depths, reverse=True), self.families, self.seeds):
-            kind, comma, changes = family.partition(",")
-            net = network(f"cifar-{kind}{depth}{comma}{changes}", input=data.input, classes=len(data.classes))
+            net = network(member(family, depth), input=data.input, classes=len(data.classes))
             runs[f"{net.name}-seed{seed}"] = Run(net, self.dataset, self.recipe, seed)
         return runs
 

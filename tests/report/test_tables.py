@@ -6,28 +6,8 @@ from statistics import stdev
 import pytest
 
 from residua.errors import RecordError
-from residua.report.tables import cells, family_of, read
+from residua.report.tables import cells, read
 from tests.report.records import write_run, write_study
-
-
-@pytest.mark.parametrize(
-    ("name", "family", "depth"),
-    [
-        ("cifar-plain20", "plain", 20),
-        ("cifar-resnet56,shortcut=project", "resnet,shortcut=project", 56),
-        ("cifar-preresnet1001", "preresnet", 1001),
-        ("cifar-resnet20,shortcut=project,order=original", "resnet,shortcut=project,order=original", 20),
-        ("resnet18", "imagenet resnet", 18),
-        ("my-net-12", "my-net", 12),
-    ],
-)
-def test_a_name_tells_family_and_depth(name, family, depth):
-    assert family_of(name) == (family, depth)
-
-
-def test_a_name_without_a_depth_is_refused():
-    with pytest.raises(RecordError, match="'mine' tells no family and depth: name it like cifar-resnet56"):
-        family_of("mine")
 
 
 def test_a_cell_holds_mean_and_sample_sd_over_seeds(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from residua.errors import UsageError
 from residua.spec.families import IMAGENET
 from residua.spec.network import ORDERS
-from residua.spec.papers import LISTED, PUBLISHED, SHORTCUT_ABLATIONS, list_models, network
+from residua.spec.papers import LISTED, PUBLISHED, SHORTCUT_ABLATIONS, family_of, list_models, member, network
 from residua.spec.plan import plan
 
 PARAMETERS = {
@@ -242,3 +242,27 @@ def test_parts_that_contradict_each_other_are_refused(name, sentence):
     with pytest.raises(UsageError) as refused:
         network(name)
     assert str(refused.value) == sentence
+
+
+FAMILY_OF = {
+    "cifar-plain20": ("plain", 20),
+    "cifar-resnet56,shortcut=project": ("resnet,shortcut=project", 56),
+    "cifar-preresnet1001": ("preresnet", 1001),
+    "cifar-resnet20,shortcut=project,order=original": ("resnet,shortcut=project,order=original", 20),
+    "cifar-wrn28-10": ("wrn-10", 28),
+    "resnet18": ("imagenet resnet", 18),
+    "wide-resnet50-2": ("wide-resnet-2", 50),
+    "fc-resnet10": ("fc-resnet", 10),
+}
+
+
+@pytest.mark.parametrize(("name", "family"), FAMILY_OF.items())
+def test_a_name_tells_family_and_depth_and_they_the_name(name, family):
+    assert family_of(name) == family
+    assert member(*family) == name
+
+
+def test_a_name_without_a_depth_is_refused():
+    assert family_of("my-net-12") == ("my-net", 12)
+    with pytest.raises(UsageError, match="'mine' tells no family and depth: name it like cifar-resnet56"):
+        family_of("mine")
