@@ -127,7 +127,7 @@ def member(family: str, depth: int) -> str:
 
 def family_of(name: str) -> tuple[str, int]:
     """The inverse of `member`: the family and the depth that a network's name tells; UsageError where it tells none."""
-    found = re.fullmatch(r"(cifar-)?([^,\d]*[^,\d-])-?(\d+)(-\d+)?(,.*)?", name)
+    found = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?(\d+)(-\d+)?(,.*)?", name)
     if found is None:
         raise UsageError(f"the network's name {name!r} tells no family and depth: name it like cifar-resnet56")
     house = "imagenet " if not found[1] and f"cifar-{found[2]}" in MAKERS else ""
