@@ -58,7 +58,7 @@ def add_json(parser: Parser) -> None:
 def add_network(parser: Parser) -> None:
     """Options that replace a part of a named network."""
     parser.add_argument("--block", help="basic or bottleneck")
-    parser.add_argument("--shortcut", help="none, pad (A), project (B) or project-all (C)")
+    parser.add_argument("--shortcut", help="none, pad (A), pad-last, project (B) or project-all (C)")
     parser.add_argument("--order", help="original, bn-after-add, relu-before-add, relu-preact, full-preact or bare")
 
 

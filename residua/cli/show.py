@@ -7,6 +7,7 @@ from jsonargparse import Namespace
 from residua.cli.parser import Parser, add_json, add_network, network_of, print_json
 from residua.spec.dataset import dataset
 from residua.spec.memory import activation_bytes
+from residua.spec.network import Drop, Gate, Join, Scale
 from residua.spec.papers import PUBLISHED, network
 from residua.spec.plan import Layers, Plan, PlannedUnit, Shape, plan
 
@@ -39,7 +40,7 @@ def drawing(planned: Plan) -> list[str]:
     for _, alike in groupby(planned.units, key=lambda unit: (unit.stage, unit.lead, unit.branch, unit.shortcut, unit.after)):
         first, *others = alike
         name = f"stage{first.stage}.unit{first.index}" + (f"-{others[-1].index}" if others else "")
-        lines.append(line(name, first.branch, unit_text(first)))
+        lines.append(line(name, first.branch, unit_text(first, planned.network.unit.join)))
     lines.append(line("head", planned.head))
     return lines
 
@@ -49,15 +50,30 @@ def line(name: str, layers: Layers, text: str = "") -> str:
     return f"{name:24} {shape(layers[-1].out):14} {text or words(layers)}" + ("" if text else f"  {parameters:,}")
 
 
-def unit_text(unit: PlannedUnit) -> str:
+def unit_text(unit: PlannedUnit, join: Join) -> str:
     shortcut = {None: "no shortcut", (): "identity"}.get(unit.shortcut, words(unit.shortcut or ()))  # type: ignore[arg-type]
     parts = [
         f"{words(unit.lead)} |" if unit.lead else "",
         words(unit.branch),
-        f"+ {shortcut}",
+        f"{sum_text(join, words(unit.gate))} {shortcut}",
         f"-> {words(unit.after)}" if unit.after else "",
     ]
     return " ".join(part for part in parts if part) + f"  {sum(layer.parameters for layer in unit.layers):,}"
+
+
+def sum_text(join: Join, gate: str) -> str:
+    """What stands between the branch and the shortcut; g is the gate."""
+    match join:
+        case Scale(a, b):
+            return f"x {b:g} + {a:g} x"
+        case Gate(scales="both"):
+            return f"x g({gate}) + (1 - g) x"
+        case Gate():
+            return f"+ (1 - g({gate})) x"
+        case Drop(shortcut, branch):
+            kept = f"(dropped up to {branch:g}) " if branch else ""
+            return f"{kept}+ dropout {shortcut:g} of" if shortcut else f"{kept}+"
+    return "+"
 
 
 def words(layers: Layers) -> str:
@@ -86,7 +102,7 @@ def sizes(planned: Plan, name: str) -> list[str]:
         "layers": f"{planned.depth:,}",
         "parameters": f"{planned.parameters:,}",
         "multiply-adds": f"{planned.multiply_adds:,}",
-        "activations": f"{activation_bytes(planned) / 2**20:,.1f} MiB an image, kept for the backward pass in fp32",
+        "activations": f"{activation_bytes(planned) / 2**20:,.2f} MiB an image, kept for the backward pass in fp32",
     }
     lines = [f"{key:24} {value}" + (f"   (paper: {beside[key]})" if beside.get(key) else "") for key, value in rows.items()]
     return lines + ([f"{'error in the paper':24} {beside['error']}"] if beside.get("error") else [])

@@ -10,7 +10,7 @@ from residua.report import figures
 from residua.report.tables import Cell, Finished, Runs, cells, read
 from residua.report.verdict import capital, listed, name, verdict
 from residua.spec.dataset import DATASETS
-from residua.spec.recipe import OneCycle, Recipe
+from residua.spec.recipe import AdamW, OneCycle, Optimiser, Recipe, RmsProp, Sgd
 from residua.spec.text import FORMAT, Json, from_json
 
 PAGE = "report.html"
@@ -137,10 +137,10 @@ def recipe_in_words(runs: Sequence[Finished]) -> str:
         recipe = from_json(Recipe, run.recipe)
     except ResiduaError:  # written by another version
         return f"Recipe {run.recipe.get('name', 'without a name')}, {steps} steps."
-    sgd, rate = recipe.optimiser, recipe.schedule
+    rate = recipe.schedule
     text = f"Recipe {recipe.name}: {steps} steps"
     text += f" ({recipe.epochs:g} epochs)" if recipe.epochs else ""
-    text += f" of {recipe.batch_size} images; SGD with momentum {sgd.momentum:g} and weight decay {sgd.weight_decay:g}; "
+    text += f" of {recipe.batch_size} images; {optimiser_in_words(recipe.optimiser)}; "
     if isinstance(rate, OneCycle):
         text += f"the learning rate rises to {rate.lr:g} over the first {100 * rate.rise:g} % of steps, then falls along a cosine; "
     else:
@@ -152,6 +152,18 @@ def recipe_in_words(runs: Sequence[Finished]) -> str:
     data = DATASETS.get(run.dataset)
     mirrored = ", mirrored at random" if recipe.augment.flip and (data is None or data.flips) else ""
     return f"{text}images are shifted by up to {recipe.augment.pad} pixel{'s' if recipe.augment.pad != 1 else ''}{mirrored}."
+
+
+def optimiser_in_words(optimiser: Optimiser) -> str:
+    decay = f"weight decay {optimiser.weight_decay:g}"
+    match optimiser:
+        case AdamW(beta1, beta2):
+            return f"AdamW with betas {beta1:g} and {beta2:g} and {decay}"
+        case RmsProp(smoothing, momentum):
+            return f"RMSprop with smoothing {smoothing:g}, momentum {momentum:g} and {decay}"
+        case Sgd(momentum):
+            nesterov = "Nesterov's " if optimiser.nesterov else ""
+            return f"SGD with {nesterov}momentum {momentum:g} and {decay}" if momentum else f"SGD without momentum, {decay}"
 
 
 def machine_in_words(environment: dict[str, Json]) -> str:

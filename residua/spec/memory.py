@@ -20,7 +20,7 @@ def activation_bytes(plan: Plan) -> int:
 
     def run(layers: Layers, x: int) -> int:
         for layer in layers:
-            if layer.op == "flatten" or (layer.op == "mean" and layer.at == layer.out):
+            if layer.op == "flatten":
                 continue
             y = next(fresh)
             if layer.op in ("weight", "bn", "scale", "maxpool", "vlad"):

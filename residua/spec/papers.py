@@ -119,9 +119,10 @@ def make(base: str, changes: dict[str, str]) -> Network:
 
 def member(family: str, depth: int) -> str:
     """`("resnet,shortcut=project", 56)` -> `cifar-resnet56,shortcut=project`; other houses are named whole, as in fc-resnet."""
+    known = MAKERS | WIDE_MAKERS
     found = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
     house, kind, factor, changes = found.groups(default="") if found else ("", family, "", "")
-    short = not house and f"cifar-{kind}" in MAKERS | WIDE_MAKERS
+    short = not house and (kind not in known or f"cifar-{kind}" in known)
     return f"{'cifar-' * short}{kind}{depth}{factor}{changes}"
 
 

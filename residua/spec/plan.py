@@ -163,7 +163,8 @@ def plan_stem(network: Network) -> Layers:
 def plan_head(network: Network, at: Shape) -> Layers:
     tail = lay(network.unit.order.tail, at, at.channels)
     pooled = Shape(at.channels * (network.head.words if network.head.pool == "vlad" else 1), ())
-    return (*tail, Layer(network.head.pool, at, pooled), Layer("weight", pooled, Shape(network.classes, ()), bias=True))
+    pool = (Layer(network.head.pool, at, pooled),) if at.size else ()
+    return (*tail, *pool, Layer("weight", pooled, Shape(network.classes, ()), bias=True))
 
 
 def plan_unit(unit: Unit, place: tuple[int, int], at: Shape, width: int, stride: int, pool: bool, first: bool) -> PlannedUnit:

@@ -31,6 +31,39 @@ class Sgd:
 
 
 @dataclass(frozen=True, slots=True)
+class AdamW:
+    """Adam (Kingma & Ba 2015) with weight decay apart from the gradient (Loshchilov & Hutter 2019)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.01
+    decay: Literal["all", "weights"] = "all"
+
+    def __post_init__(self) -> None:
+        within(self.beta1, "beta1", 0, 1)
+        within(self.beta2, "beta2", 0, 1)
+        within(self.weight_decay, "weight_decay", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RmsProp:
+    """A gradient divided by the root of its running mean square (Tieleman & Hinton 2012)."""
+
+    smoothing: float = 0.99
+    momentum: float = 0.0
+    weight_decay: float = 1e-4
+    decay: Literal["all", "weights"] = "all"
+
+    def __post_init__(self) -> None:
+        within(self.smoothing, "smoothing", 0, 1)
+        within(self.momentum, "momentum", 0, 1)
+        within(self.weight_decay, "weight_decay", 0)
+
+
+Optimiser = Sgd | AdamW | RmsProp
+
+
+@dataclass(frozen=True, slots=True)
 class Drops:
     """A constant rate, multiplied by `factor` at each of `at`, which are shares of the run."""
 
@@ -104,7 +137,7 @@ class Recipe:
     batch_size: int = 128
     steps: int = 0  # exactly one of steps and epochs is given
     epochs: float = 0
-    optimiser: Sgd = Sgd()
+    optimiser: Optimiser = Sgd()
     schedule: Drops | OneCycle = Drops()
     warmup: Warmup | None = None
     augment: Augment = Augment()

@@ -143,7 +143,7 @@ def save(record: Record, step: Step, progress: Progress) -> None:
     if not all(parameter.isfinite().all() for parameter in step.net.parameters()):
         raise TrainingError(f"weights are not finite after step {progress.step:,} of {progress.steps:,}: {remedy(record)}")
     since = {name: torch.stack(kept) for name, kept in (("losses", progress.losses), ("wrong", progress.wrong)) if kept}
-    groups = {"net": step.net.state_dict(), "momentum": step.state(), "since": since}
+    groups = {"net": step.net.state_dict(), "optimiser": step.state(), "since": since}
     checkpoint.save(record.checkpoint, groups, {"step": progress.step, "seconds": progress.seconds, "best": progress.best})
     progress.start()
 
@@ -158,7 +158,7 @@ def restored(record: Record, step: Step, steps: int) -> Progress:
         step.net.load_state_dict(groups["net"])
     except (KeyError, RuntimeError) as error:
         raise RecordError(f"{record.checkpoint} is of another network: {str(error).splitlines()[0]}") from error
-    step.restore(groups.get("momentum", {}))
+    step.restore(groups.get("optimiser", {}))
     since = groups.get("since", {})
     losses, wrong = [list(since[name].to(step.machine.device)) if name in since else [] for name in ("losses", "wrong")]
     progress = Progress(steps, int(facts["step"] or 0), facts["seconds"] or 0.0, facts["best"], losses, wrong)

@@ -1,21 +1,21 @@
 """One step of training: forward, backward, update."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from residua.spec.recipe import Sgd
+from residua.spec.recipe import AdamW, Optimiser, RmsProp, Sgd
 from residua.train.machine import Machine
 
 
 class Step:
     """Trains `net` by one batch a call.  It holds the optimiser's state; a learning rate is given to each call."""
 
-    def __init__(self, net: nn.Module, optimiser: Sgd, machine: Machine) -> None:
+    def __init__(self, net: nn.Module, optimiser: Optimiser, machine: Machine) -> None:
         self.net, self.machine = net, machine
-        self.optimiser = torch.optim.SGD(
-            decay_groups(net, optimiser), lr=0.0, momentum=optimiser.momentum, nesterov=optimiser.nesterov
-        )
+        self.optimiser = torch_optimiser(optimiser, decay_groups(net, optimiser))
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Mean loss (), and number of wrong answers () before the update; nothing waits for the device."""
@@ -30,22 +30,35 @@ class Step:
         return loss.detach(), (scores.argmax(1) != labels).sum()
 
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's state, by parameter name."""
-        state = self.optimiser.state
+        """The optimiser's state: momentum and the like, by `parameter/what`."""
         return {
-            name: state[p]["momentum_buffer"]
-            for name, p in self.net.named_parameters()
-            if state.get(p, {}).get("momentum_buffer") is not None
+            f"{name}/{what}": value
+            for name, parameter in self.net.named_parameters()
+            for what, value in self.optimiser.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        for name, parameter in self.net.named_parameters():
-            if name in state:
-                self.optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(state[name])
+        parameters = dict(self.net.named_parameters())
+        for key, value in state.items():
+            name, _, what = key.rpartition("/")
+            parameter = parameters[name]
+            like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+            self.optimiser.state[parameter][what] = like.copy_(value)
 
 
-def decay_groups(net: nn.Module, optimiser: Sgd) -> list[dict[str, object]]:
-    """Parameters with weight decay, and those without: BN's and biases, where only weights are decayed."""
+def torch_optimiser(optimiser: Optimiser, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    match optimiser:
+        case Sgd():
+            return torch.optim.SGD(groups, lr=0.0, momentum=optimiser.momentum, nesterov=optimiser.nesterov)
+        case AdamW():
+            return torch.optim.AdamW(groups, lr=0.0, betas=(optimiser.beta1, optimiser.beta2))
+        case RmsProp():
+            return torch.optim.RMSprop(groups, lr=0.0, alpha=optimiser.smoothing, momentum=optimiser.momentum)
+
+
+def decay_groups(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
+    """Parameters with weight decay, and those without: BN's, biases and scales, where only weights are decayed."""
     parameters = list(net.parameters())
     if optimiser.decay == "all":
         return [{"params": parameters, "weight_decay": optimiser.weight_decay}]

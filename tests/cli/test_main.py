@@ -143,7 +143,7 @@ USAGE = [
     (["train", "digits", "--set", "batch_size=5000"], "residua: a batch of 5000 is larger than the 1288 training images"),
     (
         ["show", "cifar-resnet20", "--shortcut", "D"],
-        "residua: no shortcut 'D': choose from none, pad, project, project-all, A, B, C",
+        "residua: no shortcut 'D': choose from none, pad, pad-last, project, project-all, A, B, C",
     ),
     (["study", "--depths", "20", "57"], "residua: no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62"),
     (["study", "--families", "resnett"], "residua: no network 'cifar-resnett110'"),

@@ -162,7 +162,7 @@ def test_the_fully_connected_block_of_the_sources_against_numpy(shortcut):
             assert w_s.shape == (256, 128)
             a = a @ w_s.T
         a = np.maximum(z + a, 0)
-    expected = layer("head.1", a)
+    expected = layer("head.0", a)
     assert np.abs(net(torch.from_numpy(images)).detach().numpy() - expected).max() < 1e-10
 
 

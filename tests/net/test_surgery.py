@@ -52,7 +52,7 @@ def test_a_deepened_net_computes_the_same_bits_and_learns_on(name, deeper_name, 
     assert torch.equal(deeper(x), net(x))
     assert not deeper.training
     # S14: what the new units learn can only help; so each must have a gradient somewhere
-    deeper.train()(x).square().sum().backward()
+    deeper.train()(images(net, 32)).square().sum().backward()
     for unit, planned in zip(deeper.units, deeper.plan.units, strict=True):
         if planned.stage == stage and planned.index > 3:
             assert any(p.grad.abs().max() > 0 for p in unit.branch.parameters()), planned.name

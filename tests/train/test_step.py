@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from residua import create_model
-from residua.spec.recipe import Sgd
+from residua.spec.recipe import AdamW, RmsProp, Sgd
 from residua.train.machine import Machine
 from residua.train.step import Step, decay_groups
 
@@ -47,3 +47,31 @@ def test_weights_alone_are_decayed_where_the_recipe_says_so():
     assert len(decayed["params"]) + len(spared["params"]) == len(list(net.parameters()))
     [everything] = decay_groups(net, Sgd(weight_decay=0.1))
     assert everything["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize("optimiser", [Sgd(), Sgd(momentum=0), AdamW(), RmsProp(momentum=0.5), AdamW(decay="weights")], ids=str)
+def test_a_restored_optimiser_goes_on_to_the_same_bits(optimiser):
+    def fresh():
+        return Step(create_model("cifar-resnet8", input=(1, 8, 8), seed=1), optimiser, CPU)
+
+    batches = [(torch.randn(8, 1, 8, 8), torch.arange(8)) for _ in range(4)]
+    whole, first, second = fresh(), fresh(), fresh()
+    for batch in batches:
+        whole(*batch, 0.01)
+    for batch in batches[:2]:
+        first(*batch, 0.01)
+    second.net.load_state_dict(first.net.state_dict())
+    second.restore({name: tensor.clone() for name, tensor in first.state().items()})
+    for batch in batches[2:]:
+        second(*batch, 0.01)
+    assert all(torch.equal(a, b) for a, b in zip(whole.net.parameters(), second.net.parameters(), strict=True))
+
+
+def test_adam_decays_weights_apart_from_the_gradient():
+    """w <- w - lr wd w - lr m / (sqrt(v) + eps), whose first step is lr in size (Loshchilov & Hutter 2019, Alg. 2)."""
+    net = nn.Linear(3, 2).double()
+    before = net.weight.detach().clone()
+    step = Step(net, AdamW(weight_decay=0.1), CPU)
+    step(torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0]), 0.01)
+    moved = (net.weight - before * (1 - 0.01 * 0.1)).abs()
+    assert (moved - 0.01).abs().max() < 1e-6
