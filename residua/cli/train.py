@@ -15,15 +15,18 @@ from residua.cli.parser import (
     print_json,
     recipe_of,
 )
-from residua.spec.dataset import dataset
+from residua.errors import UsageError
+from residua.spec.dataset import Dataset, dataset
+from residua.spec.network import Network
 from residua.spec.run import Run
 from residua.spec.text import Json
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("data", help="digits, cifar10, cifar100, mnist or fashion-mnist")
-    parser.add_argument("--model", default="cifar-resnet20", help="a network's name (default: cifar-resnet20)")
+    parser.add_argument("--model", help="a network's name (default: cifar-resnet20, or that of --from)")
     add_network(parser)
+    parser.add_argument("--from", type=Path, help="start from the weights of this run or model folder, with its preprocessing")
     add_recipe(parser)
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation follow from it")
     parser.add_argument("--out", type=Path, help="the run's folder (default: a name of its own under runs/)")
@@ -36,7 +39,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     data = dataset(arguments.data)
-    planned = Run(network_of(arguments, arguments.model, data), data.name, recipe_of(arguments, data), arguments.seed)
+    start, fingerprinted, network = start_of(arguments, data)
+    planned = Run(network, data.name, recipe_of(arguments, data), arguments.seed, fingerprinted)
     folder = arguments.out or Path("runs") / f"{planned.network.name}-{data.name}-{planned.id}"
 
     from residua.cli.progress import TrainingBar
@@ -50,9 +54,26 @@ def run(arguments: Namespace) -> None:
         print_json(facts) if arguments.json else print(prose(facts))
         return
     with TrainingBar(planned.network.name) as tell, asked_to_stop() as stop:
-        result = train(planned, folder, here, data_dir=arguments.data_dir, resume=arguments.resume, tell=tell, stop=stop)
+        result = train(
+            planned, folder, here, start=start, data_dir=arguments.data_dir, resume=arguments.resume, tell=tell, stop=stop
+        )  # fmt: skip
     result = {**result, "folder": str(folder)}
     print_json(result) if arguments.json else print(prose(result))
+
+
+def start_of(arguments: Namespace, data: Dataset) -> tuple[Path | None, str, Network]:
+    """The model folder to start from, its fingerprint, and its network; or none, and a network by name."""
+    if arguments["from"] is None:
+        return None, "", network_of(arguments, arguments.model or "cifar-resnet20", data)
+    for option in ("model", "block", "shortcut", "order"):
+        if arguments[option]:
+            raise UsageError(f"--from takes the network of {arguments['from']}: leave --{option} out")
+
+    from residua.net.folder import fingerprint
+    from residua.train.evaluate import checked_for, model_folder
+
+    folder = model_folder(arguments["from"])
+    return folder, fingerprint(folder), checked_for(data, folder).network
 
 
 def prose(facts: dict[str, Json]) -> str:

@@ -1,5 +1,6 @@
 """A model folder: config.json, model.safetensors and a model card."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def read_config(folder: Path) -> ModelConfig:
             f"{folder} has format {data['format']}, newer than {FORMAT}, the newest this version reads: update residua"
         )
     return from_json(ModelConfig, data)
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of a model folder's weights and config; RecordError where one is missing."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise RecordError(f"{folder} is no model folder: it has no {name}")
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def from_pretrained(folder: str | Path) -> ResidualNetwork:

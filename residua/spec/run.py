@@ -1,4 +1,4 @@
-"""A run: network x data set x recipe x seed."""
+"""A run: network x data set x recipe x seed, from fresh weights or from those of a model folder."""
 
 import hashlib
 import json
@@ -18,6 +18,7 @@ class Run:
     dataset: str
     recipe: Recipe
     seed: int = 0
+    start: str = ""  # fingerprint of the model folder whose weights it starts from
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -31,5 +32,5 @@ class Run:
 
     @property
     def json(self) -> Json:
-        return {"format": FORMAT, "network": to_json(self.network), "dataset": self.dataset,
-                "recipe": to_json(self.recipe), "seed": self.seed}  # fmt: skip
+        return {"format": FORMAT, "network": to_json(self.network), "dataset": self.dataset, "recipe": to_json(self.recipe),
+                "seed": self.seed, **({"start": self.start} if self.start else {})}  # fmt: skip

@@ -1,6 +1,7 @@
 """How often a network is wrong."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from residua.errors import UsageError
 from residua.net.folder import from_pretrained, read_config
 from residua.record import Record
 from residua.spec.dataset import Dataset
+from residua.spec.model import ModelConfig
 from residua.train.machine import Machine
 
 
@@ -62,6 +64,13 @@ def evaluate_folder(folder: Path, data: Dataset, split: Split, machine: Machine,
     The preprocessing is the model folder's own.  Raises UsageError for other classes or shapes, RecordError, DataError.
     """
     folder = model_folder(folder)
+    config = checked_for(data, folder)
+    net = machine.place(from_pretrained(folder))
+    return evaluate(net, read(data, split, data_dir), config.mean, config.std, machine)
+
+
+def checked_for(data: Dataset, folder: Path) -> ModelConfig:
+    """The config of a model folder that knows the classes of `data` and takes its images; UsageError otherwise."""
     config = read_config(folder)
     if config.classes != data.classes:
         ours, theirs = [
@@ -69,10 +78,9 @@ def evaluate_folder(folder: Path, data: Dataset, split: Split, machine: Machine,
             for a, b in ((config.classes, data.classes), (data.classes, config.classes))
         ]
         raise UsageError(f"{folder} knows other classes than {data.name}: {ours} there, {theirs} here")
-    if config.network.input != data.input:
+    if config.network.input not in (data.input, (prod(data.input),)):
         raise UsageError(f"{folder} takes images of {config.network.input}, but those of {data.name} are {data.input}")
-    net = machine.place(from_pretrained(folder))
-    return evaluate(net, read(data, split, data_dir), config.mean, config.std, machine)
+    return config
 
 
 def model_folder(folder: Path) -> Path:

@@ -16,14 +16,14 @@ from residua.data.read import read
 from residua.errors import Interrupted, RecordError
 from residua.files import alone
 from residua.net.build import build
-from residua.net.folder import save_pretrained
+from residua.net.folder import from_pretrained, save_pretrained
 from residua.record import Record
 from residua.spec.dataset import dataset
 from residua.spec.model import ModelConfig
 from residua.spec.plan import plan
 from residua.spec.run import Run
 from residua.spec.text import Json
-from residua.train.evaluate import evaluate
+from residua.train.evaluate import checked_for, evaluate
 from residua.train.loop import Listener, fit
 from residua.train.machine import Machine
 
@@ -33,6 +33,7 @@ def train(
     folder: Path,
     machine: Machine,
     *,
+    start: Path | None = None,
     data_dir: Path | None = None,
     resume: bool = False,
     tell: Listener,
@@ -40,6 +41,7 @@ def train(
 ) -> dict[str, Json]:
     """Train `run`, keep its record in `folder`, and return its result; a finished run is returned as it is.
 
+    Where the run starts from weights, they are those of the model folder `start`, and so is the preprocessing.
     Raises UsageError where the folder holds another run, RecordError where another process trains it, DataError,
     TrainingError, and Interrupted once `stop()`.
     """
@@ -47,16 +49,21 @@ def train(
     if data.folder:
         located(data, data_dir)  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
-    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed)
-    net = machine.place(build(run.network, run.seed))
-    record = Record(folder)
-    record.begin(run, machine.describe(), resume)
-    if (done := record.result()) is not None:
-        return done
     config = ModelConfig(
         network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name, recipe=recipe.name,
         fingerprint=images.fingerprint, residua=version("residua"), torch=torch.__version__,
     )  # fmt: skip
+    if start is None:
+        net = build(run.network, run.seed)
+    else:
+        before = checked_for(data, start)
+        net, config = from_pretrained(start), replace(config, mean=before.mean, std=before.std)
+    net = machine.place(net)
+    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), config.mean, config.std, run.seed)
+    record = Record(folder)
+    record.begin(run, machine.describe(), resume)
+    if (done := record.result()) is not None:
+        return done
     with alone(folder) as ours:
         if not ours:
             raise RecordError(f"the run in {folder} is being trained by another process")
@@ -69,7 +76,7 @@ def train(
 
         exact = Machine(machine.device, "fp32")
         errors = {
-            f"{split}_error": evaluate(net, part, data.mean, data.std, exact).error
+            f"{split}_error": evaluate(net, part, config.mean, config.std, exact).error
             for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
         }
         save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")

@@ -1,0 +1,107 @@
+"""Runs that start from the weights of a model folder."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from residua.cli.main import main
+from residua.net.build import build
+from residua.net.folder import fingerprint, from_pretrained, read_config, save_pretrained
+from residua.spec.dataset import dataset
+from residua.spec.model import ModelConfig
+from residua.spec.papers import network
+
+DIGITS = dataset("digits")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder for digits, with a preprocessing of its own."""
+    spec = network("cifar-resnet8", input=DIGITS.input)
+    config = ModelConfig(network=spec, classes=DIGITS.classes, mean=(0.25,), std=(0.5,))
+    save_pretrained(build(spec, seed=9), config, tmp_path / "start")
+    return tmp_path / "start"
+
+
+def test_a_run_starts_from_the_weights_and_preprocessing_of_a_folder(folder, tmp_path):
+    out = tmp_path / "run"
+    options = ["--steps", "2", "--precision", "fp32", "--set", "schedule.lr=0", "--set", "batch_size=8"]
+    assert main(["train", "digits", "--from", str(folder), "--out", str(out), *options]) == 0
+    before, after = from_pretrained(folder), from_pretrained(out / "last")
+    for a, b in zip(before.parameters(), after.parameters(), strict=True):
+        assert torch.equal(a, b)  # a rate of 0 leaves them where they were
+    assert not torch.equal(before.stem[1].running_mean, after.stem[1].running_mean)
+    config = read_config(out / "last")
+    assert (config.mean, config.std) == ((0.25,), (0.5,))
+    assert config.dataset == "digits"
+    assert json.loads((out / "run.json").read_text())["run"]["start"] == fingerprint(folder)
+
+
+def test_a_fingerprint_tells_other_weights_and_another_preprocessing(folder):
+    prints = {fingerprint(folder)}
+    net, config = from_pretrained(folder), read_config(folder)
+    save_pretrained(net, replace(config, mean=(0.3,)), folder)
+    prints.add(fingerprint(folder))
+    with torch.no_grad():
+        net.head[-1].bias += 1
+    save_pretrained(net, config, folder)
+    assert len(prints | {fingerprint(folder)}) == 3
+
+
+def test_a_run_from_other_weights_is_another_run(folder, tmp_path, capsys):
+    command = ["train", "digits", "--from", str(folder), "--out", str(tmp_path / "run"), "--steps", "2"]
+    assert main(command) == 0
+    net, config = from_pretrained(folder), read_config(folder)
+    with torch.no_grad():
+        net.head[-1].bias += 1
+    save_pretrained(net, config, folder)
+    assert main(command) == 2
+    assert "holds another run: start is" in capsys.readouterr().err
+
+
+def test_a_start_that_does_not_fit_is_refused(folder, tmp_path, capsys):
+    def said(*arguments):
+        assert main(["train", *arguments, "--out", str(tmp_path / "run")]) != 0
+        assert not (tmp_path / "run").exists()
+        return capsys.readouterr().err
+
+    assert f"--from takes the network of {folder}: leave --model out" in said(
+        "digits", "--from", str(folder), "--model", "resnet18"
+    )
+    assert "is no model folder: it has no config.json" in said("digits", "--from", str(tmp_path / "nothing"))
+    assert "knows other classes than cifar10" in said("cifar10", "--from", str(folder))
+    config = read_config(folder)
+    other = network("cifar-resnet8", input=(1, 9, 9))
+    save_pretrained(build(other), replace(config, network=other), folder)
+    assert "takes images of (1, 9, 9), but those of digits are (1, 8, 8)" in said("digits", "--from", str(folder))
+    (folder / "model.safetensors").unlink()
+    assert "it has no model.safetensors" in said("digits", "--from", str(folder))
+
+
+def test_a_deepened_run_keeps_its_answers_and_learns_on(tmp_path, capsys):
+    first, deeper, second = (str(tmp_path / name) for name in ("first", "deeper", "second"))
+    assert main(["train", "digits", "--model", "cifar-preresnet8", "--steps", "40", "--out", first, "--precision", "fp32"]) == 0
+    assert main(["deepen", first, "--stage", "3", "--units", "2", "--out", deeper, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["identical"] is True
+    assert facts["model"] == "cifar-preresnet12,units=1-1-3"
+    scores = []
+    for folder in (first, deeper):
+        assert main(["evaluate", folder, "digits", "--json"]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0] == scores[1]
+    assert main(["train", "digits", "--from", deeper, "--steps", "40", "--out", second, "--json", "--precision", "fp32"]) == 0
+    assert json.loads(capsys.readouterr().out)["train_error"] < scores[0]["error"]
+    units = from_pretrained(f"{second}/last").units[-2:]
+    assert all(unit.branch[-1].weight.abs().max() > 0 for unit in units)  # the new units have learned
+
+
+def test_operations_leave_what_is_there_alone(folder, tmp_path, capsys):
+    assert main(["deepen", str(folder), "--stage", "1", "--units", "1", "--out", str(folder)]) == 2
+    assert f"{folder} exists already: choose another --out" in capsys.readouterr().err
+    assert main(["residualize", str(folder), "--out", str(tmp_path / "new")]) == 2
+    assert "cifar-resnet8 has skip connections already: give a plain net" in capsys.readouterr().err
+    assert main(["deepen", str(folder), "--stage", "7", "--units", "1", "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
