@@ -17,23 +17,28 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 def blocks(page):
-    return re.findall(r"```(python|sh)\n(.*?)```", page.read_text(), re.DOTALL)
+    return re.findall(r"```(python|sh|text)\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+def test_every_block_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = {}
+    names, printed = {}, ""
     found = blocks(page)
     assert found
     for language, code in found:
+        if language == "text":  # what the block before it printed
+            assert printed == code
+            continue
+        capsys.readouterr()
         if language == "python":
             exec(compile(code, page.name, "exec"), names)
-            continue
-        for line in code.splitlines():
-            command, *arguments = shlex.split(line)
-            assert command == "residua"
-            assert main(arguments) == 0, line
+        else:
+            for line in code.splitlines():
+                command, *arguments = shlex.split(line)
+                assert command == "residua"
+                assert main(arguments) == 0, line
+        printed = capsys.readouterr().out
 
 
 def test_the_readme_names_only_what_exists():
@@ -69,6 +74,28 @@ def test_the_readmes_numbers_stand_in_records():
     for record in (ROOT / "experiments").glob("cifar-*/run.json"):
         result = json.loads(record.read_text())["result"]
         assert f"{100 * result['test_error']:.2f} %" in text
+
+
+def test_the_figures_of_the_claims_stand_in_records():
+    text = " ".join((ROOT / "docs/claims.md").read_text().split())
+
+    def errors(folder, *cells, kind="train_error"):
+        found = json.loads((ROOT / "experiments" / folder / "results.json").read_text())["cells"]
+        by_place = {(cell["family"], cell["depth"]): f"{100 * cell[kind]:.1f} %" for cell in found}
+        return [by_place[cell] for cell in cells]
+
+    plain = [("plain", depth) for depth in (20, 56, 110)]
+    for kind in ("train_error", "test_error"):
+        first, second, third = errors("digits-depth", *plain, kind=kind)
+        assert f"{first}, {second} and {third} {'training' if kind == 'train_error' else 'test'} error" in text
+    for family in ("resnet", "preresnet"):
+        few, many = errors("digits-thousand", (family, 110), (family, 1202))
+        assert re.search(rf"from {few}(?: training error at 110 layers)? to {many}", text)
+    for optimiser in ("sgd", "nesterov", "adamw", "rmsprop"):
+        row = errors(f"digits-optimisers/{optimiser}", *[(family, depth) for family in ("plain", "resnet") for depth in (20, 56)])
+        assert " | ".join(row) in text
+    for run in (ROOT / "experiments/digits-surgery").glob("*/run.json"):
+        assert f"{100 * json.loads(run.read_text())['result']['test_error']:.1f} %" in text
 
 
 def test_records_in_the_repository_can_be_read():
