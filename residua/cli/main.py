@@ -7,7 +7,7 @@ from importlib.metadata import version
 from residua.cli.parser import Parser
 from residua.errors import ResiduaError
 
-COMMANDS = ("study", "train", "evaluate", "show", "models", "report", "deepen", "residualize")
+COMMANDS = ("study", "train", "evaluate", "show", "models", "report", "deepen", "residualize", "convert")
 DESCRIPTION = "Deep residual networks for image recognition: build, train and study them."
 
 

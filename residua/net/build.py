@@ -1,6 +1,7 @@
 """Plan -> nn.Module.  Only a translation: every decision was taken by `plan`."""
 
 from itertools import groupby
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +36,23 @@ def create_model(
     shortcut: str | None = None,
     order: str | None = None,
     seed: int = 0,
+    pretrained: str | Path | None = None,
 ) -> "ResidualNetwork":
-    """A new network by name, e.g. `cifar-resnet20`, for images of `input` = (channels, height, width).
+    """A network by name, e.g. `cifar-resnet20`, for images of `input` = (channels, height, width).
 
-    Raises UsageError for a name, a depth or a part that does not exist.
+    It is new, or starts from `pretrained`: a file of another project's weights, a model folder, or OWNER/NAME on the Hugging
+    Face hub; with another number of classes there, `num_classes` makes a new head.  Raises UsageError for a name, a depth or a
+    part that does not exist, RecordError for weights of another network.
     """
-    return build(network(name, input=input, classes=num_classes, block=block, shortcut=shortcut, order=order), seed)
+    asked = network(name, input=input, classes=num_classes, block=block, shortcut=shortcut, order=order)
+    if pretrained is None:
+        return build(asked, seed)
+    from residua.net.pretrained import start  # which builds networks itself
+
+    found, weights = start(pretrained, name, asked, num_classes)
+    net = build(found, seed)
+    net.load_state_dict({**net.state_dict(), **weights})
+    return net
 
 
 class ResidualNetwork(nn.Module):
@@ -157,7 +169,7 @@ class Mean(nn.Module):
     """Mean over all positions: (n, channels, *size) -> (n, channels)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2).mean(2) if x.dim() > 2 else x
+        return x.flatten(2).mean(2)
 
 
 def join(value: Join, gate: Layers) -> nn.Module:

@@ -1,0 +1,340 @@
+import re
+
+import pytest
+import torch
+
+from residua.errors import RecordError, UsageError
+from residua.net.build import build
+from residua.net.port import computes_otherwise, from_theirs, names_of, striding_as_elsewhere, to_theirs
+from residua.spec.papers import network
+from tests.peers import CifarPeer, WidePeer, randomised, timm, torchvision
+
+
+def loaded(theirs, name, classes=None):
+    """What was ported, the network, and our module with the weights."""
+    asked = network(name, classes=classes)
+    ported = from_theirs(theirs, asked)
+    found = striding_as_elsewhere(asked, name, ported)
+    net = build(found)
+    net.load_state_dict(ported.tensors)
+    return ported, found, net.eval()
+
+
+def assert_both_ways(peer, name, project):
+    """Every key is accounted for, outputs are equal in float64, and what is written back is what was read."""
+    theirs = randomised(peer).state_dict()
+    ported, found, net = loaded(theirs, name)
+    assert ported.renamed.keys() == theirs.keys()
+    assert (ported.missing, ported.unexpected, ported.note) == ((), (), "")
+    back = to_theirs(net.state_dict(), found, project)
+    assert back.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert torch.equal(back[key], tensor), key
+        assert back[key].dtype == tensor.dtype
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        difference = (peer.double()(images) - net.double()(images)).abs().max().item()
+    assert difference < 1e-10
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2"])
+def test_torchvisions_networks_compute_the_same_here_and_come_back_unchanged(name):
+    ours = {"wide_resnet50_2": "wide-resnet50-2"}.get(name, name)
+    assert_both_ways(torchvision.models.get_model(name), ours, "torchvision")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("resnet18", "resnet18"),
+        ("resnet34", "resnet34"),
+        ("resnet50", "resnet50"),
+        ("resnetv2_50", "preresnet50"),
+        ("resnetv2_101", "preresnet101"),
+    ],
+)
+def test_timms_networks_compute_the_same_here_and_come_back_unchanged(name, ours):
+    assert_both_ways(timm.create_model(name), ours, "timm")
+
+
+def hugging_face_keys(units, layers):
+    """What ResNetForImageClassification of transformers 5.23 holds, listed by hand."""
+    bn = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+    def pair(name):
+        return [f"{name}.convolution.weight", *(f"{name}.normalization.{tensor}" for tensor in bn)]
+
+    keys = pair("resnet.embedder.embedder")
+    for stage, n in enumerate(units):
+        if layers == 3 or stage > 0:
+            keys += pair(f"resnet.encoder.stages.{stage}.layers.0.shortcut")
+        for unit in range(n):
+            for layer in range(layers):
+                keys += pair(f"resnet.encoder.stages.{stage}.layers.{unit}.layer.{layer}")
+    return {*keys, "classifier.1.weight", "classifier.1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "layers", "count"), [("resnet18", (2, 2, 2, 2), 2, 122), ("resnet50", (3, 4, 6, 3), 3, 320)]
+)
+def test_hugging_faces_names_are_theirs(name, units, layers, count):
+    asked = network(name)
+    theirs = hugging_face_keys(units, layers)
+    assert len(theirs) == count
+    assert set(names_of(asked, "huggingface").values()) == theirs
+    net = randomised(build(asked))
+    ported = from_theirs(to_theirs(net.state_dict(), asked, "huggingface"), asked)
+    assert all(torch.equal(tensor, ported.tensors[ours]) for ours, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+def test_hugging_faces_networks_compute_the_same_here_and_come_back_unchanged(name):
+    transformers = pytest.importorskip("transformers")
+    asked = network(name)
+    config = transformers.ResNetConfig(
+        layer_type="basic" if len(asked.unit.kernels) == 2 else "bottleneck",
+        depths=[stage.units for stage in asked.stages],
+        hidden_sizes=[stage.width for stage in asked.stages],
+        num_labels=1000,
+    )
+
+    class Scores(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = transformers.ResNetForImageClassification(config)
+
+        def state_dict(self):
+            return self.net.state_dict()
+
+        def forward(self, images):
+            return self.net(images).logits
+
+    assert_both_ways(Scores(), name, "huggingface")
+
+
+@pytest.mark.parametrize(("n", "option"), [(3, "A"), (5, "A"), (9, "A"), (5, "B"), (9, "B")])
+def test_cifar_networks_of_any_depth_give_the_same_bits(n, option):
+    peer = randomised(CifarPeer(n, option))
+    ported, found, net = loaded(
+        {f"module.{key}": tensor for key, tensor in peer.state_dict().items()}, f"cifar-resnet{6 * n + 2},shortcut={option}"
+    )
+    assert len(ported.renamed) == len(peer.state_dict())
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(peer(images), net(images))
+    back = to_theirs(net.state_dict(), found, "torchvision")
+    assert back["fc.weight"].equal(peer.linear.weight)
+
+
+def test_a_wide_residual_net_gives_the_same_bits():
+    peer = randomised(WidePeer(2, 2))
+    ported, _, net = loaded(peer.state_dict(), "cifar-wrn16-2")
+    assert (ported.unexpected, ported.note) == ((), "")
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(peer(images), net(images))
+
+
+def pytorchcv(key):
+    """A key of torchvision's form as imgclsmob spells it for CIFAR."""
+    key = re.sub(r"layer(\d)\.(\d+)", lambda found: f"features.stage{found[1]}.unit{int(found[2]) + 1}", key)
+    key = re.sub(r"\.conv(\d)", r".body.conv\1.conv", key)
+    key = re.sub(r"\.bn(\d)", r".body.conv\1.bn", key)
+    key = key.replace("downsample.0", "identity_conv.conv").replace("downsample.1", "identity_conv.bn")
+    return (
+        key.replace("fc.", "output.")
+        .replace("conv1.", "features.init_block.conv.", key.startswith("conv1."))
+        .replace("bn1.", "features.init_block.bn.", key.startswith("bn1."))
+    )
+
+
+def dxy(key):
+    """As D-X-Y/ResNeXt-DenseNet spells it, and many of its heirs."""
+    key = re.sub(r"^(conv|bn)1", lambda found: {"conv": "conv_1_3x3", "bn": "bn_1"}[found[1]], key)
+    key = re.sub(r"\.(conv|bn)(\d)", lambda found: f".{found[1]}_{'abc'[int(found[2]) - 1]}", key)
+    return re.sub(r"^layer(\d)", r"stage_\1", key).replace("fc.", "classifier.")
+
+
+SPELLINGS = {
+    "pytorchcv": pytorchcv,
+    "D-X-Y": dxy,
+    "kuangliu": lambda key: key.replace("downsample", "shortcut").replace("fc.", "linear."),
+    "DataParallel": "module.{}".format,
+    "Lightning": "model.{}".format,
+    "torch.compile": "_orig_mod.{}".format,
+    "compiled DataParallel": "_orig_mod.module.{}".format,
+    "a normalisation before it": "1.{}".format,
+    "a contrastive learner": "module.encoder.{}".format,
+    "OpenMMLab": lambda key: f"head.{key}" if key.startswith("fc.") else f"backbone.{key}",
+    "wrapped OpenMMLab": lambda key: f"module.head.{key}" if key.startswith("fc.") else f"module.backbone.{key}",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", ["cifar-resnet14,shortcut=B", "cifar-resnet20,block=bottleneck,shortcut=B"])
+def test_other_spellings_of_the_same_network_are_understood(spelling, name):
+    asked = network(name)
+    net = randomised(build(asked))
+    theirs = {SPELLINGS[spelling](key): tensor for key, tensor in to_theirs(net.state_dict(), asked, "torchvision").items()}
+    ported = from_theirs(theirs, asked)
+    assert ported.renamed.keys() == theirs.keys()
+    assert all(torch.equal(tensor, ported.tensors[ours]) for ours, tensor in net.state_dict().items())
+
+
+def test_a_head_that_is_a_convolution_is_reshaped():
+    theirs = CifarPeer(1, "A").state_dict()
+    theirs["linear.weight"] = theirs["linear.weight"][:, :, None, None]
+    assert from_theirs(theirs, network("cifar-resnet8")).tensors["head.1.weight"].shape == (10, 64)
+
+
+def test_files_from_before_bn_counted_its_batches_get_counts_of_0():
+    theirs = {key: tensor for key, tensor in randomised(CifarPeer(1, "A")).state_dict().items() if "num_batches" not in key}
+    ported, _, net = loaded(theirs, "cifar-resnet8")
+    assert ported.missing == ()
+    assert net.stem[1].num_batches_tracked.item() == 0
+
+
+def test_what_has_no_place_but_does_no_harm_is_only_listed():
+    theirs = CifarPeer(1, "A").state_dict()
+    strange = {"layer1.0.conv1.total_ops": torch.zeros(1), "auxiliary.fc.weight": torch.zeros(2, 2), "n_averaged": torch.tensor(3)}
+    assert from_theirs(theirs | strange, network("cifar-resnet8")).unexpected == tuple(strange)
+
+
+def test_a_file_without_a_head_says_which_tensors_are_missing():
+    theirs = {key: tensor for key, tensor in CifarPeer(1, "A").state_dict().items() if "linear" not in key}
+    ported = from_theirs(theirs, network("cifar-resnet8"))
+    assert ported.missing == ("head.1.weight", "head.1.bias")
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling", "found"),
+    [
+        ("resnet50", "", "resnet50,stride=3x3"),
+        ("resnet50,stride=1x1", "", "resnet50"),
+        ("resnet50,stride=3x3", "", "resnet50,stride=3x3"),
+        ("resnet34", "", "resnet34"),
+        ("cifar-resnet29,block=bottleneck,shortcut=B", "", "cifar-resnet29,block=bottleneck,shortcut=project,stride=3x3"),
+        ("cifar-resnet29,block=bottleneck,shortcut=B", "pytorchcv", "cifar-resnet29,block=bottleneck,shortcut=project,stride=3x3"),
+        ("resnet50", "pytorchcv", "resnet50"),
+    ],
+)
+def test_foreign_bottlenecks_stride_on_their_3x3_unless_the_name_says_otherwise(name, spelling, found):
+    asked = network(name, classes=7)
+    theirs = to_theirs(build(asked).state_dict(), asked, "torchvision")
+    ported = from_theirs({SPELLINGS[spelling](key) if spelling else key: t for key, t in theirs.items()}, asked)
+    chosen = striding_as_elsewhere(asked, name, ported)
+    assert (chosen.name, chosen.classes) == (found, 7)
+    assert chosen.unit.stride_at == ("3x3" in found)
+
+
+def torchvision_state(name):
+    asked = network(name)
+    return to_theirs(build(asked).state_dict(), asked, "torchvision")
+
+
+REFUSED = {
+    "the file has 9 + 9 + 9 units, cifar-resnet20 has 3 + 3 + 3: is it cifar-resnet56?": (
+        "cifar-resnet20", lambda: CifarPeer(9, "A").state_dict(),
+    ),
+    "the file has 2 + 2 + 2 + 2 units, cifar-resnet20 has 3 + 3 + 3: is it resnet18?": (
+        "cifar-resnet20", lambda: torchvision_state("resnet18"),
+    ),
+    "the file's units have 2 convolutions, those of resnet50 have 3: is it resnet34?": (
+        "resnet50", lambda: torchvision_state("resnet34"),
+    ),
+    "the file has a projection at the shortcut of stage2.unit1 (layer2.0.shortcut.0.weight), cifar-resnet20 has none there: "
+    "is it cifar-resnet20,shortcut=B?": ("cifar-resnet20", lambda: CifarPeer(3, "B").state_dict()),
+    "the file has no projection at the shortcut of stage2.unit1, cifar-resnet20,shortcut=project has one there: "
+    "is it cifar-resnet20?": ("cifar-resnet20,shortcut=B", lambda: CifarPeer(3, "A").state_dict()),
+    "block1.layer.0.conv1.weight is 32x16x3x3 where cifar-wrn16-4 wants 64x16x3x3, and so with 62 more: is it cifar-wrn16-2?": (
+        "cifar-wrn16-4", lambda: WidePeer(2, 2).state_dict(),
+    ),
+    "layer1.0.bn3.weight is 256 where preresnet50 wants 64, and so with 127 more: is it resnet50?": (
+        "preresnet50", lambda: torchvision_state("resnet50"),
+    ),
+    "linear.weight is for 100 classes, cifar-resnet8 has 10": ("cifar-resnet8", lambda: CifarPeer(1, "A", 100).state_dict()),
+    "the file lacks the running_var of norm 2 of stage3.unit1, which cifar-resnet8 wants": (
+        "cifar-resnet8", lambda: {k: t for k, t in CifarPeer(1, "A").state_dict().items() if k != "layer3.0.bn2.running_var"},
+    ),
+    "the file lacks the bias of head, which cifar-resnet8 wants": (
+        "cifar-resnet8", lambda: {k: t for k, t in CifarPeer(1, "A").state_dict().items() if k != "linear.bias"},
+    ),
+    "cifar-resnet8 has no place for layer1.0.conv1.bias": (
+        "cifar-resnet8", lambda: CifarPeer(1, "A").state_dict() | {"layer1.0.conv1.bias": torch.zeros(16)},
+    ),
+    "cifar-resnet8 has no place for layer1.0.se.fc1.weight": (
+        "cifar-resnet8", lambda: CifarPeer(1, "A").state_dict() | {"layer1.0.se.fc1.weight": torch.zeros(4, 16)},
+    ),
+    "the file holds no residual network that we know: none of its names (features.0, features.1, classifier, ...) is that of a "
+    "first layer (conv1, stem.conv, ...)": (
+        "cifar-resnet8", lambda: {f"{n}.weight": torch.zeros(1) for n in ("features.0", "features.1", "classifier")},
+    ),
+    "timm and preresnet18 compute different things with these weights: its first unit forks before the activation, ours after it "
+    "(He et al. 2016, appendix)": ("preresnet18", lambda: timm.create_model("resnetv2_18").state_dict()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_a_file_of_another_network_is_refused_with_the_difference(sentence):
+    name, theirs = REFUSED[sentence]
+    with pytest.raises(RecordError) as refused:
+        from_theirs(theirs(), network(name))
+    assert str(refused.value) == sentence
+
+
+def test_a_pre_activation_file_of_unknown_code_comes_with_a_doubt():
+    asked = network("cifar-preresnet20,shortcut=B")
+    theirs = dict(zip(names_like_torchvision(asked), build(asked).state_dict().values(), strict=True))
+    assert "much code forks before it" in from_theirs(theirs, asked).note
+
+
+def names_like_torchvision(asked):
+    timms = names_of(asked, "timm").values()
+    stages = [re.sub(r"stages\.(\d)\.blocks\.", lambda found: f"layer{int(found[1]) + 1}.", name) for name in timms]
+    return [
+        re.sub(r"(?<=\.)norm(\d)", r"bn\1", name)
+        .replace("stem.conv", "conv1")
+        .replace("head.fc", "fc")
+        .replace("downsample.conv", "downsample.0")
+        .replace("norm.", "bn.")
+        for name in stages
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "project", "sentence"),
+    [
+        (
+            "cifar-highway20",
+            "torchvision",
+            "cifar-highway20 has parts (gates, scales or VLAD) that other projects have no name for",
+        ),
+        ("cifar-resnet20,head=vlad", "timm", "has parts (gates, scales or VLAD) that other projects have no name for"),
+        ("preresnet50", "torchvision", "torchvision has no name for the tail norm of preresnet50, timm has"),
+        ("preresnet50", "huggingface", "huggingface has no name for the tail norm of preresnet50, timm has"),
+        ("resnet18", "keras", "no project 'keras': choose from torchvision, timm, huggingface"),
+    ],
+)
+def test_what_another_project_has_no_name_for_is_not_written(name, project, sentence):
+    with pytest.raises(UsageError) as refused:
+        names_of(network(name), project)
+    assert str(refused.value).endswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "project", "sentence"),
+    [
+        ("resnet18", "torchvision", ""),
+        ("resnet50,stride=3x3", "timm", ""),
+        ("resnet50", "huggingface", "bottlenecks of huggingface stride on the 3x3, those of resnet50 on the 1x1"),
+        ("preresnet50,stride=3x3", "timm", ""),
+        ("preresnet18", "timm", "its first unit forks before the activation, ours after it (He et al. 2016, appendix)"),
+        (
+            "cifar-resnet20,order=relu-before-add",
+            "torchvision",
+            "torchvision has no networks whose BN and ReLU stand where those of cifar-resnet20,order=relu-before-add do",
+        ),
+    ],
+)
+def test_what_no_weight_tells_is_told(name, project, sentence):
+    assert computes_otherwise(network(name), project) == sentence
