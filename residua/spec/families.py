@@ -34,7 +34,8 @@ PARTS: dict[str, Mapping[str, Any]] = {
 """What each part of a unit can be replaced by, by name."""
 
 Changes = dict[str, str]
-"""Parts to replace: those of PARTS, `width` (a factor), `units` (of each stage, as 3-6-3) and `head` (mean or vlad)."""
+"""Parts to replace: those of PARTS, `width` (a factor), `units` (of each stage, as 3-6-3), `head` (mean or vlad) and, in an
+ImageNet network, `stem` (7x7 or 3x3)."""
 
 PLAIN, PREACT = Unit(shortcut="none"), Unit(order=ORDERS["full-preact"])
 FAMILIES: dict[str, Unit] = {
@@ -70,6 +71,7 @@ def cifar(family: str, depth: int, changes: Changes) -> Network:
     A depth counts weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.  Pre-activation nets of 164 layers and more
     are made of bottlenecks with option-B shortcuts where their depth allows it, as in He et al. 2016.
     """
+    refuse_stem(changes)
     unit = FAMILIES[family]
     either = family == "preresnet" and "block" not in changes and depth >= BOTTLENECKS_FROM
     if either and (depth - 2) % 9 == 0:
@@ -104,12 +106,14 @@ def imagenet(family: str, depth: int, changes: Changes) -> Network:
     unit = adapted(with_block(IMAGENET_FAMILIES[family], BLOCKS[own]), changes)
     widths = [64 * 2**i * (4 if unit.squeeze > 1 else 1) for i in range(4)]
     units = IMAGENET[depth] if "units" not in changes else units_of(family, depth, unit, 4, changes)
-    stem = Stem(width=64, kernel=7, stride=2, pool=True)
+    stems = {"7x7": Stem(width=64, kernel=7, stride=2, pool=True), "3x3": Stem(width=64)}  # the second for small images
+    stem = chosen("stem", changes.get("stem", "7x7"), stems)
     return made(f"{family}{depth}", (3, 224, 224), stem, unit, stages_of(widths, units), 1000, changes)
 
 
 def connected(family: str, depth: int, changes: Changes) -> Network:
     """Fully connected layers of 128 and then 256 numbers, so that one shortcut needs a W_s of 256x128; our choice."""
+    refuse_stem(changes)
     unit = adapted(CONNECTED[family], changes)
     unit = replace(unit, kernels=(1,) * len(unit.kernels))
     units = units_of(f"fc-{family}", depth, unit, 2, changes)
@@ -119,6 +123,7 @@ def connected(family: str, depth: int, changes: Changes) -> Network:
 def lecture(family: str, depth: int, changes: Changes) -> Network:
     """Five blocks with biases and without BN, and a pooling layer now and then: conv conv conv pool, conv conv conv conv pool,
     conv conv conv conv, fully connected (after Ng's lecture on residual nets; widths are our choice)."""
+    refuse_stem(changes)
     unit = adapted(replace(CONNECTED[family], kernels=(3, 3)), changes)
     units = units_of(f"lecture-{family}", depth, unit, 3, {"units": "1-2-2"} | changes)
     stages = [Stage(32 * 2**i, n, pool=i > 0) for i, n in enumerate(units)]
@@ -161,6 +166,11 @@ def adapted(unit: Unit, changes: Changes) -> Unit:
         if unit.kernels != (1, 3, 1):
             raise UsageError("only a bottleneck can stride on its 1x1 or its 3x3: leave stride out, or add block=bottleneck")
     return replace(unit, **asked)
+
+
+def refuse_stem(changes: Changes) -> None:
+    if "stem" in changes:
+        raise UsageError("only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out")
 
 
 def with_block(unit: Unit, block: Unit) -> Unit:

@@ -32,7 +32,7 @@ LISTED: dict[str, Iterable[int]] = {
 }
 """The depths of each family that `list_models` lists."""
 WIDE = ("cifar-wrn16-8", "cifar-wrn28-10", "cifar-wrn40-4", "wide-resnet50-2", "wide-resnet101-2")
-CHANGES = (*PARTS, "width", "units", "head")
+CHANGES = (*PARTS, "width", "units", "head", "stem")
 
 
 @dataclass(frozen=True, slots=True)

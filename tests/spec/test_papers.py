@@ -141,7 +141,7 @@ def test_any_legal_depth_works_and_shape_follows_the_data():
         (
             "cifar-resnet20,widht=3",
             "'widht=3' does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
-            "what can be replaced is block, shortcut, order, join, start, stride, width, units, head",
+            "what can be replaced is block, shortcut, order, join, start, stride, width, units, head, stem",
         ),
     ],
 )
@@ -212,6 +212,9 @@ def test_parts_in_a_name():
     assert network("cifar-resnet110,join=shortcut-gate").unit == SHORTCUT_ABLATIONS["shortcut-only gating"]
     assert network("cifar-resnet29,block=bottleneck,width=2").unit.squeeze == 2
     assert network("cifar-resnet20,width=4").stages[0].width == 64
+    small = plan(network("resnet18,stem=3x3", input=(3, 32, 32), classes=10))
+    assert small.parameters == 11_173_962  # as many as others' "ResNet-18 for CIFAR" have
+    assert small.units[-1].out.size == (4, 4)
 
 
 REFUSED = {
@@ -228,6 +231,7 @@ REFUSED = {
     "cifar-resnet20,order=relu-before-add,start=identity": "a ReLU that ends the branch ('weight bn relu') passes no gradient "
     "at 0: keep start='he'",
     "cifar-resnet29,block=bottleneck,width=3": "a bottleneck that squeezes by 4 cannot be 3 times as wide: choose a divisor",
+    "cifar-resnet20,stem=7x7": "only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out",
     "cifar-resnet20,head=max": "no head 'max': choose from mean, vlad",
     "cifar-wrn29-10": "no 29-layer cifar-wrn network: depth must be 6n+4, e.g. 28 or 34",
     "cifar-wrn28": "no network 'cifar-wrn28': did you mean 'cifar-wrn28-10'?",
