@@ -3,7 +3,10 @@ import torch
 from torch import nn
 
 from residua import UsageError, create_model
+from residua.data.augment import normalise
+from residua.data.read import read
 from residua.net.surgery import Skip, deepen, plain_twin, remove, residualize
+from residua.spec.dataset import dataset
 from residua.spec.network import ORDERS
 
 
@@ -210,3 +213,16 @@ def test_layers_that_no_shortcut_can_match_are_refused():
         residualize(valid)
     with pytest.raises(UsageError, match="no 2 weight layers stand one behind the other"):
         residualize(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)))
+
+
+def test_a_deepened_trained_net_gives_the_same_logits_for_a_thousand_test_images(real_data):
+    peer = real_data / "peer-weights" / "resnet20-12fca82f.th"
+    net = create_model("cifar-resnet20", pretrained=peer).eval()
+    data = read(dataset("cifar10"), "test", real_data)[slice(0, 1000)]
+    x = normalise(data.pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.inference_mode():
+        before = net(x)
+        assert (before.argmax(1) != data.labels).float().mean() < 0.1
+        for stage in (1, 2, 3):
+            net = deepen(net, stage, 2)
+            assert torch.equal(net(x), before)
