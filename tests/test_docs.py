@@ -94,6 +94,9 @@ def test_the_figures_of_the_claims_stand_in_records():
     for optimiser in ("sgd", "nesterov", "adamw", "rmsprop"):
         row = errors(f"digits-optimisers/{optimiser}", *[(family, depth) for family in ("plain", "resnet") for depth in (20, 56)])
         assert " | ".join(row) in text
+    for run in ("resnet20", "deeper-trained-4000"):
+        result = json.loads((ROOT / "experiments/cifar-deepen" / run / "run.json").read_text())["result"]
+        assert f"{100 * result['dev_error']:.2f} %" in text
     for run in (ROOT / "experiments/digits-surgery").glob("*/run.json"):
         assert f"{100 * json.loads(run.read_text())['result']['test_error']:.1f} %" in text
 
