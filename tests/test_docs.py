@@ -71,7 +71,7 @@ def test_the_readmes_numbers_stand_in_records():
         r"ratio to the better plain loop: (\S+)", "".join(p.read_text() for p in (ROOT / "benchmarks").glob("*_*.md"))
     )
     assert f"{ratio}x" in text
-    for record in (ROOT / "experiments").glob("cifar-*/run.json"):
+    for record in [*(ROOT / "experiments").glob("cifar-*/run.json"), *(ROOT / "experiments").glob("vlad-*/run.json")]:
         result = json.loads(record.read_text())["result"]
         assert f"{100 * result['test_error']:.2f} %" in text
 

@@ -7,6 +7,7 @@ from jsonargparse import Namespace
 from residua.cli.parser import Parser, add_data_dir, add_json, add_recipe, print_json, recipe_of
 from residua.errors import TrainingError
 from residua.spec.dataset import dataset
+from residua.spec.network import Network
 from residua.spec.plan import plan
 
 
@@ -40,7 +41,7 @@ def run(arguments: Namespace) -> None:
         recipe=recipe_of(arguments, data),
     )
     runs = asked.runs()
-    bar = StudyBar({name: plan(run.network).depth for name, run in runs.items()})
+    bar = StudyBar({name: plan(run.network).depth for name, run in runs.items() if isinstance(run.network, Network)})
     try:
         failed = study(
             asked, arguments.out, precision=arguments.precision, data_dir=arguments.data_dir, workers=arguments.workers, tell=bar

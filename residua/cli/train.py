@@ -1,6 +1,7 @@
 """Train a network on a data set, into a folder that a later command can read."""
 
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -15,16 +16,19 @@ from residua.cli.parser import (
     print_json,
     recipe_of,
 )
-from residua.errors import UsageError
+from residua.errors import UsageError, unknown
 from residua.spec.dataset import Dataset, dataset
 from residua.spec.network import Network
 from residua.spec.run import Run
 from residua.spec.text import Json
+from residua.spec.vlad import vlad
+
+NETWORKS_OWN = ("block", "shortcut", "order", "recipe", "steps", "epochs", "set")
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("data", help="digits, cifar10, cifar100, mnist or fashion-mnist")
-    parser.add_argument("--model", help="a network's name (default: cifar-resnet20, or that of --from)")
+    parser.add_argument("--model", help="a network's name, or vlad (default: cifar-resnet20, or that of --from)")
     add_network(parser)
     parser.add_argument("--from", type=Path, help="start from the weights of this run or model folder, with its preprocessing")
     add_recipe(parser)
@@ -39,8 +43,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     data = dataset(arguments.data)
-    start, fingerprinted, network = start_of(arguments, data)
-    planned = Run(network, data.name, recipe_of(arguments, data), arguments.seed, fingerprinted)
+    planned, start = vlad_of(arguments, data), None
+    if planned is None:
+        start, fingerprinted, network = start_of(arguments, data)
+        planned = Run(network, data.name, recipe_of(arguments, data), arguments.seed, fingerprinted)
     folder = arguments.out or Path("runs") / f"{planned.network.name}-{data.name}-{planned.id}"
 
     from residua.cli.progress import TrainingBar
@@ -61,6 +67,21 @@ def run(arguments: Namespace) -> None:
     print_json(result) if arguments.json else print(prose(result))
 
 
+def vlad_of(arguments: Namespace, data: Dataset) -> Run | None:
+    """The run that `--model vlad` asks for; None where another model is asked for."""
+    name = str(arguments.model).partition(",")[0]
+    if not get_close_matches(name, ["vlad"]):
+        return None
+    if name != "vlad":
+        raise unknown("model", name, ["vlad"])
+    for option in (*NETWORKS_OWN, "from"):
+        if arguments[option] not in (None, []):
+            raise UsageError(f"--{option} is for networks: leave it out with --model {arguments.model}")
+    if arguments.precision not in ("auto", "fp32"):
+        raise UsageError(f"--precision {arguments.precision} is for networks: vlad is fitted in fp32")
+    return Run(vlad(arguments.model, data.input, len(data.classes)), data.name, None, arguments.seed)
+
+
 def start_of(arguments: Namespace, data: Dataset) -> tuple[Path | None, str, Network]:
     """The model folder to start from, its fingerprint, and its network; or none, and a network by name."""
     if arguments["from"] is None:
@@ -73,7 +94,10 @@ def start_of(arguments: Namespace, data: Dataset) -> tuple[Path | None, str, Net
     from residua.train.evaluate import checked_for, model_folder
 
     folder = model_folder(arguments["from"])
-    return folder, fingerprint(folder), checked_for(data, folder).network
+    weights, network = fingerprint(folder), checked_for(data, folder).network
+    if not isinstance(network, Network):
+        raise UsageError(f"--from wants a network's weights, but {folder} holds {network.name}: give another folder")
+    return folder, weights, network
 
 
 def prose(facts: dict[str, Json]) -> str:

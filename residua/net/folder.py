@@ -8,19 +8,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from residua.errors import RecordError
+from residua.errors import RecordError, UsageError
 from residua.files import write_json, write_text, written_aside
 from residua.net.build import ResidualNetwork, build
+from residua.net.vlad import VladNetwork
 from residua.spec.model import ModelConfig
 from residua.spec.text import FORMAT, from_json, to_json
+from residua.spec.vlad import Classifier, VladClassifier
 
 CARD = """---
 library_name: residua
-tags: [image-classification, residual-network]
+tags: [image-classification, {tag}]
 ---
 # {name}
 
-{classes} classes, input {input}, {parameters:,} parameters; trained on {dataset} by the recipe {recipe}.
+{classes} classes, input {input}, {parameters:,} parameters; {origin}.
 Load it with `residua.from_pretrained(folder)`; `config.json` holds the classes and the preprocessing.
 """
 
@@ -35,13 +37,20 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
         except SafetensorError as error:  # a full disk, too
             raise RecordError(f"no model was written to {folder}: {error}") from error
         write_json(aside / "config.json", to_json(config))
+        write_text(aside / "README.md", card(net, config))
+
+
+def card(net: nn.Module, config: ModelConfig) -> str:
+    """A model card, in Markdown."""
+    dataset, shape = config.dataset or "unnamed data", "x".join(map(str, config.network.input))
+    if isinstance(config.network, VladClassifier):
+        tag, origin, parameters = "vlad", f"fitted to {dataset}", config.network.parameters
+    else:
+        tag, origin = "residual-network", f"trained on {dataset} by the recipe {config.recipe or 'unnamed'}"
         parameters = sum(p.numel() for p in net.parameters())
-        shape = "x".join(map(str, config.network.input))
-        card = CARD.format(
-            name=config.network.name, classes=len(config.classes), input=shape, parameters=parameters,
-            dataset=config.dataset or "unnamed data", recipe=config.recipe or "unnamed",
-        )  # fmt: skip
-        write_text(aside / "README.md", card)
+    return CARD.format(
+        tag=tag, name=config.network.name, classes=len(config.classes), input=shape, parameters=parameters, origin=origin,
+    )  # fmt: skip
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -70,10 +79,15 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def from_pretrained(folder: str | Path) -> ResidualNetwork:
-    """The network of a model folder, with its weights, in evaluation mode; RecordError where the folder is damaged."""
+def untrained(value: Classifier, seed: int = 0) -> ResidualNetwork | VladNetwork:
+    """The module of a value: a network with initial weights, or VLAD, empty."""
+    return VladNetwork(value) if isinstance(value, VladClassifier) else build(value, seed)
+
+
+def from_pretrained(folder: str | Path) -> ResidualNetwork | VladNetwork:
+    """The network of a model folder, or its VLAD, with its weights, in evaluation mode; RecordError where it is damaged."""
     folder = Path(folder)
-    net = build(read_config(folder).network)
+    net = untrained(read_config(folder).network)
     try:
         weights = load_file(folder / "model.safetensors")
         net.load_state_dict(weights)
@@ -82,3 +96,11 @@ def from_pretrained(folder: str | Path) -> ResidualNetwork:
     except (SafetensorError, RuntimeError) as error:
         raise RecordError(f"{folder / 'model.safetensors'} does not fit its config.json: {str(error).splitlines()[0]}") from error
     return net.eval()
+
+
+def network_from(folder: str | Path) -> ResidualNetwork:
+    """The same for what only a network of units can do; UsageError where the folder holds VLAD."""
+    net = from_pretrained(folder)
+    if isinstance(net, VladNetwork):
+        raise UsageError(f"{folder} holds VLAD, which has no units: give the folder of a network")
+    return net

@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residua.spec.vlad import VladClassifier
+
+TOGETHER = 64  # images whose patches are in memory at once
+
 
 class Vlad(nn.Module):
     """Features (n, channels, *size) -> (n, words * channels), of length 1 (Arandjelovic et al. 2016, Eq. 4).
@@ -31,3 +35,69 @@ class Vlad(nn.Module):
         shares = (self.weight @ x + self.bias[:, None]).softmax(1)
         residuals = shares @ x.transpose(1, 2) - shares.sum(2, keepdim=True) * self.centres
         return F.normalize(F.normalize(residuals, dim=2).flatten(1), dim=1)
+
+
+class VladNetwork(nn.Module):
+    """Images (n, *value.input) -> class scores (n, classes), by the classical pipeline; its numbers are fitted, not trained."""
+
+    mean: Tensor
+    whitening: Tensor
+    words: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, value: VladClassifier) -> None:
+        super().__init__()
+        self.value = value
+        shapes = {
+            "mean": (value.pixels,),
+            "whitening": (value.pixels, value.dimensions),
+            "words": (value.words, value.dimensions),
+            "weight": (value.classes, value.numbers),
+            "bias": (value.classes,),
+        }
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):  # near a border between words, bf16 chooses another one
+            if torch.compiler.is_compiling():  # an exported graph takes any number of images at once
+                return self.scores(images)
+            return torch.cat([self.scores(part) for part in torch.split(images, TOGETHER)])
+
+    def scores(self, images: Tensor) -> Tensor:
+        return self.describe(images) @ self.weight.T + self.bias
+
+    def patches(self, images: Tensor) -> Tensor:
+        """All patches of images (n, c, h, w), without their mean and contrast: (n, places, value.pixels)."""
+        patches = F.unfold(images, self.value.patch).transpose(1, 2)
+        patches = patches - patches.mean(2, keepdim=True)
+        return patches / (patches.square().mean(2, keepdim=True) + self.value.contrast).sqrt()
+
+    def whitened(self, patches: Tensor) -> Tensor:
+        """(..., value.pixels) -> (..., value.dimensions), uncorrelated and of variance 1 (Jegou & Chum 2012)."""
+        return (patches - self.mean) @ self.whitening
+
+    def describe(self, images: Tensor) -> Tensor:
+        """VLAD of each image (n, c, h, w), cell after cell, word after word: (n, value.numbers), of length 1.
+
+        A patch belongs to its nearest word; a word sums what its patches leave over (Jegou et al. 2010, Eq. 1).  Signed square
+        roots damp words that are seen often (Jegou et al. 2012, section 3).
+        """
+        patches = self.patches(images.to(self.mean.dtype))
+        x = torch.unflatten(self.whitened(patches), 1, self.value.places)
+        nearest = (2 * x @ self.words.T - self.words.square().sum(1)).argmax(3)
+        belongs = F.one_hot(nearest, len(self.words)).to(x.dtype)
+        cells = self.value.cells
+        sums = [
+            self.residuals(x_cell.flatten(1, 2), belongs_cell.flatten(1, 2))
+            for x_row, belongs_row in zip(x.tensor_split(cells, 1), belongs.tensor_split(cells, 1), strict=True)
+            for x_cell, belongs_cell in zip(x_row.tensor_split(cells, 2), belongs_row.tensor_split(cells, 2), strict=True)
+        ]
+        v = torch.stack(sums, 1).flatten(1)
+        v = v / v.abs().clamp_min(1e-12).sqrt()  # unlike sign(v) sqrt(|v|) it has a gradient at 0, where no patch came
+        return F.normalize(v, dim=1)
+
+    def residuals(self, x: Tensor, belongs: Tensor) -> Tensor:
+        """Sums of x - word over a cell: x (n, patches, d), belongs (n, patches, words) of 0 and 1 -> (n, words, d)."""
+        return belongs.transpose(1, 2) @ x - belongs.sum(1)[:, :, None] * self.words

@@ -135,6 +135,10 @@ def read_run(record: Record) -> Finished | Unfinished:
 
 def decoded(head: dict[str, Json], record: Record) -> Finished | Unfinished:
     run, result = head["run"], head["result"]
+    if isinstance(run, dict) and run["recipe"] is None:  # fitted at once: it has neither a depth nor a curve
+        raise RecordError(
+            f"{record.folder} holds no network: what it made of {run['dataset']} stands in its run.json, under result"
+        )
     if not isinstance(run, dict) or not isinstance(run["network"], dict) or not isinstance(run["recipe"], dict):
         raise TypeError("run holds no network and recipe")
     name, seed = str(run["network"]["name"]), int(str(run["seed"]))

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from residua.spec.network import Network
 from residua.spec.text import FORMAT
+from residua.spec.vlad import Classifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The `config.json` of a model folder."""
 
-    network: Network
+    network: Classifier
     classes: tuple[str, ...]  # names, in the order of the scores
     mean: tuple[float, ...]  # of each channel, pixels in [0, 1]
     std: tuple[float, ...]

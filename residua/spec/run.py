@@ -7,22 +7,31 @@ from dataclasses import dataclass
 from residua.errors import UsageError
 from residua.spec.network import Network
 from residua.spec.recipe import Recipe
-from residua.spec.text import FORMAT, Json, to_json
+from residua.spec.text import FORMAT, Json, tagged, to_json
+from residua.spec.vlad import Classifier
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Everything that a run's outcome is a function of, on one machine."""
 
-    network: Network
+    network: Classifier
     dataset: str
-    recipe: Recipe
+    recipe: Recipe | None  # None for VLAD, which is fitted at once
     seed: int = 0
     start: str = ""  # fingerprint of the model folder whose weights it starts from
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed {self.seed} is impossible: give a whole number from 0 to {2**32 - 1}")
+        if isinstance(self.network, Network) != (self.recipe is not None):
+            raise UsageError("a network is trained by a recipe, VLAD is fitted without one: give the one and not the other")
+
+    def recipe_for(self, depth: int) -> Recipe:
+        """The recipe as a network of that depth is trained by it; UsageError for VLAD, which has none."""
+        if self.recipe is None:
+            raise UsageError(f"{self.network.name} is fitted at once, not trained by a recipe")
+        return self.recipe.for_depth(depth)
 
     @property
     def id(self) -> str:
@@ -32,5 +41,5 @@ class Run:
 
     @property
     def json(self) -> Json:
-        return {"format": FORMAT, "network": to_json(self.network), "dataset": self.dataset, "recipe": to_json(self.recipe),
-                "seed": self.seed, **({"start": self.start} if self.start else {})}  # fmt: skip
+        return {"format": FORMAT, "network": tagged(self.network, Classifier), "dataset": self.dataset,
+                "recipe": to_json(self.recipe), "seed": self.seed, **({"start": self.start} if self.start else {})}  # fmt: skip

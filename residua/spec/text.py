@@ -9,13 +9,14 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_t
 from residua.errors import RecordError, UsageError, unknown
 
 FORMAT = 1
+UNSAID = ("Network", "Sgd")  # kinds that are not written: they stood alone in their places when format 1 began
 
 T = TypeVar("T")
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 
 def to_json(value: Any) -> Json:
-    """A frozen value, or anything in one, as JSON; a value that stands where several kinds could carries its `kind`."""
+    """A frozen value, or anything in one, as JSON; where several kinds could stand it says its `kind`, but for those UNSAID."""
     if is_dataclass(value) and not isinstance(value, type):
         hints = hints_of(type(value))
         return {field.name: tagged(getattr(value, field.name), hints[field.name]) for field in fields(value)}
@@ -29,7 +30,8 @@ def to_json(value: Any) -> Json:
 def tagged(value: Any, hint: Any) -> Json:
     encoded = to_json(value)
     if isinstance(encoded, dict) and isinstance(hint, UnionType) and sum(map(is_dataclass, get_args(hint))) > 1:
-        return {"kind": type(value).__name__, **encoded}
+        kind = type(value).__name__
+        return encoded if kind in UNSAID else {"kind": kind, **encoded}
     return encoded
 
 
@@ -76,9 +78,10 @@ def decode_union(kinds: tuple[Any, ...], data: Json, place: str) -> Any:
     values = [kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)]
     if isinstance(data, dict) and len(values) > 1:
         named = {kind.__name__: kind for kind in values}
-        if data.get("kind") not in named:
-            raise TypeError(f"{place} is of kind {data.get('kind')!r}, not one of {', '.join(named)}")
-        return decode(named[str(data["kind"])], {name: item for name, item in data.items() if name != "kind"}, place)
+        kind = data.get("kind", values[0].__name__)  # the first, where none is said
+        if kind not in named:
+            raise TypeError(f"{place} is of kind {kind!r}, not one of {', '.join(named)}")
+        return decode(named[str(kind)], {name: item for name, item in data.items() if name != "kind"}, place)
     [kind] = [kind for kind in kinds if kind is not type(None)]
     return decode(kind, data, place)
 
@@ -93,12 +96,17 @@ def overridden(value: T, assignment: str) -> T:
     path, equals, text = assignment.partition("=")
     if not equals:
         raise UsageError(f"{assignment!r} sets nothing: write FIELD=VALUE, e.g. batch_size=64")
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError:
-        data = text
-    changed: T = put(value, path.split("."), data, path)
+    changed: T = put(value, path.split("."), literal(text), path)
     return changed
+
+
+def literal(text: str) -> Json:
+    """`64` -> 64, `{"lr": 0.2}` -> a dictionary, and what is no JSON -> itself."""
+    try:
+        value: Json = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value
 
 
 def put(value: Any, path: list[str], data: Json, whole: str) -> Any:

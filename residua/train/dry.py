@@ -1,17 +1,20 @@
 """What a run would do, without doing it."""
 
 import time
+from math import prod
 from pathlib import Path
 
 from residua.data.batches import Batches
-from residua.data.read import read
+from residua.data.read import Images, read
 from residua.net.build import build
 from residua.spec.dataset import dataset
 from residua.spec.memory import activation_bytes
-from residua.spec.plan import plan
+from residua.spec.network import Network
+from residua.spec.plan import Plan, plan
 from residua.spec.recipe import Recipe
 from residua.spec.run import Run
 from residua.spec.text import Json
+from residua.spec.vlad import VladClassifier
 from residua.train.machine import Machine
 from residua.train.step import Step
 
@@ -19,10 +22,30 @@ TIMED = 3  # steps, after one that is not timed
 
 
 def outline(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json]:
-    """The plan of a run: sizes, steps, the learning rate at each change, and the time a few real steps let expect."""
-    planned, data = plan(run.network), dataset(run.dataset)
-    recipe = run.recipe.for_depth(planned.depth)
-    images = read(data, "train", data_dir).to(machine.device)
+    """The plan of a run; that of VLAD holds no time, for nobody knows before how long an SVM takes."""
+    images = read(dataset(run.dataset), "train", data_dir).to(machine.device)
+    if isinstance(run.network, VladClassifier):
+        return outline_fit(run.network, run.dataset, images)
+    return outline_steps(run, plan(run.network), images, machine)
+
+
+def outline_fit(value: VladClassifier, dataset: str, images: Images) -> dict[str, Json]:
+    """Sizes; `descriptor_bytes` are those of all training images, and the SVM needs up to twice as many beside them."""
+    return {
+        "model": value.name,
+        "parameters": value.parameters,
+        "data": dataset,
+        "training_images": len(images),
+        "patches_per_image": prod(value.places),
+        "descriptor_numbers": value.numbers,
+        "descriptor_bytes": 8 * len(images) * value.numbers,
+        "precision": "fp32",
+    }
+
+
+def outline_steps(run: Run, planned: Plan, images: Images, machine: Machine) -> dict[str, Json]:
+    """Sizes, steps, the learning rate at each change, and the time a few real steps let expect."""
+    data, recipe = dataset(run.dataset), run.recipe_for(planned.depth)
     batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed)
     steps = recipe.length(len(images))
     return {
@@ -39,7 +62,7 @@ def outline(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json
         "learning_rates": [{"step": step, "lr": rate} for step, rate in changes(recipe, steps)],
         "weight_decay_on": recipe.optimiser.decay,
         "precision": machine.precision,
-        "estimated_seconds": steps * seconds_a_step(run, recipe, batches, machine),
+        "estimated_seconds": steps * seconds_a_step(planned.network, recipe, batches, machine),
     }
 
 
@@ -52,8 +75,8 @@ def changes(recipe: Recipe, steps: int) -> list[tuple[int, float]]:
     return [(step, rates[step]) for step in places]
 
 
-def seconds_a_step(run: Run, recipe: Recipe, batches: Batches, machine: Machine) -> float:
-    net = machine.place(build(run.network, run.seed))
+def seconds_a_step(network: Network, recipe: Recipe, batches: Batches, machine: Machine) -> float:
+    net = machine.place(build(network, batches.seed))
     step = Step(net, recipe.optimiser, machine)
     for i in range(1 + TIMED):
         if i == 1:

@@ -8,7 +8,7 @@ import torch
 
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
-from residua.net.folder import from_pretrained, read_config, save_pretrained
+from residua.net.folder import network_from, read_config, save_pretrained
 from residua.spec.text import Json
 from residua.train.evaluate import model_folder
 
@@ -21,7 +21,7 @@ def operate(folder: Path, out: Path, change: Callable[[ResidualNetwork], Residua
     if out.exists():
         raise UsageError(f"{out} exists already: choose another --out")
     source = model_folder(folder)
-    config, net = read_config(source), from_pretrained(source)
+    config, net = read_config(source), network_from(source)
     changed = change(net).eval()
     images = torch.randn(16, *net.plan.network.input, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,17 +16,17 @@ from residua.data.fetch import located
 from residua.data.read import read
 from residua.errors import Interrupted, RecordError
 from residua.files import alone
-from residua.net.build import build
-from residua.net.folder import from_pretrained, save_pretrained
+from residua.net.folder import network_from, save_pretrained, untrained
+from residua.net.vlad import VladNetwork
 from residua.record import Record
 from residua.spec.dataset import dataset
 from residua.spec.model import ModelConfig
-from residua.spec.plan import plan
 from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.train.evaluate import checked_for, evaluate
 from residua.train.loop import Listener, fit
 from residua.train.machine import Machine
+from residua.train.vlad import fit_vlad
 
 
 def train(
@@ -41,49 +42,58 @@ def train(
 ) -> dict[str, Json]:
     """Train `run`, keep its record in `folder`, and return its result; a finished run is returned as it is.
 
+    VLAD is fitted at once: its result has the same keys, with 0 steps; its record has no metrics and no `best`, and `resume`
+    begins anew.
     Where the run starts from weights, they are those of the model folder `start`, and so is the preprocessing.
     Raises UsageError where the folder holds another run, RecordError where another process trains it, DataError,
     TrainingError, and Interrupted once `stop()`.
     """
-    data, recipe = dataset(run.dataset), run.recipe.for_depth(plan(run.network).depth)
+    data, record, exact = dataset(run.dataset), Record(folder), Machine(machine.device, "fp32")
+    machine = machine if run.recipe else exact
     if data.folder:
         located(data, data_dir)  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
     config = ModelConfig(
-        network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name, recipe=recipe.name,
-        fingerprint=images.fingerprint, residua=version("residua"), torch=torch.__version__,
+        network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name,
+        recipe=run.recipe.name if run.recipe else "", fingerprint=images.fingerprint,
+        residua=version("residua"), torch=torch.__version__,
     )  # fmt: skip
     if start is None:
-        net = build(run.network, run.seed)
+        net = untrained(run.network, run.seed)
     else:
         before = checked_for(data, start)
-        net, config = from_pretrained(start), replace(config, mean=before.mean, std=before.std)
+        net, config = network_from(start), replace(config, mean=before.mean, std=before.std)
     net = machine.place(net)
-    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), config.mean, config.std, run.seed)
-    record = Record(folder)
+    if isinstance(net, VladNetwork):
+        steps, seen = 0, len(images)
+        learn = partial(fit_vlad, net, images, config.mean, config.std, run.seed)
+    else:
+        recipe = run.recipe_for(net.plan.depth)
+        batches = Batches(images, recipe.batch_size, recipe.augment.on(data), config.mean, config.std, run.seed)
+        steps = recipe.length(len(images))
+        seen = steps * recipe.batch_size
+        best = partial(save_pretrained, net, config, folder / "best")
+        learn = partial(fit, net, batches, recipe, dev=dev, machine=machine, record=record, keep_best=best)
     record.begin(run, machine.describe(), resume)
     if (done := record.result()) is not None:
         return done
     with alone(folder) as ours:
         if not ours:
             raise RecordError(f"the run in {folder} is being trained by another process")
-        progress = fit(
-            net, batches, recipe, dev=dev, machine=machine, record=record, tell=tell, stop=stop,
-            keep_best=lambda: save_pretrained(net, config, folder / "best"),
-        )  # fmt: skip
-        if progress.step < (steps := progress.steps):
-            raise Interrupted(f"stopped at step {progress.step:,} of {steps:,}: add --resume to go on, with --out {folder}")
+        progress = learn(tell=tell, stop=stop)
+        if progress.step < progress.steps:
+            where = f"step {progress.step:,} of {progress.steps:,}"
+            raise Interrupted(f"stopped at {where}: add --resume to go on, with --out {folder}")
 
-        exact = Machine(machine.device, "fp32")
         errors = {
             f"{split}_error": evaluate(net, part, config.mean, config.std, exact).error
             for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
         }
         save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
         result: dict[str, Json] = {
-            "model": run.network.name, "steps": progress.steps, "seconds": progress.seconds,
-            "images_per_second": progress.steps * recipe.batch_size / progress.seconds,
-            **errors, "best_dev_error": progress.best,
+            "model": run.network.name, "steps": steps, "seconds": progress.seconds,
+            "images_per_second": seen / progress.seconds,
+            **errors, "best_dev_error": errors["dev_error"] if progress.best is None else progress.best,
         }  # fmt: skip
         record.finish(result)
     return result

@@ -1,0 +1,181 @@
+"""VLAD from the data to its record, and through the command line."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from residua.cli.main import main
+from residua.data.augment import normalise
+from residua.data.read import Images, read
+from residua.errors import DataError, Interrupted, RecordError
+from residua.net.vlad import VladNetwork
+from residua.report.tables import read as read_records
+from residua.spec.dataset import dataset
+from residua.spec.run import Run
+from residua.spec.vlad import vlad
+from residua.train.machine import Machine
+from residua.train.run import train
+from residua.train.vlad import fit_vlad, fit_words, sampled
+
+CPU = Machine(torch.device("cpu"), "fp32")
+DIGITS = dataset("digits")
+SMALL = "vlad,words=4,cells=1,samples=2000"
+
+
+def said(capsys, *arguments):
+    code = main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err.strip().splitlines()[-1] if err.strip() else ""
+
+
+def silent(progress, line):
+    pass
+
+
+def weights(folder):
+    return load_file(folder / "last" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The folder of a run with the default VLAD, through the command line."""
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    assert main(["train", "digits", "--model", "vlad", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_digits_are_told_apart(fitted):
+    result = json.loads((fitted / "run.json").read_text())["result"]
+    assert result["train_error"] < 0.02
+    assert result["dev_error"] < 0.05
+    assert result["test_error"] < 0.04
+
+
+def test_its_result_has_the_keys_of_a_networks(capsys, tmp_path):
+    out = []
+    for name, options in ((SMALL, []), ("cifar-resnet8", ["--steps", "2"])):
+        command = ["train", "digits", "--model", name, *options, "--json", "--out", str(tmp_path / name)]
+        out.append(json.loads(said(capsys, *command)[1]))
+    assert list(out[0]) == list(out[1])
+    assert out[0]["steps"] == 0
+    assert out[0]["best_dev_error"] == out[0]["dev_error"]
+    assert {path.name for path in (tmp_path / SMALL).iterdir()} == {"run.json", "last"}
+
+
+def test_evaluate_agrees_with_the_run(capsys, fitted):
+    result = json.loads((fitted / "run.json").read_text())["result"]
+    for split, precision in (("test", "fp32"), ("dev", "bf16")):
+        command = ["evaluate", str(fitted), "digits", "--split", split, "--precision", precision, "--json"]
+        assert json.loads(said(capsys, *command)[1])["error"] == result[f"{split}_error"]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(tmp_path):
+    value = vlad(SMALL, DIGITS.input, 10)
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        train(Run(value, "digits", None, seed), tmp_path / name, CPU, tell=silent, stop=lambda: False)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not any(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_a_finished_run_is_not_fitted_again(capsys, fitted):
+    before = (fitted / "run.json").read_bytes()
+    code, out, _ = said(capsys, "train", "digits", "--model", "vlad", "--json", "--out", str(fitted))
+    assert code == 0
+    assert {**json.loads(before)["result"], "folder": str(fitted)} == json.loads(out)
+    assert (fitted / "run.json").read_bytes() == before
+
+
+def test_a_stopped_run_begins_anew_and_ends_in_the_same_bits(tmp_path):
+    run = Run(vlad(SMALL, DIGITS.input, 10), "digits", None)
+    steps = 1 + 21 + 10  # the dictionary, 64 images each, a class each
+    for after in (1, 15, steps - 1):
+        left = iter(range(after - 1))
+        with pytest.raises(Interrupted, match=f"stopped at step {after} of {steps}: add --resume to go on"):
+            train(run, tmp_path / "r", CPU, resume=True, tell=silent, stop=lambda left=left: next(left, None) is None)
+    told = []
+    train(run, tmp_path / "r", CPU, resume=True, tell=lambda progress, line: told.append(progress.step), stop=lambda: False)
+    assert told == list(range(1, steps + 1))
+    train(run, tmp_path / "whole", CPU, tell=silent, stop=lambda: False)
+    ours, theirs = weights(tmp_path / "r"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_variance_1():
+    net = VladNetwork(vlad("vlad", DIGITS.input, 10))
+    patches = sampled(net, read(DIGITS, "train"), DIGITS.mean, DIGITS.std, seed=0)
+    fit_words(net, patches, seed=0)
+    x = net.whitened(patches)
+    assert patches.shape == (200_000, 16)
+    assert x.mean(0).abs().max() < 1e-4
+    assert (torch.cov(x.T) - torch.eye(8)).abs().max() < 1e-3
+
+
+def test_sampled_patches_are_patches_of_the_images():
+    net = VladNetwork(vlad("vlad,samples=50", DIGITS.input, 10))
+    images = read(DIGITS, "train")[:3]
+    every = net.patches(normalise(images.pixels, DIGITS.mean, DIGITS.std)).flatten(0, 1).double()
+    distances = torch.cdist(sampled(net, images, DIGITS.mean, DIGITS.std, seed=0).double(), every)
+    assert distances.min(1).values.max() < 1e-6
+    assert len(distances.argmin(1).unique()) > 25
+
+
+def test_images_without_contrast_are_fitted_all_the_same():
+    """Directions of no variance are not blown up: half of each image is blank."""
+    images = read(DIGITS, "train")
+    images.pixels[:, :, 4:] = 0
+    net = VladNetwork(vlad("vlad,cells=1,words=4,patch=4,dimensions=15", DIGITS.input, 10))
+    fit_vlad(net, images, DIGITS.mean, DIGITS.std, 0, tell=silent, stop=lambda: False)
+    assert all(buffer.isfinite().all() for buffer in net.buffers())
+    assert net.whitening.abs().max() <= 100
+
+
+def test_a_class_without_images_is_named():
+    images = read(DIGITS, "train")
+    images = Images(images.pixels[images.labels != 3], images.labels[images.labels != 3])
+    with pytest.raises(DataError, match="no training image is of class 3: an SVM needs some of each"):
+        fit_vlad(VladNetwork(vlad("vlad", DIGITS.input, 10)), images, (0.0,), (1.0,), 0, tell=silent, stop=lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model", "vlad", "--steps", "0"], "--steps is for networks: leave it out with --model vlad"),
+        (["--model", "vlad", "--epochs", "2"], "--epochs is for networks: leave it out with --model vlad"),
+        (["--model", "vlad", "--recipe", "small"], "--recipe is for networks: leave it out with --model vlad"),
+        (["--model", "vlad", "--set", "batch_size=3"], "--set is for networks: leave it out with --model vlad"),
+        (["--model", "vlad,words=4", "--block", "basic"], "--block is for networks: leave it out with --model vlad,words=4"),
+        (["--model", "vlad", "--shortcut", "A"], "--shortcut is for networks: leave it out with --model vlad"),
+        (["--model", "vlad", "--order", "bare"], "--order is for networks: leave it out with --model vlad"),
+        (["--model", "vlad", "--from", "x"], "--from is for networks: leave it out with --model vlad"),
+        (["--model", "vlad", "--precision", "bf16"], "--precision bf16 is for networks: vlad is fitted in fp32"),
+        (["--model", "vlda"], "no model 'vlda': did you mean 'vlad'?"),
+        (["--model", "vlad,words=0"], "words=0 is impossible: it must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_for_networks_ends_in_a_sentence(capsys, tmp_path, options, sentence):
+    assert said(capsys, "train", "digits", *options, "--out", str(tmp_path / "r")) == (2, "", f"residua: {sentence}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_vlad_are_no_start_for_a_network(capsys, fitted, tmp_path):
+    code, _, sentence = said(capsys, "train", "digits", "--from", str(fitted), "--out", str(tmp_path / "r"))
+    assert (code, sentence.partition(" holds ")[2]) == (2, "vlad: give another folder")
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path):
+    code, out, _ = said(capsys, "train", "digits", "--model", "vlad", "--dry-run", "--json", "--out", str(tmp_path / "r"))
+    assert code == 0
+    assert json.loads(out) == {
+        "model": "vlad", "parameters": 5402, "data": "digits", "training_images": 1288, "patches_per_image": 25,
+        "descriptor_numbers": 512, "descriptor_bytes": 8 * 512 * 1288, "precision": "fp32",
+    }  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_says_that_it_is_no_network(fitted):
+    with pytest.raises(RecordError, match=r"holds no network: what it made of digits stands in its run.json, under result"):
+        read_records(fitted)
