@@ -32,6 +32,7 @@ LISTED: dict[str, Iterable[int]] = {
 }
 """The depths of each family that `list_models` lists."""
 WIDE = ("cifar-wrn16-8", "cifar-wrn28-10", "cifar-wrn40-4", "wide-resnet50-2", "wide-resnet101-2")
+MOST_LAYERS = 100_000  # which take seconds to plan
 CHANGES = (*PARTS, "width", "units", "head", "stem")
 
 
@@ -112,6 +113,8 @@ def make(base: str, changes: dict[str, str]) -> Network:
     found = re.fullmatch(r"([a-z-]+)(\d+)(?:-(\d+))?", base)
     if found is None or found[1] not in (WIDE_MAKERS if found[3] else MAKERS):
         raise unknown("network", base, list_models())
+    if int(found[2]) > MOST_LAYERS:
+        raise UsageError(f"no network of {int(found[2]):,} layers: give at most {MOST_LAYERS:,}")
     if not found[3]:
         return MAKERS[found[1]](int(found[2]), changes)
     return replace(WIDE_MAKERS[found[1]](int(found[2]), {"width": found[3], **changes}), name=base)
@@ -167,6 +170,8 @@ def changes_of(words: list[str]) -> dict[str, str]:
                 f"{word!r} does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
                 f"what can be replaced is {', '.join(CHANGES)}"
             )
+        if key in changes:
+            raise UsageError(f"{key} is said twice in a network's name, {changes[key]} and {value}: leave one out")
         changes[key] = value
     return changes
 

@@ -218,6 +218,8 @@ def test_parts_in_a_name():
 
 
 REFUSED = {
+    "cifar-resnet20,block=basic,block=bottleneck": "block is said twice in a network's name, basic and bottleneck: leave one out",
+    "cifar-resnet9999998": "no network of 9,999,998 layers: give at most 100,000",
     "cifar-resnet20,units=3-6-3": "units=3-6-3 does not fit cifar-resnet20: give 3 numbers that make 2 x their sum + 2 layers, "
     "e.g. cifar-resnet26",
     "cifar-resnet20,units=3-x-3": "units=x is impossible: give a whole number from 1 on",
