@@ -2,6 +2,7 @@
 
 run.json        the run, where it ran, and its result once finished
 metrics.jsonl   a line per evaluation: step, epoch, lr, loss, train_error, dev_error, dev_loss, seconds
+checkpoints/    the newest few, while the run is not finished
 last/  best/    model folders: after the last step, and at the lowest error on the dev split
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from residua.errors import RecordError, UsageError
-from residua.files import write_json, write_text
+from residua.files import remove, write_json, write_text
 from residua.spec.run import Run
 from residua.spec.text import FORMAT, Json
 
@@ -33,8 +34,8 @@ class Record:
         return self.folder / "metrics.jsonl"
 
     @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
 
     def begin(self, run: Run, environment: dict[str, Json], resume: bool) -> None:
         """Claim the folder for `run`.
@@ -52,6 +53,10 @@ class Record:
             before, now = [place["precision"] for place in (held["environment"], environment)]  # type: ignore[index,call-overload]
             if before != now:
                 raise UsageError(f"{self.folder} holds this run begun in {before}, not {now}: add --precision {before}")
+            if held["environment"].get("images", environment["images"]) != environment["images"]:  # type: ignore[union-attr]
+                raise UsageError(
+                    f"{self.folder} holds this run begun on other images, the data have changed: choose another --out"
+                )
         elif self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise UsageError(f"{self.folder} is not empty and holds no run: choose another --out")
         else:
@@ -101,7 +106,7 @@ class Record:
 
     def finish(self, result: dict[str, Json]) -> None:
         write_json(self.head, self.read() | {"result": result})
-        self.checkpoint.unlink(missing_ok=True)
+        remove(self.checkpoints)
 
 
 def difference(held: Json, asked: Json, place: str = "") -> str:

@@ -1,5 +1,6 @@
 """Progress bars on standard error, with a rate and the time left."""
 
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
@@ -33,8 +34,11 @@ class TrainingBar:
         if bar is None:
             bar = self.bar = tqdm(desc=self.name, total=progress.steps, initial=progress.step, unit="step", dynamic_ncols=True)
         bar.update(progress.step - bar.n)
+        if progress.note:
+            bar.write(f"residua: {progress.note}", file=sys.stderr)
         if line:
-            shown = {"loss": line["loss"], "train error": line["train_error"], "dev error": line["dev_error"], "lr": line["lr"]}
+            shown = {name.replace("_", " "): line[name] for name in ("loss", "train_error", "dev_error", "lr")}
+            shown["data wait"] = progress.waited / progress.seconds
             bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if value is not None})
 
 

@@ -35,6 +35,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation follow from it")
     parser.add_argument("--out", type=Path, help="the run's folder (default: a name of its own under runs/)")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint, where it has one")
+    parser.add_argument(
+        "--save-every", default="60s", help="how often a checkpoint is written: 500 (steps), 30s, 5m (default: 60s)"
+    )
     parser.add_argument("--precision", default="auto", help="bf16, fp32, or auto: bf16 where the machine is fast in it")
     add_data_dir(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan of the run, with its estimated time, and stop")
@@ -50,18 +53,20 @@ def run(arguments: Namespace) -> None:
     folder = arguments.out or Path("runs") / f"{planned.network.name}-{data.name}-{planned.id}"
 
     from residua.cli.progress import TrainingBar
+    from residua.train.checkpoint import every
     from residua.train.dry import outline
     from residua.train.machine import machine
     from residua.train.run import asked_to_stop, train
 
-    here = machine(arguments.precision)
+    here, saving = machine(arguments.precision), every(arguments.save_every)
     if arguments.dry_run:
         facts = outline(planned, here, arguments.data_dir)
         print_json(facts) if arguments.json else print(prose(facts))
         return
     with TrainingBar(planned.network.name) as tell, asked_to_stop() as stop:
         result = train(
-            planned, folder, here, start=start, data_dir=arguments.data_dir, resume=arguments.resume, tell=tell, stop=stop
+            planned, folder, here, start=start, data_dir=arguments.data_dir, resume=arguments.resume, saving=saving,
+            tell=tell, stop=stop,
         )  # fmt: skip
     result = {**result, "folder": str(folder)}
     print_json(result) if arguments.json else print(prose(result))

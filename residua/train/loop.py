@@ -14,12 +14,12 @@ from residua.errors import RecordError, TrainingError
 from residua.record import Line, Record
 from residua.spec.recipe import Recipe
 from residua.train import checkpoint
+from residua.train.checkpoint import SAVING, Saving
 from residua.train.evaluate import Score, evaluate
 from residua.train.machine import Machine
 from residua.train.step import Step
 
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
-SAVE_EVERY = 60.0  # seconds between two checkpoints
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Progress:
     losses: list[Tensor] = field(default_factory=list)
     wrong: list[Tensor] = field(default_factory=list)
     begun: float = 0.0  # when the clock was started
+    waited: float = 0.0  # of those seconds, in which a step waited for its batch
+    note: str = ""  # what the user should hear now
 
     def add(self, loss: Tensor, wrong: Tensor) -> None:
         self.losses.append(loss)
@@ -67,6 +69,7 @@ def fit(
     dev: Images | None,
     machine: Machine,
     record: Record,
+    saving: Saving = SAVING,
     keep_best: Callable[[], None],
     tell: Listener,
     stop: Callable[[], bool],
@@ -74,7 +77,7 @@ def fit(
     """Train `net`, from where the record's checkpoint stands to the recipe's end, or, resumable, until `stop()`.
 
     `keep_best` is called whenever the error on `dev` is the lowest so far.  Raises TrainingError, naming the step, when the
-    loss is not finite.
+    loss is not finite; a run that does not set out is only told so.
     """
     steps = recipe.length(len(batches.images))
     step = Step(net, recipe.optimiser, machine)
@@ -84,7 +87,9 @@ def fit(
     net.train()
     progress.start()
     while progress.step < steps and not stop():
+        asked = time.perf_counter()
         images, labels = batches.at(progress.step)
+        progress.waited += time.perf_counter() - asked
         torch.manual_seed((batches.seed * steps + progress.step) % 2**63)  # for dropout: a function of seed and step
         progress.add(*step(images, labels, recipe.lr(progress.step, steps)))
         due = progress.step == steps or (progress.step % report_every == 0 and steps - progress.step > report_every / 2)
@@ -93,17 +98,21 @@ def fit(
         line = None
         if due:
             progress.stop()
+            since = progress.step - len(progress.losses)
             line = summary(progress, recipe, batches, evaluate(net, dev, batches.mean, batches.std, machine) if dev else None)
             if line["dev_error"] is not None and (progress.best is None or line["dev_error"] < progress.best):
                 progress.best = line["dev_error"]
                 keep_best()
             record.log(line)
+            if since < set_out_by(recipe, steps) <= progress.step:
+                progress.note = stalled(line, batches)
             progress.start()
         tell(progress, line)
-        if time.monotonic() - saved > SAVE_EVERY:
-            save(record, step, progress)
+        progress.note = ""
+        if saving.due(time.monotonic() - saved, progress.step):
+            save(record, step, progress, saving)
             saved = time.monotonic()
-    save(record, step, progress)
+    save(record, step, progress, saving)
     return progress
 
 
@@ -122,6 +131,23 @@ def summary(progress: Progress, recipe: Recipe, batches: Batches, dev: Score | N
     }
 
 
+def set_out_by(recipe: Recipe, steps: int) -> int:
+    """The step by which a run should have begun to learn: 400 or the warm-up's end, or half of a short run; our choice."""
+    return min(max(400, recipe.warmup.steps if recipe.warmup else 0), steps // 2)
+
+
+def stalled(line: Line, batches: Batches) -> str:
+    """A sentence where the training error is still near chance: above 80 % of ten classes (He et al. 2015, section 4.2)."""
+    chance = 1 - batches.images.labels.bincount().max().item() / len(batches.images)
+    error = line["train_error"] or 0.0
+    if error <= chance * 8 / 9:
+        return ""
+    return (
+        f"the training error is still {100 * error:.0f} % at step {line['step']:,.0f}, where guessing gives {100 * chance:.0f} %: "
+        "a deep net may need a lower rate (--set schedule.lr=...), a warm-up (--recipe he2016), or, if it is plain, shortcuts"
+    )
+
+
 def check_finite(progress: Progress, record: Record) -> None:
     """Wait for the device, and raise TrainingError where a loss since the last line is not finite."""
     losses = torch.stack(progress.losses) if progress.losses else torch.zeros(1)
@@ -132,11 +158,11 @@ def check_finite(progress: Progress, record: Record) -> None:
 
 
 def remedy(record: Record) -> str:
-    kept = "the last good checkpoint is kept" if record.checkpoint.exists() else "no checkpoint was due before"
+    kept = "the last good checkpoint is kept" if checkpoint.saved(record.checkpoints) else "no checkpoint was due before"
     return f"{kept}; try a lower learning rate (--set schedule.lr=...) or a warm-up, with another --out"
 
 
-def save(record: Record, step: Step, progress: Progress) -> None:
+def save(record: Record, step: Step, progress: Progress, saving: Saving) -> None:
     """Write a checkpoint of all that the rest of the run is a function of; TrainingError rather than one of no use."""
     check_finite(progress, record)
     progress.stop()
@@ -144,23 +170,26 @@ def save(record: Record, step: Step, progress: Progress) -> None:
         raise TrainingError(f"weights are not finite after step {progress.step:,} of {progress.steps:,}: {remedy(record)}")
     since = {name: torch.stack(kept) for name, kept in (("losses", progress.losses), ("wrong", progress.wrong)) if kept}
     groups = {"net": step.net.state_dict(), "optimiser": step.state(), "since": since}
-    checkpoint.save(record.checkpoint, groups, {"step": progress.step, "seconds": progress.seconds, "best": progress.best})
+    facts = {"step": progress.step, "seconds": progress.seconds, "best": progress.best, "waited": progress.waited}
+    checkpoint.save(record.checkpoints, progress.step, groups, facts, saving.last)
     progress.start()
 
 
 def restored(record: Record, step: Step, steps: int) -> Progress:
-    """The progress, weights and optimiser state of the record's checkpoint, or a fresh start."""
-    if not record.checkpoint.exists():
+    """The progress, weights and optimiser state of the record's newest whole checkpoint, or a fresh start."""
+    found = checkpoint.newest(record.checkpoints)
+    if found is None:
         record.rewind(0)
         return Progress(steps)
-    groups, facts = checkpoint.load(record.checkpoint)
+    groups, facts, damaged = found
     try:
         step.net.load_state_dict(groups["net"])
     except (KeyError, RuntimeError) as error:
-        raise RecordError(f"{record.checkpoint} is of another network: {str(error).splitlines()[0]}") from error
+        raise RecordError(f"{record.checkpoints} holds those of another network: {str(error).splitlines()[0]}") from error
     step.restore(groups.get("optimiser", {}))
     since = groups.get("since", {})
     losses, wrong = [list(since[name].to(step.machine.device)) if name in since else [] for name in ("losses", "wrong")]
     progress = Progress(steps, int(facts["step"] or 0), facts["seconds"] or 0.0, facts["best"], losses, wrong)
+    progress.waited, progress.note = facts["waited"] or 0.0, "; ".join(damaged)
     record.rewind(progress.step)
     return progress

@@ -23,6 +23,7 @@ from residua.spec.dataset import dataset
 from residua.spec.model import ModelConfig
 from residua.spec.run import Run
 from residua.spec.text import Json
+from residua.train.checkpoint import SAVING, Saving
 from residua.train.evaluate import checked_for, evaluate
 from residua.train.loop import Listener, fit
 from residua.train.machine import Machine
@@ -37,6 +38,7 @@ def train(
     start: Path | None = None,
     data_dir: Path | None = None,
     resume: bool = False,
+    saving: Saving = SAVING,
     tell: Listener,
     stop: Callable[[], bool],
 ) -> dict[str, Json]:
@@ -73,8 +75,8 @@ def train(
         steps = recipe.length(len(images))
         seen = steps * recipe.batch_size
         best = partial(save_pretrained, net, config, folder / "best")
-        learn = partial(fit, net, batches, recipe, dev=dev, machine=machine, record=record, keep_best=best)
-    record.begin(run, machine.describe(), resume)
+        learn = partial(fit, net, batches, recipe, dev=dev, machine=machine, record=record, saving=saving, keep_best=best)
+    record.begin(run, {**machine.describe(), "images": images.fingerprint}, resume)
     if (done := record.result()) is not None:
         return done
     with alone(folder) as ours:

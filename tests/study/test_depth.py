@@ -105,7 +105,7 @@ def test_ctrl_c_stops_a_study_whole_and_the_same_command_goes_on(tmp_path):
     assert errors.splitlines()[-1] == "residua: stopped: the same command goes on from the checkpoints"
     assert "Traceback" not in errors
     runs = [Record(path) for path in (tmp_path / "s" / "runs").iterdir()]
-    assert any(run.checkpoint.exists() for run in runs)
+    assert any(run.checkpoints.exists() for run in runs)
     assert len([run for run in runs if run.result()]) < 4
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert all(Record(path).result() for path in (tmp_path / "s" / "runs").iterdir())
