@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from residua.errors import RecordError, UsageError
 from residua.files import remove, write_json, write_text
-from residua.spec.run import Run
+from residua.spec.run import Run, run_of
 from residua.spec.text import FORMAT, Json
 
 Line: TypeAlias = dict[str, float | None]
@@ -44,8 +44,8 @@ class Record:
         """
         if self.head.exists():
             held = self.read()
-            if held["run"] != run.json:
-                raise UsageError(f"{self.folder} holds another run: {difference(held['run'], run.json)}; choose another --out")
+            if (other := run_of(held["run"])) != run:
+                raise UsageError(f"{self.folder} holds another run: {difference(other.json, run.json)}; choose another --out")
             if held["result"] is not None:
                 return
             if not resume:
@@ -54,9 +54,7 @@ class Record:
             if before != now:
                 raise UsageError(f"{self.folder} holds this run begun in {before}, not {now}: add --precision {before}")
             if held["environment"].get("images", environment["images"]) != environment["images"]:  # type: ignore[union-attr]
-                raise UsageError(
-                    f"{self.folder} holds this run begun on other images, the data have changed: choose another --out"
-                )
+                raise UsageError(f"{self.folder} holds this run begun on other images, the data have changed: choose another --out")
         elif self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise UsageError(f"{self.folder} is not empty and holds no run: choose another --out")
         else:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from residua.cli.main import main
+from residua.record import Record
+from residua.spec.run import run_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -106,3 +109,15 @@ def test_records_in_the_repository_can_be_read():
 
     found = cells(read(ROOT / "experiments/digits-depth"))
     assert [(cell.family, cell.depth) for cell in found if cell.test_error > 0.5] == [("plain", 56), ("plain", 110)]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("run.json")), ids=lambda path: path.parent.name)
+def test_a_record_in_the_repository_is_the_run_it_tells(path, tmp_path):
+    """Also one that an earlier version wrote: it is returned, not refused as another run."""
+    held = json.loads(path.read_text())
+    run = run_of(held["run"])
+    shutil.copytree(path.parent, tmp_path / "run")
+    record = Record(tmp_path / "run")
+    record.begin(run, held["environment"], resume=False)
+    assert record.result() == held["result"]
+    assert run_of(run.json) == run

@@ -1,6 +1,6 @@
 """Kill a run at random moments, resume it each time, and compare its last weights and measurements with an undisturbed run's.
 
-    python experiments/kills/kills.py --kills 30 --out runs/kills
+python experiments/kills/kills.py --kills 30 --out runs/kills
 """
 
 import argparse

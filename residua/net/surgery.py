@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork, build
-from residua.spec.families import BLOCKS
 from residua.spec.network import Add, Gate, Network, Scale, Shortcut
-from residua.spec.papers import called, resized
+from residua.spec.papers import renamed, resized
 from residua.spec.plan import PlannedUnit, starting_at_zero
 
 
@@ -31,14 +30,23 @@ def deepen(net: ResidualNetwork, stage: int, units: int, seed: int = 0) -> Resid
     if why := not_the_identity(spec):
         raise UsageError(f"{spec.name} cannot be deepened with its outputs unchanged: {why}")
     deeper = build(resized(spec, tuple(s.units + units * (i == stage) for i, s in enumerate(spec.stages, 1))), seed)
-    deeper.load_state_dict(net.state_dict(), strict=False)  # the new units come last in their stage, so that names agree
+    like(net, deeper).load_state_dict(net.state_dict(), strict=False)  # new units come last in a stage: names agree
     new = [(u, p) for u, p in zip(deeper.units, deeper.plan.units, strict=True) if p.stage == stage][-units:]
     for unit, planned in new:
         if not any(layer.op == "scale" for layer in planned.branch):
             for module, layer in zip(unit.branch, starting_at_zero(planned.branch), strict=True):
                 if layer.zero:
                     nn.init.zeros_(module.get_parameter("weight"))
-    return deeper.train(net.training)
+    return deeper
+
+
+def like(net: ResidualNetwork, other: ResidualNetwork) -> ResidualNetwork:
+    """`other` where `net` is, in its precision and its mode; what is frozen in the one is frozen in the other."""
+    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    for name, parameter in other.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    weight = next(net.parameters())
+    return other.to(weight.device, weight.dtype).train(net.training)
 
 
 def not_the_identity(network: Network) -> str:
@@ -76,11 +84,11 @@ def remove(net: ResidualNetwork, units: Sequence[str]) -> ResidualNetwork:
     counts = tuple(sum(plan.stage == s for _, plan in kept) for s, _ in enumerate(net.plan.network.stages, 1))
     if 0 in counts:
         raise UsageError(f"stage {counts.index(0) + 1} would have no unit left: keep one")
-    smaller = build(resized(net.plan.network, counts))
+    smaller = like(net, build(resized(net.plan.network, counts)))
     pairs = [(net.stem, smaller.stem), (net.head, smaller.head)]
     for ours, theirs in [*pairs, *zip((module for module, _ in kept), smaller.units, strict=True)]:
         theirs.load_state_dict(ours.state_dict())
-    return smaller.train(net.training)
+    return smaller
 
 
 def removable(unit: PlannedUnit) -> bool:
@@ -100,7 +108,11 @@ def residualize(
     where something other than a weight layer, normalisation or activation stands, its last weight layer stays outside, and
     its projections are all that it can have.  Raises UsageError where the layers cannot be grouped so, or the net has skips.
     """
+    if every < 1:
+        raise UsageError(f"a skip connection cannot lead around {every} layers: give at least 1")
     if isinstance(net, nn.Sequential):
+        if shortcut != "project":
+            raise UsageError(f"a skip connection in an nn.Sequential is a projection where shapes differ, not {shortcut!r}")
         return residualized(deepcopy(net), every, torch.Generator().manual_seed(seed))
     spec = net.plan.network
     if spec.unit.shortcut != "none":
@@ -110,13 +122,13 @@ def residualize(
     unit, layers = replace(spec.unit, shortcut=shortcut), len(spec.unit.kernels)
     stages = spec.stages
     if every != layers:
+        if unit.order.each.startswith("weight") and unit.order.each != f"{unit.order.last} {unit.order.after}".strip():
+            raise UsageError(f"{spec.name} has layers of two kinds: give every={layers}")
         if len({*unit.kernels}) > 1 or unit.squeeze > 1 or unit.stride_at or any(s.units * layers % every for s in stages):
             raise UsageError(f"{spec.name} cannot be cut into units of {every} layers: choose a divisor of each stage's layers")
         unit = replace(unit, kernels=unit.kernels[:1] * every)
         stages = tuple(replace(stage, units=stage.units * layers // every) for stage in stages)
-    block = [name for name, block in BLOCKS.items() if (block.kernels, block.squeeze) == (unit.kernels, unit.squeeze)]
-    name = f"{spec.name.replace('plain', 'resnet')},shortcut={shortcut}"
-    residual = called(replace(spec, unit=unit, stages=stages), name, *(f"{name},block={known}" for known in block))
+    residual = renamed(replace(spec, unit=unit, stages=stages), plain="resnet")
     return with_weights_of(net, build(residual, seed))
 
 
@@ -124,15 +136,14 @@ def plain_twin(net: ResidualNetwork) -> ResidualNetwork:
     """A copy without shortcuts, gates and projections; the branches keep their weights."""
     spec = net.plan.network
     twin = replace(spec, unit=replace(spec.unit, shortcut="none", join=Add(), start="he"))
-    name = spec.name.split(",")[0].replace("preresnet", "resnet").replace("resnet", "plain")
-    return with_weights_of(net, build(called(twin, name, f"{spec.name},shortcut=none")))
+    return with_weights_of(net, build(renamed(twin, resnet="plain", preresnet="plain", highway="plain")))
 
 
 def with_weights_of(net: ResidualNetwork, other: ResidualNetwork) -> ResidualNetwork:
     """`other` with the weights of `net`, layer by layer; shortcuts and gates, which only one of them may have, left alone."""
-    for ours, theirs in zip(path(net), path(other), strict=True):
+    for ours, theirs in zip(path(net), path(like(net, other)), strict=True):
         theirs.load_state_dict(ours.state_dict())
-    return other.train(net.training)
+    return other
 
 
 def path(net: ResidualNetwork) -> Iterator[nn.Module]:
@@ -154,6 +165,7 @@ class Skip(nn.Module):
 
 
 def residualized(net: nn.Sequential, every: int, generator: torch.Generator) -> nn.Sequential:
+    """`net` itself, cut into groups of `every` weight layers, each with a shortcut around it."""
     modules, made = list(net), list[nn.Module]()
     last = max((i for i, module in enumerate(modules) if isinstance(module, WEIGHTS)), default=0)
     start = 0
@@ -163,7 +175,7 @@ def residualized(net: nn.Sequential, every: int, generator: torch.Generator) -> 
         start = max(end, start + 1)
     if not any(isinstance(module, Skip) for module in made):
         raise UsageError(f"no {every} weight layers stand one behind the other in this net: choose a smaller 'every'")
-    return nn.Sequential(*made)
+    return nn.Sequential(*made).train(net.training)
 
 
 WEIGHTS = (nn.Conv2d, nn.Linear)
@@ -188,9 +200,10 @@ def group_end(modules: list[nn.Module], start: int, last: int, every: int) -> in
 
 def skipped(group: list[nn.Module], generator: torch.Generator) -> Skip:
     """A shortcut around the group; its last activation comes after the sum (a[l+2] = g(z[l+2] + a[l]))."""
-    *branch, after = group if isinstance(group[-1], ACTIVATIONS) else [*group, nn.Identity()]
     weights = [module for module in group if isinstance(module, WEIGHTS)]
-    return Skip(nn.Sequential(*branch), projection(weights, generator), after)
+    last = max((i for i, module in enumerate(group) if isinstance(module, ACTIVATIONS)), default=0)
+    split = last if last > group.index(weights[-1]) else len(group)
+    return Skip(nn.Sequential(*group[:split]), projection(weights, generator), nn.Sequential(*group[split:]))
 
 
 def projection(weights: list[nn.Conv2d | nn.Linear], generator: torch.Generator) -> nn.Module:
@@ -201,14 +214,21 @@ def projection(weights: list[nn.Conv2d | nn.Linear], generator: torch.Generator)
             return nn.Identity()
         shortcut: nn.Conv2d | nn.Linear = nn.Linear(first.in_features, last.out_features, bias=False)
     elif isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d):
-        stride = prod(conv.stride[0] for conv in weights if isinstance(conv, nn.Conv2d))
-        for conv in weights:
-            if isinstance(conv, nn.Conv2d) and conv.padding != tuple(k // 2 for k in conv.kernel_size):
-                raise UsageError(f"{conv} is no 'same' convolution: its output cannot be added to its input")
+        convs = [conv for conv in weights if isinstance(conv, nn.Conv2d)]
+        if odd := next((conv for conv in convs if not same(conv)), None):
+            raise UsageError(f"{odd} is no 'same' convolution: its output cannot be added to its input")
+        stride = prod(conv.stride[0] for conv in convs)
         if first.in_channels == last.out_channels and stride == 1:
             return nn.Identity()
         shortcut = nn.Conv2d(first.in_channels, last.out_channels, 1, stride, bias=False)
     else:
         raise UsageError(f"a shortcut cannot lead from {first} to {last}: their shapes cannot be matched")
     nn.init.normal_(shortcut.weight, std=sqrt(2 / shortcut.weight[0].numel()), generator=generator)
-    return shortcut
+    return shortcut.to(first.weight.device, first.weight.dtype)
+
+
+def same(conv: nn.Conv2d) -> bool:
+    """Whether its output is as large as its input, or smaller by its stride alone."""
+    half = tuple(dilation * (kernel - 1) // 2 for kernel, dilation in zip(conv.kernel_size, conv.dilation, strict=True))
+    odd = all(kernel % 2 for kernel in conv.kernel_size)
+    return odd and conv.padding in ("same", half) and conv.stride[0] == conv.stride[1]

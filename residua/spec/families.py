@@ -73,12 +73,13 @@ def cifar(family: str, depth: int, changes: Changes) -> Network:
     """
     refuse_stem(changes)
     unit = FAMILIES[family]
-    either = family == "preresnet" and "block" not in changes and depth >= BOTTLENECKS_FROM
+    either = family == "preresnet" and depth >= BOTTLENECKS_FROM and changes.get("block", "bottleneck") == "bottleneck"
     if either and (depth - 2) % 9 == 0:
         unit = with_block(replace(unit, shortcut="project"), BLOCKS["bottleneck"])
     unit, squeeze = adapted(unit, changes), BLOCKS["bottleneck"].squeeze
     widths = [16 * 2**i * (squeeze if unit.squeeze > 1 else 1) for i in range(3)]
-    units = units_of(f"cifar-{family}", depth, unit, 3, changes, ", or 9n+2 for bottlenecks" if either else "")
+    hint = ", or 9n+2 for bottlenecks" if either and "block" not in changes else ""
+    units = units_of(f"cifar-{family}", depth, unit, 3, changes, hint)
     return made(f"cifar-{family}{depth}", (3, 32, 32), Stem(width=16), unit, stages_of(widths, units), 10, changes)
 
 
@@ -114,6 +115,8 @@ def imagenet(family: str, depth: int, changes: Changes) -> Network:
 def connected(family: str, depth: int, changes: Changes) -> Network:
     """Fully connected layers of 128 and then 256 numbers, so that one shortcut needs a W_s of 256x128; our choice."""
     refuse_stem(changes)
+    if "stride" in changes:
+        raise UsageError("a fully connected net has no positions to skip: leave stride out")
     unit = adapted(CONNECTED[family], changes)
     unit = replace(unit, kernels=(1,) * len(unit.kernels))
     units = units_of(f"fc-{family}", depth, unit, 2, changes)
@@ -183,9 +186,12 @@ def chosen(part: str, name: str, values: Mapping[str, Any]) -> Any:
     return values[name]
 
 
+MOST = 10_000  # units of a stage, and factors of width
+
+
 def whole(part: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{part}={text} is impossible: give a whole number from 1 on")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < MOST):
+        raise UsageError(f"{part}={text} is impossible: give a whole number from 1 to {MOST - 1:,}")
     return int(text)
 
 

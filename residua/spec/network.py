@@ -8,6 +8,7 @@ and each published variant is a choice of those parts.  Values are frozen; a con
 """
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, get_args
 
 from residua.errors import UsageError, unknown
@@ -35,6 +36,8 @@ class Order:
             for word in words:
                 if word not in OPS:
                     raise unknown("operation", word, OPS)
+            if "scale" in words and name not in ("each", "last"):
+                raise UsageError(f"order {name}={getattr(self, name)!r} must hold no 'scale', which ends a branch")
             wanted = 0 if name in ("after", "tail") else 1
             if words.count("weight") != wanted:
                 raise UsageError(f"order {name}={getattr(self, name)!r} must hold 'weight' {('never', 'exactly once')[wanted]}")
@@ -73,6 +76,8 @@ class Scale:
     branch: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (isfinite(self.shortcut) and isfinite(self.branch)):
+            raise UsageError(f"scaling by {self.shortcut} and {self.branch} is impossible: give finite numbers")
         if self.shortcut == 0:
             raise UsageError("a shortcut scaled by 0 is no shortcut: use shortcut='none'")
 
@@ -88,6 +93,8 @@ class Gate:
     def __post_init__(self) -> None:
         if self.scales not in ("both", "shortcut"):
             raise unknown("scaling by a gate", str(self.scales), ("both", "shortcut"))
+        if not isfinite(self.bias):
+            raise UsageError(f"a gate's bias of {self.bias} is impossible: give a finite number")
         refuse_kernels((self.kernel,))
 
 
@@ -132,6 +139,8 @@ class Unit:
         if self.shortcut not in SHORTCUTS:
             raise unknown("shortcut", str(self.shortcut), SHORTCUTS)
         refuse_kernels(self.kernels)
+        if self.squeeze < 1:
+            raise UsageError(f"squeeze {self.squeeze} is impossible: give a divisor of the widths, from 1 on")
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(f"stride_at={self.stride_at} names no weight layer: choose 0 to {len(self.kernels) - 1}")
         if self.shortcut == "none" and self.join != Add():
@@ -142,6 +151,8 @@ class Unit:
             raise UsageError("a plain net that starts with branches of 0 gives 0 everywhere: give a shortcut, or start='he'")
         if self.start == "identity" and self.order.last.endswith("relu") and "scale" not in self.order.last:
             raise UsageError(f"a ReLU that ends the branch ({self.order.last!r}) passes no gradient at 0: keep start='he'")
+        if self.shortcut == "none" and "scale" in f"{self.order.each} {self.order.last}":
+            raise UsageError("a plain net whose branches are scaled by 0 gives 0 everywhere: give a shortcut, or another order")
         if self.start == "identity" and "scale" in f"{self.order.each} {self.order.last}":
             raise UsageError("a branch that ends in a scale of 0 starts as the identity already: keep start='he'")
 
@@ -220,6 +231,9 @@ class Network:
             raise UsageError("a fully connected net has no positions to skip or to pool: give strides of 1, and no pooling")
         if len(self.input) == 1 and self.head.pool != "mean":
             raise UsageError("a fully connected net has no positions to pool: give head=Head()")
+        widths = [self.stem.width, *(stage.width for stage in self.stages)]
+        if self.unit.shortcut in ("pad", "pad-last") and widths != sorted(widths):
+            raise UsageError(f"zeros cannot make widths {widths} smaller: give growing widths, or shortcut='project'")
         for stage in self.stages:
             if stage.width % self.unit.squeeze:
                 raise UsageError(f"squeeze {self.unit.squeeze} does not divide width {stage.width}: choose a divisor")

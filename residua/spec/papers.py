@@ -13,8 +13,8 @@ from fnmatch import fnmatch
 from math import prod
 
 from residua.errors import UsageError, unknown
-from residua.spec.families import IMAGENET, MAKERS, OPTIONS, PARTS, WIDE_MAKERS
-from residua.spec.network import Drop, Gate, Network, Scale, Unit
+from residua.spec.families import BLOCKS, IMAGENET, JOINS, MAKERS, OPTIONS, PARTS, WIDE_MAKERS, Changes
+from residua.spec.network import ORDERS, Drop, Gate, Network, Scale, Unit
 
 LISTED: dict[str, Iterable[int]] = {
     "cifar-plain": (20, 32, 44, 56, 110),
@@ -32,6 +32,7 @@ LISTED: dict[str, Iterable[int]] = {
 }
 """The depths of each family that `list_models` lists."""
 WIDE = ("cifar-wrn16-8", "cifar-wrn28-10", "cifar-wrn40-4", "wide-resnet50-2", "wide-resnet101-2")
+CUSTOM = "custom"
 MOST_LAYERS = 100_000  # which take seconds to plan
 CHANGES = (*PARTS, "width", "units", "head", "stem")
 
@@ -92,32 +93,45 @@ def network(
     nearest one, for an impossible depth, and for parts that contradict each other.
     """
     base, *in_name = name.split(",")
-    changes = changes_of(in_name) | {
-        key: value for key, value in (("block", block), ("shortcut", shortcut), ("order", order)) if value is not None
-    }
+    given = {key: value for key, value in (("block", block), ("shortcut", shortcut), ("order", order)) if value is not None}
+    changes = {**changes_of(in_name), **given}
     net = make(base, changes)
-    for key in [key for key in changes if key != "block"]:  # what changes nothing is no part of a name
+    for key in list(changes):  # what changes nothing is no part of a name
         fewer = {part: value for part, value in changes.items() if part != key}
         try:
             changes = fewer if make(base, fewer) == net else changes
         except UsageError:  # it is needed to make this a network at all
             continue
-    net = replace(net, name=",".join([net.name, *(f"{key}={OPTIONS.get(value, value)}" for key, value in changes.items())]))
+    net = replace(net, name=",".join([net.name, *(f"{key}={spelt(changes[key])}" for key in CHANGES if key in changes)]))
     if input is not None:
         net = replace(net, input=(prod(input),) if len(net.input) == 1 else input)
     return net if classes is None else replace(net, classes=classes)
 
 
-def make(base: str, changes: dict[str, str]) -> Network:
-    """The network of a name without its changes, with them."""
-    found = re.fullmatch(r"([a-z-]+)(\d+)(?:-(\d+))?", base)
+def spelt(value: str) -> str:
+    """`B` -> `project`, `02` -> `2`: one spelling, so that equal networks have equal names."""
+    return str(int(value)) if value.isdecimal() else OPTIONS.get(value, value)
+
+
+def parsed(base: str) -> tuple[str, int, str]:
+    """`cifar-wrn28-10` -> `("cifar-wrn", 28, "10")`; the last is empty for most.  UsageError for a name nobody has."""
+    found = re.fullmatch(r"([a-z-]+)([0-9]+)(?:-([0-9]+))?", base)
     if found is None or found[1] not in (WIDE_MAKERS if found[3] else MAKERS):
         raise unknown("network", base, list_models())
     if int(found[2]) > MOST_LAYERS:
         raise UsageError(f"no network of {int(found[2]):,} layers: give at most {MOST_LAYERS:,}")
-    if not found[3]:
-        return MAKERS[found[1]](int(found[2]), changes)
-    return replace(WIDE_MAKERS[found[1]](int(found[2]), {"width": found[3], **changes}), name=base)
+    return found[1], int(found[2]), found[3] or ""
+
+
+def make(base: str, changes: Changes) -> Network:
+    """The network of a name without its changes, with them."""
+    family, depth, factor = parsed(base)
+    if not factor:
+        return MAKERS[family](depth, changes)
+    if "width" in changes:
+        raise UsageError(f"{base} says its width already: leave width={changes['width']} out")
+    net = WIDE_MAKERS[family](depth, {"width": factor, **changes})
+    return replace(net, name=f"{family}{depth}-{int(factor)}")
 
 
 def member(family: str, depth: int) -> str:
@@ -138,31 +152,55 @@ def family_of(name: str) -> tuple[str, int]:
     return f"{house}{found[2]}{found[4] or ''}{found[5] or ''}", int(found[3])
 
 
-def called(net: Network, *names: str) -> Network:
-    """`net` under the first of `names` that means just that network, or else under the last of them."""
-    for name in names:
-        try:
-            found = network(name, input=net.input, classes=net.classes)
-        except UsageError:
-            continue
-        if replace(net, name=found.name) == found:
-            return found
-    return replace(net, name=names[-1])
-
-
 def resized(net: Network, units: tuple[int, ...]) -> Network:
     """`net` with so many units in its stages; its name says the new depth."""
-    stages = tuple(replace(stage, units=n) for stage, n in zip(net.stages, units, strict=True))
-    more = (sum(units) - sum(stage.units for stage in net.stages)) * len(net.unit.kernels)
-    base, *changes = net.name.split(",")
-    base = re.sub(r"\d+", lambda depth: str(int(depth[0]) + more), base, count=1)
-    changes = [change for change in changes if not change.startswith("units=")]
-    return called(replace(net, stages=stages), ",".join([base, *changes, f"units={'-'.join(map(str, units))}"]))
+    return renamed(replace(net, stages=tuple(replace(stage, units=n) for stage, n in zip(net.stages, units, strict=True))))
 
 
-def changes_of(words: list[str]) -> dict[str, str]:
+def renamed(net: Network, **families: str) -> Network:
+    """`net` under a name that means just that network, of the family that its old name says or its replacement in `families`.
+
+    A network that no name means is called custom.
+    """
+    base, *in_name = net.name.split(",")
+    try:
+        family, _, factor = parsed(base)
+        changes = changes_of([word for word in in_name if word != CUSTOM])
+    except UsageError:
+        return replace(net, name=f"{base},{CUSTOM}")
+    width = factor or changes.get("width", "1")
+    family = {"cifar-wrn": "cifar-preresnet", "wide-resnet": "resnet"}.get(family, family)
+    for old, new in families.items():
+        house, dash, kind = family.rpartition("-")
+        family = f"{house}{dash}{new}" if kind == old else family
+    name = f"{family}{2 + sum(stage.units for stage in net.stages) * len(net.unit.kernels)}"
+    kept = {key: changes[key] for key in ("head", "stem") if key in changes}
+    units = {"units": "-".join(str(stage.units) for stage in net.stages)}
+    words = words_of(net.unit, int(width)) | kept | units | ({"width": width} if int(width) > 1 else {})
+    try:
+        found = network(",".join([name, *(f"{k}={v}" for k, v in words.items())]), input=net.input, classes=net.classes)
+    except UsageError:
+        return replace(net, name=f"{name},{CUSTOM}")
+    return found if replace(net, name=found.name) == found else replace(net, name=f"{name},{CUSTOM}")
+
+
+def words_of(unit: Unit, width: int) -> Changes:
+    """The parts of a unit by name, those that have one; a bottleneck is `width` times as wide inside."""
+    squeeze = unit.squeeze * width if unit.kernels == (1, 3, 1) else unit.squeeze
+    words = {
+        "block": next((n for n, b in BLOCKS.items() if (len(b.kernels), b.squeeze) == (len(unit.kernels), squeeze)), None),
+        "order": next((name for name, order in ORDERS.items() if order == unit.order), None),
+        "join": next((name for name, join in JOINS.items() if join == unit.join), None),
+        "shortcut": unit.shortcut,
+        "start": unit.start,
+        "stride": "3x3" if unit.kernels == (1, 3, 1) and unit.stride_at == 1 else None,
+    }
+    return {key: word for key, word in words.items() if word is not None}
+
+
+def changes_of(words: list[str]) -> Changes:
     """`["order=original"]` -> `{"order": "original"}`."""
-    changes = {}
+    changes: Changes = {}
     for word in words:
         key, equals, value = word.partition("=")
         if key not in CHANGES or not equals:

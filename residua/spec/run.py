@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from residua.errors import UsageError
 from residua.spec.network import Network
 from residua.spec.recipe import Recipe
-from residua.spec.text import FORMAT, Json, tagged, to_json
+from residua.spec.text import FORMAT, Json, from_json, tagged, to_json
 from residua.spec.vlad import Classifier
 
 
@@ -43,3 +43,8 @@ class Run:
     def json(self) -> Json:
         return {"format": FORMAT, "network": tagged(self.network, Classifier), "dataset": self.dataset,
                 "recipe": to_json(self.recipe), "seed": self.seed, **({"start": self.start} if self.start else {})}  # fmt: skip
+
+
+def run_of(data: Json) -> Run:
+    """The run that its JSON tells, also that of an earlier version; RecordError where it tells none."""
+    return from_json(Run, {key: value for key, value in data.items() if key != "format"} if isinstance(data, dict) else data)

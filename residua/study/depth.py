@@ -26,7 +26,7 @@ from residua.spec.dataset import dataset
 from residua.spec.papers import member, network
 from residua.spec.recipe import Recipe
 from residua.spec.run import Run
-from residua.spec.text import FORMAT, to_json
+from residua.spec.text import FORMAT, from_json, to_json
 from residua.train.loop import Progress
 from residua.train.machine import Precision, machine
 from residua.train.run import asked_to_stop, train
@@ -110,7 +110,8 @@ def claim(folder: Path, plan: Study) -> None:
     if path.exists() and any((folder / "runs").glob("*")):
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            old["recipe"] = to_json(from_json(Recipe, old["recipe"]))  # as this version writes it
+        except (ValueError, KeyError, TypeError, RecordError) as error:
             raise RecordError(f"{path} is damaged: {error}") from error
         for name in ("dataset", "recipe"):
             if old.get(name) != new[name]:

@@ -1,13 +1,16 @@
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from residua import UsageError, create_model
+from residua import UsageError, build, create_model, network
 from residua.data.augment import normalise
 from residua.data.read import read
 from residua.net.surgery import Skip, deepen, plain_twin, remove, residualize
 from residua.spec.dataset import dataset
-from residua.spec.network import ORDERS
+from residua.spec.network import ORDERS, Stem
 
 
 def trained(name, **changes):
@@ -226,3 +229,68 @@ def test_a_deepened_trained_net_gives_the_same_logits_for_a_thousand_test_images
         for stage in (1, 2, 3):
             net = deepen(net, stage, 2)
             assert torch.equal(net(x), before)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar-resnet20", "cifar-preresnet164", "cifar-preresnet158", "cifar-highway8", "cifar-wrn16-2", "lecture-plain12",
+        "fc-plain10", "cifar-plain20,head=vlad", "cifar-plain20,order=full-preact", "cifar-resnet29,block=bottleneck,width=2",
+    ],
+)  # fmt: skip
+def test_what_surgery_makes_has_a_name_that_means_it(name):
+    net = create_model(name)
+    operations = [
+        lambda: deepen(net, 1, 1), lambda: deepen(net, 2, 2), lambda: remove(net, [net.plan.units[-1].name]),
+        lambda: plain_twin(net), lambda: residualize(net), lambda: residualize(net, every=1), lambda: residualize(net, every=3),
+    ]  # fmt: skip
+    made = []
+    for operation in operations:
+        with suppress(UsageError):
+            made.append(operation().plan.network)
+    assert len(made) >= 2
+    for value in made:
+        assert network(value.name, input=value.input, classes=value.classes) == value
+        assert len(set(value.name.split(","))) == len(value.name.split(","))
+
+
+def test_a_network_that_no_name_means_is_called_custom():
+    spec = replace(network("cifar-resnet8"), name="mine")
+    deeper = deepen(build(spec), 1, 1).plan.network
+    assert deeper.name == "mine,custom"
+    odd = replace(network("cifar-resnet8"), stem=Stem(width=8))
+    assert deepen(build(odd), 1, 1).plan.network.name == "cifar-resnet10,custom"
+    with pytest.raises(UsageError, match="'custom' does not fit a network's name"):
+        network("cifar-resnet10,custom")
+
+
+def test_surgery_keeps_precision_mode_and_what_is_frozen():
+    net = trained("cifar-resnet8").double()
+    net.stem[0].weight.requires_grad_(False)
+    deeper = deepen(net, 1, 1)
+    x = images(net).double()
+    assert torch.equal(deeper(x), net(x))
+    assert not deeper.stem[0].weight.requires_grad
+    assert deeper.units[1].branch[0].weight.requires_grad
+    assert plain_twin(net).head[-1].weight.dtype == remove(deeper, ["stage1.unit2"]).head[-1].weight.dtype == torch.float64
+
+
+def test_a_sequentials_odd_layers():
+    same = nn.Sequential(nn.Conv2d(4, 4, 3, padding="same"), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=2, dilation=2), nn.ReLU(),
+                         nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 2)).double().eval()  # fmt: skip
+    residual = residualize(same)
+    x = torch.randn(2, 4, 4, 4, dtype=torch.float64)
+    assert [type(m) for m in residual[0].after] == [nn.ReLU, nn.Dropout]
+    assert torch.equal(residual[0](x), (x + same[:3](x)).relu())
+    assert not residual.training
+    for conv in (
+        nn.Conv2d(4, 4, 2, padding=1),
+        nn.Conv2d(4, 4, 3, padding=1, stride=(1, 2)),
+        nn.Conv2d(4, 4, 3, padding=1, dilation=2),
+    ):
+        with pytest.raises(UsageError, match="is no 'same' convolution"):
+            residualize(nn.Sequential(conv, nn.ReLU(), nn.Linear(4, 2)), every=1)
+    with pytest.raises(UsageError, match="an nn.Sequential is a projection where shapes differ, not 'pad'"):
+        residualize(same, shortcut="pad")
+    with pytest.raises(UsageError, match="cannot lead around 0 layers: give at least 1"):
+        residualize(same, every=0)

@@ -218,12 +218,17 @@ def test_parts_in_a_name():
 
 
 REFUSED = {
+    "cifar-wrn28-10,width=2": "cifar-wrn28-10 says its width already: leave width=2 out",
+    "cifar-resnet20,width=1000000": "width=1000000 is impossible: give a whole number from 1 to 9,999",
+    "cifar-plain20,order=skipinit": "a plain net whose branches are scaled by 0 gives 0 everywhere: give a shortcut, "
+    "or another order",
+    "fc-resnet8,block=bottleneck,stride=3x3": "a fully connected net has no positions to skip: leave stride out",
     "cifar-resnet20,block=basic,block=bottleneck": "block is said twice in a network's name, basic and bottleneck: leave one out",
     "cifar-resnet9999998": "no network of 9,999,998 layers: give at most 100,000",
     "cifar-resnet20,units=3-6-3": "units=3-6-3 does not fit cifar-resnet20: give 3 numbers that make 2 x their sum + 2 layers, "
     "e.g. cifar-resnet26",
-    "cifar-resnet20,units=3-x-3": "units=x is impossible: give a whole number from 1 on",
-    "cifar-resnet20,width=0": "width=0 is impossible: give a whole number from 1 on",
+    "cifar-resnet20,units=3-x-3": "units=x is impossible: give a whole number from 1 to 9,999",
+    "cifar-resnet20,width=0": "width=0 is impossible: give a whole number from 1 to 9,999",
     "cifar-resnet20,join=gate": "no join 'gate': choose from add, constant, exclusive-gate, shortcut-gate, dropout, drop-path",
     "cifar-resnet20,stride=3x3": "only a bottleneck can stride on its 1x1 or its 3x3: leave stride out, or add block=bottleneck",
     "cifar-plain20,join=exclusive-gate": "a plain net has no shortcut to gate: give a shortcut, or join=Add()",
@@ -272,3 +277,11 @@ def test_a_name_without_a_depth_is_refused():
     assert family_of("my-net-12") == ("my-net", 12)
     with pytest.raises(UsageError, match="'mine' tells no family and depth: name it like cifar-resnet56"):
         family_of("mine")
+
+
+def test_equal_networks_have_equal_names():
+    assert network("cifar-preresnet164,block=bottleneck") == network("cifar-preresnet164")
+    assert network("cifar-resnet20,block=basic") == network("cifar-resnet20")
+    assert network("cifar-resnet56,order=full-preact,shortcut=B") == network("cifar-resnet56,shortcut=project,order=full-preact")
+    assert network("cifar-resnet020,width=04") == network("cifar-resnet20,width=4")
+    assert network("cifar-wrn28-010") == network("cifar-wrn28-10")

@@ -23,7 +23,12 @@ networks = st.builds(
     input=st.tuples(st.integers(1, 9), st.integers(1, 99), st.integers(1, 99)),
     stem=st.builds(Stem, width=st.integers(1, 64), pool=st.booleans()),
     stages=st.lists(st.builds(Stage, st.integers(1, 64), st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=4).map(tuple),
-    unit=st.builds(Unit, kernels=st.lists(st.sampled_from([1, 3, 5]), min_size=1, max_size=4).map(tuple), join=joins),
+    unit=st.builds(
+        Unit,
+        shortcut=st.just("project"),
+        kernels=st.lists(st.sampled_from([1, 3, 5]), min_size=1, max_size=4).map(tuple),
+        join=joins,
+    ),
     classes=st.integers(1, 1000),
 )
 
