@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from residua.cli.parser import Parser, add_json, print_json
+from residua.errors import UsageError
 from residua.spec.text import Json
 
 
@@ -18,6 +19,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    if not 0 <= arguments.seed < 2**32:
+        raise UsageError(f"seed {arguments.seed} is impossible: give a whole number from 0 to {2**32 - 1}")
+
     from residua.net.surgery import deepen
     from residua.train.operate import operate
 

@@ -3,6 +3,7 @@
 from jsonargparse import Namespace
 
 from residua.cli.parser import Parser, add_json, print_json
+from residua.spec.families import PARTS
 from residua.spec.papers import PUBLISHED, list_models, network
 from residua.spec.plan import plan
 
@@ -24,4 +25,7 @@ def run(arguments: Namespace) -> None:
     for name, planned in plans.items():
         error = PUBLISHED[name].error if name in PUBLISHED else ""
         print(f"{name:22} {planned.depth:6,} {planned.parameters:12,} {planned.multiply_adds:15,}   {error}")
-    print("Any legal depth can be named, e.g. cifar-resnet26; parts are replaced as in cifar-resnet56,shortcut=project.")
+    print("Any legal depth can be named, e.g. cifar-resnet26; parts are replaced as in cifar-resnet56,shortcut=project:")
+    for part, values in PARTS.items():
+        print(f"  {part:9} {', '.join(values)}")
+    print("  width     a factor; units     of each stage, as 3-6-3; head      mean, vlad; stem      7x7, 3x3 (ImageNet)")

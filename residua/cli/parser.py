@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from residua.errors import UsageError
 from residua.spec.dataset import Dataset
+from residua.spec.families import PARTS
 from residua.spec.network import Network
 from residua.spec.papers import network
 from residua.spec.recipe import Recipe, recipe
@@ -57,9 +58,8 @@ def add_json(parser: Parser) -> None:
 
 def add_network(parser: Parser) -> None:
     """Options that replace a part of a named network."""
-    parser.add_argument("--block", help="basic or bottleneck")
-    parser.add_argument("--shortcut", help="none, pad (A), pad-last, project (B) or project-all (C)")
-    parser.add_argument("--order", help="original, bn-after-add, relu-before-add, relu-preact, full-preact or bare")
+    for part in ("block", "shortcut", "order"):
+        parser.add_argument(f"--{part}", help=", ".join(PARTS[part]))
 
 
 def network_of(arguments: Namespace, name: str, data: Dataset | None = None) -> Network:

@@ -46,7 +46,8 @@ def card(net: nn.Module, config: ModelConfig) -> str:
     if isinstance(config.network, VladClassifier):
         tag, origin, parameters = "vlad", f"fitted to {dataset}", config.network.parameters
     else:
-        tag, origin = "residual-network", f"trained on {dataset} by the recipe {config.recipe or 'unnamed'}"
+        tag, origin = "residual-network", f"trained on {dataset} by the recipe {config.recipe}"
+        origin = origin if config.recipe else "where its weights come from is not known here"
         parameters = sum(p.numel() for p in net.parameters())
     return CARD.format(
         tag=tag, name=config.network.name, classes=len(config.classes), input=shape, parameters=parameters, origin=origin,

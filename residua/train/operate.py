@@ -26,9 +26,11 @@ def operate(folder: Path, out: Path, change: Callable[[ResidualNetwork], Residua
     images = torch.randn(16, *net.plan.network.input, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         identical = torch.equal(net(images), changed(images))
-    test_error = config.test_error if identical else None
-    save_pretrained(changed, replace(config, network=changed.plan.network, test_error=test_error), out)
+    config = replace(config, network=changed.plan.network)
+    if not identical:  # then it is not what was trained
+        config = replace(config, dataset="", fingerprint="", recipe="", test_error=None)
+    save_pretrained(changed, config, out)
     return {
-        "before": config.network.name, "model": changed.plan.network.name, "depth": changed.plan.depth,
+        "before": net.plan.network.name, "model": changed.plan.network.name, "depth": changed.plan.depth,
         "parameters": changed.plan.parameters, "identical": identical, "folder": str(out),
     }  # fmt: skip
