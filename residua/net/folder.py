@@ -55,7 +55,7 @@ def card(net: nn.Module, config: ModelConfig) -> str:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The config of a model folder; RecordError where there is none, or one of a newer format."""
+    """The config of a model folder; RecordError where there is none, one of a newer format, or one that contradicts itself."""
     path = folder / "config.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +67,10 @@ def read_config(folder: Path) -> ModelConfig:
         raise RecordError(
             f"{folder} has format {data['format']}, newer than {FORMAT}, the newest this version reads: update residua"
         )
-    return from_json(ModelConfig, data)
+    try:
+        return from_json(ModelConfig, data)
+    except UsageError as error:
+        raise RecordError(f"{path} is no model's: {error}") from error
 
 
 def fingerprint(folder: Path) -> str:

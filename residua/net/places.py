@@ -5,7 +5,7 @@ A place is what a module is for, whatever it is called: the second convolution o
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from residua.errors import UsageError
@@ -28,6 +28,11 @@ class Entry(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Outputs of a weight; 0 for a single number."""
+        return self.shape[0] if self.shape else 0
 
 
 Key = tuple[Place, str]  # and the tensor's own name, such as running_mean
@@ -116,24 +121,24 @@ def misfit(held: Entries, network: Network) -> str:
     if strange := [entry.name for key, entry in held.items() if key not in asks]:
         shown = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if strange[3:] else "")
         return f"{name} has no place for {shown}"
-    entry = held.get((HEAD, "weight"), Entry("", asks[HEAD, "weight"].shape))
-    if core(entry.shape) != core(asks[HEAD, "weight"].shape):
-        if core(entry.shape)[1:] == core(asks[HEAD, "weight"].shape)[1:]:
-            return f"{entry.name} is for {entry.shape[0]} classes, {name} has {network.classes}"
-        return f"{entry.name} is {text(entry.shape)} where {name} wants {text(asks[HEAD, 'weight'].shape)}"
+    for key in [key for key in asks if key[0] == HEAD and key in held and core(held[key].shape) != core(asks[key].shape)]:
+        entry, shape = held[key], asks[key].shape
+        if key[1] == "weight" and entry.shape and core(entry.shape)[1:] == core(shape)[1:]:
+            return f"{entry.name} is for {entry.rows} classes, {name} has {network.classes}"
+        return f"{entry.name} is {text(entry.shape)} where {name} wants {text(shape)}"
     return ""
 
 
-def likely(held: Entries, network: Network) -> str:
-    """`: is it cifar-resnet56?` where another named network has all of a file's tensors, those like `network` first."""
+def likely(held: Entries, network: Network, refused: Callable[[Network], object]) -> str:
+    """`: is it cifar-resnet56?` where a named network, not `refused`, has all of a file's tensors; those like `network` first."""
     head = held.get((HEAD, "weight"))
-    classes = head.shape[0] if head else network.classes
+    classes = head.rows if head else network.classes
     for name in candidates(held, network.name):
         try:
             other = network_of(name, input=network.input, classes=classes)
         except UsageError:  # no such depth
             continue
-        if other.name != network.name and not misfit(held, other):
+        if other.name != network.name and not misfit(held, other) and not refused(other):
             return f": is it {name}?"
     return ""
 
@@ -143,7 +148,7 @@ def candidates(held: Entries, name: str) -> Iterator[str]:
     if not units(held):
         return
     depth = sum(units(held)) * depth_of_units(held) + 2
-    first = held.get((Place("conv", 1, 1, 1), "weight"), Entry("", (16,))).shape[0]
+    first = held.get((Place("conv", 1, 1, 1), "weight"), Entry("", (16,))).rows
     families = ["cifar-resnet", "resnet", "cifar-preresnet", "preresnet"]
     for family in sorted(families, key=lambda family: not re.match(rf"{family}\d", name)):
         for block in ("", ",block=bottleneck"):

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from residua.errors import RecordError, UsageError, unknown
+from residua.net.otherwise import doubts, forks_otherwise
 from residua.net.places import COUNTER, HEAD, Entries, Entry, Place, likely, misfit, settled, wanted
-from residua.spec.network import ORDERS, Network
+from residua.net.weights import flaw, is_dense
+from residua.spec.network import Network
 from residua.spec.papers import network as network_of
 from residua.spec.plan import plan
 
@@ -109,11 +111,14 @@ def from_theirs(tensors: Mapping[str, Tensor], network: Network) -> Ported:
     """
     found, project = read(tensors)
     if sentence := misfit(found, network):
-        raise RecordError(sentence + likely(found, network))
-    if project in KNOWN_FORKS and forks_otherwise(network):
-        raise RecordError(f"{project} and {network.name} compute different things with these weights: {forks_otherwise(network)}")
+        raise RecordError(sentence + likely(found, network, lambda other: forks_otherwise(other, project)))
+    if otherwise := forks_otherwise(network, project):
+        raise RecordError(f"{project} and {network.name} compute different things with these weights: {otherwise}")
     asks = wanted(plan(network))
     held = settled(found, asks)
+    for (_, tensor), entry in held.items():
+        if wrong := flaw(tensors[entry.name], tensor):
+            raise RecordError(f"{entry.name} is {wrong}")
     renamed = {held[key].name: ours.name for key, ours in asks.items() if key in held}
     ported = {ours.name: tensors[held[key].name].detach().reshape(ours.shape) for key, ours in asks.items() if key in held}
     counts = {ours.name: torch.tensor(0) for key, ours in asks.items() if key not in held and key[1] == COUNTER}
@@ -123,21 +128,21 @@ def from_theirs(tensors: Mapping[str, Tensor], network: Network) -> Ported:
         missing=tuple(ours.name for key, ours in asks.items() if key not in held and key[1] != COUNTER),
         unexpected=tuple(name for name in tensors if name not in renamed),
         project=project,
-        note="" if project in KNOWN_FORKS else DOUBT if network.unit.order == ORDERS["full-preact"] else "",
+        note="; ".join(doubts(found, network, project)),
     )
 
 
 def classes_in(tensors: Mapping[str, Tensor]) -> int:
     """How many classes the head of another project's state dict tells apart; 0 where it has none."""
     held, _ = read(tensors)
-    return held[HEAD, "weight"].shape[0] if (HEAD, "weight") in held else 0
+    return held[HEAD, "weight"].rows if (HEAD, "weight") in held else 0
 
 
 def to_theirs(tensors: Mapping[str, Tensor], network: Network, project: Project) -> dict[str, Tensor]:
     """A state dict of ours under another project's names; UsageError for parts that the project has no name for."""
     theirs = {name: tensors[ours].detach() for ours, name in names_of(network, project).items()}
-    for name in {"head.fc.weight"} & theirs.keys():  # timm's resnetv2 ends in a 1x1 convolution
-        theirs[name] = theirs[name][:, :, None, None]
+    if "head.fc.weight" in theirs:  # timm's resnetv2 ends in a 1x1 convolution
+        theirs["head.fc.weight"] = theirs["head.fc.weight"][:, :, None, None]
     return theirs
 
 
@@ -168,37 +173,14 @@ def striding_as_elsewhere(network: Network, name: str, ported: Ported) -> Networ
     return network_of(f"{network.name},stride=3x3", input=network.input, classes=network.classes)
 
 
-KNOWN_FORKS = ("timm", "pytorchcv", "WideResNet-pytorch")
-"""Projects whose pre-activation units fork after the activation where channels change, and before it in any other unit."""
-DOUBT = (
-    "where channels change, and in the first unit, ours forks after the activation (He et al. 2016, appendix); "
-    "much code forks before it, and no weight tells: evaluate the network before you trust it"
-)
-
-
-def forks_otherwise(network: Network) -> str:
-    """What KNOWN_FORKS' projects compute otherwise: the first unit of a pre-activation net, where its shortcut is the identity."""
-    first = plan(network).units[0]
-    if not any(layer.op == "bn" for layer in first.lead) or first.shortcut != ():
-        return ""
-    return "its first unit forks before the activation, ours after it (He et al. 2016, appendix)"
-
-
-def computes_otherwise(network: Network, project: Project) -> str:
-    """What another project's networks compute otherwise with the weights of ours, which none of them tells; mostly nothing."""
-    if network.unit.kernels == (1, 3, 1) and network.unit.stride_at == 0:
-        return f"bottlenecks of {project} stride on the 3x3, those of {network.name} on the 1x1"
-    if network.unit.order not in (ORDERS["original"], ORDERS["full-preact"]):
-        return f"{project} has no networks whose BN and ReLU stand where those of {network.name} do"
-    return forks_otherwise(network)
-
-
 def prefix_of(modules: Collection[str]) -> str:
     """What wrappers put before every name, read off the first convolution's; RecordError where nothing is named like one."""
     stems = [stem for names in NAMES.values() for stem in names.get("stem", "").split()]
     leads = [module.removesuffix(stem) for module in modules for stem in stems if f".{module}".endswith(f".{stem}")]
     unit = "|".join(regex(names["unit"], named=False) for names in NAMES.values())
     leads = [lead for lead in leads if not re.search(rf"(?:^|\.)(?:{unit})\.", lead)]
+    if any(re.search(r"(?:^|\.)stages\.stage\d+\.\d+\.branch\.", module) for module in modules):
+        raise RecordError("the file has our own names, as model.safetensors of a model folder: use that folder as it is")
     if not leads:
         raise RecordError(
             f"the file holds no residual network that we know: none of its names ({', '.join([*modules][:3])}, ...) "
@@ -225,6 +207,8 @@ def read(tensors: Mapping[str, Tensor]) -> tuple[Entries, str]:
         module, _, own = name.rpartition(".")
         place = places[module]
         if place is not None and own not in PROFILES:
+            if not is_dense(tensor):
+                raise RecordError(f"{name} is sparse, nested or empty (meta): save dense tensors")
             tensor_name = name if place.role == "part" else own
             held.setdefault((place, tensor_name), Entry(name, tuple(tensor.shape)))
     used = (project for name in names.values() for project in NAMES if re.match(regex(NAMES[project]["unit"]), name))
@@ -249,11 +233,14 @@ def templates(roles: Iterable[str]) -> list[tuple[str, str]]:
     return [(role, template) for names in NAMES.values() for role in roles for template in names.get(role, "").split()]
 
 
+DIGITS = {"s": r"\d{1,2}", "u": r"\d{1,4}", "k": r"\d{1,2}"}  # more are no residual network's
+
+
 @cache
 def regex(template: str, named: bool = True) -> str:
     return re.sub(
         r"\\{(\w+)\\}",
-        lambda field: (f"(?P<{field[1]}>" if named else "(?:") + ("[a-z])" if field[1] == "ka" else r"\d+)"),
+        lambda field: (f"(?P<{field[1]}>" if named else "(?:") + ("[a-z])" if field[1] == "ka" else DIGITS[field[1][0]] + ")"),
         re.escape(template),
     )
 

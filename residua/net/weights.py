@@ -18,6 +18,7 @@ from residua.errors import RecordError, UsageError
 from residua.files import written_aside
 
 State = dict[str, Tensor]
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PICKLES = (".pth", ".th", ".pt", ".bin")
 SCALAR = cast(Callable[..., object], np.float64(0).__reduce__()[0])  # the function that makes numpy's scalars
 HARMLESS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
@@ -71,15 +72,32 @@ def unpickled(path: Path) -> object:
 
 def nested(content: object) -> list[tuple[str, State]]:
     """Every dictionary in `content`, outermost first: the names it lies under, and the tensors that it holds itself."""
-    found, waiting = [], deque([("", content)])
+    found, waiting, seen = [], deque([("", content)]), set()
     while waiting:
         where, value = waiting.popleft()
-        if isinstance(value, dict):
+        if isinstance(value, dict) and id(value) not in seen:
+            seen.add(id(value))  # a pickled dictionary may hold itself
             found.append(
                 (where, {name: item for name, item in value.items() if isinstance(name, str) and isinstance(item, Tensor)})
             )
             waiting.extend((f"{where}.{name}", item) for name, item in value.items())
     return found
+
+
+def flaw(tensor: Tensor, name: str) -> str:
+    """Why a dense tensor cannot be what a layer calls `name`, e.g. `running_var`; empty where it can."""
+    if name == "num_batches_tracked":
+        return "no count" if tensor.dtype.is_complex or tensor.is_quantized or not tensor.float().isfinite().all() else ""
+    if tensor.dtype not in FLOATS:
+        return f"of type {str(tensor.dtype).removeprefix('torch.')}, not of floating-point numbers"
+    if not tensor.float().isfinite().all():
+        return "not finite everywhere"
+    return "negative somewhere, which no variance is" if name == "running_var" and tensor.lt(0).any() else ""
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it is a plain array of numbers that are here: not sparse, nested or on `meta`."""
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
 def write_state(tensors: State, path: Path) -> None:

@@ -11,7 +11,7 @@ import residua
 from residua.cli.main import main
 from residua.net.folder import read_config
 from residua.net.port import to_theirs
-from residua.net.weights import read_state
+from residua.net.weights import read_state, write_state
 from tests.peers import CifarPeer, randomised
 
 MEAN, STD = ("0.485", "0.456", "0.406"), ("0.229", "0.224", "0.225")
@@ -116,6 +116,46 @@ def test_a_configuration_file_says_what_options_say(capsys, peer, tmp_path):
     assert (config.classes, config.mean) == (tuple("0123456789"), (0.485, 0.456, 0.406))
 
 
+def test_a_configuration_file_may_say_one_thing_without_a_list(capsys, tmp_path):
+    net = residua.create_model("cifar-resnet8,shortcut=B", input=(1, 28, 28))
+    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth")
+    said_there = f"source: {tmp_path / 'x.pth'}\nmodel: cifar-resnet8,shortcut=B\nclasses: mnist\nmean: 0\nstd: 0.3\n"
+    (tmp_path / "c.yaml").write_text(f"{said_there}out: {tmp_path / 'm'}\n")
+    assert said(capsys, "--config", tmp_path / "c.yaml")[::2] == (0, "")
+    assert (read_config(tmp_path / "m").mean, read_config(tmp_path / "m").std) == ((0.0,), (0.3,))
+
+
+def test_a_list_of_classes_may_be_longer_than_a_files_name(capsys, tmp_path):
+    names = [f"class-{i}" for i in range(1000)]
+    torch.save(CifarPeer(1, "A", 1000).state_dict(), tmp_path / "x.pth")
+    given = ["--classes", ",".join(names), "--mean", *MEAN, "--std", *STD, "--out", tmp_path / "m"]
+    assert said(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
+    assert read_config(tmp_path / "m").classes == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "numbers", "sentence"),
+    [
+        ("mnist", ".13", ""),
+        ("a,b,c,d,e,f,g,h,i,j", ".1,.2,.3,.4", ""),
+        (
+            "a,b,c,d,e,f,g,h,i,j", ".1,.2,.3,.4,.5",
+            "--mean has 5 numbers, fc-resnet10 takes 784 numbers, so that the channels must divide them",
+        ),
+        ("mnist", ".1,.2", "--mean has 2 numbers, the images have 1 channels"),
+    ],
+)  # fmt: skip
+def test_a_fully_connected_net_takes_images_of_any_channels_that_divide_its_features(capsys, tmp_path, classes, numbers, sentence):
+    net = randomised(residua.create_model("fc-resnet10"))
+    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth")
+    given = ["--classes", classes, "--mean", numbers, "--std", numbers, "--out", tmp_path / "m"]
+    code, _, err = said(capsys, tmp_path / "x.pth", "--model", "fc-resnet10", *given)
+    assert (code, err) == ((2, f"residua: {sentence}") if sentence else (0, ""))
+    if not sentence:
+        images = torch.randn(3, 1, 28, 28)
+        assert torch.equal(residua.from_pretrained(tmp_path / "m")(images), net(images))
+
+
 def test_a_bottlenecks_stride_is_told(capsys, tmp_path):
     name = "cifar-resnet11,block=bottleneck,shortcut=B"
     net = residua.create_model(name)
@@ -134,8 +174,8 @@ def test_a_bottlenecks_stride_is_told(capsys, tmp_path):
     code, _, err = said(capsys, tmp_path / "p", "--to", "torchvision", "--out", tmp_path / "y.pth")
     assert (code, err) == (
         0,
-        f"residua: torchvision computes something else with these weights: bottlenecks of torchvision stride on the 3x3, "
-        f"those of {name} on the 1x1",
+        f"residua: no network of torchvision computes the same with these weights: networks of torchvision have 4 stages, "
+        f"{name} has 3; bottlenecks of torchvision stride on the 3x3, those of {name} on the 1x1",
     )
 
 
@@ -145,7 +185,8 @@ def test_a_model_folder_becomes_a_file_and_comes_back(capsys, peer, tmp_path, fi
     said(capsys, path, "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "model")
     code, out, err = said(capsys, tmp_path / "model", "--to", "torchvision", "--out", tmp_path / file, "--json")
     found = json.loads(out)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.endswith("computes the same with these weights: networks of torchvision have 4 stages, cifar-resnet8 has 3")
     assert list(found) == ["file", "renamed"]
     assert found["renamed"]["head.1.bias"] == "fc.bias"
     written = read_state(tmp_path / file)
@@ -200,14 +241,18 @@ def saved(net, key="{}"):
     return lambda path: torch.save({key.format(name): tensor for name, tensor in net.state_dict().items()}, path)
 
 
+def changed(name, change):
+    """What saves a network's tensors, one of them changed."""
+    state = CifarPeer(1, "A").state_dict()
+    return lambda path: torch.save({f"module.{key}": change(t) if key == name else t for key, t in state.items()}, path)
+
+
 def truncated(path):
     saved(CifarPeer(1, "A"))(path)
     cut(path)
 
 
 def truncated_safetensors(path):
-    from residua.net.weights import write_state
-
     write_state(CifarPeer(1, "A").state_dict(), path)
     cut(path)
 
@@ -242,6 +287,20 @@ BAD = {
     "no file": ("x.pth", lambda path: None, "there is no file {path}"),
     "a folder": (
         "x", lambda path: path.mkdir(), "{path} is a folder: give another project's file, or --to to write this folder's weights",
+    ),
+    "a short bias": (
+        "x.pth", changed("linear.bias", lambda bias: bias[:9]), "module.linear.bias is 9 where cifar-resnet8 wants 10",
+    ),
+    "a sparse tensor": (
+        "x.pth", changed("conv1.weight", torch.Tensor.to_sparse),
+        "module.conv1.weight is sparse, nested or empty (meta): save dense tensors",
+    ),
+    "numbers that are not finite": (
+        "x.pth", changed("linear.weight", lambda weight: weight * torch.nan), "module.linear.weight is not finite everywhere",
+    ),
+    "our own names": (
+        "x.safetensors", lambda path: write_state(residua.create_model("cifar-resnet8").state_dict(), path),
+        "the file has our own names, as model.safetensors of a model folder: use that folder as it is",
     ),
     "no head": (
         "x.pth", lambda path: torch.save({k: t for k, t in CifarPeer(1, "A").state_dict().items() if "linear" not in k}, path),
@@ -283,6 +342,9 @@ USAGE = {
     "--model cifar-resnet8 --classes a b --mean 1 1 1 --std 1 0 1 --out out": "--std 1 0 1 is impossible: give numbers above 0",
     "--model cifar-resnet8 --classes a b --mean 1 1 nan --std 1 1 1 --out out": "--mean 1 1 nan is impossible: give numbers",
     f"--model cifar-resnet8 --classes a,b,a {NUMBERS} --out out": "--classes must be names that differ: 'a' is there 2 times",
+    f"--model cifar-resnet8 --classes x.pth {NUMBERS} --out out": (
+        "--classes x.pth is no text file: give one with a name in each line"
+    ),
     f"--model cifar-resnet9 --classes a b {NUMBERS} --out out": (
         "no 9-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"
     ),

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import residua
-from residua.errors import RecordError
+from residua.errors import RecordError, UsageError
 from residua.net.folder import read_config, save_pretrained
 from residua.spec.model import ModelConfig
+from residua.spec.papers import network
 
 
 @pytest.fixture
@@ -50,6 +51,12 @@ def test_truncated_weights_are_named(folder):
     [
         ({"format": 2}, "has format 2, newer than 1, the newest this version reads: update residua"),
         ({"classes": 3}, "not a modelconfig: modelconfig.classes is 3"),
+        ({"classes": ["a"]}, "config.json is no model's: cifar-resnet8 has 3 classes: give as many names, not 1"),
+        ({"mean": []}, "0 means and 1 stds do not fit: give one of each for every channel"),
+        ({"mean": [0, 0], "std": [1, 1]}, "cifar-resnet8 takes images of 1 channels: got 2 means"),
+        ({"std": [0]}, "means (0.5,) and stds (0.0,) are impossible: give finite numbers, and stds above 0"),
+        ({"mean": [float("nan")]}, "means (nan,) and stds (0.25,) are impossible: give finite numbers, and stds above 0"),
+        ({"colour": "red"}, "config.json is no model's: no field of modelconfig 'colour'"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_named(folder, change, sentence):
@@ -64,3 +71,16 @@ def test_a_damaged_config_is_named(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(RecordError, match="config.json is damaged"):
         residua.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("channels", "fits"), [(1, True), (3, True), (784, True), (5, False), (0, False)])
+def test_the_channels_of_a_fully_connected_nets_images_divide_its_features(channels, fits):
+    net = network("fc-resnet10", input=(3, 28, 28) if channels == 3 else (1, 28, 28), classes=2)
+    asked = {"network": net, "classes": ("a", "b"), "mean": (0.5,) * channels, "std": (0.5,) * channels}
+    if fits:
+        assert len(ModelConfig(**asked).mean) == channels
+    else:
+        with pytest.raises(
+            UsageError, match=f"fc-resnet10 takes 784 numbers, so that the channels must divide them: got {channels}"
+        ):
+            ModelConfig(**asked)

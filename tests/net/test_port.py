@@ -5,7 +5,8 @@ import torch
 
 from residua.errors import RecordError, UsageError
 from residua.net.build import build
-from residua.net.port import computes_otherwise, from_theirs, names_of, striding_as_elsewhere, to_theirs
+from residua.net.otherwise import APPENDS, computes_otherwise
+from residua.net.port import classes_in, from_theirs, names_of, striding_as_elsewhere, to_theirs
 from residua.spec.papers import network
 from tests.peers import CifarPeer, WidePeer, randomised, timm, torchvision
 
@@ -227,6 +228,9 @@ def test_foreign_bottlenecks_stride_on_their_3x3_unless_the_name_says_otherwise(
     assert chosen.unit.stride_at == ("3x3" in found)
 
 
+UNSAID = "nothing in the file says the {} of {}: evaluate the network before you trust it"
+
+
 def torchvision_state(name):
     asked = network(name)
     return to_theirs(build(asked).state_dict(), asked, "torchvision")
@@ -269,6 +273,12 @@ REFUSED = {
     "first layer (conv1, stem.conv, ...)": (
         "cifar-resnet8", lambda: {f"{n}.weight": torch.zeros(1) for n in ("features.0", "features.1", "classifier")},
     ),
+    "the file has our own names, as model.safetensors of a model folder: use that folder as it is": (
+        "cifar-resnet8", lambda: build(network("cifar-resnet8")).state_dict(),
+    ),
+    "the file has 2 + 2 + 2 + 2 units, preresnet34 has 3 + 4 + 6 + 3": (
+        "preresnet34", lambda: timm.create_model("resnetv2_18").state_dict(),
+    ),
     "timm and preresnet18 compute different things with these weights: its first unit forks before the activation, ours after it "
     "(He et al. 2016, appendix)": ("preresnet18", lambda: timm.create_model("resnetv2_18").state_dict()),
 }  # fmt: skip
@@ -286,6 +296,72 @@ def test_a_pre_activation_file_of_unknown_code_comes_with_a_doubt():
     asked = network("cifar-preresnet20,shortcut=B")
     theirs = dict(zip(names_like_torchvision(asked), build(asked).state_dict().values(), strict=True))
     assert "much code forks before it" in from_theirs(theirs, asked).note
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("cifar-resnet8,shortcut=B", ""),
+        ("cifar-resnet8,shortcut=B,join=drop-path", ""),
+        ("cifar-resnet8", APPENDS),
+        ("cifar-resnet8,shortcut=pad-last", ""),
+        ("cifar-plain8", UNSAID.format("lack of shortcuts", "cifar-plain8")),
+        (
+            "cifar-resnet8,shortcut=B,join=constant,order=relu-before-add",
+            UNSAID.format(
+                "scaled joins and the order of BN and ReLU", "cifar-resnet8,shortcut=project,join=constant,order=relu-before-add"
+            ),
+        ),
+    ],
+)
+def test_what_nothing_in_a_file_says_is_noted(name, note):
+    asked = network(name)
+    assert from_theirs(torchvision_state(name), asked).note == note
+
+
+def test_akamasters_own_files_of_option_a_come_without_a_note():
+    assert from_theirs(CifarPeer(1, "A").state_dict(), network("cifar-resnet8")).note == ""
+
+
+WRONG = {
+    "linear.bias is 9 where cifar-resnet8 wants 10": {"linear.bias": torch.zeros(9)},
+    "linear.weight is a single number where cifar-resnet8 wants 10x64": {"linear.weight": torch.tensor(1.0)},
+    "conv1.weight is a single number where cifar-resnet8 wants 16x3x3x3": {"conv1.weight": torch.tensor(1.0)},
+    "layer1.0.conv1.weight is a single number where cifar-resnet8 wants 16x16x3x3": {"layer1.0.conv1.weight": torch.tensor(1.0)},
+    "bn1.bias is sparse, nested or empty (meta): save dense tensors": {"bn1.bias": torch.zeros(16).to_sparse()},
+    "bn1.weight is sparse, nested or empty (meta): save dense tensors": {"bn1.weight": torch.zeros(16, device="meta")},
+    "linear.weight is not finite everywhere": {"linear.weight": torch.full((10, 64), torch.nan)},
+    "linear.bias is not finite everywhere": {"linear.bias": torch.full((10,), torch.inf)},
+    "bn1.bias is not finite everywhere": {"bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)},
+    "bn1.running_var is negative somewhere, which no variance is": {"bn1.running_var": torch.full((16,), -1.0)},
+    "bn1.weight is of type int8, not of floating-point numbers": {"bn1.weight": torch.ones(16, dtype=torch.int8)},
+    "bn1.running_mean is of type bool, not of floating-point numbers": {"bn1.running_mean": torch.ones(16, dtype=torch.bool)},
+    "linear.bias is of type complex64, not of floating-point numbers": {"linear.bias": torch.ones(10, dtype=torch.complex64)},
+    "bn1.num_batches_tracked is no count": {"bn1.num_batches_tracked": torch.tensor(1j)},
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_tensors_that_are_no_weights_are_refused(sentence):
+    with pytest.raises(RecordError) as refused:
+        from_theirs(CifarPeer(1, "A").state_dict() | WRONG[sentence], network("cifar-resnet8"))
+    assert str(refused.value) == sentence
+
+
+def test_a_stage_of_nine_digits_is_none():
+    strange = {"layer999999999.0.conv1.weight": torch.zeros(1), "layer1.999999999.conv1.weight": torch.zeros(1)}
+    assert from_theirs(CifarPeer(1, "A").state_dict() | strange, network("cifar-resnet8")).unexpected == tuple(strange)
+
+
+def test_a_head_of_a_single_number_tells_no_classes():
+    assert classes_in(CifarPeer(1, "A").state_dict() | {"linear.weight": torch.tensor(1.0)}) == 0
+
+
+@pytest.mark.parametrize("name", ["fc-resnet10", "fc-plain10", "lecture-resnet12"])
+def test_networks_without_bn_go_there_and_come_back(name):
+    net = randomised(build(network(name)))
+    ported = from_theirs(to_theirs(net.state_dict(), network(name), "torchvision"), network(name))
+    assert all(torch.equal(tensor, ported.tensors[ours]) for ours, tensor in net.state_dict().items())
 
 
 def names_like_torchvision(asked):
@@ -329,10 +405,24 @@ def test_what_another_project_has_no_name_for_is_not_written(name, project, sent
         ("resnet50", "huggingface", "bottlenecks of huggingface stride on the 3x3, those of resnet50 on the 1x1"),
         ("preresnet50,stride=3x3", "timm", ""),
         ("preresnet18", "timm", "its first unit forks before the activation, ours after it (He et al. 2016, appendix)"),
+        ("resnet18,join=drop-path", "torchvision", ""),
+        ("resnet18,join=dropout", "torchvision", ""),
+        ("resnet18,join=constant", "torchvision", "joins of torchvision add, those of resnet18,join=constant scale"),
+        ("plain18", "timm", "shortcuts of timm are option B, those of plain18 are not"),
+        ("resnet18,shortcut=A", "timm", "shortcuts of timm are option B, those of resnet18,shortcut=pad are not"),
+        ("resnet18,shortcut=C", "timm", "shortcuts of timm are option B, those of resnet18,shortcut=project-all are not"),
         (
-            "cifar-resnet20,order=relu-before-add",
+            "resnet18,stem=3x3",
+            "huggingface",
+            "stems of huggingface are a 7x7 convolution of stride 2 and a max-pool, that of resnet18,stem=3x3 is not",
+        ),
+        ("cifar-resnet20", "torchvision", "networks of torchvision have 4 stages, cifar-resnet20 has 3"),
+        (
+            "resnet50,join=constant,order=relu-before-add",
             "torchvision",
-            "torchvision has no networks whose BN and ReLU stand where those of cifar-resnet20,order=relu-before-add do",
+            "joins of torchvision add, those of resnet50,join=constant,order=relu-before-add scale; bottlenecks of torchvision "
+            "stride on the 3x3, those of resnet50,join=constant,order=relu-before-add on the 1x1; torchvision has no networks "
+            "whose BN and ReLU stand where those of resnet50,join=constant,order=relu-before-add do",
         ),
     ],
 )

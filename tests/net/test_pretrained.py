@@ -74,11 +74,14 @@ def test_a_number_of_classes_nobody_asked_for_is_refused_with_both(tmp_path):
 
 
 def test_a_backbone_without_a_head_needs_a_new_one(tmp_path):
-    torch.save({key: t for key, t in CifarPeer(1, "A").state_dict().items() if "linear" not in key}, tmp_path / "x.pth")
-    with pytest.raises(RecordError, match="x.pth has no head, cifar-resnet8 has 10 classes: give num_classes for a new head"):
-        residua.create_model("cifar-resnet8", pretrained=tmp_path / "x.pth")
-    net = residua.create_model("cifar-resnet8", num_classes=10, pretrained=tmp_path / "x.pth", seed=3)
-    assert torch.equal(net.head[1].weight, residua.create_model("cifar-resnet8", seed=3).head[1].weight)
+    name = "cifar-resnet8,shortcut=B"
+    torch.save({key: t for key, t in CifarPeer(1, "B").state_dict().items() if "linear" not in key}, tmp_path / "x.pth")
+    with pytest.raises(
+        RecordError, match="x.pth has no head, cifar-resnet8,shortcut=project has 10 classes: give num_classes for a new head"
+    ):
+        residua.create_model(name, pretrained=tmp_path / "x.pth")
+    net = residua.create_model(name, num_classes=10, pretrained=tmp_path / "x.pth", seed=3)
+    assert torch.equal(net.head[1].weight, residua.create_model(name, seed=3).head[1].weight)
 
 
 def test_bottlenecks_stride_where_the_weights_were_trained(tmp_path):
@@ -174,7 +177,8 @@ def test_networks_on_the_hub_are_started_from(tmp_path):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "config.json").write_text(json.dumps({"architectures": ["ResNet"]}))
-    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), theirs / "pytorch_model.bin")
+    state = to_theirs(net.state_dict(), net.plan.network, "torchvision")
+    torch.save({name.replace("fc.", "linear."): tensor for name, tensor in state.items()}, theirs / "pytorch_model.bin")
     for name in ("ours", "theirs"):
         on_the_hub(tmp_path, f"someone/{name}", tmp_path / name)
         assert float(offline(tmp_path, START.format(f"someone/{name}"))) == net.stem[0].weight.sum().item()

@@ -107,6 +107,13 @@ def test_a_file_without_tensors_is_named(tmp_path):
         read_state(tmp_path / "x.pth")
 
 
+def test_a_dictionary_that_holds_itself_is_read_once(tmp_path):
+    content = {"state_dict": STATE}
+    content["again"] = content
+    torch.save(content, tmp_path / "x.pth")
+    assert same(read_state(tmp_path / "x.pth"), STATE)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("kept", [0, 1, 10, 0.3, 0.6, 0.9, -1])
 def test_a_truncated_file_is_named(tmp_path, suffix, kept):

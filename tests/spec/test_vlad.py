@@ -66,7 +66,7 @@ def test_shapes_that_are_no_images_and_a_single_class_are_refused():
 
 @pytest.mark.parametrize("value", [COLOUR, network("cifar-resnet20")], ids=lambda value: value.name)
 def test_a_config_of_either_kind_survives_json(value):
-    config = ModelConfig(network=value, classes=("a", "b"), mean=(0.5,), std=(0.25,))
+    config = ModelConfig(network=value, classes=tuple("abcdefghij"), mean=(0.5,) * 3, std=(0.25,) * 3)
     assert from_json(ModelConfig, json.loads(json.dumps(to_json(config)))) == config
 
 
@@ -79,7 +79,7 @@ def test_only_vlad_says_its_kind_so_that_records_of_networks_stay_as_they_were()
 
 
 def test_json_without_a_kind_is_of_the_first_kind():
-    config = {"network": to_json(network("cifar-resnet20")), "classes": ["a"], "mean": [0.5], "std": [0.25]}
+    config = {"network": to_json(network("cifar-resnet20")), "classes": list("abcdefghij"), "mean": [0.5] * 3, "std": [0.25] * 3}
     assert from_json(ModelConfig, config).network == network("cifar-resnet20")
     config["network"] = {"kind": "Network", **config["network"]}
     assert from_json(ModelConfig, config).network == network("cifar-resnet20")
