@@ -307,9 +307,9 @@ def test_a_pre_activation_file_of_unknown_code_comes_with_a_doubt():
         ("cifar-resnet8,shortcut=pad-last", ""),
         ("cifar-plain8", UNSAID.format("lack of shortcuts", "cifar-plain8")),
         (
-            "cifar-resnet8,shortcut=B,join=constant,order=relu-before-add",
+            "cifar-resnet8,shortcut=B,order=relu-before-add,join=constant",
             UNSAID.format(
-                "scaled joins and the order of BN and ReLU", "cifar-resnet8,shortcut=project,join=constant,order=relu-before-add"
+                "scaled joins and the order of BN and ReLU", "cifar-resnet8,shortcut=project,order=relu-before-add,join=constant"
             ),
         ),
     ],
@@ -418,11 +418,11 @@ def test_what_another_project_has_no_name_for_is_not_written(name, project, sent
         ),
         ("cifar-resnet20", "torchvision", "networks of torchvision have 4 stages, cifar-resnet20 has 3"),
         (
-            "resnet50,join=constant,order=relu-before-add",
+            "resnet50,order=relu-before-add,join=constant",
             "torchvision",
-            "joins of torchvision add, those of resnet50,join=constant,order=relu-before-add scale; bottlenecks of torchvision "
-            "stride on the 3x3, those of resnet50,join=constant,order=relu-before-add on the 1x1; torchvision has no networks "
-            "whose BN and ReLU stand where those of resnet50,join=constant,order=relu-before-add do",
+            "joins of torchvision add, those of resnet50,order=relu-before-add,join=constant scale; bottlenecks of torchvision "
+            "stride on the 3x3, those of resnet50,order=relu-before-add,join=constant on the 1x1; torchvision has no networks "
+            "whose BN and ReLU stand where those of resnet50,order=relu-before-add,join=constant do",
         ),
     ],
 )
