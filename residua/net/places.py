@@ -138,7 +138,8 @@ def likely(held: Entries, network: Network, refused: Callable[[Network], object]
             other = network_of(name, input=network.input, classes=classes)
         except UsageError:  # no such depth
             continue
-        if other.name != network.name and not misfit(held, other) and not refused(other):
+        as_many = tuple(stage.units for stage in other.stages) == units(held)  # or a plan of 100,000 layers is made for nothing
+        if as_many and other.name != network.name and not misfit(held, other) and not refused(other):
             return f": is it {name}?"
     return ""
 

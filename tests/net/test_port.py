@@ -353,6 +353,11 @@ def test_a_stage_of_nine_digits_is_none():
     assert from_theirs(CifarPeer(1, "A").state_dict() | strange, network("cifar-resnet8")).unexpected == tuple(strange)
 
 
+def test_a_strange_file_of_many_units_is_refused_at_once():
+    with pytest.raises(RecordError, match=r"the file has 1 \+ 1 \+ 1 \+ 0 .* 9999 units, cifar-resnet8 has 1 \+ 1 \+ 1$"):
+        from_theirs(CifarPeer(1, "A").state_dict() | {"layer99.9998.conv9.weight": torch.zeros(1)}, network("cifar-resnet8"))
+
+
 def test_a_head_of_a_single_number_tells_no_classes():
     assert classes_in(CifarPeer(1, "A").state_dict() | {"linear.weight": torch.tensor(1.0)}) == 0
 
