@@ -97,7 +97,7 @@ def test_the_figures_of_the_claims_stand_in_records():
     for optimiser in ("sgd", "nesterov", "adamw", "rmsprop"):
         row = errors(f"digits-optimisers/{optimiser}", *[(family, depth) for family in ("plain", "resnet") for depth in (20, 56)])
         assert " | ".join(row) in text
-    for run in ("resnet20", "deeper-trained-4000"):
+    for run in ("resnet20", "deeper-trained-4000", "resnet20-4000-more"):
         result = json.loads((ROOT / "experiments/cifar-deepen" / run / "run.json").read_text())["result"]
         assert f"{100 * result['dev_error']:.2f} %" in text
     for run in (ROOT / "experiments/digits-surgery").glob("*/run.json"):
