@@ -22,8 +22,13 @@ def run(arguments: Namespace) -> None:
 
     from residua.train.evaluate import evaluate_folder
     from residua.train.machine import machine
+    from residua.train.parallel import joined
 
-    score = evaluate_folder(arguments.model, data, arguments.split, machine(arguments.precision), arguments.data_dir)
+    with joined() as group:
+        here = machine(arguments.precision, group)
+        score = evaluate_folder(arguments.model, data, arguments.split, here, arguments.data_dir)
+    if not group.leads:
+        return
     if arguments.json:
         names = ("count", "wrong", "error", "top5_error", "loss")
         print_json({name: getattr(score, name) for name in names})

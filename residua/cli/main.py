@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from residua.cli.parser import Parser
+from residua.cli.parser import Parser, complain
 from residua.errors import ResiduaError
 
 COMMANDS = ("study", "train", "evaluate", "show", "models", "report", "deepen", "residualize", "convert")
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fail(sentence: str, exit_code: int) -> int:
-    print(f"residua: {sentence}", file=sys.stderr)
+    complain(f"residua: {sentence}")
     return exit_code
 
 

@@ -1,6 +1,7 @@
 """Arguments of the command line: one clear sentence for what cannot be parsed, and the options that commands share."""
 
 import json
+import os
 import re
 import sys
 from difflib import get_close_matches
@@ -26,7 +27,7 @@ class Parser(ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"{self.prog.replace(' [options]', '')}: {self.sentence(message)}\n")
+        complain(f"{self.prog.replace(' [options]', '')}: {self.sentence(message)}")
         raise SystemExit(2)
 
     def sentence(self, message: str) -> str:
@@ -45,6 +46,12 @@ class Parser(ArgumentParser):
         if "it was not provided" in message:
             return "which command? --help lists them"
         return " ".join(message.split())
+
+
+def complain(sentence: str) -> None:
+    """Say on standard error what is wrong; of several processes that torchrun started on a machine, only the first does."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stderr.write(f"{sentence}\n")
 
 
 def nearest(asked: str, possible: list[str]) -> str:

@@ -16,10 +16,10 @@ STUDY_FORMAT = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} l
 
 
 class TrainingBar:
-    """Follows one run; a listener for `fit`."""
+    """Follows one run; a listener for `fit`, and hidden by all but one of several processes."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, hidden: bool = False) -> None:
+        self.name, self.hidden = name, hidden
         self.bar: Bar | None = None  # opened at the first news, so that an error before it stands alone
 
     def __enter__(self) -> "TrainingBar":
@@ -30,6 +30,8 @@ class TrainingBar:
             self.bar.close()
 
     def __call__(self, progress: Progress, line: Line | None) -> None:
+        if self.hidden:
+            return
         bar = self.bar
         if bar is None:
             bar = self.bar = tqdm(desc=self.name, total=progress.steps, initial=progress.step, unit="step", dynamic_ncols=True)

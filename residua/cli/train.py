@@ -56,20 +56,22 @@ def run(arguments: Namespace) -> None:
     from residua.train.checkpoint import every
     from residua.train.dry import outline
     from residua.train.machine import machine
+    from residua.train.parallel import joined
     from residua.train.run import asked_to_stop, train
 
-    here, saving = machine(arguments.precision), every(arguments.save_every)
-    if arguments.dry_run:
-        facts = outline(planned, here, arguments.data_dir)
+    with joined() as group:
+        here, saving = machine(arguments.precision, group), every(arguments.save_every)
+        if arguments.dry_run:
+            facts = outline(planned, here, arguments.data_dir)
+        else:
+            with TrainingBar(planned.network.name, hidden=not group.leads) as tell, asked_to_stop() as stop:
+                result = train(
+                    planned, folder, here, start=start, data_dir=arguments.data_dir, resume=arguments.resume, saving=saving,
+                    tell=tell, stop=stop,
+                )  # fmt: skip
+            facts = {**result, "folder": str(folder)}
+    if group.leads:
         print_json(facts) if arguments.json else print(prose(facts))
-        return
-    with TrainingBar(planned.network.name) as tell, asked_to_stop() as stop:
-        result = train(
-            planned, folder, here, start=start, data_dir=arguments.data_dir, resume=arguments.resume, saving=saving,
-            tell=tell, stop=stop,
-        )  # fmt: skip
-    result = {**result, "folder": str(folder)}
-    print_json(result) if arguments.json else print(prose(result))
 
 
 def vlad_of(arguments: Namespace, data: Dataset) -> Run | None:

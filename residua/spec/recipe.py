@@ -1,6 +1,6 @@
 """How a network is trained, as data: optimiser, learning rate, augmentation, duration.  And the papers' recipes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import cos, inf, pi
 from typing import Literal
 
@@ -131,7 +131,11 @@ class Augment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that training needs to know beside the network, the data and the seed."""
+    """All that training needs to know beside the network, the data and the seed.
+
+    `parts` says over which images BN takes its statistics, whatever the number of processes: 1 is the whole batch; 2 at a batch
+    of 128 is 64 and 64, as on the two GPUs of He et al. 2015.  Gradients are averaged over parts, and so are running statistics.
+    """
 
     name: str
     batch_size: int = 128
@@ -141,6 +145,7 @@ class Recipe:
     schedule: Drops | OneCycle = Drops()
     warmup: Warmup | None = None
     augment: Augment = Augment()
+    parts: int = field(default=1, metadata={"younger": True})  # of a batch: BN's statistics are each part's own
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
@@ -149,6 +154,8 @@ class Recipe:
             )
         if self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images is impossible: give at least 1")
+        if self.parts < 1:
+            raise UsageError(f"a batch in {self.parts} parts is impossible: give at least 1, the whole batch")
 
     def length(self, images: int) -> int:
         """Steps of the whole run on that many training images."""
@@ -174,7 +181,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         # He et al. 2015, section 4.2.  Deviations: channel means where the paper subtracts a mean image (and a division by the
-        # standard deviation); trained on the 45,000 images that the dev split leaves.
+        # standard deviation); trained on the 45,000 images that the dev split leaves; parts=1 where two GPUs are parts=2.
         Recipe(name="he2015", steps=64_000, warmup=Warmup()),
         # He et al. 2016, appendix: the same, warmed up at every depth.
         Recipe(name="he2016", steps=64_000, warmup=Warmup(from_depth=0)),

@@ -16,10 +16,16 @@ Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | 
 
 
 def to_json(value: Any) -> Json:
-    """A frozen value, or anything in one, as JSON; where several kinds could stand it says its `kind`, but for those UNSAID."""
+    """A frozen value, or anything in one, as JSON; where several kinds could stand it says its `kind`, but for those UNSAID.
+
+    A field that is `younger` than format 1 is not written at its default, so that older runs keep their ids.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        hints = hints_of(type(value))
-        return {field.name: tagged(getattr(value, field.name), hints[field.name]) for field in fields(value)}
+        hints, said = hints_of(type(value)), {field.name: getattr(value, field.name) for field in fields(value)}
+        for field in fields(value):
+            if "younger" in field.metadata and said[field.name] == field.default:
+                del said[field.name]
+        return {name: tagged(part, hints[name]) for name, part in said.items()}
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):

@@ -16,7 +16,9 @@ from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.spec.vlad import VladClassifier
 from residua.train.machine import Machine
+from residua.train.parallel import share
 from residua.train.step import Step
+from residua.train.synced import synchronise
 
 TIMED = 3  # steps, after one that is not timed
 
@@ -44,15 +46,19 @@ def outline_fit(value: VladClassifier, dataset: str, images: Images) -> dict[str
 
 
 def outline_steps(run: Run, planned: Plan, images: Images, machine: Machine) -> dict[str, Json]:
-    """Sizes, steps, the learning rate at each change, and the time a few real steps let expect."""
-    data, recipe = dataset(run.dataset), run.recipe_for(planned.depth)
-    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed)
+    """Sizes, steps, the learning rate at each change, and the time a few real steps let expect.
+
+    `activation_bytes` are those of one process, which keeps one part at a time.
+    """
+    data, recipe, group = dataset(run.dataset), run.recipe_for(planned.depth), machine.group
+    shared = share(recipe, group)
+    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed, shared)
     steps = recipe.length(len(images))
     return {
         "model": planned.network.name,
         "depth": planned.depth,
         "parameters": planned.parameters,
-        "activation_bytes": recipe.batch_size * activation_bytes(planned),
+        "activation_bytes": recipe.batch_size // max(recipe.parts, group.size) * activation_bytes(planned),
         "data": run.dataset,
         "training_images": len(images),
         "recipe": recipe.name,
@@ -76,8 +82,8 @@ def changes(recipe: Recipe, steps: int) -> list[tuple[int, float]]:
 
 
 def seconds_a_step(network: Network, recipe: Recipe, batches: Batches, machine: Machine) -> float:
-    net = machine.place(build(network, batches.seed))
-    step = Step(net, recipe.optimiser, machine)
+    net = machine.place(synchronise(build(network, batches.seed), recipe.parts, machine))
+    step = Step(net, recipe.optimiser, machine, recipe.parts)
     for i in range(1 + TIMED):
         if i == 1:
             begun = time.perf_counter()

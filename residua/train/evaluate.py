@@ -40,12 +40,15 @@ class Score:
 def evaluate(
     net: nn.Module, images: Images, mean: tuple[float, ...], std: tuple[float, ...], machine: Machine, batch_size: int = 500
 ) -> Score:
-    """The score of `net` on uint8 images, in evaluation mode; the net is left in the mode it was in."""
-    was_training = net.training
+    """The score of `net` on uint8 images, in evaluation mode; the net is left in the mode it was in.
+
+    Of several processes each takes every n-th batch, and all get the score of all images.
+    """
+    was_training, group = net.training, machine.group
     net.eval()
     counts = torch.zeros(2, dtype=torch.int64, device=machine.device)
     loss = torch.zeros((), dtype=torch.float64, device=machine.device)
-    for start in range(0, len(images), batch_size):
+    for start in range(group.rank * batch_size, len(images), group.size * batch_size):
         batch = images[slice(start, start + batch_size)].to(machine.device)
         with machine.autocast():
             scores = net(normalise(batch.pixels, mean, std))
@@ -54,8 +57,8 @@ def evaluate(
         counts += torch.stack([(~best[:, 0]).sum(), (~best.any(1)).sum()])
         loss += F.cross_entropy(scores, batch.labels, reduction="sum").double()
     net.train(was_training)
-    wrong, wrong5 = counts.tolist()
-    return Score(len(images), wrong, wrong5, loss.item() / len(images))
+    wrong, wrong5 = group.sum(counts).tolist()
+    return Score(len(images), wrong, wrong5, group.sum(loss).item() / len(images))
 
 
 def evaluate_folder(folder: Path, data: Dataset, split: Split, machine: Machine, data_dir: Path | None = None) -> Score:

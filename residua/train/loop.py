@@ -80,7 +80,7 @@ def fit(
     loss is not finite; a run that does not set out is only told so.
     """
     steps = recipe.length(len(batches.images))
-    step = Step(net, recipe.optimiser, machine)
+    step = Step(net, recipe.optimiser, machine, recipe.parts)
     progress = restored(record, step, steps)
     report_every = max(round(len(batches.images) / recipe.batch_size), steps // 100)
     saved = time.monotonic()
@@ -103,7 +103,8 @@ def fit(
             if line["dev_error"] is not None and (progress.best is None or line["dev_error"] < progress.best):
                 progress.best = line["dev_error"]
                 keep_best()
-            record.log(line)
+            if machine.group.leads:
+                record.log(line)
             if since < set_out_by(recipe, steps) <= progress.step:
                 progress.note = stalled(line, batches)
             progress.start()
@@ -171,17 +172,20 @@ def save(record: Record, step: Step, progress: Progress, saving: Saving) -> None
     since = {name: torch.stack(kept) for name, kept in (("losses", progress.losses), ("wrong", progress.wrong)) if kept}
     groups = {"net": step.net.state_dict(), "optimiser": step.state(), "since": since}
     facts = {"step": progress.step, "seconds": progress.seconds, "best": progress.best, "waited": progress.waited}
-    checkpoint.save(record.checkpoints, progress.step, groups, facts, saving.last)
+    if step.machine.group.leads:
+        checkpoint.save(record.checkpoints, progress.step, groups, facts | {"processes": step.machine.group.size}, saving.last)
     progress.start()
 
 
 def restored(record: Record, step: Step, steps: int) -> Progress:
     """The progress, weights and optimiser state of the record's newest whole checkpoint, or a fresh start."""
-    found = checkpoint.newest(record.checkpoints)
+    group = step.machine.group
+    found = group.told(lambda: checkpoint.newest(record.checkpoints))
     if found is None:
-        record.rewind(0)
+        if group.leads:
+            record.rewind(0)
         return Progress(steps)
-    groups, facts, damaged = found
+    groups, facts, notes = found
     try:
         step.net.load_state_dict(groups["net"])
     except (KeyError, RuntimeError) as error:
@@ -190,6 +194,10 @@ def restored(record: Record, step: Step, steps: int) -> Progress:
     since = groups.get("since", {})
     losses, wrong = [list(since[name].to(step.machine.device)) if name in since else [] for name in ("losses", "wrong")]
     progress = Progress(steps, int(facts["step"] or 0), facts["seconds"] or 0.0, facts["best"], losses, wrong)
-    progress.waited, progress.note = facts["waited"] or 0.0, "; ".join(damaged)
-    record.rewind(progress.step)
+    if (before := int(facts.get("processes") or 1)) != group.size:
+        by = "1 process" if before == 1 else f"{before} processes"
+        notes.append(f"begun by {by}, goes on with {group.size}: the same batches, and the same results but for rounding")
+    progress.waited, progress.note = facts["waited"] or 0.0, "; ".join(notes)
+    if group.leads:
+        record.rewind(progress.step)
     return progress

@@ -15,6 +15,7 @@ from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 from residua.net.fast import kernels, quicken
 from residua.spec.text import Json
+from residua.train.parallel import ALONE, Group
 
 Precision = Literal["auto", "bf16", "fp32"]
 Net = TypeVar("Net", bound=nn.Module)
@@ -22,10 +23,11 @@ Net = TypeVar("Net", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and in which precision a network is trained."""
+    """Where, in which precision and in which processes a network is trained."""
 
     device: torch.device
     precision: Literal["bf16", "fp32"]
+    group: Group = ALONE
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -40,8 +42,8 @@ class Machine:
     def fuses(self) -> bool:
         return self.device.type == "cpu" and self.precision == "bf16"
 
-    def describe(self) -> dict[str, Json]:
-        """For a run's record."""
+    def describe(self, parts: int = 1) -> dict[str, Json]:
+        """For the record of a run whose batch has so many parts."""
         return {
             "residua": version("residua"),
             "torch": torch.__version__,
@@ -49,11 +51,12 @@ class Machine:
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else f"CPU, {platform.machine()}",
             "threads": torch.get_num_threads(),
             "precision": self.precision,
-            "kernels": kernels() if self.fuses else "PyTorch's",
+            "kernels": kernels() if self.fuses and parts >= self.group.size else "PyTorch's",
+            **({"processes": self.group.size} if self.group.size > 1 else {}),
         }
 
 
-def machine(precision: Precision = "auto") -> Machine:
+def machine(precision: Precision = "auto", group: Group = ALONE) -> Machine:
     """This machine.  `auto` is bf16 where it is a native speed: on a GPU from Ampere on, on a CPU with bf16 instructions."""
     if precision not in ("auto", "bf16", "fp32"):
         raise UsageError(f"no precision {precision!r}: choose from auto, bf16, fp32")
@@ -66,7 +69,7 @@ def machine(precision: Precision = "auto") -> Machine:
         keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if native else "fp32"
-    return Machine(device, precision)
+    return Machine(device, precision, group)
 
 
 def cpu_has_bf16() -> bool:

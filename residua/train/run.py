@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -14,7 +14,7 @@ import torch
 from residua.data.batches import Batches
 from residua.data.fetch import located
 from residua.data.read import read
-from residua.errors import Interrupted, RecordError
+from residua.errors import Interrupted, RecordError, UsageError
 from residua.files import alone
 from residua.net.folder import network_from, save_pretrained, untrained
 from residua.net.vlad import VladNetwork
@@ -27,6 +27,8 @@ from residua.train.checkpoint import SAVING, Saving
 from residua.train.evaluate import checked_for, evaluate
 from residua.train.loop import Listener, fit
 from residua.train.machine import Machine
+from residua.train.parallel import share
+from residua.train.synced import synchronise
 from residua.train.vlad import fit_vlad
 
 
@@ -47,13 +49,18 @@ def train(
     VLAD is fitted at once: its result has the same keys, with 0 steps; its record has no metrics and no `best`, and `resume`
     begins anew.
     Where the run starts from weights, they are those of the model folder `start`, and so is the preprocessing.
+    Every process of the machine's group calls it; the leading one writes, and another number of them goes on from a checkpoint
+    to the same but for rounding.  What torchrun starts again goes on by itself.
     Raises UsageError where the folder holds another run, RecordError where another process trains it, DataError,
     TrainingError, and Interrupted once `stop()`.
     """
-    data, record, exact = dataset(run.dataset), Record(folder), Machine(machine.device, "fp32")
+    data, record, group = dataset(run.dataset), Record(folder), machine.group
+    exact = replace(machine, precision="fp32")
     machine = machine if run.recipe else exact
+    if group.size > 1 and not run.recipe:
+        raise UsageError(f"{run.network.name} is fitted by one process: start it without torchrun")
     if data.folder:
-        located(data, data_dir)  # so that a missing test file is said now, not after the training
+        group.first_here(partial(located, data, data_dir))  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
     config = ModelConfig(
         network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name,
@@ -65,24 +72,27 @@ def train(
     else:
         before = checked_for(data, start)
         net, config = network_from(start), replace(config, mean=before.mean, std=before.std)
-    net = machine.place(net)
     if isinstance(net, VladNetwork):
+        net, environment = machine.place(net), machine.describe()
         steps, seen = 0, len(images)
         learn = partial(fit_vlad, net, images, config.mean, config.std, run.seed)
     else:
         recipe = run.recipe_for(net.plan.depth)
-        batches = Batches(images, recipe.batch_size, recipe.augment.on(data), config.mean, config.std, run.seed)
+        augment, shared = recipe.augment.on(data), share(recipe, group)
+        net, environment = machine.place(synchronise(net, recipe.parts, machine)), machine.describe(recipe.parts)
+        batches = Batches(images, recipe.batch_size, augment, config.mean, config.std, run.seed, shared)
         steps = recipe.length(len(images))
         seen = steps * recipe.batch_size
-        best = partial(save_pretrained, net, config, folder / "best")
+        best = partial(save_pretrained, net, config, folder / "best") if group.leads else idle
         learn = partial(fit, net, batches, recipe, dev=dev, machine=machine, record=record, saving=saving, keep_best=best)
-    record.begin(run, {**machine.describe(), "images": images.fingerprint}, resume)
-    if (done := record.result()) is not None:
+    environment["images"] = images.fingerprint
+    done = group.told(lambda: opened(record, run, environment, resume or group.restarts > 0))
+    if done is not None:
         return done
-    with alone(folder) as ours:
+    with alone(folder) if group.leads else nullcontext(True) as ours:
         if not ours:
             raise RecordError(f"the run in {folder} is being trained by another process")
-        progress = learn(tell=tell, stop=stop)
+        progress = learn(tell=tell, stop=group.agreed(stop))
         if progress.step < progress.steps:
             where = f"step {progress.step:,} of {progress.steps:,}"
             raise Interrupted(f"stopped at {where}: add --resume to go on, with --out {folder}")
@@ -91,19 +101,30 @@ def train(
             f"{split}_error": evaluate(net, part, config.mean, config.std, exact).error
             for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
         }
-        save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
         result: dict[str, Json] = {
             "model": run.network.name, "steps": steps, "seconds": progress.seconds,
             "images_per_second": seen / progress.seconds,
             **errors, "best_dev_error": errors["dev_error"] if progress.best is None else progress.best,
         }  # fmt: skip
-        record.finish(result)
+        if group.leads:
+            save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
+            record.finish(result)
     return result
+
+
+def opened(record: Record, run: Run, environment: dict[str, Json], resume: bool) -> dict[str, Json] | None:
+    """The result that the record holds already; None where the run is still to be trained, and the record is ready for it."""
+    record.begin(run, environment, resume)
+    return record.result()
+
+
+def idle() -> None:
+    """What the processes do that write nothing."""
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed.  The first time asks to stop after the step at hand, the second stops at once."""
+    """Whether Ctrl-C was pressed or SIGTERM sent.  The first time asks to stop after the step at hand, the second stops at once."""
     asked = threading.Event()
 
     def ask(number: int, frame: object) -> None:
@@ -114,8 +135,9 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -87,6 +87,19 @@ def test_a_step_gives_the_same_bits_in_any_order_of_calls():
             assert torch.equal(here, there)
 
 
+@pytest.mark.parametrize("shares", [2, 3, 6])
+def test_the_shares_of_a_batch_are_the_batch(shares):
+    """Across the ends of epochs too: the batches of n processes, one behind the other, are those of one process."""
+    images, augment = images_of(20), Augment(pad=2)
+    whole = batches()
+    streams = [Batches(images, 6, augment, MEAN, STD, SEED, (i, shares)) for i in range(shares)]
+    for step in range(10):
+        x, labels = zip(*[stream.at(step) for stream in streams], strict=True)
+        assert {len(part) for part in labels} == {6 // shares}
+        assert torch.equal(torch.cat(labels), whole.at(step)[1])
+        assert torch.equal(torch.cat(x), whole.at(step)[0])
+
+
 def test_a_samples_augmentation_does_not_depend_on_the_batch_size():
     def first_epochs(batch_size):
         stream = batches(count=24, batch_size=batch_size)

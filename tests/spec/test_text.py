@@ -73,6 +73,7 @@ def test_an_override_changes_one_field(assignment, changed):
         ("optimiser.decay=some", "optimiser.decay is 'some', not one of 'all', 'weights'"),
         ("batch_size.x=3", "batch_size.x cannot be set: int has no field 'x'"),
         ("batch_size=0", "a batch of 0 images is impossible: give at least 1"),
+        ("parts=0", "a batch in 0 parts is impossible: give at least 1, the whole batch"),
     ],
 )
 def test_an_impossible_override_is_refused(assignment, sentence):
@@ -87,6 +88,14 @@ def test_json_of_something_else_is_refused():
             from_json(Network, data)
 
 
+def test_a_batch_in_one_part_is_not_written_so_that_older_runs_keep_their_ids():
+    old = recipe("he2015")
+    assert "parts" not in to_json(old)
+    assert to_json(replace(old, parts=2)) == {**to_json(old), "parts": 2}
+    assert from_json(Recipe, to_json(replace(old, parts=2))).parts == 2
+    assert Run(network("cifar-resnet20"), "cifar10", old, 0).id == "2491f5b0d1"
+
+
 def test_a_runs_id_depends_on_all_that_its_outcome_depends_on():
     run = Run(network("cifar-resnet20"), "cifar10", recipe("he2015"), 0)
     others = [
@@ -94,6 +103,7 @@ def test_a_runs_id_depends_on_all_that_its_outcome_depends_on():
         replace(run, dataset="cifar100"),
         replace(run, network=network("cifar-plain20")),
         replace(run, recipe=overridden(run.recipe, "batch_size=64")),
+        replace(run, recipe=overridden(run.recipe, "parts=2")),
     ]
-    assert len({run.id, *(other.id for other in others)}) == 5
+    assert len({run.id, *(other.id for other in others)}) == 6
     assert replace(run).id == run.id

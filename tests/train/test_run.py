@@ -1,6 +1,8 @@
 """Whole runs on the digits: golden trace, resume, failures."""
 
+import os
 import re
+import signal
 from dataclasses import replace
 
 import pytest
@@ -18,7 +20,7 @@ from residua.spec.run import Run
 from residua.spec.text import overridden
 from residua.train.checkpoint import saved
 from residua.train.loop import fit
-from residua.train.run import train
+from residua.train.run import asked_to_stop, train
 from tests.train.runs import CPU, after, digits_run, lines, never, silent
 
 GOLDEN = [
@@ -135,3 +137,12 @@ def test_a_run_that_does_not_set_out_is_told_so_once_with_what_may_help(tmp_path
     [note] = notes_of(0.0, 80)
     assert re.match(r"the training error is still (8[5-9]|9[0-9]) % at step 40, where guessing gives 89 %: ", note)
     assert "a lower rate (--set schedule.lr=...), a warm-up (--recipe he2016), or, if it is plain, shortcuts" in note
+
+
+def test_sigterm_asks_to_stop_too_and_is_as_before_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with asked_to_stop() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+    assert signal.getsignal(signal.SIGTERM) == before
