@@ -1,13 +1,15 @@
 """`residua COMMAND ...`: parse, call one function, print."""
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
 
 from residua.cli.parser import Parser, complain
-from residua.errors import ResiduaError
+from residua.errors import ResiduaError, UsageError
 
 COMMANDS = ("study", "train", "evaluate", "show", "models", "report", "deepen", "residualize", "convert")
+TOGETHER = ("train", "evaluate")  # what several processes, started by torchrun, do together
 DESCRIPTION = "Deep residual networks for image recognition: build, train and study them."
 
 
@@ -22,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         subparser.add_argument("--config", action="config", help="a YAML file with any of these options (see --print_config)")
         subcommands.add_subcommand(name, subparser, help=str(module.__doc__).splitlines()[0])
     parsed = parser.parse_args(arguments)
+    if parsed.command not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
+        return fail(f"{parsed.command} is for one process: start it without torchrun", UsageError.exit_code)
     try:
         modules[parsed.command].run(parsed[parsed.command])
     except ResiduaError as error:

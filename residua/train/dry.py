@@ -1,6 +1,7 @@
 """What a run would do, without doing it."""
 
 import time
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -25,7 +26,7 @@ TIMED = 3  # steps, after one that is not timed
 
 def outline(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json]:
     """The plan of a run; that of VLAD holds no time, for nobody knows before how long an SVM takes."""
-    images = read(dataset(run.dataset), "train", data_dir).to(machine.device)
+    images = machine.group.first_here(partial(read, dataset(run.dataset), "train", data_dir)).to(machine.device)
     if isinstance(run.network, VladClassifier):
         return outline_fit(run.network, run.dataset, images)
     return outline_steps(run, plan(run.network), images, machine)

@@ -1,6 +1,7 @@
 """How often a network is wrong."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def evaluate_folder(folder: Path, data: Dataset, split: Split, machine: Machine,
     folder = model_folder(folder)
     config = checked_for(data, folder)
     net = machine.place(from_pretrained(folder))
-    return evaluate(net, read(data, split, data_dir), config.mean, config.std, machine)
+    images = machine.group.first_here(partial(read, data, split, data_dir))
+    return evaluate(net, images, config.mean, config.std, machine)
 
 
 def checked_for(data: Dataset, folder: Path) -> ModelConfig:

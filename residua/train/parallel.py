@@ -1,20 +1,17 @@
 """Many processes, one run: torchrun starts them and starts them again, here they meet, agree and share a batch."""
 
-import gc
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # DDP imports it otherwise, once there is a group, which its default arguments then keep alive for ever
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from residua.errors import ResiduaError, TrainingError, UsageError
 from residua.spec.recipe import Recipe
@@ -66,19 +63,30 @@ class Group:
             return asked
         return lambda: bool(self.sum(torch.tensor(int(asked()))))
 
-    def first_here(self, work: Callable[[], object]) -> None:
-        """`work`, by one process of each machine, before any goes on."""
-        if self.local_rank == 0:
-            work()
+    def first_here(self, make: Callable[[], T]) -> T:
+        """What each process makes, one of each machine before the others: it downloads what all of them read."""
+        if self.local_rank != 0:
+            self.sum(torch.zeros(()))
+            return make()
+        made = make()
         self.sum(torch.zeros(()))
+        return made
 
-    def over(self, net: nn.Module) -> nn.Module:
-        """`net` with its gradients averaged over all processes; the weights it starts from are the leading process's."""
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each by its mean over all processes, in one exchange whose order is the same at every step.
+
+        That of DistributedDataParallel is another at its first step than at all others: runs that go on would end in other bits.
+        """
         if self.size == 1:
-            return net
-        over = DistributedDataParallel(net)
-        over.broadcast_buffers = False  # running statistics are averaged instead; the argument has two names, one in each torch
-        return over
+            return
+        means = self.sum(torch.cat([x.flatten() for x in tensors])) / self.size
+        for x, mean in zip(tensors, torch.split(means, [x.numel() for x in tensors]), strict=True):
+            x.copy_(mean.view_as(x))
+
+    def begin_alike(self, net: nn.Module) -> None:
+        """Give the net of every process the leading one's weights: machines of several kinds draw them alike but for rounding."""
+        for x in net.state_dict().values() if self.size > 1 else ():
+            dist.broadcast(x, src=0)
 
 
 ALONE = Group()
@@ -104,11 +112,6 @@ def parts_here(parts: int, group: Group) -> range:
     return range(first, first + max(parts // group.size, 1))
 
 
-def without_exchange(net: nn.Module) -> AbstractContextManager[None]:
-    """While it is entered, gradients of a net from `Group.over` are added up in this process alone."""
-    return net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext()
-
-
 @contextmanager
 def joined(wait: timedelta = WAIT) -> Iterator[Group]:
     """The group that torchrun's environment names, until all have left; the process alone where it names none.
@@ -123,7 +126,6 @@ def joined(wait: timedelta = WAIT) -> Iterator[Group]:
     try:
         yield group
         group.sum(torch.zeros(()))  # nobody leaves before the leading process has written all
-        gc.collect()  # DDP's leftovers hold the group, and one that outlives the interpreter aborts the process now and then
     except (ResiduaError, OSError) as error:
         with suppress(RuntimeError):  # the store may have gone with the process that kept it
             store.set(ERROR, f"process {group.rank}: {error}")
@@ -141,7 +143,7 @@ def reason(store: "Store") -> str:
     with suppress(RuntimeError):
         if store.check([ERROR]):
             return store.get(ERROR).decode()
-    return "another process of the run was killed, or cannot be reached: --resume goes on from the last checkpoint"
+    return "another process of the run was killed, or cannot be reached: torchrun --max-restarts, or --resume, goes on"
 
 
 def named(environment: Mapping[str, str]) -> Group:
@@ -158,8 +160,9 @@ def named(environment: Mapping[str, str]) -> Group:
 def met(group: Group, wait: timedelta) -> "Store":
     """Meet the others; a store that all of them read and write."""
     if torch.cuda.is_available():
-        if group.local_rank >= (count := torch.cuda.device_count()):
-            raise UsageError(f"{group.local_rank + 1} processes here, but {count} GPUs: start at most one for each")
+        asked, count = int(os.environ.get("LOCAL_WORLD_SIZE", group.local_rank + 1)), torch.cuda.device_count()
+        if asked > count:
+            raise UsageError(f"{asked} processes here, but {count} GPU{'s' * (count > 1)}: start one for each at most")
         torch.cuda.set_device(group.local_rank)
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:

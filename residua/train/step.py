@@ -1,6 +1,5 @@
 """One step of training: forward, backward, update."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from residua.data.counter import bits
 from residua.spec.recipe import AdamW, Optimiser, RmsProp, Sgd
 from residua.train.machine import Machine
-from residua.train.parallel import parts_here, without_exchange
+from residua.train.parallel import parts_here
 
 
 class Step:
@@ -21,7 +20,7 @@ class Step:
 
     def __init__(self, net: nn.Module, optimiser: Optimiser, machine: Machine, parts: int = 1) -> None:
         self.net, self.machine, self.parts = net, machine, parts
-        self.scores = machine.group.over(net)
+        machine.group.begin_alike(net)
         self.buffers = list(net.buffers()) if parts > 1 else []  # what parts change apart from each other
         self.optimiser = torch_optimiser(optimiser, decay_groups(net, optimiser))
 
@@ -40,14 +39,14 @@ class Step:
     def backward(self, images: Tensor, labels: Tensor, parts: int = 1) -> tuple[Tensor, Tensor]:
         """Mean loss () and number of wrong answers (); adds the gradient of that loss, divided by `parts`."""
         with self.machine.autocast():
-            scores = self.scores(images)
+            scores = self.net(images)
         loss = F.cross_entropy(scores.float(), labels)
         (loss / parts).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), (scores.argmax(1) != labels).sum()
 
     def in_parts(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same over the parts of all processes; each starts from the running statistics of before, which end in their mean."""
-        here = parts_here(self.parts, self.machine.group)
+        group, here = self.machine.group, parts_here(self.parts, self.machine.group)
         before, averaged = [b.clone() for b in self.buffers], [b for b in self.buffers if b.is_floating_point()]
         seed = int(torch.randint(2**62, ())) if self.parts > 1 else 0
         seen = []
@@ -56,13 +55,13 @@ class Step:
                 torch.manual_seed(int(bits(seed, part)))  # for dropout: a function of the step's seed and of the part
             for buffer, value in zip(self.buffers, before, strict=True):
                 buffer.copy_(value)
-            with without_exchange(self.scores) if part != here[-1] else nullcontext():
-                loss, wrong = self.backward(x, y, len(here))
+            loss, wrong = self.backward(x, y, len(here))
             seen.append(torch.cat([torch.stack([loss, wrong.to(loss.dtype)]), *[b.flatten() for b in averaged]]))
-        total, count = self.machine.group.sum(torch.stack(seen).sum(0)), len(here) * self.machine.group.size
-        for buffer, mean in zip(averaged, torch.split(total[2:] / count, [b.numel() for b in averaged]), strict=True):
+        means = torch.stack(seen).mean(0)
+        group.average([means, *[p.grad for p in self.net.parameters() if p.grad is not None]])
+        for buffer, mean in zip(averaged, torch.split(means[2:], [b.numel() for b in averaged]), strict=True):
             buffer.copy_(mean.view_as(buffer))
-        return total[0] / count, total[1].round().long()
+        return means[0], (means[1] * len(here) * group.size).round().long()
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's state: momentum and the like, by `parameter/what`."""

@@ -1,7 +1,6 @@
 """What test_parallel.py starts under torchrun: cases that several processes compute together, and a run that is killed.
 
 torchrun ... many.py together FOLDER    all cases, each leaving a file or a run of its name in FOLDER
-torchrun ... many.py parts FOLDER       those of a batch in two parts alone
 torchrun ... many.py killed ...         residua's own command line, of which process 1 is killed once, at step 12
 """
 
@@ -32,14 +31,15 @@ from residua.train.step import Step
 from residua.train.synced import synchronise
 
 DATA, CPU = dataset("digits"), torch.device("cpu")
-PLAIN = network("cifar-resnet8", input=(1, 8, 8))
+PLAIN, PREACT, CONNECTED = [network(name, input=(1, 8, 8)) for name in ("cifar-resnet8", "cifar-preresnet8", "fc-resnet10")]
 DROPPED = replace(PLAIN, unit=replace(PLAIN.unit, join=Drop(shortcut=0.1, branch=0.3)))
-CASES = {
+CASES = {  # a network, and the parts of its batch
     "batch": (PLAIN, 1),
+    "batch, pre-activation": (PREACT, 1),
     "batch, dropped": (DROPPED, 1),
-    "batch, fully connected": (network("fc-resnet10", input=(1, 8, 8)), 1),
-    "parts": (PLAIN, 2),
-    "parts, dropped": (DROPPED, 2),
+    "batch, fully connected": (CONNECTED, 1),
+    "half batches, dropped": (DROPPED, 2),
+    "eighths of a batch, dropped": (DROPPED, 8),
 }
 
 
@@ -51,11 +51,11 @@ def never():
     return False
 
 
-def small(steps, parts=2):
-    return Run(DROPPED, "digits", replace(recipe("small"), parts=parts).lasting(steps=steps))
+def small(parts):
+    return Run(DROPPED, "digits", replace(recipe("small"), parts=parts).lasting(steps=12))
 
 
-def exact(case, group, steps=10):
+def exact(case, group, steps=6):
     """Losses, wrong answers and the state of a network after some steps in float64."""
     (spec, parts), machine = CASES[case], Machine(CPU, "fp32", group)
     net = synchronise(build(spec).double(), parts, machine)
@@ -81,18 +81,23 @@ def together(folder, group):
         torch.save(exact(case, group), folder / f"{case}.pt")
     score = scored(group)
     torch.save([score.count, score.wrong, score.wrong5, score.loss], folder / "score.pt")
-    train(small(12), folder / "fp32", fp32, tell=silent, stop=never)
-    train(small(12), folder / "bf16", bf16, tell=silent, stop=never)
-    train(small(12, parts=1), folder / "bf16 batch", bf16, tell=silent, stop=never)
+    group.first_here(lambda: note(folder / "first", group.rank))
+    train(small(4), folder / "bf16 parts", bf16, tell=silent, stop=never)
+    train(small(1), folder / "bf16 batch", bf16, tell=silent, stop=never)
     calls = iter(range(100))
     try:  # process 1 alone is asked to stop
-        train(small(12), folder / "stopped", fp32, tell=silent, stop=lambda: group.rank == 1 and next(calls) == 5)
+        train(small(1), folder / "stopped", fp32, tell=silent, stop=lambda: group.rank == 1 and next(calls) == 5)
     except Interrupted as stopped:
-        (folder / f"stopped-{group.rank}").write_text(str(stopped))
-    train(small(12), folder / "from one", fp32, resume=True, tell=silent, stop=never)
+        note(folder / "stopped at", f"{stopped}\n")
+    train(small(1), folder / "from one", fp32, resume=True, tell=silent, stop=never)
     if group.rank == 1:
         raise DataError("the disk of this machine is gone")
     group.sum(torch.zeros(()))
+
+
+def note(path, text):
+    with open(path, "a") as file:
+        file.write(str(text))
 
 
 def killed(arguments):
@@ -116,7 +121,4 @@ if __name__ == "__main__":
     if what == "killed":
         sys.exit(killed(rest))
     with joined() as group:
-        if what == "together":
-            together(Path(rest[0]), group)
-        else:
-            torch.save(exact("parts, dropped", group), Path(rest[0]) / "four.pt")
+        together(Path(rest[0]), group)

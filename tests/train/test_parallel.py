@@ -14,22 +14,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from residua.cli.main import main
 from residua.errors import Interrupted, TrainingError, UsageError
 from residua.net.fast import kernels
 from residua.record import Record
 from residua.spec.recipe import recipe
+from residua.train.checkpoint import saved
 from residua.train.machine import Machine
 from residua.train.parallel import Group, joined, named, parts_here, share
 from residua.train.run import train
-
-from .many import CASES, CPU, exact, never, scored, silent, small
+from tests.train.many import CASES, CPU, exact, never, scored, silent, small
+from tests.train.runs import after, lines, weights
 
 MANY = Path(__file__).with_name("many.py")
 ROOT = MANY.parents[2]
-TRAIN = ["train", "digits", "--model", "cifar-resnet8", "--steps", "20", "--precision", "fp32", "--set", "schedule.lr=0.001"]
+RUN = ["train", "digits", "--model", "cifar-resnet8", "--precision", "fp32", "--set", "schedule.lr=0.001"]
+TRAIN = [*RUN, "--set", "parts=2", "--steps", "20"]
 FP32 = Machine(CPU, "fp32")
 
 
@@ -43,7 +44,7 @@ def torchrun(logs, *command, processes=2, restarts=0):
     )  # fmt: skip
 
 
-def ended(process, seconds=120):
+def ended(process, seconds=180):
     """Whether torchrun ended well, and what it said itself."""
     _, said = process.communicate(timeout=seconds)
     return process.returncode == 0, said
@@ -54,41 +55,8 @@ def said(logs, rank, stream="stderr", attempt=0):
     return path.read_text()
 
 
-def weights(folder):
-    return load_file(folder / "last" / "model.safetensors")
-
-
 def same(ours, theirs):
     return all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def lines(folder):
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in Record(folder).lines()]
-
-
-def after(steps):
-    left = iter(range(steps))
-    return lambda: next(left, None) is None
-
-
-@pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """What two processes left of all cases of many.py; one process began the run `from one`."""
-    folder = tmp_path_factory.mktemp("together")
-    with pytest.raises(Interrupted):
-        train(small(12), folder / "from one", FP32, tell=silent, stop=after(5))
-    ended(torchrun(folder / "logs", MANY, "together", folder))
-    assert (folder / "stopped-1").exists(), said(folder / "logs", 0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def commanded(tmp_path_factory):
-    """A run of the command line, by two processes."""
-    folder = tmp_path_factory.mktemp("commanded")
-    done, errors = ended(torchrun(folder / "logs", "-m", "residua", *TRAIN, "--json", "--out", folder / "run"))
-    assert done, errors + said(folder / "logs", 0)
-    return folder
 
 
 def difference(ours, theirs):
@@ -96,33 +64,52 @@ def difference(ours, theirs):
     return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
 
 
-def assert_equal(ours, theirs):
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What four processes left of all cases of many.py; one process began the run `from one`."""
+    folder = tmp_path_factory.mktemp("together")
+    with pytest.raises(Interrupted):
+        train(small(1), folder / "from one", FP32, tell=silent, stop=after(5))
+    ended(torchrun(folder / "logs", MANY, "together", folder, processes=4))
+    assert (folder / "stopped at").exists(), said(folder / "logs", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory):
+    """A run of the command line, by two processes with a part each."""
+    folder = tmp_path_factory.mktemp("commanded")
+    done, errors = ended(torchrun(folder / "logs", "-m", "residua", *TRAIN, "--json", "--out", folder / "run"))
+    assert done, errors + said(folder / "logs", 0)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_four_processes_compute_in_float64_what_one_does(together, case):
+    """Weights, running statistics, losses, wrong answers: a part by four processes, a part by two, and two parts by one."""
+    ours, theirs = torch.load(together / f"{case}.pt"), exact(case, Group())
     torch.testing.assert_close(ours.pop("seen"), theirs.pop("seen"), rtol=1e-6, atol=0)  # losses are in fp32
     assert difference(ours, theirs) < 1e-12
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_compute_in_float64_what_one_does(together, case):
-    """Weights, running statistics, losses and wrong answers of ten steps: BN over the batch or over parts, dropout, vectors."""
-    assert_equal(torch.load(together / f"{case}.pt"), exact(case, Group()))
-
-
-def test_four_processes_compute_two_parts_as_one_does(tmp_path):
-    """Two processes to a part: BN's statistics and dropout are over both."""
-    done, errors = ended(torchrun(tmp_path / "logs", MANY, "parts", tmp_path, processes=4))
-    assert done, errors
-    assert_equal(torch.load(tmp_path / "four.pt"), exact("parts, dropped", Group()))
-
-
-def test_a_run_of_two_processes_is_that_of_one_but_for_rounding(commanded, tmp_path):
+def test_two_processes_with_a_part_each_give_the_bits_of_one_with_two_parts(commanded, tmp_path):
+    """As on the two GPUs of He et al. 2015."""
     assert main([*TRAIN, "--out", str(tmp_path / "run")]) == 0
     ours, theirs = Record(commanded / "run"), Record(tmp_path / "run")
-    assert difference(weights(ours.folder), weights(theirs.folder)) < 1e-5
-    for line, other in zip(ours.lines(), theirs.lines(), strict=True):
-        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    assert same(weights(ours.folder), weights(theirs.folder))
+    assert lines(ours.folder) == lines(theirs.folder)
     assert (ours.read()["run"], ours.read()["id"]) == (theirs.read()["run"], theirs.read()["id"])
     assert ours.read()["environment"]["processes"] == 2
     assert "processes" not in theirs.read()["environment"]
+
+
+def test_parts_are_not_the_whole_batch(tmp_path):
+    losses = []
+    for parts in (1, 2):
+        train(small(parts), tmp_path / f"{parts}", FP32, tell=silent, stop=never)
+        losses.append(lines(tmp_path / f"{parts}")[-1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
 def test_the_first_process_alone_speaks_and_counts_each_image_once(commanded, capsys):
@@ -135,39 +122,39 @@ def test_the_first_process_alone_speaks_and_counts_each_image_once(commanded, ca
         assert json.loads(capsys.readouterr().out)["error"] == result[f"{split}_error"]
 
 
-def test_an_evaluation_by_two_processes_is_that_of_one(together):
+def test_an_evaluation_by_four_processes_is_that_of_one(together):
     score = scored(Group())
     count, wrong, wrong5, loss = torch.load(together / "score.pt")
     assert (count, wrong, wrong5) == (359, score.wrong, score.wrong5)
     assert loss == pytest.approx(score.loss, rel=1e-12)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_each_process_with_a_part_of_its_own_gives_the_bits_of_one_with_two_parts(together, tmp_path, precision):
-    """As the two GPUs of He et al. 2015; in bf16 with fused kernels, where this machine has them."""
-    train(small(12), tmp_path / "r", Machine(CPU, precision), tell=silent, stop=never)
-    assert same(weights(together / precision), weights(tmp_path / "r"))
-    assert lines(together / precision) == lines(tmp_path / "r")
-    kept = Record(together / precision).read()["environment"]["kernels"]
-    assert kept == (kernels() if precision == "bf16" else "PyTorch's")
+def test_one_process_of_a_machine_goes_first_where_something_may_be_downloaded(together):
+    order = (together / "first").read_text()
+    assert order[0] == "0"
+    assert sorted(order) == ["0", "1", "2", "3"]
 
 
 def test_synchronised_statistics_do_without_fused_kernels(together):
-    assert Record(together / "bf16 batch").read()["environment"]["kernels"] == "PyTorch's"
+    for name, used in (("bf16 parts", kernels()), ("bf16 batch", "PyTorch's")):
+        record = Record(together / name)
+        assert record.read()["environment"]["kernels"] == used
+        assert record.result()["steps"] == 12
 
 
 def test_all_processes_stop_where_one_is_asked_to(together):
-    sentences = {(together / f"stopped-{rank}").read_text() for rank in (0, 1)}
-    assert sentences == {f"stopped at step 5 of 12: add --resume to go on, with --out {together / 'stopped'}"}
+    sentence = f"stopped at step 5 of 12: add --resume to go on, with --out {together / 'stopped'}"
+    assert (together / "stopped at").read_text().splitlines() == [sentence] * 4
 
 
-def test_a_run_goes_on_with_another_number_of_processes(together):
-    """In two parts even to the bit, from one process to two and from two to one."""
-    whole = weights(together / "fp32")
-    train(small(12), together / "stopped", FP32, resume=True, tell=silent, stop=never)
+def test_a_run_goes_on_with_another_number_of_processes_and_says_so(together, tmp_path):
+    heard = []
+    train(small(1), together / "stopped", FP32, resume=True, tell=lambda progress, line: heard.append(progress.note), stop=never)
+    assert heard[:2] == ["begun by 4 processes, goes on with 1: the same batches, and the same results but for rounding", ""]
+    train(small(1), tmp_path / "whole", FP32, tell=silent, stop=never)
     for name in ("stopped", "from one"):
-        assert same(weights(together / name), whole)
-        assert lines(together / name) == lines(together / "fp32")
+        assert difference(weights(together / name), weights(tmp_path / "whole")) < 1e-4
+        assert [line["step"] for line in lines(together / name)] == [line["step"] for line in lines(tmp_path / "whole")]
 
 
 def test_what_fails_in_another_process_is_said_by_the_first(together):
@@ -185,21 +172,21 @@ def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(com
 
 
 def test_ctrl_c_stops_all_at_a_checkpoint(tmp_path):
-    process = torchrun(
-        tmp_path / "logs", "-m", "residua", *TRAIN[:4], "--steps=3000", "--precision=fp32", f"--out={tmp_path / 'run'}"
-    )
-    deadline = time.monotonic() + 60
+    process = torchrun(tmp_path / "logs", "-m", "residua", *RUN, "--steps=3000", f"--out={tmp_path / 'run'}")
+    deadline = time.monotonic() + 90
     while not Record(tmp_path / "run").lines() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     ended(process)
-    assert re.search(r"residua: stopped at step \d+ of 3,000: add --resume to go on", said(tmp_path / "logs", 0))
+    found = re.search(r"residua: stopped at step (\d+) of 3,000: add --resume to go on", said(tmp_path / "logs", 0))
+    assert found
     assert said(tmp_path / "logs", 1) == ""
-    assert Record(tmp_path / "run").checkpoint.exists()
+    [checkpoint] = saved(Record(tmp_path / "run").checkpoints)
+    assert checkpoint.name == f"step-{int(found[1]):09}.safetensors"
 
 
 def test_a_batch_that_does_not_divide_is_refused_in_one_sentence_by_one_process(tmp_path):
-    done, _ = ended(torchrun(tmp_path / "logs", "-m", "residua", *TRAIN, "--set=batch_size=63", f"--out={tmp_path / 'run'}"))
+    done, _ = ended(torchrun(tmp_path / "logs", "-m", "residua", *RUN, "--set=batch_size=63", f"--out={tmp_path / 'run'}"))
     assert not done
     sentence = "residua: a batch of 63 does not divide over 2 processes: choose batch_size=62 or batch_size=64\n"
     assert said(tmp_path / "logs", 0) == sentence
@@ -252,3 +239,18 @@ def test_processes_that_do_not_meet_say_so(monkeypatch):
     environment(monkeypatch, 1, port)
     with pytest.raises(TrainingError, match=f"^the processes did not meet at 127.0.0.1:{port}: "):
         joined(timedelta(seconds=1)).__enter__()
+
+
+def test_more_processes_than_gpus_are_refused_by_each(monkeypatch):
+    environment(monkeypatch, 1, 29500)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="^2 processes here, but 1 GPU: start one for each at most$"):
+        joined().__enter__()
+
+
+def test_what_one_process_does_is_not_done_by_many(monkeypatch, capsys):
+    environment(monkeypatch, 0, 29500)
+    assert main(["study", "--data", "digits"]) == 2
+    assert capsys.readouterr().err == "residua: study is for one process: start it without torchrun\n"
