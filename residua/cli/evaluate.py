@@ -12,6 +12,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", type=Path, help="a run's folder (its last network) or a model folder, such as RUN/best")
     parser.add_argument("data", help="digits, cifar10, cifar100, mnist or fashion-mnist")
     parser.add_argument("--split", default="test", choices=("train", "dev", "test"))
+    parser.add_argument("--mirror", action="store_true", help="average over each image and its mirror image")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or auto (default: fp32)")
     add_data_dir(parser)
     add_json(parser)
@@ -26,7 +27,7 @@ def run(arguments: Namespace) -> None:
 
     with joined() as group:
         here = machine(arguments.precision, group)
-        score = evaluate_folder(arguments.model, data, arguments.split, here, arguments.data_dir)
+        score = evaluate_folder(arguments.model, data, arguments.split, here, arguments.data_dir, mirror=arguments.mirror)
     if not group.leads:
         return
     if arguments.json:

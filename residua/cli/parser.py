@@ -77,7 +77,7 @@ def network_of(arguments: Namespace, name: str, data: Dataset | None = None) -> 
 
 def add_recipe(parser: Parser) -> None:
     """Options that choose a recipe and change it."""
-    parser.add_argument("--recipe", help="he2015, he2016 or small (default: he2015, and small for digits)")
+    parser.add_argument("--recipe", help="he2015, he2016, fast or small (default: he2015, and small for digits)")
     parser.add_argument("--steps", type=int, help="how long to train, in batches")
     parser.add_argument("--epochs", type=float, help="how long to train, in passes over the training images")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the recipe, e.g. batch_size=64")

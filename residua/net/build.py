@@ -160,9 +160,11 @@ class Pad(nn.Module):
         self.stride, self.before, self.after = stride, before, after
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 4:
-            return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
-        return F.pad(x, (self.before, self.after))
+        if x.dim() == 2:
+            return F.pad(x, (self.before, self.after))
+        if self.stride > 1:
+            x = F.avg_pool2d(x, 1, self.stride)  # x[:, :, ::stride, ::stride], whose gradient would not be channels-last
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
 class Mean(nn.Module):

@@ -10,7 +10,7 @@ from residua.report import figures
 from residua.report.tables import Cell, Finished, Runs, cells, read
 from residua.report.verdict import capital, listed, name, verdict
 from residua.spec.dataset import DATASETS
-from residua.spec.recipe import AdamW, OneCycle, Optimiser, Recipe, RmsProp, Sgd
+from residua.spec.recipe import AdamW, Muon, OneCycle, Optimiser, Recipe, RmsProp, Sgd
 from residua.spec.text import FORMAT, Json, from_json
 
 PAGE = "report.html"
@@ -161,6 +161,8 @@ def optimiser_in_words(optimiser: Optimiser) -> str:
             return f"AdamW with betas {beta1:g} and {beta2:g} and {decay}"
         case RmsProp(smoothing, momentum):
             return f"RMSprop with smoothing {smoothing:g}, momentum {momentum:g} and {decay}"
+        case Muon(momentum):
+            return f"Muon with momentum {momentum:g} and {decay} for the weights of the units"
         case Sgd(momentum):
             nesterov = "Nesterov's " if optimiser.nesterov else ""
             return f"SGD with {nesterov}momentum {momentum:g} and {decay}" if momentum else f"SGD without momentum, {decay}"

@@ -39,11 +39,19 @@ class Score:
 
 @torch.no_grad()
 def evaluate(
-    net: nn.Module, images: Images, mean: tuple[float, ...], std: tuple[float, ...], machine: Machine, batch_size: int = 500
+    net: nn.Module,
+    images: Images,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    machine: Machine,
+    batch_size: int = 500,
+    *,
+    mirror: bool = False,
 ) -> Score:
     """The score of `net` on uint8 images, in evaluation mode; the net is left in the mode it was in.
 
-    Of several processes each takes every n-th batch, and all get the score of all images.
+    With `mirror`, probabilities are the mean of those of an image and of its mirror image.  Of several processes each takes every
+    n-th batch, and all get the score of all images.
     """
     was_training, group = net.training, machine.group
     net.eval()
@@ -51,9 +59,10 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=machine.device)
     for start in range(group.rank * batch_size, len(images), group.size * batch_size):
         batch = images[slice(start, start + batch_size)].to(machine.device)
+        pixels = normalise(batch.pixels, mean, std)
         with machine.autocast():
-            scores = net(normalise(batch.pixels, mean, std))
-        scores = scores.float()
+            views = [net(view).float().log_softmax(1) for view in ([pixels, pixels.flip(3)] if mirror else [pixels])]
+        scores = torch.stack(views).logsumexp(0)  # but for a constant, which the loss takes out again
         best = scores.topk(min(5, scores.shape[1])).indices == batch.labels[:, None]
         counts += torch.stack([(~best[:, 0]).sum(), (~best.any(1)).sum()])
         loss += F.cross_entropy(scores, batch.labels, reduction="sum").double()
@@ -62,16 +71,21 @@ def evaluate(
     return Score(len(images), wrong, wrong5, group.sum(loss).item() / len(images))
 
 
-def evaluate_folder(folder: Path, data: Dataset, split: Split, machine: Machine, data_dir: Path | None = None) -> Score:
+def evaluate_folder(
+    folder: Path, data: Dataset, split: Split, machine: Machine, data_dir: Path | None = None, *, mirror: bool = False
+) -> Score:
     """The score of a model folder, or of a run's last network, on a data set of the same classes and image shape.
 
-    The preprocessing is the model folder's own.  Raises UsageError for other classes or shapes, RecordError, DataError.
+    The preprocessing is the model folder's own.  Raises UsageError for other classes or shapes, or where a mirror image may be
+    of another class, RecordError, DataError.
     """
+    if mirror and not data.flips:
+        raise UsageError(f"a mirror image in {data.name} may be of another class: leave --mirror out")
     folder = model_folder(folder)
     config = checked_for(data, folder)
     net = machine.place(from_pretrained(folder))
     images = machine.group.first_here(partial(read, data, split, data_dir))
-    return evaluate(net, images, config.mean, config.std, machine)
+    return evaluate(net, images, config.mean, config.std, machine, mirror=mirror)
 
 
 def checked_for(data: Dataset, folder: Path) -> ModelConfig:

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residua.data.counter import bits
+from residua.spec import recipe
 from residua.spec.recipe import AdamW, Optimiser, RmsProp, Sgd
 from residua.train.machine import Machine
+from residua.train.muon import Muon
 from residua.train.parallel import parts_here
 
 
@@ -84,16 +86,28 @@ class Step:
 def torch_optimiser(optimiser: Optimiser, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     match optimiser:
         case Sgd():
-            return torch.optim.SGD(groups, lr=0.0, momentum=optimiser.momentum, nesterov=optimiser.nesterov)
+            return torch.optim.SGD(groups, lr=0.0, momentum=optimiser.momentum, nesterov=optimiser.nesterov, fused=True)
         case AdamW():
-            return torch.optim.AdamW(groups, lr=0.0, betas=(optimiser.beta1, optimiser.beta2))
+            return torch.optim.AdamW(groups, lr=0.0, betas=(optimiser.beta1, optimiser.beta2), fused=True)
         case RmsProp():
             return torch.optim.RMSprop(groups, lr=0.0, alpha=optimiser.smoothing, momentum=optimiser.momentum)
+        case recipe.Muon():
+            return Muon(groups, optimiser.momentum)
 
 
 def decay_groups(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
-    """Parameters with weight decay, and those without: BN's, biases and scales, where only weights are decayed."""
+    """Parameters with weight decay, and those without: BN's, biases and scales, where only weights are decayed.
+
+    For Muon, the weights of the units, and all else.
+    """
     parameters = list(net.parameters())
+    if isinstance(optimiser, recipe.Muon):
+        hidden = [p for name, p in net.named_parameters() if name.startswith("stages.") and p.dim() > 1]
+        others = [p for p in parameters if all(p is not h for h in hidden)]
+        return [
+            {"params": hidden, "weight_decay": optimiser.weight_decay, "orthogonal": True},
+            {"params": others, "share": optimiser.share},
+        ]
     if optimiser.decay == "all":
         return [{"params": parameters, "weight_decay": optimiser.weight_decay}]
     return [

@@ -30,6 +30,23 @@ def test_each_image_counts_once_whatever_the_batches(batch_size):
     assert score.loss == pytest.approx(nn.functional.cross_entropy(scores, images.labels).item())
 
 
+class Left(nn.Module):
+    """Scores two classes by the levels of the left and the right half."""
+
+    def forward(self, images):
+        return images.mean((1, 2))
+
+
+def test_mirror_images_are_averaged_in():
+    pixels = torch.tensor([[[[3, 0]]], [[[0, 1]]], [[[5, 5]]]], dtype=torch.uint8)
+    images = Images(pixels, torch.tensor([1, 1, 0]))
+    plain, mirrored = [evaluate(Left(), images, (0.0,), (1 / 255,), CPU, mirror=mirror) for mirror in (False, True)]
+    assert plain.wrong == 1
+    p = torch.stack([pixels[:, 0, 0].float(), pixels[:, 0, 0].float().flip(1)]).softmax(2).mean(0)
+    assert mirrored.loss == pytest.approx(nn.functional.nll_loss(p.log(), images.labels).item())
+    assert mirrored.loss == pytest.approx(torch.tensor(2.0).log().item())  # of a sum of both views, nobody can tell the sides
+
+
 def test_a_net_is_evaluated_in_evaluation_mode_and_left_as_it_was():
     net = nn.Sequential(nn.BatchNorm2d(1), Brightness()).train()
     before = net[0].running_mean.clone()

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from residua import create_model
-from residua.spec.recipe import AdamW, RmsProp, Sgd
+from residua.spec.recipe import AdamW, Muon, RmsProp, Sgd
 from residua.train.machine import Machine
+from residua.train.muon import Muon as MuonOptimiser
 from residua.train.step import Step, decay_groups
 
 CPU = Machine(torch.device("cpu"), "fp32")
@@ -49,7 +50,9 @@ def test_weights_alone_are_decayed_where_the_recipe_says_so():
     assert everything["weight_decay"] == 0.1
 
 
-@pytest.mark.parametrize("optimiser", [Sgd(), Sgd(momentum=0), AdamW(), RmsProp(momentum=0.5), AdamW(decay="weights")], ids=str)
+@pytest.mark.parametrize(
+    "optimiser", [Sgd(), Sgd(momentum=0), AdamW(), RmsProp(momentum=0.5), AdamW(decay="weights"), Muon()], ids=str
+)
 def test_a_restored_optimiser_goes_on_to_the_same_bits(optimiser):
     def fresh():
         return Step(create_model("cifar-resnet8", input=(1, 8, 8), seed=1), optimiser, CPU)
@@ -65,6 +68,43 @@ def test_a_restored_optimiser_goes_on_to_the_same_bits(optimiser):
     for batch in batches[2:]:
         second(*batch, 0.01)
     assert all(torch.equal(a, b) for a, b in zip(whole.net.parameters(), second.net.parameters(), strict=True))
+
+
+def test_muon_makes_the_weights_of_units_orthogonal_and_trains_the_rest_by_momentum():
+    net = create_model("cifar-resnet8")
+    hidden, others = decay_groups(net, Muon(weight_decay=0.1, share=3.0))
+    units = [p for unit in net.units for p in unit.parameters() if p.dim() == 4]
+    assert [id(p) for p in hidden["params"]] == [id(p) for p in units]
+    assert len(units) + len(others["params"]) == len(list(net.parameters()))
+    assert (hidden["weight_decay"], hidden["orthogonal"], others["share"]) == (0.1, True, 3.0)
+
+
+def test_a_step_of_muon_is_the_nearest_orthogonal_matrix_but_for_its_singular_values():
+    """W <- (1 - lr wd) W - lr O, with O of the singular vectors of g + mu v, and of singular values near 1 (Jordan et al. 2024)."""
+    torch.manual_seed(0)
+    weights = [torch.randn(shape) for shape in [(8, 4, 3, 3), (8, 4, 3, 3), (32, 2, 3, 3), (6, 20)]]
+    weights[0] = weights[0].to(memory_format=torch.channels_last)
+    parameters = [nn.Parameter(weight.clone()) for weight in weights]
+    scale = nn.Parameter(torch.ones(4))
+    groups = [{"params": parameters, "weight_decay": 0.5, "orthogonal": True}, {"params": [scale], "share": 2.0}]
+    optimiser, velocity = MuonOptimiser(groups, momentum=0.9), [torch.zeros_like(w) for w in weights]
+    for lr in (0.1, 0.05):
+        gradients = [torch.randn_like(weight) for weight in weights]
+        for p, g in zip([*parameters, scale], [*gradients, torch.full((4,), lr)], strict=True):
+            p.grad = g.clone()
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        optimiser.step()
+        for i, g in enumerate(gradients):
+            velocity[i] = 0.9 * velocity[i] + g
+            u, _, v = torch.linalg.svd((g + 0.9 * velocity[i]).flatten(1), full_matrices=False)
+            moved = ((1 - lr * 0.5) * weights[i] - parameters[i].detach()).flatten(1) / lr
+            values = u.T @ moved @ v.T
+            assert ((values.diagonal() > 0.6) & (values.diagonal() < 1.3)).all(), values.diagonal()
+            assert (values - values.diagonal().diag()).abs().max() < 0.05
+            weights[i] = parameters[i].detach().clone()
+    moving = 1 - 2 * 0.1 * 1.9 * 0.1 - 2 * 0.05 * (0.05 + 0.9 * (0.9 * 0.1 + 0.05))
+    assert scale.detach().numpy() == pytest.approx(moving)
 
 
 def test_adam_decays_weights_apart_from_the_gradient():
