@@ -18,8 +18,8 @@ STUDY_FORMAT = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} l
 class TrainingBar:
     """Follows one run; a listener for `fit`."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, first: str = "") -> None:
+        self.name, self.first = name, first  # what to say before the first step
         self.bar: Bar | None = None  # opened at the first news, so that an error before it stands alone
 
     def __enter__(self) -> "TrainingBar":
@@ -33,6 +33,8 @@ class TrainingBar:
         bar = self.bar
         if bar is None:
             bar = self.bar = tqdm(desc=self.name, total=progress.steps, initial=progress.step, unit="step", dynamic_ncols=True)
+            if self.first:
+                bar.write(f"residua: {self.first}", file=sys.stderr)
         bar.update(progress.step - bar.n)
         if progress.note:
             bar.write(f"residua: {progress.note}", file=sys.stderr)

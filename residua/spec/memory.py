@@ -6,7 +6,7 @@ from math import ceil, prod, sqrt
 from typing import Literal, get_args
 
 from residua.spec.dataset import Dataset
-from residua.spec.network import Drop, Gate
+from residua.spec.network import Add, Drop, Gate
 from residua.spec.plan import Layer, Layers, Plan, PlannedUnit
 from residua.spec.recipe import Optimiser, Recipe, RmsProp, Sgd
 
@@ -67,12 +67,13 @@ def step_bytes(plan: Plan, batch: int, recompute: Recompute = "none", bf16: bool
 def evaluation_bytes(plan: Plan, batch: int) -> int:
     """The same for a forward pass of so many images alone, in fp32."""
     images = 2 * plan.stem[0].at.numbers
-    return FLOAT * batch * (images + max(map(passing, plan.units)))
+    return FLOAT * batch * (images + max(unit.at.numbers + passing(unit) for unit in plan.units))
 
 
 def passing(unit: PlannedUnit) -> int:
-    """Numbers of an image that are there for a moment: both paths' and the operation's at hand."""
-    return unit.at.numbers + unit.out.numbers + max(layer.at.numbers + layer.out.numbers for layer in unit.layers)
+    """Numbers of an image that are there for a moment: of the operation at hand, of the sum, and of paths that differ from it."""
+    shortcut = 0 if unit.shortcut is None or unit.join == Add() else unit.at.numbers
+    return shortcut + unit.out.numbers + max(layer.at.numbers + layer.out.numbers for layer in unit.layers)
 
 
 def states(optimiser: Optimiser) -> int:

@@ -16,6 +16,7 @@ from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.spec.vlad import VladClassifier
 from residua.train.machine import Machine
+from residua.train.memory import foreseen, refuse_too_large
 from residua.train.step import Step
 
 TIMED = 3  # steps, after one that is not timed
@@ -46,6 +47,8 @@ def outline_fit(value: VladClassifier, dataset: str, images: Images) -> dict[str
 def outline_steps(run: Run, planned: Plan, images: Images, machine: Machine) -> dict[str, Json]:
     """Sizes, steps, the learning rate at each change, and the time a few real steps let expect."""
     data, recipe = dataset(run.dataset), run.recipe_for(planned.depth)
+    refuse_too_large(run, planned, machine)  # for it takes steps, too
+    memory = foreseen(run, planned, machine)
     batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed)
     steps = recipe.length(len(images))
     return {
@@ -53,6 +56,11 @@ def outline_steps(run: Run, planned: Plan, images: Images, machine: Machine) -> 
         "depth": planned.depth,
         "parameters": planned.parameters,
         "activation_bytes": recipe.batch_size * activation_bytes(planned),
+        "recompute": machine.recompute,
+        "memory_bytes": memory.total,
+        "memory_activations_bytes": memory.activations,
+        "memory_weights_bytes": memory.weights,
+        "memory_data_bytes": memory.data,
         "data": run.dataset,
         "training_images": len(images),
         "recipe": recipe.name,

@@ -21,12 +21,15 @@ from residua.net.vlad import VladNetwork
 from residua.record import Record
 from residua.spec.dataset import dataset
 from residua.spec.model import ModelConfig
+from residua.spec.network import Network
+from residua.spec.plan import plan
 from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.train.checkpoint import SAVING, Saving
 from residua.train.evaluate import checked_for, evaluate
 from residua.train.loop import Listener, fit
 from residua.train.machine import Machine
+from residua.train.memory import refuse_too_large
 from residua.train.vlad import fit_vlad
 
 
@@ -52,6 +55,8 @@ def train(
     """
     data, record, exact = dataset(run.dataset), Record(folder), Machine(machine.device, "fp32")
     machine = machine if run.recipe else exact
+    if isinstance(run.network, Network) and not (record.head.exists() and record.result()):
+        refuse_too_large(run, plan(run.network), machine)
     if data.folder:
         located(data, data_dir)  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
