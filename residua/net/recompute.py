@@ -6,7 +6,7 @@ A segment of units keeps its input alone.  Losses, gradients, running statistics
 import mmap
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate, islice
 from typing import Any
@@ -37,7 +37,7 @@ class Segments(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            y: Tensor = super().forward(x)
+            y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return y
         units = iter(self)
         for length in self.lengths:
@@ -90,7 +90,7 @@ def apart(tensors: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def autocast_of(device: torch.device) -> "partial[AbstractContextManager[None]]":
+def autocast_of(device: torch.device) -> "partial[torch.autocast]":
     """The mixed precision that is on here, without its memory of cast weights: a segment casts each once, a pass."""
     dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
     return partial(torch.autocast, device.type, dtype, enabled, cache_enabled=False)

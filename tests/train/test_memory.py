@@ -42,7 +42,9 @@ def measured(work):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("way", RECOMPUTES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet20", "cifar-plain20", "cifar-highway20", "cifar-preresnet29,block=bottleneck"])
+@pytest.mark.parametrize(
+    "name", ["cifar-resnet20", "cifar-preresnet20", "cifar-plain20", "cifar-highway20", "cifar-preresnet29,block=bottleneck"]
+)
 def test_a_step_takes_the_memory_that_is_foreseen(name, precision, way, monkeypatch):
     monkeypatch.setattr(recompute, "apart", list)  # pages of their own are not counted
     machine, spec = Machine(torch.device("cpu"), precision, way), network(name)
