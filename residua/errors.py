@@ -4,7 +4,7 @@ ResiduaError            something failed: exit code 1
 ├── UsageError          the request itself is impossible: exit code 2
 ├── DataError           a data set is missing, damaged, or not what it claims to be
 ├── RecordError         a run's folder is missing, damaged, or belongs to another run
-├── TrainingError       training cannot go on, e.g. a loss that is not finite
+├── TrainingError       training cannot go on, e.g. a loss that is not finite, or not begin for want of memory
 └── Interrupted         the user stopped it: exit code 130
 """
 
@@ -33,7 +33,7 @@ class RecordError(ResiduaError):
 
 
 class TrainingError(ResiduaError):
-    """Training stopped; the last good checkpoint is kept."""
+    """Training stopped, and the last good checkpoint is kept; or it did not begin."""
 
 
 class Interrupted(ResiduaError):

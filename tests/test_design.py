@@ -81,4 +81,4 @@ def test_every_command_has_few_options_and_help_for_each(command):
     parser = Parser(prog="residua")
     import_module(f"residua.cli.{command}").add_arguments(parser)
     actions = [action for action in parser._actions if action.option_strings not in (["-h", "--help"], ["--print_config"])]
-    assert len(actions) <= 18
+    assert len(actions) <= 19

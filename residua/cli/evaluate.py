@@ -26,7 +26,7 @@ def run(arguments: Namespace) -> None:
     from residua.train.parallel import joined
 
     with joined() as group:
-        here = machine(arguments.precision, group)
+        here = machine(arguments.precision, group=group)
         score = evaluate_folder(arguments.model, data, arguments.split, here, arguments.data_dir, mirror=arguments.mirror)
     if not group.leads:
         return

@@ -18,8 +18,9 @@ STUDY_FORMAT = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} l
 class TrainingBar:
     """Follows one run; a listener for `fit`, and hidden by all but one of several processes."""
 
-    def __init__(self, name: str, hidden: bool = False) -> None:
+    def __init__(self, name: str, first: str = "", hidden: bool = False) -> None:
         self.name, self.hidden = name, hidden
+        self.first = "" if hidden else first  # what to say before the first step
         self.bar: Bar | None = None  # opened at the first news, so that an error before it stands alone
 
     def __enter__(self) -> "TrainingBar":
@@ -35,6 +36,8 @@ class TrainingBar:
         bar = self.bar
         if bar is None:
             bar = self.bar = tqdm(desc=self.name, total=progress.steps, initial=progress.step, unit="step", dynamic_ncols=True)
+            if self.first:
+                bar.write(f"residua: {self.first}", file=sys.stderr)
         bar.update(progress.step - bar.n)
         if progress.note:
             bar.write(f"residua: {progress.note}", file=sys.stderr)

@@ -19,11 +19,12 @@ from residua.cli.parser import (
 from residua.errors import UsageError, unknown
 from residua.spec.dataset import Dataset, dataset
 from residua.spec.network import Network
+from residua.spec.plan import plan
 from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.spec.vlad import vlad
 
-NETWORKS_OWN = ("block", "shortcut", "order", "recipe", "steps", "epochs", "set")
+NETWORKS_OWN = ("block", "shortcut", "order", "recipe", "steps", "epochs", "set", "recompute")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,6 +40,7 @@ def add_arguments(parser: Parser) -> None:
         "--save-every", default="60s", help="how often a checkpoint is written: 500 (steps), 30s, 5m (default: 60s)"
     )
     parser.add_argument("--precision", default="auto", help="bf16, fp32, or auto: bf16 where the machine is fast in it")
+    parser.add_argument("--recompute", help="none, unit, stage or sqrt: compute activations again, for less memory; the same bits")
     add_data_dir(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan of the run, with its estimated time, and stop")
     add_json(parser)
@@ -56,15 +58,18 @@ def run(arguments: Namespace) -> None:
     from residua.train.checkpoint import every
     from residua.train.dry import outline
     from residua.train.machine import machine
+    from residua.train.memory import sentence
     from residua.train.parallel import joined
     from residua.train.run import asked_to_stop, train
 
     with joined() as group:
-        here, saving = machine(arguments.precision, group), every(arguments.save_every)
+        here, saving = machine(arguments.precision, arguments.recompute or "none", group), every(arguments.save_every)
         if arguments.dry_run:
             facts = outline(planned, here, arguments.data_dir)
         else:
-            with TrainingBar(planned.network.name, hidden=not group.leads) as tell, asked_to_stop() as stop:
+            first = sentence(planned, plan(planned.network), here) if isinstance(planned.network, Network) else ""
+            bar = TrainingBar(planned.network.name, first, hidden=not group.leads)
+            with bar as tell, asked_to_stop() as stop:
                 result = train(
                     planned, folder, here, start=start, data_dir=arguments.data_dir, resume=arguments.resume, saving=saving,
                     tell=tell, stop=stop,

@@ -104,8 +104,8 @@ class Norm(nn.BatchNorm2d):
         )
 
     def normalise(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-        """relu?(BN(x) + residual), in one."""
-        if self.num_batches_tracked is not None:
+        """relu?(BN(x) + residual), in one; the running statistics follow where they are tracked."""
+        if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         y: Tensor = Normalise.apply(x, residual, self.weight, self.bias, self, relu)  # type: ignore[no-untyped-call]
         return y
@@ -142,7 +142,7 @@ class Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, norm: Norm, relu: bool) -> Tensor:
         y, saved = torch.empty_like(x), torch.empty(4, x.shape[1])
-        mean, var = norm.running_mean, norm.running_var
+        mean, var = (norm.running_mean, norm.running_var) if norm.track_running_stats else torch.zeros(2, x.shape[1])
         ctx.rows, ctx.relu, ctx.adds = x.numel() // x.shape[1], relu, residual is not None
         call("residua_forward", x, residual, y, weight, bias, mean, var, saved, ctx.rows, x.shape[1], norm.eps, norm.momentum, relu)
         ctx.save_for_backward(x, saved, y if ctx.adds and relu else None)

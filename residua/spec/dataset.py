@@ -48,7 +48,8 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, ...]  # of the training images, each channel, pixels in [0, 1]
     std: tuple[float, ...]
-    dev: int  # images held out of the training part
+    images: int  # in the training part
+    dev: int  # of those, held out
     kind: str  # how it is read: sklearn, batches (python pickles), idx
     folder: str = ""
     train: tuple[File, ...] = ()  # for IDX: images, labels
@@ -65,7 +66,7 @@ def idx(
     listed = [File(file, md5) for file, md5 in zip(files, raw, strict=True)]
     archives = [Archive(tuple(f"{site}{file}.gz" for site in sites), md5) for file, md5 in zip(files, gz, strict=True)]
     return Dataset(
-        name=name, input=(1, 28, 28), classes=classes, mean=(mean,), std=(std,), dev=5000, kind="idx", folder=name,
+        name=name, input=(1, 28, 28), classes=classes, mean=(mean,), std=(std,), images=60_000, dev=5000, kind="idx", folder=name,
         train=tuple(listed[:2]), test=tuple(listed[2:]), archives=tuple(archives), flips=classes is CLOTHES,
     )  # fmt: skip
 
@@ -75,12 +76,13 @@ DATASETS = {
     for d in (
         # 8x8 handwritten digits of Alpaydin & Kaynak (1998), as scikit-learn carries them. The split is ours.
         Dataset(
-            name="digits", input=(1, 8, 8), classes=DIGITS, mean=(0.3061,), std=(0.3764,), dev=150, kind="sklearn", flips=False,
+            name="digits", input=(1, 8, 8), classes=DIGITS, mean=(0.3061,), std=(0.3764,), images=1438, dev=150, kind="sklearn",
+            flips=False,
         ),
         # Krizhevsky 2009; 45,000 / 5,000 as He et al. 2015, section 4.2.
         Dataset(
             name="cifar10", input=(3, 32, 32), classes=CIFAR10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
-            dev=5000, kind="batches", folder="cifar-10-batches-py",
+            images=50_000, dev=5000, kind="batches", folder="cifar-10-batches-py",
             train=(
                 File("data_batch_1", "c99cafc152244af753f735de768cd75f"),
                 File("data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
@@ -95,7 +97,7 @@ DATASETS = {
         ),
         Dataset(
             name="cifar100", input=(3, 32, 32), classes=CIFAR100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762),
-            dev=5000, kind="batches", folder="cifar-100-python",
+            images=50_000, dev=5000, kind="batches", folder="cifar-100-python",
             train=(File("train", "16019d7e3df5f24257cddd939b257f8d"),),
             test=(File("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
             archives=(

@@ -98,6 +98,10 @@ class PlannedUnit:
         return self.lead + self.branch + (self.shortcut or ()) + self.gate + self.after
 
     @property
+    def at(self) -> Shape:
+        return (self.lead + self.branch)[0].at
+
+    @property
     def out(self) -> Shape:
         return self.branch[-1].out
 

@@ -17,6 +17,7 @@ from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.spec.vlad import VladClassifier
 from residua.train.machine import Machine
+from residua.train.memory import foreseen, refuse_too_large
 from residua.train.parallel import share
 from residua.train.step import Step
 from residua.train.synced import synchronise
@@ -49,10 +50,12 @@ def outline_fit(value: VladClassifier, dataset: str, images: Images) -> dict[str
 def outline_steps(run: Run, planned: Plan, images: Images, machine: Machine) -> dict[str, Json]:
     """Sizes, steps, the learning rate at each change, and the time a few real steps let expect.
 
-    `activation_bytes` are those of one process, which keeps one part at a time.
+    `activation_bytes` and those of memory are of one process, which keeps one part at a time.
     """
     data, recipe, group = dataset(run.dataset), run.recipe_for(planned.depth), machine.group
     shared = share(recipe, group)
+    refuse_too_large(run, planned, machine)  # for it takes steps, too
+    memory = foreseen(run, planned, machine)
     batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed, shared)
     steps = recipe.length(len(images))
     return {
@@ -60,6 +63,11 @@ def outline_steps(run: Run, planned: Plan, images: Images, machine: Machine) -> 
         "depth": planned.depth,
         "parameters": planned.parameters,
         "activation_bytes": recipe.batch_size // max(recipe.parts, group.size) * activation_bytes(planned),
+        "recompute": machine.recompute,
+        "memory_bytes": memory.total,
+        "memory_activations_bytes": memory.activations,
+        "memory_weights_bytes": memory.weights,
+        "memory_data_bytes": memory.data,
         "data": run.dataset,
         "training_images": len(images),
         "recipe": recipe.name,

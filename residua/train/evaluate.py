@@ -15,6 +15,7 @@ from residua.errors import UsageError
 from residua.net.folder import from_pretrained, read_config
 from residua.record import Record
 from residua.spec.dataset import Dataset
+from residua.spec.memory import EVALUATED
 from residua.spec.model import ModelConfig
 from residua.train.machine import Machine
 
@@ -44,7 +45,7 @@ def evaluate(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
-    batch_size: int = 500,
+    batch_size: int = EVALUATED,
     *,
     mirror: bool = False,
 ) -> Score:

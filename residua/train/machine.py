@@ -12,9 +12,11 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from residua.errors import UsageError
+from residua.errors import UsageError, unknown
 from residua.net.build import ResidualNetwork
 from residua.net.fast import kernels, quicken
+from residua.net.recompute import recompute
+from residua.spec.memory import RECOMPUTES, Recompute
 from residua.spec.text import Json
 from residua.train.parallel import ALONE, Group
 
@@ -28,15 +30,18 @@ class Machine:
 
     device: torch.device
     precision: Literal["bf16", "fp32"]
+    recompute: Recompute = "none"  # of activations, in the backward pass; results do not depend on it
     group: Group = ALONE
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def place(self, net: Net) -> Net:
-        """`net` on the device, its weights in channels-last order, its modules fused where that is faster."""
-        if self.fuses and isinstance(net, ResidualNetwork):
-            quicken(net)
+        """`net` on the device, weights in channels-last order, fused where that is faster, in segments if recomputed."""
+        if isinstance(net, ResidualNetwork):
+            if self.fuses:
+                quicken(net)
+            recompute(net, self.recompute)
         return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     @property
@@ -53,14 +58,17 @@ class Machine:
             "threads": torch.get_num_threads(),
             "precision": self.precision,
             "kernels": kernels() if self.fuses and parts >= self.group.size else "PyTorch's",
+            "recompute": self.recompute,
             **({"processes": self.group.size} if self.group.size > 1 else {}),
         }
 
 
-def machine(precision: Precision = "auto", group: Group = ALONE) -> Machine:
+def machine(precision: Precision = "auto", recompute: Recompute = "none", group: Group = ALONE) -> Machine:
     """This machine.  `auto` is bf16 where it is a native speed: on a GPU from Ampere on, on a CPU with bf16 instructions."""
     if precision not in ("auto", "bf16", "fp32"):
         raise UsageError(f"no precision {precision!r}: choose from auto, bf16, fp32")
+    if recompute not in RECOMPUTES:
+        raise unknown("way to recompute", recompute, RECOMPUTES)
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         device = torch.device("cuda")
@@ -70,7 +78,7 @@ def machine(precision: Precision = "auto", group: Group = ALONE) -> Machine:
         keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if native else "fp32"
-    return Machine(device, precision, group)
+    return Machine(device, precision, recompute, group)
 
 
 def cpu_has_bf16() -> bool:

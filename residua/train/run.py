@@ -21,12 +21,15 @@ from residua.net.vlad import VladNetwork
 from residua.record import Record
 from residua.spec.dataset import dataset
 from residua.spec.model import ModelConfig
+from residua.spec.network import Network
+from residua.spec.plan import plan
 from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.train.checkpoint import SAVING, Saving
 from residua.train.evaluate import checked_for, evaluate
 from residua.train.loop import Listener, fit
 from residua.train.machine import Machine
+from residua.train.memory import refuse_too_large
 from residua.train.parallel import share
 from residua.train.synced import synchronise
 from residua.train.vlad import fit_vlad
@@ -59,6 +62,8 @@ def train(
     machine = machine if run.recipe else exact
     if group.size > 1 and not run.recipe:
         raise UsageError(f"{run.network.name} is fitted by one process: start it without torchrun")
+    if isinstance(run.network, Network) and not (record.head.exists() and record.result()):
+        refuse_too_large(run, plan(run.network), machine)
     if data.folder:
         group.first_here(partial(located, data, data_dir))  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]

@@ -25,6 +25,8 @@ class Step:
         machine.group.begin_alike(net)
         self.buffers = list(net.buffers()) if parts > 1 else []  # what parts change apart from each other
         self.optimiser = torch_optimiser(optimiser, decay_groups(net, optimiser))
+        for parameter in net.parameters():  # in one place from the first step to the last, not among activations that come and go
+            parameter.grad = torch.zeros_like(parameter)
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Mean loss (), and number of wrong answers () before the update; nothing waits for the device.
@@ -33,7 +35,7 @@ class Step:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        self.optimiser.zero_grad()
+        self.optimiser.zero_grad(set_to_none=False)
         loss, wrong = self.in_parts(images, labels) if self.parts * self.machine.group.size > 1 else self.backward(images, labels)
         self.optimiser.step()
         return loss, wrong

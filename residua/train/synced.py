@@ -72,6 +72,8 @@ class SyncedNorm(BatchNorm):
 
     def track(self, mean: Tensor, var: Tensor, count: int) -> None:
         """Move the running statistics towards those of `count` values, the variance without its bias."""
+        if not self.track_running_stats:
+            return
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)

@@ -138,6 +138,8 @@ USAGE = [
         "residua: --steps and --epochs both say how long to train: give one of them",
     ),
     (["train", "digits", "--precision", "fp16"], "residua: no precision 'fp16': choose from auto, bf16, fp32"),
+    (["train", "digits", "--recompute", "sqtr"], "residua: no way to recompute 'sqtr': did you mean 'sqrt'?"),
+    (["train", "digits", "--recompute", "all"], "residua: no way to recompute 'all': choose from none, unit, stage, sqrt"),
     (["train", "digits", "--recipe", "smal"], "residua: no recipe 'smal': did you mean 'small'?"),
     (["train", "digits", "--set", "momentum=1"], "residua: no field in recipe 'momentum'"),
     (["train", "digits", "--set", "batch_size=5000"], "residua: a batch of 5000 is larger than the 1288 training images"),

@@ -57,7 +57,7 @@ def small(parts):
 
 def exact(case, group, steps=6):
     """Losses, wrong answers and the state of a network after some steps in float64."""
-    (spec, parts), machine = CASES[case], Machine(CPU, "fp32", group)
+    (spec, parts), machine = CASES[case], Machine(CPU, "fp32", group=group)
     net = synchronise(build(spec).double(), parts, machine)
     step = Step(net, Sgd(), machine, parts)
     stream = Batches(read(DATA, "train"), 64, Augment(pad=1), DATA.mean, DATA.std, 0, (group.rank, group.size))
@@ -72,11 +72,11 @@ def exact(case, group, steps=6):
 def scored(group):
     """The score of an untrained network on batches of 50, of which the last is partial."""
     net = build(PLAIN).train()
-    return evaluate(net, read(DATA, "test"), DATA.mean, DATA.std, Machine(CPU, "fp32", group), 50)
+    return evaluate(net, read(DATA, "test"), DATA.mean, DATA.std, Machine(CPU, "fp32", group=group), 50)
 
 
 def together(folder, group):
-    fp32, bf16 = [Machine(CPU, precision, group) for precision in ("fp32", "bf16")]
+    fp32, bf16 = [Machine(CPU, precision, group=group) for precision in ("fp32", "bf16")]
     for case in CASES:
         torch.save(exact(case, group), folder / f"{case}.pt")
     score = scored(group)
