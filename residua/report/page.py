@@ -137,7 +137,7 @@ def recipe_in_words(runs: Sequence[Finished]) -> str:
         recipe = from_json(Recipe, run.recipe)
     except ResiduaError:  # written by another version
         return f"Recipe {run.recipe.get('name', 'without a name')}, {steps} steps."
-    rate = recipe.schedule
+    rate, parts, smoothing = recipe.schedule, recipe.parts, recipe.smoothing
     text = f"Recipe {recipe.name}: {steps} steps"
     text += f" ({recipe.epochs:g} epochs)" if recipe.epochs else ""
     text += f" of {recipe.batch_size} images; {optimiser_in_words(recipe.optimiser)}; "
@@ -149,6 +149,8 @@ def recipe_in_words(runs: Sequence[Finished]) -> str:
     if recipe.warmup and any(run.depth >= recipe.warmup.from_depth for run in runs):
         warmup = recipe.warmup
         text += f"{warmup.lr:g} for the first {warmup.steps:,} steps from {warmup.from_depth} layers on; "
+    text += f"labels are smoothed by {smoothing:g}; " if smoothing else ""
+    text += f"BN takes its statistics of each {parts}th part of a batch; " if parts > 1 else ""
     data = DATASETS.get(run.dataset)
     mirrored = ", mirrored at random" if recipe.augment.flip and (data is None or data.flips) else ""
     return f"{text}images are shifted by up to {recipe.augment.pad} pixel{'s' if recipe.augment.pad != 1 else ''}{mirrored}."

@@ -167,6 +167,7 @@ class Recipe:
     warmup: Warmup | None = None
     augment: Augment = Augment()
     parts: int = field(default=1, metadata={"younger": True})  # of a batch: BN's statistics are each part's own
+    smoothing: float = field(default=0.0, metadata={"younger": True})  # of labels: that share of a label is all classes' alike
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
@@ -175,6 +176,7 @@ class Recipe:
             )
         if self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images is impossible: give at least 1")
+        within(self.smoothing, "smoothing", 0, 1)
         if self.parts < 1:
             raise UsageError(f"a batch in {self.parts} parts is impossible: give at least 1, the whole batch")
 

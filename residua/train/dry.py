@@ -92,7 +92,7 @@ def changes(recipe: Recipe, steps: int) -> list[tuple[int, float]]:
 
 def seconds_a_step(network: Network, recipe: Recipe, batches: Batches, machine: Machine) -> float:
     net = machine.place(synchronise(build(network, batches.seed), recipe.parts, machine))
-    step = Step(net, recipe.optimiser, machine, recipe.parts)
+    step = Step(net, recipe.optimiser, machine, recipe.parts, recipe.smoothing)
     for i in range(1 + TIMED):
         if i == 1:
             begun = time.perf_counter()

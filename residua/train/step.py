@@ -20,8 +20,8 @@ class Step:
     Of a batch in `parts` each has BN statistics of its own; gradients and running statistics are averaged over all of them.
     """
 
-    def __init__(self, net: nn.Module, optimiser: Optimiser, machine: Machine, parts: int = 1) -> None:
-        self.net, self.machine, self.parts = net, machine, parts
+    def __init__(self, net: nn.Module, optimiser: Optimiser, machine: Machine, parts: int = 1, smoothing: float = 0.0) -> None:
+        self.net, self.machine, self.parts, self.smoothing = net, machine, parts, smoothing
         machine.group.begin_alike(net)
         self.buffers = list(net.buffers()) if parts > 1 else []  # what parts change apart from each other
         self.optimiser = torch_optimiser(optimiser, decay_groups(net, optimiser))
@@ -44,7 +44,7 @@ class Step:
         """Mean loss () and number of wrong answers (); adds the gradient of that loss, divided by `parts`."""
         with self.machine.autocast():
             scores = self.net(images)
-        loss = F.cross_entropy(scores.float(), labels)
+        loss = F.cross_entropy(scores.float(), labels, label_smoothing=self.smoothing)
         (loss / parts).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), (scores.argmax(1) != labels).sum()
 

@@ -39,6 +39,16 @@ def test_a_step_returns_the_mean_loss_and_the_wrong_answers_before_the_update():
     assert wrong.item() == (scores.argmax(1) != labels).sum()
 
 
+def test_a_smoothed_label_is_shared_by_all_classes():
+    net, labels = create_model("cifar-resnet8", input=(1, 8, 8)), torch.arange(16) % 10
+    images = torch.randn(16, 1, 8, 8)
+    with torch.no_grad():
+        log = net(images).log_softmax(1)
+    loss, _ = Step(net, Sgd(), CPU, smoothing=0.2)(images, labels, 0.0)
+    wanted = torch.eye(10)[labels] * 0.8 + 0.2 / 10
+    assert loss.item() == pytest.approx(-(wanted * log).sum(1).mean().item(), rel=1e-6)
+
+
 def test_weights_alone_are_decayed_where_the_recipe_says_so():
     net = create_model("cifar-resnet8")
     decayed, spared = decay_groups(net, Sgd(weight_decay=0.1, decay="weights"))
