@@ -150,7 +150,7 @@ def recipe_in_words(runs: Sequence[Finished]) -> str:
         warmup = recipe.warmup
         text += f"{warmup.lr:g} for the first {warmup.steps:,} steps from {warmup.from_depth} layers on; "
     text += f"labels are smoothed by {smoothing:g}; " if smoothing else ""
-    text += f"BN takes its statistics of each {parts}th part of a batch; " if parts > 1 else ""
+    text += f"BN takes its statistics over 1/{parts} of a batch; " if parts > 1 else ""
     data = DATASETS.get(run.dataset)
     mirrored = ", mirrored at random" if recipe.augment.flip and (data is None or data.flips) else ""
     return f"{text}images are shifted by up to {recipe.augment.pad} pixel{'s' if recipe.augment.pad != 1 else ''}{mirrored}."
