@@ -1,7 +1,6 @@
 """What the machine offers: device, precision, memory format, and what it is, for the record."""
 
 import ctypes
-import os
 import platform
 import sys
 from contextlib import AbstractContextManager
@@ -88,9 +87,7 @@ def cpu_has_bf16() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed activations for the next step rather than return their pages to the system, and torch ask for large
-    pages: 8 % and 2 % of a step."""
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read when torch first allocates; Linux alone heeds it
+    """Let glibc keep freed activations for the next step rather than return their pages to the system (8 % of a step)."""
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
