@@ -4,18 +4,20 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from residua.data.batches import Batches
 from residua.data.fetch import located
-from residua.data.read import read
+from residua.data.read import Images, read
 from residua.errors import Interrupted, RecordError, UsageError
 from residua.files import alone
+from residua.net.build import ResidualNetwork
 from residua.net.folder import network_from, save_pretrained, untrained
 from residua.net.vlad import VladNetwork
 from residua.record import Record
@@ -27,7 +29,7 @@ from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.train.checkpoint import SAVING, Saving
 from residua.train.evaluate import checked_for, evaluate
-from residua.train.loop import Listener, fit
+from residua.train.loop import Listener, Progress, fit
 from residua.train.machine import Machine
 from residua.train.memory import refuse_too_large
 from residua.train.parallel import share
@@ -57,13 +59,64 @@ def train(
     Raises UsageError where the folder holds another run, RecordError where another process trains it, DataError,
     TrainingError, and Interrupted once `stop()`.
     """
-    data, record, group = dataset(run.dataset), Record(folder), machine.group
-    exact = replace(machine, precision="fp32")
-    machine = machine if run.recipe else exact
-    if group.size > 1 and not run.recipe:
-        raise UsageError(f"{run.network.name} is fitted by one process: start it without torchrun")
+    record, group, exact = Record(folder), machine.group, replace(machine, precision="fp32")
+    if run.recipe is None:
+        machine = exact
+        if group.size > 1:
+            raise UsageError(f"{run.network.name} is fitted by one process: start it without torchrun")
     if isinstance(run.network, Network) and not (record.head.exists() and record.result()):
         refuse_too_large(run, plan(run.network), machine)
+    job = prepared(run, record, machine, start, data_dir, saving)
+    done = group.told(lambda: opened(record, run, job.environment, resume or group.restarts > 0))
+    if done is not None:
+        return done
+    with alone(folder) if group.leads else nullcontext(True) as ours:
+        if not ours:
+            raise RecordError(f"the run in {folder} is being trained by another process")
+        progress = job.learn(tell=tell, stop=group.agreed(stop))
+        if progress.step < progress.steps:
+            where = f"step {progress.step:,} of {progress.steps:,}"
+            raise Interrupted(f"stopped at {where}: add --resume to go on, with --out {folder}")
+
+        splits = {"train": job.images, "dev": job.dev, "test": read(dataset(run.dataset), "test", data_dir)}
+        errors = {
+            f"{split}_error": evaluate(job.net, images, job.config.mean, job.config.std, exact).error
+            for split, images in splits.items()
+        }
+        result: dict[str, Json] = {
+            "model": run.network.name, "steps": job.steps, "seconds": progress.seconds,
+            "images_per_second": job.seen / progress.seconds,
+            **errors, "best_dev_error": errors["dev_error"] if progress.best is None else progress.best,
+        }  # fmt: skip
+        if group.leads:
+            save_pretrained(job.net, replace(job.config, test_error=errors["test_error"]), folder / "last")
+            record.finish(result)
+    return result
+
+
+class Learn(Protocol):
+    """Trains or fits, telling of it, to the end or until `stop()`."""
+
+    def __call__(self, *, tell: Listener, stop: Callable[[], bool]) -> Progress: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run is made of, in memory."""
+
+    net: ResidualNetwork | VladNetwork
+    config: ModelConfig
+    images: Images  # to train on
+    dev: Images
+    learn: Learn
+    steps: int
+    seen: int  # images in all steps
+    environment: dict[str, Json]  # for the record
+
+
+def prepared(run: Run, record: Record, machine: Machine, start: Path | None, data_dir: Path | None, saving: Saving) -> Job:
+    """Data and network of `run`, and how it learns."""
+    data, group = dataset(run.dataset), machine.group
     if data.folder:
         group.first_here(partial(located, data, data_dir))  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
@@ -77,44 +130,20 @@ def train(
     else:
         before = checked_for(data, start)
         net, config = network_from(start), replace(config, mean=before.mean, std=before.std)
+    learn: Learn
     if isinstance(net, VladNetwork):
-        net, environment = machine.place(net), machine.describe()
-        steps, seen = 0, len(images)
+        net, parts, steps, seen = machine.place(net), 1, 0, len(images)
         learn = partial(fit_vlad, net, images, config.mean, config.std, run.seed)
     else:
         recipe = run.recipe_for(net.plan.depth)
         augment, shared = recipe.augment.on(data), share(recipe, group)
-        net, environment = machine.place(synchronise(net, recipe.parts, machine)), machine.describe(recipe.parts)
+        net, parts = machine.place(synchronise(net, recipe.parts, machine)), recipe.parts
         batches = Batches(images, recipe.batch_size, augment, config.mean, config.std, run.seed, shared)
         steps = recipe.length(len(images))
         seen = steps * recipe.batch_size
-        best = partial(save_pretrained, net, config, folder / "best") if group.leads else idle
+        best = partial(save_pretrained, net, config, record.folder / "best") if group.leads else idle
         learn = partial(fit, net, batches, recipe, dev=dev, machine=machine, record=record, saving=saving, keep_best=best)
-    environment["images"] = images.fingerprint
-    done = group.told(lambda: opened(record, run, environment, resume or group.restarts > 0))
-    if done is not None:
-        return done
-    with alone(folder) if group.leads else nullcontext(True) as ours:
-        if not ours:
-            raise RecordError(f"the run in {folder} is being trained by another process")
-        progress = learn(tell=tell, stop=group.agreed(stop))
-        if progress.step < progress.steps:
-            where = f"step {progress.step:,} of {progress.steps:,}"
-            raise Interrupted(f"stopped at {where}: add --resume to go on, with --out {folder}")
-
-        errors = {
-            f"{split}_error": evaluate(net, part, config.mean, config.std, exact).error
-            for split, part in (("train", images), ("dev", dev), ("test", read(data, "test", data_dir)))
-        }
-        result: dict[str, Json] = {
-            "model": run.network.name, "steps": steps, "seconds": progress.seconds,
-            "images_per_second": seen / progress.seconds,
-            **errors, "best_dev_error": errors["dev_error"] if progress.best is None else progress.best,
-        }  # fmt: skip
-        if group.leads:
-            save_pretrained(net, replace(config, test_error=errors["test_error"]), folder / "last")
-            record.finish(result)
-    return result
+    return Job(net, config, images, dev, learn, steps, seen, machine.describe(parts) | {"images": images.fingerprint})
 
 
 def opened(record: Record, run: Run, environment: dict[str, Json], resume: bool) -> dict[str, Json] | None:
