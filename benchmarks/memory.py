@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from residua import create_model
-from residua.spec.memory import RECOMPUTES, Recompute, step_bytes
+from residua.spec.memory import RECOMPUTES, Recompute, resident_bytes
 from residua.spec.papers import network
 from residua.spec.plan import plan
 from residua.spec.recipe import recipe
@@ -69,7 +69,7 @@ def main() -> None:
             theirs.close()
             found, seconds = ours.recv()
             process.join()
-            foreseen = step_bytes(plan(network(f"cifar-resnet{depth}")), arguments.batch, way, here.precision == "bf16")
+            foreseen = resident_bytes(plan(network(f"cifar-resnet{depth}")), arguments.batch, way, here.precision == "bf16")
             row = {"layers": depth, "way": way, "foreseen": foreseen, "measured": found, "seconds": statistics.median(seconds)}
             results.append(row)
             plain = next((r for r in results if r["layers"] == depth and r["way"] == "none"), row)

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -65,6 +66,14 @@ SUBJECTS = {
 }
 
 
+def torchvision_here() -> None:
+    """Import torchvision, also where its operators are not built for this PyTorch."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.peers import import_torchvision
+
+    import_torchvision()
+
+
 class Transformed(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """CIFAR-10's images one at a time, each transformed on its own."""
 
@@ -93,6 +102,7 @@ def samples(subject: Subject, photographs: Path | None, train: bool) -> "torch.u
     if photographs is None:
         data = dataset("cifar10")
         return Transformed(read(data, "train" if train else "dev"), data.mean, data.std, train)
+    torchvision_here()
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
@@ -105,6 +115,7 @@ def usual_loop(subject: Subject, photographs: Path | None, workers: int) -> tupl
     if photographs is None:
         net: nn.Module = create_model(subject.model)
     else:
+        torchvision_here()
         from torchvision.models import resnet50
 
         net = resnet50(num_classes=10)
@@ -160,6 +171,7 @@ def our_loop(subject: Subject, photographs: Path | None) -> tuple[Callable[[], N
 
 def decoded(folder: Path) -> Images:
     """Photographs of 224x224 pixels, once."""
+    torchvision_here()
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 

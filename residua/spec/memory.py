@@ -1,7 +1,7 @@
 """How many bytes a training step keeps for its backward pass, and how many a whole run needs, from values alone."""
 
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import count, islice, pairwise
 from math import ceil, prod, sqrt
 from typing import Literal, get_args
 
@@ -30,14 +30,32 @@ class Memory:
         return self.activations + self.weights + self.data
 
 
-def run_memory(plan: Plan, recipe: Recipe, data: Dataset, batch: int, recompute: Recompute = "none", bf16: bool = False) -> Memory:
-    """What training by `recipe` needs, steps on so many images at a time and evaluation."""
+def run_memory(
+    plan: Plan, recipe: Recipe, data: Dataset, batch: int, recompute: Recompute = "none", bf16: bool = False, cpu: bool = True
+) -> Memory:
+    """What training by `recipe` needs, steps on so many images at a time and evaluation; on a CPU, or else on a GPU."""
+    step = (resident_bytes if cpu else step_bytes)(plan, batch, recompute, bf16)
     statistics = sum(2 * FLOAT * layer.out.channels for layer in plan.layers if layer.op == "bn")
     return Memory(
-        max(step_bytes(plan, batch, recompute, bf16), evaluation_bytes(plan, min(EVALUATED, data.images))),
+        max(step, evaluation_bytes(plan, min(EVALUATED, data.images))),
         (2 + states(recipe.optimiser)) * FLOAT * plan.parameters + statistics,
         data_bytes(data, recipe.augment.pad),
     )
+
+
+def resident_bytes(plan: Plan, batch: int, recompute: Recompute = "none", bf16: bool = False) -> int:
+    """`step_bytes`, and what convolutions and the heap of a CPU take beside, as measured (benchmarks/memory.py).
+
+    Convolutions work in the room of 5.5 of the largest activations.  Segments that come and go leave gaps of 3.5 more and a third
+    of a segment: glibc fills a hole only with what is smaller by some bytes, and activations are of few sizes.
+    """
+    number = HALF if bf16 else FLOAT
+    largest = batch * number * max(layer.out.numbers for layer in plan.layers)
+    kept = iter(kept_bytes(plan, number)[1:])
+    lengths = [length for stage in segments(plan, recompute) for length in stage]
+    segment = batch * max((sum(islice(kept, length)) for length in lengths), default=0)
+    gaps = 3.5 * largest + segment / 3 if lengths else 0
+    return round(step_bytes(plan, batch, recompute, bf16) + 5.5 * largest + gaps)
 
 
 def step_bytes(plan: Plan, batch: int, recompute: Recompute = "none", bf16: bool = False) -> int:

@@ -19,7 +19,9 @@ def foreseen(run: Run, planned: Plan, machine: Machine, batch_size: int = 0) -> 
     """What a run needs on a machine, or would need with another batch."""
     recipe = run.recipe_for(planned.depth)
     batch = max((batch_size or recipe.batch_size) // max(recipe.parts, machine.group.size), 1)
-    return run_memory(planned, recipe, dataset(run.dataset), batch, machine.recompute, machine.precision == "bf16")
+    return run_memory(
+        planned, recipe, dataset(run.dataset), batch, machine.recompute, machine.precision == "bf16", machine.device.type == "cpu"
+    )
 
 
 def sentence(run: Run, planned: Plan, machine: Machine) -> str:

@@ -25,8 +25,7 @@ class Step:
         machine.group.begin_alike(net)
         self.buffers = list(net.buffers()) if parts > 1 else []  # what parts change apart from each other
         self.optimiser = torch_optimiser(optimiser, decay_groups(net, optimiser))
-        for parameter in net.parameters():  # in one place from the first step to the last, not among activations that come and go
-            parameter.grad = torch.zeros_like(parameter)
+        self.gradients = in_one(net)
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Mean loss (), and number of wrong answers () before the update; nothing waits for the device.
@@ -35,7 +34,7 @@ class Step:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        self.optimiser.zero_grad(set_to_none=False)
+        self.gradients.zero_()
         loss, wrong = self.in_parts(images, labels) if self.parts * self.machine.group.size > 1 else self.backward(images, labels)
         self.optimiser.step()
         return loss, wrong
@@ -62,7 +61,7 @@ class Step:
             loss, wrong = self.backward(x, y, len(here))
             seen.append(torch.cat([torch.stack([loss, wrong.to(loss.dtype)]), *[b.flatten() for b in averaged]]))
         means = torch.stack(seen).mean(0)
-        group.average([means, *[p.grad for p in self.net.parameters() if p.grad is not None]])
+        group.average([means, self.gradients])
         for buffer, mean in zip(averaged, torch.split(means[2:], [b.numel() for b in averaged]), strict=True):
             buffer.copy_(mean.view_as(buffer))
         return means[0], (means[1] * len(here) * group.size).round().long()
@@ -83,6 +82,15 @@ class Step:
             parameter = parameters[name]
             like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
             self.optimiser.state[parameter][what] = like.copy_(value)
+
+
+def in_one(net: nn.Module) -> Tensor:
+    """All gradients of `net`, in one tensor that stays: among activations that come and go each would leave a gap in the heap."""
+    parameters = list(net.parameters())
+    gradients = torch.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
+    for p, part in zip(parameters, torch.split(gradients, [p.numel() for p in parameters]), strict=True):
+        p.grad = part.as_strided(p.shape, p.stride())
+    return gradients
 
 
 def torch_optimiser(optimiser: Optimiser, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
