@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from residua import create_model
 from residua.data.batches import Batches
@@ -62,7 +63,7 @@ class Subject:
 
 SUBJECTS = {
     s.model: s
-    for s in (Subject("cifar-resnet20", 128, 44, 625), Subject("resnet50", 16, 3, 24))  # an eighth of an epoch; a twentieth
+    for s in (Subject("cifar-resnet20", 128, 44, 640), Subject("resnet50", 16, 3, 32))  # an eighth of an epoch; a twentieth
 }
 
 
@@ -122,7 +123,8 @@ def usual_loop(subject: Subject, photographs: Path | None, workers: int) -> tupl
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     loader, held_out = [
         DataLoader(
-            samples(subject, photographs, train), subject.batch, shuffle=train, num_workers=workers, persistent_workers=workers > 0
+            samples(subject, photographs, train), subject.batch, shuffle=train, num_workers=workers,
+            multiprocessing_context="fork" if workers else None, persistent_workers=workers > 0,
         )
         for train in (True, False)
     ]  # fmt: skip
@@ -143,7 +145,7 @@ def usual_loop(subject: Subject, photographs: Path | None, workers: int) -> tupl
     def evaluated() -> None:
         net.eval()
         with torch.inference_mode():
-            for _ in range(round(subject.evaluated / subject.batch)):
+            for _ in range(subject.evaluated // subject.batch):
                 pixels, labels = next(rest)
                 (net(pixels).argmax(1) != labels).sum().item()
         net.train()
@@ -161,7 +163,7 @@ def our_loop(subject: Subject, photographs: Path | None) -> tuple[Callable[[], N
     batches = Batches(images, subject.batch, Augment(), mean, std, seed=0)
     net = here.place(create_model(subject.model, num_classes=10))
     step, number = Step(net, chosen.optimiser, here), count()
-    rest = held_out[slice(0, round(subject.evaluated / subject.batch) * subject.batch)]
+    rest = held_out[slice(0, subject.evaluated)]
 
     def one() -> None:
         step(*batches.at(next(number)), lr=0.01)
@@ -244,7 +246,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in LOOPS}
     stepping: dict[str, list[float]] = {name: [] for name in LOOPS}
     products = []
-    for i in range(arguments.rounds + 1):
+    for i in tqdm(range(arguments.rounds + 1), desc="rounds"):
         for name, wire in wires.items():
             wire.send("round")
             training, evaluating = wire.recv()

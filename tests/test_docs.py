@@ -70,10 +70,14 @@ def test_the_readmes_numbers_stand_in_records():
     text = " ".join((ROOT / "README.md").read_text().split())
     study = json.loads((ROOT / "experiments/digits-depth/results.json").read_text())
     assert " ".join(study["verdict"].split()) in text
-    [ratio] = re.findall(
-        r"ratio to the better plain loop: (\S+)", "".join(p.read_text() for p in (ROOT / "benchmarks").glob("*_*.md"))
-    )
-    assert f"{ratio}x" in text
+    for page in (ROOT / "benchmarks").glob("training_*.md"):
+        [ratio] = re.findall(r"ratio to the better usual loop: ([\d.]+);", page.read_text())
+        assert f"{ratio}x" in text
+    memory = (ROOT / "benchmarks/memory_epyc-2-cores_202611.md").read_text()
+    [(share, time)] = re.findall(r"\| 1,202 \| sqrt \|.*\| 0(\.\d+) \| [\d.]+ s \| ([\d.]+) \|", memory)
+    assert f"{100 * float(share):.1f} % of the memory in {time}x the time" in text
+    for record in (ROOT / "experiments/fast").glob("*/run.json"):
+        assert f"{100 * json.loads(record.read_text())['result']['test_error']:.2f} %" in text
     for record in [*(ROOT / "experiments").glob("cifar-*/run.json"), *(ROOT / "experiments").glob("vlad-*/run.json")]:
         result = json.loads(record.read_text())["result"]
         assert f"{100 * result['test_error']:.2f} %" in text

@@ -208,7 +208,7 @@ RECIPES = {
         Recipe(name="he2015", steps=64_000, warmup=Warmup()),
         # He et al. 2016, appendix: the same, warmed up at every depth.
         Recipe(name="he2016", steps=64_000, warmup=Warmup(from_depth=0)),
-        # Ours, for 32x32 images and little time; what was tried for it is in benchmarks/fast.md.
+        # Ours, for 32x32 images and little time; what was tried for it is in experiments/fast.
         Recipe(name="fast", epochs=36, optimiser=Muon(), schedule=OneCycle(lr=0.03, rise=0.2)),
         # Ours, for data sets of a few thousand small images.
         Recipe(name="small", epochs=12, batch_size=64, schedule=OneCycle(), augment=Augment(pad=1)),
