@@ -1,5 +1,6 @@
-import sys
+"""`python -m residua`."""
 
-from residua.cli.main import main
+from residua.cli.main import leave, main
 
-sys.exit(main())
+if __name__ == "__main__":
+    leave(main())

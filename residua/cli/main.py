@@ -4,6 +4,7 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from typing import NoReturn
 
 from residua.cli.parser import Parser, complain
 from residua.errors import ResiduaError, UsageError
@@ -38,6 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # no permission, a full disk
         return fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1)
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; one of several at once, for threads that gloo has left may abort it on its way out, its work done."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def fail(sentence: str, exit_code: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from residua.cli.main import main
+from residua.cli.main import leave, main
 from residua.data.batches import Batches
 from residua.data.read import read
 from residua.errors import DataError, Interrupted
@@ -119,6 +119,6 @@ def killed(arguments):
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
     if what == "killed":
-        sys.exit(killed(rest))
+        leave(killed(rest))
     with joined() as group:
         together(Path(rest[0]), group)
