@@ -3,7 +3,7 @@
 Each way has a process of its own: peak resident memory above that after one step of one image, which loads libraries and makes
 momentum, so that weights, their gradients and data are in neither number.  Times are medians of steps after the first.
 
-    python benchmarks/memory.py [--batch 128] [--depths 20 110 1202] [--steps 3] [--precision bf16] [--ways none sqrt]
+    python benchmarks/memory.py [--batch 128] [--models cifar-resnet20 ...] [--steps 3] [--precision bf16] [--ways none sqrt]
 """
 
 import argparse
@@ -34,10 +34,10 @@ def peak() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def measure(depth: int, way: Recompute, precision: Precision, batch: int, steps: int, wire: Connection) -> None:
+def measure(model: str, way: Recompute, precision: Precision, batch: int, steps: int, wire: Connection) -> None:
     """Send peak bytes above the start and the seconds of each step after the first."""
     here = machine(precision, way)
-    step = Step(here.place(create_model(f"cifar-resnet{depth}")), recipe("he2015").optimiser, here)
+    step = Step(here.place(create_model(model)), recipe("he2015").optimiser, here)
     images, labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % 10
     step(images[:1], labels[:1], 0.0)
     before, seconds = peak(), []
@@ -51,7 +51,7 @@ def measure(depth: int, way: Recompute, precision: Precision, batch: int, steps:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--depths", type=int, nargs="+", default=[20, 110, 1202])
+    parser.add_argument("--models", nargs="+", default=["cifar-resnet20", "cifar-resnet110", "cifar-resnet1202"])
     parser.add_argument("--ways", nargs="+", choices=RECOMPUTES, default=RECOMPUTES)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
@@ -59,29 +59,38 @@ def main() -> None:
     if not sys.platform.startswith("linux"):
         parser.error("peak memory is read from /proc, which only Linux has")
     here, context, results = machine(arguments.precision), multiprocessing.get_context("spawn"), []
-    print(f"{'layers':>6} {'way':6} {'foreseen':>12} {'measured':>12} {'ratio':>6} {'of plain':>8} {'s/step':>8} {'of plain':>8}")
-    for depth in arguments.depths:
+    print(f"{'model':20} {'way':6} {'foreseen':>12} {'measured':>12} {'ratio':>6} {'of plain':>8} {'s/step':>8} {'of plain':>8}")
+    for model in arguments.models:
+        planned = plan(network(model))
         for way in arguments.ways:
             ours, theirs = context.Pipe()
-            values = (depth, way, arguments.precision, arguments.batch, arguments.steps, theirs)
+            values = (model, way, arguments.precision, arguments.batch, arguments.steps, theirs)
             process = context.Process(target=measure, args=values)
             process.start()
             theirs.close()
             found, seconds = ours.recv()
             process.join()
-            foreseen = resident_bytes(plan(network(f"cifar-resnet{depth}")), arguments.batch, way, here.precision == "bf16")
-            row = {"layers": depth, "way": way, "foreseen": foreseen, "measured": found, "seconds": statistics.median(seconds)}
+            foreseen = resident_bytes(planned, arguments.batch, way, here.precision == "bf16")
+            row = {
+                "model": model,
+                "layers": planned.depth,
+                "way": way,
+                "foreseen": foreseen,
+                "measured": found,
+                "seconds": statistics.median(seconds),
+            }
             results.append(row)
-            plain = next((r for r in results if r["layers"] == depth and r["way"] == "none"), row)
+            plain = next((r for r in results if r["model"] == model and r["way"] == "none"), row)
             print(
-                f"{depth:6} {way:6} {foreseen / MIB:8.1f} MiB {found / MIB:8.1f} MiB {foreseen / found:6.2f} "
+                f"{model:20} {way:6} {foreseen / MIB:8.1f} MiB {found / MIB:8.1f} MiB {foreseen / found:6.2f} "
                 f"{found / plain['measured']:8.3f} {row['seconds']:8.3f} {row['seconds'] / plain['seconds']:8.2f}",
                 flush=True,
             )
-    layer = {(row["layers"], row["way"]): row["seconds"] / row["layers"] for row in results}
+    layer = {(row["model"], row["way"]): row["seconds"] / row["layers"] for row in results}
     for way in arguments.ways:
-        if {(110, way), (1202, way)} <= set(layer):
-            print(f"seconds a layer at 1,202 against 110 layers, {way}: {layer[1202, way] / layer[110, way]:.2f}")
+        shallow, deep = ("cifar-resnet110", way), ("cifar-resnet1202", way)
+        if {shallow, deep} <= set(layer):
+            print(f"seconds a layer at 1,202 against 110 layers, {way}: {layer[deep] / layer[shallow]:.2f}")
     print(json.dumps({"machine": here.describe(), "batch": arguments.batch, "results": results}))
 
 
