@@ -275,7 +275,7 @@ def inlined(svg: str, prefix: str, title: str, inks: Iterable[str]) -> str:
         rest = rest.replace(mark, f"{mark}{prefix}-")
     for ink in inks:
         rest = rest.replace(ink, f"var(--{ink[1:]})")
-    return f'<svg class="{prefix}" viewBox="{size}" role="img" aria-label="{title}">{rest}'
+    return f'<svg class="{prefix.replace("-", " ")}" viewBox="{size}" role="img" aria-label="{title}">{rest}'
 
 
 def standalone(svg: str) -> str:

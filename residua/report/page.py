@@ -7,6 +7,7 @@ from pathlib import Path
 from residua.errors import ResiduaError
 from residua.files import write_json, write_text
 from residua.report import figures
+from residua.report.html import rendered
 from residua.report.tables import Cell, Finished, Runs, cells, read
 from residua.report.verdict import capital, listed, name, verdict
 from residua.spec.dataset import DATASETS
@@ -61,12 +62,6 @@ def draw(runs: Runs) -> dict[str, tuple[str, str]]:
 
 def page(runs: Runs, drawn: dict[str, tuple[str, str]]) -> str:
     """The page as HTML: style and figures inside, nothing fetched."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    here = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     table, first = cells(runs), runs.finished[0]
     lead, *findings = verdict(table, first.classes)
     inks = figures.inks(len({cell.depth for cell in table}))
@@ -77,7 +72,8 @@ def page(runs: Runs, drawn: dict[str, tuple[str, str]]) -> str:
         ]
         for label, svgs in drawn.items()
     }
-    text: str = here.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
         title="Do deeper networks train?" if len(table) > 1 else f"How well does {first.name} train?",
         subject=subject(table, first.dataset),
         lead=unbroken(lead),
@@ -89,7 +85,6 @@ def page(runs: Runs, drawn: dict[str, tuple[str, str]]) -> str:
         measured={part: unbroken(words) for part, words in measured(runs.finished).items()},
         unfinished=[unfinished(run.name, run.seed, run.step) for run in runs.unfinished],
     )
-    return text
 
 
 def subject(table: Sequence[Cell], data: str) -> str:

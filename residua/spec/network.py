@@ -52,6 +52,7 @@ ORDERS = {
     "original": Order("weight bn relu", "weight bn", after="relu"),
     "bn-after-add": Order("weight bn relu", "weight", after="bn relu"),
     "relu-before-add": Order("weight bn relu", "weight bn relu"),
+    "no-relu-after-add": Order("weight bn relu", "weight bn"),
     "relu-preact": Order("relu weight bn", "relu weight bn", stem="weight bn", tail="relu"),
     "full-preact": Order("bn relu weight", "bn relu weight", stem="weight", project="weight", tail="bn relu"),
     "bare": Order("weight relu", "weight", after="relu", stem="weight relu", project="weight"),
@@ -59,8 +60,9 @@ ORDERS = {
     "skipinit-preact": Order("relu weight", "relu weight scale", stem="weight", project="weight", tail="relu"),
     "highway": Order("weight relu", "weight relu", stem="weight relu", project="weight"),
 }
-"""The five orders of He et al. 2016, Fig. 4 and Table 2; the order without BN, and its forms whose branch starts at 0; and
-that of Highway networks (Srivastava et al. 2015, Eq. 3), whose gate stands around a whole layer, ReLU included."""
+"""The five orders of He et al. 2016, Fig. 4 and Table 2, and the original one whose sum no ReLU cuts (Gross & Wilber 2016); the
+order without BN, and its forms whose branch starts at 0; and that of Highway networks (Srivastava et al. 2015, Eq. 3), whose
+gate stands around a whole layer, ReLU included."""
 
 
 @dataclass(frozen=True, slots=True)
