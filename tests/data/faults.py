@@ -36,7 +36,7 @@ def sound(root):
 def planted(root):
     """Plant them in `root`, and return what is named for each kind: relative paths, or classes."""
     sound(root)
-    train, val = root / "train", root / "val"
+    train = root / "train"
     whole = bytes_of(picture(1))
     png = bytes_of(picture(2), "PNG")
     outside = root.parent / "outside.png"
