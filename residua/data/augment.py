@@ -51,6 +51,23 @@ def recolour(pixels: Tensor, most: float, bits: Tensor) -> Tensor:
     return x.mean(1, keepdim=True).lerp(x, saturation).clamp(0, 255)
 
 
+def mix(pixels: Tensor, others: Tensor, mixup: float, cutmix: float, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (n, c, h, w), some blended with others (n, c, h, w), some with a box of them; and the share (n,) each keeps of itself.
+
+    Bits are (n, 4): which of the two, if any; the share; where the box lies, of which what stands out is cut off.
+    """
+    height, width = pixels.shape[2:]
+    which, share, x, y = unit(bits).unbind(1)
+    half = (1 - share).sqrt() / 2
+    rows, columns = [(torch.arange(side, device=pixels.device) + 0.5) / side for side in (height, width)]
+    down, across = [(place - at[:, None]).abs() < half[:, None] for place, at in ((rows, y), (columns, x))]
+    box = (down[:, :, None] & across[:, None, :])[:, None]  # (n, 1, h, w)
+    boxed, blended = which < cutmix, (which >= cutmix) & (which < cutmix + mixup)
+    kept = torch.where(boxed, 1 - box.float().mean((1, 2, 3)), torch.where(blended, share, torch.ones_like(share)))
+    weight = torch.where(boxed[:, None, None, None], 1 - box.float(), kept[:, None, None, None])
+    return others.float().lerp(pixels.float(), weight), kept
+
+
 def unit(bits: Tensor) -> Tensor:
     """63 random bits as fp32 in [0, 1)."""
     return (bits >> 39).float() / 2**24

@@ -33,6 +33,7 @@ class Step:
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Mean loss (), and number of wrong answers () before the update; nothing waits for the device.
 
+        Labels are (n,), or (n, classes): each class's share, of which the largest is right.
         Both are of the whole batch, of which `images` and `labels` are this process's share.
         """
         for group in self.optimiser.param_groups:
@@ -48,7 +49,7 @@ class Step:
             scores = self.net(images)
         loss = F.cross_entropy(scores.float(), labels, label_smoothing=self.smoothing)
         (loss / parts).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), (scores.argmax(1) != labels).sum()
+        return loss.detach(), (scores.argmax(1) != (labels if labels.dim() == 1 else labels.argmax(1))).sum()
 
     def in_parts(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same over the parts of all processes; each starts from the running statistics of before, which end in their mean."""
