@@ -30,6 +30,19 @@ def flip(pixels: Tensor, bits: Tensor) -> Tensor:
     return torch.where((bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
 
 
+def cut_out(pixels: Tensor, side: int, mean: tuple[float, ...], bits: Tensor) -> Tensor:
+    """The mean colour in a square of `side` pixels, its middle anywhere in each image (n, c, h, w) (DeVries & Taylor 2017)."""
+    height, width = pixels.shape[2:]
+    rows, columns = (
+        (torch.arange(size, device=bits.device) - middle[:, None] + side // 2) for size, middle in
+        ((height, bits % height), (width, bits // height % width))
+    )  # fmt: skip
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    for channel, level in enumerate(mean):
+        pixels[:, channel].masked_fill_(inside, round(255 * level))
+    return pixels
+
+
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (n, c, h, w) -> (x / 255 - mean) / std in fp32, channels last."""
     scale, shift = scale_and_shift(mean, std, pixels.device)
