@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residua.data.augment import crop, flip, mix, normalise, pad, recolour, resized_crop
+from residua.data.augment import crop, cut_out, flip, mix, normalise, pad, recolour, resized_crop
 from residua.data.counter import bits, permutation
 from residua.data.read import Images
 from residua.errors import UsageError
 from residua.spec.dataset import Dataset
 from residua.spec.recipe import Augment, Recipe
 
-ORDER, CROP, FLIP, COLOUR, TURN, MIX, OTHER = range(7)  # what random bits are for
+ORDER, CROP, FLIP, COLOUR, TURN, CUT, MIX, OTHER = range(8)  # what random bits are for
 
 
 class Batches:
@@ -96,6 +96,8 @@ class Batches:
             pixels = flip(pixels, bits(self.seed, FLIP, epoch, samples))
         if augment.colour:
             pixels = recolour(pixels, augment.colour, self.draws(3, COLOUR, epoch, samples))
+        if augment.cut:
+            pixels = cut_out(pixels, augment.cut, self.mean, bits(self.seed, CUT, epoch, samples))
         return pixels, self.images.labels[which]
 
     def draws(self, count: int, use: int, epoch: int, samples: Tensor) -> Tensor:
