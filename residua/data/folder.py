@@ -74,7 +74,7 @@ def data_of(name: str, input: tuple[int, ...] = ()) -> Dataset:
         return as_dataset(listed(place), input or (3, 224, 224))
     if os.sep in name or place.suffix in TABLES:
         raise DataError(f"there is no folder or table {place}")
-    raise unknown("data set or folder", name, DATASETS)
+    raise unknown("data set", name, DATASETS)
 
 
 def as_dataset(listing: Listing, input: tuple[int, ...]) -> Dataset:

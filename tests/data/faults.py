@@ -97,6 +97,7 @@ def planted(root):
             put("train/bird/flat.png", bytes_of(Image.new("RGB", (40, 40), (9, 9, 9)), "PNG")),
         ],
         "odd name": [
+            put(os.fsdecode(b"train/bird/\xff.png"), bytes_of(picture(522), "PNG")),
             put("train/dog/ blank.png", bytes_of(picture(520), "PNG")),
             put("train/cat/new\nline.png", bytes_of(picture(512), "PNG")),
         ],
