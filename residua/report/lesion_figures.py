@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from residua.report.figures import (
     GRID,
     INK,
-    NARROW,
     QUIET,
     WIDE,
     blank,
@@ -48,10 +47,11 @@ def units_figure(found: Lesions, width: float = WIDE) -> str:
             width_ratios=shares if side_by_side else None, bottom=bottom, top=top,
         )  # fmt: skip
         for i, (net, ink) in enumerate(zip(found.nets, inks_of(found.nets), strict=True)):
-            axes = figure.add_subplot(grid[(0, i) if side_by_side else (i, 0)])
+            axes = figure.add_subplot(grid[(0, i) if side_by_side else (i, 0)], sharey=figure.axes[0] if i else None)
             axes.set_title(net.label, loc="left", fontsize=9.5, fontweight="bold", color=ink)
             axes.set_xlim(-0.6, len(net.units) - 0.4)
-            scale_errors(axes, errors, chance(found) if i == 0 else 0)
+            if i == 0:
+                scale_errors(axes, errors, chance(found))
             axes.set_ylabel("error without the unit (%)" if i == 0 or not side_by_side else "")
             axes.tick_params(labelleft=i == 0 or not side_by_side)
             draw_units(axes, net, ink)
@@ -121,7 +121,7 @@ def many_figure(found: Lesions, width: float = WIDE) -> str:
         for axes, lines, label in zip(
             panels, (deletions, swaps), ("units deleted at random", "pairs of units swapped"), strict=True
         ):
-            draw_points(axes, found, lines, guess=axes is panels[0] or width == NARROW)
+            draw_points(axes, found, lines)
             axes.set_xlabel(label)
             counted(axes, lines)
         legend(figure, found.nets, width)
@@ -142,7 +142,7 @@ def paths_figure(found: Lesions, width: float = WIDE) -> str:
     ]  # fmt: skip
     with styled(f"paths {width}"):
         figure, (left, right) = two_panels(width, 3.5)
-        draw_points(left, found, kept, inks=inks, guess=True)
+        draw_points(left, found, kept, inks)
         left.set_xlabel("units kept: the longest path")
         for net, ink in zip(nets, inks, strict=True):
             lengths, shares = [path.units for path in net.paths], [100 * path.share for path in net.paths]
@@ -154,6 +154,7 @@ def paths_figure(found: Lesions, width: float = WIDE) -> str:
         right.set_xlabel("units on the path")
         right.set_ylabel("share (%)")
         right.set_ylim(bottom=0)
+        right.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         right.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}"))
         for axes in (left, right):
             axes.set_xlim(0, max(len(net.units) for net in nets))
@@ -163,12 +164,10 @@ def paths_figure(found: Lesions, width: float = WIDE) -> str:
         return tipped(saved(figure))
 
 
-def draw_points(
-    axes: "Axes", found: Lesions, lines: Sequence[Sequence[Point]], *, guess: bool, inks: Sequence[str] | None = None
-) -> None:
+def draw_points(axes: "Axes", found: Lesions, lines: Sequence[Sequence[Point]], inks: Sequence[str] | None = None) -> None:
     """A line of points for each net, with bars of one sd; all panels share a scale."""
     errors = [100 * error for net in found.nets for error in (net.error, *net.errors, *(many.error for many in net.thinned))]
-    scale_errors(axes, errors, chance(found) if guess else 0)
+    scale_errors(axes, errors)
     for points, ink in zip(lines, inks or inks_of(found.nets), strict=True):
         where, heights = [x for x, *_ in points], [y for _, y, *_ in points]
         axes.plot(where, heights, color=ink, lw=1.6, marker="o", ms=4, clip_on=False)

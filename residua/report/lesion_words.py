@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import groupby
+from math import sqrt
 from statistics import median
 from textwrap import fill
 
@@ -13,53 +14,69 @@ KEPT_TOGETHER = "\N{NO-BREAK SPACE}"
 
 
 def verdict(found: Lesions) -> list[str]:
-    """A sentence or two a line: first what the loss of one unit costs, then each net."""
-    lead = "; ".join(loss(net) for net in found.nets)
-    return [f"Without one of its units {lead}.", *(finding for net in found.nets for finding in findings(net))]
+    """A sentence or two a line: first what the loss of one unit costs, then each net, then how sure that is."""
+    lead = ", ".join(loss(net, i == 0) for i, net in enumerate(found.nets))
+    told_of_nets = [f"{net.label}: {finding}" for net in found.nets for finding in findings(net)]
+    first = found.nets[0].error
+    return [
+        f"Without one of its units, {lead}.",
+        *told_of_nets,
+        f"An error of {points(first)} % of {found.images:,} images has a standard error of "
+        f"{points(sqrt(first * (1 - first) / found.images))} points.",
+    ]
 
 
-def loss(net: Net) -> str:
-    return f"{net.label} is wrong about {points(net.typical)} % of the images in the median, and about {points(net.error)} % whole"
+def loss(net: Net, first: bool) -> str:
+    wrong, of_what = ("is wrong about", " of the images") if first else ("about", "")
+    return f"{net.label} {wrong} {points(net.typical)} %{of_what} in the median ({points(net.error)} % whole)"
 
 
 def findings(net: Net) -> list[str]:
-    """Single deletions, deletions at random, swaps, paths: a line each, where there are any."""
-    lines = [" ".join(filter(None, (single(net), shapes(net), left_out(net))))]
-    if few := [f"{told(many.error, many.error_sd)} without {many.deleted}" for many in net.thinned if many.deleted in (2, 4, 8)]:
-        lines.append(f"{net.label}, several units deleted at random: {', '.join(few)}.")
-    swaps = [many for many in net.swapped if many.swaps in (1, 4)]
-    if swaps:
-        words = [f"{told(many.error, many.error_sd)} after {counted(many.swaps, 'swap')} (tau {many.tau:.2f})" for many in swaps]
-        lines.append(f"{net.label}, its units in another order: {', '.join(words)}.")
-    if net.paths:
-        low, high = middle(net.paths)
-        share = 100 * sum(binomial(len(net.units))[low : high + 1])
-        lines.append(
-            f"{net.label}: nine tenths of the gradient come by paths through {low} to {high} of the {len(net.units)} units; "
-            f"{share:.2g} % of all paths are of these lengths."
-        )
-    return lines
+    """Of single deletions, deletions at random, swaps, paths, where there are any."""
+    told_first = " ".join(filter(None, (single(net), shapes(net), left_out(net))))
+    several = [f"{told(many.error, many.error_sd)} without {many.deleted}" for many in net.thinned if many.deleted in (2, 4, 8)]
+    swaps = [
+        f"{told(many.error, many.error_sd)} after {counted(many.swaps, 'swap')} (tau {many.tau:.2f})"
+        for many in net.swapped
+        if many.swaps in (1, 4)
+    ]
+    return [
+        told_first,
+        *([f"with several units deleted at random, {', '.join(several)}."] if several else []),
+        *([f"with units in each other's places, {', '.join(swaps)}."] if swaps else []),
+        *([gradient(net)] if net.paths else []),
+    ]
 
 
 def single(net: Net) -> str:
-    small = sum(error - net.error <= SMALL for error in net.errors)
+    small, worst = sum(error - net.error <= SMALL for error in net.errors), net.worst
+    cost = "costs" if small == 1 else "cost"
     return (
-        f"{net.label}: {small} of {counted(len(net.errors), 'deletion')} {'cost' if small != 1 else 'costs'} at most one point; "
-        f"the worst, that of {net.worst.name}, leaves an error of {points(net.worst.error or 0)} %."
+        f"{small} of {counted(len(net.errors), 'deletion')} {cost} at most one point; "
+        f"the worst, of {worst.name}, leaves {points(worst.error or 0)} %."
     )
 
 
 def shapes(net: Net) -> str:
     changed = changing(net)
-    return f"Of those that change the shape: {points(median(changed))} % in the median." if changed else ""
+    return f"Without a unit that changes the shape: {points(median(changed))} % in the median." if changed else ""
 
 
 def left_out(net: Net) -> str:
     count = len(net.units) - len(net.errors)
-    which = "its other unit changes the shape, and nothing can stand in for it" if count == 1 else (
-        f"its other {count} units change the shape, and nothing can stand in for them"
-    )  # fmt: skip
-    return f"{which[0].upper()}{which[1:]}." if count else ""
+    if not count:
+        return ""
+    change, them = ("change", "them") if count > 1 else ("changes", "it")
+    return f"{counted(count, 'unit')} {change} the shape, and nothing can stand in for {them}."
+
+
+def gradient(net: Net) -> str:
+    (low, high), units = middle(net.paths), len(net.units)
+    share = 100 * sum(binomial(units)[low : high + 1])
+    return (
+        f"nine tenths of the gradient come by paths through {low} to {high} of the {units} units; "
+        f"{share:.2g} % of all paths are of these lengths."
+    )
 
 
 def changing(net: Net) -> list[float]:
