@@ -8,11 +8,13 @@ from statistics import median
 from residua.errors import RecordError, UsageError
 from residua.files import write_json, write_text
 from residua.report import figures, lesion_figures
+from residua.report.drawing import drawing
 from residua.report.html import rendered
 from residua.report.lesion_words import changing, points, told, verdict
 from residua.report.page import unbroken
 from residua.report.verdict import listed
 from residua.spec.lesion import Lesions, Net
+from residua.spec.plan import plan
 from residua.spec.text import FORMAT, Json, from_json, to_json
 
 PAGE, NUMBERS = "report.html", "results.json"
@@ -99,6 +101,7 @@ def page(found: Lesions, drawn: dict[str, tuple[str, str]]) -> str:
         found=found,
         rows=[row(net) for net in found.nets],
         plain=any(not net.residual for net in found.nets),
+        drawings=[(net.label, drawing(plan(net.network))) for net in found.nets],
     )
 
 
@@ -106,7 +109,7 @@ def row(net: Net) -> list[str]:
     worst, changed = net.worst, changing(net)
     return [
         net.label, str(len(net.units)), points(net.error), points(net.typical), points(worst.error or 0),
-        points(median(changed)) if changed else "–", at(net, 2), at(net, 8),
+        points(median(changed)) if changed else "–", at(net, 2),
     ]  # fmt: skip
 
 

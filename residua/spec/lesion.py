@@ -44,7 +44,9 @@ class Length:
     """The paths that pass through so many branches, and otherwise by shortcuts."""
 
     units: int
-    log_norm: float  # natural log of the mean gradient norm of one such path; interpolated between the sampled lengths
+    log_norm: (
+        float | None
+    )  # natural log of the mean norm of one such path's gradient, between `sampled` lengths interpolated; None for 0
     sampled: bool
     share: float  # of the gradient, by all paths of that length; in [0, 1], 1 in sum
 

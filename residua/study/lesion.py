@@ -84,6 +84,8 @@ def labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
 def measured(net: ResidualNetwork, label: str, images: Images, preprocessing: Preprocessing, choice: Choice, tell: Listener) -> Net:
     """Every lesion of one net, which is left as it was."""
     parts, batch = anatomy(net), batch_size(net.plan)
+    if not parts.deletable:
+        raise UsageError(f"no unit of {label} can be deleted: each changes the shape, and it has no shortcuts; give a deeper net")
     units = len(parts.units)
     single = {i: deleted(units, i) for i in parts.deletable}
     thin = thinnings(parts, choice.draws, choice.seed)

@@ -5,7 +5,7 @@ paths, and in evaluation mode the gradient at the first unit's input is the sum 
 """
 
 from collections.abc import Callable
-from math import exp, inf, log
+from math import exp, inf, isfinite, log
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ def shares(anatomy: Anatomy, pixels: Tensor, labels: Tensor, draws: int, seed: i
     weights = [log_paths(count, length) + norm for length, norm in enumerate(logs)]
     total = log_sum(weights)
     return tuple(
-        Length(length, norm, length in sampled, exp(weight - total) if total > -inf else 0.0)
+        Length(length, norm if norm > -inf else None, length in sampled, exp(weight - total) if total > -inf else 0.0)
         for length, (norm, weight) in enumerate(zip(logs, weights, strict=True))
     )
 
@@ -71,7 +71,7 @@ def gradient(units: list[Unrolled], top: Tensor, through: frozenset[int]) -> tup
     g, scale = top, 0.0
     for i, (x, branch, shortcut) in reversed(list(enumerate(units))):
         norm = float(g.norm())
-        if norm == 0:
+        if norm == 0 or not isfinite(norm):
             return torch.zeros_like(units[0][0]), -inf
         (g,) = torch.autograd.grad(branch if i in through else shortcut, x, g / norm, retain_graph=True)
         scale += log(norm)
