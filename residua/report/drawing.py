@@ -38,7 +38,7 @@ STYLE = """
 .drawing rect {{ fill: var(--d-soft); stroke: none; }}
 .drawing .ground {{ fill: var(--d-paper); }}
 .drawing .weight rect, .drawing .vlad rect {{ fill: var(--d-filled); stroke: var(--d-weight); }}
-.drawing .on-shortcut rect, .drawing .gate rect {{ fill: var(--d-project); stroke: var(--d-shortcut); }}
+.drawing .on-shortcut rect, .drawing .gate-box rect {{ fill: var(--d-project); stroke: var(--d-shortcut); }}
 .drawing .on-pad rect {{ fill: var(--d-paper); stroke: var(--d-shortcut); stroke-dasharray: 4 3; }}
 .drawing circle {{ fill: var(--d-paper); stroke: var(--d-shortcut); stroke-width: 1.6; }}
 .drawing .stage-line {{ stroke: var(--d-quiet); stroke-width: 1; fill: none; }}
@@ -164,7 +164,7 @@ def sum_up(pen: Pen, unit: PlannedUnit, fork: float) -> None:
     on_the_way(pen, shortcut, (fork + middle) / 2)
     if unit.gate:
         pen.put(f'<path class="gate-way" d="{bow(fork, middle, GATE, -1)}"/>')
-        pen.put(*box("gate", GATE, (fork + middle) / 2 - 15, 31, 30, ("gate", words(unit.gate[0]))))
+        pen.put(*box("gate-box", GATE, (fork + middle) / 2 - 15, 31, 30, ("gate", words(unit.gate[0]))))
     symbol, told = joined(unit.join)
     pen.put(
         f'<g class="join {type(unit.join).__name__.lower()}"><circle cx="{MIDDLE}" cy="{middle:g}" r="8"/>',

@@ -49,7 +49,7 @@ def findings(net: Net) -> list[str]:
 
 
 def single(net: Net) -> str:
-    small, worst = sum(error - net.error <= SMALL for error in net.errors), net.worst
+    small, worst = sum(error - net.error <= SMALL + 1e-9 for error in net.errors), net.worst
     cost = "costs" if small == 1 else "cost"
     return (
         f"{small} of {counted(len(net.errors), 'deletion')} {cost} at most one point; "

@@ -27,7 +27,7 @@ def said(capsys, *arguments):
 def nets(tmp_path_factory):
     """A residual net and a plain one, hardly trained."""
     folder = tmp_path_factory.mktemp("nets")
-    for name in ("cifar-resnet14", "cifar-plain14", "cifar-plain8,block=bottleneck"):
+    for name in ("cifar-resnet14", "cifar-plain14", "cifar-plain11,block=bottleneck"):
         arguments = ["--model", name, "--steps", "6", "--precision", "fp32", "--out", str(folder / name)]
         assert main(["train", "digits", *arguments]) == 0
     return folder
@@ -113,9 +113,9 @@ def test_a_mistake_is_one_sentence(capsys, nets, found, tmp_path):
         (resnet, "digits", "--seed=-1", *out): (2, "seed -1 is impossible: give a whole number from 0 to 4294967295"),
         (resnet, "digits", "--out", tmp_path / "taken"): (2, f"{tmp_path / 'taken'} holds something else: choose another --out"),
         (tmp_path / "none", "digits", *out): (1, f"{tmp_path / 'none'} is no model folder: it has no config.json"),
-        (resnet, "digits", "--beside", nets / "cifar-plain8,block=bottleneck", "--images", 4, "--draws", 1, *out): (
+        (resnet, "digits", "--beside", nets / "cifar-plain11,block=bottleneck", "--images", 4, "--draws", 1, *out): (
             2,
-            "no unit of cifar-plain8,block=bottleneck can be deleted: each changes the shape, and it has no shortcuts; "
+            "no unit of cifar-plain11,block=bottleneck can be deleted: each changes the shape, and it has no shortcuts; "
             "give a deeper net",
         ),
     }

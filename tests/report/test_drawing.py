@@ -12,9 +12,10 @@ from residua.spec.plan import plan
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = [
-    "cifar-plain20", "cifar-resnet20", "cifar-resnet110", "cifar-resnet20,shortcut=B", "cifar-resnet20,shortcut=C", "resnet50", "resnet152",
-    "cifar-preresnet164", "cifar-highway20", "cifar-resnet56,join=shortcut-gate", "cifar-resnet110,join=drop-path",
-    "cifar-resnet20,join=constant", "fc-resnet10", "cifar-resnet20,head=vlad", "cifar-resnet1202", "lecture-resnet12",
+    "cifar-plain20", "cifar-resnet20", "cifar-resnet110", "cifar-resnet1202", "cifar-resnet20,shortcut=B",
+    "cifar-resnet20,shortcut=C", "resnet50", "resnet152", "cifar-preresnet164", "cifar-highway20", "lecture-resnet12",
+    "cifar-resnet56,join=shortcut-gate", "cifar-resnet110,join=drop-path", "cifar-resnet20,join=constant", "fc-resnet10",
+    "cifar-resnet20,head=vlad",
 ]  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_a_drawn_unit_has_the_layers_the_shortcut_and_the_join_of_its_plan(name)
             assert len(boxes) == sum(layer.op == op for layer in column), op
         assert len(named(element, "on-shortcut")) == sum(layer.op != "pad" for layer in unit.shortcut or ())
         assert len(named(element, "on-pad")) == sum(layer.op == "pad" for layer in unit.shortcut or ())
-        assert len(named(element, "gate")) == bool(unit.gate)
+        assert len(named(element, "gate-box")) == bool(unit.gate)
         arcs = named(element, "shortcut")
         assert len(arcs) == len(named(element, "join")) == (unit.shortcut is not None)
         if unit.shortcut is not None:
@@ -123,5 +124,5 @@ def test_show_draws_to_a_file(tmp_path, capsys):
     assert main(["show", "cifar-preresnet20", "--svg", str(tmp_path / "net.svg")]) == 0
     assert "stage1.unit1" in capsys.readouterr().out
     picture = ET.parse(tmp_path / "net.svg").getroot()
-    assert picture.get("aria-label") == "cifar-preresnet20: 20 layers, 269,818 parameters"
+    assert picture.get("aria-label") == "cifar-preresnet20: 20 layers, 269,722 parameters"
     assert len(named(picture, "unit")) > 3
