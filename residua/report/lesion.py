@@ -101,6 +101,7 @@ def page(found: Lesions, drawn: dict[str, tuple[str, str]]) -> str:
         found=found,
         rows=[row(net) for net in found.nets],
         plain=any(not net.residual for net in found.nets),
+        interpolated=any(not path.sampled for net in found.nets for path in net.paths),
         drawings=[(net.label, drawing(plan(net.network))) for net in found.nets],
     )
 

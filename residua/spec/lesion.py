@@ -63,6 +63,7 @@ class Net:
     thinned: tuple[Thinned, ...]
     swapped: tuple[Swapped, ...]
     paths: tuple[Length, ...]  # none in a plain net
+    gradient_images: int  # the first so many, for `paths`; 0 in a plain net
 
     @property
     def residual(self) -> bool:
@@ -91,7 +92,6 @@ class Lesions:
     split: str
     classes: int
     images: int
-    gradient_images: int
     draws: int
     seed: int
     nets: tuple[Net, ...]

@@ -72,7 +72,7 @@ def study(
     ]
     return Lesions(
         dataset=data.name, split=split, classes=len(data.classes), images=len(sample),
-        gradient_images=min(len(sample), GRADIENT_IMAGES), draws=choice.draws, seed=choice.seed, nets=tuple(found),
+        draws=choice.draws, seed=choice.seed, nets=tuple(found),
     )  # fmt: skip
 
 
@@ -92,12 +92,12 @@ def measured(net: ResidualNetwork, label: str, images: Images, preprocessing: Pr
     swap = swappings(parts, choice.draws, choice.seed)
     wounds = list(dict.fromkeys([deleted(units), *single.values(), *chain(*thin.values(), *swap.values())]))
     total = -(-len(images) // batch) * len(wounds) + (paths_to_take(units, PATHS * choice.draws) if parts.residual else 0)
+    few = min(len(images), batch, GRADIENT_IMAGES) if parts.residual else 0
     step = counter(label, total, tell)
     pixels = normalise(images.pixels, *preprocessing)
     with at_rest(net):
         found = dict(zip(wounds, errors(parts, wounds, pixels, images.labels, batch, step), strict=True))
-        few = pixels[:GRADIENT_IMAGES], images.labels[:GRADIENT_IMAGES]
-        paths = shares(parts, *few, PATHS * choice.draws, choice.seed, step) if parts.residual else ()
+        paths = shares(parts, pixels[:few], images.labels[:few], PATHS * choice.draws, choice.seed, step) if parts.residual else ()
     return Net(
         label=label, network=net.plan.network, depth=net.plan.depth, error=found[deleted(units)],
         units=tuple(
@@ -110,7 +110,7 @@ def measured(net: ResidualNetwork, label: str, images: Images, preprocessing: Pr
         swapped=tuple(
             Swapped(count, fmean(wound.tau for wound in draws), *averaged(found, draws)) for count, draws in swap.items()
         ),
-        paths=paths,
+        paths=paths, gradient_images=few,
     )  # fmt: skip
 
 

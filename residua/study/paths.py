@@ -93,8 +93,8 @@ def log_norm(units: list[Unrolled], top: Tensor, through: frozenset[int]) -> flo
 
 
 def lengths(count: int) -> list[int]:
-    """Which lengths of 0 to `count` are sampled: all, or MOST of them, even apart."""
-    return sorted({round(count * i / (MOST - 1)) for i in range(MOST)}) if count >= MOST else list(range(count + 1))
+    """Which lengths of 0 to `count` are sampled: all, or at most MOST of them, the denser the shorter, as short paths count most."""
+    return sorted({round(count * (i / (MOST - 1)) ** 2) for i in range(MOST)}) if count >= MOST else list(range(count + 1))
 
 
 def interpolated(sampled: dict[int, float], length: int) -> float:

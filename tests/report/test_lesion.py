@@ -35,14 +35,14 @@ def net(name, error, rises, thinned, paths=True):
     )
     return Net(
         label=name, network=planned.network, depth=planned.depth, error=error, units=units, thinned=many,
-        swapped=(Swapped(1, 0.94, 0.06, 0.01), Swapped(4, 0.8, 0.5, 0.2)), paths=lengths if paths else (),
+        swapped=(Swapped(1, 0.94, 0.06, 0.01), Swapped(4, 0.8, 0.5, 0.2)), paths=lengths if paths else (), gradient_images=64 if paths else 0,
     )  # fmt: skip
 
 
 RESIDUAL = net("cifar-resnet20", 0.05, RISES, {1: 0.09, 2: 0.1, 4: 0.3, 8: 0.8, 9: 0.9})
 PLAIN = net("cifar-plain20", 0.06, [0.8, 0.7, 0.75, None, 0.8, 0.8, None, 0.7, 0.8], {1: 0.8, 2: 0.85, 7: 0.9}, paths=False)
 STUDY = Lesions(
-    dataset="digits", split="test", classes=10, images=400, gradient_images=64, draws=5, seed=0, nets=(RESIDUAL, PLAIN),
+    dataset="digits", split="test", classes=10, images=400, draws=5, seed=0, nets=(RESIDUAL, PLAIN),
 )  # fmt: skip
 
 
