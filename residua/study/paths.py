@@ -93,7 +93,7 @@ def log_norm(units: list[Unrolled], top: Tensor, through: frozenset[int]) -> flo
 
 
 def lengths(count: int) -> list[int]:
-    """Which lengths of 0 to `count` are sampled: all, or at most MOST of them, the denser the shorter, as short paths count most."""
+    """Which lengths of 0 to `count` are sampled: all, or at most MOST of them, more of the short ones, which count."""
     return sorted({round(count * (i / (MOST - 1)) ** 2) for i in range(MOST)}) if count >= MOST else list(range(count + 1))
 
 

@@ -35,7 +35,8 @@ def net(name, error, rises, thinned, paths=True):
     )
     return Net(
         label=name, network=planned.network, depth=planned.depth, error=error, units=units, thinned=many,
-        swapped=(Swapped(1, 0.94, 0.06, 0.01), Swapped(4, 0.8, 0.5, 0.2)), paths=lengths if paths else (), gradient_images=64 if paths else 0,
+        swapped=(Swapped(1, 0.94, 0.06, 0.01), Swapped(4, 0.8, 0.5, 0.2)),
+        paths=lengths if paths else (), gradient_images=64 if paths else 0,
     )  # fmt: skip
 
 
