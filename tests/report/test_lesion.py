@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +15,12 @@ from residua.errors import RecordError, UsageError
 from residua.report import figures
 from residua.report.lesion import read, results, vacant, write
 from residua.report.lesion_figures import inks_of, many_figure, paths_figure, units_figure
-from residua.report.lesion_words import lines, verdict
+from residua.report.lesion_words import lines, points, verdict
 from residua.spec.lesion import Deleted, Length, Lesions, Net, Swapped, Thinned
 from residua.spec.papers import network
 from residua.spec.plan import plan
 
+RECORDS = Path(__file__).parent.parent.parent / "experiments" / "lesion"
 CHROMIUM = shutil.which("chromium")
 RISES = [0.00, 0.01, 0.30, 0.02, 0.00, 0.00, 0.05, 0.00, 0.00]
 
@@ -149,6 +151,14 @@ def test_a_folder_that_holds_no_lesion_study_is_named(tmp_path):
         vacant(tmp_path)
     write(STUDY, tmp_path)
     vacant(tmp_path)
+
+
+def test_the_numbers_of_the_experiment_stand_in_its_records():
+    table = (RECORDS / "README.md").read_text()
+    for folder in ("digits", "cifar10"):
+        for found in read(RECORDS / folder).nets:
+            worst = f"{points(found.worst.error)} % ({found.worst.name})"
+            assert f"| {points(found.error)} % | {points(found.typical)} % | {worst} |" in table
 
 
 @pytest.mark.slow
