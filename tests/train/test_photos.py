@@ -113,7 +113,9 @@ def test_a_recipe_for_small_images_cuts_from_the_squares_too(photos, tmp_path, c
 
 
 def test_vlad_is_fitted_to_the_middles(photos, tmp_path, capsys):
-    code, out, _ = said(capsys, photos, "--model", "vlad,words=2,dimensions=4", "--size", "12", "--out", tmp_path / "v", "--json")
+    code, out, _ = said(
+        capsys, photos, "--model", "vlad,words=2,dimensions=4,samples=500", "--size", "12", "--out", tmp_path / "v", "--json"
+    )
     assert code == 0
     assert json.loads(out)["test_error"] < 0.7
 
