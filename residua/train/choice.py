@@ -15,7 +15,7 @@ from residua.spec.recipe import Recipe, recipe
 from residua.train.machine import Machine
 
 LOOKED_AT = 100  # files whose size is read
-CPU_IMAGES = 48_000  # of 128 x 128 pixels in a whole training: minutes on two cores for resnet18
+CPU_IMAGES = 40_000  # of 96 x 96 pixels in a whole training: 6 minutes on two cores for resnet18
 MOST, LEAST = 100, 5  # epochs
 
 
@@ -62,7 +62,7 @@ def model_for(images: int, shorter: int, here: str) -> tuple[str, str]:
 
 def side_for(images: int, shorter: int, here: str) -> int:
     """Pixels a side: as many as the machine has time for, and no more than the photographs have, in steps of 32."""
-    wanted = 224 if here == "a GPU" else 128 if images <= 5000 else 96 if images <= 20_000 else 64
+    wanted = 224 if here == "a GPU" else 96 if images <= 5000 else 64
     return max(min(wanted, -(-shorter // 32) * 32), 32)
 
 
@@ -71,7 +71,7 @@ def recipe_for(images: int, side: int, here: str, tuned: bool) -> tuple[Recipe, 
     how = recipe("tuning" if tuned else "photos")
     epochs, why = how.epochs, "from weights that know images already" if tuned else "few images are seen often, by ever other crops"
     if here == "a CPU":
-        affordable = CPU_IMAGES * (128 / side) ** 2 / images
+        affordable = CPU_IMAGES * (96 / side) ** 2 / images
         epochs = min(epochs, max(round(affordable), LEAST)) if tuned else min(max(round(affordable), LEAST), MOST)
         why = f"{epochs * images:,.0f} crops in all, which take minutes on a few cores" if not tuned else why
     return replace(how, epochs=float(epochs), batch_size=max(min(how.batch_size, images // 4), 2)), why
