@@ -13,8 +13,9 @@ from math import asinh
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from residua.report.tables import Cell, Finished
-from residua.report.verdict import name
+from residua.report.compare import name
+from residua.report.runs import Finished
+from residua.report.tables import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ def depth_figure(cells: Sequence[Cell], classes: int, width: float = WIDE) -> st
     """SVG `width` inches wide: final training error (dashed) and test error (solid), in percent, against depth; a line a family."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    families = list(dict.fromkeys(cell.family for cell in cells))
+    families = list(dict.fromkeys(cell.arm for cell in cells))
     labels = [fill(name(family), 20) for family in families]
     depths = sorted({cell.depth for cell in cells})
     with styled(f"depth {width}"):
@@ -88,7 +89,7 @@ def depth_figure(cells: Sequence[Cell], classes: int, width: float = WIDE) -> st
         axes.set_ylabel("error (%)")
         ends = []
         for i, family in enumerate(families):
-            group = sorted((cell for cell in cells if cell.family == family), key=lambda cell: cell.depth)
+            group = sorted((cell for cell in cells if cell.arm == family), key=lambda cell: cell.depth)
             draw_family(axes, group, i)
             ends.append((100 * group[-1].test_error, labels[i], family_ink(i)))
         label_ends(axes, ends, size=9.5)
@@ -114,7 +115,7 @@ def curves_figure(runs: Sequence[Finished], width: float = WIDE) -> str:
     """SVG `width` inches wide: training and dev error over steps, in percent, and the final test error; a panel a family."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    families = list(dict.fromkeys(run.family for run in runs))
+    families = list(dict.fromkeys(run.arm for run in runs))
     columns = min(3 if width == WIDE else 1, len(families))
     rows = -(-len(families) // columns)
     depths = sorted({run.depth for run in runs})
@@ -132,7 +133,7 @@ def curves_figure(runs: Sequence[Finished], width: float = WIDE) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 5, steps=(1, 2, 5, 10), integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
             scale_errors(axes, errors)
-            draw_curves(axes, [run for run in runs if run.family == family], ink_of)
+            draw_curves(axes, [run for run in runs if run.arm == family], ink_of)
             axes.tick_params(labelleft=i % columns == 0)
             axes.set_ylabel("error (%)" if i % columns == 0 else "")
             axes.set_xlabel("step" if i + columns >= len(families) else "")

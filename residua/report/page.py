@@ -7,9 +7,11 @@ from pathlib import Path
 from residua.errors import ResiduaError
 from residua.files import write_json, write_text
 from residua.report import figures
+from residua.report.compare import capital, listed, name
 from residua.report.html import rendered
-from residua.report.tables import Cell, Finished, Runs, cells, read
-from residua.report.verdict import capital, listed, name, verdict
+from residua.report.runs import Finished, Runs, read
+from residua.report.tables import Cell, cells
+from residua.report.verdict import verdict
 from residua.spec.dataset import DATASETS
 from residua.spec.recipe import AdamW, Muon, OneCycle, Optimiser, Recipe, RmsProp, Sgd
 from residua.spec.text import FORMAT, Json, from_json
@@ -44,8 +46,9 @@ def findings(runs: Runs) -> dict[str, Json]:
         "dataset": first.dataset,
         "recipe": str(first.recipe.get("name", "")),
         "verdict": "\n".join(verdict(table, first.classes)),
-        "cells": [asdict(cell) for cell in table],
+        "cells": [cell.json for cell in table],
         "unfinished": [asdict(run) for run in runs.unfinished],
+        "damaged": [asdict(run) for run in runs.damaged],
     }
 
 
@@ -88,7 +91,7 @@ def page(runs: Runs, drawn: dict[str, tuple[str, str]]) -> str:
 
 
 def subject(table: Sequence[Cell], data: str) -> str:
-    families = listed([name(family) for family in dict.fromkeys(cell.family for cell in table)])
+    families = listed([name(family) for family in dict.fromkeys(cell.arm for cell in table)])
     depths = listed([str(depth) for depth in sorted({cell.depth for cell in table})])
     return f"{capital(families)} nets of {depths} layers on {data}"
 
@@ -103,7 +106,7 @@ def rows(table: Sequence[Cell]) -> dict[str, list[list[str]]]:
         ]  # fmt: skip
         count = f"{cell.parameters:,}" if cell.parameters is not None else "–"
         row = [str(cell.depth), *errors, str(cell.seeds), count, duration(cell.seconds or 0)]
-        families.setdefault(capital(name(cell.family)), []).append(row)
+        families.setdefault(capital(name(cell.arm)), []).append(row)
     return families
 
 
@@ -193,7 +196,7 @@ def duration(seconds: float) -> str:
 def opened(finding: str, table: Sequence[Cell]) -> tuple[str, str]:
     """`Plain: ...` as `Plain` and the rest, where a finding is about one family."""
     for cell in table:
-        if finding.startswith(head := f"{capital(name(cell.family))}: "):
+        if finding.startswith(head := f"{capital(name(cell.arm))}: "):
             return head[:-2], capital(finding.removeprefix(head))
     return "", finding
 

@@ -47,6 +47,6 @@ def write_study(folder: Path, errors: dict[str, list[tuple[float, float]]]) -> P
 def cell(family: str, depth: int, train: float, test: float, sd: float | None = None) -> Cell:
     """A cell of one seed, or of three with that spread."""
     return Cell(
-        family=family, depth=depth, seeds=1 if sd is None else 3, train_error=train, train_error_sd=sd,
+        arm=family, family=family, depth=depth, seeds=1 if sd is None else 3, train_error=train, train_error_sd=sd,
         dev_error=test, dev_error_sd=sd, test_error=test, test_error_sd=sd,
     )  # fmt: skip

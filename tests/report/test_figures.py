@@ -4,7 +4,8 @@ from itertools import pairwise
 import pytest
 
 from residua.report import figures
-from residua.report.tables import cells, read
+from residua.report.runs import read
+from residua.report.tables import cells
 from tests.report.records import cell, write_study
 
 CELLS = [

@@ -6,8 +6,9 @@ from statistics import stdev
 import pytest
 
 from residua.errors import RecordError
-from residua.report.tables import cells, read
-from tests.report.records import write_run, write_study
+from residua.report.runs import read
+from residua.report.tables import cells
+from tests.report.records import RECIPE, write_run, write_study
 
 
 def test_a_cell_holds_mean_and_sample_sd_over_seeds(tmp_path):
@@ -46,6 +47,7 @@ def test_an_unfinished_run_that_is_being_written_is_still_named(tmp_path):
 def test_planned_runs_that_never_began_are_named(tmp_path):
     write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
     plan = {"format": 1, "families": ["resnet", "plain,order=bare"], "depths": [20], "seeds": [0], "dataset": "digits"}
+    plan["recipe"] = RECIPE
     (tmp_path / "study.json").write_text(json.dumps(plan))
     assert [run.name for run in read(tmp_path).unfinished] == ["cifar-plain20,order=bare"]
 
@@ -92,7 +94,7 @@ def test_a_result_without_a_test_error_is_damaged_and_named(tmp_path):
     write_run(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1)
     head = tmp_path / "runs" / "a" / "run.json"
     head.write_text(head.read_text().replace("test_error", "tost_error"))
-    with pytest.raises(RecordError, match=r"run\.json is damaged: KeyError"):
+    with pytest.raises(RecordError, match=r"holds no finished run: a: run\.json is damaged: KeyError"):
         read(tmp_path)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from residua.report.verdict import percent, verdict
+from residua.report.compare import percent
+from residua.report.verdict import verdict
 from tests.report.records import cell
 
 
