@@ -11,8 +11,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from residua.report.compare import Change, capital, largest_rise, listed, name, points, series, told
-from residua.report.tables import Cell
+from residua.report.compare import Change, largest_rise, listed, name, points, series, told
+from residua.report.tables import SET_OUT, Cell
 
 
 def trend(group: Sequence[Cell]) -> str:
@@ -36,7 +36,11 @@ def trend(group: Sequence[Cell]) -> str:
         text = f"training error does not clearly change with depth: {series(group, 'train')}, {whole.doubt}"
     rise, test = largest_rise(group, "test"), Change(group[0], group[-1], "test")
     if rise.clear:
-        return f"{text}. Test error rises, {rise.words}: over-fitting, not a failure to optimise."
+        gap = Change(rise.start, rise.end, "gap")
+        text = f"{text}. Test error rises, {rise.words}, and the gap to training error {gap.words}"
+        if gap.rises:
+            return f"{text}: over-fitting, not a failure to optimise."
+        return f"{text}, {gap.doubt}: over-fitting or a failure to optimise, these seeds cannot tell."
     if test.clear:
         return f"{text}. Test error falls, {test.words}: depth helps."
     return f"{text}. Test error goes {test.words}: {points(test)}, {test.doubt}."
@@ -48,27 +52,26 @@ def slow_starts(arms: dict[str, list[Cell]], classes: int) -> list[str]:
     slow = {arm: group for arm, group in measured.items() if len(group) > 1 and largest_rise(group, "start").clear}
     if not slow:
         return []
-    below, every = f"{100 * (1 - 1 / classes) * 8 / 9:.0f} %", next(iter(slow.values()))[0].line_every or 1
-    told = [f"{name(arm)} nets, {series(group, 'start')}" for arm, group in slow.items()]
-    text = f"Slow start: the deeper, the more steps until the training error is below {below}: {'; '.join(told)}."
-    cured = cures(slow, measured)
-    return [" ".join([text, *cured, f"Measured every {every} steps."])]
-
-
-def cures(slow: dict[str, list[Cell]], measured: dict[str, list[Cell]]) -> list[str]:
-    """At the depth where the slow arms are slowest: what the other arms need there."""
-    deepest = max(largest_rise(group, "start").end.depth for group in slow.values())
-    worst = max(
-        (cell for group in slow.values() for cell in group if cell.depth == deepest), key=lambda cell: cell.set_out_step or 0
+    below, every = f"{100 * SET_OUT * (1 - 1 / classes):.0f} %", max(group[0].line_every or 1 for group in slow.values())
+    told = "; ".join(series(group, "start") + (f" ({name(arm)})" if len(slow) > 1 else "") for arm, group in slow.items())
+    text = (
+        f"Slow start: deeper {listed([name(arm) for arm in slow])} nets need more steps until their training error is below {below}"
     )
-    others = [cell for group in measured.values() for cell in group if cell.depth == deepest and cell.arm != worst.arm]
+    return [" ".join([f"{text}: {told}, read every {every} steps.", *cured(slow, measured)])]
+
+
+def cured(slow: dict[str, list[Cell]], measured: dict[str, list[Cell]]) -> list[str]:
+    """At the depth where the slow arms are slowest: the arms that are not, and what they need."""
+    worst = max((largest_rise(group, "start").end for group in slow.values()), key=lambda cell: (cell.depth, cell.set_out_step))
+    others = [cell for arm, group in measured.items() if arm not in slow for cell in group if cell.depth == worst.depth]
     quick = [cell for cell in others if Change(cell, worst, "start").rises]
     if not quick:
         return []
-    found = listed([f"the {name(cell.arm)} one {told(cell, 'start')}" for cell in quick])
-    return [
-        f"At {deepest} layers, where the {name(worst.arm)} net needs {told(worst, 'start')}, {found}: what they change cures it."
-    ]
+    first, *more = quick
+    found = listed(
+        [f"the {name(first.arm)} net needs {told(first, 'start')}", *(f"the {name(c.arm)} one {told(c, 'start')}" for c in more)]
+    )
+    return [f"At {worst.depth} layers {found}: what they change cures it."]
 
 
 def smaller_gaps(arms: dict[str, list[Cell]]) -> list[str]:
@@ -81,7 +84,7 @@ def smaller_gaps(arms: dict[str, list[Cell]]) -> list[str]:
         others = [cell for cells in arms.values() for cell in cells if cell.depth == rise.end.depth and cell.arm != arm]
         better = [cell for cell in others if Change(cell, rise.end, "gap").rises and not Change(rise.end, cell, "train").rises]
         if better:
-            found = listed([f"the {name(cell.arm)} one {told(cell, 'gap')}" for cell in better])
-            text = f"{capital(name(arm))} nets over-fit more when deeper: the gap from training to test error grows {rise.words}."
-            lines.append(f"{text} At {rise.end.depth} layers {found} have a smaller one.")
+            found = listed([f"{told(cell, 'gap')} in the {name(cell.arm)} one" for cell in better])
+            text = f"Over-fitting: the gap between test and training error of {name(arm)} nets grows {rise.words}"
+            lines.append(f"{text}; at {rise.end.depth} layers it is {found}.")
     return lines

@@ -52,6 +52,7 @@ def over_machines(ray: Any, jobs: dict[str, Job], tell: Tell) -> dict[str, str]:
     with asked_to_stop() as stop:
         names = {remote.remote(job): name for name, job in jobs.items()}
         left, failed, stopping = list(names), {}, False
+        tell(next(iter(jobs)), 0, 1)  # it has begun, though it takes the cluster seconds to set out
         while left:
             done, left = ray.wait(left, timeout=POLL)
             for name, why in outcomes(ray, {names[reference]: reference for reference in done}):

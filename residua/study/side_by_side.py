@@ -53,6 +53,7 @@ def side_by_side(jobs: dict[str, Job], workers: int, tell: Tell) -> dict[str, st
     settings = (events, halt, os.getpid(), max((os.cpu_count() or 1) // workers, 1))
     with asked_to_stop() as stop, ProcessPoolExecutor(workers, context, start_worker, settings) as pool:
         futures = {name: pool.submit(work, name, job) for name, job in jobs.items()}
+        tell(next(iter(jobs)), 0, 1)  # it has begun, though it takes the processes seconds to set out
         while not (all(future.done() for future in futures.values()) and events.empty()):
             with suppress(Empty):
                 tell(*events.get(timeout=0.2))
