@@ -15,7 +15,11 @@ from residua.study.side_by_side import Job, Tell
 from residua.train.run import asked_to_stop
 
 POLL = 1.0  # seconds between two looks at the records
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns
+    "RAY_worker_niceness": "0",  # of a cluster that is started here: as any run, not behind all else that the machine does
+}
 
 
 @contextmanager
@@ -24,7 +28,7 @@ def connected() -> Iterator[Any]:
 
     Raises UsageError where Ray is not installed, or no cluster is there.
     """
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's own making
