@@ -55,10 +55,10 @@ def draw(panels: Sequence[Panel], measured: dict[str, Values], foreseen: dict[st
     """SVG `width` inches wide; `stages` is each unit's."""
     known = [panel for panel in panels if any(value is not None for value in foreseen.get(panel.key, ()))]
     with styled(f"{panels[0].key} {width}"):
-        height, top = 1.62 * len(panels) + 0.75, 0.42
+        height, top = 1.62 * len(panels) + 0.85, 0.62 if known else 0.4
         figure = blank(width, height)
         grid = figure.add_gridspec(len(panels), 1, left=LEFT / width, right=1 - RIGHT / width, hspace=0.42,
-                                   bottom=0.45 / height, top=1 - (top + 0.2) / height)  # fmt: skip
+                                   bottom=0.45 / height, top=1 - top / height)  # fmt: skip
         for i, panel in enumerate(panels):
             axes = figure.add_subplot(grid[i])
             axes.set_title(panel.title, loc="left", fontsize=9.5, pad=5)
@@ -69,8 +69,10 @@ def draw(panels: Sequence[Panel], measured: dict[str, Values], foreseen: dict[st
             scale(axes, panel, lines)
             for values, ink, style in zip(lines, (MEASURED, FORESEEN), ("-", (0, (3, 1.6))), strict=False):
                 few = len(stages) <= FEW and ink == MEASURED
-                axes.plot(range(1, len(values) + 1), values, color=ink, ls=style, lw=1.3 if ink == MEASURED else 1.5,
-                          marker="o" if few else "", ms=3.2, zorder=3 if ink == FORESEEN else 2)  # fmt: skip
+                for stage in dict.fromkeys(stages):  # a walk begins anew in each
+                    here = [i for i, other in enumerate(stages) if other == stage]
+                    axes.plot([i + 1 for i in here], [values[i] for i in here], color=ink, ls=style, lw=1.3,
+                              marker="o" if few else "", ms=3.2, zorder=3 if ink == FORESEEN else 2)  # fmt: skip
             mark_stages(axes, stages, named=i == 0)
             axes.tick_params(labelbottom=i == len(panels) - 1)
             axes.set_xlabel("unit, from input to output" if i == len(panels) - 1 else "")
@@ -92,7 +94,7 @@ def gaps(values: Values, factor: float) -> list[float]:
 
 def scale(axes: "Axes", panel: Panel, lines: list[list[float]]) -> None:
     """A logarithmic axis where values are positive and of several magnitudes; shares from 0 on."""
-    from matplotlib.ticker import MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     values = [value for line in lines for value in line if value == value]
     if not values:
@@ -102,6 +104,8 @@ def scale(axes: "Axes", panel: Panel, lines: list[list[float]]) -> None:
     low, high = min(values), max(values)
     if low > 0 and (panel.log or high / low > SPAN):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         if high / low < 10:
             axes.set_ylim(low / (10 * low / high) ** 0.5, high * (10 * low / high) ** 0.5)
@@ -120,5 +124,5 @@ def mark_stages(axes: "Axes", stages: list[int], named: bool) -> None:
         if first:
             axes.axvline(first + 0.5, color=QUIET, lw=0.8, ls=(0, (1, 2)))
         if named:
-            axes.annotate(f"stage {stage}", (first + 0.5, 1), (4, -3), xycoords=("data", "axes fraction"),
-                          textcoords="offset points", va="top", color=QUIET, fontsize=8.5)  # fmt: skip
+            axes.annotate(f"stage {stage}", (first + 0.5, 1), (0, 19), xycoords=("data", "axes fraction"),
+                          textcoords="offset points", va="bottom", color=QUIET, fontsize=8.5)  # fmt: skip

@@ -19,8 +19,8 @@ def lead(signals: Signals) -> str:
     if not cut:
         return "Nothing cuts the direct path: what enters a stage arrives at its end, and so does the gradient on its way back."
     ends = at_ends(signals, "survival")
-    left = listed([f"{percent(value)} of stage {stage}" for stage, value in ends.items()])
-    text = f"Of the direct paths, {left} are left at its end: the ReLU after the addition has cut the others"
+    left = listed([f"{percent(value)} {'survive ' * (i == 0)}stage {stage}" for i, (stage, value) in enumerate(ends.items())])
+    text = f"Of the direct paths {left}; the ReLU after the addition cuts the others"
     if not signals.foreseen:
         return f"{text}."
     foreseen = [signals.foreseen["survival"][signals.last(stage)] for stage in ends]
@@ -55,8 +55,10 @@ def comparison(signals: Signals) -> str:
         f"{100 * sqrt(sum(d * d for d in gaps) / len(gaps)):.2f} points (root mean square; at most {100 * max(gaps):.2f})"
         for gaps in apart.values()
     ]
-    head = "Training has moved the net away from the null model of its start" if signals.trained else "The null model is met"
-    return f"{head}: the share of cut sums differs by {cut}, that of paths left by {left}."
+    head = (
+        "Training has moved the net away from the null model of its start" if signals.trained else "Beside the null model"
+    )
+    return f"{head}: the share of cut sums differs by {cut}, that of surviving paths by {left}."
 
 
 def distances(signals: Signals, key: str) -> list[float]:
@@ -107,8 +109,11 @@ def activations(signals: Signals) -> str:
     mean, variance = signals.measured["mean"], signals.measured["variance"]
     if overflown(signals) is not None:
         return ""
+    head = ""
+    if mean[0] is not None and variance[0] and variance[-1] is not None and not 1 / GONE < variance[-1] / variance[0] < GONE:
+        head = "The signal vanishes on its way. " if variance[-1] < variance[0] else "The signal explodes on its way. "
     return (
-        f"From the first unit's output to the last's the mean goes from {number(mean[0])} to {number(mean[-1])}, "
+        f"{head}From the first unit's output to the last's the mean goes from {number(mean[0])} to {number(mean[-1])}, "
         f"the variance from {number(variance[0])} to {number(variance[-1])}."
     )
 

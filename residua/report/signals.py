@@ -116,7 +116,7 @@ def row(signals: Signals, stage: int) -> list[str]:
     return [
         str(stage), str(last - first + 1), both(signals, "clip_fraction", first), both(signals, "clip_fraction", last),
         both(signals, "survival", last), number(m["residual_ratio"][last]), number(m["mean"][last]), number(m["variance"][last]),
-        number(m["gradient_norm"][first]), number(m["gradient_norm"][last]),
+        f"{number(m['gradient_norm'][first])} → {number(m['gradient_norm'][last])}",
     ]  # fmt: skip
 
 

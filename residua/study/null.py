@@ -125,7 +125,7 @@ class Spread:
 
 
 def middles(size: int) -> NDArray[np.float64]:
-    cells: NDArray[np.float64] = (np.arange(size) - size // 2 + 0.5) * STEP
+    cells: NDArray[np.float64] = (np.arange(size, dtype=np.float64) - size // 2 + 0.5) * STEP
     return cells
 
 
