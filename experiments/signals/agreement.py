@@ -1,8 +1,8 @@
 """How well the null model foresees fresh networks: `python experiments/signals/agreement.py --out FILE NAME=DRAWS ...`.
 
 Pixels and channels of one network are not independent, so errors are judged between draws: draw i has its own weights (seed i)
-and its own 16 images of CIFAR-10's training part (from image 16 i on).  t is the mean over draws less the null model's value, in standard
-errors of that mean; over many units its root mean square would be near 1, for few draws somewhat above.
+and its own 16 images of CIFAR-10's training part (from image 16 i on).  t is the mean over draws less the null model's value, in
+standard errors of that mean; over many units its root mean square would be near 1, for few draws somewhat above.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING
 
-from residua.report.figures import FAMILY_INKS, GROUND, QUIET, blank, saved, styled
+from residua.report.figures import FAMILY_INKS, GROUND, QUIET, WIDE, blank, saved, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ LEFT, RIGHT = 0.62, 0.12  # inches beside the panels
 MEASURED, FORESEEN = list(FAMILY_INKS)[:2]
 INKS = GROUND | {ink: FAMILY_INKS[ink] for ink in (MEASURED, FORESEEN)}
 SPAN = 100  # of positive values: from here on they are drawn on a logarithmic axis
-FEW = 70  # units that get a marker each
+FEW = 60  # units that get a marker each
 
 Values = Sequence[float | None]
 
@@ -33,7 +33,7 @@ class Panel:
 FIGURES: dict[str, tuple[Panel, ...]] = {
     "path": (
         Panel("clip_fraction", "sums cut by the unit's ReLU (%)", percent=True),
-        Panel("survival", "activations that no unit of the stage has cut so far (%)", percent=True),
+        Panel("survival", "paths that survive the stage so far (%)", percent=True),
     ),
     "branch": (
         Panel("response_std", "standard deviation of the branch's response"),
@@ -45,8 +45,8 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
     ),
     "activations": (Panel("mean", "mean of the unit's output x"), Panel("variance", "variance of x")),
     "agreement": (
-        Panel("gradient_cosine", "cosine of dL/dx with that at the stage's end"),
-        Panel("gradient_correlation", "cosine of dL/dx between two images, mean over pairs"),
+        Panel("gradient_cosine", "cosine of dL/dx and that at the stage's end"),
+        Panel("gradient_correlation", "cosine of dL/dx between two images"),
     ),
 }
 
@@ -55,7 +55,7 @@ def draw(panels: Sequence[Panel], measured: dict[str, Values], foreseen: dict[st
     """SVG `width` inches wide; `stages` is each unit's."""
     known = [panel for panel in panels if any(value is not None for value in foreseen.get(panel.key, ()))]
     with styled(f"{panels[0].key} {width}"):
-        height, top = 1.62 * len(panels) + 0.85, 0.62 if known else 0.4
+        height, top = 1.62 * len(panels) + 0.85, 0.68 if known else 0.4
         figure = blank(width, height)
         grid = figure.add_gridspec(len(panels), 1, left=LEFT / width, right=1 - RIGHT / width, hspace=0.42,
                                    bottom=0.45 / height, top=1 - top / height)  # fmt: skip
@@ -68,7 +68,7 @@ def draw(panels: Sequence[Panel], measured: dict[str, Values], foreseen: dict[st
             lines += [gaps(foreseen[panel.key], factor)] if panel in known else []
             scale(axes, panel, lines)
             for values, ink, style in zip(lines, (MEASURED, FORESEEN), ("-", (0, (3, 1.6))), strict=False):
-                few = len(stages) <= FEW and ink == MEASURED
+                few = len(stages) <= FEW * width / WIDE and ink == MEASURED
                 for stage in dict.fromkeys(stages):  # a walk begins anew in each
                     here = [i for i, other in enumerate(stages) if other == stage]
                     axes.plot([i + 1 for i in here], [values[i] for i in here], color=ink, ls=style, lw=1.3,
@@ -104,7 +104,7 @@ def scale(axes: "Axes", panel: Panel, lines: list[list[float]]) -> None:
     low, high = min(values), max(values)
     if low > 0 and (panel.log or high / low > SPAN):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > SPAN else (1.0, 2.0, 5.0), numticks=5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         if high / low < 10:

@@ -55,9 +55,7 @@ def comparison(signals: Signals) -> str:
         f"{100 * sqrt(sum(d * d for d in gaps) / len(gaps)):.2f} points (root mean square; at most {100 * max(gaps):.2f})"
         for gaps in apart.values()
     ]
-    head = (
-        "Training has moved the net away from the null model of its start" if signals.trained else "Beside the null model"
-    )
+    head = "Training has moved the net away from the null model of its start" if signals.trained else "Beside the null model"
     return f"{head}: the share of cut sums differs by {cut}, that of surviving paths by {left}."
 
 

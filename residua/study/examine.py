@@ -15,7 +15,7 @@ from residua.spec.dataset import Dataset, dataset
 from residua.spec.papers import network
 from residua.spec.text import FORMAT, Json
 from residua.study.null import null
-from residua.study.signals import Tell, signals, silent
+from residua.study.signals import Tell, signals, silent, too_few
 from residua.train.evaluate import checked_for, model_folder
 from residua.train.machine import Machine
 
@@ -48,6 +48,8 @@ def examine(
     `data` is by default what the network was trained on, or `usual` for a name.  The batch is the first `images` of the training
     part.  Raises UsageError, RecordError and DataError for what does not exist or does not fit.
     """
+    if images < 2:
+        raise UsageError(too_few(images))
     chosen = subject(model, data, seed, data_dir)
     given = read(chosen.data, SPLIT, data_dir)
     if images > len(given):
@@ -79,6 +81,8 @@ def subject(model: str, data: str, seed: int, data_dir: Path | None) -> Subject:
     if folder.is_dir() or "/" in model:
         return from_folder(folder, data)
     chosen = dataset(data) if data else usual(model, data_dir)
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed {seed} is impossible: give a whole number from 0 to {2**32 - 1}")
     named = network(model, input=chosen.input, classes=len(chosen.classes))
     return Subject(build(named, seed), chosen, chosen.mean, chosen.std, trained=False)
 

@@ -72,7 +72,7 @@ def signals(net: nn.Module, images: Tensor, labels: Tensor, units: Sequence[str]
     Raises UsageError for fewer than 2 images, unknown units, and where there is nothing to measure.
     """
     if len(images) < 2:
-        raise UsageError(f"{len(images)} image is too few: BN and gradients compare images, give at least 2")
+        raise UsageError(too_few(len(images)))
     with normalising_by_batch(net):
         if isinstance(net, ResidualNetwork):
             measured = through(net, images, labels, tell)
@@ -80,6 +80,11 @@ def signals(net: nn.Module, images: Tensor, labels: Tensor, units: Sequence[str]
         from residua.study.joins import followed
 
         return followed(net, images, labels, units)
+
+
+def too_few(images: int) -> str:
+    """A sentence for fewer than 2 images."""
+    return f"{images} {'image is' if images == 1 else 'images are'} too few: BN and gradients compare images, give at least 2"
 
 
 def known(units: Sequence[str], names: Iterable[str]) -> Sequence[str]:

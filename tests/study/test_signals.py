@@ -1,5 +1,7 @@
 """Signals against the null model, against autograd, and of modules that are not ours."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,13 @@ from tests.peers import torchvision
 DIGITS = dataset("digits")
 
 
+@cache
+def training_images(data, folder):
+    return read(data, "train", folder)
+
+
 def batch(seed=0, data=DIGITS, folder=None, images=16):
-    some = read(data, "train", folder)[slice(images * seed, images * (seed + 1))]
+    some = training_images(data, folder)[slice(images * seed, images * (seed + 1))]
     return normalise(some.pixels, data.mean, data.std), some.labels
 
 
