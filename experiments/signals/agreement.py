@@ -1,8 +1,8 @@
 """How well the null model foresees fresh networks: `python experiments/signals/agreement.py --out FILE NAME=DRAWS ...`.
 
 Pixels and channels of one network are not independent, so errors are judged between draws: draw i has its own weights (seed i)
-and its own 16 images of CIFAR-10's training part (from image 16 i on).  t is the mean over draws less the null model's value, in
-standard errors of that mean; over many units its root mean square would be near 1, for few draws somewhat above.
+and its own 16 images of CIFAR-10's training part (from image 16 i on).  A unit agrees where the null model lies in the 95 %
+confidence interval of the mean over draws by Student's t; 95 % of units should.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 from residua.data.augment import normalise
 from residua.data.read import Images, read
@@ -57,7 +58,7 @@ def agreement(name: str, draws: int, images: Images) -> dict[str, object]:
             **({} if exact else {
                 "rms_difference": round(float(np.sqrt(np.mean((mean[k] - foreseen[k]) ** 2))), 5),
                 "greatest_difference": round(float(np.abs(mean[k] - foreseen[k]).max()), 5),
-                "rms_t": round(float(np.sqrt(np.mean(t[k] ** 2))), 2),
+                "within_95_percent": round(float(np.mean(np.abs(t[k]) < student.ppf(0.975, draws - 1))), 3),
             }),
         }
         for k, key in enumerate(KEYS[:2])
