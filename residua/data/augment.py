@@ -1,5 +1,7 @@
 """Augmentation of a whole batch, each sample by its own random bits; and uint8 -> normalised float."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,9 +30,28 @@ def flip(pixels: Tensor, bits: Tensor) -> Tensor:
     return torch.where((bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
 
 
+def cut_out(pixels: Tensor, side: int, mean: tuple[float, ...], bits: Tensor) -> Tensor:
+    """The mean colour in a square of `side` pixels, its middle anywhere in each image (n, c, h, w) (DeVries & Taylor 2017)."""
+    height, width = pixels.shape[2:]
+    rows, columns = (
+        (torch.arange(size, device=bits.device) - middle[:, None] + side // 2) for size, middle in
+        ((height, bits % height), (width, bits // height % width))
+    )  # fmt: skip
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    for channel, level in enumerate(mean):
+        pixels[:, channel].masked_fill_(inside, round(255 * level))
+    return pixels
+
+
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (n, c, h, w) -> (x / 255 - mean) / std in fp32, channels last."""
-    scale = [1 / (255 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    x = pixels.to(torch.float32, memory_format=torch.channels_last)
-    return x * torch.tensor(scale, device=x.device)[:, None, None] + torch.tensor(shift, device=x.device)[:, None, None]
+    scale, shift = scale_and_shift(mean, std, pixels.device)
+    return pixels.to(torch.float32, memory_format=torch.channels_last) * scale + shift
+
+
+@cache
+def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each channel (c, 1, 1), copied to a device once: it would be waited for each time."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale[:, None, None], shift[:, None, None]

@@ -5,13 +5,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from residua.data.augment import crop, flip, normalise, pad
+from residua.data.augment import crop, cut_out, flip, normalise, pad
 from residua.data.counter import bits, permutation
 from residua.data.read import Images
 from residua.errors import UsageError
 from residua.spec.recipe import Augment
 
 ORDER, CROP, FLIP = range(3)  # what random bits are for
+CUT = 5
 
 
 class Batches:
@@ -55,4 +56,6 @@ class Batches:
             pixels = crop(pixels, self.size, bits(self.seed, CROP, epoch, which))
         if self.augment.flip:
             pixels = flip(pixels, bits(self.seed, FLIP, epoch, which))
+        if self.augment.cut:
+            pixels = cut_out(pixels, self.augment.cut, self.mean, bits(self.seed, CUT, epoch, which))
         return pixels, which

@@ -137,13 +137,15 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Pad by `pad` pixels and crop back at random; mirror with probability 1/2 (where the data set allows it)."""
+    """Pad by `pad` pixels and crop back at random; mirror with probability 1/2 (where the data set allows it); cut a square out."""
 
     pad: int = 4
     flip: bool = True
+    cut: int = field(default=0, metadata={"younger": True})  # pixels of its side
 
     def __post_init__(self) -> None:
         within(self.pad, "pad", 0)
+        within(self.cut, "cut", 0)
 
     def on(self, dataset: Dataset) -> "Augment":
         """Without mirroring where a mirrored image would change its class."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from residua.data.counter import bits
 from residua.spec import recipe
 from residua.spec.recipe import AdamW, Optimiser, RmsProp, Sgd
+from residua.train.graph import Graphed
 from residua.train.machine import Machine
 from residua.train.muon import Muon
 from residua.train.parallel import parts_here
@@ -26,6 +27,8 @@ class Step:
         self.buffers = list(net.buffers()) if parts > 1 else []  # what parts change apart from each other
         self.optimiser = torch_optimiser(optimiser, decay_groups(net, optimiser))
         self.gradients = in_one(net)
+        self.alone = parts * machine.group.size == 1
+        self.whole = Graphed(self.backward) if self.alone and machine.graphs(net) else self.backward
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Mean loss (), and number of wrong answers () before the update; nothing waits for the device.
@@ -35,7 +38,7 @@ class Step:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.gradients.zero_()
-        loss, wrong = self.in_parts(images, labels) if self.parts * self.machine.group.size > 1 else self.backward(images, labels)
+        loss, wrong = self.whole(images, labels) if self.alone else self.in_parts(images, labels)
         self.optimiser.step()
         return loss, wrong
 
