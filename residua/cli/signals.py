@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     from residua.cli.progress import SignalsBar
-    from residua.report.signals import claimed, keep, write
+    from residua.report.signals import claimed, keep, results
     from residua.study.examine import examine
     from residua.train.machine import machine
 
@@ -30,8 +30,5 @@ def run(arguments: Namespace) -> None:
             data_dir=arguments.data_dir, tell=tell,
         )  # fmt: skip
     keep(found, folder)
-    lines = write(folder)
-    if arguments.json:
-        print_json(found | {"findings": lines, "page": str(folder / "report.html")})
-    else:
-        print("\n".join([*lines, "", f"The page: {folder / 'report.html'}"]))
+    lines, told = results(folder)
+    print_json(told) if arguments.json else print("\n".join([*lines, "", f"The page: {told['page']}"]))

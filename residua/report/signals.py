@@ -1,5 +1,6 @@
 """The page of a network's signals: the answer in words, figures over units, a table by stage, from `signals.json` alone."""
 
+import json
 from pathlib import Path
 
 from residua.errors import UsageError
@@ -48,6 +49,13 @@ def write(folder: Path) -> list[str]:
     lines = [lead(signals), *findings(signals)]
     write_text(folder / PAGE, page(signals, lines, drawn))
     return lines
+
+
+def results(folder: Path) -> tuple[list[str], dict[str, Json]]:
+    """Write the page; its findings, and `signals.json` with `findings` and `page`."""
+    lines = write(folder)
+    content: dict[str, Json] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return lines, content | {"findings": list(lines), "page": str(folder / PAGE)}
 
 
 def page(signals: Signals, lines: list[str], drawn: dict[str, tuple[str, ...]]) -> str:

@@ -7,7 +7,7 @@ A network of ours is computed three times, a unit at a time: forward, keeping ea
 last to the first, forward again and backward.  So 1,202 layers need little more memory than their inputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, sqrt
@@ -75,8 +75,8 @@ def signals(net: nn.Module, images: Tensor, labels: Tensor, units: Sequence[str]
         raise UsageError(too_few(len(images)))
     with normalising_by_batch(net):
         if isinstance(net, ResidualNetwork):
-            measured = through(net, images, labels, tell)
-            return [signal for signal in measured if not units or signal.name in known(units, (s.name for s in measured))]
+            wanted = known(units, [unit.name for unit in net.plan.units]) or [unit.name for unit in net.plan.units]
+            return [one for one in through(net, images, labels, tell) if one.name in wanted]
         from residua.study.joins import followed
 
         return followed(net, images, labels, units)
@@ -87,12 +87,11 @@ def too_few(images: int) -> str:
     return f"{images} {'image is' if images == 1 else 'images are'} too few: BN and gradients compare images, give at least 2"
 
 
-def known(units: Sequence[str], names: Iterable[str]) -> Sequence[str]:
+def known(units: Sequence[str], names: Sequence[str]) -> Sequence[str]:
     """`units`, or UsageError for one that is not among the names."""
-    possible = list(names)
     for unit in units:
-        if unit not in possible:
-            raise UsageError(f"no unit {unit!r}: the network has {possible[0]} to {possible[-1]}")
+        if unit not in names:
+            raise UsageError(f"no unit {unit!r}: the network has {names[0]} to {names[-1]}")
     return units
 
 

@@ -38,6 +38,11 @@ def test_it_prints_what_scripts_rely_on(capsys, tmp_path):
     names = ("path", "branch", "gradients", "activations", "agreement")
     assert files == {"signals.json", "report.html", *(f"figures/{name}.svg" for name in names)}
     assert json.loads((tmp_path / "s" / "signals.json").read_text())["units"] == found["units"]
+    page = (tmp_path / "s" / "report.html").read_bytes()
+    (tmp_path / "s" / "report.html").unlink()
+    _, out, _ = said(capsys, "report", str(tmp_path / "s"))
+    assert out.splitlines()[0] == found["findings"][0]
+    assert (tmp_path / "s" / "report.html").read_bytes() == page
 
 
 def test_a_run_is_examined_on_its_own_data_and_stays_as_it_is(capsys, tmp_path, trained):

@@ -53,6 +53,20 @@ def test_clip_fraction_and_survival_agree_with_the_null_model_in_every_stage(dep
     assert found.mean(0)[0, :3] == pytest.approx([0.375, 0.3125, 0.2734], abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "changes", ["order=relu-before-add", "order=relu-preact", "order=full-preact", "shortcut=B", "shortcut=C", "shortcut=none",
+                "start=identity", "start=identity,shortcut=B"],
+)  # fmt: skip
+def test_the_null_model_fits_the_other_designs_too(changes, real_data):
+    """Variances of one draw lie within 40 %, for channels are few and tails heavy; shares of cut sums within 4 points."""
+    net = create_model(f"cifar-resnet20,{changes}")
+    for unit, expected in zip(signals(net, *batch(0, dataset("cifar10"), real_data)), null(net.plan), strict=True):
+        assert unit.clip_fraction == pytest.approx(expected.clip_fraction, abs=0.04)
+        assert unit.survival == pytest.approx(expected.survival, abs=0.04)
+        assert unit.response_std == pytest.approx(expected.response_std, rel=0.2)
+        assert unit.variance == pytest.approx(expected.variance, rel=0.4)
+
+
 @pytest.mark.parametrize("name", ["cifar-preresnet110", "cifar-preresnet164", "cifar-resnet20,order=no-relu-after-add"])
 def test_nothing_cuts_the_path_of_the_2016_design(name):
     measured = signals(create_model(name, input=(1, 8, 8)), *batch())
