@@ -101,7 +101,7 @@ def main() -> None:
         "residua": version("residua"),
     }
     print(json.dumps(result, indent=2))
-    (arguments.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    (arguments.out / "study_result.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
