@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn
@@ -27,8 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     if parsed.command not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
         return fail(f"{parsed.command} is for one process: start it without torchrun", UsageError.exit_code)
+    return answered(lambda: modules[parsed.command].run(parsed[parsed.command]))
+
+
+def answered(work: Callable[[], None]) -> int:
+    """Do it; every failure that a user can do something about ends in one sentence on standard error, and an exit code."""
     try:
-        modules[parsed.command].run(parsed[parsed.command])
+        work()
     except ResiduaError as error:
         return fail(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -85,7 +85,12 @@ def add_recipe(parser: Parser) -> None:
 
 def recipe_of(arguments: Namespace, data: Dataset) -> Recipe:
     """The recipe that `add_recipe`'s options ask for."""
-    chosen = recipe(arguments.recipe or ("small" if data.name == "digits" else "he2015"))
+    return changed_recipe(arguments, recipe("small" if data.name == "digits" else "he2015"))
+
+
+def changed_recipe(arguments: Namespace, otherwise: Recipe) -> Recipe:
+    """The recipe that `add_recipe`'s options ask for, or `otherwise` changed as they ask."""
+    chosen = recipe(arguments.recipe) if arguments.recipe else otherwise
     if arguments.steps is not None and arguments.epochs is not None:
         raise UsageError("--steps and --epochs both say how long to train: give one of them")
     for length in (arguments.steps, arguments.epochs):

@@ -2,8 +2,8 @@
 
 from math import sqrt
 
+from residua.report.compare import listed
 from residua.report.measured import Signals
-from residua.report.verdict import listed
 
 EVEN = 10.0  # gradients that differ by no more than this factor are called even; our choice
 GONE = 1e3  # and vanishing or exploding from this factor on

@@ -9,7 +9,8 @@ from residua.report import panels
 from residua.report.figures import NARROW, WIDE, inlined, standalone
 from residua.report.html import rendered
 from residua.report.measured import RECORD, Signals, read
-from residua.report.page import PAGE, machine_in_words, unbroken, versions_in_words
+from residua.report.method import machine_in_words, versions_in_words
+from residua.report.page import PAGE, unbroken
 from residua.report.signal_words import findings, lead, number, percent
 from residua.spec.text import Json
 
