@@ -5,6 +5,7 @@ ResiduaError            something failed: exit code 1
 ├── DataError           a data set is missing, damaged, or not what it claims to be
 │   └── ImageError      one image file is; its kind says how
 ├── RecordError         a run's folder is missing, damaged, or belongs to another run
+│   └── DamagedError    a record is cut short, or is none; a study's page is written without it
 ├── TrainingError       training cannot go on, e.g. a loss that is not finite, or not begin for want of memory
 └── Interrupted         the user stopped it: exit code 130
 """
@@ -42,6 +43,10 @@ class ImageError(DataError):
 
 class RecordError(ResiduaError):
     """A run's record or a model folder cannot be read or written as asked."""
+
+
+class DamagedError(RecordError):
+    """A record is not whole."""
 
 
 class TrainingError(ResiduaError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from residua.errors import RecordError, UsageError
+from residua.errors import DamagedError, RecordError, UsageError
 from residua.files import remove, write_json, write_text
 from residua.spec.run import Run, run_of
 from residua.spec.text import FORMAT, Json
@@ -67,9 +67,9 @@ class Record:
         except FileNotFoundError:
             raise RecordError(f"{self.folder} holds no run: it has no run.json") from None
         except ValueError as error:
-            raise RecordError(f"{self.head} is damaged: {error}") from error
+            raise DamagedError(f"{self.head} is damaged: {error}") from error
         if not isinstance(content, dict) or not {"format", "run", "environment", "result"} <= set(content):
-            raise RecordError(f"{self.head} is damaged: it describes no run")
+            raise DamagedError(f"{self.head} is damaged: it describes no run")
         if content["format"] != FORMAT:
             raise RecordError(f"{self.head} has format {content['format']}; this version reads format {FORMAT}")
         return content
@@ -95,7 +95,7 @@ class Record:
         try:
             return [json.loads(line) for line in text.splitlines() if line]
         except ValueError as error:
-            raise RecordError(f"{self.metrics} is damaged: {error}") from error
+            raise DamagedError(f"{self.metrics} is damaged: {error}") from error
 
     def log(self, line: Line) -> None:
         with open(self.metrics, "a", encoding="utf-8") as file:

@@ -109,7 +109,8 @@ def test_the_figures_of_the_claims_stand_in_records():
 
 
 def test_records_in_the_repository_can_be_read():
-    from residua.report.tables import cells, read
+    from residua.report.runs import read
+    from residua.report.tables import cells
 
     found = cells(read(ROOT / "experiments/digits-depth"))
     assert [(cell.family, cell.depth) for cell in found if cell.test_error > 0.5] == [("plain", 56), ("plain", 110)]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from typing import NoReturn
@@ -9,7 +10,20 @@ from typing import NoReturn
 from residua.cli.parser import Parser, complain
 from residua.errors import ResiduaError, UsageError
 
-COMMANDS = ("study", "lesion", "train", "evaluate", "data", "show", "models", "report", "deepen", "residualize", "convert")
+COMMANDS = (
+    "study",
+    "lesion",
+    "train",
+    "evaluate",
+    "data",
+    "signals",
+    "show",
+    "models",
+    "report",
+    "deepen",
+    "residualize",
+    "convert",
+)
 TOGETHER = ("train", "evaluate")  # what several processes, started by torchrun, do together
 DESCRIPTION = "Deep residual networks for image recognition: build, train and study them."
 
@@ -27,8 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     if parsed.command not in TOGETHER and os.environ.get("WORLD_SIZE", "1") != "1":
         return fail(f"{parsed.command} is for one process: start it without torchrun", UsageError.exit_code)
+    return answered(lambda: modules[parsed.command].run(parsed[parsed.command]))
+
+
+def answered(work: Callable[[], None]) -> int:
+    """Do it; every failure that a user can do something about ends in one sentence on standard error, and an exit code."""
     try:
-        modules[parsed.command].run(parsed[parsed.command])
+        work()
     except ResiduaError as error:
         return fail(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -87,8 +87,12 @@ def add_recipe(parser: Parser) -> None:
 
 def recipe_of(arguments: Namespace, data: Dataset, default: Recipe | None = None) -> Recipe:
     """The recipe that `add_recipe`'s options ask for; `default` where none is named, or the data set's usual one."""
-    usual = default or recipe("small" if data.name == "digits" else "he2015")
-    chosen = recipe(arguments.recipe) if arguments.recipe else usual
+    return changed_recipe(arguments, default or recipe("small" if data.name == "digits" else "he2015"))
+
+
+def changed_recipe(arguments: Namespace, otherwise: Recipe) -> Recipe:
+    """The recipe that `add_recipe`'s options ask for, or `otherwise` changed as they ask."""
+    chosen = recipe(arguments.recipe) if arguments.recipe else otherwise
     if arguments.steps is not None and arguments.epochs is not None:
         raise UsageError("--steps and --epochs both say how long to train: give one of them")
     for length in (arguments.steps, arguments.epochs):

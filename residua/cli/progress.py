@@ -52,16 +52,19 @@ class StudyBar:
 
     def __init__(self, layers: dict[str, int]) -> None:
         self.layers, self.done = layers, dict.fromkeys(layers, 0.0)
-        self.bar: Bar = tqdm(desc="study", total=100, unit="%", dynamic_ncols=True, bar_format=STUDY_FORMAT)
+        self.bar: Bar | None = None  # opened at the first news, so that an error before it stands alone
 
     def __call__(self, name: str, step: int, steps: int) -> None:
+        if self.bar is None:
+            self.bar = tqdm(desc="study", total=100, unit="%", dynamic_ncols=True, bar_format=STUDY_FORMAT)
         self.done[name] = step / steps
         share = sum(self.done[run] * layers for run, layers in self.layers.items()) / sum(self.layers.values())
         self.bar.update(100 * share - self.bar.n)
         self.bar.set_postfix_str(f"{sum(done == 1 for done in self.done.values())} of {len(self.layers)} runs done")
 
     def close(self) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 class LesionBar:
@@ -83,4 +86,24 @@ class LesionBar:
                 self.bar.close()
             self.bar = tqdm(total=total, unit="lesion", dynamic_ncols=True)
             self.bar.desc = label
+        self.bar.update(done - self.bar.n)
+
+
+class SignalsBar:
+    """Follows a measurement through the units of a network."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Bar | None = None  # opened at the first news
+
+    def __enter__(self) -> "SignalsBar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, done: int, units: int) -> None:
+        if self.bar is None:
+            self.bar = tqdm(desc=self.name, total=units, unit="unit", dynamic_ncols=True)
         self.bar.update(done - self.bar.n)

@@ -1,20 +1,16 @@
-"""The two figures of a study, as SVG text: errors against depth, and errors over steps.
+"""How figures are drawn, as SVG text: their style, their inks, axes of errors, labels at the ends of lines, hover values.
 
 A figure is drawn once in fixed inks.  `inlined` names these by CSS variables, so that the page chooses them for light and
-dark; `standalone` puts the figure on white.  Errors in [0, 1] come in, percent is drawn.
+dark; `standalone` puts the figure on white.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from itertools import pairwise
-from math import asinh
-from textwrap import fill
+from math import asinh, log
 from typing import TYPE_CHECKING
-
-from residua.report.tables import Cell, Finished
-from residua.report.verdict import name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +29,7 @@ FAMILY_INKS = {
 }  # fmt: skip
 """An ink for each family in turn, and the same on dark; told apart by the colour-blind, and by marker."""
 
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX"  # one more than inks, so that more lines than these are told apart too
 TICKS = (0, 1, 2, 5, 10, 20, 50, 100)  # percent
 
 STYLE = {
@@ -66,103 +62,6 @@ STYLE = {
 }
 
 
-def depth_figure(cells: Sequence[Cell], classes: int, width: float = WIDE) -> str:
-    """SVG `width` inches wide: final training error (dashed) and test error (solid), in percent, against depth; a line a family."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    families = list(dict.fromkeys(cell.family for cell in cells))
-    labels = [fill(name(family), 20) for family in families]
-    depths = sorted({cell.depth for cell in cells})
-    with styled(f"depth {width}"):
-        figure = blank(width, 4.0 if width == WIDE else 3.7)
-        right = 0.2 + 0.078 * max(len(line) for label in labels for line in label.split("\n"))
-        axes = figure.add_axes((0.62 / width, 0.13, 1 - (0.62 + right) / width, 0.77))
-        axes.set_xscale("log")  # 20, 56, 110, 1202 layers
-        axes.set_xlim(depths[0] / 1.12, depths[-1] * 1.12)
-        axes.xaxis.set_major_locator(FixedLocator(depths))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels(uncrowded(depths))
-        axes.set_xlabel("depth (weight layers)")
-        errors = [100 * error for cell in cells for error in (cell.train_error, cell.test_error + (cell.test_error_sd or 0))]
-        scale_errors(axes, errors, 100 * (1 - 1 / classes))
-        axes.set_ylabel("error (%)")
-        ends = []
-        for i, family in enumerate(families):
-            group = sorted((cell for cell in cells if cell.family == family), key=lambda cell: cell.depth)
-            draw_family(axes, group, i)
-            ends.append((100 * group[-1].test_error, labels[i], family_ink(i)))
-        label_ends(axes, ends, size=9.5)
-        keys = [key("-", "test error"), key("--", "training error")]
-        axes.legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1.01), ncols=2)
-        return saved(figure)
-
-
-def draw_family(axes: "Axes", group: list[Cell], index: int) -> None:
-    ink, marker = family_ink(index), MARKERS[index % len(MARKERS)]
-    errors = [(cell.train_error, cell.train_error_sd) for cell in group], [(cell.test_error, cell.test_error_sd) for cell in group]
-    styles = ({"ls": "--", "lw": 1.2, "ms": 4, "mfc": "none"}, {"ls": "-", "lw": 2.0, "ms": 5.5})
-    for pairs, style in zip(errors, styles, strict=True):
-        means = [100 * mean for mean, _ in pairs]
-        axes.plot([cell.depth for cell in group], means, color=ink, marker=marker, clip_on=False, **style)  # type: ignore[arg-type]
-        for cell, mean, (_, sd) in zip(group, means, pairs, strict=True):
-            if sd is not None:
-                bar = ([min(100 * sd, mean)], [100 * sd])  # no error is under 0
-                axes.errorbar(cell.depth, mean, bar, color=ink, elinewidth=1, capsize=3, clip_on=False)
-
-
-def curves_figure(runs: Sequence[Finished], width: float = WIDE) -> str:
-    """SVG `width` inches wide: training and dev error over steps, in percent, and the final test error; a panel a family."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    families = list(dict.fromkeys(run.family for run in runs))
-    columns = min(3 if width == WIDE else 1, len(families))
-    rows = -(-len(families) // columns)
-    depths = sorted({run.depth for run in runs})
-    ink_of = dict(zip(depths, depth_inks(len(depths)), strict=True))
-    errors = [100 * run.result.test_error for run in runs]
-    errors += [error for run in runs for split in ("train", "dev") for error in curve(run, f"{split}_error")[1]]
-    with styled(f"curves {width}"):
-        figure = blank(width, (2.55 if columns > 1 or width == WIDE else 2.2) * rows + 0.75)
-        grid = figure.add_gridspec(rows, columns, left=0.62 / width, right=1 - 0.36 / width, wspace=0.26, hspace=0.4,
-                                   bottom=0.5 / figure.get_figheight(), top=1 - 0.62 / figure.get_figheight())  # fmt: skip
-        for i, family in enumerate(families):
-            axes = figure.add_subplot(grid[divmod(i, columns)])
-            axes.set_title(fill(name(family), 26 if columns > 1 else 44), loc="left", fontsize=9.5, fontweight="bold")
-            axes.set_xlim(0, max(run.result.steps for run in runs))
-            axes.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 5, steps=(1, 2, 5, 10), integer=True))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-            scale_errors(axes, errors)
-            draw_curves(axes, [run for run in runs if run.family == family], ink_of)
-            axes.tick_params(labelleft=i % columns == 0)
-            axes.set_ylabel("error (%)" if i % columns == 0 else "")
-            axes.set_xlabel("step" if i + columns >= len(families) else "")
-        keys = [key("-", "dev", 1.5), key("--", "training", 0.9), key("none", "test, at the end", marker="o")]
-        corner = (0.5 / width, 1)
-        figure.legend(handles=keys, loc="upper left", bbox_to_anchor=corner, ncols=3, columnspacing=1.0, handletextpad=0.5)
-        return saved(figure)
-
-
-def draw_curves(axes: "Axes", runs: list[Finished], ink_of: dict[int, str]) -> None:
-    ends: dict[int, list[float]] = {}
-    for run in runs:
-        ink = ink_of[run.depth]
-        axes.plot(*curve(run, "train_error"), color=ink, ls=(0, (3, 1.5)), lw=0.9)
-        axes.plot(*curve(run, "dev_error"), color=ink, lw=1.5)
-        test = 100 * run.result.test_error
-        axes.plot(run.result.steps, test, color=ink, marker="o", ms=5, clip_on=False, zorder=4)
-        ends.setdefault(run.depth, []).append(test)
-    label_ends(axes, [(sum(tests) / len(tests), str(depth), ink_of[depth]) for depth, tests in ends.items()], size=9)
-
-
-def curve(run: Finished, what: str) -> tuple[list[float], list[float]]:
-    """Steps and that error in percent, where it was measured."""
-    points = [(line["step"], line.get(what)) for line in run.lines]
-    kept = [(step, 100 * error) for step, error in points if step is not None and error is not None]
-    if what == "train_error" and len(kept) > 2 and kept[-1][0] - kept[-2][0] < (kept[1][0] - kept[0][0]) / 2:
-        kept.pop()  # it is counted since the line before: over a few last steps it is noise
-    return [step for step, _ in kept], [error for _, error in kept]
-
-
 def scale_errors(axes: "Axes", errors: Iterable[float], chance: float = 0.0) -> None:
     """A percent axis that shows 0, 1 and 90 alike: linear below 1, logarithmic above; guessing is marked where errors near it."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -185,10 +84,11 @@ def scale_errors(axes: "Axes", errors: Iterable[float], chance: float = 0.0) -> 
 
 def label_ends(axes: "Axes", ends: list[tuple[float, str, str]], size: float) -> None:
     """Write each (error in percent, label, ink) right of the axes, at its height or as near as leaves the others readable."""
-    bottom, top = (asinh(limit) for limit in axes.get_ylim())
+    stretched = log if axes.get_yscale() == "log" else asinh
+    bottom, top = (stretched(limit) for limit in axes.get_ylim())
     line = 1.25 * size / (72 * axes.figure.get_figheight() * axes.get_position().height)  # type: ignore[union-attr]
     gap = line * max(label.count("\n") + 1 for _, label, _ in ends)
-    heights = apart([(asinh(error) - bottom) / (top - bottom) for error, _, _ in ends], gap)
+    heights = apart([(stretched(error) - bottom) / (top - bottom) for error, _, _ in ends], gap)
     for height, (_, label, ink) in zip(heights, ends, strict=True):
         axes.annotate(label, (1, height), (9, 0), xycoords="axes fraction", textcoords="offset points", va="center",
                       color=ink, fontsize=size, annotation_clip=False)  # fmt: skip
@@ -216,6 +116,11 @@ def uncrowded(depths: list[int]) -> list[str]:
     return labels
 
 
+def tip(axes: "Axes", x: float, y: float, words: str) -> None:
+    """Words to be seen while the pointer rests near a point."""
+    axes.plot([x], [y], ls="none", marker="o", ms=13, mew=0, color=INK, alpha=0, clip_on=False, zorder=9, gid=f"tip:{words}")
+
+
 def key(style: str, label: str, lw: float = 1.5, marker: str = "") -> "Line2D":
     from matplotlib.lines import Line2D
 
@@ -224,6 +129,10 @@ def key(style: str, label: str, lw: float = 1.5, marker: str = "") -> "Line2D":
 
 def family_ink(index: int) -> str:
     return list(FAMILY_INKS)[index % len(FAMILY_INKS)]
+
+
+def marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]
 
 
 def depth_inks(depths: int) -> dict[str, str]:
@@ -257,7 +166,8 @@ def saved(figure: "Figure") -> str:
     """The same bytes for the same figure: no date, and ids that depend on what they name."""
     text = StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    shorter = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text.getvalue())  # to 1/100 point
+    hover = re.sub(r'<g id="tip:([^"]*)">', r'<g class="tip"><title>\1</title>', text.getvalue())
+    shorter = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), hover)  # to 1/100 point
     return shorter.replace("'DejaVu Sans', sans-serif", "system-ui, sans-serif")
 
 

@@ -8,11 +8,11 @@ from statistics import median
 from residua.errors import RecordError, UsageError
 from residua.files import write_json, write_text
 from residua.report import figures, lesion_figures
+from residua.report.compare import listed
 from residua.report.drawing import drawing
 from residua.report.html import rendered
 from residua.report.lesion_words import changing, points, told, verdict
 from residua.report.page import unbroken
-from residua.report.verdict import listed
 from residua.spec.lesion import Lesions, Net
 from residua.spec.plan import plan
 from residua.spec.text import FORMAT, Json, from_json, to_json

@@ -1,20 +1,27 @@
 """The page of a study: the answer in words, the figures, the table, and how it was measured, in one self-contained file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from residua.errors import ResiduaError
 from residua.files import write_json, write_text
 from residua.report import figures
+from residua.report.compare import at_chance, by_arm, capital, listed, name, told, value
 from residua.report.html import rendered
-from residua.report.tables import Cell, Finished, Runs, cells, read
-from residua.report.verdict import capital, listed, name, verdict
-from residua.spec.dataset import DATASETS
-from residua.spec.recipe import AdamW, Augment, Muon, OneCycle, Optimiser, Recipe, RmsProp, Sgd
-from residua.spec.text import FORMAT, Json, from_json
+from residua.report.method import known_as, measured
+from residua.report.runs import Damaged, Runs, Unfinished, read
+from residua.report.study_figures import drawn
+from residua.report.tables import SET_OUT, Cell, cells, half_width
+from residua.report.verdict import verdict
+from residua.spec.text import FORMAT, Json
 
 PAGE = "report.html"
+TITLES = {
+    "depth": "Training and test error against depth",
+    "arms": "Training and test error of each net",
+    "start": "Steps until a run begins to learn, against depth",
+    "curves": "Training and dev error over steps",
+}
 
 
 def results(folder: Path) -> dict[str, Json]:
@@ -28,176 +35,98 @@ def write(folder: Path) -> Path:
     Raises RecordError where no run is finished.
     """
     runs = read(folder)
-    drawn = draw(runs)
-    for label, (wide, _) in drawn.items():
+    svgs = drawn(runs)
+    for label, (wide, _) in svgs.items():
         write_text(folder / "figures" / f"{label}.svg", figures.standalone(wide))
-    write_json(folder / "results.json", findings(runs) | {"page": PAGE, "figures": [f"figures/{label}.svg" for label in drawn]})
-    write_text(folder / PAGE, page(runs, drawn))
+    write_json(folder / "results.json", findings(runs) | {"page": PAGE, "figures": [f"figures/{label}.svg" for label in svgs]})
+    write_text(folder / PAGE, page(runs, svgs))
     return folder / PAGE
 
 
 def findings(runs: Runs) -> dict[str, Json]:
     table = cells(runs)
     first = runs.finished[0]
+    recipe = first.recipe.get("name", "") if runs.study is None else runs.study.recipe.name
     return {
         "format": FORMAT,
+        **({"question": runs.study.question} if runs.study and runs.study.question else {}),
         "dataset": first.dataset,
-        "recipe": str(first.recipe.get("name", "")),
+        "recipe": str(recipe),
         "verdict": "\n".join(verdict(table, first.classes)),
-        "cells": [asdict(cell) for cell in table],
+        "cells": [cell.json for cell in table],
         "unfinished": [asdict(run) for run in runs.unfinished],
+        "damaged": [asdict(run) for run in runs.damaged],
     }
 
 
-def draw(runs: Runs) -> dict[str, tuple[str, str]]:
-    """Each figure as SVG, for a desk and for a phone; errors against depth only where there are several."""
-    table, classes = cells(runs), runs.finished[0].classes
-    drawing: dict[str, Callable[[float], str]] = {}
-    if len({cell.depth for cell in table}) > 1:
-        drawing["depth"] = lambda width: figures.depth_figure(table, classes, width)
-    if any(run.lines for run in runs.finished):
-        drawing["curves"] = lambda width: figures.curves_figure(runs.finished, width)
-    return {label: (drawn(figures.WIDE), drawn(figures.NARROW)) for label, drawn in drawing.items()}
-
-
-def page(runs: Runs, drawn: dict[str, tuple[str, str]]) -> str:
+def page(runs: Runs, svgs: dict[str, tuple[str, str]]) -> str:
     """The page as HTML: style and figures inside, nothing fetched."""
     table, first = cells(runs), runs.finished[0]
     lead, *findings = verdict(table, first.classes)
     inks = figures.inks(len({cell.depth for cell in table}))
-    titles = {"depth": "Training and test error against depth", "curves": "Training and dev error over steps"}
-    figure = {
-        label: [
-            figures.inlined(svg, f"{label}-{size}", titles[label], inks) for svg, size in zip(svgs, ("wide", "narrow"), strict=True)
-        ]
-        for label, svgs in drawn.items()
-    }
     return rendered(
         "report.html.j2",
-        title="Do deeper networks train?" if len(table) > 1 else f"How well does {first.name} train?",
+        title=title(runs, table),
         subject=subject(table, known_as(first.dataset)),
         lead=unbroken(lead),
         findings=[opened(unbroken(finding), table) for finding in findings],
-        families=rows(table),
+        arms={capital(name(arm)): [row(cell, first.classes) for cell in group] for arm, group in by_arm(table).items()},
+        below=unbroken(f"{100 * SET_OUT * (1 - 1 / first.classes):.0f} %"),
+        every=max((cell.line_every or 0 for cell in table), default=0),
         spread=any(cell.seeds > 1 for cell in table),
-        figures=figure,
+        figures={
+            label: [
+                figures.inlined(svg, f"{label}-{size}", TITLES[label], inks)
+                for svg, size in zip(pair, ("wide", "narrow"), strict=True)
+            ]
+            for label, pair in svgs.items()
+        },
         inks=inks,
-        measured={part: unbroken(words) for part, words in measured(runs.finished).items()},
-        unfinished=[unfinished(run.name, run.seed, run.step) for run in runs.unfinished],
+        measured={part: unbroken(words) for part, words in measured(runs).items()},
+        unfinished=[*map(unfinished, runs.unfinished), *map(damaged, runs.damaged)],
     )
 
 
+def title(runs: Runs, table: Sequence[Cell]) -> str:
+    if runs.study and runs.study.question:
+        return runs.study.question
+    return "Do deeper networks train?" if len(table) > 1 else f"How well does {runs.finished[0].name} train?"
+
+
 def subject(table: Sequence[Cell], data: str) -> str:
-    families = listed([name(family) for family in dict.fromkeys(cell.family for cell in table)])
+    arms = listed([name(arm) for arm in dict.fromkeys(cell.arm for cell in table)])
     depths = listed([str(depth) for depth in sorted({cell.depth for cell in table})])
-    return f"{capital(families)} nets of {depths} layers on {data}"
+    return f"{capital(arms)} nets of {depths} layers on {data}"
 
 
-def rows(table: Sequence[Cell]) -> dict[str, list[list[str]]]:
-    """For each family its table's rows: depth, training, dev and test error in percent, seeds, parameters, time of a run."""
-    families: dict[str, list[list[str]]] = {}
-    for cell in table:
-        errors = [
-            with_spread(cell.train_error, cell.train_error_sd), with_spread(cell.dev_error, cell.dev_error_sd),
-            with_spread(cell.test_error, cell.test_error_sd),
-        ]  # fmt: skip
-        count = f"{cell.parameters:,}" if cell.parameters is not None else "–"
-        row = [str(cell.depth), *errors, str(cell.seeds), count, duration(cell.seconds or 0)]
-        families.setdefault(capital(name(cell.family)), []).append(row)
-    return families
+def row(cell: Cell, classes: int) -> list[tuple[str, str]]:
+    """A row of the table, each part with what stands small beneath it: depth, errors and gap (%), start, seeds, size, time."""
+    gap = (value(cell, "gap"), cell.gap_sd)
+    numbers = [(cell.fit, cell.fit_sd), (cell.dev_error, cell.dev_error_sd), (cell.test_error, cell.test_error_sd), gap]
+    start = told(cell, "start").replace("more than ", "> ").replace("over ", "> ") if cell.set_out_step is not None else "–"
+    return [
+        (str(cell.depth), "at chance" if at_chance(cell, classes) else ""),
+        *((with_spread(mean, sd), interval(sd, cell.seeds)) for mean, sd in numbers),
+        (start, ""),
+        (str(cell.seeds), ""),
+        (f"{cell.parameters:,}" if cell.parameters is not None else "–", ""),
+        (duration(cell.seconds or 0), ""),
+    ]
 
 
-def measured(runs: Sequence[Finished]) -> dict[str, str]:
-    """How it was measured, in words: data, recipe, machine, versions."""
-    first = runs[0]
-    told = {"Data": data_in_words(first), "Training": recipe_in_words(runs)}
-    machines = dict.fromkeys(machine_in_words(run.environment) for run in runs)
-    versions = dict.fromkeys(versions_in_words(run.environment) for run in runs)
-    return told | {"Machine": "; ".join(filter(None, machines)), "Versions": "; ".join(filter(None, versions))}
+def interval(sd: float | None, seeds: int) -> str:
+    """Half of the confidence interval in percent, where there is one."""
+    half = half_width(sd, seeds)
+    return f"CI ± {100 * half:.1f}" if half is not None else ""
 
 
-def data_in_words(run: Finished) -> str:
-    text = f"{capital(known_as(run.dataset))}, {run.classes} classes"
-    if data := DATASETS.get(run.dataset):
-        channels, height, width = data.input
-        text += f", images of {height} × {width} pixels in {channels} channel{'s' if channels > 1 else ''}"
-        text += f"; {data.dev:,} training images are held out as the dev split"
-    if isinstance(lost := run.environment.get("left_out"), list):
-        text += f"; {len(lost):,} file{'s' * (len(lost) != 1)} or classes of it could not be used as they are: run.json names them"
-    return f"{text}."
+def unfinished(run: Unfinished) -> str:
+    what = f"{run.name}, seed {run.seed}" + (f" ({name(run.arm)})" if run.arm and run.arm not in run.name else "")
+    return f"{what}: " + (f"measured up to step {run.step:,}" if run.step is not None else "nothing measured yet")
 
 
-def known_as(dataset: str) -> str:
-    """A data set's name: of a folder of photographs without the way there."""
-    return dataset if dataset in DATASETS else Path(dataset).name
-
-
-def recipe_in_words(runs: Sequence[Finished]) -> str:
-    run = runs[0]
-    steps = listed([f"{n:,}" for n in sorted({run.result.steps for run in runs})])
-    try:
-        recipe = from_json(Recipe, run.recipe)
-    except ResiduaError:  # written by another version
-        return f"Recipe {run.recipe.get('name', 'without a name')}, {steps} steps."
-    rate, parts, smoothing = recipe.schedule, recipe.parts, recipe.smoothing
-    text = f"Recipe {recipe.name}: {steps} steps"
-    text += f" ({recipe.epochs:g} epochs)" if recipe.epochs else ""
-    text += f" of {recipe.batch_size} images; {optimiser_in_words(recipe.optimiser)}; "
-    if isinstance(rate, OneCycle):
-        text += f"the learning rate rises to {rate.lr:g} over the first {100 * rate.rise:g} % of steps, then falls along a cosine; "
-    else:
-        at = listed([f"{100 * share:g} %" for share in rate.at])
-        text += f"the learning rate is {rate.lr:g}" + (f", times {rate.factor:g} after {at} of steps; " if rate.at else "; ")
-    if recipe.warmup and any(run.depth >= recipe.warmup.from_depth for run in runs):
-        warmup = recipe.warmup
-        text += f"{warmup.lr:g} for the first {warmup.steps:,} steps from {warmup.from_depth} layers on; "
-    text += f"labels are smoothed by {smoothing:g}; " if smoothing else ""
-    text += f"BN takes its statistics over 1/{parts} of a batch; " if parts > 1 else ""
-    data = DATASETS.get(run.dataset)
-    text += "classes are shown equally often; " if recipe.balance else ""
-    text += "all below the last layer is held still; " if recipe.freeze else ""
-    text += f"all below the last layer is trained at {recipe.body_lr:g} of that rate; " if recipe.body_lr != 1 else ""
-    return f"{text}{augment_in_words(recipe.augment, data is None or data.flips)}."
-
-
-def augment_in_words(augment: Augment, flips: bool) -> str:
-    """What is done to images, of a data set whose classes a mirror does or does not change."""
-    text = f"images are shifted by up to {augment.pad} pixel{'s' if augment.pad != 1 else ''}"
-    if augment.area < 1:
-        text = f"images are parts of {100 * augment.area:g} % or more of a photograph, brought to one size"
-    text += ", mirrored at random" if augment.flip and flips else ""
-    text += f", and a square of {augment.cut} pixels is cut out" if augment.cut else ""
-    text += f"; brightness, contrast and saturation change by up to {100 * augment.colour:g} %" if augment.colour else ""
-    mixed = [f"{100 * share:g} % {how}" for share, how in ((augment.mixup, "blended"), (augment.cutmix, "boxes")) if share]
-    return text + (f"; samples are mixed with others: {' and '.join(mixed)}" if mixed else "")
-
-
-def optimiser_in_words(optimiser: Optimiser) -> str:
-    decay = f"weight decay {optimiser.weight_decay:g}"
-    match optimiser:
-        case AdamW(beta1, beta2):
-            return f"AdamW with betas {beta1:g} and {beta2:g} and {decay}"
-        case RmsProp(smoothing, momentum):
-            return f"RMSprop with smoothing {smoothing:g}, momentum {momentum:g} and {decay}"
-        case Muon(momentum):
-            return f"Muon with momentum {momentum:g} and {decay} for the weights of the units"
-        case Sgd(momentum):
-            nesterov = "Nesterov's " if optimiser.nesterov else ""
-            return f"SGD with {nesterov}momentum {momentum:g} and {decay}" if momentum else f"SGD without momentum, {decay}"
-
-
-def machine_in_words(environment: dict[str, Json]) -> str:
-    threads = environment.get("threads")
-    told = [environment.get("device"), threads and f"{threads} thread{'s' if threads != 1 else ''}", environment.get("precision")]
-    return ", ".join(str(word) for word in told if word)
-
-
-def versions_in_words(environment: dict[str, Json]) -> str:
-    return ", ".join(f"{part} {environment[part]}" for part in ("residua", "torch", "python") if part in environment)
-
-
-def unfinished(network: str, seed: int, step: int | None) -> str:
-    return f"{network}, seed {seed}: " + (f"measured up to step {step:,}" if step is not None else "nothing measured yet")
+def damaged(run: Damaged) -> str:
+    return f"{run.folder}: skipped, for its {run.why}"
 
 
 def with_spread(mean: float, sd: float | None) -> str:
@@ -212,9 +141,9 @@ def duration(seconds: float) -> str:
 
 
 def opened(finding: str, table: Sequence[Cell]) -> tuple[str, str]:
-    """`Plain: ...` as `Plain` and the rest, where a finding is about one family."""
-    for cell in table:
-        if finding.startswith(head := f"{capital(name(cell.family))}: "):
+    """`Plain: ...` as `Plain` and the rest, where a finding is about one arm, or begins with what it is about."""
+    for head in ("Slow start: ", "Over-fitting: ", *(f"{capital(name(cell.arm))}: " for cell in table)):
+        if finding.startswith(head):
             return head[:-2], capital(finding.removeprefix(head))
     return "", finding
 

@@ -1,206 +1,127 @@
-"""The records of a folder as values: its runs, and for each family and depth the mean and spread over seeds."""
+"""A study's numbers: for each arm and depth the mean over seeds, its spread, and what is derived from errors and curves."""
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
 from statistics import fmean, stdev
 
-from residua.errors import RecordError, ResiduaError
-from residua.record import Line, Record, difference
-from residua.spec.families import FAMILIES
-from residua.spec.network import Network
-from residua.spec.papers import family_of, member
-from residua.spec.plan import plan
-from residua.spec.text import Json, from_json
+from residua.report.runs import Finished, Runs
+from residua.spec.text import Json
 
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a finished run ends with; errors in [0, 1]."""
-
-    steps: int
-    seconds: float
-    train_error: float
-    dev_error: float
-    test_error: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    """One run with its result."""
-
-    name: str  # of the network
-    family: str
-    depth: int
-    classes: int
-    parameters: int | None  # None where this version cannot read the network
-    dataset: str
-    recipe: dict[str, Json]
-    seed: int
-    environment: dict[str, Json]
-    result: Result
-    lines: tuple[Line, ...]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Unfinished:
-    """One run without a result, and the last step it measured; None before the first."""
-
-    name: str
-    seed: int
-    step: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """All runs of a folder, by family, depth and seed; at least one is finished."""
-
-    finished: tuple[Finished, ...]
-    unfinished: tuple[Unfinished, ...]
+CONFIDENCE = 0.95
+SET_OUT = 8 / 9  # of chance: 80 % of ten classes, below which a run has begun to learn (He et al. 2015, section 4.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A family at a depth: the mean over `seeds` runs and the sample sd, None for a single seed; errors in [0, 1]."""
+    """An arm at a depth: the mean over `seeds` runs and the sample sd, None for a single seed; errors in [0, 1].
 
+    `set_out_step` is the first measured step whose training error, on the augmented batches since the line before, is below
+    8/9 of chance; a run that never gets there counts with all its steps.  It is known to `line_every` steps.
+    """
+
+    arm: str
     family: str
     depth: int
     seeds: int  # how many
     train_error: float
     train_error_sd: float | None = None
+    train_error_reestimated: float | None = None  # with BN statistics of the last weights; where all seeds have it
+    train_error_reestimated_sd: float | None = None
+    train_loss: float | None = None  # nats, of the same pass
+    train_loss_sd: float | None = None
     dev_error: float
     dev_error_sd: float | None = None
     test_error: float
     test_error_sd: float | None = None
+    gap: float | None = None  # test error minus training error, the re-estimated one where there is one
+    gap_sd: float | None = None
+    set_out: int | None = None  # seeds that began to learn
+    set_out_step: float | None = None
+    set_out_step_sd: float | None = None
+    line_every: int | None = None
+    steps: int | None = None
     parameters: int | None = None
     seconds: float | None = None  # of one run
 
+    @property
+    def fit(self) -> float:
+        """The training error to compare: the re-estimated one where there is one."""
+        return self.train_error if self.train_error_reestimated is None else self.train_error_reestimated
+
+    @property
+    def fit_sd(self) -> float | None:
+        return self.train_error_sd if self.train_error_reestimated is None else self.train_error_reestimated_sd
+
+    @property
+    def json(self) -> dict[str, Json]:
+        """All of it, and beside each sd the half width of the confidence interval of the mean."""
+        found: dict[str, Json] = asdict(self)
+        for name in [name for name in found if name.endswith("_sd")]:
+            found[f"{name.removesuffix('_sd')}_ci"] = half_width(getattr(self, name), self.seeds)
+        return found
+
 
 def cells(runs: Runs) -> list[Cell]:
-    """The finished runs averaged over seeds, by family and depth."""
+    """The finished runs averaged over seeds, by arm and depth."""
     groups: dict[tuple[str, int], list[Finished]] = {}
     for run in runs.finished:
-        groups.setdefault((run.family, run.depth), []).append(run)
+        groups.setdefault((run.arm, run.depth), []).append(run)
     return [averaged(group) for group in groups.values()]
 
 
 def averaged(group: list[Finished]) -> Cell:
-    train, dev, test = (
-        [getattr(run.result, f"{split}_error") for run in group] for split in ("train", "dev", "test")
-    )  # fmt: skip
+    first, results = group[0], [run.result for run in group]
+    train, dev, test = ([getattr(result, f"{split}_error") for result in results] for split in ("train", "dev", "test"))
+    again, loss = (known([getattr(result, name) for result in results]) for name in ("train_error_reestimated", "train_loss"))
+    gaps = [after - before for after, before in zip(test, again or train, strict=True)]
+    begun = [set_out(run) for run in group]
+    starts = [run.result.steps if step is None else step for run, step in zip(group, begun, strict=True)]
+    measured = all(run.lines for run in group)
     return Cell(
-        family=group[0].family, depth=group[0].depth, seeds=len(group), parameters=group[0].parameters,
+        arm=first.arm, family=first.family, depth=first.depth, seeds=len(group), parameters=first.parameters,
         train_error=fmean(train), train_error_sd=spread(train),
+        train_error_reestimated=mean(again), train_error_reestimated_sd=spread(again),
+        train_loss=mean(loss), train_loss_sd=spread(loss),
         dev_error=fmean(dev), dev_error_sd=spread(dev),
         test_error=fmean(test), test_error_sd=spread(test),
-        seconds=fmean(run.result.seconds for run in group),
+        gap=fmean(gaps), gap_sd=spread(gaps),
+        set_out=sum(step is not None for step in begun) if measured else None,
+        set_out_step=fmean(starts) if measured else None, set_out_step_sd=spread(starts) if measured else None,
+        line_every=int(first.lines[0]["step"] or 0) if measured else None,
+        steps=first.result.steps, seconds=fmean(result.seconds for result in results),
     )  # fmt: skip
 
 
-def spread(values: list[float]) -> float | None:
+def set_out(run: Finished) -> int | None:
+    """The first measured step at which the run has begun to learn; None where it never does."""
+    below = SET_OUT * (1 - 1 / run.classes)
+    for line in run.lines:
+        error, step = line.get("train_error"), line.get("step")
+        if error is not None and step is not None and error < below:
+            return int(step)
+    return None
+
+
+def known(values: list[float | None]) -> list[float]:
+    """The values, where all are known; none otherwise, for a mean over some of the seeds is that of another cell."""
+    kept = [value for value in values if value is not None]
+    return kept if len(kept) == len(values) else []
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def spread(values: Sequence[float]) -> float | None:
     """The sample standard deviation, which one value does not have."""
     return stdev(values) if len(values) > 1 else None
 
 
-def read(folder: Path) -> Runs:
-    """Every run of a study's folder, or the one run that `folder` holds.
-
-    Raises RecordError where no run is finished, and where runs differ in data or recipe and so cannot be compared.
-    """
-    heads = sorted(folder.glob("runs/*/run.json"))
-    if (folder / "run.json").exists():
-        heads = [folder / "run.json"]
-    if not heads:
-        raise RecordError(f"{folder} holds no run: give a study's folder, which has runs/, or a run's, which has run.json")
-    finished: list[Finished] = []
-    unfinished: list[Unfinished] = []
-    for head in heads:
-        run = read_run(Record(head.parent))
-        finished.append(run) if isinstance(run, Finished) else unfinished.append(run)
-    if not finished:
-        raise RecordError(f"{folder} holds no finished run yet: {len(heads)} begun; the command that began them goes on with them")
-    check_comparable(folder, finished)
-    begun = {(run.name, run.seed) for run in finished} | {(run.name, run.seed) for run in unfinished}
-    unfinished += [run for run in planned(folder / "study.json") if (run.name, run.seed) not in begun]
-    return Runs(tuple(sorted(finished, key=place)), tuple(sorted(unfinished, key=lambda run: (*family_of(run.name), run.seed))))
-
-
-def read_run(record: Record) -> Finished | Unfinished:
-    head = record.read()
-    try:
-        return decoded(head, record)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise RecordError(f"{record.head} is damaged: {error!r}") from error
-
-
-def decoded(head: dict[str, Json], record: Record) -> Finished | Unfinished:
-    run, result = head["run"], head["result"]
-    if isinstance(run, dict) and run["recipe"] is None:  # fitted at once: it has neither a depth nor a curve
-        raise RecordError(
-            f"{record.folder} holds no network: what it made of {run['dataset']} stands in its run.json, under result"
-        )
-    if not isinstance(run, dict) or not isinstance(run["network"], dict) or not isinstance(run["recipe"], dict):
-        raise TypeError("run holds no network and recipe")
-    name, seed = str(run["network"]["name"]), int(str(run["seed"]))
-    if not isinstance(result, dict):
-        return Unfinished(name, seed, reached(record))
-    family, depth = family_of(name)
-    environment = head.get("environment")
-    return Finished(
-        name=name, family=family, depth=depth, seed=seed,
-        classes=int(str(run["network"]["classes"])), parameters=parameters(run["network"]),
-        dataset=str(run["dataset"]), recipe=run["recipe"],
-        environment=environment if isinstance(environment, dict) else {},
-        result=from_json(Result, {field.name: result[field.name] for field in fields(Result)}),
-        lines=tuple(record.lines()),
-    )  # fmt: skip
-
-
-def reached(record: Record) -> int | None:
-    """The last step that an unfinished run measured."""
-    try:
-        steps = [line["step"] for line in record.lines()]
-    except RecordError:  # it is being written to
+def half_width(sd: float | None, seeds: int) -> float | None:
+    """Half of the 95 % confidence interval of a mean over seeds, by Student's t; None for a single seed."""
+    if sd is None:
         return None
-    return int(steps[-1]) if steps and steps[-1] is not None else None
+    from scipy.stats import t  # slow to import, and not needed for a single seed
 
-
-def parameters(network: Json) -> int | None:
-    try:
-        return plan(from_json(Network, network)).parameters
-    except ResiduaError:  # written by another version
-        return None
-
-
-def planned(path: Path) -> list[Unfinished]:
-    """The runs that a `study.json` asks for, as if none had begun."""
-    if not path.exists():
-        return []
-    try:
-        study = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            Unfinished(member(family, depth), seed, None)
-            for family in study["families"]
-            for depth in study["depths"]
-            for seed in study["seeds"]
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{path} is damaged: {error!r}") from error
-
-
-def check_comparable(folder: Path, runs: list[Finished]) -> None:
-    seen: dict[tuple[str, int], Finished] = {}
-    first: dict[str, Json] = {"dataset": runs[0].dataset, "classes": runs[0].classes, "recipe": runs[0].recipe}
-    for run in runs:
-        own: dict[str, Json] = {"dataset": run.dataset, "classes": run.classes, "recipe": run.recipe}
-        if own != first:
-            raise RecordError(f"{folder} holds runs that cannot be compared: {difference(first, own)}; give each its own folder")
-        if (run.name, run.seed) in seen:
-            raise RecordError(f"{folder} holds {run.name} with seed {run.seed} twice: remove one of them")
-        seen[run.name, run.seed] = run
-
-
-def place(run: Finished) -> tuple[int, str, int, int]:
-    """Sorts the papers' families first, in their order."""
-    known, kind = list(FAMILIES), run.family.partition(",")[0]
-    return known.index(kind) if kind in known else len(known), run.family, run.depth, run.seed
+    return float(t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) * sd / sqrt(seeds)

@@ -35,6 +35,7 @@ from residua.train.loop import Listener, Progress, fit
 from residua.train.machine import Machine
 from residua.train.memory import refuse_too_large
 from residua.train.parallel import share
+from residua.train.reestimate import norms, reestimated_score
 from residua.train.start import learned
 from residua.train.synced import synchronise
 from residua.train.vlad import fit_vlad
@@ -91,6 +92,9 @@ def train(
             "images_per_second": job.seen / progress.seconds,
             **errors, "best_dev_error": errors["dev_error"] if progress.best is None else progress.best,
         }  # fmt: skip
+        if norms(job.net):
+            score = reestimated_score(job.net, splits["train"], job.config.mean, job.config.std, exact)
+            result |= {"train_error_reestimated": score.error, "train_loss": score.loss}
         if group.leads:
             save_pretrained(job.net, replace(job.config, test_error=errors["test_error"]), folder / "last")
             record.finish(result)

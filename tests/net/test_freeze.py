@@ -7,6 +7,7 @@ from residua.net.build import build
 from residua.net.freeze import freeze, last_of
 from residua.spec.papers import network
 from residua.spec.recipe import AdamW, Muon, RmsProp, Sgd
+from residua.train.reestimate import norms
 from residua.train.step import Step
 from tests.train.runs import CPU
 
@@ -39,6 +40,13 @@ def test_a_frozen_body_does_not_move_by_a_bit(name, optimiser):
 def test_a_body_that_is_not_frozen_moves():
     before, after = trained(build(network("cifar-resnet8", input=(3, 8, 8))), OPTIMISERS[0])
     assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_statistics_that_are_held_still_are_not_estimated_again():
+    net = build(network("cifar-resnet8", input=(3, 8, 8)))
+    assert len(norms(net)) == 7
+    freeze(net)
+    assert norms(net) == []
 
 
 def test_frozen_and_free_compute_the_same_in_evaluation():

@@ -18,14 +18,16 @@ ENVIRONMENT = {
 }
 
 
-def write_run(folder: Path, name: str, train: float, test: float, *, seed: int = 0, finished: bool = True, **changes) -> None:
+def write_run(
+    folder: Path, name: str, train: float, test: float, *, seed: int = 0, finished: bool = True, more: dict | None = None, **changes
+) -> None:
     """One run into `folder`: three lines of metrics, and a result of those errors (dev in the middle) where it is finished."""
     folder.mkdir(parents=True)
     run = {"network": to_json(network(name, input=(1, 8, 8))), "dataset": "digits", "recipe": RECIPE, "seed": seed} | changes
     result = {
         "model": name, "steps": 200, "seconds": 12.5, "images_per_second": 1000.0, "train_error": train,
         "dev_error": (train + test) / 2, "test_error": test, "best_dev_error": test,
-    }  # fmt: skip
+    } | (more or {})  # fmt: skip
     head = {"format": 1, "id": name, "run": run, "environment": ENVIRONMENT, "result": result if finished else None}
     (folder / "run.json").write_text(json.dumps(head))
     shares = [(100, 0.5), (180, 0.1), (200, 0.0)]
@@ -47,6 +49,6 @@ def write_study(folder: Path, errors: dict[str, list[tuple[float, float]]]) -> P
 def cell(family: str, depth: int, train: float, test: float, sd: float | None = None) -> Cell:
     """A cell of one seed, or of three with that spread."""
     return Cell(
-        family=family, depth=depth, seeds=1 if sd is None else 3, train_error=train, train_error_sd=sd,
+        arm=family, family=family, depth=depth, seeds=1 if sd is None else 3, train_error=train, train_error_sd=sd,
         dev_error=test, dev_error_sd=sd, test_error=test, test_error_sd=sd,
     )  # fmt: skip

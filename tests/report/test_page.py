@@ -150,3 +150,30 @@ def test_no_page_is_wider_than_its_window(study, tmp_path, width):
     content, room, window = map(int, found.groups())
     assert window == width
     assert content <= room <= window
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_draws_every_figure_and_has_nothing_to_complain_of(study, tmp_path):
+    page = write(study)
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options = ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,2000", "--dump-dom"]
+    done = subprocess.run(
+        [str(CHROMIUM), *quiet, *options, page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    for figure in ("depth", "start", "curves"):
+        for size in ("wide", "narrow"):
+            assert f'<svg class="{figure} {size}"' in done.stdout
+    points = re.findall(r'<g class="tip"><title>([^<]*)</title>', done.stdout)
+    assert "plain, 56 layers: test error 85.5 % ± 0.7, training error 81.0 % ± 1.4; 2 seeds" in points
+    assert len(points) == len(set(points))
+
+
+def test_a_table_tells_intervals_gaps_and_starts(study):
+    html = write(study).read_text()
+    assert "<td>81.0 ± 1.4<small>CI ± 12.7</small></td>" in html
+    assert "steps to<br>80\N{NO-BREAK SPACE}%" in html
+    assert "<td>&gt; 200</td>" in html
+    assert '<th scope="row">56<small>at chance</small></th>' in html

@@ -6,8 +6,9 @@ from statistics import stdev
 import pytest
 
 from residua.errors import RecordError
-from residua.report.tables import cells, read
-from tests.report.records import write_run, write_study
+from residua.report.runs import read
+from residua.report.tables import cells, half_width, set_out
+from tests.report.records import RECIPE, write_run, write_study
 
 
 def test_a_cell_holds_mean_and_sample_sd_over_seeds(tmp_path):
@@ -19,6 +20,41 @@ def test_a_cell_holds_mean_and_sample_sd_over_seeds(tmp_path):
     assert cell.test_error_sd == pytest.approx(stdev([0.05, 0.09, 0.07]))
     assert cell.parameters == 269_434
     assert cell.seconds == 12.5
+
+
+def test_the_reestimated_training_error_counts_where_every_seed_has_it(tmp_path):
+    folder = write_study(tmp_path, {"cifar-plain20": [(0.5, 0.05)]})
+    for seed, again in enumerate([0.01, 0.03]):
+        more = {"train_error_reestimated": again, "train_loss": 2 * again}
+        write_run(folder / "runs" / f"r{seed}", "cifar-resnet20", 0.4, 0.05, seed=seed, more=more)
+    write_run(folder / "runs" / "p1", "cifar-plain20", 0.5, 0.05, seed=1, more={"train_error_reestimated": 0.2, "train_loss": 1.0})
+    plain, resnet = cells(read(folder))
+    assert (resnet.train_error, resnet.fit, resnet.train_loss) == (0.4, 0.02, pytest.approx(0.04))
+    assert resnet.gap == pytest.approx(0.03)
+    assert (plain.train_error_reestimated, plain.fit, plain.fit_sd) == (None, 0.5, 0.0)
+
+
+def test_a_confidence_interval_is_students(tmp_path):
+    """Two seeds: t = 12.706 with one degree of freedom, so 12.706 sd / sqrt(2); three: t = 4.303."""
+    assert half_width(0.02, 2) == pytest.approx(12.7062 * 0.02 / 2**0.5, rel=1e-4)
+    assert half_width(0.02, 3) == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-4)
+    assert half_width(None, 1) is None
+    [cell] = cells(read(write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05), (0.03, 0.05)]})))
+    assert cell.json["train_error_ci"] == pytest.approx(half_width(cell.train_error_sd, 2))
+    assert cell.json["test_error_ci"] == 0
+
+
+def test_a_run_sets_out_at_its_first_line_below_eight_ninths_of_chance(tmp_path):
+    write_study(tmp_path, {"cifar-resnet20": [(0.0, 0.1)] * 3})
+    for seed, errors in enumerate([[0.9, 0.79, 0.1], [0.79, 0.9, 0.1], [0.9, 0.81, 0.80]]):
+        lines = [{"step": 20 * (i + 1), "train_error": error, "dev_error": 0.5} for i, error in enumerate(errors)]
+        metrics = tmp_path / "runs" / f"cifar-resnet20-seed{seed}" / "metrics.jsonl"
+        metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = read(tmp_path)
+    assert [set_out(run) for run in runs.finished] == [40, 20, None]
+    [cell] = cells(runs)
+    assert (cell.set_out, cell.line_every, cell.steps) == (2, 20, 200)
+    assert cell.set_out_step == pytest.approx((40 + 20 + 200) / 3)
 
 
 def test_one_seed_has_no_sd(tmp_path):
@@ -46,6 +82,7 @@ def test_an_unfinished_run_that_is_being_written_is_still_named(tmp_path):
 def test_planned_runs_that_never_began_are_named(tmp_path):
     write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
     plan = {"format": 1, "families": ["resnet", "plain,order=bare"], "depths": [20], "seeds": [0], "dataset": "digits"}
+    plan["recipe"] = RECIPE
     (tmp_path / "study.json").write_text(json.dumps(plan))
     assert [run.name for run in read(tmp_path).unfinished] == ["cifar-plain20,order=bare"]
 
@@ -92,7 +129,7 @@ def test_a_result_without_a_test_error_is_damaged_and_named(tmp_path):
     write_run(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1)
     head = tmp_path / "runs" / "a" / "run.json"
     head.write_text(head.read_text().replace("test_error", "tost_error"))
-    with pytest.raises(RecordError, match=r"run\.json is damaged: KeyError"):
+    with pytest.raises(RecordError, match=r"holds no finished run: a: run\.json is damaged: KeyError"):
         read(tmp_path)
 
 

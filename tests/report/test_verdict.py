@@ -1,6 +1,7 @@
 import pytest
 
-from residua.report.verdict import percent, verdict
+from residua.report.compare import percent
+from residua.report.verdict import verdict
 from tests.report.records import cell
 
 
@@ -29,7 +30,10 @@ def test_a_plain_net_that_degrades_is_told_from_a_residual_one_that_does_not():
 
 def test_a_rising_test_error_without_a_rising_training_error_is_over_fitting():
     _, resnet, _ = verdict([cell("resnet", 110, 0.001, 0.064), cell("resnet", 1202, 0.001, 0.079)], 10)
-    assert "Test error rises, from 6.4 % at 110 layers to 7.9 % at 1202: over-fitting, not a failure to optimise." in resnet
+    assert resnet.endswith(
+        "Test error rises, from 6.4 % at 110 layers to 7.9 % at 1202, and the gap to training error from 6.3 points at 110 layers "
+        "to 7.8 points at 1202: over-fitting, not a failure to optimise."
+    )
 
 
 def test_a_falling_test_error_is_help():
@@ -117,3 +121,16 @@ def test_a_modified_family_is_named_with_its_change():
 
 def test_a_positive_share_never_prints_as_zero():
     assert [percent(share) for share in (0, 0.0004, 0.0006, 0.711)] == ["0.0 %", "below 0.1 %", "0.1 %", "71.1 %"]
+
+
+def test_at_one_depth_the_best_and_the_worst_answer():
+    cells = [cell("plain", 20, 0.02, 0.06), cell("resnet", 20, 0.01, 0.02), cell("highway", 20, 0.02, 0.03)]
+    assert verdict(cells, 10)[0] == "At 20 layers the residual net does best, 2.0 % test error, and the plain one worst, 6.0 %."
+    assert verdict(cells[1:], 10)[0].endswith("worst, 3.0 %.")
+    close = [cell("plain", 20, 0.02, 0.022), cell("resnet", 20, 0.01, 0.02)]
+    assert verdict(close, 10)[0].endswith("worst, 2.2 %: too close to tell apart with one seed.")
+
+
+def test_a_label_of_ones_own_is_used_as_it_is():
+    lines = verdict([cell("plain, by hand", 20, 0.02, 0.05), cell("plain, by hand", 56, 0.9, 0.05)], 10)
+    assert lines[0].startswith("Deeper plain, by hand nets train worse")

@@ -15,8 +15,9 @@ from residua.cli.main import main
 from residua.errors import UsageError
 from residua.record import Record
 from residua.spec.recipe import recipe
+from residua.spec.study import Arm, Study
 from residua.spec.text import overridden
-from residua.study.depth import Study, study
+from residua.study.depth import study
 
 ARGUMENTS = ["study", "--families", "plain", "resnet", "--depths", "8", "14", "--steps", "15", "--precision", "fp32", "--json"]
 
@@ -48,7 +49,7 @@ def test_a_study_trains_every_cell_once_and_writes_its_page(tmp_path, capsys):
 
 
 def test_a_study_side_by_side_equals_single_runs(tmp_path):
-    plan = Study(families=("plain", "resnet"), depths=(8,), recipe=recipe("small").lasting(steps=8))
+    plan = Study(arms=(Arm("plain"), Arm("resnet")), depths=(8,), recipe=recipe("small").lasting(steps=8))
     told = []
     for workers in (1, 2):
         study(plan, tmp_path / str(workers), precision="fp32", workers=workers, tell=lambda *news: told.append(news))
@@ -62,15 +63,15 @@ def test_a_study_side_by_side_equals_single_runs(tmp_path):
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path):
-    plan = Study(families=("plain",), depths=(8,), recipe=recipe("small").lasting(steps=2))
+    plan = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").lasting(steps=2))
     study(plan, tmp_path, precision="fp32", workers=1, tell=lambda *news: None)
-    other = Study(families=("plain",), depths=(8,), recipe=recipe("small").lasting(steps=3))
+    other = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").lasting(steps=3))
     with pytest.raises(UsageError, match=r"holds another study: recipe.steps is 2 there, 3 here; choose another --out"):
         study(other, tmp_path, precision="fp32", workers=1, tell=lambda *news: None)
 
 
 def test_a_mistaken_study_leaves_its_folder_free(tmp_path):
-    plan = Study(families=("plain",), depths=(8,), recipe=overridden(recipe("small").lasting(steps=2), "batch_size=5000"))
+    plan = Study(arms=(Arm("plain"),), depths=(8,), recipe=overridden(recipe("small").lasting(steps=2), "batch_size=5000"))
     failed = study(plan, tmp_path, precision="fp32", workers=1, tell=lambda *news: None)
     assert failed == {"cifar-plain8-seed0": "a batch of 5000 is larger than the 1288 training images: choose at most that"}
     right = replace(plan, recipe=recipe("small").lasting(steps=2))

@@ -11,7 +11,7 @@ from residua.data.augment import normalise
 from residua.data.read import Images, read
 from residua.errors import DataError, Interrupted, RecordError
 from residua.net.vlad import VladNetwork
-from residua.report.tables import read as read_records
+from residua.report.runs import read as read_records
 from residua.spec.dataset import dataset
 from residua.spec.run import Run
 from residua.spec.vlad import vlad

@@ -1,0 +1,24 @@
+"""Do deeper networks train?  Plain, highway, residual and pre-activation nets by depth (S1, S2, S5, S9).
+
+He et al. 2015, Fig. 1 and 6: training and test error of plain nets rise from 20 to 56 layers, those of residual nets fall.
+Handwritten digits by default, a few minutes on two cores.  As in the paper, in a day on two cores, at a shortened schedule:
+
+    python experiments/degradation.py --data cifar10 --recipe he2015 --steps 8000 --depths 20 32 44 56 --out runs/degradation
+"""
+
+import sys
+
+from residua.cli.preset import main
+from residua.spec.recipe import recipe
+from residua.spec.study import Arm, Study
+
+STUDY = Study(
+    question="Do deeper networks train?",
+    arms=(Arm("plain"), Arm("highway"), Arm("resnet"), Arm("preresnet,block=basic,shortcut=pad", label="pre-activation")),
+    depths=(20, 32, 44, 56, 110),
+    seeds=(0, 1, 2),
+    recipe=recipe("small"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY))

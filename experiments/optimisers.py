@@ -1,0 +1,35 @@
+"""Is it the optimiser?  Plain and residual nets by SGD, momentum, Nesterov's momentum, AdamW and RMSprop (S12).
+
+One rate for each optimiser, and none was searched for: what counts is what depth changes.  Ten minutes on two cores.
+
+    python experiments/optimisers.py --out runs/optimisers
+"""
+
+import sys
+from itertools import product
+
+from residua.cli.preset import main
+from residua.spec.recipe import recipe
+from residua.spec.study import Arm, Study
+
+OPTIMISERS = {
+    "SGD": ("optimiser.momentum=0", "schedule.lr=0.2"),
+    "momentum": ("optimiser.momentum=0.9",),
+    "Nesterov": ("optimiser.nesterov=true",),
+    "AdamW": ('optimiser={"kind": "AdamW"}', "schedule.lr=0.005"),
+    "RMSprop": ('optimiser={"kind": "RmsProp"}', "schedule.lr=0.002"),
+}
+
+STUDY = Study(
+    question="Do plain nets degrade by every optimiser?",
+    arms=tuple(
+        Arm(family, changes, label=f"{word} {optimiser}")
+        for (family, word), (optimiser, changes) in product({"plain": "plain", "resnet": "residual"}.items(), OPTIMISERS.items())
+    ),
+    depths=(20, 56),
+    seeds=(0, 1, 2),
+    recipe=recipe("small"),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY))

@@ -1,0 +1,55 @@
+from dataclasses import replace
+
+import pytest
+
+from residua.report.compare import by_arm
+from residua.report.decision import slow_starts, smaller_gaps, trend
+from tests.report.records import cell
+
+
+def started(arm, depth, step, seeds_out=3, sd=0.0):
+    """A cell of three seeds that begin to learn at that step."""
+    return replace(
+        cell(arm, depth, 0.1, 0.1, 0.01), set_out=seeds_out, set_out_step=step, set_out_step_sd=sd, line_every=20, steps=242
+    )
+
+
+def test_a_slow_start_is_told_with_its_steps_and_with_what_cures_it():
+    arms = by_arm([
+        started("original", 110, 40), started("original", 1202, 242, seeds_out=0),
+        started("zero-initialised", 110, 40), started("zero-initialised", 1202, 60, sd=20),
+        started("drop-path original", 1202, 242, seeds_out=0),
+    ])  # fmt: skip
+    assert slow_starts(arms, 10) == [
+        "Slow start: deeper original nets need more steps until their training error is below 80 %: 40 at 110 layers and more than "
+        "242 at 1202, read every 20 steps. At 1202 layers the zero-initialised net needs 60: what they change cures it."
+    ]
+
+
+def test_a_start_later_by_less_than_a_line_of_the_record_is_none():
+    assert slow_starts(by_arm([started("resnet", 20, 40), started("resnet", 56, 50)]), 10) == []
+
+
+@pytest.mark.parametrize(
+    ("deep", "words"), [(0.0, "over-fitting, not a failure to optimise."), (0.05, "and over-fitting as well.")]
+)
+def test_equal_training_error_and_a_larger_gap_is_over_fitting_and_both_can_be_true(deep, words):
+    text = trend([cell("resnet", 110, 0.0, 0.06, 0.001), cell("resnet", 1202, deep, 0.09 + 2 * deep, 0.001)])
+    assert text.endswith(words)
+    assert ("degradation, a failure to optimise" in text) is (deep > 0)
+
+
+def test_a_test_error_that_rises_with_a_gap_that_does_not_clearly_is_left_open():
+    text = trend([cell("resnet", 20, 0.010, 0.021), cell("resnet", 110, 0.015, 0.034)])
+    assert text.endswith(
+        "Test error rises, from 2.1 % at 20 layers to 3.4 % at 110, and the gap to training error from 1.1 points at 20 layers to "
+        "1.9 points at 110, too close to tell apart with one seed: over-fitting or a failure to optimise, these seeds cannot tell."
+    )
+
+
+def test_an_arm_that_over_fits_less_is_named():
+    arms = by_arm([cell("original", 110, 0, 0.06), cell("original", 1202, 0, 0.08), cell("drop-path", 1202, 0.005, 0.05)])
+    assert smaller_gaps(arms) == [
+        "Over-fitting: the gap between test and training error of original nets grows from 6.0 points at 110 layers to 8.0 points "
+        "at 1202; at 1202 layers it is 4.5 points in the drop-path one."
+    ]
