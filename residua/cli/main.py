@@ -10,7 +10,20 @@ from typing import NoReturn
 from residua.cli.parser import Parser, complain
 from residua.errors import ResiduaError, UsageError
 
-COMMANDS = ("study", "lesion", "train", "evaluate", "signals", "show", "models", "report", "deepen", "residualize", "convert")
+COMMANDS = (
+    "study",
+    "lesion",
+    "train",
+    "evaluate",
+    "data",
+    "signals",
+    "show",
+    "models",
+    "report",
+    "deepen",
+    "residualize",
+    "convert",
+)
 TOGETHER = ("train", "evaluate")  # what several processes, started by torchrun, do together
 DESCRIPTION = "Deep residual networks for image recognition: build, train and study them."
 

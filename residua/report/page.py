@@ -8,7 +8,7 @@ from residua.files import write_json, write_text
 from residua.report import figures
 from residua.report.compare import at_chance, by_arm, capital, listed, name, told, value
 from residua.report.html import rendered
-from residua.report.method import measured
+from residua.report.method import known_as, measured
 from residua.report.runs import Damaged, Runs, Unfinished, read
 from residua.report.study_figures import drawn
 from residua.report.tables import SET_OUT, Cell, cells, half_width
@@ -67,7 +67,7 @@ def page(runs: Runs, svgs: dict[str, tuple[str, str]]) -> str:
     return rendered(
         "report.html.j2",
         title=title(runs, table),
-        subject=subject(table, first.dataset),
+        subject=subject(table, known_as(first.dataset)),
         lead=unbroken(lead),
         findings=[opened(unbroken(finding), table) for finding in findings],
         arms={capital(name(arm)): [row(cell, first.classes) for cell in group] for arm, group in by_arm(table).items()},

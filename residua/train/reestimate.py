@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from residua.data.augment import normalise
 from residua.data.read import Images
+from residua.net.freeze import Still
 from residua.spec.memory import EVALUATED
 from residua.train.evaluate import Score, evaluate
 from residua.train.machine import Machine
@@ -20,8 +21,9 @@ MOST = 5_000  # images that statistics are estimated over
 
 
 def norms(net: nn.Module) -> list[BatchNorm]:
-    """Its BN modules that keep running statistics."""
-    return [module for module in net.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
+    """Its BN modules whose running statistics move: those that are held still keep theirs."""
+    moving = [module for module in net.modules() if isinstance(module, BatchNorm) and not isinstance(module, Still)]
+    return [norm for norm in moving if norm.track_running_stats]
 
 
 def reestimated_score(net: nn.Module, images: Images, mean: tuple[float, ...], std: tuple[float, ...], machine: Machine) -> Score:
