@@ -100,7 +100,8 @@ class Study:
                 except UsageError as error:
                     errors.setdefault(depth, error)
         if errors:
-            several = f"impossible depths {', '.join(map(str, errors))}: " if len(errors) > 1 else ""
+            some = 1 < len(errors) < len(depths)  # at every depth it is the family that is wrong
+            several = f"impossible depths {', '.join(map(str, errors))}: " if some else ""
             raise UsageError(f"{several}{next(iter(errors.values()))}")
 
     def run(self, place: Place) -> Run:

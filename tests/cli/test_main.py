@@ -148,7 +148,7 @@ USAGE = [
         "residua: no shortcut 'D': choose from none, pad, pad-last, project, project-all, A, B, C",
     ),
     (["study", "--depths", "20", "57"], "residua: no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62"),
-    (["study", "--families", "resnett"], "residua: no network 'cifar-resnett110'"),
+    (["study", "--families", "resnett"], "residua: no network 'cifar-resnett20': did you mean 'cifar-resnet20'?"),
     (["study", "--depths", "deep"], "residua study: --depths: deep is not a whole number"),
     (["evaluate", "x", "digits", "--split", "tset"], "residua evaluate: no 'tset': did you mean 'test'?"),
 ]

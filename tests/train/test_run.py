@@ -52,7 +52,8 @@ def test_the_losses_of_twenty_steps_are_the_golden_ones(tmp_path):
     run = Run(network("cifar-resnet8", input=(1, 8, 8)), "digits", recipe("he2015").lasting(steps=20))
     run = replace(run, recipe=overridden(overridden(run.recipe, "batch_size=1288"), "optimiser.weight_decay=0.01"))
     train(run, tmp_path / "r", CPU, tell=silent, stop=never)
-    assert [line["loss"] for line in lines(tmp_path / "r")] == pytest.approx(GOLDEN, rel=2e-4)
+    losses = [line["loss"] for line in lines(tmp_path / "r")]
+    assert losses == pytest.approx(GOLDEN, rel=5e-4)  # CPUs round otherwise, by up to 2.2e-4 so far
 
 
 def test_a_run_leaves_a_record_that_can_be_read(tmp_path):
