@@ -1,7 +1,5 @@
 """The whole function of a model folder, from pixels to probabilities, as one module: what engines run and exports hold."""
 
-from math import isqrt
-
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +20,7 @@ class Graph(nn.Module):
 
     def __init__(self, net: nn.Module, config: ModelConfig, *, bakes: bool) -> None:
         super().__init__()
-        self.net, self.bakes, self.temperature = net, bakes, temperature(config)
+        self.net, self.bakes, self.temperature = net, bakes, config.temperature
         self.register_buffer("scale", torch.tensor([1 / (255 * s) for s in config.std])[:, None, None])
         self.register_buffer("shift", torch.tensor([-m / s for m, s in zip(config.mean, config.std, strict=True)])[:, None, None])
 
@@ -31,19 +29,3 @@ class Graph(nn.Module):
             images = images.to(torch.float32) * self.scale + self.shift
         scores = self.net(images)
         return scores, torch.softmax(scores / self.temperature, 1)
-
-
-def temperature(config: ModelConfig) -> float:
-    """What scores are divided by before the softmax."""
-    return 1.0
-
-
-def image_shape(config: ModelConfig) -> tuple[int, int, int]:
-    """Channels, height and width of the images that a model takes; those of a fully connected net are square where they can be."""
-    if len(config.network.input) == 3:
-        channels, height, width = config.network.input
-        return channels, height, width
-    channels = len(config.mean)
-    places = config.network.input[0] // channels
-    side = isqrt(places)
-    return (channels, side, side) if side * side == places else (channels, places, 1)

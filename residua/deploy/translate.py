@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from residua.deploy.graph import IMAGES, PIXELS, PROBABILITIES, SCORES, Graph
 
 if TYPE_CHECKING:
-    import openvino
+    import openvino  # type: ignore[import-untyped]
 
 OPSET = 20  # of ONNX
 
