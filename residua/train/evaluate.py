@@ -85,7 +85,7 @@ def evaluate_folder(
     folder = model_folder(folder)
     config = checked_for(data, folder)
     net = machine.place(from_pretrained(folder))
-    images = machine.group.first_here(partial(read, data, split, data_dir))
+    images = machine.group.first_here(partial(read, data, split, data_dir)).middle(config.input[1:])
     return evaluate(net, images, config.mean, config.std, machine, mirror=mirror)
 
 
