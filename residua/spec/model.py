@@ -1,6 +1,6 @@
 """What travels with a trained network's weights: all that a prediction needs to know."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from residua.errors import UsageError
@@ -22,6 +22,7 @@ class ModelConfig:
     test_error: float | None = None
     residua: str = ""  # versions
     torch: str = ""
+    temperature: float = field(default=1.0, metadata={"younger": True})  # the scores are divided by it before the softmax
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -32,6 +33,8 @@ class ModelConfig:
             raise UsageError(f"{means} means and {len(self.std)} stds do not fit: give one of each for every channel")
         if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
             raise UsageError(f"means {self.mean} and stds {self.std} are impossible: give finite numbers, and stds above 0")
+        if not (isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"temperature {self.temperature} is impossible: give a number above 0")
         if sentence := unfit(self.network, means):
             raise UsageError(f"{sentence}: got {means} means")
 
