@@ -3,6 +3,7 @@
 ResiduaError            something failed: exit code 1
 ├── UsageError          the request itself is impossible: exit code 2
 ├── DataError           a data set is missing, damaged, or not what it claims to be
+│   └── ImageError      one image file is; its kind says how
 ├── RecordError         a run's folder is missing, damaged, or belongs to another run
 ├── TrainingError       training cannot go on, e.g. a loss that is not finite, or not begin for want of memory
 └── Interrupted         the user stopped it: exit code 130
@@ -26,6 +27,17 @@ class UsageError(ResiduaError, ValueError):
 
 class DataError(ResiduaError):
     """A data set cannot be read as asked."""
+
+
+class ImageError(DataError):
+    """An image cannot be decoded.
+
+    `kind` is one of: unreadable, empty, not an image, truncated, damaged, too large; `detail` is the sentence without its subject.
+    """
+
+    def __init__(self, where: str, kind: str, detail: str) -> None:
+        super().__init__(f"{where} {detail}")
+        self.kind, self.detail = kind, detail
 
 
 class RecordError(ResiduaError):

@@ -1,11 +1,32 @@
 """What travels with a trained network's weights: all that a prediction needs to know."""
 
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isqrt
+from typing import Literal
 
 from residua.errors import UsageError
 from residua.spec.text import FORMAT
 from residua.spec.vlad import Classifier
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How an image file becomes a network's input: its shape, and how the image is resized to it."""
+
+    input: tuple[int, int, int]  # channels, height, width
+    resize: int = 0  # the shorter side, in pixels, before the middle is cut out; 0: straight to the input's size
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if min(self.input) < 1:
+            raise UsageError(f"images of {self.input} are impossible: give channels, height and width above 0")
+        if self.resize and self.resize < max(self.input[1:]):
+            height, width = self.input[1:]
+            raise UsageError(
+                f"resize={self.resize} is too small to cut {height} x {width} pixels out: give at least {max(height, width)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +43,9 @@ class ModelConfig:
     test_error: float | None = None
     residua: str = ""  # versions
     torch: str = ""
-    temperature: float = field(default=1.0, metadata={"younger": True})  # the scores are divided by it before the softmax
+    resize: int = field(default=0, metadata={"younger": True})  # as in `View`
+    interpolation: Interpolation = field(default="bilinear", metadata={"younger": True})
+    temperature: float = field(default=1.0, metadata={"younger": True})  # probabilities are softmax(scores / temperature)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -33,10 +56,24 @@ class ModelConfig:
             raise UsageError(f"{means} means and {len(self.std)} stds do not fit: give one of each for every channel")
         if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
             raise UsageError(f"means {self.mean} and stds {self.std} are impossible: give finite numbers, and stds above 0")
-        if not (isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(f"temperature {self.temperature} is impossible: give a number above 0")
         if sentence := unfit(self.network, means):
             raise UsageError(f"{sentence}: got {means} means")
+        if not (isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"temperature={self.temperature} is impossible: give a finite number above 0")
+        if self.resize:
+            View(self.input, self.resize, self.interpolation)
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images; those of a fully connected net are squares."""
+        if len(self.network.input) == 3:
+            channels, height, width = self.network.input
+            return channels, height, width
+        numbers, channels = self.network.input[0], len(self.mean)
+        side = isqrt(numbers // channels)
+        if side * side * channels != numbers:
+            raise UsageError(f"{self.network.name} takes {numbers} numbers, which are no square of {channels} channels")
+        return channels, side, side
 
 
 def unfit(network: Classifier, channels: int) -> str:
