@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from residua.errors import RecordError, ResiduaError
@@ -23,8 +24,11 @@ def write(found: Evaluation, folder: Path) -> Path:
     """Write `evaluation.html`, `evaluation.json`, `classes.csv`, `confusion.csv` and the figure; return the page's path."""
     drawn = draw(found)
     write_json(folder / RECORD, to_json(found))
-    write_text(folder / "classes.csv", table([("class", "images", "taken for it", "precision", "recall"), *classes(found)]))
-    write_text(folder / "confusion.csv", table([("", *found.classes), *zip_names(found)]))
+    names = found.classes
+    classes = [(name, found.images(k), found.called(k), found.precision(k), found.recall(k)) for k, name in enumerate(names)]
+    confusion = [(name, *row) for name, row in zip(names, found.confusion, strict=True)]
+    write_text(folder / "classes.csv", csv_of([("class", "images", "taken for it", "precision", "recall"), *classes]))
+    write_text(folder / "confusion.csv", csv_of([("", *names), *confusion]))
     write_text(folder / "reliability.svg", standalone(drawn[0]))
     write_text(folder / PAGE, page(found, drawn))
     return folder / PAGE
@@ -154,20 +158,12 @@ def rows(found: Evaluation) -> list[tuple[str, str, str, str, str, float]]:
     ]  # fmt: skip
 
 
-def classes(found: Evaluation) -> list[tuple[object, ...]]:
-    return [(name, found.images(k), found.called(k), found.precision(k), found.recall(k)) for k, name in enumerate(found.classes)]
-
-
-def zip_names(found: Evaluation) -> list[tuple[object, ...]]:
-    return [(name, *row) for name, row in zip(found.classes, found.confusion, strict=True)]
-
-
 def shares(row: tuple[int, ...]) -> list[tuple[int, float]]:
     """Each count with its share of the row."""
     return [(n, n / max(sum(row), 1)) for n in row]
 
 
-def table(lines: list[tuple[object, ...]]) -> str:
+def csv_of(lines: Sequence[tuple[object, ...]]) -> str:
     """Rows as CSV; empty where a share has no images."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)

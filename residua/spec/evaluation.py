@@ -1,9 +1,22 @@
 """What an evaluation found: counts, calibration, and the most confident mistakes; the `evaluation.json` that a page is made of."""
 
 from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
 from typing import Literal
 
 from residua.spec.text import FORMAT
+
+Z = NormalDist().inv_cdf(0.975)  # 95 %, both sides
+
+
+def wilson(part: int, whole: int) -> tuple[float, float]:
+    """Between what a share lies with 95 % after `part` of `whole` were counted; 0 and 1 where nothing was (Wilson 1927, Eq. 2)."""
+    if not whole:
+        return 0.0, 1.0
+    p, a = part / whole, Z * Z / whole
+    middle, half = (p + a / 2) / (1 + a), sqrt(p * (1 - p) * a + a * a / 4) / (1 + a)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

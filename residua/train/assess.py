@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from residua.errors import UsageError
 from residua.files import write_json
 from residua.net.folder import from_pretrained
 from residua.spec.dataset import Dataset
-from residua.spec.evaluation import Evaluation, Mistake
+from residua.spec.evaluation import Evaluation, Mistake, wilson
 from residua.spec.memory import EVALUATED
 from residua.spec.model import ModelConfig
 from residua.spec.text import to_json
@@ -103,21 +102,13 @@ def assess(
     return Evaluation(
         model=config.network.name, dataset=config.dataset, split="", mirror=False, classes=config.classes,
         count=count, wrong=wrong, wrong5=wrong5, loss=own.loss,
-        error_interval=interval(wrong, count), top5_error_interval=interval(wrong5, count),
+        error_interval=wilson(wrong, count), top5_error_interval=wilson(wrong5, count),
         confusion=tuple(map(tuple, confusion)),
-        recall_intervals=tuple(interval(row[k], sum(row)) for k, row in enumerate(confusion)),
+        recall_intervals=tuple(wilson(row[k], sum(row)) for k, row in enumerate(confusion)),
         calibration=own, scaled=calibration(scores, labels, temperatures), temperature=float(temperatures.mean()),
         fitted="halves" if halves else source,
         mistakes=mistakes(images, scores, labels, order[:, 0]),
     )  # fmt: skip
-
-
-def interval(part: int, whole: int) -> tuple[float, float]:
-    """Where the share lies with 95 %, having counted `part` of `whole` (Wilson 1927); anywhere, where nothing was counted."""
-    if not whole:
-        return 0.0, 1.0
-    found = binomtest(part, whole).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 def mistakes(images: Images, scores: Scores, labels: Labels, guesses: Labels) -> tuple[Mistake, ...]:

@@ -12,6 +12,7 @@ from residua.data.augment import normalise
 from residua.data.read import Images
 from residua.errors import UsageError
 from residua.net.folder import read_config
+from residua.net.hub import folder_of
 from residua.record import Record
 from residua.spec.dataset import Dataset
 from residua.spec.memory import EVALUATED
@@ -93,7 +94,8 @@ def checked_for(data: Dataset, folder: Path) -> ModelConfig:
 
 
 def model_folder(folder: Path) -> Path:
-    """`folder` itself, or the last network's folder where it holds a run."""
+    """`folder` itself, or the last network's folder where it holds a run, or what is OWNER/NAME on the Hugging Face hub."""
+    folder = folder_of(folder)
     record = Record(folder)
     if not record.head.exists():
         return folder
