@@ -92,7 +92,8 @@ def train(
             **errors, "best_dev_error": errors["dev_error"] if progress.best is None else progress.best,
         }  # fmt: skip
         if group.leads:
-            save_pretrained(job.net, replace(job.config, test_error=errors["test_error"]), folder / "last")
+            config = replace(job.config, test_error=errors["test_error"], test_images=len(splits["test"]))
+            save_pretrained(job.net, config, folder / "last")
             record.finish(result)
     return result
 
