@@ -86,7 +86,9 @@ def takes(graph: Graph) -> str:
 def metadata(config: ModelConfig, graph: Graph) -> dict[str, str]:
     """What travels in the file: strings, JSON where they are not words."""
     height, width = config.input[1:]
-    resize = f"the shorter side to {config.resize}, then the middle {height} x {width}" if config.resize else f"to {height} x {width}"
+    resize = (
+        f"the shorter side to {config.resize}, then the middle {height} x {width}" if config.resize else f"to {height} x {width}"
+    )
     return {
         "model": config.network.name,
         "classes": json.dumps(config.classes),
@@ -180,13 +182,20 @@ def openvino_runner(path: Path) -> Runs:
 @torch.inference_mode()
 def compared(run: Runs, graph: Graph, config: ModelConfig, folder: Path) -> Difference:
     """A file against the network of the model folder, not folded, on images of noise in batches of BATCHES."""
-    net, differences, largest = from_pretrained(folder), [], 0.0
+    net, found = from_pretrained(folder), Difference(0.0, 0.0, 0.0)
     for count in BATCHES:
         pixels = torch.randint(256, (count, *graph.shape), generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
         images = normalise(pixels, config.mean, config.std)
-        scores = net(images)
-        found, probabilities = run(pixels if graph.bakes else images)
-        expected = torch.softmax(scores / config.temperature, 1)
-        differences.append([(found - scores).abs().max().item(), (probabilities - expected).abs().max().item()])
-        largest = max(largest, scores.abs().max().item())
-    return Difference(*(max(column) for column in zip(*differences, strict=True)), largest)
+        expected = net(images)
+        scores, probabilities = run(pixels if graph.bakes else images)
+        found = Difference(
+            max(found.scores, furthest(scores - expected)),
+            max(found.probabilities, furthest(probabilities - torch.softmax(expected / config.temperature, 1))),
+            max(found.largest, furthest(expected)),
+        )
+    return found
+
+
+def furthest(x: Tensor) -> float:
+    """From 0."""
+    return x.abs().max().item()
