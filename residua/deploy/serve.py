@@ -1,8 +1,10 @@
 """Run a service until somebody stops it."""
 
 import asyncio
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,7 +25,7 @@ def listening(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and (error.errno or 0) > 0 else str(error)
         raise ResiduaError(f"port {port} of {host} cannot be used: {reason.lower()}; choose another --port or --host") from None
 
 
@@ -32,6 +34,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+            yield
+            return
         before = {which: signal.signal(which, self.stop) for which in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -44,13 +49,18 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(service: Service, listener: socket.socket, tell: Callable[[str], None]) -> None:
-    """Answer requests on `listener` until asked to stop, once `tell` was told the address."""
-    host, port = listener.getsockname()[:2]
-    tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+def server(service: Service) -> Server:
+    """What runs the service's application."""
     settings = uvicorn.Config(
         service.application, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
         h11_max_incomplete_event_size=HEADERS_MOST, limit_concurrency=CONNECTIONS_MOST, timeout_keep_alive=15,
         timeout_graceful_shutdown=GOODBYE,
     )  # fmt: skip
-    asyncio.run(Server(settings).serve(sockets=[listener]))
+    return Server(settings)
+
+
+def serve(service: Service, listener: socket.socket, tell: Callable[[str], None]) -> None:
+    """Answer requests on `listener` until asked to stop, once `tell` was told the address."""
+    host, port = listener.getsockname()[:2]
+    tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    asyncio.run(server(service).serve(sockets=[listener]))

@@ -1,17 +1,20 @@
 """A request's body -> the bytes of an image, never more of them in memory than is allowed."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
 from http import HTTPStatus
 
-from starlette.datastructures import UploadFile
+from python_multipart import FormParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import File, parse_options_header
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # or else it writes a line for each form that anybody spoils
 
 
 def refusal(status: HTTPStatus, sentence: str, **headers: str) -> HTTPException:
-    return HTTPException(status, sentence, headers or None)
+    return HTTPException(status, sentence, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 async def image_of(request: Request, most: int, seconds: float) -> bytes:
@@ -23,14 +26,15 @@ async def image_of(request: Request, most: int, seconds: float) -> bytes:
     try:
         async with asyncio.timeout(seconds):
             body = await whole(request, most)
-            if request.headers.get("content-type", "").startswith("multipart/form-data"):
-                body = await file_of(request, body)
     except TimeoutError:
         raise refusal(
             HTTPStatus.REQUEST_TIMEOUT, f"the image did not arrive within {seconds:g} seconds", connection="close"
         ) from None
     except ClientDisconnect:
         raise refusal(HTTPStatus.BAD_REQUEST, "the client went away") from None
+    kind = request.headers.get("content-type", "")
+    if kind.startswith("multipart/form-data"):
+        body = file_of(kind, body)
     if not body:
         raise refusal(HTTPStatus.BAD_REQUEST, "the body is empty: send an image, or a form with a file")
     return body
@@ -52,22 +56,20 @@ async def whole(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-async def file_of(request: Request, body: bytes) -> bytes:
-    """The only file of a form."""
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
+def file_of(kind: str, body: bytes) -> bytes:
+    """The only file of a form whose content type is `kind`; in memory, where the body is."""
+    files: list[File] = []
     try:
-        form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=8).parse()
-    except MultiPartException as error:
-        raise refusal(HTTPStatus.BAD_REQUEST, f"the form cannot be read: {error.message}") from None
-    except (KeyError, ValueError, AssertionError, LookupError) as error:  # what a form without boundary or name ends in
+        boundary = parse_options_header(kind)[1][b"boundary"]
+        settings = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
+        parser = FormParser("multipart/form-data", lambda field: None, files.append, boundary=boundary, config=settings)
+        parser.write(body)
+        parser.finalize()
+    except KeyError:
+        raise refusal(HTTPStatus.BAD_REQUEST, "the form cannot be read: its content type says no boundary") from None
+    except (FormParserError, ValueError) as error:
         raise refusal(HTTPStatus.BAD_REQUEST, f"the form cannot be read: {error}") from None
-    try:
-        files = [value for value in form.values() if isinstance(value, UploadFile)]
-        if len(files) != 1:
-            raise refusal(HTTPStatus.BAD_REQUEST, f"the form holds {len(files)} files: send one image")
-        return await files[0].read()
-    finally:
-        await form.close()
+    if len(files) != 1:
+        raise refusal(HTTPStatus.BAD_REQUEST, f"the form holds {len(files)} whole files: send one image")
+    files[0].file_object.seek(0)
+    return files[0].file_object.read()
