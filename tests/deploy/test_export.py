@@ -183,7 +183,7 @@ def test_a_missing_library_is_named_with_what_brings_it(folder, tmp_path, monkey
 
 def test_a_model_folder_is_wanted(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"x")
-    with pytest.raises(RecordError, match="is no model folder"):
+    with pytest.raises(RecordError, match="is an ONNX file, .* give the model folder"):
         export(tmp_path / "m.onnx", "onnx", tmp_path / "out")
 
 
