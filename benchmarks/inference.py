@@ -1,6 +1,6 @@
 """Images a second of resnet50 at 224: torchvision's way, our engines, and OpenVINO in fp32, bf16 and int8, measured in turn.
 
-Each takes uint8 images (n, 3, 224, 224) and gives probabilities, so that normalisation and softmax are in every number.  Weights are
+Each takes uint8 images (n, 3, 224, 224) and gives probabilities: normalisation and softmax are in every number.  Weights are
 random.  A number is the median of the rounds.
 
     python benchmarks/inference.py [--rounds 5] [--batches 1 16] [--threads 2] [--without onnx ...]
