@@ -79,6 +79,12 @@ class Record:
         result = self.read()["result"]
         return result if isinstance(result, dict) else None
 
+    def left_out(self) -> list[dict[str, str]]:
+        """What of a folder of photographs could not be used: path, kind and detail of each problem."""
+        environment = self.read()["environment"]
+        lost = environment.get("left_out") if isinstance(environment, dict) else None
+        return [{name: str(text) for name, text in problem.items()} for problem in lost or [] if isinstance(problem, dict)]  # type: ignore[union-attr]
+
     def lines(self) -> list[Line]:
         """The measurements so far, in order of steps."""
         if not self.metrics.exists():

@@ -33,6 +33,8 @@ class Parser(ArgumentParser):
     def sentence(self, message: str) -> str:
         if found := re.match(r"unrecognized arguments: (\S+)", message):
             flag = found[1].partition("=")[0]
+            if flag[2:] in PARTS:
+                return f"no option {flag!r}: say it in the network's name, as in --model cifar-resnet20,{flag[2:]}=..."
             return f"no option {flag!r}" + nearest(flag, [o for o in self._option_string_actions if o.startswith("--")])
         if found := re.match(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
             return f"no {found[1]!r}" + nearest(found[1], re.findall(r"'([^']*)'", found[2]))
@@ -77,15 +79,16 @@ def network_of(arguments: Namespace, name: str, data: Dataset | None = None) -> 
 
 def add_recipe(parser: Parser) -> None:
     """Options that choose a recipe and change it."""
-    parser.add_argument("--recipe", help="he2015, he2016, fast or small (default: he2015, and small for digits)")
+    parser.add_argument("--recipe", help="he2015, he2016, fast, small, photos or tuning (default: he2015, small for digits)")
     parser.add_argument("--steps", type=int, help="how long to train, in batches")
     parser.add_argument("--epochs", type=float, help="how long to train, in passes over the training images")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the recipe, e.g. batch_size=64")
 
 
-def recipe_of(arguments: Namespace, data: Dataset) -> Recipe:
-    """The recipe that `add_recipe`'s options ask for."""
-    chosen = recipe(arguments.recipe or ("small" if data.name == "digits" else "he2015"))
+def recipe_of(arguments: Namespace, data: Dataset, default: Recipe | None = None) -> Recipe:
+    """The recipe that `add_recipe`'s options ask for; `default` where none is named, or the data set's usual one."""
+    usual = default or recipe("small" if data.name == "digits" else "he2015")
+    chosen = recipe(arguments.recipe) if arguments.recipe else usual
     if arguments.steps is not None and arguments.epochs is not None:
         raise UsageError("--steps and --epochs both say how long to train: give one of them")
     for length in (arguments.steps, arguments.epochs):

@@ -1,5 +1,7 @@
 """Augmentation of a whole batch, each sample by its own random bits; and uint8 -> normalised float."""
 
+from math import log
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,13 +25,44 @@ def crop(padded: Tensor, size: tuple[int, int], bits: Tensor) -> Tensor:
     return windows[which, :, bits % rows, bits // rows % columns]
 
 
+def resized_crop(pixels: Tensor, size: tuple[int, int], area: float, stretch: float, bits: Tensor) -> Tensor:
+    """A part of each image (n, c, H, W) uint8, brought to `size`, as fp32 (n, c, h, w); bits are (n, 4).
+
+    Its share of the image is even in [area, 1], its width over its height even on a log scale in [1 / stretch, stretch]; what does
+    not fit in is made as wide or as high as the image.  Between pixels values are linear.
+    """
+    height, width = pixels.shape[2:]
+    share, shape, x, y = unit(bits).unbind(1)
+    share, shape = area + (1 - area) * share, torch.exp((2 * shape - 1) * log(stretch))
+    across = (share * shape * (height / width)).sqrt().clamp(max=1)  # of the width
+    down = (share / shape * (width / height)).sqrt().clamp(max=1)
+    where = torch.zeros(len(pixels), 2, 3, device=pixels.device)
+    where[:, 0, 0], where[:, 0, 2] = across, (2 * x - 1) * (1 - across)
+    where[:, 1, 1], where[:, 1, 2] = down, (2 * y - 1) * (1 - down)
+    grid = F.affine_grid(where, [*pixels.shape[:2], *size], align_corners=False)
+    return F.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def recolour(pixels: Tensor, most: float, bits: Tensor) -> Tensor:
+    """Brightness, contrast and saturation of each image (n, c, h, w), times a factor in [1 - most, 1 + most]; bits are (n, 3)."""
+    brightness, contrast, saturation = (1 + most * (2 * unit(bits) - 1))[:, :, None, None, None].unbind(1)
+    x = (pixels.float() * brightness).clamp(0, 255)
+    x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
+    return x.mean(1, keepdim=True).lerp(x, saturation).clamp(0, 255)
+
+
+def unit(bits: Tensor) -> Tensor:
+    """63 random bits as fp32 in [0, 1)."""
+    return (bits >> 39).float() / 2**24
+
+
 def flip(pixels: Tensor, bits: Tensor) -> Tensor:
     """Mirror each image (n, c, h, w) whose bits (n,) are odd."""
     return torch.where((bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (n, c, h, w) -> (x / 255 - mean) / std in fp32, channels last."""
+    """Levels (n, c, h, w) in [0, 255], uint8 or not -> (x / 255 - mean) / std in fp32, channels last."""
     scale = [1 / (255 * s) for s in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
     x = pixels.to(torch.float32, memory_format=torch.channels_last)

@@ -5,13 +5,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from residua.data.augment import crop, flip, normalise, pad
+from residua.data.augment import crop, flip, normalise, pad, recolour, resized_crop
 from residua.data.counter import bits, permutation
 from residua.data.read import Images
 from residua.errors import UsageError
-from residua.spec.recipe import Augment
+from residua.spec.dataset import Dataset
+from residua.spec.recipe import Augment, Recipe
 
-ORDER, CROP, FLIP = range(3)  # what random bits are for
+ORDER, CROP, FLIP, COLOUR, TURN = range(5)  # what random bits are for
 
 
 class Batches:
@@ -19,22 +20,40 @@ class Batches:
 
     So every image is seen once an epoch, no batch is partial, and a run resumes at any step with nothing restored.
     A `share` (i, n) is the i-th of n equal runs of samples of each batch: n processes see together what one alone would.
+    Images may be larger than their `size` in a batch: crops are cut from the whole of them, or else the middle is.
+    With `balance` an epoch has as many samples, but each class has an equal part of them.
     """
 
     def __init__(
         self, images: Images, batch_size: int, augment: Augment, mean: tuple[float, ...], std: tuple[float, ...], seed: int,
-        share: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = (0, 1), *, size: tuple[int, int] | None = None, balance: bool = False,
     ) -> None:  # fmt: skip
         if batch_size > len(images):
             raise UsageError(f"a batch of {batch_size} is larger than the {len(images)} training images: choose at most that")
         self.images, self.batch_size, self.augment = images, batch_size, augment
         self.mean, self.std, self.seed, self.share = mean, std, seed, share
-        self.size = (images.pixels.shape[2], images.pixels.shape[3])
+        self.size = size or images.size
         self.pixels = pad(images.pixels, augment.pad, mean) if augment.pad else images.pixels
+        labels = images.labels.cpu()
+        self.members = [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))] if balance else []
         self.order = lru_cache(maxsize=2)(self.order_of)
 
     def order_of(self, epoch: int) -> Tensor:
-        return permutation(len(self.images), self.seed, ORDER, epoch).to(self.images.labels.device)
+        """The samples of an epoch (n,): image number i, or, the k-th time that one is drawn in an epoch, i + k n."""
+        order = self.balanced(epoch) if self.members else permutation(len(self.images), self.seed, ORDER, epoch)
+        return order.to(self.images.labels.device)
+
+    def balanced(self, epoch: int) -> Tensor:
+        """As many samples of each class, its images in turn, each time round in another order."""
+        count = len(self.images)
+        wanted = -(-count // len(self.members))
+        drawn = []
+        for label, images in enumerate(self.members):
+            turns = range(-(-wanted // len(images)))
+            orders = [images[permutation(len(images), self.seed, TURN, epoch, label, k)] + k * count for k in turns]
+            drawn.append(torch.cat(orders)[:wanted])
+        every = torch.cat(drawn)
+        return every[permutation(len(every), self.seed, ORDER, epoch)[:count]]
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """The share of batch `step`: images (b / n, c, h, w) fp32, normalised and augmented, and labels (b / n,)."""
@@ -42,17 +61,43 @@ class Batches:
         place, end = [step * self.batch_size + self.batch_size * k // n for k in (i, i + 1)]
         while place < end:
             epoch, start = divmod(place, len(self.images))
-            which = self.order(epoch)[start : start + end - place]
-            parts.append(self.augmented(epoch, which))
-            place += len(which)
+            samples = self.order(epoch)[start : start + end - place]
+            parts.append(self.augmented(epoch, samples))
+            place += len(samples)
         pixels = torch.cat([p for p, _ in parts])
         labels = torch.cat([self.images.labels[which] for _, which in parts])
         return normalise(pixels, self.mean, self.std), labels
 
-    def augmented(self, epoch: int, which: Tensor) -> tuple[Tensor, Tensor]:
+    def augmented(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, c, h, w), and which they are (n,)."""
+        which, augment = samples % len(self.images), self.augment
         pixels = self.pixels[which]
-        if self.augment.pad:
-            pixels = crop(pixels, self.size, bits(self.seed, CROP, epoch, which))
-        if self.augment.flip:
-            pixels = flip(pixels, bits(self.seed, FLIP, epoch, which))
+        if augment.area < 1:
+            pixels = resized_crop(pixels, self.size, augment.area, augment.stretch, self.draws(4, CROP, epoch, samples))
+        elif augment.pad:
+            pixels = crop(pixels, self.size, bits(self.seed, CROP, epoch, samples))
+        else:
+            pixels = Images(pixels, which).middle(self.size).pixels
+        if augment.flip:
+            pixels = flip(pixels, bits(self.seed, FLIP, epoch, samples))
+        if augment.colour:
+            pixels = recolour(pixels, augment.colour, self.draws(3, COLOUR, epoch, samples))
         return pixels, which
+
+    def draws(self, count: int, use: int, epoch: int, samples: Tensor) -> Tensor:
+        """So many random bits for each sample (n, count)."""
+        return torch.stack([bits(self.seed, use, epoch, samples, i) for i in range(count)], dim=1)
+
+
+def batches_of(
+    images: Images,
+    recipe: Recipe,
+    data: Dataset,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    seed: int,
+    share: tuple[int, int],
+) -> Batches:
+    """The batches that a recipe makes of the training images of a data set."""
+    size = data.input[1], data.input[2]
+    return Batches(images, recipe.batch_size, recipe.augment.on(data), mean, std, seed, share, size=size, balance=recipe.balance)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from residua.data.counter import permutation
 from residua.data.fetch import located
+from residua.data.folder import Problem, listed
+from residua.data.gallery import Gallery, gathered
 from residua.errors import DataError
 from residua.spec.dataset import Dataset, File
 
@@ -38,6 +40,16 @@ class Images:
     def __getitem__(self, which: Tensor | slice) -> "Images":
         return Images(self.pixels[which], self.labels[which])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[2], self.pixels.shape[3]
+
+    def middle(self, size: tuple[int, int]) -> "Images":
+        """Without what lies outside of the middle (height, width) of each."""
+        top, left = [(side - wanted) // 2 for side, wanted in zip(self.pixels.shape[2:], size, strict=True)]
+        return Images(self.pixels[:, :, top : top + size[0], left : left + size[1]], self.labels)
+
     def to(self, device: torch.device) -> "Images":
         return Images(self.pixels.to(device), self.labels.to(device))
 
@@ -50,10 +62,14 @@ class Images:
 
 
 def read(dataset: Dataset, split: Split, folder: Path | None = None) -> Images:
-    """One split.  The files of the test split are opened for `test` alone.
+    """One split.  The files of the test split are opened for `test` alone, but for those of photographs, which are decoded at once.
 
     `folder` is where to look first.  Raises DataError for files that are missing, truncated or altered.
+    The training images of a folder of photographs are larger than a network's input, to cut from.
     """
+    if dataset.kind == "folder":
+        images = Images(*gallery(dataset).part(split))
+        return images if split == "train" else images.middle(dataset.input[1:])
     if dataset.kind == "sklearn":
         images = read_digits(test=split == "test")
     else:
@@ -67,6 +83,23 @@ def read(dataset: Dataset, split: Split, folder: Path | None = None) -> Images:
         return images
     order = permutation(len(images), SPLIT_SEED)
     return images[order[: dataset.dev].sort().values if split == "dev" else order[dataset.dev :].sort().values]
+
+
+def ready(dataset: Dataset, folder: Path | None = None) -> None:
+    """Fetch what is not here yet, or decode it: so that what is wrong is said now, and only once."""
+    if dataset.archives:
+        located(dataset, folder)
+    if dataset.kind == "folder":
+        gallery(dataset)
+
+
+def left_out(dataset: Dataset) -> tuple[Problem, ...]:
+    """What could not be used of a folder of photographs."""
+    return gallery(dataset).problems if dataset.kind == "folder" else ()
+
+
+def gallery(dataset: Dataset) -> Gallery:
+    return gathered(listed(Path(dataset.folder)), dataset.input[0], dataset.resize)
 
 
 def read_digits(test: bool) -> Images:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from residua.data.augment import normalise
+from residua.deploy.extras import absent, require
 from residua.deploy.graph import PIXELS, PROBABILITIES, Graph
 from residua.deploy.translate import onnx_program, openvino_model, quiet
-from residua.errors import UsageError, unknown
+from residua.errors import unknown
 from residua.net.build import ResidualNetwork
 from residua.net.folder import from_pretrained, read_config
 from residua.net.fuse import folded
@@ -22,12 +22,6 @@ from residua.train.evaluate import model_folder
 from residua.train.machine import cpu_has_bf16
 
 Name = Literal["auto", "torch", "onnx", "openvino"]
-EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
-"""What each engine needs beside PyTorch."""
-
-PACKAGES = {"onnx": "export", "openvino": "openvino"}
-"""The extra of residua that brings it."""
-
 HOLDS = 0.1  # our choice: on noise, an engine's probabilities may differ by this much from those of PyTorch in fp32
 
 
@@ -54,8 +48,8 @@ def engine(folder: Path, name: Name = "auto") -> Engine:
     """
     if name not in get_args(Name):
         raise unknown("engine", str(name), get_args(Name))
-    if name in EXTRAS and (missing := absent(name)):
-        raise UsageError(f"the engine {name} needs {missing}: pip install 'residua[{PACKAGES[name]}]'")
+    if name in ("onnx", "openvino"):
+        require(name)
     folder = model_folder(Path(folder))
     config, net = read_config(folder), from_pretrained(folder)
     match name:
@@ -78,11 +72,6 @@ def fastest(net: nn.Module, config: ModelConfig) -> Iterator[Engine]:
         with suppress(Exception):  # by whatever its translator fails: PyTorch runs every network
             yield openvino_engine(net, config)
     yield torch_engine(net, config)
-
-
-def absent(name: str) -> str:
-    """The first package that an engine needs and this Python does not have."""
-    return next((package for package in EXTRAS[name] if find_spec(package) is None), "")
 
 
 def difference(one: Engine, other: Engine) -> float:
@@ -128,7 +117,7 @@ def onnx_engine(net: nn.Module, config: ModelConfig) -> Engine:
     """ONNX Runtime in fp32, on as many threads as PyTorch."""
     from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
 
-    program = onnx_program(Graph(folded(net), config, bakes=True), torch.zeros(2, *config.input, dtype=torch.uint8))
+    program = onnx_program(Graph(net, config, bakes=True))
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = InferenceSession(program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -145,7 +134,7 @@ def openvino_engine(net: nn.Module, config: ModelConfig) -> Engine:
     with quiet():
         import openvino  # type: ignore[import-untyped]
     precision = "bf16" if cpu_has_bf16() and isinstance(net, ResidualNetwork) else "f32"
-    model = openvino_model(Graph(folded(net), config, bakes=True), torch.zeros(2, *config.input, dtype=torch.uint8))
+    model = openvino_model(Graph(net, config, bakes=True))
     settings = {
         "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }  # fmt: skip

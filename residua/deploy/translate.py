@@ -1,4 +1,4 @@
-"""A module -> torch.export, ONNX and OpenVINO, with any number of images, by these libraries' own translators."""
+"""A graph -> torch.export, ONNX and OpenVINO, with any number of images, by these libraries' own translators."""
 
 import logging
 import warnings
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.onnx import ONNXProgram
 
-from residua.deploy.graph import IMAGES, PIXELS, PROBABILITIES, SCORES, Graph
+from residua.deploy.graph import PROBABILITIES, SCORES, Graph
 
 if TYPE_CHECKING:
     import openvino  # type: ignore[import-untyped]
@@ -20,7 +22,7 @@ OPSET = 20  # of ONNX
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what the translators say about their own future to themselves."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "root")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -33,29 +35,47 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def exported(graph: Graph, example: Tensor) -> torch.export.ExportedProgram:
-    """The graph as `torch.export` has it, with the first dimension free; `example` holds two images."""
-    with quiet(), torch.no_grad():
-        return torch.export.export(graph.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+def example(graph: Graph) -> Tensor:
+    """Two images, for with one a translator would take the number for a constant."""
+    return torch.zeros(2, *graph.shape, dtype=torch.uint8 if graph.bakes else torch.float32)
 
 
-def onnx_program(graph: Graph, example: Tensor) -> torch.onnx.ONNXProgram:
+def exported(graph: Graph) -> ExportedProgram:
+    """As `torch.export` has it, without the places in our source that its nodes remember."""
     with quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph.eval(), (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            input_names=[PIXELS if graph.bakes else IMAGES], output_names=[SCORES, PROBABILITIES], verbose=False,
-        )  # fmt: skip
-    assert program is not None  # with dynamo it never is
+        program = torch.export.export(graph.eval(), (example(graph),), dynamic_shapes=({0: Dim.DYNAMIC},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     return program
 
 
-def openvino_model(graph: Graph, example: Tensor) -> "openvino.Model":
+def onnx_program(graph: Graph) -> ONNXProgram:
+    """As ONNX, of opset OPSET, without the translator's notes."""
+    with quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.eval(), (example(graph),), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: "batch"},),
+            input_names=[graph.takes], output_names=[SCORES, PROBABILITIES], verbose=False,
+        )  # fmt: skip
+    assert program is not None  # with dynamo it never is
+    model = program.model
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    return program
+
+
+def openvino_model(graph: Graph) -> "openvino.Model":
+    """As OpenVINO has it, by way of `torch.export`."""
     with quiet():
         import openvino
 
-        model: openvino.Model = openvino.convert_model(exported(graph, example))
-        model.reshape([-1, *example.shape[1:]])
-    model.inputs[0].get_tensor().set_names({PIXELS if graph.bakes else IMAGES})
+        model: openvino.Model = openvino.convert_model(exported(graph))
+    model.reshape([-1, *graph.shape])
+    model.inputs[0].get_tensor().set_names({graph.takes})
     for output, name in zip(model.outputs, (SCORES, PROBABILITIES), strict=True):
         output.get_tensor().set_names({name})
     return model

@@ -10,6 +10,7 @@ appends them, which is `shortcut=pad-last` here.
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from residua.errors import RecordError, UsageError, unknown
 from residua.net.otherwise import doubts, forks_otherwise
-from residua.net.places import COUNTER, HEAD, Entries, Entry, Place, likely, misfit, settled, wanted
+from residua.net.places import COUNTER, HEAD, Entries, Entry, Place, candidates, likely, misfit, settled, units, wanted
 from residua.net.weights import flaw, is_dense
 from residua.spec.network import Network
 from residua.spec.papers import network as network_of
@@ -136,6 +137,17 @@ def classes_in(tensors: Mapping[str, Tensor]) -> int:
     """How many classes the head of another project's state dict tells apart; 0 where it has none."""
     held, _ = read(tensors)
     return held[HEAD, "weight"].rows if (HEAD, "weight") in held else 0
+
+
+def recognised(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the network that another project's state dict fits; UsageError where it fits none that has a name."""
+    held, project = read(tensors)
+    for name in candidates(held, "resnet"):
+        with suppress(UsageError):  # no such depth
+            net = network_of(name, classes=held[HEAD, "weight"].rows if (HEAD, "weight") in held else None)
+            if tuple(s.units for s in net.stages) == units(held) and not misfit(held, net) and not forks_otherwise(net, project):
+                return net.name
+    raise UsageError("which network these weights are of cannot be told: give its name by --model")
 
 
 def to_theirs(tensors: Mapping[str, Tensor], network: Network, project: Project) -> dict[str, Tensor]:

@@ -50,12 +50,18 @@ class Dataset:
     std: tuple[float, ...]
     images: int  # in the training part
     dev: int  # of those, held out
-    kind: str  # how it is read: sklearn, batches (python pickles), idx
+    kind: str  # how it is read: sklearn, batches (python pickles), idx, folder (of photographs)
     folder: str = ""
     train: tuple[File, ...] = ()  # for IDX: images, labels
     test: tuple[File, ...] = ()
     archives: tuple[Archive, ...] = ()
     flips: bool = True  # whether a mirrored image keeps its class
+    resize: int = 0  # of photographs: the side of the squares that are kept, larger than the input, to cut from
+
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """Channels, height and width of the training images in memory."""
+        return (self.input[0], self.resize, self.resize) if self.resize else self.input
 
 
 def idx(

@@ -112,10 +112,10 @@ def states(optimiser: Optimiser) -> int:
 
 def data_bytes(data: Dataset, pad: int) -> int:
     """Of the images of the training part as they are, and padded those that are trained on; of labels and of two orders."""
-    channels, height, width = data.input
+    channels, height, width = data.kept
     trained = data.images - data.dev
     padded = channels * (height + 2 * pad) * (width + 2 * pad) * trained if pad else 0
-    return prod(data.input) * data.images + padded + 8 * (data.images + 2 * trained)
+    return prod(data.kept) * data.images + padded + 8 * (data.images + 2 * trained)
 
 
 def activation_bytes(plan: Plan) -> int:

@@ -137,13 +137,25 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Pad by `pad` pixels and crop back at random; mirror with probability 1/2 (where the data set allows it)."""
+    """Pad by `pad` pixels and crop back at random; mirror with probability 1/2 (where the data set allows it).
+
+    With an `area` below 1, a part of that share of the image or more, up to `stretch` times as wide as high or as high as wide,
+    is brought to the input's size instead (Szegedy et al. 2015, section 6).  `colour` multiplies brightness, contrast and
+    saturation by up to 1 +- that (Howard 2013).
+    """
 
     pad: int = 4
     flip: bool = True
+    area: float = field(default=1.0, metadata={"younger": True})
+    stretch: float = field(default=4 / 3, metadata={"younger": True})
+    colour: float = field(default=0.0, metadata={"younger": True})
 
     def __post_init__(self) -> None:
         within(self.pad, "pad", 0)
+        if not 0 < self.area <= 1:
+            raise UsageError(f"area={self.area} is impossible: it must be above 0, and 1 at most")
+        within(self.stretch, "stretch", 1)
+        within(self.colour, "colour", 0, 1)
 
     def on(self, dataset: Dataset) -> "Augment":
         """Without mirroring where a mirrored image would change its class."""
@@ -168,6 +180,9 @@ class Recipe:
     augment: Augment = Augment()
     parts: int = field(default=1, metadata={"younger": True})  # of a batch: BN's statistics are each part's own
     smoothing: float = field(default=0.0, metadata={"younger": True})  # of labels: that share of a label is all classes' alike
+    balance: bool = field(default=False, metadata={"younger": True})  # show each class equally often, whatever it has
+    freeze: bool = field(default=False, metadata={"younger": True})  # train the last layer alone; BN keeps its statistics
+    body_lr: float = field(default=1.0, metadata={"younger": True})  # share of the rate that all below the last layer is trained at
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
@@ -177,6 +192,7 @@ class Recipe:
         if self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images is impossible: give at least 1")
         within(self.smoothing, "smoothing", 0, 1)
+        within(self.body_lr, "body_lr", 0)
         if self.parts < 1:
             raise UsageError(f"a batch in {self.parts} parts is impossible: give at least 1, the whole batch")
 
@@ -212,6 +228,26 @@ RECIPES = {
         Recipe(name="fast", epochs=36, optimiser=Muon(), schedule=OneCycle(lr=0.03, rise=0.2)),
         # Ours, for data sets of a few thousand small images.
         Recipe(name="small", epochs=12, batch_size=64, schedule=OneCycle(), augment=Augment(pad=1)),
+        # Ours, for a folder of photographs, from fresh weights and from those of another task.
+        Recipe(
+            name="photos",
+            epochs=60,
+            batch_size=32,
+            optimiser=Sgd(0.9, 5e-4, nesterov=True, decay="weights"),
+            schedule=OneCycle(lr=0.05, rise=0.2),
+            augment=Augment(pad=0, area=0.35),
+            smoothing=0.1,
+        ),
+        Recipe(
+            name="tuning",
+            epochs=15,
+            batch_size=32,
+            optimiser=Sgd(0.9, 1e-4, nesterov=True, decay="weights"),
+            schedule=OneCycle(lr=0.02, rise=0.2),
+            augment=Augment(pad=0, area=0.35),
+            smoothing=0.1,
+            body_lr=0.1,
+        ),
     )
 }
 

@@ -71,7 +71,7 @@ def assess_folder(
     net = machine.place(from_pretrained(folder))
 
     def seen(split: Split) -> tuple[Images, Scores, Labels]:
-        images = machine.group.first_here(partial(read, data, split, data_dir))
+        images = machine.group.first_here(partial(read, data, split, data_dir)).middle(config.input[1:])
         return images, scores(net, images, config, machine, mirror=mirror).numpy(), images.labels.numpy()
 
     if calibrate:

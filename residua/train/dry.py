@@ -5,10 +5,11 @@ from functools import partial
 from math import prod
 from pathlib import Path
 
-from residua.data.batches import Batches
+from residua.data.batches import Batches, batches_of
+from residua.data.folder import data_of
 from residua.data.read import Images, read
 from residua.net.build import build
-from residua.spec.dataset import dataset
+from residua.spec.dataset import Dataset
 from residua.spec.memory import activation_bytes
 from residua.spec.network import Network
 from residua.spec.plan import Plan, plan
@@ -27,10 +28,13 @@ TIMED = 3  # steps, after one that is not timed
 
 def outline(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json]:
     """The plan of a run; that of VLAD holds no time, for nobody knows before how long an SVM takes."""
-    images = machine.group.first_here(partial(read, dataset(run.dataset), "train", data_dir)).to(machine.device)
+    data = data_of(run.dataset, run.network.input)
+    if isinstance(run.network, Network):
+        refuse_too_large(run, plan(run.network), machine)  # for it takes steps, too
+    images = machine.group.first_here(partial(read, data, "train", data_dir)).to(machine.device)
     if isinstance(run.network, VladClassifier):
         return outline_fit(run.network, run.dataset, images)
-    return outline_steps(run, plan(run.network), images, machine)
+    return outline_steps(run, data, plan(run.network), images, machine)
 
 
 def outline_fit(value: VladClassifier, dataset: str, images: Images) -> dict[str, Json]:
@@ -47,16 +51,15 @@ def outline_fit(value: VladClassifier, dataset: str, images: Images) -> dict[str
     }
 
 
-def outline_steps(run: Run, planned: Plan, images: Images, machine: Machine) -> dict[str, Json]:
+def outline_steps(run: Run, data: Dataset, planned: Plan, images: Images, machine: Machine) -> dict[str, Json]:
     """Sizes, steps, the learning rate at each change, and the time a few real steps let expect.
 
     `activation_bytes` and those of memory are of one process, which keeps one part at a time.
     """
-    data, recipe, group = dataset(run.dataset), run.recipe_for(planned.depth), machine.group
+    recipe, group = run.recipe_for(planned.depth), machine.group
     shared = share(recipe, group)
-    refuse_too_large(run, planned, machine)  # for it takes steps, too
     memory = foreseen(run, planned, machine)
-    batches = Batches(images, recipe.batch_size, recipe.augment.on(data), data.mean, data.std, run.seed, shared)
+    batches = batches_of(images, recipe, data, data.mean, data.std, run.seed, shared)
     steps = recipe.length(len(images))
     return {
         "model": planned.network.name,
@@ -92,7 +95,7 @@ def changes(recipe: Recipe, steps: int) -> list[tuple[int, float]]:
 
 def seconds_a_step(network: Network, recipe: Recipe, batches: Batches, machine: Machine) -> float:
     net = machine.place(synchronise(build(network, batches.seed), recipe.parts, machine))
-    step = Step(net, recipe.optimiser, machine, recipe.parts, recipe.smoothing)
+    step = Step(net, recipe.optimiser, machine, recipe.parts, recipe.smoothing, recipe.body_lr)
     for i in range(1 + TIMED):
         if i == 1:
             begun = time.perf_counter()

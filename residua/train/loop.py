@@ -80,7 +80,7 @@ def fit(
     loss is not finite; a run that does not set out is only told so.
     """
     steps = recipe.length(len(batches.images))
-    step = Step(net, recipe.optimiser, machine, recipe.parts, recipe.smoothing)
+    step = Step(net, recipe.optimiser, machine, recipe.parts, recipe.smoothing, recipe.body_lr)
     progress = restored(record, step, steps)
     report_every = max(round(len(batches.images) / recipe.batch_size), steps // 100)
     saved = time.monotonic()

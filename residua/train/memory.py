@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from residua.data.folder import data_of
 from residua.errors import TrainingError
-from residua.spec.dataset import dataset
 from residua.spec.memory import RECOMPUTES, Memory, run_memory
 from residua.spec.plan import Plan
 from residua.spec.run import Run
@@ -20,7 +20,13 @@ def foreseen(run: Run, planned: Plan, machine: Machine, batch_size: int = 0) -> 
     recipe = run.recipe_for(planned.depth)
     batch = max((batch_size or recipe.batch_size) // max(recipe.parts, machine.group.size), 1)
     return run_memory(
-        planned, recipe, dataset(run.dataset), batch, machine.recompute, machine.precision == "bf16", machine.device.type == "cpu"
+        planned,
+        recipe,
+        data_of(run.dataset, run.network.input),
+        batch,
+        machine.recompute,
+        machine.precision == "bf16",
+        machine.device.type == "cpu",
     )
 
 

@@ -12,27 +12,30 @@ from typing import Protocol
 
 import torch
 
-from residua.data.batches import Batches
-from residua.data.fetch import located
-from residua.data.read import Images, read
+from residua.data.batches import batches_of
+from residua.data.folder import data_of
+from residua.data.gallery import as_json
+from residua.data.read import Images, left_out, read, ready
 from residua.errors import Interrupted, RecordError, UsageError
 from residua.files import alone
 from residua.net.build import ResidualNetwork
-from residua.net.folder import network_from, save_pretrained, untrained
+from residua.net.folder import save_pretrained, untrained
+from residua.net.freeze import freeze
 from residua.net.vlad import VladNetwork
 from residua.record import Record
-from residua.spec.dataset import dataset
+from residua.spec.dataset import Dataset
 from residua.spec.model import ModelConfig
 from residua.spec.network import Network
 from residua.spec.plan import plan
 from residua.spec.run import Run
 from residua.spec.text import Json
 from residua.train.checkpoint import SAVING, Saving
-from residua.train.evaluate import checked_for, evaluate
+from residua.train.evaluate import evaluate
 from residua.train.loop import Listener, Progress, fit
 from residua.train.machine import Machine
 from residua.train.memory import refuse_too_large
 from residua.train.parallel import share
+from residua.train.start import learned
 from residua.train.synced import synchronise
 from residua.train.vlad import fit_vlad
 
@@ -53,7 +56,7 @@ def train(
 
     VLAD is fitted at once: its result has the same keys, with 0 steps; its record has no metrics and no `best`, and `resume`
     begins anew.
-    Where the run starts from weights, they are those of the model folder `start`, and so is the preprocessing.
+    Where the run starts from weights, they are those of the model folder or the file `start`; a folder's mean and std go with them.
     Every process of the machine's group calls it; the leading one writes, and another number of them goes on from a checkpoint
     to the same but for rounding.  What torchrun starts again goes on by itself.
     Raises UsageError where the folder holds another run, RecordError where another process trains it, DataError,
@@ -78,7 +81,7 @@ def train(
             where = f"step {progress.step:,} of {progress.steps:,}"
             raise Interrupted(f"stopped at {where}: add --resume to go on, with --out {folder}")
 
-        splits = {"train": job.images, "dev": job.dev, "test": read(dataset(run.dataset), "test", data_dir)}
+        splits = {"train": job.images.middle(job.dev.size), "dev": job.dev, "test": read(job.data, "test", data_dir)}
         errors = {
             f"{split}_error": evaluate(job.net, images, job.config.mean, job.config.std, exact).error
             for split, images in splits.items()
@@ -107,6 +110,7 @@ class Job:
 
     net: ResidualNetwork | VladNetwork
     config: ModelConfig
+    data: Dataset
     images: Images  # to train on
     dev: Images
     learn: Learn
@@ -117,34 +121,37 @@ class Job:
 
 def prepared(run: Run, record: Record, machine: Machine, start: Path | None, data_dir: Path | None, saving: Saving) -> Job:
     """Data and network of `run`, and how it learns."""
-    data, group = dataset(run.dataset), machine.group
-    if data.folder:
-        group.first_here(partial(located, data, data_dir))  # so that a missing test file is said now, not after the training
+    data, group = data_of(run.dataset, run.network.input), machine.group
+    group.first_here(partial(ready, data, data_dir))  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
     config = ModelConfig(
         network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name,
         recipe=run.recipe.name if run.recipe else "", fingerprint=images.fingerprint,
-        residua=version("residua"), torch=torch.__version__,
+        residua=version("residua"), torch=torch.__version__, resize=data.resize,
     )  # fmt: skip
-    if start is None:
-        net = untrained(run.network, run.seed)
-    else:
-        before = checked_for(data, start)
-        net, config = network_from(start), replace(config, mean=before.mean, std=before.std)
+    net = untrained(run.network, run.seed)
+    if start is not None and isinstance(run.network, Network):
+        weights, mean, std = learned(start, run.network, data)
+        net.load_state_dict({**net.state_dict(), **weights})
+        config = replace(config, mean=mean, std=std)
     learn: Learn
     if isinstance(net, VladNetwork):
-        net, parts, steps, seen = machine.place(net), 1, 0, len(images)
+        net, parts, steps, seen, images = machine.place(net), 1, 0, len(images), images.middle(dev.size)
         learn = partial(fit_vlad, net, images, config.mean, config.std, run.seed)
     else:
         recipe = run.recipe_for(net.plan.depth)
-        augment, shared = recipe.augment.on(data), share(recipe, group)
+        if recipe.freeze:
+            freeze(net)
         net, parts = machine.place(synchronise(net, recipe.parts, machine)), recipe.parts
-        batches = Batches(images, recipe.batch_size, augment, config.mean, config.std, run.seed, shared)
+        batches = batches_of(images, recipe, data, config.mean, config.std, run.seed, share(recipe, group))
         steps = recipe.length(len(images))
         seen = steps * recipe.batch_size
         best = partial(save_pretrained, net, config, record.folder / "best") if group.leads else idle
         learn = partial(fit, net, batches, recipe, dev=dev, machine=machine, record=record, saving=saving, keep_best=best)
-    return Job(net, config, images, dev, learn, steps, seen, machine.describe(parts) | {"images": images.fingerprint})
+    environment = machine.describe(parts) | {"images": images.fingerprint}
+    if lost := left_out(data):
+        environment["left_out"] = as_json(lost)
+    return Job(net, config, data, images, dev, learn, steps, seen, environment)
 
 
 def opened(record: Record, run: Run, environment: dict[str, Json], resume: bool) -> dict[str, Json] | None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residua.data.counter import bits
+from residua.net.freeze import last_of
 from residua.spec import recipe
 from residua.spec.recipe import AdamW, Optimiser, RmsProp, Sgd
 from residua.train.machine import Machine
@@ -20,11 +21,13 @@ class Step:
     Of a batch in `parts` each has BN statistics of its own; gradients and running statistics are averaged over all of them.
     """
 
-    def __init__(self, net: nn.Module, optimiser: Optimiser, machine: Machine, parts: int = 1, smoothing: float = 0.0) -> None:
+    def __init__(
+        self, net: nn.Module, optimiser: Optimiser, machine: Machine, parts: int = 1, smoothing: float = 0.0, body_lr: float = 1.0
+    ) -> None:
         self.net, self.machine, self.parts, self.smoothing = net, machine, parts, smoothing
         machine.group.begin_alike(net)
         self.buffers = list(net.buffers()) if parts > 1 else []  # what parts change apart from each other
-        self.optimiser = torch_optimiser(optimiser, decay_groups(net, optimiser))
+        self.optimiser = torch_optimiser(optimiser, slowed(decay_groups(net, optimiser), last_of(net), body_lr))
         self.gradients = in_one(net)
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -33,7 +36,7 @@ class Step:
         Both are of the whole batch, of which `images` and `labels` are this process's share.
         """
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         self.gradients.zero_()
         loss, wrong = self.in_parts(images, labels) if self.parts * self.machine.group.size > 1 else self.backward(images, labels)
         self.optimiser.step()
@@ -86,11 +89,23 @@ class Step:
 
 def in_one(net: nn.Module) -> Tensor:
     """All gradients of `net`, in one tensor that stays: among activations that come and go each would leave a gap in the heap."""
-    parameters = list(net.parameters())
+    parameters = [p for p in net.parameters() if p.requires_grad]
     gradients = torch.zeros(sum(p.numel() for p in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
     for p, part in zip(parameters, torch.split(gradients, [p.numel() for p in parameters]), strict=True):
         p.grad = part.as_strided(p.shape, p.stride())
     return gradients
+
+
+def slowed(groups: list[dict[str, Any]], head: set[Tensor], share: float) -> list[dict[str, Any]]:
+    """The same parameters, each group with the `rate` it is trained at: all below the head at that share of the whole."""
+    if share == 1:
+        return [group | {"rate": 1.0} for group in groups]
+    split = [
+        group | {"params": [p for p in group["params"] if (p in head) == is_head], "rate": rate}
+        for group in groups
+        for is_head, rate in ((False, share), (True, 1.0))
+    ]
+    return [group for group in split if group["params"]]
 
 
 def torch_optimiser(optimiser: Optimiser, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -110,9 +125,9 @@ def decay_groups(net: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
 
     For Muon, the weights of the units, and all else.
     """
-    parameters = list(net.parameters())
+    parameters = [p for p in net.parameters() if p.requires_grad]
     if isinstance(optimiser, recipe.Muon):
-        hidden = [p for name, p in net.named_parameters() if name.startswith("stages.") and p.dim() > 1]
+        hidden = [p for name, p in net.named_parameters() if name.startswith("stages.") and p.dim() > 1 and p.requires_grad]
         others = [p for p in parameters if all(p is not h for h in hidden)]
         return [
             {"params": hidden, "weight_decay": optimiser.weight_decay, "orthogonal": True},

@@ -7,6 +7,7 @@ import residua
 from residua.data.augment import normalise
 from residua.deploy import engine as engines
 from residua.deploy.engine import Engine, engine
+from residua.deploy.extras import EXTRAS
 from residua.errors import RecordError, UsageError
 from residua.net.folder import from_pretrained, save_pretrained
 from residua.spec.model import ModelConfig
@@ -87,11 +88,12 @@ def test_auto_takes_pytorch_where_a_translator_fails_or_is_missing(tmp_path, mon
     monkeypatch.setattr(engines, "openvino_engine", failing)
     folder = model(tmp_path / "model")
     assert engine(folder).name.startswith("torch")
-    monkeypatch.setattr(engines, "EXTRAS", {"openvino": ("no_such_package",), "onnx": ("no_such_package",)})
+    monkeypatch.setitem(EXTRAS, "openvino", ("openvino", ("no_such_package",)))
+    monkeypatch.setitem(EXTRAS, "onnx", ("export", ("no_such_package",)))
     assert engine(folder).name.startswith("torch")
-    with pytest.raises(UsageError, match=r"the engine onnx needs no_such_package: pip install 'residua\[export\]'"):
+    with pytest.raises(UsageError, match=r"onnx needs no-such-package, which is not installed: pip install 'residua\[export\]'"):
         engine(folder, "onnx")
-    with pytest.raises(UsageError, match=r"needs no_such_package: pip install 'residua\[openvino\]'"):
+    with pytest.raises(UsageError, match=r"needs no-such-package, which is not installed: pip install 'residua\[openvino\]'"):
         engine(folder, "openvino")
 
 

@@ -1,0 +1,41 @@
+"""Write a trained network as a file for other programs: ONNX, OpenVINO or torch.export."""
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from residua.cli.parser import Parser, add_data_dir, add_json, print_json
+from residua.errors import UsageError
+
+SUFFIXES = {"onnx": ".onnx", "openvino": "-openvino", "torch-export": ".pt2"}
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("model", type=Path, help="a run's or a model folder")
+    parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), help="the format")
+    parser.add_argument("--out", type=Path, help="the file, and for openvino a folder (default: named like the model folder)")
+    parser.add_argument("--bake-preprocessing", action="store_true", help="take uint8 images; the normalisation is in the file")
+    parser.add_argument("--int8", action="store_true", help="weights and activations of 8 bits; wants --images, and says what it costs")
+    parser.add_argument("--images", help="a folder of images, in folders by class to count errors, or a data set's name; for --int8")
+    add_data_dir(parser)
+    add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    if arguments.int8 != (arguments.images is not None):
+        raise UsageError("--int8 is calibrated on real images: give --images DIR with it" if arguments.int8 else "--images is for --int8")
+    out = arguments.out or Path(f"{arguments.model.resolve().name}{'-int8' * arguments.int8}{SUFFIXES[arguments.to]}")
+
+    from residua.deploy.export import export
+
+    facts = export(arguments.model, arguments.to, out, bakes=arguments.bake_preprocessing)
+    print_json(facts) if arguments.json else print(prose(facts))
+
+
+def prose(facts: dict[str, object]) -> str:
+    opset = f", opset {facts['opset']}" if "opset" in facts else ""
+    return (
+        f"{facts['file']}: {facts['model']}, {facts['classes']} classes, {facts['format']}{opset}\n"
+        f"takes {facts['takes']}; gives scores and probabilities\n"
+        f"differs from PyTorch by at most {facts['difference']:.1e} in a probability and {facts['score_difference']:.1e} in a score"
+    )
