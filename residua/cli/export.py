@@ -15,15 +15,21 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--to", required=True, choices=tuple(SUFFIXES), help="the format")
     parser.add_argument("--out", type=Path, help="the file, and for openvino a folder (default: named like the model folder)")
     parser.add_argument("--bake-preprocessing", action="store_true", help="take uint8 images; the normalisation is in the file")
-    parser.add_argument("--int8", action="store_true", help="weights and activations of 8 bits; wants --images, and says what it costs")
-    parser.add_argument("--images", help="a folder of images, in folders by class to count errors, or a data set's name; for --int8")
+    parser.add_argument(
+        "--int8", action="store_true", help="weights and activations of 8 bits; wants --images, and says what it costs"
+    )
+    parser.add_argument(
+        "--images", help="a folder of images, in folders by class to count errors, or a data set's name; for --int8"
+    )
     add_data_dir(parser)
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
     if arguments.int8 != (arguments.images is not None):
-        raise UsageError("--int8 is calibrated on real images: give --images DIR with it" if arguments.int8 else "--images is for --int8")
+        raise UsageError(
+            "--int8 is calibrated on real images: give --images DIR with it" if arguments.int8 else "--images is for --int8"
+        )
     out = arguments.out or Path(f"{arguments.model.resolve().name}{'-int8' * arguments.int8}{SUFFIXES[arguments.to]}")
 
     from residua.deploy.export import export

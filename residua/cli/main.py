@@ -9,7 +9,20 @@ from typing import NoReturn
 from residua.cli.parser import Parser, complain
 from residua.errors import ResiduaError, UsageError
 
-COMMANDS = ("study", "train", "evaluate", "predict", "show", "models", "report", "deepen", "residualize", "convert", "export", "serve")
+COMMANDS = (
+    "study",
+    "train",
+    "evaluate",
+    "predict",
+    "show",
+    "models",
+    "report",
+    "deepen",
+    "residualize",
+    "convert",
+    "export",
+    "serve",
+)
 TOGETHER = ("train", "evaluate")  # what several processes, started by torchrun, do together
 DESCRIPTION = "Deep residual networks for image recognition: build, train and study them."
 

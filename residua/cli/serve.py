@@ -1,5 +1,9 @@
 """Answer with a trained network over HTTP: a page, and JSON."""
-from residua.cli.parser import Parser
+
 from jsonargparse import Namespace
+
+from residua.cli.parser import Parser
+
+
 def add_arguments(parser: Parser) -> None: ...
 def run(arguments: Namespace) -> None: ...

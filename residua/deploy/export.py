@@ -86,7 +86,9 @@ def takes(graph: Graph) -> str:
 def metadata(config: ModelConfig, graph: Graph) -> dict[str, str]:
     """What travels in the file: strings, JSON where they are not words."""
     height, width = config.input[1:]
-    resize = f"the shorter side to {config.resize}, then the middle {height} x {width}" if config.resize else f"to {height} x {width}"
+    resize = (
+        f"the shorter side to {config.resize}, then the middle {height} x {width}" if config.resize else f"to {height} x {width}"
+    )
     return {
         "model": config.network.name,
         "classes": json.dumps(config.classes),

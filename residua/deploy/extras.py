@@ -20,4 +20,6 @@ def absent(what: str) -> str:
 def require(what: str) -> None:
     """UsageError where a package is missing, with the command that brings it."""
     if package := absent(what):
-        raise UsageError(f"{what} needs {package.replace('_', '-')}, which is not installed: pip install 'residua[{EXTRAS[what][0]}]'")
+        raise UsageError(
+            f"{what} needs {package.replace('_', '-')}, which is not installed: pip install 'residua[{EXTRAS[what][0]}]'"
+        )
