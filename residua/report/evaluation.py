@@ -79,7 +79,10 @@ def summary(found: Evaluation) -> list[str]:
     if len(known) > 1 and found.wrong:
         (low, hardest), (high, easiest) = min(known), max(known)
         names = found.classes[hardest], found.classes[easiest]
-        told.append(f"It finds {percent(high, 1)} of the images of {names[1]}, but only {percent(low, 1)} of those of {names[0]}.")
+        if high > low:
+            told.append(
+                f"It finds {percent(high, 1)} of the images of {names[1]}, but only {percent(low, 1)} of those of {names[0]}."
+            )
     if confusions := found.confusions():
         n, i, j = confusions[0]
         told.append(
