@@ -6,6 +6,7 @@ from jsonargparse import Namespace
 
 from residua.cli.parser import Parser, add_data_dir, add_json, print_json
 from residua.errors import UsageError
+from residua.spec.text import Json
 
 SUFFIXES = {"onnx": ".onnx", "openvino": "-openvino", "torch-export": ".pt2"}
 
@@ -34,14 +35,37 @@ def run(arguments: Namespace) -> None:
 
     from residua.deploy.export import export
 
-    facts = export(arguments.model, arguments.to, out, bakes=arguments.bake_preprocessing)
+    facts = export(
+        arguments.model, arguments.to, out, bakes=arguments.bake_preprocessing, images=arguments.images or "",
+        data_dir=arguments.data_dir,
+    )  # fmt: skip
     print_json(facts) if arguments.json else print(prose(facts))
 
 
-def prose(facts: dict[str, object]) -> str:
+def prose(facts: dict[str, Json]) -> str:
     opset = f", opset {facts['opset']}" if "opset" in facts else ""
+    kind = "int8" if "agreement" in facts else "fp32"
     return (
-        f"{facts['file']}: {facts['model']}, {facts['classes']} classes, {facts['format']}{opset}\n"
+        f"{facts['file']}: {facts['model']}, {facts['classes']} classes, {facts['format']}{opset}, {kind}\n"
         f"takes {facts['takes']}; gives scores and probabilities\n"
-        f"differs from PyTorch by at most {facts['difference']:.1e} in a probability and {facts['score_difference']:.1e} in a score"
+    ) + (costs(facts) if kind == "int8" else differences(facts))
+
+
+def differences(facts: dict[str, Json]) -> str:
+    return (
+        f"differs from PyTorch by at most {facts['difference']:.1e} in a probability and {facts['score_difference']:.1e} in a "
+        f"score, in batches of 1 and of 5 images"
     )
+
+
+def costs(facts: dict[str, Json]) -> str:
+    """What int8 loses, on images that it was not calibrated by."""
+    same = f"says the same as fp32 of {percent(facts['agreement'])} of {facts['images']:,} test images of {facts['source']}"
+    if "fp32_error" not in facts:
+        return f"{same}, whose classes are not the model's, so that errors cannot be counted"
+    return f"{same}: error {percent(facts['fp32_error'])} in fp32, {percent(facts['int8_error'])} in int8"
+
+
+def percent(share: Json) -> str:
+    assert isinstance(share, float)
+    return f"{100 * share:.2f} %"

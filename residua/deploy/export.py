@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from residua.data.augment import normalise
 from residua.deploy.extras import require
 from residua.deploy.graph import PROBABILITIES, SCORES, Graph
+from residua.deploy.int8 import cost, samples, write_int8
 from residua.deploy.translate import OPSET, exported, onnx_program, openvino_model, quiet
 from residua.errors import RecordError, UsageError, unknown
 from residua.files import written_aside
@@ -42,17 +44,31 @@ class Difference:
         return self.scores <= ALLOWED * max(1.0, self.largest) and self.probabilities <= ALLOWED
 
 
-def export(folder: Path, to: Format, out: Path, *, bakes: bool = False) -> dict[str, Json]:
+def export(
+    folder: Path, to: Format, out: Path, *, bakes: bool = False, images: str = "", data_dir: Path | None = None
+) -> dict[str, Json]:
     """Write `out`, an ONNX file, a folder of OpenVINO's two files, or a `torch.export` archive; says what was found.
 
     It takes any number of images and gives scores and probabilities, in evaluation mode; with `bakes` it takes uint8 images
-    and normalises them itself.  Its metadata are those of `metadata`.  Raises UsageError for a format that does not exist, is not
-    installed, or an `out` that does; RecordError for a damaged folder, and where its outputs are not PyTorch's.
+    and normalises them itself.  Its metadata are those of `metadata`.  With `images`, a folder or a data set, it is of int8, and
+    what that costs is said, instead of a difference that is held against ALLOWED.  Raises UsageError for a format that does not
+    exist, is not installed, or an `out` that does; RecordError for a damaged folder, and where its outputs are not PyTorch's.
     """
-    ready(to, out)
+    ready(to, out, bool(images))
     folder = model_folder(folder)
     config = read_config(folder)
     graph = Graph(from_pretrained(folder), config, bakes=bakes)
+    facts: dict[str, Json] = {
+        "file": str(out), "format": to, **({"opset": OPSET} if to == "onnx" else {}), "model": config.network.name,
+        "classes": len(config.classes), "takes": takes(graph),
+    }  # fmt: skip
+    if images:
+        real = samples(images, config, data_dir)
+        with written_aside(out) as aside:
+            write_quantised(graph, to, aside, config, real.calibrating)
+            run = runner(to, aside)
+            costs = cost(lambda batch: graph(batch)[0], lambda batch: run(batch)[0], graph, config, real)
+        return facts | costs
     with written_aside(out) as aside:
         write(graph, to, aside, metadata(config, graph))
         found = compared(runner(to, aside), graph, config, folder)
@@ -61,19 +77,22 @@ def export(folder: Path, to: Format, out: Path, *, bakes: bool = False) -> dict[
                 f"{out} was not written: its probabilities differ from PyTorch's by {found.probabilities:.1e}, "
                 f"its scores by {found.scores:.1e}"
             )
-    return {
-        "file": str(out), "format": to, **({"opset": OPSET} if to == "onnx" else {}), "model": config.network.name,
-        "classes": len(config.classes), "takes": takes(graph), "difference": found.probabilities,
-        "score_difference": found.scores, "largest_score": found.largest, "batches": list(BATCHES),
+    return facts | {
+        "difference": found.probabilities, "score_difference": found.scores, "largest_score": found.largest,
+        "batches": list(BATCHES),
     }  # fmt: skip
 
 
-def ready(to: str, out: Path) -> None:
+def ready(to: str, out: Path, quantises: bool) -> None:
     """UsageError where a format cannot be written, or `out` stands already."""
     if to not in get_args(Format):
         raise unknown("format", to, get_args(Format))
+    if quantises and to == "torch-export":
+        raise UsageError("int8 is for onnx and openvino: leave --int8 out, or choose --to onnx")
     if to != "torch-export":
         require(to)
+    if quantises:
+        require("onnx")
     if out.exists():
         raise UsageError(f"{out} exists already: choose another --out")
 
@@ -121,9 +140,27 @@ def write(graph: Graph, to: Format, path: Path, meta: dict[str, str]) -> None:
             write_openvino(openvino_model(graph), path, meta)
 
 
+def write_quantised(graph: Graph, to: Format, path: Path, config: ModelConfig, calibrating: Tensor) -> None:
+    """The graph in int8, with its metadata; OpenVINO reads what ONNX Runtime has quantised."""
+    import onnx
+
+    meta = {**metadata(config, graph), "precision": f"int8, calibrated on {len(calibrating)} images"}
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "int8.onnx"
+        write_int8(graph, config, calibrating, file)
+        if to == "openvino":
+            import openvino  # type: ignore[import-untyped]
+
+            write_openvino(openvino.Core().read_model(file), path, meta)
+            return
+        model = onnx.load(file)
+    onnx.helper.set_model_props(model, meta)
+    path.write_bytes(model.SerializeToString())
+
+
 def write_openvino(model: object, path: Path, meta: dict[str, str]) -> None:
     """A folder of model.xml and model.bin."""
-    import openvino  # type: ignore[import-untyped]
+    import openvino
 
     path.mkdir()
     for name, text in meta.items():
@@ -182,13 +219,20 @@ def openvino_runner(path: Path) -> Runs:
 @torch.inference_mode()
 def compared(run: Runs, graph: Graph, config: ModelConfig, folder: Path) -> Difference:
     """A file against the network of the model folder, not folded, on images of noise in batches of BATCHES."""
-    net, differences, largest = from_pretrained(folder), [], 0.0
+    net, found = from_pretrained(folder), Difference(0.0, 0.0, 0.0)
     for count in BATCHES:
         pixels = torch.randint(256, (count, *graph.shape), generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
         images = normalise(pixels, config.mean, config.std)
-        scores = net(images)
-        found, probabilities = run(pixels if graph.bakes else images)
-        expected = torch.softmax(scores / config.temperature, 1)
-        differences.append([(found - scores).abs().max().item(), (probabilities - expected).abs().max().item()])
-        largest = max(largest, scores.abs().max().item())
-    return Difference(*(max(column) for column in zip(*differences, strict=True)), largest)
+        expected = net(images)
+        scores, probabilities = run(pixels if graph.bakes else images)
+        found = Difference(
+            max(found.scores, furthest(scores - expected)),
+            max(found.probabilities, furthest(probabilities - torch.softmax(expected / config.temperature, 1))),
+            max(found.largest, furthest(expected)),
+        )
+    return found
+
+
+def furthest(x: Tensor) -> float:
+    """From 0."""
+    return x.abs().max().item()
