@@ -70,9 +70,9 @@ class Checked:
         }  # fmt: skip
 
     def usable(self) -> Iterator[Entry]:
-        """The files to keep: decoded, in one class, once, and in one part alone."""
+        """The files to keep: decoded, in one class, once, in one part alone, and with a name that can be written down."""
         bad = {p.path for p in self.problems if p.kind in ("duplicate", "near duplicate", "leakage", "two classes")}
-        yield from (one.entry for one in self.seen if one.entry.name not in bad)
+        yield from (one.entry for one in self.seen if one.entry.name not in bad and is_utf8(str(one.entry.path)))
 
 
 def check(place: Path) -> Checked:
@@ -139,6 +139,10 @@ def of_names(listing: Listing) -> Iterator[Problem]:
         raw = entry.path.name
         if not raw.isprintable() or shown(raw).startswith("-") or raw != raw.strip():
             yield Problem(entry.name, "odd name", "has a name that other programs may not read")
+
+
+def is_utf8(name: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def copies(listing: Listing, seen: tuple[Seen, ...]) -> Iterator[Problem]:

@@ -7,31 +7,31 @@ from residua.report.html import rendered
 from residua.spec.text import Json
 
 INKS: dict[str, str] = {}
-MEANING = {
+MEANING = {  # the worst first
+    "leakage": "The same picture to train on and to test: the test error would be too good.",
+    "two classes": "The same bytes in two classes: one of them is wrong.",
+    "missing": "In the table, but not on the disk.",
+    "unreadable": "The system does not let them be read.",
     "truncated": "Their data end too early. They are left out of training.",
     "damaged": "They cannot be decoded. They are left out of training.",
     "empty": "They hold no bytes. They are left out of training.",
     "not an image": "They are no JPEG, PNG, WebP, BMP, TIFF or GIF. They are left out of training.",
     "too large": "They have more pixels than are decoded, as decompression bombs do. They are left out of training.",
-    "unreadable": "The system does not let them be read.",
-    "wrong extension": "What a file is, is told by its content: they are used all the same.",
-    "duplicate": "The same bytes, twice in one part of one class.",
-    "near duplicate": "They look the same, resized, compressed or touched up.",
-    "leakage": "The same picture to train on and to test: the test error would be too good.",
-    "two classes": "The same bytes in two classes: one of them is wrong.",
-    "tiny class": "Few images to learn from.",
-    "empty class": "Folders without images: no classes.",
     "unknown class": "Images to test of classes that nothing is trained on: they are left out.",
-    "alike classes": "Classes whose names differ in capitals alone, perhaps one.",
-    "odd name": "Names that other programs may not read.",
+    "empty class": "Folders without images: no classes.",
+    "tiny class": "Few images to learn from.",
+    "alike classes": "Names that differ in capitals alone: perhaps one class.",
+    "duplicate": "The same bytes twice in one class.",
+    "near duplicate": "They look the same: resized, compressed or touched up.",
+    "wrong extension": "What a file is, is told by its content: they are used all the same.",
     "link outside": "Links are not followed out of the folder, nor to folders.",
     "broken link": "Links to nothing.",
     "no class": "Files beside the folders of classes: they are left out.",
     "no file": "Neither files nor folders.",
-    "missing": "In the table, but not on the disk.",
     "film": "Of several frames, the first is taken.",
     "small image": "Few pixels show little.",
     "one colour": "They show nothing.",
+    "odd name": "Names that other programs may not read.",
 }
 
 
@@ -46,7 +46,7 @@ def page(facts: Mapping[str, Json], thumbnails: Mapping[str, str]) -> str:
             "meaning": MEANING.get(kind, ""),
             "rows": [(str(p["path"]), str(p["detail"]), thumbnails.get(str(p["path"]), "")) for p in problems if p["kind"] == kind],
         }
-        for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        for kind, count in sorted(counts.items(), key=lambda item: rank(item[0]))
     ]
     classes = facts["classes"] if isinstance(facts["classes"], dict) else {}
     return rendered(
@@ -60,9 +60,14 @@ def lead(facts: Mapping[str, Json], counts: Counter[str]) -> str:
     found = f"{facts['images']:,} images of {len(classes)} classes can be decoded"
     if not counts:
         return f"{found}, and nothing is wrong."
-    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(4))
+    kinds = ", ".join(f"{kind} ({counts[kind]})" for kind in sorted(counts, key=rank)[:4])
     more = f" and {len(counts) - 4} kinds more" if len(counts) > 4 else ""
     return f"{found}; {sum(counts.values()):,} problem{'s' * (sum(counts.values()) != 1)}: {kinds}{more}."
+
+
+def rank(kind: str) -> int:
+    """The worst first."""
+    return list(MEANING).index(kind) if kind in MEANING else len(MEANING)
 
 
 def parts_of(classes: Mapping[str, Json]) -> list[str]:
@@ -88,7 +93,8 @@ def in_words(facts: Mapping[str, Json]) -> dict[str, str]:
     told = {}
     for side in ("width", "height"):
         if isinstance(values := facts[side], list) and values:
-            told[side.capitalize()] = f"{values[0]:,} to {values[2]:,} pixels, {values[1]:,} in the middle"
+            several = f"{values[0]:,} to {values[2]:,} pixels, half of them up to {values[1]:,}"
+            told[side.capitalize()] = several if values[0] != values[2] else f"{values[0]:,} pixels"
     for name, key in (("Mean", "mean"), ("Deviation", "std")):
         if isinstance(values := facts[key], list):
             told[name] = ", ".join(f"{value:.3f} {colour}" for value, colour in zip(values, ("red", "green", "blue"), strict=True))

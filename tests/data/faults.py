@@ -37,10 +37,10 @@ def planted(root):
     """Plant them in `root`, and return what is named for each kind: relative paths, or classes."""
     sound(root)
     train = root / "train"
-    whole = bytes_of(picture(1))
-    png = bytes_of(picture(2), "PNG")
+    whole = bytes_of(picture(501))
+    png = bytes_of(picture(502), "PNG")
     outside = root.parent / "outside.png"
-    picture(3).save(outside)
+    picture(503).save(outside)
 
     def put(path, content):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -54,17 +54,17 @@ def planted(root):
         image = Image.open(root / source)
         return put(path, bytes_of(image.resize(size) if size else image, format, **settings))
 
-    moving = bytes_of(picture(7), "GIF", save_all=True, append_images=[picture(8), picture(9)])
+    moving = bytes_of(picture(507), "GIF", save_all=True, append_images=[picture(508), picture(509)])
     faults = {
         "truncated": [
             put("train/cat/half.jpg", whole[: len(whole) // 2]),
             put("train/dog/half.png", png[:400]),
-            put("val/cat/a.bmp", bytes_of(picture(4), "BMP")[:500]),
+            put("val/cat/a.bmp", bytes_of(picture(504), "BMP")[:500]),
         ],
         "damaged": [
             put("train/cat/changed.png", png[:60] + b"\0" * 40 + png[100:]),
             put("train/dog/changed.gif", b"GIF89a" + b"\xff" * 60),
-            put("val/bird/odd.webp", bytes_of(picture(21), "WEBP")[:30] + b"\0" * 200),
+            put("val/bird/odd.webp", bytes_of(picture(521), "WEBP")[:30] + b"\0" * 200),
         ],
         "empty": [put(path, b"") for path in ("train/cat/empty.jpg", "val/dog/empty.png", "train/bird/empty.gif")],
         "not an image": [
@@ -74,8 +74,8 @@ def planted(root):
         ],
         "too large": [put("train/cat/bomb.png", bomb(100_000, 100_000)), put("train/dog/bomb.png", bomb(20_000, 20_000))],
         "wrong extension": [
-            put("train/cat/really.png", bytes_of(picture(5))),
-            put("train/dog/really.jpg", bytes_of(picture(6), "WEBP")),
+            put("train/cat/really.png", bytes_of(picture(505))),
+            put("train/dog/really.jpg", bytes_of(picture(506), "WEBP")),
         ],
         "duplicate": [copied("train/cat/zz-copy.png", "train/cat/00.png"), copied("val/dog/zz-copy.png", "val/dog/01.png")],
         "near duplicate": [
@@ -89,16 +89,17 @@ def planted(root):
         "two classes": [copied("train/dog/zz-bird.png", "train/bird/05.png")],
         "film": [put("train/cat/film.gif", moving)],
         "small image": [
-            put("train/cat/dot.png", bytes_of(picture(10, size=(1, 1)), "PNG")),
-            put("train/dog/thin.png", bytes_of(picture(11, size=(200, 3)), "PNG")),
+            put("train/cat/dot.png", bytes_of(picture(510, size=(1, 1)), "PNG")),
+            put("train/dog/thin.png", bytes_of(picture(511, size=(200, 3)), "PNG")),
         ],
         "one colour": [
             put("train/cat/white.png", bytes_of(Image.new("L", (30, 40), 255), "PNG")),
             put("train/bird/flat.png", bytes_of(Image.new("RGB", (40, 40), (9, 9, 9)), "PNG")),
         ],
         "odd name": [
-            put("train/dog/ blank.png", bytes_of(picture(20), "PNG")),
-            put("train/cat/new\nline.png", bytes_of(picture(12), "PNG")),
+            put(os.fsdecode(b"train/bird/\xff.png"), bytes_of(picture(522), "PNG")),
+            put("train/dog/ blank.png", bytes_of(picture(520), "PNG")),
+            put("train/cat/new\nline.png", bytes_of(picture(512), "PNG")),
         ],
         "no class": [put("train/readme.txt", b"read me"), put("val/labels.csv", b"path,label\n")],
     }
@@ -107,8 +108,8 @@ def planted(root):
     os.symlink(root / "nothing.png", train / "cat" / "lost.png")
     os.mkfifo(train / "dog" / "pipe.png")
     (train / "empty").mkdir()
-    put("train/Cat/one.png", bytes_of(picture(13), "PNG"))
-    put("val/horse/one.png", bytes_of(picture(14), "PNG"))
+    put("train/Cat/one.png", bytes_of(picture(513), "PNG"))
+    put("val/horse/one.png", bytes_of(picture(514), "PNG"))
     put("train/.hidden.png", b"is no part of it")
     return faults | {
         "link outside": ["train/cat/away.png", "train/dog/up"],

@@ -124,7 +124,7 @@ def test_other_bad_places_end_in_a_sentence(tmp_path, capsys):
         return code, capsys.readouterr().err
 
     assert said(tmp_path / "gone") == (1, f"residua: there is no folder or table {tmp_path / 'gone'}\n")
-    assert said("cifar11") == (2, "residua: no data set or folder 'cifar11': did you mean 'cifar10'?\n")
+    assert said("cifar11") == (2, "residua: no data set 'cifar11': did you mean 'cifar10'?\n")
     (tmp_path / "x.png").write_bytes(bytes_of(picture(1), "PNG"))
     assert said(tmp_path / "x.png") == (
         1, f"residua: {tmp_path / 'x.png'} is a file: give a folder of classes, or a table that ends in .csv, .tsv, .parquet\n",

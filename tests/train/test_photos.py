@@ -8,15 +8,17 @@ import torch
 
 from residua.cli.main import main
 from residua.data.batches import Batches
-from residua.data.folder import listed
+from residua.data.folder import data_of, listed, side_kept
 from residua.data.gallery import gathered
 from residua.data.read import Images
 from residua.net.build import build
 from residua.net.folder import from_pretrained, read_config, save_pretrained
+from residua.spec.memory import data_bytes
 from residua.spec.model import ModelConfig
 from residua.spec.papers import network
 from residua.spec.recipe import Augment
 from residua.train.choice import choose
+from residua.train.memory import smaller
 from residua.train.start import network_for, source
 from tests.data.faults import COLOURS, picture
 from tests.peers import randomised, torchvision
@@ -89,7 +91,6 @@ def test_an_interrupted_run_ends_in_the_same_bits(photos, tmp_path, capsys):
 def stopped_after(steps, photos, out):
     from residua.cli.parser import Parser
     from residua.cli.train import add_arguments, asked_for
-    from residua.data.folder import data_of
     from residua.errors import Interrupted
     from residua.train.run import train
     from tests.train.runs import after, silent
@@ -158,7 +159,6 @@ def test_as_many_other_classes_get_a_new_head_all_the_same(photos, model, tmp_pa
 
 
 def test_a_file_of_torchvisions_is_recognised_and_started_from(photos, tmp_path, capsys):
-    from residua.data.folder import data_of
 
     theirs = randomised(torchvision.models.resnet18(num_classes=7))
     torch.save(theirs.state_dict(), tmp_path / "resnet18-f37072fd.pth")
@@ -170,6 +170,14 @@ def test_a_file_of_torchvisions_is_recognised_and_started_from(photos, tmp_path,
     ours = from_pretrained(tmp_path / "r" / "last")
     assert torch.equal(ours.stem[0].weight, theirs.conv1.weight)
     assert read_config(tmp_path / "r" / "last").mean == (0.485, 0.456, 0.406)
+
+
+def test_photographs_that_do_not_fit_into_memory_are_told_the_size_that_does(photos):
+    data = replace(data_of(str(photos), (3, 224, 224)), images=1_000_000)
+    assert smaller(data, 10 * 2**30) == ("1,000,000 photographs of 224 x 224 pixels alone need 183.1 GiB, so add --size 51")
+    kept = replace(data, input=(3, 51, 51), resize=side_kept(51))
+    assert data_bytes(kept, 0) <= 10 * 2**30 < data_bytes(replace(kept, input=(3, 53, 53), resize=side_kept(53)), 0)
+    assert smaller(data, 1000).endswith("so give fewer of them")
 
 
 def test_bad_wishes_end_in_a_sentence(photos, tmp_path, capsys):
