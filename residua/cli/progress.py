@@ -62,3 +62,25 @@ class StudyBar:
 
     def close(self) -> None:
         self.bar.close()
+
+
+class LesionBar:
+    """Follows one net after the other through its lesions."""
+
+    def __init__(self) -> None:
+        self.bar: Bar | None = None
+
+    def __enter__(self) -> "LesionBar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if self.bar is None or self.bar.desc != label:
+            if self.bar is not None:
+                self.bar.close()
+            self.bar = tqdm(total=total, unit="lesion", dynamic_ncols=True)
+            self.bar.desc = label
+        self.bar.update(done - self.bar.n)

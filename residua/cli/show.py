@@ -1,10 +1,13 @@
 """Show a network's stages, units and size beside the paper's figures, without building it."""
 
 from itertools import groupby
+from pathlib import Path
 
 from jsonargparse import Namespace
 
 from residua.cli.parser import Parser, add_json, add_network, network_of, print_json
+from residua.files import write_text
+from residua.report.drawing import drawing
 from residua.spec.dataset import dataset
 from residua.spec.memory import activation_bytes
 from residua.spec.network import Drop, Gate, Join, Scale
@@ -16,6 +19,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", help="a network's name, e.g. cifar-resnet110")
     add_network(parser)
     parser.add_argument("--data", help="shape it for this data set, e.g. digits")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw it, to this file")
     add_json(parser)
 
 
@@ -28,13 +32,15 @@ def run(arguments: Namespace) -> None:
         "multiply_adds": planned.multiply_adds,
         "activation_bytes": activation_bytes(planned),
     }
+    if arguments.svg:
+        write_text(arguments.svg, drawing(planned))
     if arguments.json:
         print_json(facts)
     else:
-        print("\n".join([*drawing(planned), "", *sizes(planned, arguments.model)]))
+        print("\n".join([*table(planned), "", *sizes(planned, arguments.model)]))
 
 
-def drawing(planned: Plan) -> list[str]:
+def table(planned: Plan) -> list[str]:
     """A line for the stem, for each run of alike units, and for the head."""
     lines = [planned.network.name, f"{'input':24} {shape(planned.stem[0].at)}", line("stem", planned.stem)]
     for _, alike in groupby(planned.units, key=lambda unit: (unit.stage, unit.lead, unit.branch, unit.shortcut, unit.after)):

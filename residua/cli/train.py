@@ -155,7 +155,7 @@ def vlad_of(arguments: Namespace, data: Dataset) -> Run | None:
     if name != "vlad":
         raise unknown("model", name, ["vlad"])
     for option in (*NETWORKS_OWN, "from"):
-        if arguments[option] not in (None, [], False):
+        if arguments[option] is not None and arguments[option] is not False and arguments[option] != []:
             raise UsageError(f"--{option} is for networks: leave it out with --model {arguments.model}")
     if arguments.precision not in ("auto", "fp32"):
         raise UsageError(f"--precision {arguments.precision} is for networks: vlad is fitted in fp32")

@@ -1,5 +1,6 @@
 """Augmentation of a whole batch, each sample by its own random bits; and uint8 -> normalised float."""
 
+from functools import cache
 from math import log
 
 import torch
@@ -51,6 +52,23 @@ def recolour(pixels: Tensor, most: float, bits: Tensor) -> Tensor:
     return x.mean(1, keepdim=True).lerp(x, saturation).clamp(0, 255)
 
 
+def mix(pixels: Tensor, others: Tensor, mixup: float, cutmix: float, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (n, c, h, w), some blended with others (n, c, h, w), some with a box of them; and the share (n,) each keeps of itself.
+
+    Bits are (n, 4): which of the two, if any; the share; where the box lies, of which what stands out is cut off.
+    """
+    height, width = pixels.shape[2:]
+    which, share, x, y = unit(bits).unbind(1)
+    half = (1 - share).sqrt() / 2
+    rows, columns = [(torch.arange(side, device=pixels.device) + 0.5) / side for side in (height, width)]
+    down, across = [(place - at[:, None]).abs() < half[:, None] for place, at in ((rows, y), (columns, x))]
+    box = (down[:, :, None] & across[:, None, :])[:, None]  # (n, 1, h, w)
+    boxed, blended = which < cutmix, (which >= cutmix) & (which < cutmix + mixup)
+    kept = torch.where(boxed, 1 - box.float().mean((1, 2, 3)), torch.where(blended, share, torch.ones_like(share)))
+    weight = torch.where(boxed[:, None, None, None], 1 - box.float(), kept[:, None, None, None])
+    return others.float().lerp(pixels.float(), weight), kept
+
+
 def unit(bits: Tensor) -> Tensor:
     """63 random bits as fp32 in [0, 1)."""
     return (bits >> 39).float() / 2**24
@@ -61,9 +79,28 @@ def flip(pixels: Tensor, bits: Tensor) -> Tensor:
     return torch.where((bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
 
 
+def cut_out(pixels: Tensor, side: int, mean: tuple[float, ...], bits: Tensor) -> Tensor:
+    """The mean colour in a square of `side` pixels, its middle anywhere in each image (n, c, h, w) (DeVries & Taylor 2017)."""
+    height, width = pixels.shape[2:]
+    rows, columns = (
+        (torch.arange(size, device=bits.device) - middle[:, None] + side // 2) for size, middle in
+        ((height, bits % height), (width, bits // height % width))
+    )  # fmt: skip
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    for channel, level in enumerate(mean):
+        pixels[:, channel].masked_fill_(inside, round(255 * level))
+    return pixels
+
+
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Levels (n, c, h, w) in [0, 255], uint8 or not -> (x / 255 - mean) / std in fp32, channels last."""
-    scale = [1 / (255 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    x = pixels.to(torch.float32, memory_format=torch.channels_last)
-    return x * torch.tensor(scale, device=x.device)[:, None, None] + torch.tensor(shift, device=x.device)[:, None, None]
+    scale, shift = scale_and_shift(mean, std, pixels.device)
+    return pixels.to(torch.float32, memory_format=torch.channels_last) * scale + shift
+
+
+@cache
+def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each channel (c, 1, 1), copied to a device once: it would be waited for each time."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale[:, None, None], shift[:, None, None]

@@ -3,16 +3,17 @@
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from residua.data.augment import crop, flip, normalise, pad, recolour, resized_crop
+from residua.data.augment import crop, cut_out, flip, mix, normalise, pad, recolour, resized_crop
 from residua.data.counter import bits, permutation
 from residua.data.read import Images
 from residua.errors import UsageError
 from residua.spec.dataset import Dataset
 from residua.spec.recipe import Augment, Recipe
 
-ORDER, CROP, FLIP, COLOUR, TURN = range(5)  # what random bits are for
+ORDER, CROP, FLIP, COLOUR, TURN, CUT, MIX, OTHER = range(8)  # what random bits are for
 
 
 class Batches:
@@ -27,12 +28,13 @@ class Batches:
     def __init__(
         self, images: Images, batch_size: int, augment: Augment, mean: tuple[float, ...], std: tuple[float, ...], seed: int,
         share: tuple[int, int] = (0, 1), *, size: tuple[int, int] | None = None, balance: bool = False,
+        classes: int = 0,
     ) -> None:  # fmt: skip
         if batch_size > len(images):
             raise UsageError(f"a batch of {batch_size} is larger than the {len(images)} training images: choose at most that")
         self.images, self.batch_size, self.augment = images, batch_size, augment
         self.mean, self.std, self.seed, self.share = mean, std, seed, share
-        self.size = size or images.size
+        self.size, self.classes = size or images.size, classes or int(images.labels.max()) + 1
         self.pixels = pad(images.pixels, augment.pad, mean) if augment.pad else images.pixels
         labels = images.labels.cpu()
         self.members = [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))] if balance else []
@@ -56,20 +58,32 @@ class Batches:
         return every[permutation(len(every), self.seed, ORDER, epoch)[:count]]
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """The share of batch `step`: images (b / n, c, h, w) fp32, normalised and augmented, and labels (b / n,)."""
+        """The share of batch `step`: images (b / n, c, h, w) fp32, normalised and augmented, and labels.
+
+        Labels are (b / n,) int64, or, where samples are mixed, (b / n, classes), each class's share.
+        """
         parts, (i, n) = [], self.share
         place, end = [step * self.batch_size + self.batch_size * k // n for k in (i, i + 1)]
+        make = self.mixed if self.augment.mixup + self.augment.cutmix else self.augmented
         while place < end:
             epoch, start = divmod(place, len(self.images))
             samples = self.order(epoch)[start : start + end - place]
-            parts.append(self.augmented(epoch, samples))
+            parts.append(make(epoch, samples))
             place += len(samples)
         pixels = torch.cat([p for p, _ in parts])
-        labels = torch.cat([self.images.labels[which] for _, which in parts])
-        return normalise(pixels, self.mean, self.std), labels
+        return normalise(pixels, self.mean, self.std), torch.cat([labels for _, labels in parts])
+
+    def mixed(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (n, c, h, w) with a part of another training image each, and each class's share (n, classes)."""
+        others = bits(self.seed, OTHER, epoch, samples) % len(self.images)
+        pixels, labels = self.augmented(epoch, samples)
+        guests, theirs = self.augmented(epoch, others + len(self.images) * (len(self.images) + samples))  # by bits of their own
+        pixels, kept = mix(pixels, guests, self.augment.mixup, self.augment.cutmix, self.draws(4, MIX, epoch, samples))
+        one_hot, other = [F.one_hot(y, self.classes).float() for y in (labels, theirs)]
+        return pixels, other.lerp(one_hot, kept[:, None])
 
     def augmented(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, c, h, w), and which they are (n,)."""
+        """Images (n, c, h, w) and labels (n,)."""
         which, augment = samples % len(self.images), self.augment
         pixels = self.pixels[which]
         if augment.area < 1:
@@ -82,7 +96,9 @@ class Batches:
             pixels = flip(pixels, bits(self.seed, FLIP, epoch, samples))
         if augment.colour:
             pixels = recolour(pixels, augment.colour, self.draws(3, COLOUR, epoch, samples))
-        return pixels, which
+        if augment.cut:
+            pixels = cut_out(pixels, augment.cut, self.mean, bits(self.seed, CUT, epoch, samples))
+        return pixels, self.images.labels[which]
 
     def draws(self, count: int, use: int, epoch: int, samples: Tensor) -> Tensor:
         """So many random bits for each sample (n, count)."""

@@ -12,6 +12,9 @@ def signed(bits: int) -> int:
     return bits - (1 << 64) if bits >> 63 else bits
 
 
+GOLDEN = signed(0x9E3779B97F4A7C15)
+
+
 def shift(x: Tensor, places: int) -> Tensor:
     """Logical shift to the right."""
     return (x >> places) & ((1 << (64 - places)) - 1)
@@ -26,11 +29,11 @@ def mix(x: Tensor) -> Tensor:
 
 def bits(*keys: int | Tensor) -> Tensor:
     """63 random bits as int64 >= 0, for the keys (a seed, an epoch, sample indices (n,)); the same on every device."""
-    x = torch.zeros((), dtype=torch.int64)
+    x: int | Tensor = 0  # as long as keys are numbers, so that a device is told of them without waiting for it
     for key in keys:
-        key = key if isinstance(key, Tensor) else torch.tensor(signed(key))
-        x = mix(x.to(key.device) + key + signed(0x9E3779B97F4A7C15))
-    return shift(x, 1)
+        x = x + (key if isinstance(key, Tensor) else signed(key))
+        x = mix(x + GOLDEN) if isinstance(x, Tensor) else int(mix(torch.tensor(signed(x + GOLDEN))))
+    return shift(x if isinstance(x, Tensor) else torch.tensor(x), 1)
 
 
 def permutation(count: int, *keys: int) -> Tensor:

@@ -74,7 +74,7 @@ def data_of(name: str, input: tuple[int, ...] = ()) -> Dataset:
         return as_dataset(listed(place), input or (3, 224, 224))
     if os.sep in name or place.suffix in TABLES:
         raise DataError(f"there is no folder or table {place}")
-    raise unknown("data set or folder", name, DATASETS)
+    raise unknown("data set", name, DATASETS)
 
 
 def as_dataset(listing: Listing, input: tuple[int, ...]) -> Dataset:
@@ -131,7 +131,7 @@ def without(listing: Listing, kept: list[str]) -> Listing:
     lost = Counter(entry.label for entry in listing.entries if entry.label not in new)
     problems = [
         Problem(name, "unknown class" if lost[label] else "empty class",
-                f"has {lost[label]} images to test and none to train on, and is left out" if lost[label]
+                f"has images to test, {lost[label]}, and none to train on, and is left out" if lost[label]
                 else "holds no file to train on, and is left out")
         for label, name in enumerate(listing.classes) if label not in new
     ]  # fmt: skip

@@ -59,7 +59,7 @@ def facts(found: Evaluation) -> dict[str, Json]:
         "error_interval": list(found.error_interval), "top5_error_interval": list(found.top5_error_interval),
         "ece": found.calibration.ece, "temperature": found.temperature, "temperature_from": found.fitted,
         "scaled_ece": found.scaled.ece, "scaled_loss": found.scaled.loss,
-        "classes": per_class, "confusion": to_json(found.confusion),
+        "classes": per_class, "confusion": to_json(found.confusion), "left_out": len(found.left_out),
     }  # fmt: skip
 
 
@@ -79,7 +79,10 @@ def summary(found: Evaluation) -> list[str]:
     if len(known) > 1 and found.wrong:
         (low, hardest), (high, easiest) = min(known), max(known)
         names = found.classes[hardest], found.classes[easiest]
-        told.append(f"It finds {percent(high, 1)} of the images of {names[1]}, but only {percent(low, 1)} of those of {names[0]}.")
+        if high > low:
+            told.append(
+                f"It finds {percent(high, 1)} of the images of {names[1]}, but only {percent(low, 1)} of those of {names[0]}."
+            )
     if confusions := found.confusions():
         n, i, j = confusions[0]
         told.append(
@@ -87,6 +90,12 @@ def summary(found: Evaluation) -> list[str]:
             f"{found.confusion[j][i]:,} of {found.images(j):,} the other way round."
         )
     return told
+
+
+def left_out(found: Evaluation, most: int = 20) -> list[str]:
+    """Which files could not be used, a sentence each."""
+    more = len(found.left_out) - most
+    return [f"left out: {name}" for name in found.left_out[:most]] + ([f"{more:,} more were left out"] if more > 0 else [])
 
 
 def calibrated(found: Evaluation) -> str:
@@ -132,6 +141,7 @@ def page(found: Evaluation, drawn: tuple[str, str]) -> str:
         mistakes=[
             (m.thumbnail, m.where, names[m.truth], names[m.guess], unbroken(percent(m.probability, 1))) for m in found.mistakes
         ],
+        left_out=[sentence.removeprefix("left out: ") for sentence in left_out(found, 100)],
         mirror=found.mirror,
         loss=f"{found.loss:.4f}",
         scaled_loss=f"{found.scaled.loss:.4f}",

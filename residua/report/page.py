@@ -148,7 +148,8 @@ def recipe_in_words(runs: Sequence[Finished]) -> str:
     text += f"BN takes its statistics over 1/{parts} of a batch; " if parts > 1 else ""
     data = DATASETS.get(run.dataset)
     mirrored = ", mirrored at random" if recipe.augment.flip and (data is None or data.flips) else ""
-    return f"{text}images are shifted by up to {recipe.augment.pad} pixel{'s' if recipe.augment.pad != 1 else ''}{mirrored}."
+    cut = f", and a square of {recipe.augment.cut} pixels is cut out" if recipe.augment.cut else ""
+    return f"{text}images are shifted by up to {recipe.augment.pad} pixel{'s' if recipe.augment.pad != 1 else ''}{mirrored}{cut}."
 
 
 def optimiser_in_words(optimiser: Optimiser) -> str:

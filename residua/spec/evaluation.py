@@ -70,6 +70,7 @@ class Evaluation:
     temperature: float
     fitted: Literal["folder", "dev", "halves"]  # where the temperature is from: see `train/calibration.py`
     mistakes: tuple[Mistake, ...]  # the most confident first
+    left_out: tuple[str, ...] = ()  # files that could not be used, each with the reason
     environment: tuple[tuple[str, str], ...] = ()
     format: int = FORMAT
 

@@ -137,25 +137,36 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Pad by `pad` pixels and crop back at random; mirror with probability 1/2 (where the data set allows it).
+    """Pad by `pad` pixels and crop back at random; mirror with probability 1/2 (where the data set allows it); cut a square out.
 
     With an `area` below 1, a part of that share of the image or more, up to `stretch` times as wide as high or as high as wide,
     is brought to the input's size instead (Szegedy et al. 2015, section 6).  `colour` multiplies brightness, contrast and
-    saturation by up to 1 +- that (Howard 2013).
+    saturation by up to 1 +- that (Howard 2013).  With a probability of `mixup` a sample is blended with another one, label and all
+    (Zhang et al. 2018), with one of `cutmix` a box of it is another's (Yun et al. 2019); shares are even in [0, 1].
     """
 
     pad: int = 4
     flip: bool = True
+    cut: int = field(default=0, metadata={"younger": True})  # pixels of its side
     area: float = field(default=1.0, metadata={"younger": True})
     stretch: float = field(default=4 / 3, metadata={"younger": True})
     colour: float = field(default=0.0, metadata={"younger": True})
+    mixup: float = field(default=0.0, metadata={"younger": True})
+    cutmix: float = field(default=0.0, metadata={"younger": True})
 
     def __post_init__(self) -> None:
         within(self.pad, "pad", 0)
+        within(self.cut, "cut", 0)
         if not 0 < self.area <= 1:
             raise UsageError(f"area={self.area} is impossible: it must be above 0, and 1 at most")
         within(self.stretch, "stretch", 1)
         within(self.colour, "colour", 0, 1)
+        within(self.mixup, "mixup", 0)
+        within(self.cutmix, "cutmix", 0)
+        if self.mixup + self.cutmix > 1:
+            raise UsageError(
+                f"mixup={self.mixup} and cutmix={self.cutmix} are probabilities of one choice: give 1 at most together"
+            )
 
     def on(self, dataset: Dataset) -> "Augment":
         """Without mirroring where a mirrored image would change its class."""

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from residua.data.read import Images, Split, read
+from residua.data.read import Images, Seen, Split, seen
 from residua.data.thumbnail import thumbnail
 from residua.errors import UsageError
 from residua.files import write_json
@@ -49,7 +49,7 @@ def scores(
 def assess_folder(
     folder: Path,
     data: Dataset,
-    split: Split,
+    split: Split | Literal["all"],
     machine: Machine,
     data_dir: Path | None = None,
     *,
@@ -64,34 +64,35 @@ def assess_folder(
     """
     if mirror and not data.flips:
         raise UsageError(f"a mirror image in {data.name} may be of another class: leave --mirror out")
-    if calibrate and split == "dev":
+    if calibrate and split in ("dev", "all"):
         raise UsageError("--calibrate fits on the dev split, which then says nothing of the fit: report another --split")
     folder = model_folder(folder)
     config = checked_for(data, folder)
     net = machine.place(from_pretrained(folder))
 
-    def seen(split: Split) -> tuple[Images, Scores, Labels]:
-        images = machine.group.first_here(partial(read, data, split, data_dir)).middle(config.input[1:])
-        return images, scores(net, images, config, machine, mirror=mirror).numpy(), images.labels.numpy()
+    def looked_at(split: Split | Literal["all"]) -> tuple[Seen, Scores]:
+        found = machine.group.first_here(partial(seen, data, split, config, data_dir))
+        return found, scores(net, found.images, config, machine, mirror=mirror).numpy()
 
     if calibrate:
-        config = replace(config, temperature=fitted(*seen("dev")[1:]))
+        dev, values = looked_at("dev")
+        config = replace(config, temperature=fitted(values, dev.images.labels.numpy()))
         if machine.group.leads:
             write_json(folder / "config.json", to_json(config))
-    found = assess(*seen(split), config, "dev" if calibrate else "folder")
+    images, values = looked_at(split)
+    found = assess(images, values, config, "dev" if calibrate else "folder")
     return replace(
         found, dataset=data.name, split=split, mirror=mirror,
         environment=tuple((name, str(value)) for name, value in machine.describe().items()),
     )  # fmt: skip
 
 
-def assess(
-    images: Images, scores: Scores, labels: Labels, config: ModelConfig, source: Literal["dev", "folder"] = "folder"
-) -> Evaluation:
-    """What `scores` (n, classes) say of `images`; `source` is where the config's temperature is from.
+def assess(seen: Seen, scores: Scores, config: ModelConfig, source: Literal["dev", "folder"] = "folder") -> Evaluation:
+    """What `scores` (n, classes) say of images; `source` is where the config's temperature is from.
 
     Where it has none, each half of the images is scaled by the temperature of the other half.
     """
+    labels = seen.images.labels.numpy()
     count, order = len(labels), np.argsort(-scores, axis=1, kind="stable")[:, :5]
     hits = order == labels[:, None]
     wrong, wrong5 = int((~hits[:, 0]).sum()), int((~hits.any(1)).sum())
@@ -107,18 +108,20 @@ def assess(
         recall_intervals=tuple(wilson(row[k], sum(row)) for k, row in enumerate(confusion)),
         calibration=own, scaled=calibration(scores, labels, temperatures), temperature=float(temperatures.mean()),
         fitted="halves" if halves else source,
-        mistakes=mistakes(images, scores, labels, order[:, 0]),
+        mistakes=mistakes(seen, scores, order[:, 0]),
+        left_out=tuple(f"{problem.path} {problem.detail}" for problem in seen.problems),
     )  # fmt: skip
 
 
-def mistakes(images: Images, scores: Scores, labels: Labels, guesses: Labels) -> tuple[Mistake, ...]:
+def mistakes(seen: Seen, scores: Scores, guesses: Labels) -> tuple[Mistake, ...]:
     """The wrong guesses of which the network was surest."""
+    labels = seen.images.labels.numpy()
     certainty = scores[np.arange(len(labels)), guesses]
     wrong = np.flatnonzero(guesses != labels)
     surest = wrong[np.argsort(-certainty[wrong], kind="stable")[:SHOWN]]
     return tuple(
         Mistake(
-            where=f"image {i:,}", thumbnail=thumbnail(images.pixels[i]), truth=int(labels[i]), guess=int(guesses[i]),
+            where=seen.names[i], thumbnail=thumbnail(seen.images.pixels[i]), truth=int(labels[i]), guess=int(guesses[i]),
             probability=float(np.exp(certainty[i])),
         )
         for i in surest

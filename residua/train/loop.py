@@ -19,7 +19,7 @@ from residua.train.evaluate import Score, evaluate
 from residua.train.machine import Machine
 from residua.train.step import Step
 
-CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+CHECK_EVERY = 10.0  # seconds between two looks at the loss, each of which waits for the device
 
 
 @dataclass
@@ -83,7 +83,7 @@ def fit(
     step = Step(net, recipe.optimiser, machine, recipe.parts, recipe.smoothing, recipe.body_lr)
     progress = restored(record, step, steps)
     report_every = max(round(len(batches.images) / recipe.batch_size), steps // 100)
-    saved = time.monotonic()
+    saved = checked = time.monotonic()
     net.train()
     progress.start()
     while progress.step < steps and not stop():
@@ -93,8 +93,9 @@ def fit(
         torch.manual_seed((batches.seed * steps + progress.step) % 2**63)  # for dropout: a function of seed and step
         progress.add(*step(images, labels, recipe.lr(progress.step, steps)))
         due = progress.step == steps or (progress.step % report_every == 0 and steps - progress.step > report_every / 2)
-        if due or progress.step % CHECK_EVERY == 0:
+        if due or time.monotonic() - checked > CHECK_EVERY:
             check_finite(progress, record)
+            checked = time.monotonic()
         line = None
         if due:
             progress.stop()

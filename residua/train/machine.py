@@ -47,6 +47,10 @@ class Machine:
     def fuses(self) -> bool:
         return self.device.type == "cpu" and self.precision == "bf16"
 
+    def graphs(self, net: nn.Module) -> bool:
+        """Whether a step can be one CUDA graph: of our own networks, which do the same at each step, computed once."""
+        return self.device.type == "cuda" and isinstance(net, ResidualNetwork) and self.recompute == "none"
+
     def describe(self, parts: int = 1) -> dict[str, Json]:
         """For the record of a run whose batch has so many parts."""
         return {

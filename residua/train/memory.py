@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from residua.data.folder import data_of
+from residua.data.folder import data_of, side_kept
 from residua.errors import TrainingError
-from residua.spec.memory import RECOMPUTES, Memory, run_memory
+from residua.spec.dataset import Dataset
+from residua.spec.memory import RECOMPUTES, Memory, data_bytes, run_memory
 from residua.spec.plan import Plan
 from residua.spec.run import Run
 from residua.train.machine import Machine
@@ -48,7 +49,13 @@ def refuse_too_large(run: Run, planned: Plan, machine: Machine) -> None:
 
 
 def remedy(run: Run, planned: Plan, machine: Machine, free: int) -> str:
-    """The way to recompute that needs least, if that fits; or else with it the largest batch that fits."""
+    """The way to recompute that needs least, if that fits; or else with it the largest batch that fits.
+
+    Where photographs alone fill half of what is free, squares of them that do not.
+    """
+    data = data_of(run.dataset, run.network.input)
+    if data.kind == "folder" and data_bytes(data, 0) > free // 2:
+        return smaller(data, free // 2)
     ways = [replace(machine, recompute=by) for by in RECOMPUTES]
     needs = [foreseen(run, planned, way).total for way in ways]
     need, best = min(needs), ways[needs.index(min(needs))]
@@ -62,6 +69,15 @@ def remedy(run: Run, planned: Plan, machine: Machine, free: int) -> str:
         else:
             too_many = batch
     return f"add --recompute {best.recompute} --set batch_size={fits}" if fits else "not even a batch of one image fits"
+
+
+def smaller(data: Dataset, most: int) -> str:
+    """The largest squares of photographs that fit into so many bytes."""
+    need = f"{data.images:,} photographs of {data.input[1]} x {data.input[2]} pixels alone need {binary(data_bytes(data, 0))}"
+    for side in range(data.input[1] - 1, 15, -1):
+        if data_bytes(replace(data, input=(data.input[0], side, side), resize=side_kept(side)), 0) <= most:
+            return f"{need}, so add --size {side}"
+    return f"{need}, so give fewer of them"
 
 
 def available(device: torch.device, root: Path = Path("/")) -> int | None:

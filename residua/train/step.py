@@ -10,6 +10,7 @@ from residua.data.counter import bits
 from residua.net.freeze import last_of
 from residua.spec import recipe
 from residua.spec.recipe import AdamW, Optimiser, RmsProp, Sgd
+from residua.train.graph import Graphed
 from residua.train.machine import Machine
 from residua.train.muon import Muon
 from residua.train.parallel import parts_here
@@ -29,16 +30,19 @@ class Step:
         self.buffers = list(net.buffers()) if parts > 1 else []  # what parts change apart from each other
         self.optimiser = torch_optimiser(optimiser, slowed(decay_groups(net, optimiser), last_of(net), body_lr))
         self.gradients = in_one(net)
+        self.alone = parts * machine.group.size == 1
+        self.whole = Graphed(self.backward) if self.alone and machine.graphs(net) else self.backward
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Mean loss (), and number of wrong answers () before the update; nothing waits for the device.
 
+        Labels are (n,), or (n, classes): each class's share, of which the largest is right.
         Both are of the whole batch, of which `images` and `labels` are this process's share.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["rate"]
         self.gradients.zero_()
-        loss, wrong = self.in_parts(images, labels) if self.parts * self.machine.group.size > 1 else self.backward(images, labels)
+        loss, wrong = self.whole(images, labels) if self.alone else self.in_parts(images, labels)
         self.optimiser.step()
         return loss, wrong
 
@@ -48,7 +52,7 @@ class Step:
             scores = self.net(images)
         loss = F.cross_entropy(scores.float(), labels, label_smoothing=self.smoothing)
         (loss / parts).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), (scores.argmax(1) != labels).sum()
+        return loss.detach(), (scores.argmax(1) != (labels if labels.dim() == 1 else labels.argmax(1))).sum()
 
     def in_parts(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same over the parts of all processes; each starts from the running statistics of before, which end in their mean."""

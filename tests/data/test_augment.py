@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from residua.data.augment import crop, flip, normalise, pad
+from residua.data.augment import crop, flip, normalise, pad, recolour, resized_crop
 from residua.data.counter import bits
 from residua.spec.dataset import DATASETS
 
@@ -64,3 +65,48 @@ def test_normalised_pixels_are_those_of_float64_to_fp32(pixels):
     assert x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_allclose(x.numpy(), (pixels.numpy() / 255 - mean) / std, atol=1e-6)
+
+
+def test_a_resized_crop_is_the_bilinear_one_of_its_box():
+    """Against torch's own resizing of a box cut out by hand; the bits are chosen so that the box lies on whole pixels."""
+    pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    middle, low, high = 1 << 62, 0, (1 << 63) - 1
+    bits = torch.tensor([[low, middle, high, low]])  # the smallest share, a square, far right, at the top
+    found = resized_crop(pixels, (24, 24), 0.25, 4 / 3, bits)
+    box = pixels[:, :, :16, 16:].float()
+    wanted = F.interpolate(box, size=(24, 24), mode="bilinear", align_corners=False)
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))  # at its edges a cut box knows no neighbours
+    assert torch.allclose(found[inner], wanted[inner], atol=1e-3)
+
+
+def test_resized_crops_have_the_shares_and_shapes_they_are_asked_for():
+    """Of an image whose red is its column and green its row, a crop's corners tell where it was cut."""
+    side, count = 64, 400
+    ramp = torch.arange(side, dtype=torch.uint8)
+    image = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), torch.zeros(side, side, dtype=torch.uint8)])
+    draws = bits(0, torch.arange(count)[:, None], torch.arange(4))
+    found = resized_crop(image.expand(count, 3, side, side), (32, 32), 0.3, 4 / 3, draws)
+    across, down = [(found[:, c].amax((1, 2)) - found[:, c].amin((1, 2)) + 1) / side * 32 / 31 for c in (0, 1)]
+    share, shape = across * down, across / down
+    assert 0.25 < share.min() < 0.36
+    assert share.max() < 1.07
+    assert 0.55 < share.mean() < 0.7
+    assert 0.7 < shape.min() < 0.8
+    assert 1.25 < shape.max() < 1.42
+    left = found[:, 0].amin((1, 2))
+    assert left.min() < 2
+    assert left.max() > 20
+
+
+def test_colour_stays_within_its_bounds_and_zero_changes_nothing():
+    pixels = torch.randint(0, 256, (50, 3, 6, 6), dtype=torch.uint8)
+    draws = bits(1, torch.arange(50)[:, None], torch.arange(3))
+    assert torch.allclose(recolour(pixels, 0.0, draws), pixels.float(), atol=1e-3)
+    changed = recolour(pixels, 0.4, draws)
+    assert changed.min() >= 0
+    assert changed.max() <= 255
+    brightness = changed.mean((1, 2, 3)) / pixels.float().mean((1, 2, 3))
+    assert 0.55 < brightness.min() < 0.75
+    assert 1.15 < brightness.max() < 1.45
+    grey = torch.full((50, 3, 6, 6), 100, dtype=torch.uint8)
+    assert recolour(grey, 0.4, draws).std((1, 2, 3)).max() < 1e-3  # neither contrast nor saturation changes grey

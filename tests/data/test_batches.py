@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residua.data.batches import CROP, FLIP, ORDER, Batches
+from residua.data.batches import CROP, CUT, FLIP, ORDER, Batches
 from residua.data.counter import bits, permutation
 from residua.data.read import Images
 from residua.errors import UsageError
@@ -39,10 +39,15 @@ def sample(images, augment, seed, epoch, index):
         image = image[:, row : row + 6, column : column + 6]
     if augment.flip and int(bits(seed, FLIP, epoch, index)) % 2:
         image = image[:, :, ::-1]
+    if augment.cut:
+        number = int(bits(seed, CUT, epoch, index))
+        top, left = number % 6 - augment.cut // 2, number // 6 % 6 - augment.cut // 2
+        for channel, mean in zip(image := image.copy(), MEAN, strict=True):
+            channel[max(top, 0) : max(top + augment.cut, 0), max(left, 0) : max(left + augment.cut, 0)] = round(255 * mean)
     return (image / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
 
 
-@pytest.mark.parametrize("augment", [Augment(pad=p, flip=f) for p in (0, 2) for f in (False, True)], ids=str)
+@pytest.mark.parametrize("augment", [Augment(pad=p, flip=f, cut=c) for p in (0, 2) for f in (False, True) for c in (0, 3)], ids=str)
 def test_a_batch_is_its_samples_one_by_one(augment):
     stream = batches(augment=augment)
     order = [(epoch, index) for epoch in range(4) for index in permutation(20, SEED, ORDER, epoch).tolist()]

@@ -70,8 +70,8 @@ def test_a_start_that_does_not_fit_is_refused(folder, tmp_path, capsys):
     assert f"--from takes the network of {folder}: leave --model out" in said(
         "digits", "--from", str(folder), "--model", "resnet18"
     )
-    assert "is no model folder: it has no config.json" in said("digits", "--from", str(tmp_path / "nothing"))
-    assert "knows other classes than cifar10" in said("cifar10", "--from", str(folder))
+    assert "there is no file or folder" in said("digits", "--from", str(tmp_path / "nothing"))
+    assert "takes images of (1, 8, 8), but those of cifar10 are (3, 32, 32)" in said("cifar10", "--from", str(folder))
     config = read_config(folder)
     other = network("cifar-resnet8", input=(1, 9, 9))
     save_pretrained(build(other), replace(config, network=other), folder)

@@ -1,0 +1,125 @@
+"""`residua lesion` as scripts use it: the keys of --json, the page, and one sentence for each mistake."""
+
+import json
+
+import pytest
+
+from residua.cli.main import main
+from residua.report.lesion import read, results
+from residua.spec.lesion import Lesions
+
+KEYS = {"dataset", "split", "classes", "images", "draws", "seed", "nets", "kind", "format", "verdict", "page"}
+
+
+def said(capsys, *arguments):
+    """Exit code, standard output, and the last line on standard error."""
+    capsys.readouterr()
+    try:
+        code = main(["lesion", *map(str, arguments)])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err.strip().splitlines()[-1] if err.strip() else ""
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory):
+    """A residual net and a plain one, hardly trained."""
+    folder = tmp_path_factory.mktemp("nets")
+    for name in ("cifar-resnet14", "cifar-plain14", "cifar-plain11,block=bottleneck"):
+        arguments = ["--model", name, "--steps", "6", "--precision", "fp32", "--out", str(folder / name)]
+        assert main(["train", "digits", *arguments]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(nets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lesion") / "out"
+    arguments = [
+        nets / "cifar-resnet14",
+        "digits",
+        "--beside",
+        nets / "cifar-plain14",
+        "--images",
+        60,
+        "--draws",
+        2,
+        "--out",
+        folder,
+    ]
+    assert main(["lesion", *map(str, arguments)]) == 0
+    return folder
+
+
+def test_json_has_the_keys_that_scripts_rely_on_and_the_same_seed_gives_the_same(capsys, nets, found, tmp_path):
+    beside = ["--beside", nets / "cifar-plain14", "--images", 60, "--draws", 2]
+    code, out, _ = said(capsys, nets / "cifar-resnet14", "digits", *beside, "--out", tmp_path / "o", "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert set(content) == KEYS
+    assert content["page"] == str(tmp_path / "o" / "report.html")
+    assert (content["images"], content["classes"]) == (60, 10)
+    residual, plain = content["nets"]
+    assert {"label", "network", "depth", "error", "units", "thinned", "swapped", "paths", "gradient_images"} == set(residual)
+    assert [unit["name"] for unit in residual["units"]][:3] == ["stage1.unit1", "stage1.unit2", "stage2.unit1"]
+    assert [unit["changes"] for unit in residual["units"]] == [False, False, True, False, True, False]
+    assert all(0 <= unit["error"] <= 1 for unit in residual["units"])
+    assert [unit["error"] is None for unit in plain["units"]] == [False, False, True, False, True, False]
+    assert [many["deleted"] for many in residual["thinned"]] == [1, 2, 4, 5, 6]
+    assert [many["kept"] for many in residual["thinned"]] == [5, 4, 2, 1, 0]
+    assert [many["swaps"] for many in residual["swapped"]] == [1, 2, 4]
+    assert all(-1 <= many["tau"] <= 1 for many in residual["swapped"])
+    assert sum(path["share"] for path in residual["paths"]) == pytest.approx(1)
+    assert (residual["gradient_images"], plain["gradient_images"], plain["paths"]) == (60, 0, [])
+    for name in ("results.json", "report.html", "figures/units.svg", "figures/many.svg", "figures/paths.svg"):
+        assert (tmp_path / "o" / name).read_bytes() == (found / name).read_bytes()
+
+
+def test_the_numbers_are_read_back_as_they_were_written(found):
+    study = read(found)
+    assert isinstance(study, Lesions)
+    assert results(study) == json.loads((found / "results.json").read_text())
+
+
+def test_another_seed_makes_other_choices(capsys, nets, found, tmp_path):
+    arguments = ["--images", 60, "--draws", 2, "--seed", 1, "--out", tmp_path / "o", "--json"]
+    [net] = json.loads(said(capsys, nets / "cifar-resnet14", "digits", *arguments)[1])["nets"]
+    first = json.loads((found / "results.json").read_text())["nets"][0]
+    assert net["units"] == first["units"]
+    assert net["paths"] != first["paths"]
+
+
+def test_the_terminal_tells_every_unit_and_the_verdict(capsys, nets, tmp_path):
+    code, out, _ = said(capsys, nets / "cifar-resnet14", "digits", "--images", 60, "--draws", 1, "--out", tmp_path / "o")
+    assert code == 0
+    assert out.startswith("60 test images of digits; errors in percent, * where a unit changes the shape")
+    assert "Without one of its units, cifar-resnet14 is wrong about " in out
+    assert "nine tenths of the gradient come by paths through " in out
+    assert out.endswith(f"The page: {tmp_path / 'o' / 'report.html'}\n")
+
+
+def test_a_mistake_is_one_sentence(capsys, nets, found, tmp_path):
+    resnet, plain, out = nets / "cifar-resnet14", nets / "cifar-plain14", ("--out", tmp_path / "o")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("")
+    cases = {
+        (plain, "digits", *out): (
+            2,
+            f"cifar-plain14 has no shortcuts to keep: give a residual net first, and this one by --beside {plain}",
+        ),
+        (resnet, "digits", "--images", 0, *out): (2, "0 images are no sample: give at least 1"),
+        (resnet, "digits", "--draws", 0, *out): (2, "0 draws are no sample: give at least 1"),
+        (resnet, "digits", "--seed=-1", *out): (2, "seed -1 is impossible: give a whole number from 0 to 4294967295"),
+        (resnet, "digits", "--out", tmp_path / "taken"): (2, f"{tmp_path / 'taken'} holds something else: choose another --out"),
+        (tmp_path / "none", "digits", *out): (1, f"{tmp_path / 'none'} is no model folder: it has no config.json"),
+        (resnet, "digits", "--beside", nets / "cifar-plain11,block=bottleneck", "--images", 4, "--draws", 1, *out): (
+            2,
+            "no unit of cifar-plain11,block=bottleneck can be deleted: each changes the shape, and it has no shortcuts; "
+            "give a deeper net",
+        ),
+    }
+    for arguments, (code, sentence) in cases.items():
+        assert said(capsys, *arguments)[::2] == (code, f"residua: {sentence}")
+    assert not (tmp_path / "o").exists()
+    assert said(capsys, resnet, "cifar10", *out)[2].startswith(f"residua: {resnet / 'last'} knows other classes than cifar10")

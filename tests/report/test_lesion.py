@@ -1,0 +1,194 @@
+"""The page of a lesion study, from numbers written by hand."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+import pytest
+
+from residua.errors import RecordError, UsageError
+from residua.report import figures
+from residua.report.lesion import read, results, vacant, write
+from residua.report.lesion_figures import inks_of, many_figure, paths_figure, units_figure
+from residua.report.lesion_words import lines, points, verdict
+from residua.spec.lesion import Deleted, Length, Lesions, Net, Swapped, Thinned
+from residua.spec.papers import network
+from residua.spec.plan import plan
+
+RECORDS = Path(__file__).parent.parent.parent / "experiments" / "lesion"
+CHROMIUM = shutil.which("chromium")
+RISES = [0.00, 0.01, 0.30, 0.02, 0.00, 0.00, 0.05, 0.00, 0.00]
+
+
+def net(name, error, rises, thinned, paths=True):
+    planned = plan(network(name))
+    units = tuple(
+        Deleted(unit.name, unit.stage, unit.index, unit.at != unit.out, None if rise is None else error + rise)
+        for unit, rise in zip(planned.units, rises, strict=True)
+    )
+    many = tuple(Thinned(count, 9 - count, found, 0.012 if count < 9 else None) for count, found in thinned.items())
+    lengths = tuple(
+        Length(k, -1.0 - k, True, share) for k, share in enumerate([0.02, 0.3, 0.4, 0.2, 0.05, 0.03, 0.0, 0.0, 0.0, 0.0])
+    )
+    return Net(
+        label=name, network=planned.network, depth=planned.depth, error=error, units=units, thinned=many,
+        swapped=(Swapped(1, 0.94, 0.06, 0.01), Swapped(4, 0.8, 0.5, 0.2)),
+        paths=lengths if paths else (), gradient_images=64 if paths else 0,
+    )  # fmt: skip
+
+
+RESIDUAL = net("cifar-resnet20", 0.05, RISES, {1: 0.09, 2: 0.1, 4: 0.3, 8: 0.8, 9: 0.9})
+PLAIN = net("cifar-plain20", 0.06, [0.8, 0.7, 0.75, None, 0.8, 0.8, None, 0.7, 0.8], {1: 0.8, 2: 0.85, 7: 0.9}, paths=False)
+STUDY = Lesions(
+    dataset="digits", split="test", classes=10, images=400, draws=5, seed=0, nets=(RESIDUAL, PLAIN),
+)  # fmt: skip
+
+
+def words(html):
+    return " ".join(re.sub(r"<style>.*?</style>|<script>.*?</script>|<[^>]*>", " ", html, flags=re.DOTALL).split())
+
+
+VERDICT = """
+Without one of its units, cifar-resnet20 is wrong about 5.0 % of the images in the median (5.0 % whole),
+ cifar-plain20 about 86.0 % in the median (6.0 % whole).
+cifar-resnet20: 6 of 9 deletions cost at most one point; the worst, of stage1.unit3, leaves 35.0 %.
+ Without a unit that changes the shape: 8.5 % in the median.
+cifar-resnet20: with several units deleted at random, 10.0 ± 1.2 % without 2, 30.0 ± 1.2 % without 4,
+ 80.0 ± 1.2 % without 8.
+cifar-resnet20: with units in each other's places, 6.0 ± 1.0 % after 1 swap (tau 0.94),
+ 50.0 ± 20.0 % after 4 swaps (tau 0.80).
+cifar-resnet20: nine tenths of the gradient come by paths through 1 to 4 of the 9 units;
+ 50 % of all paths are of these lengths.
+cifar-plain20: 0 of 7 deletions cost at most one point; the worst, of stage1.unit1, leaves 86.0 %.
+ 2 units change the shape, and nothing can stand in for them.
+cifar-plain20: with several units deleted at random, 85.0 ± 1.2 % without 2.
+cifar-plain20: with units in each other's places, 6.0 ± 1.0 % after 1 swap (tau 0.94),
+ 50.0 ± 20.0 % after 4 swaps (tau 0.80).
+An error of 5.0 % of 400 images has a standard error of 1.1 points.
+"""
+
+
+def test_the_verdict_follows_from_the_numbers():
+    assert "\n".join(verdict(STUDY)) == VERDICT.strip().replace("\n ", " ")
+
+
+def test_the_terminal_has_a_line_a_stage():
+    told = lines(STUDY)
+    assert told[:6] == [
+        "400 test images of digits; errors in percent, * where a unit changes the shape",
+        "",
+        "cifar-resnet20: 5.0 whole; without one unit:",
+        "  stage1   5.0 6.0 35.0",
+        "  stage2   7.0* 5.0 5.0",
+        "  stage3   10.0* 5.0 5.0",
+    ]
+    assert "  stage2   –* 86.0 86.0" in told
+    assert max(map(len, told[: told.index(verdict(STUDY)[0])])) <= 100
+
+
+def test_what_is_written_is_read_again_and_says_the_same_twice(tmp_path):
+    write(STUDY, tmp_path)
+    assert read(tmp_path) == STUDY
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write(read(tmp_path), tmp_path)
+    assert {path: path.read_bytes() for path in first} == first
+    assert json.loads((tmp_path / "results.json").read_text()) == results(STUDY)
+
+
+def test_a_page_answers_first_draws_the_nets_and_fetches_nothing(tmp_path):
+    html = write(STUDY, tmp_path).read_text()
+    order = [html.index(part) for part in ("<h1>", 'class="lead"', "<figure>", "<table>", "<details>", "How it was measured")]
+    assert order == sorted(order)
+    assert not re.search(r'(src|href)="(?!#|results\.json)[^"]*"', html.replace("xlink:href", "href"))
+    assert "http" not in html.replace("http://www.w3.org/", "")
+    assert html.count('data-unit="stage1.unit1"') == 2
+    told = words(html).replace("\N{NO-BREAK SPACE}", " ")
+    assert "cifar-plain20 about 86.0 % in the median (6.0 % whole)" in told
+    assert not re.search(r"\b(nan|inf|None|undefined)\b", told)
+
+
+def test_every_point_tells_its_value():
+    units, many, paths = units_figure(STUDY), many_figure(STUDY), paths_figure(STUDY)
+    assert units.count('class="tip"') == 18
+    assert "<title>without stage1.unit3: 35.0 %</title>" in units
+    assert "<title>stage2.unit1: nothing can stand in for it, as it changes the shape</title>" in units
+    assert "<title>cifar-resnet20, 4 of 9 deleted: 30.0 ± 1.2 %</title>" in many
+    assert "<title>cifar-plain20, 4 swaps (tau 0.80): 50.0 ± 20.0 %</title>" in many
+    assert "<title>cifar-resnet20, paths of 2 units: 40 % of the gradient</title>" in paths
+    for svg in (units, many, paths):
+        assert re.findall(r"#[0-9a-f]{6}\b", figures.inlined(svg, "a", "A figure", figures.inks(1))) == []
+
+
+def test_a_plain_net_has_the_ink_that_plain_nets_have_elsewhere():
+    assert inks_of([RESIDUAL, PLAIN, RESIDUAL]) == [figures.family_ink(1), figures.family_ink(0), figures.family_ink(2)]
+
+
+def test_a_study_of_one_small_net_has_its_page_too(tmp_path):
+    small = replace(RESIDUAL, swapped=(), thinned=RESIDUAL.thinned[:1])
+    assert "cifar-plain20" not in words(write(replace(STUDY, nets=(small,)), tmp_path).read_text())
+
+
+def test_a_folder_that_holds_no_lesion_study_is_named(tmp_path):
+    with pytest.raises(RecordError, match="holds no lesion study: it has no results.json"):
+        read(tmp_path)
+    vacant(tmp_path)
+    for text, sentence in {
+        "{": "is damaged",
+        '{"kind": "study"}': "holds no lesion study",
+        '{"kind": "lesion", "format": 9}': "has format 9; this version reads format 1",
+        '{"kind": "lesion", "format": 1}': "not a lesions",
+    }.items():
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(RecordError, match=sentence):
+            read(tmp_path)
+    (tmp_path / "results.json").write_text('{"cells": []}')
+    with pytest.raises(UsageError, match="holds something else: choose another --out"):
+        vacant(tmp_path)
+    write(STUDY, tmp_path)
+    vacant(tmp_path)
+
+
+def test_the_numbers_of_the_experiment_stand_in_its_records():
+    table = (RECORDS / "README.md").read_text()
+    for folder in ("digits", "cifar10"):
+        for found in read(RECORDS / folder).nets:
+            worst = f"{points(found.worst.error)} % ({found.worst.name})"
+            assert f"| {points(found.error)} % | {points(found.typical)} % | {worst} |" in table
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_the_page_without_errors_and_values_where_it_is_touched(tmp_path):
+    """At 390 and at 1280 pixels, in frames, because a headless window is never narrower than 500."""
+    listening = "<head><script>window.failed = []; onerror = text => failed.push(text)</script>"
+    page = escape(write(STUDY, tmp_path / "study").read_text().replace("<head>", listening))
+    script = """
+      const measure = frame => {
+        const page = frame.contentDocument, root = page.documentElement, view = frame.contentWindow;
+        page.querySelectorAll("details").forEach(part => part.open = true);
+        const seen = [...page.querySelectorAll("figure svg")].filter(svg => svg.getBoundingClientRect().height > 100);
+        seen[0].querySelector(".tip use, .tip path").dispatchEvent(new view.PointerEvent("pointerover", {bubbles: true}));
+        const pictures = page.querySelectorAll("details svg").length, told = page.getElementById("told").textContent;
+        return [root.scrollWidth, view.innerWidth, seen.length, pictures, view.failed.length, told].join("|");
+      };
+      onload = () => document.title = [...document.querySelectorAll("iframe")].map(measure).join(";");"""
+    frames = "".join(f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{page}"></iframe>' for width in (390, 1280))
+    (tmp_path / "frames.html").write_text(f"<!DOCTYPE html>{frames}<script>{script}</script>")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    dump = subprocess.run(
+        [str(CHROMIUM), *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frames.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
+    ).stdout  # fmt: skip
+    found = re.search(r"<title>([^<]*\|[^<]*)</title>", dump)
+    assert found, dump[:500]
+    for width, measured in zip((390, 1280), found[1].split(";"), strict=True):
+        content, window, shown, nets, failed, told = measured.split("|")
+        assert int(window) == width
+        assert int(content) <= width
+        assert (shown, nets, failed) == ("3", "2", "0")
+        assert told == "without stage1.unit1: 5.0 %"
