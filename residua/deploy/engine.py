@@ -139,7 +139,7 @@ def openvino_engine(net: nn.Module, config: ModelConfig, precision: Literal["aut
 def openvino_run(model: object, precision: Literal["bf16", "f32"]) -> Callable[[Tensor], Tensor]:
     """An OpenVINO model, or the path of one, that takes uint8 images, compiled for this CPU."""
     with quiet():
-        import openvino
+        import openvino  # type: ignore[import-untyped]
     settings = {
         "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }  # fmt: skip
