@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import residua
+from residua.cli.export import points
 from residua.cli.main import main
 from residua.data.augment import normalise
 from residua.deploy import export as exports
@@ -120,7 +121,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, folder):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        "from residua.cli.export import points
+from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "export", str(folder), "--to", "onnx", "--out", str(tmp_path / "m.onnx")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -171,6 +173,11 @@ def test_each_mistake_is_named(tmp_path, folder, capsys, arguments, code, senten
     assert sentence in err
     assert "Traceback" not in err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_loss_of_more_than_half_a_point_is_counted_in_points():
+    assert points({"fp32_error": 0.08, "int8_error": 0.095}) == pytest.approx(1.5)
+    assert points({"agreement": 0.9}) == 0
 
 
 def test_a_missing_library_is_named_with_what_brings_it(folder, tmp_path, monkeypatch):
