@@ -121,8 +121,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, folder):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from residua.cli.export import points
-from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        "from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "export", str(folder), "--to", "onnx", "--out", str(tmp_path / "m.onnx")]
     done = subprocess.run(command, capture_output=True, text=True)
