@@ -20,8 +20,9 @@ BELOW = {
     "data": {"errors", "files", "spec"},
     "train": {"errors", "files", "spec", "record", "net", "data"},
     "study": {"errors", "files", "spec", "record", "net", "data", "train"},
+    "deploy": {"errors", "files", "spec", "record", "net", "data", "train", "report"},
     "report": {"errors", "files", "spec", "record"},
-    "cli": {"errors", "files", "spec", "record", "net", "data", "train", "study", "report"},
+    "cli": {"errors", "files", "spec", "record", "net", "data", "train", "study", "deploy", "report"},
 }
 WITHOUT_TORCH = {"errors", "files", "spec", "record", "report"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in BELOW)

@@ -27,6 +27,14 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--classes", nargs="+", help="names in the order of the scores, a text file of them, or a data set")
     parser.add_argument("--mean", nargs="+", help="what training subtracted from each channel of pixels in [0, 1]")
     parser.add_argument("--std", nargs="+", help="what training divided each channel by")
+    parser.add_argument(
+        "--resize",
+        type=int,
+        default=0,
+        help="pixels of an image's shorter side, before the middle is cut out (default: 0: none is)",
+    )
+    parser.add_argument("--interpolation", default="bilinear", choices=("bilinear", "bicubic"), help="how images are resized")
+    parser.add_argument("--license", default="", help="of the weights, as the Hugging Face hub names it, e.g. bsd-2-clause")
     parser.add_argument("--to", type=str, help="whose names to write: torchvision, timm or huggingface")
     parser.add_argument("--out", type=Path, required=True, help="the model folder; with --to, a .safetensors or .pth file")
     add_json(parser)
@@ -66,7 +74,10 @@ def read(arguments: Namespace) -> dict[str, Json]:
     found = striding_as_elsewhere(asked, arguments.model, ported)
     net = build(found)
     net.load_state_dict(ported.tensors)
-    config = ModelConfig(network=found, classes=classes, mean=mean, std=std, residua=version("residua"), torch=torch.__version__)
+    config = ModelConfig(
+        network=found, classes=classes, mean=mean, std=std, residua=version("residua"), torch=torch.__version__,
+        resize=arguments.resize, interpolation=arguments.interpolation, license=arguments.license,
+    )  # fmt: skip
     save_pretrained(net, config, arguments.out)
     if found != asked:
         tell(f"read as {found.name}, for others' bottlenecks stride on the 3x3: ask for {asked.name},stride=1x1 where these do not")

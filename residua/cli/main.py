@@ -11,19 +11,9 @@ from residua.cli.parser import Parser, complain
 from residua.errors import ResiduaError, UsageError
 
 COMMANDS = (
-    "study",
-    "lesion",
-    "train",
-    "evaluate",
-    "data",
-    "signals",
-    "show",
-    "models",
-    "report",
-    "deepen",
-    "residualize",
-    "convert",
-)
+    "study", "lesion", "signals", "train", "evaluate", "predict", "export", "serve", "data", "show", "models", "report", "deepen",
+    "residualize", "convert",
+)  # fmt: skip
 TOGETHER = ("train", "evaluate")  # what several processes, started by torchrun, do together
 DESCRIPTION = "Deep residual networks for image recognition: build, train and study them."
 

@@ -1,6 +1,6 @@
-"""A folder's photographs, decoded once into squares of bytes in memory, and kept in the cache for the next time.
+"""A folder's photographs, decoded once into images of one size in memory, and kept in the cache for the next time.
 
-Threads decode, for Pillow lets go of Python's lock; each writes its square to its place, so that no more images than threads are
+Threads decode, for Pillow lets go of Python's lock; each writes its image to its place, so that no more images than threads are
 ever there at their full size.  What cannot be decoded is left out and named.
 """
 
@@ -29,9 +29,9 @@ from residua.data.image import decode, prepared, quiet_pillow
 from residua.errors import DataError, ImageError
 from residua.files import written_aside
 from residua.spec.model import View
-from residua.spec.text import Json
+from residua.spec.text import Json, to_json
 
-VERSION = 1  # of what a cached file holds
+VERSION = 2  # of what a cached file holds
 PARTS: tuple[Part, ...] = ("train", "dev", "test")
 LONG = 200  # files from which on a bar is shown
 
@@ -41,32 +41,36 @@ Y = TypeVar("Y")
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Squares (n, channels, side, side) uint8 of every file that could be decoded and labels (n,), part after part."""
+    """Images (n, channels, height, width) uint8 of every file that could be decoded and labels (n,), part after part."""
 
     pixels: Tensor
     labels: Tensor
     counts: Tensor  # of each of PARTS
+    names: tuple[str, ...]  # of the files
     problems: tuple[Problem, ...]
 
-    def part(self, name: Part) -> tuple[Tensor, Tensor]:
-        """Squares and labels of one part, a view."""
+    def where(self, name: Part) -> slice:
+        """The place of one part."""
         i = PARTS.index(name)
         end = int(self.counts[: i + 1].sum())
-        here = slice(end - int(self.counts[i]), end)
-        return self.pixels[here], self.labels[here]
+        return slice(end - int(self.counts[i]), end)
+
+    def part(self, name: Part) -> tuple[Tensor, Tensor]:
+        """Images and labels of one part, a view."""
+        return self.pixels[self.where(name)], self.labels[self.where(name)]
 
 
 @lru_cache(maxsize=1)
-def gathered(listing: Listing, channels: int, side: int) -> Gallery:
-    """All images of a listing as squares of so many pixels a side, from the cache where it holds them.
+def gathered(listing: Listing, view: View) -> Gallery:
+    """All images of a listing as `view` says, from the cache where it holds them.
 
     Raises DataError where a part is left without images.
     """
     digests = mapped(digest_of, listing.entries, "reading")
-    where = cache() / "images" / f"{key(listing, digests, channels, side)}.safetensors"
+    where = cache() / "images" / f"{key(listing, digests, view)}.safetensors"
     held = loaded(where)
     if held is None:
-        held = decoded(listing, digests, View((channels, side, side), side))
+        held = decoded(listing, digests, view)
         keep(held, where)
     for count, name in zip(held.counts.tolist(), PARTS, strict=True):
         if not count:
@@ -84,10 +88,10 @@ def digest_of(entry: Entry) -> str:
         return ""
 
 
-def key(listing: Listing, digests: list[str], channels: int, side: int) -> str:
-    """A hash of all that the squares are a function of: content, names, classes, and who makes them."""
+def key(listing: Listing, digests: list[str], view: View) -> str:
+    """A hash of all that the images are a function of: content, names, classes, and who makes them."""
     facts = [[e.name, e.label, e.part, digest] for e, digest in zip(listing.entries, digests, strict=True)]
-    text = json.dumps([VERSION, PIL.__version__, channels, side, listing.classes, facts])
+    text = json.dumps([VERSION, PIL.__version__, to_json(view), listing.classes, facts])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -113,7 +117,8 @@ def decoded(listing: Listing, digests: list[str], view: View) -> Gallery:
     counts = torch.tensor([parts.count(part) for part in PARTS])
     return Gallery(
         pixels[torch.tensor([kept[i] for i in order], dtype=torch.int64)],
-        torch.tensor([labels[i] for i in order], dtype=torch.int64), counts, tuple(sorted(problems)),
+        torch.tensor([labels[i] for i in order], dtype=torch.int64), counts, tuple(entries[kept[i]].name for i in order),
+        tuple(sorted(problems)),
     )  # fmt: skip
 
 
@@ -162,11 +167,11 @@ def hold_out(parts: list[Part], entries: list[Entry], digests: list[str]) -> Non
 
 def keep(gallery: Gallery, where: Path) -> None:
     """Put it into the cache; a full disk costs the next run its time, and no more."""
-    text = json.dumps([asdict(problem) for problem in gallery.problems])
+    problems, names = json.dumps([asdict(problem) for problem in gallery.problems]), json.dumps(gallery.names)
     tensors = {"pixels": gallery.pixels, "labels": gallery.labels, "counts": gallery.counts}
     try:
         with written_aside(where) as aside:
-            save_file(tensors, aside, {"problems": text})
+            save_file(tensors, aside, {"problems": problems, "names": names})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         print(f"residua: the decoded images were not kept in {where.parent}: {reason}", file=sys.stderr)
@@ -176,10 +181,10 @@ def loaded(where: Path) -> Gallery | None:
     """What `keep` wrote; None where it is not there, or damaged."""
     try:
         with safe_open(where, framework="pt") as file:
-            problems = json.loads(file.metadata()["problems"])
+            problems, names = [json.loads(file.metadata()[name]) for name in ("problems", "names")]
             tensors = [file.get_tensor(name) for name in ("pixels", "labels", "counts")]
         pixels, labels, counts = tensors
-        return Gallery(pixels, labels, counts, tuple(Problem(**problem) for problem in problems))
+        return Gallery(pixels, labels, counts, tuple(names), tuple(Problem(**problem) for problem in problems))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
 

@@ -20,8 +20,10 @@ from residua.data.counter import permutation
 from residua.data.fetch import located
 from residua.data.folder import Problem, listed
 from residua.data.gallery import Gallery, gathered
+from residua.data.image import Preprocessing
 from residua.errors import DataError
 from residua.spec.dataset import Dataset, File
+from residua.spec.model import View
 
 Split = Literal["train", "dev", "test"]
 SPLIT_SEED = 2015  # which images are held out never changes, whatever a run's seed
@@ -85,6 +87,29 @@ def read(dataset: Dataset, split: Split, folder: Path | None = None) -> Images:
     return images[order[: dataset.dev].sort().values if split == "dev" else order[dataset.dev :].sort().values]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Images with what each is called, and what could not be used."""
+
+    images: Images
+    names: list[str]
+    problems: tuple[Problem, ...] = ()
+
+
+def seen(dataset: Dataset, split: Split | Literal["all"], like: Preprocessing, folder: Path | None = None) -> Seen:
+    """One split, or all, by the preprocessing of a model folder: the pixels that prediction makes of the same files."""
+    splits: tuple[Split, ...] = ("train", "dev", "test") if split == "all" else (split,)
+    problems: tuple[Problem, ...] = ()
+    if dataset.kind == "folder":
+        held = gathered(listed(Path(dataset.folder)), View(like.input, like.resize, like.interpolation))
+        parts, names = [Images(*held.part(s)) for s in splits], [name for s in splits for name in held.names[held.where(s)]]
+        problems = held.problems
+    else:
+        parts = [read(dataset, s, folder) for s in splits]
+        names = [f"{s} image {i}" for s, part in zip(splits, parts, strict=True) for i in range(len(part))]
+    return Seen(Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])), names, problems)
+
+
 def ready(dataset: Dataset, folder: Path | None = None) -> None:
     """Fetch what is not here yet, or decode it: so that what is wrong is said now, and only once."""
     if dataset.archives:
@@ -99,7 +124,8 @@ def left_out(dataset: Dataset) -> tuple[Problem, ...]:
 
 
 def gallery(dataset: Dataset) -> Gallery:
-    return gathered(listed(Path(dataset.folder)), dataset.input[0], dataset.resize)
+    channels, side = dataset.input[0], dataset.resize
+    return gathered(listed(Path(dataset.folder)), View((channels, side, side), side))
 
 
 def read_digits(test: bool) -> Images:

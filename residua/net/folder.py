@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,20 +12,12 @@ from torch import nn
 from residua.errors import RecordError, UsageError
 from residua.files import write_json, write_text, written_aside
 from residua.net.build import ResidualNetwork, build
+from residua.net.card import card
+from residua.net.hub import folder_of
 from residua.net.vlad import VladNetwork
 from residua.spec.model import ModelConfig
 from residua.spec.text import FORMAT, from_json, to_json
 from residua.spec.vlad import Classifier, VladClassifier
-
-CARD = """---
-library_name: residua
-tags: [image-classification, {tag}]
----
-# {name}
-
-{classes} classes, input {input}, {parameters:,} parameters; {origin}.
-Load it with `residua.from_pretrained(folder)`; `config.json` holds the classes and the preprocessing.
-"""
 
 
 def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
@@ -36,27 +29,16 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
             save_file(tensors, aside / "model.safetensors")
         except SafetensorError as error:  # a full disk, too
             raise RecordError(f"no model was written to {folder}: {error}") from error
+        config = replace(config, weights=sha256(aside / "model.safetensors"))
         write_json(aside / "config.json", to_json(config))
-        write_text(aside / "README.md", card(net, config))
-
-
-def card(net: nn.Module, config: ModelConfig) -> str:
-    """A model card, in Markdown."""
-    dataset, shape = config.dataset or "unnamed data", "x".join(map(str, config.network.input))
-    if isinstance(config.network, VladClassifier):
-        tag, origin, parameters = "vlad", f"fitted to {dataset}", config.network.parameters
-    else:
-        tag, origin = "residual-network", f"trained on {dataset} by the recipe {config.recipe}"
-        origin = origin if config.recipe else "where its weights come from is not known here"
-        parameters = sum(p.numel() for p in net.parameters())
-    return CARD.format(
-        tag=tag, name=config.network.name, classes=len(config.classes), input=shape, parameters=parameters, origin=origin,
-    )  # fmt: skip
+        write_text(aside / "README.md", card(config, sum(p.numel() for p in net.parameters())))
 
 
 def read_config(folder: Path) -> ModelConfig:
     """The config of a model folder; RecordError where there is none, one of a newer format, or one that contradicts itself."""
     path = folder / "config.json"
+    if folder.is_file():
+        raise RecordError(f"{folder} {no_folder(folder)}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -71,6 +53,23 @@ def read_config(folder: Path) -> ModelConfig:
         return from_json(ModelConfig, data)
     except UsageError as error:
         raise RecordError(f"{path} is no model's: {error}") from error
+
+
+def no_folder(file: Path) -> str:
+    """What a file is that was given in place of a model folder, and what to give."""
+    match file.suffix.lower():
+        case ".onnx":
+            return (
+                "is an ONNX file, which holds neither weights by our names nor classes: give the model folder it was exported from"
+            )
+        case ".safetensors" | ".pth" | ".pt" | ".bin" | ".th":
+            return "is a file of weights, and a model folder is needed: residua convert makes one of it"
+    return "is a file, and a model folder is needed: one with config.json and model.safetensors"
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(folder: Path) -> str:
@@ -88,17 +87,24 @@ def untrained(value: Classifier, seed: int = 0) -> ResidualNetwork | VladNetwork
     return VladNetwork(value) if isinstance(value, VladClassifier) else build(value, seed)
 
 
-def from_pretrained(folder: str | Path) -> ResidualNetwork | VladNetwork:
-    """The network of a model folder, or its VLAD, with its weights, in evaluation mode; RecordError where it is damaged."""
-    folder = Path(folder)
-    net = untrained(read_config(folder).network)
+def from_pretrained(source: str | Path) -> ResidualNetwork | VladNetwork:
+    """The network of a model folder, here or OWNER/NAME on the Hugging Face hub, or its VLAD, in evaluation mode.
+
+    RecordError where the folder is damaged, or its weights are not those that it was written with.
+    """
+    folder = folder_of(source)
+    config = read_config(folder)
+    path, net = folder / "model.safetensors", untrained(config.network)
     try:
-        weights = load_file(folder / "model.safetensors")
-        net.load_state_dict(weights)
+        if config.weights and (found := sha256(path)) != config.weights:
+            raise RecordError(
+                f"{path} does not fit its config.json: its SHA-256 sum is {found[:12]}..., not {config.weights[:12]}..."
+            )
+        net.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise RecordError(f"{folder} is no model folder: it has no model.safetensors") from None
     except (SafetensorError, RuntimeError) as error:
-        raise RecordError(f"{folder / 'model.safetensors'} does not fit its config.json: {str(error).splitlines()[0]}") from error
+        raise RecordError(f"{path} does not fit its config.json: {str(error).splitlines()[0]}") from error
     return net.eval()
 
 

@@ -1,19 +1,16 @@
 """Weights to start from: another project's file, a model folder, or either of them on the Hugging Face hub."""
 
-import json
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from residua.errors import RecordError, UsageError
+from residua.errors import RecordError
 from residua.net.folder import from_pretrained, read_config
+from residua.net.hub import located
 from residua.net.port import classes_in, from_theirs, striding_as_elsewhere
-from residua.net.weights import PICKLES, State, read_state
+from residua.net.weights import State, read_state
 from residua.spec.network import Network
 from residua.spec.plan import plan
-
-FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def start(source: str | Path, name: str, asked: Network, classes: int | None) -> tuple[Network, State]:
@@ -58,44 +55,3 @@ def from_file(path: Path, name: str, asked: Network, classes: int | None) -> tup
     if ported.note:
         warnings.warn(f"{path}: {ported.note}", stacklevel=5)
     return striding_as_elsewhere(found, name, ported), ported.tensors
-
-
-def located(source: str | Path) -> Path:
-    """Our model folder, or another project's file, that `source` names here or on the hub."""
-    path = Path(source)
-    if not path.exists():
-        if path.suffix in (".safetensors", *PICKLES) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise RecordError(f"there is no file or folder {source}, and a network on the Hugging Face hub is called OWNER/NAME")
-        return fetched(str(source))
-    found = inside(path) if path.is_dir() else path
-    if found is None:
-        raise RecordError(f"{path} is no model folder, and holds none of {', '.join(FILES)}")
-    return found
-
-
-def inside(folder: Path) -> Path | None:
-    """The folder itself where it is one of our model folders, or else the file of weights in it."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if isinstance(config, dict) and {"format", "network"} <= set(config):
-        return folder
-    return next((folder / file for file in FILES if (folder / file).exists()), None)
-
-
-def fetched(name: str) -> Path:
-    """What OWNER/NAME on the Hugging Face hub holds, in its cache here."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UsageError(f"{name} is fetched by huggingface_hub, which is not here: pip install huggingface_hub") from None
-    for files in (["config.json", FILES[0]], [FILES[1]]):
-        try:
-            found = inside(Path(snapshot_download(name, allow_patterns=files)))
-        except Exception as error:  # no network, no such name, no permission: as many kinds as the library has
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise RecordError(f"{name} is no file here, and could not be fetched from the Hugging Face hub: {reason[0]}") from error
-        if found is not None:
-            return found
-    raise RecordError(f"{name} on the Hugging Face hub holds none of {', '.join(FILES)}")

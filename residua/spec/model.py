@@ -46,6 +46,9 @@ class ModelConfig:
     resize: int = field(default=0, metadata={"younger": True})  # as in `View`
     interpolation: Interpolation = field(default="bilinear", metadata={"younger": True})
     temperature: float = field(default=1.0, metadata={"younger": True})  # probabilities are softmax(scores / temperature)
+    weights: str = field(default="", metadata={"younger": True})  # SHA-256 of model.safetensors
+    test_images: int = field(default=0, metadata={"younger": True})  # that `test_error` was counted on
+    license: str = field(default="", metadata={"younger": True})  # of the weights, as the Hugging Face hub names it: apache-2.0
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -1,18 +1,18 @@
 """How often a network is wrong."""
 
 from dataclasses import dataclass
-from functools import partial
-from math import prod
+from math import log, prod
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from residua.data.augment import normalise
-from residua.data.read import Images, Split, read
+from residua.data.read import Images
 from residua.errors import UsageError
-from residua.net.folder import from_pretrained, read_config
+from residua.net.folder import read_config
+from residua.net.hub import folder_of
 from residua.record import Record
 from residua.spec.dataset import Dataset
 from residua.spec.memory import EVALUATED
@@ -60,10 +60,7 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=machine.device)
     for start in range(group.rank * batch_size, len(images), group.size * batch_size):
         batch = images[slice(start, start + batch_size)].to(machine.device)
-        pixels = normalise(batch.pixels, mean, std)
-        with machine.autocast():
-            views = [net(view).float().log_softmax(1) for view in ([pixels, pixels.flip(3)] if mirror else [pixels])]
-        scores = torch.stack(views).logsumexp(0)  # but for a constant, which the loss takes out again
+        scores = log_probabilities(net, batch.pixels, mean, std, machine, mirror)
         best = scores.topk(min(5, scores.shape[1])).indices == batch.labels[:, None]
         counts += torch.stack([(~best[:, 0]).sum(), (~best.any(1)).sum()])
         loss += F.cross_entropy(scores, batch.labels, reduction="sum").double()
@@ -72,21 +69,14 @@ def evaluate(
     return Score(len(images), wrong, wrong5, group.sum(loss).item() / len(images))
 
 
-def evaluate_folder(
-    folder: Path, data: Dataset, split: Split, machine: Machine, data_dir: Path | None = None, *, mirror: bool = False
-) -> Score:
-    """The score of a model folder, or of a run's last network, on a data set of the same classes and image shape.
-
-    The preprocessing is the model folder's own.  Raises UsageError for other classes or shapes, or where a mirror image may be
-    of another class, RecordError, DataError.
-    """
-    if mirror and not data.flips:
-        raise UsageError(f"a mirror image in {data.name} may be of another class: leave --mirror out")
-    folder = model_folder(folder)
-    config = checked_for(data, folder)
-    net = machine.place(from_pretrained(folder))
-    images = machine.group.first_here(partial(read, data, split, data_dir)).middle(config.input[1:])
-    return evaluate(net, images, config.mean, config.std, machine, mirror=mirror)
+def log_probabilities(
+    net: nn.Module, pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], machine: Machine, mirror: bool
+) -> Tensor:
+    """log p (n, classes) of uint8 images (n, c, h, w), fp32; with `mirror`, p is the mean of an image's and its mirror image's."""
+    x = normalise(pixels, mean, std)
+    with machine.autocast():
+        views = [net(view).float().log_softmax(1) for view in ([x, x.flip(3)] if mirror else [x])]
+    return torch.stack(views).logsumexp(0) - log(len(views))
 
 
 def checked_for(data: Dataset, folder: Path) -> ModelConfig:
@@ -104,7 +94,8 @@ def checked_for(data: Dataset, folder: Path) -> ModelConfig:
 
 
 def model_folder(folder: Path) -> Path:
-    """`folder` itself, or the last network's folder where it holds a run."""
+    """`folder` itself, or the last network's folder where it holds a run, or what is OWNER/NAME on the Hugging Face hub."""
+    folder = folder_of(folder)
     record = Record(folder)
     if not record.head.exists():
         return folder

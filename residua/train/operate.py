@@ -28,7 +28,7 @@ def operate(folder: Path, out: Path, change: Callable[[ResidualNetwork], Residua
         identical = torch.equal(net(images), changed(images))
     config = replace(config, network=changed.plan.network)
     if not identical:  # then it is not what was trained
-        config = replace(config, dataset="", fingerprint="", recipe="", test_error=None)
+        config = replace(config, dataset="", fingerprint="", recipe="", test_error=None, test_images=0, temperature=1.0)
     save_pretrained(changed, config, out)
     return {
         "before": net.plan.network.name, "model": changed.plan.network.name, "depth": changed.plan.depth,

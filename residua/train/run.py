@@ -96,7 +96,8 @@ def train(
             score = reestimated_score(job.net, splits["train"], job.config.mean, job.config.std, exact)
             result |= {"train_error_reestimated": score.error, "train_loss": score.loss}
         if group.leads:
-            save_pretrained(job.net, replace(job.config, test_error=errors["test_error"]), folder / "last")
+            config = replace(job.config, test_error=errors["test_error"], test_images=len(splits["test"]))
+            save_pretrained(job.net, config, folder / "last")
             record.finish(result)
     return result
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from residua.errors import RecordError, UsageError
 from residua.net import folder as model
+from residua.net.hub import located
 from residua.net.port import recognised
-from residua.net.pretrained import located, start
+from residua.net.pretrained import start
 from residua.net.weights import State, read_state
 from residua.spec.dataset import Dataset
 from residua.spec.network import Network

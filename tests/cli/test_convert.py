@@ -56,6 +56,16 @@ def test_a_file_becomes_a_model_folder(capsys, peer, tmp_path):
         assert torch.equal(residua.from_pretrained(tmp_path / "model")(images), theirs(images))
 
 
+def test_how_images_are_resized_and_the_licence_travel_with_the_weights(capsys, peer, tmp_path):
+    given = [peer[0], "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "m", "--license", "bsd-2-clause"]
+    code, _, err = said(capsys, *given, "--resize", "20")
+    assert (code, err) == (2, "residua: resize=20 is too small to cut 32 x 32 pixels out: give at least 32")
+    assert said(capsys, *given, "--resize", "36", "--interpolation", "bicubic")[0] == 0
+    config = read_config(tmp_path / "m")
+    assert (config.resize, config.interpolation, config.license) == (36, "bicubic", "bsd-2-clause")
+    assert 'license: "bsd-2-clause"' in (tmp_path / "m" / "README.md").read_text()
+
+
 def test_json_has_the_keys_that_scripts_rely_on(capsys, tmp_path):
     theirs = CifarPeer(1, "A", 2).state_dict() | {"n_averaged": torch.tensor(1)}
     torch.save(theirs, tmp_path / "x.pth")

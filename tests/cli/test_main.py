@@ -105,7 +105,7 @@ def test_evaluate_agrees_with_the_run(capsys, trained):
     code, out, _ = said(capsys, "evaluate", str(trained), "digits", "--json")
     score = json.loads(out)
     assert code == 0
-    assert set(score) == {"count", "wrong", "error", "top5_error", "loss"}
+    assert set(score) >= {"count", "wrong", "error", "top5_error", "loss", "error_interval", "ece", "classes", "confusion"}
     assert score["count"] == 359
     assert score["error"] == json.loads((trained / "run.json").read_text())["result"]["test_error"]
     _, out, _ = said(capsys, "evaluate", str(trained / "best"), "digits", "--split", "dev")

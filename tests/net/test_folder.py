@@ -2,12 +2,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import residua
 from residua.errors import RecordError, UsageError
 from residua.net.folder import read_config, save_pretrained
 from residua.spec.model import ModelConfig
 from residua.spec.papers import network
+from tests.net.test_pretrained import offline, on_the_hub
 
 
 @pytest.fixture
@@ -37,6 +39,45 @@ def test_missing_weights_are_named(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(RecordError, match="it has no model.safetensors"):
         residua.from_pretrained(folder)
+
+
+def test_weights_that_were_changed_are_refused_though_they_fit(folder):
+    path = folder / "model.safetensors"
+    net = residua.create_model("cifar-resnet8", num_classes=3, input=(1, 8, 8), seed=8)
+    save_file(net.state_dict(), path)
+    with pytest.raises(
+        RecordError, match=r"model.safetensors does not fit its config.json: its SHA-256 sum is \w{12}..., not \w{12}"
+    ):
+        residua.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["weights"]  # of a folder of an earlier version
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(residua.from_pretrained(folder).state_dict()["stem.0.weight"], net.state_dict()["stem.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "net.onnx",
+            "is an ONNX file, which holds neither weights by our names nor classes: give the model folder it was exported from",
+        ),
+        ("net.pth", "is a file of weights, and a model folder is needed: residua convert makes one of it"),
+        ("net.txt", "is a file, and a model folder is needed: one with config.json and model.safetensors"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_named(tmp_path, name, sentence):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(RecordError) as refused:
+        residua.from_pretrained(tmp_path / name)
+    assert str(refused.value) == f"{tmp_path / name} {sentence}"
+
+
+def test_a_model_on_the_hub_is_loaded_by_its_name(folder, tmp_path):
+    expected = residua.from_pretrained(folder)(torch.ones(1, 1, 8, 8))[0, 0].item()
+    on_the_hub(tmp_path, "someone/letters", folder)
+    code = "import residua, torch; print(residua.from_pretrained('someone/letters')(torch.ones(1, 1, 8, 8))[0, 0].item())"
+    assert float(offline(tmp_path, code)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_truncated_weights_are_named(folder):

@@ -1,0 +1,25 @@
+"""What is not installed with residua itself, and by which extra it comes."""
+
+from importlib.util import find_spec
+
+from residua.errors import UsageError
+
+EXTRAS = {
+    "onnx": ("export", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ("openvino", ("openvino",)),
+    "serve": ("serve", ("starlette", "uvicorn", "python_multipart")),
+}
+"""The extra of residua, and the packages that must be there."""
+
+
+def absent(what: str) -> str:
+    """The first package that `what` needs and this Python does not have; empty where it has them all."""
+    return next((package for package in EXTRAS[what][1] if find_spec(package) is None), "")
+
+
+def require(what: str) -> None:
+    """UsageError where a package is missing, with the command that brings it."""
+    if package := absent(what):
+        raise UsageError(
+            f"{what} needs {package.replace('_', '-')}, which is not installed: pip install 'residua[{EXTRAS[what][0]}]'"
+        )

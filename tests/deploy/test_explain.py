@@ -1,0 +1,73 @@
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import residua
+from residua.data.augment import normalise
+from residua.deploy.explain import Explainer, overlay
+from residua.errors import UsageError
+from residua.spec.model import ModelConfig
+from tests.peers import randomised
+
+pytest.importorskip("captum")
+
+
+def explained(name="cifar-resnet8", channels=3):
+    net = randomised(residua.create_model(name, num_classes=4, input=(channels, 16, 16)))
+    config = ModelConfig(network=net.plan.network, classes=tuple("abcd"), mean=(0.5,) * channels, std=(0.25,) * channels)
+    return net, Explainer(net, config)
+
+
+def noise(count, channels=3):
+    return torch.randint(256, (count, channels, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("cifar-resnet8", 3), ("cifar-preresnet8", 1)])
+def test_the_heat_is_grad_cam_written_by_hand(name, channels):
+    net, explainer = explained(name, channels)
+    pixels, classes = noise(5, channels), torch.tensor([0, 1, 2, 3, 1])
+    x = net.stem(normalise(pixels, (0.5,) * channels, (0.25,) * channels))
+    for stage in net.stages.values():
+        x = stage(x)
+    maps = x.detach().requires_grad_()
+    net.head(maps)[torch.arange(5), classes].sum().backward()
+    cam = F.relu((maps.grad.mean((2, 3), keepdim=True) * maps).sum(1)).detach()
+    large = F.interpolate(cam[:, None], (16, 16), mode="bilinear")[:, 0]
+    largest = large.amax((1, 2), keepdim=True)
+    assert (largest > 0).sum() >= 3
+    assert torch.allclose(explainer.heat(pixels, classes), torch.where(largest > 0, large / largest, 0), atol=1e-5)
+    assert all(parameter.grad is None for parameter in net.stem.parameters())
+
+
+def test_a_picture_holds_the_image_beside_its_heat(tmp_path):
+    _, explainer = explained()
+    pixels = noise(1)[0]
+    explainer.draw(pixels, 2, tmp_path / "new" / "x.png")
+    with Image.open(tmp_path / "new" / "x.png") as file:
+        image = np.asarray(file)
+    assert image.shape == (224, 448, 3)
+    assert np.array_equal(image[::14, :224:14], pixels.permute(1, 2, 0).numpy())
+
+
+def test_where_nothing_is_hot_the_image_is_only_darker():
+    grey = torch.full((1, 300, 200), 100, dtype=torch.uint8)
+    image = np.asarray(overlay(grey, torch.zeros(300, 200)))
+    assert set(image[:, :400].flatten()) == {100}
+    assert set(image[:, 400:].flatten()) == {80}
+
+
+def test_a_network_without_maps_is_refused():
+    with pytest.raises(UsageError, match="fc-resnet10 has no stages of feature maps, which Grad-CAM looks at"):
+        net = residua.create_model("fc-resnet10", num_classes=2)
+        Explainer(net, ModelConfig(network=net.plan.network, classes=("a", "b"), mean=(0.5,), std=(0.5,)))
+
+
+def test_without_captum_one_sentence_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(UsageError, match=re.escape("Grad-CAM needs captum: pip install 'residua[explain]'")):
+        explained()
