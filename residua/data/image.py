@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from residua.data.folder import shown
 from residua.errors import ImageError
 from residua.spec.model import Interpolation
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MOST_PIXELS = 100_000_000  # of one image; our choice: 300 MB once decoded
+LONGEST = 50  # times a side is as long as the other, at most; our choice
 SIGNATURES = rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|GIF8"
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WHITE = (255, 255, 255, 255)
@@ -46,7 +48,7 @@ def decode(source: Path | bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
     Alpha stands over white, and 16-bit grey is scaled to 8.  A bomb is refused by its header, before it is decoded.  Raises
     ImageError.
     """
-    where = str(source) if isinstance(source, Path) else "the image"
+    where = shown(str(source)) if isinstance(source, Path) else "the image"
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
     except OSError as error:
@@ -132,11 +134,13 @@ def eight_bits(grey: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
 def prepared(image: Image.Image, like: Preprocessing) -> Tensor:
     """A decoded image -> uint8 (c, h, w): resized without aliasing, the middle cut out, grey for a net of one channel.
 
-    The same pixels as torchvision's Resize(resize) and CenterCrop((h, w)) give of a Pillow image.
+    The same pixels as torchvision's Resize(resize) and CenterCrop((h, w)) give of a Pillow image; but of one that is over LONGEST
+    times as long as wide the rest is cut off before, for it would grow beyond all memory.
     """
     channels, height, width = like.input
     image = image.convert("L" if channels == 1 else "RGB")
     if like.resize:
+        image = shortened(image)
         across, down = size_of(image.size, like.resize)
         image = resized(image, (across, down), like.interpolation)
         left, top = round((across - width) / 2), round((down - height) / 2)
@@ -145,6 +149,15 @@ def prepared(image: Image.Image, like: Preprocessing) -> Tensor:
         image = resized(image, (width, height), like.interpolation)
     pixels = torch.from_numpy(np.array(image))
     return pixels.reshape(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+def shortened(image: Image.Image) -> Image.Image:
+    """The middle of an image that is too long; the image itself otherwise."""
+    most = LONGEST * min(image.size)
+    if max(image.size) <= most:
+        return image
+    left, top = [max(side - most, 0) // 2 for side in image.size]
+    return image.crop((left, top, left + min(image.width, most), top + min(image.height, most)))
 
 
 def size_of(size: tuple[int, int], shorter: int) -> tuple[int, int]:

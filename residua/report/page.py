@@ -11,7 +11,7 @@ from residua.report.html import rendered
 from residua.report.tables import Cell, Finished, Runs, cells, read
 from residua.report.verdict import capital, listed, name, verdict
 from residua.spec.dataset import DATASETS
-from residua.spec.recipe import AdamW, Muon, OneCycle, Optimiser, Recipe, RmsProp, Sgd
+from residua.spec.recipe import AdamW, Augment, Muon, OneCycle, Optimiser, Recipe, RmsProp, Sgd
 from residua.spec.text import FORMAT, Json, from_json
 
 PAGE = "report.html"
@@ -75,7 +75,7 @@ def page(runs: Runs, drawn: dict[str, tuple[str, str]]) -> str:
     return rendered(
         "report.html.j2",
         title="Do deeper networks train?" if len(table) > 1 else f"How well does {first.name} train?",
-        subject=subject(table, first.dataset),
+        subject=subject(table, known_as(first.dataset)),
         lead=unbroken(lead),
         findings=[opened(unbroken(finding), table) for finding in findings],
         families=rows(table),
@@ -117,12 +117,19 @@ def measured(runs: Sequence[Finished]) -> dict[str, str]:
 
 
 def data_in_words(run: Finished) -> str:
-    text = f"{capital(run.dataset)}, {run.classes} classes"
+    text = f"{capital(known_as(run.dataset))}, {run.classes} classes"
     if data := DATASETS.get(run.dataset):
         channels, height, width = data.input
         text += f", images of {height} × {width} pixels in {channels} channel{'s' if channels > 1 else ''}"
         text += f"; {data.dev:,} training images are held out as the dev split"
+    if isinstance(lost := run.environment.get("left_out"), list):
+        text += f"; {len(lost):,} file{'s' * (len(lost) != 1)} or classes of it could not be used as they are: run.json names them"
     return f"{text}."
+
+
+def known_as(dataset: str) -> str:
+    """A data set's name: of a folder of photographs without the way there."""
+    return dataset if dataset in DATASETS else Path(dataset).name
 
 
 def recipe_in_words(runs: Sequence[Finished]) -> str:
@@ -147,9 +154,22 @@ def recipe_in_words(runs: Sequence[Finished]) -> str:
     text += f"labels are smoothed by {smoothing:g}; " if smoothing else ""
     text += f"BN takes its statistics over 1/{parts} of a batch; " if parts > 1 else ""
     data = DATASETS.get(run.dataset)
-    mirrored = ", mirrored at random" if recipe.augment.flip and (data is None or data.flips) else ""
-    cut = f", and a square of {recipe.augment.cut} pixels is cut out" if recipe.augment.cut else ""
-    return f"{text}images are shifted by up to {recipe.augment.pad} pixel{'s' if recipe.augment.pad != 1 else ''}{mirrored}{cut}."
+    text += "classes are shown equally often; " if recipe.balance else ""
+    text += "all below the last layer is held still; " if recipe.freeze else ""
+    text += f"all below the last layer is trained at {recipe.body_lr:g} of that rate; " if recipe.body_lr != 1 else ""
+    return f"{text}{augment_in_words(recipe.augment, data is None or data.flips)}."
+
+
+def augment_in_words(augment: Augment, flips: bool) -> str:
+    """What is done to images, of a data set whose classes a mirror does or does not change."""
+    text = f"images are shifted by up to {augment.pad} pixel{'s' if augment.pad != 1 else ''}"
+    if augment.area < 1:
+        text = f"images are parts of {100 * augment.area:g} % or more of a photograph, brought to one size"
+    text += ", mirrored at random" if augment.flip and flips else ""
+    text += f", and a square of {augment.cut} pixels is cut out" if augment.cut else ""
+    text += f"; brightness, contrast and saturation change by up to {100 * augment.colour:g} %" if augment.colour else ""
+    mixed = [f"{100 * share:g} % {how}" for share, how in ((augment.mixup, "blended"), (augment.cutmix, "boxes")) if share]
+    return text + (f"; samples are mixed with others: {' and '.join(mixed)}" if mixed else "")
 
 
 def optimiser_in_words(optimiser: Optimiser) -> str:

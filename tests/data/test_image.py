@@ -163,6 +163,17 @@ def test_an_image_is_resized_and_cut_as_torchvision_does_to_the_bit(size, interp
     assert torch.equal(prepared(image, View((3, 16, 16), 0, interpolation)), straight)
 
 
+@pytest.mark.parametrize("size", [(1, 20_000_000), (20_000_000, 1)])
+def test_a_thread_of_an_image_is_not_blown_up_beyond_all_memory(size):
+    """Resized whole it would have 2.9 billion times 148 pixels."""
+    assert prepared(Image.new("RGB", size, RED), View((3, 128, 128), 148))[0].eq(255).all()
+
+
+def test_a_name_with_a_line_break_is_told_in_one_line(tmp_path):
+    with pytest.raises(ImageError, match=r"two\\nlines.png cannot be read"):
+        decode(tmp_path / "two\nlines.png")
+
+
 def test_a_net_of_one_channel_gets_grey():
     pixels = prepared(photo(), View((1, 16, 16), 19))
     assert pixels.shape == (1, 16, 16)

@@ -61,6 +61,9 @@ def test_a_folder_becomes_a_classifier_that_knows_its_classes(photos, tmp_path, 
     assert "network" not in err.partition("step")[0]  # what is said by the user is not explained
     assert json.loads((tmp_path / "r" / "run.json").read_text())["run"]["dataset"] == str(photos)
     assert main(["report", str(tmp_path / "r")]) == 0
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "Pets, 3 classes" in page
+    assert "images are parts of 35\N{NO-BREAK SPACE}% or more of a photograph, brought to one size, mirrored at random" in page
 
 
 def test_what_is_chosen_is_said_with_its_reason(photos, capsys):
@@ -110,7 +113,9 @@ def test_a_recipe_for_small_images_cuts_from_the_squares_too(photos, tmp_path, c
 
 
 def test_vlad_is_fitted_to_the_middles(photos, tmp_path, capsys):
-    code, out, _ = said(capsys, photos, "--model", "vlad,words=2,dimensions=4", "--size", "12", "--out", tmp_path / "v", "--json")
+    code, out, _ = said(
+        capsys, photos, "--model", "vlad,words=2,dimensions=4,samples=500", "--size", "12", "--out", tmp_path / "v", "--json"
+    )
     assert code == 0
     assert json.loads(out)["test_error"] < 0.7
 
