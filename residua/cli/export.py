@@ -1,5 +1,6 @@
 """Write a trained network as a file for other programs: ONNX, OpenVINO or torch.export."""
 
+import sys
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -9,6 +10,7 @@ from residua.errors import UsageError
 from residua.spec.text import Json
 
 SUFFIXES = {"onnx": ".onnx", "openvino": "-openvino", "torch-export": ".pt2"}
+MOST_LOST = 0.5  # points of error that int8 may cost before it is warned of; our choice
 
 
 def add_arguments(parser: Parser) -> None:
@@ -40,6 +42,8 @@ def run(arguments: Namespace) -> None:
         data_dir=arguments.data_dir,
     )  # fmt: skip
     print_json(facts) if arguments.json else print(prose(facts))
+    if (lost := points(facts)) > MOST_LOST:
+        print(f"residua: int8 costs {lost:.1f} points here, more than {MOST_LOST}: fp32 is the safer file", file=sys.stderr)
 
 
 def prose(facts: dict[str, Json]) -> str:
@@ -64,6 +68,14 @@ def costs(facts: dict[str, Json]) -> str:
     if "fp32_error" not in facts:
         return f"{same}, whose classes are not the model's, so that errors cannot be counted"
     return f"{same}: error {percent(facts['fp32_error'])} in fp32, {percent(facts['int8_error'])} in int8"
+
+
+def points(facts: dict[str, Json]) -> float:
+    """By how many points of error int8 is worse, where that was counted."""
+    before, after = facts.get("fp32_error", 0.0), facts.get("int8_error", 0.0)
+    assert isinstance(before, float)
+    assert isinstance(after, float)
+    return 100 * (after - before)
 
 
 def percent(share: Json) -> str:

@@ -129,12 +129,17 @@ def onnx_engine(net: nn.Module, config: ModelConfig) -> Engine:
     return Engine("onnx fp32", config, run)
 
 
-def openvino_engine(net: nn.Module, config: ModelConfig) -> Engine:
+def openvino_engine(net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto") -> Engine:
     """OpenVINO on the CPU, in bf16 where it is native, on as many threads as PyTorch."""
+    halves = precision == "auto" and cpu_has_bf16() and isinstance(net, ResidualNetwork)
+    run = openvino_run(openvino_model(Graph(net, config, bakes=True)), "bf16" if halves else "f32")
+    return Engine(f"openvino {'bf16' if halves else 'fp32'}", config, run)
+
+
+def openvino_run(model: object, precision: Literal["bf16", "f32"]) -> Callable[[Tensor], Tensor]:
+    """An OpenVINO model, or the path of one, that takes uint8 images, compiled for this CPU."""
     with quiet():
         import openvino  # type: ignore[import-untyped]
-    precision = "bf16" if cpu_has_bf16() and isinstance(net, ResidualNetwork) else "f32"
-    model = openvino_model(Graph(net, config, bakes=True))
     settings = {
         "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }  # fmt: skip
@@ -144,4 +149,4 @@ def openvino_engine(net: nn.Module, config: ModelConfig) -> Engine:
         found = compiled(pixels.contiguous().numpy())
         return torch.from_numpy(found[PROBABILITIES].copy())
 
-    return Engine(f"openvino {'bf16' if precision == 'bf16' else 'fp32'}", config, run)
+    return run

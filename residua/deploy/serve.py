@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from residua.deploy.service import Service
-from residua.errors import ResiduaError
+from residua.errors import ResiduaError, UsageError
 
 HEADERS_MOST = 16_384  # bytes
 CONNECTIONS_MOST = 1024
@@ -20,13 +20,17 @@ GOODBYE = 15  # seconds that requests have to end in once the server is asked to
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections; ResiduaError where the port is taken, or the host is none of this machine's."""
+    """A socket that accepts connections.
+
+    UsageError for a port that cannot be, ResiduaError where it is taken, or the host is none of this machine's.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port {port} is impossible: give a number up to 65535, or 0 for any that is free")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
-    except (OSError, OverflowError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        reason = os.strerror(number) if number and number > 0 else str(error)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ResiduaError(f"port {port} of {host} cannot be used: {reason.lower()}; choose another --port or --host") from None
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import residua
+from residua.cli.export import points
 from residua.cli.main import main
 from residua.data.augment import normalise
 from residua.deploy import export as exports
@@ -173,6 +174,11 @@ def test_each_mistake_is_named(tmp_path, folder, capsys, arguments, code, senten
     assert not (tmp_path / "x").exists()
 
 
+def test_a_loss_of_more_than_half_a_point_is_counted_in_points():
+    assert points({"fp32_error": 0.08, "int8_error": 0.095}) == pytest.approx(1.5)
+    assert points({"agreement": 0.9}) == 0
+
+
 def test_a_missing_library_is_named_with_what_brings_it(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(EXTRAS, "openvino", ("openvino", ("no_such_package",)))
     with pytest.raises(
@@ -183,7 +189,7 @@ def test_a_missing_library_is_named_with_what_brings_it(folder, tmp_path, monkey
 
 def test_a_model_folder_is_wanted(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"x")
-    with pytest.raises(RecordError, match="is no model folder"):
+    with pytest.raises(RecordError, match="is an ONNX file, .* give the model folder"):
         export(tmp_path / "m.onnx", "onnx", tmp_path / "out")
 
 

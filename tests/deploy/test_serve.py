@@ -237,8 +237,10 @@ def test_a_port_in_use_is_named(tmp_path, capsys):
         assert main(["serve", str(tmp_path / "model"), "--port", str(port)]) == 1
     err = capsys.readouterr().err
     assert err == f"residua: port {port} of 127.0.0.1 cannot be used: address already in use; choose another --port or --host\n"
-    assert main(["serve", str(tmp_path / "model"), "--port", "70000"]) == 1
-    assert "port 70000 of 127.0.0.1 cannot be used" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path / "model"), "--port", "70000"]) == 2
+    assert "--port 70000 is impossible: give a number up to 65535, or 0 for any that is free" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path / "model"), "--port", "0", "--host", "no.such.host.invalid"]) == 1
+    assert "port 0 of no.such.host.invalid cannot be used" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--port", "0"]) == 1
     assert "is no model folder" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--timeout", "0"]) == 2
