@@ -84,3 +84,23 @@ class LesionBar:
             self.bar = tqdm(total=total, unit="lesion", dynamic_ncols=True)
             self.bar.desc = label
         self.bar.update(done - self.bar.n)
+
+
+class SignalsBar:
+    """Follows a measurement through the units of a network."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Bar | None = None  # opened at the first news
+
+    def __enter__(self) -> "SignalsBar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, done: int, units: int) -> None:
+        if self.bar is None:
+            self.bar = tqdm(desc=self.name, total=units, unit="unit", dynamic_ncols=True)
+        self.bar.update(done - self.bar.n)

@@ -1,4 +1,4 @@
-"""Write the page of a study, or of a run, anew from its records."""
+"""Write the page of a study, a run or signals anew from its records."""
 
 from pathlib import Path
 
@@ -8,13 +8,19 @@ from residua.cli.parser import Parser, add_json, print_json
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("folder", type=Path, help="a study's folder, or a run's")
+    parser.add_argument("folder", type=Path, help="the folder of a study, of a run, or of signals")
     add_json(parser)
 
 
 def run(arguments: Namespace) -> None:
+    from residua.report import signals
+    from residua.report.measured import RECORD
     from residua.report.page import results, write
 
+    if (arguments.folder / RECORD).exists():
+        findings, found = signals.results(arguments.folder)
+        print_json(found) if arguments.json else print("\n".join([*findings, "", f"The page: {found['page']}"]))
+        return
     page = write(arguments.folder)
     found = results(arguments.folder)
     print_json(found) if arguments.json else print(f"{found['verdict']}\n\nThe page: {page}")

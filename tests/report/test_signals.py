@@ -1,0 +1,135 @@
+"""The page of signals: words that follow from numbers, and a page that works in a browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html import escape
+
+import pytest
+
+from residua.errors import RecordError
+from residua.report.measured import read
+from residua.report.signal_words import findings, lead, number
+from residua.report.signals import write
+
+CHROMIUM = shutil.which("chromium")
+KEYS = ("clip_fraction", "survival", "response_std", "residual_ratio", "gradient_norm", "activation_gradient_norm", "mean",
+        "variance", "gradient_cosine", "gradient_correlation")  # fmt: skip
+
+
+def record(folder, null=True, plain=False, **changes):
+    """Twelve units in three stages; each of `changes` gives a signal's twelve values."""
+    values = {key: [0.1 + 0.05 * i for i in range(12)] for key in KEYS} | changes
+    units = [{"name": f"stage{i // 4 + 1}.unit{i % 4 + 1}", "stage": i // 4 + 1, "index": i % 4 + 1} for i in range(12)]
+    units = [unit | {key: values[key][i] for key in KEYS} for i, unit in enumerate(units)]
+    content = {
+        "format": 1, "model": "cifar-resnet26", "depth": 26, "plain": plain, "trained": False, "seed": 0, "data": "digits",
+        "images": 16, "environment": {"device": "CPU", "torch": "2.13.0"}, "units": units,
+        "null": [dict.fromkeys(KEYS[:4], 0.1) for _ in units] if null else None,
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    (folder / "signals.json").write_text(json.dumps(content))
+    return folder
+
+
+def told(folder):
+    signals = read(folder / "signals.json")
+    return [lead(signals), *findings(signals)]
+
+
+def test_the_lead_says_what_is_left_of_the_direct_path(tmp_path):
+    survival = [0.6, 0.5, 0.4, 0.31] * 3
+    assert told(record(tmp_path, survival=survival))[0] == (
+        "Of the direct paths 31 % survive stage 1, 31 % stage 2 and 31 % stage 3; the ReLU after the addition cuts the others. "
+        "The null model foresees 10 %, 10 % and 10 %."
+    )
+    nothing = {"clip_fraction": [0.0] * 12, "survival": [1.0] * 12}
+    assert told(record(tmp_path, null=False, **nothing))[0].startswith("Nothing cuts the direct path:")
+
+
+def test_gradients_that_vanish_or_explode_are_called_so(tmp_path):
+    for factor, word in ((1e-2, "vanishes"), (1e2, "explodes"), (1.5, "grows"), (1.0, "stays within a factor of 10")):
+        norms = [factor ** (11 - i) for i in range(12)]
+        [first, *_] = told(record(tmp_path, plain=True, activation_gradient_norm=norms))
+        assert first.startswith(f"A plain net has no direct path. The gradient {word}")
+
+
+def test_what_is_not_finite_is_named_and_left_out_of_the_figures(tmp_path):
+    broken = [1.0] * 5 + [None] * 7
+    first, *others = write(record(tmp_path, **dict.fromkeys(KEYS, broken)))
+    assert first == "The signal explodes: in fp32 it is no finite number any more from stage2.unit2 on."
+    assert not re.search(r"\b(nan|inf|None)\b", " ".join(others))
+    assert "NaN" not in (tmp_path / "report.html").read_text()
+    assert told(record(tmp_path, **dict.fromkeys(KEYS, [None] * 12)))[0].endswith("from stage1.unit1 on.")
+
+
+def test_the_same_record_gives_the_same_page(tmp_path):
+    write(record(tmp_path))
+    page = (tmp_path / "report.html").read_bytes()
+    write(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == page
+    assert b"http" not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "signals.json is damaged: Expecting property name"),
+        ("[]", "signals.json is damaged: it holds no signals"),
+        (None, "holds no signals: it has no signals.json"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, text, sentence):
+    if text:
+        (tmp_path / "signals.json").write_text(text)
+    with pytest.raises(RecordError, match=sentence):
+        read(tmp_path / "signals.json")
+
+
+def test_another_format_and_a_unit_that_lacks_something_are_named(tmp_path):
+    path = record(tmp_path) / "signals.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"format": 9}))
+    with pytest.raises(RecordError, match="has format 9; this version reads format 1"):
+        read(path)
+    del content["units"][3]["mean"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="signals.json is damaged: it lacks 'mean'"):
+        read(path)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.03981, "0.0398"), (1234.6, "1,235"), (3.2e-12, "3.2e-12"), (None, "–"), (0.0, "0")])
+def test_numbers_have_three_digits(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_works_in_a_browser_and_is_no_wider_than_its_window(tmp_path, width):
+    write(record(tmp_path / "s"))
+    page = (tmp_path / "s" / "report.html").read_text()
+    measure = """const page = this.contentDocument, root = page.documentElement, plots = page.querySelectorAll('figure .plot svg');
+      const shown = [...plots].filter(svg => svg.getBoundingClientRect().width > 100)[1], box = shown.getBoundingClientRect();
+      const at = {clientX: box.left + 0.999 * box.width - 10, bubbles: true};
+      shown.dispatchEvent(new this.contentWindow.PointerEvent('pointermove', at));
+      document.title = [root.scrollWidth, root.clientWidth, this.contentWindow.innerWidth, plots.length].join(' ')
+        + ' ' + page.querySelector('.read').textContent"""
+    frame = f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{escape(page)}" onload="{escape(measure)}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<!DOCTYPE html>{frame}")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    browser = subprocess.run(
+        [str(CHROMIUM), *quiet, "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         (tmp_path / "frame.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert "CONSOLE" not in browser.stderr
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+) (.*?)</title>", browser.stdout)
+    assert found, browser.stdout[:500]
+    content, room, window, plots = map(int, found.groups()[:4])
+    assert window == width
+    assert content <= room <= window
+    assert plots == 10
+    assert found[5] == "stage3.unit4: cut 65 % (null model 10 %), uncut so far 65 % (null model 10 %)"
