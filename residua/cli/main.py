@@ -10,7 +10,7 @@ from residua.cli.parser import Parser, complain
 from residua.errors import ResiduaError, UsageError
 
 COMMANDS = (
-    "study", "lesion", "train", "evaluate", "predict", "export", "serve", "data", "show", "models", "report", "deepen",
+    "study", "signals", "lesion", "train", "evaluate", "predict", "export", "serve", "data", "show", "models", "report", "deepen",
     "residualize", "convert",
 )  # fmt: skip
 TOGETHER = ("train", "evaluate")  # what several processes, started by torchrun, do together
