@@ -10,7 +10,8 @@ from residua.errors import RecordError, ResiduaError
 from residua.files import write_json, write_text
 from residua.report.figures import NARROW, WIDE, inlined, standalone
 from residua.report.html import rendered
-from residua.report.page import machine_in_words, unbroken, versions_in_words
+from residua.report.method import machine_in_words, versions_in_words
+from residua.report.page import unbroken
 from residua.report.reliability import INKS, reliability_figure
 from residua.spec.evaluation import Evaluation
 from residua.spec.text import Json, from_json, to_json
