@@ -108,6 +108,34 @@ def test_the_figures_of_the_claims_stand_in_records():
         assert f"{100 * json.loads(run.read_text())['result']['test_error']:.1f} %" in text
 
 
+def test_the_essay_on_a_thousand_layers_prints_its_records():
+    text = (ROOT / "docs/thousand-layers.md").read_text()
+    cells = json.loads((ROOT / "experiments/thousand-layers/results.json").read_text())["cells"]
+    rows = re.findall(r"^\| ([^|]+) \| ([\d,]+) \| (\d) \| (\w+) \| ([\d.]+)[^|]* \| ([\d.]+)[^|]* \|$", text, re.MULTILINE)
+    told = {(row[0], int(row[1].replace(",", ""))): row[2:] for row in rows}
+    for cell in cells:
+        step = "none" if cell["set_out"] == 0 else f"{cell['set_out_step']:.0f}"
+        errors = [f"{100 * cell[kind]:.1f}" for kind in ("train_error_reestimated", "test_error")]
+        assert told.pop((cell["arm"], cell["depth"])) == (str(cell["seeds"]), step, *errors)
+        if cell["depth"] == 1202:
+            assert f"{errors[0]} %" in text
+    assert not told
+    walks = json.loads((ROOT / "experiments/signals/result.json").read_text())["cifar-resnet1202"]
+    for stage in (1, 2, 3):
+        first, last = walks[f"stage{stage}"]["clip_fraction"][:3], walks[f"stage{stage}"]["survival"][-1]
+        cut = [", ".join(f"{unit[what]:.3f}" for unit in first) for what in ("measured", "null")]
+        assert f"| {stage} | {cut[0]} | {cut[1]} | {last['measured']:.3f} | {last['null']:.3f} |" in text
+    trained = json.loads((ROOT / "experiments/thousand-layers/signals.json").read_text())
+    held, zero = trained["cifar-resnet1202-seed0"]["units"], trained["cifar-resnet1202,start=identity-seed0"]["units"]
+    third = [unit for unit in held if unit[0].startswith("stage3")]
+    words = " ".join(text.split())
+    assert f"cuts {100 * sum(unit[1] for unit in third) / len(third):.0f} % of all sums, {100 * third[-1][1]:.0f} % in its" in words
+    assert f"{10_000 * third[-1][2]:.0f} paths in 10,000" in words
+    assert f"shrunk to {100 * held[0][3] / held[-1][3]:.1f} %" in words
+    left = [100 * next(unit[2] for unit in zero if unit[0] == f"stage{stage}.unit200") for stage in (1, 2, 3)]
+    assert "{:.0f} %, {:.0f} % and {:.0f} % of the paths".format(*left) in words
+
+
 def test_records_in_the_repository_can_be_read():
     from residua.report.runs import read
     from residua.report.tables import cells
