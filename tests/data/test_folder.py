@@ -149,7 +149,7 @@ def test_a_folder_of_damaged_images_alone_ends_in_a_sentence(tmp_path, capsys):
 
 def test_a_class_with_one_image_is_named_and_trained_on(tmp_path):
     root = filled(tmp_path / "d", {"a": 12, "b": 12, "c": 1})
-    found = gathered(listed(root), 3, 16)
+    found = gathered(listed(root), View((3, 16, 16), 16))
     assert [(p.path, p.kind) for p in found.problems] == [("c", "tiny class")]
     assert 2 in found.part("train")[1]
 
@@ -211,7 +211,7 @@ def test_images_are_decoded_once_and_then_come_from_the_cache(tmp_path, cache):
     again = read(data, "train")
     assert torch.equal(again.pixels, first.pixels)
     assert torch.equal(again.labels, first.labels)
-    assert [(p.path, p.kind) for p in gathered(listed(root), 3, 28).problems if p.kind != "tiny class"] == [
+    assert [(p.path, p.kind) for p in gathered(listed(root), View((3, 28, 28), 28)).problems if p.kind != "tiny class"] == [
         ("train/a/bad.png", "not an image")
     ]
     assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [stamp]

@@ -14,7 +14,7 @@ from residua.data.read import Images
 from residua.net.build import build
 from residua.net.folder import from_pretrained, read_config, save_pretrained
 from residua.spec.memory import data_bytes
-from residua.spec.model import ModelConfig
+from residua.spec.model import ModelConfig, View
 from residua.spec.papers import network
 from residua.spec.recipe import Augment
 from residua.train.choice import choose
@@ -223,7 +223,7 @@ def test_balance_shows_each_class_equally_often(photos):
 
 
 def test_two_processes_see_what_one_sees(photos):
-    pixels, labels = gathered(listed(photos), 3, 20).part("train")
+    pixels, labels = gathered(listed(photos), View((3, 20, 20), 20)).part("train")
     images, augment, grey, spread = Images(pixels, labels), Augment(pad=0, area=0.3, colour=0.3), (0.5,) * 3, (0.2,) * 3
     made = [Batches(images, 12, augment, grey, spread, 5, share, size=(16, 16), balance=True) for share in ((0, 1), (0, 2), (1, 2))]
     for step in (0, 3, 9):

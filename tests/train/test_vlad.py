@@ -58,7 +58,7 @@ def test_its_result_has_the_keys_of_a_networks(capsys, tmp_path):
     for name, options in ((SMALL, []), ("cifar-resnet8", ["--steps", "2"])):
         command = ["train", "digits", "--model", name, *options, "--json", "--out", str(tmp_path / name)]
         out.append(json.loads(said(capsys, *command)[1]))
-    assert list(out[0]) == list(out[1])
+    assert list(out[0]) == [key for key in out[1] if key not in ("train_error_reestimated", "train_loss")]  # of BN
     assert out[0]["steps"] == 0
     assert out[0]["best_dev_error"] == out[0]["dev_error"]
     assert {path.name for path in (tmp_path / SMALL).iterdir()} == {"run.json", "last"}
