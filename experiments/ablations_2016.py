@@ -3,7 +3,7 @@
 The paper trains nets of 110 layers on CIFAR-10 for 64,000 steps (test error 6.61 % by the original unit; 12.35 % with the shortcut
 halved, 8.70 % and 6.91 % with gates at their best, 12.22 % with 1x1 convolutions there, over 20 % with dropout; 8.17 % with BN
 behind the addition, 7.84 % with the ReLU before it, 6.71 % with a ReLU-only and 6.37 % with a full pre-activation).  Handwritten
-digits by default: ten minutes on two cores.  As in the paper, where a GPU can be had:
+digits by default.  As in the paper, where a GPU can be had:
 
     python experiments/ablations_2016.py --data cifar10 --recipe he2016 --seeds 0 1 2 3 4 --out runs/ablations-2016
 """

@@ -1,7 +1,7 @@
 """Do deeper networks train?  Plain, highway, residual and pre-activation nets by depth (S1, S2, S5, S9).
 
 He et al. 2015, Fig. 1 and 6: training and test error of plain nets rise from 20 to 56 layers, those of residual nets fall.
-Handwritten digits by default, a few minutes on two cores.  As in the paper, in a day on two cores, at a shortened schedule:
+Handwritten digits by default.  As in the paper, at a shortened schedule, which wants a GPU or much patience:
 
     python experiments/degradation.py --data cifar10 --recipe he2015 --steps 8000 --depths 20 32 44 56 --out runs/degradation
 """

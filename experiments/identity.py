@@ -2,7 +2,7 @@
 
 A residual block whose weights and biases are decayed to 0 is the identity, which costs a deeper net nothing; a plain block so
 decayed passes nothing on.  Fully connected nets, whose layers have biases, with decay on W and b, on W alone, and on neither.
-How far their blocks end from the identity, |F| / |x|, is told by `residua signals` of each run.  A minute on two cores.
+How far their blocks end from the identity, |F| / |x|, is told by `residua signals` of each run.
 
     python experiments/identity.py --out runs/identity
 """

@@ -1,6 +1,6 @@
 """Is it the optimiser?  Plain and residual nets by SGD, momentum, Nesterov's momentum, AdamW and RMSprop (S12).
 
-One rate for each optimiser, and none was searched for: what counts is what depth changes.  Ten minutes on two cores.
+One rate for each optimiser, and none was searched for: what counts is what depth changes.
 
     python experiments/optimisers.py --out runs/optimisers
 """

@@ -1,8 +1,8 @@
 """Does it matter how a shortcut changes its shape?  He et al. 2015, section 4.1, Table 3 (S11).
 
 Options A (zeros for new channels), B (projections where shapes change) and C (projections everywhere).  The paper, with 34 layers
-on ImageNet: 25.03 %, 24.52 % and 24.19 % top-1 error, so that projections are not what residual nets live on.  A few minutes on
-two cores; with CIFAR-10:
+on ImageNet: 25.03 %, 24.52 % and 24.19 % top-1 error, so that projections are not what residual nets live on.  Handwritten
+digits by default; with CIFAR-10:
 
     python experiments/options_abc.py --data cifar10 --recipe he2015 --out runs/options-abc
 """

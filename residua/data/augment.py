@@ -101,6 +101,7 @@ def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 @cache
 def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Of each channel (c, 1, 1), copied to a device once: it would be waited for each time."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    return scale[:, None, None], shift[:, None, None]
+    with torch.inference_mode(False):  # whoever asks first, they are for training too
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+        return scale[:, None, None], shift[:, None, None]

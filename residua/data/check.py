@@ -1,6 +1,5 @@
 """What is wrong with a folder of photographs, before a night is spent on it: every file is decoded once, nothing is changed."""
 
-import base64
 import hashlib
 import os
 from collections import Counter
@@ -19,6 +18,7 @@ from residua.data.alike import alike, grey, hashed
 from residua.data.folder import Entry, Listing, Problem, listed, shown
 from residua.data.gallery import mapped
 from residua.data.image import decode, quiet_pillow
+from residua.data.thumbnail import uri
 from residua.errors import ImageError
 from residua.spec.text import FORMAT, Json
 
@@ -207,12 +207,10 @@ def thumbnails(checked: Checked) -> dict[str, str]:
         if one.entry.name in wanted or per_class[one.entry.label] <= 4:
             chosen.append(one.entry)
     with quiet_pillow():
-        return dict(zip([entry.name for entry in chosen], mapped(thumbnail, chosen, "thumbnails"), strict=True))
+        return dict(zip([entry.name for entry in chosen], mapped(small, chosen, "thumbnails"), strict=True))
 
 
-def thumbnail(entry: Entry) -> str:
+def small(entry: Entry) -> str:
     image = decode(entry.path)
     image.thumbnail((2 * THUMBNAIL, THUMBNAIL))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return uri(image, "JPEG")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from residua.data.augment import normalise
 from residua.deploy.extras import absent, require
-from residua.deploy.graph import PIXELS, PROBABILITIES, Graph
-from residua.deploy.translate import onnx_program, openvino_model, quiet
+from residua.deploy.graph import Graph
+from residua.deploy.runners import onnx_runner, openvino_runner
+from residua.deploy.translate import onnx_program, openvino_model
 from residua.errors import unknown
 from residua.net.build import ResidualNetwork
 from residua.net.folder import from_pretrained, read_config
@@ -114,39 +115,14 @@ class Full(nn.Module):
 
 
 def onnx_engine(net: nn.Module, config: ModelConfig) -> Engine:
-    """ONNX Runtime in fp32, on as many threads as PyTorch."""
-    from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
-
+    """ONNX Runtime in fp32."""
     program = onnx_program(Graph(net, config, bakes=True))
-    options = SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = InferenceSession(program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def run(pixels: Tensor) -> Tensor:
-        found = session.run([PROBABILITIES], {PIXELS: pixels.contiguous().numpy()})
-        return torch.from_numpy(found[0])
-
-    return Engine("onnx fp32", config, run)
+    run = onnx_runner(program.model_proto.SerializeToString())
+    return Engine("onnx fp32", config, lambda pixels: run(pixels)[1])
 
 
 def openvino_engine(net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto") -> Engine:
-    """OpenVINO on the CPU, in bf16 where it is native, on as many threads as PyTorch."""
+    """OpenVINO on the CPU, in bf16 where it is native."""
     halves = precision == "auto" and cpu_has_bf16() and isinstance(net, ResidualNetwork)
-    run = openvino_run(openvino_model(Graph(net, config, bakes=True)), "bf16" if halves else "f32")
-    return Engine(f"openvino {'bf16' if halves else 'fp32'}", config, run)
-
-
-def openvino_run(model: object, precision: Literal["bf16", "f32"]) -> Callable[[Tensor], Tensor]:
-    """An OpenVINO model, or the path of one, that takes uint8 images, compiled for this CPU."""
-    with quiet():
-        import openvino  # type: ignore[import-untyped]
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }  # fmt: skip
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
-
-    def run(pixels: Tensor) -> Tensor:
-        found = compiled(pixels.contiguous().numpy())
-        return torch.from_numpy(found[PROBABILITIES].copy())
-
-    return run
+    run = openvino_runner(openvino_model(Graph(net, config, bakes=True)), "bf16" if halves else "f32")
+    return Engine(f"openvino {'bf16' if halves else 'fp32'}", config, lambda pixels: run(pixels)[1])

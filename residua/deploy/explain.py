@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from residua.data.augment import normalise
+from residua.data.thumbnail import picture
+from residua.deploy.extras import require
 from residua.errors import UsageError
 from residua.files import written_aside
 from residua.net.build import ResidualNetwork
@@ -23,10 +25,9 @@ class Explainer:
 
     def __init__(self, net: nn.Module, config: ModelConfig) -> None:
         """UsageError where captum is missing, or the network has no stages of maps."""
-        try:
-            from captum.attr import LayerGradCam  # type: ignore[import-untyped]
-        except ImportError:
-            raise UsageError("Grad-CAM needs captum: pip install 'residua[explain]'") from None
+        require("Grad-CAM")
+        from captum.attr import LayerGradCam  # type: ignore[import-untyped]
+
         if not isinstance(net, ResidualNetwork) or len(net.plan.network.input) != 3:
             raise UsageError(f"{config.network.name} has no stages of feature maps, which Grad-CAM looks at")
         self.config = config
@@ -56,9 +57,7 @@ def overlay(pixels: Tensor, heat: Tensor) -> Image.Image:
     height, width = heat.shape
     scale = max(1, -(-SMALLEST // min(height, width)))
     size = (scale * width, scale * height)
-    grey = len(pixels) != 3
-    plain = Image.fromarray((pixels[:1].expand(3, -1, -1) if grey else pixels).permute(1, 2, 0).contiguous().numpy())
-    plain = plain.resize(size, Image.Resampling.NEAREST)
+    plain = picture(pixels).convert("RGB").resize(size, Image.Resampling.NEAREST)
     smooth = Image.fromarray(heat.float().numpy()).resize(size, Image.Resampling.BICUBIC)
     levels = torch.from_numpy(np.array(smooth)).clamp(0, 1)
     colours = torch.from_numpy(colormaps[COLOURS](levels.numpy())[..., :3]).float() * 255

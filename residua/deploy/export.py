@@ -1,21 +1,21 @@
 """A model folder -> one file for other programs, held against PyTorch before it is put in place."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from residua.data.augment import normalise
 from residua.deploy.extras import require
-from residua.deploy.graph import PROBABILITIES, SCORES, Graph
+from residua.deploy.graph import Graph
 from residua.deploy.int8 import cost, samples, write_int8
+from residua.deploy.runners import Runs, onnx_runner, openvino_runner
 from residua.deploy.translate import OPSET, exported, onnx_program, openvino_model, quiet
 from residua.errors import RecordError, UsageError, unknown
 from residua.files import written_aside
@@ -25,7 +25,6 @@ from residua.spec.text import Json
 from residua.train.evaluate import model_folder
 
 Format = Literal["onnx", "openvino", "torch-export"]
-Runs: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # what a graph takes -> scores and probabilities
 ALLOWED = 1e-4  # of the difference to PyTorch: of probabilities, and of scores in shares of the largest, or of 1
 BATCHES = (1, 5)  # sizes that the file is tried at; an example of 2 is what it is made from
 META = "residua"  # the section of metadata, where a format has sections
@@ -175,7 +174,7 @@ def runner(to: Format, path: Path) -> Runs:
     """What runs a written file by its own library, in fp32."""
     match to:
         case "onnx":
-            return onnx_runner(path)
+            return onnx_runner(path.read_bytes())
         case "openvino":
             return openvino_runner(path / "model.xml")
     with quiet():
@@ -184,34 +183,6 @@ def runner(to: Format, path: Path) -> Runs:
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         scores, probabilities = module(images)
         return scores, probabilities
-
-    return run
-
-
-def onnx_runner(path: Path) -> Runs:
-    from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
-
-    options = SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        scores, probabilities = session.run([SCORES, PROBABILITIES], {name: images.contiguous().numpy()})
-        return torch.from_numpy(scores), torch.from_numpy(probabilities)
-
-    return run
-
-
-def openvino_runner(path: Path) -> Runs:
-    with quiet():
-        import openvino
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = compiled(images.contiguous().numpy())
-        return torch.from_numpy(found[SCORES].copy()), torch.from_numpy(found[PROBABILITIES].copy())
 
     return run
 

@@ -7,6 +7,7 @@ from residua.errors import UsageError
 EXTRAS = {
     "onnx": ("export", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("openvino", ("openvino",)),
+    "Grad-CAM": ("explain", ("captum",)),
     "serve": ("serve", ("starlette", "uvicorn", "python_multipart")),
 }
 """The extra of residua, and the packages that must be there."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from residua.data.augment import scale_and_shift
 from residua.net.fuse import folded
 from residua.spec.model import ModelConfig
 
@@ -24,8 +25,8 @@ class Graph(nn.Module):
         super().__init__()
         self.net, self.bakes, self.temperature = folded(net).requires_grad_(False), bakes, config.temperature
         self.shape, self.takes = config.input, PIXELS if bakes else IMAGES
-        self.register_buffer("scale", torch.tensor([1 / (255 * s) for s in config.std])[:, None, None])
-        self.register_buffer("shift", torch.tensor([-m / s for m, s in zip(config.mean, config.std, strict=True)])[:, None, None])
+        for name, numbers in zip(("scale", "shift"), scale_and_shift(config.mean, config.std, torch.device("cpu")), strict=True):
+            self.register_buffer(name, numbers.clone())
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residua.data.gallery import cores
 from residua.data.image import Preprocessing, decode, prepared
 from residua.errors import ImageError
 
@@ -53,7 +54,7 @@ def predictions(
 
 def read(paths: Iterable[Path], like: Preprocessing, ahead: int = AHEAD * BATCH) -> Iterator[Prediction]:
     """The images in the order of their paths, decoded by a thread for each CPU; at most `ahead` of them wait to be asked for."""
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    pool = ThreadPoolExecutor(cores())
     waiting: deque[Future[Prediction]] = deque()
     try:
         for path in paths:

@@ -1,13 +1,11 @@
 """An engine as a web application: a page, predictions as JSON, a health check and metrics."""
 
 import asyncio
-from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from io import BytesIO
 from time import perf_counter
 from typing import TypeVar
 
@@ -22,6 +20,7 @@ from starlette.routing import Route
 from torch import Tensor
 
 from residua.data.image import decode, prepared
+from residua.data.thumbnail import picture, uri
 from residua.deploy.batcher import Batcher
 from residua.deploy.engine import Engine
 from residua.deploy.explain import COLOURS, Explainer
@@ -181,16 +180,3 @@ def top_of(probabilities: Tensor, classes: tuple[str, ...], count: int) -> dict[
         {"class": classes[i], "probability": p} for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
     return {"class": classes[int(best.indices[0])], "probability": best.values[0].item(), "top": top}
-
-
-def picture(pixels: Tensor) -> Image.Image:
-    """An image (c, h, w) uint8 of 1 or 3 channels."""
-    shown = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-    return Image.fromarray(shown.contiguous().numpy())
-
-
-def uri(image: Image.Image) -> str:
-    """A PNG as an address that holds it."""
-    file = BytesIO()
-    image.save(file, "PNG")
-    return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from residua.errors import RecordError, ResiduaError
 from residua.files import write_json, write_text
-from residua.report.figures import NARROW, WIDE, inlined, standalone
+from residua.report.figures import NARROW, WIDE, in_page, standalone
 from residua.report.html import rendered
 from residua.report.method import machine_in_words, versions_in_words
 from residua.report.page import unbroken
@@ -120,10 +120,7 @@ def calibrated(found: Evaluation) -> str:
 def page(found: Evaluation, drawn: tuple[str, str]) -> str:
     """The page as HTML: style, figures and thumbnails inside, nothing fetched."""
     lead, *findings = map(unbroken, summary(found))
-    title = "How sure, against how often right"
-    figure = [
-        inlined(svg, f"reliability-{size}", title, INKS) for svg, size in zip(drawn, ("wide", "narrow"), strict=True)
-    ]  # fmt: skip
+    figure = in_page({"reliability": drawn}, {"reliability": "How sure, against how often right"}, INKS)["reliability"]
     names = found.classes
     environment: dict[str, Json] = {name: int(value) if value.isdigit() else value for name, value in found.environment}
     most = max((n / found.images(i) for n, i, _ in found.confusions()), default=1.0)  # of the shares off the diagonal

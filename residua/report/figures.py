@@ -5,7 +5,7 @@ dark; `standalone` puts the figure on white.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from itertools import pairwise
@@ -186,6 +186,15 @@ def inlined(svg: str, prefix: str, title: str, inks: Iterable[str]) -> str:
     for ink in inks:
         rest = rest.replace(ink, f"var(--{ink[1:]})")
     return f'<svg class="{prefix.replace("-", " ")}" viewBox="{size}" role="img" aria-label="{title}">{rest}'
+
+
+def in_page(drawn: Mapping[str, Sequence[str]], titles: Mapping[str, str], inks: Iterable[str]) -> dict[str, list[str]]:
+    """Each figure, drawn for a desk and for a phone, `inlined` under its title; a page's style shows the one that fits."""
+    inks = list(inks)
+    return {
+        label: [inlined(svg, f"{label}-{size}", titles[label], inks) for svg, size in zip(svgs, ("wide", "narrow"), strict=True)]
+        for label, svgs in drawn.items()
+    }
 
 
 def standalone(svg: str) -> str:

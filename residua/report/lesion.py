@@ -23,14 +23,17 @@ CLOSE = 0.01  # a rise that is called small: our choice, one point
 
 def vacant(folder: Path) -> None:
     """UsageError where `folder` holds something else than a lesion study, which would be written over."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())) and not holds(folder):
+        raise UsageError(f"{folder} holds something else: choose another --out")
+
+
+def holds(folder: Path) -> bool:
+    """Whether `folder` holds a lesion study."""
     try:
         held = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        held = None
-    if not isinstance(held, dict) or held.get("kind") != "lesion":
-        raise UsageError(f"{folder} holds something else: choose another --out")
+        return False
+    return isinstance(held, dict) and held.get("kind") == "lesion"
 
 
 def results(found: Lesions) -> dict[str, Json]:
@@ -90,13 +93,7 @@ def page(found: Lesions, drawn: dict[str, tuple[str, str]]) -> str:
         lead=unbroken(lead),
         findings=[together(finding).split(": ", 1) for finding in findings],
         doubt=unbroken(doubt),
-        figures={
-            label: [
-                figures.inlined(svg, f"{label}-{size}", titles[label], inks)
-                for svg, size in zip(svgs, ("wide", "narrow"), strict=True)
-            ]
-            for label, svgs in drawn.items()
-        },
+        figures=figures.in_page(drawn, titles, inks),
         inks=inks,
         found=found,
         rows=[row(net) for net in found.nets],

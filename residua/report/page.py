@@ -74,13 +74,7 @@ def page(runs: Runs, svgs: dict[str, tuple[str, str]]) -> str:
         below=unbroken(f"{100 * SET_OUT * (1 - 1 / first.classes):.0f} %"),
         every=max((cell.line_every or 0 for cell in table), default=0),
         spread=any(cell.seeds > 1 for cell in table),
-        figures={
-            label: [
-                figures.inlined(svg, f"{label}-{size}", TITLES[label], inks)
-                for svg, size in zip(pair, ("wide", "narrow"), strict=True)
-            ]
-            for label, pair in svgs.items()
-        },
+        figures=figures.in_page(svgs, TITLES, inks),
         inks=inks,
         measured={part: unbroken(words) for part, words in measured(runs).items()},
         unfinished=[*map(unfinished, runs.unfinished), *map(damaged, runs.damaged)],

@@ -6,7 +6,7 @@ from pathlib import Path
 from residua.errors import UsageError
 from residua.files import write_json, write_text
 from residua.report import panels
-from residua.report.figures import NARROW, WIDE, inlined, standalone
+from residua.report.figures import NARROW, WIDE, in_page, standalone
 from residua.report.html import rendered
 from residua.report.measured import RECORD, Signals, read
 from residua.report.method import machine_in_words, versions_in_words
@@ -60,12 +60,6 @@ def results(folder: Path) -> tuple[list[str], dict[str, Json]]:
 
 
 def page(signals: Signals, lines: list[str], drawn: dict[str, tuple[str, ...]]) -> str:
-    figures = {
-        name: [
-            inlined(svg, f"{name}-{size}", TITLES[name], panels.INKS) for svg, size in zip(svgs, ("wide", "narrow"), strict=True)
-        ]
-        for name, svgs in drawn.items()
-    }
     state = "trained" if signals.trained else "as it starts"
     return rendered(
         "signals.html.j2",
@@ -73,7 +67,7 @@ def page(signals: Signals, lines: list[str], drawn: dict[str, tuple[str, ...]]) 
         subject=f"{signals.model}, {state}, unit by unit on {signals.images} images of {signals.data}",
         lead=unbroken(lines[0]),
         findings=[unbroken(line) for line in lines[1:]],
-        figures=figures,
+        figures=in_page(drawn, TITLES, panels.INKS),
         inks=panels.INKS,
         frame={size: frame(width) for size, width in (("wide", WIDE), ("narrow", NARROW))},
         values=values(signals),

@@ -29,7 +29,7 @@ projection behind BN, a fresh N(0, 1): its first unit cuts exactly half of the s
 
 Other designs.  Without a ReLU after the addition nothing is cut, every path survives, and means and variances of x and z add up:
 the variance grows by 1 a unit behind BN.  In full pre-activation a He-initialised weight layer ends the branch: its second moment
-is 2 E[relu(BN(.))^2] = 1 over the weights drawn (images bordered with zeros take some 8 % off), and the first unit of a stage
+is 2 E[relu(BN(.))^2] = 1 over the weights drawn (images bordered with zeros take a tenth off), and the first unit of a stage
 goes on from relu(BN(x)), and so knows nothing of the stage before.  A ReLU that ends the branch adds max(0, N(0, 1)).  A
 branch that starts at 0 (zero gamma, SkipInit) leaves x as it is.  A plain net's units give max(0, z) each: half is cut.
 

@@ -7,20 +7,9 @@ import pytest
 from residua.cli.main import main
 from residua.report.lesion import read, results
 from residua.spec.lesion import Lesions
+from tests.commands import said
 
 KEYS = {"dataset", "split", "classes", "images", "draws", "seed", "nets", "kind", "format", "verdict", "page"}
-
-
-def said(capsys, *arguments):
-    """Exit code, standard output, and the last line on standard error."""
-    capsys.readouterr()
-    try:
-        code = main(["lesion", *map(str, arguments)])
-    except SystemExit as stop:
-        code = stop.code
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return code, out, err.strip().splitlines()[-1] if err.strip() else ""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +43,7 @@ def found(nets, tmp_path_factory):
 
 def test_json_has_the_keys_that_scripts_rely_on_and_the_same_seed_gives_the_same(capsys, nets, found, tmp_path):
     beside = ["--beside", nets / "cifar-plain14", "--images", 60, "--draws", 2]
-    code, out, _ = said(capsys, nets / "cifar-resnet14", "digits", *beside, "--out", tmp_path / "o", "--json")
+    code, out, _ = said(capsys, "lesion", nets / "cifar-resnet14", "digits", *beside, "--out", tmp_path / "o", "--json")
     assert code == 0
     content = json.loads(out)
     assert set(content) == KEYS
@@ -84,14 +73,14 @@ def test_the_numbers_are_read_back_as_they_were_written(found):
 
 def test_another_seed_makes_other_choices(capsys, nets, found, tmp_path):
     arguments = ["--images", 60, "--draws", 2, "--seed", 1, "--out", tmp_path / "o", "--json"]
-    [net] = json.loads(said(capsys, nets / "cifar-resnet14", "digits", *arguments)[1])["nets"]
+    [net] = json.loads(said(capsys, "lesion", nets / "cifar-resnet14", "digits", *arguments)[1])["nets"]
     first = json.loads((found / "results.json").read_text())["nets"][0]
     assert net["units"] == first["units"]
     assert net["paths"] != first["paths"]
 
 
 def test_the_terminal_tells_every_unit_and_the_verdict(capsys, nets, tmp_path):
-    code, out, _ = said(capsys, nets / "cifar-resnet14", "digits", "--images", 60, "--draws", 1, "--out", tmp_path / "o")
+    code, out, _ = said(capsys, "lesion", nets / "cifar-resnet14", "digits", "--images", 60, "--draws", 1, "--out", tmp_path / "o")
     assert code == 0
     assert out.startswith("60 test images of digits; errors in percent, * where a unit changes the shape")
     assert "Without one of its units, cifar-resnet14 is wrong about " in out
@@ -120,6 +109,8 @@ def test_a_mistake_is_one_sentence(capsys, nets, found, tmp_path):
         ),
     }
     for arguments, (code, sentence) in cases.items():
-        assert said(capsys, *arguments)[::2] == (code, f"residua: {sentence}")
+        assert said(capsys, "lesion", *arguments)[::2] == (code, f"residua: {sentence}")
     assert not (tmp_path / "o").exists()
-    assert said(capsys, resnet, "cifar10", *out)[2].startswith(f"residua: {resnet / 'last'} knows other classes than cifar10")
+    assert said(capsys, "lesion", resnet, "cifar10", *out)[2].startswith(
+        f"residua: {resnet / 'last'} knows other classes than cifar10"
+    )

@@ -8,19 +8,9 @@ import pytest
 
 import residua
 from residua.cli.main import main
+from tests.commands import said
 
 SMALL = ["--model", "cifar-resnet8", "--steps", "12", "--precision", "fp32"]
-
-
-def said(capsys, *arguments):
-    """Exit code, standard output, and the sentence on standard error."""
-    try:
-        code = main(list(arguments))
-    except SystemExit as stop:
-        code = stop.code
-    out, err = capsys.readouterr()
-    assert "Traceback" not in err
-    return code, out, err.strip().splitlines()[-1] if err.strip() else ""
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import residua
-from residua.cli.main import main
 from residua.net.folder import save_pretrained
 from residua.spec.model import ModelConfig
+from tests.commands import said
 from tests.peers import randomised
 
 
@@ -39,12 +39,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def predict(folder, capsys):
-    def said(*arguments, model=folder):
-        code = main(["predict", str(model), *map(str, arguments), "--engine", "torch"])
-        out, err = capsys.readouterr()
-        return code, out, err.strip().splitlines()[-1] if err.strip() else ""
-
-    return said
+    return lambda *arguments, model=folder: said(capsys, "predict", model, *arguments, "--engine", "torch")
 
 
 def test_each_image_has_an_object_of_its_own_and_the_exit_code_says_that_one_failed(predict, images):

@@ -1,5 +1,4 @@
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -68,6 +67,8 @@ def test_a_network_without_maps_is_refused():
 
 
 def test_without_captum_one_sentence_names_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
-    with pytest.raises(UsageError, match=re.escape("Grad-CAM needs captum: pip install 'residua[explain]'")):
+    monkeypatch.setattr("residua.deploy.extras.find_spec", lambda name: None)
+    with pytest.raises(
+        UsageError, match=re.escape("Grad-CAM needs captum, which is not installed: pip install 'residua[explain]'")
+    ):
         explained()

@@ -1,16 +1,12 @@
 """The page of a checked folder."""
 
-import os
 import re
-import shutil
-import subprocess
-from html import escape
 
 import pytest
 
 from residua.report.check import MEANING, page
+from tests.browser import fitting, needs_chromium
 
-CHROMIUM = shutil.which("chromium")
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 PROBLEMS = [{"path": f"train/cat/{'x' * 80}{i}.png", "kind": kind, "detail": "is <i>wrong</i>"} for i, kind in enumerate(MEANING)]
 FACTS = {
@@ -42,23 +38,7 @@ def test_a_page_without_problems_says_so():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_its_window(tmp_path, width):
-    """Measured in a frame, because a headless window is never narrower than 500 pixels."""
-    measure = "[root.scrollWidth, root.clientWidth, this.contentWindow.innerWidth].join(' ')"
-    frame = f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{escape(page(FACTS, {}))}"'
-    copy = tmp_path / "frame.html"
-    copy.write_text(
-        f'<!DOCTYPE html>{frame} onload="const root = this.contentDocument.documentElement; document.title = {measure}"></iframe>'
-    )
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    dump = subprocess.run(
-        [str(CHROMIUM), *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
-    ).stdout  # fmt: skip
-    found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", dump)
-    assert found, dump[:500]
-    content, room, window = map(int, found.groups())
-    assert window == width
-    assert content <= room <= window
+    fitting(page(FACTS, {}), width, tmp_path)

@@ -1,18 +1,14 @@
 import csv
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import replace
-from html import escape
 
 import pytest
 
 from residua.errors import RecordError
 from residua.report.evaluation import facts, left_out, read, summary, write
 from residua.spec.evaluation import Bin, Calibration, Evaluation, Mistake, wilson
+from tests.browser import fitting, needs_chromium
 
-CHROMIUM = shutil.which("chromium")
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 
 
@@ -104,25 +100,8 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits_its_window(tmp_path, width):
-    """Measured in a frame, because a headless window is never narrower than 500 pixels."""
     html = write(evaluation(tuple(f"a long name of class {i}" for i in range(25))), tmp_path / "p").read_text()
-    measure = "[root.scrollWidth, root.clientWidth, this.contentWindow.innerWidth, root.querySelectorAll('svg').length].join(' ')"
-    frame = f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{escape(html)}"'
-    copy = tmp_path / "frame.html"
-    copy.write_text(
-        f'<!DOCTYPE html>{frame} onload="const root = this.contentDocument.documentElement; document.title = {measure}"></iframe>'
-    )
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    done = subprocess.run(
-        [str(CHROMIUM), *quiet, "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
-    )  # fmt: skip
-    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
-    assert found, done.stdout[:500]
-    content, room, window, figures = map(int, found.groups())
-    assert (window, figures) == (width, 2)
-    assert content <= room <= window
-    assert "CONSOLE" not in done.stderr
+    assert fitting(html, width, tmp_path, found="root.querySelectorAll('svg').length") == "2"

@@ -1,12 +1,8 @@
 """The page of a lesion study, from numbers written by hand."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 
 import pytest
@@ -19,9 +15,10 @@ from residua.report.lesion_words import lines, points, verdict
 from residua.spec.lesion import Deleted, Length, Lesions, Net, Swapped, Thinned
 from residua.spec.papers import network
 from residua.spec.plan import plan
+from tests.browser import fitting, needs_chromium
+from tests.commands import said
 
 RECORDS = Path(__file__).parent.parent.parent / "experiments" / "lesion"
-CHROMIUM = shutil.which("chromium")
 RISES = [0.00, 0.01, 0.30, 0.02, 0.00, 0.00, 0.05, 0.00, 0.00]
 
 
@@ -100,6 +97,16 @@ def test_what_is_written_is_read_again_and_says_the_same_twice(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == results(STUDY)
 
 
+def test_the_command_report_writes_its_page_anew(tmp_path, capsys):
+    page = write(STUDY, tmp_path)
+    before = page.read_bytes()
+    page.unlink()
+    code, out, _ = said(capsys, "report", tmp_path)
+    assert code == 0
+    assert page.read_bytes() == before
+    assert results(STUDY)["verdict"] in out
+
+
 def test_a_page_answers_first_draws_the_nets_and_fetches_nothing(tmp_path):
     html = write(STUDY, tmp_path).read_text()
     order = [html.index(part) for part in ("<h1>", 'class="lead"', "<figure>", "<table>", "<details>", "How it was measured")]
@@ -162,33 +169,12 @@ def test_the_numbers_of_the_experiment_stand_in_its_records():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_a_browser_shows_the_page_without_errors_and_values_where_it_is_touched(tmp_path):
-    """At 390 and at 1280 pixels, in frames, because a headless window is never narrower than 500."""
-    listening = "<head><script>window.failed = []; onerror = text => failed.push(text)</script>"
-    page = escape(write(STUDY, tmp_path / "study").read_text().replace("<head>", listening))
-    script = """
-      const measure = frame => {
-        const page = frame.contentDocument, root = page.documentElement, view = frame.contentWindow;
-        page.querySelectorAll("details").forEach(part => part.open = true);
-        const seen = [...page.querySelectorAll("figure svg")].filter(svg => svg.getBoundingClientRect().height > 100);
-        seen[0].querySelector(".tip use, .tip path").dispatchEvent(new view.PointerEvent("pointerover", {bubbles: true}));
-        const pictures = page.querySelectorAll("details svg").length, told = page.getElementById("told").textContent;
-        return [root.scrollWidth, view.innerWidth, seen.length, pictures, view.failed.length, told].join("|");
-      };
-      onload = () => document.title = [...document.querySelectorAll("iframe")].map(measure).join(";");"""
-    frames = "".join(f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{page}"></iframe>' for width in (390, 1280))
-    (tmp_path / "frames.html").write_text(f"<!DOCTYPE html>{frames}<script>{script}</script>")
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    dump = subprocess.run(
-        [str(CHROMIUM), *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "frames.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
-    ).stdout  # fmt: skip
-    found = re.search(r"<title>([^<]*\|[^<]*)</title>", dump)
-    assert found, dump[:500]
-    for width, measured in zip((390, 1280), found[1].split(";"), strict=True):
-        content, window, shown, nets, failed, told = measured.split("|")
-        assert int(window) == width
-        assert int(content) <= width
-        assert (shown, nets, failed) == ("3", "2", "0")
-        assert told == "without stage1.unit1: 5.0 %"
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_the_page_without_errors_and_values_where_it_is_touched(tmp_path, width):
+    touch = """page.querySelectorAll('details').forEach(part => part.open = true);
+      const seen = [...page.querySelectorAll('figure svg')].filter(svg => svg.getBoundingClientRect().height > 100);
+      seen[0].querySelector('.tip use, .tip path').dispatchEvent(new view.PointerEvent('pointerover', {bubbles: true}));"""
+    told = "seen.length, page.querySelectorAll('details svg').length, page.getElementById('told').textContent"
+    found = fitting(write(STUDY, tmp_path / "study").read_text(), width, tmp_path, touch, told)
+    assert found == "3|2|without stage1.unit1: 5.0 %"

@@ -1,17 +1,12 @@
 import json
-import os
 import re
-import shutil
-import subprocess
-from html import escape
 
 import pytest
 
 from residua.errors import RecordError
 from residua.report.page import duration, results, write
+from tests.browser import fitting, needs_chromium, shown
 from tests.report.records import RECIPE, write_run, write_study
-
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture
@@ -130,43 +125,21 @@ def test_a_time_is_told_in_the_unit_it_fits(seconds, text):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_its_window(study, tmp_path, width):
-    """Measured in a frame, because a headless window is never narrower than 500 pixels."""
-    measure = "[root.scrollWidth, root.clientWidth, this.contentWindow.innerWidth].join(' ')"
-    frame = f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{escape(write(study).read_text())}"'
-    copy = tmp_path / "frame.html"
-    copy.write_text(
-        f'<!DOCTYPE html>{frame} onload="const root = this.contentDocument.documentElement; document.title = {measure}"></iframe>'
-    )
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    dump = subprocess.run(
-        [str(CHROMIUM), *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
-    ).stdout  # fmt: skip
-    found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", dump)
-    assert found, dump[:500]
-    content, room, window = map(int, found.groups())
-    assert window == width
-    assert content <= room <= window
+    fitting(write(study).read_text(), width, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 def test_a_browser_draws_every_figure_and_has_nothing_to_complain_of(study, tmp_path):
     page = write(study)
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options = ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,2000", "--dump-dom"]
-    done = subprocess.run(
-        [str(CHROMIUM), *quiet, *options, page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr
+    document = shown(page.as_uri(), tmp_path, "--window-size=1280,2000")
     for figure in ("depth", "start", "curves"):
         for size in ("wide", "narrow"):
-            assert f'<svg class="{figure} {size}"' in done.stdout
-    points = re.findall(r'<g class="tip"><title>([^<]*)</title>', done.stdout)
+            assert f'<svg class="{figure} {size}"' in document
+    points = re.findall(r'<g class="tip"><title>([^<]*)</title>', document)
     assert "plain, 56 layers: test error 85.5 % ± 0.7, training error 81.0 % ± 1.4; 2 seeds" in points
     assert len(points) == len(set(points))
 

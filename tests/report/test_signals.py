@@ -1,11 +1,7 @@
 """The page of signals: words that follow from numbers, and a page that works in a browser."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-from html import escape
 
 import pytest
 
@@ -13,8 +9,8 @@ from residua.errors import RecordError
 from residua.report.measured import read
 from residua.report.signal_words import findings, lead, number
 from residua.report.signals import write
+from tests.browser import fitting, needs_chromium
 
-CHROMIUM = shutil.which("chromium")
 KEYS = ("clip_fraction", "survival", "response_std", "residual_ratio", "gradient_norm", "activation_gradient_norm", "mean",
         "variance", "gradient_cosine", "gradient_correlation")  # fmt: skip
 
@@ -106,30 +102,19 @@ def test_numbers_have_three_digits(value, text):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_works_in_a_browser_and_is_no_wider_than_its_window(tmp_path, width):
     write(record(tmp_path / "s"))
-    page = (tmp_path / "s" / "report.html").read_text()
-    measure = """const page = this.contentDocument, root = page.documentElement, plots = page.querySelectorAll('figure .plot svg');
+    point = """const plots = page.querySelectorAll('figure .plot svg');
       const shown = [...plots].filter(svg => svg.getBoundingClientRect().width > 100)[1], box = shown.getBoundingClientRect();
       const at = {clientX: box.left + 0.999 * box.width - 10, bubbles: true};
-      shown.dispatchEvent(new this.contentWindow.PointerEvent('pointermove', at));
-      document.title = [root.scrollWidth, root.clientWidth, this.contentWindow.innerWidth, plots.length].join(' ')
-        + ' ' + page.querySelector('.read').textContent"""
-    frame = f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{escape(page)}" onload="{escape(measure)}"></iframe>'
-    (tmp_path / "frame.html").write_text(f"<!DOCTYPE html>{frame}")
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    browser = subprocess.run(
-        [str(CHROMIUM), *quiet, "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-         (tmp_path / "frame.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True, env=os.environ | {"HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert "CONSOLE" not in browser.stderr
-    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+) (.*?)</title>", browser.stdout)
-    assert found, browser.stdout[:500]
-    content, room, window, plots = map(int, found.groups()[:4])
-    assert window == width
-    assert content <= room <= window
-    assert plots == 10
-    assert found[5] == "stage3.unit4: cut 65 % (null model 10 %), uncut so far 65 % (null model 10 %)"
+      shown.dispatchEvent(new view.PointerEvent('pointermove', at));"""
+    found = fitting(
+        (tmp_path / "s" / "report.html").read_text(),
+        width,
+        tmp_path,
+        point,
+        "plots.length, page.querySelector('.read').textContent",
+    )
+    assert found == "10|stage3.unit4: cut 65 % (null model 10 %), uncut so far 65 % (null model 10 %)"

@@ -18,16 +18,11 @@ from residua.spec.vlad import vlad
 from residua.train.machine import Machine
 from residua.train.run import train
 from residua.train.vlad import fit_vlad, fit_words, sampled
+from tests.commands import said
 
 CPU = Machine(torch.device("cpu"), "fp32")
 DIGITS = dataset("digits")
 SMALL = "vlad,words=4,cells=1,samples=2000"
-
-
-def said(capsys, *arguments):
-    code = main(list(arguments))
-    out, err = capsys.readouterr()
-    return code, out, err.strip().splitlines()[-1] if err.strip() else ""
 
 
 def silent(progress, line):
