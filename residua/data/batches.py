@@ -9,11 +9,12 @@ from torch import Tensor
 from residua.data.augment import crop, cut_out, flip, mix, normalise, pad, recolour, resized_crop
 from residua.data.counter import bits, permutation
 from residua.data.read import Images
+from residua.data.trivial import trivial
 from residua.errors import UsageError
 from residua.spec.dataset import Dataset
 from residua.spec.recipe import Augment, Recipe
 
-ORDER, CROP, FLIP, COLOUR, TURN, CUT, MIX, OTHER = range(8)  # what random bits are for
+ORDER, CROP, FLIP, COLOUR, TURN, CUT, MIX, OTHER, TRIVIAL = range(9)  # what random bits are for
 
 
 class Batches:
@@ -96,6 +97,8 @@ class Batches:
             pixels = flip(pixels, bits(self.seed, FLIP, epoch, samples))
         if augment.colour:
             pixels = recolour(pixels, augment.colour, self.draws(3, COLOUR, epoch, samples))
+        if augment.trivial:
+            pixels = trivial(pixels, self.mean, self.draws(3, TRIVIAL, epoch, samples))
         if augment.cut:
             pixels = cut_out(pixels, augment.cut, self.mean, bits(self.seed, CUT, epoch, samples))
         return pixels, self.images.labels[which]

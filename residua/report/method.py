@@ -103,6 +103,7 @@ def augment_in_words(augment: Augment, flips: bool) -> str:
     text += ", mirrored at random" if augment.flip and flips else ""
     text += f", and a square of {augment.cut} pixels is cut out" if augment.cut else ""
     text += f"; brightness, contrast and saturation change by up to {100 * augment.colour:g} %" if augment.colour else ""
+    text += "; each is changed in one of fourteen ways, by one of 31 strengths (TrivialAugment)" if augment.trivial else ""
     mixed = [f"{100 * share:g} % {how}" for share, how in ((augment.mixup, "blended"), (augment.cutmix, "boxes")) if share]
     return text + (f"; samples are mixed with others: {' and '.join(mixed)}" if mixed else "")
 

@@ -141,8 +141,9 @@ class Augment:
 
     With an `area` below 1, a part of that share of the image or more, up to `stretch` times as wide as high or as high as wide,
     is brought to the input's size instead (Szegedy et al. 2015, section 6).  `colour` multiplies brightness, contrast and
-    saturation by up to 1 +- that (Howard 2013).  With a probability of `mixup` a sample is blended with another one, label and all
-    (Zhang et al. 2018), with one of `cutmix` a box of it is another's (Yun et al. 2019); shares are even in [0, 1].
+    saturation by up to 1 +- that (Howard 2013).  `trivial` is TrivialAugment (Müller & Hutter 2021).  With a probability of `mixup`
+    a sample is blended with another one, label and all (Zhang et al. 2018), with one of `cutmix` a box of it is another's (Yun et
+    al. 2019); shares are even in [0, 1].
     """
 
     pad: int = 4
@@ -151,6 +152,7 @@ class Augment:
     area: float = field(default=1.0, metadata={"younger": True})
     stretch: float = field(default=4 / 3, metadata={"younger": True})
     colour: float = field(default=0.0, metadata={"younger": True})
+    trivial: bool = field(default=False, metadata={"younger": True})
     mixup: float = field(default=0.0, metadata={"younger": True})
     cutmix: float = field(default=0.0, metadata={"younger": True})
 
