@@ -46,7 +46,7 @@ def run_memory(
 def resident_bytes(plan: Plan, batch: int, recompute: Recompute = "none", bf16: bool = False) -> int:
     """`step_bytes`, and what convolutions and the heap of a CPU take beside, as measured (benchmarks/memory.py).
 
-    Operations work in the room of 5.5 of the largest activations, and in fp32, which has no fused kernels, of 12.  Segments that
+    Operations work in the room of 7 of the largest activations, and in fp32, which has no fused kernels, of 12.  Segments that
     come and go leave gaps of 3.5 more and a third of a segment: glibc fills a hole only with what is smaller by some bytes, and
     activations are of few sizes.
     """
@@ -56,7 +56,7 @@ def resident_bytes(plan: Plan, batch: int, recompute: Recompute = "none", bf16: 
     lengths = [length for stage in segments(plan, recompute) for length in stage]
     segment = batch * max((sum(islice(kept, length)) for length in lengths), default=0)
     gaps = 3.5 * largest + segment / 3 if lengths else 0
-    return round(step_bytes(plan, batch, recompute, bf16) + (5.5 if bf16 else 12) * largest + gaps)
+    return round(step_bytes(plan, batch, recompute, bf16) + (7 if bf16 else 12) * largest + gaps)
 
 
 def step_bytes(plan: Plan, batch: int, recompute: Recompute = "none", bf16: bool = False) -> int:
