@@ -14,17 +14,18 @@ PACKAGE = Path(residua.__file__).parent
 BELOW = {
     "errors": set(),
     "files": set(),
+    "extras": {"errors"},
     "spec": {"errors"},
     "record": {"errors", "files", "spec"},
     "net": {"errors", "files", "spec"},
-    "data": {"errors", "files", "spec"},
+    "data": {"errors", "files", "extras", "spec"},
     "train": {"errors", "files", "spec", "record", "net", "data"},
     "study": {"errors", "files", "spec", "record", "net", "data", "train"},
-    "deploy": {"errors", "files", "spec", "record", "net", "data", "train", "report"},
+    "deploy": {"errors", "files", "extras", "spec", "record", "net", "data", "train", "report"},
     "report": {"errors", "files", "spec", "record"},
-    "cli": {"errors", "files", "spec", "record", "net", "data", "train", "study", "deploy", "report"},
+    "cli": {"errors", "files", "extras", "spec", "record", "net", "data", "train", "study", "deploy", "report"},
 }
-WITHOUT_TORCH = {"errors", "files", "spec", "record", "report"}
+WITHOUT_TORCH = {"errors", "files", "extras", "spec", "record", "report"}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in BELOW)
 
 

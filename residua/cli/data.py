@@ -1,16 +1,17 @@
-"""Check a folder of photographs, before it is trained on."""
+"""Check photographs, before they are trained on."""
 
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from residua.cli.parser import Parser, add_json, print_json
+from residua.errors import UsageError
 from residua.spec.text import Json
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("action", choices=("check",), help="check: decode every file, and say what is wrong")
-    parser.add_argument("data", type=Path, help="a folder of photographs, by class; or a table of path,label")
+    parser.add_argument("data", help="a folder of photographs, by class; a table of path,label; shards; hf:OWNER/NAME")
     parser.add_argument("--out", type=Path, help="a folder for check.json and the page check.html (default: runs/check-NAME)")
     parser.add_argument(
         "--fix", type=Path, metavar="CSV", help="write a table of the files that are fit to train on; nothing moves"
@@ -20,13 +21,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Namespace) -> None:
     from residua.data.check import check, table_of, thumbnails
-    from residua.data.folder import plain
+    from residua.data.folder import listed
     from residua.files import write_json, write_text
     from residua.report.check import page
 
+    if arguments.fix and any(entry.source for entry in listed(arguments.data).entries):
+        raise UsageError(f"--fix writes a table of files, and the images of {arguments.data} lie in larger ones: leave it out")
     checked = check(arguments.data)
     facts = checked.facts
-    out = arguments.out or Path("runs") / f"check-{plain(checked.listing.root.stem)}"
+    out = arguments.out or Path("runs") / f"check-{checked.listing.name}"
     write_json(out / "check.json", facts)
     write_text(out / "check.html", page(facts, thumbnails(checked)))
     if arguments.fix:

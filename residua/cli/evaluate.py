@@ -10,7 +10,9 @@ from residua.cli.parser import Parser, add_data_dir, add_json, print_json
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", type=Path, help="a run's folder (its last network) or a model folder, such as RUN/best")
-    parser.add_argument("data", help="digits, cifar10, ...; or a folder of photographs, by class; or a table of path,label")
+    parser.add_argument(
+        "data", help="digits, cifar10, ...; photographs: a folder by class, a table of path,label, shards, hf:OWNER/NAME"
+    )
     parser.add_argument("--split", default="test", choices=("train", "dev", "test", "all"), help="which images (default: test)")
     parser.add_argument("--mirror", action="store_true", help="average over each image and its mirror image")
     parser.add_argument(

@@ -36,7 +36,7 @@ def run(arguments: Namespace) -> None:
         if arguments[option] <= 0:
             raise UsageError(f"--{option.replace('_', '-')} {arguments[option]} lets nothing in: give more than 0")
 
-    from residua.deploy.extras import require
+    from residua.extras import require
 
     require("serve")
 

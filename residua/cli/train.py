@@ -29,7 +29,9 @@ NETWORKS_OWN = ("recipe", "steps", "epochs", "set", "recompute", "balance", "fre
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("data", help="digits, cifar10, ...; or a folder of photographs, by class; or a table of path,label")
+    parser.add_argument(
+        "data", help="digits, cifar10, ...; photographs: a folder by class, a table of path,label, shards, hf:OWNER/NAME"
+    )
     parser.add_argument(
         "--model", help="a network's name, or vlad (default: cifar-resnet20, chosen for a folder, or that of --from)"
     )
@@ -117,7 +119,7 @@ def asked_for_folder(arguments: Namespace, data: Dataset, here: "Machine") -> As
 
     if arguments.size is not None and not 8 <= arguments.size <= 1024:
         raise UsageError(f"--size {arguments.size} is impossible: give 8 to 1024 pixels")
-    listing, tuned = listed(Path(data.folder)), arguments["from"] is not None
+    listing, tuned = listed(data.folder), arguments["from"] is not None
     side = arguments.size or (own_side(source(arguments["from"])) if tuned else 0)
     chosen = choose(listing, here, tuned=tuned, side=side)
     start, fingerprint, network = start_of(arguments, as_dataset(listing, (3, chosen.side, chosen.side)), chosen.model)

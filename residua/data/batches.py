@@ -12,6 +12,7 @@ from residua.data.read import Images
 from residua.data.trivial import trivial
 from residua.errors import UsageError
 from residua.spec.dataset import Dataset
+from residua.spec.memory import PADDED
 from residua.spec.recipe import Augment, Recipe
 
 ORDER, CROP, FLIP, COLOUR, TURN, CUT, MIX, OTHER, TRIVIAL = range(9)  # what random bits are for
@@ -36,7 +37,8 @@ class Batches:
         self.images, self.batch_size, self.augment = images, batch_size, augment
         self.mean, self.std, self.seed, self.share = mean, std, seed, share
         self.size, self.classes = size or images.size, classes or int(images.labels.max()) + 1
-        self.pixels = pad(images.pixels, augment.pad, mean) if augment.pad else images.pixels
+        self.late = augment.pad if images.pixels.nbytes > PADDED else 0  # too large to be padded all at once
+        self.pixels = pad(images.pixels, augment.pad, mean) if augment.pad > self.late else images.pixels
         labels = images.labels.cpu()
         self.members = [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))] if balance else []
         self.order = lru_cache(maxsize=2)(self.order_of)
@@ -87,6 +89,8 @@ class Batches:
         """Images (n, c, h, w) and labels (n,)."""
         which, augment = samples % len(self.images), self.augment
         pixels = self.pixels[which]
+        if self.late:
+            pixels = pad(pixels, self.late, self.mean)
         if augment.area < 1:
             pixels = resized_crop(pixels, self.size, augment.area, augment.stretch, self.draws(4, CROP, epoch, samples))
         elif augment.pad:

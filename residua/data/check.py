@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residua.data.alike import alike, grey, hashed
-from residua.data.folder import Entry, Listing, Problem, listed, shown
-from residua.data.gallery import mapped
-from residua.data.image import decode, quiet_pillow
+from residua.data.folder import listed
+from residua.data.image import content_of, decode, quiet_pillow
+from residua.data.listing import Entry, Listing, Problem, shown
+from residua.data.threads import mapped
 from residua.data.thumbnail import uri
 from residua.errors import ImageError
 from residua.spec.text import FORMAT, Json
@@ -64,7 +65,7 @@ class Checked:
         mean, std = channels(self.seen)
         widths, heights = [sorted(one.size[i] for one in self.seen) for i in (0, 1)]
         return {
-            "format": FORMAT, "data": str(self.listing.root), "images": len(self.seen), "classes": classes,
+            "format": FORMAT, "data": self.listing.place, "images": len(self.seen), "classes": classes,
             "width": spread(widths), "height": spread(heights), "mean": list[Json](mean), "std": list[Json](std),
             "problems": [{"path": p.path, "kind": p.kind, "detail": p.detail} for p in self.problems],
         }  # fmt: skip
@@ -75,7 +76,7 @@ class Checked:
         yield from (one.entry for one in self.seen if one.entry.name not in bad and is_utf8(str(one.entry.path)))
 
 
-def check(place: Path) -> Checked:
+def check(place: str | Path) -> Checked:
     """Decode every file of a folder or a table and say what is wrong; DataError where that is no data set at all."""
     listing = listed(place)
     with quiet_pillow():
@@ -91,10 +92,8 @@ def check(place: Path) -> Checked:
 def look(entry: Entry) -> Seen | Problem:
     """One file."""
     try:
-        content = entry.path.read_bytes()
+        content = content_of(entry)
         image = decode(content)
-    except OSError as error:
-        return Problem(entry.name, "unreadable", f"cannot be read: {error.strerror or error}")
     except ImageError as error:
         return Problem(entry.name, error.kind, error.detail)
     return Seen(
@@ -110,7 +109,7 @@ def remarks(entry: Entry, content: bytes, image: Image.Image) -> Iterator[Proble
         kind = file.format or ""
         frames = getattr(file, "n_frames", 1)
     suffix = entry.path.suffix.lower()
-    if suffix not in SUFFIXES.get(kind, ()):
+    if entry.path.name and suffix not in SUFFIXES.get(kind, ()):
         yield Problem(entry.name, "wrong extension", f"is a {kind} file, though its name ends in {suffix or 'no extension'}")
     if frames > 1 and kind != "MPO":
         yield Problem(entry.name, "film", f"has {frames} frames, of which the first is taken")
@@ -211,6 +210,6 @@ def thumbnails(checked: Checked) -> dict[str, str]:
 
 
 def small(entry: Entry) -> str:
-    image = decode(entry.path)
+    image = decode(content_of(entry))
     image.thumbnail((2 * THUMBNAIL, THUMBNAIL))
     return uri(image, "JPEG")

@@ -1,79 +1,39 @@
-"""What lies in a folder of photographs, or in a table of paths and labels: classes, files and splits, nothing decoded yet.
+"""Which data set a name means; and what lies in a folder of photographs: classes, files and splits, nothing decoded yet.
 
 DIR/train/CLASS/...  and DIR/test/CLASS/... or DIR/val/CLASS/..., or DIR/CLASS/... alone, which is split by content.  Where there
 are val and test, val is the dev split.  Classes are sorted by name.  Hidden files are no part of it, and links are not followed
 outside.
 """
 
-import csv
 import os
-import stat
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from importlib import import_module
+from collections.abc import Iterator
+from dataclasses import replace
 from math import isqrt
 from pathlib import Path
-from typing import Literal
 
+from residua.data.listing import DEV, NAMES, TEST, Listing, Part, Problem, name_in, shown
+from residua.data.rows import HUB, holds_images, is_saved, of_rows
+from residua.data.shards import SHARD, of_shards, shards_of
+from residua.data.table import TABLES, entry, of_table
 from residua.errors import DataError, UsageError, unknown
 from residua.spec.dataset import DATASETS, Dataset
 
-Part = Literal["train", "dev", "test", ""]  # "": which one the content decides
-NAMES: dict[Part, tuple[str, ...]] = {
-    "train": ("train", "training"), "dev": ("val", "valid", "validation", "dev"), "test": ("test", "testing"),
-}  # fmt: skip
-TABLES = (".csv", ".tsv", ".parquet")
-COLUMNS = {"path": ("path", "file", "filename", "image", "filepath"), "label": ("label", "class", "category"), "split": ("split",)}
 LITTER = ("Thumbs.db", "desktop.ini", "__MACOSX")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photographs, as every project's weights want them
 GREY = (0.449,), (0.226,)
-TEST, DEV = 0.2, 0.05  # shares that are held out where no folder says which; our choice
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """Something that is wrong with a file, a class or a table; `path` is as it is shown."""
-
-    path: str
-    kind: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file that should be an image, its class by number, and its part of the data."""
-
-    path: Path
-    name: str  # relative to the data set's folder, as it is shown
-    label: int
-    part: Part
-    stamp: tuple[int, int] = (0, 0)  # bytes, and time of the last change
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The files of a data set, in the order of their names, and what is wrong with others."""
-
-    root: Path
-    classes: tuple[str, ...]
-    entries: tuple[Entry, ...]
-    problems: tuple[Problem, ...]
 
 
 def data_of(name: str, input: tuple[int, ...] = ()) -> Dataset:
-    """A named data set, or that of a folder or table, as a network of `input` sees it.
+    """A named data set, or that of photographs at a place of the user's, as a network of `input` sees it.
 
-    Raises UsageError for what is neither, DataError for a folder that is no data set.
+    Raises UsageError for what is neither, DataError for a place that holds no data set.
     """
     if name in DATASETS:
         return DATASETS[name]
     place = Path(name).expanduser()
-    if place.exists():
-        return as_dataset(listed(place), input or (3, 224, 224))
-    if os.sep in name or place.suffix in TABLES:
-        raise DataError(f"there is no folder or table {place}")
+    if name.startswith(HUB) or place.exists() or os.sep in name or place.suffix in (*TABLES, SHARD):
+        return as_dataset(listed(name), input or (3, 224, 224))
     raise unknown("data set", name, DATASETS)
 
 
@@ -88,9 +48,9 @@ def as_dataset(listing: Listing, input: tuple[int, ...]) -> Dataset:
     counts = Counter(entry.part for entry in listing.entries)
     images = counts["train"] + counts["dev"] + round((1 - TEST) * counts[""])
     return Dataset(
-        name=plain(listing.root.stem if listing.root.is_file() else listing.root.name), input=(channels, height, width),
+        name=listing.name, input=(channels, height, width),
         classes=listing.classes, mean=MEAN if channels == 3 else GREY[0], std=STD if channels == 3 else GREY[1], images=images,
-        dev=counts["dev"] or max(round(DEV * images), 1), kind="folder", folder=str(listing.root), resize=side_kept(height),
+        dev=counts["dev"] or max(round(DEV * images), 1), kind="folder", folder=listing.place, resize=side_kept(height),
     )  # fmt: skip
 
 
@@ -102,19 +62,19 @@ def side_kept(side: int) -> int:
     return side + 4 * max(round(side / 28), 1)
 
 
-def listed(place: Path) -> Listing:
-    """All that should be an image in a folder or a table; DataError where that is nothing, or where there is one class."""
-    place = place.expanduser()
-    if not place.exists():
-        raise DataError(f"there is no folder or table {place}")
-    if place.is_file() and place.suffix.lower() not in TABLES:
-        raise DataError(f"{place} is a file: give a folder of classes, or a table that ends in {', '.join(TABLES)}")
-    place = place.resolve()
-    listing = of_table(place) if place.is_file() else of_folder(place)
+def side_within(images: int, channels: int, most: int) -> int:
+    """The largest side for which so many photographs are kept in so many bytes; 0 where not even one of 16 pixels is."""
+    return next((side for side in range(1024, 15, -1) if images * channels * side_kept(side) ** 2 <= most), 0)
+
+
+def listed(place: str | Path) -> Listing:
+    """All that should be an image at a place; DataError where that is nothing, or where there is one class."""
+    listing = of_rows(str(place)) if str(place).startswith(HUB) else found(Path(place).expanduser())
+    place = listing.place
     trained = {entry.label for entry in listing.entries if entry.part in ("train", "")}
     if not listing.classes:
         raise DataError(
-            f"{place} holds no folder of images: a class is a folder of its images, as in {place / 'CLASS' / 'image.jpg'}"
+            f"{place} holds no folder of images: a class is a folder of its images, as in {Path(place) / 'CLASS' / 'image.jpg'}"
         )
     if not listing.entries:
         raise DataError(f"{place} holds no images: put those of each class into its folder")
@@ -123,6 +83,20 @@ def listed(place: Path) -> Listing:
         only = f"one class, {kept[0]}" if kept else "no class with images to train on"
         raise DataError(f"{place} holds {only}: there must be two at least, each a folder of its images")
     return without(listing, kept)
+
+
+def found(place: Path) -> Listing:
+    """The listing of a folder or a file, by what that is."""
+    if not place.exists():
+        raise DataError(f"there is no folder or table {place}")
+    if place.is_file() and place.suffix.lower() not in (*TABLES, SHARD):
+        raise DataError(f"{place} is a file: give a folder of classes, or a table that ends in {', '.join(TABLES)}")
+    place = place.resolve()
+    if is_saved(place) or (place.suffix.lower() == ".parquet" and place.is_file() and holds_images(place)):
+        return of_rows(str(place))
+    if shards := shards_of(place):
+        return of_shards(place, shards)
+    return of_table(place) if place.is_file() else of_folder(place)
 
 
 def without(listing: Listing, kept: list[str]) -> Listing:
@@ -136,7 +110,7 @@ def without(listing: Listing, kept: list[str]) -> Listing:
         for label, name in enumerate(listing.classes) if label not in new
     ]  # fmt: skip
     entries = tuple(replace(entry, label=new[entry.label]) for entry in listing.entries if entry.label in new)
-    return Listing(listing.root, tuple(kept), entries, tuple(sorted([*listing.problems, *problems])))
+    return Listing(listing.place, tuple(kept), entries, tuple(sorted([*listing.problems, *problems])))
 
 
 def of_folder(root: Path) -> Listing:
@@ -163,7 +137,7 @@ def of_folder(root: Path) -> Listing:
                 problems.append(Problem(name_in(root, child), "no class", "lies beside the folders of classes, and is left out"))
     classes = tuple(sorted(found))
     entries = [entry(path, name_in(root, path), classes.index(name), part) for name in classes for part, path in found[name]]
-    return Listing(root, classes, tuple(sorted(entries, key=lambda e: e.name)), tuple(problems))
+    return Listing(str(root), classes, tuple(sorted(entries, key=lambda e: e.name)), tuple(problems))
 
 
 def children(folder: Path, root: Path, problems: list[Problem]) -> Iterator[Path]:
@@ -201,91 +175,3 @@ def walked(folder: Path, root: Path, problems: list[Problem]) -> Iterator[Path]:
             yield from walked(path, root, problems)
         else:
             yield path
-
-
-def entry(path: Path, name: str, label: int, part: Part) -> Entry:
-    facts = path.stat()
-    return Entry(path, name, label, part, (facts.st_size, facts.st_mtime_ns))
-
-
-def of_table(table: Path) -> Listing:
-    """The listing of a table with the columns path and label, and perhaps split; paths are relative to its folder."""
-    rows = list(rows_of(table))
-    classes = tuple(sorted({label for _, label, _ in rows}))
-    entries, problems, root = [], [], table.parent
-    for path, label, split in rows:
-        place = root / path
-        part: Part = next((part for part, names in NAMES.items() if split.lower() in names), "")
-        if stat.S_ISREG(mode(place)):
-            entries.append(entry(place, shown(path), classes.index(label), part))
-        else:
-            detail = f"is in {shown(table.name)}, but there is no such file"
-            problems.append(Problem(shown(path), "missing", detail))
-    if rows and not entries:
-        raise DataError(f"{table} names {len(rows)} files, and none of them is there: paths are relative to {root}")
-    if {e.part for e in entries} == {"train", "dev"}:  # as with folders
-        entries = [replace(e, part="test") if e.part == "dev" else e for e in entries]
-    return Listing(table, classes, tuple(sorted(entries, key=lambda e: e.name)), tuple(problems))
-
-
-def mode(path: Path) -> int:
-    try:
-        return path.stat().st_mode
-    except (OSError, ValueError):
-        return 0
-
-
-def rows_of(table: Path) -> Iterator[tuple[str, str, str]]:
-    """Path, label and split of each row; DataError for a table without these columns."""
-    try:
-        rows = read_parquet(table) if table.suffix.lower() == ".parquet" else read_text(table)
-    except OSError as error:
-        raise DataError(f"{table} cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{table} is no table of text: {error}") from error
-    if not rows:
-        raise DataError(f"{table} is empty: it wants a line path,label and a line for each image")
-    header = [name.strip().lower() for name in rows[0]]
-    where = {column: next((header.index(name) for name in names if name in header), None) for column, names in COLUMNS.items()}
-    if where["path"] is None or where["label"] is None:
-        raise DataError(f"{table} has the columns {', '.join(rows[0])}: one must be called path and one label")
-    for row in rows[1:]:
-        if row:
-            path, label, split = [row[i] if i is not None and i < len(row) else "" for i in where.values()]
-            if path and label:
-                yield path, shown(label), split
-
-
-def read_text(table: Path) -> list[list[str]]:
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        return list(csv.reader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ","))
-
-
-def read_parquet(table: Path) -> list[list[str]]:
-    try:
-        parquet = import_module("pyarrow.parquet")
-    except ImportError:
-        raise UsageError(f"{table} is read by pyarrow, which is not here: pip install pyarrow, or give a .csv") from None
-    columns: dict[str, list[object]] = parquet.read_table(table).to_pydict()
-    return [list(columns), *([str(value) for value in row] for row in zip(*columns.values(), strict=True))]
-
-
-def name_in(root: Path, path: Path) -> str:
-    return shown(str(path.relative_to(root)) if path != root else path.name)
-
-
-def shown(name: str) -> str:
-    """A name as it can be printed in one line: what is no UTF-8, and control characters, as escapes."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in unicodedata.normalize("NFC", text))
-
-
-def plain(name: str) -> str:
-    """A name that can be part of a folder's."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in shown(name)) or "images"
-
-
-def tally(names: Iterable[str], most: int = 3) -> str:
-    """`a, b, c and 4 more`."""
-    first = list(names)
-    return ", ".join(first[:most]) + (f" and {len(first) - most} more" if first[most:] else "")

@@ -1,42 +1,39 @@
-"""A folder's photographs, decoded once into images of one size in memory, and kept in the cache for the next time.
+"""A data set's photographs, decoded once into images of one size, and kept in the cache for the next time.
 
-Threads decode, for Pillow lets go of Python's lock; each writes its image to its place, so that no more images than threads are
-ever there at their full size.  What cannot be decoded is left out and named.
+Threads decode and one writes, so that no more than a few images are in memory, however many there are.  What cannot be decoded is
+left out and named.
 """
 
+import errno
 import hashlib
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from math import prod
 from pathlib import Path
-from typing import TypeVar
 
 import PIL
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from residua.data.fetch import cache
-from residua.data.folder import DEV, TEST, Entry, Listing, Part, Problem, tally
-from residua.data.image import decode, prepared, quiet_pillow
+from residua.data.fetch import cache, in_turn
+from residua.data.folder import side_kept, side_within
+from residua.data.image import content_of, decode, prepared, quiet_pillow
+from residua.data.listing import DEV, TEST, Entry, Listing, Part, Problem, tally
+from residua.data.space import binary, free_disk, free_memory
+from residua.data.store import loaded, writing
+from residua.data.threads import mapped, streamed
 from residua.errors import DataError, ImageError
-from residua.files import written_aside
 from residua.spec.model import View
 from residua.spec.text import Json, to_json
 
-VERSION = 2  # of what a cached file holds
+VERSION = 3  # of what the cache holds
 PARTS: tuple[Part, ...] = ("train", "dev", "test")
-LONG = 200  # files from which on a bar is shown
-
-X = TypeVar("X")
-Y = TypeVar("Y")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class Gallery:
     pixels: Tensor
     labels: Tensor
     counts: Tensor  # of each of PARTS
-    names: tuple[str, ...]  # of the files
+    names: tuple[str, ...]  # of the entries
     problems: tuple[Problem, ...]
 
     def where(self, name: Part) -> slice:
@@ -64,26 +61,22 @@ class Gallery:
 def gathered(listing: Listing, view: View) -> Gallery:
     """All images of a listing as `view` says, from the cache where it holds them.
 
-    Raises DataError where a part is left without images.
+    Raises DataError where a part is left without images, or where neither the disk nor the memory can hold them.
     """
     digests = mapped(digest_of, listing.entries, "reading")
-    where = cache() / "images" / f"{key(listing, digests, view)}.safetensors"
-    held = loaded(where)
-    if held is None:
-        held = decoded(listing, digests, view)
-        keep(held, where)
+    where = cache() / "images" / key(listing, digests, view)
+    held = kept(where) or made(listing, digests, view, where)
     for count, name in zip(held.counts.tolist(), PARTS, strict=True):
         if not count:
             lost = f"; {tally(p.path for p in held.problems)} cannot be used" if held.problems else ": there are too few"
-            raise DataError(f"{listing.root} leaves no images for the {name} part{lost}")
+            raise DataError(f"{listing.place} leaves no images for the {name} part{lost}")
     return replace(held, problems=tuple(sorted([*listing.problems, *held.problems])))
 
 
 def digest_of(entry: Entry) -> str:
-    """A hash of a file's bytes; empty where it cannot be read."""
+    """A hash of an entry's bytes; empty where they cannot be read."""
     try:
-        with open(entry.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(entry.content()).hexdigest()
     except OSError:
         return ""
 
@@ -95,31 +88,97 @@ def key(listing: Listing, digests: list[str], view: View) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def decoded(listing: Listing, digests: list[str], view: View) -> Gallery:
-    """The gallery, made anew."""
-    entries = listing.entries
-    pixels = torch.empty(len(entries), *view.input, dtype=torch.uint8)
-
-    def make(i: int) -> Problem | None:
-        try:
-            pixels[i] = prepared(decode(entries[i].path), view)
-        except ImageError as error:
-            return Problem(entries[i].name, error.kind, error.detail)
+def kept(where: Path) -> Gallery | None:
+    """What `made` has left in the cache; None where it is not there, or damaged."""
+    try:
+        pixels, index = loaded(where)
+        found = Index(**index)  # type: ignore[arg-type]
+        return found.gallery(pixels) if len(pixels) == len(found.names) else None
+    except (OSError, ValueError, TypeError):
         return None
 
-    with quiet_pillow():
-        found = mapped(make, range(len(entries)), "decoding")
-    kept = [i for i, problem in enumerate(found) if problem is None]
-    parts = assigned([entries[i] for i in kept], [digests[i] for i in kept])
-    labels = [entries[i].label for i in kept]
-    problems = [*filter(None, found), *lonely(listing.classes, labels, parts)]
-    order = sorted(range(len(kept)), key=lambda i: PARTS.index(parts[i]))
-    counts = torch.tensor([parts.count(part) for part in PARTS])
-    return Gallery(
-        pixels[torch.tensor([kept[i] for i in order], dtype=torch.int64)],
-        torch.tensor([labels[i] for i in order], dtype=torch.int64), counts, tuple(entries[kept[i]].name for i in order),
-        tuple(sorted(problems)),
-    )  # fmt: skip
+
+def made(listing: Listing, digests: list[str], view: View, where: Path) -> Gallery:
+    """Decoded into the cache, by one process at a time; or, where that has no room, into memory that has twice as much."""
+    count, shape = len(listing.entries), view.input
+    need, most = count * prod(shape), (free_memory() or sys.maxsize) // 2
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        with in_turn(where.parent):
+            if held := kept(where):  # another process was here meanwhile
+                return held
+            if free_disk(where.parent) < need:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with writing(where, shape) as (writer, index):
+                found = decoded(listing, digests, view, writer.put)
+                writer.finish(len(found.names))
+                index.update(asdict(found))
+        pixels, _ = loaded(where)
+    except OSError as error:
+        reason = error.strerror or error
+        if need > most:
+            side = side_within(count, shape[0], max(most, free_disk(where.parent) if where.parent.is_dir() else 0))
+            raise DataError(
+                f"{count:,} photographs of {shape[1]} x {shape[2]} pixels need {binary(need)}, for which there is no room in "
+                f"{where.parent} ({reason}), nor in memory: make room, set XDG_CACHE_HOME to another disk"
+                + (f", or train with --size {side}" if 0 < side_kept(side) < shape[1] else "")
+            ) from error
+        print(f"residua: the decoded images were not kept in {where.parent}: {reason}", file=sys.stderr)
+        pixels = torch.empty(count, *shape, dtype=torch.uint8)
+        found = decoded(listing, digests, view, pixels.__setitem__)
+    return found.gallery(pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What is known of decoded images, in their order, as JSON holds it."""
+
+    names: list[str]
+    labels: list[int]
+    counts: list[int]
+    problems: list[dict[str, str]]
+
+    def gallery(self, pixels: Tensor) -> Gallery:
+        problems = tuple(Problem(**problem) for problem in self.problems)
+        labels, counts = [torch.tensor(numbers, dtype=torch.int64) for numbers in (self.labels, self.counts)]
+        return Gallery(pixels[: len(self.names)], labels, counts, tuple(self.names), problems)
+
+
+def decoded(listing: Listing, digests: list[str], view: View, put: Callable[[int, Tensor], None]) -> Index:
+    """Decode every image and `put` it at its place, part after part.
+
+    Where one is damaged others of its class may change their parts: then all are put once more, without it.
+    """
+    entries = listing.entries
+
+    def make(i: int) -> Tensor | Problem:
+        try:
+            return prepared(decode(content_of(entries[i])), view)
+        except ImageError as error:
+            return Problem(entries[i].name, error.kind, error.detail)
+
+    def parts_of(numbers: list[int]) -> list[Part]:
+        return assigned([entries[i] for i in numbers], [digests[i] for i in numbers])
+
+    lost = [i for i, digest in enumerate(digests) if not digest]
+    wrong = {i: Problem(entries[i].name, "unreadable", "cannot be read") for i in lost}
+    wrong |= {i: found for i in lost if isinstance(found := make(i), Problem)}  # which says why
+    while True:
+        sound = [i for i in range(len(entries)) if i not in wrong]
+        parts, placed = dict(zip(sound, parts_of(sound), strict=True)), list[int]()
+        order = sorted(sound, key=lambda i: PARTS.index(parts[i]))
+        with quiet_pillow(), closing(streamed(make, order, "decoding")) as made:
+            for i, found in zip(order, made, strict=True):
+                if isinstance(found, Problem):
+                    wrong[i] = found
+                else:
+                    put(len(placed), found)
+                    placed.append(i)
+        if parts_of(sorted(placed)) == [parts[i] for i in sorted(placed)]:
+            break
+    labels, own = [entries[i].label for i in placed], [parts[i] for i in placed]
+    problems = sorted([*wrong.values(), *lonely(listing.classes, labels, own)])
+    return Index([entries[i].name for i in placed], labels, [own.count(part) for part in PARTS], [asdict(p) for p in problems])
 
 
 def lonely(classes: tuple[str, ...], labels: list[int], parts: list[Part]) -> list[Problem]:
@@ -163,50 +222,6 @@ def hold_out(parts: list[Part], entries: list[Entry], digests: list[str]) -> Non
         if left[entries[i].label] > 1:
             parts[i] = "dev"
             left[entries[i].label] -= 1
-
-
-def keep(gallery: Gallery, where: Path) -> None:
-    """Put it into the cache; a full disk costs the next run its time, and no more."""
-    problems, names = json.dumps([asdict(problem) for problem in gallery.problems]), json.dumps(gallery.names)
-    tensors = {"pixels": gallery.pixels, "labels": gallery.labels, "counts": gallery.counts}
-    try:
-        with written_aside(where) as aside:
-            save_file(tensors, aside, {"problems": problems, "names": names})
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        print(f"residua: the decoded images were not kept in {where.parent}: {reason}", file=sys.stderr)
-
-
-def loaded(where: Path) -> Gallery | None:
-    """What `keep` wrote; None where it is not there, or damaged."""
-    try:
-        with safe_open(where, framework="pt") as file:
-            problems, names = [json.loads(file.metadata()[name]) for name in ("problems", "names")]
-            tensors = [file.get_tensor(name) for name in ("pixels", "labels", "counts")]
-        pixels, labels, counts = tensors
-        return Gallery(pixels, labels, counts, tuple(names), tuple(Problem(**problem) for problem in problems))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
-
-
-def mapped(work: Callable[[X], Y], items: Iterable[X], what: str) -> list[Y]:
-    """`work` on each item, in threads, with a bar where there are many."""
-    items = list(items)
-    with ThreadPoolExecutor(cores()) as pool, tqdm(total=len(items), desc=what, unit="file", disable=len(items) < LONG) as bar:
-        done = []
-        try:
-            for result in pool.map(work, items):
-                done.append(result)
-                bar.update()
-        except BaseException:  # Ctrl-C: what waits is not begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return done
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def as_json(problems: Iterable[Problem]) -> Json:

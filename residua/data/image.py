@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from residua.data.folder import shown
+from residua.data.listing import Entry, shown
 from residua.errors import ImageError
 from residua.spec.model import Interpolation
 
@@ -63,6 +63,14 @@ def decode(source: Path | bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
             raise ImageError(where, "too large", "is too large for the memory that is free") from error
         except Exception as error:  # a damaged file may raise anything
             raise damage(error, where) from error
+
+
+def content_of(entry: Entry) -> bytes:
+    """An entry's bytes; ImageError where they cannot be read."""
+    try:
+        return entry.content()
+    except OSError as error:
+        raise ImageError(entry.name, "unreadable", f"cannot be read: {error.strerror or error}") from error
 
 
 def opened(content: bytes, where: str, most_pixels: int) -> Image.Image:

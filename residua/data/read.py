@@ -18,14 +18,16 @@ from torch import Tensor
 
 from residua.data.counter import permutation
 from residua.data.fetch import located
-from residua.data.folder import Problem, listed
+from residua.data.folder import listed
 from residua.data.gallery import Gallery, gathered
 from residua.data.image import Preprocessing
+from residua.data.listing import Problem
 from residua.errors import DataError
 from residua.spec.dataset import Dataset, File
 from residua.spec.model import View
 
 Split = Literal["train", "dev", "test"]
+TOGETHER = 256  # images that are hashed at once, for they may be more than memory holds
 SPLIT_SEED = 2015  # which images are held out never changes, whatever a run's seed
 
 
@@ -58,7 +60,9 @@ class Images:
     @property
     def fingerprint(self) -> str:
         """A hash of all pixels and labels."""
-        digest = hashlib.sha256(self.pixels.cpu().numpy().tobytes())
+        digest = hashlib.sha256()
+        for pixels in torch.split(self.pixels, TOGETHER):
+            digest.update(pixels.contiguous().cpu().numpy().data)
         digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -99,15 +103,13 @@ class Seen:
 def seen(dataset: Dataset, split: Split | Literal["all"], like: Preprocessing, folder: Path | None = None) -> Seen:
     """One split, or all, by the preprocessing of a model folder: the pixels that prediction makes of the same files."""
     splits: tuple[Split, ...] = ("train", "dev", "test") if split == "all" else (split,)
-    problems: tuple[Problem, ...] = ()
     if dataset.kind == "folder":
-        held = gathered(listed(Path(dataset.folder)), View(like.input, like.resize, like.interpolation))
-        parts, names = [Images(*held.part(s)) for s in splits], [name for s in splits for name in held.names[held.where(s)]]
-        problems = held.problems
-    else:
-        parts = [read(dataset, s, folder) for s in splits]
-        names = [f"{s} image {i}" for s, part in zip(splits, parts, strict=True) for i in range(len(part))]
-    return Seen(Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])), names, problems)
+        held = gathered(listed(dataset.folder), View(like.input, like.resize, like.interpolation))
+        which = slice(held.where(splits[0]).start, held.where(splits[-1]).stop)  # they stand in this order
+        return Seen(Images(held.pixels, held.labels)[which], list(held.names[which]), held.problems)
+    parts = [read(dataset, s, folder) for s in splits]
+    names = [f"{s} image {i}" for s, part in zip(splits, parts, strict=True) for i in range(len(part))]
+    return Seen(Images(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])), names)
 
 
 def ready(dataset: Dataset, folder: Path | None = None) -> None:
@@ -125,7 +127,7 @@ def left_out(dataset: Dataset) -> tuple[Problem, ...]:
 
 def gallery(dataset: Dataset) -> Gallery:
     channels, side = dataset.input[0], dataset.resize
-    return gathered(listed(Path(dataset.folder)), View((channels, side, side), side))
+    return gathered(listed(dataset.folder), View((channels, side, side), side))
 
 
 def read_digits(test: bool) -> Images:

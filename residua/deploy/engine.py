@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from residua.data.augment import normalise
-from residua.deploy.extras import absent, require
 from residua.deploy.graph import Graph
 from residua.deploy.runners import onnx_runner, openvino_runner
 from residua.deploy.translate import onnx_program, openvino_model
 from residua.errors import unknown
+from residua.extras import absent, require
 from residua.net.build import ResidualNetwork
 from residua.net.folder import from_pretrained, read_config
 from residua.net.fuse import folded

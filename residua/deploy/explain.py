@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from residua.data.augment import normalise
 from residua.data.thumbnail import picture
-from residua.deploy.extras import require
 from residua.errors import UsageError
+from residua.extras import require
 from residua.files import written_aside
 from residua.net.build import ResidualNetwork
 from residua.spec.model import ModelConfig

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from residua.data.augment import normalise
-from residua.deploy.extras import require
 from residua.deploy.graph import Graph
 from residua.deploy.int8 import cost, samples, write_int8
 from residua.deploy.runners import Runs, onnx_runner, openvino_runner
 from residua.deploy.translate import OPSET, exported, onnx_program, openvino_model, quiet
 from residua.errors import RecordError, UsageError, unknown
+from residua.extras import require
 from residua.files import written_aside
 from residua.net.folder import from_pretrained, read_config
 from residua.spec.model import ModelConfig

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residua.data.gallery import cores
 from residua.data.image import Preprocessing, decode, prepared
+from residua.data.threads import cores
 from residua.errors import ImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")

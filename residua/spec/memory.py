@@ -15,6 +15,7 @@ RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
 FLOAT, HALF = 4, 2  # bytes of a number in fp32 and in bf16
 INDEX = 8  # bytes of a max-pool's winner
 EVALUATED = 500  # images at a time
+PADDED = 2**31  # bytes of images, up to which they are padded all at once; our choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def data_bytes(data: Dataset, pad: int) -> int:
     """Of the images of the training part as they are, and padded those that are trained on; of labels and of two orders."""
     channels, height, width = data.kept
     trained = data.images - data.dev
-    padded = channels * (height + 2 * pad) * (width + 2 * pad) * trained if pad else 0
+    padded = channels * (height + 2 * pad) * (width + 2 * pad) * trained if pad and prod(data.kept) * trained <= PADDED else 0
     return prod(data.kept) * data.images + padded + 8 * (data.images + 2 * trained)
 
 

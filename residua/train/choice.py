@@ -5,12 +5,13 @@ All of it is our choice, and a function of the data and the kind of machine alon
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from io import BytesIO
 from statistics import median
 
 from PIL import Image, UnidentifiedImageError
 
-from residua.data.folder import Listing
 from residua.data.image import FORMATS, quiet_pillow
+from residua.data.listing import Listing
 from residua.spec.recipe import Recipe, recipe
 from residua.train.machine import Machine
 
@@ -84,7 +85,7 @@ def typical_side(listing: Listing) -> int:
     with quiet_pillow():
         for entry in listing.entries[::step]:
             try:
-                with Image.open(entry.path, formats=FORMATS) as image:
+                with Image.open(BytesIO(entry.content()), formats=FORMATS) as image:
                     sides.append(min(image.size))
             except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
                 continue

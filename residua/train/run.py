@@ -128,9 +128,10 @@ def prepared(run: Run, record: Record, machine: Machine, start: Path | None, dat
     data, group = data_of(run.dataset, run.network.input), machine.group
     group.first_here(partial(ready, data, data_dir))  # so that a missing test file is said now, not after the training
     images, dev = [read(data, split, data_dir).to(machine.device) for split in ("train", "dev")]
+    fingerprint = images.fingerprint
     config = ModelConfig(
         network=run.network, classes=data.classes, mean=data.mean, std=data.std, dataset=data.name,
-        recipe=run.recipe.name if run.recipe else "", fingerprint=images.fingerprint,
+        recipe=run.recipe.name if run.recipe else "", fingerprint=fingerprint,
         residua=version("residua"), torch=torch.__version__, resize=data.resize,
     )  # fmt: skip
     net = untrained(run.network, run.seed)
@@ -152,7 +153,7 @@ def prepared(run: Run, record: Record, machine: Machine, start: Path | None, dat
         seen = steps * recipe.batch_size
         best = partial(save_pretrained, net, config, record.folder / "best") if group.leads else idle
         learn = partial(fit, net, batches, recipe, dev=dev, machine=machine, record=record, saving=saving, keep_best=best)
-    environment = machine.describe(parts) | {"images": images.fingerprint}
+    environment = machine.describe(parts) | {"images": fingerprint}
     if lost := left_out(data):
         environment["left_out"] = as_json(lost)
     return Job(net, config, data, images, dev, learn, steps, seen, environment)

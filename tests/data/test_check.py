@@ -10,7 +10,7 @@ from PIL import Image
 from residua.cli.main import COMMANDS, main
 from residua.data.alike import alike, buckets, grey, hashed
 from residua.data.check import check
-from residua.data.folder import shown
+from residua.data.listing import shown
 from residua.record import Record
 from tests.data.faults import picture, planted, sound
 

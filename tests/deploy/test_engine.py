@@ -7,8 +7,8 @@ import residua
 from residua.data.augment import normalise
 from residua.deploy import engine as engines
 from residua.deploy.engine import Engine, engine
-from residua.deploy.extras import EXTRAS
 from residua.errors import RecordError, UsageError
+from residua.extras import EXTRAS
 from residua.net.folder import from_pretrained, save_pretrained
 from residua.spec.model import ModelConfig
 from tests.peers import randomised

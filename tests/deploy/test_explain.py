@@ -67,7 +67,7 @@ def test_a_network_without_maps_is_refused():
 
 
 def test_without_captum_one_sentence_names_it(monkeypatch):
-    monkeypatch.setattr("residua.deploy.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("residua.extras.find_spec", lambda name: None)
     with pytest.raises(
         UsageError, match=re.escape("Grad-CAM needs captum, which is not installed: pip install 'residua[explain]'")
     ):

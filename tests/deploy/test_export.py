@@ -14,8 +14,8 @@ from residua.cli.main import main
 from residua.data.augment import normalise
 from residua.deploy import export as exports
 from residua.deploy.export import ALLOWED, Difference, export, runner
-from residua.deploy.extras import EXTRAS
 from residua.errors import RecordError, UsageError
+from residua.extras import EXTRAS
 from residua.net.folder import from_pretrained, read_config, save_pretrained
 from residua.spec.model import ModelConfig
 from tests.deploy.serving import CLASSES, small

@@ -8,6 +8,8 @@ EXTRAS = {
     "onnx": ("export", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("openvino", ("openvino",)),
     "Grad-CAM": ("explain", ("captum",)),
+    "a parquet table": ("datasets", ("pyarrow",)),
+    "a Hugging Face data set": ("datasets", ("datasets",)),
     "serve": ("serve", ("starlette", "uvicorn", "python_multipart")),
 }
 """The extra of residua, and the packages that must be there."""

@@ -1,0 +1,203 @@
+"""Shards of samples: which images, classes and parts they hold, and that they are trained on as the same files are."""
+
+import io
+import json
+import tarfile
+
+import pytest
+import torch
+
+from residua.cli.main import main
+from residua.data.check import check
+from residua.data.folder import data_of, listed
+from residua.data.gallery import gathered
+from residua.data.read import read
+from residua.errors import DataError
+from residua.spec.model import View
+from tests.data.faults import COLOURS, bytes_of, picture, sound
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gathered.cache_clear()
+
+
+def shard(path, members):
+    """A tar archive of `{"0.jpg": bytes}`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def samples(count, seed=0, label=lambda c: str(c).encode(), kind="cls"):
+    """So many images of each of three classes."""
+    return {
+        name: content
+        for i in range(3 * count)
+        for name, content in ((f"{i:04}.png", bytes_of(picture(seed + i, i % 3), "PNG")), (f"{i:04}.{kind}", label(i % 3)))
+    }
+
+
+def told(listing):
+    return [(entry.name, entry.label, entry.part) for entry in listing.entries]
+
+
+def test_shards_are_the_data_that_the_same_files_are(tmp_path):
+    """Part by part, image by image, label by label; only their order is that of the archives."""
+    sound(tmp_path / "files")
+    for part in ("train", "val"):
+        for half in (0, 1):
+            members = {}
+            for name in COLOURS:
+                for path in sorted((tmp_path / "files" / part / name).iterdir())[half::2]:
+                    members |= {f"{name}{path.name}": path.read_bytes(), f"{name}{path.stem}.cls": name.encode()}
+            shard(tmp_path / "shards" / f"pets-{part}-{half:06}.tar", members)
+    files, shards = [data_of(str(tmp_path / place), (3, 24, 24)) for place in ("files", "shards")]
+    assert (shards.classes, shards.images, shards.kind, shards.name) == (files.classes, files.images, "folder", "shards")
+    for split in ("train", "dev", "test"):
+        one, other = [
+            sorted((x.numpy().tobytes(), int(y)) for x, y in zip(images.pixels, images.labels, strict=True))
+            for images in (read(files, split), read(shards, split))
+        ]
+        assert one == other
+
+
+def test_labels_are_numbers_names_or_what_a_json_says(tmp_path):
+    plain = listed(shard(tmp_path / "a.tar", samples(4)))
+    named = listed(shard(tmp_path / "b.tar", samples(4, label=lambda c: f"{'zba'[c]}\n".encode())))
+    say = lambda c: json.dumps({"caption": "?", "label": int(c) + 9}).encode()  # noqa: E731
+    said = listed(shard(tmp_path / "c.tar", samples(4, label=say, kind="json")))
+    assert (plain.classes, named.classes, said.classes) == (("0", "1", "2"), ("a", "b", "z"), ("9", "10", "11"))
+    assert told(plain)[:2] == [("a.tar/0000.png", 0, ""), ("a.tar/0001.png", 1, "")]
+    assert [entry.label for entry in named.entries[:3]] == [2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "classnames.txt"])
+def test_a_file_beside_the_shards_names_the_classes(tmp_path, name):
+    shard(tmp_path / "d" / "0.tar", samples(2) | {"x.png": b"x", "x.cls": b"3", "y.png": b"y", "y.cls": b"cat"})
+    (tmp_path / "d" / name).write_text("dog\ncat\nbird\n")
+    found = listed(tmp_path / "d")
+    assert found.classes == ("dog", "cat", "bird")
+    assert told(found)[-1] == ("0.tar/y.png", 1, "")
+    assert [(p.path, p.kind) for p in found.problems] == [("0.tar/x.png", "no class")]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (("0.tar", "1.tar"), ("", "")),
+        (("train-0.tar",), ("",)),
+        (("train-0.tar", "val-0.tar"), ("train", "test")),
+        (("imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar", "x_test.tar"), ("train", "dev", "test")),
+        (("test/0.tar", "train/0.tar"), ("test", "train")),
+    ],
+    ids=str,
+)
+def test_names_and_folders_say_what_is_trained_on_and_what_is_held_out(tmp_path, names, wanted):
+    for seed, name in enumerate(names):
+        shard(tmp_path / "d" / name, samples(2, 100 * seed))
+    found = {name.rpartition("/")[0]: part for name, _, part in told(listed(tmp_path / "d"))}
+    assert tuple(found[name] for name in names) == wanted
+
+
+def test_a_folder_of_classes_stays_one_whatever_archives_lie_in_it(tmp_path):
+    sound(tmp_path / "d")
+    shard(tmp_path / "d" / "backup.tar", samples(2))
+    shard(tmp_path / "d" / "train" / "cat.tar", samples(2))
+    assert len(listed(tmp_path / "d").entries) == 51
+
+
+def test_what_is_wrong_with_a_sample_is_named_and_the_rest_is_used(tmp_path, capsys):
+    whole = bytes_of(picture(501))
+    odd = {
+        "a/half.jpg": whole[: len(whole) // 2], "a/half.cls": b"0", "b.png": b"no image", "b.cls": b"1", "c.jpg": whole,
+        "d.cls": b"2", "e.json": b"[" * 100_000, "e.jpg": whole, "f.png": bytes_of(picture(508)), "f.cls": b"0",
+        ".hidden.png": b"x", "readme": b"",
+    }  # fmt: skip
+    path = shard(tmp_path / "d" / "train-0.tar", samples(12) | odd)
+    shard(tmp_path / "d" / "val-0.tar", samples(4, 700))
+    found = {(problem.kind, problem.path) for problem in check(tmp_path / "d").problems}
+    assert found == {
+        ("truncated", "train-0.tar/a/half.jpg"), ("not an image", "train-0.tar/b.png"), ("no class", "train-0.tar/c.jpg"),
+        ("no image", "train-0.tar/d"), ("no class", "train-0.tar/e.jpg"), ("wrong extension", "train-0.tar/f.png"),
+        ("no image", "train-0.tar/readme"),
+    }  # fmt: skip
+    options = ["--model", "cifar-resnet8", "--size", "16", "--steps", "2", "--set", "batch_size=8", "--precision", "fp32"]
+    assert main(["train", str(tmp_path / "d"), *options, "--out", str(tmp_path / "r")]) == 0
+    assert "left out: train-0.tar/a/half.jpg is truncated" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "r"), str(tmp_path / "d")]) == 0
+    assert "of 12 test images wrong" in capsys.readouterr().out
+    assert main(["data", "check", str(path.parent), "--fix", str(tmp_path / "t.csv"), "--out", str(tmp_path / "c")]) == 2
+    assert "the images of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spoil", [lambda c: c[: len(c) // 2 + 100], lambda c: c[: len(c) // 2] + b"?" * (len(c) - len(c) // 2)])
+def test_a_damaged_shard_is_read_as_far_as_it_is_whole(tmp_path, spoil):
+    path = shard(tmp_path / "d" / "train-0.tar", samples(20))
+    path.write_bytes(spoil(path.read_bytes()))
+    shard(tmp_path / "d" / "train-1.tar", samples(4, 700))
+    found = listed(tmp_path / "d")
+    assert ("train-0.tar", "damaged") in {(p.path, p.kind) for p in found.problems}
+    assert 12 + 20 < len(found.entries) < 12 + 40
+    images = gathered(found, View((3, 16, 16), 16))
+    assert len(images.labels) in (len(found.entries), len(found.entries) - 1)
+
+
+def test_a_member_is_no_way_to_files_outside(tmp_path):
+    (tmp_path / "secret.png").write_bytes(bytes_of(picture(1), "PNG"))
+    path = tmp_path / "d" / "0.tar"
+    shard(path, samples(3) | {"../secret.png": bytes_of(picture(2), "PNG"), "../secret.cls": b"0"})
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("link.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, str(tmp_path / "secret.png")
+            tar.addfile(link)
+    listing = listed(path.parent)
+    [entry] = [entry for entry in listing.entries if "secret" in entry.name]
+    assert (entry.name, entry.content()) == ("0.tar/../secret.png", bytes_of(picture(2), "PNG"))
+    assert all(entry.path.is_relative_to(path) for entry in listing.entries)
+    assert not any("link" in name or "hard" in name for name, _, _ in told(listing))
+
+
+def test_nothing_in_a_shard_is_run(tmp_path):
+    import pickle
+
+    forged = pickle.dumps({"label": 1})
+    found = listed(shard(tmp_path / "0.tar", samples(3) | {"p.png": b"x", "p.pyd": forged, "p.pickle": forged, "p.pth": forged}))
+    assert [(p.path, p.kind) for p in found.problems] == [("0.tar/p.png", "no class")]
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        ({}, "holds shards, but no sample of an image and its class, as in KEY.jpg beside KEY.cls"),
+        ({"a.png": b"x"}, r"0.tar/a.png has no label beside it, in .cls or .json"),
+        ({"a.png": b"x", "a.cls": b"1"}, "holds one class, 1"),
+    ],
+    ids=str,
+)
+def test_shards_that_are_no_data_set_end_in_a_sentence(tmp_path, members, sentence):
+    with pytest.raises(DataError, match=sentence):
+        listed(shard(tmp_path / "d" / "0.tar", members).parent)
+
+
+def test_what_is_no_archive_is_named(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "0.tar").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"0.tar is damaged, and read as far as that: .+"):
+        listed(tmp_path / "d")
+
+
+def test_a_shard_that_changes_is_read_anew(tmp_path):
+    path = shard(tmp_path / "d" / "0.tar", samples(3))
+    view = View((3, 16, 16), 16)
+    first = gathered(listed(path.parent), view)
+    shard(path, samples(4, 50))
+    again = gathered(listed(path.parent), view)
+    assert (len(first.labels), len(again.labels)) == (9, 12)
+    assert not torch.equal(first.pixels[:2], again.pixels[:2])
