@@ -69,6 +69,8 @@ def side_within(images: int, channels: int, most: int) -> int:
 
 def listed(place: str | Path) -> Listing:
     """All that should be an image at a place; DataError where that is nothing, or where there is one class."""
+    if str(place) == HUB:
+        raise UsageError(f"{HUB} names no data set: give {HUB}OWNER/NAME")
     listing = of_rows(str(place)) if str(place).startswith(HUB) else found(Path(place).expanduser())
     place = listing.place
     trained = {entry.label for entry in listing.entries if entry.part in ("train", "")}

@@ -101,7 +101,8 @@ def kept(where: Path) -> Gallery | None:
 def made(listing: Listing, digests: list[str], view: View, where: Path) -> Gallery:
     """Decoded into the cache, by one process at a time; or, where that has no room, into memory that has twice as much."""
     count, shape = len(listing.entries), view.input
-    need, most = count * prod(shape), (free_memory() or sys.maxsize) // 2
+    free = free_memory()
+    need, most = count * prod(shape), sys.maxsize if free is None else free // 2
     try:
         where.parent.mkdir(parents=True, exist_ok=True)
         with in_turn(where.parent):

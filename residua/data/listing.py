@@ -77,7 +77,12 @@ def in_order(labels: Iterable[str]) -> tuple[str, ...]:
     """Classes by name, or by value where all are whole numbers."""
     found = set(labels)
     numbers = all(label.isascii() and label.isdecimal() for label in found)
-    return tuple(sorted(found, key=lambda label: (int(label), label) if numbers else (0, label)))
+
+    def value(label: str) -> tuple[int, str, str]:  # as numbers compare, however long they are
+        digits = label.lstrip("0")
+        return len(digits), digits, label
+
+    return tuple(sorted(found, key=value if numbers else None))
 
 
 def name_in(root: Path, path: Path) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyarrow import DataType
 
 HUB = "hf:"
-SAVED = ("dataset_dict.json", "state.json")  # of which save_to_disk writes one
+SAVED = (("dataset_dict.json",), ("state.json", "dataset_info.json"))  # of which save_to_disk writes the one or the others
 IMAGES = ("image", "img")  # what a column of images is called
 
 
@@ -63,7 +63,7 @@ class Row:
 
 def is_saved(place: Path) -> bool:
     """Whether save_to_disk has written the folder."""
-    return any((place / name).is_file() for name in SAVED)
+    return any(all((place / name).is_file() for name in names) for names in SAVED)
 
 
 def holds_images(table: Path) -> bool:
@@ -90,7 +90,7 @@ def is_binary(type: "DataType") -> bool:
 def of_rows(place: str) -> Listing:
     """The listing of a data set's splits: train, and validation or test where it has them, or its only one."""
     path = Path(place)
-    files = [path / name for name in SAVED] if path.is_dir() else [path]
+    files = [path / name for names in SAVED for name in names] if path.is_dir() else [path]
     return listing_of(place, tuple(file.stat().st_mtime_ns for file in files if file.is_file()))
 
 

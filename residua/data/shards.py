@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from os import SEEK_END
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -53,20 +54,24 @@ def shards_of(place: Path) -> list[Path]:
     if place.is_file():
         return [place] if place.suffix.lower() == SHARD else []
     found: list[Path] = []
-    for child in sorted(place.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            if child.name.lower() not in SPLITS or any(path.is_dir() for path in child.iterdir()):
+    for child in visible(place):
+        if child.is_dir():
+            if child.name.lower() not in SPLITS or any(path.is_dir() for path in visible(child)):
                 return []
-            found.extend(path for path in sorted(child.iterdir()) if is_shard(path, place))
+            found.extend(path for path in visible(child) if is_shard(path, place))
         elif is_shard(child, place):
             found.append(child)
     return found
 
 
+def visible(folder: Path) -> list[Path]:
+    """What lies in it, in order, without what is hidden."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def is_shard(path: Path, root: Path) -> bool:
     """Whether it is one, and no link that leads away."""
-    named = path.suffix.lower() == SHARD and not path.name.startswith(".")
-    return named and path.is_file() and path.resolve().is_relative_to(root)
+    return path.suffix.lower() == SHARD and path.is_file() and path.resolve().is_relative_to(root)
 
 
 def of_shards(place: Path, shards: list[Path]) -> Listing:
@@ -109,14 +114,18 @@ def part_of(title: str) -> Part:
 
 
 def classes_in(root: Path) -> tuple[str, ...]:
-    """The classes that a file beside the shards names; none where there is none."""
+    """The classes that a file beside the shards names, a line each; none where there is no such file."""
     for name in CLASSES:
         if (root / name).is_file():
             try:
-                lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
+                lines = (root / name).read_text(encoding="utf-8-sig").rstrip().splitlines()
             except (OSError, ValueError) as error:
                 raise DataError(f"{root / name} cannot be read: {error}") from error
-            return tuple(shown(line.strip()) for line in lines if line.strip())
+            classes = tuple(shown(line.strip()) for line in lines)
+            if wrong := next((i for i, one in enumerate(classes) if not one or one in classes[:i]), None):
+                why = f"names {classes[wrong]} again" if classes[wrong] else "is empty"
+                raise DataError(f"line {wrong + 1} of {root / name} {why}: give each class a line and a name of its own")
+            return classes
     return ()
 
 
@@ -131,7 +140,9 @@ def samples_in(shard: Path, stamp: tuple[int, int]) -> tuple[tuple[Sample, ...],
                 for member in members_of(file):
                     folder, _, base = member.name.rpartition("/")
                     key, _, kind = base.partition(".")
-                    held.setdefault(f"{folder}/{key}" if folder else key, {}).setdefault(kind.lower(), member)
+                    sample = held.setdefault(f"{folder}/{key}" if folder else key, {})
+                    if sample.setdefault(kind.lower(), member) is not member:
+                        wrong.append((shown(member.name), "doubled", "is there a second time, and is left out"))
             except Exception as error:  # a damaged or forged archive may raise anything
                 wrong.append(("", "damaged", f"is damaged, and read as far as that: {' '.join(str(error).split())}"))
             for key, members in held.items():
@@ -150,8 +161,14 @@ def samples_in(shard: Path, stamp: tuple[int, int]) -> tuple[tuple[Sample, ...],
 
 def members_of(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """The files in an archive, without hidden ones; tarfile.TarError where it does not end as archives do."""
+    end = file.seek(0, SEEK_END)
+    file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
+            if member.isreg() and member.offset_data + member.size > end:
+                raise tarfile.ReadError(
+                    f"{shown(member.name)} would reach {member.offset_data + member.size - end:,} bytes beyond its end"
+                )
             if member.isreg() and not member.issparse() and not PurePosixPath(member.name).name.startswith("."):
                 yield member
         file.seek(tar.offset)
@@ -171,6 +188,6 @@ def label_of(file: IO[bytes], members: dict[str, tarfile.TarInfo]) -> str:
                 continue
             if isinstance(found, dict):
                 found = next((found[name] for name in LABELS if name in found), None)
-            if isinstance(found, str | int) and not isinstance(found, bool):
-                return str(found).strip()
+            if isinstance(found, str | int) and not isinstance(found, bool) and (label := str(found).strip()):
+                return label
     return ""

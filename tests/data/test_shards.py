@@ -201,3 +201,50 @@ def test_a_shard_that_changes_is_read_anew(tmp_path):
     again = gathered(listed(path.parent), view)
     assert (len(first.labels), len(again.labels)) == (9, 12)
     assert not torch.equal(first.pixels[:2], again.pixels[:2])
+
+
+def test_a_name_given_twice_and_a_line_left_empty_are_refused(tmp_path):
+    shard(tmp_path / "0.tar", samples(4))
+    for text, why in (("crane\nchurch\ncrane", "line 3 of .* names crane again"), ("a\n\nb", "line 2 of .* is empty")):
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(DataError, match=why):
+            listed(tmp_path)
+
+
+def test_a_forged_size_is_damage_and_what_stands_before_it_is_used(tmp_path):
+    forged = tarfile.TarInfo("huge.png")
+    forged.size = 2**42
+    path = shard(tmp_path / "0.tar", samples(4))
+    with tarfile.open(path) as tar:
+        for _ in tar:
+            pass
+        end = tar.offset
+    path.write_bytes(path.read_bytes()[:end] + forged.tobuf())
+    listing = listed(tmp_path)
+    assert len(listing.entries) == 12
+    [problem] = listing.problems
+    assert (problem.path, problem.kind) == ("0.tar", "damaged")
+    assert "huge.png would reach" in problem.detail
+
+
+def test_numbers_of_any_length_are_in_order(tmp_path):
+    labels = ("10", "9" * 5000, "9")
+    shard(tmp_path / "0.tar", samples(4, label=lambda c: labels[c].encode()))
+    assert listed(tmp_path).classes == ("9", "10", "9" * 5000)
+
+
+def test_a_key_that_comes_twice_is_named(tmp_path):
+    path = shard(tmp_path / "0.tar", samples(4))
+    with tarfile.open(path, "a") as tar:
+        tar.addfile(tarfile.TarInfo("0000.png"), io.BytesIO())
+    listing = listed(tmp_path)
+    assert [(p.path, p.kind) for p in listing.problems] == [("0.tar/0000.png", "doubled")]
+    assert len(listing.entries) == 12
+
+
+def test_hidden_folders_hide_no_shards_and_an_empty_label_gives_way(tmp_path):
+    members = samples(4)
+    members |= {"0000.cls": b" ", "0000.json": b'{"label": 2}'}
+    shard(tmp_path / "train/0.tar", members)
+    (tmp_path / "train/.cache").mkdir()
+    assert told(listed(tmp_path))[0] == ("train/0.tar/0000.png", 2, "")
