@@ -62,7 +62,7 @@ def run(arguments: Namespace) -> None:
         top = [(config.classes[k], p) for k, p in one.top(arguments.top)]
         show(one.path, top, one.error, picture(one, count))
     if not count:
-        raise DataError(f"no image in {', '.join(map(printable, arguments.images))}")
+        raise DataError(f"no image in {', '.join(map(printable, arguments.images))}: give image files, or folders of them")
     if failed:
         raise DataError(f"{failed:,} of {count:,} files could not be read")
 

@@ -101,7 +101,7 @@ def test_pictures_of_where_the_network_looks_are_named_after_the_images(predict,
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["{empty}"], 1, "residua: no image in {empty}"),
+        (["{empty}"], 1, "residua: no image in {empty}: give image files, or folders of them"),
         (["x.png", "--top", "0"], 2, "residua: --top 0 is impossible: give 1 or more"),
         (["x.png", "--json", "--csv"], 2, "residua: --json and --csv both say how to print: give one of them"),
         (["x.png"], 1, "residua: 1 of 1 files could not be read"),
