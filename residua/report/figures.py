@@ -95,13 +95,17 @@ def label_ends(axes: "Axes", ends: list[tuple[float, str, str]], size: float) ->
 
 
 def apart(heights: list[float], gap: float) -> list[float]:
-    """The heights, moved as little as leaves `gap` between any two."""
+    """The heights, moved as little as leaves `gap` between any two; none ends above the axes, unless it was there."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     moved = list(heights)
     for _ in range(200):
         for i, j in pairwise(order):
             if (overlap := gap - (moved[j] - moved[i])) > 0:
                 moved[i], moved[j] = moved[i] - overlap / 2, moved[j] + overlap / 2
+    most = max(1.0, *heights)
+    for i in reversed(order):
+        moved[i] = min(moved[i], most)
+        most = moved[i] - gap
     return moved
 
 

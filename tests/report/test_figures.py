@@ -81,11 +81,12 @@ def test_a_figure_on_its_own_stands_on_white():
     assert '<rect width="100%" height="100%" fill="#ffffff"/>' in figures.standalone(study_figures.depth_figure(CELLS, 10))
 
 
-@pytest.mark.parametrize("heights", [[0.5, 0.5, 0.5], [0.1, 0.9], [0.3, 0.31, 0.32, 0.9], [0.2]])
+@pytest.mark.parametrize("heights", [[0.5, 0.5, 0.5], [0.1, 0.9], [0.3, 0.31, 0.32, 0.9], [0.2], [0.98] * 4])
 def test_labels_are_moved_apart_and_keep_their_order(heights):
     moved = figures.apart(heights, 0.1)
     assert all(b - a >= 0.1 - 1e-3 for a, b in pairwise(sorted(moved)))
     assert sorted(range(len(heights)), key=lambda i: heights[i]) == sorted(range(len(heights)), key=lambda i: moved[i])
+    assert max(moved) <= 1  # above the axes stands the key
 
 
 def test_a_tick_too_near_another_goes_unlabelled():
