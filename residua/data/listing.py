@@ -62,6 +62,11 @@ class Listing:
         return plain(path.stem if path.is_file() else path.name)
 
 
+def part_named(name: str) -> Part:
+    """The part of the data that a split's usual name says."""
+    return next((part for part, names in NAMES.items() if name.lower() in names), "")
+
+
 def settled(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """Where no images are held out the content decides which are; the only ones beside those to train on are the test part."""
     entries = tuple(entries)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from residua.data.fetch import cache
-from residua.data.listing import LABELS, NAMES, Entry, Listing, Part, Problem, in_order, settled, shown
+from residua.data.listing import LABELS, Entry, Listing, Problem, in_order, part_named, settled, shown
 from residua.errors import DataError
 from residua.extras import require
 
@@ -102,7 +102,7 @@ def listing_of(place: str, stamp: tuple[int, ...]) -> Listing:
     entries: list[Entry] = []
     problems: list[Problem] = []
     for split, rows in splits.items():
-        part: Part = next((part for part, names in NAMES.items() if split.lower() in names), "")
+        part = part_named(split)
         if part or len(splits) == 1:
             found.append((split, part, Rows(rows, image, places()), texts(rows, label)))
         else:

@@ -14,7 +14,7 @@ from os import SEEK_END
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from residua.data.listing import LABELS, NAMES, Entry, Listing, Part, Problem, in_order, name_in, settled, shown
+from residua.data.listing import LABELS, NAMES, Entry, Listing, Part, Problem, in_order, name_in, part_named, settled, shown
 from residua.errors import DataError
 
 SHARD = ".tar"
@@ -105,12 +105,8 @@ def of_shards(place: Path, shards: list[Path]) -> Listing:
 
 def part_of(title: str) -> Part:
     """The part that a word of a shard's name says, or else of its folder's."""
-    for piece in reversed(title.lower().split("/")):
-        words = re.findall("[a-z]+", piece)
-        for part, names in NAMES.items():
-            if set(names) & set(words):
-                return part
-    return ""
+    words = (word for piece in reversed(title.lower().split("/")) for word in re.findall("[a-z]+", piece))
+    return next(filter(None, map(part_named, words)), "")
 
 
 def classes_in(root: Path) -> tuple[str, ...]:

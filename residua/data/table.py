@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from residua.data.listing import LABELS, NAMES, Entry, Listing, Part, Problem, settled, shown
+from residua.data.listing import LABELS, Entry, Listing, Part, Problem, part_named, settled, shown
 from residua.errors import DataError
 from residua.extras import require
 
@@ -21,9 +21,8 @@ def of_table(table: Path) -> Listing:
     entries, problems, root = [], [], table.parent
     for path, label, split in rows:
         place = root / path
-        part: Part = next((part for part, names in NAMES.items() if split.lower() in names), "")
         if stat.S_ISREG(mode(place)):
-            entries.append(entry(place, shown(path), numbers[label], part))
+            entries.append(entry(place, shown(path), numbers[label], part_named(split)))
         else:
             detail = f"is in {shown(table.name)}, but there is no such file"
             problems.append(Problem(shown(path), "missing", detail))
