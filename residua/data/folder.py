@@ -138,7 +138,7 @@ def of_folder(root: Path) -> Listing:
             else:
                 problems.append(Problem(name_in(root, child), "no class", "lies beside the folders of classes, and is left out"))
     classes = tuple(sorted(found))
-    entries = [entry(path, name_in(root, path), classes.index(name), part) for name in classes for part, path in found[name]]
+    entries = [entry(path, name_in(root, path), label, part) for label, name in enumerate(classes) for part, path in found[name]]
     return Listing(str(root), classes, tuple(sorted(entries, key=lambda e: e.name)), tuple(problems))
 
 
