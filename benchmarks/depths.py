@@ -6,7 +6,9 @@ Meant for a GPU, where a deep net's step is thousands of small kernels; on a CPU
     eager bf16      the same in bf16 autocast and channels-last, as most scripts train ResNets today
     residua         this package's own step, batches assembled from uint8 images on the device included
 
-    RESIDUA_DATA=FOLDER python benchmarks/depths.py [--layers 20 56 110 164 1001 1202] [--steps 50] [--rounds 5]
+    python benchmarks/depths.py [--layers 20 56 110 164 1001 1202] [--steps 50] [--rounds 5]
+
+Images are random, as many as CIFAR-10 trains on: a step does the same with any.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from residua.data.batches import Batches
-from residua.data.read import read
+from residua.data.read import Images
 from residua.net.build import create_model
 from residua.spec.dataset import dataset
 from residua.spec.recipe import recipe
@@ -60,7 +62,9 @@ def ours(layers: int) -> Callable[[], None]:
     here = machine()
     net = here.place(create_model(name(layers), num_classes=10))
     step, numbers = Step(net, RECIPE.optimiser, here), count()
-    batches = Batches(read(DATA, "train").to(here.device), RECIPE.batch_size, RECIPE.augment, DATA.mean, DATA.std, 0)
+    pixels = torch.randint(0, 256, (DATA.images - DATA.dev, *DATA.input), dtype=torch.uint8, device=here.device)
+    images = Images(pixels, torch.arange(len(pixels), device=here.device) % len(DATA.classes))
+    batches = Batches(images, RECIPE.batch_size, RECIPE.augment, DATA.mean, DATA.std, 0)
     return lambda: step(*batches.at(next(numbers)), 0.01) and None
 
 
@@ -87,6 +91,7 @@ def main() -> None:
         own = ours(layers)
         rate(own, 5, device)  # a graph is captured at the fourth
         first = time.perf_counter() - begun
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = False, True  # PyTorch's defaults, for its own loops
         loops = {"eager fp32": eager(layers, device, False), "eager bf16": eager(layers, device, True), "residua": own}
         for loop in loops.values():
             rate(loop, 2, device)

@@ -1,7 +1,9 @@
 """Peak memory and time of a training step, each way to recompute, beside what was foreseen.
 
 Each way has a process of its own: peak resident memory above that after one step of one image, which loads libraries and makes
-momentum, so that weights, their gradients and data are in neither number.  Times are medians of steps after the first.
+momentum, so that weights, their gradients and data are in neither number.  Times are medians of steps after the first.  On a GPU
+memory is what PyTorch has given out of it, and more `--steps` are wanted: the third makes a graph of itself where nothing is
+recomputed.
 
     python benchmarks/memory.py [--batch 128] [--models cifar-resnet20 ...] [--steps 3] [--precision bf16] [--ways none sqrt]
 """
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 
 from residua import create_model
-from residua.spec.memory import RECOMPUTES, Recompute, resident_bytes
+from residua.spec.memory import RECOMPUTES, Recompute, resident_bytes, step_bytes
 from residua.spec.papers import network
 from residua.spec.plan import plan
 from residua.spec.recipe import recipe
@@ -28,8 +30,10 @@ from residua.train.step import Step
 MIB = 2**20
 
 
-def peak() -> int:
-    """Bytes that this process had resident at most.  Not `getrusage`, which starts from the parent's."""
+def peak(device: torch.device) -> int:
+    """Bytes that this process had at most: of a GPU, or resident.  Not `getrusage`, which starts from the parent's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -38,14 +42,17 @@ def measure(model: str, way: Recompute, precision: Precision, batch: int, steps:
     """Send peak bytes above the start and the seconds of each step after the first."""
     here = machine(precision, way)
     step = Step(here.place(create_model(model)), recipe("he2015").optimiser, here)
-    images, labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % 10
+    images, labels = torch.randn(batch, 3, 32, 32).to(here.device), (torch.arange(batch) % 10).to(here.device)
     step(images[:1], labels[:1], 0.0)
-    before, seconds = peak(), []
+    if here.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before, seconds = peak(here.device), []
     for _ in range(1 + steps):
         begun = time.perf_counter()
-        step(images, labels, 0.0)
+        loss, _ = step(images, labels, 0.0)
+        loss.item()  # waits for the device
         seconds.append(time.perf_counter() - begun)
-    wire.send((peak() - before, seconds[1:]))
+    wire.send((peak(here.device) - before, seconds[1:]))
 
 
 def main() -> None:
@@ -70,7 +77,8 @@ def main() -> None:
             theirs.close()
             found, seconds = ours.recv()
             process.join()
-            foreseen = resident_bytes(planned, arguments.batch, way, here.precision == "bf16")
+            bytes_at_most = resident_bytes if here.device.type == "cpu" else step_bytes
+            foreseen = bytes_at_most(planned, arguments.batch, way, here.precision == "bf16")
             row = {
                 "model": model,
                 "layers": planned.depth,

@@ -75,6 +75,7 @@ def machine(precision: Precision = "auto", recompute: Recompute = "none", group:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         device = torch.device("cuda")
+        repeat_bits()
     else:
         native = cpu_has_bf16()
         device = torch.device("cpu")
@@ -82,6 +83,12 @@ def machine(precision: Precision = "auto", recompute: Recompute = "none", group:
     if precision == "auto":
         precision = "bf16" if native else "fp32"
     return Machine(device, precision, recompute, group)
+
+
+def repeat_bits() -> None:
+    """Let convolutions of a GPU give the same bits each time, and those in fp32 multiply in fp32, as nothing else is exact."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def cpu_has_bf16() -> bool:
