@@ -3,10 +3,10 @@ import re
 import pytest
 import torch
 
-from residua.errors import RecordError, UsageError
+from residua.errors import UsageError
 from residua.net.build import build
-from residua.net.otherwise import APPENDS, computes_otherwise
-from residua.net.port import classes_in, from_theirs, names_of, striding_as_elsewhere, to_theirs
+from residua.net.otherwise import computes_otherwise
+from residua.net.port import from_theirs, names_of, striding_as_elsewhere, to_theirs
 from residua.spec.papers import network
 from tests.peers import CifarPeer, WidePeer, randomised, timm, torchvision
 
@@ -228,158 +228,11 @@ def test_foreign_bottlenecks_stride_on_their_3x3_unless_the_name_says_otherwise(
     assert chosen.unit.stride_at == ("3x3" in found)
 
 
-UNSAID = "nothing in the file says the {} of {}: evaluate the network before you trust it"
-
-
-def torchvision_state(name):
-    asked = network(name)
-    return to_theirs(build(asked).state_dict(), asked, "torchvision")
-
-
-REFUSED = {
-    "the file has 9 + 9 + 9 units, cifar-resnet20 has 3 + 3 + 3: is it cifar-resnet56?": (
-        "cifar-resnet20", lambda: CifarPeer(9, "A").state_dict(),
-    ),
-    "the file has 2 + 2 + 2 + 2 units, cifar-resnet20 has 3 + 3 + 3: is it resnet18?": (
-        "cifar-resnet20", lambda: torchvision_state("resnet18"),
-    ),
-    "the file's units have 2 convolutions, those of resnet50 have 3: is it resnet34?": (
-        "resnet50", lambda: torchvision_state("resnet34"),
-    ),
-    "the file has a projection at the shortcut of stage2.unit1 (layer2.0.shortcut.0.weight), cifar-resnet20 has none there: "
-    "is it cifar-resnet20,shortcut=B?": ("cifar-resnet20", lambda: CifarPeer(3, "B").state_dict()),
-    "the file has no projection at the shortcut of stage2.unit1, cifar-resnet20,shortcut=project has one there: "
-    "is it cifar-resnet20?": ("cifar-resnet20,shortcut=B", lambda: CifarPeer(3, "A").state_dict()),
-    "block1.layer.0.conv1.weight is 32x16x3x3 where cifar-wrn16-4 wants 64x16x3x3, and so with 62 more: is it cifar-wrn16-2?": (
-        "cifar-wrn16-4", lambda: WidePeer(2, 2).state_dict(),
-    ),
-    "layer1.0.bn3.weight is 256 where preresnet50 wants 64, and so with 127 more: is it resnet50?": (
-        "preresnet50", lambda: torchvision_state("resnet50"),
-    ),
-    "linear.weight is for 100 classes, cifar-resnet8 has 10": ("cifar-resnet8", lambda: CifarPeer(1, "A", 100).state_dict()),
-    "the file lacks the running_var of norm 2 of stage3.unit1, which cifar-resnet8 wants": (
-        "cifar-resnet8", lambda: {k: t for k, t in CifarPeer(1, "A").state_dict().items() if k != "layer3.0.bn2.running_var"},
-    ),
-    "the file lacks the bias of head, which cifar-resnet8 wants": (
-        "cifar-resnet8", lambda: {k: t for k, t in CifarPeer(1, "A").state_dict().items() if k != "linear.bias"},
-    ),
-    "cifar-resnet8 has no place for layer1.0.conv1.bias": (
-        "cifar-resnet8", lambda: CifarPeer(1, "A").state_dict() | {"layer1.0.conv1.bias": torch.zeros(16)},
-    ),
-    "cifar-resnet8 has no place for layer1.0.se.fc1.weight": (
-        "cifar-resnet8", lambda: CifarPeer(1, "A").state_dict() | {"layer1.0.se.fc1.weight": torch.zeros(4, 16)},
-    ),
-    "the file holds no residual network that we know: none of its names (features.0, features.1, classifier, ...) is that of a "
-    "first layer (conv1, stem.conv, ...)": (
-        "cifar-resnet8", lambda: {f"{n}.weight": torch.zeros(1) for n in ("features.0", "features.1", "classifier")},
-    ),
-    "the file has our own names, as model.safetensors of a model folder: use that folder as it is": (
-        "cifar-resnet8", lambda: build(network("cifar-resnet8")).state_dict(),
-    ),
-    "the file has 2 + 2 + 2 + 2 units, preresnet34 has 3 + 4 + 6 + 3": (
-        "preresnet34", lambda: timm.create_model("resnetv2_18").state_dict(),
-    ),
-    "timm and preresnet18 compute different things with these weights: its first unit forks before the activation, ours after it "
-    "(He et al. 2016, appendix)": ("preresnet18", lambda: timm.create_model("resnetv2_18").state_dict()),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("sentence", REFUSED)
-def test_a_file_of_another_network_is_refused_with_the_difference(sentence):
-    name, theirs = REFUSED[sentence]
-    with pytest.raises(RecordError) as refused:
-        from_theirs(theirs(), network(name))
-    assert str(refused.value) == sentence
-
-
-def test_a_pre_activation_file_of_unknown_code_comes_with_a_doubt():
-    asked = network("cifar-preresnet20,shortcut=B")
-    theirs = dict(zip(names_like_torchvision(asked), build(asked).state_dict().values(), strict=True))
-    assert "much code forks before it" in from_theirs(theirs, asked).note
-
-
-@pytest.mark.parametrize(
-    ("name", "note"),
-    [
-        ("cifar-resnet8,shortcut=B", ""),
-        ("cifar-resnet8,shortcut=B,join=drop-path", ""),
-        ("cifar-resnet8", APPENDS),
-        ("cifar-resnet8,shortcut=pad-last", ""),
-        ("cifar-plain8", UNSAID.format("lack of shortcuts", "cifar-plain8")),
-        (
-            "cifar-resnet8,shortcut=B,order=relu-before-add,join=constant",
-            UNSAID.format(
-                "scaled joins and the order of BN and ReLU", "cifar-resnet8,shortcut=project,order=relu-before-add,join=constant"
-            ),
-        ),
-    ],
-)
-def test_what_nothing_in_a_file_says_is_noted(name, note):
-    asked = network(name)
-    assert from_theirs(torchvision_state(name), asked).note == note
-
-
-def test_akamasters_own_files_of_option_a_come_without_a_note():
-    assert from_theirs(CifarPeer(1, "A").state_dict(), network("cifar-resnet8")).note == ""
-
-
-WRONG = {
-    "linear.bias is 9 where cifar-resnet8 wants 10": {"linear.bias": torch.zeros(9)},
-    "linear.weight is a single number where cifar-resnet8 wants 10x64": {"linear.weight": torch.tensor(1.0)},
-    "conv1.weight is a single number where cifar-resnet8 wants 16x3x3x3": {"conv1.weight": torch.tensor(1.0)},
-    "layer1.0.conv1.weight is a single number where cifar-resnet8 wants 16x16x3x3": {"layer1.0.conv1.weight": torch.tensor(1.0)},
-    "bn1.bias is sparse, nested or empty (meta): save dense tensors": {"bn1.bias": torch.zeros(16).to_sparse()},
-    "bn1.weight is sparse, nested or empty (meta): save dense tensors": {"bn1.weight": torch.zeros(16, device="meta")},
-    "linear.weight is not finite everywhere": {"linear.weight": torch.full((10, 64), torch.nan)},
-    "linear.bias is not finite everywhere": {"linear.bias": torch.full((10,), torch.inf)},
-    "bn1.bias is not finite everywhere": {"bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)},
-    "bn1.running_var is negative somewhere, which no variance is": {"bn1.running_var": torch.full((16,), -1.0)},
-    "bn1.weight is of type int8, not of floating-point numbers": {"bn1.weight": torch.ones(16, dtype=torch.int8)},
-    "bn1.running_mean is of type bool, not of floating-point numbers": {"bn1.running_mean": torch.ones(16, dtype=torch.bool)},
-    "linear.bias is of type complex64, not of floating-point numbers": {"linear.bias": torch.ones(10, dtype=torch.complex64)},
-    "bn1.num_batches_tracked is no count": {"bn1.num_batches_tracked": torch.tensor(1j)},
-}
-
-
-@pytest.mark.parametrize("sentence", WRONG)
-def test_tensors_that_are_no_weights_are_refused(sentence):
-    with pytest.raises(RecordError) as refused:
-        from_theirs(CifarPeer(1, "A").state_dict() | WRONG[sentence], network("cifar-resnet8"))
-    assert str(refused.value) == sentence
-
-
-def test_a_stage_of_nine_digits_is_none():
-    strange = {"layer999999999.0.conv1.weight": torch.zeros(1), "layer1.999999999.conv1.weight": torch.zeros(1)}
-    assert from_theirs(CifarPeer(1, "A").state_dict() | strange, network("cifar-resnet8")).unexpected == tuple(strange)
-
-
-def test_a_strange_file_of_many_units_is_refused_at_once():
-    with pytest.raises(RecordError, match=r"the file has 1 \+ 1 \+ 1 \+ 0 .* 9999 units, cifar-resnet8 has 1 \+ 1 \+ 1$"):
-        from_theirs(CifarPeer(1, "A").state_dict() | {"layer99.9998.conv9.weight": torch.zeros(1)}, network("cifar-resnet8"))
-
-
-def test_a_head_of_a_single_number_tells_no_classes():
-    assert classes_in(CifarPeer(1, "A").state_dict() | {"linear.weight": torch.tensor(1.0)}) == 0
-
-
 @pytest.mark.parametrize("name", ["fc-resnet10", "fc-plain10", "lecture-resnet12"])
 def test_networks_without_bn_go_there_and_come_back(name):
     net = randomised(build(network(name)))
     ported = from_theirs(to_theirs(net.state_dict(), network(name), "torchvision"), network(name))
     assert all(torch.equal(tensor, ported.tensors[ours]) for ours, tensor in net.state_dict().items())
-
-
-def names_like_torchvision(asked):
-    timms = names_of(asked, "timm").values()
-    stages = [re.sub(r"stages\.(\d)\.blocks\.", lambda found: f"layer{int(found[1]) + 1}.", name) for name in timms]
-    return [
-        re.sub(r"(?<=\.)norm(\d)", r"bn\1", name)
-        .replace("stem.conv", "conv1")
-        .replace("head.fc", "fc")
-        .replace("downsample.conv", "downsample.0")
-        .replace("norm.", "bn.")
-        for name in stages
-    ]
 
 
 @pytest.mark.parametrize(
