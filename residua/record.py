@@ -14,6 +14,7 @@ from typing import TypeAlias
 from residua.errors import DamagedError, RecordError, UsageError
 from residua.files import remove, write_json, write_text
 from residua.spec.run import Run, run_of
+from residua.spec.study import Study, study_of
 from residua.spec.text import FORMAT, Json
 
 Line: TypeAlias = dict[str, float | None]
@@ -93,9 +94,13 @@ class Record:
 
     def parsed(self, text: str) -> list[Line]:
         try:
-            return [json.loads(line) for line in text.splitlines() if line]
+            lines = [json.loads(line) for line in text.splitlines() if line]
         except ValueError as error:
             raise DamagedError(f"{self.metrics} is damaged: {error}") from error
+        for line in lines:
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int | float):
+                raise DamagedError(f"{self.metrics} is damaged: {json.dumps(line)[:60]} is no measurement, which has a step")
+        return lines
 
     def log(self, line: Line) -> None:
         with open(self.metrics, "a", encoding="utf-8") as file:
@@ -111,6 +116,17 @@ class Record:
     def finish(self, result: dict[str, Json]) -> None:
         write_json(self.head, self.read() | {"result": result})
         remove(self.checkpoints)
+
+
+def read_study(path: Path) -> Study:
+    """The study that a `study.json` tells; RecordError where it is damaged or of another format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format", FORMAT) == FORMAT:
+            return study_of(content)
+    except (ValueError, RecordError) as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
+    raise RecordError(f"{path} has format {content['format']}; this version reads format {FORMAT}")
 
 
 def difference(held: Json, asked: Json, place: str = "") -> str:

@@ -42,6 +42,10 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if not folder.exists():
+            raise RecordError(f"{folder} does not exist: give the folder of a run or of a model") from None
+        if (folder / "study.json").exists():
+            raise RecordError(f"{folder} holds a study: give one of its runs, {folder / 'runs'}/...") from None
         raise RecordError(f"{folder} is no model folder: it has no config.json") from None
     except ValueError as error:
         raise RecordError(f"{path} is damaged: {error}") from error

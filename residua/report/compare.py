@@ -1,7 +1,8 @@
 """Whether two cells of a study differ, and the words for how.
 
 Two means differ when a t-test over seeds says so at the 5 % level, and by a whole point at least where fewer than three seeds
-were run (our choice).
+were run (our choice).  It is Welch's where both have three seeds or more; fewer say too little of a spread of their own, and share
+one.  The largest of several differences is held to that level divided by their number (Bonferroni), unless it is five points.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ What = Literal["train", "test", "gap", "start"]
 """Training error, test error, test minus training error, and the steps until a run has begun to learn."""
 
 LEVEL = 0.05  # of the two-sided t-test between means over seeds
+HARMLESS = 0.05  # a rise of an error that does not come near it, with all that chance may hide, is none; our choice
 FEW = 3  # with fewer seeds the spread is itself a guess, and
 FEW_SEEDS = 0.01  # a smaller difference says nothing
 LEAST = 0.001  # a smaller one is never called a difference: tables print tenths of a point
@@ -47,40 +49,46 @@ def sd(cell: Cell, what: What) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A number of one cell and of another, and the smallest difference that means something."""
+    """A number of one cell and of another, and the smallest difference that means something, chosen `among` so many."""
 
     start: Cell
     end: Cell
     what: What
+    among: int = 1
 
     @property
     def rise(self) -> float:
         return value(self.end, self.what) - value(self.start, self.what)
 
     @property
-    def spreads(self) -> list[tuple[int, float]]:
-        """Degrees of freedom and sd of each of the two that has repeated seeds."""
-        pairs = [(cell.seeds - 1, sd(cell, self.what)) for cell in (self.start, self.end)]
-        return [(freedom, spread) for freedom, spread in pairs if spread is not None]
+    def seeds(self) -> int:
+        """Of the one that has fewer."""
+        return min(self.start.seeds, self.end.seeds)
 
     @property
     def least(self) -> float:
         """What is no difference whatever the spread: a start is known to a line of the record, and twice that for few seeds."""
-        few = min(self.start.seeds, self.end.seeds) < FEW
         if self.what == "start":
-            return (2 if few else 1) * max(self.start.line_every or 1, self.end.line_every or 1)
-        return FEW_SEEDS if few else LEAST
+            return (2 if self.seeds < FEW else 1) * max(self.start.line_every or 1, self.end.line_every or 1)
+        return FEW_SEEDS if self.seeds < FEW else LEAST
 
     @property
     def threshold(self) -> float:
-        if not self.spreads:
+        spreads = [(cell.seeds, spread) for cell in (self.start, self.end) if (spread := sd(cell, self.what)) is not None]
+        if not spreads:
             return self.least
         from scipy.stats import t  # slow to import, and not needed for a single seed
 
-        freedom = sum(n for n, _ in self.spreads)
-        pooled = sqrt(sum(n * spread**2 for n, spread in self.spreads) / freedom)
-        critical = float(t.ppf(1 - LEVEL / 2, freedom)) * pooled * sqrt(1 / self.start.seeds + 1 / self.end.seeds)
-        return max(critical, self.least)
+        if self.seeds < FEW:
+            freedom: float = sum(n - 1 for n, _ in spreads)
+            pooled = sum((n - 1) * spread**2 for n, spread in spreads) / freedom
+            variance = pooled * (1 / self.start.seeds + 1 / self.end.seeds)
+        else:
+            parts = [(n - 1, spread**2 / n) for n, spread in spreads]
+            variance = sum(part for _, part in parts)
+            freedom = variance**2 / sum(part**2 / n for n, part in parts) if variance else 1
+        tests = self.among if abs(self.rise) < HARMLESS else 1
+        return max(float(t.ppf(1 - LEVEL / (2 * tests), freedom)) * sqrt(variance), self.least)
 
     @property
     def clear(self) -> bool:
@@ -91,8 +99,12 @@ class Change:
         return self.clear and self.rise > 0
 
     @property
+    def falls(self) -> bool:
+        return self.clear and self.rise < 0
+
+    @property
     def doubt(self) -> str:
-        return "within the spread of seeds" if self.spreads else "too close to tell apart with one seed"
+        return "within the spread of seeds" if self.seeds > 1 else "too close to tell apart with one seed"
 
     @property
     def words(self) -> str:
@@ -101,14 +113,24 @@ class Change:
 
 def largest_rise(group: Sequence[Cell], what: What) -> Change:
     """The largest rise from a shallower net to a deeper one; not `clear` where there is none."""
-    changes = [Change(a, b, what) for a, b in combinations(group, 2)]
+    pairs = list(combinations(group, 2))
+    changes = [Change(a, b, what, among=len(pairs)) for a, b in pairs]
     flat = Change(group[0], group[0], what)
     return max((change for change in changes if change.rises), key=lambda change: change.rise, default=flat)
 
 
+def harmless(group: Sequence[Cell]) -> bool:
+    """Whether, as far as seeds tell, no deeper net's training error is higher by HARMLESS; or the deepest one's is lower."""
+    if Change(group[0], group[-1], "train").falls:
+        return True
+    pairs = list(combinations(group, 2))
+    changes = [Change(a, b, "train", among=len(pairs)) for a, b in pairs]
+    return all(change.rise + change.threshold < HARMLESS for change in changes)
+
+
 def at_chance(cell: Cell, classes: int) -> bool:
-    """Whether the test error is at least nine tenths of what guessing gives."""
-    return classes > 1 and cell.test_error >= 0.9 * (1 - 1 / classes)
+    """Whether the test error, less its spread, is at least nine tenths of what guessing gives."""
+    return classes > 1 and cell.test_error - (cell.test_error_sd or 0) >= 0.9 * (1 - 1 / classes)
 
 
 def by_arm(cells: Sequence[Cell]) -> dict[str, list[Cell]]:

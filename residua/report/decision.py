@@ -3,9 +3,9 @@
 - A training error that rises with depth is a failure to optimise: degradation (He et al. 2015, section 1).
 - A training error that does not, beside a larger gap to the test error, is over-fitting.
 - Both can be true: a training error that rises, and a gap that grows by more (our choice: that of a net that fits nothing
-  means little).
+  means little).  A gap that grows by less is told, where it is a tenth of that.
 - A start that gets slower with depth is a failure to optimise too, even where it is made up for in the end; what is changed in
-  the nets that do not have it at that depth cures it (He et al. 2016, section 3.1).
+  the nets that do not have it at that depth, and that fit their images better, cures it (He et al. 2016, section 3.1).
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,29 @@ from itertools import pairwise
 from residua.report.compare import Change, largest_rise, listed, name, points, series, told
 from residua.report.tables import SET_OUT, Cell
 
+PART = 0.1  # of the rise of training error, below which the growth of a gap is not told
+
 
 def trend(group: Sequence[Cell]) -> str:
     """One arm over depth: training error, then what test error adds to it, and what the two make of it."""
     train = largest_rise(group, "train")
     if train.clear:
-        test, gap = Change(train.start, train.end, "test"), Change(train.start, train.end, "gap")
+        test = largest_rise(group, "test")
+        test = test if test.clear else Change(train.start, train.end, "test")
+        gap = Change(test.start, test.end, "gap")
         steadily = all(b.fit >= a.fit for a, b in pairwise(group))
         text = f"training error rises with depth{'' if steadily else ', though not steadily'}: {series(group, 'train')}. "
         if test.rises and gap.rises and gap.rise > train.rise:
             return f"{text}Test error rises more, {test.words}: degradation, a failure to optimise, and over-fitting as well."
         if test.rises:
-            return f"{text}Test error rises too, {test.words}: degradation, a failure to optimise, not over-fitting."
-        if test.clear:
+            grows = gap.rises and gap.rise > PART * train.rise
+            also = f"; the gap to training error grows too, {gap.words}." if grows else ", not over-fitting."
+            return f"{text}Test error rises too, {test.words}: degradation, a failure to optimise{also}"
+        if test.falls:
             return f"{text}Test error falls, {test.words}: a worse fit of the training images, at no cost on new ones."
         return f"{text}Test error goes {test.words}: {points(test)}, {test.doubt}."
     whole = Change(group[0], group[-1], "train")
-    if whole.clear:
+    if whole.falls:
         text = f"training error falls with depth: {series(group, 'train')}"
     else:
         text = f"training error does not clearly change with depth: {series(group, 'train')}, {whole.doubt}"
@@ -41,7 +47,7 @@ def trend(group: Sequence[Cell]) -> str:
         if gap.rises:
             return f"{text}: over-fitting, not a failure to optimise."
         return f"{text}, {gap.doubt}: over-fitting or a failure to optimise, these seeds cannot tell."
-    if test.clear:
+    if test.falls:
         return f"{text}. Test error falls, {test.words}: depth helps."
     return f"{text}. Test error goes {test.words}: {points(test)}, {test.doubt}."
 
@@ -61,10 +67,10 @@ def slow_starts(arms: dict[str, list[Cell]], classes: int) -> list[str]:
 
 
 def cured(slow: dict[str, list[Cell]], measured: dict[str, list[Cell]]) -> list[str]:
-    """At the depth where the slow arms are slowest: the arms that are not, and what they need."""
+    """At the depth where the slow arms are slowest: the arms that are not and end better, and what they need."""
     worst = max((largest_rise(group, "start").end for group in slow.values()), key=lambda cell: (cell.depth, cell.set_out_step))
     others = [cell for arm, group in measured.items() if arm not in slow for cell in group if cell.depth == worst.depth]
-    quick = [cell for cell in others if Change(cell, worst, "start").rises]
+    quick = [cell for cell in others if Change(cell, worst, "start").rises and Change(cell, worst, "train").rises]
     if not quick:
         return []
     first, *more = quick

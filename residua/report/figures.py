@@ -82,16 +82,19 @@ def scale_errors(axes: "Axes", errors: Iterable[float], chance: float = 0.0) -> 
                       textcoords="offset points", color=QUIET, fontsize=8.5)  # fmt: skip
 
 
-def label_ends(axes: "Axes", ends: list[tuple[float, str, str]], size: float) -> None:
-    """Write each (error in percent, label, ink) right of the axes, at its height or as near as leaves the others readable."""
+def label_ends(axes: "Axes", ends: list[tuple[float, str, str, str]], size: float) -> None:
+    """Write each (percent, label, ink, marker) right of the axes, at its height or as near as leaves the others readable."""
     stretched = log if axes.get_yscale() == "log" else asinh
     bottom, top = (stretched(limit) for limit in axes.get_ylim())
-    line = 1.25 * size / (72 * axes.figure.get_figheight() * axes.get_position().height)  # type: ignore[union-attr]
-    gap = line * max(label.count("\n") + 1 for _, label, _ in ends)
-    heights = apart([(stretched(error) - bottom) / (top - bottom) for error, _, _ in ends], gap)
-    for height, (_, label, ink) in zip(heights, ends, strict=True):
-        axes.annotate(label, (1, height), (9, 0), xycoords="axes fraction", textcoords="offset points", va="center",
-                      color=ink, fontsize=size, annotation_clip=False)  # fmt: skip
+    width, high = axes.figure.get_figwidth(), axes.figure.get_figheight()  # type: ignore[union-attr]
+    wide, tall = 72 * width * axes.get_position().width, 72 * high * axes.get_position().height  # points
+    gap = 1.25 * size / tall * max(label.count("\n") + 1 for _, label, _, _ in ends)
+    heights = apart([(stretched(error) - bottom) / (top - bottom) for error, *_ in ends], gap)
+    for height, (_, label, ink, shape) in zip(heights, ends, strict=True):
+        if shape:
+            axes.plot(1 + 13 / wide, height, transform=axes.transAxes, color=ink, marker=shape, ms=5.5, clip_on=False)
+        axes.annotate(label, (1, height), (20 if shape else 9, 0), xycoords="axes fraction", textcoords="offset points",
+                      va="center", color=ink, fontsize=size, annotation_clip=False)  # fmt: skip
 
 
 def apart(heights: list[float], gap: float) -> list[float]:

@@ -18,7 +18,6 @@ from residua.spec.plan import plan
 from residua.spec.text import FORMAT, Json, from_json, to_json
 
 PAGE, NUMBERS = "report.html", "results.json"
-CLOSE = 0.01  # a rise that is called small: our choice, one point
 
 
 def vacant(folder: Path) -> None:
@@ -57,7 +56,10 @@ def read(folder: Path) -> Lesions:
         raise RecordError(f"{folder / NUMBERS} holds no lesion study")
     if content.get("format") != FORMAT:
         raise RecordError(f"{folder / NUMBERS} has format {content.get('format')}; this version reads format {FORMAT}")
-    return from_json(Lesions, {name: value for name, value in content.items() if name != "verdict"})
+    try:
+        return from_json(Lesions, {name: value for name, value in content.items() if name != "verdict"})
+    except RecordError as error:
+        raise RecordError(f"{folder / NUMBERS} is damaged: {error}") from error
 
 
 def write(found: Lesions, folder: Path) -> Path:

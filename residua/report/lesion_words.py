@@ -73,9 +73,10 @@ def left_out(net: Net) -> str:
 def gradient(net: Net) -> str:
     (low, high), units = middle(net.paths), len(net.units)
     share = 100 * sum(binomial(units)[low : high + 1])
+    of_all = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
     return (
         f"nine tenths of the gradient come by paths through {low} to {high} of the {units} units; "
-        f"{share:.2g} % of all paths are of these lengths."
+        f"{of_all} % of all paths are of these lengths."
     )
 
 

@@ -49,12 +49,21 @@ def read(path: Path) -> Signals:
     units, null = content["units"], content["null"]
     keys = [panel.key for shown in FIGURES.values() for panel in shown]
     try:
+        if not units or len(null or units) != len(units) or not isinstance(content["environment"], dict):
+            raise ValueError("units, or where they were measured")
         return Signals(
             **{name: content[name] for name in ("model", "depth", "plain", "trained", "seed", "data", "images", "environment")},
             names=[unit["name"] for unit in units],
             stages=[unit["stage"] for unit in units],
-            measured={key: [unit[key] for unit in units] for key in keys},
-            foreseen={key: [unit and unit.get(key) for unit in null] for key in keys} if null else {},
+            measured={key: numbers(key, [unit[key] for unit in units]) for key in keys},
+            foreseen={key: numbers(key, [unit and unit.get(key) for unit in null]) for key in keys} if null else {},
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecordError(f"{path} is damaged: it lacks {error}") from error
+
+
+def numbers(key: str, values: Values) -> Values:
+    """The values, each a number or None; ValueError where one is neither."""
+    if not all(value is None or isinstance(value, int | float) for value in values):
+        raise ValueError(f"numbers for {key}")
+    return values

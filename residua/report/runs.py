@@ -1,18 +1,17 @@
 """The records of a folder as values: its finished runs, those that are not, and those that cannot be read."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from residua.errors import DamagedError, RecordError, ResiduaError, UsageError
-from residua.record import Line, Record, difference
+from residua.record import Line, Record, difference, read_study
 from residua.spec.families import FAMILIES
 from residua.spec.network import Network
 from residua.spec.papers import family_of
 from residua.spec.plan import plan
 from residua.spec.recipe import Recipe
-from residua.spec.study import Arm, Study, study_of
+from residua.spec.study import Arm, Study
 from residua.spec.text import Json, from_json, to_json
 
 
@@ -87,7 +86,8 @@ def read(folder: Path) -> Runs:
         heads = [folder / "run.json"]
     if not heads:
         raise RecordError(f"{folder} holds no run: give a study's folder, which has runs/, or a run's, which has run.json")
-    asked = planned(folder / "study.json")
+    told = folder / "study.json"
+    asked = read_study(told) if told.exists() else None
     finished: dict[str, Finished] = {}
     unfinished: list[Unfinished] = []
     damaged: list[Damaged] = []
@@ -191,16 +191,6 @@ def parameters(network: Json) -> int | None:
         return plan(from_json(Network, network)).parameters
     except ResiduaError:  # written by another version
         return None
-
-
-def planned(path: Path) -> Study | None:
-    """The study that a `study.json` tells; None where there is none."""
-    if not path.exists():
-        return None
-    try:
-        return study_of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, RecordError) as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
 
 
 def not_begun(study: Study, begun: set[str], finished: list[Finished]) -> list[Unfinished]:

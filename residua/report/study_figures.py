@@ -62,7 +62,7 @@ def depth_figure(cells: Sequence[Cell], classes: int, width: float = WIDE) -> st
         ends = []
         for i, (arm, group) in enumerate(by_arm(cells).items()):
             draw_errors(axes, group, i)
-            ends.append((100 * group[-1].test_error, fill(name(arm), 20), family_ink(i)))
+            ends.append((100 * group[-1].test_error, fill(name(arm), 20), family_ink(i), marker(i)))
             for cell in group if width == WIDE else ():
                 tip(axes, cell.depth, 100 * cell.test_error, in_words(cell))
         label_ends(axes, ends, size=9.5)
@@ -78,7 +78,7 @@ def depth_axes(cells: Sequence[Cell], width: float) -> tuple["Figure", "Axes"]:
     depths = sorted({cell.depth for cell in cells})
     labels = [fill(name(arm), 20).split("\n") for arm in dict.fromkeys(cell.arm for cell in cells)]
     height = max(4.0 if width == WIDE else 3.7, 1.0 + 0.17 * len(labels) * max(len(lines) for lines in labels))
-    right = 0.2 + 0.078 * max(len(line) for lines in labels for line in lines)
+    right = 0.35 + 0.078 * max(len(line) for lines in labels for line in lines)
     figure = blank(width, height)
     axes = figure.add_axes((0.62 / width, 0.52 / height, 1 - (0.62 + right) / width, 1 - 0.92 / height))
     axes.set_xscale("log")  # 20, 56, 110, 1202 layers
@@ -172,7 +172,7 @@ def start_figure(cells: Sequence[Cell], width: float = WIDE) -> str:
         for i, (arm, group) in enumerate(by_arm(cells).items()):
             heights = [height(cell) for cell in group]
             axes.plot([cell.depth for cell in group], heights, color=family_ink(i), marker=marker(i), ms=5.5, lw=1.6, clip_on=False)
-            ends.append((heights[-1], fill(name(arm), 20), family_ink(i)))
+            ends.append((heights[-1], fill(name(arm), 20), family_ink(i), marker(i)))
             for cell, at in zip(group, heights, strict=True) if width == WIDE else ():
                 tip(axes, cell.depth, at, f"{name(arm)}, {cell.depth} layers: {told(cell, 'start')} steps, to within {every}")
         label_ends(axes, ends, size=9.5)
@@ -228,7 +228,7 @@ def draw_curves(axes: "Axes", runs: list[Finished], ink_of: dict[int, str], hove
             words = f"{name(run.arm)}, {run.depth} layers, seed {run.seed}: test error {percent(run.result.test_error)}"
             tip(axes, run.result.steps, test, words)
         ends.setdefault(run.depth, []).append(test)
-    label_ends(axes, [(sum(tests) / len(tests), str(depth), ink_of[depth]) for depth, tests in ends.items()], size=9)
+    label_ends(axes, [(sum(tests) / len(tests), str(depth), ink_of[depth], "") for depth, tests in ends.items()], size=9)
 
 
 def curve(run: Finished, what: str) -> tuple[list[float], list[float]]:

@@ -8,6 +8,7 @@ from residua.report.compare import (
     at_chance,
     by_arm,
     capital,
+    harmless,
     largest_rise,
     listed,
     name,
@@ -49,7 +50,8 @@ def answer(arms: dict[str, list[Cell]], classes: int) -> str:
         return best_and_worst([group[0] for group in arms.values()])
     stuck = [arm for arm, group in several.items() if all(at_chance(cell, classes) for cell in group)]
     worse = [arm for arm, group in several.items() if arm not in stuck and largest_rise(group, "train").clear]
-    well = [arm for arm in several if arm not in (*stuck, *worse)]
+    well = [arm for arm in several if arm not in (*stuck, *worse) and harmless(several[arm])]
+    unclear = [arm for arm in several if arm not in (*stuck, *worse, *well)]
     parts = []
     for arm in worse:
         rise = largest_rise(several[arm], "train")
@@ -58,6 +60,8 @@ def answer(arms: dict[str, list[Cell]], classes: int) -> str:
     if well:
         other = ", unlike them" if worse else ""
         parts.append(f"Deeper {listed([name(arm) for arm in well])} nets do not train worse{other}.")
+    if unclear:
+        parts.append(f"Whether deeper {listed([name(arm) for arm in unclear])} nets train worse, these seeds cannot tell.")
     if stuck:
         parts.append(f"At every depth, {listed([name(arm) for arm in stuck])} nets do no better than guessing.")
     return " ".join(parts)
@@ -101,17 +105,18 @@ def compared(depth: int, group: list[Cell]) -> str:
     text += listed([f"the {name(cell.arm)} one {percent(cell.test_error)}" for cell in others])
     whole = Change(first, group[-1], "test")
     text += f": {points(whole)}" + (" from worst to best" if len(group) > 2 else "")
-    if not whole.clear:
+    close = alike(group)
+    if any(len(names) == len(group) for names, _ in close):
         return f"{text}, {whole.doubt}."
-    return ". ".join([text, *(f"The {listed(close)} nets are {doubt}" for close, doubt in alike(group))]) + "."
+    return ". ".join([text, *(f"The {listed(names)} nets are {doubt}" for names, doubt in close)]) + "."
 
 
 def alike(group: list[Cell]) -> list[tuple[list[str], str]]:
-    """Names of neighbours in order of test error that cannot be told apart, and why."""
+    """Names of neighbours in order of test error of which no two can be told apart, and why."""
     found = []
     start = 0
     for end in range(1, len(group) + 1):
-        if end == len(group) or Change(group[start], group[end], "test").clear:
+        if end == len(group) or any(Change(cell, group[end], "test").clear for cell in group[start:end]):
             if end - start > 1:
                 doubt = Change(group[start], group[end - 1], "test").doubt
                 found.append(([name(cell.arm) for cell in group[start:end]], doubt))

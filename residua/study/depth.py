@@ -1,15 +1,14 @@
 """The degradation experiment, and any other study: train arms x depths x seeds, each run into its own record."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from residua.data.read import read
-from residua.errors import RecordError, UsageError
+from residua.errors import UsageError
 from residua.files import write_json
-from residua.record import difference
+from residua.record import difference, read_study
 from residua.spec.dataset import dataset
-from residua.spec.study import Study, study_of
+from residua.spec.study import Study
 from residua.spec.text import Json, to_json
 from residua.study.side_by_side import Job, Tell, side_by_side
 from residua.train.machine import Precision, machine
@@ -49,18 +48,10 @@ def claim(folder: Path, plan: Study) -> None:
     """Write `study.json`, unless the folder holds something else; arms that it had before stay in it."""
     path = folder / "study.json"
     if path.exists() and any((folder / "runs").glob("*")):
-        plan = joined(held(path), plan, folder)
+        plan = joined(read_study(path), plan, folder)
     elif not path.exists() and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no study: choose another --out")
     write_json(path, plan.json)
-
-
-def held(path: Path) -> Study:
-    """The study of a `study.json`."""
-    try:
-        return study_of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, RecordError) as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
 
 
 def joined(old: Study, new: Study, folder: Path) -> Study:

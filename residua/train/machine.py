@@ -86,7 +86,7 @@ def machine(precision: Precision = "auto", recompute: Recompute = "none", group:
 
 
 def repeat_bits() -> None:
-    """Let convolutions of a GPU give the same bits each time, and those in fp32 multiply in fp32, as nothing else is exact."""
+    """Make convolutions on a GPU give the same bits each time, and in fp32 multiply fp32, not TF32; for the whole process."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
 

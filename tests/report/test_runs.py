@@ -106,6 +106,22 @@ def test_a_record_of_another_format_is_refused(tmp_path):
         read(tmp_path)
 
 
+def test_a_study_of_another_format_is_named(tmp_path):
+    write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
+    (tmp_path / "study.json").write_text('{"format": 2, "arms": []}')
+    with pytest.raises(RecordError, match=r"study\.json has format 2; this version reads format 1"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["[]", '{"loss": 1}', '{"step": "ten"}', "null"])
+def test_a_line_that_measures_nothing_is_damage(tmp_path, line):
+    write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)], "cifar-resnet56": [(0.01, 0.05)]})
+    with open(tmp_path / "runs/cifar-resnet56-seed0/metrics.jsonl", "a") as file:
+        file.write(line + "\n")
+    [damaged] = read(tmp_path).damaged
+    assert "is no measurement, which has a step" in damaged.why
+
+
 def test_a_damaged_study_is_named(tmp_path):
     write_study(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
     (tmp_path / "study.json").write_text('{"format": 1, "arms"')

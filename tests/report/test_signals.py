@@ -96,6 +96,26 @@ def test_another_format_and_a_unit_that_lacks_something_are_named(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"units": []}, {"units": {}}, {"null": [None]}, {"environment": None}, {"units": [{"name": "a", "stage": 1}]}, {"units": 3}],
+)
+def test_a_record_that_holds_no_measurements_is_damaged(tmp_path, changes):
+    path = record(tmp_path) / "signals.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(RecordError, match="signals.json is damaged: it lacks"):
+        read(path)
+
+
+def test_words_in_place_of_numbers_are_damage(tmp_path):
+    path = record(tmp_path) / "signals.json"
+    content = json.loads(path.read_text())
+    content["units"][2]["variance"] = "big"
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match="signals.json is damaged: it lacks numbers for variance"):
+        read(path)
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.03981, "0.0398"), (1234.6, "1,235"), (3.2e-12, "3.2e-12"), (None, "–"), (0.0, "0")])
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text

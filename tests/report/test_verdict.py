@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from residua.report.compare import percent
+from residua.report.compare import Change, largest_rise, percent
 from residua.report.verdict import verdict
 from tests.report.records import cell
 
@@ -34,6 +36,33 @@ def test_a_rising_test_error_without_a_rising_training_error_is_over_fitting():
         "Test error rises, from 6.4 % at 110 layers to 7.9 % at 1202, and the gap to training error from 6.3 points at 110 layers "
         "to 7.8 points at 1202: over-fitting, not a failure to optimise."
     )
+
+
+def test_what_seeds_cannot_tell_is_not_said_to_train_as_well():
+    cells = [replace(cell("resnet", 110, 0.015, 0.03, 0.01), seeds=2), replace(cell("resnet", 1202, 0.30, 0.35, 0.2), seeds=2)]
+    assert verdict(cells, 10)[0] == "Whether deeper residual nets train worse, these seeds cannot tell."
+
+
+def test_arms_in_the_middle_that_differ_are_not_said_to_be_alike():
+    cells = [cell("plain", 20, 0.1, 0.08, 0.05), cell("resnet", 20, 0.1, 0.06, 0.001), cell("highway", 20, 0.1, 0.02, 0.001)]
+    assert verdict(cells, 10)[1].endswith(
+        "6.0 points from worst to best. The plain and residual nets are within the spread of seeds."
+    )
+
+
+@pytest.mark.parametrize(("sds", "freedom"), [((0.01, 0.01), 4), ((0.001, 0.1), 2)])
+def test_unequal_spreads_are_compared_by_welchs_test(sds, freedom):
+    from scipy.stats import t
+
+    ends = [cell("resnet", depth, 0.1, 0.1, spread) for depth, spread in zip((20, 110), sds, strict=True)]
+    wanted = t.ppf(0.975, freedom) * sum(spread**2 / 3 for spread in sds) ** 0.5
+    assert Change(*ends, "train").threshold == pytest.approx(wanted, rel=2e-3)
+
+
+def test_the_largest_of_several_small_rises_has_to_be_clearer():
+    pair = [cell("resnet", 20, 0.01, 0.02, 0.004), cell("resnet", 110, 0.022, 0.02, 0.004)]
+    assert largest_rise(pair, "train").clear
+    assert not largest_rise([*pair, cell("resnet", 302, 0.012, 0.02, 0.004)], "train").clear
 
 
 def test_a_falling_test_error_is_help():
