@@ -88,7 +88,7 @@ def test_the_figures_of_the_claims_stand_in_records():
 
     def errors(folder, *cells, kind="train_error"):
         found = json.loads((ROOT / "experiments" / folder / "results.json").read_text())["cells"]
-        by_place = {(cell["family"], cell["depth"]): f"{100 * cell[kind]:.1f} %" for cell in found}
+        by_place = {(cell["arm"], cell["depth"]): f"{100 * cell[kind]:.1f} %" for cell in found}
         return [by_place[cell] for cell in cells]
 
     plain = [("plain", depth) for depth in (20, 56, 110)]
@@ -98,9 +98,9 @@ def test_the_figures_of_the_claims_stand_in_records():
     for family in ("resnet", "preresnet"):
         few, many = errors("digits-thousand", (family, 110), (family, 1202))
         assert re.search(rf"from {few}(?: training error at 110 layers)? to {many}", text)
-    for optimiser in ("sgd", "nesterov", "adamw", "rmsprop"):
-        row = errors(f"digits-optimisers/{optimiser}", *[(family, depth) for family in ("plain", "resnet") for depth in (20, 56)])
-        assert " | ".join(row) in text
+    for optimiser in ("SGD", "momentum", "Nesterov", "AdamW", "RMSprop"):
+        arms = [(f"{net} {optimiser}", depth) for net in ("plain", "residual") for depth in (20, 56)]
+        assert " | ".join([f"| {optimiser}", *errors("digits-optimisers", *arms)]) in text
     for run in ("resnet20", "deeper-trained-4000", "resnet20-4000-more"):
         result = json.loads((ROOT / "experiments/cifar-deepen" / run / "run.json").read_text())["result"]
         assert f"{100 * result['dev_error']:.2f} %" in text

@@ -5,13 +5,13 @@
 - Both can be true: a training error that rises, and a gap that grows by more (our choice: that of a net that fits nothing
   means little).  A gap that grows by less is told, where it is a tenth of that.
 - A start that gets slower with depth is a failure to optimise too, even where it is made up for in the end; what is changed in
-  the nets that do not have it at that depth, and that fit their images better, cures it (He et al. 2016, section 3.1).
+  the nets that do not have it at that depth, and end with half of the training error, cures it (He et al. 2016, section 3.1).
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from residua.report.compare import Change, largest_rise, listed, name, points, series, told
+from residua.report.compare import Change, harmless, largest_rise, listed, name, points, series, told
 from residua.report.tables import SET_OUT, Cell
 
 PART = 0.1  # of the rise of training error, below which the growth of a gap is not told
@@ -44,9 +44,10 @@ def trend(group: Sequence[Cell]) -> str:
     if rise.clear:
         gap = Change(rise.start, rise.end, "gap")
         text = f"{text}. Test error rises, {rise.words}, and the gap to training error {gap.words}"
-        if gap.rises:
+        if gap.rises and harmless(group):
             return f"{text}: over-fitting, not a failure to optimise."
-        return f"{text}, {gap.doubt}: over-fitting or a failure to optimise, these seeds cannot tell."
+        text = text if gap.rises else f"{text}, {gap.doubt}"
+        return f"{text}: over-fitting or a failure to optimise, these seeds cannot tell."
     if test.falls:
         return f"{text}. Test error falls, {test.words}: depth helps."
     return f"{text}. Test error goes {test.words}: {points(test)}, {test.doubt}."
@@ -67,10 +68,11 @@ def slow_starts(arms: dict[str, list[Cell]], classes: int) -> list[str]:
 
 
 def cured(slow: dict[str, list[Cell]], measured: dict[str, list[Cell]]) -> list[str]:
-    """At the depth where the slow arms are slowest: the arms that are not and end better, and what they need."""
+    """At the depth where the slow arms are slowest: the arms that are not, and end with half of the error, and what they need."""
     worst = max((largest_rise(group, "start").end for group in slow.values()), key=lambda cell: (cell.depth, cell.set_out_step))
     others = [cell for arm, group in measured.items() if arm not in slow for cell in group if cell.depth == worst.depth]
-    quick = [cell for cell in others if Change(cell, worst, "start").rises and Change(cell, worst, "train").rises]
+    better = [cell for cell in others if cell.fit < worst.fit / 2 and Change(cell, worst, "train").rises]
+    quick = [cell for cell in better if Change(cell, worst, "start").rises]
     if not quick:
         return []
     first, *more = quick

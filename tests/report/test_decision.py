@@ -56,6 +56,12 @@ def test_a_gap_that_grows_by_less_than_training_error_is_told():
     )
 
 
+def test_a_larger_gap_beside_a_training_error_that_may_have_risen_is_left_open():
+    text = trend([cell("fc-resnet", 10, 0.037, 0.05, 0.002), replace(cell("fc-resnet", 22, 0.345, 0.397, 0.13), gap_sd=0.005)])
+    assert text.startswith("training error does not clearly change with depth")
+    assert text.endswith("over-fitting or a failure to optimise, these seeds cannot tell.")
+
+
 def test_the_largest_rise_of_test_error_is_told_wherever_it_is():
     text = trend([cell("resnet", 20, 0.01, 0.05), cell("resnet", 110, 0.03, 0.075), cell("resnet", 1202, 0.0, 0.20)])
     assert "Test error rises more, from 5.0 % at 20 layers to 20.0 % at 1202" in text
