@@ -31,6 +31,7 @@ FAMILY_INKS = {
 
 MARKERS = "osD^vPX"  # one more than inks, so that more lines than these are told apart too
 TICKS = (0, 1, 2, 5, 10, 20, 50, 100)  # percent
+FINER = (0, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)  # where two or fewer of those would be seen
 
 STYLE = {
     "font.family": "sans-serif",
@@ -73,7 +74,8 @@ def scale_errors(axes: "Axes", errors: Iterable[float], chance: float = 0.0) -> 
     low = low / 1.5 if low > 4 else 0
     axes.set_yscale("asinh", linear_width=1)
     axes.set_ylim(low, min(high * 1.3, 125))
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= free]))
+    ticks, finer = ([tick for tick in some if low <= tick <= free] for some in (TICKS, FINER))
+    axes.yaxis.set_major_locator(FixedLocator(ticks if len(ticks) > 2 else finer))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{error:g}"))
     if near_chance:
