@@ -2,7 +2,8 @@
 
 Two means differ when a t-test over seeds says so at the 5 % level, and by a whole point at least where fewer than three seeds
 were run (our choice).  It is Welch's where both have three seeds or more; fewer say too little of a spread of their own, and share
-one.  The largest of several differences is held to that level divided by their number (Bonferroni), unless it is five points.
+one.  An error's largest difference of several, where it is below five points, is held to that level divided by their number
+(Bonferroni).
 """
 
 from collections.abc import Sequence
