@@ -124,8 +124,7 @@ def harmless(group: Sequence[Cell]) -> bool:
     """Whether, as far as seeds tell, no deeper net's training error is higher by HARMLESS; or the deepest one's is lower."""
     if Change(group[0], group[-1], "train").falls:
         return True
-    pairs = list(combinations(group, 2))
-    changes = [Change(a, b, "train", among=len(pairs)) for a, b in pairs]
+    changes = [Change(a, b, "train") for a, b in combinations(group, 2)]
     return all(change.rise + change.threshold < HARMLESS for change in changes)
 
 
