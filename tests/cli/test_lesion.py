@@ -92,6 +92,9 @@ def test_a_mistake_is_one_sentence(capsys, nets, found, tmp_path):
     resnet, plain, out = nets / "cifar-resnet14", nets / "cifar-plain14", ("--out", tmp_path / "o")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("")
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "study.json").write_text("{}")
     cases = {
         (plain, "digits", *out): (
             2,
@@ -101,7 +104,9 @@ def test_a_mistake_is_one_sentence(capsys, nets, found, tmp_path):
         (resnet, "digits", "--draws", 0, *out): (2, "0 draws are no sample: give at least 1"),
         (resnet, "digits", "--seed=-1", *out): (2, "seed -1 is impossible: give a whole number from 0 to 4294967295"),
         (resnet, "digits", "--out", tmp_path / "taken"): (2, f"{tmp_path / 'taken'} holds something else: choose another --out"),
-        (tmp_path / "none", "digits", *out): (1, f"{tmp_path / 'none'} is no model folder: it has no config.json"),
+        (tmp_path / "none", "digits", *out): (1, f"{tmp_path / 'none'} does not exist: give the folder of a run or of a model"),
+        (tmp_path / "taken", "digits", *out): (1, f"{tmp_path / 'taken'} is no model folder: it has no config.json"),
+        (study, "digits", *out): (1, f"{study} holds a study: give one of its runs, {study / 'runs'}/..."),
         (resnet, "digits", "--beside", nets / "cifar-plain11,block=bottleneck", "--images", 4, "--draws", 1, *out): (
             2,
             "no unit of cifar-plain11,block=bottleneck can be deleted: each changes the shape, and it has no shortcuts; "
