@@ -8,56 +8,21 @@ import tarfile
 import threading
 from dataclasses import replace
 from hashlib import md5
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from residua.data.fetch import located
 from residua.errors import DataError
 from residua.spec.dataset import Archive, File, dataset
+from tests.data.site import served
 
 CONTENTS = {name: os.urandom(40_000) for name in ("data_batch_1", "data_batch_2", "test_batch")}
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        site = self.server
-        site.asked.append((self.path, self.headers["Range"]))
-        if self.path not in site.files:
-            self.send_error(404)
-            return
-        content, start = site.files[self.path], 0
-        if site.ranges and (range_ := self.headers["Range"]):
-            start = int(re.fullmatch(r"bytes=(\d+)-", range_)[1])
-            if start >= len(content):
-                self.send_error(416)
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            self.send_response(200)
-        if site.length:
-            self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        end = start + site.cuts.pop(0) if site.cuts else None
-        self.wfile.write(content[start:end])
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def site():
-    """A web server: `files` by path; `cuts` are the bytes after which it hangs up, one for each answer."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.cuts, server.ranges, server.length, server.asked = {}, [], True, True, []
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served() as server:
+        yield server
 
 
 @pytest.fixture
