@@ -16,51 +16,66 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from residua.data.augment import normalise
-from residua.deploy.engine import onnx_engine, openvino_engine, torch_engine
-from residua.deploy.graph import Graph
-from residua.deploy.int8 import samples, write_int8
-from residua.deploy.runners import onnx_runner, openvino_runner
-from residua.net.folder import from_pretrained, read_config
-from residua.train.evaluate import model_folder
+from residua.data.augment import normalise_pixels
+from residua.deploy.engine import build_onnx_engine, build_openvino_engine, build_torch_engine
+from residua.deploy.inference_module import InferenceModule
+from residua.deploy.int8 import load_int8_samples, write_int8_onnx
+from residua.deploy.runners import make_onnx_runner, make_openvino_runner
+from residua.net.model_folder import from_pretrained, read_model_config
+from residua.training.evaluate import find_model_folder
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("data")
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    folder = model_folder(arguments.model)
-    config, net = read_config(folder), from_pretrained(folder)
-    real = samples(arguments.data, config, arguments.data_dir)
-    contenders: dict[str, Callable[[Tensor], Tensor]] = {
-        "PyTorch as built, fp32": lambda x: net(normalise(x, config.mean, config.std))
+    folder = find_model_folder(arguments.model)
+    config, net = read_model_config(folder), from_pretrained(folder)
+    image_sets = load_int8_samples(arguments.data, config, arguments.data_dir)
+    classifiers: dict[str, Callable[[Tensor], Tensor]] = {
+        "PyTorch as built, fp32": lambda x: net(normalise_pixels(x, config.mean, config.std))
     }
-    for made in (
-        torch_engine(net, config, "fp32"),
-        torch_engine(net, config),
-        onnx_engine(net, config),
-        openvino_engine(net, config),
+    for engine in (
+        build_torch_engine(net, config, "fp32"),
+        build_torch_engine(net, config),
+        build_onnx_engine(net, config),
+        build_openvino_engine(net, config),
     ):
-        contenders[f"residua, {made.name}"] = made
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "int8.onnx"
-        write_int8(Graph(net, config, bakes=True), config, real.calibrating, file)
-        for name, run in (("ONNX Runtime", onnx_runner(file.read_bytes())), ("OpenVINO", openvino_runner(file, "bf16"))):
-            contenders[f"{name} int8"] = lambda x, run=run: run(x)[1]
-    images = real.held_out
+        classifiers[f"residua, {engine.description}"] = engine
+    with tempfile.TemporaryDirectory() as temporary_folder:
+        file = Path(temporary_folder) / "int8.onnx"
+        write_int8_onnx(
+            InferenceModule(net, config, bake_preprocessing=True),
+            config,
+            image_sets.calibration_pixels,
+            file,
+        )
+        for name, classify in (
+            ("ONNX Runtime", make_onnx_runner(file.read_bytes())),
+            ("OpenVINO", make_openvino_runner(file, "bf16")),
+        ):
+            classifiers[f"{name} int8"] = lambda x, run=classify: run(x)[1]
+    images = image_sets.held_out
     print(
-        f"{config.network.name}, {len(images):,} test images of {real.source}; int8 calibrated on {len(real.calibrating)} others\n"
+        f"{config.network.name}, {len(images):,} test images of {image_sets.dataset_name}; int8 calibrated on {len(image_sets.calibration_pixels)} others\n"
     )
     print("| engine | wrong | error | points beside fp32 |\n|---|---|---|---|")
-    first = None
-    for name, run in contenders.items():
+    fp32_wrong = None
+    for name, classify in classifiers.items():
         with torch.inference_mode():
-            answers = torch.cat([run(batch.contiguous()).argmax(1) for batch in images.pixels.split(100)])
-        wrong = int((answers != images.labels).sum())
-        first = wrong if first is None else first
-        print(f"| {name} | {wrong} | {100 * wrong / len(images):.2f} % | {100 * (wrong - first) / len(images):+.2f} |", flush=True)
+            predictions = torch.cat(
+                [classify(batch.contiguous()).argmax(1) for batch in images.pixels.split(100)]
+            )
+        wrong = int((predictions != images.labels).sum())
+        fp32_wrong = wrong if fp32_wrong is None else fp32_wrong
+        print(
+            f"| {name} | {wrong} | {100 * wrong / len(images):.2f} % | {100 * (wrong - fp32_wrong) / len(images):+.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -20,17 +20,22 @@ from pathlib import Path
 import torch
 
 from residua import create_model
-from residua.spec.memory import RECOMPUTES, Recompute, resident_bytes, step_bytes
-from residua.spec.papers import network
-from residua.spec.plan import plan
-from residua.spec.recipe import recipe
-from residua.train.machine import Precision, machine
-from residua.train.step import Step
+from residua.config.memory import (
+    RECOMPUTE_MODES,
+    RecomputeMode,
+    estimate_cpu_step_bytes,
+    estimate_step_bytes,
+)
+from residua.config.papers import network
+from residua.config.plan import plan
+from residua.config.recipe import recipe
+from residua.training.machine import Precision, detect_machine
+from residua.training.step import TrainingStep
 
 MIB = 2**20
 
 
-def peak(device: torch.device) -> int:
+def read_peak_memory(device: torch.device) -> int:
     """Bytes that this process had at most: of a GPU, or resident.  Not `getrusage`, which starts from the parent's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
@@ -38,68 +43,108 @@ def peak(device: torch.device) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def measure(model: str, way: Recompute, precision: Precision, batch: int, steps: int, wire: Connection) -> None:
+def measure_step_memory(
+    model: str,
+    recompute: RecomputeMode,
+    precision: Precision,
+    batch: int,
+    steps: int,
+    connection: Connection,
+) -> None:
     """Send peak bytes above the start and the seconds of each step after the first."""
-    here = machine(precision, way)
-    step = Step(here.place(create_model(model)), recipe("he2015").optimiser, here)
-    images, labels = torch.randn(batch, 3, 32, 32).to(here.device), (torch.arange(batch) % 10).to(here.device)
+    this_machine = detect_machine(precision, recompute)
+    step = TrainingStep(
+        this_machine.prepare_model(create_model(model)), recipe("he2015").optimiser, this_machine
+    )
+    images, labels = (
+        torch.randn(batch, 3, 32, 32).to(this_machine.device),
+        (torch.arange(batch) % 10).to(this_machine.device),
+    )
     step(images[:1], labels[:1], 0.0)
-    if here.device.type == "cuda":
+    if this_machine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    before, seconds = peak(here.device), []
+    peak_before, seconds = read_peak_memory(this_machine.device), []
     for _ in range(1 + steps):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         loss, _ = step(images, labels, 0.0)
         loss.item()  # waits for the device
-        seconds.append(time.perf_counter() - begun)
-    wire.send((peak(here.device) - before, seconds[1:]))
+        seconds.append(time.perf_counter() - started)
+    connection.send((read_peak_memory(this_machine.device) - peak_before, seconds[1:]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--models", nargs="+", default=["cifar-resnet20", "cifar-resnet110", "cifar-resnet1202"])
-    parser.add_argument("--ways", nargs="+", choices=RECOMPUTES, default=RECOMPUTES)
+    parser.add_argument(
+        "--models", nargs="+", default=["cifar-resnet20", "cifar-resnet110", "cifar-resnet1202"]
+    )
+    parser.add_argument("--ways", nargs="+", choices=RECOMPUTE_MODES, default=RECOMPUTE_MODES)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     arguments = parser.parse_args()
     if not sys.platform.startswith("linux"):
         parser.error("peak memory is read from /proc, which only Linux has")
-    here, context, results = machine(arguments.precision), multiprocessing.get_context("spawn"), []
-    print(f"{'model':20} {'way':6} {'foreseen':>12} {'measured':>12} {'ratio':>6} {'of plain':>8} {'s/step':>8} {'of plain':>8}")
+    this_machine, context, results = (
+        detect_machine(arguments.precision),
+        multiprocessing.get_context("spawn"),
+        [],
+    )
+    print(
+        f"{'model':20} {'way':6} {'foreseen':>12} {'measured':>12} {'ratio':>6} {'of plain':>8} {'s/step':>8} {'of plain':>8}"
+    )
     for model in arguments.models:
         planned = plan(network(model))
         for way in arguments.ways:
-            ours, theirs = context.Pipe()
-            values = (model, way, arguments.precision, arguments.batch, arguments.steps, theirs)
-            process = context.Process(target=measure, args=values)
+            receiver, sender = context.Pipe()
+            values = (model, way, arguments.precision, arguments.batch, arguments.steps, sender)
+            process = context.Process(target=measure_step_memory, args=values)
             process.start()
-            theirs.close()
-            found, seconds = ours.recv()
+            sender.close()
+            measured_bytes, seconds = receiver.recv()
             process.join()
-            bytes_at_most = resident_bytes if here.device.type == "cpu" else step_bytes
-            foreseen = bytes_at_most(planned, arguments.batch, way, here.precision == "bf16")
+            estimate_bytes = (
+                estimate_cpu_step_bytes
+                if this_machine.device.type == "cpu"
+                else estimate_step_bytes
+            )
+            estimated_bytes = estimate_bytes(
+                planned, arguments.batch, way, this_machine.precision == "bf16"
+            )
             row = {
                 "model": model,
                 "layers": planned.depth,
                 "way": way,
-                "foreseen": foreseen,
-                "measured": found,
+                "foreseen": estimated_bytes,
+                "measured": measured_bytes,
                 "seconds": statistics.median(seconds),
             }
             results.append(row)
-            plain = next((r for r in results if r["model"] == model and r["way"] == "none"), row)
+            baseline_row = next(
+                (r for r in results if r["model"] == model and r["way"] == "none"), row
+            )
             print(
-                f"{model:20} {way:6} {foreseen / MIB:8.1f} MiB {found / MIB:8.1f} MiB {foreseen / found:6.2f} "
-                f"{found / plain['measured']:8.3f} {row['seconds']:8.3f} {row['seconds'] / plain['seconds']:8.2f}",
+                f"{model:20} {way:6} {estimated_bytes / MIB:8.1f} MiB {measured_bytes / MIB:8.1f} MiB {estimated_bytes / measured_bytes:6.2f} "
+                f"{measured_bytes / baseline_row['measured']:8.3f} {row['seconds']:8.3f} {row['seconds'] / baseline_row['seconds']:8.2f}",
                 flush=True,
             )
-    layer = {(row["model"], row["way"]): row["seconds"] / row["layers"] for row in results}
+    seconds_per_layer = {
+        (row["model"], row["way"]): row["seconds"] / row["layers"] for row in results
+    }
     for way in arguments.ways:
         shallow, deep = ("cifar-resnet110", way), ("cifar-resnet1202", way)
-        if {shallow, deep} <= set(layer):
-            print(f"seconds a layer at 1,202 against 110 layers, {way}: {layer[deep] / layer[shallow]:.2f}")
-    print(json.dumps({"machine": here.describe(), "batch": arguments.batch, "results": results}))
+        if {shallow, deep} <= set(seconds_per_layer):
+            print(
+                f"seconds a layer at 1,202 against 110 layers, {way}: {seconds_per_layer[deep] / seconds_per_layer[shallow]:.2f}"
+            )
+    print(
+        json.dumps(
+            {
+                "machine": this_machine.describe_environment(),
+                "batch": arguments.batch,
+                "results": results,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

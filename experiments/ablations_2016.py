@@ -10,9 +10,9 @@ digits by default.  As in the paper, where a GPU can be had:
 
 import sys
 
-from residua.cli.preset import main
-from residua.spec.recipe import recipe
-from residua.spec.study import Arm, Study
+from residua.cli.preset import run_study_script
+from residua.config.recipe import recipe
+from residua.config.study import Arm, Study
 
 STUDY = Study(
     question="What may stand on the shortcut, and in which order does a unit compute?",
@@ -35,4 +35,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY))
+    sys.exit(run_study_script(STUDY))

@@ -8,17 +8,22 @@ Handwritten digits by default.  As in the paper, at a shortened schedule, which 
 
 import sys
 
-from residua.cli.preset import main
-from residua.spec.recipe import recipe
-from residua.spec.study import Arm, Study
+from residua.cli.preset import run_study_script
+from residua.config.recipe import recipe
+from residua.config.study import Arm, Study
 
 STUDY = Study(
     question="Do deeper networks train?",
-    arms=(Arm("plain"), Arm("highway"), Arm("resnet"), Arm("preresnet,block=basic,shortcut=pad", label="pre-activation")),
+    arms=(
+        Arm("plain"),
+        Arm("highway"),
+        Arm("resnet"),
+        Arm("preresnet,block=basic,shortcut=pad", label="pre-activation"),
+    ),
     depths=(20, 32, 44, 56, 110),
     seeds=(0, 1, 2),
     recipe=recipe("small"),
 )
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY))
+    sys.exit(run_study_script(STUDY))

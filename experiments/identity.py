@@ -9,21 +9,25 @@ How far their blocks end from the identity, |F| / |x|, is told by `residua signa
 
 import sys
 
-from residua.cli.preset import main
-from residua.spec.recipe import recipe
-from residua.spec.study import Arm, Study
+from residua.cli.preset import run_study_script
+from residua.config.recipe import recipe
+from residua.config.study import Arm, Study
 
-NO_DECAY, WEIGHTS_ALONE, STRONG = "optimiser.weight_decay=0", 'optimiser.decay="weights"', "optimiser.weight_decay=0.01"
+NO_DECAY, WEIGHTS_ONLY, STRONG_DECAY = (
+    "optimiser.weight_decay=0",
+    'optimiser.decay="weights"',
+    "optimiser.weight_decay=0.01",
+)
 
 STUDY = Study(
     question="Does weight decay bring blocks to the identity?",
     arms=(
         Arm("fc-resnet", (NO_DECAY,), label="undecayed residual"),
-        Arm("fc-resnet", (STRONG, WEIGHTS_ALONE), label="W-decayed residual"),
-        Arm("fc-resnet", (STRONG,), label="W-and-b-decayed residual"),
+        Arm("fc-resnet", (STRONG_DECAY, WEIGHTS_ONLY), label="W-decayed residual"),
+        Arm("fc-resnet", (STRONG_DECAY,), label="W-and-b-decayed residual"),
         Arm("fc-plain", (NO_DECAY,), label="undecayed plain"),
-        Arm("fc-plain", (STRONG, WEIGHTS_ALONE), label="W-decayed plain"),
-        Arm("fc-plain", (STRONG,), label="W-and-b-decayed plain"),
+        Arm("fc-plain", (STRONG_DECAY, WEIGHTS_ONLY), label="W-decayed plain"),
+        Arm("fc-plain", (STRONG_DECAY,), label="W-and-b-decayed plain"),
     ),
     depths=(10, 22),
     seeds=(0, 1, 2),
@@ -31,4 +35,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY))
+    sys.exit(run_study_script(STUDY))

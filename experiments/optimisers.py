@@ -8,11 +8,11 @@ One rate for each optimiser, and none was searched for: what counts is what dept
 import sys
 from itertools import product
 
-from residua.cli.preset import main
-from residua.spec.recipe import recipe
-from residua.spec.study import Arm, Study
+from residua.cli.preset import run_study_script
+from residua.config.recipe import recipe
+from residua.config.study import Arm, Study
 
-OPTIMISERS = {
+OPTIMISER_CHANGES = {
     "SGD": ("optimiser.momentum=0", "schedule.lr=0.2"),
     "momentum": ("optimiser.momentum=0.9",),
     "Nesterov": ("optimiser.nesterov=true",),
@@ -24,7 +24,9 @@ STUDY = Study(
     question="Do plain nets degrade by every optimiser?",
     arms=tuple(
         Arm(family, changes, label=f"{word} {optimiser}")
-        for (family, word), (optimiser, changes) in product({"plain": "plain", "resnet": "residual"}.items(), OPTIMISERS.items())
+        for (family, word), (optimiser, changes) in product(
+            {"plain": "plain", "resnet": "residual"}.items(), OPTIMISER_CHANGES.items()
+        )
     ),
     depths=(20, 56),
     seeds=(0, 1, 2),
@@ -32,4 +34,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY))
+    sys.exit(run_study_script(STUDY))

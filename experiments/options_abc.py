@@ -9,9 +9,9 @@ digits by default; with CIFAR-10:
 
 import sys
 
-from residua.cli.preset import main
-from residua.spec.recipe import recipe
-from residua.spec.study import Arm, Study
+from residua.cli.preset import run_study_script
+from residua.config.recipe import recipe
+from residua.config.study import Arm, Study
 
 STUDY = Study(
     question="Does it matter how a shortcut changes its shape?",
@@ -22,4 +22,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY))
+    sys.exit(run_study_script(STUDY))

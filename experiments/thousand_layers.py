@@ -21,11 +21,11 @@ finished, by `residua report`, soon has all of one seed.
 
 import sys
 
-from residua.cli.preset import main
-from residua.spec.recipe import recipe
-from residua.spec.study import Arm, Study
+from residua.cli.preset import run_study_script
+from residua.config.recipe import recipe
+from residua.config.study import Arm, Study
 
-BOTTLENECK, LIKE_1001 = "block=bottleneck,shortcut=project", (164, 1001)
+BOTTLENECK_OPTIONS, BOTTLENECK_DEPTHS = "block=bottleneck,shortcut=project", (164, 1001)
 
 STUDY = Study(
     question="Why do 1,000 layers fail in the 2015 design and not in the 2016 one?",
@@ -35,10 +35,18 @@ STUDY = Study(
         Arm("resnet,start=identity", label="zero-initialised"),
         Arm("resnet,order=full-preact", label="full pre-activation"),
         Arm("resnet,order=relu-preact", label="ReLU-only pre-activation"),
-        Arm("resnet", ('warmup={"lr": 0.001, "steps": 24, "from_depth": 0}',), label="warmed-up original"),
+        Arm(
+            "resnet",
+            ('warmup={"lr": 0.001, "steps": 24, "from_depth": 0}',),
+            label="warmed-up original",
+        ),
         Arm("resnet,join=drop-path", label="drop-path original"),
-        Arm(f"resnet,{BOTTLENECK}", label="original bottleneck", depths=LIKE_1001),
-        Arm(f"preresnet,{BOTTLENECK}", label="full pre-activation bottleneck", depths=LIKE_1001),
+        Arm(f"resnet,{BOTTLENECK_OPTIONS}", label="original bottleneck", depths=BOTTLENECK_DEPTHS),
+        Arm(
+            f"preresnet,{BOTTLENECK_OPTIONS}",
+            label="full pre-activation bottleneck",
+            depths=BOTTLENECK_DEPTHS,
+        ),
     ),
     depths=(20, 110, 302, 602, 1202),
     seeds=(0, 1, 2),
@@ -46,4 +54,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(STUDY))
+    sys.exit(run_study_script(STUDY))

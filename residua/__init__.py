@@ -8,30 +8,37 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from residua.errors import DataError, Interrupted, RecordError, ResiduaError, TrainingError, UsageError
+    from residua.config.memory import activation_bytes
+    from residua.config.model import ModelConfig
+    from residua.config.network import Head, Network, Order, Stage, Stem, Unit
+    from residua.config.papers import list_models, network
+    from residua.config.plan import plan
+    from residua.config.recipe import Recipe, recipe
+    from residua.config.run import Run
+    from residua.errors import (
+        DataError,
+        Interrupted,
+        RecordError,
+        ResiduaError,
+        TrainingError,
+        UsageError,
+    )
     from residua.net.build import build, create_model
-    from residua.net.folder import from_pretrained, save_pretrained
-    from residua.spec.memory import activation_bytes
-    from residua.spec.model import ModelConfig
-    from residua.spec.network import Head, Network, Order, Stage, Stem, Unit
-    from residua.spec.papers import list_models, network
-    from residua.spec.plan import plan
-    from residua.spec.recipe import Recipe, recipe
-    from residua.spec.run import Run
+    from residua.net.model_folder import from_pretrained, save_pretrained
 
 __version__ = version("residua")
 
 HOMES = {
     "errors": "DataError Interrupted RecordError ResiduaError TrainingError UsageError",
     "net.build": "build create_model",
-    "net.folder": "from_pretrained save_pretrained",
-    "spec.memory": "activation_bytes",
-    "spec.model": "ModelConfig",
-    "spec.network": "Head Network Order Stage Stem Unit",
-    "spec.papers": "list_models network",
-    "spec.plan": "plan",
-    "spec.recipe": "Recipe recipe",
-    "spec.run": "Run",
+    "net.model_folder": "from_pretrained save_pretrained",
+    "config.memory": "activation_bytes",
+    "config.model": "ModelConfig",
+    "config.network": "Head Network Order Stage Stem Unit",
+    "config.papers": "list_models network",
+    "config.plan": "plan",
+    "config.recipe": "Recipe recipe",
+    "config.run": "Run",
 }
 WHERE = {name: home for home, names in HOMES.items() for name in names.split()}
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m residua`."""
 
-from residua.cli.main import leave, main
+from residua.cli.main import exit_process, main
 
 if __name__ == "__main__":
-    leave(main())
+    exit_process(main())

@@ -36,8 +36,8 @@ class ImageError(DataError):
     `kind` is one of: unreadable, empty, not an image, truncated, damaged, too large; `detail` is the sentence without its subject.
     """
 
-    def __init__(self, where: str, kind: str, detail: str) -> None:
-        super().__init__(f"{where} {detail}")
+    def __init__(self, source: str, kind: str, detail: str) -> None:
+        super().__init__(f"{source} {detail}")
         self.kind, self.detail = kind, detail
 
 
@@ -45,7 +45,7 @@ class RecordError(ResiduaError):
     """A run's record or a model folder cannot be read or written as asked."""
 
 
-class DamagedError(RecordError):
+class DamagedRecordError(RecordError):
     """A record is not whole."""
 
 
@@ -59,8 +59,15 @@ class Interrupted(ResiduaError):
     exit_code = 130
 
 
-def unknown(kind: str, asked: str, possible: Iterable[str]) -> UsageError:
+def unknown_name_error(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """`no recipe 'he2051': did you mean 'he2015'?`, or the list of what is possible."""
-    names = list(possible)
-    near = get_close_matches(asked, names, n=1, cutoff=0.6)
-    return UsageError(f"no {kind} {asked!r}: " + (f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"))
+    names = list(choices)
+    close_matches = get_close_matches(name, names, n=1, cutoff=0.6)
+    return UsageError(
+        f"no {kind} {name!r}: "
+        + (
+            f"did you mean {close_matches[0]!r}?"
+            if close_matches
+            else f"choose from {', '.join(names)}"
+        )
+    )

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from residua.errors import UsageError
 
-EXTRAS = {
+EXTRA_PACKAGES = {
     "onnx": ("export", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("openvino", ("openvino",)),
     "Grad-CAM": ("explain", ("captum",)),
@@ -15,14 +15,16 @@ EXTRAS = {
 """The extra of residua, and the packages that must be there."""
 
 
-def absent(what: str) -> str:
+def find_missing_package(feature: str) -> str:
     """The first package that `what` needs and this Python does not have; empty where it has them all."""
-    return next((package for package in EXTRAS[what][1] if find_spec(package) is None), "")
+    return next(
+        (package for package in EXTRA_PACKAGES[feature][1] if find_spec(package) is None), ""
+    )
 
 
-def require(what: str) -> None:
+def require_extra(feature: str) -> None:
     """UsageError where a package is missing, with the command that brings it."""
-    if package := absent(what):
+    if package := find_missing_package(feature):
         raise UsageError(
-            f"{what} needs {package.replace('_', '-')}, which is not installed: pip install 'residua[{EXTRAS[what][0]}]'"
+            f"{feature} needs {package.replace('_', '-')}, which is not installed: pip install 'residua[{EXTRA_PACKAGES[feature][0]}]'"
         )

@@ -9,34 +9,36 @@ from pathlib import Path
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or a folder to; on success it takes `path`'s place.
 
     On any failure what stood at `path` stands there still, and nothing is left beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    remove(aside)
+    temporary, backup = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    delete_path(temporary)
     try:
-        yield aside
-        sync(aside)
-        if path.is_dir():  # a folder cannot be renamed over a full one: step the old one aside first
-            remove(old)
-            os.replace(path, old)
+        yield temporary
+        fsync_tree(temporary)
+        if (
+            path.is_dir()
+        ):  # a folder cannot be renamed over a full one: step the old one aside first
+            delete_path(backup)
+            os.replace(path, backup)
         try:
-            os.replace(aside, path)
+            os.replace(temporary, path)
         except BaseException:
-            if old.exists():
-                os.replace(old, path)
+            if backup.exists():
+                os.replace(backup, path)
             raise
-        sync_entry(path.parent)
+        fsync_directory(path.parent)
     finally:
-        remove(aside)
-        remove(old)
+        delete_path(temporary)
+        delete_path(backup)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[bool]:
+def try_lock_folder(folder: Path) -> Iterator[bool]:
     """Whether this process is the only one here to hold `folder`, which ends with the process, however that ends.
 
     Where the system or the disk has no such lock, everybody is told yes.
@@ -50,42 +52,42 @@ def alone(folder: Path) -> Iterator[bool]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
+            acquired = True
         except BlockingIOError:
-            free = False
+            acquired = False
         except OSError:  # no locks on this disk
-            free = True
-        yield free
+            acquired = True
+        yield acquired
     finally:
         os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def remove(path: Path) -> None:
+def delete_path(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
+def fsync_tree(path: Path) -> None:
     """Flush a file, or every file of a folder, to disk."""
     for file in (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         with open(file, "rb+") as handle:
             os.fsync(handle.fileno())
     if path.is_dir():
-        sync_entry(path)
+        fsync_directory(path)
 
 
-def sync_entry(folder: Path) -> None:
+def fsync_directory(folder: Path) -> None:
     if os.name == "posix":  # elsewhere a folder cannot be opened
         handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)

@@ -6,16 +6,16 @@ import torch
 
 
 @pytest.fixture(scope="session")
-def real_data():
+def real_data_folder():
     """The folder of real data sets; tests that need it are skipped where RESIDUA_DATA does not say where it is."""
-    folder = os.environ.get("RESIDUA_DATA")
-    if not folder or not (Path(folder) / "cifar-10-batches-py").exists():
+    data_folder = os.environ.get("RESIDUA_DATA")
+    if not data_folder or not (Path(data_folder) / "cifar-10-batches-py").exists():
         pytest.skip("RESIDUA_DATA names no folder with cifar-10-batches-py")
-    return Path(folder).resolve()
+    return Path(data_folder).resolve()
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def use_one_thread():
     """The same bits on every machine with the same instructions."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

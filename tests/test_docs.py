@@ -12,24 +12,26 @@ from pathlib import Path
 import pytest
 
 from residua.cli.main import main
-from residua.record import Record
-from residua.spec.run import run_of
+from residua.config.run import parse_run
+from residua.record import RunRecord
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOC_PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
-def blocks(page):
+def find_code_blocks(page):
     return re.findall(r"```(python|sh|text)\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", DOC_PAGES, ids=lambda page: page.name)
+def test_every_code_block_in_the_docs_runs_and_prints_the_output_shown(
+    page, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     names, printed = {}, ""
-    found = blocks(page)
-    assert found
-    for language, code in found:
+    code_blocks = find_code_blocks(page)
+    assert code_blocks
+    for language, code in code_blocks:
         if language == "text":  # what the block before it printed
             assert printed == code
             continue
@@ -44,29 +46,32 @@ def test_every_block_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path
         printed = capsys.readouterr().out
 
 
-def test_the_readme_names_only_what_exists():
+def test_the_readme_mentions_only_existing_files_and_options():
     text = (ROOT / "README.md").read_text()
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / path).exists(), path
     for line in re.findall(r"^residua (.*)$", text, re.MULTILINE):
         arguments = shlex.split(line, comments=True)
         done = subprocess.run(
-            [sys.executable, "-m", "residua", arguments[0], "--help"], capture_output=True, text=True, env=os.environ
+            [sys.executable, "-m", "residua", arguments[0], "--help"],
+            capture_output=True,
+            text=True,
+            env=os.environ,
         )
         assert done.returncode == 0
         for option in (argument for argument in arguments if argument.startswith("--")):
             assert option in done.stdout, f"residua {line}"
 
 
-def test_the_readmes_python_runs(capsys):
+def test_the_python_code_in_the_readme_runs(capsys):
     names = {}
-    for language, code in blocks(ROOT / "README.md"):
+    for language, code in find_code_blocks(ROOT / "README.md"):
         if language == "python":
             exec(compile(code, "README.md", "exec"), names)
     assert capsys.readouterr().out == "19421274 2829238912\n"
 
 
-def test_the_readmes_numbers_stand_in_records():
+def test_the_numbers_in_the_readme_match_the_records():
     text = " ".join((ROOT / "README.md").read_text().split())
     study = json.loads((ROOT / "experiments/digits-depth/results.json").read_text())
     assert " ".join(study["verdict"].split()) in text
@@ -74,83 +79,119 @@ def test_the_readmes_numbers_stand_in_records():
         [ratio] = re.findall(r"ratio to the better usual loop: ([\d.]+);", page.read_text())
         assert f"{ratio}x" in text
     memory = (ROOT / "benchmarks/memory_epyc-2-cores_202611.md").read_text()
-    [(share, time)] = re.findall(r"\| 1,202 \| sqrt \|.*\| 0(\.\d+) \| [\d.]+ s \| ([\d.]+) \|", memory)
+    [(share, time)] = re.findall(
+        r"\| 1,202 \| sqrt \|.*\| 0(\.\d+) \| [\d.]+ s \| ([\d.]+) \|", memory
+    )
     assert f"{100 * float(share):.1f} % of the memory in {time}x the time" in text
     for record in (ROOT / "experiments/fast").glob("*/run.json"):
         assert f"{100 * json.loads(record.read_text())['result']['test_error']:.2f} %" in text
-    for record in [*(ROOT / "experiments").glob("cifar-*/run.json"), *(ROOT / "experiments").glob("vlad-*/run.json")]:
+    for record in [
+        *(ROOT / "experiments").glob("cifar-*/run.json"),
+        *(ROOT / "experiments").glob("vlad-*/run.json"),
+    ]:
         result = json.loads(record.read_text())["result"]
         assert f"{100 * result['test_error']:.2f} %" in text
 
 
-def test_the_figures_of_the_claims_stand_in_records():
+def test_the_numbers_in_claims_md_match_the_records():
     text = " ".join((ROOT / "docs/claims.md").read_text().split())
 
-    def errors(folder, *cells, kind="train_error"):
+    def read_errors(folder, *cells, kind="train_error"):
         found = json.loads((ROOT / "experiments" / folder / "results.json").read_text())["cells"]
         by_place = {(cell["arm"], cell["depth"]): f"{100 * cell[kind]:.1f} %" for cell in found}
         return [by_place[cell] for cell in cells]
 
     plain = [("plain", depth) for depth in (20, 56, 110)]
     for kind in ("train_error", "test_error"):
-        first, second, third = errors("digits-depth", *plain, kind=kind)
-        assert f"{first}, {second} and {third} {'training' if kind == 'train_error' else 'test'} error" in text
+        first, second, third = read_errors("digits-depth", *plain, kind=kind)
+        assert (
+            f"{first}, {second} and {third} {'training' if kind == 'train_error' else 'test'} error"
+            in text
+        )
     for family in ("resnet", "preresnet"):
-        few, many = errors("digits-thousand", (family, 110), (family, 1202))
+        few, many = read_errors("digits-thousand", (family, 110), (family, 1202))
         assert re.search(rf"from {few}(?: training error at 110 layers)? to {many}", text)
     for optimiser in ("SGD", "momentum", "Nesterov", "AdamW", "RMSprop"):
-        arms = [(f"{net} {optimiser}", depth) for net in ("plain", "residual") for depth in (20, 56)]
-        assert " | ".join([f"| {optimiser}", *errors("digits-optimisers", *arms)]) in text
+        arms = [
+            (f"{net} {optimiser}", depth) for net in ("plain", "residual") for depth in (20, 56)
+        ]
+        assert " | ".join([f"| {optimiser}", *read_errors("digits-optimisers", *arms)]) in text
     for run in ("resnet20", "deeper-trained-4000", "resnet20-4000-more"):
-        result = json.loads((ROOT / "experiments/cifar-deepen" / run / "run.json").read_text())["result"]
+        result = json.loads((ROOT / "experiments/cifar-deepen" / run / "run.json").read_text())[
+            "result"
+        ]
         assert f"{100 * result['dev_error']:.2f} %" in text
     for run in (ROOT / "experiments/digits-surgery").glob("*/run.json"):
         assert f"{100 * json.loads(run.read_text())['result']['test_error']:.1f} %" in text
 
 
-def test_the_essay_on_a_thousand_layers_prints_its_records():
+def test_the_numbers_in_thousand_layers_md_match_the_records():
     text = (ROOT / "docs/thousand-layers.md").read_text()
     cells = json.loads((ROOT / "experiments/thousand-layers/results.json").read_text())["cells"]
-    rows = re.findall(r"^\| ([^|]+) \| ([\d,]+) \| (\d) \| (\w+) \| ([\d.]+)[^|]* \| ([\d.]+)[^|]* \|$", text, re.MULTILINE)
-    told = {(row[0], int(row[1].replace(",", ""))): row[2:] for row in rows}
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([\d,]+) \| (\d) \| (\w+) \| ([\d.]+)[^|]* \| ([\d.]+)[^|]* \|$",
+        text,
+        re.MULTILINE,
+    )
+    essay_rows = {(row[0], int(row[1].replace(",", ""))): row[2:] for row in rows}
     for cell in cells:
         step = "none" if cell["set_out"] == 0 else f"{cell['set_out_step']:.0f}"
         errors = [f"{100 * cell[kind]:.1f}" for kind in ("train_error_reestimated", "test_error")]
-        assert told.pop((cell["arm"], cell["depth"])) == (str(cell["seeds"]), step, *errors)
+        assert essay_rows.pop((cell["arm"], cell["depth"])) == (str(cell["seeds"]), step, *errors)
         if cell["depth"] == 1202:
             assert f"{errors[0]} %" in text
-    assert not told
+    assert not essay_rows
     walks = json.loads((ROOT / "experiments/signals/result.json").read_text())["cifar-resnet1202"]
     for stage in (1, 2, 3):
-        first, last = walks[f"stage{stage}"]["clip_fraction"][:3], walks[f"stage{stage}"]["survival"][-1]
+        first, last = (
+            walks[f"stage{stage}"]["clip_fraction"][:3],
+            walks[f"stage{stage}"]["survival"][-1],
+        )
         cut = [", ".join(f"{unit[what]:.3f}" for unit in first) for what in ("measured", "null")]
-        assert f"| {stage} | {cut[0]} | {cut[1]} | {last['measured']:.3f} | {last['null']:.3f} |" in text
+        assert (
+            f"| {stage} | {cut[0]} | {cut[1]} | {last['measured']:.3f} | {last['null']:.3f} |"
+            in text
+        )
     trained = json.loads((ROOT / "experiments/thousand-layers/signals.json").read_text())
-    held, zero = trained["cifar-resnet1202-seed0"]["units"], trained["cifar-resnet1202,start=identity-seed0"]["units"]
-    third = [unit for unit in held if unit[0].startswith("stage3")]
+    original_units, zero_init_units = (
+        trained["cifar-resnet1202-seed0"]["units"],
+        trained["cifar-resnet1202,start=identity-seed0"]["units"],
+    )
+    stage3_units = [unit for unit in original_units if unit[0].startswith("stage3")]
     words = " ".join(text.split())
-    assert f"cuts {100 * sum(unit[1] for unit in third) / len(third):.0f} % of all sums, {100 * third[-1][1]:.0f} % in its" in words
-    assert f"{10_000 * third[-1][2]:.0f} paths in 10,000" in words
-    assert f"shrunk to {100 * held[0][3] / held[-1][3]:.1f} %" in words
-    left = [100 * next(unit[2] for unit in zero if unit[0] == f"stage{stage}.unit200") for stage in (1, 2, 3)]
-    assert "{:.0f} %, {:.0f} % and {:.0f} % of the paths".format(*left) in words
+    assert (
+        f"cuts {100 * sum(unit[1] for unit in stage3_units) / len(stage3_units):.0f} % of all sums, {100 * stage3_units[-1][1]:.0f} % in its"
+        in words
+    )
+    assert f"{10_000 * stage3_units[-1][2]:.0f} paths in 10,000" in words
+    assert f"shrunk to {100 * original_units[0][3] / original_units[-1][3]:.1f} %" in words
+    surviving_paths = [
+        100 * next(unit[2] for unit in zero_init_units if unit[0] == f"stage{stage}.unit200")
+        for stage in (1, 2, 3)
+    ]
+    assert "{:.0f} %, {:.0f} % and {:.0f} % of the paths".format(*surviving_paths) in words
 
 
 def test_records_in_the_repository_can_be_read():
-    from residua.report.runs import read
-    from residua.report.tables import cells
+    from residua.report.runs import read_study_runs
+    from residua.report.tables import average_runs_over_seeds
 
-    found = cells(read(ROOT / "experiments/digits-depth"))
-    assert [(cell.family, cell.depth) for cell in found if cell.test_error > 0.5] == [("plain", 56), ("plain", 110)]
+    found = average_runs_over_seeds(read_study_runs(ROOT / "experiments/digits-depth"))
+    assert [(cell.family, cell.depth) for cell in found if cell.test_error > 0.5] == [
+        ("plain", 56),
+        ("plain", 110),
+    ]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("run.json")), ids=lambda path: path.parent.name)
-def test_a_record_in_the_repository_is_the_run_it_tells(path, tmp_path):
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").rglob("run.json")), ids=lambda path: path.parent.name
+)
+def test_a_record_in_the_repository_is_accepted_for_its_own_run(path, tmp_path):
     """Also one that an earlier version wrote: it is returned, not refused as another run."""
-    held = json.loads(path.read_text())
-    run = run_of(held["run"])
+    record_json = json.loads(path.read_text())
+    run = parse_run(record_json["run"])
     shutil.copytree(path.parent, tmp_path / "run")
-    record = Record(tmp_path / "run")
-    record.begin(run, held["environment"], resume=False)
-    assert record.result() == held["result"]
-    assert run_of(run.json) == run
+    record = RunRecord(tmp_path / "run")
+    record.claim_folder(run, record_json["environment"], resume=False)
+    assert record.read_result() == record_json["result"]
+    assert parse_run(run.json) == run

@@ -7,16 +7,22 @@ from pathlib import Path
 import pytest
 
 from residua.errors import UsageError
-from residua.extras import EXTRAS, require
+from residua.extras import EXTRA_PACKAGES, require_extra
 
-DECLARED = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+DECLARED_EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())[
+    "project"
+]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("what", EXTRAS)
-def test_the_extra_that_is_named_brings_what_is_missing(what, monkeypatch):
-    extra, packages = EXTRAS[what]
-    declared = {re.split(r"[>=\[]", package)[0].replace("-", "_") for package in DECLARED[extra]}
+@pytest.mark.parametrize("what", EXTRA_PACKAGES)
+def test_the_extra_named_in_the_error_installs_the_missing_package(what, monkeypatch):
+    extra, packages = EXTRA_PACKAGES[what]
+    declared = {
+        re.split(r"[>=\[]", package)[0].replace("-", "_") for package in DECLARED_EXTRAS[extra]
+    }
     assert set(packages) <= declared
     monkeypatch.setattr("residua.extras.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=re.escape(f"which is not installed: pip install 'residua[{extra}]'")):
-        require(what)
+    with pytest.raises(
+        UsageError, match=re.escape(f"which is not installed: pip install 'residua[{extra}]'")
+    ):
+        require_extra(what)

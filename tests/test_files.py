@@ -1,22 +1,22 @@
 import pytest
 
-from residua.files import write_text, written_aside
+from residua.files import atomic_write, write_text
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), written_aside(path) as aside:
+    with pytest.raises(RuntimeError), atomic_write(path) as aside:
         aside.write_text("ne")
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_takes_the_place_of_a_full_one(tmp_path):
+def test_writing_a_folder_replaces_an_existing_one(tmp_path):
     folder = tmp_path / "model"
     for text in ("first", "second"):
-        with written_aside(folder) as aside:
+        with atomic_write(folder) as aside:
             aside.mkdir()
             (aside / text).write_text(text)
     assert [p.name for p in folder.iterdir()] == ["second"]
@@ -25,10 +25,10 @@ def test_a_folder_takes_the_place_of_a_full_one(tmp_path):
 
 def test_a_failure_while_writing_a_folder_leaves_the_old_one(tmp_path):
     folder = tmp_path / "model"
-    with written_aside(folder) as aside:
+    with atomic_write(folder) as aside:
         aside.mkdir()
         (aside / "a").touch()
-    with pytest.raises(OSError, match="full"), written_aside(folder) as aside:
+    with pytest.raises(OSError, match="full"), atomic_write(folder) as aside:
         aside.mkdir()
         raise OSError("full")
     assert (folder / "a").exists()

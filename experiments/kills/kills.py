@@ -17,11 +17,30 @@ from pathlib import Path
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-TRAIN = ["train", "digits", "--model", "cifar-resnet20,join=drop-path", "--recipe", "he2016", "--save-every", "25"]
+TRAIN = [
+    "train",
+    "digits",
+    "--model",
+    "cifar-resnet20,join=drop-path",
+    "--recipe",
+    "he2016",
+    "--save-every",
+    "25",
+]
 
 
 def command(folder: Path, steps: int, *more: str) -> list[str]:
-    return [sys.executable, "-m", "residua", *TRAIN, "--steps", str(steps), "--out", str(folder), *more]
+    return [
+        sys.executable,
+        "-m",
+        "residua",
+        *TRAIN,
+        "--steps",
+        str(steps),
+        "--out",
+        str(folder),
+        *more,
+    ]
 
 
 def step_of(folder: Path) -> int:
@@ -44,7 +63,9 @@ def main() -> None:
     for _ in tqdm(range(arguments.kills), desc="kills"):
         begun = step_of(parts)
         process = subprocess.Popen(command(parts, arguments.steps, "--resume"), **quiet)
-        while step_of(parts) <= begun and process.poll() is None:  # at least one checkpoint further each time, so that it ends
+        while (
+            step_of(parts) <= begun and process.poll() is None
+        ):  # at least one checkpoint further each time, so that it ends
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.5))
         if process.poll() is not None:
@@ -56,7 +77,10 @@ def main() -> None:
 
     ours, theirs = (load_file(folder / "last" / "model.safetensors") for folder in (parts, whole))
     lines = [
-        [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (folder / "metrics.jsonl").open()]
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (folder / "metrics.jsonl").open()
+        ]
         for folder in (parts, whole)
     ]
     result = {
@@ -64,9 +88,11 @@ def main() -> None:
         "newest_checkpoint_at_each": killed_at,
         "steps": arguments.steps,
         "tensors": len(theirs),
-        "bits_equal": ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in theirs),
+        "bits_equal": ours.keys() == theirs.keys()
+        and all(ours[name].equal(theirs[name]) for name in theirs),
         "measurements_equal": lines[0] == lines[1],
-        "environment": json.loads((whole / "run.json").read_text())["environment"] | {"python": platform.python_version()},
+        "environment": json.loads((whole / "run.json").read_text())["environment"]
+        | {"python": platform.python_version()},
         "residua": version("residua"),
     }
     print(json.dumps(result, indent=2))

@@ -18,7 +18,20 @@ from pathlib import Path
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-STUDY = ["study", "--families", "plain", "resnet,join=drop-path", "--depths", "8", "14", "--seeds", "0", "1", "--workers", "2"]
+STUDY = [
+    "study",
+    "--families",
+    "plain",
+    "resnet,join=drop-path",
+    "--depths",
+    "8",
+    "14",
+    "--seeds",
+    "0",
+    "1",
+    "--workers",
+    "2",
+]
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 CLOCKS = ("seconds", "seconds_sd", "seconds_ci")  # the only numbers that may differ
 
@@ -29,7 +42,11 @@ def command(folder: Path, steps: int) -> list[str]:
 
 def without_clocks(value: object) -> object:
     if isinstance(value, dict):
-        return {name: without_clocks(part) for name, part in value.items() if name not in (*CLOCKS, "images_per_second")}
+        return {
+            name: without_clocks(part)
+            for name, part in value.items()
+            if name not in (*CLOCKS, "images_per_second")
+        }
     return [without_clocks(part) for part in value] if isinstance(value, list) else value
 
 
@@ -71,7 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--longest", type=float, default=4, help="seconds from the first news to a kill, at most")
+    parser.add_argument(
+        "--longest", type=float, default=4, help="seconds from the first news to a kill, at most"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -84,19 +103,34 @@ def main() -> None:
         if not killed(parts, arguments.steps, after):
             break  # it had ended before
         begun, finished = begun_and_finished(parts)
-        kills.append({"seconds_from_first_news": round(after, 1), "runs_begun": begun, "runs_finished": finished})
+        kills.append(
+            {
+                "seconds_from_first_news": round(after, 1),
+                "runs_begun": begun,
+                "runs_finished": finished,
+            }
+        )
     subprocess.run(command(parts, arguments.steps), check=True, **QUIET)
 
     names = sorted(path.name for path in (whole / "runs").iterdir())
-    results = [without_clocks(json.loads((folder / "results.json").read_text())) for folder in (parts, whole)]
+    results = [
+        without_clocks(json.loads((folder / "results.json").read_text()))
+        for folder in (parts, whole)
+    ]
     result = {
         "kills": kills,
         "runs": len(names),
         "steps": arguments.steps,
-        "weights_bits_equal": [bits_equal(parts / "runs" / name, whole / "runs" / name) for name in names].count(True),
-        "measurements_equal": [lines(parts / "runs" / name) == lines(whole / "runs" / name) for name in names].count(True),
+        "weights_bits_equal": [
+            bits_equal(parts / "runs" / name, whole / "runs" / name) for name in names
+        ].count(True),
+        "measurements_equal": [
+            lines(parts / "runs" / name) == lines(whole / "runs" / name) for name in names
+        ].count(True),
         "results_equal": results[0] == results[1],
-        "environment": json.loads((whole / "runs" / names[0] / "run.json").read_text())["environment"]
+        "environment": json.loads((whole / "runs" / names[0] / "run.json").read_text())[
+            "environment"
+        ]
         | {"python": platform.python_version()},
         "residua": version("residua"),
     }

@@ -3,5 +3,7 @@
 import os
 import sys
 
-if not sys.stderr.isatty():  # a log gets a line of each bar in ten seconds; tqdm reads this as it is imported
+if (
+    not sys.stderr.isatty()
+):  # a log gets a line of each bar in ten seconds; tqdm reads this as it is imported
     os.environ.setdefault("TQDM_MININTERVAL", "10")

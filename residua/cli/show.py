@@ -5,26 +5,36 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from residua.cli.parser import Parser, add_json, add_network, network_of, print_json
+from residua.cli.parser import (
+    CommandParser,
+    add_json_option,
+    add_network_options,
+    parse_network_options,
+    print_json,
+)
+from residua.config.dataset import get_dataset
+from residua.config.memory import activation_bytes
+from residua.config.network import Drop, Gate, Join, Scale
+from residua.config.papers import PAPER_RESULTS, network
+from residua.config.plan import ActivationShape, Layers, Plan, PlannedUnit, plan
 from residua.files import write_text
-from residua.report.drawing import drawing
-from residua.spec.dataset import dataset
-from residua.spec.memory import activation_bytes
-from residua.spec.network import Drop, Gate, Join, Scale
-from residua.spec.papers import PUBLISHED, network
-from residua.spec.plan import Layers, Plan, PlannedUnit, Shape, plan
+from residua.report.network_diagram import render_network_diagram
 
 
-def add_arguments(parser: Parser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("model", help="a network's name, e.g. cifar-resnet110")
-    add_network(parser)
+    add_network_options(parser)
     parser.add_argument("--data", help="shape it for this data set, e.g. digits")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw it, to this file")
-    add_json(parser)
+    add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
-    planned = plan(network_of(arguments, arguments.model, dataset(arguments.data) if arguments.data else None))
+    planned = plan(
+        parse_network_options(
+            arguments, arguments.model, get_dataset(arguments.data) if arguments.data else None
+        )
+    )
     facts = {
         "name": planned.network.name,
         "depth": planned.depth,
@@ -33,41 +43,71 @@ def run(arguments: Namespace) -> None:
         "activation_bytes": activation_bytes(planned),
     }
     if arguments.svg:
-        write_text(arguments.svg, drawing(planned))
+        write_text(arguments.svg, render_network_diagram(planned))
     if arguments.json:
         print_json(facts)
     else:
-        print("\n".join([*table(planned), "", *sizes(planned, arguments.model)]))
+        print(
+            "\n".join(
+                [
+                    *format_plan_table(planned),
+                    "",
+                    *format_sizes_beside_paper(planned, arguments.model),
+                ]
+            )
+        )
 
 
-def table(planned: Plan) -> list[str]:
+def format_plan_table(planned: Plan) -> list[str]:
     """A line for the stem, for each run of alike units, and for the head."""
-    lines = [planned.network.name, f"{'input':24} {shape(planned.stem[0].at)}", line("stem", planned.stem)]
-    for _, alike in groupby(planned.units, key=lambda unit: (unit.stage, unit.lead, unit.branch, unit.shortcut, unit.after)):
-        first, *others = alike
-        name = f"stage{first.stage}.unit{first.index}" + (f"-{others[-1].index}" if others else "")
-        lines.append(line(name, first.branch, unit_text(first, planned.network.unit.join)))
-    lines.append(line("head", planned.head))
+    lines = [
+        planned.network.name,
+        f"{'input':24} {format_plan_shape(planned.stem[0].input_shape)}",
+        format_plan_row("stem", planned.stem),
+    ]
+    for _, similar_units in groupby(
+        planned.units,
+        key=lambda unit: (unit.stage, unit.lead, unit.branch, unit.shortcut, unit.after),
+    ):
+        first, *other_units = similar_units
+        name = f"stage{first.stage}.unit{first.index}" + (
+            f"-{other_units[-1].index}" if other_units else ""
+        )
+        lines.append(
+            format_plan_row(
+                name, first.branch, format_planned_unit(first, planned.network.unit.join)
+            )
+        )
+    lines.append(format_plan_row("head", planned.head))
     return lines
 
 
-def line(name: str, layers: Layers, text: str = "") -> str:
+def format_plan_row(name: str, layers: Layers, text: str = "") -> str:
     parameters = sum(layer.parameters for layer in layers)
-    return f"{name:24} {shape(layers[-1].out):14} {text or words(layers)}" + ("" if text else f"  {parameters:,}")
+    return (
+        f"{name:24} {format_plan_shape(layers[-1].output_shape):14} {text or format_layer_sequence(layers)}"
+        + ("" if text else f"  {parameters:,}")
+    )
 
 
-def unit_text(unit: PlannedUnit, join: Join) -> str:
-    shortcut = {None: "no shortcut", (): "identity"}.get(unit.shortcut, words(unit.shortcut or ()))  # type: ignore[arg-type]
+def format_planned_unit(unit: PlannedUnit, join: Join) -> str:
+    if unit.shortcut is None:
+        shortcut = "no shortcut"
+    else:
+        shortcut = format_layer_sequence(unit.shortcut) if unit.shortcut else "identity"
     parts = [
-        f"{words(unit.lead)} |" if unit.lead else "",
-        words(unit.branch),
-        f"{sum_text(join, words(unit.gate))} {shortcut}",
-        f"-> {words(unit.after)}" if unit.after else "",
+        f"{format_layer_sequence(unit.lead)} |" if unit.lead else "",
+        format_layer_sequence(unit.branch),
+        f"{format_join_formula(join, format_layer_sequence(unit.gate))} {shortcut}",
+        f"-> {format_layer_sequence(unit.after)}" if unit.after else "",
     ]
-    return " ".join(part for part in parts if part) + f"  {sum(layer.parameters for layer in unit.layers):,}"
+    return (
+        " ".join(part for part in parts if part)
+        + f"  {sum(layer.parameters for layer in unit.layers):,}"
+    )
 
 
-def sum_text(join: Join, gate: str) -> str:
+def format_join_formula(join: Join, gate: str) -> str:
     """What stands between the branch and the shortcut; g is the gate."""
     match join:
         case Scale(a, b):
@@ -77,32 +117,37 @@ def sum_text(join: Join, gate: str) -> str:
         case Gate():
             return f"+ (1 - g({gate})) x"
         case Drop(shortcut, branch):
-            kept = f"(dropped up to {branch:g}) " if branch else ""
-            return f"{kept}+ dropout {shortcut:g} of" if shortcut else f"{kept}+"
+            drop_text = f"(dropped up to {branch:g}) " if branch else ""
+            return f"{drop_text}+ dropout {shortcut:g} of" if shortcut else f"{drop_text}+"
     return "+"
 
 
-def words(layers: Layers) -> str:
+def format_layer_sequence(layers: Layers) -> str:
     """`3x3 bn relu 3x3/2`: kernels with their stride, and the other operations by name."""
     return " ".join(
-        (f"{layer.kernel}x{layer.kernel}" if layer.out.size else "full") + (f"/{layer.stride}" if layer.stride > 1 else "")
+        (f"{layer.kernel}x{layer.kernel}" if layer.output_shape.size else "full")
+        + (f"/{layer.stride}" if layer.stride > 1 else "")
         if layer.op == "weight"
         else layer.op
         for layer in layers
     )
 
 
-def shape(value: Shape) -> str:
-    return "x".join(map(str, (value.channels, *value.size)))
+def format_plan_shape(shape: ActivationShape) -> str:
+    return "x".join(map(str, (shape.channels, *shape.size)))
 
 
-def sizes(planned: Plan, name: str) -> list[str]:
-    paper = PUBLISHED.get(name)
-    changed = planned.network != network(name)
-    beside = (
+def format_sizes_beside_paper(planned: Plan, name: str) -> list[str]:
+    paper = PAPER_RESULTS.get(name)
+    is_changed = planned.network != network(name)
+    paper_values = (
         {}
-        if paper is None or changed
-        else {"parameters": paper.parameters, "multiply-adds": paper.multiply_adds, "error": paper.error}
+        if paper is None or is_changed
+        else {
+            "parameters": paper.parameters,
+            "multiply-adds": paper.multiply_adds,
+            "error": paper.error,
+        }
     )
     rows = {
         "layers": f"{planned.depth:,}",
@@ -110,5 +155,10 @@ def sizes(planned: Plan, name: str) -> list[str]:
         "multiply-adds": f"{planned.multiply_adds:,}",
         "activations": f"{activation_bytes(planned) / 2**20:,.2f} MiB an image, kept for the backward pass in fp32",
     }
-    lines = [f"{key:24} {value}" + (f"   (paper: {beside[key]})" if beside.get(key) else "") for key, value in rows.items()]
-    return lines + ([f"{'error in the paper':24} {beside['error']}"] if beside.get("error") else [])
+    lines = [
+        f"{key:24} {value}" + (f"   (paper: {paper_values[key]})" if paper_values.get(key) else "")
+        for key, value in rows.items()
+    ]
+    return lines + (
+        [f"{'error in the paper':24} {paper_values['error']}"] if paper_values.get("error") else []
+    )

@@ -8,59 +8,66 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST = 32  # images of a batch
-PATIENCE = 0.002  # seconds that a batch waits for more images; our choice
+MAX_BATCHED_IMAGES = 32  # images of a batch
+BATCH_WAIT_SECONDS = 0.002  # seconds that a batch waits for more images; our choice
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class PendingImage:
     """An image (c, h, w) uint8, and where its probabilities (classes,) are awaited."""
 
     pixels: Tensor
-    answer: asyncio.Future[Tensor]
+    result: asyncio.Future[Tensor]
 
 
-class Batcher:
+class RequestBatcher:
     """Classifies single images together: whoever asks while a batch is computed is in the next one."""
 
-    def __init__(self, classify: Callable[[Tensor], Tensor], tell: Callable[[int], None], most: int = MOST) -> None:
-        self.classify, self.tell, self.most = classify, tell, most
-        self.queue: asyncio.Queue[Waiting] = asyncio.Queue()
-        self.thread = ThreadPoolExecutor(1, "classify")
+    def __init__(
+        self,
+        classify: Callable[[Tensor], Tensor],
+        on_batch: Callable[[int], None],
+        max_batch_size: int = MAX_BATCHED_IMAGES,
+    ) -> None:
+        self.classify, self.on_batch, self.max_batch_size = classify, on_batch, max_batch_size
+        self.queue: asyncio.Queue[PendingImage] = asyncio.Queue()
+        self.executor = ThreadPoolExecutor(1, "classify")
 
     async def __call__(self, pixels: Tensor) -> Tensor:
         """Probabilities (classes,) of an image (c, h, w) uint8; raises what `classify` raises."""
-        waiting = Waiting(pixels, asyncio.get_running_loop().create_future())
-        await self.queue.put(waiting)
-        return await waiting.answer
+        pending = PendingImage(pixels, asyncio.get_running_loop().create_future())
+        await self.queue.put(pending)
+        return await pending.result
 
-    async def run(self) -> None:
+    async def run_forever(self) -> None:
         """For ever, batch after batch."""
         while True:
-            batch = await self.next()
-            self.tell(len(batch))
+            batch = await self.next_batch()
+            self.on_batch(len(batch))
             try:
                 stacked = torch.stack([waiting.pixels for waiting in batch])
-                found = await asyncio.get_running_loop().run_in_executor(self.thread, self.classify, stacked)
+                batch_probabilities = await asyncio.get_running_loop().run_in_executor(
+                    self.executor, self.classify, stacked
+                )
             except Exception as error:
-                self.fail(batch, error)
+                self.fail_batch(batch, error)
                 continue
-            for waiting, probabilities in zip(batch, found, strict=True):
-                if not waiting.answer.done():  # whoever asked may have gone
-                    waiting.answer.set_result(probabilities)
+            for pending, probabilities in zip(batch, batch_probabilities, strict=True):
+                if not pending.result.done():  # whoever asked may have gone
+                    pending.result.set_result(probabilities)
 
-    async def next(self) -> list[Waiting]:
+    async def next_batch(self) -> list[PendingImage]:
         """The images that wait, at least one: all that come within PATIENCE of the first, up to `most`."""
         batch = [await self.queue.get()]
         try:
-            async with asyncio.timeout(PATIENCE):
-                while len(batch) < self.most:
+            async with asyncio.timeout(BATCH_WAIT_SECONDS):
+                while len(batch) < self.max_batch_size:
                     batch.append(await self.queue.get())
         except TimeoutError:
             pass
         return batch
 
-    def fail(self, batch: list[Waiting], error: Exception) -> None:
-        for waiting in batch:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(error)
+    def fail_batch(self, batch: list[PendingImage], error: Exception) -> None:
+        for pending in batch:
+            if not pending.result.done():
+                pending.result.set_exception(error)

@@ -9,37 +9,37 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from residua.data.augment import normalise
-from residua.deploy.graph import Graph
-from residua.deploy.runners import onnx_runner, openvino_runner
-from residua.deploy.translate import onnx_program, openvino_model
-from residua.errors import unknown
-from residua.extras import absent, require
+from residua.config.model import ModelConfig
+from residua.data.augment import normalise_pixels
+from residua.deploy.inference_module import InferenceModule
+from residua.deploy.runners import make_onnx_runner, make_openvino_runner
+from residua.deploy.translate import convert_to_openvino, export_onnx_program
+from residua.errors import unknown_name_error
+from residua.extras import find_missing_package, require_extra
 from residua.net.build import ResidualNetwork
-from residua.net.folder import from_pretrained, read_config
-from residua.net.fuse import folded
-from residua.spec.model import ModelConfig
-from residua.train.evaluate import model_folder
-from residua.train.machine import cpu_has_bf16
+from residua.net.fold_bn import fold_batchnorm
+from residua.net.model_folder import from_pretrained, read_model_config
+from residua.training.evaluate import find_model_folder
+from residua.training.machine import cpu_has_bf16
 
-Name = Literal["auto", "torch", "onnx", "openvino"]
-HOLDS = 0.1  # our choice: on noise, an engine's probabilities may differ by this much from those of PyTorch in fp32
+EngineName = Literal["auto", "torch", "onnx", "openvino"]
+PROBABILITY_TOLERANCE = 0.1  # our choice: on noise, an engine's probabilities may differ by this much from those of PyTorch in fp32
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class InferenceEngine:
     """Images (n, c, h, w) uint8 on the CPU -> probabilities (n, classes) fp32.  To be called by one thread at a time."""
 
-    name: str  # what runs, for people
+    description: str  # what runs, for people
     config: ModelConfig
-    run: Callable[[Tensor], Tensor]
+    classify: Callable[[Tensor], Tensor]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         with torch.inference_mode():
-            return self.run(pixels)
+            return self.classify(pixels)
 
 
-def engine(folder: Path, name: Name = "auto") -> Engine:
+def load_engine(folder: Path, name: EngineName = "auto") -> InferenceEngine:
     """The engine of a run's or a model folder.
 
     `auto` is the fastest that is installed and holds the accuracy (benchmarks/): on a GPU PyTorch, elsewhere OpenVINO, and PyTorch
@@ -47,62 +47,74 @@ def engine(folder: Path, name: Name = "auto") -> Engine:
     HOLDS, the next is taken.  Raises UsageError for an engine that does not exist or is not installed, RecordError for a
     damaged folder.
     """
-    if name not in get_args(Name):
-        raise unknown("engine", str(name), get_args(Name))
+    if name not in get_args(EngineName):
+        raise unknown_name_error("engine", str(name), get_args(EngineName))
     if name in ("onnx", "openvino"):
-        require(name)
-    folder = model_folder(Path(folder))
-    config, net = read_config(folder), from_pretrained(folder)
+        require_extra(name)
+    folder = find_model_folder(Path(folder))
+    config, net = read_model_config(folder), from_pretrained(folder)
     match name:
         case "torch":
-            return torch_engine(net, config)
+            return build_torch_engine(net, config)
         case "onnx":
-            return onnx_engine(net, config)
+            return build_onnx_engine(net, config)
         case "openvino":
-            return openvino_engine(net, config)
-    plain = torch_engine(net, config, "fp32")
-    for fast in fastest(net, config):
-        if difference(fast, plain) <= HOLDS:
-            return fast
-    return plain
+            return build_openvino_engine(net, config)
+    reference = build_torch_engine(net, config, "fp32")
+    for candidate in build_engines_by_speed(net, config):
+        if max_probability_difference(candidate, reference) <= PROBABILITY_TOLERANCE:
+            return candidate
+    return reference
 
 
-def fastest(net: nn.Module, config: ModelConfig) -> Iterator[Engine]:
+def build_engines_by_speed(net: nn.Module, config: ModelConfig) -> Iterator[InferenceEngine]:
     """The engines that there are here, the fastest first."""
-    if not torch.cuda.is_available() and not absent("openvino"):
+    if not torch.cuda.is_available() and not find_missing_package("openvino"):
         with suppress(Exception):  # by whatever its translator fails: PyTorch runs every network
-            yield openvino_engine(net, config)
-    yield torch_engine(net, config)
+            yield build_openvino_engine(net, config)
+    yield build_torch_engine(net, config)
 
 
-def difference(one: Engine, other: Engine) -> float:
+def max_probability_difference(first: InferenceEngine, second: InferenceEngine) -> float:
     """Between the probabilities of two engines, at most, on two images of noise."""
-    shape = one.config.input
-    pixels = torch.randint(256, (2, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return (one(pixels) - other(pixels)).abs().max().item()
+    shape = first.config.input
+    pixels = torch.randint(
+        256, (2, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    return (first(pixels) - second(pixels)).abs().max().item()
 
 
-def torch_engine(net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto") -> Engine:
+def build_torch_engine(
+    net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto"
+) -> InferenceEngine:
     """PyTorch, on the GPU where there is one: BN folded, channels-last, bf16 weights but for the head where bf16 is native."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
-    halves = precision == "auto" and native and isinstance(net, ResidualNetwork)  # near a border of VLAD bf16 takes another word
-    net = folded(net).requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(net, ResidualNetwork) and halves:
+    has_native_bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else cpu_has_bf16()
+    )
+    uses_bf16 = (
+        precision == "auto" and has_native_bf16 and isinstance(net, ResidualNetwork)
+    )  # near a border of VLAD bf16 takes another word
+    net = fold_batchnorm(net).requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(net, ResidualNetwork) and uses_bf16:
         net = net.to(torch.bfloat16)
-        net.head = Full(net.head)  # type: ignore[assignment]
-    dtype = torch.bfloat16 if halves else torch.float32
+        net.head = Fp32Head(net.head)  # type: ignore[assignment]
+    dtype = torch.bfloat16 if uses_bf16 else torch.float32
 
-    def run(pixels: Tensor) -> Tensor:
-        x = normalise(pixels.to(device), config.mean, config.std).to(dtype)
+    def classify(pixels: Tensor) -> Tensor:
+        x = normalise_pixels(pixels.to(device), config.mean, config.std).to(dtype)
         scores: Tensor = net(x)
         return torch.softmax(scores.float() / config.temperature, 1).cpu()
 
-    where = " on the GPU" if device.type == "cuda" else ""
-    return Engine(f"torch {'bf16' if halves else 'fp32'}, folded BN{where}", config, run)
+    device_words = " on the GPU" if device.type == "cuda" else ""
+    return InferenceEngine(
+        f"torch {'bf16' if uses_bf16 else 'fp32'}, folded BN{device_words}", config, classify
+    )
 
 
-class Full(nn.Module):
+class Fp32Head(nn.Module):
     """A head in fp32 behind units in bf16: scores of 20 would be an eighth apart in bf16."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -114,15 +126,24 @@ class Full(nn.Module):
         return scores
 
 
-def onnx_engine(net: nn.Module, config: ModelConfig) -> Engine:
+def build_onnx_engine(net: nn.Module, config: ModelConfig) -> InferenceEngine:
     """ONNX Runtime in fp32."""
-    program = onnx_program(Graph(net, config, bakes=True))
-    run = onnx_runner(program.model_proto.SerializeToString())
-    return Engine("onnx fp32", config, lambda pixels: run(pixels)[1])
+    program = export_onnx_program(InferenceModule(net, config, bake_preprocessing=True))
+    run_onnx = make_onnx_runner(program.model_proto.SerializeToString())
+    return InferenceEngine("onnx fp32", config, lambda pixels: run_onnx(pixels)[1])
 
 
-def openvino_engine(net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto") -> Engine:
+def build_openvino_engine(
+    net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto"
+) -> InferenceEngine:
     """OpenVINO on the CPU, in bf16 where it is native."""
-    halves = precision == "auto" and cpu_has_bf16() and isinstance(net, ResidualNetwork)
-    run = openvino_runner(openvino_model(Graph(net, config, bakes=True)), "bf16" if halves else "f32")
-    return Engine(f"openvino {'bf16' if halves else 'fp32'}", config, lambda pixels: run(pixels)[1])
+    uses_bf16 = precision == "auto" and cpu_has_bf16() and isinstance(net, ResidualNetwork)
+    run_openvino = make_openvino_runner(
+        convert_to_openvino(InferenceModule(net, config, bake_preprocessing=True)),
+        "bf16" if uses_bf16 else "f32",
+    )
+    return InferenceEngine(
+        f"openvino {'bf16' if uses_bf16 else 'fp32'}",
+        config,
+        lambda pixels: run_openvino(pixels)[1],
+    )

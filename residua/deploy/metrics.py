@@ -3,46 +3,68 @@
 from bisect import bisect_left
 from collections import Counter
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-SIZES = (1, 2, 4, 8, 16, 32)
+LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BATCH_SIZE_BOUNDS = (1, 2, 4, 8, 16, 32)
 
 
 class Histogram:
     """Counts of values up to each bound, and their sum."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
+        self.bounds, self.bucket_counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
 
-    def add(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
+    def observe_value(self, value: float) -> None:
+        self.bucket_counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def section(self, name: str, said: str) -> str:
-        total, lines = 0, []
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            total += count
-            lines.append(f'{name}_bucket{{le="{bound}"}} {total}')
-        return section(name, "histogram", said, [*lines, f"{name}_sum {self.sum:.6g}", f"{name}_count {total}"])
+    def format_metric(self, name: str, help_text: str) -> str:
+        cumulative_count, lines = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.bucket_counts, strict=True):
+            cumulative_count += count
+            lines.append(f'{name}_bucket{{le="{bound}"}} {cumulative_count}')
+        return format_prometheus_metric(
+            name,
+            "histogram",
+            help_text,
+            [*lines, f"{name}_sum {self.sum:.6g}", f"{name}_count {cumulative_count}"],
+        )
 
 
-class Metrics:
+class ServerMetrics:
     """Requests by status, how long predictions took, how many wait now, and how many images were in a batch."""
 
     def __init__(self) -> None:
-        self.requests: Counter[int] = Counter()
-        self.latency, self.batches = Histogram(SECONDS), Histogram(SIZES)
-        self.waiting = 0
+        self.requests_by_status: Counter[int] = Counter()
+        self.latency, self.batch_sizes = Histogram(LATENCY_BOUNDS), Histogram(BATCH_SIZE_BOUNDS)
+        self.waiting_images = 0
 
-    def text(self) -> str:
-        requests = [f'residua_requests_total{{status="{status}"}} {count}' for status, count in sorted(self.requests.items())]
-        parts = [
-            section("residua_requests_total", "counter", "Requests for a prediction, by status.", requests),
-            self.latency.section("residua_latency_seconds", "From a request's headers to its answer."),
-            section("residua_waiting", "gauge", "Images that are not answered yet.", [f"residua_waiting {self.waiting}"]),
-            self.batches.section("residua_batch_size", "Images that were classified at once."),
+    def format_prometheus_text(self) -> str:
+        requests = [
+            f'residua_requests_total{{status="{status}"}} {count}'
+            for status, count in sorted(self.requests_by_status.items())
         ]
-        return "".join(parts)
+        sections = [
+            format_prometheus_metric(
+                "residua_requests_total",
+                "counter",
+                "Requests for a prediction, by status.",
+                requests,
+            ),
+            self.latency.format_metric(
+                "residua_latency_seconds", "From a request's headers to its answer."
+            ),
+            format_prometheus_metric(
+                "residua_waiting",
+                "gauge",
+                "Images that are not answered yet.",
+                [f"residua_waiting {self.waiting_images}"],
+            ),
+            self.batch_sizes.format_metric(
+                "residua_batch_size", "Images that were classified at once."
+            ),
+        ]
+        return "".join(sections)
 
 
-def section(name: str, kind: str, said: str, lines: list[str]) -> str:
-    return "\n".join([f"# HELP {name} {said}", f"# TYPE {name} {kind}", *lines, ""])
+def format_prometheus_metric(name: str, kind: str, help_text: str, sample_lines: list[str]) -> str:
+    return "\n".join([f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", *sample_lines, ""])

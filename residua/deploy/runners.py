@@ -7,43 +7,51 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from residua.deploy.graph import PROBABILITIES, SCORES
-from residua.deploy.translate import quiet
+from residua.deploy.inference_module import PROBABILITIES_OUTPUT, SCORES_OUTPUT
+from residua.deploy.translate import silence_exporters
 
 if TYPE_CHECKING:
     import openvino  # type: ignore[import-untyped]
 
-Runs: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+ExportedRunner: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What a graph takes -> scores and probabilities."""
 
 
-def onnx_runner(content: bytes) -> Runs:
+def make_onnx_runner(onnx_bytes: bytes) -> ExportedRunner:
     """The content of an ONNX file in ONNX Runtime."""
     from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
 
     options = SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    session = InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+    input_name = session.get_inputs()[0].name
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        scores, probabilities = session.run([SCORES, PROBABILITIES], {name: images.contiguous().numpy()})
+    def run_session(images: Tensor) -> tuple[Tensor, Tensor]:
+        scores, probabilities = session.run(
+            [SCORES_OUTPUT, PROBABILITIES_OUTPUT], {input_name: images.contiguous().numpy()}
+        )
         return torch.from_numpy(scores), torch.from_numpy(probabilities)
 
-    return run
+    return run_session
 
 
-def openvino_runner(model: "openvino.Model | Path", precision: Literal["bf16", "f32"] = "f32") -> Runs:
+def make_openvino_runner(
+    model: "openvino.Model | Path", precision: Literal["bf16", "f32"] = "f32"
+) -> ExportedRunner:
     """A model of OpenVINO's, or the path of one, compiled for this CPU."""
-    with quiet():
+    with silence_exporters():
         import openvino
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }  # fmt: skip
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    compile_options = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", compile_options)
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = compiled(images.contiguous().numpy())
-        return torch.from_numpy(found[SCORES].copy()), torch.from_numpy(found[PROBABILITIES].copy())
+    def run_compiled(images: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = compiled(images.contiguous().numpy())
+        return torch.from_numpy(outputs[SCORES_OUTPUT].copy()), torch.from_numpy(
+            outputs[PROBABILITIES_OUTPUT].copy()
+        )
 
-    return run
+    return run_compiled

@@ -19,164 +19,230 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from torch import Tensor
 
-from residua.data.image import decode, prepared
-from residua.data.thumbnail import picture, uri
-from residua.deploy.batcher import Batcher
-from residua.deploy.engine import Engine
-from residua.deploy.explain import COLOURS, Explainer
-from residua.deploy.metrics import Metrics
-from residua.deploy.similar import Album
-from residua.deploy.upload import image_of, refusal
+from residua.config.serialize import Json
+from residua.data.decode import decode_image, preprocess_image
+from residua.data.thumbnails import encode_data_uri, pixels_to_image
+from residua.deploy.batcher import RequestBatcher
+from residua.deploy.engine import InferenceEngine
+from residua.deploy.explain import HEAT_COLORMAP, GradCamExplainer
+from residua.deploy.metrics import ServerMetrics
+from residua.deploy.similar import SimilarImageIndex
+from residua.deploy.upload import make_http_error, read_uploaded_image
 from residua.errors import ImageError
-from residua.spec.text import Json
 
-T = TypeVar("T")
-POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+PoolResult = TypeVar("PoolResult")
+CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """What a server accepts; our choices."""
 
-    bytes: int = 20_000_000  # of a body
-    pixels: int = 50_000_000  # of an image
-    queue: int = 256  # images that are accepted and not answered yet
-    seconds: float = 30.0  # for a body to arrive, and for its answer
+    max_body_bytes: int = 20_000_000  # of a body
+    max_image_pixels: int = 50_000_000  # of an image
+    max_waiting_images: int = 256  # images that are accepted and not answered yet
+    timeout_seconds: float = 30.0  # for a body to arrive, and for its answer
 
 
-class Service:
+class PredictionService:
     """Answers requests with an engine; with an explainer also where the network looks, with an album what is similar."""
 
     def __init__(
-        self, engine: Engine, page: str, limits: Limits, explainer: Explainer | None = None, album: Album | None = None
+        self,
+        engine: InferenceEngine,
+        page_html: str,
+        limits: ServerLimits,
+        explainer: GradCamExplainer | None = None,
+        similar_images: SimilarImageIndex | None = None,
     ) -> None:
-        self.engine, self.page, self.limits, self.explainer, self.album = engine, page, limits, explainer, album
-        self.metrics = Metrics()
-        self.batcher = Batcher(engine, self.metrics.batches.add)
-        self.decoders, self.thinker = ThreadPoolExecutor(2, "decode"), ThreadPoolExecutor(1, "explain")
+        self.engine, self.page_html, self.limits, self.explainer, self.similar_images = (
+            engine,
+            page_html,
+            limits,
+            explainer,
+            similar_images,
+        )
+        self.metrics = ServerMetrics()
+        self.batcher = RequestBatcher(engine, self.metrics.batch_sizes.observe_value)
+        self.decode_pool, self.explain_pool = (
+            ThreadPoolExecutor(2, "decode"),
+            ThreadPoolExecutor(1, "explain"),
+        )
 
     @property
     def application(self) -> Starlette:
         routes = [
-            Route("/", self.show),
-            Route("/predict", self.predict, methods=["POST"]),
-            Route("/health", self.health),
-            Route("/metrics", self.measured),
+            Route("/", self.handle_page),
+            Route("/predict", self.handle_prediction, methods=["POST"]),
+            Route("/health", self.handle_health),
+            Route("/metrics", self.handle_metrics),
         ]
-        return Starlette(routes=routes, lifespan=self.alive, exception_handlers={HTTPException: refused})
+        return Starlette(
+            routes=routes,
+            lifespan=self.lifespan,
+            exception_handlers={HTTPException: make_error_response},
+        )
 
     @asynccontextmanager
-    async def alive(self, application: Starlette) -> AsyncIterator[None]:
-        batches = asyncio.create_task(self.batcher.run())
+    async def lifespan(self, application: Starlette) -> AsyncIterator[None]:
+        batcher_task = asyncio.create_task(self.batcher.run_forever())
         yield
-        batches.cancel()
+        batcher_task.cancel()
         with suppress(asyncio.CancelledError):
-            await batches
+            await batcher_task
 
-    async def show(self, request: Request) -> Response:
-        return HTMLResponse(self.page, headers=HEADERS)
+    async def handle_page(self, request: Request) -> Response:
+        return HTMLResponse(self.page_html, headers=SECURITY_HEADERS)
 
-    async def health(self, request: Request) -> Response:
+    async def handle_health(self, request: Request) -> Response:
         config = self.engine.config
         return JSONResponse(
-            {"status": "ok", "model": config.network.name, "classes": len(config.classes), "engine": self.engine.name,
-             "waiting": self.metrics.waiting}
-        )  # fmt: skip
+            {
+                "status": "ok",
+                "model": config.network.name,
+                "classes": len(config.classes),
+                "engine": self.engine.description,
+                "waiting": self.metrics.waiting_images,
+            }
+        )
 
-    async def measured(self, request: Request) -> Response:
-        return PlainTextResponse(self.metrics.text(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+    async def handle_metrics(self, request: Request) -> Response:
+        return PlainTextResponse(
+            self.metrics.format_prometheus_text(),
+            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
 
-    async def predict(self, request: Request) -> Response:
+    async def handle_prediction(self, request: Request) -> Response:
         """An image, as the body or as a form's only file -> its likeliest classes."""
-        begun = perf_counter()
+        started_at = perf_counter()
         try:
-            response: Response = JSONResponse(await self.answer(request))
-            self.metrics.latency.add(perf_counter() - begun)
+            response: Response = JSONResponse(await self.classify_upload(request))
+            self.metrics.latency.observe_value(perf_counter() - started_at)
         except HTTPException as error:
-            response = await refused(request, error)
+            response = await make_error_response(request, error)
         except Exception:
-            self.metrics.requests[500] += 1
+            self.metrics.requests_by_status[500] += 1
             raise
-        self.metrics.requests[response.status_code] += 1
+        self.metrics.requests_by_status[response.status_code] += 1
         return response
 
-    async def answer(self, request: Request) -> dict[str, Json]:
-        count, explains, similar = (asked(request, *what) for what in (("top", 5, 1000), ("explain", 0, 1), ("similar", 0, 24)))
+    async def classify_upload(self, request: Request) -> dict[str, Json]:
+        top_count, wants_heatmap, similar_count = (
+            parse_query_number(request, *what)
+            for what in (("top", 5, 1000), ("explain", 0, 1), ("similar", 0, 24))
+        )
         self.refuse_when_full()
-        content = await image_of(request, self.limits.bytes, self.limits.seconds)
+        content = await read_uploaded_image(
+            request, self.limits.max_body_bytes, self.limits.timeout_seconds
+        )
         self.refuse_when_full()  # others came while this one arrived
-        self.metrics.waiting += 1
+        self.metrics.waiting_images += 1
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                pixels = await within(self.decoders, lambda: prepared(decode(content, self.limits.pixels), self.engine.config))
+            async with asyncio.timeout(self.limits.timeout_seconds):
+                pixels = await run_in_pool(
+                    self.decode_pool,
+                    lambda: preprocess_image(
+                        decode_image(content, self.limits.max_image_pixels), self.engine.config
+                    ),
+                )
                 probabilities = await self.batcher(pixels)
-                found = top_of(probabilities, self.engine.config.classes, count)
-                if explains:
-                    found["view"] = uri(picture(pixels))
-                    found["heat"] = await within(self.thinker, lambda: self.heat(pixels, int(probabilities.argmax())))
-                if similar:
-                    found["similar"] = await within(self.thinker, lambda: self.neighbours(pixels, similar))
+                answer = make_prediction_json(probabilities, self.engine.config.classes, top_count)
+                if wants_heatmap:
+                    answer["view"] = encode_data_uri(pixels_to_image(pixels))
+                    answer["heat"] = await run_in_pool(
+                        self.explain_pool,
+                        lambda: self.make_heatmap_uri(pixels, int(probabilities.argmax())),
+                    )
+                if similar_count:
+                    answer["similar"] = await run_in_pool(
+                        self.explain_pool, lambda: self.list_similar_images(pixels, similar_count)
+                    )
         except ImageError as error:
-            raise refusal(status_of(error), f"the image {error.detail}") from None
+            raise make_http_error(http_status_for(error), f"the image {error.detail}") from None
         except TimeoutError:
-            raise refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too busy to answer in time", retry_after="5") from None
+            raise make_http_error(
+                HTTPStatus.SERVICE_UNAVAILABLE, "too busy to answer in time", retry_after="5"
+            ) from None
         finally:
-            self.metrics.waiting -= 1
-        return found
+            self.metrics.waiting_images -= 1
+        return answer
 
     def refuse_when_full(self) -> None:
-        if self.metrics.waiting >= self.limits.queue:
-            sentence = f"{self.limits.queue} images wait already: try again in a second"
-            raise refusal(HTTPStatus.SERVICE_UNAVAILABLE, sentence, retry_after="1")
+        if self.metrics.waiting_images >= self.limits.max_waiting_images:
+            message = f"{self.limits.max_waiting_images} images wait already: try again in a second"
+            raise make_http_error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after="1")
 
-    def heat(self, pixels: Tensor, which: int) -> Json:
+    def make_heatmap_uri(self, pixels: Tensor, class_index: int) -> Json:
         """Where the network looks for class `which`, to be laid over the image; null where it has no maps."""
         if self.explainer is None:
             return None
         from matplotlib import colormaps
 
-        heat = self.explainer.heat(pixels[None], torch.tensor([which]))[0].numpy()
-        colours = colormaps[COLOURS](heat)
-        colours[..., 3] = heat
-        return uri(Image.fromarray(np.rint(255 * colours).astype(np.uint8), "RGBA"))
+        heatmap = self.explainer.compute_heatmaps(pixels[None], torch.tensor([class_index]))[
+            0
+        ].numpy()
+        colours = colormaps[HEAT_COLORMAP](heatmap)
+        colours[..., 3] = heatmap
+        return encode_data_uri(Image.fromarray(np.rint(255 * colours).astype(np.uint8), "RGBA"))
 
-    def neighbours(self, pixels: Tensor, count: int) -> Json:
-        if self.album is None:
+    def list_similar_images(self, pixels: Tensor, count: int) -> Json:
+        if self.similar_images is None:
             return []
         return [
-            {"class": near.name, "cosine": near.cosine, "image": uri(picture(near.pixels))}
-            for near in self.album.like(pixels, count)
+            {
+                "class": near.class_name,
+                "cosine": near.cosine,
+                "image": encode_data_uri(pixels_to_image(near.pixels)),
+            }
+            for near in self.similar_images.find_nearest(pixels, count)
         ]
 
 
-async def within(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+async def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[], PoolResult]) -> PoolResult:
     """The result of `work`, done by a thread of the pool."""
     return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-async def refused(request: Request, error: Exception) -> Response:
+async def make_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-def asked(request: Request, name: str, otherwise: int, most: int) -> int:
+def parse_query_number(request: Request, name: str, default: int, maximum: int) -> int:
     """A whole number from the query."""
-    text = request.query_params.get(name, str(otherwise))
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= most):
-        raise refusal(HTTPStatus.BAD_REQUEST, f"{name}={text[:40]} is impossible: give a whole number up to {most}")
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= maximum):
+        raise make_http_error(
+            HTTPStatus.BAD_REQUEST,
+            f"{name}={text[:40]} is impossible: give a whole number up to {maximum}",
+        )
     return int(text)
 
 
-def status_of(error: ImageError) -> HTTPStatus:
-    kinds = {"not an image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "too large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
-    return kinds.get(error.kind, HTTPStatus.BAD_REQUEST)
+def http_status_for(error: ImageError) -> HTTPStatus:
+    status_by_kind = {
+        "not an image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "too large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    }
+    return status_by_kind.get(error.kind, HTTPStatus.BAD_REQUEST)
 
 
-def top_of(probabilities: Tensor, classes: tuple[str, ...], count: int) -> dict[str, Json]:
+def make_prediction_json(
+    probabilities: Tensor, classes: tuple[str, ...], top_count: int
+) -> dict[str, Json]:
     """As `predict --json` says it."""
-    best = probabilities.topk(max(1, min(count, len(classes))))
+    best = probabilities.topk(max(1, min(top_count, len(classes))))
     top: list[Json] = [
-        {"class": classes[i], "probability": p} for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        {"class": classes[i], "probability": p}
+        for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-    return {"class": classes[int(best.indices[0])], "probability": best.values[0].item(), "top": top}
+    return {
+        "class": classes[int(best.indices[0])],
+        "probability": best.values[0].item(),
+        "top": top,
+    }

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 
-def rendered(template: str, **values: object) -> str:
+def render_template(template: str, **values: object) -> str:
     """A page of `templates/`, as text; what it is given is escaped, unless the template says `safe`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    here = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    text: str = here.get_template(template).render(**values)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text: str = environment.get_template(template).render(**values)
     return text

@@ -4,19 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from residua.errors import DamagedError, RecordError, ResiduaError, UsageError
-from residua.record import Line, Record, difference, read_study
-from residua.spec.families import FAMILIES
-from residua.spec.network import Network
-from residua.spec.papers import family_of
-from residua.spec.plan import plan
-from residua.spec.recipe import Recipe
-from residua.spec.study import Arm, Study
-from residua.spec.text import Json, from_json, to_json
+from residua.config.families import CIFAR_FAMILIES
+from residua.config.network import Network
+from residua.config.papers import split_network_name
+from residua.config.plan import plan
+from residua.config.recipe import Recipe
+from residua.config.serialize import Json, from_json, to_json
+from residua.config.study import Arm, Study
+from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
+from residua.record import MetricsRow, RunRecord, describe_first_difference, read_study_json
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class RunResult:
     """What a finished run ends with; errors in [0, 1]."""
 
     steps: int
@@ -29,26 +29,26 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class FinishedRun:
     """One run with its result."""
 
     name: str  # of the network
     arm: str
     family: str
     depth: int
-    classes: int
+    num_classes: int
     parameters: int | None  # None where this version cannot read the network
     dataset: str
     recipe: dict[str, Json]
     seed: int
-    start: str  # fingerprint of the weights it starts from, if any
+    start_fingerprint: str  # fingerprint of the weights it starts from, if any
     environment: dict[str, Json]
-    result: Result
-    lines: tuple[Line, ...]
+    result: RunResult
+    metric_lines: tuple[MetricsRow, ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Unfinished:
+class UnfinishedRun:
     """One run without a result, and the last step it measured; None before the first."""
 
     name: str
@@ -58,7 +58,7 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
-class Damaged:
+class DamagedRun:
     """A run whose record cannot be read, and so is in no number."""
 
     folder: str
@@ -66,175 +66,253 @@ class Damaged:
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class StudyRuns:
     """All runs of a folder, by arm, depth and seed; at least one is finished."""
 
-    finished: tuple[Finished, ...]
-    unfinished: tuple[Unfinished, ...]
-    damaged: tuple[Damaged, ...] = ()
+    finished: tuple[FinishedRun, ...]
+    unfinished: tuple[UnfinishedRun, ...]
+    damaged: tuple[DamagedRun, ...] = ()
     study: Study | None = None  # what the folder is a study of
 
 
-def read(folder: Path) -> Runs:
+def read_study_runs(folder: Path) -> StudyRuns:
     """Every run of a study's folder, or the one run that `folder` holds; a damaged record is named, and left out.
 
     Raises RecordError where no run is finished, where a record has another format, and where runs differ in more than their
     arm and so cannot be compared.
     """
-    heads = sorted(folder.glob("runs/*/run.json"))
+    run_files = sorted(folder.glob("runs/*/run.json"))
     if (folder / "run.json").exists():
-        heads = [folder / "run.json"]
-    if not heads:
-        raise RecordError(f"{folder} holds no run: give a study's folder, which has runs/, or a run's, which has run.json")
-    told = folder / "study.json"
-    asked = read_study(told) if told.exists() else None
-    finished: dict[str, Finished] = {}
-    unfinished: list[Unfinished] = []
-    damaged: list[Damaged] = []
-    for head in heads:
+        run_files = [folder / "run.json"]
+    if not run_files:
+        raise RecordError(
+            f"{folder} holds no run: give a study's folder, which has runs/, or a run's, which has run.json"
+        )
+    study_file = folder / "study.json"
+    study = read_study_json(study_file) if study_file.exists() else None
+    finished: dict[str, FinishedRun] = {}
+    unfinished: list[UnfinishedRun] = []
+    damaged: list[DamagedRun] = []
+    for run_file in run_files:
         try:
-            run = read_run(Record(head.parent), asked)
-        except DamagedError as error:
-            damaged.append(Damaged(head.parent.name, str(error).removeprefix(f"{head.parent}/")))
+            run = read_recorded_run(RunRecord(run_file.parent), study)
+        except DamagedRecordError as error:
+            damaged.append(
+                DamagedRun(run_file.parent.name, str(error).removeprefix(f"{run_file.parent}/"))
+            )
             continue
-        if isinstance(run, Finished):
-            finished[head.parent.name] = run
+        if isinstance(run, FinishedRun):
+            finished[run_file.parent.name] = run
         else:
             unfinished.append(run)
     if not finished and damaged:
         raise RecordError(f"{folder} holds no finished run: {damaged[0].folder}: {damaged[0].why}")
     if not finished:
-        raise RecordError(f"{folder} holds no finished run yet: {len(heads)} begun; the command that began them goes on with them")
-    check_comparable(folder, finished, asked)
-    unfinished += not_begun(asked, {head.parent.name for head in heads}, list(finished.values())) if asked else []
-    order = place(asked)
-    return Runs(tuple(sorted(finished.values(), key=order)), tuple(unfinished), tuple(damaged), asked)
-
-
-def read_run(record: Record, study: Study | None) -> Finished | Unfinished:
-    head = record.read()
-    try:
-        return decoded(head, record, study)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise DamagedError(f"{record.head} is damaged: {error!r}") from error
-
-
-def decoded(head: dict[str, Json], record: Record, study: Study | None) -> Finished | Unfinished:
-    run, result = head["run"], head["result"]
-    if isinstance(run, dict) and run["recipe"] is None:  # fitted at once: it has neither a depth nor a curve
         raise RecordError(
-            f"{record.folder} holds no network: what it made of {run['dataset']} stands in its run.json, under result"
+            f"{folder} holds no finished run yet: {len(run_files)} begun; the command that began them goes on with them"
         )
-    if not isinstance(run, dict) or not isinstance(run["network"], dict) or not isinstance(run["recipe"], dict):
-        raise TypeError("run holds no network and recipe")
-    name, seed, recipe = str(run["network"]["name"]), int(str(run["seed"])), as_written_now(run["recipe"])
-    arm = next((arm.title for arm in arms_of(study, name) if recipe_of(arm, study) == recipe), family_of(name)[0])
-    if not isinstance(result, dict):
-        return Unfinished(name, seed, reached(record), arm)
-    family, depth = family_of(name)
-    environment = head.get("environment")
-    return Finished(
-        name=name, arm=arm, family=family, depth=depth, seed=seed, start=str(run.get("start", "")),
-        classes=int(str(run["network"]["classes"])), parameters=parameters(run["network"]),
-        dataset=str(run["dataset"]), recipe=recipe,
-        environment=environment if isinstance(environment, dict) else {},
-        result=result_of(result),
-        lines=tuple(record.lines()),
-    )  # fmt: skip
+    check_runs_comparable(folder, finished, study)
+    unfinished += (
+        list_unstarted_runs(
+            study, {head.parent.name for head in run_files}, list(finished.values())
+        )
+        if study
+        else []
+    )
+    sort_key = make_run_sort_key(study)
+    return StudyRuns(
+        tuple(sorted(finished.values(), key=sort_key)), tuple(unfinished), tuple(damaged), study
+    )
 
 
-def result_of(told: dict[str, Json]) -> Result:
-    """KeyError or TypeError where a part is missing that every version has written, or is no number."""
-    given = {field.name: told[field.name] for field in fields(Result) if field.name in told or field.default is not None}
+def read_recorded_run(record: RunRecord, study: Study | None) -> FinishedRun | UnfinishedRun:
+    run_json = record.read_run_json()
     try:
-        return from_json(Result, given)
+        return parse_recorded_run(run_json, record, study)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DamagedRecordError(f"{record.run_json_path} is damaged: {error!r}") from error
+
+
+def parse_recorded_run(
+    run_json: dict[str, Json], record: RunRecord, study: Study | None
+) -> FinishedRun | UnfinishedRun:
+    run_spec, result_json = run_json["run"], run_json["result"]
+    if (
+        isinstance(run_spec, dict) and run_spec["recipe"] is None
+    ):  # fitted at once: it has neither a depth nor a curve
+        raise RecordError(
+            f"{record.folder} holds no network: what it made of {run_spec['dataset']} stands in its run.json, under result"
+        )
+    if (
+        not isinstance(run_spec, dict)
+        or not isinstance(run_spec["network"], dict)
+        or not isinstance(run_spec["recipe"], dict)
+    ):
+        raise TypeError("run holds no network and recipe")
+    name, seed, recipe = (
+        str(run_spec["network"]["name"]),
+        int(str(run_spec["seed"])),
+        upgrade_recipe_json(run_spec["recipe"]),
+    )
+    arm = next(
+        (
+            arm.title
+            for arm in find_arms_of_network(study, name)
+            if make_arm_recipe_json(arm, study) == recipe
+        ),
+        split_network_name(name)[0],
+    )
+    if not isinstance(result_json, dict):
+        return UnfinishedRun(name, seed, read_last_step(record), arm)
+    family, depth = split_network_name(name)
+    environment = run_json.get("environment")
+    return FinishedRun(
+        name=name,
+        arm=arm,
+        family=family,
+        depth=depth,
+        seed=seed,
+        start_fingerprint=str(run_spec.get("start", "")),
+        num_classes=int(str(run_spec["network"]["classes"])),
+        parameters=count_network_parameters(run_spec["network"]),
+        dataset=str(run_spec["dataset"]),
+        recipe=recipe,
+        environment=environment if isinstance(environment, dict) else {},
+        result=parse_run_result(result_json),
+        metric_lines=tuple(record.read_metrics()),
+    )
+
+
+def parse_run_result(result_json: dict[str, Json]) -> RunResult:
+    """KeyError or TypeError where a part is missing that every version has written, or is no number."""
+    known_fields = {
+        field.name: result_json[field.name]
+        for field in fields(RunResult)
+        if field.name in result_json or field.default is not None
+    }
+    try:
+        return from_json(RunResult, known_fields)
     except RecordError as error:
         raise TypeError(str(error)) from error
 
 
-def as_written_now(recipe: dict[str, Json]) -> dict[str, Json]:
+def upgrade_recipe_json(recipe_json: dict[str, Json]) -> dict[str, Json]:
     """A recipe's JSON in this version's form, where this version can read it."""
     try:
-        now = to_json(from_json(Recipe, recipe))
+        upgraded_json = to_json(from_json(Recipe, recipe_json))
     except ResiduaError:
-        return recipe
-    return now if isinstance(now, dict) else recipe
+        return recipe_json
+    return upgraded_json if isinstance(upgraded_json, dict) else recipe_json
 
 
-def arms_of(study: Study | None, name: str) -> list[Arm]:
+def find_arms_of_network(study: Study | None, network_name: str) -> list[Arm]:
     """The arms that have a network of that name."""
-    found = []
+    matching_arms = []
     for arm in study.arms if study else ():
         try:
-            if arm.network(family_of(name)[1]).name == name:
-                found.append(arm)
+            if arm.network_at_depth(split_network_name(network_name)[1]).name == network_name:
+                matching_arms.append(arm)
         except UsageError:  # no such depth in that arm
             continue
-    return found
+    return matching_arms
 
 
-def recipe_of(arm: Arm, study: Study | None) -> Json:
-    return to_json(arm.recipe(study.recipe)) if study else None
+def make_arm_recipe_json(arm: Arm, study: Study | None) -> Json:
+    return to_json(arm.apply_changes(study.recipe)) if study else None
 
 
-def reached(record: Record) -> int | None:
+def read_last_step(record: RunRecord) -> int | None:
     """The last step that an unfinished run measured."""
     try:
-        steps = [line["step"] for line in record.lines()]
+        steps = [line["step"] for line in record.read_metrics()]
     except RecordError:  # it is being written to
         return None
     return int(steps[-1]) if steps and steps[-1] is not None else None
 
 
-def parameters(network: Json) -> int | None:
+def count_network_parameters(network_json: Json) -> int | None:
     try:
-        return plan(from_json(Network, network)).parameters
+        return plan(from_json(Network, network_json)).parameters
     except ResiduaError:  # written by another version
         return None
 
 
-def not_begun(study: Study, begun: set[str], finished: list[Finished]) -> list[Unfinished]:
+def list_unstarted_runs(
+    study: Study, begun_run_names: set[str], finished: list[FinishedRun]
+) -> list[UnfinishedRun]:
     """The runs of `study` that have no folder, whatever it is called, as if none had begun."""
-    held = {(run.arm, run.depth, run.seed) for run in finished}
+    finished_places = {(run.arm, run.depth, run.seed) for run in finished}
     return [
-        Unfinished(place.arm.network(place.depth).name, place.seed, None, place.arm.title)
-        for name, place in study.places().items()
-        if name not in begun and (place.arm.title, place.depth, place.seed) not in held
+        UnfinishedRun(
+            place.arm.network_at_depth(place.depth).name, place.seed, None, place.arm.title
+        )
+        for name, place in study.points_by_run_name().items()
+        if name not in begun_run_names
+        and (place.arm.title, place.depth, place.seed) not in finished_places
     ]
 
 
-def check_comparable(folder: Path, finished: dict[str, Finished], study: Study | None) -> None:
+def check_runs_comparable(
+    folder: Path, finished: dict[str, FinishedRun], study: Study | None
+) -> None:
     """RecordError unless all runs differ in nothing but arm, depth and seed, and no run is there twice."""
-    seen: dict[tuple[str, int, int], str] = {}
-    first = next(iter(finished.values()))
-    for where, run in finished.items():
-        common, own = in_common(first, run), in_common(run, first)
+    folder_by_place: dict[tuple[str, int, int], str] = {}
+    first_run = next(iter(finished.values()))
+    for run_folder, run in finished.items():
+        expected_facts, actual_facts = (
+            collect_comparable_facts(first_run, run),
+            collect_comparable_facts(run, first_run),
+        )
         if study:
-            recipes = [recipe_of(arm, study) for arm in arms_of(study, run.name)] or [to_json(study.recipe)]
-            common["recipe"] = run.recipe if run.recipe in recipes else recipes[0]
-        if own != common:
+            recipes = [
+                make_arm_recipe_json(arm, study) for arm in find_arms_of_network(study, run.name)
+            ] or [to_json(study.recipe)]
+            expected_facts["recipe"] = run.recipe if run.recipe in recipes else recipes[0]
+        if actual_facts != expected_facts:
             raise RecordError(
-                f"{folder} holds runs that cannot be compared: {difference(common, own)}, in {where}; give each its own folder"
+                f"{folder} holds runs that cannot be compared: {describe_first_difference(expected_facts, actual_facts)}, in {run_folder}; give each its own folder"
             )
-        if (run.arm, run.depth, run.seed) in seen:
-            raise RecordError(f"{folder} holds {run.name} with seed {run.seed} twice: remove one of them")
-        seen[run.arm, run.depth, run.seed] = where
+        if (run.arm, run.depth, run.seed) in folder_by_place:
+            raise RecordError(
+                f"{folder} holds {run.name} with seed {run.seed} twice: remove one of them"
+            )
+        folder_by_place[run.arm, run.depth, run.seed] = run_folder
 
 
-def in_common(run: Finished, other: Finished) -> dict[str, Json]:
+def collect_comparable_facts(run: FinishedRun, other: FinishedRun) -> dict[str, Json]:
     """What `run` must have in common with `other`; of their surroundings, what both tell."""
-    told = [name for name in ("images", "precision") if name in run.environment and name in other.environment]
-    facts: dict[str, Json] = {"dataset": run.dataset, "classes": run.classes, "recipe": run.recipe, "start": run.start}
-    return facts | {name: run.environment[name] for name in told}
+    shared_keys = [
+        name
+        for name in ("images", "precision")
+        if name in run.environment and name in other.environment
+    ]
+    facts: dict[str, Json] = {
+        "dataset": run.dataset,
+        "classes": run.num_classes,
+        "recipe": run.recipe,
+        "start": run.start_fingerprint,
+    }
+    return facts | {name: run.environment[name] for name in shared_keys}
 
 
-def place(study: Study | None) -> Callable[[Finished], tuple[int, int, str, int, int]]:
+def make_run_sort_key(
+    study: Study | None,
+) -> Callable[[FinishedRun], tuple[int, int, str, int, int]]:
     """Sorts arms in the study's order, and what is in none as the papers have it, by depth and seed."""
-    arms, kinds = [arm.title for arm in study.arms] if study else [], list(FAMILIES)
+    arm_order, family_order = (
+        [arm.title for arm in study.arms] if study else [],
+        list(CIFAR_FAMILIES),
+    )
 
-    def key(run: Finished) -> tuple[int, int, str, int, int]:
+    def sort_key(run: FinishedRun) -> tuple[int, int, str, int, int]:
         kind = run.family.partition(",")[0]
-        own = arms.index(run.arm) if run.arm in arms else len(arms)
-        return own, kinds.index(kind) if kind in kinds else len(kinds), run.arm, run.depth, run.seed
+        own = arm_order.index(run.arm) if run.arm in arm_order else len(arm_order)
+        return (
+            own,
+            family_order.index(kind) if kind in family_order else len(family_order),
+            run.arm,
+            run.depth,
+            run.seed,
+        )
 
-    return key
+    return sort_key

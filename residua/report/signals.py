@@ -3,18 +3,23 @@
 import json
 from pathlib import Path
 
+from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.files import write_json, write_text
-from residua.report import panels
-from residua.report.figures import NARROW, WIDE, in_page, standalone
-from residua.report.html import rendered
-from residua.report.measured import RECORD, Signals, read
-from residua.report.method import machine_in_words, versions_in_words
-from residua.report.page import PAGE, unbroken
-from residua.report.signal_words import findings, lead, number, percent
-from residua.spec.text import Json
+from residua.report import signals_figures
+from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
+from residua.report.html import render_template
+from residua.report.method import describe_recorded_machine, describe_recorded_versions
+from residua.report.signals_record import SIGNALS_RECORD, SignalsRecord, read_signals_record
+from residua.report.signals_summary import (
+    describe_signals_answer,
+    describe_signals_findings,
+    format_signal_percent,
+    format_three_digits,
+)
+from residua.report.study import STUDY_PAGE, make_percent_nonbreaking
 
-TITLES = {
+SIGNALS_FIGURE_TITLES = {
     "path": "Sums cut, and paths left, over units",
     "branch": "The branch's response over units",
     "gradients": "Gradient norms over units",
@@ -23,109 +28,165 @@ TITLES = {
 }
 
 
-def claimed(out: Path | None, model: str) -> Path:
+def choose_signals_folder(out_folder: Path | None, model: str) -> Path:
     """The folder to write to, by default signals/NAME; UsageError where it holds something else."""
     parts = Path(model).resolve().parts[-2:] if "/" in model or Path(model).is_dir() else (model,)
-    folder = out or Path("signals") / ("-".join(parts) if parts[-1] in ("last", "best") else parts[-1])
+    folder = out_folder or Path("signals") / (
+        "-".join(parts) if parts[-1] in ("last", "best") else parts[-1]
+    )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is no folder: choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).exists():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SIGNALS_RECORD).exists():
         raise UsageError(f"{folder} is not empty and holds no signals: choose another --out")
     return folder
 
 
-def keep(found: dict[str, Json], folder: Path) -> None:
-    write_json(folder / RECORD, found)
+def write_signals_record(signals_json: dict[str, Json], folder: Path) -> None:
+    write_json(folder / SIGNALS_RECORD, signals_json)
 
 
-def write(folder: Path) -> list[str]:
+def write_signals_report(folder: Path) -> list[str]:
     """Write `report.html` and `figures/` from `signals.json`, and return the findings, the answer first."""
-    signals = read(folder / RECORD)
-    drawn = {
-        name: tuple(panels.draw(shown, signals.measured, signals.foreseen, signals.stages, width) for width in (WIDE, NARROW))
-        for name, shown in panels.FIGURES.items()
+    signals_record = read_signals_record(folder / SIGNALS_RECORD)
+    figure_svgs = {
+        name: tuple(
+            signals_figures.render_signals_figure(
+                shown,
+                signals_record.measured,
+                signals_record.predicted,
+                signals_record.unit_stages,
+                width,
+            )
+            for width in (DESKTOP_WIDTH, PHONE_WIDTH)
+        )
+        for name, shown in signals_figures.SIGNALS_FIGURES.items()
     }
-    for name, (wide, _) in drawn.items():
-        write_text(folder / "figures" / f"{name}.svg", standalone(wide))
-    lines = [lead(signals), *findings(signals)]
-    write_text(folder / PAGE, page(signals, lines, drawn))
-    return lines
+    for name, (wide, _) in figure_svgs.items():
+        write_text(folder / "figures" / f"{name}.svg", add_white_background(wide))
+    findings = [describe_signals_answer(signals_record), *describe_signals_findings(signals_record)]
+    write_text(folder / STUDY_PAGE, render_signals_page(signals_record, findings, figure_svgs))
+    return findings
 
 
-def results(folder: Path) -> tuple[list[str], dict[str, Json]]:
+def write_and_summarize_signals(folder: Path) -> tuple[list[str], dict[str, Json]]:
     """Write the page; its findings, and `signals.json` with `findings` and `page`."""
-    lines = write(folder)
-    content: dict[str, Json] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    return lines, content | {"findings": list(lines), "page": str(folder / PAGE)}
+    findings = write_signals_report(folder)
+    content: dict[str, Json] = json.loads((folder / SIGNALS_RECORD).read_text(encoding="utf-8"))
+    return findings, content | {"findings": list(findings), "page": str(folder / STUDY_PAGE)}
 
 
-def page(signals: Signals, lines: list[str], drawn: dict[str, tuple[str, ...]]) -> str:
-    state = "trained" if signals.trained else "as it starts"
-    return rendered(
+def render_signals_page(
+    signals_record: SignalsRecord, findings: list[str], figure_svgs: dict[str, tuple[str, ...]]
+) -> str:
+    state = "trained" if signals_record.trained else "as it starts"
+    return render_template(
         "signals.html.j2",
         title="What passes through, and what comes back?",
-        subject=f"{signals.model}, {state}, unit by unit on {signals.images} images of {signals.data}",
-        lead=unbroken(lines[0]),
-        findings=[unbroken(line) for line in lines[1:]],
-        figures=in_page(drawn, TITLES, panels.INKS),
-        inks=panels.INKS,
-        frame={size: frame(width) for size, width in (("wide", WIDE), ("narrow", NARROW))},
-        values=values(signals),
-        rows=[row(signals, stage) for stage in dict.fromkeys(signals.stages)],
-        foreseen=bool(signals.foreseen),
-        signals=signals,
+        subject=f"{signals_record.model}, {state}, unit by unit on {signals_record.images} images of {signals_record.data}",
+        lead=make_percent_nonbreaking(findings[0]),
+        findings=[make_percent_nonbreaking(line) for line in findings[1:]],
+        figures=inline_figures(figure_svgs, SIGNALS_FIGURE_TITLES, signals_figures.SIGNALS_COLORS),
+        inks=signals_figures.SIGNALS_COLORS,
+        frame={
+            size: compute_panel_extent(width)
+            for size, width in (("wide", DESKTOP_WIDTH), ("narrow", PHONE_WIDTH))
+        },
+        values=make_hover_values(signals_record),
+        rows=[
+            make_stage_row(signals_record, stage)
+            for stage in dict.fromkeys(signals_record.unit_stages)
+        ],
+        foreseen=bool(signals_record.predicted),
+        signals=signals_record,
         measured={
-            "Network": f"{signals.model}, {signals.depth:,} layers, {len(signals.names)} units, "
-            + ("trained weights" if signals.trained else f"initial weights from seed {signals.seed}"),
-            "Images": f"the first {signals.images} training images of {signals.data}, one batch, without augmentation",
-            "Machine": machine_in_words(signals.environment),
-            "Versions": versions_in_words(signals.environment),
+            "Network": f"{signals_record.model}, {signals_record.depth:,} layers, {len(signals_record.names)} units, "
+            + (
+                "trained weights"
+                if signals_record.trained
+                else f"initial weights from seed {signals_record.seed}"
+            ),
+            "Images": f"the first {signals_record.images} training images of {signals_record.data}, one batch, without augmentation",
+            "Machine": describe_recorded_machine(signals_record.environment),
+            "Versions": describe_recorded_versions(signals_record.environment),
         },
     )
 
 
-def frame(width: float) -> tuple[float, float]:
+def compute_panel_extent(figure_width: float) -> tuple[float, float]:
     """Where the panels begin and end, in percent of the figure's width."""
-    return 100 * panels.LEFT / width, 100 - 100 * panels.RIGHT / width
+    return (
+        100 * signals_figures.PANEL_LEFT_INCHES / figure_width,
+        100 - 100 * signals_figures.PANEL_RIGHT_INCHES / figure_width,
+    )
 
 
-def values(signals: Signals) -> dict[str, Json]:
+def make_hover_values(signals_record: SignalsRecord) -> dict[str, Json]:
     """What a reader can point at: for each figure its panels' numbers, as text, a unit each."""
-    shown: dict[str, Json] = {}
-    for name, figure in panels.FIGURES.items():
-        rows: list[Json] = []
+    hover_values: dict[str, Json] = {}
+    for name, figure in signals_figures.SIGNALS_FIGURES.items():
+        panel_rows: list[Json] = []
         for panel in figure:
-            said = percent if panel.percent else number
-            foreseen = signals.foreseen.get(panel.key) or [None] * len(signals.names)
-            rows.append([
-                SHORT[panel.key], [said(value) for value in signals.measured[panel.key]],
-                [said(value) for value in foreseen] if any(value is not None for value in foreseen) else None,
-            ])  # fmt: skip
-        shown[name] = rows
-    return {"names": list(signals.names), "figures": shown}
+            format_value = format_signal_percent if panel.is_percent else format_three_digits
+            predicted = signals_record.predicted.get(panel.signal) or [None] * len(
+                signals_record.names
+            )
+            panel_rows.append(
+                [
+                    SIGNAL_SHORT_NAMES[panel.signal],
+                    [format_value(value) for value in signals_record.measured[panel.signal]],
+                    [format_value(value) for value in predicted]
+                    if any(value is not None for value in predicted)
+                    else None,
+                ]
+            )
+        hover_values[name] = panel_rows
+    return {"names": list(signals_record.names), "figures": hover_values}
 
 
-SHORT = {
-    "clip_fraction": "cut", "survival": "uncut so far", "response_std": "response", "residual_ratio": "|F| / |x|",
-    "gradient_norm": "weights", "activation_gradient_norm": "output", "mean": "mean", "variance": "variance",
-    "gradient_cosine": "with the stage's end", "gradient_correlation": "between images",
-}  # fmt: skip
+SIGNAL_SHORT_NAMES = {
+    "clip_fraction": "cut",
+    "survival": "uncut so far",
+    "response_std": "response",
+    "residual_ratio": "|F| / |x|",
+    "gradient_norm": "weights",
+    "activation_gradient_norm": "output",
+    "mean": "mean",
+    "variance": "variance",
+    "gradient_cosine": "with the stage's end",
+    "gradient_correlation": "between images",
+}
 
 
-def row(signals: Signals, stage: int) -> list[str]:
+def make_stage_row(signals_record: SignalsRecord, stage: int) -> list[str]:
     """Of the table: units, cut by the first and the last; at the end paths left, |F| / |x|, mean and variance; gradient norms."""
-    first, last = signals.stages.index(stage), signals.last(stage)
-    m = signals.measured
+    first_unit, last_unit = (
+        signals_record.unit_stages.index(stage),
+        signals_record.last_unit_index(stage),
+    )
+    measured = signals_record.measured
     return [
-        str(stage), str(last - first + 1), both(signals, "clip_fraction", first), both(signals, "clip_fraction", last),
-        both(signals, "survival", last), number(m["residual_ratio"][last]), number(m["mean"][last]), number(m["variance"][last]),
-        f"{number(m['gradient_norm'][first])} → {number(m['gradient_norm'][last])}",
-    ]  # fmt: skip
+        str(stage),
+        str(last_unit - first_unit + 1),
+        format_measured_and_predicted(signals_record, "clip_fraction", first_unit),
+        format_measured_and_predicted(signals_record, "clip_fraction", last_unit),
+        format_measured_and_predicted(signals_record, "survival", last_unit),
+        format_three_digits(measured["residual_ratio"][last_unit]),
+        format_three_digits(measured["mean"][last_unit]),
+        format_three_digits(measured["variance"][last_unit]),
+        f"{format_three_digits(measured['gradient_norm'][first_unit])} → {format_three_digits(measured['gradient_norm'][last_unit])}",
+    ]
 
 
-def both(signals: Signals, key: str, unit: int) -> str:
+def format_measured_and_predicted(
+    signals_record: SignalsRecord, signal: str, unit_index: int
+) -> str:
     """Measured, and what the null model foresees, in percent."""
-    value, foreseen = signals.measured[key][unit], signals.foreseen.get(key)
-    told = number(None if value is None else 100 * value)
-    expected = foreseen[unit] if foreseen else None
-    return told + (f" ({number(100 * expected)})" if expected is not None else "")
+    value, predicted = (
+        signals_record.measured[signal][unit_index],
+        signals_record.predicted.get(signal),
+    )
+    measured_text = format_three_digits(None if value is None else 100 * value)
+    predicted_value = predicted[unit_index] if predicted else None
+    return measured_text + (
+        f" ({format_three_digits(100 * predicted_value)})" if predicted_value is not None else ""
+    )

@@ -7,42 +7,58 @@ import torch
 
 import residua
 from residua.cli.main import main
-from residua.net.folder import read_config
-from residua.net.port import to_theirs
-from residua.net.weights import read_state
-from tests.cli.converting import MEAN, SAID, STD, said
-from tests.peers import CifarPeer, randomised
+from residua.net.convert.names import convert_to_project
+from residua.net.convert.state_dict import read_state_dict
+from residua.net.model_folder import read_model_config
+from tests.cli.convert_runner import CIFAR10_OPTIONS, IMAGENET_MEAN, IMAGENET_STD, run_convert
+from tests.third_party import ThirdPartyCifarResNet, randomize_weights
 
 
-def test_a_file_becomes_a_model_folder(capsys, peer, tmp_path):
-    path, theirs = peer
-    code, out, err = said(capsys, path, "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "model")
+def test_a_weight_file_is_converted_to_a_model_folder(capsys, akamaster_file, tmp_path):
+    path, third_party_net = akamaster_file
+    code, out, err = run_convert(
+        capsys, path, "--model", "cifar-resnet8", *CIFAR10_OPTIONS, "--out", tmp_path / "model"
+    )
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         f"{tmp_path / 'model'}: cifar-resnet8, 10 classes, 75,290 parameters",
         "44 tensors renamed: conv1.weight -> stem.0.weight, layer2.0.bn1.running_var -> stages.stage2.0.branch.1.running_var, "
         "linear.bias -> head.1.bias",
     ]
-    config = read_config(tmp_path / "model")
-    assert config.classes == residua.spec.dataset.dataset("cifar10").classes
+    config = read_model_config(tmp_path / "model")
+    assert config.classes == residua.config.dataset.dataset("cifar10").classes
     assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(residua.from_pretrained(tmp_path / "model")(images), theirs(images))
+        assert torch.equal(
+            residua.from_pretrained(tmp_path / "model")(images), third_party_net(images)
+        )
 
 
-def test_how_images_are_resized_and_the_licence_travel_with_the_weights(capsys, peer, tmp_path):
-    given = [peer[0], "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "m", "--license", "bsd-2-clause"]
-    code, _, err = said(capsys, *given, "--resize", "20")
-    assert (code, err) == (2, "residua: resize=20 is too small to cut 32 x 32 pixels out: give at least 32")
-    assert said(capsys, *given, "--resize", "36", "--interpolation", "bicubic")[0] == 0
-    config = read_config(tmp_path / "m")
+def test_preprocessing_and_licence_are_stored_with_the_weights(capsys, akamaster_file, tmp_path):
+    given = [
+        akamaster_file[0],
+        "--model",
+        "cifar-resnet8",
+        *CIFAR10_OPTIONS,
+        "--out",
+        tmp_path / "m",
+        "--license",
+        "bsd-2-clause",
+    ]
+    code, _, err = run_convert(capsys, *given, "--resize", "20")
+    assert (code, err) == (
+        2,
+        "residua: resize=20 is too small to cut 32 x 32 pixels out: give at least 32",
+    )
+    assert run_convert(capsys, *given, "--resize", "36", "--interpolation", "bicubic")[0] == 0
+    config = read_model_config(tmp_path / "m")
     assert (config.resize, config.interpolation, config.license) == (36, "bicubic", "bsd-2-clause")
     assert 'license: "bsd-2-clause"' in (tmp_path / "m" / "README.md").read_text()
 
 
-def test_json_has_the_keys_that_scripts_rely_on(capsys, tmp_path):
-    theirs = CifarPeer(1, "A", 2).state_dict() | {"n_averaged": torch.tensor(1)}
+def test_convert_json_has_the_promised_keys(capsys, tmp_path):
+    theirs = ThirdPartyCifarResNet(1, "A", 2).state_dict() | {"n_averaged": torch.tensor(1)}
     torch.save(theirs, tmp_path / "x.pth")
     given = [
         "--model",
@@ -57,65 +73,106 @@ def test_json_has_the_keys_that_scripts_rely_on(capsys, tmp_path):
         "--out",
         tmp_path / "m",
     ]
-    code, out, err = said(capsys, tmp_path / "x.pth", *given, "--json")
+    code, out, err = run_convert(capsys, tmp_path / "x.pth", *given, "--json")
     found = json.loads(out)
     assert (code, err) == (0, "")
     assert list(found) == ["folder", "renamed", "missing", "unexpected", "parameters"]
     assert found["folder"] == str(tmp_path / "m")
     assert found["renamed"]["layer3.0.conv2.weight"] == "stages.stage3.0.branch.3.weight"
     assert (found["missing"], found["unexpected"]) == ([], ["n_averaged"])
-    assert found["parameters"] == sum(p.numel() for p in residua.from_pretrained(tmp_path / "m").parameters())
-    config = read_config(tmp_path / "m")
+    assert found["parameters"] == sum(
+        p.numel() for p in residua.from_pretrained(tmp_path / "m").parameters()
+    )
+    config = read_model_config(tmp_path / "m")
     assert (config.classes, config.mean) == (("cat", "dog"), (-0.5, 0.4, 0.0))
 
 
-def test_what_is_left_out_is_printed(capsys, tmp_path):
-    torch.save(CifarPeer(1, "A").state_dict() | {"n_averaged": torch.tensor(1)}, tmp_path / "x.pth")
-    _, out, _ = said(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "m")
+def test_skipped_tensors_are_printed(capsys, tmp_path):
+    torch.save(
+        ThirdPartyCifarResNet(1, "A").state_dict() | {"n_averaged": torch.tensor(1)},
+        tmp_path / "x.pth",
+    )
+    _, out, _ = run_convert(
+        capsys,
+        tmp_path / "x.pth",
+        "--model",
+        "cifar-resnet8",
+        *CIFAR10_OPTIONS,
+        "--out",
+        tmp_path / "m",
+    )
     assert out.splitlines()[-1] == "1 left out, for cifar-resnet8 has none such: n_averaged"
 
 
 def test_classes_can_be_listed_in_a_file(capsys, tmp_path):
-    torch.save(CifarPeer(1, "A", 2).state_dict(), tmp_path / "x.pth")
+    torch.save(ThirdPartyCifarResNet(1, "A", 2).state_dict(), tmp_path / "x.pth")
     (tmp_path / "names.txt").write_text("tench, Tinca tinca\ngoldfish, Carassius auratus\n")
-    given = ["--classes", tmp_path / "names.txt", "--mean", *MEAN, "--std", *STD, "--out", tmp_path / "m"]
-    assert said(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
-    assert read_config(tmp_path / "m").classes == ("tench, Tinca tinca", "goldfish, Carassius auratus")
+    given = [
+        "--classes",
+        tmp_path / "names.txt",
+        "--mean",
+        *IMAGENET_MEAN,
+        "--std",
+        *IMAGENET_STD,
+        "--out",
+        tmp_path / "m",
+    ]
+    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
+    assert read_model_config(tmp_path / "m").classes == (
+        "tench, Tinca tinca",
+        "goldfish, Carassius auratus",
+    )
 
 
-def test_a_data_set_of_grey_images_makes_a_network_for_them(capsys, tmp_path):
+def test_classes_of_a_grayscale_data_set_give_a_one_channel_network(capsys, tmp_path):
     net = residua.create_model("cifar-resnet8", input=(1, 28, 28))
-    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth")
+    torch.save(
+        convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
+    )
     given = ["--classes", "mnist", "--mean", "0.13", "--std", "0.31", "--out", tmp_path / "m"]
-    assert said(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
-    assert read_config(tmp_path / "m").network.input == (1, 28, 28)
+    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
+    assert read_model_config(tmp_path / "m").network.input == (1, 28, 28)
 
 
-def test_a_configuration_file_says_what_options_say(capsys, peer, tmp_path):
+def test_a_configuration_file_can_replace_the_options(capsys, akamaster_file, tmp_path):
     (tmp_path / "c.yaml").write_text(
-        f"source: {peer[0]}\nmodel: cifar-resnet8\nclasses: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+        f"source: {akamaster_file[0]}\nmodel: cifar-resnet8\nclasses: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
         f"mean: [0.485, 0.456, 0.406]\nstd: [0.229, 0.224, 0.225]\nout: {tmp_path / 'm'}\n"
     )
-    assert said(capsys, "--config", tmp_path / "c.yaml")[0] == 0
-    config = read_config(tmp_path / "m")
+    assert run_convert(capsys, "--config", tmp_path / "c.yaml")[0] == 0
+    config = read_model_config(tmp_path / "m")
     assert (config.classes, config.mean) == (tuple("0123456789"), (0.485, 0.456, 0.406))
 
 
-def test_a_configuration_file_may_say_one_thing_without_a_list(capsys, tmp_path):
+def test_a_configuration_file_accepts_single_values_without_a_list(capsys, tmp_path):
     net = residua.create_model("cifar-resnet8,shortcut=B", input=(1, 28, 28))
-    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth")
-    said_there = f"source: {tmp_path / 'x.pth'}\nmodel: cifar-resnet8,shortcut=B\nclasses: mnist\nmean: 0\nstd: 0.3\n"
-    (tmp_path / "c.yaml").write_text(f"{said_there}out: {tmp_path / 'm'}\n")
-    assert said(capsys, "--config", tmp_path / "c.yaml")[::2] == (0, "")
-    assert (read_config(tmp_path / "m").mean, read_config(tmp_path / "m").std) == ((0.0,), (0.3,))
+    torch.save(
+        convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
+    )
+    yaml_text = f"source: {tmp_path / 'x.pth'}\nmodel: cifar-resnet8,shortcut=B\nclasses: mnist\nmean: 0\nstd: 0.3\n"
+    (tmp_path / "c.yaml").write_text(f"{yaml_text}out: {tmp_path / 'm'}\n")
+    assert run_convert(capsys, "--config", tmp_path / "c.yaml")[::2] == (0, "")
+    assert (read_model_config(tmp_path / "m").mean, read_model_config(tmp_path / "m").std) == (
+        (0.0,),
+        (0.3,),
+    )
 
 
-def test_a_list_of_classes_may_be_longer_than_a_files_name(capsys, tmp_path):
+def test_a_list_of_classes_can_be_longer_than_a_file_name_may_be(capsys, tmp_path):
     names = [f"class-{i}" for i in range(1000)]
-    torch.save(CifarPeer(1, "A", 1000).state_dict(), tmp_path / "x.pth")
-    given = ["--classes", ",".join(names), "--mean", *MEAN, "--std", *STD, "--out", tmp_path / "m"]
-    assert said(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
-    assert read_config(tmp_path / "m").classes == tuple(names)
+    torch.save(ThirdPartyCifarResNet(1, "A", 1000).state_dict(), tmp_path / "x.pth")
+    given = [
+        "--classes",
+        ",".join(names),
+        "--mean",
+        *IMAGENET_MEAN,
+        "--std",
+        *IMAGENET_STD,
+        "--out",
+        tmp_path / "m",
+    ]
+    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
+    assert read_model_config(tmp_path / "m").classes == tuple(names)
 
 
 @pytest.mark.parametrize(
@@ -124,39 +181,66 @@ def test_a_list_of_classes_may_be_longer_than_a_files_name(capsys, tmp_path):
         ("mnist", ".13", ""),
         ("a,b,c,d,e,f,g,h,i,j", ".1,.2,.3,.4", ""),
         (
-            "a,b,c,d,e,f,g,h,i,j", ".1,.2,.3,.4,.5",
+            "a,b,c,d,e,f,g,h,i,j",
+            ".1,.2,.3,.4,.5",
             "--mean has 5 numbers, fc-resnet10 takes 784 numbers, so that the channels must divide them",
         ),
         ("mnist", ".1,.2", "--mean has 2 numbers, the images have 1 channels"),
     ],
-)  # fmt: skip
-def test_a_fully_connected_net_takes_images_of_any_channels_that_divide_its_features(capsys, tmp_path, classes, numbers, sentence):
-    net = randomised(residua.create_model("fc-resnet10"))
-    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth")
+)
+def test_a_fully_connected_net_accepts_any_number_of_channels_that_divides_its_features(
+    capsys, tmp_path, classes, numbers, sentence
+):
+    net = randomize_weights(residua.create_model("fc-resnet10"))
+    torch.save(
+        convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
+    )
     given = ["--classes", classes, "--mean", numbers, "--std", numbers, "--out", tmp_path / "m"]
-    code, _, err = said(capsys, tmp_path / "x.pth", "--model", "fc-resnet10", *given)
+    code, _, err = run_convert(capsys, tmp_path / "x.pth", "--model", "fc-resnet10", *given)
     assert (code, err) == ((2, f"residua: {sentence}") if sentence else (0, ""))
     if not sentence:
         images = torch.randn(3, 1, 28, 28)
         assert torch.equal(residua.from_pretrained(tmp_path / "m")(images), net(images))
 
 
-def test_a_bottlenecks_stride_is_told(capsys, tmp_path):
+def test_an_assumed_bottleneck_stride_is_reported(capsys, tmp_path):
     name = "cifar-resnet11,block=bottleneck,shortcut=B"
     net = residua.create_model(name)
-    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth")
-    code, _, err = said(capsys, tmp_path / "x.pth", "--model", name, *SAID, "--out", tmp_path / "m", "--json")
+    torch.save(
+        convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
+    )
+    code, _, err = run_convert(
+        capsys,
+        tmp_path / "x.pth",
+        "--model",
+        name,
+        *CIFAR10_OPTIONS,
+        "--out",
+        tmp_path / "m",
+        "--json",
+    )
     name = name.replace("=B", "=project")
     assert (code, err) == (
         0,
         f"residua: read as {name},stride=3x3, for others' bottlenecks stride on the 3x3: "
         f"ask for {name},stride=1x1 where these do not",
     )
-    assert read_config(tmp_path / "m").network.unit.stride_at == 1
-    code, _, err = said(capsys, tmp_path / "x.pth", "--model", f"{name},stride=1x1", *SAID, "--out", tmp_path / "p", "--json")
+    assert read_model_config(tmp_path / "m").network.unit.stride_at == 1
+    code, _, err = run_convert(
+        capsys,
+        tmp_path / "x.pth",
+        "--model",
+        f"{name},stride=1x1",
+        *CIFAR10_OPTIONS,
+        "--out",
+        tmp_path / "p",
+        "--json",
+    )
     assert (code, err) == (0, "")
-    assert read_config(tmp_path / "p").network.unit.stride_at == 0
-    code, _, err = said(capsys, tmp_path / "p", "--to", "torchvision", "--out", tmp_path / "y.pth")
+    assert read_model_config(tmp_path / "p").network.unit.stride_at == 0
+    code, _, err = run_convert(
+        capsys, tmp_path / "p", "--to", "torchvision", "--out", tmp_path / "y.pth"
+    )
     assert (code, err) == (
         0,
         f"residua: no network of torchvision computes the same with these weights: networks of torchvision have 4 stages, "
@@ -165,40 +249,100 @@ def test_a_bottlenecks_stride_is_told(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["x.safetensors", "x.pth"])
-def test_a_model_folder_becomes_a_file_and_comes_back(capsys, peer, tmp_path, file):
-    path, theirs = peer
-    said(capsys, path, "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "model")
-    code, out, err = said(capsys, tmp_path / "model", "--to", "torchvision", "--out", tmp_path / file, "--json")
+def test_a_model_folder_is_exported_to_a_file_and_read_back(capsys, akamaster_file, tmp_path, file):
+    path, third_party_net = akamaster_file
+    run_convert(
+        capsys, path, "--model", "cifar-resnet8", *CIFAR10_OPTIONS, "--out", tmp_path / "model"
+    )
+    code, out, err = run_convert(
+        capsys, tmp_path / "model", "--to", "torchvision", "--out", tmp_path / file, "--json"
+    )
     found = json.loads(out)
     assert code == 0
-    assert err.endswith("computes the same with these weights: networks of torchvision have 4 stages, cifar-resnet8 has 3")
+    assert err.endswith(
+        "computes the same with these weights: networks of torchvision have 4 stages, cifar-resnet8 has 3"
+    )
     assert list(found) == ["file", "renamed"]
     assert found["renamed"]["head.1.bias"] == "fc.bias"
-    written = read_state(tmp_path / file)
+    written = read_state_dict(tmp_path / file)
     assert len(written) == 44
-    for key, tensor in theirs.state_dict().items():
+    for key, tensor in third_party_net.state_dict().items():
         assert torch.equal(written[key.replace("linear", "fc")], tensor)
-    assert said(capsys, tmp_path / file, "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "again")[0] == 0
-    ours, again = (residua.from_pretrained(tmp_path / folder).state_dict() for folder in ("model", "again"))
+    assert (
+        run_convert(
+            capsys,
+            tmp_path / file,
+            "--model",
+            "cifar-resnet8",
+            *CIFAR10_OPTIONS,
+            "--out",
+            tmp_path / "again",
+        )[0]
+        == 0
+    )
+    ours, again = (
+        residua.from_pretrained(tmp_path / folder).state_dict() for folder in ("model", "again")
+    )
     assert all(torch.equal(ours[name], again[name]) for name in ours)
 
 
-def test_a_runs_last_network_is_written(capsys, tmp_path):
-    assert main(["train", "digits", "--model", "cifar-resnet8", "--steps", "2", "--out", str(tmp_path / "run")]) == 0
+def test_the_last_network_of_a_run_is_exported(capsys, tmp_path):
+    assert (
+        main(
+            [
+                "train",
+                "digits",
+                "--model",
+                "cifar-resnet8",
+                "--steps",
+                "2",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
-    code, out, _ = said(capsys, tmp_path / "run", "--to", "huggingface", "--out", tmp_path / "x.safetensors")
+    code, out, _ = run_convert(
+        capsys, tmp_path / "run", "--to", "huggingface", "--out", tmp_path / "x.safetensors"
+    )
     assert code == 0
-    assert out.startswith(f"{tmp_path / 'x.safetensors'}: 44 tensors renamed: stem.0.weight -> resnet.embedder")
+    assert out.startswith(
+        f"{tmp_path / 'x.safetensors'}: 44 tensors renamed: stem.0.weight -> resnet.embedder"
+    )
 
 
 @pytest.mark.slow
-def test_the_peers_resnet20_makes_827_errors_on_the_test_images_of_cifar10(capsys, real_data, tmp_path):
-    weights = real_data / "peer-weights" / "resnet20-12fca82f.th"
+def test_akamasters_resnet20_makes_827_errors_on_the_cifar10_test_images(
+    capsys, real_data_folder, tmp_path
+):
+    weights = real_data_folder / "peer-weights" / "resnet20-12fca82f.th"
     if not weights.exists():
         pytest.skip(f"there is no {weights}")
-    code, out, err = said(capsys, weights, "--model", "cifar-resnet20", *SAID, "--out", tmp_path / "m", "--json")
+    code, out, err = run_convert(
+        capsys,
+        weights,
+        "--model",
+        "cifar-resnet20",
+        *CIFAR10_OPTIONS,
+        "--out",
+        tmp_path / "m",
+        "--json",
+    )
     assert (code, err) == (0, "")
     assert len(json.loads(out)["renamed"]) == 97
-    assert main(["evaluate", str(tmp_path / "m"), "cifar10", "--data-dir", str(real_data), "--json"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                str(tmp_path / "m"),
+                "cifar10",
+                "--data-dir",
+                str(real_data_folder),
+                "--json",
+            ]
+        )
+        == 0
+    )
     score = json.loads(capsys.readouterr().out)
     assert (score["count"], score["wrong"]) == (10_000, 827)

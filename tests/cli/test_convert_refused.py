@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import residua
-from residua.net.port import to_theirs
-from residua.net.weights import write_state
-from tests.cli.converting import SAID, said
-from tests.peers import CifarPeer
+from residua.net.convert.names import convert_to_project
+from residua.net.convert.state_dict import write_state_dict
+from tests.cli.convert_runner import CIFAR10_OPTIONS, run_convert
+from tests.third_party import ThirdPartyCifarResNet
 
 
-class Poison:
+class MaliciousPickle:
     """What runs a command in whoever unpickles it."""
 
     def __init__(self, path):
@@ -23,110 +23,167 @@ class Poison:
         return os.system, (f"touch {self.path}",)
 
 
-def cut(path):
+def truncate_file(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def poisoned(path):
-    torch.save({"state_dict": CifarPeer(1, "A").state_dict(), "x": Poison(path.parent / "ran")}, path)
+def save_malicious(path):
+    torch.save(
+        {
+            "state_dict": ThirdPartyCifarResNet(1, "A").state_dict(),
+            "x": MaliciousPickle(path.parent / "ran"),
+        },
+        path,
+    )
 
 
-def saved(net, key="{}"):
-    return lambda path: torch.save({key.format(name): tensor for name, tensor in net.state_dict().items()}, path)
+def make_saver(net, key="{}"):
+    return lambda path: torch.save(
+        {key.format(name): tensor for name, tensor in net.state_dict().items()}, path
+    )
 
 
-def changed(name, change):
+def make_changed_saver(changed_name, change):
     """What saves a network's tensors, one of them changed."""
-    state = CifarPeer(1, "A").state_dict()
-    return lambda path: torch.save({f"module.{key}": change(t) if key == name else t for key, t in state.items()}, path)
+    state = ThirdPartyCifarResNet(1, "A").state_dict()
+    return lambda path: torch.save(
+        {f"module.{key}": change(t) if key == changed_name else t for key, t in state.items()}, path
+    )
 
 
-def truncated(path):
-    saved(CifarPeer(1, "A"))(path)
-    cut(path)
+def save_truncated(path):
+    make_saver(ThirdPartyCifarResNet(1, "A"))(path)
+    truncate_file(path)
 
 
-def truncated_safetensors(path):
-    write_state(CifarPeer(1, "A").state_dict(), path)
-    cut(path)
+def save_truncated_safetensors(path):
+    write_state_dict(ThirdPartyCifarResNet(1, "A").state_dict(), path)
+    truncate_file(path)
 
 
-BAD = {
+BAD_FILES = {
     "another depth": (
-        "x.pth", saved(CifarPeer(9, "A"), "module.{}"),
+        "x.pth",
+        make_saver(ThirdPartyCifarResNet(9, "A"), "module.{}"),
         "the file has 9 + 9 + 9 units, cifar-resnet8 has 1 + 1 + 1: is it cifar-resnet56?",
     ),
     "unknown names": (
-        "x.pth", saved(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16))),
+        "x.pth",
+        make_saver(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16))),
         "the file holds no residual network that we know: none of its names (0, 1, ...) is that of a first layer "
         "(conv1, stem.conv, ...)",
     ),
-    "another class count": ("x.pth", saved(CifarPeer(1, "A", 100)), "linear.weight is for 100 classes, cifar-resnet8 has 10"),
+    "another class count": (
+        "x.pth",
+        make_saver(ThirdPartyCifarResNet(1, "A", 100)),
+        "linear.weight is for 100 classes, cifar-resnet8 has 10",
+    ),
     "option B": (
-        "x.pth", saved(CifarPeer(1, "B")),
+        "x.pth",
+        make_saver(ThirdPartyCifarResNet(1, "B")),
         "the file has a projection at the shortcut of stage2.unit1 (layer2.0.shortcut.0.weight), cifar-resnet8 has none there: "
         "is it cifar-resnet8,shortcut=B?",
     ),
-    "truncated": ("x.pth", truncated, "{path} is damaged, or no file of torch.save"),
+    "truncated": ("x.pth", save_truncated, "{path} is damaged, or no file of torch.save"),
     "truncated safetensors": (
-        "x.safetensors", truncated_safetensors,
+        "x.safetensors",
+        save_truncated_safetensors,
         "{path} is damaged, or no safetensors file: Error while deserializing header: incomplete metadata, file not fully covered",
     ),
-    "a text": ("x.pth", lambda path: path.write_text("no weights\n"), "{path} is damaged, or no file of torch.save"),
+    "a text": (
+        "x.pth",
+        lambda path: path.write_text("no weights\n"),
+        "{path} is damaged, or no file of torch.save",
+    ),
     "poisoned": (
-        "x.pth", poisoned,
+        "x.pth",
+        save_malicious,
         f"{{path}} asks to run {os.system.__module__}.system when it is read, which was refused: what is wanted is a state_dict, "
         "as torch.save(model.state_dict(), FILE) writes it",
     ),
     "no file": ("x.pth", lambda path: None, "there is no file {path}"),
     "a folder": (
-        "x", lambda path: path.mkdir(), "{path} is a folder: give another project's file, or --to to write this folder's weights",
+        "x",
+        lambda path: path.mkdir(),
+        "{path} is a folder: give another project's file, or --to to write this folder's weights",
     ),
     "a short bias": (
-        "x.pth", changed("linear.bias", lambda bias: bias[:9]), "module.linear.bias is 9 where cifar-resnet8 wants 10",
+        "x.pth",
+        make_changed_saver("linear.bias", lambda bias: bias[:9]),
+        "module.linear.bias is 9 where cifar-resnet8 wants 10",
     ),
     "a sparse tensor": (
-        "x.pth", changed("conv1.weight", torch.Tensor.to_sparse),
+        "x.pth",
+        make_changed_saver("conv1.weight", torch.Tensor.to_sparse),
         "module.conv1.weight is sparse, nested or empty (meta): save dense tensors",
     ),
     "numbers that are not finite": (
-        "x.pth", changed("linear.weight", lambda weight: weight * torch.nan), "module.linear.weight is not finite everywhere",
+        "x.pth",
+        make_changed_saver("linear.weight", lambda weight: weight * torch.nan),
+        "module.linear.weight is not finite everywhere",
     ),
     "our own names": (
-        "x.safetensors", lambda path: write_state(residua.create_model("cifar-resnet8").state_dict(), path),
+        "x.safetensors",
+        lambda path: write_state_dict(residua.create_model("cifar-resnet8").state_dict(), path),
         "the file has our own names, as model.safetensors of a model folder: use that folder as it is",
     ),
     "no head": (
-        "x.pth", lambda path: torch.save({k: t for k, t in CifarPeer(1, "A").state_dict().items() if "linear" not in k}, path),
+        "x.pth",
+        lambda path: torch.save(
+            {
+                k: t
+                for k, t in ThirdPartyCifarResNet(1, "A").state_dict().items()
+                if "linear" not in k
+            },
+            path,
+        ),
         "{path} holds no head, and a model folder needs one: create_model(..., pretrained=...) makes it",
     ),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_file_is_one_sentence_and_leaves_nothing(capsys, tmp_path, case):
-    name, make, sentence = BAD[case]
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file_gives_a_one_line_error_and_writes_nothing(capsys, tmp_path, case):
+    name, make, sentence = BAD_FILES[case]
     make(tmp_path / name)
     before = sorted(tmp_path.rglob("*"))
-    code, out, err = said(capsys, tmp_path / name, "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "out")
+    code, out, err = run_convert(
+        capsys,
+        tmp_path / name,
+        "--model",
+        "cifar-resnet8",
+        *CIFAR10_OPTIONS,
+        "--out",
+        tmp_path / "out",
+    )
     assert (code, out) == (1, "")
     assert err == f"residua: {sentence.format(path=tmp_path / name)}"
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_another_width_is_one_sentence_too(capsys, tmp_path):
+def test_another_width_gives_a_one_line_error(capsys, tmp_path):
     net = residua.create_model("cifar-resnet8,width=2")
-    torch.save(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth")
-    code, _, err = said(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *SAID, "--out", tmp_path / "out")
+    torch.save(
+        convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
+    )
+    code, _, err = run_convert(
+        capsys,
+        tmp_path / "x.pth",
+        "--model",
+        "cifar-resnet8",
+        *CIFAR10_OPTIONS,
+        "--out",
+        tmp_path / "out",
+    )
     assert (code, err) == (
         1,
         "residua: layer1.0.conv1.weight is 32x16x3x3 where cifar-resnet8 wants 16x16x3x3, and so with 29 more",
     )
 
 
-NUMBERS = "--mean 1 1 1 --std 1 1 1"
-USAGE = {
-    f"--classes a b {NUMBERS} --out out": "--model must be given, for a file of weights does not say it",
+MEAN_AND_STD = "--mean 1 1 1 --std 1 1 1"
+USAGE_ERRORS = {
+    f"--classes a b {MEAN_AND_STD} --out out": "--model must be given, for a file of weights does not say it",
     "--out out": "--model and --classes and --mean and --std must be given, for a file of weights does not say it",
     "--model cifar-resnet8 --classes a b --std 1 1 1 --out out": "--mean must be given, for a file of weights does not say it",
     "--model cifar-resnet8 --classes a b --mean 1 1 --std 1 1 1 --out out": (
@@ -135,49 +192,77 @@ USAGE = {
     "--model cifar-resnet8 --classes a b --mean 1 1 x --std 1 1 1 --out out": "--mean: could not convert string to float: 'x'",
     "--model cifar-resnet8 --classes a b --mean 1 1 1 --std 1 0 1 --out out": "--std 1 0 1 is impossible: give numbers above 0",
     "--model cifar-resnet8 --classes a b --mean 1 1 nan --std 1 1 1 --out out": "--mean 1 1 nan is impossible: give numbers",
-    f"--model cifar-resnet8 --classes a,b,a {NUMBERS} --out out": "--classes must be names that differ: 'a' is there 2 times",
-    f"--model cifar-resnet8 --classes x.pth {NUMBERS} --out out": (
+    f"--model cifar-resnet8 --classes a,b,a {MEAN_AND_STD} --out out": "--classes must be names that differ: 'a' is there 2 times",
+    f"--model cifar-resnet8 --classes x.pth {MEAN_AND_STD} --out out": (
         "--classes x.pth is no text file: give one with a name in each line"
     ),
-    f"--model cifar-resnet9 --classes a b {NUMBERS} --out out": (
+    f"--model cifar-resnet9 --classes a b {MEAN_AND_STD} --out out": (
         "no 9-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"
     ),
-    f"--model cifar-resnet8 --classes a b {NUMBERS} --out taken": "taken exists already: choose another --out",
-    f"--model cifar-resnet8 --classes a b {NUMBERS}": "OUT is missing: residua convert --help says what it is",
+    f"--model cifar-resnet8 --classes a b {MEAN_AND_STD} --out taken": "taken exists already: choose another --out",
+    f"--model cifar-resnet8 --classes a b {MEAN_AND_STD}": "OUT is missing: residua convert --help says what it is",
 }
 
 
-@pytest.mark.parametrize("arguments", USAGE)
-def test_a_request_that_makes_no_sense_is_one_sentence(capsys, tmp_path, monkeypatch, arguments):
+@pytest.mark.parametrize("arguments", USAGE_ERRORS)
+def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").mkdir()
-    torch.save(CifarPeer(1, "A").state_dict(), "x.pth")
-    code, out, err = said(capsys, "x.pth", *arguments.split())
+    torch.save(ThirdPartyCifarResNet(1, "A").state_dict(), "x.pth")
+    code, out, err = run_convert(capsys, "x.pth", *arguments.split())
     assert (code, out) == (2, "")
-    assert err == f"residua: {USAGE[arguments]}"
+    assert err == f"residua: {USAGE_ERRORS[arguments]}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken", "x.pth"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        ("model --to torchvison --out x.pth", 2, "no project 'torchvison': did you mean 'torchvision'?"),
-        ("model --to torchvision --out x", 2, "x says no format: end it in .safetensors, .pth, .th, .pt or .bin"),
-        ("model --to torchvision --mean 1 --out x.pth", 2, "--mean cannot be given with --to: the model folder says it"),
+        (
+            "model --to torchvison --out x.pth",
+            2,
+            "no project 'torchvison': did you mean 'torchvision'?",
+        ),
+        (
+            "model --to torchvision --out x",
+            2,
+            "x says no format: end it in .safetensors, .pth, .th, .pt or .bin",
+        ),
+        (
+            "model --to torchvision --mean 1 --out x.pth",
+            2,
+            "--mean cannot be given with --to: the model folder says it",
+        ),
         ("model --to torchvision --out peer.th", 2, "peer.th exists already: choose another --out"),
-        ("none --to torchvision --out x.pth", 1, "none is no model folder: leave out --to to read it as another project's weights"),
-        ("empty --to torchvision --out x.pth", 1, "empty is no model folder: it has no config.json"),
-        ("damaged --to torchvision --out x.pth", 1, "damaged/model.safetensors does not fit its config.json: "),
+        (
+            "none --to torchvision --out x.pth",
+            1,
+            "none is no model folder: leave out --to to read it as another project's weights",
+        ),
+        (
+            "empty --to torchvision --out x.pth",
+            1,
+            "empty is no model folder: it has no config.json",
+        ),
+        (
+            "damaged --to torchvision --out x.pth",
+            1,
+            "damaged/model.safetensors does not fit its config.json: ",
+        ),
     ],
 )
-def test_what_cannot_be_written_is_one_sentence_and_leaves_nothing(capsys, peer, tmp_path, monkeypatch, arguments, code, sentence):
+def test_an_impossible_export_gives_a_one_line_error_and_writes_nothing(
+    capsys, akamaster_file, tmp_path, monkeypatch, arguments, code, sentence
+):
     monkeypatch.chdir(tmp_path)
-    said(capsys, peer[0], "--model", "cifar-resnet8", *SAID, "--out", "model")
+    run_convert(
+        capsys, akamaster_file[0], "--model", "cifar-resnet8", *CIFAR10_OPTIONS, "--out", "model"
+    )
     shutil.copytree("model", "damaged")
-    cut(tmp_path / "damaged" / "model.safetensors")
+    truncate_file(tmp_path / "damaged" / "model.safetensors")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    found, out, err = said(capsys, *arguments.split())
+    found, out, err = run_convert(capsys, *arguments.split())
     assert (found, out) == (code, "")
     assert err.startswith(f"residua: {sentence}")
     assert sorted(tmp_path.rglob("*")) == before

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from residua.cli.preset import main
+from residua.cli.preset import run_study_script
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-PRESETS = sorted(EXPERIMENTS.glob("*.py"))
+PRESET_FILES = sorted(EXPERIMENTS.glob("*.py"))
 
 
-def value(path):
+def load_study(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.STUDY
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_is_a_page_that_asks_a_question_and_can_be_run(path):
-    study = value(path)
+@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+def test_a_preset_is_short_asks_a_question_and_can_be_run(path):
+    study = load_study(path)
     assert len(path.read_text().splitlines()) <= 60
     assert study.question.endswith("?")
     runs = study.runs()
@@ -33,45 +33,94 @@ def test_a_preset_is_a_page_that_asks_a_question_and_can_be_run(path):
     assert len(study.seeds) >= 3
 
 
-def test_the_thousand_layers_go_deepest_first_and_like_with_like():
-    runs = value(EXPERIMENTS / "thousand_layers.py").runs()
+def test_the_thousand_layers_preset_runs_deepest_first_and_compares_equal_architectures():
+    runs = load_study(EXPERIMENTS / "thousand_layers.py").runs()
     assert len(runs) == 117
-    depths = [int("".join(c for c in run.network.name.split(",")[0] if c.isdigit())) for run in runs.values() if run.seed == 0]
+    depths = [
+        int("".join(c for c in run.network.name.split(",")[0] if c.isdigit()))
+        for run in runs.values()
+        if run.seed == 0
+    ]
     assert depths == sorted(depths, reverse=True)
-    v1, v2 = [run.network for name, run in runs.items() if "1001" in name and name.endswith("seed0")]
-    assert (v1.unit.shortcut, v1.unit.kernels, v1.stages) == (v2.unit.shortcut, v2.unit.kernels, v2.stages)
+    v1, v2 = [
+        run.network for name, run in runs.items() if "1001" in name and name.endswith("seed0")
+    ]
+    assert (v1.unit.shortcut, v1.unit.kernels, v1.stages) == (
+        v2.unit.shortcut,
+        v2.unit.kernels,
+        v2.stages,
+    )
 
 
-def test_a_preset_runs_from_its_file_with_what_the_command_line_replaces(tmp_path):
-    command = [sys.executable, str(EXPERIMENTS / "optimisers.py"), "--arms", "residual AdamW", "plain SGD", "--depths", "8"]
-    command += ["--seeds", "5", "--steps", "2", "--precision", "fp32", "--json", "--out", str(tmp_path / "s")]
+def test_a_preset_file_runs_with_command_line_overrides(tmp_path):
+    command = [
+        sys.executable,
+        str(EXPERIMENTS / "optimisers.py"),
+        "--arms",
+        "residual AdamW",
+        "plain SGD",
+        "--depths",
+        "8",
+    ]
+    command += [
+        "--seeds",
+        "5",
+        "--steps",
+        "2",
+        "--precision",
+        "fp32",
+        "--json",
+        "--out",
+        str(tmp_path / "s"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [(cell["arm"], cell["family"], cell["depth"]) for cell in found["cells"]] == [
-        ("residual AdamW", "resnet", 8), ("plain SGD", "plain", 8),
-    ]  # fmt: skip
+        ("residual AdamW", "resnet", 8),
+        ("plain SGD", "plain", 8),
+    ]
     assert found["cells"][0]["train_error_reestimated"] is not None
-    run = json.loads((tmp_path / "s/runs/cifar-resnet8-residual-adamw-seed5/run.json").read_text())["run"]
-    assert (run["recipe"]["steps"], run["recipe"]["optimiser"]["kind"], run["seed"]) == (2, "AdamW", 5)
+    run = json.loads((tmp_path / "s/runs/cifar-resnet8-residual-adamw-seed5/run.json").read_text())[
+        "run"
+    ]
+    assert (run["recipe"]["steps"], run["recipe"]["optimiser"]["kind"], run["seed"]) == (
+        2,
+        "AdamW",
+        5,
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--arms", "residual Adam"], "residua: no arm 'residual Adam': did you mean 'residual AdamW'?"),
-        (["--depths", "20", "57"], "residua: no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62"),
+        (
+            ["--arms", "residual Adam"],
+            "residua: no arm 'residual Adam': did you mean 'residual AdamW'?",
+        ),
+        (
+            ["--depths", "20", "57"],
+            "residua: no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62",
+        ),
         (["--data", "digit"], "residua: no data set 'digit': did you mean 'digits'?"),
     ],
 )
-def test_a_presets_command_line_answers_mistakes_with_a_sentence(arguments, sentence, capsys, tmp_path):
-    assert main(value(EXPERIMENTS / "optimisers.py"), [*arguments, "--out", str(tmp_path / "s")]) == 2
+def test_usage_errors_of_a_preset_give_one_line(arguments, sentence, capsys, tmp_path):
+    assert (
+        run_study_script(
+            load_study(EXPERIMENTS / "optimisers.py"), [*arguments, "--out", str(tmp_path / "s")]
+        )
+        == 2
+    )
     assert capsys.readouterr().err == f"{sentence}\n"
     assert not (tmp_path / "s").exists()
 
 
-def test_only_depths_that_arms_of_their_own_depths_have_are_run(capsys, tmp_path):
-    study = value(EXPERIMENTS / "thousand_layers.py")
+def test_depths_filter_arms_that_define_their_own_depths(capsys, tmp_path):
+    study = load_study(EXPERIMENTS / "thousand_layers.py")
     arguments = ["--arms", "original bottleneck", "--depths", "20", "--out", str(tmp_path / "s")]
-    assert main(study, arguments) == 2
-    assert capsys.readouterr().err == "residua: no arm has 20 layers: leave --depths out, or choose others\n"
+    assert run_study_script(study, arguments) == 2
+    assert (
+        capsys.readouterr().err
+        == "residua: no arm has 20 layers: leave --depths out, or choose others\n"
+    )

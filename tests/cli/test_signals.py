@@ -5,61 +5,95 @@ import json
 import pytest
 
 from residua.cli.main import main
-from residua.record import Record
-from tests.cli.test_main import said
-from tests.train.runs import CPU, digits_run, never, silent
+from residua.record import RunRecord
+from tests.cli.test_main import run_cli
+from tests.training.short_runs import CPU_FP32, ignore_progress, make_digits_run, never_stop
 
-SMALL = ["signals", "cifar-resnet8", "--data", "digits"]
-KEYS = {
-    "name", "stage", "index", "clip_fraction", "survival", "response_std", "residual_ratio", "gradient_norm",
-    "activation_gradient_norm", "mean", "variance", "gradient_cosine", "gradient_correlation",
-}  # fmt: skip
+SIGNALS_COMMAND = ["signals", "cifar-resnet8", "--data", "digits"]
+UNIT_KEYS = {
+    "name",
+    "stage",
+    "index",
+    "clip_fraction",
+    "survival",
+    "response_std",
+    "residual_ratio",
+    "gradient_norm",
+    "activation_gradient_norm",
+    "mean",
+    "variance",
+    "gradient_cosine",
+    "gradient_correlation",
+}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    from residua.train.run import train
+def trained_run(tmp_path_factory):
+    from residua.training.run import train_run
 
     folder = tmp_path_factory.mktemp("trained") / "run"
-    train(digits_run(steps=6), folder, CPU, tell=silent, stop=never)
+    train_run(
+        make_digits_run(steps=6),
+        folder,
+        CPU_FP32,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
     return folder
 
 
-def test_it_prints_what_scripts_rely_on(capsys, tmp_path):
-    code, out, _ = said(capsys, *SMALL, "--json", "--images", "8", "--out", str(tmp_path / "s"))
+def test_signals_json_has_the_promised_keys(capsys, tmp_path):
+    code, out, _ = run_cli(
+        capsys, *SIGNALS_COMMAND, "--json", "--images", "8", "--out", str(tmp_path / "s")
+    )
     assert code == 0
-    found = json.loads(out)
-    assert (found["model"], found["depth"], found["data"], found["images"]) == ("cifar-resnet8", 8, "digits", 8)
-    assert [unit["name"] for unit in found["units"]] == ["stage1.unit1", "stage2.unit1", "stage3.unit1"]
-    assert set(found["units"][0]) == KEYS
-    assert set(found["null"][0]) <= KEYS
-    assert found["null"][0]["clip_fraction"] == pytest.approx(0.375, abs=1e-4)
-    files = {str(path.relative_to(tmp_path / "s")) for path in (tmp_path / "s").rglob("*") if path.is_file()}
+    printed = json.loads(out)
+    assert (printed["model"], printed["depth"], printed["data"], printed["images"]) == (
+        "cifar-resnet8",
+        8,
+        "digits",
+        8,
+    )
+    assert [unit["name"] for unit in printed["units"]] == [
+        "stage1.unit1",
+        "stage2.unit1",
+        "stage3.unit1",
+    ]
+    assert set(printed["units"][0]) == UNIT_KEYS
+    assert set(printed["null"][0]) <= UNIT_KEYS
+    assert printed["null"][0]["clip_fraction"] == pytest.approx(0.375, abs=1e-4)
+    files = {
+        str(path.relative_to(tmp_path / "s"))
+        for path in (tmp_path / "s").rglob("*")
+        if path.is_file()
+    }
     names = ("path", "branch", "gradients", "activations", "agreement")
     assert files == {"signals.json", "report.html", *(f"figures/{name}.svg" for name in names)}
-    assert json.loads((tmp_path / "s" / "signals.json").read_text())["units"] == found["units"]
+    assert json.loads((tmp_path / "s" / "signals.json").read_text())["units"] == printed["units"]
     page = (tmp_path / "s" / "report.html").read_bytes()
     (tmp_path / "s" / "report.html").unlink()
-    _, out, _ = said(capsys, "report", str(tmp_path / "s"))
-    assert out.splitlines()[0] == found["findings"][0]
+    _, out, _ = run_cli(capsys, "report", str(tmp_path / "s"))
+    assert out.splitlines()[0] == printed["findings"][0]
     assert (tmp_path / "s" / "report.html").read_bytes() == page
 
 
-def test_a_run_is_examined_on_its_own_data_and_stays_as_it_is(capsys, tmp_path, trained):
-    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
-    code, out, _ = said(capsys, "signals", str(trained), "--json", "--out", str(tmp_path / "s"))
+def test_a_run_is_measured_on_its_own_data_and_not_modified(capsys, tmp_path, trained_run):
+    before = {path: path.read_bytes() for path in trained_run.rglob("*") if path.is_file()}
+    code, out, _ = run_cli(
+        capsys, "signals", str(trained_run), "--json", "--out", str(tmp_path / "s")
+    )
     assert code == 0
     found = json.loads(out)
     assert (found["trained"], found["data"], found["seed"]) == (True, "digits", None)
     assert "Training has moved the net" in (tmp_path / "s" / "report.html").read_text()
-    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in trained_run.rglob("*") if path.is_file()} == before
 
 
-def test_without_a_model_at_hand_networks_are_shown_digits(capsys, tmp_path, monkeypatch):
+def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("RESIDUA_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    code, out, _ = said(capsys, "signals", "cifar-plain8", "--json")
+    code, out, _ = run_cli(capsys, "signals", "cifar-plain8", "--json")
     assert (code, json.loads(out)["data"]) == (0, "digits")
     assert (tmp_path / "signals" / "cifar-plain8" / "report.html").exists()
 
@@ -67,35 +101,102 @@ def test_without_a_model_at_hand_networks_are_shown_digits(capsys, tmp_path, mon
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["cifar-resnet57"], 2, "residua: no 57-layer cifar-resnet network: depth must be 6n+2, e.g. 56 or 62"),
-        (["cifar-resnt56"], 2, "residua: no network 'cifar-resnt56': did you mean 'cifar-resnet56'?"),
+        (
+            ["cifar-resnet57"],
+            2,
+            "residua: no 57-layer cifar-resnet network: depth must be 6n+2, e.g. 56 or 62",
+        ),
+        (
+            ["cifar-resnt56"],
+            2,
+            "residua: no network 'cifar-resnt56': did you mean 'cifar-resnet56'?",
+        ),
         (["vlad"], 2, "residua: vlad has no units: give a network, e.g. cifar-resnet110"),
-        (["nowhere/run"], 1, "residua: there is no folder nowhere/run: give a run's, a model folder, or a network's name"),
-        (["{empty}"], 1, "residua: {empty} holds no run and no model: it has neither run.json nor config.json"),
-        (["{unfinished}"], 2, "residua: the run in {unfinished} is not finished: go on with --resume, "
-         "or evaluate {unfinished}/best"),
-        (["cifar-resnet8", "--data", "digit"], 2, "residua: no data set 'digit': did you mean 'digits'?"),
-        (["{run}", "--data", "cifar10"], 2, "residua: {run}/last knows other classes than cifar10: "
-         "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 there, airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck here"),
-        ([*SMALL[1:], "--images", "1"], 2, "residua: 1 image is too few: BN and gradients compare images, give at least 2"),
-        ([*SMALL[1:], "--images", "0"], 2, "residua: 0 images are too few: BN and gradients compare images, give at least 2"),
-        ([*SMALL[1:], "--images", "2000"], 2, "residua: 2000 images are too many: the training part of digits has 1,288"),
-        ([*SMALL[1:], "--seed", "-1"], 2, "residua: seed -1 is impossible: give a whole number from 0 to 4294967295"),
-        ([*SMALL[1:], "--out", "{run}"], 2, "residua: {run} is not empty and holds no signals: choose another --out"),
+        (
+            ["nowhere/run"],
+            1,
+            "residua: there is no folder nowhere/run: give a run's, a model folder, or a network's name",
+        ),
+        (
+            ["{empty}"],
+            1,
+            "residua: {empty} holds no run and no model: it has neither run.json nor config.json",
+        ),
+        (
+            ["{unfinished}"],
+            2,
+            "residua: the run in {unfinished} is not finished: go on with --resume, "
+            "or evaluate {unfinished}/best",
+        ),
+        (
+            ["cifar-resnet8", "--data", "digit"],
+            2,
+            "residua: no data set 'digit': did you mean 'digits'?",
+        ),
+        (
+            ["{run}", "--data", "cifar10"],
+            2,
+            "residua: {run}/last knows other classes than cifar10: "
+            "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 there, airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck here",
+        ),
+        (
+            [*SIGNALS_COMMAND[1:], "--images", "1"],
+            2,
+            "residua: 1 image is too few: BN and gradients compare images, give at least 2",
+        ),
+        (
+            [*SIGNALS_COMMAND[1:], "--images", "0"],
+            2,
+            "residua: 0 images are too few: BN and gradients compare images, give at least 2",
+        ),
+        (
+            [*SIGNALS_COMMAND[1:], "--images", "2000"],
+            2,
+            "residua: 2000 images are too many: the training part of digits has 1,288",
+        ),
+        (
+            [*SIGNALS_COMMAND[1:], "--seed", "-1"],
+            2,
+            "residua: seed -1 is impossible: give a whole number from 0 to 4294967295",
+        ),
+        (
+            [*SIGNALS_COMMAND[1:], "--out", "{run}"],
+            2,
+            "residua: {run} is not empty and holds no signals: choose another --out",
+        ),
     ],
-)  # fmt: skip
-def test_a_mistake_is_answered_with_one_sentence(capsys, tmp_path, trained, arguments, code, sentence):
+)
+def test_a_usage_error_gives_one_line(capsys, tmp_path, trained_run, arguments, code, sentence):
     (tmp_path / "empty").mkdir()
-    Record(tmp_path / "unfinished").begin(digits_run(), {}, resume=False)
-    places = {"empty": tmp_path / "empty", "unfinished": tmp_path / "unfinished", "run": trained}
+    RunRecord(tmp_path / "unfinished").claim_folder(make_digits_run(), {}, resume=False)
+    places = {
+        "empty": tmp_path / "empty",
+        "unfinished": tmp_path / "unfinished",
+        "run": trained_run,
+    }
     asked = ["signals", *(word.format(**places) for word in arguments)]
     out = [] if "--out" in asked else ["--out", str(tmp_path / "out")]
-    assert said(capsys, *asked, *out)[::2] == (code, sentence.format(**places))
+    assert run_cli(capsys, *asked, *out)[::2] == (code, sentence.format(**places))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_of_vlad_has_no_signals(capsys, tmp_path):
     folder = tmp_path / "v"
-    assert main(["train", "digits", "--model", "vlad,words=4,cells=1,samples=2000", "--out", str(folder)]) == 0
-    _, _, sentence = said(capsys, "signals", str(folder), "--out", str(tmp_path / "out"))
-    assert sentence == f"residua: {folder}/last holds VLAD, which has no units: give the folder of a network"
+    assert (
+        main(
+            [
+                "train",
+                "digits",
+                "--model",
+                "vlad,words=4,cells=1,samples=2000",
+                "--out",
+                str(folder),
+            ]
+        )
+        == 0
+    )
+    _, _, sentence = run_cli(capsys, "signals", str(folder), "--out", str(tmp_path / "out"))
+    assert (
+        sentence
+        == f"residua: {folder}/last holds VLAD, which has no units: give the folder of a network"
+    )

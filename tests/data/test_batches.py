@@ -8,54 +8,75 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residua.data.batches import CROP, CUT, FLIP, ORDER, Batches
-from residua.data.counter import bits, permutation
+from residua.config.recipe import Augmentation
+from residua.data.batches import (
+    CROP_STREAM,
+    CUTOUT_STREAM,
+    FLIP_STREAM,
+    ORDER_STREAM,
+    TrainingBatches,
+)
+from residua.data.counter_rng import random_bits_from_keys, random_permutation
 from residua.data.read import Images
 from residua.errors import UsageError
-from residua.spec.recipe import Augment
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 SEED = 7
 
 
-def images_of(count):
+def make_indexed_images(count):
     """Random images (count, 3, 6, 6), each labelled with its own index."""
     pixels = np.random.default_rng(count).integers(0, 256, (count, 3, 6, 6), dtype=np.uint8)
     return Images(torch.from_numpy(pixels), torch.arange(count))
 
 
-def batches(count=20, batch_size=6, augment=Augment(pad=2), seed=SEED):  # noqa: B008 -- frozen
-    return Batches(images_of(count), batch_size, augment, MEAN, STD, seed)
+def make_batches(count=20, batch_size=6, augment=Augmentation(pad=2), seed=SEED):  # noqa: B008 -- frozen
+    return TrainingBatches(make_indexed_images(count), batch_size, augment, MEAN, STD, seed)
 
 
-def sample(images, augment, seed, epoch, index):
+def compute_reference_sample(images, augment, seed, epoch, index):
     """One training sample (3, 6, 6) in float64."""
     image = images.pixels[index].numpy()
     if margin := augment.pad:
         levels = [round(255 * m) for m in MEAN]
-        image = np.stack([np.pad(c, margin, constant_values=v) for c, v in zip(image, levels, strict=True)])
-        number, places = int(bits(seed, CROP, epoch, index)), 2 * margin + 1
+        image = np.stack(
+            [np.pad(c, margin, constant_values=v) for c, v in zip(image, levels, strict=True)]
+        )
+        number, places = int(random_bits_from_keys(seed, CROP_STREAM, epoch, index)), 2 * margin + 1
         row, column = number % places, number // places % places
         image = image[:, row : row + 6, column : column + 6]
-    if augment.flip and int(bits(seed, FLIP, epoch, index)) % 2:
+    if augment.flip and int(random_bits_from_keys(seed, FLIP_STREAM, epoch, index)) % 2:
         image = image[:, :, ::-1]
     if augment.cut:
-        number = int(bits(seed, CUT, epoch, index))
-        top, left = number % 6 - augment.cut // 2, number // 6 % 6 - augment.cut // 2
+        number = int(random_bits_from_keys(seed, CUTOUT_STREAM, epoch, index))
+        top, crop_column = number % 6 - augment.cut // 2, number // 6 % 6 - augment.cut // 2
         for channel, mean in zip(image := image.copy(), MEAN, strict=True):
-            channel[max(top, 0) : max(top + augment.cut, 0), max(left, 0) : max(left + augment.cut, 0)] = round(255 * mean)
+            channel[
+                max(top, 0) : max(top + augment.cut, 0),
+                max(crop_column, 0) : max(crop_column + augment.cut, 0),
+            ] = round(255 * mean)
     return (image / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
 
 
-@pytest.mark.parametrize("augment", [Augment(pad=p, flip=f, cut=c) for p in (0, 2) for f in (False, True) for c in (0, 3)], ids=str)
-def test_a_batch_is_its_samples_one_by_one(augment):
-    stream = batches(augment=augment)
-    order = [(epoch, index) for epoch in range(4) for index in permutation(20, SEED, ORDER, epoch).tolist()]
+@pytest.mark.parametrize(
+    "augment",
+    [Augmentation(pad=p, flip=f, cut=c) for p in (0, 2) for f in (False, True) for c in (0, 3)],
+    ids=str,
+)
+def test_a_batch_equals_its_samples_computed_one_by_one(augment):
+    stream = make_batches(augment=augment)
+    order = [
+        (epoch, index)
+        for epoch in range(4)
+        for index in random_permutation(20, SEED, ORDER_STREAM, epoch).tolist()
+    ]
     for step in range(10):
-        x, labels = stream.at(step)
+        x, labels = stream.make_batch(step)
         expected = order[6 * step : 6 * step + 6]
         assert labels.tolist() == [index for _, index in expected]
-        samples = [sample(stream.images, augment, SEED, *which) for which in expected]
+        samples = [
+            compute_reference_sample(stream.images, augment, SEED, *which) for which in expected
+        ]
         np.testing.assert_allclose(x.numpy(), np.stack(samples), atol=1e-5)
 
 
@@ -63,52 +84,59 @@ def test_a_batch_is_its_samples_one_by_one(augment):
 @given(st.integers(1, 40), st.data())
 def test_each_epoch_holds_each_sample_once_and_no_batch_is_partial(count, data):
     batch_size = data.draw(st.integers(1, count))
-    stream = batches(count, batch_size, Augment(pad=0, flip=False))
-    labels = [stream.at(step)[1] for step in range(-(-3 * count // batch_size))]
+    stream = make_batches(count, batch_size, Augmentation(pad=0, flip=False))
+    labels = [stream.make_batch(step)[1] for step in range(-(-3 * count // batch_size))]
     assert {len(part) for part in labels} == {batch_size}
     for epoch in torch.cat(labels)[: 3 * count].split(count):
         assert epoch.sort().values.tolist() == list(range(count))
 
 
-def test_a_batch_across_the_end_of_an_epoch_ends_one_order_and_begins_the_next():
-    _, labels = batches(count=20, batch_size=6).at(3)
-    ends, begins = permutation(20, SEED, ORDER, 0), permutation(20, SEED, ORDER, 1)
+def test_a_batch_across_an_epoch_boundary_continues_with_the_next_permutation():
+    _, labels = make_batches(count=20, batch_size=6).make_batch(3)
+    ends, begins = (
+        random_permutation(20, SEED, ORDER_STREAM, 0),
+        random_permutation(20, SEED, ORDER_STREAM, 1),
+    )
     assert labels.tolist() == [*ends[18:].tolist(), *begins[:4].tolist()]
 
 
 def test_a_batch_may_be_the_whole_epoch():
-    stream = batches(count=20, batch_size=20)
-    assert [sorted(stream.at(step)[1].tolist()) for step in range(3)] == [list(range(20))] * 3
+    stream = make_batches(count=20, batch_size=20)
+    assert [sorted(stream.make_batch(step)[1].tolist()) for step in range(3)] == [
+        list(range(20))
+    ] * 3
 
 
-def test_a_step_gives_the_same_bits_in_any_order_of_calls():
+def test_a_batch_is_bit_identical_in_any_order_of_calls():
     steps = list(range(30))
-    forward = batches()
-    expected = {step: forward.at(step) for step in steps}
-    again = batches()
+    forward = make_batches()
+    expected = {step: forward.make_batch(step) for step in steps}
+    again = make_batches()
     for step in (*reversed(steps), 17, 0, 29, 17):
         torch.manual_seed(step)
-        for here, there in zip(again.at(step), expected[step], strict=True):
+        for here, there in zip(again.make_batch(step), expected[step], strict=True):
             assert torch.equal(here, there)
 
 
 @pytest.mark.parametrize("shares", [2, 3, 6])
-def test_the_shares_of_a_batch_are_the_batch(shares):
+def test_the_per_rank_shares_of_a_batch_concatenate_to_the_batch(shares):
     """Across the ends of epochs too: the batches of n processes, one behind the other, are those of one process."""
-    images, augment = images_of(20), Augment(pad=2)
-    whole = batches()
-    streams = [Batches(images, 6, augment, MEAN, STD, SEED, (i, shares)) for i in range(shares)]
+    images, augment = make_indexed_images(20), Augmentation(pad=2)
+    whole = make_batches()
+    streams = [
+        TrainingBatches(images, 6, augment, MEAN, STD, SEED, (i, shares)) for i in range(shares)
+    ]
     for step in range(10):
-        x, labels = zip(*[stream.at(step) for stream in streams], strict=True)
+        x, labels = zip(*[stream.make_batch(step) for stream in streams], strict=True)
         assert {len(part) for part in labels} == {6 // shares}
-        assert torch.equal(torch.cat(labels), whole.at(step)[1])
-        assert torch.equal(torch.cat(x), whole.at(step)[0])
+        assert torch.equal(torch.cat(labels), whole.make_batch(step)[1])
+        assert torch.equal(torch.cat(x), whole.make_batch(step)[0])
 
 
 def test_a_samples_augmentation_does_not_depend_on_the_batch_size():
     def first_epochs(batch_size):
-        stream = batches(count=24, batch_size=batch_size)
-        parts = [stream.at(step) for step in range(48 // batch_size)]
+        stream = make_batches(count=24, batch_size=batch_size)
+        parts = [stream.make_batch(step) for step in range(48 // batch_size)]
         return torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
 
     (x, labels), *others = [first_epochs(batch_size) for batch_size in (24, 1, 4, 16)]
@@ -118,14 +146,14 @@ def test_a_samples_augmentation_does_not_depend_on_the_batch_size():
 
 
 def test_a_samples_augmentation_does_not_depend_on_its_neighbours():
-    stream = batches()
-    alone = [stream.augmented(5, torch.tensor([index]))[0] for index in (3, 11, 4)]
-    assert torch.equal(torch.cat(alone), stream.augmented(5, torch.tensor([3, 11, 4]))[0])
+    stream = make_batches()
+    alone = [stream.augment_samples(5, torch.tensor([index]))[0] for index in (3, 11, 4)]
+    assert torch.equal(torch.cat(alone), stream.augment_samples(5, torch.tensor([3, 11, 4]))[0])
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_augmentation():
     def epoch_of(seed, epoch):
-        x, labels = batches(count=20, batch_size=20, seed=seed).at(epoch)
+        x, labels = make_batches(count=20, batch_size=20, seed=seed).make_batch(epoch)
         return labels, x[labels.argsort()]
 
     epochs = [epoch_of(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
@@ -134,20 +162,27 @@ def test_epochs_and_seeds_differ_in_order_and_in_augmentation():
         assert int((x != y).flatten(1).any(1).sum()) > 10  # of 20 images
 
 
-def test_the_images_are_left_as_they_were():
-    images = images_of(20)
+def test_batching_does_not_modify_the_images():
+    images = make_indexed_images(20)
     before = images.pixels.clone()
-    Batches(images, 6, Augment(pad=0), MEAN, STD, SEED).at(0)[0].zero_()
+    TrainingBatches(images, 6, Augmentation(pad=0), MEAN, STD, SEED).make_batch(0)[0].zero_()
     assert torch.equal(images.pixels, before)
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(UsageError, match=r"^a batch of 21 is larger than the 20 training images: choose at most that$"):
-        batches(count=20, batch_size=21)
+    with pytest.raises(
+        UsageError,
+        match=r"^a batch of 21 is larger than the 20 training images: choose at most that$",
+    ):
+        make_batches(count=20, batch_size=21)
 
 
-def test_the_bits_of_a_run_never_change():
+def test_the_batches_of_a_seed_never_change():
     """A checkpoint of any earlier version goes on with the very batches it would have had."""
-    assert bits(0, CROP, 0, torch.arange(3)).tolist() == [7530090308580795546, 8850622869701638261, 451237916458612512]
-    assert permutation(10, 0).tolist() == [5, 7, 1, 4, 2, 8, 0, 6, 3, 9]
-    assert batches(count=20, batch_size=6).at(123)[1].tolist() == [8, 9, 13, 19, 11, 3]
+    assert random_bits_from_keys(0, CROP_STREAM, 0, torch.arange(3)).tolist() == [
+        7530090308580795546,
+        8850622869701638261,
+        451237916458612512,
+    ]
+    assert random_permutation(10, 0).tolist() == [5, 7, 1, 4, 2, 8, 0, 6, 3, 9]
+    assert make_batches(count=20, batch_size=6).make_batch(123)[1].tolist() == [8, 9, 13, 19, 11, 3]

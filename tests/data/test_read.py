@@ -11,70 +11,85 @@ import numpy as np
 import pytest
 import torch
 
-from residua.data.read import read
+from residua.config.dataset import DataFile, get_dataset
+from residua.data.read import read_split
 from residua.errors import DataError
-from residua.spec.dataset import File, dataset
 
 SPLITS = ("train", "dev", "test")
 
 
-def sum_of(content):
+def compute_md5(content):
     return md5(content, usedforsecurity=False).hexdigest()
 
 
 @pytest.fixture(autouse=True)
-def no_other_place(tmp_path, monkeypatch):
+def isolate_data_folders(tmp_path, monkeypatch):
     """Data sets are found in the folder given, or nowhere."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("RESIDUA_DATA", raising=False)
 
 
-def batch_of(count, seed=0, protocol=4):
+def make_pickled_batch(count, seed=0, protocol=4):
     """A pickled batch of CIFAR-10, and its arrays."""
     random = np.random.default_rng(seed)
-    pixels, labels = random.integers(0, 256, (count, 3072), dtype=np.uint8), random.integers(0, 10, count).tolist()
-    return pickle.dumps({b"data": pixels, b"labels": labels}, protocol), pixels.reshape(-1, 3, 32, 32), labels
-
-
-def small_cifar(folder, **contents):
-    """CIFAR-10 whose training files hold those bytes, written into `folder`; 3 images are held out."""
-    place = folder / "cifar-10-batches-py"
-    place.mkdir()
-    for name, content in contents.items():
-        (place / name).write_bytes(content)
-    files = tuple(File(name, sum_of(content)) for name, content in contents.items())
-    return replace(dataset("cifar10"), train=files, test=(), dev=3, archives=())
-
-
-def idx_of(array, kind=8):
-    return bytes((0, 0, kind, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def small_mnist(folder, images, labels, packed=False, name="mnist"):
-    """MNIST whose training files hold those bytes, written into `folder`; 2 images are held out."""
-    place = folder / name
-    place.mkdir()
-    data, files = dataset(name), []
-    for file, content in zip(data.train, (images, labels), strict=True):
-        path = place / (file.name + ".gz" * packed)
-        path.write_bytes(gzip.compress(content) if packed else content)
-        files.append(File(file.name, sum_of(content)))
-    return replace(data, train=tuple(files), dev=2)
-
-
-def drawn(count=5):
-    random = np.random.default_rng(count)
-    return random.integers(0, 256, (count, 28, 28), dtype=np.uint8), random.integers(0, 10, count, dtype=np.uint8)
-
-
-def whole(data, folder):
-    """The training part with the held out images in it, as sorted (bytes of an image, label)."""
-    return sorted(
-        (x.numpy().tobytes(), int(y)) for split in ("train", "dev") for x, y in zip(*arrays(read(data, split, folder)), strict=True)
+    pixels, labels = (
+        random.integers(0, 256, (count, 3072), dtype=np.uint8),
+        random.integers(0, 10, count).tolist(),
+    )
+    return (
+        pickle.dumps({b"data": pixels, b"labels": labels}, protocol),
+        pixels.reshape(-1, 3, 32, 32),
+        labels,
     )
 
 
-def arrays(images):
+def write_small_cifar(folder, **contents):
+    """CIFAR-10 whose training files hold those bytes, written into `folder`; 3 images are held out."""
+    data_folder = folder / "cifar-10-batches-py"
+    data_folder.mkdir()
+    for name, content in contents.items():
+        (data_folder / name).write_bytes(content)
+    files = tuple(DataFile(name, compute_md5(content)) for name, content in contents.items())
+    return replace(get_dataset("cifar10"), train=files, test=(), num_dev_images=3, archives=())
+
+
+def make_idx_bytes(array, kind=8):
+    return (
+        bytes((0, 0, kind, array.ndim))
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
+
+
+def write_small_mnist(folder, images, labels, compressed=False, name="mnist"):
+    """MNIST whose training files hold those bytes, written into `folder`; 2 images are held out."""
+    data_folder = folder / name
+    data_folder.mkdir()
+    data, files = get_dataset(name), []
+    for file, content in zip(data.train, (images, labels), strict=True):
+        path = data_folder / (file.name + ".gz" * compressed)
+        path.write_bytes(gzip.compress(content) if compressed else content)
+        files.append(DataFile(file.name, compute_md5(content)))
+    return replace(data, train=tuple(files), num_dev_images=2)
+
+
+def make_mnist_arrays(count=5):
+    random = np.random.default_rng(count)
+    return random.integers(0, 256, (count, 28, 28), dtype=np.uint8), random.integers(
+        0, 10, count, dtype=np.uint8
+    )
+
+
+def read_train_and_dev(data, folder):
+    """The training part with the held out images in it, as sorted (bytes of an image, label)."""
+    return sorted(
+        (x.numpy().tobytes(), int(y))
+        for split in ("train", "dev")
+        for x, y in zip(*get_pixels_and_labels(read_split(data, split, folder)), strict=True)
+    )
+
+
+def get_pixels_and_labels(images):
     return images.pixels, images.labels
 
 
@@ -82,78 +97,98 @@ def arrays(images):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_batches_are_read_as_they_were_pickled(tmp_path, protocol):
-    (one, pixels, labels), (two, more, others) = batch_of(4, 1, protocol), batch_of(7, 2, protocol)
-    data = small_cifar(tmp_path, data_batch_1=one, data_batch_2=two)
+def test_pickled_batches_are_read_unchanged(tmp_path, protocol):
+    (one, pixels, labels), (two, more, others) = (
+        make_pickled_batch(4, 1, protocol),
+        make_pickled_batch(7, 2, protocol),
+    )
+    data = write_small_cifar(tmp_path, data_batch_1=one, data_batch_2=two)
     expected = [(x.tobytes(), y) for x, y in zip([*pixels, *more], labels + others, strict=True)]
-    assert whole(data, tmp_path) == sorted(expected)
-    assert [len(read(data, split, tmp_path)) for split in ("train", "dev")] == [8, 3]
+    assert read_train_and_dev(data, tmp_path) == sorted(expected)
+    assert [len(read_split(data, split, tmp_path)) for split in ("train", "dev")] == [8, 3]
 
 
-@pytest.mark.parametrize(("one", "other"), [(b"numpy._core", b"numpy.core"), (b"numpy.core", b"numpy._core")])
+@pytest.mark.parametrize(
+    ("one", "other"), [(b"numpy._core", b"numpy.core"), (b"numpy.core", b"numpy._core")]
+)
 def test_arrays_pickled_by_numpy_1_and_by_numpy_2_are_read(tmp_path, one, other):
-    content, *_ = batch_of(4, protocol=2)
-    data = small_cifar(tmp_path, data_batch_1=content.replace(one, other))
-    assert len(read(data, "train", tmp_path)) == 1
+    content, *_ = make_pickled_batch(4, protocol=2)
+    data = write_small_cifar(tmp_path, data_batch_1=content.replace(one, other))
+    assert len(read_split(data, "train", tmp_path)) == 1
 
 
-def test_fine_labels_are_those_of_cifar100(tmp_path):
-    content = pickle.dumps({b"data": np.zeros((4, 3072), np.uint8), b"coarse_labels": [0] * 4, b"fine_labels": [96, 97, 98, 99]})
+def test_cifar100_uses_the_fine_labels(tmp_path):
+    content = pickle.dumps(
+        {
+            b"data": np.zeros((4, 3072), np.uint8),
+            b"coarse_labels": [0] * 4,
+            b"fine_labels": [96, 97, 98, 99],
+        }
+    )
     (tmp_path / "cifar-100-python").mkdir()
     (tmp_path / "cifar-100-python" / "train").write_bytes(content)
-    data = replace(dataset("cifar100"), train=(File("train", sum_of(content)),), dev=2)
-    assert [y for _, y in whole(data, tmp_path)] == [96, 97, 98, 99]
+    data = replace(get_dataset("cifar100"), train=(DataFile("train", compute_md5(content)),), num_dev_images=2)
+    assert [y for _, y in read_train_and_dev(data, tmp_path)] == [96, 97, 98, 99]
 
 
-class Call:
+class PickledCall:
     """Pickled, it asks its reader to call `what`."""
 
-    def __init__(self, what, *arguments):
-        self.what, self.arguments = what, arguments
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
 
     def __reduce__(self):
-        return self.what, self.arguments
+        return self.function, self.arguments
 
 
 @pytest.mark.parametrize(
     ("what", "arguments", "name"),
-    [(os.system, ("touch ran",), r"posix\.system"), (eval, ("1",), r"\w+\.eval"), (np.load, ("x",), r"numpy\.load")],
+    [
+        (os.system, ("touch ran",), r"posix\.system"),
+        (eval, ("1",), r"\w+\.eval"),
+        (np.load, ("x",), r"numpy\.load"),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("protocol", [0, 4])
 def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch, what, arguments, name, protocol):
     monkeypatch.chdir(tmp_path)
-    data = small_cifar(tmp_path, data_batch_1=pickle.dumps({b"data": Call(what, *arguments)}, protocol))
-    with pytest.raises(DataError, match=rf"data_batch_1 was not read: it asks to run {name}, which no data set needs$"):
-        read(data, "train", tmp_path)
+    data = write_small_cifar(
+        tmp_path, data_batch_1=pickle.dumps({b"data": PickledCall(what, *arguments)}, protocol)
+    )
+    with pytest.raises(
+        DataError,
+        match=rf"data_batch_1 was not read: it asks to run {name}, which no data set needs$",
+    ):
+        read_split(data, "train", tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_pickle_cannot_make_pointers_of_its_bytes(tmp_path):
-    forged = Call(np.ndarray, (1,), np.dtype(object), bytes(8))
-    data = small_cifar(tmp_path, data_batch_1=pickle.dumps({b"data": forged, b"labels": [0]}))
+def test_a_pickle_cannot_build_object_arrays_from_its_bytes(tmp_path):
+    forged = PickledCall(np.ndarray, (1,), np.dtype(object), bytes(8))
+    data = write_small_cifar(tmp_path, data_batch_1=pickle.dumps({b"data": forged, b"labels": [0]}))
     with pytest.raises(DataError, match="data_batch_1 is damaged"):
-        read(data, "train", tmp_path)
+        read_split(data, "train", tmp_path)
 
 
-def test_a_truncated_batch_is_named_by_its_checksum(tmp_path):
-    content, *_ = batch_of(4)
-    data = small_cifar(tmp_path, data_batch_1=content)
+def test_a_truncated_batch_is_reported_by_its_checksum(tmp_path):
+    content, *_ = make_pickled_batch(4)
+    data = write_small_cifar(tmp_path, data_batch_1=content)
     (tmp_path / data.folder / "data_batch_1").write_bytes(content[:-100])
     sentence = (
-        rf"data_batch_1 is truncated, altered or of another data set: its MD5 sum is {sum_of(content[:-100])}, "
-        rf"not {sum_of(content)}; remove it and fetch it anew$"
+        rf"data_batch_1 is truncated, altered or of another data set: its MD5 sum is {compute_md5(content[:-100])}, "
+        rf"not {compute_md5(content)}; remove it and fetch it anew$"
     )
     with pytest.raises(DataError, match=sentence):
-        read(data, "train", tmp_path)
+        read_split(data, "train", tmp_path)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.9999])
-def test_a_batch_truncated_before_its_checksum_was_taken_is_damaged(tmp_path, share):
-    content, *_ = batch_of(4)
-    data = small_cifar(tmp_path, data_batch_1=content[: int(share * len(content))])
+def test_a_truncated_batch_with_a_matching_checksum_is_reported_as_damaged(tmp_path, share):
+    content, *_ = make_pickled_batch(4)
+    data = write_small_cifar(tmp_path, data_batch_1=content[: int(share * len(content))])
     with pytest.raises(DataError, match=r"data_batch_1 is damaged: .+"):
-        read(data, "train", tmp_path)
+        read_split(data, "train", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -161,32 +196,43 @@ def test_a_batch_truncated_before_its_checksum_was_taken_is_damaged(tmp_path, sh
     [
         ([1, 2], "is damaged: it holds a list, not a dictionary"),
         ({b"labels": [1]}, "is not a batch of cifar10: it has no b'data'"),
-        ({b"data": np.zeros((1, 3072), np.uint8)}, "is not a batch of cifar10: it has no b'fine_labels'"),
-        ({b"data": np.zeros(3071, np.uint8), b"labels": [1]}, "is not a batch of cifar10: cannot reshape"),
+        (
+            {b"data": np.zeros((1, 3072), np.uint8)},
+            "is not a batch of cifar10: it has no b'fine_labels'",
+        ),
+        (
+            {b"data": np.zeros(3071, np.uint8), b"labels": [1]},
+            "is not a batch of cifar10: cannot reshape",
+        ),
         ({b"data": [300] * 3072, b"labels": [1]}, "is not a batch of cifar10: "),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]}, "is not a batch of cifar10: 2 images, 1 labels"),
+        (
+            {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
+            "is not a batch of cifar10: 2 images, 1 labels",
+        ),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": None}, "is not a batch of cifar10: "),
     ],
     ids=str,
 )
-def test_a_pickle_that_is_no_batch_says_what_it_lacks(tmp_path, value, reason):
-    data = small_cifar(tmp_path, data_batch_1=pickle.dumps(value))
+def test_a_pickle_that_is_no_batch_gives_the_reason(tmp_path, value, reason):
+    data = write_small_cifar(tmp_path, data_batch_1=pickle.dumps(value))
     with pytest.raises(DataError, match=f"data_batch_1 {reason}"):
-        read(data, "train", tmp_path)
+        read_split(data, "train", tmp_path)
 
 
 @pytest.mark.parametrize("label", [-1, 10])
 def test_a_label_outside_the_classes_is_refused(tmp_path, label):
     content = pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [label]})
-    with pytest.raises(DataError, match=r"is damaged: it holds labels outside the 10 classes of cifar10$"):
-        read(small_cifar(tmp_path, data_batch_1=content), "train", tmp_path)
+    with pytest.raises(
+        DataError, match=r"is damaged: it holds labels outside the 10 classes of cifar10$"
+    ):
+        read_split(write_small_cifar(tmp_path, data_batch_1=content), "train", tmp_path)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    data = small_cifar(tmp_path, data_batch_1=b"", data_batch_2=b"")
+def test_a_missing_file_is_reported(tmp_path):
+    data = write_small_cifar(tmp_path, data_batch_1=b"", data_batch_2=b"")
     (tmp_path / data.folder / "data_batch_2").unlink()
     with pytest.raises(DataError, match="cifar-10-batches-py lacks data_batch_2 of cifar10"):
-        read(data, "train", tmp_path)
+        read_split(data, "train", tmp_path)
 
 
 # IDX files
@@ -194,11 +240,13 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_idx_files_are_read_as_they_were_written(tmp_path, packed, name):
-    pixels, labels = drawn()
-    data = small_mnist(tmp_path, idx_of(pixels), idx_of(labels), packed, name)
-    assert whole(data, tmp_path) == sorted((x.tobytes(), int(y)) for x, y in zip(pixels, labels, strict=True))
-    images = read(data, "train", tmp_path)
+def test_idx_files_are_read_unchanged(tmp_path, packed, name):
+    pixels, labels = make_mnist_arrays()
+    data = write_small_mnist(tmp_path, make_idx_bytes(pixels), make_idx_bytes(labels), packed, name)
+    assert read_train_and_dev(data, tmp_path) == sorted(
+        (x.tobytes(), int(y)) for x, y in zip(pixels, labels, strict=True)
+    )
+    images = read_split(data, "train", tmp_path)
     assert images.pixels.shape == (3, 1, 28, 28)
     assert images.pixels.dtype == torch.uint8
     assert images.labels.dtype == torch.int64
@@ -207,50 +255,80 @@ def test_idx_files_are_read_as_they_were_written(tmp_path, packed, name):
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (idx_of(drawn()[0])[:-1], r"is truncated or altered: it holds 3,919 bytes of pixels or labels, not 3,920$"),
-        (idx_of(drawn()[0]) + b"0", r"is truncated or altered: it holds 3,921 bytes of pixels or labels, not 3,920$"),
-        (idx_of(drawn()[0])[:10], "is not an IDX file of 3 dimensions$"),
+        (
+            make_idx_bytes(make_mnist_arrays()[0])[:-1],
+            r"is truncated or altered: it holds 3,919 bytes of pixels or labels, not 3,920$",
+        ),
+        (
+            make_idx_bytes(make_mnist_arrays()[0]) + b"0",
+            r"is truncated or altered: it holds 3,921 bytes of pixels or labels, not 3,920$",
+        ),
+        (make_idx_bytes(make_mnist_arrays()[0])[:10], "is not an IDX file of 3 dimensions$"),
         (b"", "is not an IDX file of 3 dimensions$"),
-        (idx_of(drawn()[0], kind=9), "is not an IDX file of 3 dimensions$"),
-        (idx_of(drawn()[1]), "is not an IDX file of 3 dimensions$"),
-        (idx_of(drawn(4)[0]), "holds 4 images but train-labels-idx1-ubyte 5 labels$"),
-        (idx_of(drawn()[0][:, 1:]), r"holds images of \(27, 28\), not \(28, 28\)$"),
+        (make_idx_bytes(make_mnist_arrays()[0], kind=9), "is not an IDX file of 3 dimensions$"),
+        (make_idx_bytes(make_mnist_arrays()[1]), "is not an IDX file of 3 dimensions$"),
+        (
+            make_idx_bytes(make_mnist_arrays(4)[0]),
+            "holds 4 images but train-labels-idx1-ubyte 5 labels$",
+        ),
+        (
+            make_idx_bytes(make_mnist_arrays()[0][:, 1:]),
+            r"holds images of \(27, 28\), not \(28, 28\)$",
+        ),
         # 2^64 bytes announced and none there: 0 of 0 to a product in 64 bits
         (bytes((0, 0, 8, 3)) + struct.pack(">3I", 1 << 31, 1 << 31, 4), "is truncated or altered"),
     ],
     ids=range(9),
 )
-def test_a_wrong_idx_file_says_what_is_wrong(tmp_path, images, reason):
-    data = small_mnist(tmp_path, images, idx_of(drawn()[1]))
+def test_an_invalid_idx_file_gives_the_reason(tmp_path, images, reason):
+    data = write_small_mnist(tmp_path, images, make_idx_bytes(make_mnist_arrays()[1]))
     with pytest.raises(DataError, match=f"train-images-idx3-ubyte {reason}"):
-        read(data, "train", tmp_path)
+        read_split(data, "train", tmp_path)
 
 
-@pytest.mark.parametrize("spoil", [lambda c: c[:-9], lambda c: c[:50] + bytes(9) + c[59:], lambda c: b"PK" + c[2:]])
-def test_a_damaged_gz_file_is_named(tmp_path, spoil):
-    data = small_mnist(tmp_path, idx_of(drawn()[0]), idx_of(drawn()[1]), packed=True)
+@pytest.mark.parametrize(
+    "spoil", [lambda c: c[:-9], lambda c: c[:50] + bytes(9) + c[59:], lambda c: b"PK" + c[2:]]
+)
+def test_a_damaged_gz_file_is_reported(tmp_path, spoil):
+    data = write_small_mnist(
+        tmp_path,
+        make_idx_bytes(make_mnist_arrays()[0]),
+        make_idx_bytes(make_mnist_arrays()[1]),
+        compressed=True,
+    )
     path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is truncated or altered: .+; remove it and fetch it anew$"):
-        read(data, "train", tmp_path)
+    with pytest.raises(
+        DataError,
+        match=r"train-images-idx3-ubyte\.gz is truncated or altered: .+; remove it and fetch it anew$",
+    ):
+        read_split(data, "train", tmp_path)
 
 
-def test_files_of_mnist_are_not_taken_for_fashion_mnist(tmp_path):
-    pixels, labels = drawn()
-    small_mnist(tmp_path, idx_of(pixels), idx_of(labels))
+def test_mnist_files_are_not_mistaken_for_fashion_mnist(tmp_path):
+    pixels, labels = make_mnist_arrays()
+    write_small_mnist(tmp_path, make_idx_bytes(pixels), make_idx_bytes(labels))
     with pytest.raises(DataError, match="is truncated, altered or of another data set"):
-        read(dataset("fashion-mnist"), "train", tmp_path / "mnist")
+        read_split(get_dataset("fashion-mnist"), "train", tmp_path / "mnist")
 
 
-def test_a_file_whose_publisher_states_no_checksum_is_read_unchecked(tmp_path):
-    data = small_mnist(tmp_path, idx_of(drawn()[0]), idx_of(drawn()[1]))
+def test_a_file_without_a_published_checksum_is_read_unchecked(tmp_path):
+    data = write_small_mnist(
+        tmp_path, make_idx_bytes(make_mnist_arrays()[0]), make_idx_bytes(make_mnist_arrays()[1])
+    )
     unstated = replace(data, train=tuple(replace(file, md5="") for file in data.train))
-    assert whole(unstated, tmp_path) == whole(data, tmp_path)
+    assert read_train_and_dev(unstated, tmp_path) == read_train_and_dev(data, tmp_path)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything can be read by this user")
-def test_a_file_that_may_not_be_read_is_named(tmp_path):
-    data = small_mnist(tmp_path, idx_of(drawn()[0]), idx_of(drawn()[1]))
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="everything can be read by this user"
+)
+def test_a_file_without_read_permission_is_reported(tmp_path):
+    data = write_small_mnist(
+        tmp_path, make_idx_bytes(make_mnist_arrays()[0]), make_idx_bytes(make_mnist_arrays()[1])
+    )
     (tmp_path / "mnist" / "train-images-idx3-ubyte").chmod(0)
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte cannot be read: Permission denied$"):
-        read(data, "train", tmp_path)
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte cannot be read: Permission denied$"
+    ):
+        read_split(data, "train", tmp_path)

@@ -9,72 +9,98 @@ import pytest
 import torch
 
 import residua
-from residua.cli.export import points
+from residua.cli.export import compute_int8_loss_points
 from residua.cli.main import main
-from residua.data.augment import normalise
+from residua.config.model import ModelConfig
+from residua.data.augment import normalise_pixels
 from residua.deploy import export as exports
-from residua.deploy.export import ALLOWED, Difference, export, runner
+from residua.deploy.export import (
+    EXPORT_TOLERANCE,
+    OutputDifference,
+    export_model,
+    load_exported_runner,
+)
 from residua.errors import RecordError, UsageError
-from residua.extras import EXTRAS
-from residua.net.folder import from_pretrained, read_config, save_pretrained
-from residua.spec.model import ModelConfig
-from tests.deploy.serving import CLASSES, small
-from tests.peers import randomised
+from residua.extras import EXTRA_PACKAGES
+from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
+from tests.deploy.live_server import CLASSES, make_small_model
+from tests.third_party import randomize_weights
 
 onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
-NETS = {
-    "v1, option A": "cifar-resnet8", "v2, option B": "cifar-preresnet8,shortcut=B", "bottleneck": "cifar-resnet11,block=bottleneck",
-    "gate": "cifar-highway8", "VLAD head": "cifar-resnet8,head=vlad",
-}  # fmt: skip
+EXPORTED_NETWORKS = {
+    "v1, option A": "cifar-resnet8",
+    "v2, option B": "cifar-preresnet8,shortcut=B",
+    "bottleneck": "cifar-resnet11,block=bottleneck",
+    "gate": "cifar-highway8",
+    "VLAD head": "cifar-resnet8,head=vlad",
+}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    save_pretrained(*small(), tmp_path / "model")
+def model_folder(tmp_path):
+    save_pretrained(*make_small_model(), tmp_path / "model")
     return tmp_path / "model"
 
 
-def images(count):
-    return torch.randint(256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(count + 9), dtype=torch.uint8)
+def make_random_pixels(count):
+    return torch.randint(
+        256,
+        (count, 3, 16, 16),
+        generator=torch.Generator().manual_seed(count + 9),
+        dtype=torch.uint8,
+    )
 
 
-@pytest.mark.parametrize("name", NETS.values(), ids=NETS)
-def test_an_onnx_file_gives_pytorchs_outputs_at_any_batch_size(tmp_path, name):
-    save_pretrained(*small(name), tmp_path / "model")
-    facts = export(tmp_path / "model", "onnx", tmp_path / "m.onnx")
-    assert facts["difference"] <= ALLOWED
-    config, net = read_config(tmp_path / "model"), from_pretrained(tmp_path / "model")
+@pytest.mark.parametrize("name", EXPORTED_NETWORKS.values(), ids=EXPORTED_NETWORKS)
+def test_an_onnx_file_matches_pytorch_at_any_batch_size(tmp_path, name):
+    save_pretrained(*make_small_model(name), tmp_path / "model")
+    facts = export_model(tmp_path / "model", "onnx", tmp_path / "m.onnx")
+    assert facts["difference"] <= EXPORT_TOLERANCE
+    config, net = read_model_config(tmp_path / "model"), from_pretrained(tmp_path / "model")
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for count in (1, 5, 8):
-        x = normalise(images(count), config.mean, config.std)
+        x = normalise_pixels(make_random_pixels(count), config.mean, config.std)
         with torch.inference_mode():
             scores = net(x)
         found, probabilities = session.run(None, {"images": x.contiguous().numpy()})
         assert np.abs(found - scores.numpy()).max() <= 1e-4
-        assert np.abs(probabilities - (scores / config.temperature).softmax(1).numpy()).max() <= 1e-4
+        assert (
+            np.abs(probabilities - (scores / config.temperature).softmax(1).numpy()).max() <= 1e-4
+        )
 
 
 @pytest.mark.parametrize("bakes", [False, True], ids=["normalised", "uint8"])
 @pytest.mark.parametrize("to", ["openvino", "torch-export"])
-def test_other_formats_give_pytorchs_outputs_too(tmp_path, folder, to, bakes):
-    facts = export(folder, to, tmp_path / "out", bakes=bakes)
-    assert facts["takes"] == ("pixels: (batch, 3, 16, 16) uint8" if bakes else "images: (batch, 3, 16, 16) fp32, normalised")
-    config, net, run = read_config(folder), from_pretrained(folder), runner(to, tmp_path / "out")
+def test_other_formats_match_pytorch(tmp_path, model_folder, to, bakes):
+    facts = export_model(model_folder, to, tmp_path / "out", bake_preprocessing=bakes)
+    assert facts["takes"] == (
+        "pixels: (batch, 3, 16, 16) uint8"
+        if bakes
+        else "images: (batch, 3, 16, 16) fp32, normalised"
+    )
+    config, net, run = (
+        read_model_config(model_folder),
+        from_pretrained(model_folder),
+        load_exported_runner(to, tmp_path / "out"),
+    )
     for count in (1, 5):
-        x = normalise(images(count), config.mean, config.std)
+        x = normalise_pixels(make_random_pixels(count), config.mean, config.std)
         with torch.inference_mode():
-            scores, _ = run(images(count) if bakes else x)
+            scores, _ = run(make_random_pixels(count) if bakes else x)
             assert (scores - net(x)).abs().max() <= 1e-4
 
 
-def meta_of(to, path):
-    match to:
+def read_metadata(format, path):
+    match format:
         case "onnx":
             return onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
         case "openvino":
             info = openvino.Core().read_model(path / "model.xml").get_rt_info(["residua"]).value
-            return {name: value.value if hasattr(value, "value") else value for name, value in info.items()}
+            return {
+                name: value.value if hasattr(value, "value") else value
+                for name, value in info.items()
+            }
     extra = {"residua.json": ""}
     with open(path, "rb") as file:
         torch.export.load(file, extra_files=extra)
@@ -82,48 +108,84 @@ def meta_of(to, path):
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
-def test_classes_and_preprocessing_travel_in_the_file(tmp_path, to):
-    net, config = small()
-    config = ModelConfig(network=config.network, classes=("é", "b,c", '"d'), mean=config.mean, std=config.std, resize=20)
+def test_classes_and_preprocessing_are_stored_in_the_exported_file(tmp_path, to):
+    net, config = make_small_model()
+    config = ModelConfig(
+        network=config.network,
+        classes=("é", "b,c", '"d'),
+        mean=config.mean,
+        std=config.std,
+        resize=20,
+    )
     save_pretrained(net, config, tmp_path / "model")
-    export(tmp_path / "model", to, tmp_path / "out", bakes=True)
-    meta = meta_of(to, tmp_path / "out")
+    export_model(tmp_path / "model", to, tmp_path / "out", bake_preprocessing=True)
+    meta = read_metadata(to, tmp_path / "out")
     assert json.loads(meta["classes"]) == ["é", "b,c", '"d']
     assert json.loads(meta["input"]) == [3, 16, 16]
     assert json.loads(meta["mean"]) == list(config.mean)
     assert json.loads(meta["std"]) == list(config.std)
     assert json.loads(meta["resize"]) == 20
     assert meta["interpolation"] == "bilinear"
-    assert meta["preprocessing"] == "RGB, resized (bilinear, without aliasing) the shorter side to 20, then the middle 16 x 16"
-    for file in [tmp_path / "out"] if (tmp_path / "out").is_file() else (tmp_path / "out").iterdir():
+    assert (
+        meta["preprocessing"]
+        == "RGB, resized (bilinear, without aliasing) the shorter side to 20, then the middle 16 x 16"
+    )
+    for file in (
+        [tmp_path / "out"] if (tmp_path / "out").is_file() else (tmp_path / "out").iterdir()
+    ):
         assert str(tmp_path).encode() not in file.read_bytes()
         assert b"residua/net" not in file.read_bytes()  # no stack of our source
 
 
-def test_what_is_not_pytorchs_is_not_put_in_place(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(exports, "compared", lambda *_: Difference(scores=0.5, probabilities=0.01, largest=3.0))
+def test_an_export_that_differs_from_pytorch_is_not_written(tmp_path, model_folder, monkeypatch):
+    monkeypatch.setattr(
+        exports,
+        "measure_output_difference",
+        lambda *_: OutputDifference(
+            score_difference=0.5, probability_difference=0.01, largest_score=3.0
+        ),
+    )
     with pytest.raises(
-        RecordError, match=r"m.onnx was not written: its probabilities differ from PyTorch's by 1.0e-02, its scores"
+        RecordError,
+        match=r"m.onnx was not written: its probabilities differ from PyTorch's by 1.0e-02, its scores",
     ):
-        export(folder, "onnx", tmp_path / "m.onnx")
+        export_model(model_folder, "onnx", tmp_path / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_difference_is_a_share_of_large_scores_alone():
-    assert Difference(scores=9e-5, probabilities=0.0, largest=0.1).holds
-    assert not Difference(scores=2e-4, probabilities=0.0, largest=0.1).holds
-    assert Difference(scores=2e-2, probabilities=0.0, largest=1000.0).holds
-    assert not Difference(scores=0.0, probabilities=2e-4, largest=1000.0).holds
+def test_the_tolerance_is_relative_for_large_scores_only():
+    assert OutputDifference(
+        score_difference=9e-5, probability_difference=0.0, largest_score=0.1
+    ).is_within_tolerance
+    assert not OutputDifference(
+        score_difference=2e-4, probability_difference=0.0, largest_score=0.1
+    ).is_within_tolerance
+    assert OutputDifference(
+        score_difference=2e-2, probability_difference=0.0, largest_score=1000.0
+    ).is_within_tolerance
+    assert not OutputDifference(
+        score_difference=0.0, probability_difference=2e-4, largest_score=1000.0
+    ).is_within_tolerance
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path, folder):
+def test_a_full_disk_leaves_no_partial_export(tmp_path, model_folder):
     """Files of more than 100 kB cannot be written."""
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "export", str(folder), "--to", "onnx", "--out", str(tmp_path / "m.onnx")]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "export",
+        str(model_folder),
+        "--to",
+        "onnx",
+        "--out",
+        str(tmp_path / "m.onnx"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "File too large" in done.stderr
@@ -132,70 +194,113 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, folder):
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_int8_is_calibrated_on_real_images_and_says_what_it_costs(tmp_path, capsys, to):
-    from residua.spec.dataset import dataset
+def test_int8_is_calibrated_on_real_images_and_its_accuracy_loss_is_reported(tmp_path, capsys, to):
+    from residua.config.dataset import get_dataset
 
-    data = dataset("digits")
-    net = randomised(residua.create_model("cifar-resnet8", num_classes=10, input=data.input))
-    config = ModelConfig(network=net.plan.network, classes=data.classes, mean=data.mean, std=data.std)
+    data = get_dataset("digits")
+    net = randomize_weights(residua.create_model("cifar-resnet8", num_classes=10, input=data.input))
+    config = ModelConfig(
+        network=net.plan.network, classes=data.classes, mean=data.mean, std=data.std
+    )
     save_pretrained(net, config, tmp_path / "model")
     out = tmp_path / "out"
-    assert main(["export", str(tmp_path / "model"), "--to", to, "--int8", "--images", "digits", "--out", str(out), "--json"]) == 0
+    assert (
+        main(
+            [
+                "export",
+                str(tmp_path / "model"),
+                "--to",
+                to,
+                "--int8",
+                "--images",
+                "digits",
+                "--out",
+                str(out),
+                "--json",
+            ]
+        )
+        == 0
+    )
     facts = json.loads(capsys.readouterr().out)
     assert facts["images"] == 359
     assert facts["agreement"] > 0.8
     assert abs(facts["int8_error"] - facts["fp32_error"]) < 0.1
     weights = out.stat().st_size if to == "onnx" else (out / "model.bin").stat().st_size
     assert weights < 0.5 * (tmp_path / "model" / "model.safetensors").stat().st_size
-    assert meta_of(to, out)["precision"] == "int8, calibrated on 512 images"
+    assert read_metadata(to, out)["precision"] == "int8, calibrated on 512 images"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
         (["--to", "onyx"], 2, "no 'onyx': did you mean 'onnx'?"),
-        (["--to", "onnx", "--int8"], 2, "--int8 is calibrated on real images: give --images DIR with it"),
+        (
+            ["--to", "onnx", "--int8"],
+            2,
+            "--int8 is calibrated on real images: give --images DIR with it",
+        ),
         (["--to", "onnx", "--images", "digits"], 2, "--images is for --int8"),
-        (["--to", "torch-export", "--int8", "--images", "digits"], 2, "int8 is for onnx and openvino"),
-        (["--to", "onnx", "--int8", "--images", "digits"], 2, "takes images of (3, 16, 16), but those of digits are (1, 8, 8)"),
+        (
+            ["--to", "torch-export", "--int8", "--images", "digits"],
+            2,
+            "int8 is for onnx and openvino",
+        ),
+        (
+            ["--to", "onnx", "--int8", "--images", "digits"],
+            2,
+            "takes images of (3, 16, 16), but those of digits are (1, 8, 8)",
+        ),
         (["--to", "onnx", "--out", "{tmp}/model"], 2, "exists already: choose another --out"),
     ],
 )
-def test_each_mistake_is_named(tmp_path, folder, capsys, arguments, code, sentence):
-    asked = ["export", str(folder), "--out", str(tmp_path / "x"), *(a.format(tmp=tmp_path) for a in arguments)]
+def test_each_usage_error_is_reported(tmp_path, model_folder, capsys, arguments, code, sentence):
+    command = [
+        "export",
+        str(model_folder),
+        "--out",
+        str(tmp_path / "x"),
+        *(a.format(tmp=tmp_path) for a in arguments),
+    ]
     try:
-        found = main(asked)
+        exit_code = main(command)
     except SystemExit as stop:
-        found = stop.code
+        exit_code = stop.code
     err = capsys.readouterr().err
-    assert found == code
+    assert exit_code == code
     assert sentence in err
     assert "Traceback" not in err
     assert not (tmp_path / "x").exists()
 
 
-def test_a_loss_of_more_than_half_a_point_is_counted_in_points():
-    assert points({"fp32_error": 0.08, "int8_error": 0.095}) == pytest.approx(1.5)
-    assert points({"agreement": 0.9}) == 0
+def test_the_int8_accuracy_loss_is_computed_in_percentage_points():
+    assert compute_int8_loss_points({"fp32_error": 0.08, "int8_error": 0.095}) == pytest.approx(1.5)
+    assert compute_int8_loss_points({"agreement": 0.9}) == 0
 
 
-def test_a_missing_library_is_named_with_what_brings_it(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(EXTRAS, "openvino", ("openvino", ("no_such_package",)))
+def test_a_missing_library_is_reported_with_the_extra_to_install(
+    model_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(EXTRA_PACKAGES, "openvino", ("openvino", ("no_such_package",)))
     with pytest.raises(
-        UsageError, match=r"openvino needs no-such-package, which is not installed: pip install 'residua\[openvino\]'"
+        UsageError,
+        match=r"openvino needs no-such-package, which is not installed: pip install 'residua\[openvino\]'",
     ):
-        export(folder, "openvino", tmp_path / "out")
+        export_model(model_folder, "openvino", tmp_path / "out")
 
 
-def test_a_model_folder_is_wanted(tmp_path):
+def test_only_a_model_folder_can_be_exported(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"x")
     with pytest.raises(RecordError, match="is an ONNX file, .* give the model folder"):
-        export(tmp_path / "m.onnx", "onnx", tmp_path / "out")
+        export_model(tmp_path / "m.onnx", "onnx", tmp_path / "out")
 
 
-def test_the_files_name_follows_from_the_folders(tmp_path, folder, monkeypatch, capsys):
+def test_the_default_file_name_comes_from_the_folder_name(
+    tmp_path, model_folder, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    assert main(["export", str(folder), "--to", "torch-export"]) == 0
+    assert main(["export", str(model_folder), "--to", "torch-export"]) == 0
     assert (tmp_path / "model.pt2").is_file()
-    assert capsys.readouterr().out.startswith("model.pt2: cifar-resnet8, 3 classes, torch-export, fp32\n")
+    assert capsys.readouterr().out.startswith(
+        "model.pt2: cifar-resnet8, 3 classes, torch-export, fp32\n"
+    )
     assert len(CLASSES) == 3

@@ -20,115 +20,164 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 from residua.cli.main import main
-from residua.data.image import decode, prepared
+from residua.data.decode import decode_image, preprocess_image
 from residua.data.read import Images
-from residua.deploy.batcher import Batcher
-from residua.deploy.engine import Engine
-from residua.deploy.serve import server
-from residua.deploy.service import Limits, Service
-from residua.deploy.similar import Album
-from residua.net.folder import save_pretrained
-from tests.deploy.serving import CLASSES, ask, form, photograph, raw, running, small, small_engine
+from residua.deploy.batcher import RequestBatcher
+from residua.deploy.engine import InferenceEngine
+from residua.deploy.serve import make_server
+from residua.deploy.service import PredictionService, ServerLimits
+from residua.deploy.similar import SimilarImageIndex
+from residua.net.model_folder import save_pretrained
+from tests.deploy.live_server import (
+    CLASSES,
+    make_image_bytes,
+    make_multipart_form,
+    make_small_engine,
+    make_small_model,
+    run_server,
+    send_raw_bytes,
+    send_request,
+)
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return small_engine()
+def shared_engine():
+    return make_small_engine()
 
 
 @pytest.fixture(scope="module")
-def port(engine):
+def server_port(shared_engine):
     """Of a server that accepts bodies of 100 kB, images of a million pixels, and waits a second."""
-    with running(Service(engine, "<p>page", Limits(100_000, 1_000_000, 64, 1.0))) as found:
+    with run_server(
+        PredictionService(shared_engine, "<p>page", ServerLimits(100_000, 1_000_000, 64, 1.0))
+    ) as found:
         yield found
 
 
-def expected(engine, content):
-    return engine(prepared(decode(content), engine.config)[None])[0]
+def compute_expected_probabilities(engine, content):
+    return engine(preprocess_image(decode_image(content), engine.config)[None])[0]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_a_prediction_is_the_engines_whether_raw_or_in_a_form(port, engine, kind):
-    content = photograph(kind=kind)
-    probabilities = expected(engine, content)
-    body, headers = form(content)
-    for answer in (ask(port, content), ask(port, body, headers=headers)):
+def test_raw_and_form_requests_return_the_probabilities_of_the_engine(
+    server_port, shared_engine, kind
+):
+    content = make_image_bytes(kind=kind)
+    probabilities = compute_expected_probabilities(shared_engine, content)
+    body, headers = make_multipart_form(content)
+    for answer in (
+        send_request(server_port, content),
+        send_request(server_port, body, headers=headers),
+    ):
         status, _, found = answer
         assert status == 200
         assert found["class"] == CLASSES[probabilities.argmax()]
         assert found["probability"] == pytest.approx(probabilities.max().item(), abs=1e-6)
-        assert [guess["class"] for guess in found["top"]] == [CLASSES[i] for i in probabilities.argsort(descending=True)]
+        assert [guess["class"] for guess in found["top"]] == [
+            CLASSES[i] for i in probabilities.argsort(descending=True)
+        ]
         assert sum(guess["probability"] for guess in found["top"]) == pytest.approx(1)
 
 
-def test_requests_at_the_same_time_get_each_its_own_answer(port, engine):
-    contents = [photograph(seed) for seed in range(24)]
+def test_concurrent_requests_each_get_their_own_response(server_port, shared_engine):
+    contents = [make_image_bytes(seed) for seed in range(24)]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda content: ask(port, content), contents))
+        answers = list(pool.map(lambda content: send_request(server_port, content), contents))
     for content, (status, _, found) in zip(contents, answers, strict=True):
         assert status == 200
-        assert found["probability"] == pytest.approx(expected(engine, content).max().item(), abs=1e-5)
+        assert found["probability"] == pytest.approx(
+            compute_expected_probabilities(shared_engine, content).max().item(), abs=1e-5
+        )
 
 
-def malformed():
+def generate_malformed_requests():
     """200 bodies with headers, drawn by a seed, none of which is a whole image."""
-    draw = random.Random(0)
-    whole = {kind: photograph(kind=kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")}
+    rng = random.Random(0)
+    intact_images = {
+        kind: make_image_bytes(kind=kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+    }
     for i in range(200):
-        content = whole[draw.choice(list(whole))]
+        content = intact_images[rng.choice(list(intact_images))]
         match i % 8:
             case 0:
-                yield draw.randbytes(draw.randrange(1, 3000)), {}
+                yield rng.randbytes(rng.randrange(1, 3000)), {}
             case 1:
-                yield content[: draw.randrange(1, len(content) // 2)], {}
+                yield content[: rng.randrange(1, len(content) // 2)], {}
             case 2:
-                yield content[:8] + draw.randbytes(200), {}
+                yield content[:8] + rng.randbytes(200), {}
             case 3:  # a form without its boundary
-                yield form(content)[0], {"content-type": "multipart/form-data"}
+                yield make_multipart_form(content)[0], {"content-type": "multipart/form-data"}
             case 4:  # a form cut in two
-                body, headers = form(content)
-                yield body[: draw.randrange(1, len(body) // 2)], headers
+                body, headers = make_multipart_form(content)
+                yield body[: rng.randrange(1, len(body) // 2)], headers
             case 5:  # another boundary than the header's
-                yield form(content)[0], {"content-type": f"multipart/form-data; boundary=x{draw.random()}"}
+                yield (
+                    make_multipart_form(content)[0],
+                    {"content-type": f"multipart/form-data; boundary=x{rng.random()}"},
+                )
             case 6:
-                yield b"", {"content-type": draw.choice(["image/png", "multipart/form-data; boundary=edge", "application/json"])}
+                yield (
+                    b"",
+                    {
+                        "content-type": rng.choice(
+                            ["image/png", "multipart/form-data; boundary=edge", "application/json"]
+                        )
+                    },
+                )
             case 7:  # a form of two files, and one of a file that is no image
-                body, headers = form(draw.randbytes(100))
-                twice = body.replace(b"--edge--\r\n", b"") + form(content, name="b")[0]
-                yield (body if draw.random() < 0.5 else twice), headers
+                body, headers = make_multipart_form(rng.randbytes(100))
+                two_file_form = (
+                    body.replace(b"--edge--\r\n", b"") + make_multipart_form(content, name="b")[0]
+                )
+                yield (body if rng.random() < 0.5 else two_file_form), headers
 
 
-def test_200_malformed_bodies_get_4xx_and_the_server_lives(port):
-    for body, headers in malformed():
-        status, _, found = ask(port, body, headers=headers)
+def test_200_malformed_bodies_get_4xx_and_the_server_keeps_running(server_port):
+    for body, headers in generate_malformed_requests():
+        status, _, found = send_request(server_port, body, headers=headers)
         assert 400 <= status < 500, (body[:60], headers, found)
         assert found["error"]
-    assert ask(port, photograph())[0] == 200
-    assert ask(port, path="/health", method="GET")[2]["waiting"] == 0
+    assert send_request(server_port, make_image_bytes())[0] == 200
+    assert send_request(server_port, path="/health", method="GET")[2]["waiting"] == 0
 
 
-def test_each_mistake_is_named(port):
-    assert ask(port, b"hello")[::2] == (415, {"error": "the image is no JPEG, PNG, WebP, BMP, TIFF or GIF image"})
-    assert ask(port, photograph()[:400])[::2] == (400, {"error": "the image is truncated: its data end too early"})
-    assert ask(port, b"")[::2] == (400, {"error": "the body is empty: send an image, or a form with a file"})
-    assert ask(port, photograph(), "/predict?top=-1")[::2] == (
+def test_each_bad_request_gets_its_error_message(server_port):
+    assert send_request(server_port, b"hello")[::2] == (
+        415,
+        {"error": "the image is no JPEG, PNG, WebP, BMP, TIFF or GIF image"},
+    )
+    assert send_request(server_port, make_image_bytes()[:400])[::2] == (
+        400,
+        {"error": "the image is truncated: its data end too early"},
+    )
+    assert send_request(server_port, b"")[::2] == (
+        400,
+        {"error": "the body is empty: send an image, or a form with a file"},
+    )
+    assert send_request(server_port, make_image_bytes(), "/predict?top=-1")[::2] == (
         400,
         {"error": "top=-1 is impossible: give a whole number up to 1000"},
     )
-    assert ask(port, path="/nowhere", method="GET")[0] == 404
-    assert ask(port, method="GET")[0] == 405
+    assert send_request(server_port, path="/nowhere", method="GET")[0] == 404
+    assert send_request(server_port, method="GET")[0] == 405
     file = BytesIO()
     Image.new("1", (2000, 1000)).save(file, "PNG")
-    assert ask(port, file.getvalue())[::2] == (
-        413, {"error": "the image has 2,000,000 pixels, more than the 1,000,000 that are decoded"}
-    )  # fmt: skip
+    assert send_request(server_port, file.getvalue())[::2] == (
+        413,
+        {"error": "the image has 2,000,000 pixels, more than the 1,000,000 that are decoded"},
+    )
 
 
-def test_a_body_too_large_is_refused_before_it_has_come(port):
+def test_a_too_large_body_is_refused_before_it_is_received(server_port):
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000000\r\n\r\n"
-    assert raw(port, head).startswith(b"HTTP/1.1 413")
-    chunked = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"4e20\r\n" + b"x" * 20000 + b"\r\n"
-    with socket.create_connection(("127.0.0.1", port), 30) as wire:  # a body without end
+    assert send_raw_bytes(server_port, head).startswith(b"HTTP/1.1 413")
+    chunked = (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"4e20\r\n"
+        + b"x" * 20000
+        + b"\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server_port), 30) as wire:  # a body without end
         wire.sendall(chunked + (b"4e20\r\n" + b"x" * 20000 + b"\r\n") * 5)
         assert wire.recv(65536).startswith(b"HTTP/1.1 413")
 
@@ -143,100 +192,139 @@ def test_a_body_too_large_is_refused_before_it_has_come(port):
     ],
     ids=["headers of a megabyte", "no HTTP", "a negative length", "a length in letters"],
 )
-def test_what_is_no_http_is_refused(port, content):
-    assert raw(port, content).startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")) or raw(port, content) == b""
-    assert ask(port, photograph())[0] == 200
+def test_invalid_http_is_refused(server_port, content):
+    assert (
+        send_raw_bytes(server_port, content).startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+        or send_raw_bytes(server_port, content) == b""
+    )
+    assert send_request(server_port, make_image_bytes())[0] == 200
 
 
-def test_a_slow_client_blocks_nobody_and_is_sent_away(port):
+def test_a_slow_client_blocks_nobody_and_times_out(server_port):
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n"
-    slow = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(100)]  # more than may wait
+    slow = [
+        socket.create_connection(("127.0.0.1", server_port), 30) for _ in range(100)
+    ]  # more than may wait
     for wire in slow:
         wire.sendall(head + b"x")
-    assert ask(port, photograph())[0] == 200
+    assert send_request(server_port, make_image_bytes())[0] == 200
     assert b"408" in slow[0].recv(65536)
     for wire in slow:
         wire.close()
 
 
-def test_where_too_many_wait_others_are_asked_to_come_again(engine):
-    go = threading.Event()
-    held = Engine("held", engine.config, lambda pixels: (go.wait(30), engine(pixels))[1])
-    with running(Service(held, "", Limits(queue=2))) as port, ThreadPoolExecutor(2) as pool:
-        first = [pool.submit(ask, port, photograph()) for _ in range(2)]
-        while ask(port, path="/health", method="GET")[2]["waiting"] < 2:
+def test_a_full_queue_answers_503_with_retry_after(shared_engine):
+    release = threading.Event()
+    blocked_engine = InferenceEngine(
+        "held", shared_engine.config, lambda pixels: (release.wait(30), shared_engine(pixels))[1]
+    )
+    with (
+        run_server(
+            PredictionService(blocked_engine, "", ServerLimits(max_waiting_images=2))
+        ) as port,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first = [pool.submit(send_request, port, make_image_bytes()) for _ in range(2)]
+        while send_request(port, path="/health", method="GET")[2]["waiting"] < 2:
             time.sleep(0.01)
-        status, headers, found = ask(port, photograph())
+        status, headers, found = send_request(port, make_image_bytes())
         assert (status, headers["retry-after"]) == (503, "1")
         assert found == {"error": "2 images wait already: try again in a second"}
-        go.set()
+        release.set()
         assert [answer.result()[0] for answer in first] == [200, 200]
 
 
-def test_those_who_ask_while_a_batch_is_computed_are_in_the_next_one():
+def test_requests_during_a_batch_join_the_next_batch():
     sizes = []
 
-    async def five():
-        batcher = Batcher(lambda pixels: (time.sleep(0.1), pixels.flatten(1).float())[1], sizes.append, most=3)
-        running = asyncio.create_task(batcher.run())
+    async def run_requests():
+        batcher = RequestBatcher(
+            lambda pixels: (time.sleep(0.1), pixels.flatten(1).float())[1],
+            sizes.append,
+            max_batch_size=3,
+        )
+        running = asyncio.create_task(batcher.run_forever())
         first = asyncio.create_task(batcher(torch.zeros(1, 1, 1)))
         await asyncio.sleep(0.05)
-        answers = await asyncio.gather(first, *(batcher(torch.full((1, 1, 1), i)) for i in range(1, 6)))
+        answers = await asyncio.gather(
+            first, *(batcher(torch.full((1, 1, 1), i)) for i in range(1, 6))
+        )
         running.cancel()
         return [answer.item() for answer in answers]
 
-    assert asyncio.run(five()) == [0, 1, 2, 3, 4, 5]
+    assert asyncio.run(run_requests()) == [0, 1, 2, 3, 4, 5]
     assert sizes == [1, 3, 2]
 
 
-def test_an_engine_that_fails_costs_its_own_batch_only(engine):
-    def sometimes(pixels):
+def test_an_engine_error_fails_only_its_own_batch(shared_engine):
+    def fail_on_black_images(pixels):
         if pixels.float().mean() < 1:
             raise RuntimeError("out of luck")
-        return engine(pixels)
+        return shared_engine(pixels)
 
     black = BytesIO()
     Image.new("RGB", (16, 16)).save(black, "PNG")
-    with running(Service(Engine("odd", engine.config, sometimes), "", Limits())) as port:
-        assert ask(port, black.getvalue())[0] == 500
-        assert ask(port, photograph())[0] == 200
+    with run_server(
+        PredictionService(
+            InferenceEngine("odd", shared_engine.config, fail_on_black_images), "", ServerLimits()
+        )
+    ) as port:
+        assert send_request(port, black.getvalue())[0] == 500
+        assert send_request(port, make_image_bytes())[0] == 200
 
 
-def test_a_training_image_is_most_like_itself():
-    net, config = small()
-    pixels = torch.stack([prepared(decode(photograph(seed)), config) for seed in range(40)])
-    album = Album(net, config, Images(pixels, torch.arange(40) % 3), CLASSES, most=40)
-    near = album.like(pixels[7], 3)
+def test_a_training_image_is_most_similar_to_itself():
+    net, config = make_small_model()
+    pixels = torch.stack(
+        [preprocess_image(decode_image(make_image_bytes(seed)), config) for seed in range(40)]
+    )
+    album = SimilarImageIndex(
+        net, config, Images(pixels, torch.arange(40) % 3), CLASSES, max_images=40
+    )
+    near = album.find_nearest(pixels[7], 3)
     assert torch.equal(near[0].pixels, pixels[7])
-    assert near[0].name == CLASSES[7 % 3]
+    assert near[0].class_name == CLASSES[7 % 3]
     assert near[0].cosine == pytest.approx(1, abs=1e-5)
     assert near[0].cosine > near[1].cosine > near[2].cosine
 
 
-def test_metrics_count_requests_times_and_batches(engine):
-    with running(Service(engine, "", Limits())) as port:
-        for body in (photograph(), photograph(1), b"no"):
-            ask(port, body)
-        _, headers, text = ask(port, path="/metrics", method="GET")
+def test_metrics_report_requests_latencies_and_batch_sizes(shared_engine):
+    with run_server(PredictionService(shared_engine, "", ServerLimits())) as port:
+        for body in (make_image_bytes(), make_image_bytes(1), b"no"):
+            send_request(port, body)
+        _, headers, text = send_request(port, path="/metrics", method="GET")
     lines = text.decode().splitlines()
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
     for line in (
-        'residua_requests_total{status="200"} 2', 'residua_requests_total{status="415"} 1', "residua_latency_seconds_count 2",
-        'residua_latency_seconds_bucket{le="+Inf"} 2', "residua_waiting 0", "residua_batch_size_sum 2",
-    ):  # fmt: skip
+        'residua_requests_total{status="200"} 2',
+        'residua_requests_total{status="415"} 1',
+        "residua_latency_seconds_count 2",
+        'residua_latency_seconds_bucket{le="+Inf"} 2',
+        "residua_waiting 0",
+        "residua_batch_size_sum 2",
+    ):
         assert line in lines
 
 
-def test_a_port_in_use_is_named(tmp_path, capsys):
-    save_pretrained(*small(), tmp_path / "model")
+def test_a_port_in_use_and_invalid_serve_options_are_reported(tmp_path, capsys):
+    save_pretrained(*make_small_model(), tmp_path / "model")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", str(tmp_path / "model"), "--port", str(port)]) == 1
     err = capsys.readouterr().err
-    assert err == f"residua: port {port} of 127.0.0.1 cannot be used: address already in use; choose another --port or --host\n"
+    assert (
+        err
+        == f"residua: port {port} of 127.0.0.1 cannot be used: address already in use; choose another --port or --host\n"
+    )
     assert main(["serve", str(tmp_path / "model"), "--port", "70000"]) == 2
-    assert "--port 70000 is impossible: give a number up to 65535, or 0 for any that is free" in capsys.readouterr().err
-    assert main(["serve", str(tmp_path / "model"), "--port", "0", "--host", "no.such.host.invalid"]) == 1
+    assert (
+        "--port 70000 is impossible: give a number up to 65535, or 0 for any that is free"
+        in capsys.readouterr().err
+    )
+    assert (
+        main(["serve", str(tmp_path / "model"), "--port", "0", "--host", "no.such.host.invalid"])
+        == 1
+    )
     assert "port 0 of no.such.host.invalid cannot be used" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--port", "0"]) == 1
     assert "is no model folder" in capsys.readouterr().err
@@ -246,26 +334,39 @@ def test_a_port_in_use_is_named(tmp_path, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_it_to_stop_and_the_second_to_leave_at_once(engine, which):
-    asked = server(Service(engine, "", Limits()))
-    with asked.capture_signals():
+def test_the_first_signal_stops_gracefully_and_the_second_forces_exit(shared_engine, which):
+    uvicorn_server = make_server(PredictionService(shared_engine, "", ServerLimits()))
+    with uvicorn_server.capture_signals():
         signal.raise_signal(which)
-        assert (asked.should_exit, asked.force_exit) == (True, False)
+        assert (uvicorn_server.should_exit, uvicorn_server.force_exit) == (True, False)
         signal.raise_signal(which)
-        assert asked.force_exit
+        assert uvicorn_server.force_exit
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_asked_to_stop_it_answers_what_has_begun(tmp_path):
-    save_pretrained(*small(), tmp_path / "model")
-    command = [sys.executable, "-m", "residua", "serve", str(tmp_path / "model"), "--port", "0", "--engine", "torch"]
+def test_on_sigterm_the_server_answers_requests_already_begun(tmp_path):
+    save_pretrained(*make_small_model(), tmp_path / "model")
+    command = [
+        sys.executable,
+        "-m",
+        "residua",
+        "serve",
+        str(tmp_path / "model"),
+        "--port",
+        "0",
+        "--engine",
+        "torch",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         port = int(process.stdout.readline().split("  ")[0].rpartition(":")[2])
-        content = photograph()
+        content = make_image_bytes()
         with socket.create_connection(("127.0.0.1", port), 30) as wire:
-            wire.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(content) + content[:50])
-            while ask(port, path="/health", method="GET")[0] != 200:
+            wire.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(content)
+                + content[:50]
+            )
+            while send_request(port, path="/health", method="GET")[0] != 200:
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             time.sleep(0.3)

@@ -13,17 +13,23 @@ pytest.importorskip("captum")
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from residua.cli.serve import words
-from residua.data.image import decode, prepared
+from residua.cli.serve import build_page_variables
+from residua.data.decode import decode_image, preprocess_image
 from residua.data.read import Images
-from residua.deploy.explain import Explainer
-from residua.deploy.service import Limits, Service
-from residua.deploy.similar import Album
-from residua.report.html import rendered
-from tests.browser import needs_chromium, shown
-from tests.deploy.serving import CLASSES, photograph, running, small, small_engine
+from residua.deploy.explain import GradCamExplainer
+from residua.deploy.service import PredictionService, ServerLimits
+from residua.deploy.similar import SimilarImageIndex
+from residua.report.html import render_template
+from tests.browser import load_in_chromium, needs_chromium
+from tests.deploy.live_server import (
+    CLASSES,
+    make_image_bytes,
+    make_small_engine,
+    make_small_model,
+    run_server,
+)
 
-HARNESS = """<!DOCTYPE html><title>waiting</title><body style="margin: 0">
+HARNESS_PAGE = """<!DOCTYPE html><title>waiting</title><body style="margin: 0">
 <iframe id="frame" width="WIDTH" height="1500" style="border: 0" src="/"></iframe>
 <script>
 const frame = document.getElementById("frame");
@@ -48,25 +54,45 @@ frame.onload = async () => {
 @pytest.mark.slow
 @needs_chromium
 def test_the_page_shows_a_prediction_in_a_browser(tmp_path):
-    engine, (net, config) = small_engine(), small()
-    pixels = torch.stack([prepared(decode(photograph(seed)), config) for seed in range(8)])
-    album = Album(net, config, Images(pixels, torch.arange(8) % 3), CLASSES)
-    page = rendered("serve.html.j2", **words(config, engine.name, 1000), similar=6)
+    engine, (net, config) = make_small_engine(), make_small_model()
+    pixels = torch.stack(
+        [preprocess_image(decode_image(make_image_bytes(seed)), config) for seed in range(8)]
+    )
+    album = SimilarImageIndex(net, config, Images(pixels, torch.arange(8) % 3), CLASSES)
+    page = render_template(
+        "serve.html.j2", **build_page_variables(config, engine.description, 1000), similar=6
+    )
     assert "http" not in page
 
-    class Harnessed(Service):
+    class Harnessed(PredictionService):
         @property
         def application(self):
             made = super().application
-            made.routes.append(Route("/image", lambda request: Response(photograph(3, size=(20, 12)), media_type="image/png")))
             made.routes.append(
-                Route("/{width:int}", lambda request: HTMLResponse(HARNESS.replace("WIDTH", str(request.path_params["width"]))))
+                Route(
+                    "/image",
+                    lambda request: Response(
+                        make_image_bytes(3, size=(20, 12)), media_type="image/png"
+                    ),
+                )
+            )
+            made.routes.append(
+                Route(
+                    "/{width:int}",
+                    lambda request: HTMLResponse(
+                        HARNESS_PAGE.replace("WIDTH", str(request.path_params["width"]))
+                    ),
+                )
             )
             return made
 
-    with running(Harnessed(engine, page, Limits(), Explainer(net, config), album)) as port:
+    with run_server(
+        Harnessed(engine, page, ServerLimits(), GradCamExplainer(net, config), album)
+    ) as port:
         for width in (390, 1280):
-            document = shown(f"http://127.0.0.1:{port}/{width}", tmp_path, "--virtual-time-budget=20000")
+            document = load_in_chromium(
+                f"http://127.0.0.1:{port}/{width}", tmp_path, "--virtual-time-budget=20000"
+            )
             found = json.loads(re.search(r"<title>(\{.*\})</title>", document)[1])
             assert found["window"] == width
             assert found["content"] <= found["room"] <= width

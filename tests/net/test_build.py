@@ -4,18 +4,22 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from residua import UsageError, create_model
+from residua.config.network import ORDERS, Network, Stage, Stem, Unit
+from residua.config.papers import SHORTCUT_ABLATIONS, list_models, network
+from residua.config.plan import plan
 from residua.net.build import build
-from residua.spec.network import ORDERS, Network, Stage, Stem, Unit
-from residua.spec.papers import SHORTCUT_ABLATIONS, list_models, network
-from residua.spec.plan import plan
-from tests.oracle import Oracle, PreOracle, copy_weights
+from tests.oracle import OraclePreactResNet, OracleResNet, copy_weights
 
 
 @pytest.mark.parametrize(
     ("name", "oracle"),
-    [("cifar-resnet20", Oracle(3)), ("cifar-plain20", Oracle(3, residual=False)), ("cifar-preresnet20", PreOracle(3))],
+    [
+        ("cifar-resnet20", OracleResNet(3)),
+        ("cifar-plain20", OracleResNet(3, residual=False)),
+        ("cifar-preresnet20", OraclePreactResNet(3)),
+    ],
 )
-def test_a_built_net_equals_one_written_by_hand_bit_for_bit(name, oracle):
+def test_a_built_net_equals_the_handwritten_oracle_bit_for_bit(name, oracle):
     net = create_model(name, seed=5)
     copy_weights(net, oracle)
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
@@ -32,7 +36,7 @@ def test_a_built_net_equals_one_written_by_hand_bit_for_bit(name, oracle):
 
 
 @pytest.mark.parametrize("name", [n for n in list_models() if not n.endswith(("1001", "1202"))])
-def test_the_module_has_the_plans_parameters(name):
+def test_the_module_has_as_many_parameters_as_the_plan(name):
     assert sum(p.numel() for p in create_model(name).parameters()) == plan(network(name)).parameters
 
 
@@ -65,14 +69,19 @@ def test_every_order_builds_with_every_shortcut_of_table_1(order, row):
 def test_a_fully_connected_residual_net_builds():
     unit = Unit(kernels=(1, 1), order=ORDERS["bare"])
     spec = Network(
-        name="mlp", input=(64,), stem=Stem(width=32, kernel=1), stages=(Stage(32, 4), Stage(48, 1)), unit=unit, classes=10
+        name="mlp",
+        input=(64,),
+        stem=Stem(width=32, kernel=1),
+        stages=(Stage(32, 4), Stage(48, 1)),
+        unit=unit,
+        classes=10,
     )
     net = build(spec)
     assert net(torch.randn(5, 64)).shape == (5, 10)
     assert sum(p.numel() for p in net.parameters()) == plan(spec).parameters
 
 
-def test_initial_weights_have_the_deviation_of_he_and_follow_the_seed():
+def test_initial_weights_have_the_he_standard_deviation_and_depend_on_the_seed():
     net, same, other = (create_model("cifar-resnet20", seed=seed) for seed in (1, 1, 2))
     weight = net.stages["stage3"][1].branch[0].weight
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from residua import create_model, network, plan
-from residua.net.build import Gated, build
-from residua.spec.network import Add, Drop, Gate, Scale
+from residua.config.network import Add, Drop, Gate, Scale
+from residua.net.build import GatedSum, build
 
 
-def doubles(name, **changes):
+def make_float64_net(name, **changes):
     """A float64 net in evaluation mode whose BN statistics are not those of a fresh net."""
     net = create_model(name, **changes).double().eval()
     generator = torch.Generator().manual_seed(3)
@@ -22,15 +22,17 @@ def doubles(name, **changes):
     return net
 
 
-def with_join(join, name="cifar-resnet8"):
+def build_with_join(join, name="cifar-resnet8"):
     base = network(name)
     return build(replace(base, unit=replace(base.unit, join=join)))
 
 
-@pytest.mark.parametrize("name", ["cifar-preresnet32", "cifar-preresnet164", "cifar-resnet32,order=relu-before-add"])
-def test_identity_units_sum_their_branches(name):
+@pytest.mark.parametrize(
+    "name", ["cifar-preresnet32", "cifar-preresnet164", "cifar-resnet32,order=relu-before-add"]
+)
+def test_with_identity_shortcuts_the_output_is_the_input_plus_all_branches(name):
     """x_L = x_l + sum of F(x_i) (He et al. 2016, Eq. 4)."""
-    net = doubles(name)
+    net = make_float64_net(name)
     first, *rest = net.stages["stage1"]
     x = start = first(net.stem(torch.randn(2, 3, 32, 32, dtype=torch.float64)))
     total = torch.zeros_like(x)
@@ -42,11 +44,15 @@ def test_identity_units_sum_their_branches(name):
 
 
 @pytest.mark.parametrize("name", ["cifar-preresnet32", "cifar-resnet32,order=relu-before-add"])
-def test_the_gradient_of_identity_units_has_a_path_of_its_own(name):
+def test_the_gradient_of_identity_units_has_a_direct_path(name):
     """dE/dx_l = dE/dx_L (1 + d/dx_l sum of F(x_i)) (He et al. 2016, Eq. 5)."""
-    net = doubles(name)
+    net = make_float64_net(name)
     first, *rest = net.stages["stage2"]
-    x = first(net.stages["stage1"](net.stem(torch.randn(2, 3, 16, 16, dtype=torch.float64)))).detach().requires_grad_()
+    x = (
+        first(net.stages["stage1"](net.stem(torch.randn(2, 3, 16, 16, dtype=torch.float64))))
+        .detach()
+        .requires_grad_()
+    )
     last, total = x, torch.zeros_like(x)
     for unit in rest:
         total = total + unit.branch(last)
@@ -58,42 +64,53 @@ def test_the_gradient_of_identity_units_has_a_path_of_its_own(name):
     assert (at_x - (at_last + through_branches)).abs().max() < 1e-12 * at_x.abs().max()
 
 
-def test_in_the_2015_design_the_sum_holds_only_where_nothing_is_cut():
+def test_in_the_2015_design_the_sum_holds_only_where_the_relu_clips_nothing():
     """x_L != x_l + sum of F(x_i) once a ReLU follows the addition: the question S10 starts from."""
-    net = doubles("cifar-resnet32")
+    net = make_float64_net("cifar-resnet32")
     first, *rest = net.stages["stage1"]
     x = start = first(net.stem(torch.randn(2, 3, 32, 32, dtype=torch.float64)))
-    total, cut = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
+    total, clipped = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
     for unit in rest:
         branch = unit.branch(x)
-        cut |= x + branch < 0
+        clipped |= x + branch < 0
         total += branch
         x = unit(x)
     gap = (x - (start + total)).abs()
-    assert cut.any()
-    assert gap[~cut].max() < 1e-12
-    assert gap[cut].min() > 0
+    assert clipped.any()
+    assert gap[~clipped].max() < 1e-12
+    assert gap[clipped].min() > 0
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar-resnet20", "cifar-preresnet20", "cifar-resnet20,order=bare", "fc-resnet10", "lecture-resnet12"]
+    "name",
+    [
+        "cifar-resnet20",
+        "cifar-preresnet20",
+        "cifar-resnet20,order=bare",
+        "fc-resnet10",
+        "lecture-resnet12",
+    ],
 )
 def test_zero_weights_make_a_unit_the_identity(name):
     """W = b = 0 gives a[l+2] = g(a[l]) = a[l] (S14); behind a ReLU, or where none follows the addition."""
-    net = doubles(name)
+    net = make_float64_net(name)
     planned = [p for p in net.plan.units if p.shortcut == () and not p.lead]
     assert planned
     for p in planned:
         unit = net.stages[f"stage{p.stage}"][p.index - 1]
         for parameter in unit.branch.parameters():
             torch.nn.init.zeros_(parameter)
-        x = torch.randn(2, p.out.channels, *p.out.size, dtype=torch.float64)
+        x = torch.randn(2, p.output_shape.channels, *p.output_shape.size, dtype=torch.float64)
         x = x.relu() if p.after else x
         assert torch.equal(unit(x), x)
 
 
 def test_a_branch_that_starts_at_zero_gives_the_identity_at_any_depth():
-    for name in ("cifar-resnet56,start=identity", "cifar-preresnet56,start=identity", "cifar-resnet56,order=skipinit"):
+    for name in (
+        "cifar-resnet56,start=identity",
+        "cifar-preresnet56,start=identity",
+        "cifar-resnet56,order=skipinit",
+    ):
         net = create_model(name).eval()
         x = net.stem(torch.randn(2, 3, 32, 32)).relu()
         for unit in net.stages["stage1"]:
@@ -106,20 +123,20 @@ def test_a_closed_gate_is_the_identity(name):
     base = network(name)
     net = build(replace(base, unit=replace(base.unit, join=Gate(-1000.0)))).eval()
     unit, planned = net.units[0], net.plan.units[0]
-    x = torch.rand(2, planned.out.channels, *planned.out.size)
+    x = torch.rand(2, planned.output_shape.channels, *planned.output_shape.size)
     assert torch.equal(unit(x), unit.lead(x))
 
 
 def test_joins_follow_their_equations():
     x, f = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
 
-    def join(value):
-        return with_join(value).stages["stage1"][0].join
+    def build_join(value):
+        return build_with_join(value).stages["stage1"][0].join
 
-    assert torch.equal(join(Add())(x, x, f), x + f)
-    assert torch.equal(join(Scale(0.5, 0.25))(x, x, f), 0.5 * x + 0.25 * f)
-    both, shortcut = join(Gate(-3.0)), join(Gate(-3.0, scales="shortcut"))
-    assert isinstance(both, Gated)
+    assert torch.equal(build_join(Add())(x, x, f), x + f)
+    assert torch.equal(build_join(Scale(0.5, 0.25))(x, x, f), 0.5 * x + 0.25 * f)
+    both, shortcut = build_join(Gate(-3.0)), build_join(Gate(-3.0, scales="shortcut"))
+    assert isinstance(both, GatedSum)
     assert both.gate.bias.tolist() == [-3.0] * 16
     g = torch.sigmoid(both.gate(x))
     assert torch.equal(both(x, x, f), (1 - g) * x + g * f)
@@ -127,12 +144,14 @@ def test_joins_follow_their_equations():
     assert torch.equal(shortcut(x, x, f), (1 - g) * x + f)
 
 
-def test_a_highway_layer_is_carried_and_transformed_in_shares():
+def test_a_highway_layer_mixes_carry_and_transform():
     """y = H(x) T(x) + x (1 - T(x)) (Srivastava et al. 2015, Eq. 3), against numpy."""
-    net = doubles("fc-highway10", input=(64,))
+    net = make_float64_net("fc-highway10", input=(64,))
     x = np.abs(np.random.default_rng(0).standard_normal((5, 128)))
     unit = net.units[0]
-    w, b, w_t, b_t = (p.detach().numpy() for p in (*unit.branch.parameters(), *unit.join.parameters()))
+    w, b, w_t, b_t = (
+        p.detach().numpy() for p in (*unit.branch.parameters(), *unit.join.parameters())
+    )
     assert set(b_t) == {-2.0}
     t = 1 / (1 + np.exp(-(x @ w_t.T + b_t)))
     expected = np.maximum(x @ w.T + b, 0) * t + x * (1 - t)
@@ -140,9 +159,9 @@ def test_a_highway_layer_is_carried_and_transformed_in_shares():
 
 
 @pytest.mark.parametrize("shortcut", ["project", "pad"])
-def test_the_fully_connected_block_of_the_sources_against_numpy(shortcut):
+def test_the_fully_connected_block_matches_numpy(shortcut):
     """a[l+2] = g(W[l+2] g(W[l+1] a[l] + b[l+1]) + b[l+2] + W_s a[l]) (S7, S8); W_s is 256x128, learned or fixed zeros."""
-    net = doubles(f"fc-resnet10,shortcut={shortcut}", input=(1, 8, 8))
+    net = make_float64_net(f"fc-resnet10,shortcut={shortcut}", input=(1, 8, 8))
     assert plan(net.plan.network).depth == 10
     for parameter in net.parameters():
         if parameter.dim() == 1:
@@ -166,9 +185,9 @@ def test_the_fully_connected_block_of_the_sources_against_numpy(shortcut):
     assert np.abs(net(torch.from_numpy(images)).detach().numpy() - expected).max() < 1e-10
 
 
-def test_stochastic_depth_falls_along_a_line_and_keeps_the_mean():
+def test_stochastic_depth_survival_decreases_linearly_and_preserves_the_mean():
     """p_l = 1 - l/L (1 - p_L) (Huang et al. 2016, Eq. 4)."""
-    net = with_join(Drop(branch=0.5), "cifar-resnet20")
+    net = build_with_join(Drop(branch=0.5), "cifar-resnet20")
     dropped = [unit.join.branch for unit in net.units]
     assert dropped == pytest.approx([0.5 * unit / 9 for unit in range(1, 10)])
     join = net.units[-1].join
@@ -181,9 +200,16 @@ def test_stochastic_depth_falls_along_a_line_and_keeps_the_mean():
     assert torch.equal(join.eval()(shortcut, shortcut, branch), shortcut + branch)
 
 
-def test_same_convolutions_keep_the_sum_defined_at_any_size():
+def test_same_padding_keeps_shortcut_and_branch_shapes_equal_at_any_size():
     """Every branch ends in the shape of its shortcut, for even and odd sizes (S16)."""
     for size in (7, 8, 33):
-        for name in ("cifar-resnet20", "cifar-resnet20,shortcut=B", "cifar-highway11", "resnet18", "resnet50", "lecture-resnet12"):
+        for name in (
+            "cifar-resnet20",
+            "cifar-resnet20,shortcut=B",
+            "cifar-highway11",
+            "resnet18",
+            "resnet50",
+            "lecture-resnet12",
+        ):
             net = create_model(name, input=(3, size, size))
             assert net(torch.randn(2, 3, size, size)).shape == (2, net.plan.network.classes)

@@ -7,45 +7,49 @@ import pytest
 import torch
 
 import residua
+from residua.config.model import ModelConfig
 from residua.errors import RecordError
-from residua.net.folder import save_pretrained
-from residua.net.port import to_theirs
-from residua.net.weights import write_state
-from residua.spec.model import ModelConfig
-from tests.peers import CifarPeer, randomised
+from residua.net.convert.names import convert_to_project
+from residua.net.convert.state_dict import write_state_dict
+from residua.net.model_folder import save_pretrained
+from tests.third_party import ThirdPartyCifarResNet, randomize_weights
 
 
 @pytest.fixture
-def peer(tmp_path):
+def third_party_file(tmp_path):
     """A file of ten classes with another project's names, and its network."""
-    net = randomised(CifarPeer(1, "A"))
+    net = randomize_weights(ThirdPartyCifarResNet(1, "A"))
     torch.save({"net": net.state_dict()}, tmp_path / "peer.pth")
     return tmp_path / "peer.pth", net
 
 
-def written(folder, name, **shape):
-    net = randomised(residua.create_model(name, **shape))
+def write_model_folder(folder, name, **shape):
+    net = randomize_weights(residua.create_model(name, **shape))
     spec = net.plan.network
     classes = tuple(map(str, range(spec.classes)))
-    config = ModelConfig(network=spec, classes=classes, mean=(0.5,) * spec.input[0], std=(0.5,) * spec.input[0])
+    config = ModelConfig(
+        network=spec, classes=classes, mean=(0.5,) * spec.input[0], std=(0.5,) * spec.input[0]
+    )
     save_pretrained(net, config, folder)
     return net
 
 
-def equal(net, other, but=()):
-    ours, theirs = net.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and [name for name in ours if not torch.equal(ours[name], theirs[name])] == list(but)
+def states_equal(net, other, except_names=()):
+    state, other_state = net.state_dict(), other.state_dict()
+    return state.keys() == other_state.keys() and [
+        name for name in state if not torch.equal(state[name], other_state[name])
+    ] == list(except_names)
 
 
-def test_a_file_of_anothers_weights_is_started_from(peer):
-    path, theirs = peer
+def test_create_model_loads_a_third_party_weight_file(third_party_file):
+    path, theirs = third_party_file
     net = residua.create_model("cifar-resnet8", pretrained=path).eval()
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(net(images), theirs(images))
 
 
-def test_another_number_of_classes_makes_a_new_head_by_the_seed_and_keeps_the_rest(peer):
-    path, theirs = peer
+def test_another_number_of_classes_gets_a_new_seeded_head_and_keeps_the_body(third_party_file):
+    path, theirs = third_party_file
     net = residua.create_model("cifar-resnet8", num_classes=7, pretrained=path, seed=5)
     fresh = residua.create_model("cifar-resnet8", num_classes=7, seed=5)
     assert net.head[1].weight.shape == (7, 64)
@@ -58,57 +62,84 @@ def test_another_number_of_classes_makes_a_new_head_by_the_seed_and_keeps_the_re
     assert torch.equal(net.eval()(images), net.head[1](seen[0]))
 
 
-def test_the_same_number_of_classes_keeps_the_head(peer):
-    path, _ = peer
-    assert equal(
+def test_the_same_number_of_classes_keeps_the_head(third_party_file):
+    path, _ = third_party_file
+    assert states_equal(
         residua.create_model("cifar-resnet8", num_classes=10, pretrained=path),
         residua.create_model("cifar-resnet8", pretrained=path),
     )
 
 
-def test_a_number_of_classes_nobody_asked_for_is_refused_with_both(tmp_path):
-    torch.save(CifarPeer(1, "A", 100).state_dict(), tmp_path / "x.pth")
+def test_a_class_count_mismatch_is_refused_with_both_numbers(tmp_path):
+    torch.save(ThirdPartyCifarResNet(1, "A", 100).state_dict(), tmp_path / "x.pth")
     with pytest.raises(RecordError, match="linear.weight is for 100 classes, cifar-resnet8 has 10"):
         residua.create_model("cifar-resnet8", pretrained=tmp_path / "x.pth")
-    assert residua.create_model("cifar-resnet8", num_classes=100, pretrained=tmp_path / "x.pth").head[1].weight.shape == (100, 64)
+    assert residua.create_model(
+        "cifar-resnet8", num_classes=100, pretrained=tmp_path / "x.pth"
+    ).head[1].weight.shape == (100, 64)
 
 
 def test_a_backbone_without_a_head_needs_a_new_one(tmp_path):
     name = "cifar-resnet8,shortcut=B"
-    torch.save({key: t for key, t in CifarPeer(1, "B").state_dict().items() if "linear" not in key}, tmp_path / "x.pth")
+    torch.save(
+        {
+            key: t
+            for key, t in ThirdPartyCifarResNet(1, "B").state_dict().items()
+            if "linear" not in key
+        },
+        tmp_path / "x.pth",
+    )
     with pytest.raises(
-        RecordError, match="x.pth has no head, cifar-resnet8,shortcut=project has 10 classes: give num_classes for a new head"
+        RecordError,
+        match="x.pth has no head, cifar-resnet8,shortcut=project has 10 classes: give num_classes for a new head",
     ):
         residua.create_model(name, pretrained=tmp_path / "x.pth")
     net = residua.create_model(name, num_classes=10, pretrained=tmp_path / "x.pth", seed=3)
     assert torch.equal(net.head[1].weight, residua.create_model(name, seed=3).head[1].weight)
 
 
-def test_bottlenecks_stride_where_the_weights_were_trained(tmp_path):
+def test_bottlenecks_stride_on_the_layer_used_in_training(tmp_path):
     net = residua.create_model("cifar-resnet11,block=bottleneck,shortcut=B")
-    write_state(to_theirs(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.safetensors")
+    write_state_dict(
+        convert_to_project(net.state_dict(), net.plan.network, "torchvision"),
+        tmp_path / "x.safetensors",
+    )
     for name, at in (
         ("cifar-resnet11,block=bottleneck,shortcut=B", 1),
         ("cifar-resnet11,block=bottleneck,shortcut=B,stride=1x1", 0),
     ):
-        assert residua.create_model(name, pretrained=tmp_path / "x.safetensors").plan.network.unit.stride_at == at
-    written(tmp_path / "folder", "cifar-resnet11,block=bottleneck,shortcut=B,stride=3x3")
+        assert (
+            residua.create_model(
+                name, pretrained=tmp_path / "x.safetensors"
+            ).plan.network.unit.stride_at
+            == at
+        )
+    write_model_folder(tmp_path / "folder", "cifar-resnet11,block=bottleneck,shortcut=B,stride=3x3")
     assert (
         residua.create_model(
             "cifar-resnet11,block=bottleneck,shortcut=B", pretrained=tmp_path / "folder"
         ).plan.network.unit.stride_at
         == 1
     )
-    with pytest.raises(RecordError, match="folder holds cifar-resnet11,block=bottleneck,shortcut=project,stride=3x3, not"):
-        residua.create_model("cifar-resnet11,block=bottleneck,shortcut=B,stride=1x1", pretrained=tmp_path / "folder")
+    with pytest.raises(
+        RecordError,
+        match="folder holds cifar-resnet11,block=bottleneck,shortcut=project,stride=3x3, not",
+    ):
+        residua.create_model(
+            "cifar-resnet11,block=bottleneck,shortcut=B,stride=1x1", pretrained=tmp_path / "folder"
+        )
 
 
-@pytest.mark.parametrize("name", ["cifar-resnet8", "cifar-preresnet8", "cifar-highway8", "cifar-resnet8,head=vlad"])
-def test_a_model_folder_is_started_from(tmp_path, name):
-    net = written(tmp_path / "model", name)
-    assert equal(residua.create_model(name, pretrained=tmp_path / "model"), net)
+@pytest.mark.parametrize(
+    "name", ["cifar-resnet8", "cifar-preresnet8", "cifar-highway8", "cifar-resnet8,head=vlad"]
+)
+def test_create_model_loads_a_model_folder(tmp_path, name):
+    net = write_model_folder(tmp_path / "model", name)
+    assert states_equal(residua.create_model(name, pretrained=tmp_path / "model"), net)
     head = f"head.{len(net.head) - 1}"
-    assert not equal(residua.create_model(name, num_classes=3, pretrained=tmp_path / "model"), net)
+    assert not states_equal(
+        residua.create_model(name, num_classes=3, pretrained=tmp_path / "model"), net
+    )
     fresh = residua.create_model(name, num_classes=10, pretrained=tmp_path / "model")
     assert torch.equal(fresh.get_submodule(head).weight, net.get_submodule(head).weight)
 
@@ -117,28 +148,46 @@ def test_a_model_folder_is_started_from(tmp_path, name):
     ("asked", "shape", "sentence"),
     [
         ("cifar-resnet14", {}, "model holds cifar-resnet8, not cifar-resnet14"),
-        ("cifar-resnet8,shortcut=B", {}, "model holds cifar-resnet8, not cifar-resnet8,shortcut=project"),
-        ("cifar-resnet8", {"input": (1, 28, 28)}, r"model takes images of 3 channels, not 1: give input=\(3, 32, 32\)"),
-        ("cifar-resnet8", {}, "model has 4 classes, cifar-resnet8 has 10 classes: give num_classes for a new head"),
+        (
+            "cifar-resnet8,shortcut=B",
+            {},
+            "model holds cifar-resnet8, not cifar-resnet8,shortcut=project",
+        ),
+        (
+            "cifar-resnet8",
+            {"input": (1, 28, 28)},
+            r"model takes images of 3 channels, not 1: give input=\(3, 32, 32\)",
+        ),
+        (
+            "cifar-resnet8",
+            {},
+            "model has 4 classes, cifar-resnet8 has 10 classes: give num_classes for a new head",
+        ),
     ],
 )
 def test_a_model_folder_of_another_network_is_refused(tmp_path, asked, shape, sentence):
-    written(tmp_path / "model", "cifar-resnet8", num_classes=4)
+    write_model_folder(tmp_path / "model", "cifar-resnet8", num_classes=4)
     with pytest.raises(RecordError, match=sentence):
         residua.create_model(asked, pretrained=tmp_path / "model", **shape)
 
 
-def test_what_is_neither_here_nor_a_name_on_the_hub_is_refused(tmp_path):
+def test_a_name_that_is_neither_a_path_nor_on_the_hub_is_refused(tmp_path):
     for nowhere in ("weights/nowhere.pth", "nowhere", tmp_path / "a" / "b" / "c"):
-        with pytest.raises(RecordError, match=f"there is no file or folder {nowhere}, and a network on the Hugging Face hub"):
+        with pytest.raises(
+            RecordError,
+            match=f"there is no file or folder {nowhere}, and a network on the Hugging Face hub",
+        ):
             residua.create_model("cifar-resnet8", pretrained=nowhere)
-    with pytest.raises(RecordError, match=r"is no model folder, and holds none of model.safetensors, pytorch_model.bin"):
+    with pytest.raises(
+        RecordError,
+        match=r"is no model folder, and holds none of model.safetensors, pytorch_model.bin",
+    ):
         residua.create_model("cifar-resnet8", pretrained=tmp_path)
 
 
-def test_a_doubt_about_pre_activation_weights_is_a_warning(tmp_path):
+def test_ambiguous_pre_activation_weights_give_a_warning(tmp_path):
     net = residua.create_model("cifar-preresnet8")
-    theirs = to_theirs(net.state_dict(), net.plan.network, "timm")
+    theirs = convert_to_project(net.state_dict(), net.plan.network, "timm")
     pairs = [
         ("stem.conv", "conv1"),
         ("head.fc", "fc"),
@@ -147,12 +196,15 @@ def test_a_doubt_about_pre_activation_weights_is_a_warning(tmp_path):
     ]
     for before, after in pairs:
         theirs = {name.replace(before, after): tensor for name, tensor in theirs.items()}
-    torch.save({name.replace("norm.", "bn."): tensor for name, tensor in theirs.items()}, tmp_path / "x.pth")
+    torch.save(
+        {name.replace("norm.", "bn."): tensor for name, tensor in theirs.items()},
+        tmp_path / "x.pth",
+    )
     with pytest.warns(UserWarning, match="much code forks before it"):
         residua.create_model("cifar-preresnet8", pretrained=tmp_path / "x.pth")
 
 
-def on_the_hub(cache, name, files):
+def add_to_hub_cache(cache, name, files):
     """What huggingface_hub leaves in its cache of a repository."""
     repository = cache / "hub" / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / ("0" * 40)
@@ -162,37 +214,49 @@ def on_the_hub(cache, name, files):
     (repository / "refs" / "main").write_text("0" * 40)
 
 
-def offline(cache, code):
+def run_offline(cache, code):
     """What a process without a network prints."""
     environment = os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    return (done.stdout + done.stderr).strip().splitlines()[-1]
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    return (process.stdout + process.stderr).strip().splitlines()[-1]
 
 
-START = "import residua; print(residua.create_model('cifar-resnet8', pretrained='{}').stem[0].weight.sum().item())"
+CREATE_PRETRAINED_SCRIPT = "import residua; print(residua.create_model('cifar-resnet8', pretrained='{}').stem[0].weight.sum().item())"
 
 
-def test_networks_on_the_hub_are_started_from(tmp_path):
-    net = written(tmp_path / "ours", "cifar-resnet8")
+def test_create_model_loads_networks_from_the_hub(tmp_path):
+    net = write_model_folder(tmp_path / "ours", "cifar-resnet8")
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "config.json").write_text(json.dumps({"architectures": ["ResNet"]}))
-    state = to_theirs(net.state_dict(), net.plan.network, "torchvision")
-    torch.save({name.replace("fc.", "linear."): tensor for name, tensor in state.items()}, theirs / "pytorch_model.bin")
+    state = convert_to_project(net.state_dict(), net.plan.network, "torchvision")
+    torch.save(
+        {name.replace("fc.", "linear."): tensor for name, tensor in state.items()},
+        theirs / "pytorch_model.bin",
+    )
     for name in ("ours", "theirs"):
-        on_the_hub(tmp_path, f"someone/{name}", tmp_path / name)
-        assert float(offline(tmp_path, START.format(f"someone/{name}"))) == net.stem[0].weight.sum().item()
+        add_to_hub_cache(tmp_path, f"someone/{name}", tmp_path / name)
+        assert (
+            float(run_offline(tmp_path, CREATE_PRETRAINED_SCRIPT.format(f"someone/{name}")))
+            == net.stem[0].weight.sum().item()
+        )
 
 
-def test_a_name_that_cannot_be_fetched_is_one_sentence(tmp_path):
-    last = offline(tmp_path, START.format("someone/nothing"))
+def test_a_hub_name_that_cannot_be_downloaded_gives_a_one_line_error(tmp_path):
+    last = run_offline(tmp_path, CREATE_PRETRAINED_SCRIPT.format("someone/nothing"))
     assert last.startswith(
         "residua.errors.RecordError: someone/nothing is no file here, and could not be fetched from the Hugging Face hub: "
     )
 
 
-def test_without_huggingface_hub_the_sentence_names_it(tmp_path):
-    last = offline(tmp_path, "import sys; sys.modules['huggingface_hub'] = None; " + START.format("someone/nothing"))
+def test_without_huggingface_hub_the_error_names_the_library(tmp_path):
+    last = run_offline(
+        tmp_path,
+        "import sys; sys.modules['huggingface_hub'] = None; "
+        + CREATE_PRETRAINED_SCRIPT.format("someone/nothing"),
+    )
     assert last == (
         "residua.errors.UsageError: someone/nothing is fetched by huggingface_hub, which is not here: pip install huggingface_hub"
     )

@@ -7,50 +7,105 @@ from pathlib import Path
 
 import pytest
 
+from residua.config.lesion_results import (
+    LesionStudyResult,
+    NetworkLesionResult,
+    PathLengthShare,
+    RandomDeletionResult,
+    RandomSwapResult,
+    UnitDeletionResult,
+)
+from residua.config.papers import network
+from residua.config.plan import plan
 from residua.errors import RecordError, UsageError
 from residua.report import figures
-from residua.report.lesion import read, results, vacant, write
-from residua.report.lesion_figures import inks_of, many_figure, paths_figure, units_figure
-from residua.report.lesion_words import lines, points, verdict
-from residua.spec.lesion import Deleted, Length, Lesions, Net, Swapped, Thinned
-from residua.spec.papers import network
-from residua.spec.plan import plan
-from tests.browser import fitting, needs_chromium
-from tests.commands import said
+from residua.report.lesion import (
+    check_lesion_output_folder,
+    make_lesion_json,
+    read_lesion_study,
+    write_lesion_report,
+)
+from residua.report.lesion_figures import (
+    pick_net_colors,
+    render_deletions_swaps_figure,
+    render_path_length_figure,
+    render_single_deletion_figure,
+)
+from residua.report.lesion_summary import (
+    describe_lesion_study,
+    format_lesion_for_terminal,
+    format_percent_number,
+)
+from tests.browser import assert_page_fits, needs_chromium
+from tests.cli_runner import run_cli
 
-RECORDS = Path(__file__).parent.parent.parent / "experiments" / "lesion"
-RISES = [0.00, 0.01, 0.30, 0.02, 0.00, 0.00, 0.05, 0.00, 0.00]
+LESION_RECORDS = Path(__file__).parent.parent.parent / "experiments" / "lesion"
+ERROR_RISES = [0.00, 0.01, 0.30, 0.02, 0.00, 0.00, 0.05, 0.00, 0.00]
 
 
-def net(name, error, rises, thinned, paths=True):
+def make_net_results(name, error, rises, thinned, paths=True):
     planned = plan(network(name))
     units = tuple(
-        Deleted(unit.name, unit.stage, unit.index, unit.at != unit.out, None if rise is None else error + rise)
+        UnitDeletionResult(
+            unit.name,
+            unit.stage,
+            unit.index,
+            unit.input_shape != unit.output_shape,
+            None if rise is None else error + rise,
+        )
         for unit, rise in zip(planned.units, rises, strict=True)
     )
-    many = tuple(Thinned(count, 9 - count, found, 0.012 if count < 9 else None) for count, found in thinned.items())
-    lengths = tuple(
-        Length(k, -1.0 - k, True, share) for k, share in enumerate([0.02, 0.3, 0.4, 0.2, 0.05, 0.03, 0.0, 0.0, 0.0, 0.0])
+    thinned_results = tuple(
+        RandomDeletionResult(count, 9 - count, mean_error, 0.012 if count < 9 else None)
+        for count, mean_error in thinned.items()
     )
-    return Net(
-        label=name, network=planned.network, depth=planned.depth, error=error, units=units, thinned=many,
-        swapped=(Swapped(1, 0.94, 0.06, 0.01), Swapped(4, 0.8, 0.5, 0.2)),
-        paths=lengths if paths else (), gradient_images=64 if paths else 0,
-    )  # fmt: skip
+    lengths = tuple(
+        PathLengthShare(k, -1.0 - k, True, share)
+        for k, share in enumerate([0.02, 0.3, 0.4, 0.2, 0.05, 0.03, 0.0, 0.0, 0.0, 0.0])
+    )
+    return NetworkLesionResult(
+        label=name,
+        network=planned.network,
+        depth=planned.depth,
+        error=error,
+        units=units,
+        thinned=thinned_results,
+        swapped=(RandomSwapResult(1, 0.94, 0.06, 0.01), RandomSwapResult(4, 0.8, 0.5, 0.2)),
+        paths=lengths if paths else (),
+        gradient_images=64 if paths else 0,
+    )
 
 
-RESIDUAL = net("cifar-resnet20", 0.05, RISES, {1: 0.09, 2: 0.1, 4: 0.3, 8: 0.8, 9: 0.9})
-PLAIN = net("cifar-plain20", 0.06, [0.8, 0.7, 0.75, None, 0.8, 0.8, None, 0.7, 0.8], {1: 0.8, 2: 0.85, 7: 0.9}, paths=False)
-STUDY = Lesions(
-    dataset="digits", split="test", classes=10, images=400, draws=5, seed=0, nets=(RESIDUAL, PLAIN),
-)  # fmt: skip
+RESIDUAL = make_net_results(
+    "cifar-resnet20", 0.05, ERROR_RISES, {1: 0.09, 2: 0.1, 4: 0.3, 8: 0.8, 9: 0.9}
+)
+PLAIN = make_net_results(
+    "cifar-plain20",
+    0.06,
+    [0.8, 0.7, 0.75, None, 0.8, 0.8, None, 0.7, 0.8],
+    {1: 0.8, 2: 0.85, 7: 0.9},
+    paths=False,
+)
+STUDY = LesionStudyResult(
+    dataset="digits",
+    split="test",
+    classes=10,
+    images=400,
+    draws=5,
+    seed=0,
+    nets=(RESIDUAL, PLAIN),
+)
 
 
-def words(html):
-    return " ".join(re.sub(r"<style>.*?</style>|<script>.*?</script>|<[^>]*>", " ", html, flags=re.DOTALL).split())
+def extract_text(html):
+    return " ".join(
+        re.sub(
+            r"<style>.*?</style>|<script>.*?</script>|<[^>]*>", " ", html, flags=re.DOTALL
+        ).split()
+    )
 
 
-VERDICT = """
+EXPECTED_VERDICT = """
 Without one of its units, cifar-resnet20 is wrong about 5.0 % of the images in the median (5.0 % whole),
  cifar-plain20 about 86.0 % in the median (6.0 % whole).
 cifar-resnet20: 6 of 9 deletions cost at most one point; the worst, of stage1.unit3, leaves 35.0 %.
@@ -71,12 +126,12 @@ An error of 5.0 % of 400 images has a standard error of 1.1 points.
 
 
 def test_the_verdict_follows_from_the_numbers():
-    assert "\n".join(verdict(STUDY)) == VERDICT.strip().replace("\n ", " ")
+    assert "\n".join(describe_lesion_study(STUDY)) == EXPECTED_VERDICT.strip().replace("\n ", " ")
 
 
-def test_the_terminal_has_a_line_a_stage():
-    told = lines(STUDY)
-    assert told[:6] == [
+def test_the_terminal_output_has_one_line_per_stage():
+    printed_lines = format_lesion_for_terminal(STUDY)
+    assert printed_lines[:6] == [
         "400 test images of digits; errors in percent, * where a unit changes the shape",
         "",
         "cifar-resnet20: 5.0 whole; without one unit:",
@@ -84,66 +139,98 @@ def test_the_terminal_has_a_line_a_stage():
         "  stage2   7.0* 5.0 5.0",
         "  stage3   10.0* 5.0 5.0",
     ]
-    assert "  stage2   –* 86.0 86.0" in told
-    assert max(map(len, told[: told.index(verdict(STUDY)[0])])) <= 100
+    assert "  stage2   –* 86.0 86.0" in printed_lines
+    assert (
+        max(map(len, printed_lines[: printed_lines.index(describe_lesion_study(STUDY)[0])])) <= 100
+    )
 
 
-def test_what_is_written_is_read_again_and_says_the_same_twice(tmp_path):
-    write(STUDY, tmp_path)
-    assert read(tmp_path) == STUDY
+def test_written_results_are_read_back_and_rewritten_identically(tmp_path):
+    write_lesion_report(STUDY, tmp_path)
+    assert read_lesion_study(tmp_path) == STUDY
     first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    write(read(tmp_path), tmp_path)
+    write_lesion_report(read_lesion_study(tmp_path), tmp_path)
     assert {path: path.read_bytes() for path in first} == first
-    assert json.loads((tmp_path / "results.json").read_text()) == results(STUDY)
+    assert json.loads((tmp_path / "results.json").read_text()) == make_lesion_json(STUDY)
 
 
-def test_the_command_report_writes_its_page_anew(tmp_path, capsys):
-    page = write(STUDY, tmp_path)
+def test_the_report_command_regenerates_the_page(tmp_path, capsys):
+    page = write_lesion_report(STUDY, tmp_path)
     before = page.read_bytes()
     page.unlink()
-    code, out, _ = said(capsys, "report", tmp_path)
+    code, out, _ = run_cli(capsys, "report", tmp_path)
     assert code == 0
     assert page.read_bytes() == before
-    assert results(STUDY)["verdict"] in out
+    assert make_lesion_json(STUDY)["verdict"] in out
 
 
-def test_a_page_answers_first_draws_the_nets_and_fetches_nothing(tmp_path):
-    html = write(STUDY, tmp_path).read_text()
-    order = [html.index(part) for part in ("<h1>", 'class="lead"', "<figure>", "<table>", "<details>", "How it was measured")]
+def test_the_page_starts_with_the_answer_draws_the_nets_and_loads_nothing(tmp_path):
+    html = write_lesion_report(STUDY, tmp_path).read_text()
+    order = [
+        html.index(part)
+        for part in (
+            "<h1>",
+            'class="lead"',
+            "<figure>",
+            "<table>",
+            "<details>",
+            "How it was measured",
+        )
+    ]
     assert order == sorted(order)
-    assert not re.search(r'(src|href)="(?!#|results\.json)[^"]*"', html.replace("xlink:href", "href"))
+    assert not re.search(
+        r'(src|href)="(?!#|results\.json)[^"]*"', html.replace("xlink:href", "href")
+    )
     assert "http" not in html.replace("http://www.w3.org/", "")
     assert html.count('data-unit="stage1.unit1"') == 2
-    told = words(html).replace("\N{NO-BREAK SPACE}", " ")
+    told = extract_text(html).replace("\N{NO-BREAK SPACE}", " ")
     assert "cifar-plain20 about 86.0 % in the median (6.0 % whole)" in told
     assert not re.search(r"\b(nan|inf|None|undefined)\b", told)
 
 
-def test_every_point_tells_its_value():
-    units, many, paths = units_figure(STUDY), many_figure(STUDY), paths_figure(STUDY)
+def test_every_point_has_its_value_as_a_tooltip():
+    units, many, paths = (
+        render_single_deletion_figure(STUDY),
+        render_deletions_swaps_figure(STUDY),
+        render_path_length_figure(STUDY),
+    )
     assert units.count('class="tip"') == 18
     assert "<title>without stage1.unit3: 35.0 %</title>" in units
-    assert "<title>stage2.unit1: nothing can stand in for it, as it changes the shape</title>" in units
+    assert (
+        "<title>stage2.unit1: nothing can stand in for it, as it changes the shape</title>" in units
+    )
     assert "<title>cifar-resnet20, 4 of 9 deleted: 30.0 ± 1.2 %</title>" in many
     assert "<title>cifar-plain20, 4 swaps (tau 0.80): 50.0 ± 20.0 %</title>" in many
     assert "<title>cifar-resnet20, paths of 2 units: 40 % of the gradient</title>" in paths
     for svg in (units, many, paths):
-        assert re.findall(r"#[0-9a-f]{6}\b", figures.inlined(svg, "a", "A figure", figures.inks(1))) == []
+        assert (
+            re.findall(
+                r"#[0-9a-f]{6}\b",
+                figures.inline_svg(svg, "a", "A figure", figures.make_figure_colors(1)),
+            )
+            == []
+        )
 
 
-def test_a_plain_net_has_the_ink_that_plain_nets_have_elsewhere():
-    assert inks_of([RESIDUAL, PLAIN, RESIDUAL]) == [figures.family_ink(1), figures.family_ink(0), figures.family_ink(2)]
+def test_a_plain_net_has_the_same_colour_as_in_other_figures():
+    assert pick_net_colors([RESIDUAL, PLAIN, RESIDUAL]) == [
+        figures.pick_series_color(1),
+        figures.pick_series_color(0),
+        figures.pick_series_color(2),
+    ]
 
 
 def test_a_study_of_one_small_net_has_its_page_too(tmp_path):
     small = replace(RESIDUAL, swapped=(), thinned=RESIDUAL.thinned[:1])
-    assert "cifar-plain20" not in words(write(replace(STUDY, nets=(small,)), tmp_path).read_text())
+    assert "cifar-plain20" not in extract_text(
+        write_lesion_report(replace(STUDY, nets=(small,)), tmp_path).read_text()
+    )
 
 
-def test_a_folder_that_holds_no_lesion_study_is_named(tmp_path):
+def test_a_folder_without_a_lesion_study_is_reported(tmp_path):
     with pytest.raises(RecordError, match="holds no lesion study: it has no results.json"):
-        read(tmp_path)
-    vacant(tmp_path)
+        read_lesion_study(tmp_path)
+    check_lesion_output_folder(tmp_path)
     for text, sentence in {
         "{": "is damaged",
         '{"kind": "study"}': "holds no lesion study",
@@ -152,29 +239,34 @@ def test_a_folder_that_holds_no_lesion_study_is_named(tmp_path):
     }.items():
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(RecordError, match=sentence):
-            read(tmp_path)
+            read_lesion_study(tmp_path)
     (tmp_path / "results.json").write_text('{"cells": []}')
     with pytest.raises(UsageError, match="holds something else: choose another --out"):
-        vacant(tmp_path)
-    write(STUDY, tmp_path)
-    vacant(tmp_path)
+        check_lesion_output_folder(tmp_path)
+    write_lesion_report(STUDY, tmp_path)
+    check_lesion_output_folder(tmp_path)
 
 
-def test_the_numbers_of_the_experiment_stand_in_its_records():
-    table = (RECORDS / "README.md").read_text()
+def test_the_numbers_in_the_experiment_readme_match_its_records():
+    table = (LESION_RECORDS / "README.md").read_text()
     for folder in ("digits", "cifar10"):
-        for found in read(RECORDS / folder).nets:
-            worst = f"{points(found.worst.error)} % ({found.worst.name})"
-            assert f"| {points(found.error)} % | {points(found.typical)} % | {worst} |" in table
+        for found in read_lesion_study(LESION_RECORDS / folder).nets:
+            worst = f"{format_percent_number(found.worst_deletion.error)} % ({found.worst_deletion.name})"
+            assert (
+                f"| {format_percent_number(found.error)} % | {format_percent_number(found.median_deletion_error)} % | {worst} |"
+                in table
+            )
 
 
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_shows_the_page_without_errors_and_values_where_it_is_touched(tmp_path, width):
+def test_a_browser_shows_the_page_without_errors_and_values_on_hover(tmp_path, width):
     touch = """page.querySelectorAll('details').forEach(part => part.open = true);
       const seen = [...page.querySelectorAll('figure svg')].filter(svg => svg.getBoundingClientRect().height > 100);
       seen[0].querySelector('.tip use, .tip path').dispatchEvent(new view.PointerEvent('pointerover', {bubbles: true}));"""
     told = "seen.length, page.querySelectorAll('details svg').length, page.getElementById('told').textContent"
-    found = fitting(write(STUDY, tmp_path / "study").read_text(), width, tmp_path, touch, told)
+    found = assert_page_fits(
+        write_lesion_report(STUDY, tmp_path / "study").read_text(), width, tmp_path, touch, told
+    )
     assert found == "3|2|without stage1.unit1: 5.0 %"

@@ -6,65 +6,106 @@ import re
 import pytest
 
 from residua.errors import RecordError
-from residua.report.measured import read
-from residua.report.signal_words import findings, lead, number
-from residua.report.signals import write
-from tests.browser import fitting, needs_chromium
+from residua.report.signals import write_signals_report
+from residua.report.signals_record import read_signals_record
+from residua.report.signals_summary import (
+    describe_signals_answer,
+    describe_signals_findings,
+    format_three_digits,
+)
+from tests.browser import assert_page_fits, needs_chromium
 
-KEYS = ("clip_fraction", "survival", "response_std", "residual_ratio", "gradient_norm", "activation_gradient_norm", "mean",
-        "variance", "gradient_cosine", "gradient_correlation")  # fmt: skip
+SIGNAL_KEYS = (
+    "clip_fraction",
+    "survival",
+    "response_std",
+    "residual_ratio",
+    "gradient_norm",
+    "activation_gradient_norm",
+    "mean",
+    "variance",
+    "gradient_cosine",
+    "gradient_correlation",
+)
 
 
-def record(folder, null=True, plain=False, **changes):
+def write_signals_record(folder, null=True, plain=False, **changes):
     """Twelve units in three stages; each of `changes` gives a signal's twelve values."""
-    values = {key: [0.1 + 0.05 * i for i in range(12)] for key in KEYS} | changes
-    units = [{"name": f"stage{i // 4 + 1}.unit{i % 4 + 1}", "stage": i // 4 + 1, "index": i % 4 + 1} for i in range(12)]
-    units = [unit | {key: values[key][i] for key in KEYS} for i, unit in enumerate(units)]
+    values = {key: [0.1 + 0.05 * i for i in range(12)] for key in SIGNAL_KEYS} | changes
+    units = [
+        {"name": f"stage{i // 4 + 1}.unit{i % 4 + 1}", "stage": i // 4 + 1, "index": i % 4 + 1}
+        for i in range(12)
+    ]
+    units = [unit | {key: values[key][i] for key in SIGNAL_KEYS} for i, unit in enumerate(units)]
     content = {
-        "format": 1, "model": "cifar-resnet26", "depth": 26, "plain": plain, "trained": False, "seed": 0, "data": "digits",
-        "images": 16, "environment": {"device": "CPU", "torch": "2.13.0"}, "units": units,
-        "null": [dict.fromkeys(KEYS[:4], 0.1) for _ in units] if null else None,
-    }  # fmt: skip
+        "format": 1,
+        "model": "cifar-resnet26",
+        "depth": 26,
+        "plain": plain,
+        "trained": False,
+        "seed": 0,
+        "data": "digits",
+        "images": 16,
+        "environment": {"device": "CPU", "torch": "2.13.0"},
+        "units": units,
+        "null": [dict.fromkeys(SIGNAL_KEYS[:4], 0.1) for _ in units] if null else None,
+    }
     folder.mkdir(exist_ok=True)
     (folder / "signals.json").write_text(json.dumps(content))
     return folder
 
 
-def told(folder):
-    signals = read(folder / "signals.json")
-    return [lead(signals), *findings(signals)]
+def make_report_sentences(folder):
+    signals = read_signals_record(folder / "signals.json")
+    return [describe_signals_answer(signals), *describe_signals_findings(signals)]
 
 
-def test_the_lead_says_what_is_left_of_the_direct_path(tmp_path):
+def test_the_lead_sentence_states_how_much_of_the_identity_path_survives(tmp_path):
     survival = [0.6, 0.5, 0.4, 0.31] * 3
-    assert told(record(tmp_path, survival=survival))[0] == (
+    assert make_report_sentences(write_signals_record(tmp_path, survival=survival))[0] == (
         "Of the direct paths 31 % survive stage 1, 31 % stage 2 and 31 % stage 3; the ReLU after the addition cuts the others. "
         "The null model foresees 10 %, 10 % and 10 %."
     )
     nothing = {"clip_fraction": [0.0] * 12, "survival": [1.0] * 12}
-    assert told(record(tmp_path, null=False, **nothing))[0].startswith("Nothing cuts the direct path:")
+    assert make_report_sentences(write_signals_record(tmp_path, null=False, **nothing))[
+        0
+    ].startswith("Nothing cuts the direct path:")
 
 
-def test_gradients_that_vanish_or_explode_are_called_so(tmp_path):
-    for factor, word in ((1e-2, "vanishes"), (1e2, "explodes"), (1.5, "grows"), (1.0, "stays within a factor of 10")):
+def test_vanishing_and_exploding_gradients_are_reported(tmp_path):
+    for factor, word in (
+        (1e-2, "vanishes"),
+        (1e2, "explodes"),
+        (1.5, "grows"),
+        (1.0, "stays within a factor of 10"),
+    ):
         norms = [factor ** (11 - i) for i in range(12)]
-        [first, *_] = told(record(tmp_path, plain=True, activation_gradient_norm=norms))
+        [first, *_] = make_report_sentences(
+            write_signals_record(tmp_path, plain=True, activation_gradient_norm=norms)
+        )
         assert first.startswith(f"A plain net has no direct path. The gradient {word}")
 
 
-def test_what_is_not_finite_is_named_and_left_out_of_the_figures(tmp_path):
+def test_non_finite_values_are_reported_and_not_drawn(tmp_path):
     broken = [1.0] * 5 + [None] * 7
-    first, *others = write(record(tmp_path, **dict.fromkeys(KEYS, broken)))
-    assert first == "The signal explodes: in fp32 it is no finite number any more from stage2.unit2 on."
+    first, *others = write_signals_report(
+        write_signals_record(tmp_path, **dict.fromkeys(SIGNAL_KEYS, broken))
+    )
+    assert (
+        first
+        == "The signal explodes: in fp32 it is no finite number any more from stage2.unit2 on."
+    )
     assert not re.search(r"\b(nan|inf|None)\b", " ".join(others))
     assert "NaN" not in (tmp_path / "report.html").read_text()
-    assert told(record(tmp_path, **dict.fromkeys(KEYS, [None] * 12)))[0].endswith("from stage1.unit1 on.")
+    assert make_report_sentences(
+        write_signals_record(tmp_path, **dict.fromkeys(SIGNAL_KEYS, [None] * 12))
+    )[0].endswith("from stage1.unit1 on.")
 
 
 def test_the_same_record_gives_the_same_page(tmp_path):
-    write(record(tmp_path))
+    write_signals_report(write_signals_record(tmp_path))
     page = (tmp_path / "report.html").read_bytes()
-    write(tmp_path)
+    write_signals_report(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == page
     assert b"http" not in page
 
@@ -77,64 +118,76 @@ def test_the_same_record_gives_the_same_page(tmp_path):
         (None, "holds no signals: it has no signals.json"),
     ],
 )
-def test_a_damaged_record_is_named(tmp_path, text, sentence):
+def test_a_damaged_record_is_reported(tmp_path, text, sentence):
     if text:
         (tmp_path / "signals.json").write_text(text)
     with pytest.raises(RecordError, match=sentence):
-        read(tmp_path / "signals.json")
+        read_signals_record(tmp_path / "signals.json")
 
 
-def test_another_format_and_a_unit_that_lacks_something_are_named(tmp_path):
-    path = record(tmp_path) / "signals.json"
+def test_another_format_and_a_unit_with_missing_fields_are_reported(tmp_path):
+    path = write_signals_record(tmp_path) / "signals.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"format": 9}))
     with pytest.raises(RecordError, match="has format 9; this version reads format 1"):
-        read(path)
+        read_signals_record(path)
     del content["units"][3]["mean"]
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="signals.json is damaged: it lacks 'mean'"):
-        read(path)
+        read_signals_record(path)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"units": []}, {"units": {}}, {"null": [None]}, {"environment": None}, {"units": [{"name": "a", "stage": 1}]}, {"units": 3}],
+    [
+        {"units": []},
+        {"units": {}},
+        {"null": [None]},
+        {"environment": None},
+        {"units": [{"name": "a", "stage": 1}]},
+        {"units": 3},
+    ],
 )
-def test_a_record_that_holds_no_measurements_is_damaged(tmp_path, changes):
-    path = record(tmp_path) / "signals.json"
+def test_a_record_without_measurements_is_reported_as_damaged(tmp_path, changes):
+    path = write_signals_record(tmp_path) / "signals.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(RecordError, match="signals.json is damaged: it lacks"):
-        read(path)
+        read_signals_record(path)
 
 
-def test_words_in_place_of_numbers_are_damage(tmp_path):
-    path = record(tmp_path) / "signals.json"
+def test_text_in_place_of_numbers_is_reported_as_damaged(tmp_path):
+    path = write_signals_record(tmp_path) / "signals.json"
     content = json.loads(path.read_text())
     content["units"][2]["variance"] = "big"
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match="signals.json is damaged: it lacks numbers for variance"):
-        read(path)
+        read_signals_record(path)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.03981, "0.0398"), (1234.6, "1,235"), (3.2e-12, "3.2e-12"), (None, "–"), (0.0, "0")])
-def test_numbers_have_three_digits(value, text):
-    assert number(value) == text
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.03981, "0.0398"), (1234.6, "1,235"), (3.2e-12, "3.2e-12"), (None, "–"), (0.0, "0")],
+)
+def test_numbers_have_three_significant_digits(value, text):
+    assert format_three_digits(value) == text
 
 
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_works_in_a_browser_and_is_no_wider_than_its_window(tmp_path, width):
-    write(record(tmp_path / "s"))
+    write_signals_report(write_signals_record(tmp_path / "s"))
     point = """const plots = page.querySelectorAll('figure .plot svg');
       const shown = [...plots].filter(svg => svg.getBoundingClientRect().width > 100)[1], box = shown.getBoundingClientRect();
       const at = {clientX: box.left + 0.999 * box.width - 10, bubbles: true};
       shown.dispatchEvent(new view.PointerEvent('pointermove', at));"""
-    found = fitting(
+    found = assert_page_fits(
         (tmp_path / "s" / "report.html").read_text(),
         width,
         tmp_path,
         point,
         "plots.length, page.querySelector('.read').textContent",
     )
-    assert found == "10|stage3.unit4: cut 65 % (null model 10 %), uncut so far 65 % (null model 10 %)"
+    assert (
+        found == "10|stage3.unit4: cut 65 % (null model 10 %), uncut so far 65 % (null model 10 %)"
+    )

@@ -2,17 +2,19 @@ from dataclasses import replace
 
 import pytest
 
-from residua.report.compare import Change, largest_rise, percent
-from residua.report.verdict import verdict
-from tests.report.records import cell
+from residua.report.significance import CellComparison, find_largest_rise, format_percent
+from residua.report.verdict import describe_study_verdict
+from tests.report.fake_records import make_cell
 
 
-def test_a_plain_net_that_degrades_is_told_from_a_residual_one_that_does_not():
+def test_a_degrading_plain_net_is_distinguished_from_a_residual_net_that_does_not_degrade():
     cells = [
-        cell("plain", 20, 0.026, 0.058), cell("plain", 56, 0.65, 0.711),
-        cell("resnet", 20, 0.008, 0.017), cell("resnet", 56, 0.006, 0.022),
-    ]  # fmt: skip
-    answer, plain, residual, at20, at56, doubt = verdict(cells, 10)
+        make_cell("plain", 20, 0.026, 0.058),
+        make_cell("plain", 56, 0.65, 0.711),
+        make_cell("resnet", 20, 0.008, 0.017),
+        make_cell("resnet", 56, 0.006, 0.022),
+    ]
+    answer, plain, residual, at20, at56, doubt = describe_study_verdict(cells, 10)
     assert answer == (
         "Deeper plain nets train worse: training error rises from 2.6 % at 20 layers to 65.0 % at 56. "
         "Deeper residual nets do not train worse, unlike them."
@@ -25,78 +27,135 @@ def test_a_plain_net_that_degrades_is_told_from_a_residual_one_that_does_not():
         "Residual: training error does not clearly change with depth: 0.8 % at 20 layers and 0.6 % at 56, too close to tell apart "
         "with one seed. Test error goes from 1.7 % at 20 layers to 2.2 % at 56: 0.5 points, too close to tell apart with one seed."
     )
-    assert at20 == "At 20 layers the plain net gets 5.8 % test error, the residual one 1.7 %: 4.1 points."
-    assert at56 == "At 56 layers the plain net gets 71.1 % test error, the residual one 2.2 %: 68.9 points."
-    assert doubt == "Each network was trained with one seed: differences below 1 point cannot be told apart from chance."
+    assert (
+        at20
+        == "At 20 layers the plain net gets 5.8 % test error, the residual one 1.7 %: 4.1 points."
+    )
+    assert (
+        at56
+        == "At 56 layers the plain net gets 71.1 % test error, the residual one 2.2 %: 68.9 points."
+    )
+    assert (
+        doubt
+        == "Each network was trained with one seed: differences below 1 point cannot be told apart from chance."
+    )
 
 
 def test_a_rising_test_error_without_a_rising_training_error_is_over_fitting():
-    _, resnet, _ = verdict([cell("resnet", 110, 0.001, 0.064), cell("resnet", 1202, 0.001, 0.079)], 10)
+    _, resnet, _ = describe_study_verdict(
+        [make_cell("resnet", 110, 0.001, 0.064), make_cell("resnet", 1202, 0.001, 0.079)], 10
+    )
     assert resnet.endswith(
         "Test error rises, from 6.4 % at 110 layers to 7.9 % at 1202, and the gap to training error from 6.3 points at 110 layers "
         "to 7.8 points at 1202: over-fitting, not a failure to optimise."
     )
 
 
-def test_what_seeds_cannot_tell_is_not_said_to_train_as_well():
-    cells = [replace(cell("resnet", 110, 0.015, 0.03, 0.01), seeds=2), replace(cell("resnet", 1202, 0.30, 0.35, 0.2), seeds=2)]
-    assert verdict(cells, 10)[0] == "Whether deeper residual nets train worse, these seeds cannot tell."
+def test_too_few_seeds_give_an_inconclusive_verdict():
+    cells = [
+        replace(make_cell("resnet", 110, 0.015, 0.03, 0.01), seeds=2),
+        replace(make_cell("resnet", 1202, 0.30, 0.35, 0.2), seeds=2),
+    ]
+    assert (
+        describe_study_verdict(cells, 10)[0]
+        == "Whether deeper residual nets train worse, these seeds cannot tell."
+    )
 
 
-def test_arms_in_the_middle_that_differ_are_not_said_to_be_alike():
-    cells = [cell("plain", 20, 0.1, 0.08, 0.05), cell("resnet", 20, 0.1, 0.06, 0.001), cell("highway", 20, 0.1, 0.02, 0.001)]
-    assert verdict(cells, 10)[1].endswith(
+def test_only_arms_within_the_spread_of_seeds_are_called_alike():
+    cells = [
+        make_cell("plain", 20, 0.1, 0.08, 0.05),
+        make_cell("resnet", 20, 0.1, 0.06, 0.001),
+        make_cell("highway", 20, 0.1, 0.02, 0.001),
+    ]
+    assert describe_study_verdict(cells, 10)[1].endswith(
         "6.0 points from worst to best. The plain and residual nets are within the spread of seeds."
     )
 
 
-@pytest.mark.parametrize(("sds", "freedom"), [((0.01, 0.01), 4), ((0.001, 0.1), 2)])
-def test_unequal_spreads_are_compared_by_welchs_test(sds, freedom):
+@pytest.mark.parametrize(("sds", "degrees_of_freedom"), [((0.01, 0.01), 4), ((0.001, 0.1), 2)])
+def test_unequal_variances_are_compared_by_welchs_test(sds, degrees_of_freedom):
     from scipy.stats import t
 
-    ends = [cell("resnet", depth, 0.1, 0.1, spread) for depth, spread in zip((20, 110), sds, strict=True)]
-    wanted = t.ppf(0.975, freedom) * sum(spread**2 / 3 for spread in sds) ** 0.5
-    assert Change(*ends, "train").threshold == pytest.approx(wanted, rel=2e-3)
+    ends = [
+        make_cell("resnet", depth, 0.1, 0.1, spread)
+        for depth, spread in zip((20, 110), sds, strict=True)
+    ]
+    wanted = t.ppf(0.975, degrees_of_freedom) * sum(spread**2 / 3 for spread in sds) ** 0.5
+    assert CellComparison(*ends, "train").significance_threshold == pytest.approx(wanted, rel=2e-3)
 
 
-def test_the_largest_of_several_small_rises_has_to_be_clearer():
-    pair = [cell("resnet", 20, 0.01, 0.02, 0.004), cell("resnet", 110, 0.022, 0.02, 0.004)]
-    assert largest_rise(pair, "train").clear
-    assert not largest_rise([*pair, cell("resnet", 302, 0.012, 0.02, 0.004)], "train").clear
+def test_with_more_comparisons_a_rise_must_be_larger_to_count():
+    pair = [
+        make_cell("resnet", 20, 0.01, 0.02, 0.004),
+        make_cell("resnet", 110, 0.022, 0.02, 0.004),
+    ]
+    assert find_largest_rise(pair, "train").is_significant
+    assert not find_largest_rise(
+        [*pair, make_cell("resnet", 302, 0.012, 0.02, 0.004)], "train"
+    ).is_significant
 
 
-def test_a_falling_test_error_is_help():
-    answer, resnet, _ = verdict([cell("resnet", 20, 0.05, 0.0875), cell("resnet", 110, 0.001, 0.0643)], 10)
+def test_a_falling_test_error_means_that_depth_helps():
+    answer, resnet, _ = describe_study_verdict(
+        [make_cell("resnet", 20, 0.05, 0.0875), make_cell("resnet", 110, 0.001, 0.0643)], 10
+    )
     assert answer == "Deeper residual nets do not train worse."
     assert "training error falls with depth: 5.0 % at 20 layers and 0.1 % at 110." in resnet
-    assert resnet.endswith("Test error falls, from 8.8 % at 20 layers to 6.4 % at 110: depth helps.")
+    assert resnet.endswith(
+        "Test error falls, from 8.8 % at 20 layers to 6.4 % at 110: depth helps."
+    )
 
 
-def test_a_worse_fit_that_costs_no_test_error_is_not_called_degradation():
-    _, plain, _ = verdict([cell("plain", 20, 0.01, 0.10), cell("plain", 56, 0.05, 0.10)], 10)
+def test_a_higher_training_error_without_a_higher_test_error_is_not_called_degradation():
+    _, plain, _ = describe_study_verdict(
+        [make_cell("plain", 20, 0.01, 0.10), make_cell("plain", 56, 0.05, 0.10)], 10
+    )
     assert "Test error goes from 10.0 % at 20 layers to 10.0 % at 56: 0.0 points" in plain
     assert "degradation" not in plain
 
 
-def test_a_rise_in_the_middle_is_told_as_unsteady():
-    answer, plain, _ = verdict([cell("plain", 20, 0.01, 0.02), cell("plain", 56, 0.5, 0.6), cell("plain", 110, 0.05, 0.07)], 10)
+def test_a_peak_at_an_intermediate_depth_is_called_unsteady():
+    answer, plain, _ = describe_study_verdict(
+        [
+            make_cell("plain", 20, 0.01, 0.02),
+            make_cell("plain", 56, 0.5, 0.6),
+            make_cell("plain", 110, 0.05, 0.07),
+        ],
+        10,
+    )
     assert "rises from 1.0 % at 20 layers to 50.0 % at 56" in answer
-    assert "rises with depth, though not steadily: 1.0 % at 20 layers, 50.0 % at 56 and 5.0 % at 110." in plain
+    assert (
+        "rises with depth, though not steadily: 1.0 % at 20 layers, 50.0 % at 56 and 5.0 % at 110."
+        in plain
+    )
 
 
 def test_a_small_rise_is_called_slight():
-    answer, *_ = verdict([cell("resnet", 20, 0.005, 0.02), cell("resnet", 110, 0.017, 0.04)], 10)
-    assert answer.startswith("Deeper residual nets train slightly worse: training error rises from 0.5 %")
+    answer, *_ = describe_study_verdict(
+        [make_cell("resnet", 20, 0.005, 0.02), make_cell("resnet", 110, 0.017, 0.04)], 10
+    )
+    assert answer.startswith(
+        "Deeper residual nets train slightly worse: training error rises from 0.5 %"
+    )
 
 
 @pytest.mark.parametrize(("test", "lost"), [(0.80, False), (0.82, True)])
-def test_a_net_is_at_chance_from_nine_tenths_of_guessing_on(test, lost):
-    text = "\n".join(verdict([cell("plain", 20, 0.03, 0.05), cell("plain", 110, test, test)], 10))
-    assert ("At 110 layers it is at chance: guessing among 10 classes gives 90.0 %." in text) is lost
+def test_a_net_is_at_chance_above_nine_tenths_of_the_guessing_error(test, lost):
+    text = "\n".join(
+        describe_study_verdict(
+            [make_cell("plain", 20, 0.03, 0.05), make_cell("plain", 110, test, test)], 10
+        )
+    )
+    assert (
+        "At 110 layers it is at chance: guessing among 10 classes gives 90.0 %." in text
+    ) is lost
 
 
-def test_a_family_at_chance_everywhere_is_not_said_to_train():
-    answer, plain, _ = verdict([cell("plain", 56, 0.89, 0.9), cell("plain", 110, 0.9, 0.9)], 10)
+def test_a_family_at_chance_at_every_depth_is_reported_as_guessing():
+    answer, plain, _ = describe_study_verdict(
+        [make_cell("plain", 56, 0.89, 0.9), make_cell("plain", 110, 0.9, 0.9)], 10
+    )
     assert answer == "At every depth, plain nets do no better than guessing."
     assert plain == (
         "Plain: every depth is at chance, 90.0 % at 56 layers and 90.0 % at 110 test error, "
@@ -104,62 +163,105 @@ def test_a_family_at_chance_everywhere_is_not_said_to_train():
     )
 
 
-def test_one_seed_cannot_tell_a_small_difference():
-    *_, compared, doubt = verdict([cell("plain", 20, 0.02, 0.034), cell("resnet", 20, 0.02, 0.030)], 10)
-    assert compared.endswith("the residual one 3.0 %: 0.4 points, too close to tell apart with one seed.")
+def test_one_seed_cannot_resolve_a_small_difference():
+    *_, compared, doubt = describe_study_verdict(
+        [make_cell("plain", 20, 0.02, 0.034), make_cell("resnet", 20, 0.02, 0.030)], 10
+    )
+    assert compared.endswith(
+        "the residual one 3.0 %: 0.4 points, too close to tell apart with one seed."
+    )
     assert doubt.startswith("Each network was trained with one seed")
 
 
-def test_the_spread_of_seeds_decides_where_there_are_several():
-    near = [cell("plain", 20, 0.02, 0.034, sd=0.003), cell("resnet", 20, 0.02, 0.030, sd=0.003)]
-    clear = [cell("plain", 20, 0.02, 0.034, sd=0.001), cell("resnet", 20, 0.02, 0.030, sd=0.001)]
-    assert verdict(near, 10)[1].endswith(": 0.4 points, within the spread of seeds.")
-    assert verdict(clear, 10)[1].endswith(": 0.4 points.")
+def test_with_several_seeds_their_spread_decides():
+    near = [
+        make_cell("plain", 20, 0.02, 0.034, sd=0.003),
+        make_cell("resnet", 20, 0.02, 0.030, sd=0.003),
+    ]
+    clear = [
+        make_cell("plain", 20, 0.02, 0.034, sd=0.001),
+        make_cell("resnet", 20, 0.02, 0.030, sd=0.001),
+    ]
+    assert describe_study_verdict(near, 10)[1].endswith(": 0.4 points, within the spread of seeds.")
+    assert describe_study_verdict(clear, 10)[1].endswith(": 0.4 points.")
     assert (
-        verdict(clear, 10)[-1]
+        describe_study_verdict(clear, 10)[-1]
         == "Errors are means over 3 seeds; two errors differ when a t-test over seeds says so at the 5 % level."
     )
 
 
-def test_among_three_families_those_that_are_alike_are_named():
-    cells = [cell("plain", 56, 0.6, 0.711), cell("resnet", 56, 0.01, 0.022), cell("preresnet", 56, 0.01, 0.019)]
-    assert verdict(cells, 10)[1] == (
+def test_indistinguishable_families_among_three_are_reported():
+    cells = [
+        make_cell("plain", 56, 0.6, 0.711),
+        make_cell("resnet", 56, 0.01, 0.022),
+        make_cell("preresnet", 56, 0.01, 0.019),
+    ]
+    assert describe_study_verdict(cells, 10)[1] == (
         "At 56 layers the plain net gets 71.1 % test error, the residual one 2.2 % and the pre-activation one 1.9 %: "
         "69.2 points from worst to best. The residual and pre-activation nets are too close to tell apart with one seed."
     )
 
 
 def test_one_cell_has_nothing_to_compare():
-    assert verdict([cell("resnet", 20, 0.008, 0.017)], 10) == [
+    assert describe_study_verdict([make_cell("resnet", 20, 0.008, 0.017)], 10) == [
         "One network was trained, so there is nothing to compare: "
         "the 20-layer residual net gets 1.7 % test error and 0.8 % training error."
     ]
-    assert verdict([cell("plain", 110, 0.9, 0.9)], 10)[0].endswith("90.0 % training error, which is chance among 10 classes.")
+    assert describe_study_verdict([make_cell("plain", 110, 0.9, 0.9)], 10)[0].endswith(
+        "90.0 % training error, which is chance among 10 classes."
+    )
 
 
-def test_families_of_one_depth_each_say_nothing_about_depth():
-    lines = verdict([cell("plain", 20, 0.02, 0.05), cell("resnet", 56, 0.01, 0.02)], 10)
-    assert lines[0] == "Each family was trained at one depth only, so nothing can be said about depth."
+def test_families_with_one_depth_each_give_no_verdict_about_depth():
+    lines = describe_study_verdict(
+        [make_cell("plain", 20, 0.02, 0.05), make_cell("resnet", 56, 0.01, 0.02)], 10
+    )
+    assert (
+        lines[0] == "Each family was trained at one depth only, so nothing can be said about depth."
+    )
     assert len(lines) == 2
 
 
-def test_a_modified_family_is_named_with_its_change():
-    lines = verdict([cell("resnet,shortcut=project", 20, 0.02, 0.05), cell("resnet,shortcut=project", 56, 0.01, 0.02)], 10)
+def test_a_modified_family_is_named_with_its_modification():
+    lines = describe_study_verdict(
+        [
+            make_cell("resnet,shortcut=project", 20, 0.02, 0.05),
+            make_cell("resnet,shortcut=project", 56, 0.01, 0.02),
+        ],
+        10,
+    )
     assert lines[1].startswith("Residual (shortcut=project): training error falls")
 
 
-def test_a_positive_share_never_prints_as_zero():
-    assert [percent(share) for share in (0, 0.0004, 0.0006, 0.711)] == ["0.0 %", "below 0.1 %", "0.1 %", "71.1 %"]
+def test_a_positive_percentage_is_never_printed_as_zero():
+    assert [format_percent(share) for share in (0, 0.0004, 0.0006, 0.711)] == [
+        "0.0 %",
+        "below 0.1 %",
+        "0.1 %",
+        "71.1 %",
+    ]
 
 
-def test_at_one_depth_the_best_and_the_worst_answer():
-    cells = [cell("plain", 20, 0.02, 0.06), cell("resnet", 20, 0.01, 0.02), cell("highway", 20, 0.02, 0.03)]
-    assert verdict(cells, 10)[0] == "At 20 layers the residual net does best, 2.0 % test error, and the plain one worst, 6.0 %."
-    assert verdict(cells[1:], 10)[0].endswith("worst, 3.0 %.")
-    close = [cell("plain", 20, 0.02, 0.022), cell("resnet", 20, 0.01, 0.02)]
-    assert verdict(close, 10)[0].endswith("worst, 2.2 %: too close to tell apart with one seed.")
+def test_at_a_single_depth_the_verdict_states_the_best_and_the_worst():
+    cells = [
+        make_cell("plain", 20, 0.02, 0.06),
+        make_cell("resnet", 20, 0.01, 0.02),
+        make_cell("highway", 20, 0.02, 0.03),
+    ]
+    assert (
+        describe_study_verdict(cells, 10)[0]
+        == "At 20 layers the residual net does best, 2.0 % test error, and the plain one worst, 6.0 %."
+    )
+    assert describe_study_verdict(cells[1:], 10)[0].endswith("worst, 3.0 %.")
+    close = [make_cell("plain", 20, 0.02, 0.022), make_cell("resnet", 20, 0.01, 0.02)]
+    assert describe_study_verdict(close, 10)[0].endswith(
+        "worst, 2.2 %: too close to tell apart with one seed."
+    )
 
 
-def test_a_label_of_ones_own_is_used_as_it_is():
-    lines = verdict([cell("plain, by hand", 20, 0.02, 0.05), cell("plain, by hand", 56, 0.9, 0.05)], 10)
+def test_a_custom_label_is_used_unchanged():
+    lines = describe_study_verdict(
+        [make_cell("plain, by hand", 20, 0.02, 0.05), make_cell("plain, by hand", 56, 0.9, 0.05)],
+        10,
+    )
     assert lines[0].startswith("Deeper plain, by hand nets train worse")

@@ -1,0 +1,296 @@
+"""Every named network of the papers, as a value, and what the papers print of it.
+
+`network("cifar-resnet20")` looks a name up: `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`, `cifar-highwayN` and
+`cifar-wrnN-K` for 32x32 images and any legal depth N; `resnet18` to `resnet200` and `preresnet18` to `preresnet200` for
+ImageNet; `fc-resnetN` of fully connected layers; `lecture-resnet12`.  Parts are replaced in the name itself:
+`cifar-resnet56,shortcut=project,join=shortcut-gate`.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from math import prod
+
+from residua.config.families import (
+    BLOCKS,
+    IMAGENET_STAGE_UNITS,
+    JOINS,
+    NETWORK_MAKERS,
+    SHORTCUT_LETTERS,
+    UNIT_PARTS,
+    WIDE_NETWORK_MAKERS,
+    NameChanges,
+)
+from residua.config.network import ORDERS, Drop, Gate, Network, Scale, Unit
+from residua.errors import UsageError, unknown_name_error
+
+LISTED_DEPTHS: dict[str, Iterable[int]] = {
+    "cifar-plain": (20, 32, 44, 56, 110),
+    "cifar-resnet": (20, 32, 44, 56, 110, 1202),
+    "cifar-preresnet": (20, 32, 44, 56, 110, 164, 1001),
+    "cifar-highway": (20, 32, 56, 110),
+    "fc-plain": (10, 22),
+    "fc-resnet": (10, 22),
+    "fc-highway": (10, 22),
+    "lecture-plain": (12,),
+    "lecture-resnet": (12,),
+    "plain": (18, 34),
+    "resnet": IMAGENET_STAGE_UNITS,
+    "preresnet": IMAGENET_STAGE_UNITS,
+}
+"""The depths of each family that `list_models` lists."""
+LISTED_WIDE_NETWORKS = (
+    "cifar-wrn16-8",
+    "cifar-wrn28-10",
+    "cifar-wrn40-4",
+    "wide-resnet50-2",
+    "wide-resnet101-2",
+)
+CUSTOM_TAG = "custom"
+MAX_LAYERS = 100_000  # which take seconds to plan
+NETWORK_CHANGE_KEYS = (*UNIT_PARTS, "width", "units", "head", "stem")
+
+
+@dataclass(frozen=True, slots=True)
+class PaperResults:
+    """What the paper prints of a network, as it prints it."""
+
+    parameters: str = ""
+    multiply_adds: str = ""
+    error: str = ""
+
+
+PAPER_RESULTS = {
+    "cifar-resnet20": PaperResults("0.27 M", error="8.75 % CIFAR-10"),  # He et al. 2015, Table 6
+    "cifar-resnet32": PaperResults("0.46 M", error="7.51 % CIFAR-10"),
+    "cifar-resnet44": PaperResults("0.66 M", error="7.17 % CIFAR-10"),
+    "cifar-resnet56": PaperResults("0.85 M", error="6.97 % CIFAR-10"),
+    "cifar-resnet110": PaperResults(
+        "1.7 M", error="6.61 ± 0.16 % CIFAR-10, five runs; best 6.43 %"
+    ),
+    "cifar-resnet1202": PaperResults("19.4 M", error="7.93 % CIFAR-10"),
+    "cifar-preresnet110": PaperResults(
+        error="6.37 % CIFAR-10, median of five"
+    ),  # He et al. 2016, Tables 2-4
+    "cifar-preresnet164": PaperResults("1.7 M", error="5.46 % CIFAR-10, median of five"),
+    "cifar-preresnet1001": PaperResults("10.2 M", error="4.92 % CIFAR-10, median of five"),
+    "resnet18": PaperResults(multiply_adds="1.8 G"),  # He et al. 2015, Table 1
+    "resnet34": PaperResults(multiply_adds="3.6 G"),
+    "resnet50": PaperResults(multiply_adds="3.8 G", error="22.85 % ImageNet, 10-crop"),
+    "resnet101": PaperResults(multiply_adds="7.6 G", error="21.75 % ImageNet, 10-crop"),
+    "resnet152": PaperResults(multiply_adds="11.3 G", error="21.43 % ImageNet, 10-crop"),
+    "preresnet200": PaperResults(
+        error="20.7 % ImageNet, one crop of 320"
+    ),  # He et al. 2016, Table 5
+    "cifar-wrn28-10": PaperResults("36.5 M", error="4.00 % CIFAR-10"),  # Zagoruyko & Komodakis 2016
+}
+
+SHORTCUT_ABLATIONS: dict[str, Unit] = {
+    "original": Unit(),
+    "plain": Unit(shortcut="none"),
+    "constant 0.5, 1": Unit(join=Scale(0.5, 1.0)),
+    "constant 0.5, 0.5": Unit(join=Scale(0.5, 0.5)),
+    "exclusive gating": Unit(join=Gate(bias=-6.0)),
+    "shortcut-only gating": Unit(join=Gate(bias=-6.0, scales="shortcut")),
+    "1x1 conv shortcut": Unit(shortcut="project-all"),
+    "dropout shortcut": Unit(join=Drop(0.5)),
+}
+"""He et al. 2016, Table 1, a row each."""
+
+
+def network(
+    name: str,
+    *,
+    input: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    block: str | None = None,
+    shortcut: str | None = None,
+    order: str | None = None,
+) -> Network:
+    """The network of that name, with input shape, class count, block, shortcut or order replaced where given.
+
+    A fully connected net takes images of any shape, one number an input.  Raises UsageError for an unknown name, with the
+    nearest one, for an impossible depth, and for parts that contradict each other.
+    """
+    base, *name_changes = name.split(",")
+    argument_changes = {
+        key: value
+        for key, value in (("block", block), ("shortcut", shortcut), ("order", order))
+        if value is not None
+    }
+    changes = {**parse_name_changes(name_changes), **argument_changes}
+    net = make_base_network(base, changes)
+    for key in list(changes):  # what changes nothing is no part of a name
+        without_key = {part: value for part, value in changes.items() if part != key}
+        try:
+            changes = without_key if make_base_network(base, without_key) == net else changes
+        except UsageError:  # it is needed to make this a network at all
+            continue
+    net = replace(
+        net,
+        name=",".join(
+            [
+                net.name,
+                *(
+                    f"{key}={normalise_change_value(changes[key])}"
+                    for key in NETWORK_CHANGE_KEYS
+                    if key in changes
+                ),
+            ]
+        ),
+    )
+    if input is not None:
+        net = replace(net, input=(prod(input),) if len(net.input) == 1 else input)
+    return net if classes is None else replace(net, classes=classes)
+
+
+def normalise_change_value(value: str) -> str:
+    """`B` -> `project`, `02` -> `2`: one spelling, so that equal networks have equal names."""
+    return str(int(value)) if value.isdecimal() else SHORTCUT_LETTERS.get(value, value)
+
+
+def parse_base_name(base: str) -> tuple[str, int, str]:
+    """`cifar-wrn28-10` -> `("cifar-wrn", 28, "10")`; the last is empty for most.  UsageError for a name nobody has."""
+    match = re.fullmatch(r"([a-z-]+)([0-9]+)(?:-([0-9]+))?", base)
+    if match is None or match[1] not in (WIDE_NETWORK_MAKERS if match[3] else NETWORK_MAKERS):
+        raise unknown_name_error("network", base, list_models())
+    if int(match[2]) > MAX_LAYERS:
+        raise UsageError(f"no network of {int(match[2]):,} layers: give at most {MAX_LAYERS:,}")
+    return match[1], int(match[2]), match[3] or ""
+
+
+def make_base_network(base: str, changes: NameChanges) -> Network:
+    """The network of a name without its changes, with them."""
+    family, depth, factor = parse_base_name(base)
+    if not factor:
+        return NETWORK_MAKERS[family](depth, changes)
+    if "width" in changes:
+        raise UsageError(f"{base} says its width already: leave width={changes['width']} out")
+    net = WIDE_NETWORK_MAKERS[family](depth, {"width": factor, **changes})
+    return replace(net, name=f"{family}{depth}-{int(factor)}")
+
+
+def compose_network_name(family: str, depth: int) -> str:
+    """`("resnet,shortcut=project", 56)` -> `cifar-resnet56,shortcut=project`; other houses are named whole, as in fc-resnet."""
+    makers = NETWORK_MAKERS | WIDE_NETWORK_MAKERS
+    match = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
+    prefix, family_name, factor, changes = (
+        match.groups(default="") if match else ("", family, "", "")
+    )
+    needs_cifar_prefix = not prefix and (
+        family_name not in makers or f"cifar-{family_name}" in makers
+    )
+    return f"{'cifar-' * needs_cifar_prefix}{family_name}{depth}{factor}{changes}"
+
+
+def split_network_name(name: str) -> tuple[str, int]:
+    """The inverse of `member`: the family and the depth that a network's name tells; UsageError where it tells none."""
+    match = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?(\d+)(-\d+)?(,.*)?", name)
+    if match is None:
+        raise UsageError(
+            f"the network's name {name!r} tells no family and depth: name it like cifar-resnet56"
+        )
+    prefix = "imagenet " if not match[1] and f"cifar-{match[2]}" in NETWORK_MAKERS else ""
+    return f"{prefix}{match[2]}{match[4] or ''}{match[5] or ''}", int(match[3])
+
+
+def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Network:
+    """`net` with so many units in its stages; its name says the new depth."""
+    return with_canonical_name(
+        replace(
+            net,
+            stages=tuple(
+                replace(stage, units=n)
+                for stage, n in zip(net.stages, units_per_stage, strict=True)
+            ),
+        )
+    )
+
+
+def with_canonical_name(net: Network, **replaced_families: str) -> Network:
+    """`net` under a name that means just that network, of the family that its old name says or its replacement in `families`.
+
+    A network that no name means is called custom.
+    """
+    base, *name_changes = net.name.split(",")
+    try:
+        family, _, factor = parse_base_name(base)
+        changes = parse_name_changes([word for word in name_changes if word != CUSTOM_TAG])
+    except UsageError:
+        return replace(net, name=f"{base},{CUSTOM_TAG}")
+    width = factor or changes.get("width", "1")
+    family = {"cifar-wrn": "cifar-preresnet", "wide-resnet": "resnet"}.get(family, family)
+    for old, new in replaced_families.items():
+        prefix, dash, base_family = family.rpartition("-")
+        family = f"{prefix}{dash}{new}" if base_family == old else family
+    name = f"{family}{2 + sum(stage.units for stage in net.stages) * len(net.unit.kernels)}"
+    kept_changes = {key: changes[key] for key in ("head", "stem") if key in changes}
+    units = {"units": "-".join(str(stage.units) for stage in net.stages)}
+    all_changes = (
+        unit_to_changes(net.unit, int(width))
+        | kept_changes
+        | units
+        | ({"width": width} if int(width) > 1 else {})
+    )
+    try:
+        candidate = network(
+            ",".join([name, *(f"{k}={v}" for k, v in all_changes.items())]),
+            input=net.input,
+            classes=net.classes,
+        )
+    except UsageError:
+        return replace(net, name=f"{name},{CUSTOM_TAG}")
+    return (
+        candidate
+        if replace(net, name=candidate.name) == candidate
+        else replace(net, name=f"{name},{CUSTOM_TAG}")
+    )
+
+
+def unit_to_changes(unit: Unit, width: int) -> NameChanges:
+    """The parts of a unit by name, those that have one; a bottleneck is `width` times as wide inside."""
+    squeeze = unit.squeeze * width if unit.kernels == (1, 3, 1) else unit.squeeze
+    changes = {
+        "block": next(
+            (
+                n
+                for n, b in BLOCKS.items()
+                if (len(b.kernels), b.squeeze) == (len(unit.kernels), squeeze)
+            ),
+            None,
+        ),
+        "order": next((name for name, order in ORDERS.items() if order == unit.order), None),
+        "join": next((name for name, join in JOINS.items() if join == unit.join), None),
+        "shortcut": unit.shortcut,
+        "start": unit.start,
+        "stride": "3x3" if unit.kernels == (1, 3, 1) and unit.stride_at == 1 else None,
+    }
+    return {key: word for key, word in changes.items() if word is not None}
+
+
+def parse_name_changes(assignments: list[str]) -> NameChanges:
+    """`["order=original"]` -> `{"order": "original"}`."""
+    changes: NameChanges = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if key not in NETWORK_CHANGE_KEYS or not equals:
+            raise UsageError(
+                f"{assignment!r} does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
+                f"what can be replaced is {', '.join(NETWORK_CHANGE_KEYS)}"
+            )
+        if key in changes:
+            raise UsageError(
+                f"{key} is said twice in a network's name, {changes[key]} and {value}: leave one out"
+            )
+        changes[key] = value
+    return changes
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The papers' networks whose name matches a shell pattern; any other legal depth can be named too."""
+    names = [
+        *(f"{family}{depth}" for family, depths in LISTED_DEPTHS.items() for depth in depths),
+        *LISTED_WIDE_NETWORKS,
+    ]
+    return [name for name in names if fnmatch(name, pattern)]

@@ -1,0 +1,71 @@
+"""Decoded images in the cache: written one by one, and read where they lie, so that memory need not hold them all.
+
+The system keeps in its page cache what it has room for, and reads the rest again when it is wanted.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.lib.format import write_array_header_1_0
+from torch import Tensor
+
+from residua.config.serialize import Json
+from residua.files import atomic_write
+
+PIXELS_FILE, INDEX_FILE = "pixels.npy", "index.json"
+
+
+class PixelFileWriter:
+    """Images of one shape (c, h, w) on their way into a file, each put at its place."""
+
+    def __init__(self, file: IO[bytes], image_shape: tuple[int, ...]) -> None:
+        self.file, self.image_shape = file, image_shape
+        self.data_start = self.write_header(0)
+
+    def write_header(self, count: int) -> int:
+        """Write how many images there are, and return where they begin: numpy leaves room for any number."""
+        self.file.seek(0)
+        write_array_header_1_0(
+            self.file, {"descr": "|u1", "fortran_order": False, "shape": (count, *self.image_shape)}
+        )
+        return self.file.tell()
+
+    def write_image(self, index: int, pixels: Tensor) -> None:
+        self.file.seek(self.data_start + index * prod(self.image_shape))
+        self.file.write(pixels.contiguous().numpy().data)
+
+    def truncate_to_count(self, count: int) -> None:
+        """Keep the first so many."""
+        self.write_header(count)
+        self.file.truncate(self.data_start + count * prod(self.image_shape))
+
+
+@contextmanager
+def open_cache_writer(
+    cache_folder: Path, image_shape: tuple[int, ...]
+) -> Iterator[tuple[PixelFileWriter, dict[str, Json]]]:
+    """Images, and what is to be known of them, on their way to `where`: there whole at the end, or not at all."""
+    index: dict[str, Json] = {}
+    with atomic_write(cache_folder) as staging:
+        staging.mkdir()
+        with open(staging / PIXELS_FILE, "wb") as file:
+            yield PixelFileWriter(file, image_shape), index
+        (staging / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+
+
+def memory_map_images(cache_folder: Path) -> tuple[Tensor, dict[str, Json]]:
+    """Images (n, c, h, w) that are not to be written to, and what is known of them; OSError or ValueError where there are none."""
+    index = json.loads((cache_folder / INDEX_FILE).read_text(encoding="utf-8"))
+    pixels = np.load(cache_folder / PIXELS_FILE, mmap_mode="r", allow_pickle=False)
+    if not isinstance(index, dict) or pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise ValueError(f"{cache_folder} holds no images")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they cannot be written to
+        return torch.from_numpy(pixels), index

@@ -1,0 +1,50 @@
+"""Change the network of a folder, and save what comes out as a new model folder."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from residua.config.serialize import Json
+from residua.errors import UsageError
+from residua.net.build import ResidualNetwork
+from residua.net.model_folder import load_residual_network, read_model_config, save_pretrained
+from residua.training.evaluate import find_model_folder
+
+
+def edit_model_folder(
+    folder: Path, out: Path, edit: Callable[[ResidualNetwork], ResidualNetwork]
+) -> dict[str, Json]:
+    """`change` the network of a run or a model folder; the new folder keeps its classes and preprocessing.
+
+    Says whether the outputs of 16 random images are the same to the bit.  Raises UsageError where `out` is taken.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists already: choose another --out")
+    source = find_model_folder(folder)
+    config, net = read_model_config(source), load_residual_network(source)
+    edited = edit(net).eval()
+    images = torch.randn(16, *net.plan.network.input, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        is_identical = torch.equal(net(images), edited(images))
+    config = replace(config, network=edited.plan.network)
+    if not is_identical:  # then it is not what was trained
+        config = replace(
+            config,
+            dataset="",
+            fingerprint="",
+            recipe="",
+            test_error=None,
+            test_images=0,
+            temperature=1.0,
+        )
+    save_pretrained(edited, config, out)
+    return {
+        "before": net.plan.network.name,
+        "model": edited.plan.network.name,
+        "depth": edited.plan.depth,
+        "parameters": edited.plan.parameters,
+        "identical": is_identical,
+        "folder": str(out),
+    }

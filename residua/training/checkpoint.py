@@ -1,0 +1,140 @@
+"""A run's whole state at a step, in one safetensors file; a few of them are kept."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from residua.errors import RecordError, UsageError
+from residua.files import atomic_write
+
+TensorGroups = dict[str, dict[str, Tensor]]
+CheckpointScalars = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPolicy:
+    """When a checkpoint is due, by whichever comes first, and how many are kept."""
+
+    every_seconds: float = 60.0
+    every_steps: int = 0  # 0: by time alone
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.every_seconds > 0 or self.every_steps < 0:
+            raise UsageError(
+                "checkpoints are written every so many seconds or steps: give more than 0"
+            )
+        if self.keep_last < 1:
+            raise UsageError(f"{self.keep_last} checkpoints cannot be kept: give at least 1")
+
+    def is_due(self, elapsed_seconds: float, step: int) -> bool:
+        """Whether one is, `seconds` after the one before, behind step `step`."""
+        return elapsed_seconds > self.every_seconds or (
+            self.every_steps > 0 and step % self.every_steps == 0
+        )
+
+
+DEFAULT_CHECKPOINT_POLICY = CheckpointPolicy()
+
+
+def parse_save_interval(text: str) -> CheckpointPolicy:
+    """`500` is every 500 steps, `30s` every 30 seconds, `5m` every 5 minutes; UsageError for anything else."""
+    match = re.fullmatch(r"(\d+)([sm]?)", text)
+    if match is None:
+        raise UsageError(
+            f"checkpoints every {text!r} make no sense: give a number of steps such as 500, or a time such as 30s or 5m"
+        )
+    number = int(match[1])
+    if not match[2]:
+        return CheckpointPolicy(every_steps=number) if number else CheckpointPolicy(every_seconds=0)
+    return CheckpointPolicy(every_seconds=number * {"s": 1, "m": 60}[match[2]])
+
+
+def write_checkpoint(
+    folder: Path, step: int, groups: TensorGroups, scalars: CheckpointScalars, keep_last: int
+) -> None:
+    """Write the checkpoint of `step`: named groups of named tensors and a few numbers, whole or not at all; keep the `last`."""
+    tensors = {
+        f"{group}/{name}": t.detach().contiguous().cpu()
+        for group, group_tensors in groups.items()
+        for name, t in group_tensors.items()
+    }
+    scalars_json = json.dumps(scalars)
+    path = folder / f"step-{step:09}.safetensors"
+    try:
+        with atomic_write(path) as temporary_path:
+            save_file(
+                tensors,
+                temporary_path,
+                {"facts": scalars_json, "sha256": checksum_tensors(tensors, scalars_json)},
+            )
+    except (OSError, SafetensorError) as error:
+        raise RecordError(
+            f"no checkpoint was written to {path}: {error}; the one before is kept"
+        ) from error
+    for old in list_checkpoints(folder)[keep_last:]:
+        old.unlink(missing_ok=True)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def load_newest_intact(folder: Path) -> tuple[TensorGroups, CheckpointScalars, list[str]] | None:
+    """What the newest whole checkpoint holds, and a sentence for each damaged one before it, which is removed.
+
+    None where there is none; RecordError where all are damaged.
+    """
+    damaged = []
+    for path in list_checkpoints(folder):
+        try:
+            groups, scalars = load_checkpoint(path)
+        except RecordError as error:
+            damaged.append((path, str(error)))
+            continue
+        for damaged_path, _ in damaged:
+            damaged_path.unlink()
+        return (
+            groups,
+            scalars,
+            [f"{sentence}; going on from the one before, {path.name}" for _, sentence in damaged],
+        )
+    if damaged:
+        raise RecordError(
+            f"{damaged[0][1]}, and there is no other: remove the folder to begin anew"
+        )
+    return None
+
+
+def load_checkpoint(path: Path) -> tuple[TensorGroups, CheckpointScalars]:
+    """What `save` wrote; RecordError where the file is damaged."""
+    tensors, groups = {}, TensorGroups()
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            scalars = json.loads(metadata["facts"])
+            for key in file.keys():  # noqa: SIM118 -- not a dictionary
+                group, _, name = key.partition("/")
+                tensors[key] = groups.setdefault(group, {})[name] = file.get_tensor(key)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
+    if metadata.get("sha256") != checksum_tensors(tensors, metadata["facts"]):
+        raise RecordError(f"{path} is damaged: its checksum is not that of its content")
+    return groups, scalars
+
+
+def checksum_tensors(tensors: dict[str, Tensor], metadata_json: str) -> str:
+    """A hash of all names, types, shapes and bits."""
+    checksum = hashlib.sha256(metadata_json.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        checksum.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return checksum.hexdigest()

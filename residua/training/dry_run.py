@@ -1,0 +1,121 @@
+"""What a run would do, without doing it."""
+
+import time
+from functools import partial
+from math import prod
+from pathlib import Path
+
+from residua.config.dataset import Dataset
+from residua.config.memory import activation_bytes
+from residua.config.network import Network
+from residua.config.plan import Plan, plan
+from residua.config.recipe import Recipe
+from residua.config.run import Run
+from residua.config.serialize import Json
+from residua.config.vlad_config import VladClassifier
+from residua.data.batches import TrainingBatches, make_training_batches
+from residua.data.read import Images, read_split
+from residua.data.sources.image_folder import resolve_dataset
+from residua.net.build import build
+from residua.training.distributed import assign_batch_share
+from residua.training.machine import Machine
+from residua.training.memory import estimate_memory_on_machine, require_enough_memory
+from residua.training.step import TrainingStep
+from residua.training.sync_batchnorm import convert_to_sync_modules
+
+TIMED_STEPS = 3  # steps, after one that is not timed
+
+
+def preview_run(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json]:
+    """The plan of a run; that of VLAD holds no time, for nobody knows before how long an SVM takes."""
+    data = resolve_dataset(run.dataset, run.network.input)
+    if isinstance(run.network, Network):
+        require_enough_memory(run, plan(run.network), machine)  # for it takes steps, too
+    images = machine.group.run_local_rank0_first(partial(read_split, data, "train", data_dir)).to(
+        machine.device
+    )
+    if isinstance(run.network, VladClassifier):
+        return preview_vlad_fit(run.network, run.dataset, images)
+    return preview_network_training(run, data, plan(run.network), images, machine)
+
+
+def preview_vlad_fit(classifier: VladClassifier, dataset: str, images: Images) -> dict[str, Json]:
+    """Sizes; `descriptor_bytes` are those of all training images, and the SVM needs up to twice as many beside them."""
+    return {
+        "model": classifier.name,
+        "parameters": classifier.parameters,
+        "data": dataset,
+        "training_images": len(images),
+        "patches_per_image": prod(classifier.patch_grid),
+        "descriptor_numbers": classifier.descriptor_length,
+        "descriptor_bytes": 8 * len(images) * classifier.descriptor_length,
+        "precision": "fp32",
+    }
+
+
+def preview_network_training(
+    run: Run, data: Dataset, network_plan: Plan, images: Images, machine: Machine
+) -> dict[str, Json]:
+    """Sizes, steps, the learning rate at each change, and the time a few real steps let expect.
+
+    `activation_bytes` and those of memory are of one process, which keeps one part at a time.
+    """
+    recipe, group = run.recipe_for_depth(network_plan.depth), machine.group
+    batch_share = assign_batch_share(recipe, group)
+    memory = estimate_memory_on_machine(run, network_plan, machine)
+    batches = make_training_batches(
+        images, recipe, data, data.mean, data.std, run.seed, batch_share
+    )
+    total_steps = recipe.total_steps(len(images))
+    return {
+        "model": network_plan.network.name,
+        "depth": network_plan.depth,
+        "parameters": network_plan.parameters,
+        "activation_bytes": recipe.batch_size
+        // max(recipe.bn_splits, group.world_size)
+        * activation_bytes(network_plan),
+        "recompute": machine.recompute,
+        "memory_bytes": memory.total,
+        "memory_activations_bytes": memory.activations,
+        "memory_weights_bytes": memory.weights,
+        "memory_data_bytes": memory.data,
+        "data": run.dataset,
+        "training_images": len(images),
+        "recipe": recipe.name,
+        "batch_size": recipe.batch_size,
+        "steps": total_steps,
+        "epochs": total_steps * recipe.batch_size / len(images),
+        "learning_rates": [
+            {"step": step, "lr": rate} for step, rate in list_lr_changes(recipe, total_steps)
+        ],
+        "weight_decay_on": recipe.optimiser.decay,
+        "precision": machine.precision,
+        "estimated_seconds": total_steps
+        * measure_step_seconds(network_plan.network, recipe, batches, machine),
+    }
+
+
+def list_lr_changes(recipe: Recipe, total_steps: int) -> list[tuple[int, float]]:
+    """(step, rate) wherever the rate changes; for a rate that always changes, at ten places."""
+    lrs = [recipe.lr_at_step(step, total_steps) for step in range(total_steps)]
+    change_steps = [step for step in range(total_steps) if step == 0 or lrs[step] != lrs[step - 1]]
+    if len(change_steps) > 10:
+        change_steps = [total_steps * i // 10 for i in range(10)]
+    return [(step, lrs[step]) for step in change_steps]
+
+
+def measure_step_seconds(
+    network: Network, recipe: Recipe, batches: TrainingBatches, machine: Machine
+) -> float:
+    net = machine.prepare_model(
+        convert_to_sync_modules(build(network, batches.seed), recipe.bn_splits, machine)
+    )
+    training_step = TrainingStep(
+        net, recipe.optimiser, machine, recipe.bn_splits, recipe.smoothing, recipe.body_lr
+    )
+    for i in range(1 + TIMED_STEPS):
+        if i == 1:
+            started = time.perf_counter()
+        loss, _ = training_step(*batches.make_batch(i), lr=0.0)
+        loss.item()  # waits for the device
+    return (time.perf_counter() - started) / TIMED_STEPS

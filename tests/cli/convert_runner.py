@@ -1,0 +1,18 @@
+"""`residua convert`, as a user calls it."""
+
+from residua.cli.main import main
+
+IMAGENET_MEAN, IMAGENET_STD = ("0.485", "0.456", "0.406"), ("0.229", "0.224", "0.225")
+CIFAR10_OPTIONS = ["--classes", "cifar10", "--mean", *IMAGENET_MEAN, "--std", *IMAGENET_STD]
+
+
+def run_convert(capsys, *arguments):
+    """Exit code, standard output, and the one line on standard error."""
+    try:
+        code = main(["convert", *map(str, arguments)])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 1
+    return code, out, err.strip()

@@ -1,0 +1,100 @@
+from dataclasses import replace
+
+import pytest
+
+from residua.config.network import Drop, Gate, Network, Order, Scale, Stage, Stem, Unit
+from residua.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda: Unit(shortcut="none", join=Gate(-2.0)),
+            "a plain net has no shortcut to gate: give a shortcut, or join=Add()",
+        ),
+        (lambda: Unit(shortcut="padd"), "no shortcut 'padd': did you mean 'pad'?"),
+        (lambda: Scale(shortcut=0), "a shortcut scaled by 0 is no shortcut: use shortcut='none'"),
+        (lambda: Drop(1.5), "a dropout probability of 1.5 is impossible: it must be in [0, 1)"),
+        (lambda: Unit(stride_at=2), "stride_at=2 names no weight layer: choose 0 to 1"),
+        (
+            lambda: Unit(kernels=(2,)),
+            "kernels (2,) are impossible: give at least one, each odd, so that 'same' convolutions keep shapes",
+        ),
+        (lambda: Gate(-6.0, scales="bth"), "no scaling by a gate 'bth': did you mean 'both'?"),
+        (
+            lambda: Gate(-6.0, kernel=2),
+            "kernels (2,) are impossible: give at least one, each odd, so that 'same' convolutions keep shapes",
+        ),
+        (
+            lambda: Stem(width=0),
+            "a stem of width 0 and stride 1 is impossible: each must be at least 1",
+        ),
+        (lambda: Order("weight bn rellu", "weight"), "no operation 'rellu': did you mean 'relu'?"),
+        (
+            lambda: Order("bn relu", "weight"),
+            "order each='bn relu' must hold 'weight' exactly once",
+        ),
+        (
+            lambda: Unit(squeeze=0),
+            "squeeze 0 is impossible: give a divisor of the widths, from 1 on",
+        ),
+        (lambda: Scale(float("nan")), "scaling by nan and 1.0 is impossible: give finite numbers"),
+        (lambda: Gate(float("inf")), "a gate's bias of inf is impossible: give a finite number"),
+        (
+            lambda: Order("weight", "weight", after="scale"),
+            "order after='scale' must hold no 'scale', which ends a branch",
+        ),
+        (
+            lambda: Stage(16, 0),
+            "a stage of width 16, 0 units and stride 1 is impossible: each must be at least 1",
+        ),
+    ],
+)
+def test_contradictory_values_are_refused_on_construction(make, sentence):
+    with pytest.raises(UsageError) as refused:
+        make()
+    assert str(refused.value) == sentence
+
+
+def make_network(**changes):
+    fields = {
+        "name": "n",
+        "input": (3, 8, 8),
+        "stem": Stem(width=6),
+        "stages": (Stage(6, 1),),
+        "unit": Unit(),
+        "classes": 2,
+    }
+    return Network(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"unit": Unit(squeeze=4)}, "squeeze 4 does not divide width 6: choose a divisor"),
+        (
+            {"input": (3, 8)},
+            "input (3, 8) is impossible: give (channels, height, width), or (features,)",
+        ),
+        (
+            {"input": (9,)},
+            "a fully connected net has no neighbours to convolve: give stem, units and gates kernels of 1",
+        ),
+        (
+            {"stages": (Stage(6, 1), Stage(4, 1))},
+            "zeros cannot make widths [6, 6, 4] smaller: give growing widths, or shortcut='project'",
+        ),
+        ({"stages": ()}, "a network needs at least one stage"),
+        ({"classes": 0}, "0 classes are impossible: give at least 1"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(changes, sentence):
+    with pytest.raises(UsageError) as refused:
+        make_network(**changes)
+    assert str(refused.value) == sentence
+
+
+def test_values_are_equal_when_their_contents_are():
+    assert make_network() == make_network()
+    assert replace(make_network(), classes=3) != make_network()

@@ -1,0 +1,309 @@
+"""Hugging Face data sets and parquet: found by the types of their columns, and trained on as the same files are."""
+
+import json
+import os
+import warnings
+
+import pytest
+import torch
+
+from residua.cli.main import main
+from residua.config.model import ImagePreprocessing
+from residua.data.check import check_dataset
+from residua.data.image_cache import load_or_decode_images
+from residua.data.read import read_split
+from residua.data.sources.huggingface import list_huggingface_cached
+from residua.data.sources.image_folder import list_image_dataset, resolve_dataset
+from residua.errors import DataError, UsageError
+from tests.data.faulty_photos import CLASS_CHANNELS, encode_image, make_picture, write_clean_folder
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    datasets = pytest.importorskip("datasets")
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+datasets.disable_progress_bars()
+CLASS_NAMES = list(CLASS_CHANNELS)
+
+
+@pytest.fixture(autouse=True)
+def isolate_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load_or_decode_images.cache_clear()
+    list_huggingface_cached.cache_clear()
+
+
+def make_png_files(count, seed=0):
+    return [encode_image(make_picture(seed + i, i % 3), "PNG") for i in range(3 * count)]
+
+
+def make_split(count, seed=0, labels=None, **columns):
+    """So many images of each of three classes, as the library holds them."""
+    images = [{"bytes": content, "path": None} for content in make_png_files(count, seed)]
+    labels = [i % 3 for i in range(3 * count)] if labels is None else labels
+    features = {
+        "picture": datasets.Image(),
+        "kind": datasets.ClassLabel(names=CLASS_NAMES),
+        **columns,
+    }
+    values = {"picture": images, "kind": labels, **dict.fromkeys(columns, labels)}
+    return datasets.Dataset.from_dict(values, features=datasets.Features(features))
+
+
+def list_entries(listing):
+    return [(entry.name, entry.label, entry.part) for entry in listing.entries]
+
+
+def test_a_saved_data_set_equals_the_same_images_in_a_folder(tmp_path, capsys):
+    write_clean_folder(tmp_path / "files")
+    parts = {}
+    for part, name in (("train", "train"), ("val", "validation")):
+        paths = sorted((tmp_path / "files" / part).rglob("*.png"))
+        values = {
+            "image": [str(path) for path in paths],
+            "label": [CLASS_NAMES.index(path.parent.name) for path in paths],
+        }
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASS_NAMES)}
+        )
+        parts[name] = datasets.Dataset.from_dict(values, features=features).shuffle(seed=1)
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "pets")
+    files, rows = [
+        resolve_dataset(str(tmp_path / place), (3, 24, 24)) for place in ("files", "pets")
+    ]
+    assert (rows.classes, rows.num_images, rows.kind, rows.name) == (
+        files.classes,
+        files.num_images,
+        "folder",
+        "pets",
+    )
+    for name in ("train", "dev", "test"):
+        one, other = [
+            sorted(
+                (x.numpy().tobytes(), int(y))
+                for x, y in zip(images.pixels, images.labels, strict=True)
+            )
+            for images in (read_split(files, name), read_split(rows, name))
+        ]
+        assert one == other
+    assert not check_dataset(tmp_path / "pets").problems
+    options = [
+        "--model",
+        "cifar-resnet8",
+        "--size",
+        "16",
+        "--steps",
+        "2",
+        "--set",
+        "batch_size=8",
+        "--precision",
+        "fp32",
+    ]
+    assert main(["train", str(tmp_path / "pets"), *options, "--out", str(tmp_path / "r")]) == 0
+    assert main(["evaluate", str(tmp_path / "r"), str(tmp_path / "pets"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["count"] == 15
+
+
+def test_splits_are_recognised_by_their_names(tmp_path):
+    parts = {
+        "train": make_split(2),
+        "validation": make_split(1, 50),
+        "test": make_split(1, 60, [-1, 0, 1]),
+        "unsupervised": make_split(1, 70),
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    found = list_image_dataset(tmp_path / "d")
+    assert list_entries(found)[0] == ("train/0", 0, "train")
+    assert list_entries(found)[-2:] == [("test/1", 0, "test"), ("test/2", 1, "test")]
+    assert {part for _, _, part in list_entries(found)} == {"train", "dev", "test"}
+    assert [(p.path, p.kind, p.detail) for p in found.problems] == [
+        ("test", "no class", "has 1 rows without a label, which are left out"),
+        (
+            "unsupervised",
+            "other split",
+            "is no split to train, validate or test on, and is left out",
+        ),
+    ]
+    make_split(4).save_to_disk(tmp_path / "one")
+    assert {part for _, _, part in list_entries(list_image_dataset(tmp_path / "one"))} == {""}
+
+
+def test_columns_are_chosen_by_type_and_an_ambiguous_choice_is_refused(tmp_path):
+    def list_classes(name, table):
+        table.save_to_disk(tmp_path / name)
+        return list_image_dataset(tmp_path / name).classes
+
+    assert list_classes("a", make_split(2)) == ("bird", "cat", "dog")
+    assert list_classes("b", make_split(2, label=datasets.ClassLabel(names=["x", "y", "z"]))) == (
+        "x",
+        "y",
+        "z",
+    )  # its usual name
+    assert list_classes(
+        "c",
+        make_split(2).cast_column("kind", datasets.Value("int64")).rename_column("kind", "label"),
+    ) == ("0", "1", "2")
+    with pytest.raises(
+        DataError,
+        match=r"d has 2 columns of labels, kind, coarse: rename the one that is meant label, and save_to",
+    ):
+        list_classes("d", make_split(2, coarse=datasets.ClassLabel(names=CLASS_NAMES)))
+    with pytest.raises(DataError, match=r"e has the columns picture, of which none is of labels"):
+        list_classes("e", make_split(2).remove_columns("kind"))
+    with pytest.raises(DataError, match=r"f has the columns kind, of which none is of images"):
+        list_classes("f", make_split(2).remove_columns("picture"))
+    two = make_split(2)
+    with pytest.raises(
+        DataError,
+        match=r"g has 2 columns of images, picture, mask: rename the one that is meant image",
+    ):
+        list_classes(
+            "g",
+            two.add_column(
+                "mask",
+                two.with_format("arrow")[:].column("picture").to_pylist(),
+                feature=datasets.Image(),
+            ),
+        )
+
+
+def test_a_parquet_file_of_images_is_read_with_and_without_huggingface_feature_types(tmp_path):
+    pixels = {}
+    make_split(4).to_parquet(tmp_path / "typed.parquet")
+    rows = {
+        "image": [{"bytes": content, "path": "a.png"} for content in make_png_files(4)],
+        "label": [CLASS_NAMES[i % 3] for i in range(12)],
+    }
+    parquet.write_table(pa.table(rows), tmp_path / "struct.parquet")
+    parquet.write_table(pa.table(rows | {"image": make_png_files(4)}), tmp_path / "bytes.parquet")
+    for name in ("typed", "struct", "bytes"):
+        found = list_image_dataset(tmp_path / f"{name}.parquet")
+        assert found.classes == ("bird", "cat", "dog")
+        assert [label for _, label, _ in list_entries(found)] == [0, 1, 2] * 4
+        assert found.name == name
+        pixels[name] = load_or_decode_images(found, ImagePreprocessing((3, 16, 16), 16)).pixels
+    assert torch.equal(pixels["typed"], pixels["struct"])
+    assert torch.equal(pixels["typed"], pixels["bytes"])
+
+
+def test_a_damaged_row_is_reported_and_skipped(tmp_path):
+    rows = {
+        "image": [*make_png_files(4), b"no image", make_png_files(1, 90)[0][:-200], None],
+        "label": [CLASS_NAMES[i % 3] for i in range(15)],
+    }
+    parquet.write_table(pa.table(rows), tmp_path / "d.parquet")
+    found = load_or_decode_images(
+        list_image_dataset(tmp_path / "d.parquet"), ImagePreprocessing((3, 16, 16), 16)
+    )
+    assert [(p.path, p.kind) for p in found.problems if p.kind != "tiny class"] == [
+        ("train/12", "not an image"),
+        ("train/13", "truncated"),
+        ("train/14", "unreadable"),
+    ]
+    assert len(found.pixels) == 12
+
+
+def test_a_row_that_points_to_a_local_file_is_not_followed(tmp_path):
+    make_picture(1).save(tmp_path / "mine.png")
+    values = {
+        "image": [
+            *({"bytes": c, "path": None} for c in make_png_files(2)),
+            {"bytes": None, "path": str(tmp_path / "mine.png")},
+        ]
+    }
+    parquet.write_table(
+        pa.table(values | {"label": [CLASS_NAMES[i % 3] for i in range(7)]}), tmp_path / "d.parquet"
+    )
+    [problem] = [p for p in check_dataset(tmp_path / "d.parquet").problems if p.path == "train/6"]
+    assert problem.kind == "unreadable"
+    assert problem.detail.endswith("mine.png, a file of another place")
+
+
+def test_a_parquet_table_of_paths_is_read_like_a_csv_table(tmp_path):
+    write_clean_folder(tmp_path / "d")
+    paths = sorted((tmp_path / "d").rglob("*.png"))
+    rows = {
+        "number": list(range(len(paths))),
+        "Label": [path.parent.name for path in paths],
+        "path": [str(path.relative_to(tmp_path)) for path in paths],
+        "split": [path.parts[-3] for path in paths],
+    }
+    parquet.write_table(pa.table(rows), tmp_path / "t.parquet")
+    text = "\n".join(
+        [
+            "path,label,split",
+            *(
+                ",".join(row)
+                for row in zip(rows["path"], rows["Label"], rows["split"], strict=True)
+            ),
+        ]
+    )
+    (tmp_path / "t.csv").write_text(text)
+    one, other = list_image_dataset(tmp_path / "t.parquet"), list_image_dataset(tmp_path / "t.csv")
+    assert (one.classes, one.entries, one.problems) == (
+        other.classes,
+        other.entries,
+        other.problems,
+    )
+    assert {part for _, _, part in list_entries(one)} == {"train", "test"}
+    parquet.write_table(pa.table({"name": ["a"], "kind": ["b"]}), tmp_path / "other.parquet")
+    with pytest.raises(
+        DataError, match=r"has the columns name, kind: one must be called path and one label"
+    ):
+        list_image_dataset(tmp_path / "other.parquet")
+    (tmp_path / "no.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"no.parquet cannot be read as parquet: .+"):
+        list_image_dataset(tmp_path / "no.parquet")
+
+
+def test_a_hub_data_set_is_loaded_by_name_and_configuration(tmp_path, monkeypatch):
+    requests = []
+
+    def load_from_hub(name, config=None):
+        requests.append((name, config))
+        if name == "me/many":
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\nExample of usage:\n\t?"
+            )
+        return datasets.DatasetDict({"train": make_split(4), "test": make_split(2, 50)})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_from_hub)
+    data = resolve_dataset("hf:me/pets", (3, 16, 16))
+    assert (data.name, data.folder, data.classes, data.num_images) == (
+        "pets",
+        "hf:me/pets",
+        ("bird", "cat", "dog"),
+        12,
+    )
+    assert resolve_dataset("hf:me/pets:small").name == "pets-small"
+    assert len(read_split(data, "test")) == 6
+    assert requests == [("me/pets", None), ("me/pets", "small")]  # each once
+    with pytest.raises(
+        DataError,
+        match=r"hf:me/many cannot be read: Config name is missing. Please .* configs: \['a', 'b'\]$",
+    ):
+        resolve_dataset("hf:me/many")
+
+
+def test_without_the_datasets_library_the_error_gives_the_extra_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr("residua.extras.find_spec", lambda name: None)
+    with pytest.raises(
+        UsageError,
+        match=r"needs datasets, which is not installed: pip install 'residua\[datasets\]'",
+    ):
+        resolve_dataset("hf:me/pets")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        UsageError, match=r"a parquet table needs pyarrow, .*: pip install 'residua\[datasets\]'"
+    ):
+        resolve_dataset(str(tmp_path / "t.parquet"))
+
+
+def test_loading_a_hub_data_set_offline_gives_a_one_line_error(monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert main(["train", "hf:nobody/nothing"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("residua: hf:nobody/nothing cannot be read: ")
+    assert error.count("\n") == 1
+    assert os.environ.get("HF_TOKEN", "?") not in error

@@ -1,0 +1,143 @@
+"""TrivialAugment: colours change as by Pillow, each sample's change is its own, and all of them come equally often."""
+
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from residua.config.recipe import Augmentation
+from residua.data.batches import TrainingBatches
+from residua.data.counter_rng import random_bits_from_keys
+from residua.data.read import Images
+from residua.data.trivial_augment import (
+    STRENGTH_LEVELS,
+    TRIVIAL_CHANGES,
+    apply_selected_changes,
+    apply_trivial_augment,
+)
+
+MEAN = (0.5, 0.4, 0.3)
+IMAGES = (
+    torch.randint(20, 200, (6, 3, 9, 12), generator=torch.Generator().manual_seed(1)) // 3 * 3
+).to(torch.uint8)
+PILLOW_OPERATIONS = {
+    "brightness": lambda image, level, factor: ImageEnhance.Brightness(image).enhance(factor),
+    "saturation": lambda image, level, factor: ImageEnhance.Color(image).enhance(factor),
+    "contrast": lambda image, level, factor: ImageEnhance.Contrast(image).enhance(factor),
+    "sharpness": lambda image, level, factor: ImageEnhance.Sharpness(image).enhance(factor),
+    "posterize": lambda image, level, factor: ImageOps.posterize(image, 8 - round(level / 5)),
+    "solarize": lambda image, level, factor: ImageOps.solarize(image, ceil(255 - 8.5 * level)),
+    "stretch": lambda image, level, factor: ImageOps.autocontrast(image),
+    "equalize": lambda image, level, factor: ImageOps.equalize(image),
+    "identity": lambda image, level, factor: image,
+}
+
+
+def to_pillow(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def apply_operation(
+    name: str, level: int, sign: int = 1, pixels: torch.Tensor = IMAGES
+) -> torch.Tensor:
+    """All of the images changed in the same way."""
+    ones = torch.full((len(pixels),), 1)
+    signed = ones * sign * level / (STRENGTH_LEVELS - 1)
+    return apply_selected_changes(
+        pixels.float(), ones * TRIVIAL_CHANGES.index(name), ones * level, signed, MEAN
+    )
+
+
+@pytest.mark.parametrize("level", [0, 7, 18, 30])
+@pytest.mark.parametrize("name", PILLOW_OPERATIONS)
+def test_colour_operations_match_pillow(name, level):
+    for sign in (1, -1):
+        found = apply_operation(name, level, sign)
+        factor = 1 + 0.99 * sign * level / 30
+        theirs = torch.stack(
+            [
+                torch.from_numpy(np.array(PILLOW_OPERATIONS[name](to_pillow(image), level, factor)))
+                for image in IMAGES
+            ]
+        )
+        assert (found.permute(0, 2, 3, 1) - theirs).abs().max() <= 1.5, (
+            name,
+            level,
+            sign,
+        )  # whole levels there, and cut off or rounded
+
+
+def test_geometric_operations_move_pixels_by_the_expected_distance():
+    spot = torch.full((1, 3, 21, 21), 0, dtype=torch.uint8)
+    spot[:, :, 10, 10] = 255  # in the very middle: no turn and no shear moves it
+    for name in ("rotate", "shear x", "shear y"):
+        assert apply_operation(name, 30, pixels=spot)[0, 0, 10, 10] == pytest.approx(255, abs=0.1)
+    shifted = apply_operation("shift x", 30, pixels=spot)[0, 0]
+    assert (
+        shifted.argmax().item() == 10 * 21 + 7
+    )  # by 3, a seventh of 21: what was to the right comes in
+    assert shifted[10, 7] == pytest.approx(255, abs=0.1)
+    assert apply_operation("shift x", 30, -1, spot)[0, 0].argmax().item() == 10 * 21 + 13
+    assert apply_operation("shift y", 30, pixels=spot)[0, 0].argmax().item() == 7 * 21 + 10
+
+
+def test_rotation_preserves_angles_in_non_square_images():
+    """A corner's distance from the middle stays: a spot at (0, 8) turned by 135 degrees is at 8 (sin, cos) of it."""
+    spot = torch.zeros(1, 3, 25, 41)
+    spot[:, :, 12, 28] = 255
+    found = apply_selected_changes(
+        spot,
+        torch.tensor([TRIVIAL_CHANGES.index("rotate")]),
+        torch.tensor([30]),
+        torch.ones(1),
+        (0.0,) * 3,
+    )[0, 0]
+    row, column = divmod(found.argmax().item(), 41)
+    assert (abs(row - 12), column - 20) == (6, -6)  # 8 / sqrt(2) = 5.7
+
+
+def test_uncovered_pixels_get_the_mean_colour():
+    found = apply_operation(
+        "shift y", 30, pixels=torch.full((1, 3, 28, 28), 200, dtype=torch.uint8)
+    )
+    assert found[0, :, -1, 0].tolist() == pytest.approx([255 * m for m in MEAN], abs=0.1)
+
+
+def test_all_operations_are_equally_likely_and_most_images_change():
+    draws = random_bits_from_keys(5, torch.arange(2800)[:, None], torch.arange(3))
+    pixels = torch.randint(0, 256, (2800, 3, 8, 8), dtype=torch.uint8)
+    counts = torch.bincount(draws[:, 0] % len(TRIVIAL_CHANGES), minlength=len(TRIVIAL_CHANGES))
+    assert counts.min() > 140
+    same = (apply_trivial_augment(pixels, MEAN, draws) == pixels).flatten(1).all(1).float().mean()
+    assert 1 / 14 < same < 0.3  # the identity, and levels of 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_of_a_sample_does_not_depend_on_its_batch(channels):
+    images = Images(
+        torch.randint(0, 256, (40, channels, 12, 12), dtype=torch.uint8), torch.arange(40) % 3
+    )
+    augment = Augmentation(pad=1, trivial=True, mixup=0.3)
+    large, small = [
+        TrainingBatches(images, n, augment, MEAN[:channels], (0.2,) * channels, 1) for n in (20, 10)
+    ]
+    whole, halves = large.make_batch(1)[0], [small.make_batch(step)[0] for step in (2, 3)]
+    assert torch.equal(whole, torch.cat(halves))
+    assert not torch.equal(
+        whole,
+        TrainingBatches(
+            images, 20, Augmentation(pad=1), MEAN[:channels], (0.2,) * channels, 1
+        ).make_batch(1)[0],
+    )
+
+
+def test_a_single_colour_image_gives_finite_values():
+    even = torch.full((14, 3, 5, 5), 77.0)
+    for sign in (1.0, -1.0):
+        found = apply_selected_changes(
+            even, torch.arange(14), torch.full((14,), 12), torch.full((14,), sign * 0.4), MEAN
+        )
+        assert found.isfinite().all()
+        assert torch.equal(found[[0, 7, 9, 12, 13]], even[[0, 7, 9, 12, 13]])

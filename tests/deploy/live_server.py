@@ -1,0 +1,96 @@
+"""A small network behind a real server on a free port, and what asks it."""
+
+import json
+import socket
+import threading
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+import residua
+from residua.config.model import ModelConfig
+from residua.deploy.engine import build_torch_engine
+from residua.deploy.serve import make_server, open_listener
+from tests.third_party import randomize_weights
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def make_small_model(name="cifar-resnet8"):
+    """A net and its config."""
+    net = randomize_weights(residua.create_model(name, num_classes=3, input=(3, 16, 16)))
+    return net, ModelConfig(
+        network=net.plan.network,
+        classes=CLASSES,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.25),
+        temperature=0.1,
+    )
+
+
+def make_small_engine():
+    return build_torch_engine(*make_small_model(), "fp32")
+
+
+def make_image_bytes(seed=0, kind="PNG", size=(40, 30)):
+    """The bytes of an image file."""
+    pixels = np.random.default_rng(seed).integers(
+        0, 256, (size[1] // 5, size[0] // 5, 3), dtype=np.uint8
+    )
+    file = BytesIO()
+    Image.fromarray(pixels).resize(size).save(file, kind)
+    return file.getvalue()
+
+
+@contextmanager
+def run_server(service):
+    """The port of a server that answers with `service`."""
+    torch.set_num_threads(1)
+    with open_listener("127.0.0.1", 0) as listener:
+        uvicorn_server = make_server(service)
+        thread = threading.Thread(target=lambda: uvicorn_server.run(sockets=[listener]))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            uvicorn_server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def send_request(port, body=None, path="/predict", headers=None, method="POST"):
+    """Status, headers, and what the JSON of the answer says."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        content = response.read()
+        return (
+            response.status,
+            dict(response.getheaders()),
+            json.loads(content) if "json" in response.headers["content-type"] else content,
+        )
+    finally:
+        connection.close()
+
+
+def make_multipart_form(content, boundary="edge", name="file"):
+    """A multipart form of one file: body and headers."""
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    return head.encode() + content + f"\r\n--{boundary}--\r\n".encode(), {
+        "content-type": f"multipart/form-data; boundary={boundary}"
+    }
+
+
+def send_raw_bytes(port, content, timeout=30):
+    """What the server answers to these very bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout) as wire:
+        try:
+            wire.sendall(content)
+            return wire.recv(65536)
+        except ConnectionError:  # refused before all was sent
+            return b""

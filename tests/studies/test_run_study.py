@@ -1,0 +1,208 @@
+"""A small study on the digits, from the command to its page."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from residua.cli.main import main
+from residua.config.recipe import recipe
+from residua.config.serialize import apply_override
+from residua.config.study import Arm, Study
+from residua.errors import UsageError
+from residua.record import RunRecord
+from residua.studies.run_study import run_study
+
+STUDY_ARGUMENTS = [
+    "study",
+    "--families",
+    "plain",
+    "resnet",
+    "--depths",
+    "8",
+    "14",
+    "--steps",
+    "15",
+    "--precision",
+    "fp32",
+    "--json",
+]
+
+
+def test_a_study_trains_every_cell_once_and_writes_its_page(tmp_path, capsys):
+    folder = tmp_path / "s"
+    assert main([*STUDY_ARGUMENTS, "--seeds", "0", "1", "--out", str(folder)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(cell["family"], cell["depth"], cell["seeds"]) for cell in found["cells"]] == [
+        ("plain", 8, 2),
+        ("plain", 14, 2),
+        ("resnet", 8, 2),
+        ("resnet", 14, 2),
+    ]
+    assert all(
+        0 <= cell["test_error"] <= 1 and cell["test_error_sd"] >= 0 for cell in found["cells"]
+    )
+    assert found["verdict"]
+    assert (folder / "report.html").read_text().lower().startswith("<!doctype html>")
+
+    runs = {
+        path.name: (path / "run.json").stat().st_mtime_ns for path in (folder / "runs").iterdir()
+    }
+    assert len(runs) == 8
+    assert main([*STUDY_ARGUMENTS, "--seeds", "0", "1", "2", "--out", str(folder)]) == 0
+    after = {
+        path.name: (path / "run.json").stat().st_mtime_ns for path in (folder / "runs").iterdir()
+    }
+    assert len(after) == 12
+    assert runs.items() <= after.items()
+
+    capsys.readouterr()
+    page = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cells"][0]["seeds"] == 3
+    assert (folder / "report.html").read_bytes() == page
+
+
+def test_a_study_with_parallel_workers_equals_sequential_runs(tmp_path):
+    plan = Study(
+        arms=(Arm("plain"), Arm("resnet")),
+        depths=(8,),
+        recipe=recipe("small").with_duration(steps=8),
+    )
+    progress_reports = []
+    for workers in (1, 2):
+        run_study(
+            plan,
+            tmp_path / str(workers),
+            precision="fp32",
+            workers=workers,
+            on_progress=lambda *news: progress_reports.append(news),
+        )
+    for name in plan.make_runs():
+        one, two = [
+            RunRecord(tmp_path / folder / "runs" / name).read_result() for folder in ("1", "2")
+        ]
+        assert one["test_error"] == two["test_error"]
+        assert [
+            line["loss"] for line in RunRecord(tmp_path / "1" / "runs" / name).read_metrics()
+        ] == pytest.approx(
+            [line["loss"] for line in RunRecord(tmp_path / "2" / "runs" / name).read_metrics()],
+            rel=1e-5,
+        )
+    assert {name for name, _, _ in progress_reports} == set(plan.make_runs())
+
+
+def test_a_folder_of_another_study_is_refused(tmp_path):
+    plan = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=2))
+    run_study(plan, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
+    other = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=3))
+    with pytest.raises(
+        UsageError,
+        match=r"holds another study: recipe.steps is 2 there, 3 here; choose another --out",
+    ):
+        run_study(other, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
+
+
+def test_a_study_that_fails_at_once_leaves_its_folder_reusable(tmp_path):
+    plan = Study(
+        arms=(Arm("plain"),),
+        depths=(8,),
+        recipe=apply_override(recipe("small").with_duration(steps=2), "batch_size=5000"),
+    )
+    failed = run_study(plan, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
+    assert failed == {
+        "cifar-plain8-seed0": "a batch of 5000 is larger than the 1288 training images: choose at most that"
+    }
+    right = replace(plan, recipe=recipe("small").with_duration(steps=2))
+    assert (
+        run_study(right, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
+        == {}
+    )
+    with pytest.raises(
+        UsageError, match="-1 workers are impossible: give 1 or more, or 0 for one a core"
+    ):
+        run_study(right, tmp_path, workers=-1, on_progress=lambda *news: None)
+
+
+def test_a_failed_run_prevents_neither_the_other_runs_nor_the_page(tmp_path, capsys):
+    arguments = [
+        "study",
+        "--families",
+        "plain",
+        "resnet",
+        "--depths",
+        "8",
+        "--seeds",
+        "0",
+        "--steps",
+        "2",
+        "--precision",
+        "fp32",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "s")]) == 0
+    broken = tmp_path / "s" / "runs" / "cifar-plain8-seed0"
+    shutil.rmtree(broken)
+    shutil.rmtree(tmp_path / "s" / "runs" / "cifar-resnet8-seed0")
+    broken.write_text("not a folder")
+    assert main([*arguments, "--out", str(tmp_path / "s")]) == 1
+    assert (
+        "1 of 2 runs failed, and the page says which; cifar-plain8-seed0: "
+        in capsys.readouterr().err
+    )
+    assert RunRecord(tmp_path / "s" / "runs" / "cifar-resnet8-seed0").read_result() is not None
+    assert (tmp_path / "s" / "report.html").exists()
+
+
+def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(tmp_path):
+    arguments = [
+        "study",
+        "--families",
+        "plain",
+        "resnet",
+        "--depths",
+        "14",
+        "20",
+        "--seeds",
+        "0",
+        "--epochs",
+        "4",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "residua",
+        *arguments,
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "s").glob("runs/*/metrics.jsonl")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert (
+        errors.splitlines()[-1] == "residua: stopped: the same command goes on from the checkpoints"
+    )
+    assert "Traceback" not in errors
+    runs = [RunRecord(path) for path in (tmp_path / "s" / "runs").iterdir()]
+    assert any(run.checkpoints_folder.exists() for run in runs)
+    assert len([run for run in runs if run.read_result()]) < 4
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert all(RunRecord(path).read_result() for path in (tmp_path / "s" / "runs").iterdir())

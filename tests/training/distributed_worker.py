@@ -1,0 +1,172 @@
+"""What test_parallel.py starts under torchrun: cases that several processes compute together, and a run that is killed.
+
+torchrun ... many.py together FOLDER    all cases, each leaving a file or a run of its name in FOLDER
+torchrun ... many.py killed ...         residua's own command line, of which process 1 is killed once, at step 12
+"""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from residua.cli.main import exit_process, main
+from residua.config.dataset import get_dataset
+from residua.config.network import Drop
+from residua.config.papers import network
+from residua.config.recipe import Augmentation, Sgd, recipe
+from residua.config.run import Run
+from residua.data.batches import TrainingBatches
+from residua.data.read import read_split
+from residua.errors import DataError, Interrupted
+from residua.net.build import build
+from residua.training import loop
+from residua.training.distributed import join_process_group
+from residua.training.evaluate import evaluate_network
+from residua.training.machine import Machine
+from residua.training.run import train_run
+from residua.training.step import TrainingStep
+from residua.training.sync_batchnorm import convert_to_sync_modules
+
+DATA, CPU_DEVICE = get_dataset("digits"), torch.device("cpu")
+RESNET, PRERESNET, FC_RESNET = [
+    network(name, input=(1, 8, 8)) for name in ("cifar-resnet8", "cifar-preresnet8", "fc-resnet10")
+]
+DROP_PATH_RESNET = replace(RESNET, unit=replace(RESNET.unit, join=Drop(shortcut=0.1, branch=0.3)))
+CASES = {  # a network, and the parts of its batch
+    "batch": (RESNET, 1),
+    "batch, pre-activation": (PRERESNET, 1),
+    "batch, dropped": (DROP_PATH_RESNET, 1),
+    "batch, fully connected": (FC_RESNET, 1),
+    "half batches, dropped": (DROP_PATH_RESNET, 2),
+    "eighths of a batch, dropped": (DROP_PATH_RESNET, 8),
+}
+
+
+def ignore_progress(progress, line):
+    pass
+
+
+def never_stop():
+    return False
+
+
+def make_short_run(parts):
+    return Run(
+        DROP_PATH_RESNET, "digits", replace(recipe("small"), bn_splits=parts).with_duration(steps=12)
+    )
+
+
+def train_in_float64(case, group, steps=6):
+    """Losses, wrong answers and the state of a network after some steps in float64."""
+    (spec, parts), machine = CASES[case], Machine(CPU_DEVICE, "fp32", group=group)
+    net = convert_to_sync_modules(build(spec).double(), parts, machine)
+    step = TrainingStep(net, Sgd(), machine, parts)
+    batches = TrainingBatches(
+        read_split(DATA, "train"),
+        64,
+        Augmentation(pad=1),
+        DATA.mean,
+        DATA.std,
+        0,
+        (group.rank, group.size),
+    )
+    losses_and_wrong = []
+    for i in range(steps):
+        torch.manual_seed(i)
+        images, labels = batches.make_batch(i)
+        losses_and_wrong.append([float(x) for x in step(images.double(), labels, 0.02)])
+    return {"seen": torch.tensor(losses_and_wrong), **net.state_dict()}
+
+
+def evaluate_untrained(group):
+    """The score of an untrained network on batches of 50, of which the last is partial."""
+    net = build(RESNET).train()
+    return evaluate_network(
+        net,
+        read_split(DATA, "test"),
+        DATA.mean,
+        DATA.std,
+        Machine(CPU_DEVICE, "fp32", group=group),
+        50,
+    )
+
+
+def run_all_cases(folder, group):
+    fp32, bf16 = [Machine(CPU_DEVICE, precision, group=group) for precision in ("fp32", "bf16")]
+    for case in CASES:
+        torch.save(train_in_float64(case, group), folder / f"{case}.pt")
+    score = evaluate_untrained(group)
+    torch.save([score.count, score.wrong, score.wrong5, score.loss], folder / "score.pt")
+    group.first_here(lambda: append_text(folder / "first", group.rank))
+    train_run(
+        make_short_run(4),
+        folder / "bf16 parts",
+        bf16,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    train_run(
+        make_short_run(1),
+        folder / "bf16 batch",
+        bf16,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    calls = iter(range(100))
+    try:  # process 1 alone is asked to stop
+        train_run(
+            make_short_run(1),
+            folder / "stopped",
+            fp32,
+            on_progress=ignore_progress,
+            should_stop=lambda: group.rank == 1 and next(calls) == 5,
+        )
+    except Interrupted as stopped:
+        append_text(folder / "stopped at", f"{stopped}\n")
+    train_run(
+        make_short_run(1),
+        folder / "from one",
+        fp32,
+        resume=True,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    if group.rank == 1:
+        raise DataError("the disk of this machine is gone")
+    group.sum(torch.zeros(()))
+
+
+def append_text(path, text):
+    with open(path, "a") as file:
+        file.write(str(text))
+
+
+def run_cli_killed_once(arguments):
+    """`residua`; process 1 dies at step 12, unless torchrun has started it again.  Says at which steps there was progress."""
+    original_add, steps = loop.TrainingProgress.add_step, []
+
+    def add_or_die(progress, loss, wrong):
+        steps.append(progress.step)
+        original_add(progress, loss, wrong)
+        if (
+            progress.step == 12
+            and os.environ["RANK"] == "1"
+            and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        ):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.TrainingProgress.add_step = add_or_die
+    code = main(arguments)
+    print(f"steps {steps[0]} to {steps[-1]}")
+    return code
+
+
+if __name__ == "__main__":
+    mode, *rest = sys.argv[1:]
+    if mode == "killed":
+        exit_process(run_cli_killed_once(rest))
+    with join_process_group() as group:
+        run_all_cases(Path(rest[0]), group)

@@ -1,0 +1,195 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import residua
+from residua.config.dataset import get_dataset
+from residua.config.model import ModelConfig
+from residua.data.decode import decode_image, preprocess_image
+from residua.data.read import Images, NamedImages, read_preprocessed_split, read_split
+from residua.data.sources.image_folder import resolve_dataset
+from residua.errors import UsageError
+from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
+from residua.training.assess import (
+    MAX_MISTAKES,
+    build_evaluation,
+    evaluate_model_folder,
+    predict_log_probabilities,
+)
+from residua.training.evaluate import evaluate_network
+from tests.third_party import randomize_weights
+from tests.training.short_runs import CPU_FP32
+
+DIGITS = get_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    net = randomize_weights(
+        residua.create_model("cifar-resnet8", num_classes=10, input=DIGITS.input)
+    )
+    config = ModelConfig(
+        network=net.plan.network,
+        classes=DIGITS.classes,
+        mean=DIGITS.mean,
+        std=DIGITS.std,
+        dataset="digits",
+    )
+    path = tmp_path_factory.mktemp("assess") / "model"
+    save_pretrained(net, config, path)
+    return path
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_assess_counts_the_same_errors_as_evaluate(model_folder, mirror):
+    net, config, images = (
+        from_pretrained(model_folder),
+        read_model_config(model_folder),
+        read_split(DIGITS, "test"),
+    )
+    counted = evaluate_network(net, images, config.mean, config.std, CPU_FP32, mirror=mirror)
+    found = predict_log_probabilities(net, images, config, CPU_FP32, 100, mirror=mirror)
+    assert found.exp().sum(1).sub(1).abs().max() < 1e-5
+    told = build_evaluation(read_preprocessed_split(DIGITS, "test", config), found.numpy(), config)
+    assert (told.count, told.wrong, told.wrong5) == (counted.count, counted.wrong, counted.wrong5)
+    assert told.loss == pytest.approx(counted.loss, rel=1e-5)
+
+
+def make_hand_counted_example():
+    """Five images of three classes, of levels 0 to 4, and log probabilities."""
+    p = np.array(
+        [[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.02, 0.01, 0.97], [0.3, 0.6, 0.1], [0.1, 0.1, 0.8]],
+        np.float32,
+    )
+    labels = np.array([0, 0, 1, 1, 2])
+    pixels = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8)
+    net = residua.network("cifar-resnet8", input=(1, 8, 8), classes=3)
+    config = ModelConfig(network=net, classes=("a", "b", "c"), mean=(0.5,), std=(0.5,))
+    return (
+        NamedImages(Images(pixels, torch.from_numpy(labels)), [f"{i}.png" for i in range(5)]),
+        np.log(p),
+        config,
+    )
+
+
+def test_confusions_and_mistakes_match_a_count_by_hand():
+    found = build_evaluation(*make_hand_counted_example())
+    assert found.confusion == ((1, 1, 0), (0, 1, 1), (0, 0, 1))
+    assert (found.wrong, found.wrong5) == (2, 0)
+    assert [(m.where, m.truth, m.guess) for m in found.mistakes] == [
+        ("2.png", 1, 2),
+        ("1.png", 0, 1),
+    ]
+    assert found.mistakes[0].probability == pytest.approx(0.97)
+    assert found.mistakes[0].thumbnail.startswith("data:image/png;base64,")
+
+
+def test_a_stored_temperature_is_reported_unchanged():
+    images, values, config = make_hand_counted_example()
+    found = build_evaluation(images, values, replace(config, temperature=2.0))
+    assert (found.fitted, found.temperature) == ("folder", 2.0)
+    assert found.calibration == build_evaluation(images, values, config).calibration
+
+
+def test_calibrate_stores_a_temperature_fitted_on_another_split_than_reported(
+    model_folder, tmp_path
+):
+    net, config = from_pretrained(model_folder), read_model_config(model_folder)
+    save_pretrained(net, config, tmp_path / "m")
+    before = evaluate_model_folder(tmp_path / "m", DIGITS, "test", CPU_FP32)
+    assert read_model_config(tmp_path / "m").temperature == 1
+    after = evaluate_model_folder(tmp_path / "m", DIGITS, "test", CPU_FP32, calibrate=True)
+    stored_config = read_model_config(tmp_path / "m")
+    assert (after.fitted, after.temperature) == ("dev", pytest.approx(stored_config.temperature))
+    assert stored_config.temperature != 1
+    assert replace(stored_config, temperature=1.0) == read_model_config(model_folder)
+    assert (after.wrong, after.calibration) == (before.wrong, before.calibration)
+    assert after.scaled.loss < after.calibration.loss
+    assert evaluate_model_folder(tmp_path / "m", DIGITS, "test", CPU_FP32).fitted == "folder"
+    assert len(after.mistakes) == MAX_MISTAKES
+    assert dict(after.environment)["precision"] == "fp32"
+
+
+def test_split_all_means_the_images_of_all_three_splits(model_folder):
+    assert evaluate_model_folder(model_folder, DIGITS, "all", CPU_FP32).count == 1797
+
+
+def test_evaluation_and_prediction_preprocess_photos_bit_identically(tmp_path, monkeypatch):
+    """By each way to resize, from the files alone; a damaged one is left out and named."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for k, (split, name) in enumerate((s, c) for s in ("train", "test") for c in ("cat", "dog")):
+        place = tmp_path / "data" / split / name
+        place.mkdir(parents=True)
+        for i in range(3):
+            pixels = torch.randint(
+                256, (20 + 3 * i, 30 - k, 3), generator=torch.Generator().manual_seed(9 * k + i)
+            )
+            Image.fromarray(pixels.to(torch.uint8).numpy()).save(place / f"{i}.png")
+    damaged = tmp_path / "data" / "test" / "dog" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    net = randomize_weights(residua.create_model("cifar-resnet8", num_classes=2, input=(3, 16, 16)))
+    for i, changes in enumerate(({}, {"resize": 19}, {"resize": 24, "interpolation": "bicubic"})):
+        config = ModelConfig(
+            network=net.plan.network,
+            classes=("cat", "dog"),
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+            dataset="pets",
+            **changes,
+        )
+        save_pretrained(net, config, tmp_path / f"{i}")
+        found = read_preprocessed_split(
+            resolve_dataset(str(tmp_path / "data"), (3, 16, 16)), "test", config
+        )
+        assert found.names == [
+            "test/cat/0.png",
+            "test/cat/1.png",
+            "test/cat/2.png",
+            "test/dog/0.png",
+            "test/dog/2.png",
+        ]
+        files = [decode_image(tmp_path / "data" / name) for name in found.names]
+        assert torch.equal(
+            found.images.pixels, torch.stack([preprocess_image(file, config) for file in files])
+        )
+        told = evaluate_model_folder(
+            tmp_path / f"{i}",
+            resolve_dataset(str(tmp_path / "data"), (3, 16, 16)),
+            "test",
+            CPU_FP32,
+        )
+        assert (told.count, told.left_out) == (
+            5,
+            ("test/dog/1.png is truncated: its data end too early",),
+        )
+
+
+def test_the_split_used_for_calibration_is_refused_for_reporting(model_folder):
+    before = (model_folder / "config.json").read_bytes()
+    for split in ("dev", "all"):
+        with pytest.raises(
+            UsageError,
+            match="--calibrate fits on the dev split, which then says nothing of the fit",
+        ):
+            evaluate_model_folder(model_folder, DIGITS, split, CPU_FP32, calibrate=True)
+    with pytest.raises(
+        UsageError, match="a mirror image in digits may be of another class: leave --mirror out"
+    ):
+        evaluate_model_folder(model_folder, DIGITS, "test", CPU_FP32, mirror=True)
+    assert (model_folder / "config.json").read_bytes() == before
+
+
+def test_a_model_with_other_classes_is_refused_with_the_difference(model_folder, tmp_path):
+    config = read_model_config(model_folder)
+    save_pretrained(
+        from_pretrained(model_folder),
+        replace(config, classes=(*config.classes[:9], "ten")),
+        tmp_path / "m",
+    )
+    with pytest.raises(UsageError, match="knows other classes than digits: ten there, 9 here"):
+        evaluate_model_folder(tmp_path / "m", DIGITS, "test", CPU_FP32)
+    assert "temperature" not in json.loads((model_folder / "config.json").read_text())

@@ -1,0 +1,417 @@
+"""Real processes, started by torchrun: what they compute together is what one computes alone."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from residua.cli.main import main
+from residua.config.recipe import recipe
+from residua.errors import Interrupted, TrainingError, UsageError
+from residua.net.fused_bn import describe_fused_kernels
+from residua.record import RunRecord
+from residua.training.checkpoint import list_checkpoints
+from residua.training.distributed import (
+    DataParallelGroup,
+    assign_batch_share,
+    group_from_environment,
+    join_process_group,
+    local_bn_splits,
+)
+from residua.training.machine import Machine
+from residua.training.run import train_run
+from tests.training.distributed_worker import (
+    CASES,
+    CPU_DEVICE,
+    evaluate_untrained,
+    ignore_progress,
+    make_short_run,
+    never_stop,
+    train_in_float64,
+)
+from tests.training.short_runs import load_last_weights, read_metrics_without_times, stop_after
+
+WORKER_SCRIPT = Path(__file__).with_name("distributed_worker.py")
+ROOT = WORKER_SCRIPT.parents[2]
+TRAIN_COMMAND = [
+    "train",
+    "digits",
+    "--model",
+    "cifar-resnet8",
+    "--precision",
+    "fp32",
+    "--set",
+    "schedule.lr=0.001",
+]
+TRAIN_TWO_PARTS = [*TRAIN_COMMAND, "--set", "parts=2", "--steps", "20"]
+CPU_FP32 = Machine(CPU_DEVICE, "fp32")
+
+
+def start_torchrun(logs, *command, processes=2, restarts=0):
+    """A process of torchrun's that keeps what each of ours says in a file of `logs`."""
+    options = [
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        f"--max-restarts={restarts}",
+        "--redirects=3",
+        f"--log-dir={logs}",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *options, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_torchrun(process, seconds=180):
+    """Whether torchrun ended well, and what it said itself."""
+    _, stderr = process.communicate(timeout=seconds)
+    return process.returncode == 0, stderr
+
+
+def read_log(logs, rank, stream="stderr", attempt=0):
+    [path] = logs.glob(f"*/attempt_{attempt}/{rank}/{stream}.log")
+    return path.read_text()
+
+
+def states_equal(ours, theirs):
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def max_abs_difference(ours, theirs):
+    assert list(ours) == list(theirs)
+    return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
+
+
+@pytest.fixture(scope="module")
+def distributed_results(tmp_path_factory):
+    """What four processes left of all cases of many.py; one process began the run `from one`."""
+    folder = tmp_path_factory.mktemp("together")
+    with pytest.raises(Interrupted):
+        train_run(
+            make_short_run(1),
+            folder / "from one",
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=stop_after(5),
+        )
+    wait_for_torchrun(
+        start_torchrun(folder / "logs", WORKER_SCRIPT, "together", folder, processes=4)
+    )
+    assert (folder / "stopped at").exists(), read_log(folder / "logs", 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cli_run_folder(tmp_path_factory):
+    """A run of the command line, by two processes with a part each."""
+    folder = tmp_path_factory.mktemp("commanded")
+    done, errors = wait_for_torchrun(
+        start_torchrun(
+            folder / "logs", "-m", "residua", *TRAIN_TWO_PARTS, "--json", "--out", folder / "run"
+        )
+    )
+    assert done, errors + read_log(folder / "logs", 0)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_four_processes_compute_the_same_as_one_in_float64(distributed_results, case):
+    """Weights, running statistics, losses, wrong answers: a part by four processes, a part by two, and two parts by one."""
+    ours, theirs = (
+        torch.load(distributed_results / f"{case}.pt"),
+        train_in_float64(case, DataParallelGroup()),
+    )
+    torch.testing.assert_close(
+        ours.pop("seen"), theirs.pop("seen"), rtol=1e-6, atol=0
+    )  # losses are in fp32
+    assert max_abs_difference(ours, theirs) < 1e-12
+
+
+def test_two_processes_are_bit_identical_to_one_with_two_bn_splits(cli_run_folder, tmp_path):
+    """As on the two GPUs of He et al. 2015."""
+    assert main([*TRAIN_TWO_PARTS, "--out", str(tmp_path / "run")]) == 0
+    ours, theirs = RunRecord(cli_run_folder / "run"), RunRecord(tmp_path / "run")
+    assert states_equal(load_last_weights(ours.folder), load_last_weights(theirs.folder))
+    assert read_metrics_without_times(ours.folder) == read_metrics_without_times(theirs.folder)
+    assert (ours.read_run_json()["run"], ours.read_run_json()["id"]) == (
+        theirs.read_run_json()["run"],
+        theirs.read_run_json()["id"],
+    )
+    assert ours.read_run_json()["environment"]["processes"] == 2
+    assert "processes" not in theirs.read_run_json()["environment"]
+
+
+def test_bn_splits_differ_from_whole_batch_statistics(tmp_path):
+    losses = []
+    for parts in (1, 2):
+        train_run(
+            make_short_run(parts),
+            tmp_path / f"{parts}",
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=never_stop,
+        )
+        losses.append(read_metrics_without_times(tmp_path / f"{parts}")[-1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
+
+
+def test_only_rank_0_prints_and_each_image_counts_once(cli_run_folder, capsys):
+    logs = cli_run_folder / "logs"
+    result = json.loads(read_log(logs, 0, "stdout"))
+    assert "20/20" in read_log(logs, 0)
+    assert (read_log(logs, 1), read_log(logs, 1, "stdout")) == ("", "")
+    for split in ("train", "dev", "test"):
+        assert (
+            main(["evaluate", str(cli_run_folder / "run"), "digits", "--split", split, "--json"])
+            == 0
+        )
+        assert json.loads(capsys.readouterr().out)["error"] == result[f"{split}_error"]
+
+
+def test_an_evaluation_by_four_processes_equals_that_of_one(distributed_results):
+    score = evaluate_untrained(DataParallelGroup())
+    count, wrong, wrong5, loss = torch.load(distributed_results / "score.pt")
+    assert (count, wrong, wrong5) == (359, score.wrong, score.wrong5)
+    assert loss == pytest.approx(score.loss, rel=1e-12)
+
+
+def test_local_rank_0_goes_first_when_something_may_be_downloaded(distributed_results):
+    order = (distributed_results / "first").read_text()
+    assert order[0] == "0"
+    assert sorted(order) == ["0", "1", "2", "3"]
+
+
+def test_synchronised_batchnorm_does_not_use_fused_kernels(distributed_results):
+    for name, used in (("bf16 parts", describe_fused_kernels()), ("bf16 batch", "PyTorch's")):
+        record = RunRecord(distributed_results / name)
+        assert record.read_run_json()["environment"]["kernels"] == used
+        assert record.read_result()["steps"] == 12
+
+
+def test_all_processes_stop_when_one_is_asked_to(distributed_results):
+    sentence = f"stopped at step 5 of 12: add --resume to go on, with --out {distributed_results / 'stopped'}"
+    assert (distributed_results / "stopped at").read_text().splitlines() == [sentence] * 4
+
+
+def test_a_run_resumes_with_another_number_of_processes_and_reports_it(
+    distributed_results, tmp_path
+):
+    notes = []
+    train_run(
+        make_short_run(1),
+        distributed_results / "stopped",
+        CPU_FP32,
+        resume=True,
+        on_progress=lambda progress, line: notes.append(progress.note),
+        should_stop=never_stop,
+    )
+    assert notes[:2] == [
+        "begun by 4 processes, goes on with 1: the same batches, and the same results but for rounding",
+        "",
+    ]
+    train_run(
+        make_short_run(1),
+        tmp_path / "whole",
+        CPU_FP32,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    for name in ("stopped", "from one"):
+        assert (
+            max_abs_difference(
+                load_last_weights(distributed_results / name), load_last_weights(tmp_path / "whole")
+            )
+            < 1e-4
+        )
+        assert [
+            line["step"] for line in read_metrics_without_times(distributed_results / name)
+        ] == [line["step"] for line in read_metrics_without_times(tmp_path / "whole")]
+
+
+def test_rank_0_reports_the_failure_of_another_process(distributed_results):
+    last = read_log(distributed_results / "logs", 0).splitlines()[-1]
+    assert last.endswith("TrainingError: process 1: the disk of this machine is gone")
+
+
+def test_after_a_killed_process_restarts_the_run_is_bit_identical(cli_run_folder, tmp_path):
+    killed = [
+        WORKER_SCRIPT,
+        "killed",
+        *TRAIN_TWO_PARTS,
+        "--save-every",
+        "5",
+        "--out",
+        tmp_path / "run",
+    ]
+    done, errors = wait_for_torchrun(start_torchrun(tmp_path / "logs", *killed, restarts=3))
+    assert done, errors
+    assert "steps 10 to 19\n" in read_log(tmp_path / "logs", 0, "stdout", attempt=1)
+    assert states_equal(
+        load_last_weights(tmp_path / "run"), load_last_weights(cli_run_folder / "run")
+    )
+    assert read_metrics_without_times(tmp_path / "run") == read_metrics_without_times(
+        cli_run_folder / "run"
+    )
+
+
+def test_ctrl_c_stops_all_processes_at_a_checkpoint(tmp_path):
+    process = start_torchrun(
+        tmp_path / "logs",
+        "-m",
+        "residua",
+        *TRAIN_COMMAND,
+        "--steps=3000",
+        f"--out={tmp_path / 'run'}",
+    )
+    deadline = time.monotonic() + 90
+    while (
+        not RunRecord(tmp_path / "run").read_metrics()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    wait_for_torchrun(process)
+    found = re.search(
+        r"residua: stopped at step (\d+) of 3,000: add --resume to go on",
+        read_log(tmp_path / "logs", 0),
+    )
+    assert found
+    assert read_log(tmp_path / "logs", 1) == ""
+    [checkpoint] = list_checkpoints(RunRecord(tmp_path / "run").checkpoints_folder)
+    assert checkpoint.name == f"step-{int(found[1]):09}.safetensors"
+
+
+def test_an_indivisible_batch_is_refused_with_one_line_by_rank_0(tmp_path):
+    done, _ = wait_for_torchrun(
+        start_torchrun(
+            tmp_path / "logs",
+            "-m",
+            "residua",
+            *TRAIN_COMMAND,
+            "--set=batch_size=63",
+            f"--out={tmp_path / 'run'}",
+        )
+    )
+    assert not done
+    sentence = "residua: a batch of 63 does not divide over 2 processes: choose batch_size=62 or batch_size=64\n"
+    assert read_log(tmp_path / "logs", 0) == sentence
+    assert read_log(tmp_path / "logs", 1) == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "parts", "size", "sentence"),
+    [
+        (1, 1, 4, "a batch of 1 does not divide over 4 processes: choose batch_size=4"),
+        (
+            66,
+            4,
+            2,
+            "a batch of 66 does not divide into 4 parts: choose batch_size=64 or batch_size=68",
+        ),
+        (64, 3, 2, "3 parts do not divide over 2 processes: choose parts=2 or parts=4"),
+        (
+            64,
+            3,
+            1,
+            "a batch of 64 does not divide into 3 parts: choose batch_size=63 or batch_size=66",
+        ),
+        (64, 4, 6, "4 parts do not divide over 6 processes: choose parts=3 or parts=6"),
+    ],
+)
+def test_unequal_shares_are_refused_with_the_nearest_valid_sizes(batch_size, parts, size, sentence):
+    with pytest.raises(UsageError) as refused:
+        assign_batch_share(
+            replace(recipe("small"), batch_size=batch_size, bn_splits=parts), DataParallelGroup(0, size)
+        )
+    assert str(refused.value) == sentence
+
+
+def test_the_bn_splits_of_all_ranks_cover_the_batch():
+    assert [list(local_bn_splits(4, DataParallelGroup(rank, 2))) for rank in range(2)] == [
+        [0, 1],
+        [2, 3],
+    ]
+    assert [list(local_bn_splits(2, DataParallelGroup(rank, 4))) for rank in range(4)] == [
+        [0],
+        [0],
+        [1],
+        [1],
+    ]
+    assert list(local_bn_splits(3, DataParallelGroup())) == [0, 1, 2]
+
+
+def test_without_torchrun_the_world_size_is_1():
+    assert (
+        group_from_environment({}) == group_from_environment({"RANK": "1"}) == DataParallelGroup()
+    )
+    with pytest.raises(
+        UsageError,
+        match="RANK and WORLD_SIZE are set, but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
+    ):
+        group_from_environment({"RANK": "0", "WORLD_SIZE": "2"})
+
+
+def set_torchrun_environment(monkeypatch, rank, port):
+    variables = {
+        "RANK": rank,
+        "WORLD_SIZE": 2,
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_a_failed_rendezvous_is_reported(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        set_torchrun_environment(monkeypatch, 0, port)
+        with pytest.raises(
+            TrainingError,
+            match=f"^127.0.0.1:{port} is in use: choose another MASTER_PORT, or start by torchrun",
+        ):
+            join_process_group(timedelta(seconds=1)).__enter__()
+    with pytest.raises(
+        TrainingError,
+        match=f"^1 of 2 processes came to 127.0.0.1:{port} within 1 seconds: start the others too",
+    ):
+        join_process_group(timedelta(seconds=1)).__enter__()
+    set_torchrun_environment(monkeypatch, 1, port)
+    with pytest.raises(TrainingError, match=f"^the processes did not meet at 127.0.0.1:{port}: "):
+        join_process_group(timedelta(seconds=1)).__enter__()
+
+
+def test_more_processes_than_gpus_are_refused_on_every_rank(monkeypatch):
+    set_torchrun_environment(monkeypatch, 1, 29500)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        UsageError, match="^2 processes here, but 1 GPU: start one for each at most$"
+    ):
+        join_process_group().__enter__()
+
+
+def test_single_process_commands_are_refused_under_torchrun(monkeypatch, capsys):
+    set_torchrun_environment(monkeypatch, 0, 29500)
+    assert main(["study", "--data", "digits"]) == 2
+    assert (
+        capsys.readouterr().err == "residua: study is for one process: start it without torchrun\n"
+    )

@@ -1,0 +1,424 @@
+"""A run goes on as if nothing had happened: after Ctrl-C, a kill, a damaged checkpoint, a full disk."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from residua.config.dataset import get_dataset
+from residua.config.papers import network
+from residua.config.recipe import recipe
+from residua.config.run import Run
+from residua.data.read import read_split
+from residua.errors import Interrupted, RecordError, UsageError
+from residua.training.checkpoint import CheckpointPolicy, list_checkpoints, parse_save_interval
+from residua.training.machine import Machine
+from residua.training.run import train_run
+from tests.training.short_runs import (
+    CPU_FP32,
+    ignore_progress,
+    load_last_weights,
+    make_digits_run,
+    never_stop,
+    read_metrics_without_times,
+    stop_after,
+)
+
+
+def test_an_interrupted_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
+    run = make_digits_run()
+    train_run(
+        run, tmp_path / "whole", CPU_FP32, on_progress=ignore_progress, should_stop=never_stop
+    )
+    stops = 0
+    while True:
+        try:
+            train_run(
+                run,
+                tmp_path / "parts",
+                CPU_FP32,
+                resume=True,
+                on_progress=ignore_progress,
+                should_stop=stop_after(7),
+            )  # also in the middle of an epoch
+            break
+        except Interrupted as stopped:
+            stops += 1
+            assert f"stopped at step {7 * stops} of 40: add --resume" in str(stopped)
+    assert stops == 5
+    ours, theirs = load_last_weights(tmp_path / "parts"), load_last_weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert read_metrics_without_times(tmp_path / "parts") == read_metrics_without_times(
+        tmp_path / "whole"
+    )
+
+
+def test_dropout_depends_only_on_seed_and_step(tmp_path):
+    from residua.config.papers import SHORTCUT_ABLATIONS
+
+    run = make_digits_run(steps=10)
+    run = replace(run, network=replace(run.network, unit=SHORTCUT_ABLATIONS["dropout shortcut"]))
+    train_run(
+        run, tmp_path / "whole", CPU_FP32, on_progress=ignore_progress, should_stop=never_stop
+    )
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train_run(
+                run,
+                tmp_path / "parts",
+                CPU_FP32,
+                resume=True,
+                on_progress=ignore_progress,
+                should_stop=stop_after(4),
+            )
+    train_run(
+        run,
+        tmp_path / "parts",
+        CPU_FP32,
+        resume=True,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    ours, theirs = load_last_weights(tmp_path / "parts"), load_last_weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_killed_after_a_checkpoint_resumes_from_it(tmp_path, precision):
+    """As on this machine by itself: channels-last, bf16; the checkpoint is older than the last line of measurements."""
+    run, machine = make_digits_run(steps=55), Machine(torch.device("cpu"), precision)
+    train_run(run, tmp_path / "whole", machine, on_progress=ignore_progress, should_stop=never_stop)
+
+    class Killed(BaseException):
+        pass
+
+    def raise_at_step(progress, line):
+        if progress.step == 45:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_run(
+            run,
+            tmp_path / "parts",
+            machine,
+            checkpoint_policy=CheckpointPolicy(every_steps=25),
+            on_progress=raise_at_step,
+            should_stop=never_stop,
+        )
+    assert read_metrics_without_times(tmp_path / "parts")[-1]["step"] == 40
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 45, "los')
+    train_run(
+        run,
+        tmp_path / "parts",
+        machine,
+        resume=True,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    ours, theirs = load_last_weights(tmp_path / "parts"), load_last_weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert read_metrics_without_times(tmp_path / "parts") == read_metrics_without_times(
+        tmp_path / "whole"
+    )
+
+
+def test_resuming_in_another_precision_is_refused(tmp_path):
+    with pytest.raises(Interrupted):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=stop_after(3),
+        )
+    with pytest.raises(
+        UsageError, match="holds this run begun in fp32, not bf16: add --precision fp32"
+    ):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            Machine(torch.device("cpu"), "bf16"),
+            resume=True,
+            on_progress=ignore_progress,
+            should_stop=never_stop,
+        )
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    for name, model in (("a", "cifar-resnet8"), ("b", "cifar-resnet14")):
+        with pytest.raises(Interrupted):
+            train_run(
+                make_digits_run(model),
+                tmp_path / name,
+                CPU_FP32,
+                on_progress=ignore_progress,
+                should_stop=stop_after(3),
+            )
+    shutil.copytree(
+        tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints", dirs_exist_ok=True
+    )
+    with pytest.raises(RecordError, match="checkpoints holds those of another network"):
+        train_run(
+            make_digits_run("cifar-resnet14"),
+            tmp_path / "b",
+            CPU_FP32,
+            resume=True,
+            on_progress=ignore_progress,
+            should_stop=never_stop,
+        )
+
+
+def test_an_unfinished_run_needs_resume(tmp_path):
+    with pytest.raises(Interrupted):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=stop_after(3),
+        )
+    with pytest.raises(
+        UsageError,
+        match="holds this run already: add --resume to go on with it, or choose another --out",
+    ):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=never_stop,
+        )
+
+
+def damage_file(path, damage):
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        content = content[:-100]
+    elif damage == "flipped":
+        content[-1000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, how):
+    train_run(
+        make_digits_run(),
+        tmp_path / "whole",
+        CPU_FP32,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    with pytest.raises(Interrupted):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            checkpoint_policy=CheckpointPolicy(every_steps=10),
+            on_progress=ignore_progress,
+            should_stop=stop_after(25),
+        )
+    newest, before = list_checkpoints(tmp_path / "r" / "checkpoints")
+    assert (newest.name, before.name) == (
+        "step-000000025.safetensors",
+        "step-000000020.safetensors",
+    )
+    damage_file(newest, how)
+    notes = []
+    train_run(
+        make_digits_run(),
+        tmp_path / "r",
+        CPU_FP32,
+        resume=True,
+        on_progress=lambda progress, line: notes.append(progress.note),
+        should_stop=never_stop,
+    )
+    assert f"{newest} is damaged: " in notes[0]
+    assert notes[0].endswith("; going on from the one before, step-000000020.safetensors")
+    assert set(notes[1:]) == {""}
+    ours, theirs = load_last_weights(tmp_path / "r"), load_last_weights(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert read_metrics_without_times(tmp_path / "r") == read_metrics_without_times(
+        tmp_path / "whole"
+    )
+
+
+def test_when_all_checkpoints_are_damaged_they_are_reported(tmp_path):
+    with pytest.raises(Interrupted):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=stop_after(3),
+        )
+    [path] = list_checkpoints(tmp_path / "r" / "checkpoints")
+    damage_file(path, "flipped")
+    with pytest.raises(RecordError) as refused:
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            resume=True,
+            on_progress=ignore_progress,
+            should_stop=never_stop,
+        )
+    checksum = "its checksum is not that of its content"
+    assert (
+        str(refused.value)
+        == f"{path} is damaged: {checksum}, and there is no other: remove the folder to begin anew"
+    )
+
+
+def test_the_last_few_checkpoints_are_kept_until_the_run_is_finished(tmp_path):
+    kept = []
+
+    def record_checkpoints(progress, line):
+        kept.append([path.stem for path in list_checkpoints(tmp_path / "r" / "checkpoints")])
+
+    train_run(
+        make_digits_run(),
+        tmp_path / "r",
+        CPU_FP32,
+        checkpoint_policy=CheckpointPolicy(every_steps=4, keep_last=3),
+        on_progress=record_checkpoints,
+        should_stop=never_stop,
+    )
+    assert kept[20] == ["step-000000020", "step-000000016", "step-000000012"]
+    assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "saving"),
+    [
+        ("500", CheckpointPolicy(every_steps=500)),
+        ("30s", CheckpointPolicy(30)),
+        ("5m", CheckpointPolicy(300)),
+    ],
+)
+def test_save_every_is_parsed(text, saving):
+    assert parse_save_interval(text) == saving
+
+
+@pytest.mark.parametrize("text", ["", "often", "0", "0s", "-3", "1.5m"])
+def test_checkpoints_that_are_never_due_are_refused(text):
+    with pytest.raises(UsageError, match="checkpoints"):
+        parse_save_interval(text)
+
+
+def test_resuming_on_a_changed_data_set_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=stop_after(3),
+        )
+    changed = read_split(get_dataset("digits"), "train")
+    changed.pixels[0, 0, 0, 0] ^= 1
+    monkeypatch.setattr("residua.training.run.read_split", lambda data, split, folder: changed)
+    with pytest.raises(
+        UsageError, match="begun on other images, the data have changed: choose another --out"
+    ):
+        train_run(
+            make_digits_run(),
+            tmp_path / "r",
+            CPU_FP32,
+            resume=True,
+            on_progress=ignore_progress,
+            should_stop=never_stop,
+        )
+
+
+TRAIN_COMMAND = [
+    sys.executable,
+    "-m",
+    "residua",
+    "train",
+    "digits",
+    "--model",
+    "cifar-resnet20",
+    "--steps",
+    "120",
+    "--precision",
+    "fp32",
+]
+
+
+def start_training(folder):
+    """A training process that has written its first line of measurements."""
+    process = subprocess.Popen(
+        [*TRAIN_COMMAND, "--resume", "--out", str(folder)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    metrics_file = folder / "metrics.jsonl"
+    while (
+        time.monotonic() < deadline
+        and process.poll() is None
+        and not (metrics_file.exists() and metrics_file.stat().st_size)
+    ):
+        time.sleep(0.02)
+    return process
+
+
+def test_a_run_stopped_by_ctrl_c_can_be_resumed(tmp_path):
+    process = start_training(tmp_path / "r")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "add --resume to go on, with --out" in errors.splitlines()[-1]
+    assert list_checkpoints(tmp_path / "r" / "checkpoints")
+    subprocess.run(
+        [*TRAIN_COMMAND, "--resume", "--out", str(tmp_path / "r")], check=True, capture_output=True
+    )
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["result"]["steps"] == 120
+
+
+def test_a_killed_run_can_be_resumed(tmp_path):
+    process = start_training(tmp_path / "r")
+    process.kill()
+    process.communicate(timeout=60)
+    done = subprocess.run(
+        [*TRAIN_COMMAND, "--resume", "--json", "--out", str(tmp_path / "r")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(done.stdout)["steps"] == 120
+
+
+def test_a_full_disk_gives_a_one_line_error_and_loses_nothing(tmp_path):
+    """A limit on the size of files stands in for the disk: measurements fit, a model or a checkpoint does not."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    run = Run(
+        network("cifar-resnet20", input=(1, 8, 8)),
+        "digits",
+        recipe("small").with_duration(steps=120),
+    )
+    with pytest.raises(Interrupted):
+        train_run(
+            run, tmp_path / "r", CPU_FP32, on_progress=ignore_progress, should_stop=stop_after(30)
+        )
+    before = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*.safetensors")}
+    assert len(before) == 2
+    arguments = [*TRAIN_COMMAND[3:], "--resume", "--out", str(tmp_path / "r")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "was written to" in done.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*.safetensors")} == before
+    assert not list((tmp_path / "r").glob(".*"))

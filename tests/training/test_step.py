@@ -1,0 +1,144 @@
+import pytest
+import torch
+from torch import nn
+
+from residua import create_model
+from residua.config.recipe import AdamW, Muon, RmsProp, Sgd
+from residua.training.machine import Machine
+from residua.training.muon import MuonOptimiser as MuonOptimiser
+from residua.training.step import TrainingStep, make_parameter_groups
+
+CPU_FP32 = Machine(torch.device("cpu"), "fp32")
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_follows_the_equations_of_momentum(nesterov):
+    """v <- 0.9 v + (g + wd w);  w <- w - lr v, or w - lr (g + wd w + 0.9 v) after Nesterov; float64, three steps."""
+    net = nn.Linear(3, 2).double()
+    weight = net.weight.detach().clone()
+    images, labels = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    step = TrainingStep(net, Sgd(momentum=0.9, weight_decay=0.01, nesterov=nesterov), CPU_FP32)
+    velocity = torch.zeros_like(weight)
+    for lr in (0.1, 0.2, 0.05):
+        bias = net.bias.detach().clone()
+        p = torch.softmax(images @ weight.T + bias, 1)
+        gradient = (p - torch.eye(2, dtype=torch.float64)[labels]).T @ images / 4 + 0.01 * weight
+        velocity = 0.9 * velocity + gradient
+        weight = weight - lr * (gradient + 0.9 * velocity if nesterov else velocity)
+        step(images, labels, lr)
+        assert (net.weight - weight).abs().max() < 1e-7  # scores are compared in fp32
+
+
+def test_a_step_returns_the_mean_loss_and_the_wrong_answers_before_the_update():
+    net = create_model("cifar-resnet8", input=(1, 8, 8))
+    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    with torch.no_grad():
+        scores = net(images)
+    loss, wrong = TrainingStep(net, Sgd(), CPU_FP32)(images, labels, 0.1)
+    assert loss.item() == pytest.approx(
+        nn.functional.cross_entropy(scores, labels).item(), rel=1e-6
+    )
+    assert wrong.item() == (scores.argmax(1) != labels).sum()
+
+
+def test_label_smoothing_spreads_the_label_over_all_classes():
+    net, labels = create_model("cifar-resnet8", input=(1, 8, 8)), torch.arange(16) % 10
+    images = torch.randn(16, 1, 8, 8)
+    with torch.no_grad():
+        log = net(images).log_softmax(1)
+    loss, _ = TrainingStep(net, Sgd(), CPU_FP32, label_smoothing=0.2)(images, labels, 0.0)
+    wanted = torch.eye(10)[labels] * 0.8 + 0.2 / 10
+    assert loss.item() == pytest.approx(-(wanted * log).sum(1).mean().item(), rel=1e-6)
+
+
+def test_with_decay_weights_only_weights_are_decayed():
+    net = create_model("cifar-resnet8")
+    decayed, spared = make_parameter_groups(net, Sgd(weight_decay=0.1, decay="weights"))
+    assert {p.dim() for p in decayed["params"]} == {2, 4}
+    assert {p.dim() for p in spared["params"]} == {1}
+    assert spared["weight_decay"] == 0.0
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(net.parameters()))
+    [everything] = make_parameter_groups(net, Sgd(weight_decay=0.1))
+    assert everything["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [Sgd(), Sgd(momentum=0), AdamW(), RmsProp(momentum=0.5), AdamW(decay="weights"), Muon()],
+    ids=str,
+)
+def test_a_restored_optimiser_continues_bit_identically(optimiser):
+    def make_fresh_step():
+        return TrainingStep(
+            create_model("cifar-resnet8", input=(1, 8, 8), seed=1), optimiser, CPU_FP32
+        )
+
+    batches = [(torch.randn(8, 1, 8, 8), torch.arange(8)) for _ in range(4)]
+    uninterrupted_step, first, second = make_fresh_step(), make_fresh_step(), make_fresh_step()
+    for batch in batches:
+        uninterrupted_step(*batch, 0.01)
+    for batch in batches[:2]:
+        first(*batch, 0.01)
+    second.net.load_state_dict(first.net.state_dict())
+    second.load_optimiser_state(
+        {name: tensor.clone() for name, tensor in first.optimiser_state().items()}
+    )
+    for batch in batches[2:]:
+        second(*batch, 0.01)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(uninterrupted_step.net.parameters(), second.net.parameters(), strict=True)
+    )
+
+
+def test_muon_makes_the_weights_of_units_orthogonal_and_trains_the_rest_by_momentum():
+    net = create_model("cifar-resnet8")
+    hidden, others = make_parameter_groups(net, Muon(weight_decay=0.1, lr_scale=3.0))
+    units = [p for unit in net.units for p in unit.parameters() if p.dim() == 4]
+    assert [id(p) for p in hidden["params"]] == [id(p) for p in units]
+    assert len(units) + len(others["params"]) == len(list(net.parameters()))
+    assert (hidden["weight_decay"], hidden["orthogonal"], others["share"]) == (0.1, True, 3.0)
+
+
+def test_a_muon_update_is_approximately_the_nearest_orthogonal_matrix():
+    """W <- (1 - lr wd) W - lr O, with O of the singular vectors of g + mu v, and of singular values near 1 (Jordan et al. 2024)."""
+    torch.manual_seed(0)
+    weights = [torch.randn(shape) for shape in [(8, 4, 3, 3), (8, 4, 3, 3), (32, 2, 3, 3), (6, 20)]]
+    weights[0] = weights[0].to(memory_format=torch.channels_last)
+    parameters = [nn.Parameter(weight.clone()) for weight in weights]
+    scale = nn.Parameter(torch.ones(4))
+    groups = [
+        {"params": parameters, "weight_decay": 0.5, "orthogonal": True},
+        {"params": [scale], "share": 2.0},
+    ]
+    optimiser, velocity = (
+        MuonOptimiser(groups, momentum=0.9),
+        [torch.zeros_like(w) for w in weights],
+    )
+    for lr in (0.1, 0.05):
+        gradients = [torch.randn_like(weight) for weight in weights]
+        for p, g in zip([*parameters, scale], [*gradients, torch.full((4,), lr)], strict=True):
+            p.grad = g.clone()
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        optimiser.step()
+        for i, g in enumerate(gradients):
+            velocity[i] = 0.9 * velocity[i] + g
+            u, _, v = torch.linalg.svd((g + 0.9 * velocity[i]).flatten(1), full_matrices=False)
+            moved = ((1 - lr * 0.5) * weights[i] - parameters[i].detach()).flatten(1) / lr
+            values = u.T @ moved @ v.T
+            assert ((values.diagonal() > 0.6) & (values.diagonal() < 1.3)).all(), values.diagonal()
+            assert (values - values.diagonal().diag()).abs().max() < 0.05
+            weights[i] = parameters[i].detach().clone()
+    moving = 1 - 2 * 0.1 * 1.9 * 0.1 - 2 * 0.05 * (0.05 + 0.9 * (0.9 * 0.1 + 0.05))
+    assert scale.detach().numpy() == pytest.approx(moving)
+
+
+def test_adamw_decays_weights_separately_from_the_gradient():
+    """w <- w - lr wd w - lr m / (sqrt(v) + eps), whose first step is lr in size (Loshchilov & Hutter 2019, Alg. 2)."""
+    net = nn.Linear(3, 2).double()
+    before = net.weight.detach().clone()
+    step = TrainingStep(net, AdamW(weight_decay=0.1), CPU_FP32)
+    step(torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0]), 0.01)
+    moved = (net.weight - before * (1 - 0.01 * 0.1)).abs()
+    assert (moved - 0.01).abs().max() < 1e-6
