@@ -1,25 +1,25 @@
-"""Images a second of resnet50 at 224: torchvision's way, our engines, and OpenVINO in fp32, bf16 and int8, measured in turn.
+"""Images per second of resnet50 at 224 x 224 by each engine and by torchvision, measured in turn.
 
-Each takes uint8 images (n, 3, 224, 224) and gives probabilities: normalisation and softmax are in every number.  Weights are
-random.  A number is the median of the rounds.
+Every contender maps uint8 images (n, 3, 224, 224) to probabilities, so each rate includes
+normalisation and softmax.  Weights are random.  A rate is the median of the rounds.
 
     python benchmarks/inference.py [--rounds 5] [--batches 1 16] [--threads 2] [--without onnx ...]
 """
 
 import argparse
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from peers import load_third_party
+from timing import measure_in_turn, measure_seconds
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from residua.config.model import ModelConfig
+from residua import ModelConfig, create_model
+from residua.data.sources.resolve import IMAGENET_MEAN, IMAGENET_STD
 from residua.deploy.engine import (
     build_onnx_engine,
     build_openvino_engine,
@@ -29,20 +29,21 @@ from residua.deploy.engine import (
 from residua.deploy.inference_module import InferenceModule
 from residua.deploy.int8 import write_int8_onnx
 from residua.deploy.runners import make_openvino_runner
-from residua.net.build import create_model
-from tests.third_party import randomize_weights, torchvision
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TORCHVISION_EAGER = "torchvision, eager fp32"
+ENGINE_BUILDERS = {
+    "torch": build_torch_engine,
+    "onnx": build_onnx_engine,
+    "openvino": build_openvino_engine,
+}
+Classifier = Callable[[Tensor], Tensor]  # (n, c, h, w) uint8 -> probabilities (n, classes)
+third_party = load_third_party()
 
 
-def make_torchvision_classifier() -> Callable[[Tensor], Tensor]:
-    """As torchvision's documentation runs a network: fp32, NCHW, evaluation mode."""
-    net = randomize_weights(torchvision.models.resnet50())
-    mean, std = (
-        torch.tensor(IMAGENET_MEAN)[:, None, None],
-        torch.tensor(IMAGENET_STD)[:, None, None],
-    )
+def make_torchvision_classifier() -> Classifier:
+    """A network as torchvision's documentation runs it: fp32, NCHW, evaluation mode."""
+    net = third_party.randomize_weights(third_party.torchvision.models.resnet50())
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
     @torch.inference_mode()
     def classify(pixels: Tensor) -> Tensor:
@@ -51,8 +52,9 @@ def make_torchvision_classifier() -> Callable[[Tensor], Tensor]:
     return classify
 
 
-def make_contenders(excluded: list[str]) -> dict[str, Callable[[Tensor], Tensor]]:
-    net = randomize_weights(create_model("resnet50"))
+def make_contenders(excluded: list[str]) -> dict[str, Classifier]:
+    """The classifiers by name, without the excluded engines."""
+    net = third_party.randomize_weights(create_model("resnet50"))
     config = ModelConfig(
         network=net.plan.network,
         classes=tuple(map(str, range(1000))),
@@ -60,21 +62,15 @@ def make_contenders(excluded: list[str]) -> dict[str, Callable[[Tensor], Tensor]
         std=IMAGENET_STD,
         temperature=100.0,
     )
-    classifiers: dict[str, Callable[[Tensor], Tensor]] = {
-        TORCHVISION_EAGER: make_torchvision_classifier()
-    }
+    classifiers: dict[str, Classifier] = {TORCHVISION_EAGER: make_torchvision_classifier()}
     fp32_engine = build_torch_engine(net, config, "fp32")
-    engines = {
-        "torch": build_torch_engine,
-        "onnx": build_onnx_engine,
-        "openvino": build_openvino_engine,
-    }
-    for name, make in engines.items():
+    for name, build_named_engine in ENGINE_BUILDERS.items():
         if name not in excluded:
-            engine = make(net, config)
-            classifiers[f"residua, {engine.name}"] = engine
+            engine = build_named_engine(net, config)
+            classifiers[f"residua, {engine.description}"] = engine
+            difference = max_probability_difference(engine, fp32_engine)
             print(
-                f"{engine.name}: probabilities within {max_probability_difference(engine, fp32_engine):.1e} of PyTorch's in fp32",
+                f"{engine.description}: probabilities within {difference:.1e} of PyTorch's in fp32",
                 flush=True,
             )
     if "openvino" not in excluded:
@@ -82,19 +78,23 @@ def make_contenders(excluded: list[str]) -> dict[str, Callable[[Tensor], Tensor]
     if "int8" not in excluded:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "int8.onnx"
-            write_int8_onnx(
-                InferenceModule(net, config, bake_preprocessing=True),
-                config,
-                torch.randint(256, (8, 3, 224, 224), dtype=torch.uint8),
-                file,
-            )
+            module = InferenceModule(net, config, bake_preprocessing=True)
+            calibration_pixels = torch.randint(256, (8, 3, 224, 224), dtype=torch.uint8)
+            write_int8_onnx(module, config, calibration_pixels, file)
             run_int8 = make_openvino_runner(file, "bf16")
-            classifiers["OpenVINO int8"] = lambda pixels: run_int8(pixels)[1]
+        classifiers["OpenVINO int8"] = lambda pixels: run_int8(pixels)[1]
     return classifiers
 
 
+def measure_image_rate(classify: Classifier, pixels: Tensor) -> float:
+    """Images per second of one batch."""
+    return len(pixels) / measure_seconds(lambda: classify(pixels))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, default=2)
@@ -102,22 +102,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     classifiers = make_contenders(arguments.without)
-    for batch in arguments.batches:
-        pixels = torch.randint(256, (batch, 3, 224, 224), dtype=torch.uint8)
-        rates: dict[str, list[float]] = {name: [] for name in classifiers}
-        for _ in range(1 + arguments.rounds):  # the first warms up
-            for name, classify in classifiers.items():
-                started = time.perf_counter()
-                classify(pixels)
-                rates[name].append(batch / (time.perf_counter() - started))
-        eager_rate = statistics.median(rates[TORCHVISION_EAGER][1:])
+    for batch_size in arguments.batches:
+        pixels = torch.randint(256, (batch_size, 3, 224, 224), dtype=torch.uint8)
+        contenders = {
+            name: partial(measure_image_rate, classify, pixels)
+            for name, classify in classifiers.items()
+        }
+        rates = measure_in_turn(contenders, arguments.rounds, warm_up_rounds=1)
+        eager_rate = statistics.median(rates[TORCHVISION_EAGER])
         print(
-            f"\nbatch {batch}: images/s of {arguments.rounds} rounds in turn, {arguments.threads} threads"
+            f"\nbatch {batch_size}: images/s of {arguments.rounds} rounds in turn, "
+            f"{arguments.threads} threads"
         )
         for name, round_rates in rates.items():
-            median_rate = statistics.median(round_rates[1:])
+            median_rate = statistics.median(round_rates)
             print(
-                f"{name:32} {median_rate:7.1f} ({min(round_rates[1:]):.1f} to {max(round_rates[1:]):.1f})   {median_rate / eager_rate:5.2f}x",
+                f"{name:32} {median_rate:7.1f} ({min(round_rates):.1f} to {max(round_rates):.1f})"
+                f"   {median_rate / eager_rate:5.2f}x",
                 flush=True,
             )
 

@@ -1,8 +1,10 @@
-"""A folder of photographs from scratch: `residua train DIR` beside torchvision's resnet18, as most code trains that.
+"""Accuracy on a photo folder: `residua train DIR` against torchvision's resnet18, from scratch.
 
-The usual way: ImageFolder, RandomResizedCrop(224) and flip one image at a time in a DataLoader, fp32, NCHW, SGD with a cosine;
-evaluated on Resize(256), CenterCrop(224).  It is trained twice: for as many epochs as our run, and for as many seconds.  All of a
-run counts as time but the evaluation: decoding, batches, steps; ours is run anew here, with nothing in its cache.
+torchvision's network is trained as most scripts do: ImageFolder, RandomResizedCrop(224) and flip of
+one image at a time in a DataLoader, fp32, NCHW, SGD with a cosine schedule; evaluated with
+Resize(256) and CenterCrop(224).  It is trained twice: for as many epochs as our run, and for as
+many seconds.  The time of a run includes decoding, batches and steps, and excludes the evaluation;
+our run starts with an empty cache.
 
     python benchmarks/photos.py FOLDER/imagenette-sample [--run runs/photos] [--epochs 50]
 """
@@ -14,39 +16,44 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from peers import load_third_party
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-BATCH_SIZE, BASE_LR, WEIGHT_DECAY = 32, 0.0125, 1e-4  # torchvision's 0.1 at 256
+from residua.data.sources.resolve import IMAGENET_MEAN, IMAGENET_STD
+
+BATCH_SIZE, WEIGHT_DECAY = 32, 1e-4
+BASE_LR = 0.1 * BATCH_SIZE / 256  # torchvision uses 0.1 at batch size 256
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What a training came to."""
+    """Cost and test error of one training run; prints as a row of the table."""
 
     trainer: str
     epochs: float
     seconds: float
-    error: float  # on the test part
+    error: float  # on the test images, in [0, 1]
 
     def __str__(self) -> str:
-        return f"| {self.trainer} | {self.epochs:.1f} | {self.seconds:,.0f} | {100 * (1 - self.error):.1f} % |"
+        accuracy = f"{100 * (1 - self.error):.1f} %"
+        return f"| {self.trainer} | {self.epochs:.1f} | {self.seconds:,.0f} | {accuracy} |"
 
 
 def train_with_residua(folder: Path, run_folder: Path, epochs: float) -> TrainingOutcome:
-    """`residua train FOLDER` with nothing chosen, unless `run` holds its result already."""
-    if (
-        not (run_folder / "run.json").exists()
-        or json.loads((run_folder / "run.json").read_text())["result"] is None
-    ):
+    """Run `residua train FOLDER` with default settings, unless `run_folder` holds its result.
+
+    `epochs` = 0 keeps the default number of epochs.
+    """
+    run_json = run_folder / "run.json"
+    if not run_json.exists() or json.loads(run_json.read_text())["result"] is None:
         command = [
             sys.executable,
             "-m",
@@ -58,12 +65,8 @@ def train_with_residua(folder: Path, run_folder: Path, epochs: float) -> Trainin
             "--resume",
         ]
         subprocess.run(command + (["--epochs", str(epochs)] if epochs else []), check=True)
-    run_record = json.loads((run_folder / "run.json").read_text())
-    recipe, result, network = (
-        run_record["run"]["recipe"],
-        run_record["result"],
-        run_record["run"]["network"],
-    )
+    record = json.loads(run_json.read_text())
+    recipe, network, result = record["run"]["recipe"], record["run"]["network"], record["result"]
     side = network["input"][1]
     return TrainingOutcome(
         f"residua train ({network['name']}, {side} px)",
@@ -74,11 +77,8 @@ def train_with_residua(folder: Path, run_folder: Path, epochs: float) -> Trainin
 
 
 def make_torchvision_loaders(folder: Path) -> tuple[DataLoader, DataLoader]:
-    """Of the training images and of the others, as torchvision's own example makes them."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.third_party import import_torchvision
-
-    import_torchvision()
+    """The loaders of training and test images, as in torchvision's own training example."""
+    load_third_party()
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
@@ -104,7 +104,10 @@ def make_torchvision_loaders(folder: Path) -> tuple[DataLoader, DataLoader]:
 
 
 def train_torchvision_resnet18(folder: Path, epochs: float, seconds: float) -> TrainingOutcome:
-    """torchvision's resnet18 until so many epochs or so many seconds are over; the rate falls along a cosine to the end."""
+    """Train torchvision's resnet18 for `epochs`, or for `seconds` if `epochs` is 0.
+
+    The learning rate follows a cosine from `BASE_LR` to 0.
+    """
     train, test = make_torchvision_loaders(folder)
     from torchvision.models import resnet18
 
@@ -112,31 +115,21 @@ def train_torchvision_resnet18(folder: Path, epochs: float, seconds: float) -> T
     net = resnet18(num_classes=len(train.dataset.classes)).train()
     optimiser = torch.optim.SGD(net.parameters(), BASE_LR, momentum=0.9, weight_decay=WEIGHT_DECAY)
     started, steps, total_steps = time.perf_counter(), 0, math.ceil(epochs * len(train))
-    bar = tqdm(
-        total=100,
-        unit="%",
-        desc=f"torchvision, {epochs:g} epochs" if epochs else f"torchvision, {seconds:.0f} s",
-    )
+    length = f"{epochs:g} epochs" if epochs else f"{seconds:.0f} s"
 
     def fraction_done() -> float:
         return steps / total_steps if epochs else (time.perf_counter() - started) / seconds
 
-    for _ in count():
-        for images, labels in train:
-            if fraction_done() >= 1:
-                break
-            optimiser.param_groups[0]["lr"] = (
-                BASE_LR * (1 + math.cos(math.pi * fraction_done())) / 2
-            )
+    with tqdm(total=100, unit="%", desc=f"torchvision, {length}") as bar:
+        for images, labels in repeat_until(train, lambda: fraction_done() >= 1):
+            cosine = (1 + math.cos(math.pi * fraction_done())) / 2
+            optimiser.param_groups[0]["lr"] = BASE_LR * cosine
             loss = F.cross_entropy(net(images), labels)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             steps += 1
             bar.update(min(100 * fraction_done(), 100) - bar.n)
-        if fraction_done() >= 1:
-            break
-    bar.close()
     elapsed = time.perf_counter() - started
     return TrainingOutcome(
         "torchvision resnet18, 224 px, fp32",
@@ -146,8 +139,18 @@ def train_torchvision_resnet18(folder: Path, epochs: float, seconds: float) -> T
     )
 
 
+def repeat_until(loader: DataLoader, is_done: Callable[[], bool]) -> Iterator[list[Tensor]]:
+    """Yield the loader's batches, epoch after epoch, until `is_done` before a batch."""
+    while not is_done():
+        for batch in loader:
+            if is_done():
+                return
+            yield batch
+
+
 @torch.inference_mode()
 def measure_test_error(net: nn.Module, test_loader: DataLoader) -> float:
+    """The share of wrong predictions, in [0, 1]."""
     net.eval()
     wrong = sum(int((net(images).argmax(1) != labels).sum()) for images, labels in test_loader)
     return wrong / len(test_loader.dataset)
@@ -159,16 +162,22 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--run", type=Path, help="a folder for our run, or with its result (default: a new one)"
+        "--run",
+        type=Path,
+        help="the folder of our run; a finished run is not repeated (default: a new folder)",
     )
-    parser.add_argument("--epochs", type=float, default=0, help="of ours (default: as chosen)")
     parser.add_argument(
-        "--only", choices=("epochs", "time"), help="one of torchvision's two trainings"
+        "--epochs", type=float, default=0, help="of our run (default: chosen by residua)"
+    )
+    parser.add_argument(
+        "--only",
+        choices=("epochs", "time"),
+        help="run only the comparison at equal epochs, or only the one at equal time",
     )
     arguments = parser.parse_args()
     run_folder = arguments.run or Path(tempfile.mkdtemp()) / "run"
     residua_outcome = train_with_residua(arguments.folder, run_folder, arguments.epochs)
-    print("| who | epochs | seconds | right on the test part |\n|---|---|---|---|")
+    print("| trained by | epochs | seconds | test accuracy |\n|---|---|---|---|")
     print(residua_outcome, flush=True)
     if arguments.only != "epochs":
         print(train_torchvision_resnet18(arguments.folder, 0, residua_outcome.seconds), flush=True)

@@ -1,22 +1,25 @@
-"""Images a second of `residua predict` on a folder of photographs, beside decoding alone and inference alone.
+"""Images per second of `residua predict` on a photo folder, against decoding or inference alone.
 
-Decoding alone and both together use the same threads and the same queue; inference alone has its images in memory.  The three are
-measured in turn, round after round, each over all images; of the times the medians are told.
+Decoding alone uses the same threads and the same queue as both together; inference alone has its
+images in memory.  The three are measured in turn, round after round, each on all images; the rates
+are medians.
 
     python benchmarks/predict.py FOLDER [--model resnet18] [--engines torch openvino] [--rounds 5]
 """
 
 import argparse
 import statistics
-import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from timing import measure_in_turn, measure_seconds
+from torch import Tensor
 
-from residua import ModelConfig, create_model, save_pretrained
-from residua.deploy.engine import load_engine
+from residua import ModelConfig, create_model
+from residua.data.sources.resolve import IMAGENET_MEAN, IMAGENET_STD
+from residua.deploy.engine import InferenceEngine, build_engine
 from residua.deploy.predict import (
     PREDICTION_BATCH_SIZE,
     decode_files,
@@ -25,65 +28,66 @@ from residua.deploy.predict import (
 )
 
 
-def measure_seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def measure_engine(
+    engine: InferenceEngine, paths: list[Path], pixels: Tensor, rounds: int
+) -> dict[str, list[float]]:
+    """Images per second in each round: of decoding, of inference, and of both."""
+    batches = pixels.split(PREDICTION_BATCH_SIZE)
+    engine(batches[0])  # compiles, where the engine does
+    workloads: dict[str, Callable[[], object]] = {
+        "decoding": lambda: [None for _ in decode_files(paths, engine.config)],
+        "inference": lambda: [engine(batch) for batch in batches],
+        "both": lambda: [None for _ in predict_files(paths, engine, engine.config)],
+    }
+
+    def measure_rate(work: Callable[[], object]) -> float:
+        return len(paths) / measure_seconds(work)
+
+    return measure_in_turn(
+        {name: partial(measure_rate, work) for name, work in workloads.items()}, rounds
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--engines", nargs="+", default=["torch", "openvino"])
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     paths = list(find_image_files(arguments.folder))
-    net = create_model(arguments.model)  # new weights: they are as fast as trained ones
+    net = create_model(arguments.model)  # untrained weights are as fast as trained ones
     config = ModelConfig(
         network=net.plan.network,
         classes=tuple(f"class {k}" for k in range(net.plan.network.classes)),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
         resize=256,
     )
     pixels = torch.stack(
         [image.pixels for image in decode_files(paths, config) if image.pixels is not None]
     )
     print(
-        f"{len(paths):,} files, {len(pixels):,} images, batches of {PREDICTION_BATCH_SIZE}, {torch.get_num_threads()} threads of PyTorch\n"
+        f"{len(paths):,} files, {len(pixels):,} images, batches of {PREDICTION_BATCH_SIZE}, "
+        f"{torch.get_num_threads()} threads of PyTorch\n"
     )
-    print(
-        "| engine | decoding alone | inference alone | both | of the slower |\n|---|---|---|---|---|"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(net, config, Path(folder, "model"))
-        for name in arguments.engines:
-            classify = load_engine(Path(folder, "model"), name)
-            classify(pixels[:PREDICTION_BATCH_SIZE])  # which compiles
-            batches = pixels.split(PREDICTION_BATCH_SIZE)
-            workloads: dict[str, Callable[[], object]] = {
-                "decoding": lambda: [None for _ in decode_files(paths, config)],
-                "inference": lambda: [classify(batch) for batch in batches],  # noqa: B023
-                "both": lambda: [None for _ in predict_files(paths, classify, config)],  # noqa: B023
-            }
-            rounds = [
-                {way: len(paths) / measure_seconds(work) for way, work in workloads.items()}
-                for _ in range(arguments.rounds)
-            ]
-            median_rates = {way: statistics.median(r[way] for r in rounds) for way in workloads}
-            median_share = statistics.median(
-                r["both"] / min(r["decoding"], r["inference"]) for r in rounds
-            )
-            low, high = [
-                f(r["both"] / min(r["decoding"], r["inference"]) for r in rounds)
-                for f in (min, max)
-            ]
-            print(
-                f"| {classify.description} | {median_rates['decoding']:,.0f} /s | {median_rates['inference']:,.0f} /s | {median_rates['both']:,.0f} /s "
-                f"| {median_share:.2f} ({low:.2f} to {high:.2f}) |",
-                flush=True,
-            )
+    print("| engine | decoding alone | inference alone | both | both / the slower one |")
+    print("|---|---|---|---|---|")
+    for name in arguments.engines:
+        engine = build_engine(net, config, name)
+        rates = measure_engine(engine, paths, pixels, arguments.rounds)
+        decoding, inference, both = (statistics.median(values) for values in rates.values())
+        shares = [
+            both_rate / min(decoding_rate, inference_rate)
+            for decoding_rate, inference_rate, both_rate in zip(*rates.values(), strict=True)
+        ]
+        print(
+            f"| {engine.description} | {decoding:,.0f} /s | {inference:,.0f} /s | {both:,.0f} /s "
+            f"| {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}) |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

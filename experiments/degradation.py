@@ -1,9 +1,11 @@
-"""Do deeper networks train?  Plain, highway, residual and pre-activation nets by depth (S1, S2, S5, S9).
+"""Do deeper networks train?  Plain, highway, residual and pre-activation nets (S1, S2, S5, S9).
 
-He et al. 2015, Fig. 1 and 6: training and test error of plain nets rise from 20 to 56 layers, those of residual nets fall.
-Handwritten digits by default.  As in the paper, at a shortened schedule, which wants a GPU or much patience:
+In He et al. 2015, Fig. 1 and 6, training and test errors of plain nets rise from 20 to 56 layers,
+and those of residual nets fall.  By default the study uses handwritten digits.  The paper's
+setting, with a shorter schedule, needs a GPU or a long time on a CPU:
 
-    python experiments/degradation.py --data cifar10 --recipe he2015 --steps 8000 --depths 20 32 44 56 --out runs/degradation
+    python experiments/degradation.py --data cifar10 --recipe he2015 --steps 8000 \\
+        --depths 20 32 44 56 --out runs/degradation
 """
 
 import sys

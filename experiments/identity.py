@@ -1,8 +1,10 @@
-"""Does weight decay help blocks towards the identity, and at what price (S6, S13, S14)?
+"""Does weight decay move units towards the identity, and at what cost (S6, S13, S14)?
 
-A residual block whose weights and biases are decayed to 0 is the identity, which costs a deeper net nothing; a plain block so
-decayed passes nothing on.  Fully connected nets, whose layers have biases, with decay on W and b, on W alone, and on neither.
-How far their blocks end from the identity, |F| / |x|, is told by `residua signals` of each run.
+A residual unit whose weights and biases decay to 0 becomes the identity, which costs a deeper net
+nothing; a plain unit whose weights decay to 0 outputs nothing.  The nets are fully connected, so
+that their layers have biases, and weights and biases, weights alone, or neither of them decay.
+The distance of trained units from the identity, |F| / |x|, is measured by `residua signals` for
+each run.
 
     python experiments/identity.py --out runs/identity
 """

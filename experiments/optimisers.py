@@ -1,6 +1,7 @@
-"""Is it the optimiser?  Plain and residual nets by SGD, momentum, Nesterov's momentum, AdamW and RMSprop (S12).
+"""Does degradation depend on the optimiser?  Plain and residual nets by five optimisers (S12).
 
-One rate for each optimiser, and none was searched for: what counts is what depth changes.
+The optimisers are SGD, momentum, Nesterov's momentum, AdamW and RMSprop.  Each has one learning
+rate that was not tuned, because the study compares depths, not optimisers.
 
     python experiments/optimisers.py --out runs/optimisers
 """

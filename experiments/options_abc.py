@@ -1,8 +1,8 @@
-"""Does it matter how a shortcut changes its shape?  He et al. 2015, section 4.1, Table 3 (S11).
+"""Does it matter how a shortcut changes the shape?  He et al. 2015, section 4.1, Table 3 (S11).
 
-Options A (zeros for new channels), B (projections where shapes change) and C (projections everywhere).  The paper, with 34 layers
-on ImageNet: 25.03 %, 24.52 % and 24.19 % top-1 error, so that projections are not what residual nets live on.  Handwritten
-digits by default; with CIFAR-10:
+Option A pads new channels with zeros, B projects where the shape changes, and C projects
+everywhere. On ImageNet with 34 layers the paper has 25.03 %, 24.52 % and 24.19 % top-1 error, so
+projections are not essential.  By default the study uses handwritten digits; on CIFAR-10:
 
     python experiments/options_abc.py --data cifar10 --recipe he2015 --out runs/options-abc
 """

@@ -1,22 +1,26 @@
-"""Why does the 2015 design degrade again at 1,000 layers, and not the 2016 one (S9, S10)?
+"""Why does the 2015 design degrade again at 1,000 layers, and the 2016 design not (S9, S10)?
 
-Handwritten digits of 8x8 pixels and the recipe `small` (242 steps of 64 images) for every net, so that two cores will do.
-Beside the two designs stand controls, each of which takes one suspect away:
+All networks train on handwritten digits of 8x8 pixels by the recipe `small` (242 steps of 64
+images), so that two cores are enough.  The control arms remove one suspected cause each:
 
-- the ReLU after the addition, which cuts negative sums off (He et al. 2016, section 3.1): `order=no-relu-after-add`, and
-  `start=identity`, which keeps the ReLU but starts where it cuts nothing;
-- an input of the weight layers that is not normalised: `order=relu-preact` has no such ReLU and no BN before its weights either;
-- the rate at the beginning: a longer warm-up.  All are warmed up a little, for the rate of `small` rises from 0 over 97 steps;
-- over-fitting: drop-path regularises and leaves the forward pass as it is.
+- The ReLU after the addition clips negative sums (He et al. 2016, section 3.1).
+  `order=no-relu-after-add` removes it; `start=identity` keeps it, but starts where it clips
+  nothing.
+- The input of the weight layers is not normalised.  `order=relu-preact` has no ReLU after the
+  addition, and no BN before its weights either.
+- The learning rate is high at the beginning.  One arm has a longer warm-up; all are warmed up a
+  little, because the rate of `small` rises from 0 over 97 steps.
+- The networks overfit.  Drop-path regularises and leaves the forward pass unchanged.
 
-Published 1,001- and 1,202-layer nets differ in block, width and size; here basic block stands against basic block, and
-bottleneck against bottleneck.
+The published networks of 1,001 and 1,202 layers differ in block, width and size; here basic blocks
+are compared with basic blocks, and bottlenecks with bottlenecks.
 
     python experiments/thousand_layers.py --out runs/thousand-layers
 
-A run of 1,202 layers takes one CPU core 4 to 5 minutes where that has nothing else to do, one of 110 layers about one (records in
-experiments/thousand-layers).  Seeds go one after the other, and in each the deepest nets go first, so that a page of what is
-finished, by `residua report`, soon has all of one seed.
+A run of 1,202 layers takes 4 to 5 minutes on an otherwise idle CPU core, one of 110 layers about
+one minute (records in experiments/thousand-layers).  Seeds are trained one after the other, and
+for each seed the deepest networks first, so that `residua report` soon shows all networks of one
+seed.
 """
 
 import sys

@@ -1,13 +1,13 @@
-"""Every mistake a user can make ends in one of these, with a sentence that names the fix.
+"""The exceptions for users' mistakes; each message is one sentence that names the fix.
 
 ResiduaError            something failed: exit code 1
 ├── UsageError          the request itself is impossible: exit code 2
 ├── DataError           a data set is missing, damaged, or not what it claims to be
-│   └── ImageError      one image file is; its kind says how
+│   └── ImageError      an image file cannot be decoded; its `kind` says why
 ├── RecordError         a run's folder is missing, damaged, or belongs to another run
-│   └── DamagedError    a record is cut short, or is none; a study's page is written without it
-├── TrainingError       training cannot go on, e.g. a loss that is not finite, or not begin for want of memory
-└── Interrupted         the user stopped it: exit code 130
+│   └── DamagedRecordError  a record is incomplete or unreadable
+├── TrainingError       training cannot go on, or not begin, e.g. for a loss that is not finite
+└── Interrupted         the user stopped a command: exit code 130
 """
 
 from collections.abc import Iterable
@@ -15,25 +15,26 @@ from difflib import get_close_matches
 
 
 class ResiduaError(Exception):
-    """Base of all errors that residua raises for a reason a user can act on."""
+    """Base of all errors that a user can act on."""
 
     exit_code = 1
 
 
 class UsageError(ResiduaError, ValueError):
-    """What was asked for cannot exist; nothing was started."""
+    """A request for something impossible; nothing was started."""
 
     exit_code = 2
 
 
 class DataError(ResiduaError):
-    """A data set cannot be read as asked."""
+    """A data set cannot be read as requested."""
 
 
 class ImageError(DataError):
     """An image cannot be decoded.
 
-    `kind` is one of: unreadable, empty, not an image, truncated, damaged, too large; `detail` is the sentence without its subject.
+    kind    one of: unreadable, empty, not an image, truncated, damaged, too large
+    detail  the message without its subject, the image's `source`
     """
 
     def __init__(self, source: str, kind: str, detail: str) -> None:
@@ -42,32 +43,30 @@ class ImageError(DataError):
 
 
 class RecordError(ResiduaError):
-    """A run's record or a model folder cannot be read or written as asked."""
+    """A run's record or a model folder cannot be read or written as requested."""
 
 
 class DamagedRecordError(RecordError):
-    """A record is not whole."""
+    """A record is incomplete or unreadable."""
 
 
 class TrainingError(ResiduaError):
-    """Training stopped, and the last good checkpoint is kept; or it did not begin."""
+    """Training stopped, and the last good checkpoint is kept; or it could not begin."""
 
 
 class Interrupted(ResiduaError):
-    """The user stopped what was going on; a checkpoint is written."""
+    """The user stopped a command; a training has written a checkpoint."""
 
     exit_code = 130
 
 
 def unknown_name_error(kind: str, name: str, choices: Iterable[str]) -> UsageError:
-    """`no recipe 'he2051': did you mean 'he2015'?`, or the list of what is possible."""
+    """Make the error for an unknown name: with the nearest choice, or else a list of all.
+
+    `no recipe 'he2051': did you mean 'he2015'?`
+    """
     names = list(choices)
     close_matches = get_close_matches(name, names, n=1, cutoff=0.6)
-    return UsageError(
-        f"no {kind} {name!r}: "
-        + (
-            f"did you mean {close_matches[0]!r}?"
-            if close_matches
-            else f"choose from {', '.join(names)}"
-        )
-    )
+    if close_matches:
+        return UsageError(f"no {kind} {name!r}: did you mean {close_matches[0]!r}?")
+    return UsageError(f"no {kind} {name!r}: choose from {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""What is not installed with residua itself, and by which extra it comes."""
+"""Features that need packages which are not installed with residua itself."""
 
 from importlib.util import find_spec
 
@@ -12,19 +12,21 @@ EXTRA_PACKAGES = {
     "a Hugging Face data set": ("datasets", ("datasets",)),
     "serve": ("serve", ("starlette", "uvicorn", "python_multipart")),
 }
-"""The extra of residua, and the packages that must be there."""
+"""For each feature the extra of residua that brings it, and the packages that it needs."""
 
 
 def find_missing_package(feature: str) -> str:
-    """The first package that `what` needs and this Python does not have; empty where it has them all."""
+    """The first package that `feature` needs and that is not installed; "" if all are installed."""
     return next(
         (package for package in EXTRA_PACKAGES[feature][1] if find_spec(package) is None), ""
     )
 
 
 def require_extra(feature: str) -> None:
-    """UsageError where a package is missing, with the command that brings it."""
+    """UsageError, with the command that installs it, if a package is missing for `feature`."""
     if package := find_missing_package(feature):
+        extra = EXTRA_PACKAGES[feature][0]
         raise UsageError(
-            f"{feature} needs {package.replace('_', '-')}, which is not installed: pip install 'residua[{EXTRA_PACKAGES[feature][0]}]'"
+            f"{feature} needs {package.replace('_', '-')}, which is not installed: "
+            f"pip install 'residua[{extra}]'"
         )

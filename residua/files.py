@@ -1,4 +1,4 @@
-"""Put a file or a folder in place whole, or not at all: write aside, flush to disk, rename."""
+"""Write files and folders atomically: write aside, flush to disk, rename."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file or a folder to; on success it takes `path`'s place.
+    """Yield a temporary path for a file or a folder, which replaces `path` on success.
 
-    On any failure what stood at `path` stands there still, and nothing is left beside it.
+    On failure `path` keeps its old content, and the temporary one is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, backup = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
@@ -20,9 +20,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         fsync_tree(temporary)
-        if (
-            path.is_dir()
-        ):  # a folder cannot be renamed over a full one: step the old one aside first
+        if path.is_dir():  # a folder cannot be renamed over one that is not empty
             delete_path(backup)
             os.replace(path, backup)
         try:
@@ -39,9 +37,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def try_lock_folder(folder: Path) -> Iterator[bool]:
-    """Whether this process is the only one here to hold `folder`, which ends with the process, however that ends.
+    """Lock `folder` and yield True, or yield False if another process on this machine holds the
+    lock.
 
-    Where the system or the disk has no such lock, everybody is told yes.
+    The lock ends with the block, or with the process.  Always True if the file system has no locks.
     """
     if os.name != "posix":
         yield True

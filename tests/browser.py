@@ -1,4 +1,4 @@
-"""Pages as headless Chromium shows them."""
+"""Loads pages in headless Chromium."""
 
 import os
 import re
@@ -22,7 +22,10 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not in
 
 
 def load_in_chromium(url, folder, *options):
-    """The document of a page once its scripts have run; its console must have nothing to say.  `folder` takes the profile."""
+    """The HTML of a page after its scripts have run; fails if the page writes to the console.
+
+    Chromium keeps its profile in `folder`.
+    """
     process = subprocess.run(
         [
             str(CHROMIUM),
@@ -43,14 +46,21 @@ def load_in_chromium(url, folder, *options):
 
 
 def assert_page_fits(html, width, folder, setup_script="", result_script="''"):
-    """The value of the script `found` in a page of that width, after `before`; the page must be no wider than its window.
+    """Load a page at `width` pixels and fail if it is wider than its window.
 
-    In a frame, because a headless window is never narrower than 500 pixels; scripts know its `page`, `root` and `view`.
+    Runs `setup_script` and returns the value of the expression `result_script` as text.  Scripts can
+    use `page` (the document), `root` (its root element) and `view` (its window).  The page is shown
+    in a frame, because a headless window is never narrower than 500 pixels.
     """
-    onload_script = f"""const page = this.contentDocument, root = page.documentElement, view = this.contentWindow;
+    onload_script = f"""
+      const page = this.contentDocument, root = page.documentElement, view = this.contentWindow;
       {setup_script}
-      document.title = [root.scrollWidth, root.clientWidth, view.innerWidth, {result_script}].join('|');"""
-    frame = f'<iframe width="{width}" height="800" style="border: 0" srcdoc="{escape(html)}" onload="{escape(onload_script)}"></iframe>'
+      const widths = [root.scrollWidth, root.clientWidth, view.innerWidth];
+      document.title = [...widths, {result_script}].join('|');"""
+    frame = (
+        f'<iframe width="{width}" height="800" style="border: 0" '
+        f'srcdoc="{escape(html)}" onload="{escape(onload_script)}"></iframe>'
+    )
     (folder / "frame.html").write_text(f"<!DOCTYPE html>{frame}")
     document = load_in_chromium((folder / "frame.html").as_uri(), folder)
     title = re.search(r"<title>(\d+)\|(\d+)\|(\d+)\|(.*?)</title>", document)

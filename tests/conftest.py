@@ -7,7 +7,7 @@ import torch
 
 @pytest.fixture(scope="session")
 def real_data_folder():
-    """The folder of real data sets; tests that need it are skipped where RESIDUA_DATA does not say where it is."""
+    """The folder of real data sets; skips the test unless RESIDUA_DATA names one with CIFAR-10."""
     data_folder = os.environ.get("RESIDUA_DATA")
     if not data_folder or not (Path(data_folder) / "cifar-10-batches-py").exists():
         pytest.skip("RESIDUA_DATA names no folder with cifar-10-batches-py")
@@ -16,7 +16,7 @@ def real_data_folder():
 
 @pytest.fixture(autouse=True)
 def use_one_thread():
-    """The same bits on every machine with the same instructions."""
+    """One thread gives the same bits on all machines that have the same instructions."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""A residual network written by hand, straight from He et al. 2015, section 4.2; shares nothing with the package."""
+"""Residual networks written by hand from He et al. 2015, section 4.2, without the package."""
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class OracleBlock(nn.Module):
 
 
 class OracleResNet(nn.Module):
-    """6n+2 layers; `residual=False` is the plain twin."""
+    """6n+2 layers; with `residual=False`, the plain twin."""
 
     def __init__(self, n, residual=True, channels=3, classes=10):
         super().__init__()
@@ -48,7 +48,7 @@ class OracleResNet(nn.Module):
 
 
 class OraclePreactBlock(nn.Module):
-    """He et al. 2016, Fig. 4e; the first unit of a network or of a stage activates before the fork."""
+    """He et al. 2016, Fig. 4e; the first unit of a stage activates before the fork."""
 
     def __init__(self, c_in, c_out, stride, activates_before_fork):
         super().__init__()
@@ -93,7 +93,7 @@ class OraclePreactResNet(nn.Module):
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """In order of definition; shapes must agree one by one."""
+    """Copy all tensors of `source` to `target` in order of definition; shapes must agree."""
     source_tensors, target_tensors = [[*m.parameters(), *m.buffers()] for m in (source, target)]
     assert [t.shape for t in source_tensors] == [t.shape for t in target_tensors]
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Every block of code in docs/ runs, in order, as a reader would run it; what the README says stands in a record."""
+"""Every block of code in docs/ runs, in order, as a reader would run it; what the README says
+stands in a record."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is not installed is named, with the command that brings it."""
+"""A missing package is reported with the command that installs it."""
 
 import re
 import tomllib
@@ -14,9 +14,9 @@ DECLARED_EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").r
 ]["optional-dependencies"]
 
 
-@pytest.mark.parametrize("what", EXTRA_PACKAGES)
-def test_the_extra_named_in_the_error_installs_the_missing_package(what, monkeypatch):
-    extra, packages = EXTRA_PACKAGES[what]
+@pytest.mark.parametrize("feature", EXTRA_PACKAGES)
+def test_the_extra_named_in_the_error_installs_the_missing_package(feature, monkeypatch):
+    extra, packages = EXTRA_PACKAGES[feature]
     declared = {
         re.split(r"[>=\[]", package)[0].replace("-", "_") for package in DECLARED_EXTRAS[extra]
     }
@@ -25,4 +25,4 @@ def test_the_extra_named_in_the_error_installs_the_missing_package(what, monkeyp
     with pytest.raises(
         UsageError, match=re.escape(f"which is not installed: pip install 'residua[{extra}]'")
     ):
-        require_extra(what)
+        require_extra(feature)

@@ -1,7 +1,7 @@
-"""torchvision and timm as oracles, and networks written by hand with the names of projects that are not installed.
+"""torchvision and timm as oracles, and hand-written networks with the names of other projects.
 
-torchvision's wheel is built for CUDA and cannot be imported beside a CPU build of torch until two operators, never called
-here, are declared; and timm imports torchvision.
+torchvision's wheel is built for CUDA.  With a CPU build of torch it can be imported only after two
+operators, which are never called here, have been declared; and timm imports torchvision.
 """
 
 import importlib
@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 NMS_SCHEMA = "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-torchvision_library = torch.library.Library(
-    "torchvision", "FRAGMENT"
-)  # what it declares lasts as long as it does
+# kept in a variable, because its declarations end with it
+torchvision_library = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def import_torchvision():
@@ -35,7 +34,7 @@ timm = importlib.import_module("timm")
 
 
 def randomize_weights(net: nn.Module, seed: int = 0) -> nn.Module:
-    """`net` in evaluation mode with everything random, so that no two tensors can be exchanged unseen."""
+    """`net` in evaluation mode, with all tensors random, so that no two are interchangeable."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -74,7 +73,7 @@ class ThirdPartyBlock(nn.Module):
 
 
 class ThirdPartyCifarResNet(nn.Module):
-    """6n+2 layers, named as akamaster and kuangliu do."""
+    """6n+2 layers, with the names of akamaster and kuangliu."""
 
     def __init__(self, n, option, classes=10):
         super().__init__()
@@ -120,7 +119,7 @@ class ThirdPartyWideStage(nn.Module):
 
 
 class ThirdPartyWideResNet(nn.Module):
-    """6n+4 layers, named as in the code of most wide residual nets."""
+    """6n+4 layers, with the names that most code for wide residual nets has."""
 
     def __init__(self, n, factor, classes=10):
         super().__init__()

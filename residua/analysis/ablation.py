@@ -1,4 +1,8 @@
-"""One lesion: which units are gone, and which stand in each other's places; how often a net is wrong with it."""
+"""Ablations of a trained network: units are deleted or reordered, and the error is measured.
+
+After Veit, Wilber & Belongie 2016, "Residual networks behave like ensembles of relatively shallow
+networks", section 4.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,33 +12,37 @@ import torch
 from torch import Tensor
 
 from residua.analysis.parts import DissectedNetwork
-from residua.data.counter_rng import random_bits_from_keys, random_permutation
-
-DELETE_STREAM, SWAP_STREAM = range(2)  # what random bits are for
+from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """Which unit stands at each place, and which units are without their branch; both by their number from 0."""
+    """The order in which the units are applied, and the units that lack their branch.
+
+    Units are numbered from 0, in the order of the intact network.
+    """
 
     unit_order: tuple[int, ...]
     deleted_units: frozenset[int] = frozenset()
 
     @property
     def first_changed_index(self) -> int:
-        """The first place that is not as in the whole net; the number of places where all are."""
-        return next(
-            (
-                i
-                for i, unit in enumerate(self.unit_order)
-                if unit != i or unit in self.deleted_units
-            ),
-            len(self.unit_order),
-        )
+        """The first index in `unit_order` that differs from the intact network.
+
+        Without a difference it is the number of units.
+        """
+        for i, unit in enumerate(self.unit_order):
+            if unit != i or unit in self.deleted_units:
+                return i
+        return len(self.unit_order)
 
     @property
     def kendall_tau(self) -> float:
-        """Kendall's, of the order with the true one: the share of pairs in the right order less that of those in the wrong."""
+        """Kendall's tau between `unit_order` and the original order, in [-1, 1].
+
+        It is the share of pairs of units in the original order minus the share of pairs in the
+        reverse order; 1 for fewer than two units.
+        """
         order = torch.tensor(self.unit_order)
         concordant = (order[:, None] < order).triu(1).sum().item()
         pairs = len(order) * (len(order) - 1) / 2
@@ -42,40 +50,39 @@ class Ablation:
 
 
 def delete_units(unit_count: int, *deleted_indices: int) -> Ablation:
+    """The ablation that deletes these units of `unit_count` and keeps the order of the others."""
     return Ablation(tuple(range(unit_count)), frozenset(deleted_indices))
 
 
 def doubling_counts_up_to(maximum: int) -> list[int]:
-    """1, 2, 4, ... and `most` itself."""
-    return sorted({maximum, *(2**i for i in range(maximum.bit_length()) if 2**i <= maximum)} - {0})
+    """The powers of two up to `maximum`, and `maximum` itself: 1, 2, 4, ..., maximum."""
+    powers = {2**i for i in range(maximum.bit_length()) if 2**i <= maximum}
+    return sorted({maximum, *powers} - {0})
 
 
 def sample_random_deletions(
     dissected: DissectedNetwork, draws_per_count: int, seed: int
 ) -> dict[int, list[Ablation]]:
-    """For each number of deletions, `draws` random choices: of 1, 2, 4, ... units, and of all but 0, 1, 2, 4, ...
+    """Random deletions by the number of deleted units (Veit et al. 2016, section 4.2).
 
-    So Veit et al. 2016 delete units (section 4.2).  Where k are kept, the paths through the net are of lengths 0 to k, and of k
-    over 2 in the mean: so they train a net that has short paths alone (section 5).
+    The numbers are 1, 2, 4, ..., all, and all but 1, 2, 4, ...; deleting all has a single draw.  If
+    k units are kept, the paths through the network have lengths from 0 to k, and k / 2 on average;
+    in this way the authors train a network with short paths alone (section 5).
     """
-    deletable, unit_count = dissected.deletable_indices, len(dissected.units)
-    deletion_counts = sorted(
-        {
-            *doubling_counts_up_to(len(deletable)),
-            *(len(deletable) - kept for kept in doubling_counts_up_to(len(deletable) - 1)),
-        }
-    )
+    deletable = dissected.deletable_indices
+    few_deleted = doubling_counts_up_to(len(deletable))
+    few_kept = doubling_counts_up_to(len(deletable) - 1)
+    deletion_counts = sorted({*few_deleted, *(len(deletable) - kept for kept in few_kept)})
+
+    def sample_deletion(count: int, draw: int) -> Ablation:
+        order = random_permutation(
+            len(deletable), seed, RandomStream.LESION_DELETION, count, draw
+        ).tolist()
+        return delete_units(len(dissected.units), *(deletable[i] for i in order[:count]))
+
     return {
         count: [
-            delete_units(
-                unit_count,
-                *(
-                    deletable[i]
-                    for i in random_permutation(len(deletable), seed, DELETE_STREAM, count, draw)[
-                        :count
-                    ].tolist()
-                ),
-            )
+            sample_deletion(count, draw)
             for draw in range(draws_per_count if count < len(deletable) else 1)
         ]
         for count in deletion_counts
@@ -85,9 +92,10 @@ def sample_random_deletions(
 def sample_random_swaps(
     dissected: DissectedNetwork, draws_per_count: int, seed: int
 ) -> dict[int, list[Ablation]]:
-    """For each of 1, 2, 4, ... swaps, `draws` random orders; none where no stage has two units that can swap.
+    """Random orders of the units by the number of swaps (Veit et al. 2016, section 4.3).
 
-    Pairs of units of a stage that keep the shape change places, one pair after the other (Veit et al. 2016, section 4.3).
+    The numbers are 1, 2, 4, ..., and the number of units that keep the shape.  Each swap exchanges
+    two such units of one stage.  The dictionary is empty if no stage has two of them.
     """
     swappable = [i for i, unit in enumerate(dissected.units) if not unit.changes_shape]
     pairs = [
@@ -97,11 +105,10 @@ def sample_random_swaps(
     ]
     if not pairs:
         return {}
+    unit_count = len(dissected.units)
     return {
         count: [
-            Ablation(
-                apply_random_swaps(len(dissected.units), pairs, (seed, SWAP_STREAM, count, draw))
-            )
+            Ablation(apply_random_swaps(unit_count, pairs, count, draw, seed))
             for draw in range(draws_per_count)
         ]
         for count in doubling_counts_up_to(len(swappable))
@@ -109,13 +116,14 @@ def sample_random_swaps(
 
 
 def apply_random_swaps(
-    unit_count: int, swappable_pairs: list[tuple[int, int]], random_key: tuple[int, int, int, int]
+    unit_count: int, swappable_pairs: list[tuple[int, int]], swap_count: int, draw: int, seed: int
 ) -> tuple[int, ...]:
-    """0, 1, 2, ... after as many swaps as the key's third number says."""
+    """The order of units 0, 1, 2, ... after `swap_count` random swaps, one after the other."""
+    bits = random_bits_from_keys(
+        seed, RandomStream.LESION_SWAP, swap_count, draw, torch.arange(swap_count)
+    )
     order = list(range(unit_count))
-    for pair_index in (
-        random_bits_from_keys(*random_key, torch.arange(random_key[2])) % len(swappable_pairs)
-    ).tolist():
+    for pair_index in (bits % len(swappable_pairs)).tolist():
         i, j = swappable_pairs[pair_index]
         order[i], order[j] = order[j], order[i]
     return tuple(order)
@@ -130,34 +138,40 @@ def measure_ablation_errors(
     batch_size: int,
     on_step: Callable[[], None],
 ) -> list[float]:
-    """The share of `pixels` (n, c, h, w), normalised, that a net is wrong about with each wound; `tell` for each batch of each.
+    """The error of every ablation on normalised images (n, c, h, w) with labels (n,), in [0, 1].
 
-    The inputs of all units are computed once for a batch; from there a wound's own way begins at its first change.
+    `on_step` is called once per ablation and batch.
     """
     wrong_counts = [0] * len(ablations)
-    for x, batch_labels in zip(
-        torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True
-    ):
-        unit_inputs = [dissected.stem(x)]
-        for unit in dissected.units:
-            unit_inputs.append(unit.intact(unit_inputs[-1]))
+    batches = zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True)
+    for batch_pixels, batch_labels in batches:
+        # Each ablation starts at its first changed unit: what comes before is computed once.
+        unit_inputs = compute_unit_inputs(dissected, batch_pixels)
         for i, ablation in enumerate(ablations):
-            logits = dissected.head(
-                forward_from_first_change(
-                    dissected, ablation, unit_inputs[ablation.first_changed_index]
-                )
-            )
+            x = unit_inputs[ablation.first_changed_index]
+            logits = dissected.head(forward_from_first_change(dissected, ablation, x))
             wrong_counts[i] += int((logits.argmax(1) != batch_labels).sum())
             on_step()
     return [count / len(labels) for count in wrong_counts]
 
 
+def compute_unit_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Tensor]:
+    """The input of every unit of the intact network, and last the input of its head."""
+    unit_inputs = [dissected.stem(pixels)]
+    for unit in dissected.units:
+        unit_inputs.append(unit.intact(unit_inputs[-1]))
+    return unit_inputs
+
+
 def forward_from_first_change(dissected: DissectedNetwork, ablation: Ablation, x: Tensor) -> Tensor:
-    """The output of the last unit, x being the input of the wound's first."""
+    """The output of the last unit of the ablated network; x is the input of its first changed unit.
+
+    Raises ValueError if the ablation deletes a unit that cannot be deleted.
+    """
     for unit_index in ablation.unit_order[ablation.first_changed_index :]:
         unit = dissected.units[unit_index]
         unit_function = unit.without_branch if unit_index in ablation.deleted_units else unit.intact
         if unit_function is None:
-            raise ValueError(f"nothing can stand in for {unit.name}")
+            raise ValueError(f"{unit.name} cannot be deleted: it changes the shape")
         x = unit_function(x)
     return x

@@ -1,10 +1,9 @@
-"""Where a net can be cut: a stem, units, a head, and for each unit what is left of it when its branch is gone.
+"""Dissect a network into stem, units and head, so that single units can be bypassed or reordered.
 
-Nothing is copied, rebuilt or changed: a lesion is another way to call the same modules.
+Nothing is copied, rebuilt or modified: an ablated network is another way to call the same modules.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -13,32 +12,37 @@ from torch import Tensor, nn
 
 from residua.config.plan import PlannedUnit
 from residua.errors import UsageError
-from residua.net.build import GatedSum, ResidualNetwork, ResidualUnit
+from residua.net.build import ResidualNetwork, ResidualUnit
+from residua.net.joins import GatedSum
 
 TensorFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class DissectedUnit:
-    """A unit as maps of its input x.  In evaluation mode `whole`, `by_branch` and `by_shortcut` give the same values."""
+    """A unit as functions of its input x.
+
+    In evaluation mode `intact`, `branch_gradient_only` and `shortcut_gradient_only` return equal
+    values and differ in their gradients.
+    """
 
     name: str
-    stage: int
-    index: int  # in its stage, from 1
-    changes_shape: bool  # the shape: its output is not as large as its input
+    stage: int  # from 1
+    index: int  # within the stage, from 1
+    changes_shape: bool  # whether the output has another shape than the input
     intact: TensorFunction
-    without_branch: (
-        TensorFunction | None
-    )  # the shortcut alone; None where nothing can stand in for the unit
-    branch_gradient_only: TensorFunction | None = (
-        None  # the gradient flows through the branch alone; None in a net without shortcuts
-    )
+    # The unit without its branch; None in a plain net if the unit changes the shape, because
+    # the identity cannot replace it.
+    without_branch: TensorFunction | None
+    # The gradient flows through the branch alone, or through the shortcut alone; None in a plain
+    # net.
+    branch_gradient_only: TensorFunction | None = None
     shortcut_gradient_only: TensorFunction | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DissectedNetwork:
-    """Images -> stem -> units, one behind the other -> head -> class scores."""
+    """A network as functions: images -> stem -> units, one after the other -> head -> logits."""
 
     stem: TensorFunction
     units: tuple[DissectedUnit, ...]
@@ -46,62 +50,80 @@ class DissectedNetwork:
 
     @property
     def deletable_indices(self) -> tuple[int, ...]:
+        """Indices, from 0, of the units that can be deleted: all those of a residual net."""
         return tuple(i for i, unit in enumerate(self.units) if unit.without_branch is not None)
 
     @property
     def is_residual(self) -> bool:
+        """Whether every unit has a shortcut; False for a network without units."""
         return bool(self.units) and all(
             unit.branch_gradient_only and unit.shortcut_gradient_only for unit in self.units
         )
 
 
 def dissect_network(net: ResidualNetwork) -> DissectedNetwork:
-    """The parts of one of our networks.
+    """Dissect a network that `residua` has built.
 
-    Of a residual unit the shortcut stays: identity, zero padding or projection, a pre-activation that both paths share, and
-    what follows the sum (Veit et al. 2016, section 4.1).  A unit of a plain net is passed by, which only one that keeps the
-    shape can be.
+    Deleting a residual unit removes its branch and keeps the rest: the shortcut (identity, zero
+    padding or projection), a pre-activation that both paths share, and the layers after the
+    addition (Veit et al. 2016, section 4.1).  Deleting a unit of a plain net replaces it by the
+    identity, which is possible only if the unit keeps the shape.
     """
-    units = [
+    units = tuple(
         dissect_unit(unit, planned) for unit, planned in zip(net.units, net.plan.units, strict=True)
-    ]
-    return DissectedNetwork(net.stem, tuple(units), net.head)
+    )
+    return DissectedNetwork(net.stem, units, net.head)
 
 
 def dissect_unit(unit: ResidualUnit, planned: PlannedUnit) -> DissectedUnit:
+    """Make the functions of one unit; its name and shapes are those of `planned`."""
     changes_shape = planned.input_shape != planned.output_shape
-    unit_fields = planned.name, planned.stage, planned.index, changes_shape
+    make_dissected = partial(
+        DissectedUnit,
+        name=planned.name,
+        stage=planned.stage,
+        index=planned.index,
+        changes_shape=changes_shape,
+        intact=unit,
+    )
     if unit.shortcut is None:
-        return DissectedUnit(*unit_fields, unit, None if changes_shape else identity_map)
-    return DissectedUnit(
-        *unit_fields,
-        unit,
-        partial(forward_shortcut_only, unit),
-        partial(forward_with_branch_gradient, unit),
-        partial(forward_with_shortcut_gradient, unit),
+        return make_dissected(without_branch=None if changes_shape else identity_map)
+    return make_dissected(
+        without_branch=partial(forward_shortcut_only, unit),
+        branch_gradient_only=partial(forward_with_branch_gradient, unit),
+        shortcut_gradient_only=partial(forward_with_shortcut_gradient, unit),
     )
 
 
 def dissect_sequential(net: nn.Sequential, unit_names: Sequence[str]) -> DissectedNetwork:
-    """The parts of a foreign nn.Sequential, of which the named children, one behind the other, are units that keep the shape.
+    """Dissect a third-party `nn.Sequential` whose units are the named, consecutive children.
 
-    A unit that is deleted is passed by: that is its identity shortcut where no activation cuts the sum, or where one kept
-    every sum before it above 0, as the ReLU of a 2015 unit does.  Raises UsageError for a name that is no child, and for
-    units that something else stands between.
+    The units must keep the shape.  Deleting one replaces it by the identity.  That equals its
+    identity shortcut if no activation follows the addition, or if the input is never negative, as
+    after the ReLU of a 2015 unit.  Raises UsageError if a name is not a child, if no name is given,
+    or if the named children are not consecutive.
     """
     child_names = [name for name, _ in net.named_children()]
+    listing = ", ".join(child_names)
     if missing := [name for name in unit_names if name not in child_names]:
-        raise UsageError(f"no child {missing[0]!r}: this net has {', '.join(child_names)}")
+        raise UsageError(f"no child module {missing[0]!r}: the network has {listing}")
     if not unit_names:
-        raise UsageError("no units are named: say which children are units")
+        raise UsageError("no units given: name the child modules that are units")
     first = child_names.index(unit_names[0])
     last = first + len(unit_names)
     if child_names[first:last] != list(unit_names):
         raise UsageError(
-            f"the units {', '.join(unit_names)} do not stand one behind the other: this net has {', '.join(child_names)}"
+            f"the units {', '.join(unit_names)} are not consecutive: the network has {listing}"
         )
     units = [
-        DissectedUnit(name, 1, i, False, net[first + i - 1], identity_map)
+        DissectedUnit(
+            name=name,
+            stage=1,
+            index=i,
+            changes_shape=False,
+            intact=net[first + i - 1],
+            without_branch=identity_map,
+        )
         for i, name in enumerate(unit_names, 1)
     ]
     return DissectedNetwork(net[:first], tuple(units), net[last:])
@@ -112,51 +134,37 @@ def identity_map(x: Tensor) -> Tensor:
 
 
 def forward_shortcut_only(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """`unit` without its branch.
+    """Compute `unit` without its branch.
 
-    A gate that scales both is closed (g = 0), so that x is carried over whole (Srivastava et al. 2015, "Training very deep
-    networks", section 5); one that scales the shortcut alone goes on scaling it.
+    If a gate scales both branch and shortcut, it is closed (g = 0), so that x passes unscaled
+    (Srivastava et al. 2015, "Training very deep networks", section 5).  A gate that scales the
+    shortcut alone keeps scaling it.
     """
     x = unit.lead(x)
     shortcut = apply_shortcut(unit, x)
     closes_gate = isinstance(unit.join, GatedSum) and unit.join.scales_branch
-    y: Tensor = unit.after(
-        shortcut if closes_gate else unit.join(x, shortcut, shortcut.new_zeros(()))
-    )
+    joined = shortcut if closes_gate else unit.join(x, shortcut, shortcut.new_zeros(()))
+    y: Tensor = unit.after(joined)
     return y
 
 
 def forward_with_branch_gradient(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """The value of `unit`, whose gradient passes through the branch alone; a gate is taken as it stands."""
+    """Compute `unit` with a gradient through the branch alone; a gate counts as a constant."""
     x = unit.lead(x)
     y: Tensor = unit.after(unit.join(x.detach(), apply_shortcut(unit, x.detach()), unit.branch(x)))
     return y
 
 
 def forward_with_shortcut_gradient(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """The value of `unit`, whose gradient passes through the shortcut alone; a gate is taken as it stands."""
+    """Compute `unit` with a gradient through the shortcut alone; a gate counts as a constant."""
     x = unit.lead(x)
     y: Tensor = unit.after(unit.join(x.detach(), apply_shortcut(unit, x), unit.branch(x.detach())))
     return y
 
 
 def apply_shortcut(unit: ResidualUnit, x: Tensor) -> Tensor:
+    """Compute the shortcut of `unit`; TypeError for a unit of a plain net."""
     if unit.shortcut is None:
         raise TypeError(f"{unit} has no shortcut")
     y: Tensor = unit.shortcut(x)
     return y
-
-
-@contextmanager
-def frozen_eval_mode(net: nn.Module) -> Iterator[None]:
-    """In evaluation mode, no parameter asking for a gradient; afterwards as it was."""
-    training_modes = [(module, module.training) for module in net.modules()]
-    trainable_parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    net.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, training in training_modes:
-            module.training = training
-        for parameter in trainable_parameters:
-            parameter.requires_grad_(True)

@@ -1,11 +1,13 @@
-"""How much of the gradient comes by paths of each length (Veit et al. 2016, section 5.2 and Fig. 6).
+"""The share of the gradient by path length (Veit et al. 2016, section 5.2 and Fig. 6).
 
-A path passes each unit by its branch or by its shortcut; its length is the number of branches.  A net of n units has 2^n
-paths, and in evaluation mode the gradient at the first unit's input is the sum of theirs, gates being taken as they stand.
+A path passes each unit through its branch or through its shortcut; its length is the number of
+branches.  A network of n units has 2^n paths.  In evaluation mode, and with gates as constants, the
+gradient at the first unit's input is the sum of the gradients of all paths.
 """
 
 from collections.abc import Callable
 from math import exp, inf, isfinite, log
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,27 @@ from torch import Tensor
 
 from residua.analysis.parts import DissectedNetwork
 from residua.config.lesion_results import PathLengthShare, log_number_of_paths
-from residua.data.counter_rng import random_permutation
+from residua.data.counter_rng import RandomStream, random_permutation
 
-PATH_STREAM = 2  # what random bits are for, beside those of lesions
-MAX_SAMPLED_LENGTHS = (
-    32  # lengths that are sampled; between them the logarithm of the norm is interpolated
-)
+MAX_SAMPLED_LENGTHS = 32  # between sampled lengths the log norm is interpolated linearly
+
+
+class UnitGraph(NamedTuple):
+    """The autograd graph of one unit: its input, and its output twice."""
+
+    x: Tensor
+    branch_output: Tensor  # its gradient flows through the branch alone
+    shortcut_output: Tensor  # its gradient flows through the shortcut alone
+
+
+class PathGradient(NamedTuple):
+    """The gradient of one path, as a direction and the natural log of its norm.
+
+    The product of hundreds of small factors would underflow; the sum of their logs does not.
+    """
+
+    direction: Tensor  # of norm 1, or 0 if the gradient vanishes or is not finite
+    log_norm: float  # -inf in those cases
 
 
 def measure_gradient_shares(
@@ -29,10 +46,14 @@ def measure_gradient_shares(
     seed: int,
     on_step: Callable[[], None],
 ) -> tuple[PathLengthShare, ...]:
-    """For each length k, the gradient's share: C(n, k) times the mean norm over `draws` random paths, over the sum of all.
+    """The share of the gradient for each path length k on normalised images (n, c, h, w).
 
-    Norms of paths do not add up to the norm of their sum, as gradients of different paths differ in direction; it is Veit et
-    al.'s measure of which paths carry the gradient.  Its norm is that of d loss / d x over a batch `pixels` (n, c, h, w).
+    The weight of a length is C(n, k) times the mean norm over `draws_per_length` random paths, and
+    its share is its weight divided by the sum of all weights.  The norm is that of d loss / d x
+    over the whole batch.  As gradients of different paths differ in direction, their norms do not
+    add up to the norm of their sum; this is the measure of Veit et al. of which paths carry the
+    gradient.
+    `on_step` is called once per sampled path.
     """
     unit_count = len(dissected.units)
     unit_graphs, output_gradient = build_unit_graphs(dissected, pixels, labels)
@@ -40,50 +61,54 @@ def measure_gradient_shares(
     for length in choose_sampled_lengths(unit_count):
         drawn_log_norms = []
         for draw in range(count_draws(length, unit_count, draws_per_length)):
-            branch_units = frozenset(
-                random_permutation(unit_count, seed, PATH_STREAM, length, draw)[:length].tolist()
-            )
-            drawn_log_norms.append(
-                compute_path_log_norm(unit_graphs, output_gradient, branch_units)
-            )
+            order = random_permutation(unit_count, seed, RandomStream.LESION_PATH, length, draw)
+            branch_units = frozenset(order[:length].tolist())
+            path_gradient = compute_path_gradient(unit_graphs, output_gradient, branch_units)
+            drawn_log_norms.append(path_gradient.log_norm)
             on_step()
         sampled_log_norms[length] = log_mean_exp(drawn_log_norms)
-    log_norms = [
-        interpolate_log_norm(sampled_log_norms, length) for length in range(unit_count + 1)
-    ]
+    return compute_length_shares(unit_count, sampled_log_norms)
+
+
+def compute_length_shares(
+    unit_count: int, sampled_log_norms: dict[int, float]
+) -> tuple[PathLengthShare, ...]:
+    """Weigh the mean norm of each length, sampled or interpolated, by the number of its paths."""
+    lengths = range(unit_count + 1)
+    log_norms = [interpolate_log_norm(sampled_log_norms, length) for length in lengths]
     log_weights = [
-        log_number_of_paths(unit_count, length) + norm for length, norm in enumerate(log_norms)
+        log_number_of_paths(unit_count, length) + log_norms[length] for length in lengths
     ]
     log_total = log_sum_exp(log_weights)
     return tuple(
         PathLengthShare(
             length,
-            norm if norm > -inf else None,
+            log_norms[length] if log_norms[length] > -inf else None,
             length in sampled_log_norms,
-            exp(weight - log_total) if log_total > -inf else 0.0,
+            exp(log_weights[length] - log_total) if log_total > -inf else 0.0,
         )
-        for length, (norm, weight) in enumerate(zip(log_norms, log_weights, strict=True))
+        for length in lengths
     )
-
-
-UnitGraph = tuple[
-    Tensor, Tensor, Tensor
-]  # a unit's input, and its output twice: by the branch alone, by the shortcut alone
 
 
 def build_unit_graphs(
     dissected: DissectedNetwork, pixels: Tensor, labels: Tensor
 ) -> tuple[list[UnitGraph], Tensor]:
-    """Each unit on a tape of its own, from input to output, and the gradient of the mean loss at the last one's output."""
+    """A separate autograd graph per unit, and the gradient of the mean loss at the last output.
+
+    Separate graphs let `compute_path_gradient` combine units freely without a new forward pass.
+    Raises ValueError for a unit without a shortcut.
+    """
     x = dissected.stem(pixels).detach()
     unit_graphs: list[UnitGraph] = []
     for unit in dissected.units:
         if unit.branch_gradient_only is None or unit.shortcut_gradient_only is None:
-            raise ValueError(f"{unit.name} has no shortcut")
+            raise ValueError(f"{unit.name} has no shortcut: paths exist in residual nets alone")
         x = x.detach().requires_grad_()
-        branch, shortcut = unit.branch_gradient_only(x), unit.shortcut_gradient_only(x)
-        unit_graphs.append((x, branch, shortcut))
-        x = branch
+        unit_graphs.append(
+            UnitGraph(x, unit.branch_gradient_only(x), unit.shortcut_gradient_only(x))
+        )
+        x = unit_graphs[-1].branch_output
     x = x.detach().requires_grad_()
     (output_gradient,) = torch.autograd.grad(F.cross_entropy(dissected.head(x), labels), x)
     return unit_graphs, output_gradient
@@ -91,26 +116,26 @@ def build_unit_graphs(
 
 def compute_path_gradient(
     unit_graphs: list[UnitGraph], output_gradient: Tensor, branch_units: frozenset[int]
-) -> tuple[Tensor, float]:
-    """The gradient at the first unit's input by the one path through those branches: of norm 1 or 0, and its norm's logarithm.
+) -> PathGradient:
+    """The gradient at the first unit's input along the one path through these branches.
 
-    It is brought back to norm 1 at each unit, for long paths' gradients are smaller than the smallest number.
+    All units that are not in `branch_units` are passed through their shortcut.
     """
     g, log_scale = output_gradient, 0.0
-    for i, (x, branch, shortcut) in reversed(list(enumerate(unit_graphs))):
+    for i, graph in reversed(list(enumerate(unit_graphs))):
+        # normalised at every unit, because gradients of long paths underflow fp32
         norm = float(g.norm())
         if norm == 0 or not isfinite(norm):
-            return torch.zeros_like(unit_graphs[0][0]), -inf
-        (g,) = torch.autograd.grad(
-            branch if i in branch_units else shortcut, x, g / norm, retain_graph=True
-        )
+            return PathGradient(torch.zeros_like(unit_graphs[0].x), -inf)
+        output = graph.branch_output if i in branch_units else graph.shortcut_output
+        (g,) = torch.autograd.grad(output, graph.x, g / norm, retain_graph=True)
         log_scale += log(norm)
     norm = float(g.norm())
-    return (g / norm, log_scale + log(norm)) if norm else (g, -inf)
+    return PathGradient(g / norm, log_scale + log(norm)) if norm else PathGradient(g, -inf)
 
 
 def count_sampled_paths(unit_count: int, draws_per_length: int) -> int:
-    """How many paths `shares` takes through `count` units."""
+    """The number of paths that `measure_gradient_shares` samples through `unit_count` units."""
     return sum(
         count_draws(length, unit_count, draws_per_length)
         for length in choose_sampled_lengths(unit_count)
@@ -118,51 +143,44 @@ def count_sampled_paths(unit_count: int, draws_per_length: int) -> int:
 
 
 def count_draws(length: int, unit_count: int, draws_per_length: int) -> int:
-    return 1 if length in (0, unit_count) else draws_per_length  # there is but one such path
-
-
-def compute_path_log_norm(
-    unit_graphs: list[UnitGraph], output_gradient: Tensor, branch_units: frozenset[int]
-) -> float:
-    return compute_path_gradient(unit_graphs, output_gradient, branch_units)[1]
+    """The number of paths to sample; 1 for the shortest and the longest path, which are unique."""
+    return 1 if length in (0, unit_count) else draws_per_length
 
 
 def choose_sampled_lengths(unit_count: int) -> list[int]:
-    """Which lengths of 0 to `count` are sampled: all, or at most MOST of them, more of the short ones, which count."""
-    return (
-        sorted(
-            {
-                round(unit_count * (i / (MAX_SAMPLED_LENGTHS - 1)) ** 2)
-                for i in range(MAX_SAMPLED_LENGTHS)
-            }
-        )
-        if unit_count >= MAX_SAMPLED_LENGTHS
-        else list(range(unit_count + 1))
-    )
+    """The path lengths from 0 to `unit_count` to sample: all, or at most `MAX_SAMPLED_LENGTHS`.
+
+    Short lengths are sampled more densely, because short paths carry most of the gradient.
+    """
+    if unit_count < MAX_SAMPLED_LENGTHS:
+        return list(range(unit_count + 1))
+    positions = [i / (MAX_SAMPLED_LENGTHS - 1) for i in range(MAX_SAMPLED_LENGTHS)]
+    return sorted({round(unit_count * position**2) for position in positions})
 
 
 def interpolate_log_norm(sampled_log_norms: dict[int, float], length: int) -> float:
-    """`sampled` between its lengths, along a line."""
+    """The log norm at `length`, interpolated linearly between the two nearest sampled lengths.
+
+    It is -inf if it is -inf at one of them.
+    """
     if length in sampled_log_norms:
         return sampled_log_norms[length]
-    low, high = (
-        max(k for k in sampled_log_norms if k < length),
-        min(k for k in sampled_log_norms if k > length),
-    )
-    if -inf in (sampled_log_norms[low], sampled_log_norms[high]):
+    low = max(k for k in sampled_log_norms if k < length)
+    high = min(k for k in sampled_log_norms if k > length)
+    low_norm, high_norm = sampled_log_norms[low], sampled_log_norms[high]
+    if -inf in (low_norm, high_norm):
         return -inf
-    return sampled_log_norms[low] + (sampled_log_norms[high] - sampled_log_norms[low]) * (
-        length - low
-    ) / (high - low)
+    return low_norm + (high_norm - low_norm) * (length - low) / (high - low)
 
 
 def log_sum_exp(log_values: list[float]) -> float:
-    """log(exp(a) + exp(b) + ...), whatever their size."""
+    """log(exp(a) + exp(b) + ...) without overflow or underflow; -inf if all values are -inf."""
     largest = max(log_values)
-    return (
-        largest + log(sum(exp(value - largest) for value in log_values)) if largest > -inf else -inf
-    )
+    if largest == -inf:
+        return -inf
+    return largest + log(sum(exp(value - largest) for value in log_values))
 
 
 def log_mean_exp(log_values: list[float]) -> float:
+    """The log of the mean of exp(values), without overflow or underflow."""
     return log_sum_exp(log_values) - log(len(log_values))

@@ -1,61 +1,76 @@
-"""What the signals of a fresh network would be if its branches were pure noise: the null model of the depth study.
+"""Predict the signals of a freshly initialised network, with its branches modelled as pure noise.
 
-At initialisation a BN that ends a branch gives every unit F = z with mean 0 and variance 1, whatever x is.  The model takes the z
-of different units, and z and x, to be independent and Gaussian, and follows the distribution of one activation through the
-units.  With the ReLU after the addition (He et al. 2015) that is a reflected random walk,
+At initialisation a BN at the end of a branch gives every unit F = z with mean 0 and variance 1,
+whatever x is.  The model assumes that the z of different units, and z and x, are independent and
+Gaussian, and follows the distribution of one activation through the units.  With the ReLU after
+the addition (He et al. 2015) that is a reflected random walk,
 
     x[0] = max(0, z[0]) after the stem,      x[i] = max(0, x[i-1] + z[i]),      z ~ N(0, 1).
 
-Its atom at 0 after unit i is the share of sums that unit i cuts.  Read backwards, x[i] = 0 says that no partial sum of i + 1 steps
-is above 0, and x[i] uncut so far that none is below, so that both follow from symmetry and independence alone, whatever the
+Its mass at 0 after unit i is the share of sums that unit i clips.  Read backwards, x[i] = 0 says
+that no partial sum of i + 1 steps is above 0, and an activation that is not clipped up to x[i]
+says that none is below 0.  So both follow from symmetry and independence alone, whatever the
 distribution of z (Sparre Andersen 1954): with b(k) = binom(2k, k) / 4^k, about 1 / sqrt(pi k),
 
-    clip[i] = b(i + 1): 0.375, 0.3125, 0.273, ...,      survival[i] = b(i) / 2 + b(i + 1), about 0.85 / sqrt(i).
+    clip[i] = b(i + 1): 0.375, 0.3125, 0.273, ...,
+    survival[i] = b(i) / 2 + b(i + 1), about 0.85 / sqrt(i).
 
-Mean and variance do depend on it; with Gaussian steps the mean is the sum of 1 / sqrt(2 pi k) for k = 1 ... i + 1, about
-0.8 sqrt(i) (Spitzer 1956).  Real branches have heavier tails, as some positions of an image differ more from the others: measured
-means lie some 5 % lower, variances some 10 % higher.
+Mean and variance do depend on the distribution of z.  With Gaussian steps the mean is the sum of 1
+/ sqrt(2 pi k) for k = 1 ... i + 1, about 0.8 sqrt(i) (Spitzer 1956).  Real branches have heavier
+tails, because some positions of an image differ more from the others: measured means are about 5 %
+lower and measured variances about 10 % higher.
 
-Later stages.  A strided 1x1 subsampling picks positions, and so keeps the distribution of one activation.  Option A adds channels
-that are exactly 0: with c of C channels kept, the stage starts from the mixture
+Later stages.  A strided 1x1 subsampling selects positions, and so keeps the distribution of one
+activation.  Option A adds channels that are exactly 0: if c of C channels are kept, the stage
+starts from the mixture
 
-    (c / C) D + (1 - c / C) delta(0),      D: the distribution at the end of the stage before,
+    (c / C) D + (1 - c / C) delta(0),      D: the distribution at the end of the previous stage,
 
-D being such a mixture's walk itself.  The two halves of stage 2 behave differently: after n units D is about |N(0, n)|, seldom
-cut any more, and a path from there survives n further units with probability near (2 / pi) atan(1) = 1/2, while one from 0 does
-with binom(2n, n) / 4^n = 0.56 / sqrt(n) (Sparre Andersen 1954): together 0.28 for n = 200 where stage 1 leaves 0.06.  Survival is
-counted anew in each stage, from the first unit's shortcut on, whose channels of zeros count too.  Option B starts a stage from a
-projection behind BN, a fresh N(0, 1): its first unit cuts exactly half of the sums, all of N(0, 2) below 0.
+D itself being the walk of such a mixture.  The two halves of stage 2 behave differently.  After n
+units D is about |N(0, n)| and is seldom clipped: a path that starts there survives n more units
+with probability near (2 / pi) atan(1) = 1/2.  A path that starts at 0 survives with probability
+binom(2n, n) / 4^n = 0.56 / sqrt(n) (Sparre Andersen 1954).  Together that is 0.28 for n = 200,
+where stage 1 leaves 0.06.  Survival restarts in each stage, at the shortcut of its first unit, and
+counts the channels of zeros too.  Option B starts a stage from a projection with BN, a new
+N(0, 1): its first unit clips exactly half of the sums, the negative half of N(0, 2).
 
-Other designs.  Without a ReLU after the addition nothing is cut, every path survives, and means and variances of x and z add up:
-the variance grows by 1 a unit behind BN.  In full pre-activation a He-initialised weight layer ends the branch: its second moment
-is 2 E[relu(BN(.))^2] = 1 over the weights drawn (images bordered with zeros take a tenth off), and the first unit of a stage
-goes on from relu(BN(x)), and so knows nothing of the stage before.  A ReLU that ends the branch adds max(0, N(0, 1)).  A
-branch that starts at 0 (zero gamma, SkipInit) leaves x as it is.  A plain net's units give max(0, z) each: half is cut.
+Other designs.  Without a ReLU after the addition nothing is clipped, every path survives, and
+means and variances of x and z add up: with BN the variance grows by 1 per unit.  In full
+pre-activation a He-initialised weight layer ends the branch; its second moment is 2
+E[relu(BN(.))^2] = 1 on average over the weights (zero padding at image borders lowers it by a
+tenth).  The first unit of a stage continues from relu(BN(x)), and so does not depend on the
+previous stage.  A ReLU at the end of the branch adds max(0, N(0, 1)).  A branch that starts at 0
+(zero gamma, SkipInit) leaves x unchanged.  The units of a plain net output max(0, z): half is
+clipped.
 
-It does not apply (None) without BN, where the scale of x depends on the weights drawn; behind a max-pool, until a BN comes;
-behind BN after the addition; and where the join is a gate or a scaling.
+The model does not apply, and predicts None, in these cases: without BN, because the scale of x
+then depends on the drawn weights; after a max-pool, until the next BN; with BN after the addition;
+and if the join is a gate or a scaling.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from math import pi, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-from residua.config.network import Add, Drop, Scale
+from residua.analysis.activation_distribution import (
+    CELL_WIDTH,
+    ActivationDistribution,
+    BranchNoise,
+    discretize_normal,
+    standard_normal,
+)
+from residua.config.joins import Add, Drop, Scale
 from residua.config.plan import Layers, Plan, PlannedUnit
 
-CELL_WIDTH = 1 / 16  # width of a cell; errors are about STEP^2 / 100
-ROUNDED_DIGITS = 12  # that count: sums of cells are exact to that
-REACH_IN_SDS = 10.0  # standard deviations that the cells reach
+ROUNDED_DIGITS = 12  # sums over cells are accurate to this many decimals
+REACH_IN_SDS = 10.0  # standard deviations of the longest walk that the cells cover
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSignals:
-    """What the null model foresees of one unit; None where it says nothing."""
+    """The signals that the random-walk model predicts for one unit; None if they are unknown."""
 
     clip_fraction: float
     survival: float
@@ -65,142 +80,31 @@ class ExpectedSignals:
     variance: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BranchNoise:
-    """A branch's response: N(mean, variance)."""
-
-    mean: float
-    variance: float
-
-    @property
-    def second_moment(self) -> float:
-        return self.mean**2 + self.variance
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ActivationDistribution:
-    """A distribution of one activation, or a part of one: an atom at 0, and cells of width STEP, half of them below 0."""
-
-    mass_at_zero: float
-    cell_masses: NDArray[np.float64]
-
-    @property
-    def total_mass(self) -> float:
-        return self.mass_at_zero + float(self.cell_masses.sum())
-
-    def moment(self, power: int) -> float:
-        return float(
-            (self.cell_masses * compute_cell_centers(len(self.cell_masses)) ** power).sum()
-        )
-
-    @property
-    def mean(self) -> float:
-        return self.moment(1)
-
-    @property
-    def variance(self) -> float:
-        return self.moment(2) - self.mean**2
-
-    def add_noise(self, noise: BranchNoise) -> "ActivationDistribution":
-        """The distribution of x + z."""
-        if noise.variance == 0:
-            return self
-        cell_count = len(self.cell_masses)
-        convolved = np.fft.irfft(
-            np.fft.rfft(self.cell_masses)
-            * compute_noise_spectrum(cell_count, noise.mean, noise.variance),
-            cell_count,
-        )
-        return ActivationDistribution(
-            0.0,
-            np.maximum(convolved, 0)
-            + self.mass_at_zero * discretize_normal(cell_count, noise.mean, noise.variance),
-        )
-
-    def remove_negatives(self) -> "ActivationDistribution":
-        """What lies at 0 or above."""
-        return ActivationDistribution(
-            self.mass_at_zero,
-            np.where(compute_cell_centers(len(self.cell_masses)) > 0, self.cell_masses, 0),
-        )
-
-    def apply_relu(self) -> "ActivationDistribution":
-        """The distribution of max(0, x)."""
-        nonnegative = self.remove_negatives()
-        return ActivationDistribution(
-            self.mass_at_zero + self.total_mass - nonnegative.total_mass, nonnegative.cell_masses
-        )
-
-    def scale_mass(self, factor: float) -> "ActivationDistribution":
-        return ActivationDistribution(self.mass_at_zero * factor, self.cell_masses * factor)
-
-    def mix_with_zeros(self, kept_share: float) -> "ActivationDistribution":
-        """With so many of the activations, and zeros for the others."""
-        return ActivationDistribution(
-            self.mass_at_zero * kept_share + (1 - kept_share) * self.total_mass,
-            self.cell_masses * kept_share,
-        )
-
-
-def compute_cell_centers(cell_count: int) -> NDArray[np.float64]:
-    centers: NDArray[np.float64] = (
-        np.arange(cell_count, dtype=np.float64) - cell_count // 2 + 0.5
-    ) * CELL_WIDTH
-    return centers
-
-
-@lru_cache(maxsize=32)
-def discretize_normal(cell_count: int, mean: float, variance: float) -> NDArray[np.float64]:
-    """N(mean, variance) in cells."""
-    return normal_mass_per_cell(compute_cell_centers(cell_count), mean, variance)
-
-
-@lru_cache(maxsize=32)
-def compute_noise_spectrum(cell_count: int, mean: float, variance: float) -> NDArray[np.complex128]:
-    """Of the step from cell to cell that N(mean, variance) makes."""
-    cell_offsets = np.fft.ifftshift((np.arange(cell_count) - cell_count // 2) * CELL_WIDTH)
-    return np.fft.rfft(normal_mass_per_cell(cell_offsets, mean, variance))
-
-
-def normal_mass_per_cell(
-    cell_centers: NDArray[np.float64], mean: float, variance: float
-) -> NDArray[np.float64]:
-    return np.asarray(
-        CELL_WIDTH
-        * np.exp(-((cell_centers - mean) ** 2) / (2 * variance))
-        / sqrt(2 * pi * variance),
-        np.float64,
-    )
-
-
 def predict_initial_signals(plan: Plan) -> list[ExpectedSignals | None]:
-    """What the null model foresees of each unit of a fresh network."""
+    """The expected signals of each unit of a new network; None if the model does not apply."""
     return list(predict_each_unit(plan, choose_cell_count(plan)))
 
 
 def choose_cell_count(plan: Plan) -> int:
-    """Enough for a walk through the whole network: a power of 2."""
+    """A power of 2, large enough for a walk through the whole network."""
     drift = sum(noise.mean for unit in plan.units if (noise := predict_branch_noise(unit)))
     reach = REACH_IN_SDS * sqrt(len(plan.units) + 4) + drift
     return int(2 ** np.ceil(np.log2(2 * reach / CELL_WIDTH)))
 
 
 def predict_each_unit(plan: Plan, cell_count: int) -> Iterator[ExpectedSignals | None]:
-    """One unit after the other; `whole` is the distribution of x, `living` that of what no unit of the stage has cut."""
-    distribution = distribution_after_stem(plan.stem, cell_count)
-    uncut: ActivationDistribution | None = None
+    """Yield the expected signals of each unit, computed with a histogram of `cell_count` cells."""
+    distribution = distribution_after_stem(plan.stem, cell_count)  # of x; None if unknown
+    uncut: ActivationDistribution | None = None  # the part no unit of the stage has clipped so far
     for unit in plan.units:
-        noise, has_known_after = (
-            predict_branch_noise(unit),
-            list_op_names(unit.after) in ([], ["relu"]),
-        )
+        noise = predict_branch_noise(unit)
+        has_known_after = list_op_names(unit.after) in ([], ["relu"])
         if noise is None or not has_known_after or not is_plain_addition(unit):
             yield None
             distribution = uncut = None
             continue
-        shortcut = propagate_through_shortcut(
-            unit, propagate_through_lead(unit, distribution, cell_count), cell_count
-        )
+        x = propagate_through_lead(unit, distribution, cell_count)
+        shortcut = propagate_through_shortcut(unit, x, cell_count)
         if shortcut is None:
             yield predict_zero_branch(unit, noise)
             distribution = uncut = None
@@ -208,34 +112,38 @@ def predict_each_unit(plan: Plan, cell_count: int) -> Iterator[ExpectedSignals |
         restarts = unit.index > 1 and unit.shortcut != ()
         if unit.index == 1 or uncut is None:
             uncut = shortcut
-        elif restarts:
+        elif restarts:  # a projection within a stage: a new distribution, as many live paths
             uncut = shortcut.scale_mass(uncut.total_mass)
-        sum_distribution, uncut = shortcut.add_noise(noise), uncut.add_noise(noise)
-        distribution, uncut = (
-            (sum_distribution.apply_relu(), uncut.remove_negatives())
-            if unit.after
-            else (sum_distribution, uncut)
-        )
-        shortcut_second_moment = shortcut.moment(2)
+        sums, uncut = shortcut.add_noise(noise), uncut.add_noise(noise)
+        distribution = sums
+        if unit.after:
+            distribution, uncut = sums.apply_relu(), uncut.remove_negatives()
+        clipped_mass = sums.total_mass - sums.remove_negatives().total_mass
         yield ExpectedSignals(
-            clip_fraction=round(
-                sum_distribution.total_mass - sum_distribution.remove_negatives().total_mass,
-                ROUNDED_DIGITS,
-            )
-            if unit.after
-            else 0.0,
+            clip_fraction=round(clipped_mass, ROUNDED_DIGITS) if unit.after else 0.0,
             survival=round(uncut.total_mass, ROUNDED_DIGITS) if unit.after else 1.0,
             response_std=sqrt(noise.variance),
-            residual_ratio=sqrt(noise.second_moment / shortcut_second_moment)
-            if shortcut_second_moment > 0 and unit.shortcut is not None
-            else None,
+            residual_ratio=predict_residual_ratio(unit, noise, shortcut),
             mean=distribution.mean,
             variance=distribution.variance,
         )
 
 
+def predict_residual_ratio(
+    unit: PlannedUnit, noise: BranchNoise, shortcut: ActivationDistribution
+) -> float | None:
+    """Root mean square of the branch over that of the shortcut; None without one, or if it is 0."""
+    shortcut_second_moment = shortcut.moment(2)
+    if unit.shortcut is None or shortcut_second_moment <= 0:
+        return None
+    return sqrt(noise.second_moment / shortcut_second_moment)
+
+
 def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignals | None:
-    """Of a branch of 0 beside an x that is not known, but not below 0 where a ReLU stands behind it."""
+    """The signals of a unit whose branch is 0 and whose x is unknown; None for other units.
+
+    A ReLU after the addition clips nothing there, because x has passed such a ReLU before.
+    """
     keeps_input = (
         noise.second_moment == 0
         and all(layer.op == "pad" for layer in unit.shortcut or ())
@@ -245,16 +153,17 @@ def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignal
 
 
 def is_plain_addition(unit: PlannedUnit) -> bool:
-    """Whether the join is a bare sum, as dropout is on average."""
+    """Whether the join is an unscaled sum on average, which includes dropout and drop-path."""
     return isinstance(unit.join, Add | Drop) or unit.join == Scale(1.0, 1.0)
 
 
 def list_op_names(layers: Layers) -> list[str]:
+    """The operations of these layers in order, without `flatten`."""
     return [layer.op for layer in layers if layer.op != "flatten"]
 
 
 def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
-    """What the branch adds at initialisation."""
+    """The noise that the branch of a unit adds at initialisation; None if the model has none."""
     if any(layer.zero_init or layer.op == "scale" for layer in unit.branch):
         return BranchNoise(0.0, 0.0)
     match list_op_names(unit.branch):
@@ -269,6 +178,7 @@ def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
 
 
 def distribution_after_stem(stem: Layers, cell_count: int) -> ActivationDistribution | None:
+    """The distribution of the first unit's input; None if the model does not cover the stem."""
     match list_op_names(stem):
         case ["weight", "bn"]:
             return standard_normal(cell_count)
@@ -281,7 +191,7 @@ def distribution_after_stem(stem: Layers, cell_count: int) -> ActivationDistribu
 def propagate_through_lead(
     unit: PlannedUnit, x: ActivationDistribution | None, cell_count: int
 ) -> ActivationDistribution | None:
-    """Behind what both paths share."""
+    """The distribution after the layers that branch and shortcut share; None if unknown."""
     for op in list_op_names(unit.lead):
         match op:
             case "bn":
@@ -296,25 +206,21 @@ def propagate_through_lead(
 def propagate_through_shortcut(
     unit: PlannedUnit, x: ActivationDistribution | None, cell_count: int
 ) -> ActivationDistribution | None:
-    """What the shortcut gives of `x`; 0 where there is none."""
+    """The distribution of the shortcut's output: 0 for a plain unit, None if unknown."""
     if unit.shortcut is None:
         return ActivationDistribution(1.0, np.zeros(cell_count))
     match list_op_names(unit.shortcut):
         case []:
             return x
         case ["pad"]:
+            padding = unit.shortcut[0]
             return x and x.mix_with_zeros(
-                unit.shortcut[0].input_shape.channels / unit.shortcut[0].output_shape.channels
+                padding.input_shape.channels / padding.output_shape.channels
             )
         case ["weight", "bn"]:
             return standard_normal(cell_count)
-        case ["weight"] if (
-            x is not None and x.moment(2) > 0
-        ):  # He-initialised: twice the second moment
-            return ActivationDistribution(0.0, discretize_normal(cell_count, 0.0, 2 * x.moment(2)))
+        case ["weight"] if x is not None and x.moment(2) > 0:
+            variance = 2 * x.moment(2)  # He initialisation doubles the second moment
+            return ActivationDistribution(0.0, discretize_normal(cell_count, 0.0, variance))
         case _:
             return None
-
-
-def standard_normal(cell_count: int) -> ActivationDistribution:
-    return ActivationDistribution(0.0, discretize_normal(cell_count, 0.0, 1.0))

@@ -1,46 +1,49 @@
-"""`residua signals`: a network's signals on real images, beside the null model's, as one record."""
+"""Measure the signals of a network on real images, and predict them by the random-walk model.
+
+The result is the record that `residua signals` stores and reports.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import nn
-
 from residua.analysis.random_walk import predict_initial_signals
-from residua.analysis.signals import (
-    SignalsProgressCallback,
-    describe_too_few_images,
-    ignore_unit_progress,
-    measure_signals,
-)
+from residua.analysis.signals import check_image_count, ignore_unit_progress, measure_signals
+from residua.config.checks import check_seed
 from residua.config.dataset import Dataset, get_dataset
 from residua.config.papers import network
 from residua.config.serialize import FORMAT_VERSION, Json
 from residua.data.augment import normalise_pixels
-from residua.data.read import Split, read_split
+from residua.data.read import Images, read_split
 from residua.data.sources.download import (
     find_dataset_folder,
     get_cache_dir,
     list_missing_files,
     list_user_data_folders,
 )
+from residua.data.sources.listing import Split
 from residua.errors import RecordError, UsageError
 from residua.net.build import ResidualNetwork, build
-from residua.net.model_folder import load_residual_network, read_model_config
-from residua.training.evaluate import find_model_folder, read_compatible_config
+from residua.net.model_folder import (
+    find_model_folder,
+    load_residual_network,
+    read_compatible_config,
+    read_model_config,
+)
 from residua.training.machine import Machine
+from residua.training.progress import CountListener
 
-SIGNALS_SPLIT: Split = "train"  # gradients are those of learning
+SIGNALS_SPLIT: Split = "train"  # so that gradients are those that training begins with
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkWithData:
-    """A network to examine, and the images it is made for."""
+    """A network to examine, the data set to examine it on, and its normalisation."""
 
     net: ResidualNetwork
     data: Dataset
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # of each channel, for pixels in [0, 1]
     std: tuple[float, ...]
-    is_trained: bool
+    is_trained: bool  # loaded from a folder, not freshly initialised
 
 
 def measure_signals_record(
@@ -51,31 +54,29 @@ def measure_signals_record(
     image_count: int = 16,
     seed: int = 0,
     data_dir: Path | None = None,
-    on_progress: SignalsProgressCallback = ignore_unit_progress,
+    on_progress: CountListener = ignore_unit_progress,
 ) -> dict[str, Json]:
-    """The record of a network's name, initialised from `seed`, or of the network in a run's or a model folder.
+    """The signals of a network as a JSON record.
 
-    `data` is by default what the network was trained on, or `usual` for a name.  The batch is the first `images` of the training
-    part.  Raises UsageError, RecordError and DataError for what does not exist or does not fit.
+    `model` is a run folder, a model folder, or a network name, which is initialised from `seed`.
+    `data` is by default the data set that the network was trained on, or for a name
+    `choose_default_dataset`.  The batch is the first `image_count` images of the training split.
+    Raises UsageError, RecordError or DataError if something does not exist or does not fit.
     """
-    if image_count < 2:
-        raise UsageError(describe_too_few_images(image_count))
+    check_image_count(image_count)
     examined = resolve_network_with_data(model, data, seed, data_dir)
-    split_images = read_split(examined.data, SIGNALS_SPLIT, data_dir)
-    if image_count > len(split_images):
-        raise UsageError(
-            f"{image_count} images are too many: the training part of {examined.data.name} has {len(split_images):,}"
-        )
-    batch = split_images[slice(0, image_count)].to(machine.device)
-    net: nn.Module = machine.prepare_model(examined.net)
+    batch = read_first_images(examined.data, image_count, data_dir).to(machine.device)
     unit_signals = measure_signals(
-        net,
+        machine.prepare_model(examined.net),
         normalise_pixels(batch.pixels, examined.mean, examined.std),
         batch.labels,
         on_progress=on_progress,
     )
     plan = examined.net.plan
     expected_signals = predict_initial_signals(plan)
+    expected_json: list[Json] = [
+        None if unit is None else asdict(unit) for unit in expected_signals
+    ]
     return {
         "format": FORMAT_VERSION,
         "model": plan.network.name,
@@ -87,23 +88,32 @@ def measure_signals_record(
         "images": image_count,
         "environment": machine.describe_environment(),
         "units": [asdict(unit) for unit in unit_signals],
-        "null": [None if unit is None else asdict(unit) for unit in expected_signals]
-        if any(expected_signals)
-        else None,
+        "null": expected_json if any(expected_signals) else None,
     }
+
+
+def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) -> Images:
+    """The first images of the training split; UsageError if it has fewer than `image_count`."""
+    images = read_split(data, SIGNALS_SPLIT, data_dir)
+    if image_count > len(images):
+        raise UsageError(
+            f"{image_count:,} images are too many: "
+            f"the training split of {data.name} has {len(images):,}"
+        )
+    return images[slice(0, image_count)]
 
 
 def resolve_network_with_data(
     model: str, data: str, seed: int, data_dir: Path | None
 ) -> NetworkWithData:
+    """Load `model` if it is a path, or else build and initialise the network of that name."""
     folder = Path(model)
     if model.split(",")[0] == "vlad":
         raise UsageError(f"{model} has no units: give a network, e.g. cifar-resnet110")
     if folder.is_dir() or "/" in model:
         return load_network_with_data(folder, data)
     chosen_data = get_dataset(data) if data else choose_default_dataset(model, data_dir)
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"seed {seed} is impossible: give a whole number from 0 to {2**32 - 1}")
+    check_seed(seed)
     network_config = network(model, input=chosen_data.input, classes=len(chosen_data.classes))
     return NetworkWithData(
         build(network_config, seed),
@@ -115,31 +125,39 @@ def resolve_network_with_data(
 
 
 def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
+    """Load the network of a run or model folder; RecordError if `folder` is neither of them.
+
+    Raises UsageError if no data set is given or recorded, or if it does not fit the network.
+    """
     if not folder.is_dir():
         raise RecordError(
-            f"there is no folder {folder}: give a run's, a model folder, or a network's name"
+            f"there is no folder {folder}: give a run folder, a model folder or a network name"
         )
     if not any((folder / name).exists() for name in ("run.json", "config.json")):
         raise RecordError(
-            f"{folder} holds no run and no model: it has neither run.json nor config.json"
+            f"{folder} is neither a run folder nor a model folder: "
+            "it has no run.json and no config.json"
         )
     folder = find_model_folder(folder)
     net, config = load_residual_network(folder), read_model_config(folder)
     if not (data or config.dataset):
-        raise UsageError(f"{folder} does not say what it was trained on: give --data")
+        raise UsageError(f"{folder} does not record its training data: give --data")
     chosen_data = get_dataset(data or config.dataset)
     read_compatible_config(chosen_data, folder)
     return NetworkWithData(net, chosen_data, config.mean, config.std, is_trained=True)
 
 
 def choose_default_dataset(model: str, data_dir: Path | None) -> Dataset:
-    """CIFAR-10 for a network of the CIFAR houses where it lies at hand, and the built-in digits for all others."""
+    """CIFAR-10 for a network of the CIFAR families if it is on this machine, otherwise digits.
+
+    Nothing is downloaded for a default; the digits come with scikit-learn.
+    """
     cifar = get_dataset("cifar10")
-    data_folders = [place for _, place in list_user_data_folders(data_dir) if place.is_dir()]
-    cifar_folders = [find_dataset_folder(place, cifar, cifar.train) for place in data_folders] + [
-        get_cache_dir() / cifar.folder
-    ]
+    user_folders = [folder for _, folder in list_user_data_folders(data_dir) if folder.is_dir()]
+    cifar_folders = [find_dataset_folder(folder, cifar, cifar.train) for folder in user_folders]
+    cifar_folders.append(get_cache_dir() / cifar.folder)
     has_cifar = any(
-        place is not None and not list_missing_files(place, cifar.train) for place in cifar_folders
+        folder is not None and not list_missing_files(folder, cifar.train)
+        for folder in cifar_folders
     )
     return cifar if model.startswith("cifar-") and has_cifar else get_dataset("digits")

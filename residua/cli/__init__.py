@@ -1,9 +1,12 @@
-"""The command line: a module for each command."""
+"""The command line, `residua COMMAND`.
 
-import os
-import sys
+main         parse the arguments, run one command, report errors
+parser       the parser of a command's arguments, with error messages in our words
+options      arguments that several commands share
+output       results on standard output, notes on standard error
+progress     the progress bar
+run_options  the run that the options of `train` describe
+preset       the command line of a study in a Python file, see experiments/
 
-if (
-    not sys.stderr.isatty()
-):  # a log gets a line of each bar in ten seconds; tqdm reads this as it is imported
-    os.environ.setdefault("TQDM_MININTERVAL", "10")
+Every other module is one command, named as the command is.
+"""

@@ -1,22 +1,32 @@
-"""Convert another project's weights to a model folder, or a model folder to another project's weights."""
+"""Convert another project's weights to a model folder, or a model folder to such weights."""
 
 import os
-import sys
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from residua.cli.parser import CommandParser, add_json_option, print_json
+import residua
+from residua import net
+from residua.cli.options import add_json_option, add_out_option, is_given
+from residua.cli.output import print_note, print_result
+from residua.cli.parser import CommandParser
 from residua.config.dataset import DATASETS
 from residua.config.model import ModelConfig, explain_channel_mismatch
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.serialize import Json
 from residua.errors import RecordError, UsageError
+from residua.net import convert
+from residua.report.format import format_counted_noun
+
+if TYPE_CHECKING:
+    from residua.net.convert.weights import ConvertedWeights
 
 IMPORT_ONLY_OPTIONS = ("model", "classes", "mean", "std")
 
@@ -25,45 +35,50 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="a file of another project's weights; with --to, a run's or a model folder",
+        help="another project's file of weights; with --to, a run's folder or a model folder",
     )
     parser.add_argument(
-        "--model", type=str, help="the network that the file holds, e.g. cifar-resnet20 or resnet50"
+        "--model", type=str, help="the network in the file, e.g. cifar-resnet20 or resnet50"
     )
     parser.add_argument(
         "--classes",
         nargs="+",
-        help="names in the order of the scores, a text file of them, or a data set",
+        help="the class names in the order of the outputs, or a text file with one name per line, "
+        "or a data set's name",
     )
     parser.add_argument(
-        "--mean", nargs="+", help="what training subtracted from each channel of pixels in [0, 1]"
+        "--mean",
+        nargs="+",
+        help="the number subtracted from each channel during training, for pixels in [0, 1]",
     )
-    parser.add_argument("--std", nargs="+", help="what training divided each channel by")
+    parser.add_argument(
+        "--std", nargs="+", help="the number that each channel was divided by during training"
+    )
     parser.add_argument(
         "--resize",
         type=int,
         default=0,
-        help="pixels of an image's shorter side, before the middle is cut out (default: 0: none is)",
+        help="the length in pixels to which an image's shorter side is resized before the center "
+        "crop (default: 0, the whole image is resized to the network's input)",
     )
     parser.add_argument(
         "--interpolation",
         default="bilinear",
         choices=("bilinear", "bicubic"),
-        help="how images are resized",
+        help="the interpolation of that resizing",
     )
     parser.add_argument(
         "--license",
         default="",
-        help="of the weights, as the Hugging Face hub names it, e.g. bsd-2-clause",
+        help="the licence of the weights, as the Hugging Face hub names it, e.g. bsd-2-clause",
     )
     parser.add_argument(
-        "--to", type=str, help="whose names to write: torchvision, timm or huggingface"
+        "--to",
+        type=str,
+        help="export: write the weights under the names of torchvision, timm or huggingface",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="the model folder; with --to, a .safetensors or .pth file",
+    add_out_option(
+        parser, "the model folder; with --to, a .safetensors or .pth file", required=True
     )
     add_json_option(parser)
 
@@ -71,63 +86,29 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     if arguments.out.exists():
         raise UsageError(f"{arguments.out} exists already: choose another --out")
-    facts = export_weights(arguments) if arguments.to else import_weights(arguments)
-    if arguments.json:
-        print_json(facts)
+    facts, summary = export_weights(arguments) if arguments.to else import_weights(arguments)
+    print_result(facts, summary, arguments.json)
 
 
-def import_weights(arguments: Namespace) -> dict[str, Json]:
-    """A file of another project's becomes a model folder."""
-    if missing_options := [
-        f"--{option}" for option in IMPORT_ONLY_OPTIONS if getattr(arguments, option) in (None, [])
-    ]:
-        raise UsageError(
-            f"{' and '.join(missing_options)} must be given, for a file of weights does not say it"
-        )
-    if arguments.source.is_dir():
-        raise RecordError(
-            f"{arguments.source} is a folder: give another project's file, or --to to write this folder's weights"
-        )
-    class_words, mean_words, std_words = [
-        to_string_list(getattr(arguments, option)) for option in ("classes", "mean", "std")
-    ]
-    requested_network, classes = resolve_network_and_classes(arguments.model, class_words)
-    channels = DATASETS[class_words[0]].input[0] if class_words[0] in DATASETS else 0
-    mean, std = (
-        parse_channel_values("mean", mean_words, requested_network, channels),
-        parse_channel_values("std", std_words, requested_network, channels),
-    )
-
-    import torch
-
-    from residua.net.build import build
-    from residua.net.convert.names import adopt_foreign_stride, convert_foreign_weights
-    from residua.net.convert.state_dict import read_state_dict
-    from residua.net.model_folder import save_pretrained
-
-    conversion = convert_foreign_weights(read_state_dict(arguments.source), requested_network)
+def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
+    """Convert a file of another project to a model folder; returns the facts and their summary."""
+    require_import_options(arguments)
+    requested_network, config = make_requested_config(arguments)
+    tensors = convert.read_state_dict(arguments.source)
+    conversion = convert.convert_foreign_weights(tensors, requested_network)
     if conversion.missing:
         raise RecordError(
-            f"{arguments.source} holds no head, and a model folder needs one: create_model(..., pretrained=...) makes it"
+            f"{arguments.source} has no head, but a model folder needs one: "
+            "create_model(..., pretrained=...) makes a new one"
         )
-    stored_network = adopt_foreign_stride(requested_network, arguments.model, conversion)
-    net = build(stored_network)
-    net.load_state_dict(conversion.tensors)
-    config = ModelConfig(
-        network=stored_network,
-        classes=classes,
-        mean=mean,
-        std=std,
-        residua=version("residua"),
-        torch=torch.__version__,
-        resize=arguments.resize,
-        interpolation=arguments.interpolation,
-        license=arguments.license,
-    )
-    save_pretrained(net, config, arguments.out)
+    stored_network = convert.adopt_foreign_stride(requested_network, arguments.model, conversion)
+    model = residua.build(stored_network)
+    model.load_state_dict(conversion.tensors)
+    net.save_pretrained(model, replace(config, network=stored_network), arguments.out)
     if stored_network != requested_network:
         print_note(
-            f"read as {stored_network.name}, for others' bottlenecks stride on the 3x3: ask for {requested_network.name},stride=1x1 where these do not"
+            f"read as {stored_network.name}, because bottlenecks of other projects stride on the "
+            f"3x3; if these do not, give --model {requested_network.name},stride=1x1"
         )
     if conversion.caveats:
         print_note(conversion.caveats)
@@ -136,90 +117,125 @@ def import_weights(arguments: Namespace) -> dict[str, Json]:
         "renamed": dict(conversion.ours_by_theirs),
         "missing": list(conversion.missing),
         "unexpected": list(conversion.unexpected),
-        "parameters": net.plan.parameters,
+        "parameters": model.plan.parameters,
     }
-    if not arguments.json:
-        print(
-            f"{arguments.out}: {stored_network.name}, {len(classes)} classes, {net.plan.parameters:,} parameters"
-        )
-        print(
-            f"{len(conversion.ours_by_theirs)} tensors renamed: {format_rename_examples(conversion.ours_by_theirs)}"
-        )
-        if conversion.unexpected:
-            print(
-                f"{len(conversion.unexpected)} left out, for {stored_network.name} has none such: {', '.join(conversion.unexpected)}"
-            )
-    return facts
+    return facts, format_import_summary(facts, config, stored_network.name, conversion)
 
 
-def export_weights(arguments: Namespace) -> dict[str, Json]:
-    """A model folder becomes a file of another project's."""
-    if conflicting_options := [
-        f"--{option}"
-        for option in IMPORT_ONLY_OPTIONS
-        if getattr(arguments, option) not in (None, [])
-    ]:
+def require_import_options(arguments: Namespace) -> None:
+    """UsageError or RecordError if a file cannot be converted with these options."""
+    missing_options = [
+        f"--{option}" for option in IMPORT_ONLY_OPTIONS if not is_given(arguments, option)
+    ]
+    if missing_options:
         raise UsageError(
-            f"{' and '.join(conflicting_options)} cannot be given with --to: the model folder says it"
+            f"{' and '.join(missing_options)} must be given: a file of weights does not tell"
+        )
+    if arguments.source.is_dir():
+        raise RecordError(
+            f"{arguments.source} is a folder: give another project's file, "
+            "or --to to write this folder's weights"
+        )
+
+
+def make_requested_config(arguments: Namespace) -> tuple[Network, ModelConfig]:
+    """The network that `--model` names, and the config of its model folder."""
+    class_words = to_string_list(arguments.classes)
+    requested_network, classes = resolve_network_and_classes(arguments.model, class_words)
+    data = DATASETS.get(class_words[0])
+    channels = data.input[0] if data else 0
+    config = ModelConfig(
+        network=requested_network,
+        classes=classes,
+        mean=parse_channel_values("mean", arguments, requested_network, channels),
+        std=parse_channel_values("std", arguments, requested_network, channels),
+        residua=version("residua"),
+        torch=version("torch"),
+        resize=arguments.resize,
+        interpolation=arguments.interpolation,
+        license=arguments.license,
+    )
+    return requested_network, config
+
+
+def format_import_summary(
+    facts: dict[str, Json], config: ModelConfig, name: str, conversion: "ConvertedWeights"
+) -> str:
+    """The new folder and its network, examples of renamed tensors, and the skipped tensors."""
+    classes = format_counted_noun(len(config.classes), "class", "classes")
+    renamed = format_counted_noun(len(conversion.ours_by_theirs), "tensor")
+    lines = [
+        f"{facts['folder']}: {name}, {classes}, {facts['parameters']:,} parameters",
+        f"{renamed} renamed: {format_rename_examples(conversion.ours_by_theirs)}",
+    ]
+    if conversion.unexpected:
+        skipped = format_counted_noun(len(conversion.unexpected), "tensor")
+        names = ", ".join(conversion.unexpected)
+        lines.append(f"{skipped} skipped, because {name} has no such tensor: {names}")
+    return "\n".join(lines)
+
+
+def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
+    """Write a model folder's weights under another project's names; returns facts and summary."""
+    conflicting_options = [
+        f"--{option}" for option in IMPORT_ONLY_OPTIONS if is_given(arguments, option)
+    ]
+    if conflicting_options:
+        raise UsageError(
+            f"{' and '.join(conflicting_options)} cannot be given with --to: "
+            "the model folder has its own"
         )
     if not arguments.source.is_dir():
         raise RecordError(
-            f"{arguments.source} is no model folder: leave out --to to read it as another project's weights"
+            f"{arguments.source} is not a model folder: leave out --to to read it as another "
+            "project's weights"
         )
-
-    from residua.net.convert.caveats import explain_output_difference
-    from residua.net.convert.names import convert_to_project, map_names_to_project
-    from residua.net.convert.state_dict import write_state_dict
-    from residua.net.model_folder import from_pretrained, read_model_config
-    from residua.training.evaluate import find_model_folder
-
-    folder = find_model_folder(arguments.source)
-    network_config = read_model_config(folder).network
-    if not isinstance(network_config, Network):
+    model, config = net.load_model_folder(net.find_model_folder(arguments.source))
+    if not isinstance(config.network, Network):
         raise RecordError(
-            f"{folder} holds no residual network: {arguments.to} has no name for what it holds"
+            f"{arguments.source} holds {config.network.name}, which is no residual network: "
+            f"{arguments.to} has no names for its weights"
         )
-    new_names = map_names_to_project(network_config, arguments.to)
-    write_state_dict(
-        convert_to_project(from_pretrained(folder).state_dict(), network_config, arguments.to),
-        arguments.out,
-    )
-    if caveat := explain_output_difference(network_config, arguments.to):
+    new_names = convert.map_names_to_project(config.network, arguments.to)
+    exported = convert.convert_to_project(model.state_dict(), config.network, arguments.to)
+    convert.write_state_dict(exported, arguments.out)
+    if caveat := convert.explain_output_difference(config.network, arguments.to):
         print_note(f"no network of {arguments.to} computes the same with these weights: {caveat}")
-    if not arguments.json:
-        print(
-            f"{arguments.out}: {len(new_names)} tensors renamed: {format_rename_examples(new_names)}"
-        )
-    return {"file": str(arguments.out), "renamed": dict(new_names)}
+    renamed = format_counted_noun(len(new_names), "tensor")
+    summary = f"{arguments.out}: {renamed} renamed: {format_rename_examples(new_names)}"
+    return {"file": str(arguments.out), "renamed": dict(new_names)}, summary
 
 
 def to_string_list(value: object) -> list[str]:
-    """What an option says; a configuration file may say a single word or number without a list around it."""
+    """An option's values as text; a configuration file may give one value without a list."""
     return [str(word) for word in value] if isinstance(value, list) else [str(value)]
 
 
 def resolve_network_and_classes(
     name: str, class_words: list[str]
 ) -> tuple[Network, tuple[str, ...]]:
-    """The network with as many classes as `--classes` says, and their names; a data set says the images' shape too."""
+    """The network with the classes of `--classes`, and their names.
+
+    If `--classes` is a data set's name, the network also takes images of its shape.
+    """
     if len(class_words) == 1 and class_words[0] in DATASETS:
         data = DATASETS[class_words[0]]
         return network(name, input=data.input, classes=len(data.classes)), data.classes
     if len(class_words) == 1:
         class_words = read_class_names(Path(class_words[0])) or class_words[0].split(",")
-    classes = tuple(name.strip() for name in class_words)
-    if invalid_names := [name for name, count in Counter(classes).items() if count > 1 or not name]:
-        raise UsageError(
-            f"--classes must be names that differ: {invalid_names[0]!r} is there {classes.count(invalid_names[0])} times"
-        )
+    classes = tuple(word.strip() for word in class_words)
+    for class_name, count in Counter(classes).items():
+        if count > 1 or not class_name:
+            raise UsageError(
+                f"--classes must be distinct names, but {class_name!r} appears {count} times"
+            )
     return network(name, classes=len(classes)), classes
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Of a text file; none where no file is called so."""
-    if not os.path.isfile(
-        path
-    ):  # pathlib raises where a list of classes is too long for a file's name
+    """The lines of a text file; none if there is no such file."""
+    # os.path, since pathlib raises if a list of classes is longer than a file's name may be
+    if not os.path.isfile(path):
         return []
     try:
         return path.read_text(encoding="utf-8").splitlines()
@@ -230,38 +246,35 @@ def read_class_names(path: Path) -> list[str]:
 
 
 def parse_channel_values(
-    option: str, value_words: list[str], network_config: Network, channels: int = 0
+    option: str, arguments: Namespace, requested_network: Network, channels: int
 ) -> tuple[float, ...]:
-    """`["0.5", "0.4", "0.4"]` or `["0.5,0.4,0.4"]` as a number for each of so many channels, or, at 0, for each of the net's."""
-    texts = [text for word in value_words for text in word.replace(",", " ").split()]
+    """The numbers of `--mean` or `--std`, one per channel, from `0.5 0.4 0.4` or `0.5,0.4,0.4`.
+
+    The images have `channels` channels; 0 if only the network tells.
+    """
+    words = to_string_list(arguments[option])
+    texts = [text for word in words for text in word.replace(",", " ").split()]
     try:
-        values = tuple(float(text) for text in texts)
+        values = tuple(map(float, texts))
     except ValueError as error:
         raise UsageError(f"--{option}: {error}") from None
-    mismatch = (
-        f"the images have {channels} channels"
-        if channels not in (0, len(values))
-        else explain_channel_mismatch(network_config, len(values))
-    )
+    if channels not in (0, len(values)):
+        mismatch = f"the images have {format_counted_noun(channels, 'channel')}"
+    else:
+        mismatch = explain_channel_mismatch(requested_network, len(values))
     if mismatch:
-        raise UsageError(f"--{option} has {len(values)} numbers, {mismatch}")
+        raise UsageError(f"--{option} has {len(values)} numbers, but {mismatch}")
     if not all(map(isfinite, values)) or (option == "std" and min(values) <= 0):
-        raise UsageError(
-            f"--{option} {' '.join(texts)} is impossible: give numbers{' above 0' * (option == 'std')}"
-        )
+        wanted = "numbers above 0" if option == "std" else "numbers"
+        raise UsageError(f"--{option} {' '.join(texts)} is impossible: give {wanted}")
     return values
 
 
 def format_rename_examples(new_names: dict[str, str]) -> str:
-    """The first, the middle and the last, without what wrappers put before every name."""
+    """The first, the middle and the last tensor as `old -> new`, without their common prefix."""
     names = list(new_names)
     columns = zip(*(name.split(".") for name in names), strict=False)
-    prefix = "".join(
-        f"{words[0]}." for words in takewhile(lambda words: len(set(words)) == 1, columns)
-    )
-    sample_names = dict.fromkeys((names[0], names[len(names) // 2], names[-1]))
-    return ", ".join(f"{name.removeprefix(prefix)} -> {new_names[name]}" for name in sample_names)
-
-
-def print_note(message: str) -> None:
-    print(f"residua: {message}", file=sys.stderr)
+    common = takewhile(lambda words: len(set(words)) == 1, columns)
+    prefix = "".join(f"{words[0]}." for words in common)
+    examples = dict.fromkeys((names[0], names[len(names) // 2], names[-1]))
+    return ", ".join(f"{name.removeprefix(prefix)} -> {new_names[name]}" for name in examples)

@@ -1,58 +1,54 @@
-"""Insert units that start as the identity into a trained network, whose outputs stay the same to the bit."""
-
-from pathlib import Path
+"""Insert units that start as the identity into a trained network; its outputs do not change."""
 
 from jsonargparse import Namespace
 
-from residua.cli.parser import CommandParser, add_json_option, print_json
+from residua import net
+from residua.cli.options import (
+    add_json_option,
+    add_model_argument,
+    add_out_option,
+    add_seed_option,
+)
+from residua.cli.output import print_result
+from residua.cli.parser import CommandParser
+from residua.config.checks import check_seed
 from residua.config.serialize import Json
-from residua.errors import UsageError
 
 
 def add_arguments(parser: CommandParser) -> None:
+    add_model_argument(parser)
     parser.add_argument(
-        "model", type=Path, help="a run's folder (its last network) or a model folder"
-    )
-    parser.add_argument(
-        "--stage", type=int, required=True, help="which stage, from 1; the units come at its end"
-    )
-    parser.add_argument("--units", type=int, required=True, help="how many units to insert")
-    parser.add_argument("--out", type=Path, required=True, help="the new model folder")
-    parser.add_argument(
-        "--seed",
+        "--stage",
         type=int,
-        default=0,
-        help="the new units' weights, all but the last layer's, follow from it",
+        required=True,
+        help="the number of the stage, from 1; the units are appended to its end",
     )
+    parser.add_argument("--units", type=int, required=True, help="the number of units to insert")
+    add_out_option(parser, "the new model folder", required=True)
+    add_seed_option(parser, "the new units' weights; their last layer's are always 0")
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
-    if not 0 <= arguments.seed < 2**32:
-        raise UsageError(
-            f"seed {arguments.seed} is impossible: give a whole number from 0 to {2**32 - 1}"
-        )
-
-    from residua.net.edit_folder import edit_model_folder
-    from residua.net.surgery import append_identity_units
-
-    facts = edit_model_folder(
+    check_seed(arguments.seed)
+    facts = net.edit_model_folder(
         arguments.model,
         arguments.out,
-        lambda net: append_identity_units(net, arguments.stage, arguments.units, arguments.seed),
+        lambda network: net.append_identity_units(
+            network, arguments.stage, arguments.units, arguments.seed
+        ),
     )
-    print_edit_summary(facts, arguments.json)
+    print_result(facts, format_edit_summary(facts), arguments.json)
 
 
-def print_edit_summary(facts: dict[str, Json], as_json: bool) -> None:
-    if as_json:
-        print_json(facts)
-        return
-    print(
-        f"{facts['before']} -> {facts['model']}: {facts['depth']:,} layers, {facts['parameters']:,} parameters"
+def format_edit_summary(facts: dict[str, Json]) -> str:
+    """The new network's name and size, whether its outputs changed, and how to train it."""
+    outputs = "are bit-identical." if facts["identical"] else "have changed: train the network."
+    return "\n".join(
+        [
+            f"{facts['before']} -> {facts['model']}: "
+            f"{facts['depth']:,} layers, {facts['parameters']:,} parameters",
+            f"The outputs for 16 random images {outputs}",
+            f"Continue training with: residua train DATA --from {facts['folder']}",
+        ]
     )
-    print(
-        "The outputs of 16 random images "
-        + ("are the same, to the bit." if facts["identical"] else "have changed: train it.")
-    )
-    print(f"Train it on: residua train DATA --from {facts['folder']}")

@@ -1,14 +1,17 @@
-"""`residua COMMAND ...`: parse, call one function, print."""
+"""The entrance of the command line: parse the arguments, run one command, report errors."""
 
 import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 from typing import NoReturn
 
-from residua.cli.parser import CommandParser, print_error_on_local_rank0
-from residua.errors import ResiduaError, UsageError
+from residua.cli.output import print_note
+from residua.cli.parser import CommandParser
+from residua.cli.progress import update_bars_rarely_in_logs
+from residua.errors import ResiduaError, UsageError, unknown_name_error
 
 COMMANDS = (
     "study",
@@ -27,55 +30,94 @@ COMMANDS = (
     "residualize",
     "convert",
 )
-DISTRIBUTED_COMMANDS = (
-    "train",
-    "evaluate",
-)  # what several processes, started by torchrun, do together
-DESCRIPTION = "Deep residual networks for image recognition: build, train and study them."
+DISTRIBUTED_COMMANDS = ("train", "evaluate")  # those that several processes of torchrun can share
+OVERVIEW = """\
+usage: residua COMMAND [options]
+
+Deep residual networks for image recognition: build, train and study them.
+
+commands:
+{commands}
+
+options:
+  -h, --help   print this overview, or the options of a command: residua COMMAND --help
+  --version    print the version
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for a request that makes no sense, 130 after Ctrl-C, 1 for any other failure."""
-    parser = CommandParser(prog="residua", description=DESCRIPTION, version=version("residua"))
-    subcommands = parser.add_subcommands(dest="command", required=True)
-    modules = {name: import_module(f"residua.cli.{name}") for name in COMMANDS}
-    for name, module in modules.items():
-        subparser = CommandParser(description=module.__doc__)
-        module.add_arguments(subparser)
-        subparser.add_argument(
-            "--config",
-            action="config",
-            help="a YAML file with any of these options (see --print_config)",
-        )
-        subcommands.add_subcommand(name, subparser, help=str(module.__doc__).splitlines()[0])
-    parsed = parser.parse_args(arguments)
-    if parsed.command not in DISTRIBUTED_COMMANDS and os.environ.get("WORLD_SIZE", "1") != "1":
-        return report_failure(
-            f"{parsed.command} is for one process: start it without torchrun", UsageError.exit_code
-        )
-    return run_reporting_errors(lambda: modules[parsed.command].run(parsed[parsed.command]))
+    """Run one command and return its exit code.
+
+    0: done; 1: something failed; 2: the request makes no sense; 130: stopped by Ctrl-C.
+    """
+    update_bars_rarely_in_logs()
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_reporting_errors(lambda: run_command(words))
+
+
+def run_command(words: list[str]) -> None:
+    """Run the command that the first word names with the other words as its arguments."""
+    if not words:
+        raise UsageError("which command? --help lists them")
+    first_word, *others = words
+    if first_word in ("-h", "--help"):
+        print(format_overview(), end="")
+    elif first_word == "--version":
+        print(f"residua {version('residua')}")
+    elif first_word.startswith("-"):
+        raise unknown_name_error("option", first_word, ["--help", "--version"])
+    elif first_word not in COMMANDS:
+        raise unknown_name_error("command", first_word, COMMANDS)
+    else:
+        command = import_command(first_word)
+        parsed = make_command_parser(first_word, command).parse_args(others)
+        if first_word not in DISTRIBUTED_COMMANDS and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UsageError(f"{first_word} is for one process: start it without torchrun")
+        command.run(parsed)
+
+
+def import_command(name: str) -> ModuleType:
+    """The command's module: its docstring is the description, and it has `add_arguments`, `run`."""
+    return import_module(f"residua.cli.{name}")
+
+
+def make_command_parser(name: str, command: ModuleType) -> CommandParser:
+    parser = CommandParser(prog=f"residua {name}", description=command.__doc__)
+    command.add_arguments(parser)
+    parser.add_config_option()
+    return parser
+
+
+def format_overview() -> str:
+    """The help of `residua` itself: one line per command."""
+    summaries = {name: str(import_command(name).__doc__).splitlines()[0] for name in COMMANDS}
+    return OVERVIEW.format(
+        commands="\n".join(f"  {name:12} {summary}" for name, summary in summaries.items())
+    )
 
 
 def run_reporting_errors(action: Callable[[], None]) -> int:
-    """Do it; every failure that a user can do something about ends in one sentence on standard error, and an exit code."""
+    """Run `action` and return an exit code; an error that a user can fix is printed on one line."""
     try:
         action()
     except ResiduaError as error:
         return report_failure(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return report_failure("stopped at once; what was written before is whole", 130)
+        return report_failure("stopped; files that were written before are complete", 130)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone
+        sys.stderr.close()  # the reader of our output, such as `head`, has ended
         return 1
     except OSError as error:  # no permission, a full disk
-        return report_failure(
-            f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1
-        )
+        reason = error.strerror or str(error)
+        return report_failure(f"{reason}: {error.filename}" if error.filename else reason, 1)
     return 0
 
 
 def exit_process(exit_code: int) -> NoReturn:
-    """End the process; one of several at once, for threads that gloo has left may abort it on its way out, its work done."""
+    """End the process; without Python's cleanup if it is one of several.
+
+    Threads that gloo leaves behind may abort a process during the cleanup, after its work is done.
+    """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()
         sys.stderr.flush()
@@ -84,7 +126,7 @@ def exit_process(exit_code: int) -> NoReturn:
 
 
 def report_failure(message: str, exit_code: int) -> int:
-    print_error_on_local_rank0(f"residua: {message}")
+    print_note(message)
     return exit_code
 
 

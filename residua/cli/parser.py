@@ -1,154 +1,156 @@
-"""Arguments of the command line: one clear sentence for what cannot be parsed, and the options that commands share."""
+"""The parser of a command's arguments: jsonargparse with error messages and help in our words.
 
-import json
-import os
-import re
+jsonargparse is used for configuration files (`--config`, `--print_config`).  Its own error messages
+show Python types, so numbers, choices, unknown options and missing arguments are checked here.
+"""
+
 import sys
-from difflib import get_close_matches
-from functools import reduce
-from pathlib import Path
+from argparse import Action, ArgumentError, ArgumentTypeError
+from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+)
 
-from residua.config.dataset import Dataset
-from residua.config.families import UNIT_PARTS
-from residua.config.network import Network
-from residua.config.papers import network
-from residua.config.recipe import Recipe, recipe
-from residua.config.serialize import apply_override
-from residua.errors import UsageError
+from residua.cli.output import print_note
+from residua.config.name_parts import UNIT_PARTS
+from residua.errors import UsageError, unknown_name_error
+
+
+class OptionValueError(ArgumentTypeError, ValueError):
+    """The value of an option is impossible; the message names the option."""
+
+
+class PlainHelpFormatter(DefaultHelpFormatter):
+    """Help that states an option's default, and no Python types."""
+
+    def _get_help_string(self, action: Action) -> str:
+        help_text = str(action.help or "")
+        if action.option_strings and action.required:
+            return f"{help_text} (required)"
+        is_silent = action.default in (None, False, "", []) or action.default == "==SUPPRESS=="
+        if is_silent or "(default" in help_text or not (action.option_strings or action.nargs):
+            return help_text
+        values = action.default if isinstance(action.default, list) else [action.default]
+        return f"{help_text} (default: {' '.join(map(str, values))})"
+
+
+class ConfigFileAction(ActionConfigFile):
+    """Reads options from a YAML file, or from YAML text."""
+
+    def __call__(self, *arguments: Any) -> None:
+        try:
+            super().__call__(*arguments)  # type: ignore[no-untyped-call]
+        except TypeError:
+            message = f"{arguments[2]} is neither a file nor YAML with options"
+            raise ArgumentError(self, message) from None
 
 
 class CommandParser(ArgumentParser):
-    """Ends in one sentence and exit code 2 for arguments that make no sense."""
+    """Parses the arguments of one command.
+
+    Arguments that make no sense end the process with one line on standard error and exit code 2.
+    """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=PlainHelpFormatter, **settings)
+
+    def add_argument(self, *names: Any, **settings: Any) -> Action:
+        """Add an argument; numbers and `choices` are checked by types whose errors name it."""
+        if settings.get("type") in (int, float):
+            settings["type"] = make_number_parser(names[-1], settings["type"])
+        if choices := settings.pop("choices", None):
+            settings["type"] = make_choice_parser(names[-1], choices)
+            settings["metavar"] = f"{{{','.join(choices)}}}"
+        action: Action = super().add_argument(*names, **settings)
+        return action
+
+    def add_config_option(self) -> None:
+        """Add `--config` and `--print_config`."""
+        self.add_argument(
+            "--config", action=ConfigFileAction, help="a YAML file with any of these options"
+        )
+        print_config = self._option_string_actions["--print_config"]
+        print_config.help = "print all options as YAML, for --config, and stop"
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **settings: Any
+    ) -> Namespace:
+        arguments = sys.argv[1:] if args is None else list(args)
+        self.require_known_options(arguments)
+        return super().parse_args(arguments, *others, **settings)
+
+    def require_known_options(self, arguments: list[str]) -> None:
+        """End the process if an argument looks like an option that does not exist."""
+        for argument in arguments:
+            flag = argument.partition("=")[0]
+            if flag == "--":
+                return
+            if not flag.startswith("--") or " " in flag or flag in self._option_string_actions:
+                continue
+            if flag[2:] in UNIT_PARTS:
+                example = f"--model cifar-resnet20,{flag[2:]}=..."
+                self.error(f"no option {flag!r}: say it in the network's name, as in {example}")
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            self.error(str(unknown_name_error("option", flag, options)))
+
+    def validate(self, namespace: Namespace, *others: Any, **settings: Any) -> None:
+        """Check parsed arguments; UsageError if a required one is missing."""
+        for action in self._actions:
+            if action.required and namespace.get(action.dest) is None:
+                name = action.dest.upper()
+                raise UsageError(f"{name} is missing: {self.prog} --help says what it is")
+        super().validate(namespace, *others, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print_error_on_local_rank0(
-            f"{self.prog.replace(' [options]', '')}: {self.explain_parse_error(message)}"
-        )
+        print_note(explain_parse_error(message, ex), self.prog)
         raise SystemExit(2)
 
-    def explain_parse_error(self, message: str) -> str:
-        if match := re.match(r"unrecognized arguments: (\S+)", message):
-            flag = match[1].partition("=")[0]
-            if flag[2:] in UNIT_PARTS:
-                return f"no option {flag!r}: say it in the network's name, as in --model cifar-resnet20,{flag[2:]}=..."
-            return f"no option {flag!r}" + suggest_choice(
-                flag, [o for o in self._option_string_actions if o.startswith("--")]
-            )
-        if match := re.match(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
-            return f"no {match[1]!r}" + suggest_choice(match[1], re.findall(r"'([^']*)'", match[2]))
-        if match := re.match(r'Parser key "(\S+?)"(?: element \d+)?:\s+(.*)', message, re.DOTALL):
-            detail = re.sub(
-                r"Expected a <class 'int'>. Got value: (\S+)", r"\1 is not a whole number", match[2]
-            )
-            detail = re.sub(
-                r"Expected a <class 'float'>. Got value: (\S+)", r"\1 is not a number", detail
-            )
-            return f"--{match[1].replace('_', '-')}: {' '.join(detail.split())}"
-        if match := re.match(r"the following arguments are required: (\S+)", message):
-            command, _, name = match[1].rpartition(".")
-            return f"{name.upper()} is missing: {self.prog} {command} --help says what it is"
-        if "it was not provided" in message:
-            return "which command? --help lists them"
-        return " ".join(message.split())
+
+def explain_parse_error(message: str, error: BaseException | None) -> str:
+    """The message of the `OptionValueError` that led to `error`; on one line, else `message`."""
+    cause = error
+    while cause is not None:
+        if isinstance(cause, OptionValueError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, ArgumentError) and error.argument_name:
+        message = f"{error.argument_name}: {error.message}"
+    return " ".join(message.split())
 
 
-def print_error_on_local_rank0(message: str) -> None:
-    """Say on standard error what is wrong; of several processes that torchrun started on a machine, only the first does."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        sys.stderr.write(f"{message}\n")
+def make_number_parser(
+    option: str, kind: type[int] | type[float]
+) -> Callable[[object], int | float]:
+    """Make the `type` of an option that takes a number, from the command line or from YAML."""
+    noun = "a whole number" if kind is int else "a number"
+
+    def parse_number(value: object) -> int | float:
+        mistake = OptionValueError(f"{option}: {value} is not {noun}")
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise mistake
+        try:
+            number = kind(value)
+        except (ValueError, OverflowError):
+            raise mistake from None
+        if not isfinite(number) or (not isinstance(value, str) and number != value):
+            raise mistake
+        return number
+
+    return parse_number
 
 
-def suggest_choice(given: str, choices: list[str]) -> str:
-    close_matches = get_close_matches(given, choices, n=1, cutoff=0.5)
-    return (
-        f": did you mean {close_matches[0]!r}?"
-        if close_matches
-        else f": choose from {', '.join(choices)}"
-    )
+def make_choice_parser(option: str, choices: Sequence[str]) -> Callable[[object], str]:
+    """Make the `type` of an option that takes one of a few words."""
 
+    def parse_choice(value: object) -> str:
+        if value not in choices:
+            raise OptionValueError(str(unknown_name_error(option, str(value), choices)))
+        return str(value)
 
-def add_json_option(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print one JSON object, and nothing else, on standard output",
-    )
-
-
-def add_network_options(parser: CommandParser) -> None:
-    """Options that replace a part of a named network."""
-    for part in ("block", "shortcut", "order"):
-        parser.add_argument(f"--{part}", help=", ".join(UNIT_PARTS[part]))
-
-
-def parse_network_options(arguments: Namespace, name: str, data: Dataset | None = None) -> Network:
-    """The network that `add_network`'s options ask for, shaped for a data set."""
-    return network(
-        name,
-        block=arguments.block,
-        shortcut=arguments.shortcut,
-        order=arguments.order,
-        input=data.input if data else None,
-        classes=len(data.classes) if data else None,
-    )
-
-
-def add_recipe_options(parser: CommandParser) -> None:
-    """Options that choose a recipe and change it."""
-    parser.add_argument(
-        "--recipe",
-        help="he2015, he2016, fast, small, photos or tuning (default: he2015, small for digits)",
-    )
-    parser.add_argument("--steps", type=int, help="how long to train, in batches")
-    parser.add_argument(
-        "--epochs", type=float, help="how long to train, in passes over the training images"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change the recipe, e.g. batch_size=64",
-    )
-
-
-def parse_recipe_options(
-    arguments: Namespace, data: Dataset, default: Recipe | None = None
-) -> Recipe:
-    """The recipe that `add_recipe`'s options ask for; `default` where none is named, or the data set's usual one."""
-    return apply_recipe_options(
-        arguments, default or recipe("small" if data.name == "digits" else "he2015")
-    )
-
-
-def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
-    """The recipe that `add_recipe`'s options ask for, or `otherwise` changed as they ask."""
-    new_recipe = recipe(arguments.recipe) if arguments.recipe else base
-    if arguments.steps is not None and arguments.epochs is not None:
-        raise UsageError("--steps and --epochs both say how long to train: give one of them")
-    for length in (arguments.steps, arguments.epochs):
-        if length is not None and length <= 0:
-            raise UsageError(f"{length} is no time to train: give more than 0 steps or epochs")
-    if arguments.steps or arguments.epochs:
-        new_recipe = new_recipe.with_duration(
-            steps=arguments.steps or 0, epochs=arguments.epochs or 0
-        )
-    return reduce(apply_override, arguments.set, new_recipe)
-
-
-def add_data_dir_option(parser: CommandParser) -> None:
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        help="where the data are (default: $RESIDUA_DATA, then the cache, then fetched)",
-    )
-
-
-def print_json(value: object) -> None:
-    print(json.dumps(value))
+    return parse_choice

@@ -1,4 +1,7 @@
-"""The command line of a study that is written down as a Python value, e.g. `python experiments/degradation.py --steps 500`."""
+"""The command line of a study that is defined in a Python file.
+
+For example `python experiments/degradation.py --steps 500`.
+"""
 
 import sys
 from dataclasses import replace
@@ -7,57 +10,53 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from residua.cli.main import run_reporting_errors
-from residua.cli.parser import CommandParser, add_recipe_options, apply_recipe_options
+from residua.cli.options import add_recipe_options, apply_recipe_options
+from residua.cli.parser import CommandParser
+from residua.cli.progress import update_bars_rarely_in_logs
 from residua.cli.study import add_execution_options, run_and_report_study
-from residua.config.study import Study
+from residua.config.study import Arm, Study
 from residua.errors import UsageError, unknown_name_error
 
 
 def run_study_script(study: Study, arguments: list[str] | None = None) -> int:
-    """Carry out `study`, with what the command line replaces in it; the exit code is that of `residua study`."""
+    """Run `study` with the changes of the command line; the exit code is as for `residua study`."""
+    update_bars_rarely_in_logs()
     file = Path(sys.argv[0]).name
     parser = CommandParser(prog=f"python {file}", description=study.question)
     parser.add_argument(
-        "--arms", nargs="+", help="only these: " + "; ".join(arm.title for arm in study.arms)
+        "--arms",
+        nargs="+",
+        help=f"only these arms: {'; '.join(arm.title for arm in study.arms)} (default: all)",
     )
     parser.add_argument(
-        "--depths", nargs="+", type=int, help="only these, or others where no arm has its own"
+        "--depths",
+        nargs="+",
+        type=int,
+        help="these depths in layers; arms with depths of their own keep those that are listed "
+        "(default: the study's)",
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=int, help="each network is trained once with each"
+        "--seeds",
+        nargs="+",
+        type=int,
+        help="the random seeds; each network is trained once per seed (default: the study's)",
     )
     parser.add_argument("--data", help=f"the data set (default: {study.dataset})")
-    add_recipe_options(parser)
+    add_recipe_options(parser, default="the study's")
     add_execution_options(parser, default_folder=Path("runs") / Path(file).stem)
-    parsed = parser.parse_args(arguments)
-    return run_reporting_errors(
-        lambda: run_and_report_study(apply_study_options(study, parsed), parsed)
-    )
+
+    def run_script() -> None:
+        parsed = parser.parse_args(arguments)
+        run_and_report_study(apply_study_options(study, parsed), parsed)
+
+    return run_reporting_errors(run_script)
 
 
 def apply_study_options(study: Study, arguments: Namespace) -> Study:
-    """`study` as the command line wants it."""
-    arms = study.arms
-    if arguments.arms:
-        arms_by_title = {arm.title: arm for arm in study.arms}
-        for title in arguments.arms:
-            if title not in arms_by_title:
-                raise unknown_name_error("arm", title, arms_by_title)
-        arms = tuple(arms_by_title[title] for title in arguments.arms)
+    """`study` with the arms, depths, seeds, data set and recipe that the options ask for."""
+    arms = select_arms(study.arms, arguments.arms) if arguments.arms else study.arms
     if arguments.depths:
-        arms_at_depths = [
-            replace(arm, depths=tuple(depth for depth in arm.depths if depth in arguments.depths))
-            for arm in arms
-        ]
-        arms = tuple(
-            fewer
-            for fewer, arm in zip(arms_at_depths, arms, strict=True)
-            if fewer.depths or not arm.depths
-        )
-        if not arms:
-            raise UsageError(
-                f"no arm has {' or '.join(map(str, arguments.depths))} layers: leave --depths out, or choose others"
-            )
+        arms = limit_arms_to_depths(arms, arguments.depths)
     return replace(
         study,
         dataset=arguments.data or study.dataset,
@@ -66,3 +65,30 @@ def apply_study_options(study: Study, arguments: Namespace) -> Study:
         seeds=tuple(arguments.seeds or study.seeds),
         recipe=apply_recipe_options(arguments, study.recipe),
     )
+
+
+def select_arms(arms: tuple[Arm, ...], titles: list[str]) -> tuple[Arm, ...]:
+    """The arms with these titles; UsageError for an unknown one."""
+    arms_by_title = {arm.title: arm for arm in arms}
+    for title in titles:
+        if title not in arms_by_title:
+            raise unknown_name_error("arm", title, arms_by_title)
+    return tuple(arms_by_title[title] for title in titles)
+
+
+def limit_arms_to_depths(arms: tuple[Arm, ...], depths: list[int]) -> tuple[Arm, ...]:
+    """The arms with only these of their own depths, without arms that have none of them.
+
+    Arms without own depths stay.  Raises UsageError if no arm is left.
+    """
+    limited_arms = []
+    for arm in arms:
+        own_depths = tuple(depth for depth in arm.depths if depth in depths)
+        if own_depths or not arm.depths:
+            limited_arms.append(replace(arm, depths=own_depths))
+    if not limited_arms:
+        raise UsageError(
+            f"no arm has {' or '.join(map(str, depths))} layers: "
+            "leave --depths out, or choose others"
+        )
+    return tuple(limited_arms)

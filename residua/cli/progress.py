@@ -1,31 +1,51 @@
-"""Progress bars on standard error, with a rate and the time left."""
+"""The progress bar of all commands, and its listeners for training and for studies."""
 
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
-from tqdm.std import tqdm
-
-from residua.record import MetricsRow
-from residua.training.loop import TrainingProgress
+from residua.cli.output import print_note
 
 if TYPE_CHECKING:
-    TqdmBar: TypeAlias = tqdm[NoReturn]
+    from tqdm.std import tqdm
 
-STUDY_BAR_FORMAT = "{desc}: {percentage:3.0f} %|{bar}| {elapsed} gone, {remaining} left{postfix}"
+    from residua.record import MetricsRow
+    from residua.training.progress import TrainingProgress
+
+SHARE_FORMAT = "{desc}: {percentage:3.0f} %|{bar}| elapsed {elapsed}, remaining {remaining}"
+COUNT_FORMAT = (
+    "{desc}: {percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}, "
+    "elapsed {elapsed}, remaining {remaining}, {rate_noinv_fmt}"
+)
+UNKNOWN_TOTAL_FORMAT = "{desc}: {n_fmt}, elapsed {elapsed}, {rate_noinv_fmt}"
+LOG_SECONDS = "10"  # between two lines of a bar that goes to a file
+
+ItemT = TypeVar("ItemT")
 
 
-class TrainingBar:
-    """Follows one run; a listener for `fit`, and hidden by all but one of several processes."""
+def update_bars_rarely_in_logs() -> None:
+    """Make tqdm write a line every 10 s if standard error is not a terminal.
 
-    def __init__(self, name: str, opening_note: str = "", hidden: bool = False) -> None:
-        self.name, self.hidden = name, hidden
-        self.opening_note = "" if hidden else opening_note  # what to say before the first step
-        self.bar: TqdmBar | None = (
-            None  # opened at the first news, so that an error before it stands alone
-        )
+    tqdm reads the variable when it is imported, so this must be called before.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", LOG_SECONDS)
 
-    def __enter__(self) -> "TrainingBar":
+
+class ProgressBar:
+    """A bar on standard error with the rate, the elapsed and the remaining time.
+
+    It opens at its first update, so that an error before that stands alone.
+    """
+
+    def __init__(self, unit: str = "", hidden: bool = False) -> None:
+        """`unit` names one item that is counted; "" shows shares of the work, without a rate."""
+        self.unit, self.hidden = unit, hidden
+        self.bar: tqdm[NoReturn] | None = None
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -34,112 +54,106 @@ class TrainingBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, progress: TrainingProgress, line: MetricsRow | None) -> None:
-        if self.hidden:
-            return
-        bar = self.bar
-        if bar is None:
-            bar = self.bar = tqdm(
-                desc=self.name,
-                total=progress.total_steps,
-                initial=progress.step,
-                unit="step",
-                dynamic_ncols=True,
-            )
-            if self.opening_note:
-                bar.write(f"residua: {self.opening_note}", file=sys.stderr)
-        bar.update(progress.step - bar.n)
-        if progress.note:
-            bar.write(f"residua: {progress.note}", file=sys.stderr)
-        if line:
-            postfix = {
-                name.replace("_", " "): line[name]
-                for name in ("loss", "train_error", "dev_error", "lr")
-            }
-            postfix["data wait"] = progress.data_wait_seconds / progress.seconds
-            bar.set_postfix(
-                {name: f"{value:.3g}" for name, value in postfix.items() if value is not None}
-            )
-
-
-class StudyBar:
-    """Follows many runs at once; each counts as many layers as it has, for that is what it costs."""
-
-    def __init__(self, layers_by_run: dict[str, int]) -> None:
-        self.layers_by_run, self.done_shares = layers_by_run, dict.fromkeys(layers_by_run, 0.0)
-        self.bar: TqdmBar | None = (
-            None  # opened at the first news, so that an error before it stands alone
-        )
-
-    def __call__(self, name: str, step: int, steps: int) -> None:
-        if self.bar is None:
-            self.bar = tqdm(
-                desc="study", total=100, unit="%", dynamic_ncols=True, bar_format=STUDY_BAR_FORMAT
-            )
-        self.done_shares[name] = step / steps
-        share = sum(
-            self.done_shares[run] * layers for run, layers in self.layers_by_run.items()
-        ) / sum(self.layers_by_run.values())
-        self.bar.update(100 * share - self.bar.n)
-        self.bar.set_postfix_str(
-            f"{sum(done == 1 for done in self.done_shares.values())} of {len(self.layers_by_run)} runs done"
-        )
+        self.close()
 
     def close(self) -> None:
+        """Leave the bar's last state on the screen; the next update opens a new one."""
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
 
-
-class LesionBar:
-    """Follows one net after the other through its lesions."""
-
-    def __init__(self) -> None:
-        self.bar: TqdmBar | None = None
-
-    def __enter__(self) -> "LesionBar":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, label: str, done: int, total: int) -> None:
-        if self.bar is None or self.bar.desc != label:
-            if self.bar is not None:
-                self.bar.close()
-            self.bar = tqdm(total=total, unit="lesion", dynamic_ncols=True)
-            self.bar.desc = label
-        self.bar.update(done - self.bar.n)
-
-
-class SignalsBar:
-    """Follows a measurement through the units of a network."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bar: TqdmBar | None = None  # opened at the first news
-
-    def __enter__(self) -> "SignalsBar":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, done: int, units: int) -> None:
+    def update(self, label: str, done: float, total: float | None, details: str = "") -> None:
+        """Show that `done` of `total` items are finished; another label opens another bar."""
+        if self.hidden:
+            return
+        if self.bar is not None and self.bar.desc != label:
+            self.close()
         if self.bar is None:
-            self.bar = tqdm(desc=self.name, total=units, unit="unit", dynamic_ncols=True)
+            self.bar = self.open_bar(label, done, total)
+        self.bar.set_postfix_str(details, refresh=False)
         self.bar.update(done - self.bar.n)
+
+    def open_bar(self, label: str, done: float, total: float | None) -> "tqdm[NoReturn]":
+        from tqdm.std import tqdm
+
+        layout = COUNT_FORMAT if self.unit else SHARE_FORMAT
+        return tqdm(
+            desc=label,
+            initial=done,  # the rate counts only what is done from now on
+            total=total,
+            unit=f" {self.unit}",
+            dynamic_ncols=True,
+            bar_format=(layout if total else UNKNOWN_TOTAL_FORMAT) + "{postfix}",
+        )
+
+    def print_note(self, message: str) -> None:
+        """Print a note on a line of its own, above the bar."""
+        if self.hidden:
+            return
+        if self.bar is None:
+            print_note(message)
+            return
+        with self.bar.external_write_mode(file=sys.stderr):
+            print_note(message)
+
+    def track(
+        self, items: Iterable[ItemT], label: str, total: int | None = None
+    ) -> Iterator[ItemT]:
+        """Yield the items and count them; a list's length is known without `total`."""
+        total = len(items) if isinstance(items, (list, tuple)) else total
+        for count, item in enumerate(items, 1):
+            yield item
+            self.update(label, count, total)
+        self.close()
+
+
+class TrainingListener:
+    """Shows one run's steps, losses and errors on a bar, and notes about the run above it."""
+
+    def __init__(self, bar: ProgressBar, name: str, opening_note: str = "") -> None:
+        """`opening_note` is printed when the first step begins."""
+        self.bar, self.name, self.opening_note, self.details = bar, name, opening_note, ""
+
+    def __call__(self, progress: "TrainingProgress", line: "MetricsRow | None") -> None:
+        if line:
+            self.details = format_training_details(progress, line)
+        self.bar.update(self.name, progress.step, progress.total_steps, self.details)
+        for note in filter(None, (self.opening_note, progress.note)):
+            self.bar.print_note(note)
+        self.opening_note = ""
+
+
+def format_training_details(progress: "TrainingProgress", line: "MetricsRow") -> str:
+    """`loss=0.123, dev error=0.05, ...`; the data wait is a share of the time since the start."""
+    values = {
+        "loss": line["loss"],
+        "train error": line["train_error"],
+        "dev error": line["dev_error"],
+        "lr": line["lr"],
+        "data wait": progress.data_wait_seconds / progress.seconds,
+    }
+    return ", ".join(f"{name}={value:.3g}" for name, value in values.items() if value is not None)
+
+
+class StudyProgress:
+    """Shows how far the runs of a study are, all on one bar.
+
+    A run's share of the work is proportional to its number of layers, as its time is.
+    """
+
+    def __init__(self, bar: ProgressBar, layers_by_run: dict[str, int]) -> None:
+        self.bar, self.layers_by_run = bar, layers_by_run
+        self.done_shares = dict.fromkeys(layers_by_run, 0.0)  # of each run, in [0, 1]
+
+    def __call__(self, run_name: str, step: int, total_steps: int) -> None:
+        self.done_shares[run_name] = step / total_steps
+        done_layers = sum(
+            self.done_shares[name] * layers for name, layers in self.layers_by_run.items()
+        )
+        finished = sum(share == 1 for share in self.done_shares.values())
+        self.bar.update(
+            "study",
+            done_layers,
+            sum(self.layers_by_run.values()),
+            f"{finished} of {len(self.layers_by_run)} runs done",
+        )

@@ -1,36 +1,39 @@
-"""Write the page of a study, a run, signals or lesions anew from its records."""
+"""Regenerate the report of a study, a run, signals or lesions from its records."""
 
 from pathlib import Path
 
 from jsonargparse import Namespace
 
-from residua.cli.parser import CommandParser, add_json_option, print_json
+from residua import report
+from residua.cli.options import add_json_option
+from residua.cli.output import print_result
+from residua.cli.parser import CommandParser
+from residua.config.serialize import Json
 
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
-        "folder", type=Path, help="the folder of a study, of a run, of signals or of lesions"
+        "folder", type=Path, help="the folder of a study, a run, signals or lesions"
     )
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
-    from residua.report import lesion, signals
-    from residua.report.signals_record import SIGNALS_RECORD
-    from residua.report.study import collect_study_results, write_study_report
+    facts, findings = regenerate_report(arguments.folder)
+    print_result(facts, findings, arguments.json)
 
-    if (arguments.folder / SIGNALS_RECORD).exists():
-        findings, facts = signals.write_and_summarize_signals(arguments.folder)
-        print_json(facts) if arguments.json else print(
-            "\n".join([*findings, "", f"The page: {facts['page']}"])
-        )
-        return
-    if lesion.holds_lesion_study(arguments.folder):
-        lesion_study = lesion.read_lesion_study(arguments.folder)
-        page, facts = (
-            lesion.write_lesion_report(lesion_study, arguments.folder),
-            lesion.make_lesion_json(lesion_study),
-        )
+
+def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
+    """Write the report for the kind of records in `folder`; returns its facts and its findings."""
+    if (folder / report.SIGNALS_RECORD).exists():
+        findings, facts = report.write_and_summarize_signals(folder)
+        return facts, "\n".join([*findings, "", f"The page: {facts['page']}"])
+    if report.holds_lesion_study(folder):
+        lesion_study = report.read_lesion_study(folder)
+        page = report.write_lesion_report(lesion_study, folder)
+        facts = report.make_lesion_json(lesion_study)
     else:
-        page, facts = write_study_report(arguments.folder), collect_study_results(arguments.folder)
-    print_json(facts) if arguments.json else print(f"{facts['verdict']}\n\nThe page: {page}")
+        study_summary = report.read_study_summary(folder)
+        page = report.write_study_report(study_summary, folder)
+        facts = report.make_study_results(study_summary) | {"page": str(page)}
+    return facts, f"{facts['verdict']}\n\nThe page: {page}"

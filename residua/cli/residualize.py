@@ -1,37 +1,38 @@
-"""Add skip connections to a plain network, which keeps its weights."""
-
-from pathlib import Path
+"""Add skip connections to a plain network; its weights stay."""
 
 from jsonargparse import Namespace
 
-from residua.cli.deepen import print_edit_summary
-from residua.cli.parser import CommandParser, add_json_option
-from residua.config.families import SHORTCUT_LETTERS
+from residua import net
+from residua.cli.deepen import format_edit_summary
+from residua.cli.options import add_json_option, add_model_argument, add_out_option
+from residua.cli.output import print_result
+from residua.cli.parser import CommandParser
+from residua.config.name_parts import SHORTCUT_LETTERS
 
 
 def add_arguments(parser: CommandParser) -> None:
+    add_model_argument(parser)
     parser.add_argument(
-        "model", type=Path, help="a run's folder (its last network) or a model folder"
-    )
-    parser.add_argument(
-        "--every", type=int, default=2, help="weight layers that each skip connection leads around"
+        "--every",
+        type=int,
+        default=2,
+        help="the number of weight layers that each skip connection spans",
     )
     parser.add_argument(
         "--shortcut",
         default="project",
-        help="where shapes differ: project (B, a new W_s) or pad (A, zeros)",
+        help="the shortcut if shapes differ: project (option B, new weights W_s) "
+        "or pad (option A, zeros)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the new model folder")
+    add_out_option(parser, "the new model folder", required=True)
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
     shortcut = SHORTCUT_LETTERS.get(arguments.shortcut, arguments.shortcut)
-
-    from residua.net.edit_folder import edit_model_folder
-    from residua.net.surgery import residualize
-
-    facts = edit_model_folder(
-        arguments.model, arguments.out, lambda net: residualize(net, arguments.every, shortcut)
+    facts = net.edit_model_folder(
+        arguments.model,
+        arguments.out,
+        lambda network: net.residualize(network, arguments.every, shortcut),
     )
-    print_edit_summary(facts, arguments.json)
+    print_result(facts, format_edit_summary(facts), arguments.json)

@@ -1,54 +1,61 @@
-"""Answer with a trained network on the web: a page for people, JSON for programs."""
+"""Serve a trained network over HTTP: a page for people, JSON for programs."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from residua.cli.parser import CommandParser, add_data_dir_option
+from residua import deploy, net, report
+from residua.cli.options import add_data_dir_option, add_engine_option, add_model_argument
+from residua.cli.parser import CommandParser
+from residua.cli.progress import ProgressBar
 from residua.errors import UsageError
+from residua.extras import require_extra
+from residua.report.format import format_counted_noun, format_percent
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from residua.config.model import ModelConfig
-    from residua.deploy.explain import GradCamExplainer
-    from residua.deploy.similar import SimilarImageIndex
+    from residua.deploy import GradCamExplainer, SimilarImageIndex
+    from residua.net.build import ResidualNetwork
+    from residua.net.vlad import VladNetwork
+
+SIMILAR_IMAGES = 6  # shown next to a prediction
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("model", type=Path, help="a run's or a model folder")
+    add_model_argument(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen on; 0.0.0.0 is every one of this machine",
+        help="the address to listen on; 0.0.0.0 accepts connections from other machines",
     )
     parser.add_argument(
-        "--port",
-        type=int,
-        default=8000,
-        help="the port to listen on; 0 is any that is free (default: 8000)",
+        "--port", type=int, default=8000, help="the port to listen on; 0 takes any free one"
     )
     parser.add_argument(
         "--images",
-        help="a folder of training images, or a data set's name: similar ones are shown beside a prediction",
+        help="a folder of training images, or a data set's name: the page shows the most similar "
+        "ones next to each prediction (default: none)",
+    )
+    add_engine_option(parser)
+    parser.add_argument(
+        "--max-bytes", type=int, default=20_000_000, help="the largest request body, in bytes"
     )
     parser.add_argument(
-        "--engine",
-        default="auto",
-        help="torch, onnx, openvino, or auto: the fastest that holds the accuracy",
+        "--max-pixels", type=int, default=50_000_000, help="the largest image, in pixels"
     )
-    parser.add_argument("--max-bytes", type=int, default=20_000_000, help="of a request's body")
-    parser.add_argument("--max-pixels", type=int, default=50_000_000, help="of an image")
     parser.add_argument(
         "--max-waiting",
         type=int,
         default=256,
-        help="images that are not answered yet; more are asked to come again",
+        help="queue limit in images; further requests are rejected, to be retried",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         default=30.0,
-        help="seconds for a request to arrive, and for its answer",
+        help="the longest time in seconds for a request to arrive, and for its answer",
     )
     add_data_dir_option(parser)
 
@@ -56,102 +63,70 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     for option in ("max_bytes", "max_pixels", "max_waiting", "timeout"):
         if arguments[option] <= 0:
-            raise UsageError(
-                f"--{option.replace('_', '-')} {arguments[option]} lets nothing in: give more than 0"
-            )
-
-    from residua.extras import require_extra
-
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name} must be positive, got {arguments[option]}")
     require_extra("serve")
-
-    from residua.deploy.engine import load_engine
-    from residua.deploy.serve import open_listener, serve_until_stopped
-    from residua.deploy.service import PredictionService, ServerLimits
-    from residua.report.html import render_template
-
-    with open_listener(arguments.host, arguments.port) as listener:  # before what takes long
-        chosen_engine = load_engine(arguments.model, arguments.engine)
-        config = chosen_engine.config
-        explainer, album = (
-            try_build_explainer(arguments.model, config),
-            load_similar_image_album(arguments, config),
-        )
-        limits = ServerLimits(
+    # the port is opened first, so that a port in use is reported before the model is loaded
+    with deploy.open_listener(arguments.host, arguments.port) as listener:
+        network, config = net.load_model_folder(net.find_model_folder(arguments.model))
+        engine = deploy.build_engine(network, config, arguments.engine)
+        limits = deploy.ServerLimits(
             arguments.max_bytes, arguments.max_pixels, arguments.max_waiting, arguments.timeout
         )
-        page = render_template(
+        similar_images = index_similar_images(network, config, arguments)
+        page = report.render_template(
             "serve.html.j2",
-            **build_page_variables(config, chosen_engine.description, limits.max_body_bytes),
-            similar=6 * (album is not None),
+            **build_page_variables(config, engine.description, limits.max_body_bytes),
+            similar=SIMILAR_IMAGES if similar_images else 0,
         )
-        service = PredictionService(chosen_engine, page, limits, explainer, album)
-        serve_until_stopped(
+        explainer = try_build_explainer(network, config)
+        service = deploy.PredictionService(engine, page, limits, explainer, similar_images)
+        greeting = f"{config.network.name} by {engine.description}"
+        deploy.serve_until_stopped(
             service,
             listener,
-            lambda address: print(
-                f"{config.network.name} by {chosen_engine.description}: {address}  (Ctrl-C stops)",
-                flush=True,
-            ),
+            lambda address: print(f"{greeting}: {address}  (Ctrl-C stops)", flush=True),
         )
 
 
 def build_page_variables(
     config: "ModelConfig", engine_name: str, max_bytes: int
 ) -> dict[str, object]:
-    """What the page says of the model."""
-    error_text = (
-        ""
-        if config.test_error is None
-        else f"; on its test images it was wrong for {100 * config.test_error:.3g} %"
-    )
+    """The variables of serve.html.j2 that describe the model."""
     trained_text = f", trained on {config.dataset}" if config.dataset else ""
+    error_text = ""
+    if config.test_error is not None:
+        error_text = f"; test error {format_percent(config.test_error, digits=2)}"
+    class_count = format_counted_noun(len(config.classes), "class", "classes")
     return {
         "title": "What is in this picture?",
         "inks": {},
         "classes": config.classes,
         "most": max_bytes,
-        "subject": f"{config.network.name} knows {len(config.classes)} classes{trained_text}",
+        "subject": f"{config.network.name} knows {class_count}{trained_text}",
         "facts": f"It runs by {engine_name}{error_text}.",
     }
 
 
-def try_build_explainer(folder: Path, config: "ModelConfig") -> "GradCamExplainer | None":
-    """Grad-CAM, where captum is installed and the network has maps to look at."""
-    from residua.deploy.explain import GradCamExplainer
-    from residua.net.model_folder import from_pretrained
-    from residua.training.evaluate import find_model_folder
-
+def try_build_explainer(network: "nn.Module", config: "ModelConfig") -> "GradCamExplainer | None":
+    """Grad-CAM; None if captum is not installed, or if the network has no feature maps."""
     try:
-        return GradCamExplainer(from_pretrained(find_model_folder(folder)), config)
+        return deploy.GradCamExplainer(network, config)
     except UsageError:
         return None
 
 
-def load_similar_image_album(
-    arguments: Namespace, config: "ModelConfig"
+def index_similar_images(
+    network: "ResidualNetwork | VladNetwork", config: "ModelConfig", arguments: Namespace
 ) -> "SimilarImageIndex | None":
-    """The training images of `--images`, as the network sees them."""
+    """The training images of `--images` with their features; None without that option."""
     if arguments.images is None:
         return None
-    from tqdm import tqdm
-
-    from residua.data.read import read_split
-    from residua.data.sources.image_folder import resolve_dataset
-    from residua.deploy.similar import SimilarImageIndex
-    from residua.net.model_folder import from_pretrained
-    from residua.training.evaluate import find_model_folder
-
-    data = resolve_dataset(arguments.images, config.input)
-    if data.input != config.input:
-        raise UsageError(
-            f"{arguments.model} takes images of {config.input}, but those of {data.name} are {data.input}"
+    with ProgressBar("batch") as bar:
+        return deploy.build_similar_image_index(
+            network,
+            config,
+            arguments.images,
+            arguments.data_dir,
+            lambda batches: bar.track(batches, "images"),
         )
-    images = read_split(data, "train", arguments.data_dir).center_crop(config.input[1:])
-    net = from_pretrained(find_model_folder(arguments.model))
-    return SimilarImageIndex(
-        net,
-        config,
-        images,
-        data.classes,
-        lambda batches: tqdm(batches, desc="images", unit="batch"),
-    )

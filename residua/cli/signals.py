@@ -1,54 +1,52 @@
-"""Measure what passes through a network and back, unit by unit, and write a page of it."""
-
-from pathlib import Path
+"""Measure activations and gradients of a network unit by unit, and write a page about them."""
 
 from jsonargparse import Namespace
 
-from residua.cli.parser import CommandParser, add_data_dir_option, add_json_option, print_json
+from residua import analysis, report, training
+from residua.cli.options import (
+    add_data_dir_option,
+    add_json_option,
+    add_out_option,
+    add_seed_option,
+)
+from residua.cli.output import print_result
+from residua.cli.parser import CommandParser
+from residua.cli.progress import ProgressBar
 
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "model",
-        help="a network's name, examined as it starts, or a run's folder, or a model folder",
+        help="a network's name (measured at initialisation), a run's folder or a model folder",
     )
     parser.add_argument(
         "--data",
         default="",
-        help="real images to show it (default: those it was trained on; CIFAR-10 or digits)",
+        help="the data set of the images (default: the one it was trained on; for a network's "
+        "name CIFAR-10 if available, else digits)",
     )
     parser.add_argument(
-        "--images", type=int, default=16, help="how many, in one batch (default: 16)"
+        "--images", type=int, default=16, help="the number of images, all in one batch"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights (default: 0)")
-    parser.add_argument("--out", type=Path, help="the folder of the page (default: signals/NAME)")
+    add_seed_option(parser, "the initial weights")
+    add_out_option(parser, "the folder of the page (default: signals/NAME)")
     add_data_dir_option(parser)
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
-    from residua.analysis.run_signals import measure_signals_record
-    from residua.cli.progress import SignalsBar
-    from residua.report.signals import (
-        choose_signals_folder,
-        write_and_summarize_signals,
-        write_signals_record,
-    )
-    from residua.training.machine import detect_machine
-
-    folder = choose_signals_folder(arguments.out, arguments.model)
-    with SignalsBar(arguments.model) as on_progress:
-        signals_record = measure_signals_record(
+    folder = report.choose_signals_folder(arguments.out, arguments.model)
+    with ProgressBar("unit") as bar:
+        signals_record = analysis.measure_signals_record(
             arguments.model,
-            detect_machine("fp32"),
+            training.detect_machine("fp32"),
             data=arguments.data,
             image_count=arguments.images,
             seed=arguments.seed,
             data_dir=arguments.data_dir,
-            on_progress=on_progress,
+            on_progress=lambda done, total: bar.update(arguments.model, done, total),
         )
-    write_signals_record(signals_record, folder)
-    lines, facts = write_and_summarize_signals(folder)
-    print_json(facts) if arguments.json else print(
-        "\n".join([*lines, "", f"The page: {facts['page']}"])
-    )
+    report.write_signals_record(signals_record, folder)
+    findings, facts = report.write_and_summarize_signals(folder)
+    summary = "\n".join([*findings, "", f"The page: {facts['page']}"])
+    print_result(facts, summary, arguments.json)

@@ -1,318 +1,178 @@
-"""Train a network on a data set, into a folder that a later command can read."""
+"""Train a network on a data set and store the run in a folder that other commands read."""
 
-import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from difflib import get_close_matches
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from residua.cli.parser import (
-    CommandParser,
+from residua import data, training
+from residua.cli.options import (
+    add_data_argument,
     add_data_dir_option,
     add_json_option,
+    add_out_option,
+    add_precision_option,
     add_recipe_options,
-    parse_recipe_options,
-    print_json,
+    add_seed_option,
 )
-from residua.config.dataset import Dataset
+from residua.cli.output import print_notes, print_result
+from residua.cli.parser import CommandParser
+from residua.cli.progress import ProgressBar, TrainingListener
+from residua.cli.run_options import ResolvedRun, resolve_run
 from residua.config.network import Network
-from residua.config.papers import network
 from residua.config.plan import plan
-from residua.config.recipe import Recipe
-from residua.config.run import Run
 from residua.config.serialize import Json
-from residua.config.vlad_config import make_vlad_classifier
-from residua.errors import UsageError, unknown_name_error
 from residua.record import RunRecord
+from residua.report.format import format_duration, format_percent, format_three_digits
 
 if TYPE_CHECKING:
-    from residua.training.machine import Machine
+    from residua.training import Machine
 
-NETWORK_ONLY_OPTIONS = ("recipe", "steps", "epochs", "set", "recompute", "balance", "freeze")
+MAX_NAMED_FILES = 20  # skipped files that are printed
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument(
-        "data",
-        help="digits, cifar10, ...; photographs: a folder by class, a table of path,label, shards, hf:OWNER/NAME",
-    )
+    add_data_argument(parser)
     parser.add_argument(
         "--model",
-        help="a network's name, or vlad (default: cifar-resnet20, chosen for a folder, or that of --from)",
+        help="a network's name, or vlad (default: the network of --from; else chosen for "
+        "photographs, cifar-resnet20 for other data)",
     )
     parser.add_argument(
         "--from",
-        help="start from these weights: a run, a model folder, a file, OWNER/NAME on the hub",
+        help="start from these weights: a run's folder, a model folder, a file, or OWNER/NAME on "
+        "the Hugging Face hub (default: random weights)",
     )
     parser.add_argument(
         "--freeze",
         action="store_true",
-        help="train the last layer alone, on what --from has learned",
+        help="transfer learning: train only a new final layer on the features of --from",
     )
     parser.add_argument(
         "--size",
         type=int,
-        help="a folder's photographs are cut to squares of so many pixels (default: chosen)",
+        help="side in pixels of the square crops of photographs, 8 to 1024 (default: chosen)",
     )
     parser.add_argument(
         "--balance",
         action="store_true",
-        help="show each class equally often, however many images it has",
+        help="draw images of all classes equally often, however many images a class has",
     )
-    add_recipe_options(parser)
+    add_recipe_options(parser, default="chosen for photographs, small for digits, else he2015")
+    add_seed_option(parser, "the initial weights, the order of images and their augmentation")
+    add_out_option(parser, "the run's folder (default: a name for this run under runs/)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="initial weights, order and augmentation follow from it"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="the run's folder (default: a name of its own under runs/)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the folder's checkpoint, where it has one"
+        "--resume",
+        action="store_true",
+        help="continue from the folder's last checkpoint, if it has one",
     )
     parser.add_argument(
         "--save-every",
         default="60s",
-        help="how often a checkpoint is written: 500 (steps), 30s, 5m (default: 60s)",
+        help="how often a checkpoint is written: steps (500), seconds (30s) or minutes (5m)",
     )
-    parser.add_argument(
-        "--precision",
-        default="auto",
-        help="bf16, fp32, or auto: bf16 where the machine is fast in it",
-    )
+    add_precision_option(parser, default="auto")
     parser.add_argument(
         "--recompute",
-        help="none, unit, stage or sqrt: compute activations again, for less memory; the same bits",
+        help="activation checkpointing, for less memory with bit-identical results: none, unit, "
+        "stage or sqrt (default: none)",
     )
     add_data_dir_option(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the plan of the run, with its estimated time, and stop",
+        help="print the plan of the run, its estimated time and memory, and stop",
     )
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
-    from residua.cli.progress import TrainingBar
-    from residua.data.sources.image_folder import resolve_dataset
-    from residua.training.checkpoint import parse_save_interval
-    from residua.training.distributed import join_process_group
-    from residua.training.dry_run import preview_run
-    from residua.training.machine import detect_machine
-    from residua.training.memory import describe_memory
-    from residua.training.run import catch_stop_signals, train_run
-
-    data = resolve_dataset(arguments.data)
-    with join_process_group() as group:
-        this_machine, saving = (
-            detect_machine(arguments.precision, arguments.recompute or "none", group),
-            parse_save_interval(arguments.save_every),
-        )
-        resolved = resolve_run(arguments, data, this_machine)
-        run_config = resolved.run
-        folder = (
-            arguments.out or Path("runs") / f"{run_config.network.name}-{data.name}-{run_config.id}"
-        )
+    dataset = data.resolve_dataset(arguments.data)
+    with training.join_process_group() as group:
+        machine = training.detect_machine(arguments.precision, arguments.recompute or "none", group)
         if arguments.dry_run:
-            facts = preview_run(run_config, this_machine, arguments.data_dir)
+            training.parse_save_interval(arguments.save_every)
+            resolved = resolve_run(arguments, dataset, machine)
+            facts = training.preview_run(
+                resolved.run, machine, arguments.data_dir, resolved.dataset
+            )
         else:
-            if group.is_main:
-                print_notes(resolved.choice_notes)
-            memory_note = (
-                describe_memory(run_config, plan(run_config.network), this_machine)
-                if isinstance(run_config.network, Network)
-                else ""
-            )
-            bar = TrainingBar(run_config.network.name, memory_note, hidden=not group.is_main)
-            with bar as on_progress, catch_stop_signals() as should_stop:
-                result = train_run(
-                    run_config,
-                    folder,
-                    this_machine,
-                    initial_weights=resolved.weights_path,
-                    data_dir=arguments.data_dir,
-                    resume=arguments.resume,
-                    checkpoint_policy=saving,
-                    on_progress=on_progress,
-                    should_stop=should_stop,
-                )
-            facts = {**result, "folder": str(folder)}
-            if group.is_main:
-                print_notes(describe_skipped_files(RunRecord(folder).read_skipped_images()))
+            facts = train_and_report(arguments, resolve_run(arguments, dataset, machine), machine)
     if group.is_main:
-        print_json(facts) if arguments.json else print(format_run_facts(facts))
+        print_result(facts, format_run_facts(facts), arguments.json)
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedRun:
-    """A run, the weights it starts from, and sentences about what was chosen for the user."""
-
-    run: Run
-    weights_path: Path | None = None
-    choice_notes: tuple[str, ...] = ()
-
-
-def resolve_run(arguments: Namespace, data: Dataset, machine: "Machine") -> ResolvedRun:
-    """The run that the options ask for; what they leave open is chosen for a folder by its images and the machine."""
-    if vlad_run := resolve_vlad_run(arguments, data):
-        return ResolvedRun(vlad_run)
-    if arguments.freeze and arguments["from"] is None:
-        raise UsageError("--freeze keeps what --from has learned: give that, too")
-    if data.kind == "folder":
-        return resolve_folder_run(arguments, data, machine)
-    if arguments.size is not None:
-        raise UsageError(
-            f"--size is for folders of photographs: images of {data.name} are {data.input[1]} x {data.input[2]}"
+def train_and_report(
+    arguments: Namespace, resolved: ResolvedRun, machine: "Machine"
+) -> dict[str, Json]:
+    """Train, with notes and a progress bar on standard error; returns the result and the folder."""
+    run_config, is_main = resolved.run, machine.group.is_main
+    name = run_config.network.name
+    folder = arguments.out or Path("runs") / f"{name}-{resolved.dataset.name}-{run_config.id}"
+    if is_main:
+        print_notes(resolved.choice_notes)
+    bar = ProgressBar("step", hidden=not is_main)
+    with bar, training.catch_stop_signals() as should_stop:
+        result = training.train_run(
+            run_config,
+            folder,
+            machine,
+            data=resolved.dataset,
+            initial_weights=resolved.weights_path,
+            data_dir=arguments.data_dir,
+            resume=arguments.resume,
+            checkpoint_policy=training.parse_save_interval(arguments.save_every),
+            on_progress=TrainingListener(bar, name, describe_run_memory(resolved, machine)),
+            should_stop=should_stop,
         )
-    weights_path, fingerprint, network_config = resolve_weights_and_network(
-        arguments, data, "cifar-resnet20"
-    )
-    return ResolvedRun(
-        Run(
-            network_config, data.name, resolve_recipe(arguments, data), arguments.seed, fingerprint
-        ),
-        weights_path,
-    )
+    if is_main:
+        print_notes(describe_skipped_files(RunRecord(folder).read_skipped_images()))
+    return {**result, "folder": str(folder)}
 
 
-def resolve_folder_run(arguments: Namespace, data: Dataset, machine: "Machine") -> ResolvedRun:
-    """The same for photographs, with what is chosen by their number and size and by the machine."""
-    from residua.data.sources.image_folder import dataset_from_listing, list_image_dataset
-    from residua.training.auto_config import choose_config
-    from residua.training.initial_weights import read_image_size, resolve_weight_source
-
-    if arguments.size is not None and not 8 <= arguments.size <= 1024:
-        raise UsageError(f"--size {arguments.size} is impossible: give 8 to 1024 pixels")
-    listing, is_fine_tuning = list_image_dataset(data.folder), arguments["from"] is not None
-    side = arguments.size or (
-        read_image_size(resolve_weight_source(arguments["from"])) if is_fine_tuning else 0
-    )
-    auto_config = choose_config(listing, machine, finetune=is_fine_tuning, image_size=side)
-    weights_path, fingerprint, network_config = resolve_weights_and_network(
-        arguments,
-        dataset_from_listing(listing, (3, auto_config.image_size, auto_config.image_size)),
-        auto_config.model_name,
-    )
-    recipe = resolve_recipe(arguments, data, auto_config.recipe)
-    given_options = {
-        option
-        for option in ("model", "size", "recipe", "balance")
-        if arguments[option] not in (None, False)
-    }
-    given_options |= {"recipe"} if arguments.steps or arguments.epochs else set()
-    given_options |= {"model"} if is_fine_tuning else set()
-    choice_notes = tuple(
-        f"{why} (otherwise: --{option})"
-        for option, why in auto_config.reasons.items()
-        if option not in given_options
-    )
-    return ResolvedRun(
-        Run(network_config, data.folder, recipe, arguments.seed, fingerprint),
-        weights_path,
-        choice_notes,
-    )
+def describe_run_memory(resolved: ResolvedRun, machine: "Machine") -> str:
+    """The memory estimate of a network's run; "" for VLAD, which has none."""
+    network = resolved.run.network
+    if not isinstance(network, Network):
+        return ""
+    return training.describe_memory(resolved.run, plan(network), resolved.dataset, machine)
 
 
-def resolve_recipe(arguments: Namespace, data: Dataset, default: Recipe | None = None) -> Recipe:
-    """The recipe, with what --balance and --freeze change."""
-    recipe = parse_recipe_options(arguments, data, default)
-    return replace(
-        recipe,
-        balance=recipe.balance or arguments.balance,
-        freeze=recipe.freeze or arguments.freeze,
-    )
-
-
-def describe_skipped_files(skipped: list[dict[str, str]], limit: int = 20) -> Iterator[str]:
-    """Which files of a folder were left out, and why."""
-    yield from (f"left out: {problem['path']} {problem['detail']}" for problem in skipped[:limit])
-    if len(skipped) > limit:
-        yield f"{len(skipped) - limit:,} more were left out: run.json names them all"
-
-
-def print_notes(messages: Iterable[str]) -> None:
-    for sentence in messages:
-        print(f"residua: {sentence}", file=sys.stderr)
-
-
-def resolve_vlad_run(arguments: Namespace, data: Dataset) -> Run | None:
-    """The run that `--model vlad` asks for; None where another model is asked for."""
-    name = str(arguments.model).partition(",")[0]
-    if not get_close_matches(name, ["vlad"]):
-        return None
-    if name != "vlad":
-        raise unknown_name_error("model", name, ["vlad"])
-    for option in (*NETWORK_ONLY_OPTIONS, "from"):
-        if (
-            arguments[option] is not None
-            and arguments[option] is not False
-            and arguments[option] != []
-        ):
-            raise UsageError(
-                f"--{option} is for networks: leave it out with --model {arguments.model}"
-            )
-    if arguments.precision not in ("auto", "fp32"):
-        raise UsageError(
-            f"--precision {arguments.precision} is for networks: vlad is fitted in fp32"
-        )
-    name = data.folder if data.kind == "folder" else data.name
-    side = arguments.size or 64
-    input_shape = (3, side, side) if data.kind == "folder" else data.input
-    return Run(
-        make_vlad_classifier(arguments.model, input_shape, len(data.classes)),
-        name,
-        None,
-        arguments.seed,
-    )
-
-
-def resolve_weights_and_network(
-    arguments: Namespace, data: Dataset, default_model: str
-) -> tuple[Path | None, str, Network]:
-    """The weights to start from, their fingerprint, and their network; or none, and a network by name."""
-    if arguments["from"] is None:
-        return (
-            None,
-            "",
-            network(arguments.model or default_model, input=data.input, classes=len(data.classes)),
-        )
-
-    from residua.training.initial_weights import adapt_network_to_data, resolve_weight_source
-
-    weights_source = resolve_weight_source(arguments["from"])
-    if weights_source.path.is_dir() and arguments.model:
-        raise UsageError(f"--from takes the network of {arguments['from']}: leave --model out")
-    return (
-        weights_source.path,
-        weights_source.fingerprint,
-        adapt_network_to_data(weights_source, data, arguments.model),
-    )
+def describe_skipped_files(skipped: list[dict[str, str]]) -> Iterator[str]:
+    """One sentence per photograph that could not be used, at most `MAX_NAMED_FILES`."""
+    for problem in skipped[:MAX_NAMED_FILES]:
+        yield f"skipped: {problem['path']} {problem['detail']}"
+    if len(skipped) > MAX_NAMED_FILES:
+        yield f"{len(skipped) - MAX_NAMED_FILES:,} more were skipped: run.json names them all"
 
 
 def format_run_facts(facts: dict[str, Json]) -> str:
-    """A line per fact, with units that people read."""
+    """One line per fact of a run or a dry run, with units."""
     return "\n".join(
-        f"{name.replace('_', ' '):20} {format_fact_value(name, value)}"
+        f"{name.replace('_', ' '):24} {format_fact_value(name, value)}"
         for name, value in facts.items()
     )
 
 
 def format_fact_value(name: str, value: Json) -> str:
+    """A fact's value in the unit that its name tells, e.g. `estimated_seconds`."""
+    if "error" in name.split("_") and isinstance(value, float):
+        return format_percent(value, digits=2)
     match name.rpartition("_")[2], value:
-        case "error", float():
-            return f"{100 * value:.2f} %"
         case "bytes", int():
             return f"{value / 2**20:,.1f} MiB"
         case "seconds", float():
-            return str(timedelta(seconds=round(value)))
-        case "rates", list(pairs):
-            return ", ".join(f"{pair['lr']:.4g} from step {pair['step']:,}" for pair in pairs)  # type: ignore[index,call-overload]
+            return format_duration(value)
+        case "rates", list():
+            return ", ".join(format_lr_change(change) for change in value)
         case _, float():
-            return f"{value:,.1f}"
+            return format_three_digits(value)
         case _, int():
             return f"{value:,}"
     return str(value)
+
+
+def format_lr_change(change: Json) -> str:
+    assert isinstance(change, dict)
+    return f"{change['lr']:.4g} from step {change['step']:,}"

@@ -1,0 +1,109 @@
+"""Networks, data sets, recipes, runs and studies as frozen values; standard library only.
+
+network, joins, heads   a residual network as data: orders, joins, units, stages, head
+registry                which kinds of parts exist, and how another module adds one
+families, name_parts,
+papers, paper_results   networks by name, and the figures that the papers print for them
+plan                    network -> concrete layers; parameters and multiply-adds
+memory                  bytes of activations, of a step, and of a run
+dataset                 the data sets that are known by name
+optimisers, schedules,
+augmentation, recipe    how a network is trained
+run, study              a run, and a comparison of many
+model                   config.json of a model folder
+vlad_config             the classical VLAD classifier
+evaluation_results,
+lesion_results          results that reports read
+serialize, checks       values <-> JSON, overrides, range checks
+"""
+
+from typing import TYPE_CHECKING
+
+from residua.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from residua.config.augmentation import Augmentation as Augmentation
+    from residua.config.augmentation import BatchTransform as BatchTransform
+    from residua.config.dataset import DATASETS as DATASETS
+    from residua.config.dataset import Dataset as Dataset
+    from residua.config.dataset import get_dataset as get_dataset
+    from residua.config.evaluation_results import EvaluationResult as EvaluationResult
+    from residua.config.heads import Head as Head
+    from residua.config.heads import Pooling as Pooling
+    from residua.config.joins import Add as Add
+    from residua.config.joins import Drop as Drop
+    from residua.config.joins import Gate as Gate
+    from residua.config.joins import Join as Join
+    from residua.config.joins import Scale as Scale
+    from residua.config.lesion_results import LesionStudyResult as LesionStudyResult
+    from residua.config.lesion_results import NetworkLesionResult as NetworkLesionResult
+    from residua.config.memory import RECOMPUTE_MODES as RECOMPUTE_MODES
+    from residua.config.memory import MemoryEstimate as MemoryEstimate
+    from residua.config.memory import RecomputeMode as RecomputeMode
+    from residua.config.memory import activation_bytes as activation_bytes
+    from residua.config.memory import estimate_run_memory as estimate_run_memory
+    from residua.config.model import ImagePreprocessing as ImagePreprocessing
+    from residua.config.model import ModelConfig as ModelConfig
+    from residua.config.network import ORDERS as ORDERS
+    from residua.config.network import Network as Network
+    from residua.config.network import Order as Order
+    from residua.config.network import Stage as Stage
+    from residua.config.network import Stem as Stem
+    from residua.config.network import Unit as Unit
+    from residua.config.optimisers import AdamW as AdamW
+    from residua.config.optimisers import Muon as Muon
+    from residua.config.optimisers import Optimiser as Optimiser
+    from residua.config.optimisers import RmsProp as RmsProp
+    from residua.config.optimisers import Sgd as Sgd
+    from residua.config.papers import compose_network_name as compose_network_name
+    from residua.config.papers import list_models as list_models
+    from residua.config.papers import split_network_name as split_network_name
+    from residua.config.plan import Layer as Layer
+    from residua.config.plan import Plan as Plan
+    from residua.config.plan import PlannedUnit as PlannedUnit
+    from residua.config.recipe import RECIPES as RECIPES
+    from residua.config.recipe import Recipe as Recipe
+    from residua.config.registry import Part as Part
+    from residua.config.registry import register as register
+    from residua.config.run import Run as Run
+    from residua.config.run import parse_run as parse_run
+    from residua.config.schedules import OneCycle as OneCycle
+    from residua.config.schedules import StepDecay as StepDecay
+    from residua.config.schedules import Warmup as Warmup
+    from residua.config.serialize import Json as Json
+    from residua.config.serialize import apply_override as apply_override
+    from residua.config.serialize import from_json as from_json
+    from residua.config.serialize import to_json as to_json
+    from residua.config.study import Arm as Arm
+    from residua.config.study import Study as Study
+    from residua.config.study import parse_study as parse_study
+    from residua.config.vlad_config import ClassifierConfig as ClassifierConfig
+    from residua.config.vlad_config import VladClassifier as VladClassifier
+    from residua.config.vlad_config import make_vlad_classifier as make_vlad_classifier
+
+__getattr__, __dir__ = export_lazily(
+    __name__,
+    {
+        "augmentation": "Augmentation BatchTransform",
+        "dataset": "DATASETS Dataset get_dataset",
+        "evaluation_results": "EvaluationResult",
+        "heads": "Head Pooling",
+        "joins": "Add Drop Gate Join Scale",
+        "lesion_results": "LesionStudyResult NetworkLesionResult",
+        "memory": (
+            "RECOMPUTE_MODES MemoryEstimate RecomputeMode activation_bytes estimate_run_memory"
+        ),
+        "model": "ImagePreprocessing ModelConfig",
+        "network": "ORDERS Network Order Stage Stem Unit",
+        "optimisers": "AdamW Muon Optimiser RmsProp Sgd",
+        "papers": "compose_network_name list_models split_network_name",
+        "plan": "Layer Plan PlannedUnit",
+        "recipe": "RECIPES Recipe",
+        "registry": "Part register",
+        "run": "Run parse_run",
+        "schedules": "OneCycle StepDecay Warmup",
+        "serialize": "Json apply_override from_json to_json",
+        "study": "Arm Study parse_study",
+        "vlad_config": "ClassifierConfig VladClassifier make_vlad_classifier",
+    },
+)

@@ -1,4 +1,4 @@
-"""Each data set as a value: its files and their checksums, image shape, classes, mean and standard deviation."""
+"""Data sets as values: files and checksums, image shape, classes, mean and standard deviation."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,14 @@ CIFAR10_CLASSES = (
     "truck",
 )
 CIFAR100_CLASS_TEXT = """
-apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
-castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
-man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
-pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup
+dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower
+leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid
+otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray
+road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(CIFAR100_CLASS_TEXT.split())
 FASHION_MNIST_CLASSES = (
@@ -43,7 +44,7 @@ FASHION_MNIST_CLASSES = (
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file a data set is read from, and its MD5 sum as the publisher states it."""
+    """A file of a data set, with the MD5 sum that its publisher states."""
 
     name: str
     md5: str
@@ -51,7 +52,7 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class DownloadArchive:
-    """What is downloaded: a file at any of `urls`, the same bytes at each."""
+    """A file to download from any of `urls`, which all serve the same bytes."""
 
     urls: tuple[str, ...]
     md5: str
@@ -63,26 +64,36 @@ class DownloadArchive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Images of one shape in named classes, in a training part and a test part."""
+    """Images of one shape in named classes, with a training split and a test split.
+
+    input             (channels, height, width)
+    mean, std         of the training images, by channel, for pixels in [0, 1]
+    num_images        in the training split, of which `num_dev_images` are held out as the dev split
+    kind              reader: sklearn, batches (Python pickles), idx, or folder (photographs)
+    train, test       files of the splits; for IDX images and labels
+    flip_keeps_class  whether a mirrored image keeps its class
+    resize            of photographs: side of the stored squares, larger than the input, from which
+                      random crops are taken; 0 stores images of the input's size
+    """
 
     name: str
-    input: tuple[int, int, int]  # channels, height, width
+    input: tuple[int, int, int]
     classes: tuple[str, ...]
-    mean: tuple[float, ...]  # of the training images, each channel, pixels in [0, 1]
+    mean: tuple[float, ...]
     std: tuple[float, ...]
-    num_images: int  # in the training part
-    num_dev_images: int  # of those, held out
-    kind: str  # how it is read: sklearn, batches (python pickles), idx, folder (of photographs)
+    num_images: int
+    num_dev_images: int
+    kind: str
     folder: str = ""
-    train: tuple[DataFile, ...] = ()  # for IDX: images, labels
+    train: tuple[DataFile, ...] = ()
     test: tuple[DataFile, ...] = ()
     archives: tuple[DownloadArchive, ...] = ()
-    flip_keeps_class: bool = True  # whether a mirrored image keeps its class
-    resize: int = 0  # of photographs: the side of the squares that are kept, larger than the input, to cut from
+    flip_keeps_class: bool = True
+    resize: int = 0
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the training images in memory."""
+        """(channels, height, width) of the training images in memory."""
         return (self.input[0], self.resize, self.resize) if self.resize else self.input
 
 
@@ -95,7 +106,8 @@ def make_idx_dataset(
     raw_md5s: tuple[str, ...],
     gz_md5s: tuple[str, ...],
 ) -> Dataset:
-    """A data set in the four IDX files of MNIST; `raw` and `gz` are the MD5 sums of the unpacked and packed files."""
+    """Make a data set of MNIST's four IDX files, with the MD5 sums of the unpacked and packed
+    files."""
     filenames = [
         f"{part}-{what}-ubyte"
         for part in ("train", "t10k")
@@ -126,7 +138,8 @@ def make_idx_dataset(
 DATASETS = {
     d.name: d
     for d in (
-        # 8x8 handwritten digits of Alpaydin & Kaynak (1998), as scikit-learn carries them. The split is ours.
+        # 8x8 handwritten digits of Alpaydin & Kaynak (1998), as scikit-learn carries them. The
+        # split is ours.
         Dataset(
             name="digits",
             input=(1, 8, 8),
@@ -183,7 +196,8 @@ DATASETS = {
                 ),
             ),
         ),
-        # LeCun et al. 1998; the publisher's own address no longer serves the files, so mirrors stand first.
+        # LeCun et al. 1998; the publisher's own address no longer serves the files, so mirrors
+        # stand first.
         make_idx_dataset(
             "mnist",
             DIGIT_CLASSES,
@@ -207,7 +221,8 @@ DATASETS = {
                 "ec29112dd5afa0611ce80d1b7f02629c",
             ),
         ),
-        # Xiao et al. 2017. They state the sums of the packed files; those of the unpacked ones are others' who unpacked them.
+        # Xiao et al. 2017. They state the sums of the packed files; those of the unpacked ones are
+        # others' who unpacked them.
         make_idx_dataset(
             "fashion-mnist",
             FASHION_MNIST_CLASSES,

@@ -1,4 +1,4 @@
-"""What an evaluation found: counts, calibration, and the most confident mistakes; the `evaluation.json` that a page is made of."""
+"""Results of an evaluation, as `evaluation.json` holds them: counts, calibration, mistakes."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -7,11 +7,12 @@ from typing import Literal
 
 from residua.config.serialize import FORMAT_VERSION
 
-Z_95 = NormalDist().inv_cdf(0.975)  # 95 %, both sides
+Z_95 = NormalDist().inv_cdf(0.975)  # two-sided 95 %
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """Between what a share lies with 95 % after `part` of `whole` were counted; 0 and 1 where nothing was (Wilson 1927, Eq. 2)."""
+    """95 % confidence interval of the proportion `count` / `total` (Wilson 1927); (0, 1) if total
+    is 0."""
     if not total:
         return 0.0, 1.0
     p, a = count / total, Z_95 * Z_95 / total
@@ -21,36 +22,64 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin:
-    """The images whose highest probability lies in one of equally wide ranges."""
+    """The images whose highest probability lies in one of equally wide ranges.
+
+    confidence  mean of that probability
+    accuracy    fraction of these images whose most probable class is right
+    """
 
     count: int
-    confidence: float  # mean of that probability
-    accuracy: float  # share of these images whose most probable class is right
+    confidence: float
+    accuracy: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """How far probabilities are true: of images called with 80 %, 80 % should be right (Guo et al. 2017)."""
+    """Whether probabilities mean what they say: of predictions at 80 %, 80 % should be right.
 
-    ece: float  # expected calibration error: mean of |accuracy - confidence| over images, by bins; in [0, 1]
-    loss: float  # mean cross-entropy, nats
+    ece   expected calibration error in [0, 1]: the mean over images of their bin's
+          |accuracy - confidence| (Guo et al. 2017)
+    loss  mean cross-entropy in nats
+    """
+
+    ece: float
+    loss: float
     bins: tuple[CalibrationBin, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfidentMistake:
-    """An image taken for another class."""
+    """A misclassified image.
 
-    where: str  # which image
-    thumbnail: str  # a data URI
+    where         the image's path or position
+    thumbnail     a data URI
+    truth, guess  true and most probable class
+    probability   of the most probable class
+    """
+
+    where: str
+    thumbnail: str
     truth: int
     guess: int
-    probability: float  # of the guess
+    probability: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
-    """A network on all images of a split.  Shares are in [0, 1]; intervals hold the truth with 95 % (Wilson 1927)."""
+    """A network's results on all images of a split; intervals are 95 % (Wilson 1927).
+
+    mirror            whether probabilities are averaged over each image and its mirror image
+    count             images; `wrong` of them are misclassified, and for `wrong5` the true class is
+                      not among the five most probable ones
+    loss              mean cross-entropy in nats
+    confusion         images by true class (rows) and most probable class (columns)
+    recall_intervals  by class; (0, 1) for a class without images
+    calibration       of the network's own softmax
+    scaled            of softmax(scores / temperature), the temperature fitted on other images
+    fitted            the images that the temperature is fitted on: see `training/calibration.py`
+    mistakes          the most confident first
+    left_out          files that could not be read, each with the reason
+    """
 
     model: str
     dataset: str
@@ -59,22 +88,18 @@ class EvaluationResult:
     classes: tuple[str, ...]
     count: int
     wrong: int
-    wrong5: int  # the right class is not among the five likeliest
+    wrong5: int
     loss: float
     error_interval: tuple[float, float]
     top5_error_interval: tuple[float, float]
-    confusion: tuple[tuple[int, ...], ...]  # rows: true classes; columns: most probable ones
-    recall_intervals: tuple[
-        tuple[float, float], ...
-    ]  # of each class; (0, 1) where no image is of it
-    calibration: CalibrationResult  # of the network's own softmax
-    scaled: CalibrationResult  # with its scores divided by a temperature that was fitted on other images
+    confusion: tuple[tuple[int, ...], ...]
+    recall_intervals: tuple[tuple[float, float], ...]
+    calibration: CalibrationResult
+    scaled: CalibrationResult
     temperature: float
-    fitted: Literal[
-        "folder", "dev", "halves"
-    ]  # where the temperature is from: see `train/calibration.py`
-    mistakes: tuple[ConfidentMistake, ...]  # the most confident first
-    left_out: tuple[str, ...] = ()  # files that could not be used, each with the reason
+    fitted: Literal["folder", "dev", "halves"]
+    mistakes: tuple[ConfidentMistake, ...]
+    left_out: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     format: int = FORMAT_VERSION
 
@@ -87,31 +112,26 @@ class EvaluationResult:
         return self.wrong5 / self.count
 
     def count_images_of_class(self, class_index: int) -> int:
-        """How many images are of class `k`."""
         return sum(self.confusion[class_index])
 
     def count_predictions_of_class(self, class_index: int) -> int:
-        """How many images are taken for class `k`."""
+        """Number of images whose most probable class is `class_index`."""
         return sum(row[class_index] for row in self.confusion)
 
     def class_recall(self, class_index: int) -> float | None:
-        """The share of the images of class `k` that are taken for it; None where there are none."""
-        return (
-            self.confusion[class_index][class_index] / self.count_images_of_class(class_index)
-            if self.count_images_of_class(class_index)
-            else None
-        )
+        """Fraction of a class's images that are classified as it; None for a class without
+        images."""
+        images = self.count_images_of_class(class_index)
+        return self.confusion[class_index][class_index] / images if images else None
 
     def class_precision(self, class_index: int) -> float | None:
-        """The share of the images taken for class `k` that are of it; None where there are none."""
-        return (
-            self.confusion[class_index][class_index] / self.count_predictions_of_class(class_index)
-            if self.count_predictions_of_class(class_index)
-            else None
-        )
+        """Fraction of the images classified as a class that belong to it; None if there are
+        none."""
+        predictions = self.count_predictions_of_class(class_index)
+        return self.confusion[class_index][class_index] / predictions if predictions else None
 
     def most_frequent_confusions(self) -> list[tuple[int, int, int]]:
-        """(images, true class, most probable class) of each kind of mistake, the most frequent first."""
+        """Every confusion as (images, true class, most probable class), the most frequent first."""
         confusions = [
             (n, i, j)
             for i, row in enumerate(self.confusion)

@@ -1,4 +1,4 @@
-"""What a lesion study finds, as values: the study fills them in, the page reads them.  Errors are in [0, 1]."""
+"""Results of a lesion study (Veit et al. 2016), as values.  Errors are in [0, 1]."""
 
 from dataclasses import dataclass, field
 from math import exp, lgamma, log
@@ -10,62 +10,83 @@ from residua.config.serialize import FORMAT_VERSION
 
 @dataclass(frozen=True, slots=True)
 class UnitDeletionResult:
-    """One unit, and the net's error without it; None where nothing can stand in for it."""
+    """The network's error without one unit.
+
+    index          in its stage, from 1
+    changes_shape  whether the unit's output has another shape than its input
+    error          None if the unit cannot be replaced by its shortcut
+    """
 
     name: str
     stage: int
-    index: int  # in its stage, from 1
-    changes_shape: bool = field(
-        metadata={"stored_as": "changes"}
-    )  # the shape: its output is not as large as its input
+    index: int
+    changes_shape: bool = field(metadata={"stored_as": "changes"})
     error: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class RandomDeletionResult:
-    """Several units deleted at once, chosen at random: the mean over draws, and the sample sd; None for one draw."""
+    """The error after deleting random units together: mean over draws, and sample sd.
+
+    kept      remaining units of those that can be deleted: the length of the longest path
+    error_sd  None for one draw
+    """
 
     deleted: int
-    kept: int  # of the units that can be deleted: no path through the net is longer
+    kept: int
     error: float
     error_sd: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class RandomSwapResult:
-    """Units that have changed places: the mean over draws, and the sample sd; None for one draw."""
+    """The error after swapping random pairs of units: mean over draws, and sample sd.
+
+    tau       Kendall's rank correlation of the units' order with the original: 1 is equal, -1
+              reversed
+    error_sd  None for one draw
+    """
 
     swaps: int
-    tau: float  # Kendall's, of the order of all units with the true one: 1 is the same, -1 the reverse
+    tau: float
     error: float
     error_sd: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class PathLengthShare:
-    """The paths that pass through so many branches, and otherwise by shortcuts."""
+    """The gradient that flows by the paths through `units` branches and the other units' shortcuts.
+
+    log_norm  natural log of the mean norm of one such path's gradient; None if the norm is 0
+    sampled   whether it is measured; otherwise it is interpolated between measured lengths
+    share     of the whole gradient, by all paths of that length, in [0, 1]; shares sum to 1
+    """
 
     units: int
-    log_norm: (
-        float | None
-    )  # natural log of the mean norm of one such path's gradient, between `sampled` lengths interpolated; None for 0
+    log_norm: float | None
     sampled: bool
-    share: float  # of the gradient, by all paths of that length; in [0, 1], 1 in sum
+    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkLesionResult:
-    """One net under the knife."""
+    """Ablation results of one network.
 
-    label: str  # its name, and its folder's where two have the same name
+    label            its name, with its folder's if two networks have the same name
+    error            of the intact network
+    paths            () for a plain net
+    gradient_images  number of images that `paths` is measured on; 0 for a plain net
+    """
+
+    label: str
     network: Network
     depth: int
-    error: float  # of the whole net
+    error: float
     units: tuple[UnitDeletionResult, ...]
     thinned: tuple[RandomDeletionResult, ...]
     swapped: tuple[RandomSwapResult, ...]
-    paths: tuple[PathLengthShare, ...]  # none in a plain net
-    gradient_images: int  # the first so many, for `paths`; 0 in a plain net
+    paths: tuple[PathLengthShare, ...]
+    gradient_images: int
 
     @property
     def is_residual(self) -> bool:
@@ -73,12 +94,11 @@ class NetworkLesionResult:
 
     @property
     def deletion_errors(self) -> list[float]:
-        """After each deletion that could be made."""
+        """The errors after each single deletion that is possible."""
         return [unit.error for unit in self.units if unit.error is not None]
 
     @property
     def median_deletion_error(self) -> float:
-        """The median error after one deletion."""
         return median(self.deletion_errors)
 
     @property
@@ -91,7 +111,7 @@ class NetworkLesionResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionStudyResult:
-    """A whole study: the nets were all measured on the same images."""
+    """A whole lesion study, its networks measured on the same images."""
 
     dataset: str
     split: str
@@ -105,19 +125,21 @@ class LesionStudyResult:
 
 
 def log_number_of_paths(units: int, length: int) -> float:
-    """Natural log of the number of paths through `length` of the branches: a binomial coefficient (Veit et al. 2016, section 5)."""
+    """Natural log of the number of paths through `length` of `units` branches, a binomial
+    coefficient (Veit et al. 2016, section 5)."""
     return lgamma(units + 1) - lgamma(length + 1) - lgamma(units - length + 1)
 
 
 def share_of_paths_by_length(units: int) -> list[float]:
-    """The share of all 2^units paths that has each length, from 0 to `units`."""
+    """Fractions of all 2^units paths that have length 0, 1, ..., `units`."""
     return [exp(log_number_of_paths(units, length) - units * log(2)) for length in range(units + 1)]
 
 
 def central_length_range(
     paths: tuple[PathLengthShare, ...], gradient_share: float = 0.9
 ) -> tuple[int, int]:
-    """From which length to which the middle `share` of the gradient lies."""
+    """The shortest and longest length of the central paths, which carry `gradient_share` of the
+    gradient."""
     tail, total, shortest = (1 - gradient_share) / 2, 0.0, paths[0].units
     for path in paths:
         shortest = path.units if total < tail else shortest

@@ -1,29 +1,36 @@
-"""How many bytes a training step keeps for its backward pass, and how many a whole run needs, from values alone."""
+"""Bytes that a training step keeps for its backward pass, and that a whole run needs, from values
+alone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from math import ceil, prod, sqrt
 from typing import Literal, get_args
 
 from residua.config.dataset import Dataset
-from residua.config.network import Add, Drop, Gate
-from residua.config.plan import Layer, Layers, Plan, PlannedUnit
-from residua.config.recipe import AdamW, Muon, Optimiser, Recipe, RmsProp, Sgd
+from residua.config.joins import Add
+from residua.config.plan import Layers, Plan, PlannedUnit
+from residua.config.recipe import Recipe
 
 RecomputeMode = Literal["none", "unit", "stage", "sqrt"]
 RECOMPUTE_MODES: tuple[RecomputeMode, ...] = get_args(RecomputeMode)
-FP32_BYTES, BF16_BYTES = 4, 2  # bytes of a number in fp32 and in bf16
-POOL_INDEX_BYTES = 8  # bytes of a max-pool's winner
-EVAL_BATCH = 500  # images at a time
-MAX_PREPADDED_BYTES = 2**31  # bytes of images, up to which they are padded all at once; our choice
+FP32_BYTES, BF16_BYTES = 4, 2
+POOL_INDEX_BYTES = 8  # of each maximum's position in a max-pool
+EVAL_BATCH = 500  # images of one forward pass in an evaluation
+MAX_PREPADDED_BYTES = 2**31  # larger data sets are padded a batch at a time; our choice
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes that a run has at most, beside Python, its libraries and modules."""
+    """Peak bytes of a run, without Python, its libraries and modules.
 
-    activations: int  # and their gradients: all that comes and goes
-    weights: int  # with their gradients, and what the optimiser remembers of each
+    activations  and their gradients
+    weights      with their gradients and the optimiser's state
+    data         images and labels
+    """
+
+    activations: int
+    weights: int
     data: int
 
     @property
@@ -40,17 +47,18 @@ def estimate_run_memory(
     bf16: bool = False,
     on_cpu: bool = True,
 ) -> MemoryEstimate:
-    """What training by `recipe` needs, steps on so many images at a time and evaluation; on a CPU, or else on a GPU."""
-    step_peak_bytes = (estimate_cpu_step_bytes if on_cpu else estimate_step_bytes)(
-        plan, batch_size, recompute, bf16
-    )
-    bn_statistics_bytes = sum(
-        2 * FP32_BYTES * layer.output_shape.channels for layer in plan.layers if layer.op == "bn"
-    )
+    """Memory for training by `recipe` with `batch_size` images a step, and for evaluation.
+
+    On a CPU the estimate adds the work space of its convolutions.
+    """
+    estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_step_bytes
+    step_bytes = estimate_step(plan, batch_size, recompute, bf16)
+    evaluation_bytes = estimate_evaluation_bytes(plan, min(EVAL_BATCH, data.num_images))
+    bn_channels = sum(layer.output_shape.channels for layer in plan.layers if layer.op == "bn")
+    numbers_per_parameter = 2 + recipe.optimiser.states_per_parameter  # weight, gradient, state
     return MemoryEstimate(
-        max(step_peak_bytes, estimate_evaluation_bytes(plan, min(EVAL_BATCH, data.num_images))),
-        (2 + count_optimiser_states(recipe.optimiser)) * FP32_BYTES * plan.parameters
-        + bn_statistics_bytes,
+        max(step_bytes, evaluation_bytes),
+        FP32_BYTES * (numbers_per_parameter * plan.parameters + 2 * bn_channels),
         estimate_data_bytes(data, recipe.augment.pad),
     )
 
@@ -58,12 +66,11 @@ def estimate_run_memory(
 def estimate_cpu_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """`step_bytes`, and what convolutions and the heap of a CPU take beside, as measured (benchmarks/memory.py).
+    """`estimate_step_bytes` plus the work space of a CPU, as measured (benchmarks/memory.py).
 
-    Operations work in the room of 7 of the largest activations, and in fp32, which has no fused kernels, of 12.  Segments that
-    come and go leave gaps of 3.5 more and a third of a segment: glibc fills a hole only with what is smaller by some bytes, and
-    activations are of few sizes.
-    """
+    Operations work in the space of 7 of the largest activations; in fp32, which has no fused
+    kernels, of 12.  Recomputed segments leave gaps of 3.5 more and a third of a segment: glibc
+    fills a hole only with something smaller, and activations have few sizes."""
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
     largest = batch_size * bytes_per_number * max(layer.output_shape.numel for layer in plan.layers)
     unit_saved_bytes = iter(saved_bytes_per_part(plan, bytes_per_number)[1:])
@@ -74,187 +81,163 @@ def estimate_cpu_step_bytes(
         (sum(islice(unit_saved_bytes, length)) for length in segment_lengths), default=0
     )
     gaps = 3.5 * largest + largest_segment / 3 if segment_lengths else 0
-    return round(
-        estimate_step_bytes(plan, batch_size, recompute, bf16)
-        + (7 if bf16 else 12) * largest
-        + gaps
-    )
+    step_bytes = estimate_step_bytes(plan, batch_size, recompute, bf16)
+    return round(step_bytes + (7 if bf16 else 12) * largest + gaps)
 
 
 def estimate_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """Bytes that a step has at most beside weights, their gradients and momentum: activations, and weights in bf16.
+    """Peak bytes of a step's activations, and of its bf16 copies of weights.
 
-    While a unit is on its way back, there are what the segments up to its own start from, what the units of its segment up to
-    itself keep, and what passes through it.
+    During a unit's backward pass there are the inputs of the segments up to its own, the tensors
+    saved by the units of its segment up to itself, and the tensors of the operation at hand.
     """
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
-    stem, *units, head = [
-        batch_size * saved for saved in saved_bytes_per_part(plan, bytes_per_number)
-    ]
-    images = batch_size * plan.stem[0].input_shape.numel * FP32_BYTES
-    persistent = images + stem
-    units_and_bytes, peak = iter(zip(plan.units, units, strict=True)), 0
-    for stage, lengths in zip(
-        plan.network.stages, recompute_segment_lengths(plan, recompute), strict=True
-    ):
+    part_bytes = [batch_size * saved for saved in saved_bytes_per_part(plan, bytes_per_number)]
+    stem_bytes, *unit_bytes, head_bytes = part_bytes
+    image_bytes = batch_size * plan.stem[0].input_shape.numel * FP32_BYTES
+    persistent = image_bytes + stem_bytes
+    units_and_bytes, peak = iter(zip(plan.units, unit_bytes, strict=True)), 0
+    segments_by_stage = recompute_segment_lengths(plan, recompute)
+    for stage, lengths in zip(plan.network.stages, segments_by_stage, strict=True):
         for length in lengths or (stage.units,):
             segment_bytes = 0
-            for i in range(length):
-                unit, kept = next(units_and_bytes)
+            for i, (unit, saved_bytes) in enumerate(islice(units_and_bytes, length)):
                 if i == 0 and lengths:
                     persistent += batch_size * unit.input_shape.numel * bytes_per_number
-                segment_bytes += kept + (
-                    BF16_BYTES * sum(layer.parameters for layer in unit.layers) if bf16 else 0
-                )
-                peak = max(
-                    peak,
-                    persistent
-                    + segment_bytes
-                    + batch_size * count_transient_numbers(unit) * bytes_per_number,
-                )
+                weight_copies = sum(layer.parameters for layer in unit.layers) if bf16 else 0
+                segment_bytes += saved_bytes + BF16_BYTES * weight_copies
+                transient = batch_size * count_transient_numbers(unit) * bytes_per_number
+                peak = max(peak, persistent + segment_bytes + transient)
             persistent += 0 if lengths else segment_bytes
-    return max(peak, persistent + head)
+    return max(peak, persistent + head_bytes)
 
 
 def estimate_evaluation_bytes(plan: Plan, batch_size: int) -> int:
-    """The same for a forward pass of so many images alone, in fp32."""
-    images = 2 * plan.stem[0].input_shape.numel
-    return (
-        FP32_BYTES
-        * batch_size
-        * (
-            images
-            + max(unit.input_shape.numel + count_transient_numbers(unit) for unit in plan.units)
-        )
+    """Peak bytes of a forward pass of `batch_size` images in fp32, without gradients."""
+    image_numbers = 2 * plan.stem[0].input_shape.numel
+    unit_numbers = max(
+        unit.input_shape.numel + count_transient_numbers(unit) for unit in plan.units
     )
+    return FP32_BYTES * batch_size * (image_numbers + unit_numbers)
 
 
 def count_transient_numbers(unit: PlannedUnit) -> int:
-    """Numbers of an image that are there for a moment: of the operation at hand, of the sum, and of paths that differ from it."""
-    paths = 0
+    """Numbers of one image that exist while a unit computes: the current operation's input and
+    output, the join's result, and the shortcut if the join is no plain sum."""
+    join_numbers = 0
     if unit.shortcut is not None:
-        paths = unit.output_shape.numel + (0 if unit.join == Add() else unit.input_shape.numel)
-    return paths + max(layer.input_shape.numel + layer.output_shape.numel for layer in unit.layers)
-
-
-def count_optimiser_states(optimiser: Optimiser) -> int:
-    """Numbers that it remembers of each parameter."""
-    match optimiser:
-        case Sgd():
-            return int(optimiser.momentum > 0)
-        case Muon():
-            return 1
-        case RmsProp():
-            return 1 + (optimiser.momentum > 0)
-        case AdamW():
-            return 2
+        is_plain_sum = unit.join == Add()
+        join_numbers = unit.output_shape.numel + (0 if is_plain_sum else unit.input_shape.numel)
+    return join_numbers + max(
+        layer.input_shape.numel + layer.output_shape.numel for layer in unit.layers
+    )
 
 
 def estimate_data_bytes(data: Dataset, pad: int) -> int:
-    """Of the images of the training part as they are, and padded those that are trained on; of labels and of two orders."""
+    """Bytes of a data set in memory: the stored images of the training part, the padded copies of
+    those that are trained on, labels, and two epochs' orders."""
     channels, height, width = data.stored_shape
+    image_bytes = prod(data.stored_shape)
     training_count = data.num_images - data.num_dev_images
-    padded = (
-        channels * (height + 2 * pad) * (width + 2 * pad) * training_count
-        if pad and prod(data.stored_shape) * training_count <= MAX_PREPADDED_BYTES
-        else 0
-    )
-    return (
-        prod(data.stored_shape) * data.num_images
-        + padded
-        + 8 * (data.num_images + 2 * training_count)
-    )
+    padded_bytes = 0
+    if pad and image_bytes * training_count <= MAX_PREPADDED_BYTES:
+        padded_bytes = channels * (height + 2 * pad) * (width + 2 * pad) * training_count
+    label_and_order_bytes = 8 * (data.num_images + 2 * training_count)
+    return image_bytes * data.num_images + padded_bytes + label_and_order_bytes
 
 
 def activation_bytes(plan: Plan) -> int:
-    """Bytes kept for one image in fp32; weights, gradients and the work space of a convolution are not counted.
+    """Bytes that the backward pass keeps of one image in fp32, without weights and work space.
 
-    Weight layers and BN keep their input, ReLU keeps its output, a gate keeps all that it multiplies; a tensor that two
-    layers want is kept once.
-    """
+    Weight layers and BN keep their input, ReLU keeps its output, and a gate keeps all its factors;
+    a tensor that two layers need is kept once."""
     return sum(saved_bytes_per_part(plan, FP32_BYTES))
 
 
 def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
-    """What the stem, each unit and the head keep for one image, in numbers of so many bytes; a tensor counts where it is first."""
-    saved: dict[int, int] = {}
-    tensor_ids = count()
+    """Bytes that the stem, each unit and the head keep of one image, in this order.
 
-    def walk_layers(layers: Layers, x: int) -> int:
-        for layer in layers:
-            if layer.op == "flatten":
-                continue
-            y = next(tensor_ids)
-            if layer.op in ("weight", "bn", "scale", "maxpool", "vlad"):
-                saved.setdefault(x, layer.input_shape.numel * bytes_per_number)
-            if layer.op == "relu":
-                saved[y] = layer.output_shape.numel * bytes_per_number
-            if layer.op == "maxpool":
-                saved[next(tensor_ids)] = layer.output_shape.numel * POOL_INDEX_BYTES
-            if layer.op == "vlad":
-                saved[next(tensor_ids)] = saved_vlad_bytes(layer)
-            x = y
-        return x
-
-    def walk_unit(unit: PlannedUnit, x: int) -> int:
-        x = walk_layers(unit.lead, x)
-        branch = walk_layers(unit.branch, x)
-        if unit.shortcut is None:
-            return walk_layers(unit.after, branch)
-        shortcut = walk_layers(unit.shortcut, x)
-        match unit.join:
-            case Gate(scales="both"):
-                factors = [
-                    shortcut,
-                    branch,
-                    walk_layers(unit.gate, x),
-                    next(tensor_ids),
-                ]  # the last is 1 - g
-            case Gate():
-                factors = [shortcut, walk_layers(unit.gate, x), next(tensor_ids)]
-            case Drop():
-                factors = [next(tensor_ids)] if unit.join.shortcut else []  # the mask
-            case _:
-                factors = []
-        saved.update(dict.fromkeys(factors, unit.output_shape.numel * bytes_per_number))
-        return walk_layers(unit.after, next(tensor_ids))
-
-    x = walk_layers(plan.stem, next(tensor_ids))
-    running_totals = [0, sum(saved.values())]
+    A tensor counts in the part that needs it first.
+    """
+    tensors = SavedTensors(bytes_per_number)
+    x = tensors.add_layers(plan.stem, tensors.new_id())
+    running_totals = [0, tensors.total_bytes]
     for unit in plan.units:
-        x = walk_unit(unit, x)
-        running_totals.append(sum(saved.values()))
-    walk_layers(plan.head, x)
-    running_totals.append(sum(saved.values()))
+        x = tensors.add_unit(unit, x)
+        running_totals.append(tensors.total_bytes)
+    tensors.add_layers(plan.head, x)
+    running_totals.append(tensors.total_bytes)
     return [after - before for before, after in pairwise(running_totals)]
 
 
-def saved_vlad_bytes(layer: Layer) -> int:
-    """Of a VLAD pooling, its input left out: unit features in two orders, shares, residuals in two lengths; and lengths."""
-    positions = layer.input_shape.numel // layer.input_shape.channels
-    features = 2 * layer.input_shape.numel + 2 * positions
-    residuals = 2 * layer.output_shape.numel + 3 * layer.vlad_centres + 2
-    return FP32_BYTES * (features + layer.vlad_centres * positions + residuals)
+class SavedTensors:
+    """The tensors of one image that a backward pass keeps, collected along a forward pass."""
+
+    def __init__(self, bytes_per_number: int) -> None:
+        self.bytes_per_number = bytes_per_number
+        self.bytes_by_id: dict[int, int] = {}
+        self.ids: Iterator[int] = count()
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.bytes_by_id.values())
+
+    def new_id(self) -> int:
+        return next(self.ids)
+
+    def add_layers(self, layers: Layers, x: int) -> int:
+        """Add the tensors that `layers` keep, given the id of their input; returns the output's."""
+        for layer in layers:
+            if layer.op == "flatten":
+                continue
+            y = self.new_id()
+            saves_input = layer.op in ("weight", "bn", "scale", "maxpool")
+            if saves_input or (layer.pooling is not None and layer.pooling.saves_input()):
+                self.bytes_by_id.setdefault(x, layer.input_shape.numel * self.bytes_per_number)
+            if layer.op == "relu":
+                self.bytes_by_id[y] = layer.output_shape.numel * self.bytes_per_number
+            if layer.op == "maxpool":
+                self.bytes_by_id[self.new_id()] = layer.output_shape.numel * POOL_INDEX_BYTES
+            if layer.pooling is not None:
+                numbers = layer.pooling.count_saved_numbers(*layer.input_shape)
+                self.bytes_by_id[self.new_id()] = FP32_BYTES * numbers
+            x = y
+        return x
+
+    def add_unit(self, unit: PlannedUnit, x: int) -> int:
+        """Add the tensors that a unit keeps, given the id of its input; returns the output's."""
+        x = self.add_layers(unit.lead, x)
+        branch = self.add_layers(unit.branch, x)
+        if unit.shortcut is None:
+            return self.add_layers(unit.after, branch)
+        operands = {"shortcut": self.add_layers(unit.shortcut, x), "branch": branch}
+        if unit.gate:
+            operands["gate"] = self.add_layers(unit.gate, x)
+        for name in unit.join.saved_tensors:
+            tensor = self.new_id() if name == "new" else operands[name]
+            self.bytes_by_id[tensor] = unit.output_shape.numel * self.bytes_per_number
+        return self.add_layers(unit.after, self.new_id())
 
 
 def recompute_segment_lengths(plan: Plan, mode: RecomputeMode) -> tuple[tuple[int, ...], ...]:
-    """For each stage, how many units each of its segments has; () where nothing is recomputed.
+    """Units in each segment of activation checkpointing, by stage; () if nothing is recomputed.
 
-    "sqrt" makes segments of about sqrt(n) of the network's n weight layers, so that of O(sqrt(n)) layers is kept (Chen et al.
-    2016, section 4.1).
+    "sqrt" makes segments of about sqrt(n) of the network's n weight layers, so that the activations
+    of O(sqrt(n)) layers are kept (Chen et al. 2016, section 4.1).
     """
-    units, layers = [stage.units for stage in plan.network.stages], len(plan.network.unit.kernels)
+    units = [stage.units for stage in plan.network.stages]
+    layers_per_unit = len(plan.network.unit.kernels)
     max_units = {
         "none": 0,
         "unit": 1,
         "stage": max(units),
-        "sqrt": max(1, round(sqrt(sum(units) / layers))),
+        "sqrt": max(1, round(sqrt(sum(units) / layers_per_unit))),
     }[mode]
     return tuple(split_evenly(n, ceil(n / max_units)) if max_units else () for n in units)
 
 
-def split_evenly(total: int, parts: int) -> tuple[int, ...]:
-    """`total` as a sum of so many nearly equal parts."""
-    return tuple(total * (i + 1) // parts - total * i // parts for i in range(parts))
+def split_evenly(total: int, count: int) -> tuple[int, ...]:
+    """`total` as a sum of `count` nearly equal whole numbers."""
+    return tuple(total * (i + 1) // count - total * i // count for i in range(count))

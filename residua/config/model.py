@@ -1,4 +1,4 @@
-"""What travels with a trained network's weights: all that a prediction needs to know."""
+"""The `config.json` of a model folder: everything besides the weights that a prediction needs."""
 
 from dataclasses import dataclass, field
 from math import isfinite, isqrt
@@ -13,10 +13,15 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, slots=True)
 class ImagePreprocessing:
-    """How an image file becomes a network's input: its shape, and how the image is resized to it."""
+    """How an image file becomes a network's input.
 
-    input: tuple[int, int, int]  # channels, height, width
-    resize: int = 0  # the shorter side, in pixels, before the middle is cut out; 0: straight to the input's size
+    input   (channels, height, width)
+    resize  the shorter side in pixels before the center crop; 0 resizes to the input's size
+            directly
+    """
+
+    input: tuple[int, int, int]
+    resize: int = 0
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
@@ -27,51 +32,61 @@ class ImagePreprocessing:
         if self.resize and self.resize < max(self.input[1:]):
             height, width = self.input[1:]
             raise UsageError(
-                f"resize={self.resize} is too small to cut {height} x {width} pixels out: give at least {max(height, width)}"
+                f"resize={self.resize} is too small for a center crop of {height} x {width} "
+                f"pixels: give at least {max(height, width)}"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The `config.json` of a model folder; UsageError where its parts contradict each other."""
+    """The `config.json` of a model folder; UsageError if its parts contradict each other.
+
+    classes         names, in the order of the scores
+    mean, std       of each channel, for pixels in [0, 1]
+    fingerprint     of the training images
+    recipe          name of the recipe that the network was trained by
+    test_error      in [0, 1], on `test_images` images
+    residua, torch  versions
+    resize          as in `ImagePreprocessing`, like `interpolation`
+    temperature     probabilities are softmax(scores / temperature)
+    weights         SHA-256 of model.safetensors
+    license         of the weights, as the Hugging Face hub names it, e.g. apache-2.0
+    """
 
     network: ClassifierConfig
-    classes: tuple[str, ...]  # names, in the order of the scores
-    mean: tuple[float, ...]  # of each channel, pixels in [0, 1]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset: str = ""
-    fingerprint: str = ""  # of the training images
+    fingerprint: str = ""
     recipe: str = ""
     test_error: float | None = None
-    residua: str = ""  # versions
+    residua: str = ""
     torch: str = ""
-    resize: int = field(default=0, metadata={"added_later": True})  # as in `View`
+    resize: int = field(default=0, metadata={"added_later": True})
     interpolation: Interpolation = field(default="bilinear", metadata={"added_later": True})
-    temperature: float = field(
-        default=1.0, metadata={"added_later": True}
-    )  # probabilities are softmax(scores / temperature)
-    weights: str = field(default="", metadata={"added_later": True})  # SHA-256 of model.safetensors
-    test_images: int = field(
-        default=0, metadata={"added_later": True}
-    )  # that `test_error` was counted on
-    license: str = field(
-        default="", metadata={"added_later": True}
-    )  # of the weights, as the Hugging Face hub names it: apache-2.0
+    temperature: float = field(default=1.0, metadata={"added_later": True})
+    weights: str = field(default="", metadata={"added_later": True})
+    test_images: int = field(default=0, metadata={"added_later": True})
+    license: str = field(default="", metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         name, means = self.network.name, len(self.mean)
         if len(self.classes) != self.network.classes:
             raise UsageError(
-                f"{name} has {self.network.classes} classes: give as many names, not {len(self.classes)}"
+                f"{name} has {self.network.classes} classes: "
+                f"give as many names, not {len(self.classes)}"
             )
         if means != len(self.std):
             raise UsageError(
-                f"{means} means and {len(self.std)} stds do not fit: give one of each for every channel"
+                f"{means} means and {len(self.std)} stds do not fit: "
+                "give one of each for every channel"
             )
         if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
             raise UsageError(
-                f"means {self.mean} and stds {self.std} are impossible: give finite numbers, and stds above 0"
+                f"means {self.mean} and stds {self.std} are impossible: "
+                "give finite numbers, and stds above 0"
             )
         if mismatch := explain_channel_mismatch(self.network, means):
             raise UsageError(f"{mismatch}: got {means} means")
@@ -84,7 +99,7 @@ class ModelConfig:
 
     @property
     def input(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images; those of a fully connected net are squares."""
+        """(channels, height, width) of the images; a fully connected net takes square images."""
         if len(self.network.input) == 3:
             channels, height, width = self.network.input
             return channels, height, width
@@ -92,18 +107,20 @@ class ModelConfig:
         side = isqrt(numbers // channels)
         if side * side * channels != numbers:
             raise UsageError(
-                f"{self.network.name} takes {numbers} numbers, which are no square of {channels} channels"
+                f"{self.network.name} takes {numbers} numbers, "
+                f"which make no square image of {channels} channels"
             )
         return channels, side, side
 
 
 def explain_channel_mismatch(network: ClassifierConfig, channels: int) -> str:
-    """Why `network` takes no images of so many channels; empty where it does, as a fully connected net of a multiple does."""
+    """Say why `network` cannot take images of `channels` channels; "" if it can.
+
+    A fully connected net takes any number of channels that divides its inputs.
+    """
     input_numbers = network.input[0]
     if len(network.input) > 1 and channels != input_numbers:
         return f"{network.name} takes images of {input_numbers} channels"
     if channels < 1 or input_numbers % channels:
-        return (
-            f"{network.name} takes {input_numbers} numbers, so that the channels must divide them"
-        )
+        return f"{network.name} takes {input_numbers} numbers, which the channels must divide"
     return ""

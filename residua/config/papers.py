@@ -1,28 +1,22 @@
-"""Every named network of the papers, as a value, and what the papers print of it.
+"""Every named network of the papers, as a value, and the figures that the papers print for it.
 
-`network("cifar-resnet20")` looks a name up: `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`, `cifar-highwayN` and
-`cifar-wrnN-K` for 32x32 images and any legal depth N; `resnet18` to `resnet200` and `preresnet18` to `preresnet200` for
-ImageNet; `fc-resnetN` of fully connected layers; `lecture-resnet12`.  Parts are replaced in the name itself:
-`cifar-resnet56,shortcut=project,join=shortcut-gate`.
+`network("cifar-resnet20")` looks up a name: `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`,
+`cifar-highwayN` and `cifar-wrnN-K` for 32x32 images and any legal depth N; `resnet18` to
+`resnet200` and `preresnet18` to `preresnet200` for ImageNet; `fc-resnetN` of fully connected
+layers; and
+`lecture-resnet12`.  A name can replace parts: `cifar-resnet56,shortcut=project,join=shortcut-gate`.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from math import prod
 
-from residua.config.families import (
-    BLOCKS,
-    IMAGENET_STAGE_UNITS,
-    JOINS,
-    NETWORK_MAKERS,
-    SHORTCUT_LETTERS,
-    UNIT_PARTS,
-    WIDE_NETWORK_MAKERS,
-    NameChanges,
-)
-from residua.config.network import ORDERS, Drop, Gate, Network, Scale, Unit
+from residua.config.families import IMAGENET_STAGE_UNITS, NETWORK_MAKERS, WIDE_NETWORK_MAKERS
+from residua.config.joins import Drop, Gate, Scale
+from residua.config.name_parts import BLOCKS, JOINS, SHORTCUT_LETTERS, UNIT_PARTS, NameChanges
+from residua.config.network import ORDERS, Network, Unit
 from residua.errors import UsageError, unknown_name_error
 
 LISTED_DEPTHS: dict[str, Iterable[int]] = {
@@ -48,43 +42,9 @@ LISTED_WIDE_NETWORKS = (
     "wide-resnet101-2",
 )
 CUSTOM_TAG = "custom"
-MAX_LAYERS = 100_000  # which take seconds to plan
+MAX_LAYERS = 100_000  # planning so many takes seconds
 NETWORK_CHANGE_KEYS = (*UNIT_PARTS, "width", "units", "head", "stem")
 
-
-@dataclass(frozen=True, slots=True)
-class PaperResults:
-    """What the paper prints of a network, as it prints it."""
-
-    parameters: str = ""
-    multiply_adds: str = ""
-    error: str = ""
-
-
-PAPER_RESULTS = {
-    "cifar-resnet20": PaperResults("0.27 M", error="8.75 % CIFAR-10"),  # He et al. 2015, Table 6
-    "cifar-resnet32": PaperResults("0.46 M", error="7.51 % CIFAR-10"),
-    "cifar-resnet44": PaperResults("0.66 M", error="7.17 % CIFAR-10"),
-    "cifar-resnet56": PaperResults("0.85 M", error="6.97 % CIFAR-10"),
-    "cifar-resnet110": PaperResults(
-        "1.7 M", error="6.61 ± 0.16 % CIFAR-10, five runs; best 6.43 %"
-    ),
-    "cifar-resnet1202": PaperResults("19.4 M", error="7.93 % CIFAR-10"),
-    "cifar-preresnet110": PaperResults(
-        error="6.37 % CIFAR-10, median of five"
-    ),  # He et al. 2016, Tables 2-4
-    "cifar-preresnet164": PaperResults("1.7 M", error="5.46 % CIFAR-10, median of five"),
-    "cifar-preresnet1001": PaperResults("10.2 M", error="4.92 % CIFAR-10, median of five"),
-    "resnet18": PaperResults(multiply_adds="1.8 G"),  # He et al. 2015, Table 1
-    "resnet34": PaperResults(multiply_adds="3.6 G"),
-    "resnet50": PaperResults(multiply_adds="3.8 G", error="22.85 % ImageNet, 10-crop"),
-    "resnet101": PaperResults(multiply_adds="7.6 G", error="21.75 % ImageNet, 10-crop"),
-    "resnet152": PaperResults(multiply_adds="11.3 G", error="21.43 % ImageNet, 10-crop"),
-    "preresnet200": PaperResults(
-        error="20.7 % ImageNet, one crop of 320"
-    ),  # He et al. 2016, Table 5
-    "cifar-wrn28-10": PaperResults("36.5 M", error="4.00 % CIFAR-10"),  # Zagoruyko & Komodakis 2016
-}
 
 SHORTCUT_ABLATIONS: dict[str, Unit] = {
     "original": Unit(),
@@ -96,7 +56,7 @@ SHORTCUT_ABLATIONS: dict[str, Unit] = {
     "1x1 conv shortcut": Unit(shortcut="project-all"),
     "dropout shortcut": Unit(join=Drop(0.5)),
 }
-"""He et al. 2016, Table 1, a row each."""
+"""The rows of He et al. 2016, Table 1."""
 
 
 def network(
@@ -108,10 +68,10 @@ def network(
     shortcut: str | None = None,
     order: str | None = None,
 ) -> Network:
-    """The network of that name, with input shape, class count, block, shortcut or order replaced where given.
+    """Look up a network by name; the arguments replace its input shape, class count or parts.
 
-    A fully connected net takes images of any shape, one number an input.  Raises UsageError for an unknown name, with the
-    nearest one, for an impossible depth, and for parts that contradict each other.
+    A fully connected net takes images of any shape, one input per number.  Raises UsageError for an
+    unknown name (with the nearest one), an impossible depth, and parts that contradict each other.
     """
     base, *name_changes = name.split(",")
     argument_changes = {
@@ -121,11 +81,11 @@ def network(
     }
     changes = {**parse_name_changes(name_changes), **argument_changes}
     net = make_base_network(base, changes)
-    for key in list(changes):  # what changes nothing is no part of a name
+    for key in list(changes):  # a word that changes nothing does not belong in the name
         without_key = {part: value for part, value in changes.items() if part != key}
         try:
             changes = without_key if make_base_network(base, without_key) == net else changes
-        except UsageError:  # it is needed to make this a network at all
+        except UsageError:  # without it there is no such network
             continue
     net = replace(
         net,
@@ -151,7 +111,10 @@ def normalise_change_value(value: str) -> str:
 
 
 def parse_base_name(base: str) -> tuple[str, int, str]:
-    """`cifar-wrn28-10` -> `("cifar-wrn", 28, "10")`; the last is empty for most.  UsageError for a name nobody has."""
+    """Split a name into family, depth and width factor, which is "" for most families.
+
+    `cifar-wrn28-10` -> `("cifar-wrn", 28, "10")`.  Raises UsageError for an unknown family.
+    """
     match = re.fullmatch(r"([a-z-]+)([0-9]+)(?:-([0-9]+))?", base)
     if match is None or match[1] not in (WIDE_NETWORK_MAKERS if match[3] else NETWORK_MAKERS):
         raise unknown_name_error("network", base, list_models())
@@ -161,18 +124,22 @@ def parse_base_name(base: str) -> tuple[str, int, str]:
 
 
 def make_base_network(base: str, changes: NameChanges) -> Network:
-    """The network of a name without its changes, with them."""
+    """Make the network that `base`, a family and a depth, means with `changes`."""
     family, depth, factor = parse_base_name(base)
     if not factor:
         return NETWORK_MAKERS[family](depth, changes)
     if "width" in changes:
-        raise UsageError(f"{base} says its width already: leave width={changes['width']} out")
+        raise UsageError(f"{base} has a width factor already: leave width={changes['width']} out")
     net = WIDE_NETWORK_MAKERS[family](depth, {"width": factor, **changes})
     return replace(net, name=f"{family}{depth}-{int(factor)}")
 
 
 def compose_network_name(family: str, depth: int) -> str:
-    """`("resnet,shortcut=project", 56)` -> `cifar-resnet56,shortcut=project`; other houses are named whole, as in fc-resnet."""
+    """Join a family and a depth to a name: `("resnet,join=add", 56)` -> `cifar-resnet56,join=add`.
+
+    The prefix `cifar-` may be left out; other families use their full name, e.g. `fc-resnet`, and
+    ImageNet's use `imagenet resnet`.
+    """
     makers = NETWORK_MAKERS | WIDE_NETWORK_MAKERS
     match = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
     prefix, family_name, factor, changes = (
@@ -185,18 +152,21 @@ def compose_network_name(family: str, depth: int) -> str:
 
 
 def split_network_name(name: str) -> tuple[str, int]:
-    """The inverse of `member`: the family and the depth that a network's name tells; UsageError where it tells none."""
+    """Split a network's name into family and depth, as `compose_network_name` takes them.
+
+    Raises UsageError for a name without them.
+    """
     match = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?(\d+)(-\d+)?(,.*)?", name)
     if match is None:
         raise UsageError(
-            f"the network's name {name!r} tells no family and depth: name it like cifar-resnet56"
+            f"the network's name {name!r} has no family and depth: name it like cifar-resnet56"
         )
     prefix = "imagenet " if not match[1] and f"cifar-{match[2]}" in NETWORK_MAKERS else ""
     return f"{prefix}{match[2]}{match[4] or ''}{match[5] or ''}", int(match[3])
 
 
 def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Network:
-    """`net` with so many units in its stages; its name says the new depth."""
+    """`net` with these numbers of units in its stages, and its name changed accordingly."""
     return with_canonical_name(
         replace(
             net,
@@ -209,9 +179,10 @@ def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Netw
 
 
 def with_canonical_name(net: Network, **replaced_families: str) -> Network:
-    """`net` under a name that means just that network, of the family that its old name says or its replacement in `families`.
+    """Rename `net` so that `network(name)` would make exactly it.
 
-    A network that no name means is called custom.
+    The family is that of its old name, or its replacement in `replaced_families` (old=new).  A
+    network that no name can make gets the tag `custom`.
     """
     base, *name_changes = net.name.split(",")
     try:
@@ -249,7 +220,10 @@ def with_canonical_name(net: Network, **replaced_families: str) -> Network:
 
 
 def unit_to_changes(unit: Unit, width: int) -> NameChanges:
-    """The parts of a unit by name, those that have one; a bottleneck is `width` times as wide inside."""
+    """The words that a name would use for the parts of `unit`; parts without a word are left out.
+
+    `width` is the network's width factor, by which the inside of a bottleneck is wider.
+    """
     squeeze = unit.squeeze * width if unit.kernels == (1, 3, 1) else unit.squeeze
     changes = {
         "block": next(
@@ -276,19 +250,23 @@ def parse_name_changes(assignments: list[str]) -> NameChanges:
         key, equals, value = assignment.partition("=")
         if key not in NETWORK_CHANGE_KEYS or not equals:
             raise UsageError(
-                f"{assignment!r} does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
+                f"{assignment!r} does not fit a network's name: "
+                "write e.g. cifar-resnet20,shortcut=project; "
                 f"what can be replaced is {', '.join(NETWORK_CHANGE_KEYS)}"
             )
         if key in changes:
             raise UsageError(
-                f"{key} is said twice in a network's name, {changes[key]} and {value}: leave one out"
+                f"{key} stands twice in a network's name, {changes[key]} and {value}: leave one out"
             )
         changes[key] = value
     return changes
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The papers' networks whose name matches a shell pattern; any other legal depth can be named too."""
+    """List the papers' networks whose name matches a shell pattern.
+
+    `network` also takes any other legal depth.
+    """
     names = [
         *(f"{family}{depth}" for family, depths in LISTED_DEPTHS.items() for depth in depths),
         *LISTED_WIDE_NETWORKS,

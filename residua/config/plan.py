@@ -8,13 +8,17 @@ from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
 
-from residua.config.network import Drop, Gate, Join, Network, Unit
+from residua.config.heads import Pooling
+from residua.config.joins import Join
+from residua.config.network import Network, Unit
 
-LayerOp = Literal["weight", "bn", "relu", "scale", "flatten", "maxpool", "pad", "mean", "vlad"]
+LayerOp = Literal[
+    "weight", "bn", "relu", "scale", "flatten", "maxpool", "pad", "mean", "vlad", "pool"
+]
 
 
 class ActivationShape(NamedTuple):
-    """Of an activation, the batch dimension left out; `size` is () in a fully connected net."""
+    """Shape of an activation without the batch dimension; `size` is () in a fully connected net."""
 
     channels: int
     size: tuple[int, ...]
@@ -26,29 +30,34 @@ class ActivationShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One operation and its shapes."""
+    """One operation and its shapes.
+
+    kernel, stride  of weight layers, max-pools and option-A shortcuts
+    bias            whether a weight layer has one
+    pad_before      channels of zeros that an option-A shortcut puts first; the others come last
+    zero_init       whether the layer's weight starts at 0
+    pooling         of the head's pooling layer
+    """
 
     op: LayerOp
-    input_shape: ActivationShape  # of its input
+    input_shape: ActivationShape
     output_shape: ActivationShape
     kernel: int = 1
     stride: int = 1
     bias: bool = False
-    pad_before: int = 0  # channels of zeros that a pad puts first; the others come last
-    zero_init: bool = False  # starts at 0
+    pad_before: int = 0
+    zero_init: bool = False
+    pooling: Pooling | None = None
 
     @property
     def fan_in(self) -> int:
-        """Numbers that one output of a weight layer is a weighted sum of."""
+        """Number of inputs of each output of a weight layer."""
         return self.input_shape.channels * prod((self.kernel,) * len(self.output_shape.size))
 
     @property
-    def vlad_centres(self) -> int:
-        """Centres of a VLAD pooling."""
-        return self.output_shape.channels // self.input_shape.channels
-
-    @property
     def parameters(self) -> int:
+        if self.pooling is not None:
+            return self.pooling.count_parameters(self.input_shape.channels)
         match self.op:
             case "weight":
                 return (self.fan_in + self.bias) * self.output_shape.channels
@@ -56,23 +65,16 @@ class Layer:
                 return 2 * self.output_shape.channels
             case "scale":
                 return 1
-            case "vlad":
-                return (
-                    self.vlad_centres + 2 * self.vlad_centres * self.input_shape.channels
-                )  # assignment with bias, centres
             case _:
                 return 0
 
     @property
     def multiply_adds(self) -> int:
-        """For one image; weight layers, as He et al. 2015 count them, and the two matrix products of VLAD."""
-        match self.op:
-            case "weight":
-                return self.fan_in * self.output_shape.numel
-            case "vlad":
-                return 2 * self.vlad_centres * self.input_shape.numel
-            case _:
-                return 0
+        """For one image: those of weight layers, as He et al. 2015 count them, and of the
+        pooling."""
+        if self.pooling is not None:
+            return self.pooling.count_multiply_adds(*self.input_shape)
+        return self.fan_in * self.output_shape.numel if self.op == "weight" else 0
 
 
 Layers = tuple[Layer, ...]
@@ -80,13 +82,19 @@ Layers = tuple[Layer, ...]
 
 @dataclass(frozen=True, slots=True)
 class PlannedUnit:
-    """One unit: `after(join(shortcut(lead(x)), branch(lead(x))))`."""
+    """One unit: `after(join(shortcut(lead(x)), branch(lead(x))))`.
 
-    stage: int  # from 1
-    index: int  # in its stage, from 1
-    lead: Layers  # before the fork: an activation that both paths share
+    stage, index  position: the stage, and the unit in its stage, both from 1
+    lead          activation that both paths share, before they fork
+    shortcut      () is the identity, None is no shortcut
+    gate          the weight layer of a gated join, or ()
+    """
+
+    stage: int
+    index: int
+    lead: Layers
     branch: Layers
-    shortcut: Layers | None  # () is the identity, None is no shortcut
+    shortcut: Layers | None
     gate: Layers
     join: Join
     after: Layers
@@ -110,7 +118,7 @@ class PlannedUnit:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network's layers in order, and what follows from them."""
+    """A network's layers in order, and the numbers that follow from them."""
 
     network: Network
     stem: Layers
@@ -123,7 +131,7 @@ class Plan:
 
     @property
     def depth(self) -> int:
-        """Weight layers from input to output, shortcuts not counted (He et al. 2015, section 4.2)."""
+        """Weight layers from input to output, shortcuts excluded (He et al. 2015, section 4.2)."""
         path = self.stem + tuple(layer for unit in self.units for layer in unit.branch) + self.head
         return sum(layer.op == "weight" for layer in path)
 
@@ -142,28 +150,20 @@ def plan(network: Network) -> Plan:
     stem = plan_stem(network)
     units: list[PlannedUnit] = []
     total_units = sum(stage.units for stage in network.stages)
-    for s, stage in enumerate(network.stages, 1):
-        for u in range(1, stage.units + 1):
-            input_shape = units[-1].output_shape if units else stem[-1].output_shape
-            join = scale_drop_probability(network.unit.join, (len(units) + 1) / total_units)
-            pool, stride = (stage.pool, stage.stride) if u == 1 else (False, 1)
-            units.append(
-                plan_unit(
-                    replace(network.unit, join=join),
-                    (s, u),
-                    input_shape,
-                    stage.width,
-                    stride,
-                    pool,
-                    is_first=not units,
-                )
+    for stage_number, stage in enumerate(network.stages, 1):
+        for index in range(1, stage.units + 1):
+            join = network.unit.join.at_depth((len(units) + 1) / total_units)
+            planned = plan_unit(
+                replace(network.unit, join=join),
+                (stage_number, index),
+                units[-1].output_shape if units else stem[-1].output_shape,
+                stage.width,
+                stage.stride if index == 1 else 1,
+                pool=stage.pool and index == 1,
+                is_first=not units,
             )
+            units.append(planned)
     return Plan(network, stem, tuple(units), plan_head(network, units[-1].output_shape))
-
-
-def scale_drop_probability(join: Join, depth_fraction: float) -> Join:
-    """Stochastic depth after a share in (0, 1] of the units (Huang et al. 2016, Eq. 4)."""
-    return replace(join, branch=join.branch * depth_fraction) if isinstance(join, Drop) else join
 
 
 def plan_stem(network: Network) -> Layers:
@@ -179,12 +179,14 @@ def plan_stem(network: Network) -> Layers:
 
 
 def plan_head(network: Network, input_shape: ActivationShape) -> Layers:
-    tail = make_layers(network.unit.order.tail, input_shape, input_shape.channels)
-    pooled = ActivationShape(
-        input_shape.channels * (network.head.words if network.head.pool == "vlad" else 1), ()
-    )
-    pool = (Layer(network.head.pool, input_shape, pooled),) if input_shape.size else ()
-    return (*tail, *pool, Layer("weight", pooled, ActivationShape(network.classes, ()), bias=True))
+    layers = make_layers(network.unit.order.tail, input_shape, input_shape.channels)
+    pooled_shape = input_shape
+    if input_shape.size:
+        pooled_shape = ActivationShape(network.head.pooled_channels(input_shape.channels), ())
+        pooling = network.head
+        layers += (Layer(pooling.layer_op, input_shape, pooled_shape, pooling=pooling),)
+    scores_shape = ActivationShape(network.classes, ())
+    return (*layers, Layer("weight", pooled_shape, scores_shape, bias=True))
 
 
 def plan_unit(
@@ -193,24 +195,24 @@ def plan_unit(
     input_shape: ActivationShape,
     width: int,
     stride: int,
+    *,
     pool: bool,
     is_first: bool,
 ) -> PlannedUnit:
     shape_changes = input_shape.channels != width or stride != 1
+    # He et al. 2016, appendix: such units activate once, before the fork
     opening_ops = unit.order.each.split("weight")[0].strip()
-    shared_ops = (
-        opening_ops if shape_changes or is_first else ""
-    )  # He et al. 2016, appendix: activate before the fork
-    pooled = (make_maxpool(input_shape),) * pool
-    input_shape = pooled[-1].output_shape if pool else input_shape
+    shared_ops = opening_ops if shape_changes or is_first else ""
+    maxpool = (make_maxpool(input_shape),) * pool
+    input_shape = maxpool[-1].output_shape if pool else input_shape
     branch = plan_branch(unit, shared_ops, input_shape, width, stride)
     output_shape = branch[-1].output_shape
     gate: Layers = ()
-    if isinstance(unit.join, Gate):
-        gate = (Layer("weight", input_shape, output_shape, unit.join.kernel, stride, bias=True),)
+    if (kernel := unit.join.gate_kernel) is not None:
+        gate = (Layer("weight", input_shape, output_shape, kernel, stride, bias=True),)
     return PlannedUnit(
         *position,
-        lead=pooled + make_layers(shared_ops, input_shape, input_shape.channels),
+        lead=maxpool + make_layers(shared_ops, input_shape, input_shape.channels),
         branch=branch if unit.start == "he" else zero_init_branch(branch),
         shortcut=plan_shortcut(unit, input_shape, output_shape, stride, shape_changes),
         gate=gate,
@@ -238,7 +240,7 @@ def plan_branch(
 
 
 def zero_init_branch(branch: Layers) -> Layers:
-    """The branch with 0 in its last BN, where one follows the last weight layer, or else in that weight layer."""
+    """The branch with its last BN at 0 if it follows the last weight layer, or else that layer."""
     last_weight = max(i for i, layer in enumerate(branch) if layer.op == "weight")
     last_bn = max((i for i, layer in enumerate(branch) if layer.op == "bn"), default=0)
     target = max(last_weight, last_bn)
@@ -257,11 +259,8 @@ def plan_shortcut(
     if unit.shortcut == "project-all" or (unit.shortcut == "project" and shape_changes):
         return make_layers(unit.order.project, input_shape, output_shape.channels, 1, stride)
     if shape_changes:
-        pad_before = (
-            0
-            if unit.shortcut == "pad-last"
-            else (output_shape.channels - input_shape.channels) // 2
-        )
+        new_channels = output_shape.channels - input_shape.channels
+        pad_before = 0 if unit.shortcut == "pad-last" else new_channels // 2
         return (Layer("pad", input_shape, output_shape, stride=stride, pad_before=pad_before),)
     return ()
 
@@ -274,7 +273,7 @@ def make_layers(
     stride: int = 1,
     bias: bool = False,
 ) -> Layers:
-    """The layers of `ops` from `at` on; channels and size change at the weight layer, wherever it stands."""
+    """The layers of `ops` on `input_shape`; channels and size change at the weight layer."""
     layers: list[Layer] = []
     for op in ops.split():
         match op:
@@ -292,4 +291,4 @@ def make_maxpool(input_shape: ActivationShape) -> Layer:
 
 
 def downsample_shape(shape: ActivationShape, stride: int) -> ActivationShape:
-    return ActivationShape(shape.channels, tuple(-(-s // stride) for s in shape.size))
+    return ActivationShape(shape.channels, tuple(-(-side // stride) for side in shape.size))

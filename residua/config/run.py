@@ -1,9 +1,11 @@
-"""A run: network x data set x recipe x seed, from fresh weights or from those of a model folder."""
+"""A run: network x data set x recipe x seed, from random weights or from those of a model
+folder."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 
+from residua.config.checks import check_seed
 from residua.config.network import Network
 from residua.config.recipe import Recipe
 from residua.config.serialize import FORMAT_VERSION, Json, from_json, to_json, to_tagged_json
@@ -13,33 +15,36 @@ from residua.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that a run's outcome is a function of, on one machine."""
+    """Everything that determines the outcome of a training, on one machine.
+
+    dataset  the name of a data set, or the path of a folder, a table or an archive
+    recipe   None for VLAD, which is fitted in one go
+    start    fingerprint of the model folder or file that gives the initial weights, or ""
+    """
 
     network: ClassifierConfig
     dataset: str
-    recipe: Recipe | None  # None for VLAD, which is fitted at once
+    recipe: Recipe | None
     seed: int = 0
-    start: str = ""  # fingerprint of the model folder whose weights it starts from
+    start: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(
-                f"seed {self.seed} is impossible: give a whole number from 0 to {2**32 - 1}"
-            )
+        check_seed(self.seed)
         if isinstance(self.network, Network) != (self.recipe is not None):
             raise UsageError(
-                "a network is trained by a recipe, VLAD is fitted without one: give the one and not the other"
+                "a network is trained by a recipe, VLAD is fitted without one: "
+                "give a recipe for a network only"
             )
 
     def recipe_for_depth(self, depth: int) -> Recipe:
-        """The recipe as a network of that depth is trained by it; UsageError for VLAD, which has none."""
+        """The recipe for a network of `depth` layers; UsageError for VLAD, which has none."""
         if self.recipe is None:
-            raise UsageError(f"{self.network.name} is fitted at once, not trained by a recipe")
+            raise UsageError(f"{self.network.name} is fitted in one go, not trained by a recipe")
         return self.recipe.drop_unneeded_warmup(depth)
 
     @property
     def id(self) -> str:
-        """The same for equal runs: a hash of the run's JSON."""
+        """Ten hexadecimal digits of the SHA-256 of the run's JSON: equal for equal runs."""
         text = json.dumps(self.json, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -56,10 +61,7 @@ class Run:
 
 
 def parse_run(data: Json) -> Run:
-    """The run that its JSON tells, also that of an earlier version; RecordError where it tells none."""
-    return from_json(
-        Run,
-        {key: value for key, value in data.items() if key != "format"}
-        if isinstance(data, dict)
-        else data,
-    )
+    """Decode a run of this or an earlier version; RecordError if it is none."""
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key != "format"}
+    return from_json(Run, data)

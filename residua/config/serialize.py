@@ -1,4 +1,8 @@
-"""Values <-> JSON, and overrides such as `batch_size=64`, both checked against the values' types."""
+"""Values <-> JSON, and overrides such as `batch_size=64`, both checked against the values' types.
+
+What is stored outlives what Python calls it: a field may name another key by its `stored_as`
+metadata, and a class another kind by its `STORED_KIND`.
+"""
 
 import json
 import re
@@ -7,13 +11,11 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
+from residua.config.registry import is_part_base, registered_kinds, stored_kind_of
 from residua.errors import RecordError, UsageError, unknown_name_error
 
 FORMAT_VERSION = 1
-UNTAGGED_KINDS = (
-    "Network",
-    "Sgd",
-)  # kinds that are not written: they stood alone in their places when format 1 began
+UNTAGGED_KINDS = ("Network", "Sgd", "Head")  # the only kinds in their places when format 1 began
 
 ConfigT = TypeVar("ConfigT")
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
@@ -22,12 +24,11 @@ Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | 
 def to_json(value: Any) -> Json:
     """Encode a frozen value, with everything in it, as JSON.
 
-    Where a field may hold several kinds of value, the JSON says its `kind`, except for `UNTAGGED_KINDS`.
-    A field with `added_later` metadata is not written at its default, so that older runs keep their ids.
-    A field with `stored_as` metadata is written under that key, so that Python names may change and files may not.
-    """
+    If a field may hold several kinds of value, the JSON has its `kind`, except for
+    `UNTAGGED_KINDS`. A field with `added_later` metadata is not written at its default, so that
+    older runs keep their ids."""
     if is_dataclass(value) and not isinstance(value, type):
-        hints: dict[str, Any] = resolve_field_types(type(value))
+        hints = resolve_field_types(type(value))
         content: dict[str, Json] = {}
         for field in fields(value):
             part = getattr(value, field.name)
@@ -38,71 +39,80 @@ def to_json(value: Any) -> Json:
         return [to_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{type(value).__name__} is no value of a spec")
+    raise TypeError(f"{type(value).__name__} is not a value that can be stored")
 
 
 def to_tagged_json(value: Any, hint: Any) -> Json:
+    """Encode `value`, held by a field of type `hint`, with its kind if the type allows several."""
+    if isinstance(value, tuple) and get_origin(hint) is tuple and is_part_base(get_args(hint)[0]):
+        return [to_tagged_json(item, get_args(hint)[0]) for item in value]
     encoded = to_json(value)
-    if (
-        isinstance(encoded, dict)
-        and isinstance(hint, UnionType)
-        and sum(map(is_dataclass, get_args(hint))) > 1
-    ):
-        kind = stored_kind(type(value))
+    has_kinds = is_part_base(hint) or (
+        isinstance(hint, UnionType) and sum(map(is_dataclass, get_args(hint))) > 1
+    )
+    if isinstance(encoded, dict) and has_kinds:
+        kind = stored_kind_of(type(value))
         return encoded if kind in UNTAGGED_KINDS else {"kind": kind, **encoded}
     return encoded
 
 
 def from_json(value_type: type[ConfigT], data: Json) -> ConfigT:
-    """The value of type `kind` that `data` describes; RecordError where it does not describe one."""
+    """Decode a value of type `value_type`; RecordError if `data` does not describe one."""
+    name = name_in_words(value_type)
     try:
-        value: ConfigT = decode_json(value_type, data, name_in_words(value_type))
+        value: ConfigT = decode_json(value_type, data, name)
     except UsageError:
         raise
     except (TypeError, ValueError, KeyError) as error:
-        name = name_in_words(value_type)
-        raise RecordError(f"not {'an' if name[0] in 'aeiou' else 'a'} {name}: {error}") from error
+        article = "an" if name[0] in "aeiou" else "a"
+        raise RecordError(f"not {article} {name}: {error}") from error
     return value
 
 
 def decode_json(hint: Any, data: Json, path: str) -> Any:
-    """`data` as the type `hint` asks; TypeError names the place that does not fit."""
+    """Decode `data` as the type `hint`; TypeError names the place (`path`) that does not fit."""
     if get_origin(hint) is Literal:
         if data not in get_args(hint):
-            raise TypeError(
-                f"{path} is {data!r}, not one of {', '.join(map(repr, get_args(hint)))}"
-            )
+            choices = ", ".join(map(repr, get_args(hint)))
+            raise TypeError(f"{path} is {data!r}, not one of {choices}")
         return data
     if isinstance(hint, UnionType):
         return decode_json_union(get_args(hint), data, path)
     if get_origin(hint) is tuple and isinstance(data, list):
-        item_type, *rest = get_args(hint)
-        item_types = [item_type] * len(data) if rest == [...] else [item_type, *rest]
-        if len(item_types) != len(data):
-            raise TypeError(f"{path} has {len(data)} parts, not {len(item_types)}")
-        return tuple(
-            decode_json(kind, item, f"{path}[{i}]")
-            for i, (kind, item) in enumerate(zip(item_types, data, strict=True))
-        )
+        return decode_json_tuple(get_args(hint), data, path)
+    if is_part_base(hint) and isinstance(data, dict):
+        return decode_json_kind(registered_kinds(hint), data, path)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(data, dict):
-        hints, names = resolve_field_types(hint), names_by_stored_key(hint)
-        if unknown_keys := set(data) - set(names):
-            raise unknown_name_error(f"field of {path}", sorted(unknown_keys)[0], names)
-        return hint(
-            **{
-                names[key]: decode_json(hints[names[key]], item, f"{path}.{key}")
-                for key, item in data.items()
-            }
-        )
+        return decode_json_object(hint, data, path)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
-    if (
-        isinstance(hint, type)
-        and isinstance(data, hint)
-        and (hint is bool or not isinstance(data, bool))
-    ):
+    is_bool = isinstance(data, bool)  # which is an int to Python, but not to us
+    if isinstance(hint, type) and isinstance(data, hint) and is_bool == (hint is bool):
         return data
     raise TypeError(f"{path} is {data!r}, not {getattr(hint, '__name__', hint)}")
+
+
+def decode_json_object(value_type: type, data: dict[str, Json], path: str) -> Any:
+    """Decode an object as a dataclass; UsageError for a key that is no field of it."""
+    hints, names = resolve_field_types(value_type), names_by_stored_key(value_type)
+    if unknown_keys := set(data) - set(names):
+        raise unknown_name_error(f"field of {path}", sorted(unknown_keys)[0], names)
+    field_values = {
+        names[key]: decode_json(hints[names[key]], item, f"{path}.{key}")
+        for key, item in data.items()
+    }
+    return value_type(**field_values)
+
+
+def decode_json_tuple(item_hints: tuple[Any, ...], items: list[Json], path: str) -> Any:
+    first_type, *rest = item_hints
+    item_types = [first_type] * len(items) if rest == [...] else [first_type, *rest]
+    if len(item_types) != len(items):
+        raise TypeError(f"{path} has {len(items)} items, not {len(item_types)}")
+    return tuple(
+        decode_json(item_type, item, f"{path}[{i}]")
+        for i, (item_type, item) in enumerate(zip(item_types, items, strict=True))
+    )
 
 
 def decode_json_union(types: tuple[Any, ...], data: Json, path: str) -> Any:
@@ -110,17 +120,19 @@ def decode_json_union(types: tuple[Any, ...], data: Json, path: str) -> Any:
         return None
     dataclass_types = [kind for kind in types if isinstance(kind, type) and is_dataclass(kind)]
     if isinstance(data, dict) and len(dataclass_types) > 1:
-        types_by_kind = {stored_kind(type_): type_ for type_ in dataclass_types}
-        kind = data.get("kind", stored_kind(dataclass_types[0]))  # the first is the default
-        if kind not in types_by_kind:
-            raise TypeError(f"{path} is of kind {kind!r}, not one of {', '.join(types_by_kind)}")
-        return decode_json(
-            types_by_kind[str(kind)],
-            {name: item for name, item in data.items() if name != "kind"},
-            path,
-        )
-    [kind] = [kind for kind in types if kind is not type(None)]
-    return decode_json(kind, data, path)
+        kinds = {stored_kind_of(value_type): value_type for value_type in dataclass_types}
+        return decode_json_kind(kinds, data, path)
+    [value_type] = [kind for kind in types if kind is not type(None)]
+    return decode_json(value_type, data, path)
+
+
+def decode_json_kind(kinds: dict[str, Any], data: dict[str, Json], path: str) -> Any:
+    """Decode an object by its `kind`; the default is the first of `kinds`."""
+    kind = data.get("kind", next(iter(kinds)))
+    if kind not in kinds:
+        raise TypeError(f"{path} is of kind {kind!r}, not one of {', '.join(kinds)}")
+    content = {key: item for key, item in data.items() if key != "kind"}
+    return decode_json_object(kinds[str(kind)], content, path)
 
 
 @cache
@@ -134,12 +146,8 @@ def stored_key(field: Field[Any]) -> str:
 
 
 def names_by_stored_key(dataclass_type: Any) -> dict[str, str]:
+    """The fields of a dataclass by their JSON keys."""
     return {stored_key(field): field.name for field in fields(dataclass_type)}
-
-
-def stored_kind(dataclass_type: type) -> str:
-    """What JSON calls this kind of value: its class attribute `STORED_KIND`, or else its name."""
-    return str(getattr(dataclass_type, "STORED_KIND", dataclass_type.__name__))
 
 
 def name_in_words(dataclass_type: type) -> str:
@@ -148,7 +156,11 @@ def name_in_words(dataclass_type: type) -> str:
 
 
 def apply_override(value: ConfigT, assignment: str) -> ConfigT:
-    """`value` with one field replaced: `batch_size=64`, `optimiser.momentum=0.8`, `schedule={"kind": "OneCycle", "lr": 0.2}`."""
+    """Replace one field of `value` as `--set` does.
+
+    `batch_size=64`, `optimiser.momentum=0.8` or `schedule={"kind": "OneCycle", "lr": 0.2}`.
+    Raises UsageError for a field that does not exist, or a value that it cannot hold.
+    """
     path, equals, text = assignment.partition("=")
     if not equals:
         raise UsageError(f"{assignment!r} sets nothing: write FIELD=VALUE, e.g. batch_size=64")
@@ -157,7 +169,7 @@ def apply_override(value: ConfigT, assignment: str) -> ConfigT:
 
 
 def parse_literal(text: str) -> Json:
-    """`64` -> 64, `{"lr": 0.2}` -> a dictionary, and what is no JSON -> itself."""
+    """`64` -> 64, `{"lr": 0.2}` -> a dictionary; text that is not JSON -> itself."""
     try:
         value: Json = json.loads(text)
     except json.JSONDecodeError:
@@ -166,10 +178,14 @@ def parse_literal(text: str) -> Json:
 
 
 def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> Any:
+    """Replace the field at `path`, a list of JSON keys, by the decoded `data`."""
     key, *rest = path
     if value is None:
+        keys = full_path.split(".")
+        parent = ".".join(keys[: len(keys) - len(path)])
         raise UsageError(
-            f"{full_path} cannot be set, for there is none here: set the whole of it, as JSON"
+            f"{full_path} cannot be set: there is no {parent} here; "
+            f"set the whole of {parent}, as JSON"
         )
     if not is_dataclass(value) or isinstance(value, type):
         raise UsageError(f"{full_path} cannot be set: {type(value).__name__} has no field {key!r}")

@@ -1,4 +1,5 @@
-"""A study as a value: the arms that it compares, their depths and seeds, and all that the arms have in common."""
+"""A study as a value: the arms that it compares, their depths and seeds, and their common
+recipe."""
 
 import re
 from dataclasses import dataclass
@@ -16,20 +17,23 @@ from residua.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One of what is compared: a family of networks, and what it changes in the study's recipe.
+    """One of the things that a study compares: a family of networks and its changes of the recipe.
 
-    A label stands before the word "net" in sentences: `original`, `zero-initialised`.
+    family   as `compose_network_name` takes it, e.g. `resnet,start=identity`
+    changes  overrides of the study's recipe, e.g. `schedule.lr=0.02`
+    label    stands before the word "net" in sentences, e.g. `zero-initialised`; default: the family
+    depths   the arm's own depths; default: the study's
     """
 
-    family: str  # as `member` takes it, e.g. resnet,start=identity
-    changes: tuple[str, ...] = ()  # as --set takes them, e.g. schedule.lr=0.02
-    label: str = ""  # the family, where there is none
-    depths: tuple[int, ...] = ()  # of its own; the study's, where there are none
+    family: str
+    changes: tuple[str, ...] = ()
+    label: str = ""
+    depths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.changes and not self.label:
             raise UsageError(
-                f"an arm that changes the recipe ({self.changes[0]}) needs a label: say what it is called"
+                f"an arm that changes the recipe ({self.changes[0]}) needs a label: give it a name"
             )
 
     @property
@@ -37,7 +41,7 @@ class Arm:
         return self.label or self.family
 
     def network_at_depth(self, depth: int) -> Network:
-        """As the papers have it; UsageError for an impossible depth or an unknown family."""
+        """The arm's network; UsageError for an impossible depth or an unknown family."""
         return network(compose_network_name(self.family, depth))
 
     def apply_changes(self, base_recipe: Recipe) -> Recipe:
@@ -46,7 +50,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class StudyPoint:
-    """A run's place in its study."""
+    """The coordinates of one run in a study."""
 
     arm: Arm
     depth: int
@@ -54,18 +58,17 @@ class StudyPoint:
 
     @property
     def run_name(self) -> str:
-        """Of the run's folder."""
-        label = (
-            f"-{re.sub(r'[^a-z0-9.]+', '-', self.arm.label.lower()).strip('-')}"
-            if self.arm.changes
-            else ""
-        )
+        """Name of the run and of its folder."""
+        label = ""
+        if self.arm.changes:
+            label = "-" + re.sub(r"[^a-z0-9.]+", "-", self.arm.label.lower()).strip("-")
         return f"{self.arm.network_at_depth(self.depth).name}{label}-seed{self.seed}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Which networks to train, on what, how.  UsageError for one that compares nothing, or the same thing twice."""
+    """Networks to train for a comparison.  UsageError if there is nothing to train, or twice the
+    same."""
 
     question: str = ""
     dataset: str = "digits"
@@ -78,19 +81,19 @@ class Study:
         titles = [arm.title for arm in self.arms]
         if duplicates := [title for title in titles if titles.count(title) > 1]:
             raise UsageError(
-                f"two arms of the study are called {duplicates[0]!r}: give each a label of its own"
+                f"two arms of the study are called {duplicates[0]!r}: give them different labels"
             )
         if not (self.arms and self.seeds and all(arm.depths or self.depths for arm in self.arms)):
             raise UsageError(
-                "a study needs an arm, a depth and a seed at least: there is nothing to train"
+                "a study needs at least one arm, one depth and one seed: there is nothing to train"
             )
 
     def points_by_run_name(self) -> dict[str, StudyPoint]:
-        """Each run's place by its name.  Seed by seed, and the deepest first: what there is time for is one seed of everything
-        before two, and the last to end, side by side, are short.
+        """All points by the name of their run, in the order in which they are trained.
 
-        UsageError that names the impossible depths, and where two arms are the same.
-        """
+        Seeds come one after the other, so that a stopped study has one seed of everything before
+        two of anything; the deepest networks come first, so that parallel workers end together.
+        UsageError that names the impossible depths, or two arms that are the same."""
         depths = sorted(
             {depth for arm in self.arms for depth in arm.depths or self.depths}, reverse=True
         )
@@ -101,11 +104,13 @@ class Study:
                 point = StudyPoint(arm, depth, seed)
                 if (other := points.setdefault(point.run_name, point)) != point:
                     raise UsageError(
-                        f"{other.arm.title!r} and {arm.title!r} are the same at {depth} layers: leave one of them out"
+                        f"{other.arm.title!r} and {arm.title!r} are the same at {depth} layers: "
+                        "leave one of them out"
                     )
         return points
 
     def check_depths(self, depths: list[int]) -> None:
+        """UsageError that names the depths at which an arm has no network."""
         errors_by_depth: dict[int, UsageError] = {}
         for depth, arm in product(sorted(depths), self.arms):
             if depth in (arm.depths or self.depths):
@@ -114,15 +119,11 @@ class Study:
                 except UsageError as error:
                     errors_by_depth.setdefault(depth, error)
         if errors_by_depth:
-            only_some_fail = (
-                1 < len(errors_by_depth) < len(depths)
-            )  # at every depth it is the family that is wrong
-            prefix = (
-                f"impossible depths {', '.join(map(str, errors_by_depth))}: "
-                if only_some_fail
-                else ""
-            )
-            raise UsageError(f"{prefix}{next(iter(errors_by_depth.values()))}")
+            first_error = next(iter(errors_by_depth.values()))
+            if 1 < len(errors_by_depth) < len(depths):  # if all fail, the family is wrong
+                failed = ", ".join(map(str, errors_by_depth))
+                raise UsageError(f"impossible depths {failed}: {first_error}")
+            raise first_error
 
     def make_run(self, point: StudyPoint) -> Run:
         data = get_dataset(self.dataset)
@@ -131,8 +132,8 @@ class Study:
         return Run(net, self.dataset, point.arm.apply_changes(self.recipe), point.seed)
 
     def make_runs(self) -> dict[str, Run]:
-        """Each run by name, in the order of `places`."""
-        return {name: self.make_run(place) for name, place in self.points_by_run_name().items()}
+        """All runs by name, in the order of `points_by_run_name`."""
+        return {name: self.make_run(point) for name, point in self.points_by_run_name().items()}
 
     @property
     def json(self) -> Json:
@@ -141,12 +142,10 @@ class Study:
 
 
 def parse_study(data: Json) -> Study:
-    """The study that its JSON tells, also that of an earlier version, whose arms were families; RecordError where it tells none."""
-    fields = (
-        {key: value for key, value in data.items() if key != "format"}
-        if isinstance(data, dict)
-        else data
-    )
-    if isinstance(fields, dict) and isinstance(families := fields.pop("families", None), list):
-        fields["arms"] = [{"family": family} for family in families]
-    return from_json(Study, fields)
+    """Decode a study; version 0.1 wrote families instead of arms.  RecordError if it is none."""
+    if not isinstance(data, dict):
+        return from_json(Study, data)
+    content = {key: value for key, value in data.items() if key != "format"}
+    if isinstance(families := content.pop("families", None), list):
+        content["arms"] = [{"family": family} for family in families]
+    return from_json(Study, content)

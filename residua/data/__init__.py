@@ -1,0 +1,104 @@
+"""Data sets: from a name or a folder of photos to augmented training batches.
+
+sources          what a data set is called, where its files are, and what they contain
+read             data set -> uint8 images and labels of a split
+decode           image file -> pixels, in one way for training and prediction
+decode_listing   all photos of a data set -> pixels, in parallel
+image_cache      decoded photos, stored for the next run
+pixel_file       the file in which they are stored, memory-mapped
+splits           which photos are for training and which are held out
+batches          the endless stream of training batches, as a function of the step
+augment          crops, flips, colours, mixing and normalisation of a batch
+trivial_augment  TrivialAugment of a batch
+counter_rng      random bits as a function of a seed, a use and an index
+check            problems of a folder of photos, before training
+checked_image    the facts and warnings about one photo that the check collects
+near_duplicates  images that look the same
+checksums        MD5 and SHA-256
+thumbnails       images as data URIs for HTML pages
+threads          work on many files in parallel
+space            free memory and disk space
+"""
+
+from typing import TYPE_CHECKING
+
+from residua.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from residua.data.augment import normalisation_scale_and_shift as normalisation_scale_and_shift
+    from residua.data.augment import normalise_pixels as normalise_pixels
+    from residua.data.augment import random_crop as random_crop
+    from residua.data.batches import TrainingBatches as TrainingBatches
+    from residua.data.batches import make_training_batches as make_training_batches
+    from residua.data.check import DatasetCheck as DatasetCheck
+    from residua.data.check import check_dataset as check_dataset
+    from residua.data.check import format_usable_csv as format_usable_csv
+    from residua.data.check import make_check_thumbnails as make_check_thumbnails
+    from residua.data.counter_rng import RandomStream as RandomStream
+    from residua.data.counter_rng import random_bits_from_keys as random_bits_from_keys
+    from residua.data.counter_rng import random_permutation as random_permutation
+    from residua.data.decode import IMAGE_FORMATS as IMAGE_FORMATS
+    from residua.data.decode import HasPreprocessing as HasPreprocessing
+    from residua.data.decode import decode_image as decode_image
+    from residua.data.decode import preprocess_image as preprocess_image
+    from residua.data.decode import silence_pillow_warnings as silence_pillow_warnings
+    from residua.data.read import Images as Images
+    from residua.data.read import NamedImages as NamedImages
+    from residua.data.read import ensure_dataset_available as ensure_dataset_available
+    from residua.data.read import list_skipped_images as list_skipped_images
+    from residua.data.read import read_preprocessed_split as read_preprocessed_split
+    from residua.data.read import read_split as read_split
+    from residua.data.sources.download import find_dataset_folder as find_dataset_folder
+    from residua.data.sources.download import find_or_download as find_or_download
+    from residua.data.sources.download import get_cache_dir as get_cache_dir
+    from residua.data.sources.download import list_missing_files as list_missing_files
+    from residua.data.sources.download import list_user_data_folders as list_user_data_folders
+    from residua.data.sources.listing import DataProblem as DataProblem
+    from residua.data.sources.listing import EmbeddedFile as EmbeddedFile
+    from residua.data.sources.listing import ImageEntry as ImageEntry
+    from residua.data.sources.listing import ImageListing as ImageListing
+    from residua.data.sources.listing import Split as Split
+    from residua.data.sources.listing import problems_to_json as problems_to_json
+    from residua.data.sources.resolve import PhotoDataset as PhotoDataset
+    from residua.data.sources.resolve import cached_image_side as cached_image_side
+    from residua.data.sources.resolve import dataset_from_listing as dataset_from_listing
+    from residua.data.sources.resolve import largest_side_that_fits as largest_side_that_fits
+    from residua.data.sources.resolve import list_image_dataset as list_image_dataset
+    from residua.data.sources.resolve import resolve_dataset as resolve_dataset
+    from residua.data.space import format_bytes as format_bytes
+    from residua.data.space import free_memory_bytes as free_memory_bytes
+    from residua.data.threads import count_available_cores as count_available_cores
+    from residua.data.thumbnails import encode_data_uri as encode_data_uri
+    from residua.data.thumbnails import make_thumbnail_uri as make_thumbnail_uri
+    from residua.data.thumbnails import pixels_to_image as pixels_to_image
+
+__getattr__, __dir__ = export_lazily(
+    __name__,
+    {
+        "read": (
+            "Images NamedImages ensure_dataset_available list_skipped_images "
+            "read_preprocessed_split read_split"
+        ),
+        "batches": "TrainingBatches make_training_batches",
+        "augment": "normalisation_scale_and_shift normalise_pixels random_crop",
+        "counter_rng": "RandomStream random_bits_from_keys random_permutation",
+        "decode": (
+            "IMAGE_FORMATS HasPreprocessing decode_image preprocess_image silence_pillow_warnings"
+        ),
+        "check": "DatasetCheck check_dataset format_usable_csv make_check_thumbnails",
+        "thumbnails": "encode_data_uri make_thumbnail_uri pixels_to_image",
+        "threads": "count_available_cores",
+        "space": "format_bytes free_memory_bytes",
+        "sources.listing": (
+            "DataProblem EmbeddedFile ImageEntry ImageListing Split problems_to_json"
+        ),
+        "sources.resolve": (
+            "cached_image_side dataset_from_listing largest_side_that_fits "
+            "PhotoDataset list_image_dataset resolve_dataset"
+        ),
+        "sources.download": (
+            "find_dataset_folder find_or_download get_cache_dir list_missing_files "
+            "list_user_data_folders"
+        ),
+    },
+)

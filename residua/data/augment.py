@@ -1,4 +1,8 @@
-"""Augmentation of a whole batch, each sample by its own random bits; and uint8 -> normalised float."""
+"""Augmentation of a whole batch on its device, and normalisation of uint8 pixels.
+
+Every function takes the random bits of each sample as an argument, so that a sample's
+augmentation does not depend on the batch it is in.
+"""
 
 from functools import cache
 from math import log
@@ -9,9 +13,10 @@ from torch import Tensor
 
 
 def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tensor:
-    """Images (n, c, h, w) uint8 -> (n, c, h + 2 margin, w + 2 margin), bordered with the mean colour.
+    """Surround images (n, c, h, w) uint8 with `margin` pixels of the mean colour on every side.
 
-    That is zero after normalisation (to half a grey level), as He et al. 2015 pad images whose mean was subtracted.
+    The border is zero after normalisation, to half a grey level, as in He et al. 2015, who pad
+    images after subtracting the mean.
     """
     channels = [
         F.pad(pixels[:, i], (margin,) * 4, value=round(255 * level)) for i, level in enumerate(mean)
@@ -20,7 +25,7 @@ def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tenso
 
 
 def random_crop(padded: Tensor, size: tuple[int, int], random_bits: Tensor) -> Tensor:
-    """A window of `size` at a random place of each image: (n, c, H, W) and bits (n,) -> (n, c, h, w)."""
+    """Crop each image at a random position: (n, c, H, W) and bits (n,) -> (n, c, h, w)."""
     height, width = size
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, c, rows, columns, h, w), a view
     rows, columns = windows.shape[2:4]
@@ -35,18 +40,18 @@ def random_resized_crop(
     max_aspect_ratio: float,
     random_bits: Tensor,
 ) -> Tensor:
-    """A part of each image (n, c, H, W) uint8, brought to `size`, as fp32 (n, c, h, w); bits are (n, 4).
+    """Resize a random box of each image (n, c, H, W) uint8 to `size`, as fp32 (n, c, h, w).
 
-    Its share of the image is even in [area, 1], its width over its height even on a log scale in [1 / stretch, stretch]; what does
-    not fit in is made as wide or as high as the image.  Between pixels values are linear.
+    Bits are (n, 4).      The box's share of the image's area is uniform in [min_area, 1]; the
+    logarithm of its aspect ratio, width over height, is uniform in [-log(max_aspect_ratio),
+    log(max_aspect_ratio)].  A box wider or higher than the image is cut to the image's width or
+    height.  Interpolation is bilinear.
     """
     height, width = pixels.shape[2:]
     area_share, aspect_ratio, x, y = bits_to_uniform(random_bits).unbind(1)
-    area_share, aspect_ratio = (
-        min_area + (1 - min_area) * area_share,
-        torch.exp((2 * aspect_ratio - 1) * log(max_aspect_ratio)),
-    )
-    width_share = (area_share * aspect_ratio * (height / width)).sqrt().clamp(max=1)  # of the width
+    area_share = min_area + (1 - min_area) * area_share
+    aspect_ratio = torch.exp((2 * aspect_ratio - 1) * log(max_aspect_ratio))
+    width_share = (area_share * aspect_ratio * (height / width)).sqrt().clamp(max=1)
     height_share = (area_share / aspect_ratio * (width / height)).sqrt().clamp(max=1)
     affine = torch.zeros(len(pixels), 2, 3, device=pixels.device)
     affine[:, 0, 0], affine[:, 0, 2] = width_share, (2 * x - 1) * (1 - width_share)
@@ -58,10 +63,14 @@ def random_resized_crop(
 
 
 def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of each image (n, c, h, w), times a factor in [1 - most, 1 + most]; bits are (n, 3)."""
-    brightness, contrast, saturation = (1 + max_change * (2 * bits_to_uniform(random_bits) - 1))[
-        :, :, None, None, None
-    ].unbind(1)
+    """Multiply brightness, contrast and saturation of each image (n, c, h, w) by random factors.
+
+    Factors are uniform in [1 - max_change, 1 + max_change]; bits are (n, 3).  Our choice: grey is
+    the plain mean of the channels, not the luma that `apply_trivial_augment` takes to match
+    Pillow.
+    """
+    factors = 1 + max_change * (2 * bits_to_uniform(random_bits) - 1)
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
     x = (pixels.float() * brightness).clamp(0, 255)
     x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
     return x.mean(1, keepdim=True).lerp(x, saturation).clamp(0, 255)
@@ -74,37 +83,42 @@ def apply_mixup_or_cutmix(
     cutmix_probability: float,
     random_bits: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Images (n, c, h, w), some blended with others (n, c, h, w), some with a box of them; and the share (n,) each keeps of itself.
+    """Mix each image (n, c, h, w) with its partner in `others`: by mixup, by CutMix or not at all.
 
-    Bits are (n, 4): which of the two, if any; the share; where the box lies, of which what stands out is cut off.
+    Returns the images, and the share (n,) in [0, 1] that each keeps of its own label.  The four
+    random numbers of bits (n, 4) choose the method, the share, and the center of CutMix's box, of
+    which the part outside the image is cut off.
     """
-    height, width = pixels.shape[2:]
     selector, share, x, y = bits_to_uniform(random_bits).unbind(1)
-    half_side = (1 - share).sqrt() / 2
-    rows, columns = [
-        (torch.arange(side, device=pixels.device) + 0.5) / side for side in (height, width)
-    ]
-    rows_in_box, columns_in_box = [
-        (place - at[:, None]).abs() < half_side[:, None] for place, at in ((rows, y), (columns, x))
-    ]
-    box = (rows_in_box[:, :, None] & columns_in_box[:, None, :])[:, None]  # (n, 1, h, w)
-    is_cutmix, is_mixup = (
-        selector < cutmix_probability,
-        (selector >= cutmix_probability) & (selector < cutmix_probability + mixup_probability),
-    )
-    own_share = torch.where(
-        is_cutmix,
-        1 - box.float().mean((1, 2, 3)),
-        torch.where(is_mixup, share, torch.ones_like(share)),
-    )
+    in_box = mask_cutmix_boxes(pixels.shape[2], pixels.shape[3], share, x, y)
+    is_cutmix = selector < cutmix_probability
+    is_mixup = ~is_cutmix & (selector < cutmix_probability + mixup_probability)
+    box_complement = 1 - in_box.float()
+    mixup_share = torch.where(is_mixup, share, torch.ones_like(share))
+    own_share = torch.where(is_cutmix, 1 - in_box.float().mean((1, 2, 3)), mixup_share)
     own_weight = torch.where(
-        is_cutmix[:, None, None, None], 1 - box.float(), own_share[:, None, None, None]
+        is_cutmix[:, None, None, None], box_complement, own_share[:, None, None, None]
     )
     return others.float().lerp(pixels.float(), own_weight), own_share
 
 
+def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Where an image takes the pixels of its partner, as bool (n, 1, h, w).
+
+    Each box covers 1 - own_share of the image's area, as far as it lies inside, around the center
+    (x, y) in [0, 1].
+    """
+    half_side = ((1 - own_share).sqrt() / 2)[:, None]
+    rows, columns = [
+        (torch.arange(side, device=own_share.device) + 0.5) / side for side in (height, width)
+    ]
+    rows_in_box = (rows - y[:, None]).abs() < half_side
+    columns_in_box = (columns - x[:, None]).abs() < half_side
+    return (rows_in_box[:, :, None] & columns_in_box[:, None, :])[:, None]
+
+
 def bits_to_uniform(random_bits: Tensor) -> Tensor:
-    """63 random bits as fp32 in [0, 1)."""
+    """63 random bits -> uniform fp32 in [0, 1), from the upper 24 bits."""
     return (random_bits >> 39).float() / 2**24
 
 
@@ -114,22 +128,26 @@ def random_horizontal_flip(pixels: Tensor, random_bits: Tensor) -> Tensor:
 
 
 def apply_cutout(pixels: Tensor, side: int, mean: tuple[float, ...], random_bits: Tensor) -> Tensor:
-    """The mean colour in a square of `side` pixels, its middle anywhere in each image (n, c, h, w) (DeVries & Taylor 2017)."""
+    """Fill a square of `side` pixels in each image with the mean colour (DeVries & Taylor 2017).
+
+    The square's center is anywhere in the image, so that part of the square may lie outside.
+    Images (n, c, h, w) are modified in place; bits are (n,).
+    """
     height, width = pixels.shape[2:]
-    rows, columns = (
-        (torch.arange(size, device=random_bits.device) - middle[:, None] + side // 2)
-        for size, middle in ((height, random_bits % height), (width, random_bits // height % width))
-    )
-    in_square = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[
-        :, None, :
+    center_rows, center_columns = random_bits % height, random_bits // height % width
+    rows, columns = [
+        torch.arange(size, device=random_bits.device) - center[:, None] + side // 2
+        for size, center in ((height, center_rows), (width, center_columns))
     ]
+    rows_in_square, columns_in_square = [(i >= 0) & (i < side) for i in (rows, columns)]
+    in_square = rows_in_square[:, :, None] & columns_in_square[:, None, :]
     for channel, level in enumerate(mean):
         pixels[:, channel].masked_fill_(in_square, round(255 * level))
     return pixels
 
 
 def normalise_pixels(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Levels (n, c, h, w) in [0, 255], uint8 or not -> (x / 255 - mean) / std in fp32, channels last."""
+    """Levels x (n, c, h, w) in [0, 255] -> (x / 255 - mean) / std in fp32, channels last."""
     scale, shift = normalisation_scale_and_shift(mean, std, pixels.device)
     return pixels.to(torch.float32, memory_format=torch.channels_last) * scale + shift
 
@@ -138,8 +156,12 @@ def normalise_pixels(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, 
 def normalisation_scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Of each channel (c, 1, 1), copied to a device once: it would be waited for each time."""
-    with torch.inference_mode(False):  # whoever asks first, they are for training too
+    """The factor and the summand, each (c, 1, 1), that `normalise_pixels` applies to a channel.
+
+    Cached, because every copy to a GPU would be a synchronisation.
+    """
+    # The first caller may be in inference mode, whose tensors autograd refuses; later ones train.
+    with torch.inference_mode(False):
         scale = torch.tensor([1 / (255 * s) for s in std], device=device)
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
         return scale[:, None, None], shift[:, None, None]

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residua.config.augmentation import Augmentation
 from residua.config.dataset import Dataset
 from residua.config.memory import MAX_PREPADDED_BYTES
-from residua.config.recipe import Augmentation, Recipe
+from residua.config.recipe import Recipe
+from residua.config.registry import implementation_of
 from residua.data.augment import (
     apply_cutout,
     apply_mixup_or_cutmix,
@@ -19,31 +21,24 @@ from residua.data.augment import (
     random_horizontal_flip,
     random_resized_crop,
 )
-from residua.data.counter_rng import random_bits_from_keys, random_permutation
+from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
 from residua.data.read import Images
 from residua.data.trivial_augment import apply_trivial_augment
 from residua.errors import UsageError
 
-(
-    ORDER_STREAM,
-    CROP_STREAM,
-    FLIP_STREAM,
-    COLOUR_STREAM,
-    CLASS_ORDER_STREAM,
-    CUTOUT_STREAM,
-    MIX_STREAM,
-    MIX_PARTNER_STREAM,
-    TRIVIAL_AUGMENT_STREAM,
-) = range(9)  # what random bits are for
-
 
 class TrainingBatches:
-    """Batch `step` holds samples [step b, (step + 1) b) of epoch after epoch, each epoch in a new random order.
+    """Computes the augmented batch of any step; epochs follow each other in new random orders.
 
-    So every image is seen once an epoch, no batch is partial, and a run resumes at any step with nothing restored.
-    A `share` (i, n) is the i-th of n equal runs of samples of each batch: n processes see together what one alone would.
-    Images may be larger than their `size` in a batch: crops are cut from the whole of them, or else the middle is.
-    With `balance` an epoch has as many samples, but each class has an equal part of them.
+    Batch `step` holds samples [step b, (step + 1) b) of the concatenated epochs, b being the
+    batch size.  So each image is used once per epoch, no batch is partial, and a run resumes at
+    any step without stored state.
+
+    `rank_and_world_size` (i, n) selects the i-th of n equal shares of each batch: n data-parallel
+    processes together compute the batch that a single process would.  Images may be larger than
+    `crop_size`: random crops are taken from the whole image, and without them the center is used.
+    With `balance_classes` an epoch has as many samples as before, but equally many of each class.
+    Raises UsageError if the batch is larger than the data set.
     """
 
     def __init__(
@@ -62,99 +57,94 @@ class TrainingBatches:
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
-                f"a batch of {batch_size} is larger than the {len(images)} training images: choose at most that"
+                f"batch size {batch_size} exceeds the {len(images)} training images: "
+                f"choose at most {len(images)}"
             )
         self.images, self.batch_size, self.augment = images, batch_size, augment
-        self.mean, self.std, self.seed, self.rank_and_world_size = (
-            mean,
-            std,
-            seed,
-            rank_and_world_size,
-        )
-        self.crop_size, self.num_classes = (
-            crop_size or images.image_size,
-            num_classes or int(images.labels.max()) + 1,
-        )
-        self.on_the_fly_padding = (
-            augment.pad if images.pixels.nbytes > MAX_PREPADDED_BYTES else 0
-        )  # too large to be padded all at once
+        self.mean, self.std, self.seed = mean, std, seed
+        self.rank_and_world_size = rank_and_world_size
+        self.crop_size = crop_size or images.image_size
+        self.num_classes = num_classes or int(images.labels.max()) + 1
+        # Padding all images in advance copies them, which a large data set has no memory for.
+        is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
+        self.on_the_fly_padding = augment.pad if is_large else 0
         self.pixels = (
             pad_with_mean(images.pixels, augment.pad, mean)
             if augment.pad > self.on_the_fly_padding
             else images.pixels
         )
-        labels = images.labels.cpu()
-        self.images_by_class = (
-            [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))]
-            if balance_classes
-            else []
-        )
+        self.images_by_class = list_images_by_class(images.labels) if balance_classes else []
         self.epoch_order = lru_cache(maxsize=2)(self.compute_epoch_order)
 
     def compute_epoch_order(self, epoch: int) -> Tensor:
-        """The samples of an epoch (n,): image number i, or, the k-th time that one is drawn in an epoch, i + k n."""
+        """The sample numbers of an epoch (n,), in order.
+
+        Sample i + k n is the k-th repetition of image i in the epoch, n being the number of
+        images; k is above 0 only for balanced classes.
+        """
         order = (
             self.compute_balanced_order(epoch)
             if self.images_by_class
-            else random_permutation(len(self.images), self.seed, ORDER_STREAM, epoch)
+            else random_permutation(len(self.images), self.seed, RandomStream.ORDER, epoch)
         )
         return order.to(self.images.labels.device)
 
     def compute_balanced_order(self, epoch: int) -> Tensor:
-        """As many samples of each class, its images in turn, each time round in another order."""
+        """Sample numbers (n,) with equally many samples of each class.
+
+        A class's images are used in turn, in a new random order in every pass through them.
+        """
         count = len(self.images)
         images_per_class = -(-count // len(self.images_by_class))
         samples_by_class = []
         for label, images in enumerate(self.images_by_class):
             passes = range(-(-images_per_class // len(images)))
             orders = [
-                images[
-                    random_permutation(len(images), self.seed, CLASS_ORDER_STREAM, epoch, label, k)
-                ]
-                + k * count
+                random_permutation(
+                    len(images), self.seed, RandomStream.CLASS_ORDER, epoch, label, k
+                )
                 for k in passes
             ]
-            samples_by_class.append(torch.cat(orders)[:images_per_class])
+            samples = torch.cat([images[orders[k]] + k * count for k in passes])
+            samples_by_class.append(samples[:images_per_class])
         all_samples = torch.cat(samples_by_class)
-        return all_samples[
-            random_permutation(len(all_samples), self.seed, ORDER_STREAM, epoch)[:count]
-        ]
+        order = random_permutation(len(all_samples), self.seed, RandomStream.ORDER, epoch)
+        return all_samples[order[:count]]
 
     def make_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The share of batch `step`: images (b / n, c, h, w) fp32, normalised and augmented, and labels.
+        """The rank's share of batch `step`: images (b / n, c, h, w) and labels.
 
-        Labels are (b / n,) int64, or, where samples are mixed, (b / n, classes), each class's share.
+        Images are fp32, augmented and normalised.  Labels are int64 (b / n,), or, with mixup or
+        CutMix, each class's share as fp32 (b / n, classes).
         """
-        pieces, (i, n) = [], self.rank_and_world_size
-        position, end = [step * self.batch_size + self.batch_size * k // n for k in (i, i + 1)]
-        make_samples = (
-            self.mix_samples if self.augment.mixup + self.augment.cutmix else self.augment_samples
-        )
+        pieces, (rank, world_size) = [], self.rank_and_world_size
+        position, end = [
+            step * self.batch_size + self.batch_size * k // world_size for k in (rank, rank + 1)
+        ]
+        is_mixed = self.augment.mixup + self.augment.cutmix
+        make_samples = self.mix_samples if is_mixed else self.augment_samples
         while position < end:
             epoch, start = divmod(position, len(self.images))
             samples = self.epoch_order(epoch)[start : start + end - position]
             pieces.append(make_samples(epoch, samples))
             position += len(samples)
-        pixels = torch.cat([p for p, _ in pieces])
-        return normalise_pixels(pixels, self.mean, self.std), torch.cat(
-            [labels for _, labels in pieces]
-        )
+        pixels, labels = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        return normalise_pixels(pixels, self.mean, self.std), labels
 
     def mix_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, c, h, w) with a part of another training image each, and each class's share (n, classes)."""
-        partners = random_bits_from_keys(self.seed, MIX_PARTNER_STREAM, epoch, samples) % len(
-            self.images
-        )
+        """Augmented, mixed images (n, c, h, w) and their class shares (n, classes)."""
+        count = len(self.images)
         pixels, labels = self.augment_samples(epoch, samples)
-        partner_pixels, partner_labels = self.augment_samples(
-            epoch, partners + len(self.images) * (len(self.images) + samples)
-        )  # by bits of their own
+        partners = self.draw_bits(RandomStream.MIX_PARTNER, epoch, samples) % count
+        # A sample number of its own gives the partner its own augmentation.
+        partner_samples = partners + count * (count + samples)
+        partner_pixels, partner_labels = self.augment_samples(epoch, partner_samples)
         pixels, own_share = apply_mixup_or_cutmix(
             pixels,
             partner_pixels,
             self.augment.mixup,
             self.augment.cutmix,
-            self.draw_sample_bits(4, MIX_STREAM, epoch, samples),
+            self.draw_several_bits(4, RandomStream.MIX, epoch, samples),
         )
         one_hot, partner_one_hot = [
             F.one_hot(y, self.num_classes).float() for y in (labels, partner_labels)
@@ -162,54 +152,71 @@ class TrainingBatches:
         return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
 
     def augment_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (n, c, h, w) and labels (n,)."""
-        image_indices, augment = samples % len(self.images), self.augment
+        """Augmented images (n, c, h, w), not normalised, and labels (n,) of sample numbers (n,)."""
+        augment = self.augment
+        pixels = self.crop_samples(epoch, samples)
+        if augment.flip:
+            pixels = random_horizontal_flip(
+                pixels, self.draw_bits(RandomStream.FLIP, epoch, samples)
+            )
+        if augment.colour:
+            random_bits = self.draw_several_bits(3, RandomStream.COLOUR, epoch, samples)
+            pixels = jitter_colours(pixels, augment.colour, random_bits)
+        if augment.trivial:
+            random_bits = self.draw_several_bits(3, RandomStream.TRIVIAL_AUGMENT, epoch, samples)
+            pixels = apply_trivial_augment(pixels, self.mean, random_bits)
+        if augment.extra:
+            pixels = self.apply_extra_transforms(pixels, epoch, samples)
+        if augment.cut:
+            random_bits = self.draw_bits(RandomStream.CUTOUT, epoch, samples)
+            pixels = apply_cutout(pixels, augment.cut, self.mean, random_bits)
+        return pixels, self.images.labels[samples % len(self.images)]
+
+    def apply_extra_transforms(self, pixels: Tensor, epoch: int, samples: Tensor) -> Tensor:
+        """Images (n, c, h, w) after the registered transforms, each with random bits of its own."""
+        transforms = self.augment.extra
+        counts = [transform.bits_per_image for transform in transforms]
+        random_bits = self.draw_several_bits(sum(counts), RandomStream.EXTRA, epoch, samples)
+        for transform, bits in zip(
+            transforms, torch.split(random_bits, counts, dim=1), strict=True
+        ):
+            pixels = implementation_of(transform)(transform, pixels, bits)
+        return pixels
+
+    def crop_samples(self, epoch: int, samples: Tensor) -> Tensor:
+        """The images (n, c, h, w) of sample numbers (n,), padded and cropped to `crop_size`."""
+        augment, image_indices = self.augment, samples % len(self.images)
         pixels = self.pixels[image_indices]
         if self.on_the_fly_padding:
             pixels = pad_with_mean(pixels, self.on_the_fly_padding, self.mean)
         if augment.area < 1:
-            pixels = random_resized_crop(
-                pixels,
-                self.crop_size,
-                augment.area,
-                augment.stretch,
-                self.draw_sample_bits(4, CROP_STREAM, epoch, samples),
+            random_bits = self.draw_several_bits(4, RandomStream.CROP, epoch, samples)
+            return random_resized_crop(
+                pixels, self.crop_size, augment.area, augment.stretch, random_bits
             )
-        elif augment.pad:
-            pixels = random_crop(
-                pixels,
-                self.crop_size,
-                random_bits_from_keys(self.seed, CROP_STREAM, epoch, samples),
-            )
-        else:
-            pixels = Images(pixels, image_indices).center_crop(self.crop_size).pixels
-        if augment.flip:
-            pixels = random_horizontal_flip(
-                pixels, random_bits_from_keys(self.seed, FLIP_STREAM, epoch, samples)
-            )
-        if augment.colour:
-            pixels = jitter_colours(
-                pixels, augment.colour, self.draw_sample_bits(3, COLOUR_STREAM, epoch, samples)
-            )
-        if augment.trivial:
-            pixels = apply_trivial_augment(
-                pixels, self.mean, self.draw_sample_bits(3, TRIVIAL_AUGMENT_STREAM, epoch, samples)
-            )
-        if augment.cut:
-            pixels = apply_cutout(
-                pixels,
-                augment.cut,
-                self.mean,
-                random_bits_from_keys(self.seed, CUTOUT_STREAM, epoch, samples),
-            )
-        return pixels, self.images.labels[image_indices]
+        if augment.pad:
+            random_bits = self.draw_bits(RandomStream.CROP, epoch, samples)
+            return random_crop(pixels, self.crop_size, random_bits)
+        return Images(pixels, image_indices).center_crop(self.crop_size).pixels
 
-    def draw_sample_bits(self, count: int, stream: int, epoch: int, samples: Tensor) -> Tensor:
-        """So many random bits for each sample (n, count)."""
+    def draw_bits(self, stream: RandomStream, epoch: int, samples: Tensor) -> Tensor:
+        """Random bits (n,) of each sample number (n,) for one use."""
+        return random_bits_from_keys(self.seed, stream, epoch, samples)
+
+    def draw_several_bits(
+        self, count: int, stream: RandomStream, epoch: int, samples: Tensor
+    ) -> Tensor:
+        """`count` independent random numbers for each sample number (n,), as bits (n, count)."""
         return torch.stack(
             [random_bits_from_keys(self.seed, stream, epoch, samples, i) for i in range(count)],
             dim=1,
         )
+
+
+def list_images_by_class(labels: Tensor) -> list[Tensor]:
+    """The image indices of each class that occurs in labels (n,), on the CPU."""
+    labels = labels.cpu()
+    return [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))]
 
 
 def make_training_batches(
@@ -222,7 +229,6 @@ def make_training_batches(
     rank_and_world_size: tuple[int, int],
 ) -> TrainingBatches:
     """The batches that a recipe makes of the training images of a data set."""
-    crop_size = dataset.input[1], dataset.input[2]
     return TrainingBatches(
         images,
         recipe.batch_size,
@@ -231,6 +237,6 @@ def make_training_batches(
         std,
         seed,
         rank_and_world_size,
-        crop_size=crop_size,
+        crop_size=(dataset.input[1], dataset.input[2]),
         balance_classes=recipe.balance,
     )

@@ -1,63 +1,35 @@
-"""What is wrong with a folder of photographs, before a night is spent on it: every file is decoded once, nothing is changed."""
+"""Validation of photos before training: every file is decoded once, and nothing is changed."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from residua.config.serialize import FORMAT_VERSION, Json
+from residua.data.checked_image import CheckedImage, check_image, compute_channel_mean_std
 from residua.data.decode import decode_image, read_entry_bytes, silence_pillow_warnings
-from residua.data.near_duplicates import (
-    compute_difference_hash,
-    find_near_duplicates,
-    make_grey_thumbnail,
+from residua.data.near_duplicates import find_near_duplicates
+from residua.data.sources.listing import (
+    DataProblem,
+    ImageEntry,
+    ImageListing,
+    escape_unprintable,
+    problems_to_json,
 )
-from residua.data.sources.image_folder import list_image_dataset
-from residua.data.sources.listing import DataProblem, ImageEntry, ImageListing, escape_unprintable
 from residua.data.threads import map_in_threads
 from residua.data.thumbnails import encode_data_uri
-from residua.errors import ImageError
 
-FORMAT_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "MPO": (".jpg", ".jpeg", ".mpo"),
-}
-MIN_CLASS_IMAGES = 10  # images to train on, below which a class is tiny
-MIN_IMAGE_SIDE = 16  # pixels, below which a side is
+MIN_CLASS_IMAGES = 10  # training images; a class with fewer is reported
 CHECK_THUMBNAIL_HEIGHT = 96  # pixels
-MAX_PROBLEM_THUMBNAILS = 240  # thumbnails of problems at most
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedImage:
-    """What one decoded file is: its content's hashes, size, and histogram (3 x 256,)."""
-
-    entry: ImageEntry
-    sha256: str
-    difference_hash: int  # perceptual, 64 bits
-    grey_thumbnail: bytes  # 16 x 16 levels
-    size: tuple[int, int]  # width, height
-    histogram: tuple[int, ...]
-    warnings: tuple[DataProblem, ...]  # on what is odd about it, though it can be used
+MAX_PROBLEM_THUMBNAILS = 240
+EXAMPLES_PER_CLASS = 4  # thumbnails of a class, whether or not they have problems
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetCheck:
-    """A data set that was looked at."""
+    """The result of checking a data set: its listing, the decodable images, and all problems."""
 
     listing: ImageListing
     images: tuple[CheckedImage, ...]
@@ -65,15 +37,15 @@ class DatasetCheck:
 
     @property
     def json_summary(self) -> dict[str, Json]:
-        """The same in numbers and words, as `--json` prints it; channels in [0, 1]."""
-        counts = Counter((one.entry.label, one.entry.split) for one in self.images)
-        parts = sorted({part for _, part in counts})
+        """The content of check.json; mean and std of the channels are in [0, 1]."""
+        counts = Counter((image.entry.label, image.entry.split) for image in self.images)
+        splits = sorted({split for _, split in counts})
         classes: dict[str, Json] = {
-            name: {part or "images": counts[label, part] for part in parts}
+            name: {split or "images": counts[label, split] for split in splits}
             for label, name in enumerate(self.listing.classes)
         }
         mean, std = compute_channel_mean_std(self.images)
-        widths, heights = [sorted(one.size[i] for one in self.images) for i in (0, 1)]
+        widths, heights = [sorted(image.size[i] for image in self.images) for i in (0, 1)]
         return {
             "format": FORMAT_VERSION,
             "data": self.listing.location,
@@ -83,35 +55,31 @@ class DatasetCheck:
             "height": min_median_max(heights),
             "mean": list[Json](mean),
             "std": list[Json](std),
-            "problems": [
-                {"path": p.path, "kind": p.kind, "detail": p.detail} for p in self.problems
-            ],
+            "problems": problems_to_json(self.problems),
         }
 
     def usable_entries(self) -> Iterator[ImageEntry]:
-        """The files to keep: decoded, in one class, once, in one part alone, and with a name that can be written down."""
+        """The entries to train and test on: decodable, without duplicates, and with UTF-8 paths."""
         unusable_names = {
-            p.path
-            for p in self.problems
-            if p.kind in ("duplicate", "near duplicate", "leakage", "two classes")
+            problem.path
+            for problem in self.problems
+            if problem.kind in ("duplicate", "near duplicate", "leakage", "two classes")
         }
-        yield from (
-            one.entry
-            for one in self.images
-            if one.entry.name not in unusable_names and is_valid_utf8(str(one.entry.path))
-        )
+        for image in self.images:
+            entry = image.entry
+            if entry.name not in unusable_names and is_valid_utf8(str(entry.path)):
+                yield entry
 
 
-def check_dataset(location: str | Path) -> DatasetCheck:
-    """Decode every file of a folder or a table and say what is wrong; DataError where that is no data set at all."""
-    listing = list_image_dataset(location)
+def check_dataset(listing: ImageListing) -> DatasetCheck:
+    """Decode every photo of a listing and report all problems."""
     with silence_pillow_warnings():
         results = map_in_threads(check_image, listing.entries, "checking")
-    images = tuple(one for one in results if isinstance(one, CheckedImage))
+    images = tuple(result for result in results if isinstance(result, CheckedImage))
     problems = [
         *listing.problems,
-        *(one for one in results if isinstance(one, DataProblem)),
-        *(p for one in images for p in one.warnings),
+        *(result for result in results if isinstance(result, DataProblem)),
+        *(warning for image in images for warning in image.warnings),
         *find_class_problems(listing, images),
         *find_file_name_problems(listing),
         *find_duplicate_problems(listing, images),
@@ -119,74 +87,29 @@ def check_dataset(location: str | Path) -> DatasetCheck:
     return DatasetCheck(listing, images, tuple(sorted(problems)))
 
 
-def check_image(entry: ImageEntry) -> CheckedImage | DataProblem:
-    """One file."""
-    try:
-        content = read_entry_bytes(entry)
-        image = decode_image(content)
-    except ImageError as error:
-        return DataProblem(entry.name, error.kind, error.detail)
-    return CheckedImage(
-        entry,
-        hashlib.sha256(content).hexdigest(),
-        compute_difference_hash(image),
-        make_grey_thumbnail(image),
-        image.size,
-        tuple(image.histogram()),
-        tuple(find_image_warnings(entry, content, image)),
-    )
-
-
-def find_image_warnings(
-    entry: ImageEntry, content: bytes, image: Image.Image
-) -> Iterator[DataProblem]:
-    """What is odd about a file that can be decoded."""
-    actual_format, frames = "", 1
-    with Image.open(BytesIO(content)) as file, suppress(Exception):  # later frames may be damaged
-        actual_format = file.format or ""
-        frames = getattr(file, "n_frames", 1)
-    suffix = entry.path.suffix.lower()
-    if entry.path.name and suffix not in FORMAT_SUFFIXES.get(actual_format, ()):
-        yield DataProblem(
-            entry.name,
-            "wrong extension",
-            f"is a {actual_format} file, though its name ends in {suffix or 'no extension'}",
-        )
-    if frames > 1 and actual_format != "MPO":
-        yield DataProblem(entry.name, "film", f"has {frames} frames, of which the first is taken")
-    if min(image.size) < MIN_IMAGE_SIDE:
-        yield DataProblem(
-            entry.name,
-            "small image",
-            f"has {image.width} x {image.height} pixels, which show little",
-        )
-    elif all(low == high for low, high in image.getextrema()):  # type: ignore[misc]
-        yield DataProblem(entry.name, "one colour", "shows one colour alone")
-
-
 def find_class_problems(
     listing: ImageListing, images: Iterable[CheckedImage]
 ) -> Iterator[DataProblem]:
-    """Classes with few images to train on, and names that a person would take for one."""
-    counts = Counter(one.entry.label for one in images if one.entry.split in ("train", ""))
+    """Classes with few training images, and classes whose names differ only in case."""
+    counts = Counter(image.entry.label for image in images if image.entry.split in ("train", ""))
     for label, name in enumerate(listing.classes):
         if (count := counts[label]) < MIN_CLASS_IMAGES:
-            yield DataProblem(
-                name,
-                "tiny class",
-                f"has {count} image{'s' * (count != 1)} to train on that can be decoded",
-            )
+            detail = f"has only {count} usable image{'s' * (count != 1)} to train on"
+            yield DataProblem(name, "tiny class", detail)
     first_by_folded_name: dict[str, str] = {}
     for name in listing.classes:
         if other := first_by_folded_name.get(name.casefold()):
-            yield DataProblem(
-                name, "alike classes", f"differs from the class {other} in capitals alone"
-            )
+            detail = f"differs from the class {other} only in upper and lower case"
+            yield DataProblem(name, "alike classes", detail)
         first_by_folded_name.setdefault(name.casefold(), name)
 
 
 def find_file_name_problems(listing: ImageListing) -> Iterator[DataProblem]:
-    """Names that are no UTF-8 or hold control characters, which other programs stumble over."""
+    """File names that other programs may not read.
+
+    They contain control characters or bytes that are not UTF-8, begin with `-`, or begin or end
+    with a space.
+    """
     for entry in listing.entries:
         file_name = entry.path.name
         if (
@@ -198,18 +121,24 @@ def find_file_name_problems(listing: ImageListing) -> Iterator[DataProblem]:
 
 
 def is_valid_utf8(name: str) -> bool:
+    """Whether a name from the file system was UTF-8; Python replaces other bytes by surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def find_duplicate_problems(
     listing: ImageListing, images: tuple[CheckedImage, ...]
 ) -> Iterator[DataProblem]:
-    """Files of the same content, or that look the same: the later one of two is named, or the one to train on where parts share."""
+    """Images with the same bytes as another one, or that look the same.
+
+    Of two the later one is reported; across splits it is the training image, so that held-out
+    data stay as they are.
+    """
     first_by_digest: dict[str, CheckedImage] = {}
     unique_images = []
-    for image in sorted(
-        images, key=lambda one: (one.entry.split in ("train", ""), one.entry.name)
-    ):  # what is held out stays
+    held_out_first = sorted(
+        images, key=lambda image: (image.entry.split in ("train", ""), image.entry.name)
+    )
+    for image in held_out_first:
         if first_image := first_by_digest.get(image.sha256):
             yield describe_duplicate(
                 listing, image.entry, first_image.entry, "duplicate", "is the same file as"
@@ -217,65 +146,44 @@ def find_duplicate_problems(
         else:
             first_by_digest[image.sha256] = image
             unique_images.append(image)
-    for i, j in find_near_duplicates(
-        [one.difference_hash for one in unique_images],
-        [one.grey_thumbnail for one in unique_images],
-    ):
-        yield describe_duplicate(
-            listing,
-            unique_images[j].entry,
-            unique_images[i].entry,
-            "near duplicate",
-            "looks the same as",
-        )
+    pairs = find_near_duplicates(
+        [image.difference_hash for image in unique_images],
+        [image.grey_thumbnail for image in unique_images],
+    )
+    for i, j in pairs:
+        original, entry = unique_images[i].entry, unique_images[j].entry
+        yield describe_duplicate(listing, entry, original, "near duplicate", "looks the same as")
 
 
 def describe_duplicate(
     listing: ImageListing, entry: ImageEntry, original: ImageEntry, kind: str, relation: str
 ) -> DataProblem:
+    """The problem of a duplicate of `original`; another kind if their classes or splits differ."""
+    detail = f"{relation} {original.name}"
     if entry.label != original.label:
-        original_class = f", of the class {listing.classes[original.label]}"
-        return DataProblem(
-            entry.name,
-            "two classes" if kind == "duplicate" else kind,
-            f"{relation} {original.name}{original_class}",
-        )
-    if entry.split != original.split:
-        return DataProblem(
-            entry.name,
-            "leakage",
-            f"{relation} {original.name}, which it is not to be trained or tested with",
-        )
-    return DataProblem(entry.name, kind, f"{relation} {original.name}")
-
-
-def compute_channel_mean_std(images: Iterable[CheckedImage]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of red, green and blue over all pixels, in [0, 1]."""
-    histogram: NDArray[np.float64] = np.zeros((3, 256))
-    for one in images:
-        histogram += np.asarray(one.histogram, np.float64).reshape(3, 256)
-    levels, counts = np.arange(256) / 255, np.maximum(histogram.sum(1), 1)
-    mean = histogram @ levels / counts
-    std = np.sqrt(np.maximum(histogram @ levels**2 / counts - mean**2, 0))
-    return [round(float(x), 4) for x in mean], [round(float(x), 4) for x in std]
+        kind = "two classes" if kind == "duplicate" else kind
+        detail += f", of the class {listing.classes[original.label]}"
+    elif entry.split != original.split:
+        kind = "leakage"
+        detail += f", which is in the {original.split or 'undecided'} split"
+    return DataProblem(entry.name, kind, detail)
 
 
 def min_median_max(values: list[int]) -> list[Json]:
-    """Smallest, median and largest."""
+    """Smallest, median and largest of sorted values; empty if there are none."""
     return [values[0], round(median(values)), values[-1]] if values else []
 
 
 def format_usable_csv(checked: DatasetCheck, csv_path: Path) -> str:
-    """A table of path,label,split of what is usable, which `residua train` takes for a folder; `place` is where it will lie."""
+    """A table path,label,split of the usable images, on which `residua train` can train.
+
+    Paths are relative to the folder of `csv_path`, where the table is to be written.
+    """
     lines = ["path,label,split"]
     for entry in checked.usable_entries():
         path = os.path.relpath(entry.path, csv_path.resolve().parent)
-        lines.append(
-            ",".join(
-                quote_csv_cell(cell)
-                for cell in (path, checked.listing.classes[entry.label], entry.split)
-            )
-        )
+        cells = (path, checked.listing.classes[entry.label], entry.split)
+        lines.append(",".join(quote_csv_cell(cell) for cell in cells))
     return "\n".join(lines) + "\n"
 
 
@@ -284,22 +192,21 @@ def quote_csv_cell(cell: str) -> str:
 
 
 def make_check_thumbnails(checked: DatasetCheck) -> dict[str, str]:
-    """Small pictures, as data URIs, of decodable files with a problem and of a few of each class, by path."""
-    problem_paths = {p.path for p in checked.problems[:MAX_PROBLEM_THUMBNAILS]}
-    per_class = Counter[int]()
+    """Thumbnails, as data URIs by image name: of problems, and of the first images of each class.
+
+    Images that cannot be decoded have none.
+    """
+    problem_paths = {problem.path for problem in checked.problems[:MAX_PROBLEM_THUMBNAILS]}
+    count_by_class = Counter[int]()
     chosen_entries = []
-    for one in checked.images:
-        per_class[one.entry.label] += 1
-        if one.entry.name in problem_paths or per_class[one.entry.label] <= 4:
-            chosen_entries.append(one.entry)
+    for image in checked.images:
+        count_by_class[image.entry.label] += 1
+        is_example = count_by_class[image.entry.label] <= EXAMPLES_PER_CLASS
+        if is_example or image.entry.name in problem_paths:
+            chosen_entries.append(image.entry)
     with silence_pillow_warnings():
-        return dict(
-            zip(
-                [entry.name for entry in chosen_entries],
-                map_in_threads(make_entry_thumbnail, chosen_entries, "thumbnails"),
-                strict=True,
-            )
-        )
+        thumbnails = map_in_threads(make_entry_thumbnail, chosen_entries, "thumbnails")
+    return {entry.name: uri for entry, uri in zip(chosen_entries, thumbnails, strict=True)}
 
 
 def make_entry_thumbnail(entry: ImageEntry) -> str:

@@ -1,4 +1,11 @@
-"""Random bits as a function of integers: no generator, hence no state to save or to fast-forward."""
+"""Random bits as a pure function of integer keys.
+
+There is no generator, hence no state to save in a checkpoint or to fast-forward on resuming: the
+bits of any sample of any epoch can be computed directly.  The keys are a seed, a `RandomStream`
+and whatever the bits belong to (an epoch, an image, a draw).
+"""
+
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -6,8 +13,37 @@ from torch import Tensor
 UINT64_MASK = (1 << 64) - 1
 
 
+class RandomStream(IntEnum):
+    """What random bits are used for: the key after the seed, which keeps uses independent.
+
+    The numbers are part of every stored result: changing one changes the batches of every seed.
+    Members of one number are aliases of each other.  They may share it, because no computation
+    uses both: VLAD is fitted without `TrainingBatches`, and lesions are drawn for trained
+    networks.
+    """
+
+    # of training batches
+    ORDER = 0
+    CROP = 1
+    FLIP = 2
+    COLOUR = 3
+    CLASS_ORDER = 4
+    CUTOUT = 5
+    MIX = 6
+    MIX_PARTNER = 7
+    TRIVIAL_AUGMENT = 8
+    EXTRA = 9
+    # of fitting VLAD, which never augments
+    VLAD_PATCH_IMAGE = 3
+    VLAD_PATCH_POSITION = 4
+    # of lesions, which draw units and paths of a trained network
+    LESION_DELETION = 0
+    LESION_SWAP = 1
+    LESION_PATH = 2
+
+
 def to_signed_int64(value: int) -> int:
-    """The 64-bit integer of the same bits that torch's int64 holds."""
+    """Reinterpret the low 64 bits of an integer as the signed integer that torch's int64 holds."""
     value &= UINT64_MASK
     return value - (1 << 64) if value >> 63 else value
 
@@ -16,22 +52,29 @@ GOLDEN_GAMMA = to_signed_int64(0x9E3779B97F4A7C15)
 
 
 def logical_shift_right(x: Tensor, places: int) -> Tensor:
-    """Logical shift to the right."""
+    """Shift int64 bits to the right and fill with zeros; torch's `>>` repeats the sign bit."""
     return (x >> places) & ((1 << (64 - places)) - 1)
 
 
 def apply_splitmix64_finaliser(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014): each input bit changes about half of the output bits."""
+    """The finaliser of splitmix64 (Steele, Lea & Flood 2014) on int64.
+
+    Flipping one input bit flips about half of the output bits.
+    """
     x = (x ^ logical_shift_right(x, 30)) * to_signed_int64(0xBF58476D1CE4E5B9)
     x = (x ^ logical_shift_right(x, 27)) * to_signed_int64(0x94D049BB133111EB)
     return x ^ logical_shift_right(x, 31)
 
 
 def random_bits_from_keys(*keys: int | Tensor) -> Tensor:
-    """63 random bits as int64 >= 0, for the keys (a seed, an epoch, sample indices (n,)); the same on every device."""
-    x: int | Tensor = (
-        0  # as long as keys are numbers, so that a device is told of them without waiting for it
-    )
+    """63 random bits, as int64 >= 0, for the given keys; the same on every device.
+
+    Keys are integers or tensors of integers, for example a seed, a stream, an epoch and sample
+    indices (n,), which give bits (n,).
+    """
+    # Python integers for as long as the keys are integers: they reach a GPU without a
+    # synchronisation.
+    x: int | Tensor = 0
     for key in keys:
         x = x + (key if isinstance(key, Tensor) else to_signed_int64(key))
         x = (
@@ -43,5 +86,5 @@ def random_bits_from_keys(*keys: int | Tensor) -> Tensor:
 
 
 def random_permutation(count: int, *keys: int) -> Tensor:
-    """A random order of range(count), (count,) int64."""
+    """A random permutation of range(count), as int64 (count,), for the given keys."""
     return random_bits_from_keys(*keys, torch.arange(count)).argsort(stable=True)

@@ -1,7 +1,7 @@
-"""An image file -> pixels, by one way for training, evaluation, prediction and calibration alike.
+"""Image files -> pixels, in one way for training, evaluation, prediction and calibration.
 
-Files are decoded to upright RGB, then resized and cut to a network's input.  Nothing is guessed: what cannot be decoded whole is
-an ImageError that says why.
+Files are decoded to upright RGB, then resized and center-cropped to a network's input.  Nothing
+is guessed: a file that cannot be decoded completely raises an ImageError with the reason.
 """
 
 import re
@@ -20,33 +20,43 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from residua.config.model import Interpolation
-from residua.data.sources.listing import ImageEntry, escape_unprintable
+from residua.data.sources.listing import SUFFIXES_BY_FORMAT, ImageEntry, escape_unprintable
 from residua.errors import ImageError
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+IMAGE_FORMATS = tuple(name for name in SUFFIXES_BY_FORMAT if name != "MPO")  # opened as JPEG
 MAX_IMAGE_PIXELS = 100_000_000  # of one image; our choice: 300 MB once decoded
-MAX_ASPECT_RATIO = 50  # times a side is as long as the other, at most; our choice
+MAX_ASPECT_RATIO = 50  # of an image that is resized without cutting its ends off; our choice
 IMAGE_SIGNATURES = rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|GIF8"
 PILLOW_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WHITE_RGBA = (255, 255, 255, 255)
 
 
 class HasPreprocessing(Protocol):
-    """How an image is brought to a network's input; a `ModelConfig` says it, and so does a `View`."""
+    """Anything that says how an image becomes a network's input.
+
+    An implementer provides the input shape, the side to resize to, and the interpolation, all as
+    in `ImagePreprocessing`; `ImagePreprocessing` and `ModelConfig` do.
+    """
 
     @property
-    def input(self) -> tuple[int, int, int]: ...
+    def input(self) -> tuple[int, int, int]:
+        """Channels, height and width of the network's input."""
+
     @property
-    def resize(self) -> int: ...
+    def resize(self) -> int:
+        """The shorter side in pixels before the center crop; 0 resizes straight to the input."""
+
     @property
-    def interpolation(self) -> Interpolation: ...
+    def interpolation(self) -> Interpolation:
+        """How pixels are interpolated when resizing."""
 
 
 def decode_image(source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """The first frame of an image file, or of its bytes, upright and in RGB.
+    """The first frame of an image file, or of a file's bytes, upright and in RGB.
 
-    Alpha stands over white, and 16-bit grey is scaled to 8.  A bomb is refused by its header, before it is decoded.  Raises
-    ImageError.
+    Transparent pixels are blended with white, and 16-bit grey is scaled to 8 bits.  Raises
+    ImageError; an image of more than `max_pixels` (a decompression bomb) is refused before it is
+    decoded.
     """
     display_name = escape_unprintable(str(source)) if isinstance(source, Path) else "the image"
     try:
@@ -63,14 +73,14 @@ def decode_image(source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Im
             return convert_to_rgb(apply_exif_orientation(image))
         except MemoryError as error:
             raise ImageError(
-                display_name, "too large", "is too large for the memory that is free"
+                display_name, "too large", "is too large for the free memory"
             ) from error
         except Exception as error:  # a damaged file may raise anything
             raise make_damaged_image_error(error, display_name) from error
 
 
 def read_entry_bytes(entry: ImageEntry) -> bytes:
-    """An entry's bytes; ImageError where they cannot be read."""
+    """An entry's encoded image; raises ImageError if it cannot be read."""
     try:
         return entry.read_bytes()
     except OSError as error:
@@ -80,23 +90,22 @@ def read_entry_bytes(entry: ImageEntry) -> bytes:
 
 
 def open_image_header(content: bytes, display_name: str, max_pixels: int) -> Image.Image:
-    """An image of one of FORMATS, its header read and its size accepted, not yet decoded."""
+    """Open an image of one of `IMAGE_FORMATS` and check its size, without decoding its pixels."""
     try:
         image = Image.open(BytesIO(content), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         match = re.search(r"\((\d+) pixels\)", str(error))
-        raise make_too_large_error(
-            display_name, int(match[1]) if match else 0, max_pixels
-        ) from error
+        pixels = int(match[1]) if match else 0
+        raise make_too_large_error(display_name, pixels, max_pixels) from error
     except UnidentifiedImageError as error:
         if re.match(IMAGE_SIGNATURES, content, re.DOTALL):
             raise ImageError(
                 display_name, "damaged", "is damaged: its header cannot be read"
             ) from error
         raise ImageError(
-            display_name, "not an image", "is no JPEG, PNG, WebP, BMP, TIFF or GIF image"
+            display_name, "not an image", "is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
         ) from error
-    except Exception as error:
+    except Exception as error:  # a damaged file may raise anything
         raise make_damaged_image_error(error, display_name) from error
     if (pixels := image.width * image.height) > max_pixels:
         image.close()
@@ -106,14 +115,12 @@ def open_image_header(content: bytes, display_name: str, max_pixels: int) -> Ima
 
 def make_too_large_error(display_name: str, pixels: int, max_pixels: int) -> ImageError:
     return ImageError(
-        display_name,
-        "too large",
-        f"has {pixels:,} pixels, more than the {max_pixels:,} that are decoded",
+        display_name, "too large", f"has {pixels:,} pixels, more than the limit of {max_pixels:,}"
     )
 
 
 def make_damaged_image_error(error: Exception, display_name: str) -> ImageError:
-    """What an error of Pillow's says of the file; where the data end too early it is truncated."""
+    """The ImageError for an exception of Pillow's: "truncated" if the data end early."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, EOFError) or re.search(
         r"truncated|buffer is not large enough|not enough image data", reason, re.IGNORECASE
@@ -123,28 +130,29 @@ def make_damaged_image_error(error: Exception, display_name: str) -> ImageError:
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; as it is where that cannot be read."""
+    """Rotate or mirror an image as its EXIF orientation says, if that can be read."""
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF harms no pixel
+    except Exception:  # damaged EXIF does not affect the pixels
         return image
 
 
 def convert_to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB: over white where it has alpha, scaled where a grey pixel has more than 8 bits."""
+    """Convert any mode to RGB: blend alpha with white, scale deep grey levels to 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(scale_grey_to_uint8(np.asarray(image), image.mode)).convert("RGB")
     if image.has_transparency_data:
-        over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, WHITE_RGBA), over).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE_RGBA), rgba).convert("RGB")
     return image.convert("RGB")
 
 
 def scale_grey_to_uint8(grey: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
-    """Grey levels (h, w) of 16 bits, of 32 or of floating point -> uint8.
+    """Grey levels (h, w) of 16 bits, 32 bits or floating point -> uint8.
 
-    16 bits are divided by 257, so that white stays white.  Our choice for the others: [0, 1], [0, 255] or [0, 65535], the least
-    of these that holds them, or else their own range.
+    16-bit levels are divided by 257, so that white stays white.  Our choice for the others: the
+    range is the smallest of [0, 1] (floating point only), [0, 255] (floating point only) and [0,
+    65535] that contains all levels, or else the image's own range.
     """
     x = np.nan_to_num(grey.astype(np.float64))
     low, high = min(float(x.min()), 0.0), float(x.max())
@@ -156,18 +164,20 @@ def scale_grey_to_uint8(grey: NDArray[np.generic], mode: str) -> NDArray[np.uint
 
 
 def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Tensor:
-    """A decoded image -> uint8 (c, h, w): resized without aliasing, the middle cut out, grey for a net of one channel.
+    """Resize a decoded image and take the center crop: uint8 (c, h, w), grey if c is 1.
 
-    The same pixels as torchvision's Resize(resize) and CenterCrop((h, w)) give of a Pillow image; but of one that is over LONGEST
-    times as long as wide the rest is cut off before, for it would grow beyond all memory.
+    Resizing is antialiased.  The pixels are bit-identical to torchvision's Resize(resize) and
+    CenterCrop((h, w)) of a Pillow image, except for images of an aspect ratio over
+    `MAX_ASPECT_RATIO`: their ends are cut off first, since the resized image could exceed all
+    memory.
     """
     channels, height, width = preprocessing.input
     image = image.convert("L" if channels == 1 else "RGB")
     if preprocessing.resize:
         image = crop_extreme_aspect_ratio(image)
-        resized_width, resized_height = scale_shorter_side(image.size, preprocessing.resize)
-        image = resize_image(image, (resized_width, resized_height), preprocessing.interpolation)
-        left, top = round((resized_width - width) / 2), round((resized_height - height) / 2)
+        resized_size = scale_shorter_side(image.size, preprocessing.resize)
+        image = resize_image(image, resized_size, preprocessing.interpolation)
+        left, top = center_offset(image.width, width), center_offset(image.height, height)
         image = image.crop((left, top, left + width, top + height))
     else:
         image = resize_image(image, (width, height), preprocessing.interpolation)
@@ -175,25 +185,27 @@ def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Ten
     return pixels.reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
+def center_offset(side: int, crop_side: int) -> int:
+    """Where a center crop of `crop_side` pixels begins on a side; rounded as torchvision rounds."""
+    return round((side - crop_side) / 2)
+
+
 def crop_extreme_aspect_ratio(image: Image.Image) -> Image.Image:
-    """The middle of an image that is too long; the image itself otherwise."""
+    """Cut the ends off an image whose aspect ratio exceeds `MAX_ASPECT_RATIO`."""
     max_side = MAX_ASPECT_RATIO * min(image.size)
     if max(image.size) <= max_side:
         return image
     left, top = [max(side - max_side, 0) // 2 for side in image.size]
-    return image.crop(
-        (left, top, left + min(image.width, max_side), top + min(image.height, max_side))
-    )
+    right, bottom = left + min(image.width, max_side), top + min(image.height, max_side)
+    return image.crop((left, top, right, bottom))
 
 
 def scale_shorter_side(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """(width, height) of the same proportions with the shorter side so long."""
+    """The (width, height) of an image whose shorter side is scaled to `shorter_side` pixels."""
     width, height = size
-    return (
-        (shorter_side, int(shorter_side * height / width))
-        if width <= height
-        else (int(shorter_side * width / height), shorter_side)
-    )
+    if width <= height:
+        return shorter_side, int(shorter_side * height / width)
+    return int(shorter_side * width / height), shorter_side
 
 
 def resize_image(
@@ -207,9 +219,10 @@ silencing_threads, warning_filters, silencing_lock = 0, ExitStack(), threading.L
 
 @contextmanager
 def silence_pillow_warnings() -> Iterator[None]:
-    """No warnings of Pillow's, in any thread, while one is in here: the first to come mutes them, the last restores.
+    """Ignore Pillow's warnings in all threads while any thread is inside this context.
 
-    `warnings.catch_warnings` in each thread would restore while others still decode.
+    The first thread to enter sets the filter, and the last to leave restores it: with
+    `warnings.catch_warnings` in each thread, one would restore it while others still decode.
     """
     global silencing_threads
     with silencing_lock:

@@ -1,4 +1,4 @@
-"""How much memory and disk is free."""
+"""How much memory and disk space is free on this machine."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
-    """Bytes that the process can still take of the machine's memory under `root`; None where nobody says."""
+    """Bytes of memory that this process can still take; None if the system does not say.
+
+    The limits of the machine and of the process's cgroups (containers) are read from the files
+    below `filesystem_root`.
+    """
     limits = list(iter_cgroup_free_bytes(filesystem_root))
     with suppress(OSError):
         meminfo_lines = (
@@ -18,9 +22,9 @@ def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
 
 
 def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
-    """Bytes that each of the process's cgroups leaves it, of version 2 and 1, where it has a limit.
+    """Bytes that each limited cgroup of this process has left; cgroup versions 1 and 2.
 
-    What a group caches of files and has not used lately can be taken back, and is not counted.
+    File caches that were not used lately count as free, because the kernel can drop them.
     """
     try:
         lines = (filesystem_root / "proc/self/cgroup").read_text().splitlines()
@@ -28,41 +32,37 @@ def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            hierarchy_root, file_names = (
-                filesystem_root / "sys/fs/cgroup",
-                ("memory.max", "memory.current", "inactive_file"),
-            )
+        if controllers == "":  # version 2
+            hierarchy_root = filesystem_root / "sys/fs/cgroup"
+            limit_file, usage_file, cache_key = "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
-            hierarchy_root, file_names = (
-                filesystem_root / "sys/fs/cgroup/memory",
-                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-            )
+            hierarchy_root = filesystem_root / "sys/fs/cgroup/memory"
+            limit_file, usage_file = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache_key = "total_inactive_file"
         else:
             continue
         own_cgroup = hierarchy_root / path.strip("/")
         for cgroup in (own_cgroup, *own_cgroup.parents):
             if cgroup == hierarchy_root.parent:
                 break
-            with suppress(
-                OSError, ValueError
-            ):  # no such file: not limited here; "max" is no number: not limited
-                limit, used = (int((cgroup / name).read_text()) for name in file_names[:2])
+            # A cgroup without a limit lacks the files (OSError) or says "max" (ValueError).
+            with suppress(OSError, ValueError):
+                limit, used = [
+                    int((cgroup / name).read_text()) for name in (limit_file, usage_file)
+                ]
                 memory_stat = dict(
                     line.split() for line in (cgroup / "memory.stat").read_text().splitlines()
                 )
-                yield limit - used + int(memory_stat[file_names[2]])
+                yield limit - used + int(memory_stat[cache_key])
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Bytes that can still be written into a folder."""
+    """Bytes that can still be written into `folder`."""
     return shutil.disk_usage(folder).free
 
 
 def format_bytes(byte_count: int) -> str:
     """`560 MiB`, `1.4 GiB`."""
-    return (
-        f"{byte_count / 2**30:,.1f} GiB"
-        if byte_count >= 2**30
-        else f"{byte_count / 2**20:,.0f} MiB"
-    )
+    if byte_count >= 2**30:
+        return f"{byte_count / 2**30:,.1f} GiB"
+    return f"{byte_count / 2**20:,.0f} MiB"

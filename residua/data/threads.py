@@ -1,4 +1,7 @@
-"""Work on many files at once, in threads: Pillow and the system let go of Python's lock."""
+"""Work on many files in parallel threads, with a progress bar.
+
+Threads suffice: Pillow and the file system release Python's global lock while they work.
+"""
 
 import os
 from collections import deque
@@ -8,8 +11,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-PROGRESS_BAR_MIN_ITEMS = 200  # files from which on a bar is shown
-RESULTS_AHEAD_PER_THREAD = 8  # files that each thread may be ahead of who takes the results
+PROGRESS_BAR_MIN_ITEMS = 200  # with fewer items no bar is shown
+RESULTS_AHEAD_PER_THREAD = 8  # results that may wait for the consumer, per thread
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -18,9 +21,14 @@ Y = TypeVar("Y")
 def stream_in_threads(
     work: Callable[[X], Y], items: Iterable[X], progress_label: str
 ) -> Generator[Y]:
-    """`work` on each item, in their order, with a bar where there are many; only a few results wait to be taken."""
+    """Yield `work(item)` for each item, in order, computed by one thread per available core.
+
+    Only a few results per thread are computed ahead, so that memory does not grow with the number
+    of items.  When the generator is closed or interrupted, pending items are not begun.
+    """
     items = list(items)
     pending: deque[Future[Y]] = deque()
+    max_pending = RESULTS_AHEAD_PER_THREAD * count_available_cores()
     with (
         ThreadPoolExecutor(count_available_cores()) as pool,
         tqdm(
@@ -31,22 +39,22 @@ def stream_in_threads(
         ) as bar,
     ):
         try:
-            for i in range(len(items) + RESULTS_AHEAD_PER_THREAD * count_available_cores()):
+            for i in range(len(items) + max_pending):
                 if i < len(items):
                     pending.append(pool.submit(work, items[i]))
-                if pending and i >= RESULTS_AHEAD_PER_THREAD * count_available_cores():
+                if pending and i >= max_pending:
                     yield pending.popleft().result()
                     bar.update()
-        except BaseException:  # Ctrl-C: what waits is not begun
+        except BaseException:  # includes Ctrl-C and the closing of the generator
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def map_in_threads(work: Callable[[X], Y], items: Iterable[X], progress_label: str) -> list[Y]:
-    """All results of `work`."""
+    """All results of `work`, in the order of `items`."""
     return list(stream_in_threads(work, items, progress_label))
 
 
 def count_available_cores() -> int:
-    """That this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

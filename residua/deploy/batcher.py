@@ -1,4 +1,4 @@
-"""Requests that come at the same time are classified in one batch, by one thread."""
+"""Classifies requests that arrive at the same time in one batch, on one thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MAX_BATCHED_IMAGES = 32  # images of a batch
-BATCH_WAIT_SECONDS = 0.002  # seconds that a batch waits for more images; our choice
+MAX_BATCHED_IMAGES = 32
+BATCH_WAIT_SECONDS = 0.002  # time that a batch waits for more images; our choice
 
 
 @dataclass(frozen=True, slots=True)
 class PendingImage:
-    """An image (c, h, w) uint8, and where its probabilities (classes,) are awaited."""
+    """An image that waits for its probabilities."""
 
-    pixels: Tensor
-    result: asyncio.Future[Tensor]
+    pixels: Tensor  # (c, h, w) uint8
+    result: asyncio.Future[Tensor]  # (classes,)
 
 
 class RequestBatcher:
-    """Classifies single images together: whoever asks while a batch is computed is in the next one."""
+    """Classifies single images in batches; images that arrive during a batch join the next one."""
 
     def __init__(
         self,
@@ -29,8 +29,13 @@ class RequestBatcher:
         on_batch: Callable[[int], None],
         max_batch_size: int = MAX_BATCHED_IMAGES,
     ) -> None:
+        """`classify` maps images (n, c, h, w) uint8 to probabilities (n, classes).
+
+        `on_batch` gets the number of images of each batch.
+        """
         self.classify, self.on_batch, self.max_batch_size = classify, on_batch, max_batch_size
         self.queue: asyncio.Queue[PendingImage] = asyncio.Queue()
+        # One thread, because an engine is not thread-safe and uses all cores itself.
         self.executor = ThreadPoolExecutor(1, "classify")
 
     async def __call__(self, pixels: Tensor) -> Tensor:
@@ -40,12 +45,12 @@ class RequestBatcher:
         return await pending.result
 
     async def run_forever(self) -> None:
-        """For ever, batch after batch."""
+        """Classify one batch after the other until cancelled."""
         while True:
             batch = await self.next_batch()
             self.on_batch(len(batch))
             try:
-                stacked = torch.stack([waiting.pixels for waiting in batch])
+                stacked = torch.stack([pending.pixels for pending in batch])
                 batch_probabilities = await asyncio.get_running_loop().run_in_executor(
                     self.executor, self.classify, stacked
                 )
@@ -53,11 +58,14 @@ class RequestBatcher:
                 self.fail_batch(batch, error)
                 continue
             for pending, probabilities in zip(batch, batch_probabilities, strict=True):
-                if not pending.result.done():  # whoever asked may have gone
+                if not pending.result.done():  # the request may have timed out or disconnected
                     pending.result.set_result(probabilities)
 
     async def next_batch(self) -> list[PendingImage]:
-        """The images that wait, at least one: all that come within PATIENCE of the first, up to `most`."""
+        """Wait for an image, then collect those that arrive within `BATCH_WAIT_SECONDS` of it.
+
+        Returns 1 to `max_batch_size` images.
+        """
         batch = [await self.queue.get()]
         try:
             async with asyncio.timeout(BATCH_WAIT_SECONDS):
@@ -68,6 +76,7 @@ class RequestBatcher:
         return batch
 
     def fail_batch(self, batch: list[PendingImage], error: Exception) -> None:
+        """Raise `error` in every request of the batch that still waits."""
         for pending in batch:
             if not pending.result.done():
                 pending.result.set_exception(error)

@@ -1,9 +1,8 @@
-"""What runs a model folder: PyTorch, ONNX Runtime or OpenVINO, each from uint8 images to probabilities."""
+"""Inference engines: PyTorch, ONNX Runtime and OpenVINO, from uint8 images to probabilities."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -18,19 +17,24 @@ from residua.errors import unknown_name_error
 from residua.extras import find_missing_package, require_extra
 from residua.net.build import ResidualNetwork
 from residua.net.fold_bn import fold_batchnorm
-from residua.net.model_folder import from_pretrained, read_model_config
-from residua.training.evaluate import find_model_folder
-from residua.training.machine import cpu_has_bf16
+from residua.net.native_bf16 import device_has_bf16
 
 EngineName = Literal["auto", "torch", "onnx", "openvino"]
-PROBABILITY_TOLERANCE = 0.1  # our choice: on noise, an engine's probabilities may differ by this much from those of PyTorch in fp32
+EnginePrecision = Literal["auto", "fp32"]  # auto: bf16 if the device has it and the network allows
+
+PROBABILITY_TOLERANCE = 0.1
+"""Largest difference to the probabilities of PyTorch in fp32, on noise images, that `auto` accepts;
+our choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceEngine:
-    """Images (n, c, h, w) uint8 on the CPU -> probabilities (n, classes) fp32.  To be called by one thread at a time."""
+    """Maps images (n, c, h, w) uint8 on the CPU to probabilities (n, classes) fp32 on the CPU.
 
-    description: str  # what runs, for people
+    Not thread-safe: one thread may call it at a time.
+    """
+
+    description: str  # library and precision in words, e.g. "onnx fp32"
     config: ModelConfig
     classify: Callable[[Tensor], Tensor]
 
@@ -39,20 +43,19 @@ class InferenceEngine:
             return self.classify(pixels)
 
 
-def load_engine(folder: Path, name: EngineName = "auto") -> InferenceEngine:
-    """The engine of a run's or a model folder.
+def build_engine(net: nn.Module, config: ModelConfig, name: EngineName = "auto") -> InferenceEngine:
+    """Build the engine `name` for a network; the network itself is copied, not changed.
 
-    `auto` is the fastest that is installed and holds the accuracy (benchmarks/): on a GPU PyTorch, elsewhere OpenVINO, and PyTorch
-    where it is missing.  Each is held against PyTorch in fp32 on two images of noise; where probabilities differ by more than
-    HOLDS, the next is taken.  Raises UsageError for an engine that does not exist or is not installed, RecordError for a
-    damaged folder.
+    `auto` takes the fastest installed engine that is accurate (benchmarks/inference.py): PyTorch on
+    a GPU, otherwise OpenVINO, or PyTorch if OpenVINO is missing.  Each candidate is compared with
+    PyTorch in fp32 on two noise images; if a probability differs by more than
+    `PROBABILITY_TOLERANCE`, the next candidate is tried.  Raises UsageError for an unknown engine
+    or one that is not installed.
     """
     if name not in get_args(EngineName):
         raise unknown_name_error("engine", str(name), get_args(EngineName))
     if name in ("onnx", "openvino"):
         require_extra(name)
-    folder = find_model_folder(Path(folder))
-    config, net = read_model_config(folder), from_pretrained(folder)
     match name:
         case "torch":
             return build_torch_engine(net, config)
@@ -68,36 +71,46 @@ def load_engine(folder: Path, name: EngineName = "auto") -> InferenceEngine:
 
 
 def build_engines_by_speed(net: nn.Module, config: ModelConfig) -> Iterator[InferenceEngine]:
-    """The engines that there are here, the fastest first."""
+    """Yield the engines that this machine can run, the fastest first."""
     if not torch.cuda.is_available() and not find_missing_package("openvino"):
-        with suppress(Exception):  # by whatever its translator fails: PyTorch runs every network
+        # A network that OpenVINO's converter rejects still runs in PyTorch; the converter raises
+        # exceptions of many types.
+        with suppress(Exception):
             yield build_openvino_engine(net, config)
     yield build_torch_engine(net, config)
 
 
 def max_probability_difference(first: InferenceEngine, second: InferenceEngine) -> float:
-    """Between the probabilities of two engines, at most, on two images of noise."""
-    shape = first.config.input
+    """Largest absolute difference between the probabilities of two engines, on two noise images."""
     pixels = torch.randint(
-        256, (2, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+        256,
+        (2, *first.config.input),
+        generator=torch.Generator().manual_seed(0),
+        dtype=torch.uint8,
     )
     return (first(pixels) - second(pixels)).abs().max().item()
 
 
+def should_use_bf16(net: nn.Module, device: torch.device, precision: EnginePrecision) -> bool:
+    """Whether a network computes in bf16.
+
+    VLAD never does: a descriptor close to the border between two visual words would be assigned to
+    the other word.
+    """
+    return precision == "auto" and isinstance(net, ResidualNetwork) and device_has_bf16(device)
+
+
 def build_torch_engine(
-    net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto"
+    net: nn.Module, config: ModelConfig, precision: EnginePrecision = "auto"
 ) -> InferenceEngine:
-    """PyTorch, on the GPU where there is one: BN folded, channels-last, bf16 weights but for the head where bf16 is native."""
+    """PyTorch on the GPU, or on the CPU if there is none: BN folded, channels-last, bf16 if native.
+
+    In bf16 the head stays in fp32 (`Fp32Head`).
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    has_native_bf16 = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if device.type == "cuda"
-        else cpu_has_bf16()
-    )
-    uses_bf16 = (
-        precision == "auto" and has_native_bf16 and isinstance(net, ResidualNetwork)
-    )  # near a border of VLAD bf16 takes another word
-    net = fold_batchnorm(net).requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    uses_bf16 = should_use_bf16(net, device, precision)
+    net = fold_batchnorm(net).requires_grad_(False)
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(net, ResidualNetwork) and uses_bf16:
         net = net.to(torch.bfloat16)
         net.head = Fp32Head(net.head)  # type: ignore[assignment]
@@ -108,14 +121,16 @@ def build_torch_engine(
         scores: Tensor = net(x)
         return torch.softmax(scores.float() / config.temperature, 1).cpu()
 
+    precision_word = "bf16" if uses_bf16 else "fp32"
     device_words = " on the GPU" if device.type == "cuda" else ""
-    return InferenceEngine(
-        f"torch {'bf16' if uses_bf16 else 'fp32'}, folded BN{device_words}", config, classify
-    )
+    return InferenceEngine(f"torch {precision_word}, folded BN{device_words}", config, classify)
 
 
 class Fp32Head(nn.Module):
-    """A head in fp32 behind units in bf16: scores of 20 would be an eighth apart in bf16."""
+    """A head that computes in fp32 although the units before it compute in bf16.
+
+    bf16 has 8 significant bits: scores around 20 would be rounded to multiples of 1/8.
+    """
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -127,21 +142,19 @@ class Fp32Head(nn.Module):
 
 
 def build_onnx_engine(net: nn.Module, config: ModelConfig) -> InferenceEngine:
-    """ONNX Runtime in fp32."""
+    """ONNX Runtime on the CPU, in fp32."""
     program = export_onnx_program(InferenceModule(net, config, bake_preprocessing=True))
     run_onnx = make_onnx_runner(program.model_proto.SerializeToString())
     return InferenceEngine("onnx fp32", config, lambda pixels: run_onnx(pixels)[1])
 
 
 def build_openvino_engine(
-    net: nn.Module, config: ModelConfig, precision: Literal["auto", "fp32"] = "auto"
+    net: nn.Module, config: ModelConfig, precision: EnginePrecision = "auto"
 ) -> InferenceEngine:
-    """OpenVINO on the CPU, in bf16 where it is native."""
-    uses_bf16 = precision == "auto" and cpu_has_bf16() and isinstance(net, ResidualNetwork)
-    run_openvino = make_openvino_runner(
-        convert_to_openvino(InferenceModule(net, config, bake_preprocessing=True)),
-        "bf16" if uses_bf16 else "f32",
-    )
+    """OpenVINO on the CPU, in bf16 if that is native."""
+    uses_bf16 = should_use_bf16(net, torch.device("cpu"), precision)
+    model = convert_to_openvino(InferenceModule(net, config, bake_preprocessing=True))
+    run_openvino = make_openvino_runner(model, "bf16" if uses_bf16 else "f32")
     return InferenceEngine(
         f"openvino {'bf16' if uses_bf16 else 'fp32'}",
         config,

@@ -1,10 +1,11 @@
-"""Where a network looks: Grad-CAM (Selvaraju et al. 2017) of its last stage, by captum."""
+"""Shows where a network looks: Grad-CAM (Selvaraju et al. 2017) of its last stage, by captum."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,63 +17,83 @@ from residua.extras import require_extra
 from residua.files import atomic_write
 from residua.net.build import ResidualNetwork
 
-MIN_OVERLAY_SIDE = 224  # pixels a side of an overlay
+MIN_OVERLAY_SIDE = 224  # pixels of the shorter side of an overlay
 HEAT_COLORMAP = "inferno"
 
 
 class GradCamExplainer:
-    """Says which pixels of an image speak for a class."""
+    """Computes heat maps that show which pixels raise the score of a class."""
 
     def __init__(self, net: nn.Module, config: ModelConfig) -> None:
-        """UsageError where captum is missing, or the network has no stages of maps."""
+        """UsageError if captum is not installed or the network has no stages of feature maps.
+
+        The network is switched to evaluation mode.
+        """
         require_extra("Grad-CAM")
         from captum.attr import LayerGradCam  # type: ignore[import-untyped]
 
         if not isinstance(net, ResidualNetwork) or len(net.plan.network.input) != 3:
             raise UsageError(
-                f"{config.network.name} has no stages of feature maps, which Grad-CAM looks at"
+                f"Grad-CAM needs stages of feature maps, and {config.network.name} has none"
             )
         self.config = config
         self.layer_grad_cam = LayerGradCam(net.eval(), list(net.stages.values())[-1])
 
     def compute_heatmaps(self, pixels: Tensor, class_indices: Tensor) -> Tensor:
-        """uint8 (n, c, h, w) and a class each (n,) -> (n, h, w) in [0, 1], the hottest pixel of each image 1; 0 where none is.
+        """Heat maps (n, h, w) in [0, 1] for images (n, c, h, w) uint8 and one class each (n,).
 
-        relu(sum over channels of mean over positions of d score / d map, times map), made as large as the image.
+        The map is relu(sum over channels of the feature map times the mean over positions of
+        d score / d feature map), resized to the image and divided by its maximum.  It is 0
+        everywhere if no pixel raises the score.
         """
         images = normalise_pixels(pixels, self.config.mean, self.config.std)
         attributions = self.layer_grad_cam.attribute(images, class_indices, relu_attributions=True)
         heatmaps = F.interpolate(attributions.detach(), pixels.shape[2:], mode="bilinear")[:, 0]
-        return heatmaps / heatmaps.amax((1, 2), keepdim=True).clamp_min(
-            torch.finfo(heatmaps.dtype).tiny
-        )
+        smallest_positive = torch.finfo(heatmaps.dtype).tiny
+        return heatmaps / heatmaps.amax((1, 2), keepdim=True).clamp_min(smallest_positive)
+
+    def compute_heatmap(self, pixels: Tensor, class_index: int) -> Tensor:
+        """The heat map (h, w) in [0, 1] of one image (c, h, w) uint8 for a class."""
+        return self.compute_heatmaps(pixels[None], torch.tensor([class_index]))[0]
 
     def save_overlay(self, pixels: Tensor, class_index: int, path: Path) -> None:
-        """Write a PNG of the image (c, h, w) uint8 beside itself under the heat of class `which`."""
-        image = draw_heat_overlay(
-            pixels, self.compute_heatmaps(pixels[None], torch.tensor([class_index]))[0]
-        )
+        """Write a PNG of the image (c, h, w) uint8 next to the image overlaid with the heat map."""
+        image = draw_heat_overlay(pixels, self.compute_heatmap(pixels, class_index))
         with atomic_write(path) as temporary_path:
             image.save(temporary_path, "PNG")
 
 
 def draw_heat_overlay(pixels: Tensor, heatmap: Tensor) -> Image.Image:
-    """The image (c, h, w) uint8 beside itself under its heat (h, w), 224 pixels high or more."""
-    from matplotlib import colormaps
+    """Two panels: the image (c, h, w) uint8, and the same image overlaid with its heat map (h, w).
 
+    Both are enlarged by a whole factor until the shorter side has at least `MIN_OVERLAY_SIDE`
+    pixels.
+    """
     height, width = heatmap.shape
     scale = max(1, -(-MIN_OVERLAY_SIDE // min(height, width)))
     size = (scale * width, scale * height)
     original = pixels_to_image(pixels).convert("RGB").resize(size, Image.Resampling.NEAREST)
     smooth_heat = Image.fromarray(heatmap.float().numpy()).resize(size, Image.Resampling.BICUBIC)
     heat_levels = torch.from_numpy(np.array(smooth_heat)).clamp(0, 1)
-    colours = torch.from_numpy(colormaps[HEAT_COLORMAP](heat_levels.numpy())[..., :3]).float() * 255
+    colours = torch.from_numpy(colour_heatmap(heat_levels)).float() * 255
     opacity = 0.75 * heat_levels[..., None].sqrt()
     dimmed = torch.from_numpy(np.array(original)).float() * 0.8
-    blended = Image.fromarray(
-        (opacity * colours + (1 - opacity) * dimmed).round().to(torch.uint8).numpy()
-    )
+    blended = (opacity * colours + (1 - opacity) * dimmed).round().to(torch.uint8)
     panels = Image.new("RGB", (2 * size[0], size[1]))
     panels.paste(original, (0, 0))
-    panels.paste(blended, (size[0], 0))
+    panels.paste(Image.fromarray(blended.numpy()), (size[0], 0))
     return panels
+
+
+def draw_heat_layer(heatmap: Tensor) -> Image.Image:
+    """The heat map (h, w) as an RGBA image to lay over the original; its heat is its opacity."""
+    layer = np.dstack([colour_heatmap(heatmap), heatmap.numpy()])
+    return Image.fromarray(np.rint(255 * layer).astype(np.uint8), "RGBA")
+
+
+def colour_heatmap(heatmap: Tensor) -> NDArray[np.float64]:
+    """Colours (h, w, 3) in [0, 1] of a heat map (h, w) in [0, 1]."""
+    from matplotlib import colormaps
+
+    colours: NDArray[np.float64] = colormaps[HEAT_COLORMAP](heatmap.numpy())[..., :3]
+    return colours

@@ -1,4 +1,4 @@
-"""The whole function of a model folder, from an image's numbers to probabilities, as one module: what is translated."""
+"""A network with preprocessing and softmax in one module, to be translated for other libraries."""
 
 import torch
 from torch import Tensor, nn
@@ -7,20 +7,18 @@ from residua.config.model import ModelConfig
 from residua.data.augment import normalisation_scale_and_shift
 from residua.net.fold_bn import fold_batchnorm
 
-PIXELS_INPUT, IMAGES_INPUT, SCORES_OUTPUT, PROBABILITIES_OUTPUT = (
-    "pixels",
-    "images",
-    "scores",
-    "probabilities",
-)
-"""Names of the input, uint8 or normalised, and of the outputs."""
+# Names of the tensors in exported files.
+PIXELS_INPUT = "pixels"  # uint8
+IMAGES_INPUT = "images"  # fp32, normalised
+SCORES_OUTPUT = "scores"
+PROBABILITIES_OUTPUT = "probabilities"
 
 
 class InferenceModule(nn.Module):
-    """Normalised images (n, c, h, w) fp32 -> class scores and probabilities, (n, classes) fp32 each.
+    """Maps images (n, c, h, w) to class scores and probabilities, each (n, classes) fp32.
 
-    With `bakes` the normalisation is inside, and images come as uint8.  BN is folded.  Probabilities are
-    softmax(scores / temperature).
+    Images are normalised fp32; with `bake_preprocessing` they are uint8, and the module normalises
+    them.  Probabilities are softmax(scores / temperature).  The network is a copy with folded BN.
     """
 
     scale: Tensor
@@ -28,21 +26,15 @@ class InferenceModule(nn.Module):
 
     def __init__(self, net: nn.Module, config: ModelConfig, *, bake_preprocessing: bool) -> None:
         super().__init__()
-        self.net, self.bakes_preprocessing, self.temperature = (
-            fold_batchnorm(net).requires_grad_(False),
-            bake_preprocessing,
-            config.temperature,
-        )
-        self.input_shape, self.input_name = (
-            config.input,
-            PIXELS_INPUT if bake_preprocessing else IMAGES_INPUT,
-        )
-        for name, numbers in zip(
-            ("scale", "shift"),
-            normalisation_scale_and_shift(config.mean, config.std, torch.device("cpu")),
-            strict=True,
-        ):
-            self.register_buffer(name, numbers.clone())
+        self.net = fold_batchnorm(net).requires_grad_(False)
+        self.bakes_preprocessing = bake_preprocessing
+        self.temperature = config.temperature
+        self.input_shape = config.input
+        self.input_name = PIXELS_INPUT if bake_preprocessing else IMAGES_INPUT
+        scale, shift = normalisation_scale_and_shift(config.mean, config.std, torch.device("cpu"))
+        # Clones, because the originals are cached and shared by all callers.
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("shift", shift.clone())
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

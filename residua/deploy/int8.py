@@ -1,4 +1,4 @@
-"""Weights and activations of 8 bits, in ranges that real images show; and what that costs in accuracy."""
+"""Quantises a network to int8, calibrated on real images, and measures the cost in accuracy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,42 +15,42 @@ from residua.config.serialize import Json
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
 from residua.data.read import Images, read_split
-from residua.data.sources.image_folder import resolve_dataset
 from residua.deploy.inference_module import InferenceModule
+from residua.deploy.model_images import read_training_crops, resolve_matching_dataset
 from residua.deploy.translate import export_onnx_program, silence_exporters
-from residua.errors import DataError, UsageError
+from residua.errors import DataError
 
-MAX_CALIBRATION_IMAGES = 512  # images that show the ranges of activations; our choice
+MAX_CALIBRATION_IMAGES = 512  # our choice
 INT8_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Samples:
-    """Real images (n, c, h, w) uint8: some to calibrate by, and others, with labels (n,), to count errors on."""
+    """Training images for calibration, and test images to compare int8 with fp32 on."""
 
-    calibration_pixels: Tensor
+    calibration_pixels: Tensor  # (n, c, h, w) uint8
     held_out: Images
-    labels_match_model: bool  # whether the labels are numbers of the model's own classes
+    labels_match_model: (
+        bool  # whether the labels of `held_out` are indices into the model's classes
+    )
     dataset_name: str
 
 
 def load_int8_samples(
     source: str, config: ModelConfig, data_dir: Path | None = None
 ) -> Int8Samples:
-    """Of a data set or a folder of photographs, training images to calibrate by and test images to count errors on.
+    """Read calibration and test images of `source`, a data set's name or a photo folder.
 
-    Raises UsageError for images of another shape, DataError where none are held out.
+    Raises UsageError if the images have another shape than the model takes, DataError if there are
+    no test images.
     """
-    data = resolve_dataset(source, config.input)
-    if data.input != config.input:
-        raise UsageError(
-            f"{config.network.name} takes images of {config.input}, but those of {data.name} are {data.input}"
-        )
-    train = read_split(data, "train", data_dir).center_crop(config.input[1:])
+    data = resolve_matching_dataset(source, config)
+    train = read_training_crops(data, config, data_dir)
     held_out = read_split(data, "test", data_dir)
     if not len(held_out):
         raise DataError(
-            f"{source} holds no test images, so that nothing says what int8 costs: put some into {Path(source) / 'test'}"
+            f"{source} has no test images to measure the accuracy of int8 on: "
+            f"put some into {Path(source) / 'test'}"
         )
     return Int8Samples(
         train.pixels[random_permutation(len(train), 0)[:MAX_CALIBRATION_IMAGES]],
@@ -63,9 +63,11 @@ def load_int8_samples(
 def write_int8_onnx(
     module: InferenceModule, config: ModelConfig, calibration_pixels: Tensor, path: Path
 ) -> None:
-    """An ONNX file whose convolutions, sums and matrix products are of int8: weights by channel, activations uint8.
+    """Write an ONNX file whose convolutions, matrix products and additions compute in int8.
 
-    Each has a scale, and so has each activation by the least and largest value that the images bring it (ONNX's QDQ format).
+    Weights are int8 with one scale per output channel; activations are uint8 with one scale per
+    tensor, from the smallest and largest value on the calibration images (n, c, h, w) uint8.  The
+    file uses ONNX's QDQ format.
     """
     with silence_exporters():
         from onnxruntime.quantization import (  # type: ignore[import-untyped]
@@ -76,7 +78,7 @@ def write_int8_onnx(
         )
 
     class BatchReader(CalibrationDataReader):  # type: ignore[misc]
-        """The images in batches, as the graph takes them."""
+        """Feeds the calibration images to ONNX Runtime."""
 
         def __init__(self) -> None:
             self.batches = iterate_input_batches(module, config, calibration_pixels)
@@ -103,13 +105,14 @@ def write_int8_onnx(
 def iterate_input_batches(
     module: InferenceModule, config: ModelConfig, pixels: Tensor
 ) -> Iterator[Tensor]:
-    """uint8 images in batches, as the graph takes them."""
+    """Yield images (n, c, h, w) uint8 in batches, normalised unless the module does that itself."""
     for batch in torch.split(pixels, INT8_BATCH_SIZE):
-        yield (
-            batch.contiguous()
+        images = (
+            batch
             if module.bakes_preprocessing
-            else normalise_pixels(batch, config.mean, config.std).contiguous()
+            else normalise_pixels(batch, config.mean, config.std)
         )
+        yield images.contiguous()
 
 
 def measure_int8_cost(
@@ -117,22 +120,26 @@ def measure_int8_cost(
     compute_int8_scores: Callable[[Tensor], Tensor],
     module: InferenceModule,
     config: ModelConfig,
-    int8_samples: Int8Samples,
+    samples: Int8Samples,
 ) -> dict[str, Json]:
-    """Held-out images that are wrong by the scores of `before` and of `after`, and how often both say the same, as shares."""
-    batches = list(iterate_input_batches(module, config, int8_samples.held_out.pixels))
+    """Compare the predictions of fp32 and int8 on the test images.
+
+    `agreement` is the share of images with the same prediction.  If the labels match the model,
+    `fp32_error` and `int8_error` are the shares of wrong predictions.
+    """
+    batches = list(iterate_input_batches(module, config, samples.held_out.pixels))
     fp32_predictions, int8_predictions = (
-        torch.cat([scores(batch).argmax(1) for batch in batches])
-        for scores in (compute_fp32_scores, compute_int8_scores)
+        torch.cat([compute_scores(batch).argmax(1) for batch in batches])
+        for compute_scores in (compute_fp32_scores, compute_int8_scores)
     )
     results: dict[str, Json] = {
-        "calibrated_on": len(int8_samples.calibration_pixels),
+        "calibrated_on": len(samples.calibration_pixels),
         "images": len(fp32_predictions),
-        "source": int8_samples.dataset_name,
+        "source": samples.dataset_name,
         "agreement": (fp32_predictions == int8_predictions).double().mean().item(),
     }
-    if int8_samples.labels_match_model:
-        labels = int8_samples.held_out.labels
+    if samples.labels_match_model:
+        labels = samples.held_out.labels
         results |= {
             "fp32_error": (fp32_predictions != labels).double().mean().item(),
             "int8_error": (int8_predictions != labels).double().mean().item(),

@@ -1,44 +1,45 @@
-"""What a server has done, in Prometheus' text format."""
+"""Counters and histograms of a server, in Prometheus' text format."""
 
 from bisect import bisect_left
 from collections import Counter
 
-LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 BATCH_SIZE_BOUNDS = (1, 2, 4, 8, 16, 32)
 
 
 class Histogram:
-    """Counts of values up to each bound, and their sum."""
+    """Counts values in buckets with the given upper bounds, and sums them."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds, self.bucket_counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
+        self.bounds = bounds
+        self.bucket_counts = [0] * (len(bounds) + 1)  # the last is for values above all bounds
+        self.sum = 0.0
 
     def observe_value(self, value: float) -> None:
         self.bucket_counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
     def format_metric(self, name: str, help_text: str) -> str:
+        """The histogram in Prometheus' format, whose buckets are cumulative."""
         cumulative_count, lines = 0, []
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.bucket_counts, strict=True):
             cumulative_count += count
             lines.append(f'{name}_bucket{{le="{bound}"}} {cumulative_count}')
-        return format_prometheus_metric(
-            name,
-            "histogram",
-            help_text,
-            [*lines, f"{name}_sum {self.sum:.6g}", f"{name}_count {cumulative_count}"],
-        )
+        lines += [f"{name}_sum {self.sum:.6g}", f"{name}_count {cumulative_count}"]
+        return format_prometheus_metric(name, "histogram", help_text, lines)
 
 
 class ServerMetrics:
-    """Requests by status, how long predictions took, how many wait now, and how many images were in a batch."""
+    """Counts of a server: requests by status, latencies, images in the queue, and batch sizes."""
 
     def __init__(self) -> None:
         self.requests_by_status: Counter[int] = Counter()
-        self.latency, self.batch_sizes = Histogram(LATENCY_BOUNDS), Histogram(BATCH_SIZE_BOUNDS)
+        self.latency = Histogram(LATENCY_BOUNDS)
+        self.batch_sizes = Histogram(BATCH_SIZE_BOUNDS)
         self.waiting_images = 0
 
     def format_prometheus_text(self) -> str:
+        """All metrics, as the endpoint /metrics returns them."""
         requests = [
             f'residua_requests_total{{status="{status}"}} {count}'
             for status, count in sorted(self.requests_by_status.items())
@@ -47,24 +48,25 @@ class ServerMetrics:
             format_prometheus_metric(
                 "residua_requests_total",
                 "counter",
-                "Requests for a prediction, by status.",
+                "Prediction requests by HTTP status.",
                 requests,
             ),
             self.latency.format_metric(
-                "residua_latency_seconds", "From a request's headers to its answer."
+                "residua_latency_seconds", "Seconds from a request's headers to its prediction."
             ),
             format_prometheus_metric(
                 "residua_waiting",
                 "gauge",
-                "Images that are not answered yet.",
+                "Images accepted and not answered yet.",
                 [f"residua_waiting {self.waiting_images}"],
             ),
             self.batch_sizes.format_metric(
-                "residua_batch_size", "Images that were classified at once."
+                "residua_batch_size", "Images per batch that was classified."
             ),
         ]
         return "".join(sections)
 
 
 def format_prometheus_metric(name: str, kind: str, help_text: str, sample_lines: list[str]) -> str:
+    """One metric: its HELP and TYPE lines, then its samples."""
     return "\n".join([f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", *sample_lines, ""])

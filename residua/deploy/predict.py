@@ -1,8 +1,8 @@
-"""Image files -> classes: files are found, decoded by threads, and classified in batches meanwhile."""
+"""Classifies image files in batches while threads decode the next ones."""
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residua.config.serialize import Json
 from residua.data.decode import HasPreprocessing, decode_image, preprocess_image
 from residua.data.threads import count_available_cores
 from residua.errors import ImageError
@@ -28,24 +29,43 @@ PREDICTABLE_SUFFIXES = (
     ".gif",
 )
 PREDICTION_BATCH_SIZE = 32
-BATCHES_DECODED_AHEAD = 4  # batches that are decoded, or being decoded, before they are asked for
+BATCHES_DECODED_AHEAD = 4  # batches that are decoded, or in decoding, while one is classified
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An image file as a network sees it, uint8 (c, h, w), with the probability of each class (classes,); or an `error`."""
+    """An image file with the probabilities of its classes, or with an error if it is unreadable."""
 
     path: Path
-    pixels: Tensor | None
-    probabilities: Tensor | None
-    error: str = ""  # what the file is that cannot be read
+    pixels: Tensor | None  # (c, h, w) uint8, preprocessed for the network
+    probabilities: Tensor | None  # (classes,)
+    error: str = ""  # why the file cannot be read, without a subject, e.g. "is truncated"
 
     def top_classes(self, k: int) -> list[tuple[int, float]]:
-        """The k likeliest classes with their probabilities, the likeliest first; none where there are no probabilities."""
-        if self.probabilities is None:
-            return []
-        best = self.probabilities.topk(min(k, len(self.probabilities)))
-        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        """The k most probable classes as (index, probability); empty without probabilities."""
+        return [] if self.probabilities is None else rank_top_classes(self.probabilities, k)
+
+
+def rank_top_classes(probabilities: Tensor, k: int) -> list[tuple[int, float]]:
+    """The k largest of the probabilities (classes,) as (index, probability), largest first.
+
+    All classes if there are fewer than k.
+    """
+    best = probabilities.topk(min(k, len(probabilities)))
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
+def make_prediction_json(top: Sequence[tuple[str, float]]) -> dict[str, Json]:
+    """JSON of the most probable classes (name, probability); `top` is sorted and not empty.
+
+    The server's answers and `residua predict --json` share this form.
+    """
+    name, probability = top[0]
+    return {
+        "class": name,
+        "probability": probability,
+        "top": [{"class": name, "probability": probability} for name, probability in top],
+    }
 
 
 def predict_files(
@@ -54,18 +74,20 @@ def predict_files(
     preprocessing: HasPreprocessing,
     batch_size: int = PREDICTION_BATCH_SIZE,
 ) -> Iterator[Prediction]:
-    """What `classify`, uint8 (n, c, h, w) -> probabilities (n, classes), says of each file, in the order of `paths`.
+    """Yield one prediction per file, in the order of `paths`.
 
-    While it works on a batch, threads decode the next ones.  A file that cannot be read stands in its place with the reason.
+    `classify` maps images (n, c, h, w) uint8 to probabilities (n, classes).  While it computes one
+    batch, threads decode the next ones.  An unreadable file yields a prediction with an error.
     """
     images = decode_files(paths, preprocessing, BATCHES_DECODED_AHEAD * batch_size)
     while batch := list(islice(images, batch_size)):
         pixels = [image.pixels for image in batch if image.pixels is not None]
         probabilities = iter(classify(torch.stack(pixels)) if pixels else ())
         for image in batch:
-            yield (
-                image if image.pixels is None else replace(image, probabilities=next(probabilities))
-            )
+            if image.pixels is None:
+                yield image
+            else:
+                yield replace(image, probabilities=next(probabilities))
 
 
 def decode_files(
@@ -73,7 +95,11 @@ def decode_files(
     preprocessing: HasPreprocessing,
     max_waiting: int = BATCHES_DECODED_AHEAD * PREDICTION_BATCH_SIZE,
 ) -> Iterator[Prediction]:
-    """The images in the order of their paths, decoded by a thread for each CPU; at most `ahead` of them wait to be asked for."""
+    """Yield the decoded images, still without probabilities, in the order of `paths`.
+
+    One thread per available CPU core decodes; at most `max_waiting` images are decoded ahead of the
+    consumer, which bounds the memory.
+    """
     pool = ThreadPoolExecutor(count_available_cores())
     pending: deque[Future[Prediction]] = deque()
     try:
@@ -88,9 +114,9 @@ def decode_files(
 
 
 def decode_or_error(path: Path, preprocessing: HasPreprocessing) -> Prediction:
-    """The image, or its error, still without probabilities."""
-    if path.exists() and not path.is_file():  # a device would be read for ever
-        return Prediction(path, None, None, "is no file")
+    """Decode one file into a prediction that has pixels or an error, and no probabilities yet."""
+    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
+        return Prediction(path, None, None, "is not a regular file")
     try:
         return Prediction(path, preprocess_image(decode_image(path), preprocessing), None)
     except ImageError as error:
@@ -98,7 +124,10 @@ def decode_or_error(path: Path, preprocessing: HasPreprocessing) -> Prediction:
 
 
 def find_image_files(folder: Path) -> Iterator[Path]:
-    """The files in `folder` and below that are called as images are, in order of their names; no link out of it is followed."""
+    """Yield the files below `folder` that have an image suffix, sorted by name in each folder.
+
+    Hidden files and folders are skipped, and so are symbolic links that lead out of `folder`.
+    """
     root = folder.resolve()
     for directory, subfolders, file_names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))

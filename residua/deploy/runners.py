@@ -1,4 +1,4 @@
-"""Translated graphs in their own libraries, on the CPU and on as many threads as PyTorch."""
+"""Runs exported models in ONNX Runtime and OpenVINO, on the CPU with as many threads as PyTorch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import openvino  # type: ignore[import-untyped]
 
 ExportedRunner: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""What a graph takes -> scores and probabilities."""
+"""Maps the input of an exported model (n, c, h, w) to scores and probabilities, (n, classes)."""
 
 
 def make_onnx_runner(onnx_bytes: bytes) -> ExportedRunner:
-    """The content of an ONNX file in ONNX Runtime."""
+    """Load the content of an ONNX file into ONNX Runtime."""
     from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
 
     options = SessionOptions()
@@ -38,7 +38,7 @@ def make_onnx_runner(onnx_bytes: bytes) -> ExportedRunner:
 def make_openvino_runner(
     model: "openvino.Model | Path", precision: Literal["bf16", "f32"] = "f32"
 ) -> ExportedRunner:
-    """A model of OpenVINO's, or the path of one, compiled for this CPU."""
+    """Compile an OpenVINO model, or the file of one (.xml or .onnx), for this CPU."""
     with silence_exporters():
         import openvino
     compile_options = {
@@ -50,8 +50,9 @@ def make_openvino_runner(
 
     def run_compiled(images: Tensor) -> tuple[Tensor, Tensor]:
         outputs = compiled(images.contiguous().numpy())
-        return torch.from_numpy(outputs[SCORES_OUTPUT].copy()), torch.from_numpy(
-            outputs[PROBABILITIES_OUTPUT].copy()
-        )
+        # Copies, because OpenVINO reuses its output memory in the next call.
+        scores = torch.from_numpy(outputs[SCORES_OUTPUT].copy())
+        probabilities = torch.from_numpy(outputs[PROBABILITIES_OUTPUT].copy())
+        return scores, probabilities
 
     return run_compiled

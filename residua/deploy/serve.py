@@ -1,4 +1,4 @@
-"""Run a service until somebody stops it."""
+"""Runs a prediction service on a socket until it is asked to stop."""
 
 import asyncio
 import os
@@ -14,21 +14,21 @@ import uvicorn
 from residua.deploy.service import PredictionService
 from residua.errors import ResiduaError, UsageError
 
-MAX_HEADER_BYTES = 16_384  # bytes
+MAX_HEADER_BYTES = 16_384
 MAX_CONNECTIONS = 1024
-SHUTDOWN_SECONDS = (
-    15  # seconds that requests have to end in once the server is asked to stop; our choice
-)
+KEEP_ALIVE_SECONDS = 15
+SHUTDOWN_SECONDS = 15  # time that accepted requests get to finish after a stop signal; our choice
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections.
+    """Open a socket that accepts connections; port 0 takes any free port.
 
-    UsageError for a port that cannot be, ResiduaError where it is taken, or the host is none of this machine's.
+    Raises UsageError for a port outside 0 to 65535, ResiduaError if the port is in use or `host` is
+    not an address of this machine.
     """
     if not 0 <= port <= 65535:
         raise UsageError(
-            f"--port {port} is impossible: give a number up to 65535, or 0 for any that is free"
+            f"--port {port} is impossible: give a number up to 65535, or 0 for any free port"
         )
     try:
         family, *_, address = socket.getaddrinfo(
@@ -36,19 +36,25 @@ def open_listener(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=512)
     except OSError as error:
+        # Errors of name resolution have negative numbers, which `strerror` does not know.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ResiduaError(
-            f"port {port} of {host} cannot be used: {reason.lower()}; choose another --port or --host"
+            f"cannot listen on port {port} of {host}: {reason.lower()}; "
+            "choose another --port or --host"
         ) from None
 
 
 class GracefulServer(uvicorn.Server):
-    """Asked to stop by Ctrl-C or SIGTERM it answers what it has accepted, and returns; asked twice, it returns at once."""
+    """A uvicorn server that SIGINT (Ctrl-C) or SIGTERM stops after it has answered open requests.
+
+    A second signal stops it immediately.  uvicorn itself would raise the signal again after the
+    shutdown, and the command would end with an error.
+    """
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():  # which alone hears signals
-            yield
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python allows signal handlers in the main thread alone
             return
         previous_handlers = {
             signal_number: signal.signal(signal_number, self.request_stop)
@@ -57,16 +63,17 @@ class GracefulServer(uvicorn.Server):
         try:
             yield
         finally:
-            for which, handler in previous_handlers.items():
-                signal.signal(which, handler)
+            for signal_number, handler in previous_handlers.items():
+                signal.signal(signal_number, handler)
 
     def request_stop(self, signal_number: int, frame: FrameType | None) -> None:
+        """Signal handler: the first call asks for a graceful stop, the second forces the exit."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def make_server(service: PredictionService) -> GracefulServer:
-    """What runs the service's application."""
+    """The HTTP server of a service, with limits on headers, connections and idle time."""
     settings = uvicorn.Config(
         service.application,
         http="h11",
@@ -76,7 +83,7 @@ def make_server(service: PredictionService) -> GracefulServer:
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         limit_concurrency=MAX_CONNECTIONS,
-        timeout_keep_alive=15,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return GracefulServer(settings)
@@ -85,7 +92,7 @@ def make_server(service: PredictionService) -> GracefulServer:
 def serve_until_stopped(
     service: PredictionService, listener: socket.socket, on_listening: Callable[[str], None]
 ) -> None:
-    """Answer requests on `listener` until asked to stop, once `tell` was told the address."""
+    """Answer requests on `listener` until SIGINT or SIGTERM; `on_listening` first gets the URL."""
     host, port = listener.getsockname()[:2]
     on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     asyncio.run(make_server(service).serve(sockets=[listener]))

@@ -1,4 +1,4 @@
-"""An engine as a web application: a page, predictions as JSON, a health check and metrics."""
+"""A web application around an engine: a page, predictions as JSON, a health check and metrics."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,9 +9,6 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import TypeVar
 
-import numpy as np
-import torch
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,14 +21,25 @@ from residua.data.decode import decode_image, preprocess_image
 from residua.data.thumbnails import encode_data_uri, pixels_to_image
 from residua.deploy.batcher import RequestBatcher
 from residua.deploy.engine import InferenceEngine
-from residua.deploy.explain import HEAT_COLORMAP, GradCamExplainer
+from residua.deploy.explain import GradCamExplainer, draw_heat_layer
 from residua.deploy.metrics import ServerMetrics
+from residua.deploy.predict import make_prediction_json, rank_top_classes
 from residua.deploy.similar import SimilarImageIndex
 from residua.deploy.upload import make_http_error, read_uploaded_image
 from residua.errors import ImageError
 
 PoolResult = TypeVar("PoolResult")
-CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+# The page is one file: scripts and styles are inline, images are data URIs or the user's own file.
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "img-src data: blob:",
+        "style-src 'unsafe-inline'",
+        "script-src 'unsafe-inline'",
+        "connect-src 'self'",
+    ]
+)
 SECURITY_HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
@@ -41,16 +49,28 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What a server accepts; our choices."""
+    """Limits on requests; the defaults are our choice."""
 
-    max_body_bytes: int = 20_000_000  # of a body
-    max_image_pixels: int = 50_000_000  # of an image
+    max_body_bytes: int = 20_000_000
+    max_image_pixels: int = 50_000_000
     max_waiting_images: int = 256  # images that are accepted and not answered yet
-    timeout_seconds: float = 30.0  # for a body to arrive, and for its answer
+    timeout_seconds: float = 30.0  # for the body to arrive, and again for the prediction
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionQuery:
+    """What a prediction request asks for, from its query string."""
+
+    top_count: int  # classes in the answer
+    wants_heatmap: bool
+    similar_count: int  # similar training images in the answer
 
 
 class PredictionService:
-    """Answers requests with an engine; with an explainer also where the network looks, with an album what is similar."""
+    """Answers HTTP requests with the predictions of an engine.
+
+    With an explainer it also returns heat maps, with an index also similar training images.
+    """
 
     def __init__(
         self,
@@ -60,19 +80,16 @@ class PredictionService:
         explainer: GradCamExplainer | None = None,
         similar_images: SimilarImageIndex | None = None,
     ) -> None:
-        self.engine, self.page_html, self.limits, self.explainer, self.similar_images = (
-            engine,
-            page_html,
-            limits,
-            explainer,
-            similar_images,
-        )
+        self.engine = engine
+        self.page_html = page_html
+        self.limits = limits
+        self.explainer = explainer
+        self.similar_images = similar_images
         self.metrics = ServerMetrics()
         self.batcher = RequestBatcher(engine, self.metrics.batch_sizes.observe_value)
-        self.decode_pool, self.explain_pool = (
-            ThreadPoolExecutor(2, "decode"),
-            ThreadPoolExecutor(1, "explain"),
-        )
+        self.decode_pool = ThreadPoolExecutor(2, "decode")
+        # One thread: the explainer's hooks on the network are not thread-safe.
+        self.explain_pool = ThreadPoolExecutor(1, "explain")
 
     @property
     def application(self) -> Starlette:
@@ -90,6 +107,7 @@ class PredictionService:
 
     @asynccontextmanager
     async def lifespan(self, application: Starlette) -> AsyncIterator[None]:
+        """Run the batcher as long as the application runs."""
         batcher_task = asyncio.create_task(self.batcher.run_forever())
         yield
         batcher_task.cancel()
@@ -118,7 +136,7 @@ class PredictionService:
         )
 
     async def handle_prediction(self, request: Request) -> Response:
-        """An image, as the body or as a form's only file -> its likeliest classes."""
+        """Classify the image in the request's body, or in the only file of its form."""
         started_at = perf_counter()
         try:
             response: Response = JSONResponse(await self.classify_upload(request))
@@ -132,36 +150,17 @@ class PredictionService:
         return response
 
     async def classify_upload(self, request: Request) -> dict[str, Json]:
-        top_count, wants_heatmap, similar_count = (
-            parse_query_number(request, *what)
-            for what in (("top", 5, 1000), ("explain", 0, 1), ("similar", 0, 24))
-        )
+        """The prediction for an uploaded image as JSON; HTTPException if it cannot be made."""
+        query = parse_prediction_query(request)
         self.refuse_when_full()
         content = await read_uploaded_image(
             request, self.limits.max_body_bytes, self.limits.timeout_seconds
         )
-        self.refuse_when_full()  # others came while this one arrived
+        self.refuse_when_full()  # again, because other images were accepted during the upload
         self.metrics.waiting_images += 1
         try:
             async with asyncio.timeout(self.limits.timeout_seconds):
-                pixels = await run_in_pool(
-                    self.decode_pool,
-                    lambda: preprocess_image(
-                        decode_image(content, self.limits.max_image_pixels), self.engine.config
-                    ),
-                )
-                probabilities = await self.batcher(pixels)
-                answer = make_prediction_json(probabilities, self.engine.config.classes, top_count)
-                if wants_heatmap:
-                    answer["view"] = encode_data_uri(pixels_to_image(pixels))
-                    answer["heat"] = await run_in_pool(
-                        self.explain_pool,
-                        lambda: self.make_heatmap_uri(pixels, int(probabilities.argmax())),
-                    )
-                if similar_count:
-                    answer["similar"] = await run_in_pool(
-                        self.explain_pool, lambda: self.list_similar_images(pixels, similar_count)
-                    )
+                return await self.answer_query(query, content)
         except ImageError as error:
             raise make_http_error(http_status_for(error), f"the image {error.detail}") from None
         except TimeoutError:
@@ -170,41 +169,58 @@ class PredictionService:
             ) from None
         finally:
             self.metrics.waiting_images -= 1
+
+    async def answer_query(self, query: PredictionQuery, content: bytes) -> dict[str, Json]:
+        """Decode and classify an image file's bytes; ImageError if they cannot be decoded."""
+        config = self.engine.config
+        pixels = await run_in_pool(
+            self.decode_pool,
+            lambda: preprocess_image(decode_image(content, self.limits.max_image_pixels), config),
+        )
+        probabilities = await self.batcher(pixels)
+        top = rank_top_classes(probabilities, max(1, query.top_count))
+        answer = make_prediction_json([(config.classes[i], p) for i, p in top])
+        if query.wants_heatmap:
+            answer["view"] = encode_data_uri(pixels_to_image(pixels))
+            answer["heat"] = await run_in_pool(
+                self.explain_pool,
+                lambda: self.make_heatmap_uri(pixels, int(probabilities.argmax())),
+            )
+        if query.similar_count:
+            answer["similar"] = await run_in_pool(
+                self.explain_pool, lambda: self.list_similar_images(pixels, query.similar_count)
+            )
         return answer
 
     def refuse_when_full(self) -> None:
-        if self.metrics.waiting_images >= self.limits.max_waiting_images:
-            message = f"{self.limits.max_waiting_images} images wait already: try again in a second"
+        """HTTPException 503 if as many images wait as the limit allows."""
+        max_waiting = self.limits.max_waiting_images
+        if self.metrics.waiting_images >= max_waiting:
+            message = f"the queue is full ({max_waiting} images): try again in a second"
             raise make_http_error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after="1")
 
-    def make_heatmap_uri(self, pixels: Tensor, class_index: int) -> Json:
-        """Where the network looks for class `which`, to be laid over the image; null where it has no maps."""
+    def make_heatmap_uri(self, pixels: Tensor, class_index: int) -> str | None:
+        """The heat map of a class as a data URI, to lay over the image; None if not explainable."""
         if self.explainer is None:
             return None
-        from matplotlib import colormaps
+        return encode_data_uri(draw_heat_layer(self.explainer.compute_heatmap(pixels, class_index)))
 
-        heatmap = self.explainer.compute_heatmaps(pixels[None], torch.tensor([class_index]))[
-            0
-        ].numpy()
-        colours = colormaps[HEAT_COLORMAP](heatmap)
-        colours[..., 3] = heatmap
-        return encode_data_uri(Image.fromarray(np.rint(255 * colours).astype(np.uint8), "RGBA"))
-
-    def list_similar_images(self, pixels: Tensor, count: int) -> Json:
+    def list_similar_images(self, pixels: Tensor, count: int) -> list[Json]:
+        """The most similar training images as JSON; empty without an index."""
         if self.similar_images is None:
             return []
         return [
             {
-                "class": near.class_name,
-                "cosine": near.cosine,
-                "image": encode_data_uri(pixels_to_image(near.pixels)),
+                "class": similar.class_name,
+                "cosine": similar.cosine,
+                "image": encode_data_uri(pixels_to_image(similar.pixels)),
             }
-            for near in self.similar_images.find_nearest(pixels, count)
+            for similar in self.similar_images.find_nearest(pixels, count)
         ]
 
 
 async def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[], PoolResult]) -> PoolResult:
-    """The result of `work`, done by a thread of the pool."""
+    """Run `work` on a thread of the pool and return its result."""
     return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
@@ -213,8 +229,17 @@ async def make_error_response(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
+def parse_prediction_query(request: Request) -> PredictionQuery:
+    """Read `top`, `explain` and `similar` from the query; HTTPException 400 for a bad value."""
+    return PredictionQuery(
+        top_count=parse_query_number(request, "top", 5, 1000),
+        wants_heatmap=bool(parse_query_number(request, "explain", 0, 1)),
+        similar_count=parse_query_number(request, "similar", 0, 24),
+    )
+
+
 def parse_query_number(request: Request, name: str, default: int, maximum: int) -> int:
-    """A whole number from the query."""
+    """A whole number in [0, maximum] from the query; HTTPException 400 for anything else."""
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= maximum):
         raise make_http_error(
@@ -225,24 +250,9 @@ def parse_query_number(request: Request, name: str, default: int, maximum: int) 
 
 
 def http_status_for(error: ImageError) -> HTTPStatus:
+    """The HTTP status for an image that cannot be decoded."""
     status_by_kind = {
         "not an image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         "too large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     }
     return status_by_kind.get(error.kind, HTTPStatus.BAD_REQUEST)
-
-
-def make_prediction_json(
-    probabilities: Tensor, classes: tuple[str, ...], top_count: int
-) -> dict[str, Json]:
-    """As `predict --json` says it."""
-    best = probabilities.topk(max(1, min(top_count, len(classes))))
-    top: list[Json] = [
-        {"class": classes[i], "probability": p}
-        for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-    return {
-        "class": classes[int(best.indices[0])],
-        "probability": best.values[0].item(),
-        "top": top,
-    }

@@ -1,7 +1,8 @@
-"""Training images that a network sees as it sees a new one: the nearest by the features before its last layer."""
+"""Finds training images similar to a new image, by the features before the last layer."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +12,25 @@ from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
 from residua.data.read import Images
+from residua.deploy.model_images import read_training_crops, resolve_matching_dataset
 from residua.net.build import ResidualNetwork
 from residua.net.fold_bn import fold_batchnorm
 from residua.net.vlad import VladNetwork
 
-MAX_COMPARED_IMAGES = 2000  # images that are compared with; our choice
+MAX_COMPARED_IMAGES = 2000  # images in an index; our choice
 FEATURE_BATCH_SIZE = 32
+
+ShowProgress = Callable[[Iterable[Tensor]], Iterable[Tensor]]
+"""Wraps an iterable of batches, e.g. in a progress bar."""
 
 
 class FeatureExtractor(nn.Module):
-    """Images as a network takes them -> what its last layer takes (n, numbers), of length 1."""
+    """Maps normalised images (n, c, h, w) to unit-length inputs of the last layer (n, features)."""
 
     def __init__(self, net: ResidualNetwork | VladNetwork) -> None:
         super().__init__()
-        self.net = fold_batchnorm(net).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded_net = fold_batchnorm(net).requires_grad_(False)
+        self.net = folded_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(net, ResidualNetwork):
             self.net.head = self.net.head[:-1]
 
@@ -39,15 +45,15 @@ class FeatureExtractor(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class SimilarImage:
-    """An image (c, h, w) uint8, the name of its class, and the cosine of the angle to its features."""
+    """A training image found for a query image."""
 
-    pixels: Tensor
+    pixels: Tensor  # (c, h, w) uint8
     class_name: str
-    cosine: float
+    cosine: float  # of the angle between its features and the query's, in [-1, 1]
 
 
 class SimilarImageIndex:
-    """Images with their features, to find those that are like a new one."""
+    """Images with their features, searchable for the nearest neighbours of a new image."""
 
     def __init__(
         self,
@@ -55,17 +61,18 @@ class SimilarImageIndex:
         config: ModelConfig,
         images: Images,
         classes: tuple[str, ...],
-        show_progress: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+        show_progress: ShowProgress = iter,
         max_images: int = MAX_COMPARED_IMAGES,
     ) -> None:
-        """At most so many of the images, drawn by chance; `bar` shows how far it is, batch by batch."""
+        """Index a random sample of at most `max_images` images; `classes` names their labels.
+
+        The network is copied, not changed.
+        """
         chosen_indices = random_permutation(len(images), 0)[:max_images]
-        self.images, self.classes, self.config, self.extractor = (
-            images[chosen_indices],
-            classes,
-            config,
-            FeatureExtractor(net).eval(),
-        )
+        self.images = images[chosen_indices]
+        self.classes = classes
+        self.config = config
+        self.extractor = FeatureExtractor(net).eval()
         batches = torch.split(self.images.pixels, FEATURE_BATCH_SIZE)
         self.image_features = torch.cat(
             [self.extract_features(batch) for batch in show_progress(batches)]
@@ -73,18 +80,32 @@ class SimilarImageIndex:
 
     @torch.inference_mode()
     def extract_features(self, pixels: Tensor) -> Tensor:
-        """Features (n, numbers) of images (n, c, h, w) uint8."""
-        features: Tensor = self.extractor(
-            normalise_pixels(pixels, self.config.mean, self.config.std)
-        )
+        """Unit-length features (n, features) of images (n, c, h, w) uint8."""
+        images = normalise_pixels(pixels, self.config.mean, self.config.std)
+        features: Tensor = self.extractor(images)
         return features
 
     def find_nearest(self, pixels: Tensor, count: int) -> list[SimilarImage]:
-        """The nearest images to (c, h, w) uint8, the nearest first."""
-        nearest = (self.image_features @ self.extract_features(pixels[None])[0]).topk(
-            min(count, len(self.image_features))
-        )
+        """The `count` images most similar to an image (c, h, w) uint8, the most similar first."""
+        cosines = self.image_features @ self.extract_features(pixels[None])[0]
+        nearest = cosines.topk(min(count, len(self.image_features)))
         return [
             SimilarImage(self.images.pixels[i], self.classes[self.images.labels[i]], cosine)
             for i, cosine in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True)
         ]
+
+
+def build_similar_image_index(
+    net: ResidualNetwork | VladNetwork,
+    config: ModelConfig,
+    source: str,
+    data_dir: Path | None = None,
+    show_progress: ShowProgress = iter,
+) -> SimilarImageIndex:
+    """Index the training images of `source`, a data set's name or a photo folder.
+
+    Raises UsageError if the images have another shape than the network takes.
+    """
+    data = resolve_matching_dataset(source, config)
+    images = read_training_crops(data, config, data_dir)
+    return SimilarImageIndex(net, config, images, data.classes, show_progress)

@@ -1,4 +1,4 @@
-"""A graph -> torch.export, ONNX and OpenVINO, with any number of images, by these libraries' own translators."""
+"""Translates an inference module to torch.export, ONNX and OpenVINO with a dynamic batch size."""
 
 import logging
 import warnings
@@ -16,12 +16,12 @@ from residua.deploy.inference_module import PROBABILITIES_OUTPUT, SCORES_OUTPUT,
 if TYPE_CHECKING:
     import openvino  # type: ignore[import-untyped]
 
-ONNX_OPSET = 20  # of ONNX
+ONNX_OPSET = 20
 
 
 @contextmanager
 def silence_exporters() -> Iterator[None]:
-    """Keep what the translators say about their own future to themselves."""
+    """Suppress the deprecation warnings and log messages of the export libraries."""
     loggers = [
         logging.getLogger(name)
         for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "root")
@@ -39,14 +39,17 @@ def silence_exporters() -> Iterator[None]:
 
 
 def make_example_input(module: InferenceModule) -> Tensor:
-    """Two images, for with one a translator would take the number for a constant."""
+    """Two black images; with one, an exporter would take the batch size 1 for a constant."""
     return torch.zeros(
         2, *module.input_shape, dtype=torch.uint8 if module.bakes_preprocessing else torch.float32
     )
 
 
 def export_torch_program(module: InferenceModule) -> ExportedProgram:
-    """As `torch.export` has it, without the places in our source that its nodes remember."""
+    """Export with `torch.export`, without the stack traces of our source that it adds to nodes.
+
+    They would put paths of this machine into the file.
+    """
     with silence_exporters(), torch.no_grad():
         program = torch.export.export(
             module.eval(), (make_example_input(module),), dynamic_shapes=({0: Dim.DYNAMIC},)
@@ -57,7 +60,10 @@ def export_torch_program(module: InferenceModule) -> ExportedProgram:
 
 
 def export_onnx_program(module: InferenceModule) -> ONNXProgram:
-    """As ONNX, of opset OPSET, without the translator's notes."""
+    """Export to ONNX, opset `ONNX_OPSET`, without the exporter's notes on nodes and values.
+
+    They would put stack traces and paths of this machine into the file.
+    """
     with silence_exporters(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -69,7 +75,7 @@ def export_onnx_program(module: InferenceModule) -> ONNXProgram:
             output_names=[SCORES_OUTPUT, PROBABILITIES_OUTPUT],
             verbose=False,
         )
-    assert program is not None  # with dynamo it never is
+    assert program is not None  # None only if dynamo=False
     model = program.model
     model.graph.metadata_props.clear()
     for node in model.graph:
@@ -82,7 +88,7 @@ def export_onnx_program(module: InferenceModule) -> ONNXProgram:
 
 
 def convert_to_openvino(module: InferenceModule) -> "openvino.Model":
-    """As OpenVINO has it, by way of `torch.export`."""
+    """Convert to an OpenVINO model, from the `torch.export` program."""
     with silence_exporters():
         import openvino
 

@@ -1,4 +1,4 @@
-"""A request's body -> the bytes of an image, never more of them in memory than is allowed."""
+"""Reads an uploaded image from a request, with a limit on the bytes in memory."""
 
 import asyncio
 import logging
@@ -10,22 +10,22 @@ from python_multipart.multipart import File, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-logging.getLogger("python_multipart").setLevel(
-    logging.ERROR
-)  # or else it writes a line for each form that anybody spoils
+# By default the library logs a warning for every malformed form that a client sends.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def make_http_error(status: HTTPStatus, message: str, **headers: str) -> HTTPException:
+    """An error response; `headers` are given in snake case, e.g. `retry_after`."""
     return HTTPException(
         status, message, {name.replace("_", "-"): value for name, value in headers.items()}
     )
 
 
 async def read_uploaded_image(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
-    """The body, or the only file of a multipart form.
+    """The bytes of the request's body, or of the only file in a multipart form.
 
-    Refused by 413 above `most` bytes, before the rest is read; by 408 after so many seconds; by 400 where it is no form
-    of one file, or nothing.
+    Raises an HTTPException: 413 for a body above `max_bytes`, before the rest is received; 408 if
+    it does not arrive in time; 400 if it is empty or not a form with exactly one file.
     """
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -37,7 +37,7 @@ async def read_uploaded_image(request: Request, max_bytes: int, timeout_seconds:
             connection="close",
         ) from None
     except ClientDisconnect:
-        raise make_http_error(HTTPStatus.BAD_REQUEST, "the client went away") from None
+        raise make_http_error(HTTPStatus.BAD_REQUEST, "the client disconnected") from None
     content_type = request.headers.get("content-type", "")
     if content_type.startswith("multipart/form-data"):
         body = extract_form_file(content_type, body)
@@ -49,10 +49,10 @@ async def read_uploaded_image(request: Request, max_bytes: int, timeout_seconds:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body, of at most so many bytes."""
+    """The request's body; HTTPException 413 if it is larger than `max_bytes`."""
     content_length = request.headers.get("content-length", "0")
     chunks, size = [], int(content_length) if content_length.isdecimal() else 0
-    if size <= max_bytes:
+    if size <= max_bytes:  # otherwise the announced length is reason enough to refuse
         size = 0
         async for chunk in request.stream():
             size += len(chunk)
@@ -69,10 +69,14 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def extract_form_file(content_type: str, body: bytes) -> bytes:
-    """The only file of a form whose content type is `kind`; in memory, where the body is."""
+    """The bytes of the only file in a multipart form; HTTPException 400 if it has not exactly one.
+
+    `content_type` is the request's header, which names the boundary of the parts.
+    """
     files: list[File] = []
     try:
         boundary = parse_options_header(content_type)[1][b"boundary"]
+        # Keep files in memory, where the body is already, instead of temporary files.
         settings = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
         parser = FormParser(
             "multipart/form-data",
@@ -85,13 +89,14 @@ def extract_form_file(content_type: str, body: bytes) -> bytes:
         parser.finalize()
     except KeyError:
         raise make_http_error(
-            HTTPStatus.BAD_REQUEST, "the form cannot be read: its content type says no boundary"
+            HTTPStatus.BAD_REQUEST, "the form cannot be read: its content type has no boundary"
         ) from None
     except (FormParserError, ValueError) as error:
         raise make_http_error(HTTPStatus.BAD_REQUEST, f"the form cannot be read: {error}") from None
     if len(files) != 1:
         raise make_http_error(
-            HTTPStatus.BAD_REQUEST, f"the form holds {len(files)} whole files: send one image"
+            HTTPStatus.BAD_REQUEST,
+            f"the form has {len(files)} complete files: send exactly one image",
         )
     files[0].file_object.seek(0)
     return files[0].file_object.read()

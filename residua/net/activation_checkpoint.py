@@ -1,6 +1,7 @@
-"""Activations that are thrown away in the forward pass and computed again in the backward pass (Chen et al. 2016).
+"""Activation checkpointing: recompute activations in the backward pass (Chen et al. 2016).
 
-A segment of units keeps its input alone.  Losses, gradients, running statistics and dropout are the same bits as without.
+A stage is cut into segments of units, each of which stores its input alone.  Losses, gradients,
+running statistics and dropout are bit-identical to those without checkpointing.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from residua.net.build import ResidualNetwork
 
 
 def checkpoint_activations(net: ResidualNetwork, mode: RecomputeMode) -> None:
-    """Cut the stages of `net` in place into segments that are computed again; names and parameters stay."""
+    """Replace the stages of `net` in place by stages of recomputed segments.
+
+    Names in the state_dict and parameters stay.
+    """
     segment_lengths = recompute_segment_lengths(net.plan, mode)
     for (name, stage), lengths in zip(list(net.stages.items()), segment_lengths, strict=True):
         if lengths:
@@ -27,7 +31,7 @@ def checkpoint_activations(net: ResidualNetwork, mode: RecomputeMode) -> None:
 
 
 class CheckpointedStage(nn.Sequential):
-    """A stage in segments of so many units each."""
+    """A stage whose units are grouped into recomputed segments of the given lengths."""
 
     def __init__(self, stage: nn.Module, segment_lengths: tuple[int, ...]) -> None:
         super().__init__(*stage.children())
@@ -45,18 +49,16 @@ class CheckpointedStage(nn.Sequential):
 
 
 class RecomputedSegment(torch.autograd.Function):
-    """A segment of `x` (n, c, h, w), of which `x` alone is kept.
+    """The units of a segment applied to `x` (n, c, h, w); stores `x` and recomputes the rest.
 
-    Not `torch.utils.checkpoint`, which counts the tensors of both passes: in the second, a BN leaves its statistics alone.
+    Not `torch.utils.checkpoint`, because that compares the tensors saved in both passes, and BN
+    must not update its running statistics in the second one.
     """
 
     @staticmethod
     def forward(ctx: Any, segment: nn.Sequential, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.segment, ctx.autocast, ctx.random = (
-            segment,
-            capture_autocast(x.device),
-            get_default_generator(x.device).get_state(),
-        )
+        ctx.segment, ctx.autocast = segment, capture_autocast(x.device)
+        ctx.rng_state = get_default_generator(x.device).get_state()
         ctx.save_for_backward(x, *parameters)
         with ctx.autocast():
             y: Tensor = segment(x)
@@ -71,7 +73,7 @@ class RecomputedSegment(torch.autograd.Function):
         with (
             torch.enable_grad(),
             ctx.autocast(),
-            use_rng_state(x.device, ctx.random),
+            use_rng_state(x.device, ctx.rng_state),
             frozen_running_stats(ctx.segment),
         ):
             y = ctx.segment(inputs[0])
@@ -80,22 +82,25 @@ class RecomputedSegment(torch.autograd.Function):
 
 
 def capture_autocast(device: torch.device) -> "partial[torch.autocast]":
-    """The mixed precision that is on here, without its memory of cast weights: a segment casts each once, a pass."""
+    """A factory of contexts with the autocast settings of this moment, without its weight cache.
+
+    The cache would hold the cast weights until the end of the outer autocast; without it, each pass
+    through a segment casts each weight once.
+    """
     dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
     return partial(torch.autocast, device.type, dtype, enabled, cache_enabled=False)
 
 
 def get_default_generator(device: torch.device) -> torch.Generator:
     if device.type == "cuda":
-        return torch.cuda.default_generators[
-            torch.cuda.current_device() if device.index is None else device.index
-        ]
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
     return torch.default_generator
 
 
 @contextmanager
 def use_rng_state(device: torch.device, state: Tensor) -> Iterator[None]:
-    """Random numbers from `state` on, with no trace of it."""
+    """Within the context, random numbers continue from `state`; after it, they are as before it."""
     rng = get_default_generator(device)
     saved_state = rng.get_state()
     rng.set_state(state)
@@ -107,7 +112,10 @@ def use_rng_state(device: torch.device, state: Tensor) -> Iterator[None]:
 
 @contextmanager
 def frozen_running_stats(module: nn.Module) -> Iterator[None]:
-    """Every BN normalises as it does, and its running statistics stay; what it gives in training does not depend on them."""
+    """Within the context, no BN of `module` updates its running statistics.
+
+    Outputs in training mode stay the same, since they depend on the statistics of the batch alone.
+    """
     norms = [
         norm
         for norm in module.modules()

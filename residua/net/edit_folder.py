@@ -1,4 +1,4 @@
-"""Change the network of a folder, and save what comes out as a new model folder."""
+"""Edit the network of a run or a model folder, and save the result as a new model folder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,16 +9,22 @@ import torch
 from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
-from residua.net.model_folder import load_residual_network, read_model_config, save_pretrained
-from residua.training.evaluate import find_model_folder
+from residua.net.model_folder import (
+    find_model_folder,
+    load_residual_network,
+    read_model_config,
+    save_pretrained,
+)
 
 
 def edit_model_folder(
     folder: Path, out: Path, edit: Callable[[ResidualNetwork], ResidualNetwork]
 ) -> dict[str, Json]:
-    """`change` the network of a run or a model folder; the new folder keeps its classes and preprocessing.
+    """Apply `edit` to the network of a run or a model folder, and write the result to `out`.
 
-    Says whether the outputs of 16 random images are the same to the bit.  Raises UsageError where `out` is taken.
+    The new folder keeps the classes and the preprocessing.  It keeps the test error and the
+    training data only if the outputs for 16 random images are bit-identical, which the returned
+    facts state under `identical`.  Raises UsageError if `out` exists.
     """
     if out.exists():
         raise UsageError(f"{out} exists already: choose another --out")
@@ -29,7 +35,7 @@ def edit_model_folder(
     with torch.inference_mode():
         is_identical = torch.equal(net(images), edited(images))
     config = replace(config, network=edited.plan.network)
-    if not is_identical:  # then it is not what was trained
+    if not is_identical:  # what is known of the trained network does not hold for the edited one
         config = replace(
             config,
             dataset="",

@@ -1,4 +1,4 @@
-"""The same function in fewer passes, for inference: BN folded into the weights before it."""
+"""Fold BN into the weights before it: the same function in fewer passes, for inference."""
 
 from copy import deepcopy
 
@@ -7,10 +7,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 
 def fold_batchnorm(net: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, where every BN that directly follows a weight layer is part of that layer.
+    """A copy in evaluation mode, with every BN that directly follows a weight layer folded into it.
 
-    It then computes W' x + b' with W' = W gamma / s and b' = beta + (b - mean) gamma / s, s = sqrt(var + eps).  A BN that stands
-    before its weight layer, as a pre-activation's does, stays.
+    The layer then computes W' x + b' with W' = W gamma / s and b' = beta + (b - mean) gamma / s,
+    s = sqrt(var + eps).  A BN before its weight layer, as in pre-activation nets, stays.
     """
     net = deepcopy(net).eval()
     for module in list(net.modules()):
@@ -22,7 +22,7 @@ def fold_batchnorm(net: nn.Module) -> nn.Module:
 
 
 def fold_batchnorm_in_layers(layers: list[nn.Module]) -> list[nn.Module]:
-    """The layers of a sequence, weight layers and the BN behind them made one."""
+    """The layers of a sequence, each weight layer merged with the BN that follows it."""
     merged: list[nn.Module] = []
     for layer in layers:
         previous = merged[-1] if merged else None

@@ -1,4 +1,4 @@
-"""The card of a model: README.md, with the facts that the Hugging Face hub reads from its head, and how to use it."""
+"""Write a model card: a README.md with metadata for the Hugging Face hub, facts and usage."""
 
 import json
 
@@ -7,35 +7,37 @@ from residua.config.model import ModelConfig
 from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
 
-MAX_LISTED_CLASSES = 200  # classes; more are in config.json alone
+MAX_LISTED_CLASSES = 200  # a longer list of classes is in config.json alone
 
 
 def render_model_card(config: ModelConfig, parameter_count: int) -> str:
-    """A model card, in Markdown, of a network of so many parameters."""
+    """The model card of a network with `parameter_count` parameters, in Markdown."""
     network, shape = config.network, "x".join(map(str, config.network.input))
+    data_name = config.dataset or "unnamed data"
+    tag = "residual-network"
     if isinstance(network, VladClassifier):
-        tag, origin, parameter_count = (
-            "vlad",
-            f"fitted to {config.dataset or 'unnamed data'}",
-            network.parameters,
-        )
+        tag, origin = "vlad", f"fitted to {data_name}"
+        parameter_count = network.parameters
     elif config.recipe:
-        tag, origin = (
-            "residual-network",
-            f"trained on {config.dataset or 'unnamed data'} by the recipe {config.recipe}",
-        )
+        origin = f"trained on {data_name} with the recipe {config.recipe}"
     else:
-        tag, origin = "residual-network", "where its weights come from is not known here"
-    text = render_card_metadata(config, tag) + f"# {network.name}\n\n"
-    text += f"{len(config.classes)} classes, input {shape}, {parameter_count:,} parameters; {origin}.\n\n"
-    text += "| | |\n|---|---|\n" + "".join(
+        origin = "the origin of its weights is unknown"
+    facts = "".join(
         f"| {name} | {value} |\n" for name, value in collect_model_facts(config).items() if value
     )
-    return text + render_usage_section() + render_classes_section(config)
+    return (
+        f"{render_card_metadata(config, tag)}# {network.name}\n\n"
+        f"{len(config.classes)} classes, input {shape}, {parameter_count:,} parameters; "
+        f"{origin}.\n\n"
+        f"| | |\n|---|---|\n{facts}{render_usage_section()}{render_classes_section(config)}"
+    )
 
 
 def render_card_metadata(config: ModelConfig, tag: str) -> str:
-    """What the hub reads: YAML, each value written as JSON, which YAML includes."""
+    """The metadata block that the hub reads, as YAML.
+
+    Every value is written as JSON, which is valid YAML and needs no further quoting.
+    """
     metadata: dict[str, Json] = {"library_name": "residua", "pipeline_tag": "image-classification"}
     if config.license:
         metadata["license"] = config.license
@@ -48,42 +50,40 @@ def render_card_metadata(config: ModelConfig, tag: str) -> str:
             "metrics": [metric],
         }
         metadata["model-index"] = [{"name": config.network.name, "results": [result]}]
-    return (
-        "---\n"
-        + "".join(f"{name}: {json.dumps(value)}\n" for name, value in metadata.items())
-        + "---\n"
-    )
+    lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in metadata.items())
+    return f"---\n{lines}---\n"
 
 
 def collect_model_facts(config: ModelConfig) -> dict[str, str]:
-    """What is known of it; empty where it is not."""
-    mean_and_std = [
-        f"{', '.join(f'{level:.4g}' for level in levels)}" for levels in (config.mean, config.std)
-    ]
+    """The facts about a model by name; "" for a fact that is unknown."""
+    mean, std = (
+        ", ".join(f"{level:.4g}" for level in levels) for levels in (config.mean, config.std)
+    )
+    fingerprint = f", fingerprint `{config.fingerprint}`" if config.fingerprint else ""
     versions = [
         f"residua {config.residua}" if config.residua else "",
         f"torch {config.torch}" if config.torch else "",
     ]
     return {
         "test error": format_test_error(config),
-        "training data": config.dataset
-        + (f", fingerprint `{config.fingerprint}`" if config.fingerprint else ""),
+        "training data": f"{config.dataset}{fingerprint}",
         "recipe": config.recipe,
-        "images": f"pixels in [0, 1], minus {mean_and_std[0]}, over {mean_and_std[1]}",
+        "images": f"pixels in [0, 1], minus {mean}, over {std}",
         "licence": config.license,
         "made with": ", ".join(filter(None, versions)),
     }
 
 
 def format_test_error(config: ModelConfig) -> str:
-    """The test error, and between what it lies with 95 %, where the images were counted."""
+    """The test error in percent, with its 95 % confidence interval if the image count is known."""
     if config.test_error is None:
         return ""
     error_percent = f"{100 * config.test_error:.2f} %"
     if not config.test_images:
         return error_percent
     low, high = wilson_interval(round(config.test_error * config.test_images), config.test_images)
-    return f"{error_percent} of {config.test_images:,} images; with 95 % between {100 * low:.2f} and {100 * high:.2f} %"
+    interval = f"95 % CI {100 * low:.2f}-{100 * high:.2f} %"
+    return f"{error_percent} of {config.test_images:,} images ({interval})"
 
 
 def render_usage_section() -> str:

@@ -1,4 +1,4 @@
-"""Weights to start from: another project's file, a model folder, or either of them on the Hugging Face hub."""
+"""Load the weights that a network starts from: another project's file or a model folder."""
 
 import warnings
 from dataclasses import replace
@@ -7,12 +7,12 @@ from pathlib import Path
 from residua.config.network import Network
 from residua.config.plan import plan
 from residua.errors import RecordError
-from residua.net.convert.names import (
+from residua.net.convert.state_dict import StateDict, read_state_dict
+from residua.net.convert.weights import (
     adopt_foreign_stride,
     convert_foreign_weights,
     count_head_classes,
 )
-from residua.net.convert.state_dict import StateDict, read_state_dict
 from residua.net.hub import resolve_weights_path
 from residua.net.model_folder import from_pretrained, read_model_config
 
@@ -20,11 +20,12 @@ from residua.net.model_folder import from_pretrained, read_model_config
 def load_pretrained_weights(
     source: str | Path, network_name: str, requested: Network, num_classes: int | None
 ) -> tuple[Network, StateDict]:
-    """The network `name`, shaped as `asked`, and the weights under our names that it starts from.
+    """The network to build, shaped as `requested`, and its initial weights under residua's names.
 
-    The head's are left out where `classes` asks for another number than the source has; None stands for the network's own
-    number.  A bottleneck strides where the source's did, unless `name` says `stride=`.  Raises RecordError for a source that is
-    not there, or that holds another network.
+    `source` is a weight file, a model folder, or OWNER/NAME on the Hugging Face hub.  The head's
+    weights are missing if `num_classes` differs from the source's number of classes; with None that
+    is an error.  A bottleneck has its stride where the source has it, unless `network_name` says
+    `stride=`.  Raises RecordError if there is no such source or it holds another network.
     """
     path = resolve_weights_path(source)
     source_network, tensors = (
@@ -32,47 +33,44 @@ def load_pretrained_weights(
         if path.is_dir()
         else load_from_foreign_file(path, network_name, requested, num_classes)
     )
-    head_prefix = f"head.{len(plan(requested).head) - 1}."
-    body_tensors = {
-        ours: tensor for ours, tensor in tensors.items() if not ours.startswith(head_prefix)
-    }
-    if source_network.classes == requested.classes and len(body_tensors) < len(tensors):
+    body_tensors = drop_head_tensors(tensors, requested)
+    has_head = len(body_tensors) < len(tensors)
+    if source_network.classes == requested.classes and has_head:
         return source_network, tensors
     if num_classes is None:
-        source_head = (
-            f"{source_network.classes} classes" if len(body_tensors) < len(tensors) else "no head"
-        )
+        source_head = f"{source_network.classes} classes" if has_head else "no head"
         raise RecordError(
-            f"{source} has {source_head}, {requested.name} has {requested.classes} classes: give num_classes for a new head"
+            f"{source} has {source_head}, {requested.name} has {requested.classes} classes: "
+            "give num_classes for a new head"
         )
     return replace(source_network, classes=requested.classes), body_tensors
+
+
+def drop_head_tensors(tensors: StateDict, network: Network) -> StateDict:
+    """The tensors without those of the network's last layer, which depend on the classes."""
+    head_prefix = f"head.{len(plan(network).head) - 1}."
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(head_prefix)}
 
 
 def load_from_model_folder(
     folder: Path, network_name: str, requested: Network
 ) -> tuple[Network, StateDict]:
-    """The network of one of our model folders, for images as `asked`, and its weights."""
+    """The network of a model folder, for images shaped as `requested`, and its weights."""
     saved = read_model_config(folder).network
     if not isinstance(saved, Network):
         raise RecordError(
             f"{folder} holds no residual network: {requested.name} cannot start from it"
         )
-    stride_at = requested.unit.stride_at if "stride=" in network_name else saved.unit.stride_at
-    unit = (
-        requested.unit
-        if requested.unit.kernels != saved.unit.kernels
-        else replace(requested.unit, stride_at=stride_at)
-    )
-    if (saved.stem, saved.stages, saved.unit, saved.head) != (
-        requested.stem,
-        requested.stages,
-        unit,
-        requested.head,
-    ):
+    unit = requested.unit
+    if unit.kernels == saved.unit.kernels and "stride=" not in network_name:
+        unit = replace(unit, stride_at=saved.unit.stride_at)
+    saved_parts = saved.stem, saved.stages, saved.unit, saved.head
+    if saved_parts != (requested.stem, requested.stages, unit, requested.head):
         raise RecordError(f"{folder} holds {saved.name}, not {requested.name}")
     if saved.input[0] != requested.input[0]:
         raise RecordError(
-            f"{folder} takes images of {saved.input[0]} channels, not {requested.input[0]}: give input={saved.input}"
+            f"{folder} takes images of {saved.input[0]} channels, not {requested.input[0]}: "
+            f"give input={saved.input}"
         )
     return replace(saved, input=requested.input), from_pretrained(folder).state_dict()
 
@@ -80,7 +78,11 @@ def load_from_model_folder(
 def load_from_foreign_file(
     path: Path, network_name: str, requested: Network, num_classes: int | None
 ) -> tuple[Network, StateDict]:
-    """The network of a file of another project's, and its weights under our names."""
+    """The network of another project's weight file, and its weights under residua's names.
+
+    If `num_classes` is given, the network has the file's number of classes.  Warns of properties
+    that the file cannot show.
+    """
     foreign_tensors = read_state_dict(path)
     class_count = (
         requested.classes
@@ -90,5 +92,5 @@ def load_from_foreign_file(
     network = replace(requested, classes=class_count)
     converted = convert_foreign_weights(foreign_tensors, network)
     if converted.caveats:
-        warnings.warn(f"{path}: {converted.caveats}", stacklevel=5)
+        warnings.warn(f"{path}: {converted.caveats}", stacklevel=4)  # at the call of create_model
     return adopt_foreign_stride(network, network_name, converted), converted.tensors

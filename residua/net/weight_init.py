@@ -3,22 +3,28 @@
 from math import sqrt
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from residua.net.vlad import NetVlad
 
 
 def initialise_weights(net: nn.Module, seed: int) -> None:
-    """Weights ~ N(0, 2 / fan_in) (He et al. 2015b, Eq. 10), biases 0; BN starts with scale 1, shift 0.
+    """Draw the weights of `net` by `draw_he_normal`, in order; biases start at 0.
 
-    Our choice: the last, fully connected layer is drawn by the same rule; the papers do not say.
+    BN keeps PyTorch's start, scale 1 and shift 0.  Our choice: the last, fully connected layer is
+    drawn by the same rule; the papers do not say.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            fan_in = module.weight[0].numel()
-            nn.init.normal_(module.weight, std=sqrt(2 / fan_in), generator=generator)
+            draw_he_normal(module.weight, generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, NetVlad):
             module.reset_parameters(generator)
+
+
+def draw_he_normal(weight: Tensor, generator: torch.Generator) -> None:
+    """Fill a weight (outputs, ...) in place from N(0, 2 / fan_in) (He et al. 2015b, Eq. 10)."""
+    fan_in = weight[0].numel()
+    nn.init.normal_(weight, std=sqrt(2 / fan_in), generator=generator)

@@ -1,0 +1,94 @@
+"""Self-contained pages, figures and summaries, made from records; no torch.
+
+study                 the page of a study or a run, and its results.json
+verdict, trend        the findings in sentences
+significance          whether two cells differ, and the words for their numbers
+runs, recorded_run    the records of a folder as values
+tables                their averages over seeds
+method                how a study was measured, in words
+study_figures         which figures a study has; they are in
+depth_figures,        errors and starts of learning against depth,
+arms_figure,          errors of arms of one depth,
+learning_curves       and errors over steps
+
+signals, signals_record, signals_summary, signals_figures
+                      the page of a network's signals, its record, sentences and figures
+lesion, lesion_summary, lesion_figures, lesion_unit_figure, lesion_curve_figures, lesion_panels
+                      the page of a lesion study, its sentences and figures
+evaluation_page, evaluation_summary, calibration_figure
+                      the page of an evaluation, its sentences and the reliability diagram
+data_report           the page of a checked photo data set
+network_diagram, diagram_svg, plan_notation
+                      a network as a diagram and as short text
+
+figures, line_labels  style, colors, axes and labels of all figures; figures as SVG
+format                numbers, counts and lists as text
+html, json_record     pages from templates; reading JSON records
+"""
+
+from typing import TYPE_CHECKING
+
+from residua.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from residua.report.data_report import render_data_report as render_data_report
+    from residua.report.evaluation_page import (
+        collect_evaluation_metrics as collect_evaluation_metrics,
+    )
+    from residua.report.evaluation_page import write_evaluation_report as write_evaluation_report
+    from residua.report.evaluation_summary import describe_evaluation as describe_evaluation
+    from residua.report.evaluation_summary import describe_wrong_images as describe_wrong_images
+    from residua.report.evaluation_summary import list_skipped_files as list_skipped_files
+    from residua.report.format import format_counted_noun as format_counted_noun
+    from residua.report.format import format_duration as format_duration
+    from residua.report.format import format_percent as format_percent
+    from residua.report.format import format_percent_number as format_percent_number
+    from residua.report.html import render_template as render_template
+    from residua.report.lesion import check_lesion_output_folder as check_lesion_output_folder
+    from residua.report.lesion import holds_lesion_study as holds_lesion_study
+    from residua.report.lesion import make_lesion_json as make_lesion_json
+    from residua.report.lesion import read_lesion_study as read_lesion_study
+    from residua.report.lesion import write_lesion_report as write_lesion_report
+    from residua.report.lesion_summary import (
+        format_lesion_for_terminal as format_lesion_for_terminal,
+    )
+    from residua.report.network_diagram import render_network_diagram as render_network_diagram
+    from residua.report.plan_notation import format_layer_sequence as format_layer_sequence
+    from residua.report.plan_notation import format_plan_shape as format_plan_shape
+    from residua.report.runs import StudyRuns as StudyRuns
+    from residua.report.runs import read_study_runs as read_study_runs
+    from residua.report.signals import choose_signals_folder as choose_signals_folder
+    from residua.report.signals import write_and_summarize_signals as write_and_summarize_signals
+    from residua.report.signals_record import SIGNALS_RECORD as SIGNALS_RECORD
+    from residua.report.signals_record import write_signals_record as write_signals_record
+    from residua.report.study import StudySummary as StudySummary
+    from residua.report.study import make_study_results as make_study_results
+    from residua.report.study import read_study_summary as read_study_summary
+    from residua.report.study import write_study_report as write_study_report
+    from residua.report.tables import StudyCell as StudyCell
+    from residua.report.tables import average_runs_over_seeds as average_runs_over_seeds
+    from residua.report.verdict import describe_study_verdict as describe_study_verdict
+
+__getattr__, __dir__ = export_lazily(
+    __name__,
+    {
+        "data_report": "render_data_report",
+        "evaluation_page": "collect_evaluation_metrics write_evaluation_report",
+        "evaluation_summary": "describe_evaluation describe_wrong_images list_skipped_files",
+        "format": ("format_counted_noun format_duration format_percent format_percent_number"),
+        "html": "render_template",
+        "lesion": (
+            "check_lesion_output_folder holds_lesion_study make_lesion_json "
+            "read_lesion_study write_lesion_report"
+        ),
+        "lesion_summary": "format_lesion_for_terminal",
+        "network_diagram": "render_network_diagram",
+        "plan_notation": "format_layer_sequence format_plan_shape",
+        "runs": "StudyRuns read_study_runs",
+        "signals": "choose_signals_folder write_and_summarize_signals",
+        "signals_record": "SIGNALS_RECORD write_signals_record",
+        "study": "StudySummary make_study_results read_study_summary write_study_report",
+        "tables": "StudyCell average_runs_over_seeds",
+        "verdict": "describe_study_verdict",
+    },
+)

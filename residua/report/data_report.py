@@ -1,135 +1,170 @@
-"""The page of a checked folder: what is wrong, with pictures, and what there is."""
+"""The page of a checked photo data set: its problems with pictures, its classes and images."""
 
 from collections import Counter
 from collections.abc import Mapping
 
 from residua.config.serialize import Json
+from residua.report.format import format_counted_noun
 from residua.report.html import render_template
 
-DATA_REPORT_COLORS: dict[str, str] = {}
-PROBLEM_MEANINGS = {  # the worst first
-    "leakage": "The same picture to train on and to test: the test error would be too good.",
-    "two classes": "The same bytes in two classes: one of them is wrong.",
-    "missing": "In the table, but not on the disk.",
-    "unreadable": "The system does not let them be read.",
-    "truncated": "Their data end too early. They are left out of training.",
-    "damaged": "They cannot be decoded. They are left out of training.",
-    "empty": "They hold no bytes. They are left out of training.",
-    "not an image": "They are no JPEG, PNG, WebP, BMP, TIFF or GIF. They are left out of training.",
-    "too large": "They have more pixels than are decoded, as decompression bombs do. They are left out of training.",
-    "unknown class": "Images to test of classes that nothing is trained on: they are left out.",
-    "empty class": "Folders without images: no classes.",
-    "tiny class": "Few images to learn from.",
-    "alike classes": "Names that differ in capitals alone: perhaps one class.",
-    "duplicate": "The same bytes twice in one class.",
-    "near duplicate": "They look the same: resized, compressed or touched up.",
-    "wrong extension": "What a file is, is told by its content: they are used all the same.",
-    "link outside": "Links are not followed out of the folder, nor to folders.",
-    "broken link": "Links to nothing.",
-    "no class": "Files beside the folders of classes: they are left out.",
+PROBLEM_MEANINGS = {
+    "leakage": "The same picture in training and held-out data: the test error would be too low.",
+    "two classes": "The same file in two classes: one of the labels is wrong.",
+    "missing": "Listed in the table, but not on disk.",
+    "unreadable": "The file system refuses to read these files. They are skipped.",
+    "truncated": "The image data end too early. These files are skipped in training.",
+    "damaged": "These files cannot be decoded, and are skipped in training.",
+    "empty": "These files have no content, and are skipped in training.",
+    "not an image": "Not JPEG, PNG, WebP, BMP, TIFF or GIF. These files are skipped in training.",
+    "too large": "More pixels than the limit, as in a decompression bomb. Skipped in training.",
+    "unknown class": "Test images of a class without training images. They are skipped.",
+    "empty class": "Folders without images. They are not classes.",
+    "tiny class": "Classes with few training images.",
+    "alike classes": "Class names that differ only in upper and lower case: perhaps one class.",
+    "duplicate": "The same file twice in one class.",
+    "near duplicate": "Images that look the same: resized, recompressed or retouched copies.",
+    "wrong extension": "The extension does not match the content. These files are used.",
+    "link outside": "Links to folders or out of the data set are not followed.",
+    "broken link": "Links to files that do not exist.",
+    "no class": "Images without a class. They are skipped.",
+    "no image": "Labels without an image. They are skipped.",
+    "other split": "Splits other than training, validation and test. They are skipped.",
     "no file": "Neither files nor folders.",
-    "film": "Of several frames, the first is taken.",
-    "small image": "Few pixels show little.",
-    "one colour": "They show nothing.",
-    "odd name": "Names that other programs may not read.",
+    "film": "Images with several frames. The first frame is used.",
+    "small image": "Images with few pixels.",
+    "one colour": "Images of a single colour.",
+    "odd name": "File names that other programs may not be able to read.",
 }
+"""The meaning of each kind of problem, the worst first."""
+
+PROBLEM_RANKS = {kind: rank for rank, kind in enumerate(PROBLEM_MEANINGS)}
+SPLIT_NAMES = ("images", "train", "dev", "test")  # "images": a data set without splits
+MAX_SUMMARY_KINDS = 4
+MAX_CLASS_PICTURES = 4
 
 
 def render_data_report(check_facts: Mapping[str, Json], thumbnail_uris: Mapping[str, str]) -> str:
-    """The page as HTML; `thumbnails` are data URIs by path."""
-    problems = [p for p in check_facts["problems"] or [] if isinstance(p, dict)]  # type: ignore[union-attr]
-    problem_counts = Counter(str(p["kind"]) for p in problems)
-    groups = [
-        {
-            "kind": kind,
-            "count": count,
-            "meaning": PROBLEM_MEANINGS.get(kind, ""),
-            "rows": [
-                (str(p["path"]), str(p["detail"]), thumbnail_uris.get(str(p["path"]), ""))
-                for p in problems
-                if p["kind"] == kind
-            ],
-        }
-        for kind, count in sorted(
-            problem_counts.items(), key=lambda item: rank_problem_kind(item[0])
-        )
-    ]
-    classes = check_facts["classes"] if isinstance(check_facts["classes"], dict) else {}
+    """The page as HTML.
+
+    `check_facts` is the content of `check.json`; `thumbnail_uris` are data URIs by path.
+    """
+    problems = list_problems(check_facts)
+    counts_by_class = get_class_counts(check_facts)
     return render_template(
         "check.html.j2",
-        title="What is in this folder?",
+        title="What is in this data set?",
         subject=str(check_facts["data"]),
-        inks=DATA_REPORT_COLORS,
-        lead=summarize_check(check_facts, problem_counts),
-        groups=groups,
-        classes=make_class_count_rows(classes, thumbnail_uris),
-        parts=list_splits(classes),
+        inks={},
+        lead=summarize_check(check_facts),
+        groups=group_problems(problems, thumbnail_uris),
+        classes=make_class_count_rows(counts_by_class, thumbnail_uris),
+        splits=list_splits(counts_by_class),
         facts=describe_image_statistics(check_facts),
     )
 
 
-def summarize_check(check_facts: Mapping[str, Json], problem_counts: Counter[str]) -> str:
-    classes = check_facts["classes"] if isinstance(check_facts["classes"], dict) else {}
-    usable_text = f"{check_facts['images']:,} images of {len(classes)} classes can be decoded"
-    if not problem_counts:
-        return f"{usable_text}, and nothing is wrong."
-    kinds = ", ".join(
-        f"{kind} ({problem_counts[kind]})"
-        for kind in sorted(problem_counts, key=rank_problem_kind)[:4]
-    )
-    remaining_kinds = (
-        f" and {len(problem_counts) - 4} kinds more" if len(problem_counts) > 4 else ""
-    )
-    return f"{usable_text}; {sum(problem_counts.values()):,} problem{'s' * (sum(problem_counts.values()) != 1)}: {kinds}{remaining_kinds}."
+def list_problems(check_facts: Mapping[str, Json]) -> list[dict[str, str]]:
+    """The problems of `check.json`: `path`, `kind` and `detail` of each."""
+    problems = check_facts["problems"]
+    return [
+        {key: str(text) for key, text in problem.items()}
+        for problem in (problems if isinstance(problems, list) else [])
+        if isinstance(problem, dict)
+    ]
 
 
-def rank_problem_kind(problem_kind: str) -> int:
-    """The worst first."""
-    return (
-        list(PROBLEM_MEANINGS).index(problem_kind)
-        if problem_kind in PROBLEM_MEANINGS
-        else len(PROBLEM_MEANINGS)
-    )
+def get_class_counts(check_facts: Mapping[str, Json]) -> dict[str, dict[str, int]]:
+    """The number of usable images by class and split."""
+    classes = check_facts["classes"]
+    return {
+        name: {split: int(str(count)) for split, count in counts.items()}
+        for name, counts in (classes if isinstance(classes, dict) else {}).items()
+        if isinstance(counts, dict)
+    }
 
 
-def list_splits(class_counts: Mapping[str, Json]) -> list[str]:
-    return sorted(
-        {part for held in class_counts.values() if isinstance(held, dict) for part in held},
-        key=rank_split,
-    )
+def group_problems(
+    problems: list[dict[str, str]], thumbnail_uris: Mapping[str, str]
+) -> list[dict[str, object]]:
+    """Kind, count, meaning and rows (path, detail, thumbnail) of each kind, the worst first."""
+    counts = Counter(problem["kind"] for problem in problems)
+    return [
+        {
+            "kind": kind,
+            "count": counts[kind],
+            "meaning": PROBLEM_MEANINGS.get(kind, ""),
+            "rows": [
+                (problem["path"], problem["detail"], thumbnail_uris.get(problem["path"], ""))
+                for problem in problems
+                if problem["kind"] == kind
+            ],
+        }
+        for kind in sorted(counts, key=rank_problem_kind)
+    ]
 
 
-def rank_split(split: str) -> int:
-    return ["images", "train", "dev", "test"].index(split)
+def rank_problem_kind(kind: str) -> int:
+    """0 for the worst kind; unknown kinds come last."""
+    return PROBLEM_RANKS.get(kind, len(PROBLEM_RANKS))
+
+
+def summarize_check(check_facts: Mapping[str, Json]) -> str:
+    """How many images can be decoded, and how many problems of which kinds there are."""
+    class_count = format_counted_noun(len(get_class_counts(check_facts)), "class", "classes")
+    image_count = format_counted_noun(int(str(check_facts["images"])), "image")
+    summary = f"{image_count} of {class_count} can be decoded"
+    counts = Counter(problem["kind"] for problem in list_problems(check_facts))
+    if not counts:
+        return f"{summary}; no problems were found."
+    kinds = sorted(counts, key=rank_problem_kind)
+    kinds_text = ", ".join(f"{kind} ({counts[kind]})" for kind in kinds[:MAX_SUMMARY_KINDS])
+    other_count = len(kinds) - MAX_SUMMARY_KINDS
+    if other_count > 0:
+        kinds_text += f" and {format_counted_noun(other_count, 'more kind')}"
+    return f"{summary}; {format_counted_noun(counts.total(), 'problem')}: {kinds_text}."
+
+
+def list_splits(counts_by_class: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The splits that have images, in the order train, dev, test."""
+    splits = {split for counts in counts_by_class.values() for split in counts}
+    return sorted(splits, key=SPLIT_NAMES.index)
 
 
 def make_class_count_rows(
-    class_counts: Mapping[str, Json], thumbnail_uris: Mapping[str, str]
+    counts_by_class: Mapping[str, Mapping[str, int]], thumbnail_uris: Mapping[str, str]
 ) -> list[dict[str, object]]:
-    """Name, counts in each part, and a few pictures of each class."""
-    splits = list_splits(class_counts)
+    """Name, counts by split, and a few pictures of each class."""
+    splits = list_splits(counts_by_class)
     rows: list[dict[str, object]] = []
-    for name, split_counts in class_counts.items():
-        counts = (
-            [split_counts.get(part, 0) for part in splits] if isinstance(split_counts, dict) else []
+    for name, counts in counts_by_class.items():
+        pictures = [uri for path, uri in thumbnail_uris.items() if f"/{name}/" in f"/{path}"]
+        rows.append(
+            {
+                "name": name,
+                "counts": [f"{counts.get(split, 0):,}" for split in splits],
+                "pictures": pictures[:MAX_CLASS_PICTURES],
+            }
         )
-        pictures = [uri for path, uri in thumbnail_uris.items() if f"/{name}/" in f"/{path}"][:4]
-        rows.append({"name": name, "counts": [f"{n:,}" for n in counts], "pictures": pictures})
     return rows
 
 
 def describe_image_statistics(check_facts: Mapping[str, Json]) -> dict[str, str]:
+    """Range and median of width and height, and mean and standard deviation of each channel."""
     descriptions = {}
     for dimension in ("width", "height"):
-        if isinstance(values := check_facts[dimension], list) and values:
-            size_range = f"{values[0]:,} to {values[2]:,} pixels, half of them up to {values[1]:,}"
+        sizes = check_facts[dimension]
+        if isinstance(sizes, list) and sizes:
+            smallest, middle, largest = sizes
             descriptions[dimension.capitalize()] = (
-                size_range if values[0] != values[2] else f"{values[0]:,} pixels"
+                f"{smallest:,} pixels"
+                if smallest == largest
+                else f"{smallest:,} to {largest:,} pixels, median {middle:,}"
             )
-    for name, key in (("Mean", "mean"), ("Deviation", "std")):
-        if isinstance(values := check_facts[key], list):
-            descriptions[name] = ", ".join(
-                f"{value:.3f} {colour}"
-                for value, colour in zip(values, ("red", "green", "blue"), strict=True)
+    for heading, key in (("Mean", "mean"), ("Standard deviation", "std")):
+        values = check_facts[key]
+        if isinstance(values, list):
+            descriptions[heading] = ", ".join(
+                f"{channel} {value:.3f}"
+                for channel, value in zip(("red", "green", "blue"), values, strict=True)
             )
     return descriptions

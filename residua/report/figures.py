@@ -1,15 +1,14 @@
-"""How figures are drawn, as SVG text: their style, their inks, axes of errors, labels at the ends of lines, hover values.
+"""The style of all figures, their colors, error axes and tooltips, and their SVG.
 
-A figure is drawn once in fixed inks.  `inlined` names these by CSS variables, so that the page chooses them for light and
-dark; `standalone` puts the figure on white.
+matplotlib draws a figure in fixed colors.  `inline_svg` replaces these by CSS variables, so that a
+page can choose other colors on a dark screen; `add_white_background` makes a figure a file of its
+own.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
-from itertools import pairwise
-from math import asinh, log
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,11 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-DESKTOP_WIDTH, PHONE_WIDTH = 7.2, 3.9  # inches: for a desk, for a phone
+DESKTOP_WIDTH, PHONE_WIDTH = 7.2, 3.9
+"""Widths in inches of a figure for a wide screen and for a phone."""
 
 TEXT_COLOR, GRID_COLOR, MUTED_COLOR = "#101010", "#dcdcd8", "#6a6a68"
 BASE_COLORS = {TEXT_COLOR: "#e9e8e4", GRID_COLOR: "#34373c", MUTED_COLOR: "#9c9ea3"}
-"""Text, grid and axes, and the same on dark."""
+"""The colors of text, grid and axes, each with its color on a dark screen."""
 
 SERIES_COLORS = {
     "#c2410c": "#ff8f52",
@@ -31,35 +31,22 @@ SERIES_COLORS = {
     "#8a6500": "#e3b341",
     "#4c4f57": "#b4b7be",
 }
-"""An ink for each family in turn, and the same on dark; told apart by the colour-blind, and by marker."""
+"""The colors of the series in order, each with its color on a dark screen.
 
-SERIES_MARKERS = "osD^vPX"  # one more than inks, so that more lines than these are told apart too
-PERCENT_TICKS = (0, 1, 2, 5, 10, 20, 50, 100)  # percent
-FINE_PERCENT_TICKS = (
-    0,
-    0.5,
-    1,
-    1.5,
-    2,
-    3,
-    4,
-    5,
-    7,
-    10,
-    15,
-    20,
-    30,
-    40,
-    50,
-    70,
-    100,
-)  # where two or fewer of those would be seen
+Color-blind readers can tell them apart, and every series also has a marker of its own.
+"""
+
+SERIES_MARKERS = "osD^vPX"
+"""The markers of the series: one more than colors, so that 42 series differ in one or the other."""
+
+PERCENT_TICKS = (0, 1, 2, 5, 10, 20, 50, 100)
+FINE_PERCENT_TICKS = (0, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
+"""The ticks of an axis that would show two or fewer of `PERCENT_TICKS`."""
 
 FIGURE_STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": [
-        "DejaVu Sans"
-    ],  # comes with matplotlib, so that the layout is the same everywhere
+    # matplotlib ships this font, so the layout is the same on every machine
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -90,111 +77,49 @@ FIGURE_STYLE = {
 def set_error_axis(
     axes: "Axes", error_percents: Iterable[float], chance_percent: float = 0.0
 ) -> None:
-    """A percent axis that shows 0, 1 and 90 alike: linear below 1, logarithmic above; guessing is marked where errors near it."""
+    """Make the y axis show errors from 0 to 100 %: linear below 1 %, logarithmic above.
+
+    The axis covers `error_percents`.  If one of them exceeds half of `chance_percent`, the error
+    of guessing, a dotted line marks that too.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     error_percents = list(error_percents)
     near_chance = chance_percent > 0 and max(error_percents) > chance_percent / 2
     low, high = min(error_percents), max(*error_percents, chance_percent if near_chance else 1.0)
-    max_tick = 0.8 * chance_percent if near_chance else high * 1.12  # for ticks
+    max_tick = 0.8 * chance_percent if near_chance else high * 1.12
     low = low / 1.5 if low > 4 else 0
     axes.set_yscale("asinh", linear_width=1)
     axes.set_ylim(low, min(high * 1.3, 125))
-    ticks, fine_ticks = (
-        [tick for tick in some if low <= tick <= max_tick]
-        for some in (PERCENT_TICKS, FINE_PERCENT_TICKS)
-    )
-    axes.yaxis.set_major_locator(FixedLocator(ticks if len(ticks) > 2 else fine_ticks))
+    ticks: list[float] = [tick for tick in PERCENT_TICKS if low <= tick <= max_tick]
+    if len(ticks) <= 2:
+        ticks = [tick for tick in FINE_PERCENT_TICKS if low <= tick <= max_tick]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{error:g}"))
     if near_chance:
-        axes.axhline(chance_percent, color=MUTED_COLOR, lw=1, ls=(0, (1, 2)))
-        axes.annotate(
-            f"guessing, {chance_percent:.3g} %",
-            (0, chance_percent),
-            (2, 2),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=MUTED_COLOR,
-            fontsize=8.5,
-        )
+        mark_level(axes, chance_percent, f"guessing, {chance_percent:.3g} %")
 
 
-def label_line_ends(
-    axes: "Axes", line_ends: list[tuple[float, str, str, str]], font_size: float
-) -> None:
-    """Write each (percent, label, ink, marker) right of the axes, at its height or as near as leaves the others readable."""
-    axis_transform = log if axes.get_yscale() == "log" else asinh
-    bottom, top = (axis_transform(limit) for limit in axes.get_ylim())
-    figure_width, figure_height = axes.figure.get_figwidth(), axes.figure.get_figheight()  # type: ignore[union-attr]
-    axes_width_points, axes_height_points = (
-        72 * figure_width * axes.get_position().width,
-        72 * figure_height * axes.get_position().height,
-    )  # points
-    min_gap = (
-        1.25
-        * font_size
-        / axes_height_points
-        * max(label.count("\n") + 1 for _, label, _, _ in line_ends)
+def mark_level(axes: "Axes", height: float, label: str) -> None:
+    """Draw a dotted horizontal line at `height`, in data units, with a label at its left end."""
+    axes.axhline(height, color=MUTED_COLOR, lw=1, ls=(0, (1, 2)))
+    axes.annotate(
+        label,
+        (0, height),
+        (2, 2),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        color=MUTED_COLOR,
+        fontsize=8.5,
     )
-    heights = spread_labels(
-        [(axis_transform(error) - bottom) / (top - bottom) for error, *_ in line_ends], min_gap
-    )
-    for height, (_, label, color, marker) in zip(heights, line_ends, strict=True):
-        if marker:
-            axes.plot(
-                1 + 13 / axes_width_points,
-                height,
-                transform=axes.transAxes,
-                color=color,
-                marker=marker,
-                ms=5.5,
-                clip_on=False,
-            )
-        axes.annotate(
-            label,
-            (1, height),
-            (20 if marker else 9, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="center",
-            color=color,
-            fontsize=font_size,
-            annotation_clip=False,
-        )
-
-
-def spread_labels(heights: list[float], min_gap: float) -> list[float]:
-    """The heights, moved as little as leaves `gap` between any two; none ends above the axes, unless it was there."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    spread_heights = list(heights)
-    for _ in range(200):
-        for i, j in pairwise(order):
-            if (overlap := min_gap - (spread_heights[j] - spread_heights[i])) > 0:
-                spread_heights[i], spread_heights[j] = (
-                    spread_heights[i] - overlap / 2,
-                    spread_heights[j] + overlap / 2,
-                )
-    upper_limit = max(1.0, *heights)
-    for i in reversed(order):
-        spread_heights[i] = min(spread_heights[i], upper_limit)
-        upper_limit = spread_heights[i] - min_gap
-    return spread_heights
-
-
-def hide_crowded_labels(depths: list[int]) -> list[str]:
-    """A label for each tick, left out where it would touch the one before."""
-    labels = [str(depths[0])]
-    last_labelled = depths[0]
-    for depth in depths[1:]:
-        is_clear = depth / last_labelled > max((depths[-1] / depths[0]) ** 0.06, 1.03)
-        labels.append(str(depth) if is_clear else "")
-        last_labelled = depth if is_clear else last_labelled
-    return labels
 
 
 def add_tooltip(axes: "Axes", x: float, y: float, text: str) -> None:
-    """Words to be seen while the pointer rests near a point."""
+    """Show `text` while the pointer rests near a point given in data units.
+
+    An invisible marker carries the text in its id; `figure_to_svg` turns it into a `<title>`.
+    """
     axes.plot(
         [x],
         [y],
@@ -213,6 +138,7 @@ def add_tooltip(axes: "Axes", x: float, y: float, text: str) -> None:
 def make_legend_line(
     line_style: str, label: str, line_width: float = 1.5, marker: str = ""
 ) -> "Line2D":
+    """An entry for a legend; `line_style` "none" shows the marker alone."""
     from matplotlib.lines import Line2D
 
     return Line2D(
@@ -221,28 +147,38 @@ def make_legend_line(
 
 
 def pick_series_color(index: int) -> str:
+    """The color of the series with that index; colors repeat after the last."""
     return list(SERIES_COLORS)[index % len(SERIES_COLORS)]
 
 
 def pick_series_marker(index: int) -> str:
+    """The marker of the series with that index; markers repeat after the last."""
     return SERIES_MARKERS[index % len(SERIES_MARKERS)]
 
 
 def make_depth_colors(num_depths: int) -> dict[str, str]:
-    """An ink for each of `depths` depths, from warm to dark, and the same on dark."""
+    """A color for each depth, from warm to dark as depth grows, with its color on a dark screen."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
+    plasma = colormaps["plasma"]
     shares = [i / max(num_depths - 1, 1) for i in range(num_depths)]
     return {
-        to_hex(colormaps["plasma"](0.62 - 0.58 * x)): to_hex(colormaps["plasma"](0.93 - 0.46 * x))
-        for x in shares
+        to_hex(plasma(0.62 - 0.58 * share)): to_hex(plasma(0.93 - 0.46 * share)) for share in shares
     }
+
+
+def make_figure_colors(num_depths: int) -> dict[str, str]:
+    """Every color that a study's figures use, with its color on a dark screen."""
+    return BASE_COLORS | SERIES_COLORS | make_depth_colors(num_depths)
 
 
 @contextmanager
 def use_figure_style(id_salt: str) -> Iterator[None]:
-    """Our style, whatever the user's matplotlibrc says; `salt` fixes the ids of the SVG."""
+    """Draw in `FIGURE_STYLE`, whatever the user's matplotlibrc says.
+
+    `id_salt` determines the ids inside the SVG, so that the same figure always has the same bytes.
+    """
     from matplotlib import rc_context, rcdefaults, rcParams
 
     with rc_context():
@@ -252,14 +188,14 @@ def use_figure_style(id_salt: str) -> Iterator[None]:
 
 
 def make_blank_figure(width_inches: float, height_inches: float) -> "Figure":
-    """A figure in inches, drawn without a window or any state of pyplot's."""
+    """An empty figure, made without pyplot: it needs no display and leaves no global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_inches, height_inches))
 
 
 def figure_to_svg(figure: "Figure") -> str:
-    """The same bytes for the same figure: no date, and ids that depend on what they name."""
+    """The figure as SVG, with no date or random id: the same figure gives the same bytes."""
     text = StringIO()
     figure.savefig(
         text,
@@ -272,17 +208,16 @@ def figure_to_svg(figure: "Figure") -> str:
     )
     with_short_paths = re.sub(
         r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), with_tooltips
-    )  # to 1/100 point
+    )  # coordinates to 1/100 point
     return with_short_paths.replace("'DejaVu Sans', sans-serif", "system-ui, sans-serif")
 
 
-def make_figure_colors(num_depths: int) -> dict[str, str]:
-    """Every ink that the figures of `depths` depths are drawn in, and the same on dark."""
-    return BASE_COLORS | SERIES_COLORS | make_depth_colors(num_depths)
-
-
 def inline_svg(svg: str, id_prefix: str, title: str, colors: Iterable[str]) -> str:
-    """`svg` for use in a page: no XML prologue, ids that begin with `prefix`, each ink as a variable, e.g. `var(--c2410c)`."""
+    """The `<svg>` element for use inside a page.
+
+    The XML prologue goes, ids begin with `id_prefix` so that figures of one page do not clash, and
+    each of `colors` becomes a CSS variable: `#c2410c` becomes `var(--c2410c)`.
+    """
     body = svg[svg.index("<svg") :]
     opening_tag, rest = body.split(">", 1)
     view_box = opening_tag[opening_tag.index('viewBox="') :].split('"')[1]
@@ -290,24 +225,28 @@ def inline_svg(svg: str, id_prefix: str, title: str, colors: Iterable[str]) -> s
         rest = rest.replace(id_marker, f"{id_marker}{id_prefix}-")
     for color in colors:
         rest = rest.replace(color, f"var(--{color[1:]})")
-    return f'<svg class="{id_prefix.replace("-", " ")}" viewBox="{view_box}" role="img" aria-label="{title}">{rest}'
+    css_class = id_prefix.replace("-", " ")
+    return f'<svg class="{css_class}" viewBox="{view_box}" role="img" aria-label="{title}">{rest}'
 
 
 def inline_figures(
     figure_svgs: Mapping[str, Sequence[str]], titles: Mapping[str, str], colors: Iterable[str]
 ) -> dict[str, list[str]]:
-    """Each figure, drawn for a desk and for a phone, `inlined` under its title; a page's style shows the one that fits."""
+    """Each figure's (wide, narrow) SVG for use inside a page, by the figure's name.
+
+    The page's style shows the one of the two that fits the screen.
+    """
     colors = list(colors)
     return {
-        label: [
-            inline_svg(svg, f"{label}-{size}", titles[label], colors)
+        name: [
+            inline_svg(svg, f"{name}-{size}", titles[name], colors)
             for svg, size in zip(svgs, ("wide", "narrow"), strict=True)
         ]
-        for label, svgs in figure_svgs.items()
+        for name, svgs in figure_svgs.items()
     }
 
 
 def add_white_background(svg: str) -> str:
-    """`svg` as a file of its own, on white."""
+    """The SVG with a white background, for a file of its own."""
     start = svg.index(">", svg.index("<svg")) + 1
     return f'{svg[:start]}\n <rect width="100%" height="100%" fill="#ffffff"/>{svg[start:]}'

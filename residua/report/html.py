@@ -1,10 +1,20 @@
-"""HTML pages from templates: each is one self-contained file, with the style of `templates/base.html.j2`."""
+"""HTML pages from the templates in `templates/`.
+
+Each page is one self-contained file: style and figures are inside, and nothing is fetched.
+`templates/base.html.j2` holds the style that all pages share.
+"""
 
 from pathlib import Path
 
+REPORT_PAGE = "report.html"
+"""The file name of every report in its folder."""
+
 
 def render_template(template: str, **values: object) -> str:
-    """A page of `templates/`, as text; what it is given is escaped, unless the template says `safe`."""
+    """The HTML of a file in `templates/`; values are escaped unless the template says `safe`.
+
+    A value that the template uses but does not get raises jinja2.UndefinedError.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

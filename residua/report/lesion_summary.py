@@ -1,6 +1,6 @@
-"""What a lesion study's numbers say, in plain words and in lines for a terminal."""
+"""The results of a lesion study in sentences, and as a table for the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from math import sqrt
 from statistics import median
@@ -9,181 +9,181 @@ from textwrap import fill
 from residua.config.lesion_results import (
     LesionStudyResult,
     NetworkLesionResult,
+    UnitDeletionResult,
     central_length_range,
     share_of_paths_by_length,
 )
+from residua.report.format import (
+    NO_BREAK_SPACE,
+    format_counted_noun,
+    format_percent_number,
+    format_percent_number_with_sd,
+    format_percent_with_sd,
+    join_with_and,
+)
 
-SMALL_RISE = 0.01  # a rise that hardly counts: our choice, one point
+SMALL_RISE = 0.01  # our choice: a deletion that costs at most one point counts as harmless
 SUMMARY_WIDTH = 100  # columns of a terminal
-NONBREAKING_SPACE = "\N{NO-BREAK SPACE}"
 
 
-def describe_lesion_study(lesion_study: LesionStudyResult) -> list[str]:
-    """A sentence or two a line: first what the loss of one unit costs, then each net, then how sure that is."""
-    median_errors = ", ".join(
-        describe_median_error(net, i == 0) for i, net in enumerate(lesion_study.nets)
-    )
-    net_findings = [
-        f"{net.label}: {finding}"
-        for net in lesion_study.nets
-        for finding in describe_net_findings(net)
+def describe_lesion_study(study: LesionStudyResult) -> list[str]:
+    """The answer, the findings of each net as `label: finding`, and the standard error."""
+    findings = [
+        f"{net.label}: {finding}" for net in study.nets for finding in describe_net_findings(net)
     ]
-    first_error = lesion_study.nets[0].error
+    first_error = study.nets[0].error
+    standard_error = sqrt(first_error * (1 - first_error) / study.images)
     return [
-        f"Without one of its units, {median_errors}.",
-        *net_findings,
-        f"An error of {format_percent_number(first_error)} % of {lesion_study.images:,} images has a standard error of "
-        f"{format_percent_number(sqrt(first_error * (1 - first_error) / lesion_study.images))} points.",
+        f"Removing one unit leaves {describe_median_errors(study.nets)}.",
+        *findings,
+        f"An error of {format_percent_number(first_error)} % on {study.images:,} images "
+        f"has a standard error of {format_percent_number(standard_error)} points.",
     ]
 
 
-def describe_median_error(net: NetworkLesionResult, is_first: bool) -> str:
-    wrong, of_what = ("is wrong about", " of the images") if is_first else ("about", "")
-    return f"{net.label} {wrong} {format_percent_number(net.median_deletion_error)} %{of_what} in the median ({format_percent_number(net.error)} % whole)"
+def describe_median_errors(nets: Sequence[NetworkLesionResult]) -> str:
+    """The median error of each net after the deletion of one unit, and its error when intact."""
+    first_net, *other_nets = nets
+    return join_with_and(
+        [
+            f"{first_net.label} at a median error of {format_deletion_and_intact_error(first_net)}",
+            *(f"{net.label} at {format_deletion_and_intact_error(net)}" for net in other_nets),
+        ]
+    )
+
+
+def format_deletion_and_intact_error(net: NetworkLesionResult) -> str:
+    """`13.5 % (intact 11.6 %)`."""
+    deletion_error = format_percent_number(net.median_deletion_error)
+    return f"{deletion_error} % (intact {format_percent_number(net.error)} %)"
 
 
 def describe_net_findings(net: NetworkLesionResult) -> list[str]:
-    """Of single deletions, deletions at random, swaps, paths, where there are any."""
-    deletion_text = " ".join(
-        filter(
-            None,
-            (
-                describe_single_deletions(net),
-                describe_shape_changing_units(net),
-                describe_undeletable_units(net),
-            ),
-        )
-    )
-    several_deleted = [
-        f"{format_error_with_sd(many.error, many.error_sd)} without {many.deleted}"
-        for many in net.thinned
-        if many.deleted in (2, 4, 8)
+    """One finding each for single deletions, random deletions, swaps and paths, if measured."""
+    single_deletions = [
+        describe_single_deletions(net),
+        describe_shape_changing_units(net),
+        describe_undeletable_units(net),
     ]
-    swap_texts = [
-        f"{format_error_with_sd(many.error, many.error_sd)} after {format_counted_noun(many.swaps, 'swap')} (tau {many.tau:.2f})"
-        for many in net.swapped
-        if many.swaps in (1, 4)
+    findings = [
+        " ".join(sentence for sentence in single_deletions if sentence),
+        describe_random_deletions(net),
+        describe_random_swaps(net),
+        describe_gradient_paths(net),
     ]
-    return [
-        deletion_text,
-        *(
-            [f"with several units deleted at random, {', '.join(several_deleted)}."]
-            if several_deleted
-            else []
-        ),
-        *([f"with units in each other's places, {', '.join(swap_texts)}."] if swap_texts else []),
-        *([describe_gradient_paths(net)] if net.paths else []),
-    ]
+    return [finding for finding in findings if finding]
 
 
 def describe_single_deletions(net: NetworkLesionResult) -> str:
-    harmless_count, worst_deletion = (
-        sum(error - net.error <= SMALL_RISE + 1e-9 for error in net.deletion_errors),
-        net.worst_deletion,
+    """How many single deletions are harmless, and the worst one."""
+    rounding_error = 1e-9
+    harmless_count = sum(
+        error - net.error <= SMALL_RISE + rounding_error for error in net.deletion_errors
     )
-    cost = "costs" if harmless_count == 1 else "cost"
+    worst = net.worst_deletion
     return (
-        f"{harmless_count} of {format_counted_noun(len(net.deletion_errors), 'deletion')} {cost} at most one point; "
-        f"the worst, of {worst_deletion.name}, leaves {format_percent_number(worst_deletion.error or 0)} %."
+        f"{harmless_count} of {format_counted_noun(len(net.deletion_errors), 'single deletion')} "
+        f"{'raises' if harmless_count == 1 else 'raise'} the error by at most one point; "
+        f"the worst, {worst.name}, raises it to {format_percent_number(worst.error)} %."
     )
 
 
 def describe_shape_changing_units(net: NetworkLesionResult) -> str:
-    shape_change_errors = get_shape_changing_errors(net)
-    return (
-        f"Without a unit that changes the shape: {format_percent_number(median(shape_change_errors))} % in the median."
-        if shape_change_errors
-        else ""
-    )
+    errors = get_shape_changing_errors(net)
+    if not errors:
+        return ""
+    median_error = format_percent_number(median(errors))
+    return f"Without a shape-changing unit the median error is {median_error} %."
 
 
 def describe_undeletable_units(net: NetworkLesionResult) -> str:
     count = len(net.units) - len(net.deletion_errors)
     if not count:
         return ""
-    change, them = ("change", "them") if count > 1 else ("changes", "it")
-    return f"{format_counted_noun(count, 'unit')} {change} the shape, and nothing can stand in for {them}."
+    subject = format_counted_noun(count, "unit")
+    return (
+        f"{subject} {'changes' if count == 1 else 'change'} the shape "
+        "and cannot be deleted, as the net has no shortcuts."
+    )
+
+
+def describe_random_deletions(net: NetworkLesionResult) -> str:
+    errors = [
+        f"{format_percent_with_sd(deletion.error, deletion.error_sd)} without {deletion.deleted}"
+        for deletion in net.thinned
+        if deletion.deleted in (2, 4, 8)
+    ]
+    return f"with random units deleted, the error is {join_with_and(errors)}." if errors else ""
+
+
+def describe_random_swaps(net: NetworkLesionResult) -> str:
+    """The errors after 1 and 4 swaps; tau is Kendall's, 1 for the true order of units."""
+    errors = [
+        f"{format_percent_with_sd(swap.error, swap.error_sd)} "
+        f"after {format_counted_noun(swap.swaps, 'swap')} (tau {swap.tau:.2f})"
+        for swap in net.swapped
+        if swap.swaps in (1, 4)
+    ]
+    return f"with random units swapped, the error is {join_with_and(errors)}." if errors else ""
 
 
 def describe_gradient_paths(net: NetworkLesionResult) -> str:
-    (low, high), num_units = central_length_range(net.paths), len(net.units)
-    path_percent = 100 * sum(share_of_paths_by_length(num_units)[low : high + 1])
-    of_all = f"{path_percent:.0f}" if path_percent >= 10 else f"{path_percent:.2g}"
+    """The lengths of the paths that carry 90 % of the gradient; empty for a plain net."""
+    if not net.paths:
+        return ""
+    (low, high), unit_count = central_length_range(net.paths), len(net.units)
+    path_percent = 100 * sum(share_of_paths_by_length(unit_count)[low : high + 1])
+    path_text = f"{path_percent:.0f}" if path_percent >= 10 else f"{path_percent:.2g}"
     return (
-        f"nine tenths of the gradient come by paths through {low} to {high} of the {num_units} units; "
-        f"{of_all} % of all paths are of these lengths."
+        f"90 % of the gradient comes through paths of {low} to {high} of the {unit_count} units; "
+        f"{path_text} % of all paths have these lengths."
     )
 
 
 def get_shape_changing_errors(net: NetworkLesionResult) -> list[float]:
-    """The errors without each of the units that change the shape."""
+    """The error without each of the units that change the shape and can be deleted."""
     return [unit.error for unit in net.units if unit.changes_shape and unit.error is not None]
 
 
-def format_lesion_for_terminal(lesion_study: LesionStudyResult) -> list[str]:
-    """For a terminal: the errors in percent without each unit, stage by stage, after random choices, and the verdict."""
-    output_lines = [
-        f"{lesion_study.images:,} {lesion_study.split} images of {lesion_study.dataset}; errors in percent, * where a unit changes the shape"
+def format_lesion_for_terminal(study: LesionStudyResult) -> list[str]:
+    """Lines for the terminal: errors in percent after each deletion and swap, and the sentences."""
+    lines = [
+        f"{study.images:,} {study.split} images of {study.dataset}; "
+        "errors in percent, * marks units that change the shape"
     ]
-    for net in lesion_study.nets:
-        output_lines += [
-            "",
-            f"{net.label}: {format_percent_number(net.error)} whole; without one unit:",
-        ]
-        for stage, units in groupby(net.units, key=lambda unit: unit.stage):
-            cells = [
-                ("–" if u.error is None else format_percent_number(u.error))
-                + ("*" if u.changes_shape else "")
-                for u in units
-            ]
-            output_lines.append(wrap_labelled_text(f"stage{stage}", " ".join(cells)))
-        output_lines.append(
-            wrap_labelled_text(
-                "deleted",
-                format_error_series(
-                    (many.deleted, many.error, many.error_sd) for many in net.thinned
-                ),
-            )
-        )
-        if net.swapped:
-            output_lines.append(
-                wrap_labelled_text(
-                    "swaps",
-                    format_error_series(
-                        (many.swaps, many.error, many.error_sd) for many in net.swapped
-                    ),
-                )
-            )
-    return [*output_lines, "", *describe_lesion_study(lesion_study)]
+    for net in study.nets:
+        lines += ["", *format_net_errors(net)]
+    return [*lines, "", *describe_lesion_study(study)]
+
+
+def format_net_errors(net: NetworkLesionResult) -> list[str]:
+    """The errors of one net: without each unit, by stage, then after random deletions and swaps."""
+    lines = [f"{net.label}: intact {format_percent_number(net.error)}; without one unit:"]
+    for stage, units in groupby(net.units, key=lambda unit: unit.stage):
+        lines.append(wrap_labelled_text(f"stage{stage}", " ".join(map(format_unit_error, units))))
+    deletions = ((many.deleted, many.error, many.error_sd) for many in net.thinned)
+    lines.append(wrap_labelled_text("deleted", format_error_series(deletions)))
+    if net.swapped:
+        swaps = ((many.swaps, many.error, many.error_sd) for many in net.swapped)
+        lines.append(wrap_labelled_text("swaps", format_error_series(swaps)))
+    return lines
+
+
+def format_unit_error(unit: UnitDeletionResult) -> str:
+    """`7.0`, `7.0*` for a unit that changes the shape, `–*` for one that cannot be deleted."""
+    return format_percent_number(unit.error) + ("*" if unit.changes_shape else "")
 
 
 def format_error_series(counts_and_errors: Iterable[tuple[int, float, float | None]]) -> str:
-    unbroken_texts = (
-        f"{count}: {format_error_with_sd(error, sd)}".removesuffix(" %").replace(
-            " ", NONBREAKING_SPACE
-        )
+    """`1: 9.0 ± 1.2, 2: ...` from (count, error, sd); spaces inside an entry do not break."""
+    entries = (
+        f"{count}: {format_percent_number_with_sd(error, sd)}"
         for count, error, sd in counts_and_errors
     )
-    return ", ".join(unbroken_texts)
+    return ", ".join(entry.replace(" ", NO_BREAK_SPACE) for entry in entries)
 
 
 def wrap_labelled_text(label: str, text: str) -> str:
-    return fill(
-        text, SUMMARY_WIDTH, initial_indent=f"  {label:9}", subsequent_indent=" " * 11
-    ).replace(NONBREAKING_SPACE, " ")
-
-
-def format_error_with_sd(error: float, sd: float | None) -> str:
-    """`17.3 ± 2.1 %`."""
-    return format_percent_number(error) + (
-        f" ± {format_percent_number(sd)} %" if sd is not None else " %"
-    )
-
-
-def format_percent_number(error: float) -> str:
-    """In percent, without the sign."""
-    return f"{100 * error:.1f}"
-
-
-def format_counted_noun(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' if count != 1 else ''}"
+    """The text as lines of the terminal's width, indented behind a label."""
+    lines = fill(text, SUMMARY_WIDTH, initial_indent=f"  {label:9}", subsequent_indent=" " * 11)
+    return lines.replace(NO_BREAK_SPACE, " ")

@@ -1,68 +1,69 @@
-"""How a study was measured, in words: data, arms, training, machine, versions, and what its errors are."""
+"""How a study was measured, in words: data, arms, training, machine, versions and errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from residua.config.augmentation import Augmentation
 from residua.config.dataset import DATASETS
-from residua.config.recipe import (
-    AdamW,
-    Augmentation,
-    Muon,
-    OneCycle,
-    Optimiser,
-    Recipe,
-    RmsProp,
-    Sgd,
-)
+from residua.config.recipe import Recipe
+from residua.config.schedules import OneCycle, Schedule
 from residua.config.serialize import Json, from_json
 from residua.errors import ResiduaError
-from residua.report.runs import FinishedRun, StudyRuns
-from residua.report.significance import capitalize_first, join_with_and
+from residua.report.format import (
+    capitalize_first,
+    format_counted_noun,
+    format_exact_percent,
+    join_with_and,
+)
+from residua.report.recorded_run import FinishedRun
+from residua.report.runs import StudyRuns
 
 VERDICT_RULE = (
-    "A training error that rises with depth is a failure to optimise, and so is a start that gets slower with depth; a training "
-    "error that does not, beside a larger gap to the test error, is over-fitting. Both can be true."
+    "A training error that rises with depth is a failure to optimise, and so is learning that "
+    "starts later with depth. A larger gap between test and training error, without a rise of "
+    "training error, is over-fitting. Both can be true."
 )
 
 
 def describe_method(study_runs: StudyRuns) -> dict[str, str]:
-    """Each part's words; empty where there is nothing to say."""
+    """The text of each part of the method by its heading; empty if there is nothing to say."""
     finished_runs = study_runs.finished
-    descriptions = {
+    machines = dict.fromkeys(describe_recorded_machine(run.environment) for run in finished_runs)
+    versions = dict.fromkeys(describe_recorded_versions(run.environment) for run in finished_runs)
+    has_several_depths = len({run.depth for run in finished_runs}) > 1
+    return {
         "Data": describe_run_dataset(finished_runs[0]),
         "Compared": describe_labelled_arms(study_runs),
         "Training": describe_training_recipe(study_runs),
-    }
-    machines = dict.fromkeys(describe_recorded_machine(run.environment) for run in finished_runs)
-    versions = dict.fromkeys(describe_recorded_versions(run.environment) for run in finished_runs)
-    descriptions |= {
         "Machine": "; ".join(filter(None, machines)),
         "Versions": "; ".join(filter(None, versions)),
-    }
-    return descriptions | {
         "Errors": describe_error_measurement(finished_runs),
-        "Rule": VERDICT_RULE if len({run.depth for run in finished_runs}) > 1 else "",
+        "Rule": VERDICT_RULE if has_several_depths else "",
     }
 
 
 def describe_run_dataset(run: FinishedRun) -> str:
+    """The data set, its classes and images, and the files that were skipped."""
     text = f"{capitalize_first(format_dataset_name(run.dataset))}, {run.num_classes} classes"
     if dataset := DATASETS.get(run.dataset):
         channels, height, width = dataset.input
-        text += f", images of {height} × {width} pixels in {channels} channel{'s' if channels > 1 else ''}"
-        text += f"; {dataset.num_dev_images:,} training images are held out as the dev split"
+        text += (
+            f", images of {height} × {width} pixels in {format_counted_noun(channels, 'channel')}; "
+            f"{dataset.num_dev_images:,} training images are held out as the dev split"
+        )
     if isinstance(skipped := run.environment.get("left_out"), list):
-        text += f"; {len(skipped):,} file{'s' * (len(skipped) != 1)} or classes of it could not be used as they are: run.json names them"
+        problem_count = format_counted_noun(len(skipped), "file or class", "files or classes")
+        text += f"; {problem_count} could not be used as they are and are listed in run.json"
     return f"{text}."
 
 
 def format_dataset_name(dataset: str) -> str:
-    """A data set's name: of a folder of photographs without the way there."""
+    """A data set's name; of a folder of photos, its last path component."""
     return dataset if dataset in DATASETS else Path(dataset).name
 
 
 def describe_labelled_arms(study_runs: StudyRuns) -> str:
-    """What labels stand for; families need no explanation."""
+    """The family and the changes behind each label; arms named after their family need no entry."""
     arms = study_runs.study.arms if study_runs.study else ()
     finished_arms = {run.arm for run in study_runs.finished}
     arm_texts = [
@@ -74,120 +75,132 @@ def describe_labelled_arms(study_runs: StudyRuns) -> str:
 
 
 def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
+    """What an error is, and how the training error was measured."""
     text = (
-        "The share of images whose most probable class is wrong. Those of the table are measured once, after the last step, "
-        "without augmentation; nothing was chosen by the test images."
+        "An error is the share of images whose most probable class is wrong. The table's errors "
+        "are measured once, after the last step, without augmentation. The test images were used "
+        "for no choice."
     )
-    recalibrated_count = sum(run.result.train_error_reestimated is not None for run in runs)
-    if not recalibrated_count:
+    reestimated_count = sum(run.result.train_error_reestimated is not None for run in runs)
+    if not reestimated_count:
         return text
-    which_runs = (
-        ""
-        if recalibrated_count == len(runs)
-        else f" of {recalibrated_count} of the {len(runs)} runs"
-    )
+    which_runs = ""
+    if reestimated_count < len(runs):
+        which_runs = f" of {reestimated_count} of the {len(runs)} runs"
     return (
-        f"{text} For the training error{which_runs}, BN's statistics are re-estimated by the final weights over up to 5,000 training "
-        "images: running averages lag behind, in the deepest nets by much."
+        f"{text} For the training error{which_runs}, the BN statistics are re-estimated with the "
+        "final weights over up to 5,000 training images: running averages lag behind, most of all "
+        "in the deepest nets."
     )
 
 
 def describe_training_recipe(study_runs: StudyRuns) -> str:
-    """The recipe that the arms have in common; what an arm changes in it is said with the arm."""
+    """The recipe that all arms share; an arm's changes of it are described with the arm."""
     finished_runs = study_runs.finished
     first_run = finished_runs[0]
     steps = join_with_and([f"{n:,}" for n in sorted({run.result.steps for run in finished_runs})])
     try:
-        recipe = (
-            study_runs.study.recipe if study_runs.study else from_json(Recipe, first_run.recipe)
-        )
-    except ResiduaError:  # written by another version
+        study = study_runs.study
+        recipe = study.recipe if study else from_json(Recipe, first_run.recipe)
+    except ResiduaError:  # written by another version, in a form that this one cannot read
         return f"Recipe {first_run.recipe.get('name', 'without a name')}, {steps} steps."
-    schedule, bn_splits, smoothing = recipe.schedule, recipe.bn_splits, recipe.smoothing
-    text = f"Recipe {recipe.name}: {steps} steps"
-    text += f" ({recipe.epochs:g} epochs)" if recipe.epochs else ""
-    text += f" of {recipe.batch_size} images; {describe_optimiser(recipe.optimiser)}; "
-    if isinstance(schedule, OneCycle):
-        text += f"the learning rate rises to {schedule.lr:g} over the first {100 * schedule.rise:g} % of steps, then falls along a cosine; "
-    else:
-        drop_points = join_with_and([f"{100 * share:g} %" for share in schedule.at])
-        text += f"the learning rate is {schedule.lr:g}" + (
-            f", times {schedule.factor:g} after {drop_points} of steps; " if schedule.at else "; "
-        )
-    if recipe.warmup and any(run.depth >= recipe.warmup.from_depth for run in finished_runs):
-        warmup = recipe.warmup
-        text += f"{warmup.lr:g} for the first {warmup.steps:,} steps from {warmup.from_depth} layers on; "
-    text += f"labels are smoothed by {smoothing:g}; " if smoothing else ""
-    text += f"BN takes its statistics over 1/{bn_splits} of a batch; " if bn_splits > 1 else ""
+    epochs = f" ({recipe.epochs:g} epochs)" if recipe.epochs else ""
     dataset = DATASETS.get(first_run.dataset)
-    text += "classes are shown equally often; " if recipe.balance else ""
-    text += "all below the last layer is held still; " if recipe.freeze else ""
-    text += (
-        f"all below the last layer is trained at {recipe.body_lr:g} of that rate; "
-        if recipe.body_lr != 1
-        else ""
-    )
-    return f"{text}{describe_augmentation(recipe.augment, dataset is None or dataset.flip_keeps_class)}."
+    flips_allowed = dataset is None or dataset.flip_keeps_class
+    parts = [
+        f"Recipe {recipe.name}: {steps} steps{epochs} of {recipe.batch_size} images",
+        recipe.optimiser.description,
+        describe_schedule(recipe.schedule),
+        *list_recipe_settings(recipe, max_depth=max(run.depth for run in finished_runs)),
+        describe_augmentation(recipe.augment, flips_allowed),
+    ]
+    return "; ".join(parts) + "."
+
+
+def describe_schedule(schedule: Schedule) -> str:
+    """The learning rate over a run."""
+    if isinstance(schedule, OneCycle):
+        return (
+            f"the learning rate rises to {schedule.lr:g} over the first "
+            f"{format_exact_percent(schedule.rise)} of steps, then falls along a cosine"
+        )
+    text = f"the learning rate is {schedule.lr:g}"
+    if schedule.at:
+        drop_points = join_with_and([format_exact_percent(share) for share in schedule.at])
+        text += f", times {schedule.factor:g} after {drop_points} of steps"
+    return text
+
+
+def list_recipe_settings(recipe: Recipe, max_depth: int) -> list[str]:
+    """The settings that differ from plain training, one text each."""
+    settings = []
+    warmup = recipe.warmup
+    if warmup and max_depth >= warmup.from_depth:
+        settings.append(
+            f"the learning rate is {warmup.lr:g} for the first {warmup.steps:,} steps "
+            f"from {warmup.from_depth} layers on"
+        )
+    if recipe.smoothing:
+        settings.append(f"labels are smoothed by {recipe.smoothing:g}")
+    if recipe.bn_splits > 1:
+        settings.append(f"BN takes its statistics over 1/{recipe.bn_splits} of a batch")
+    if recipe.balance:
+        settings.append("all classes are drawn equally often")
+    if recipe.freeze:
+        settings.append("only the last layer is trained")
+    if recipe.body_lr != 1:
+        settings.append(
+            f"everything below the last layer is trained at {recipe.body_lr:g} of that rate"
+        )
+    return settings
 
 
 def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
-    """What is done to images, of a data set whose classes a mirror does or does not change."""
-    text = f"images are shifted by up to {augment.pad} pixel{'s' if augment.pad != 1 else ''}"
+    """The random changes of training images.
+
+    `flips_allowed` is False for data whose classes a mirror changes, such as digits.
+    """
+    text = f"images are shifted by up to {format_counted_noun(augment.pad, 'pixel')}"
     if augment.area < 1:
-        text = f"images are parts of {100 * augment.area:g} % or more of a photograph, brought to one size"
-    text += ", mirrored at random" if augment.flip and flips_allowed else ""
-    text += f", and a square of {augment.cut} pixels is cut out" if augment.cut else ""
-    text += (
-        f"; brightness, contrast and saturation change by up to {100 * augment.colour:g} %"
-        if augment.colour
-        else ""
-    )
-    text += (
-        "; each is changed in one of fourteen ways, by one of 31 strengths (TrivialAugment)"
-        if augment.trivial
-        else ""
-    )
+        text = (
+            f"images are crops of {format_exact_percent(augment.area)} or more of a photo, "
+            "resized to one size"
+        )
+    if augment.flip and flips_allowed:
+        text += ", mirrored at random"
+    if augment.cut:
+        text += f", and a square of {augment.cut} pixels is cut out"
+    if augment.colour:
+        max_change = format_exact_percent(augment.colour)
+        text += f"; brightness, contrast and saturation change by up to {max_change}"
+    if augment.trivial:
+        text += "; each is changed in one of fourteen ways, by one of 31 strengths (TrivialAugment)"
+    text += "".join(f"; {transform.description}" for transform in augment.extra)
     mixing_texts = [
-        f"{100 * share:g} % {how}"
-        for share, how in ((augment.mixup, "blended"), (augment.cutmix, "boxes"))
-        if share
+        f"{format_exact_percent(probability)} {method}"
+        for probability, method in (
+            (augment.mixup, "blended (mixup)"),
+            (augment.cutmix, "with a box of another image (CutMix)"),
+        )
+        if probability
     ]
-    return text + (
-        f"; samples are mixed with others: {' and '.join(mixing_texts)}" if mixing_texts else ""
-    )
-
-
-def describe_optimiser(optimiser: Optimiser) -> str:
-    decay_text = f"weight decay {optimiser.weight_decay:g}"
-    match optimiser:
-        case AdamW(beta1, beta2):
-            return f"AdamW with betas {beta1:g} and {beta2:g} and {decay_text}"
-        case RmsProp(smoothing, momentum):
-            return f"RMSprop with smoothing {smoothing:g}, momentum {momentum:g} and {decay_text}"
-        case Muon(momentum):
-            return f"Muon with momentum {momentum:g} and {decay_text} for the weights of the units"
-        case Sgd(momentum):
-            nesterov = "Nesterov's " if optimiser.nesterov else ""
-            return (
-                f"SGD with {nesterov}momentum {momentum:g} and {decay_text}"
-                if momentum
-                else f"SGD without momentum, {decay_text}"
-            )
+    if mixing_texts:
+        text += f"; samples are mixed with others: {join_with_and(mixing_texts)}"
+    return text
 
 
 def describe_recorded_machine(environment: dict[str, Json]) -> str:
+    """Device, CPU threads and precision, as far as a record states them."""
     threads = environment.get("threads")
-    machine_facts = [
-        environment.get("device"),
-        threads and f"{threads} thread{'s' if threads != 1 else ''}",
-        environment.get("precision"),
-    ]
-    return ", ".join(str(word) for word in machine_facts if word)
+    thread_text = format_counted_noun(threads, "thread") if isinstance(threads, int) else None
+    machine_facts = [environment.get("device"), thread_text, environment.get("precision")]
+    return ", ".join(str(fact) for fact in machine_facts if fact)
 
 
 def describe_recorded_versions(environment: dict[str, Json]) -> str:
+    """The versions of the programs that ran, as far as a record states them."""
     return ", ".join(
-        f"{part} {environment[part]}"
-        for part in ("residua", "torch", "python")
-        if part in environment
+        f"{program} {environment[program]}"
+        for program in ("residua", "torch", "python")
+        if program in environment
     )

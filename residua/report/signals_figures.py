@@ -1,8 +1,12 @@
-"""The figures of a network's signals: panels one above the other over its units, measured values and the null model's."""
+"""The figures of a network's signals, as SVG text.
+
+Each figure has panels one above the other, whose horizontal axis is the unit.  A panel shows the
+measured values of one signal, and dashed those that the random-walk model predicts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 from residua.report.figures import (
@@ -14,25 +18,26 @@ from residua.report.figures import (
     make_blank_figure,
     use_figure_style,
 )
+from residua.report.signals_record import SignalsRecord, SignalValues
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-PANEL_LEFT_INCHES, PANEL_RIGHT_INCHES = 0.62, 0.12  # inches beside the panels
+PANEL_LEFT_INCHES, PANEL_RIGHT_INCHES = 0.62, 0.12  # margins left and right of the panels
 MEASURED_COLOR, PREDICTED_COLOR = list(SERIES_COLORS)[:2]
+PREDICTED_DASHES = (0, (3, 1.6))
 SIGNALS_COLORS = BASE_COLORS | {
-    ink: SERIES_COLORS[ink] for ink in (MEASURED_COLOR, PREDICTED_COLOR)
+    color: SERIES_COLORS[color] for color in (MEASURED_COLOR, PREDICTED_COLOR)
 }
-LOG_SCALE_RATIO = 100  # of positive values: from here on they are drawn on a logarithmic axis
-MAX_MARKED_UNITS = 60  # units that get a marker each
-
-SignalValues = Sequence[float | None]
+LOG_SCALE_RATIO = 100  # largest to smallest positive value from which an axis is logarithmic
+MAX_MARKED_UNITS = 60  # in a wide figure; with more units the lines have no markers
 
 
 @dataclass(frozen=True, slots=True)
 class SignalPanel:
-    """What is drawn of one signal."""
+    """Which signal a panel shows, and how."""
 
     signal: str
     title: str
@@ -42,12 +47,12 @@ class SignalPanel:
 
 SIGNALS_FIGURES: dict[str, tuple[SignalPanel, ...]] = {
     "path": (
-        SignalPanel("clip_fraction", "sums cut by the unit's ReLU (%)", is_percent=True),
-        SignalPanel("survival", "paths that survive the stage so far (%)", is_percent=True),
+        SignalPanel("clip_fraction", "values zeroed by the unit's final ReLU (%)", is_percent=True),
+        SignalPanel("survival", "identity paths unclipped so far (%)", is_percent=True),
     ),
     "branch": (
-        SignalPanel("response_std", "standard deviation of the branch's response"),
-        SignalPanel("residual_ratio", "size of the branch beside the shortcut, |F| / |x|"),
+        SignalPanel("response_std", "standard deviation of the branch's output F"),
+        SignalPanel("residual_ratio", "branch relative to shortcut, |F| / |x|"),
     ),
     "gradients": (
         SignalPanel("gradient_norm", "gradient norm of the unit's weights", log_scale=True),
@@ -60,72 +65,28 @@ SIGNALS_FIGURES: dict[str, tuple[SignalPanel, ...]] = {
         SignalPanel("variance", "variance of x"),
     ),
     "agreement": (
-        SignalPanel("gradient_cosine", "cosine of dL/dx and that at the stage's end"),
-        SignalPanel("gradient_correlation", "cosine of dL/dx between two images"),
+        SignalPanel("gradient_cosine", "cosine of dL/dx with that at the stage's end"),
+        SignalPanel("gradient_correlation", "mean cosine of dL/dx between two images"),
     ),
 }
+"""The panels of each figure, by the figure's file name."""
 
 
 def render_signals_figure(
-    panels: Sequence[SignalPanel],
-    measured: dict[str, SignalValues],
-    predicted: dict[str, SignalValues],
-    unit_stages: list[int],
-    width: float,
+    panels: Sequence[SignalPanel], signals: SignalsRecord, width: float
 ) -> str:
-    """SVG `width` inches wide; `stages` is each unit's."""
-    predicted_panels = [
-        panel
-        for panel in panels
-        if any(value is not None for value in predicted.get(panel.signal, ()))
-    ]
+    """The figure as SVG text; `width` in inches."""
+    has_prediction = any(is_predicted(signals, panel.signal) for panel in panels)
     with use_figure_style(f"{panels[0].signal} {width}"):
-        height, top = 1.62 * len(panels) + 0.85, 0.68 if predicted_panels else 0.4
-        figure = make_blank_figure(width, height)
-        grid = figure.add_gridspec(
-            len(panels),
-            1,
-            left=PANEL_LEFT_INCHES / width,
-            right=1 - PANEL_RIGHT_INCHES / width,
-            hspace=0.42,
-            bottom=0.45 / height,
-            top=1 - top / height,
+        figure, panel_axes = make_stacked_panels(
+            len(panels), width, 0.68 if has_prediction else 0.4
         )
-        for i, panel in enumerate(panels):
-            axes = figure.add_subplot(grid[i])
-            axes.set_title(panel.title, loc="left", fontsize=9.5, pad=5)
-            axes.set_xlim(0.5, len(unit_stages) + 0.5)
-            factor = 100 if panel.is_percent else 1
-            lines = [scale_none_to_nan(measured[panel.signal], factor)]
-            lines += (
-                [scale_none_to_nan(predicted[panel.signal], factor)]
-                if panel in predicted_panels
-                else []
-            )
-            set_signal_axis(axes, panel, lines)
-            for values, color, style in zip(
-                lines, (MEASURED_COLOR, PREDICTED_COLOR), ("-", (0, (3, 1.6))), strict=False
-            ):
-                show_markers = (
-                    len(unit_stages) <= MAX_MARKED_UNITS * width / DESKTOP_WIDTH
-                    and color == MEASURED_COLOR
-                )
-                for stage in dict.fromkeys(unit_stages):  # a walk begins anew in each
-                    stage_units = [i for i, other in enumerate(unit_stages) if other == stage]
-                    axes.plot(
-                        [i + 1 for i in stage_units],
-                        [values[i] for i in stage_units],
-                        color=color,
-                        ls=style,
-                        lw=1.3,
-                        marker="o" if show_markers else "",
-                        ms=3.2,
-                        zorder=3 if color == PREDICTED_COLOR else 2,
-                    )
-            mark_stage_starts(axes, unit_stages, show_names=i == 0)
-            axes.tick_params(labelbottom=i == len(panels) - 1)
-            axes.set_xlabel("unit, from input to output" if i == len(panels) - 1 else "")
-        if predicted_panels:
+        for panel, axes in zip(panels, panel_axes, strict=True):
+            draw_signal_panel(axes, panel, signals, width)
+            mark_stage_starts(axes, signals.unit_stages, show_names=axes is panel_axes[0])
+            axes.tick_params(labelbottom=axes is panel_axes[-1])
+        panel_axes[-1].set_xlabel("unit, from input to output")
+        if has_prediction:
             figure.legend(
                 handles=make_signals_legend(),
                 loc="upper left",
@@ -136,52 +97,136 @@ def render_signals_figure(
         return figure_to_svg(figure)
 
 
+def is_predicted(signals: SignalsRecord, signal: str) -> bool:
+    """Whether the random-walk model predicts this signal for at least one unit."""
+    return any(value is not None for value in signals.predicted.get(signal, ()))
+
+
+def make_stacked_panels(count: int, width: float, top_inches: float) -> "tuple[Figure, list[Axes]]":
+    """A figure of `count` panels, one above the other, with `top_inches` free above them."""
+    height = 1.62 * count + 0.85
+    figure = make_blank_figure(width, height)
+    grid = figure.add_gridspec(
+        count,
+        1,
+        left=PANEL_LEFT_INCHES / width,
+        right=1 - PANEL_RIGHT_INCHES / width,
+        hspace=0.42,
+        bottom=0.45 / height,
+        top=1 - top_inches / height,
+    )
+    return figure, [figure.add_subplot(grid[i]) for i in range(count)]
+
+
+def draw_signal_panel(
+    axes: "Axes", panel: SignalPanel, signals: SignalsRecord, figure_width: float
+) -> None:
+    """Draw the lines of a signal, and set title and axes."""
+    unit_count = len(signals.unit_stages)
+    factor = 100 if panel.is_percent else 1
+    measured = scale_none_to_nan(signals.measured[panel.signal], factor)
+    predicted = (
+        scale_none_to_nan(signals.predicted[panel.signal], factor)
+        if is_predicted(signals, panel.signal)
+        else []
+    )
+    axes.set_title(panel.title, loc="left", fontsize=9.5, pad=5)
+    axes.set_xlim(0.5, unit_count + 0.5)
+    set_signal_axis(axes, panel, [*measured, *predicted])
+    show_markers = unit_count <= MAX_MARKED_UNITS * figure_width / DESKTOP_WIDTH
+    for first, end in find_stage_ranges(signals.unit_stages):
+        units = range(first + 1, end + 1)
+        axes.plot(
+            units,
+            measured[first:end],
+            color=MEASURED_COLOR,
+            lw=1.3,
+            marker="o" if show_markers else "",
+            ms=3.2,
+            zorder=2,
+        )
+        if predicted:
+            axes.plot(
+                units,
+                predicted[first:end],
+                color=PREDICTED_COLOR,
+                ls=PREDICTED_DASHES,
+                lw=1.3,
+                zorder=3,
+            )
+
+
+def find_stage_ranges(unit_stages: Sequence[int]) -> list[tuple[int, int]]:
+    """The first unit's index and the end of each stage; the random walk restarts in each."""
+    ranges = []
+    for stage in dict.fromkeys(unit_stages):
+        first = unit_stages.index(stage)
+        ranges.append((first, first + unit_stages.count(stage)))
+    return ranges
+
+
 def make_signals_legend() -> "list[Line2D]":
     from matplotlib.lines import Line2D
 
-    measured = Line2D([], [], color=MEASURED_COLOR, lw=1.5, label="measured")
     return [
-        measured,
-        Line2D([], [], color=PREDICTED_COLOR, lw=1.5, ls=(0, (3, 1.6)), label="null model"),
+        Line2D([], [], color=MEASURED_COLOR, lw=1.5, label="measured"),
+        Line2D(
+            [], [], color=PREDICTED_COLOR, lw=1.5, ls=PREDICTED_DASHES, label="random-walk model"
+        ),
     ]
 
 
 def scale_none_to_nan(values: SignalValues, factor: float) -> list[float]:
+    """The values times a factor, NaN for None: matplotlib leaves a gap in the line at a NaN."""
     return [nan if value is None else factor * value for value in values]
 
 
-def set_signal_axis(axes: "Axes", panel: SignalPanel, lines: list[list[float]]) -> None:
-    """A logarithmic axis where values are positive and of several magnitudes; shares from 0 on."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+def set_signal_axis(axes: "Axes", panel: SignalPanel, values: Sequence[float]) -> None:
+    """Set the vertical axis: logarithmic for positive values of several magnitudes, else linear.
 
-    values = [value for line in lines for value in line if value == value]
-    if not values:
+    A linear axis includes 0.
+    """
+    finite_values = [value for value in values if not isnan(value)]
+    if not finite_values:
         axes.set_ylim(0, 1)
         axes.annotate(
-            "nothing finite to draw",
+            "no finite values",
             (0.5, 0.5),
             xycoords="axes fraction",
             ha="center",
             color=MUTED_COLOR,
         )
         return
-    low, high = min(values), max(values)
+    low, high = min(finite_values), max(finite_values)
     if low > 0 and (panel.log_scale or high / low > LOG_SCALE_RATIO):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(
-            LogLocator(subs=(1.0,) if high / low > LOG_SCALE_RATIO else (1.0, 2.0, 5.0), numticks=5)
-        )
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        if high / low < 10:
-            axes.set_ylim(low / (10 * low / high) ** 0.5, high * (10 * low / high) ** 0.5)
-        return
+        set_log_axis(axes, low, high)
+    else:
+        set_linear_axis(axes, low, high)
+
+
+def set_log_axis(axes: "Axes", low: float, high: float) -> None:
+    """Ticks at powers of 10, or at 1, 2 and 5 times them on a short axis; one decade at least."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    tick_multiples = (1.0,) if high / low > LOG_SCALE_RATIO else (1.0, 2.0, 5.0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=tick_multiples, numticks=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    if high / low < 10:
+        margin = (10 * low / high) ** 0.5
+        axes.set_ylim(low / margin, high * margin)
+
+
+def set_linear_axis(axes: "Axes", low: float, high: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_ylim(min(0, low * 1.08), max(high * 1.08, 0) or 1)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
 
 
-def mark_stage_starts(axes: "Axes", unit_stages: list[int], show_names: bool) -> None:
-    """A line where a stage begins, and its name in the first panel."""
+def mark_stage_starts(axes: "Axes", unit_stages: Sequence[int], show_names: bool) -> None:
+    """Draw a dotted line before the first unit of each stage, and write the stages' names."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 5, 10)))

@@ -1,107 +1,104 @@
-"""The record of a network's signals, `signals.json`, as it is read."""
+"""The record of a network's signals, `signals.json`."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from residua.config.serialize import FORMAT_VERSION, Json
+from residua.config.serialize import Json
 from residua.errors import RecordError
-from residua.report.signals_figures import SIGNALS_FIGURES, SignalValues
+from residua.files import write_json
+from residua.record import read_json_record
 
 SIGNALS_RECORD = "signals.json"
-SIGNALS_FIELDS = {
-    "format",
-    "model",
-    "depth",
-    "plain",
-    "trained",
-    "seed",
-    "data",
-    "images",
-    "environment",
-    "units",
-    "null",
-}
+SETTING_KEYS = ("model", "depth", "plain", "trained", "seed", "data", "images", "environment")
+SIGNALS_KEYS = ("format", *SETTING_KEYS, "units", "null")
+SIGNAL_NAMES = (
+    "clip_fraction",
+    "survival",
+    "response_std",
+    "residual_ratio",
+    "gradient_norm",
+    "activation_gradient_norm",
+    "mean",
+    "variance",
+    "gradient_cosine",
+    "gradient_correlation",
+)
+
+SignalValues = Sequence[float | None]
+"""The values of one signal, one per unit from input to output; None where it is not defined."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignalsRecord:
-    """What `signals.json` holds; each signal's values by its name, a value a unit."""
+    """The content of `signals.json`: what was measured, on which network and images."""
 
     model: str
     depth: int
     plain: bool
     trained: bool
-    seed: int | None
+    seed: int | None  # of the initial weights; None for a trained network
     data: str
     images: int
     environment: dict[str, Json]
-    names: list[str]
-    unit_stages: list[int]
-    measured: dict[str, SignalValues]
-    predicted: dict[str, SignalValues]
+    names: list[str]  # of the units, from input to output
+    unit_stages: list[int]  # the stage of each unit, from 1
+    measured: dict[str, SignalValues]  # by name of the signal
+    predicted: dict[str, SignalValues]  # by the random-walk model; empty if it does not apply
 
     def last_unit_index(self, stage: int) -> int:
-        """Where the stage's last unit is."""
+        """The index of the stage's last unit in `names`, from 0."""
         return len(self.unit_stages) - 1 - self.unit_stages[::-1].index(stage)
 
 
+def write_signals_record(signals_json: dict[str, Json], folder: Path) -> None:
+    write_json(folder / SIGNALS_RECORD, signals_json)
+
+
 def read_signals_record(path: Path) -> SignalsRecord:
-    """RecordError where the file is missing, damaged or of another format."""
+    """Read `signals.json`; RecordError if it is missing, damaged or of another format version."""
+    content = read_json_record(path, "the signals of a network", SIGNALS_KEYS)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"{path.parent} holds no signals: it has no {path.name}") from None
-    except ValueError as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict) or not set(content) >= SIGNALS_FIELDS:
-        raise RecordError(f"{path} is damaged: it holds no signals")
-    if content["format"] != FORMAT_VERSION:
-        raise RecordError(
-            f"{path} has format {content['format']}; this version reads format {FORMAT_VERSION}"
-        )
-    units, null_units = content["units"], content["null"]
-    signal_names = [panel.signal for shown in SIGNALS_FIGURES.values() for panel in shown]
-    try:
-        if (
-            not units
-            or len(null_units or units) != len(units)
-            or not isinstance(content["environment"], dict)
-        ):
-            raise ValueError("units, or where they were measured")
-        return SignalsRecord(
-            **{
-                name: content[name]
-                for name in (
-                    "model",
-                    "depth",
-                    "plain",
-                    "trained",
-                    "seed",
-                    "data",
-                    "images",
-                    "environment",
-                )
-            },
-            names=[unit["name"] for unit in units],
-            unit_stages=[unit["stage"] for unit in units],
-            measured={
-                key: check_signal_numbers(key, [unit[key] for unit in units])
-                for key in signal_names
-            },
-            predicted={
-                key: check_signal_numbers(key, [unit and unit.get(key) for unit in null_units])
-                for key in signal_names
-            }
-            if null_units
-            else {},
-        )
+        return parse_signals_record(content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecordError(f"{path} is damaged: it lacks {error}") from error
 
 
+def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
+    """Check the parts of `signals.json` and return them.
+
+    Raises KeyError, TypeError, AttributeError or ValueError if a part is missing or misshapen; the
+    text of the error names that part.
+    """
+    units, predicted_units = content["units"], content["null"]
+    if not units:
+        raise ValueError("units")
+    if predicted_units and len(predicted_units) != len(units):
+        raise ValueError("a prediction for each unit")
+    if not isinstance(content["environment"], dict):
+        raise ValueError("the machine that measured it")
+    measured = {
+        signal: check_signal_numbers(signal, [unit[signal] for unit in units])
+        for signal in SIGNAL_NAMES
+    }
+    predicted = {
+        signal: check_signal_numbers(
+            signal, [unit and unit.get(signal) for unit in predicted_units]
+        )
+        for signal in (SIGNAL_NAMES if predicted_units else ())
+    }
+    return SignalsRecord(
+        **{key: content[key] for key in SETTING_KEYS},
+        names=[unit["name"] for unit in units],
+        unit_stages=[unit["stage"] for unit in units],
+        measured=measured,
+        predicted=predicted,
+    )
+
+
 def check_signal_numbers(signal: str, values: SignalValues) -> SignalValues:
-    """The values, each a number or None; ValueError where one is neither."""
+    """The values of a signal; ValueError if one is neither a number nor None."""
     if not all(value is None or isinstance(value, int | float) for value in values):
         raise ValueError(f"numbers for {signal}")
     return values

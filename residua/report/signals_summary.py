@@ -1,44 +1,58 @@
-"""What a network's signals say, in plain words: every sentence follows from the numbers."""
+"""The signals of a network in sentences; every sentence follows from the numbers of the record."""
 
 from math import sqrt
 
-from residua.report.signals_record import SignalsRecord
-from residua.report.significance import join_with_and
+from residua.report.format import NO_VALUE, format_three_digits, join_with_and
+from residua.report.signals_record import SignalsRecord, SignalValues
 
-EVEN_GRADIENT_FACTOR = (
-    10.0  # gradients that differ by no more than this factor are called even; our choice
-)
-EXTREME_GRADIENT_FACTOR = 1e3  # and vanishing or exploding from this factor on
+EVEN_GRADIENT_FACTOR = 10.0  # our choice: a gradient that changes by less stays even
+EXTREME_GRADIENT_FACTOR = 1e3  # our choice: from here on it vanishes or explodes
 
 
 def describe_signals_answer(signals: SignalsRecord) -> str:
-    """The answer: what is left of the direct path; where there is none, or nothing finite, what becomes of the gradient."""
+    """The first sentence: how much of the identity path survives.
+
+    For a net whose activations overflow, or that has no shortcuts, it describes that instead.
+    """
     if (overflow_unit := find_overflowing_unit(signals)) is not None:
-        return f"The signal explodes: in fp32 it is no finite number any more from {signals.names[overflow_unit]} on."
+        name = signals.names[overflow_unit]
+        return f"The signal explodes: outputs are not finite in fp32 from {name} on."
     if signals.plain:
-        return f"A plain net has no direct path. {describe_gradient_growth(signals)}"
-    clip_fractions = [value for value in signals.measured["clip_fraction"] if value]
-    if not clip_fractions:
-        return "Nothing cuts the direct path: what enters a stage arrives at its end, and so does the gradient on its way back."
-    stage_end_survival = get_stage_end_values(signals, "survival")
+        return f"A plain net has no identity path. {describe_gradient_growth(signals)}"
+    if not any(signals.measured["clip_fraction"]):
+        return (
+            "No unit clips the identity path: a stage's input reaches the stage's end unchanged, "
+            "and so does the gradient on the way back."
+        )
+    return describe_path_survival(signals)
+
+
+def describe_path_survival(signals: SignalsRecord) -> str:
+    """The share of identity paths that pass each stage, measured and predicted."""
+    survival_by_stage = get_stage_end_values(signals, signals.measured["survival"])
+    (first_stage, first_share), *later_shares = survival_by_stage.items()
     survival_text = join_with_and(
         [
-            f"{format_signal_percent(value)} {'survive ' * (i == 0)}stage {stage}"
-            for i, (stage, value) in enumerate(stage_end_survival.items())
+            f"{format_signal_percent(first_share)} of identity paths "
+            f"pass stage {first_stage} unclipped",
+            *(
+                f"{format_signal_percent(share)} pass stage {stage}"
+                for stage, share in later_shares
+            ),
         ]
     )
-    text = f"Of the direct paths {survival_text}; the ReLU after the addition cuts the others"
+    sentence = f"{survival_text}; the post-addition ReLU clips the others."
     if not signals.predicted:
-        return f"{text}."
-    predicted_survival = [
-        signals.predicted["survival"][signals.last_unit_index(stage)]
-        for stage in stage_end_survival
-    ]
-    return f"{text}. The null model foresees {join_with_and([format_signal_percent(value) for value in predicted_survival])}."
+        return sentence
+    predicted_by_stage = get_stage_end_values(signals, signals.predicted["survival"])
+    predicted_text = join_with_and(
+        [format_signal_percent(share) for share in predicted_by_stage.values()]
+    )
+    return f"{sentence} The random-walk model predicts {predicted_text}."
 
 
 def describe_signals_findings(signals: SignalsRecord) -> list[str]:
-    """The other sentences, one a line."""
+    """The sentences after the first."""
     sentences = [
         describe_null_model_difference(signals),
         describe_branch_sizes(signals),
@@ -46,150 +60,169 @@ def describe_signals_findings(signals: SignalsRecord) -> list[str]:
         describe_activation_statistics(signals),
         describe_gradient_cosines(signals),
     ]
-    return [line for line in sentences if line]
+    return [sentence for sentence in sentences if sentence]
 
 
 def find_overflowing_unit(signals: SignalsRecord) -> int | None:
-    """The first unit whose output is not finite."""
+    """The index of the first unit whose output is not finite, or None."""
     return next((i for i, value in enumerate(signals.measured["variance"]) if value is None), None)
 
 
 def describe_null_model_difference(signals: SignalsRecord) -> str:
-    """How far the shares of cut sums and of paths left are from the null model's."""
-    differences = {
-        key: compute_null_model_differences(signals, key) for key in ("clip_fraction", "survival")
-    }
-    if not all(differences.values()):
-        return "The null model says nothing about this design." if not signals.predicted else ""
-    if not any(
-        value
-        for key in differences
-        for line in (signals.measured, signals.predicted)
-        for value in line[key]
-        if value != 1.0
-    ):
-        return "The null model agrees exactly: no sum is cut, and every path is left."
-    clip_text, survival_text = [
-        f"{100 * sqrt(sum(d * d for d in gaps) / len(gaps)):.2f} points (root mean square; at most {100 * max(gaps):.2f})"
-        for gaps in differences.values()
-    ]
+    """How far clipping and surviving paths are from the random-walk model; empty if unknown."""
+    if not signals.predicted:
+        return "The random-walk model does not apply to this design."
+    clip_differences = compute_null_model_differences(signals, "clip_fraction")
+    survival_differences = compute_null_model_differences(signals, "survival")
+    if not clip_differences or not survival_differences:
+        return ""
+    if has_no_clipping(signals):
+        return (
+            "The random-walk model agrees exactly: no value is clipped, "
+            "and every identity path survives."
+        )
     heading = (
-        "Training has moved the net away from the null model of its start"
+        "Training has moved the net away from the random-walk model of its initialisation"
         if signals.trained
-        else "Beside the null model"
+        else "Compared with the random-walk model"
     )
-    return f"{heading}: the share of cut sums differs by {clip_text}, that of surviving paths by {survival_text}."
+    return (
+        f"{heading}: the share of clipped values differs by {format_rms_points(clip_differences)}, "
+        f"that of surviving paths by {format_rms_points(survival_differences)}."
+    )
 
 
 def compute_null_model_differences(signals: SignalsRecord, signal: str) -> list[float]:
+    """|measured - predicted| of each unit for which both are known."""
     pairs = zip(signals.measured[signal], signals.predicted.get(signal, ()), strict=False)
-    return [abs(a - b) for a, b in pairs if a is not None and b is not None]
+    return [
+        abs(measured - predicted)
+        for measured, predicted in pairs
+        if measured is not None and predicted is not None
+    ]
+
+
+def has_no_clipping(signals: SignalsRecord) -> bool:
+    """Whether no unit clips any value, neither measured nor predicted."""
+    return not any(signals.measured["clip_fraction"]) and not any(
+        signals.predicted["clip_fraction"]
+    )
+
+
+def format_rms_points(differences: list[float]) -> str:
+    rms = sqrt(sum(difference * difference for difference in differences) / len(differences))
+    return f"{100 * rms:.2f} points RMS (at most {100 * max(differences):.2f})"
 
 
 def describe_branch_sizes(signals: SignalsRecord) -> str:
-    residual_ratios = [
-        (name, value)
-        for name, value in zip(signals.names, signals.measured["residual_ratio"], strict=True)
-        if value is not None
+    """The ratio |F| / |x| of the first and of the last unit; empty for a plain net."""
+    ratios = [
+        (name, ratio)
+        for name, ratio in zip(signals.names, signals.measured["residual_ratio"], strict=True)
+        if ratio is not None
     ]
-    if not residual_ratios or signals.plain:
+    if not ratios or signals.plain:
         return ""
-    (first, before), (last, after) = residual_ratios[0], residual_ratios[-1]
-    if before == after:
-        return (
-            f"Every branch answers {format_three_digits(after)} times its shortcut."
-            if after
-            else "Every branch answers 0: the units are identities."
-        )
-    return f"A branch is {format_three_digits(before)} times its shortcut in {first}, and {format_three_digits(after)} times in {last}."
+    (first_name, first_ratio), (last_name, last_ratio) = ratios[0], ratios[-1]
+    if first_ratio == last_ratio == 0:
+        return "Every branch outputs 0: the units are identities."
+    if first_ratio == last_ratio:
+        return f"Every branch is {format_three_digits(last_ratio)} times as large as its shortcut."
+    return (
+        f"A branch is {format_three_digits(first_ratio)} times as large as its shortcut "
+        f"in {first_name}, and {format_three_digits(last_ratio)} times in {last_name}."
+    )
 
 
 def describe_gradient_growth(signals: SignalsRecord) -> str:
-    """Whether the gradient of activations vanishes or explodes on its way from the last unit to the first."""
-    activation_norms = [
-        value for value in signals.measured["activation_gradient_norm"] if value is not None
-    ]
-    weight_norms = [value for value in signals.measured["gradient_norm"] if value is not None]
-    if not activation_norms:
-        return "The gradient is no finite number."
-    if len(activation_norms) < 2 or not activation_norms[-1]:
-        return "No gradient comes back."
-    growth = activation_norms[0] / activation_norms[-1]
-    from_to_text = f"from the last unit's output to the first's the gradient's norm goes from {format_three_digits(activation_norms[-1])} to {format_three_digits(activation_norms[0])}"
+    """Whether the gradient of activations vanishes or explodes from the last unit to the first."""
+    norms = [value for value in signals.measured["activation_gradient_norm"] if value is not None]
+    if not norms:
+        return "The gradient is not finite."
+    if len(norms) < 2:
+        return "Only one unit has a finite gradient."
+    first_norm, last_norm = norms[0], norms[-1]
+    if last_norm == 0:
+        return "The gradient at the last unit's output is 0."
+    weights_text = describe_weight_gradients(signals)
+    return (
+        f"The gradient {name_gradient_growth(first_norm / last_norm)}: "
+        f"its norm goes from {format_three_digits(last_norm)} at the last unit's output "
+        f"to {format_three_digits(first_norm)} at the first's{weights_text}."
+    )
+
+
+def name_gradient_growth(growth: float) -> str:
+    """The verb for a norm that changes by the factor `growth` on its way back."""
     if growth >= EXTREME_GRADIENT_FACTOR:
-        sentence = f"The gradient explodes: {from_to_text}"
-    elif growth <= 1 / EXTREME_GRADIENT_FACTOR:
-        sentence = f"The gradient vanishes: {from_to_text}"
-    elif 1 / EVEN_GRADIENT_FACTOR <= growth <= EVEN_GRADIENT_FACTOR:
-        sentence = f"The gradient stays within a factor of {EVEN_GRADIENT_FACTOR:g}: {from_to_text}"
-    else:
-        sentence = (
-            f"The gradient {'grows' if growth > 1 else 'shrinks'} on its way back: {from_to_text}"
-        )
-    if weight_norms and min(weight_norms) > 0:
-        sentence += f"; norms of the units' weights differ by a factor of up to {format_three_digits(max(weight_norms) / min(weight_norms))}"
-    return f"{sentence}."
+        return "explodes"
+    if growth <= 1 / EXTREME_GRADIENT_FACTOR:
+        return "vanishes"
+    if 1 / EVEN_GRADIENT_FACTOR <= growth <= EVEN_GRADIENT_FACTOR:
+        return f"stays within a factor of {EVEN_GRADIENT_FACTOR:g}"
+    return "grows on its way back" if growth > 1 else "shrinks on its way back"
+
+
+def describe_weight_gradients(signals: SignalsRecord) -> str:
+    """How much the gradient norms of the units' weights differ; empty if one of them is 0."""
+    norms = [value for value in signals.measured["gradient_norm"] if value is not None]
+    if not norms or min(norms) <= 0:
+        return ""
+    ratio = format_three_digits(max(norms) / min(norms))
+    return f"; the gradient norms of the units' weights differ by a factor of up to {ratio}"
 
 
 def describe_activation_statistics(signals: SignalsRecord) -> str:
-    mean, variance = signals.measured["mean"], signals.measured["variance"]
+    """Mean and variance of the first and of the last unit's output; empty after an overflow."""
     if find_overflowing_unit(signals) is not None:
         return ""
-    heading = ""
-    if (
-        mean[0] is not None
-        and variance[0]
-        and variance[-1] is not None
-        and not 1 / EXTREME_GRADIENT_FACTOR < variance[-1] / variance[0] < EXTREME_GRADIENT_FACTOR
-    ):
-        heading = (
-            "The signal vanishes on its way. "
-            if variance[-1] < variance[0]
-            else "The signal explodes on its way. "
-        )
+    means, variances = signals.measured["mean"], signals.measured["variance"]
     return (
-        f"{heading}From the first unit's output to the last's the mean goes from {format_three_digits(mean[0])} to {format_three_digits(mean[-1])}, "
-        f"the variance from {format_three_digits(variance[0])} to {format_three_digits(variance[-1])}."
+        f"{describe_signal_growth(variances[0], variances[-1])}"
+        "From the first unit's output to the last's, the mean goes "
+        f"from {format_three_digits(means[0])} to {format_three_digits(means[-1])}, the variance "
+        f"from {format_three_digits(variances[0])} to {format_three_digits(variances[-1])}."
     )
+
+
+def describe_signal_growth(first_variance: float | None, last_variance: float | None) -> str:
+    """A sentence for a variance that changes by several magnitudes, else empty."""
+    if not first_variance or last_variance is None:
+        return ""
+    growth = last_variance / first_variance
+    if growth >= EXTREME_GRADIENT_FACTOR:
+        return "The signal explodes. "
+    return "The signal vanishes. " if growth <= 1 / EXTREME_GRADIENT_FACTOR else ""
 
 
 def describe_gradient_cosines(signals: SignalsRecord) -> str:
-    """How much of the direction of the gradient at a stage's end is there at its beginning."""
-    stage_cosines = {
+    """The cosine of the gradients at the first and at the last unit of each stage."""
+    cosines_by_stage = {
         stage: signals.measured["gradient_cosine"][signals.unit_stages.index(stage)]
         for stage in dict.fromkeys(signals.unit_stages)
+        if signals.unit_stages.count(stage) > 1
     }
-    finite_cosines = {
-        stage: value
-        for stage, value in stage_cosines.items()
-        if value is not None and signals.last_unit_index(stage) > signals.unit_stages.index(stage)
-    }
-    if not finite_cosines:
+    cosine_texts = [
+        f"{cosine:.2f} in stage {stage}"
+        for stage, cosine in cosines_by_stage.items()
+        if cosine is not None
+    ]
+    if not cosine_texts:
         return ""
-    cosine_text = join_with_and(
-        [f"{value:.2f} in stage {stage}" for stage, value in finite_cosines.items()]
-    )
     return (
-        f"The gradient at a stage's first unit and that at its last have a cosine of {cosine_text}."
+        "The gradients at a stage's first and last unit have a cosine of "
+        f"{join_with_and(cosine_texts)}."
     )
 
 
-def get_stage_end_values(signals: SignalsRecord, signal: str) -> dict[int, float | None]:
+def get_stage_end_values(signals: SignalsRecord, values: SignalValues) -> dict[int, float | None]:
+    """The value at the last unit of each stage, by stage."""
     return {
-        stage: signals.measured[signal][signals.last_unit_index(stage)]
+        stage: values[signals.last_unit_index(stage)]
         for stage in dict.fromkeys(signals.unit_stages)
     }
 
 
-def format_signal_percent(value: float | None) -> str:
-    return "–" if value is None else f"{format_three_digits(100 * value)} %"
-
-
-def format_three_digits(value: float | None) -> str:
-    """Three digits: `0.0398`, `12.3`, `1,250`, `3.2e-12`."""
-    if value is None:
-        return "–"
-    size = abs(value)
-    if size >= 1000 and size < 1e6:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+def format_signal_percent(share: float | None) -> str:
+    """A share in [0, 1] in percent to three digits: `31 %`, `0.0398 %`; a dash for None."""
+    return NO_VALUE if share is None else f"{format_three_digits(100 * share)} %"

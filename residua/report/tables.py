@@ -1,4 +1,4 @@
-"""A study's numbers: for each arm and depth the mean over seeds, its spread, and what is derived from errors and curves."""
+"""A study's numbers: for each arm and depth the mean over seeds and its standard deviation."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -6,12 +6,15 @@ from math import sqrt
 from statistics import fmean, stdev
 
 from residua.config.serialize import Json
-from residua.report.runs import FinishedRun, StudyRuns
+from residua.report.recorded_run import FinishedRun
+from residua.report.runs import StudyRuns
 
 CONFIDENCE_LEVEL = 0.95
-LEARNED_CHANCE_SHARE = (
-    8 / 9
-)  # of chance: 80 % of ten classes, below which a run has begun to learn (He et al. 2015, section 4.2)
+LEARNED_CHANCE_SHARE = 8 / 9
+"""A run starts learning when its training error falls below this share of the guessing error.
+
+For ten classes that is 80 % (He et al. 2015, section 4.2).
+"""
 RENAMED_KEYS = {
     "set_out": "learned_seeds",
     "set_out_step": "first_learned_step",
@@ -23,73 +26,70 @@ RENAMED_KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyCell:
-    """An arm at a depth: the mean over `seeds` runs and the sample sd, None for a single seed; errors in [0, 1].
+    """An arm at a depth: means over `seeds` runs and their sample standard deviations (`*_sd`).
 
-    `set_out_step` is the first measured step whose training error, on the augmented batches since the line before, is below
-    8/9 of chance; a run that never gets there counts with all its steps.  It is known to `line_every` steps.
+    Errors are in [0, 1]; the standard deviation of a single seed is None.
+    `first_learned_step` is the first measured step whose training error is below 8/9 of the
+    guessing error.  That error is counted on the augmented batches since the measurement before,
+    so the step is known to within `measured_every` steps.  A run that never starts learning
+    counts with all its steps.
     """
 
     arm: str
     family: str
     depth: int
-    seeds: int  # how many
+    seeds: int  # the number of runs
     train_error: float
     train_error_sd: float | None = None
-    train_error_reestimated: float | None = (
-        None  # with BN statistics of the last weights; where all seeds have it
-    )
+    # with BN statistics re-estimated with the final weights; None unless every seed has it
+    train_error_reestimated: float | None = None
     train_error_reestimated_sd: float | None = None
-    train_loss: float | None = None  # nats, of the same pass
+    train_loss: float | None = None  # nats, of the pass that measured the re-estimated error
     train_loss_sd: float | None = None
     dev_error: float
     dev_error_sd: float | None = None
     test_error: float
     test_error_sd: float | None = None
-    gap: float | None = (
-        None  # test error minus training error, the re-estimated one where there is one
-    )
+    gap: float | None = None  # test error minus the training error to compare
     gap_sd: float | None = None
-    learned_seeds: int | None = None  # seeds that began to learn
+    learned_seeds: int | None = None  # the number of seeds that started learning
     first_learned_step: float | None = None
     first_learned_step_sd: float | None = None
     measured_every: int | None = None
-    steps: int | None = None
+    steps: int | None = None  # of each run
     parameters: int | None = None
-    seconds: float | None = None  # of one run
+    seconds: float | None = None  # the mean training time of a run
 
     @property
     def comparable_train_error(self) -> float:
-        """The training error to compare: the re-estimated one where there is one."""
-        return (
-            self.train_error
-            if self.train_error_reestimated is None
-            else self.train_error_reestimated
-        )
+        """The training error to compare: the re-estimated one if there is one."""
+        if self.train_error_reestimated is None:
+            return self.train_error
+        return self.train_error_reestimated
 
     @property
     def comparable_train_error_sd(self) -> float | None:
-        return (
-            self.train_error_sd
-            if self.train_error_reestimated is None
-            else self.train_error_reestimated_sd
-        )
+        """The standard deviation of `comparable_train_error`."""
+        if self.train_error_reestimated is None:
+            return self.train_error_sd
+        return self.train_error_reestimated_sd
 
     @property
     def json(self) -> dict[str, Json]:
-        """All fields, and for each sd the half-width of the mean's confidence interval (`*_ci`).
+        """All fields, and for each `*_sd` half the mean's confidence interval as `*_ci`.
 
-        The keys of version 0.1 in `RENAMED_KEYS` are written beside their successors for one more version.
+        The keys of version 0.1 in `RENAMED_KEYS` are written next to their successors for one more
+        version.
         """
         content: dict[str, Json] = asdict(self)
         for name in [name for name in content if name.endswith("_sd")]:
-            content[f"{name.removesuffix('_sd')}_ci"] = ci_half_width(
-                getattr(self, name), self.seeds
-            )
+            half_width = ci_half_width(getattr(self, name), self.seeds)
+            content[f"{name.removesuffix('_sd')}_ci"] = half_width
         return content | {old: content[new] for old, new in RENAMED_KEYS.items()}
 
 
 def average_runs_over_seeds(runs: StudyRuns) -> list[StudyCell]:
-    """The finished runs averaged over seeds, by arm and depth."""
+    """The finished runs averaged over seeds, by arm and depth, in the order of the runs."""
     groups: dict[tuple[str, int], list[FinishedRun]] = {}
     for run in runs.finished:
         groups.setdefault((run.arm, run.depth), []).append(run)
@@ -97,16 +97,15 @@ def average_runs_over_seeds(runs: StudyRuns) -> list[StudyCell]:
 
 
 def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
+    """The average of runs that differ in their seed only."""
     first_run, results = cell_runs[0], [run.result for run in cell_runs]
     train, dev, test = (
         [getattr(result, f"{split}_error") for result in results]
         for split in ("train", "dev", "test")
     )
-    recalibrated, train_losses = (
-        all_known_or_empty([getattr(result, name) for result in results])
-        for name in ("train_error_reestimated", "train_loss")
-    )
-    gaps = [after - before for after, before in zip(test, recalibrated or train, strict=True)]
+    reestimated = all_known_or_empty([result.train_error_reestimated for result in results])
+    train_losses = all_known_or_empty([result.train_loss for result in results])
+    gaps = [after - before for after, before in zip(test, reestimated or train, strict=True)]
     learned_steps = [find_first_learned_step(run) for run in cell_runs]
     steps_to_learn = [
         run.result.steps if step is None else step
@@ -121,8 +120,8 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
         parameters=first_run.parameters,
         train_error=fmean(train),
         train_error_sd=sample_sd_or_none(train),
-        train_error_reestimated=mean_or_none(recalibrated),
-        train_error_reestimated_sd=sample_sd_or_none(recalibrated),
+        train_error_reestimated=mean_or_none(reestimated),
+        train_error_reestimated_sd=sample_sd_or_none(reestimated),
         train_loss=mean_or_none(train_losses),
         train_loss_sd=sample_sd_or_none(train_losses),
         dev_error=fmean(dev),
@@ -141,32 +140,41 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
 
 
 def find_first_learned_step(run: FinishedRun) -> int | None:
-    """The first measured step at which the run has begun to learn; None where it never does."""
-    learned_below = LEARNED_CHANCE_SHARE * (1 - 1 / run.num_classes)
-    for line in run.metric_lines:
-        error, step = line.get("train_error"), line.get("step")
+    """The first measured step at which the run has started learning; None if it never does."""
+    learned_below = compute_learned_error(run.num_classes)
+    for row in run.metric_lines:
+        error, step = row.get("train_error"), row.get("step")
         if error is not None and step is not None and error < learned_below:
             return int(step)
     return None
 
 
+def compute_learned_error(num_classes: int) -> float:
+    """The training error in [0, 1] below which a run has started learning."""
+    return LEARNED_CHANCE_SHARE * (1 - 1 / num_classes)
+
+
 def all_known_or_empty(values: list[float | None]) -> list[float]:
-    """The values, where all are known; none otherwise, for a mean over some of the seeds is that of another cell."""
+    """The values if none is None, and an empty list otherwise.
+
+    A mean over some of a cell's seeds would not be comparable with the cell's other means.
+    """
     known_values = [value for value in values if value is not None]
     return known_values if len(known_values) == len(values) else []
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:
+    """The mean; None without values."""
     return fmean(values) if values else None
 
 
 def sample_sd_or_none(values: Sequence[float]) -> float | None:
-    """The sample standard deviation, which one value does not have."""
+    """The sample standard deviation, with n - 1 in its denominator; None for fewer than two."""
     return stdev(values) if len(values) > 1 else None
 
 
 def ci_half_width(sd: float | None, num_seeds: int) -> float | None:
-    """Half of the 95 % confidence interval of a mean over seeds, by Student's t; None for a single seed."""
+    """Half the width of a mean's 95 % confidence interval, by Student's t; None for one seed."""
     if sd is None:
         return None
     from scipy.stats import t  # slow to import, and not needed for a single seed

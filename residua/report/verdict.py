@@ -1,198 +1,213 @@
-"""What a study's numbers say, in plain words: every sentence follows from the cells."""
+"""The verdict of a study in plain sentences, each of which follows from the cells' numbers."""
 
 from collections.abc import Sequence
 
+from residua.report.format import capitalize_first, format_percent, join_with_and
 from residua.report.significance import (
     MIN_WELCH_SEEDS,
     CellComparison,
-    capitalize_first,
     describe_measure_by_depth,
+    describe_too_few_seeds,
     find_largest_rise,
     format_arm_name,
-    format_percent,
     format_point_difference,
+    format_seed_range,
     group_cells_by_arm,
     is_at_chance,
-    join_with_and,
     rules_out_degradation,
 )
 from residua.report.tables import StudyCell
 from residua.report.trend import describe_depth_trend, describe_slow_starts, describe_smaller_gaps
 
-SLIGHT_RISE = 0.02  # a smaller rise is told, and called slight
+SLIGHT_RISE = 0.02
+"""A smaller rise of training error is called slight."""
 
 
 def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list[str]:
-    """A sentence or two a line: the answer first, then each arm over depth, then arms at equal depth, then doubts."""
+    """The findings of a study, a sentence or a few each.
+
+    The answer comes first, then each arm over depth, slow starts, smaller gaps, the arms at each
+    depth, and how far seeds can tell.
+    """
     if len(cells) == 1:
         return [describe_single_cell(cells[0], num_classes)]
     cells_by_arm = group_cells_by_arm(cells)
-    lines = [answer_depth_question(cells_by_arm, num_classes)]
-    lines += [
-        describe_arm_over_depths(arm, group, num_classes)
-        for arm, group in cells_by_arm.items()
-        if len(group) > 1
+    findings = [answer_depth_question(cells_by_arm, num_classes)]
+    findings += [
+        describe_arm_over_depths(arm, arm_cells, num_classes)
+        for arm, arm_cells in cells_by_arm.items()
+        if len(arm_cells) > 1
     ]
-    lines += describe_slow_starts(cells_by_arm, num_classes)
-    lines += describe_smaller_gaps(cells_by_arm)
-    lines += compare_arms_per_depth(cells)
-    return [*lines, describe_seed_uncertainty(cells)]
+    findings += describe_slow_starts(cells_by_arm, num_classes)
+    findings += describe_smaller_gaps(cells_by_arm)
+    findings += compare_arms_per_depth(cells)
+    return [*findings, describe_seed_uncertainty(cells)]
 
 
 def describe_single_cell(cell: StudyCell, num_classes: int) -> str:
-    text = f"One network was trained, so there is nothing to compare: the {cell.depth}-layer {format_arm_name(cell.arm)} net gets "
-    text += f"{format_percent(cell.test_error)} test error and {format_percent(cell.comparable_train_error)} training error"
-    return text + (
-        f", which is chance among {num_classes} classes."
-        if is_at_chance(cell, num_classes)
-        else "."
+    """The errors of a study's only network."""
+    chance_text = ""
+    if is_at_chance(cell, num_classes):
+        chance_text = f", which is chance among {num_classes} classes"
+    return (
+        "One network was trained, so there is nothing to compare: the "
+        f"{cell.depth}-layer {format_arm_name(cell.arm)} net gets "
+        f"{format_percent(cell.test_error)} test error and "
+        f"{format_percent(cell.comparable_train_error)} training error{chance_text}."
     )
 
 
 def answer_depth_question(cells_by_arm: dict[str, list[StudyCell]], num_classes: int) -> str:
-    """The question's answer: which arms train as well when deeper, or, at one depth, how they compare."""
-    deepened_arms = {arm: group for arm, group in cells_by_arm.items() if len(group) > 1}
-    if not deepened_arms and len({group[0].depth for group in cells_by_arm.values()}) > 1:
+    """Which arms train worse when deeper, and which do not.
+
+    If all arms have one depth, the best and the worst of them.
+    """
+    deepened_arms = {arm: cells for arm, cells in cells_by_arm.items() if len(cells) > 1}
+    if not deepened_arms and len({cells[0].depth for cells in cells_by_arm.values()}) > 1:
         return "Each family was trained at one depth only, so nothing can be said about depth."
     if not deepened_arms:
-        return describe_best_and_worst([group[0] for group in cells_by_arm.values()])
-    arms_at_chance = [
-        arm
-        for arm, group in deepened_arms.items()
-        if all(is_at_chance(cell, num_classes) for cell in group)
-    ]
-    degraded_arms = [
-        arm
-        for arm, group in deepened_arms.items()
-        if arm not in arms_at_chance and find_largest_rise(group, "train").is_significant
-    ]
-    healthy_arms = [
-        arm
-        for arm in deepened_arms
-        if arm not in (*arms_at_chance, *degraded_arms)
-        and rules_out_degradation(deepened_arms[arm])
-    ]
-    inconclusive_arms = [
-        arm for arm in deepened_arms if arm not in (*arms_at_chance, *degraded_arms, *healthy_arms)
-    ]
-    sentences = []
-    for arm in degraded_arms:
-        rise = find_largest_rise(deepened_arms[arm], "train")
-        slightly = "slightly " if rise.difference < SLIGHT_RISE else ""
+        return describe_best_and_worst([cells[0] for cells in cells_by_arm.values()])
+    degradation_sentences, healthy, inconclusive, guessing = [], [], [], []
+    for arm, cells in deepened_arms.items():
+        train_rise = find_largest_rise(cells, "train")
+        if all(is_at_chance(cell, num_classes) for cell in cells):
+            guessing.append(arm)
+        elif train_rise.is_significant:
+            degradation_sentences.append(describe_degraded_arm(arm, train_rise))
+        elif rules_out_degradation(cells):
+            healthy.append(arm)
+        else:
+            inconclusive.append(arm)
+    sentences = degradation_sentences
+    if healthy:
+        sentences.append(f"{capitalize_first(join_arm_names(healthy))} nets show no degradation.")
+    if inconclusive:
+        too_few = describe_too_few_seeds([c for arm in inconclusive for c in deepened_arms[arm]])
         sentences.append(
-            f"Deeper {format_arm_name(arm)} nets train {slightly}worse: training error rises {rise.from_to_text}."
+            f"Inconclusive for {join_arm_names(inconclusive)} nets: {too_few} to tell whether "
+            "deeper ones train worse."
         )
-    if healthy_arms:
-        other = ", unlike them" if degraded_arms else ""
+    if guessing:
         sentences.append(
-            f"Deeper {join_with_and([format_arm_name(arm) for arm in healthy_arms])} nets do not train worse{other}."
-        )
-    if inconclusive_arms:
-        sentences.append(
-            f"Whether deeper {join_with_and([format_arm_name(arm) for arm in inconclusive_arms])} nets train worse, these seeds cannot tell."
-        )
-    if arms_at_chance:
-        sentences.append(
-            f"At every depth, {join_with_and([format_arm_name(arm) for arm in arms_at_chance])} nets do no better than guessing."
+            f"At every depth, {join_arm_names(guessing)} nets do no better than guessing."
         )
     return " ".join(sentences)
 
 
+def describe_degraded_arm(arm: str, train_rise: CellComparison) -> str:
+    """The answer for an arm whose training error rises significantly with depth."""
+    slightly = "slightly " if train_rise.difference < SLIGHT_RISE else ""
+    return (
+        f"Deeper {format_arm_name(arm)} nets train {slightly}worse: "
+        f"training error rises {train_rise.from_to_text}."
+    )
+
+
+def join_arm_names(arms: Sequence[str]) -> str:
+    """`plain, residual and pre-activation`."""
+    return join_with_and([format_arm_name(arm) for arm in arms])
+
+
 def describe_best_and_worst(cells: Sequence[StudyCell]) -> str:
-    """Of arms at one depth, those of the lowest and the highest test error, and whether seeds can tell them apart."""
+    """The arms with the lowest and the highest test error at one depth."""
     best, worst = (choose(cells, key=lambda cell: cell.test_error) for choose in (min, max))
     comparison = CellComparison(best, worst, "test")
-    text = f"At {best.depth} layers the {format_arm_name(best.arm)} net does best, {format_percent(best.test_error)} test error, "
-    text += f"and the {format_arm_name(worst.arm)} one worst, {format_percent(worst.test_error)}"
+    text = (
+        f"At {best.depth} layers the {format_arm_name(best.arm)} net does best, "
+        f"{format_percent(best.test_error)} test error, "
+        f"and the {format_arm_name(worst.arm)} one worst, {format_percent(worst.test_error)}"
+    )
     return f"{text}." if comparison.is_significant else f"{text}: {comparison.inconclusive_reason}."
 
 
 def describe_arm_over_depths(arm: str, arm_cells: list[StudyCell], num_classes: int) -> str:
-    """One arm: training error over depth, then what test error adds to it, then which depths are at chance."""
+    """One arm over depth: training and test error, and the depths at which it is at chance."""
     cells_at_chance = [cell for cell in arm_cells if is_at_chance(cell, num_classes)]
-    text = f"{capitalize_first(format_arm_name(arm))}: "
+    heading = capitalize_first(format_arm_name(arm))
     guessing_text = (
         f"guessing among {num_classes} classes gives {format_percent(1 - 1 / num_classes)}"
     )
     if len(cells_at_chance) == len(arm_cells):
-        return f"{text}every depth is at chance, {describe_measure_by_depth(arm_cells, 'test')} test error, where {guessing_text}: nothing was learned to compare."
-    text += describe_depth_trend(arm_cells)
+        return (
+            f"{heading}: test error is at chance at every depth, "
+            f"{describe_measure_by_depth(arm_cells, 'test')}, and {guessing_text}: "
+            "nothing was learned that could be compared."
+        )
+    text = f"{heading}: {describe_depth_trend(arm_cells)}"
     if cells_at_chance:
-        text += f" At {join_with_and([str(cell.depth) for cell in cells_at_chance])} layers it is at chance: {guessing_text}."
+        depths = join_with_and([str(cell.depth) for cell in cells_at_chance])
+        text += f" At {depths} layers it is at chance: {guessing_text}."
     return text
 
 
 def compare_arms_per_depth(cells: Sequence[StudyCell]) -> list[str]:
-    """At each depth that several arms share: their test errors, from worst to best."""
-    lines = []
+    """The arms' test errors from worst to best, at each depth that several arms share."""
+    findings = []
     for depth in sorted({cell.depth for cell in cells}):
-        cells_at_depth = sorted(
-            (cell for cell in cells if cell.depth == depth), key=lambda cell: -cell.test_error
-        )
+        cells_at_depth = [cell for cell in cells if cell.depth == depth]
         if len(cells_at_depth) > 1:
-            lines.append(describe_arms_at_depth(depth, cells_at_depth))
-    return lines
+            worst_first = sorted(cells_at_depth, key=lambda cell: -cell.test_error)
+            findings.append(describe_arms_at_depth(depth, worst_first))
+    return findings
 
 
 def describe_arms_at_depth(depth: int, cells_at_depth: list[StudyCell]) -> str:
+    """The test errors at one depth, and which arms seeds cannot tell apart.
+
+    `cells_at_depth` are sorted from the highest to the lowest test error, two at least.
+    """
     first, *others = cells_at_depth
-    text = f"At {depth} layers the {format_arm_name(first.arm)} net gets {format_percent(first.test_error)} test error, "
-    text += join_with_and(
-        [
-            f"the {format_arm_name(cell.arm)} one {format_percent(cell.test_error)}"
-            for cell in others
-        ]
-    )
+    other_texts = [
+        f"the {format_arm_name(cell.arm)} one {format_percent(cell.test_error)}" for cell in others
+    ]
     worst_to_best = CellComparison(first, cells_at_depth[-1], "test")
-    text += f": {format_point_difference(worst_to_best)}" + (
-        " from worst to best" if len(cells_at_depth) > 2 else ""
+    text = (
+        f"At {depth} layers the {format_arm_name(first.arm)} net gets "
+        f"{format_percent(first.test_error)} test error, {join_with_and(other_texts)}: "
+        f"{format_point_difference(worst_to_best)}"
     )
-    indistinguishable = find_indistinguishable_arms(cells_at_depth)
-    if any(len(names) == len(cells_at_depth) for names, _ in indistinguishable):
+    if len(cells_at_depth) > 2:
+        text += " from worst to best"
+    groups = group_indistinguishable_cells(cells_at_depth)
+    if any(len(group) == len(cells_at_depth) for group in groups):
         return f"{text}, {worst_to_best.inconclusive_reason}."
-    return (
-        ". ".join(
-            [
-                text,
-                *(
-                    f"The {join_with_and(names)} nets are {doubt}"
-                    for names, doubt in indistinguishable
-                ),
-            ]
-        )
-        + "."
-    )
+    return ". ".join([text, *map(describe_indistinguishable_arms, groups)]) + "."
 
 
-def find_indistinguishable_arms(cells_at_depth: list[StudyCell]) -> list[tuple[list[str], str]]:
-    """Names of neighbours in order of test error of which no two can be told apart, and why."""
+def group_indistinguishable_cells(cells_at_depth: list[StudyCell]) -> list[list[StudyCell]]:
+    """Neighbours in the order of test error of which no two differ significantly.
+
+    Groups of one are omitted.
+    """
     groups = []
     start = 0
     for end in range(1, len(cells_at_depth) + 1):
+        group = cells_at_depth[start:end]
         if end == len(cells_at_depth) or any(
-            CellComparison(cell, cells_at_depth[end], "test").is_significant
-            for cell in cells_at_depth[start:end]
+            CellComparison(cell, cells_at_depth[end], "test").is_significant for cell in group
         ):
-            if end - start > 1:
-                doubt = CellComparison(
-                    cells_at_depth[start], cells_at_depth[end - 1], "test"
-                ).inconclusive_reason
-                groups.append(
-                    ([format_arm_name(cell.arm) for cell in cells_at_depth[start:end]], doubt)
-                )
+            if len(group) > 1:
+                groups.append(group)
             start = end
     return groups
 
 
+def describe_indistinguishable_arms(group: list[StudyCell]) -> str:
+    """One sentence, without its full stop, for arms that do not differ significantly."""
+    arm_names = join_arm_names([cell.arm for cell in group])
+    if CellComparison(group[0], group[-1], "test").min_seeds > 1:
+        return f"The {arm_names} nets differ by no more than the spread over seeds"
+    return f"The {arm_names} nets are too close to tell apart with one seed"
+
+
 def describe_seed_uncertainty(cells: Sequence[StudyCell]) -> str:
-    """How far the numbers can be trusted."""
-    fewest, most = min(cell.seeds for cell in cells), max(cell.seeds for cell in cells)
-    if most == 1:
-        return "Each network was trained with one seed: differences below 1 point cannot be told apart from chance."
-    text = f"Errors are means over {fewest if fewest == most else f'{fewest} to {most}'} seeds; "
-    text += "two errors differ when a t-test over seeds says so at the 5 % level"
-    return text + (
-        ", and by at least 1 point: so few seeds cannot tell more."
-        if fewest < MIN_WELCH_SEEDS
-        else "."
+    """How large a difference must be to count, for the number of seeds."""
+    if all(cell.seeds == 1 for cell in cells):
+        return "Each network was trained with one seed: differences below 1 point may be chance."
+    text = (
+        f"Errors are means over {format_seed_range(cells)}. Two errors count as different "
+        "if a t-test over seeds is significant at the 5 % level"
     )
+    if all(cell.seeds >= MIN_WELCH_SEEDS for cell in cells):
+        return f"{text}."
+    return f"{text} and, with fewer than {MIN_WELCH_SEEDS} seeds, they are at least 1 point apart."

@@ -1,0 +1,15 @@
+"""Studies: many runs that are trained for one comparison, on one machine or on a Ray cluster.
+
+run_study    trains the runs of a study that its folder has no result of
+local        trains runs in parallel processes of this machine
+ray_cluster  trains runs on the machines of a Ray cluster
+"""
+
+from typing import TYPE_CHECKING
+
+from residua.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from residua.studies.run_study import train_study as train_study
+
+__getattr__, __dir__ = export_lazily(__name__, {"run_study": "train_study"})

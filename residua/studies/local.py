@@ -1,4 +1,4 @@
-"""Runs of a study side by side, in processes of this machine."""
+"""Train the runs of a study in parallel processes of this machine."""
 
 import multiprocessing
 import os
@@ -12,24 +12,32 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from queue import Empty
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 
 from residua.config.run import Run
 from residua.errors import Interrupted, ResiduaError, UsageError
 from residua.record import MetricsRow
-from residua.training.loop import ProgressListener, TrainingProgress
 from residua.training.machine import Precision, detect_machine
+from residua.training.progress import NamedCountListener, ProgressListener, TrainingProgress
 from residua.training.run import catch_stop_signals, train_run
 
-StudyProgressCallback: TypeAlias = Callable[[str, int, int], None]
-"""Is told a run's name, the steps it has done and the steps it has."""
+EVENT_POLL_SECONDS = 0.2
+STOPPED_MESSAGE = "stopped: repeat the same command to resume from the checkpoints"
+
+
+class RunProgressEvent(NamedTuple):
+    """A message of a worker process about its run."""
+
+    run_name: str
+    done: int  # steps
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
 class StudyJob:
-    """A run to train into its folder, or to go on with."""
+    """A run of a study, with its folder and the options it is trained with."""
 
     run: Run
     folder: Path
@@ -39,8 +47,9 @@ class StudyJob:
     def train_or_resume(
         self, on_progress: ProgressListener, should_stop: Callable[[], bool]
     ) -> None:
+        """Train the run, from its last checkpoint if there is one; Interrupted if stopped."""
         if should_stop():
-            raise Interrupted("stopped before it began")
+            raise Interrupted("stopped before the run began")
         train_run(
             self.run,
             self.folder,
@@ -53,75 +62,79 @@ class StudyJob:
 
 
 def train_jobs_locally(
-    jobs: dict[str, StudyJob], workers: int, on_progress: StudyProgressCallback
+    jobs: dict[str, StudyJob], workers: int, on_progress: NamedCountListener
 ) -> dict[str, str]:
-    """Train `workers` at a time, 0: one a core, or one on a GPU; returns those that failed, and why.  Interrupted after Ctrl-C."""
+    """Train the jobs, by run name, in `workers` processes; returns the failed runs with reasons.
+
+    With 0 workers there is one per core, or a single one if there is a GPU.  Raises UsageError for
+    a negative number, and Interrupted after Ctrl-C or SIGTERM.
+    """
     if workers < 0:
-        raise UsageError(f"{workers} workers are impossible: give 1 or more, or 0 for one a core")
-    workers = workers or (1 if torch.cuda.is_available() else min(os.cpu_count() or 1, len(jobs)))
+        raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
+    core_count = os.cpu_count() or 1
+    workers = workers or (1 if torch.cuda.is_available() else min(core_count, len(jobs)))
+    # Processes are spawned, because forked ones could not use CUDA.
     spawn_context = multiprocessing.get_context("spawn")
-    progress_events: Queue[tuple[str, int, int]] = spawn_context.Queue()
+    progress_events: Queue[RunProgressEvent] = spawn_context.Queue()
     halt_event = spawn_context.Event()
-    worker_arguments = (
-        progress_events,
-        halt_event,
-        os.getpid(),
-        max((os.cpu_count() or 1) // workers, 1),
-    )
+    threads_per_worker = max(core_count // workers, 1)
+    worker_arguments = (progress_events, halt_event, os.getpid(), threads_per_worker)
     with (
         catch_stop_signals() as should_stop,
         ProcessPoolExecutor(workers, spawn_context, init_worker_process, worker_arguments) as pool,
     ):
         futures = {name: pool.submit(train_job_in_worker, name, job) for name, job in jobs.items()}
-        on_progress(
-            next(iter(jobs)), 0, 1
-        )  # it has begun, though it takes the processes seconds to set out
+        # Shows that the study has begun, though the processes take seconds to start.
+        on_progress(next(iter(jobs)), 0, 1)
         while not (all(future.done() for future in futures.values()) and progress_events.empty()):
             with suppress(Empty):
-                on_progress(*progress_events.get(timeout=0.2))
+                on_progress(*progress_events.get(timeout=EVENT_POLL_SECONDS))
             if should_stop():
                 halt_event.set()
     if should_stop():
-        raise Interrupted("stopped: the same command goes on from the checkpoints")
+        raise Interrupted(STOPPED_MESSAGE)
     return {
         name: describe_job_failure(future) for name, future in futures.items() if future.exception()
     }
 
 
 def describe_job_failure(future: Future[None]) -> str:
-    """Why a run failed; what is not one of our errors is a defect, and is raised as it is."""
+    """Why a job failed, in one line; an exception that no user can cause is raised again."""
     match future.exception():
         case ResiduaError() | OSError() as error:
             return str(error)
         case BrokenProcessPool():
-            return "its process, or one beside it, was killed; for want of memory?"
+            return "a worker process was killed, perhaps for lack of memory"
         case error:
             raise error or AssertionError
 
 
-# In a worker process:
-
-worker_progress_events: "Queue[tuple[str, int, int]]"
+# State of a worker process, which `init_worker_process` sets: an executor passes neither queues nor
+# events as arguments of a job.
+worker_progress_events: "Queue[RunProgressEvent]"
 worker_should_stop: Callable[[], bool]
 
 
 def init_worker_process(
-    progress_events: "Queue[tuple[str, int, int]]", halt_event: Event, parent_pid: int, threads: int
+    progress_events: "Queue[RunProgressEvent]", halt_event: Event, parent_pid: int, threads: int
 ) -> None:
+    """Prepare a worker process of `threads` threads; it stops if its parent asks or disappears."""
     global worker_progress_events, worker_should_stop
-    worker_progress_events = progress_events
-    worker_should_stop = lambda: halt_event.is_set() or os.getppid() != parent_pid  # noqa: E731 -- or the study's own process is gone
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent answers it
+
+    def is_halted_or_orphaned() -> bool:
+        return halt_event.is_set() or os.getppid() != parent_pid
+
+    worker_progress_events, worker_should_stop = progress_events, is_halted_or_orphaned
+    # Ctrl-C reaches the whole process group; the parent handles it for all.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 
 
 def train_job_in_worker(run_name: str, job: StudyJob) -> None:
-    """Train one run, telling the parent."""
+    """Train one run in a worker process, and send its progress to the parent process."""
 
     def report_progress(progress: TrainingProgress, line: MetricsRow | None) -> None:
-        worker_progress_events.put((run_name, progress.step, progress.total_steps))
+        worker_progress_events.put(RunProgressEvent(run_name, progress.step, progress.total_steps))
 
     job.train_or_resume(report_progress, worker_should_stop)
-    worker_progress_events.put((run_name, 1, 1))
+    worker_progress_events.put(RunProgressEvent(run_name, 1, 1))

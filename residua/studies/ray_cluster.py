@@ -1,4 +1,7 @@
-"""Runs of a study over the machines of a Ray cluster, which share the disk of the study's folder."""
+"""Train the runs of a study on a Ray cluster whose machines share the disk of the study's folder.
+
+`ray` has the type Any here, because it is optional: its types are known only if it is installed.
+"""
 
 import os
 import warnings
@@ -11,32 +14,36 @@ import torch
 
 from residua.errors import Interrupted, RecordError, ResiduaError, UsageError
 from residua.record import RunRecord
-from residua.studies.local import StudyJob, StudyProgressCallback
+from residua.studies.local import STOPPED_MESSAGE, StudyJob
+from residua.training.progress import NamedCountListener
 from residua.training.run import catch_stop_signals
 
-POLL_SECONDS = 1.0  # seconds between two looks at the records
+POLL_SECONDS = 1.0  # between two reads of the runs' records
+MAX_RETRIES = 3  # of a run whose machine is lost
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns
-    "RAY_worker_niceness": "0",  # of a cluster that is started here: as any run, not behind all else that the machine does
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise Ray prints a warning
+    # If Ray starts a cluster on this machine, its workers get the priority of any local run.
+    "RAY_worker_niceness": "0",
 }
 
 
 @contextmanager
 def connect_to_ray() -> Iterator[Any]:
-    """The module `ray`, connected to the cluster of $RAY_ADDRESS, or to one of this machine alone that ends with it.
+    """Yield the module `ray`, connected to the cluster of $RAY_ADDRESS.
 
-    Raises UsageError where Ray is not installed, or no cluster is there.
+    Without that variable, a cluster of this machine alone is started, and stopped afterwards.
+    Raises UsageError if Ray is not installed or the cluster cannot be reached.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Ray's own making
+        warnings.simplefilter("ignore")  # those of Ray's own code
         try:
             ray = import_module("ray")
         except ImportError:
             raise UsageError(
-                "--ray needs Ray, which is not installed: pip install ray, or leave --ray out"
+                "--ray needs Ray, which is not installed: pip install ray, or omit --ray"
             ) from None
         try:
             ray.init(
@@ -46,7 +53,8 @@ def connect_to_ray() -> Iterator[Any]:
                 configure_logging=False,
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"no Ray cluster answers: {str(error).splitlines()[0]}") from error
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"cannot connect to a Ray cluster: {reason}") from error
         try:
             yield ray
         finally:
@@ -54,48 +62,52 @@ def connect_to_ray() -> Iterator[Any]:
 
 
 def train_jobs_on_ray(
-    ray: Any, jobs: dict[str, StudyJob], on_progress: StudyProgressCallback
+    ray: Any, jobs: dict[str, StudyJob], on_progress: NamedCountListener
 ) -> dict[str, str]:
-    """Train each job where a core, or a GPU, is free; returns those that failed, and why.  Interrupted after Ctrl-C.
+    """Train each job, by run name, on a free core or GPU; returns the failed runs with reasons.
 
-    A run whose machine is lost is begun again elsewhere, and goes on from its checkpoint.
+    A run whose machine is lost restarts on another one from its last checkpoint.  Raises
+    Interrupted after Ctrl-C or SIGTERM.
     """
     gpus_per_job = 1 if ray.cluster_resources().get("GPU") else 0
-    remote_train = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=3)(train_in_ray_worker)
+    remote_train = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=MAX_RETRIES)(
+        train_in_ray_worker
+    )
     with catch_stop_signals() as should_stop:
         run_names = {remote_train.remote(job): name for name, job in jobs.items()}
-        pending, failures, is_stopping = list(run_names), {}, False
-        on_progress(
-            next(iter(jobs)), 0, 1
-        )  # it has begun, though it takes the cluster seconds to set out
+        pending, failures, is_stopping = list(run_names), dict[str, str](), False
+        # Shows that the study has begun, though the cluster takes seconds to start.
+        on_progress(next(iter(jobs)), 0, 1)
         while pending:
             finished, pending = ray.wait(pending, timeout=POLL_SECONDS)
-            for name, reason in iterate_failures(
-                ray, {run_names[reference]: reference for reference in finished}
-            ):
-                failures[name] = reason
-            for reference in run_names:
-                report_recorded_progress(
-                    run_names[reference], jobs[run_names[reference]], on_progress
-                )
+            finished_by_name = {run_names[reference]: reference for reference in finished}
+            failures.update(iterate_failures(ray, finished_by_name))
+            for name, job in jobs.items():
+                report_recorded_progress(name, job, on_progress)
             if should_stop() and not is_stopping:
                 is_stopping = True
                 for reference in pending:
                     ray.cancel(reference)
     if is_stopping:
-        raise Interrupted("stopped: the same command goes on from the checkpoints")
+        raise Interrupted(STOPPED_MESSAGE)
     return failures
 
 
 def train_in_ray_worker(job: StudyJob) -> None:
-    """In a worker of the cluster: Ctrl-C, which a cancelled task is given, ends with a checkpoint."""
+    """Train one run in a worker process of the cluster; a cancelled run writes a checkpoint.
+
+    Ray cancels a task by the signal of Ctrl-C.
+    """
     torch.set_num_threads(1)
     with catch_stop_signals() as should_stop:
         job.train_or_resume(lambda progress, line: None, should_stop)
 
 
 def iterate_failures(ray: Any, finished: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of the finished, those that failed, and why; what is not one of our errors is a defect, and is raised as it is."""
+    """Yield the name of each failed run of the finished ones, and the reason in one line.
+
+    Cancelled runs are no failures.  An exception that no user can cause is raised again.
+    """
     for run_name, reference in finished.items():
         try:
             ray.get(reference)
@@ -107,17 +119,17 @@ def iterate_failures(ray: Any, finished: dict[str, Any]) -> Iterator[tuple[str, 
             if not isinstance(error.cause, Interrupted):
                 yield run_name, str(error.cause)
         except ray.exceptions.RayError as error:
-            yield run_name, f"its process was lost ({type(error).__name__}); for want of memory?"
+            kind = type(error).__name__
+            yield run_name, f"its process was lost ({kind}), perhaps for lack of memory"
 
 
-def report_recorded_progress(
-    run_name: str, job: StudyJob, on_progress: StudyProgressCallback
-) -> None:
-    """Tell how far a run is, as its record says."""
+def report_recorded_progress(run_name: str, job: StudyJob, on_progress: NamedCountListener) -> None:
+    """Report the progress of a run as its record has it, because workers send no messages."""
     record = RunRecord(job.folder)
-    with suppress(RecordError):  # not begun, or just being written
+    with suppress(RecordError):  # not begun, or being written just now
         if record.read_result() is not None:
             on_progress(run_name, 1, 1)
-        elif (metric_lines := record.read_metrics()) and (recipe := job.run.recipe):
-            step, epoch = metric_lines[-1]["step"] or 0, metric_lines[-1]["epoch"] or 1
-            on_progress(run_name, int(step), recipe.steps or round(recipe.epochs * step / epoch))
+        elif (metric_rows := record.read_metrics()) and (recipe := job.run.recipe):
+            step, epoch = metric_rows[-1]["step"] or 0, metric_rows[-1]["epoch"] or 1
+            total_steps = recipe.steps or round(recipe.epochs * step / epoch)
+            on_progress(run_name, int(step), total_steps)

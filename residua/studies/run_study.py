@@ -1,20 +1,28 @@
-"""The degradation experiment, and any other study: train arms x depths x seeds, each run into its own record."""
+"""Train every run of a study, arms x depths x seeds, each into a record of its own."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from residua.config.dataset import get_dataset
+from residua.config.run import Run
 from residua.config.serialize import Json, to_json
 from residua.config.study import Study
 from residua.data.read import read_split
 from residua.errors import UsageError
 from residua.files import write_json
-from residua.record import describe_first_difference, read_study_json
-from residua.studies.local import StudyJob, StudyProgressCallback, train_jobs_locally
+from residua.record import (
+    PACKED_RUNS,
+    describe_first_difference,
+    read_packed_runs,
+    read_study_json,
+)
+from residua.studies.local import StudyJob, train_jobs_locally
+from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
 from residua.training.machine import Precision, detect_machine
+from residua.training.progress import NamedCountListener
 
 
-def run_study(
+def train_study(
     study: Study,
     folder: Path,
     *,
@@ -22,37 +30,57 @@ def run_study(
     data_dir: Path | None = None,
     workers: int = 0,
     ray: bool = False,
-    on_progress: StudyProgressCallback,
+    on_progress: NamedCountListener,
 ) -> dict[str, str]:
-    """Train every run of `plan` that `folder` holds no result of, side by side here or, by `ray`, on a cluster's machines.
+    """Train the runs of `study` that have no result in `folder` yet; returns the failed ones.
 
-    An unfinished run goes on from its checkpoint.  Returns the runs that failed, and why: they do not stop the others.
-    Raises UsageError for a study that cannot be, or where the folder holds one of other data or another recipe, and
-    Interrupted after Ctrl-C, once each run has its checkpoint.
+    Runs are trained in parallel, by `workers` processes of this machine or, with `ray`, on the
+    machines of a Ray cluster.  An unfinished run resumes from its checkpoint.  A run that fails
+    does not stop the others; the result has its name and the reason.  Raises UsageError if the
+    study is impossible, or if the folder holds a study with other data or another recipe, and
+    Interrupted after Ctrl-C, when each run has written its checkpoint.
     """
     runs = study.make_runs()
+    # Problems of machine and data are reported here once, not by every worker.
     detect_machine(precision)
-    read_split(
-        get_dataset(study.dataset), "dev", data_dir
-    )  # what is wrong with the data is said here once, not by every worker
+    read_split(get_dataset(study.dataset), "dev", data_dir)
+    packed_names = find_packed_results(folder, runs)
     jobs = {
         name: StudyJob(run, folder / "runs" / name, precision, data_dir)
         for name, run in runs.items()
+        if name not in packed_names
     }
-    if ray:
-        from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
-
+    for name in packed_names:
+        on_progress(name, 1, 1)
+    if ray and jobs:
         with connect_to_ray() as cluster:
             claim_study_folder(folder, study)
             return train_jobs_on_ray(cluster, jobs, on_progress)
     claim_study_folder(folder, study)
-    return train_jobs_locally(jobs, workers, on_progress)
+    return train_jobs_locally(jobs, workers, on_progress) if jobs else {}
+
+
+def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
+    """The names of the runs whose results are packed into the study's `runs.jsonl`.
+
+    Raises UsageError if a packed run of one of these names is another run.
+    """
+    names: set[str] = set()
+    for record in read_packed_runs(folder / PACKED_RUNS):
+        if record.name in runs and record.read_result() is not None:
+            record.check_same_run(runs[record.name], {}, resume=True)
+            names.add(record.name)
+    return names
 
 
 def claim_study_folder(folder: Path, study: Study) -> None:
-    """Write `study.json`, unless the folder holds something else; arms that it had before stay in it."""
+    """Write `study.json`; arms of an earlier study in the folder are kept.
+
+    Raises UsageError if the folder holds other files or a study that cannot be merged.
+    """
     path = folder / "study.json"
-    if path.exists() and any((folder / "runs").glob("*")):
+    has_runs = any((folder / "runs").glob("*")) or (folder / PACKED_RUNS).exists()
+    if path.exists() and has_runs:
         study = merge_studies(read_study_json(path), study, folder)
     elif not path.exists() and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no study: choose another --out")
@@ -60,16 +88,13 @@ def claim_study_folder(folder: Path, study: Study) -> None:
 
 
 def merge_studies(old: Study, new: Study, folder: Path) -> Study:
-    """`new`, and the arms of `old` that it leaves out; UsageError where the two cannot be compared."""
+    """`new` with the arms of `old` that it lacks; UsageError if data, recipe or an arm differ."""
     shared_titles = {arm.title for arm in old.arms} & {arm.title for arm in new.arms}
-    old_settings, new_settings = (
-        extract_fixed_settings(old, shared_titles),
-        extract_fixed_settings(new, shared_titles),
-    )
+    old_settings = extract_fixed_settings(old, shared_titles)
+    new_settings = extract_fixed_settings(new, shared_titles)
     if old_settings != new_settings:
-        raise UsageError(
-            f"{folder} holds another study: {describe_first_difference(old_settings, new_settings)}; choose another --out"
-        )
+        difference = describe_first_difference(old_settings, new_settings)
+        raise UsageError(f"{folder} holds another study: {difference}; choose another --out")
     earlier_arms = [
         replace(arm, depths=arm.depths or old.depths)
         for arm in old.arms
@@ -79,7 +104,7 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
 
 
 def extract_fixed_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
-    """What must stay as it is in a folder: data, recipe, and what the arms of those titles are."""
+    """The settings that a study's folder fixes: data set, recipe, and the arms of these titles."""
     arms: dict[str, Json] = {
         arm.title: {"family": arm.family, "changes": list(arm.changes)}
         for arm in study.arms

@@ -1,0 +1,71 @@
+"""Training: everything from a `Run` value to a trained network with its record.
+
+run               train a run into its folder, and measure its result
+prepared_run      read the data, build the network, and choose the function that trains it
+loop              the training loop: steps, evaluations, metrics, checkpoints
+step              one step: forward pass, backward pass, update
+optimisers        build torch optimisers and their parameter groups from values
+muon              the Muon optimiser
+progress          how far a run is, and what it measured since the last metrics line
+checkpoint        checkpoint files, with a checksum
+training_state    save the state of a run to a checkpoint, and restore it
+machine           device, precision and process group
+memory            compare the memory that a run needs with the memory that is free
+distributed       data-parallel processes, started by torchrun
+sync_batchnorm    BN and drop-path over the ranks that share a BN split
+cuda_graph        a training step as one CUDA graph
+initial_weights   the weights that a run starts from
+auto_config       choose network, image size, recipe and duration for a folder of photos
+dry_run           preview a run without training it
+evaluate          the evaluation loop, and error counts
+assess            a full evaluation: confusion matrix, calibration, confident mistakes
+calibration       calibration error and temperature scaling
+recalibrate_bn    training error with BN statistics of the final weights
+vlad              fit VLAD classifiers, which are not trained by gradient descent
+"""
+
+from typing import TYPE_CHECKING
+
+from residua.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from residua.training.assess import evaluate_model_folder as evaluate_model_folder
+    from residua.training.assess import predict_log_probabilities as predict_log_probabilities
+    from residua.training.auto_config import choose_config as choose_config
+    from residua.training.checkpoint import CheckpointPolicy as CheckpointPolicy
+    from residua.training.checkpoint import parse_save_interval as parse_save_interval
+    from residua.training.distributed import DataParallelGroup as DataParallelGroup
+    from residua.training.distributed import join_process_group as join_process_group
+    from residua.training.dry_run import preview_run as preview_run
+    from residua.training.evaluate import EvaluationScore as EvaluationScore
+    from residua.training.evaluate import evaluate_network as evaluate_network
+    from residua.training.initial_weights import adapt_network_to_data as adapt_network_to_data
+    from residua.training.initial_weights import read_image_size as read_image_size
+    from residua.training.initial_weights import resolve_weight_source as resolve_weight_source
+    from residua.training.machine import Machine as Machine
+    from residua.training.machine import Precision as Precision
+    from residua.training.machine import detect_machine as detect_machine
+    from residua.training.memory import describe_memory as describe_memory
+    from residua.training.progress import ProgressListener as ProgressListener
+    from residua.training.progress import TrainingProgress as TrainingProgress
+    from residua.training.run import catch_stop_signals as catch_stop_signals
+    from residua.training.run import train_run as train_run
+    from residua.training.step import TrainingStep as TrainingStep
+
+__getattr__, __dir__ = export_lazily(
+    __name__,
+    {
+        "assess": "evaluate_model_folder predict_log_probabilities",
+        "auto_config": "choose_config",
+        "checkpoint": "CheckpointPolicy parse_save_interval",
+        "distributed": "DataParallelGroup join_process_group",
+        "dry_run": "preview_run",
+        "evaluate": "EvaluationScore evaluate_network",
+        "initial_weights": "adapt_network_to_data read_image_size resolve_weight_source",
+        "machine": "Machine Precision detect_machine",
+        "memory": "describe_memory",
+        "progress": "ProgressListener TrainingProgress",
+        "run": "catch_stop_signals train_run",
+        "step": "TrainingStep",
+    },
+)

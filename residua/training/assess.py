@@ -1,4 +1,7 @@
-"""All that an evaluation shows: every image's scores, and what is counted from them."""
+"""Evaluate a model folder in full: confusion matrix, calibration, intervals, confident mistakes.
+
+`evaluate_network` counts errors alone; this keeps the log probabilities of every image.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -7,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
@@ -15,11 +17,12 @@ from residua.config.evaluation_results import ConfidentMistake, EvaluationResult
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.config.serialize import to_json
-from residua.data.read import Images, NamedImages, Split, read_preprocessed_split
+from residua.data.read import Images, NamedImages, read_preprocessed_split
+from residua.data.sources.listing import Split
 from residua.data.thumbnails import make_thumbnail_uri
 from residua.errors import UsageError
 from residua.files import write_json
-from residua.net.model_folder import from_pretrained
+from residua.net.model_folder import find_model_folder, from_pretrained, read_compatible_config
 from residua.training.calibration import (
     FloatArray,
     LabelArray,
@@ -27,18 +30,12 @@ from residua.training.calibration import (
     fit_temperature,
     measure_calibration,
 )
-from residua.training.evaluate import (
-    batch_log_probabilities,
-    find_model_folder,
-    read_compatible_config,
-)
+from residua.training.evaluate import predict_own_batches
 from residua.training.machine import Machine
 
-MAX_MISTAKES = 24  # of the mistakes
-"""Our choice."""
+MAX_MISTAKES = 24  # confident mistakes that an evaluation shows; our choice
 
 
-@torch.no_grad()
 def predict_log_probabilities(
     net: nn.Module,
     images: Images,
@@ -48,20 +45,17 @@ def predict_log_probabilities(
     *,
     mirror: bool = False,
 ) -> Tensor:
-    """log p (n, classes) of uint8 images, fp32, in their order; the net is left in the mode it was in.
+    """Log probabilities (n, classes) of uint8 images, in fp32 and in the order of the images.
 
-    Of several processes each takes every n-th batch, and all get the scores of all images.
+    The ranks of the machine's group share the batches, and each gets the rows of all images.  The
+    mode of `net` is restored.
     """
-    was_training, group = net.training, machine.group
-    net.eval()
     log_probs = torch.zeros(len(images), len(config.classes), device=machine.device)
-    for start in range(group.rank * batch_size, len(images), group.world_size * batch_size):
-        batch = images[slice(start, start + batch_size)].to(machine.device)
-        log_probs[start : start + batch_size] = batch_log_probabilities(
-            net, batch.pixels, config.mean, config.std, machine, mirror
-        )
-    net.train(was_training)
-    return group.all_reduce_sum(log_probs).cpu()
+    for batch_slice, _, batch_log_probs in predict_own_batches(
+        net, images, config.mean, config.std, machine, batch_size, mirror=mirror
+    ):
+        log_probs[batch_slice] = batch_log_probs
+    return machine.group.all_reduce_sum(log_probs).cpu()
 
 
 def evaluate_model_folder(
@@ -74,19 +68,22 @@ def evaluate_model_folder(
     mirror: bool = False,
     calibrate: bool = False,
 ) -> EvaluationResult:
-    """A model folder, or a run's last network, on a data set of the same classes and image shape.
+    """Evaluate a model folder, or the last network of a run, on a split of a data set.
 
-    The preprocessing is the model folder's own.  `calibrate` fits a temperature on the dev split and stores it there.
-    Raises UsageError for other classes or shapes, where a mirror image may be of another class, or where the dev split would be
-    both fitted on and reported; RecordError, DataError.
+    Images are preprocessed as the model folder's config says.  `mirror` averages the probabilities
+    of each image and its mirror image.  `calibrate` fits a temperature on the dev split first and
+    stores it in the config.  Raises UsageError if the classes or image shapes differ, if mirroring
+    may change a class, or if the split to report includes the one that `calibrate` fits on;
+    RecordError, DataError.
     """
     if mirror and not data.flip_keeps_class:
         raise UsageError(
-            f"a mirror image in {data.name} may be of another class: leave --mirror out"
+            f"a mirror image of {data.name} may belong to another class: remove --mirror"
         )
     if calibrate and split in ("dev", "all"):
         raise UsageError(
-            "--calibrate fits on the dev split, which then says nothing of the fit: report another --split"
+            "--calibrate fits on the dev split, so an evaluation on it would be too optimistic: "
+            "choose another --split"
         )
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
@@ -96,9 +93,10 @@ def evaluate_model_folder(
         named_images = machine.group.run_local_rank0_first(
             partial(read_preprocessed_split, data, split, config, data_dir)
         )
-        return named_images, predict_log_probabilities(
+        log_probs = predict_log_probabilities(
             net, named_images.images, config, machine, mirror=mirror
-        ).numpy()
+        )
+        return named_images, log_probs.numpy()
 
     if calibrate:
         dev, log_probs = load_and_predict("dev")
@@ -107,14 +105,13 @@ def evaluate_model_folder(
             write_json(folder / "config.json", to_json(config))
     named_images, log_probs = load_and_predict(split)
     evaluation = build_evaluation(named_images, log_probs, config, "dev" if calibrate else "folder")
+    environment = machine.describe_environment()
     return replace(
         evaluation,
         dataset=data.name,
         split=split,
         mirror=mirror,
-        environment=tuple(
-            (name, str(value)) for name, value in machine.describe_environment().items()
-        ),
+        environment=tuple((name, str(value)) for name, value in environment.items()),
     )
 
 
@@ -124,17 +121,17 @@ def build_evaluation(
     config: ModelConfig,
     temperature_source: Literal["dev", "folder"] = "folder",
 ) -> EvaluationResult:
-    """What `scores` (n, classes) say of images; `source` is where the config's temperature is from.
+    """Compute all measures of an evaluation from log probabilities (n, classes).
 
-    Where it has none, each half of the images is scaled by the temperature of the other half.
+    `temperature_source` says where the temperature in `config` was fitted.  If it is 1, that is not
+    fitted yet, each half of the images is scaled by the temperature of the other half instead.
     """
     labels = named_images.images.labels.numpy()
-    count, top5_classes = len(labels), np.argsort(-log_probs, axis=1, kind="stable")[:, :5]
+    count, class_count = len(labels), len(config.classes)
+    top5_classes = np.argsort(-log_probs, axis=1, kind="stable")[:, :5]
     top5_hits = top5_classes == labels[:, None]
     wrong, wrong5 = int((~top5_hits[:, 0]).sum()), int((~top5_hits.any(1)).sum())
-    confusion = confusion_matrix(
-        labels, top5_classes[:, 0], labels=range(len(config.classes))
-    ).tolist()
+    confusion = count_confusions(labels, top5_classes[:, 0], class_count).tolist()
     cross_fits_temperature = config.temperature == 1
     temperatures = (
         cross_fit_temperatures(log_probs, labels)
@@ -167,10 +164,18 @@ def build_evaluation(
     )
 
 
+def count_confusions(
+    labels: LabelArray, predicted_classes: LabelArray, class_count: int
+) -> LabelArray:
+    """The confusion matrix (classes, classes): rows are labels, columns predicted classes."""
+    pairs = labels * class_count + predicted_classes
+    return np.bincount(pairs, minlength=class_count**2).reshape(class_count, class_count)
+
+
 def find_confident_mistakes(
     named_images: NamedImages, log_probs: FloatArray, predicted_classes: LabelArray
 ) -> tuple[ConfidentMistake, ...]:
-    """The wrong guesses of which the network was surest."""
+    """The `MAX_MISTAKES` wrong predictions of highest probability, the most confident first."""
     labels = named_images.images.labels.numpy()
     predicted_log_probs = log_probs[np.arange(len(labels)), predicted_classes]
     wrong = np.flatnonzero(predicted_classes != labels)

@@ -1,4 +1,8 @@
-"""Are the probabilities true?  Reliability, and the one number that makes scores less, or more, sure (Guo et al. 2017)."""
+"""Calibration of probabilities: expected calibration error and temperature scaling.
+
+Both follow Guo et al. 2017.  A temperature divides the logits before the softmax: above 1 it makes
+a network less confident, below 1 more, and it never changes which class is the most probable.
+"""
 
 from math import exp, log
 
@@ -13,20 +17,23 @@ FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.int64]
 
 CALIBRATION_BINS = 15  # as Guo et al.
-MAX_TEMPERATURE = (
-    100.0  # a temperature beyond this, or below its inverse, says that there is nothing to fit
-)
+MAX_TEMPERATURE = 100.0  # the fit searches from its inverse to this
 
 
 def measure_calibration(
     logits: FloatArray, labels: LabelArray, temperatures: FloatArray | None = None
 ) -> CalibrationResult:
-    """The reliability of softmax(scores / temperatures), of scores (n, classes) and temperatures (n, 1), 1 where none are given."""
-    log_probs = log_softmax(logits if temperatures is None else logits / temperatures, axis=1)
-    confidence, correct = np.exp(log_probs.max(1)).astype(np.float64), log_probs.argmax(1) == labels
-    bin_indices = np.clip(
-        np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1
-    )  # (i / BINS, (i + 1) / BINS]
+    """Calibration of softmax(logits / temperatures), for logits (n, classes) and labels (n,).
+
+    `temperatures` (n, 1) has one value per image; None means 1.
+    """
+    scaled_logits = logits if temperatures is None else logits / temperatures
+    log_probs = log_softmax(scaled_logits, axis=1)
+    confidence = np.exp(log_probs.max(1)).astype(np.float64)
+    correct = log_probs.argmax(1) == labels
+    # bin i holds confidences in (i / bins, (i + 1) / bins]
+    bin_indices = np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1
+    bin_indices = np.clip(bin_indices, 0, CALIBRATION_BINS - 1)
     counts = np.bincount(bin_indices, minlength=CALIBRATION_BINS)
     sums = [
         np.bincount(bin_indices, weights=values, minlength=CALIBRATION_BINS)
@@ -36,36 +43,30 @@ def measure_calibration(
     bins = tuple(
         CalibrationBin(int(n), float(c), float(a)) for n, c, a in zip(counts, *means, strict=True)
     )
-    ece = sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(labels)
     return CalibrationResult(
-        ece=ece, loss=float(-select_label_log_probs(log_probs, labels).mean()), bins=bins
+        ece=sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(labels),
+        loss=mean_cross_entropy(log_probs, labels),
+        bins=bins,
     )
 
 
 def fit_temperature(logits: FloatArray, labels: LabelArray) -> float:
-    """The temperature at which the mean cross-entropy of softmax(scores / temperature) is least."""
+    """The temperature that minimises the mean cross-entropy of softmax(logits / temperature)."""
 
-    def loss(log_temperature: float) -> float:
-        return float(
-            -select_label_log_probs(
-                log_softmax(logits / np.float32(exp(log_temperature)), axis=1), labels
-            ).mean()
-        )
+    def loss_at(log_temperature: float) -> float:
+        temperature = np.float32(exp(log_temperature))
+        return mean_cross_entropy(log_softmax(logits / temperature, axis=1), labels)
 
-    return float(
-        exp(
-            minimize_scalar(
-                loss,
-                bounds=(-log(MAX_TEMPERATURE), log(MAX_TEMPERATURE)),
-                method="bounded",
-                options={"xatol": 1e-4},
-            ).x
-        )
-    )
+    bounds = (-log(MAX_TEMPERATURE), log(MAX_TEMPERATURE))
+    best = minimize_scalar(loss_at, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    return float(exp(best.x))
 
 
 def cross_fit_temperatures(logits: FloatArray, labels: LabelArray) -> FloatArray:
-    """A temperature (n, 1) for each image, fitted on the half of the images (every other one) that it is not of."""
+    """Temperatures (n, 1), each fitted on images that do not include its own.
+
+    Images of even index get the temperature fitted on those of odd index, and the reverse.
+    """
     odd = np.arange(len(labels)) % 2 == 1
     temperatures = np.empty((len(labels), 1), np.float32)
     for half in (odd, ~odd):
@@ -73,6 +74,7 @@ def cross_fit_temperatures(logits: FloatArray, labels: LabelArray) -> FloatArray
     return temperatures
 
 
-def select_label_log_probs(log_probs: FloatArray, labels: LabelArray) -> NDArray[np.float64]:
-    """log p of each image's own class."""
-    return log_probs[np.arange(len(labels)), labels].astype(np.float64)
+def mean_cross_entropy(log_probs: FloatArray, labels: LabelArray) -> float:
+    """Mean cross-entropy in nats of log probabilities (n, classes), summed in float64."""
+    label_log_probs = log_probs[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-label_log_probs.mean())

@@ -1,4 +1,7 @@
-"""A run's whole state at a step, in one safetensors file; a few of them are kept."""
+"""Checkpoint files: the whole state of a run at one step, in one safetensors file with a checksum.
+
+A checkpoint is written whole or not at all, and the newest few are kept.
+"""
 
 import hashlib
 import json
@@ -20,22 +23,20 @@ CheckpointScalars = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
-    """When a checkpoint is due, by whichever comes first, and how many are kept."""
+    """How often a checkpoint is written, by time or by steps, and how many are kept."""
 
     every_seconds: float = 60.0
-    every_steps: int = 0  # 0: by time alone
+    every_steps: int = 0  # 0 means by time alone
     keep_last: int = 2
 
     def __post_init__(self) -> None:
         if not self.every_seconds > 0 or self.every_steps < 0:
-            raise UsageError(
-                "checkpoints are written every so many seconds or steps: give more than 0"
-            )
+            raise UsageError("the interval between checkpoints must be more than 0")
         if self.keep_last < 1:
-            raise UsageError(f"{self.keep_last} checkpoints cannot be kept: give at least 1")
+            raise UsageError(f"at least 1 checkpoint must be kept, got {self.keep_last}")
 
     def is_due(self, elapsed_seconds: float, step: int) -> bool:
-        """Whether one is, `seconds` after the one before, behind step `step`."""
+        """Whether to write one after step `step`, `elapsed_seconds` after the last one."""
         return elapsed_seconds > self.every_seconds or (
             self.every_steps > 0 and step % self.every_steps == 0
         )
@@ -45,11 +46,12 @@ DEFAULT_CHECKPOINT_POLICY = CheckpointPolicy()
 
 
 def parse_save_interval(text: str) -> CheckpointPolicy:
-    """`500` is every 500 steps, `30s` every 30 seconds, `5m` every 5 minutes; UsageError for anything else."""
+    """Parse `500` (steps), `30s` (seconds) or `5m` (minutes); UsageError for anything else."""
     match = re.fullmatch(r"(\d+)([sm]?)", text)
     if match is None:
         raise UsageError(
-            f"checkpoints every {text!r} make no sense: give a number of steps such as 500, or a time such as 30s or 5m"
+            f"{text!r} is not an interval between checkpoints: "
+            "give a number of steps such as 500, or a time such as 30s or 5m"
         )
     number = int(match[1])
     if not match[2]:
@@ -60,38 +62,40 @@ def parse_save_interval(text: str) -> CheckpointPolicy:
 def write_checkpoint(
     folder: Path, step: int, groups: TensorGroups, scalars: CheckpointScalars, keep_last: int
 ) -> None:
-    """Write the checkpoint of `step`: named groups of named tensors and a few numbers, whole or not at all; keep the `last`."""
+    """Write the checkpoint of `step`, and delete all but the newest `keep_last`.
+
+    It holds named groups of named tensors, and a few named numbers.  Raises RecordError if it
+    cannot be written; the earlier checkpoints are then kept.
+    """
     tensors = {
         f"{group}/{name}": t.detach().contiguous().cpu()
         for group, group_tensors in groups.items()
         for name, t in group_tensors.items()
     }
     scalars_json = json.dumps(scalars)
+    checksum = checksum_tensors(tensors, scalars_json)
     path = folder / f"step-{step:09}.safetensors"
     try:
         with atomic_write(path) as temporary_path:
-            save_file(
-                tensors,
-                temporary_path,
-                {"facts": scalars_json, "sha256": checksum_tensors(tensors, scalars_json)},
-            )
+            save_file(tensors, temporary_path, {"facts": scalars_json, "sha256": checksum})
     except (OSError, SafetensorError) as error:
         raise RecordError(
-            f"no checkpoint was written to {path}: {error}; the one before is kept"
+            f"no checkpoint was written to {path}: {error}; the earlier checkpoint is kept"
         ) from error
     for old in list_checkpoints(folder)[keep_last:]:
         old.unlink(missing_ok=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, newest first."""
+    """The checkpoint files in a folder, newest first."""
     return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 
 def load_newest_intact(folder: Path) -> tuple[TensorGroups, CheckpointScalars, list[str]] | None:
-    """What the newest whole checkpoint holds, and a sentence for each damaged one before it, which is removed.
+    """Load the newest intact checkpoint, and delete damaged newer ones.
 
-    None where there is none; RecordError where all are damaged.
+    Returns its tensors, its numbers, and one warning per damaged file; None if the folder holds no
+    checkpoint.  Raises RecordError if all of them are damaged.
     """
     damaged = []
     for path in list_checkpoints(folder):
@@ -102,20 +106,17 @@ def load_newest_intact(folder: Path) -> tuple[TensorGroups, CheckpointScalars, l
             continue
         for damaged_path, _ in damaged:
             damaged_path.unlink()
-        return (
-            groups,
-            scalars,
-            [f"{sentence}; going on from the one before, {path.name}" for _, sentence in damaged],
-        )
+        warnings = [f"{error}; resuming from the earlier {path.name}" for _, error in damaged]
+        return groups, scalars, warnings
     if damaged:
         raise RecordError(
-            f"{damaged[0][1]}, and there is no other: remove the folder to begin anew"
+            f"{damaged[0][1]}, and there is no other checkpoint: delete the folder to start over"
         )
     return None
 
 
 def load_checkpoint(path: Path) -> tuple[TensorGroups, CheckpointScalars]:
-    """What `save` wrote; RecordError where the file is damaged."""
+    """Load the tensors and numbers of a `write_checkpoint` file; RecordError if it is damaged."""
     tensors, groups = {}, TensorGroups()
     try:
         with safe_open(path, framework="pt") as file:
@@ -127,12 +128,12 @@ def load_checkpoint(path: Path) -> tuple[TensorGroups, CheckpointScalars]:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{path} is damaged: {error}") from error
     if metadata.get("sha256") != checksum_tensors(tensors, metadata["facts"]):
-        raise RecordError(f"{path} is damaged: its checksum is not that of its content")
+        raise RecordError(f"{path} is damaged: its checksum does not match its content")
     return groups, scalars
 
 
 def checksum_tensors(tensors: dict[str, Tensor], metadata_json: str) -> str:
-    """A hash of all names, types, shapes and bits."""
+    """SHA-256, in hexadecimal, of the metadata and of all names, types, shapes and values."""
     checksum = hashlib.sha256(metadata_json.encode())
     for name, tensor in sorted(tensors.items()):
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,26 +1,32 @@
-"""A piece of work on a GPU as one CUDA graph: the thousands of kernels of a deep net's step are launched at once."""
+"""Run a training step on a GPU as one CUDA graph.
+
+A deep net's step launches thousands of small kernels; a graph launches them together.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-WARMUP_CALLS = 3  # calls that are made as they are, for what libraries set up at their first ones cannot be captured
+# Calls before the capture: libraries set themselves up in them, which cannot be captured.
+WARMUP_CALLS = 3
 
 BatchFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class CudaGraphedCallable:
-    """`work`, captured at its fourth call and replayed from then on; each replay reads and writes the same memory.
+    """Calls a function of images and labels, from the fourth call on by replaying a CUDA graph.
 
-    So all that `work` changes stays in place, what is given is copied there, and what it returns is a copy.  Random numbers
-    are drawn anew by each replay, from the seed of its time.  Batches that differ in shape from the captured one are worked on
-    as they are.
+    Each replay reads and writes the same memory.  So inputs are copied to where the graph reads
+    them, results are copied from where it writes them, and all tensors that the function changes
+    must stay in place.  Random numbers are drawn anew in each replay, from the current seed.
+    Batches of another shape than the captured one are computed without the graph.
     """
 
     def __init__(self, function: BatchFunction) -> None:
         self.function, self.call_count = function, 0
-        # of warm calls too, as gradients are added on the stream of the first
+        # The warm-up runs on the graph's stream too, as gradients are accumulated on the stream
+        # of the first call.
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -37,7 +43,7 @@ class CudaGraphedCallable:
         return self.static_loss.clone(), self.static_wrong.clone()
 
     def run_eagerly(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Work on the stream of the graph, in turn with all else."""
+        """Call the function on the graph's stream, synchronised with the current stream."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = self.function(images, labels)
@@ -45,12 +51,10 @@ class CudaGraphedCallable:
         return outputs
 
     def capture_graph(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
-        """What `work` does, recorded and not yet done."""
-        self.static_images, self.static_labels = (
-            images.clone(memory_format=torch.preserve_format),
-            labels.clone(),
-        )
-        torch.cuda.empty_cache()  # activations of the warm calls: the graph has memory of its own
+        """Record the kernels of one call without running them."""
+        self.static_images = images.clone(memory_format=torch.preserve_format)
+        self.static_labels = labels.clone()
+        torch.cuda.empty_cache()  # the warm-up's activations; the graph has its own memory pool
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
             self.static_loss, self.static_wrong = self.function(

@@ -1,4 +1,8 @@
-"""Many processes, one run: torchrun starts them and starts them again, here they meet, agree and share a batch."""
+"""Data-parallel training: join the processes that torchrun starts, and reduce over them.
+
+torchrun starts the processes and restarts them after a failure.  This module joins them into one
+group, gives each rank its share of every batch, and sums or averages tensors over all ranks.
+"""
 
 import os
 import re
@@ -21,11 +25,9 @@ if TYPE_CHECKING:
 else:
     from torch.distributed import PrefixStore
 
-JOIN_TIMEOUT = timedelta(minutes=5)  # until all processes have come
-COLLECTIVE_TIMEOUT = timedelta(
-    minutes=30
-)  # with one that has come, e.g. while it fetches a data set
-STORE_ERROR_KEY = "residua's error"  # the store's key for what made a process leave
+JOIN_TIMEOUT = timedelta(minutes=5)  # for all processes to arrive
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # for a joined process, which may be downloading data
+STORE_ERROR_KEY = "residua's error"  # in the shared store: why a process failed
 CONNECTION_LOST_PATTERN = re.compile(
     r"gloo|nccl|connection (closed|reset)|timed out|broken pipe", re.IGNORECASE
 )
@@ -35,26 +37,29 @@ BroadcastT = TypeVar("BroadcastT")
 
 @dataclass(frozen=True, slots=True)
 class DataParallelGroup:
-    """The processes that train one run, and which of them this is: alone, unless torchrun says otherwise."""
+    """The processes that train one run together, and the rank of this one among them.
+
+    By default the group has one process.
+    """
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0  # among those of this machine
-    restart_count: int = 0  # how often torchrun has started them again, after one of them had died
+    local_rank: int = 0  # among the processes of this machine
+    restart_count: int = 0  # times that torchrun has restarted the group after a failure
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the record and speaks for all."""
+        """Whether this process is rank 0, which alone writes the record and prints."""
         return self.rank == 0
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
-        """The sum of every process's `x`, in place of it, to the same bits on each."""
+        """Sum `x` over all ranks, in place; the result is bit-identical on every rank."""
         if self.world_size > 1:
             dist.all_reduce(x)
         return x
 
     def broadcast_from_rank0(self, make: Callable[[], BroadcastT]) -> BroadcastT:
-        """What the leading process makes, on every process; the others make nothing."""
+        """Call `make` on rank 0 alone and return its result on every rank."""
         if self.world_size == 1:
             return make()
         values: list[BroadcastT | None] = [make() if self.is_main else None]
@@ -62,25 +67,34 @@ class DataParallelGroup:
         return values[0]  # type: ignore[return-value]
 
     def true_on_any_rank(self, predicate: Callable[[], bool]) -> Callable[[], bool]:
-        """Whether it was asked of any process; all have to call it at the same place."""
+        """Make a predicate that is true if `predicate` is true on any rank.
+
+        All ranks must call it equally often, as each call is a collective operation.
+        """
         if self.world_size == 1:
             return predicate
         return lambda: bool(self.all_reduce_sum(torch.tensor(int(predicate()))))
 
     def run_local_rank0_first(self, make: Callable[[], BroadcastT]) -> BroadcastT:
-        """What each process makes, one of each machine before the others: it downloads what all of them read."""
+        """Call `make` on every rank, but first on local rank 0 of each machine.
+
+        So one process downloads or caches the files that the others on its machine then read.
+        """
         if self.local_rank != 0:
-            self.all_reduce_sum(torch.zeros(()))
+            self.wait_for_all_ranks()
             return make()
         value = make()
-        self.all_reduce_sum(torch.zeros(()))
+        self.wait_for_all_ranks()
         return value
 
-    def average_in_place(self, tensors: list[Tensor]) -> None:
-        """Replace each by its mean over all processes, in one exchange whose order is the same at every step.
+    def wait_for_all_ranks(self) -> None:
+        """Block until every rank has called this."""
+        self.all_reduce_sum(torch.zeros(()))
 
-        That of DistributedDataParallel is another at its first step than at all others: runs that go on would end in other bits.
-        """
+    def average_in_place(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over all ranks, in one all-reduce."""
+        # Not DistributedDataParallel: it sums in another order at its first step than at all
+        # later ones, so a resumed run would not be bit-identical to an uninterrupted one.
         if self.world_size == 1:
             return
         means = self.all_reduce_sum(torch.cat([x.flatten() for x in tensors])) / self.world_size
@@ -88,7 +102,10 @@ class DataParallelGroup:
             x.copy_(mean.view_as(x))
 
     def broadcast_weights(self, net: nn.Module) -> None:
-        """Give the net of every process the leading one's weights: machines of several kinds draw them alike but for rounding."""
+        """Copy the weights and buffers of rank 0 into `net` on every rank.
+
+        Machines of different kinds initialise the same seed equally only up to rounding.
+        """
         for x in net.state_dict().values() if self.world_size > 1 else ():
             dist.broadcast(x, src=0)
 
@@ -97,45 +114,52 @@ SINGLE_PROCESS = DataParallelGroup()
 
 
 def assign_batch_share(recipe: Recipe, group: DataParallelGroup) -> tuple[int, int]:
-    """Which share of each batch, of how many equal ones, is this process's; UsageError where they cannot be equal."""
-    if max(recipe.bn_splits, group.world_size) % min(recipe.bn_splits, group.world_size):
-        divisible_splits = [
-            n
-            for n in range(1, recipe.bn_splits + group.world_size)
-            if max(n, group.world_size) % min(n, group.world_size) == 0
-        ]
-        below, above = (
-            max(n for n in divisible_splits if n < recipe.bn_splits),
-            min(n for n in divisible_splits if n > recipe.bn_splits),
-        )
+    """The rank's share of each batch, as (index of the share, number of equal shares).
+
+    Raises UsageError, with the nearest sizes that work, if the batch or its BN splits do not divide
+    evenly over the ranks.
+    """
+    bn_splits, world_size = recipe.bn_splits, group.world_size
+    if not divides_either_way(bn_splits, world_size):
+        candidates = range(1, bn_splits + world_size)
+        divisible = [n for n in candidates if divides_either_way(n, world_size)]
+        below = max(n for n in divisible if n < bn_splits)
+        above = min(n for n in divisible if n > bn_splits)
         raise UsageError(
-            f"{recipe.bn_splits} parts do not divide over {group.world_size} processes: choose parts={below} or parts={above}"
+            f"{bn_splits} parts of a batch cannot be split evenly over {world_size} processes: "
+            f"choose parts={below} or parts={above}"
         )
-    shares = max(recipe.bn_splits, group.world_size)
+    shares = max(bn_splits, world_size)
     if remainder := recipe.batch_size % shares:
-        among = f"over {shares} processes" if shares == group.world_size else f"into {shares} parts"
-        nearest = " or ".join(
-            f"batch_size={recipe.batch_size - remainder + n}"
-            for n in (0, shares)
-            if n or recipe.batch_size > remainder
-        )
+        among = f"over {shares} processes" if shares == world_size else f"into {shares} parts"
+        rounded_down = recipe.batch_size - remainder
+        nearest_sizes = [size for size in (rounded_down, rounded_down + shares) if size]
         raise UsageError(
-            f"a batch of {recipe.batch_size} does not divide {among}: choose {nearest}"
+            f"a batch of {recipe.batch_size} cannot be split evenly {among}: "
+            f"choose {' or '.join(f'batch_size={size}' for size in nearest_sizes)}"
         )
-    return group.rank, group.world_size
+    return group.rank, world_size
+
+
+def divides_either_way(a: int, b: int) -> bool:
+    return max(a, b) % min(a, b) == 0
 
 
 def local_bn_splits(bn_splits: int, group: DataParallelGroup) -> range:
-    """Which of a batch's parts this process computes: some of them whole, or a share of one."""
+    """The numbers of the BN splits of a batch that this rank computes.
+
+    A rank computes several whole splits, or, if there are more ranks than splits, a part of one.
+    """
     first = group.rank * bn_splits // group.world_size
     return range(first, first + max(bn_splits // group.world_size, 1))
 
 
 @contextmanager
 def join_process_group(timeout: timedelta = JOIN_TIMEOUT) -> Iterator[DataParallelGroup]:
-    """The group that torchrun's environment names, until all have left; the process alone where it names none.
+    """Join the group that torchrun's environment variables describe, and leave it at the end.
 
-    Raises TrainingError where the others do not come, or one of them is lost, with its own reason where it gave one.
+    Without torchrun the group is this process alone.  Raises TrainingError if the other processes
+    do not arrive within `timeout`, or if one of them is lost; its own error is quoted if known.
     """
     group = group_from_environment(os.environ)
     if group.world_size == 1:
@@ -144,11 +168,9 @@ def join_process_group(timeout: timedelta = JOIN_TIMEOUT) -> Iterator[DataParall
     store = init_process_group(group, timeout)
     try:
         yield group
-        group.all_reduce_sum(
-            torch.zeros(())
-        )  # nobody leaves before the leading process has written all
+        group.wait_for_all_ranks()  # rank 0 may still be writing
     except (ResiduaError, OSError) as error:
-        with suppress(RuntimeError):  # the store may have gone with the process that kept it
+        with suppress(RuntimeError):  # the store is gone if the process that hosts it is gone
             store.set(STORE_ERROR_KEY, f"process {group.rank}: {error}")
         raise
     except RuntimeError as error:
@@ -160,21 +182,28 @@ def join_process_group(timeout: timedelta = JOIN_TIMEOUT) -> Iterator[DataParall
 
 
 def explain_lost_process(store: "Store") -> str:
-    """Why another process has left, in its own words where it left any."""
+    """The error that another process stored before it failed, or else general advice."""
     with suppress(RuntimeError):
         if store.check([STORE_ERROR_KEY]):
             return store.get(STORE_ERROR_KEY).decode()
-    return "another process of the run was killed, or cannot be reached: torchrun --max-restarts, or --resume, goes on"
+    return (
+        "another process of the run was killed or cannot be reached: continue with --resume, "
+        "or start with torchrun --max-restarts, which resumes by itself"
+    )
 
 
 def group_from_environment(environment: Mapping[str, str]) -> DataParallelGroup:
-    """What torchrun says in the environment of a process; UsageError where only a part of it is there."""
+    """Read the group from torchrun's environment variables.
+
+    Without RANK and WORLD_SIZE it is a group of one; UsageError if only some variables are set.
+    """
     if not {"RANK", "WORLD_SIZE"} <= set(environment):
         return DataParallelGroup()
     variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     if missing := [name for name in variables if name not in environment]:
         raise UsageError(
-            f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}: start by torchrun, or unset them"
+            f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}: "
+            "start with torchrun, or unset them"
         )
     rank, world_size, local_rank = (int(environment[name]) for name in variables[:3])
     return DataParallelGroup(
@@ -183,40 +212,54 @@ def group_from_environment(environment: Mapping[str, str]) -> DataParallelGroup:
 
 
 def init_process_group(group: DataParallelGroup, timeout: timedelta) -> "Store":
-    """Meet the others; a store that all of them read and write."""
+    """Wait for all ranks, initialise torch.distributed, and return the key-value store they share.
+
+    Raises UsageError for more processes than GPUs, TrainingError if the ranks do not meet.
+    """
     if torch.cuda.is_available():
-        local_world_size, gpu_count = (
-            int(os.environ.get("LOCAL_WORLD_SIZE", group.local_rank + 1)),
-            torch.cuda.device_count(),
-        )
-        if local_world_size > gpu_count:
-            raise UsageError(
-                f"{local_world_size} processes here, but {gpu_count} GPU{'s' * (gpu_count > 1)}: start one for each at most"
-            )
-        torch.cuda.set_device(group.local_rank)
+        select_own_gpu(group)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         rendezvous_store = next(iter(rendezvous("env://", timeout=timeout)))[0]
-        store = PrefixStore(
-            f"{group.restart_count} of {group.world_size}", rendezvous_store
-        )  # torchrun's keeps what those wrote who died
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # torchrun's store outlives a restart: the prefix hides the keys of earlier attempts
+        prefix = f"{group.restart_count} of {group.world_size}"
+        store = PrefixStore(prefix, rendezvous_store)
         dist.init_process_group(
-            backend,
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store,
             rank=group.rank,
             world_size=group.world_size,
             timeout=COLLECTIVE_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
-        if "EADDRINUSE" in str(error):
-            raise TrainingError(
-                f"{address} is in use: choose another MASTER_PORT, or start by torchrun --standalone"
-            ) from error
-        if join_match := re.search(r"(\d+)/\d+ clients joined", str(error)):
-            arrival = f"{join_match[1]} of {group.world_size} processes came to {address} within {timeout.seconds} seconds"
-            raise TrainingError(f"{arrival}: start the others too, each with its RANK") from error
-        raise TrainingError(
-            f"the processes did not meet at {address}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = explain_failed_rendezvous(str(error), address, group.world_size, timeout)
+        raise TrainingError(reason) from error
     return store
+
+
+def select_own_gpu(group: DataParallelGroup) -> None:
+    """Select the GPU of this process's local rank; UsageError if there are too few."""
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", group.local_rank + 1))
+    gpu_count = torch.cuda.device_count()
+    if local_world_size > gpu_count:
+        raise UsageError(
+            f"{local_world_size} processes on this machine, but {gpu_count} "
+            f"GPU{'s' * (gpu_count > 1)}: start at most one process per GPU"
+        )
+    torch.cuda.set_device(group.local_rank)
+
+
+def explain_failed_rendezvous(
+    error_text: str, address: str, world_size: int, timeout: timedelta
+) -> str:
+    """Why the ranks did not meet at `address`, from torch's error, and what to do."""
+    if "EADDRINUSE" in error_text:
+        return (
+            f"{address} is in use: choose another MASTER_PORT, or start with torchrun --standalone"
+        )
+    if join_match := re.search(r"(\d+)/\d+ clients joined", error_text):
+        return (
+            f"{join_match[1]} of {world_size} processes arrived at {address} within "
+            f"{timeout.seconds} seconds: start the others too, each with its own RANK"
+        )
+    return f"the processes did not meet at {address}: {error_text.splitlines()[0]}"

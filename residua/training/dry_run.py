@@ -1,4 +1,4 @@
-"""What a run would do, without doing it."""
+"""Preview a run: its sizes, schedule, memory and estimated time, without training it."""
 
 import time
 from functools import partial
@@ -15,7 +15,7 @@ from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import Images, read_split
-from residua.data.sources.image_folder import resolve_dataset
+from residua.data.sources.resolve import resolve_dataset
 from residua.net.build import build
 from residua.training.distributed import assign_batch_share
 from residua.training.machine import Machine
@@ -23,24 +23,33 @@ from residua.training.memory import estimate_memory_on_machine, require_enough_m
 from residua.training.step import TrainingStep
 from residua.training.sync_batchnorm import convert_to_sync_modules
 
-TIMED_STEPS = 3  # steps, after one that is not timed
+TIMED_STEPS = 3  # after one warm-up step
 
 
-def preview_run(run: Run, machine: Machine, data_dir: Path | None) -> dict[str, Json]:
-    """The plan of a run; that of VLAD holds no time, for nobody knows before how long an SVM takes."""
-    data = resolve_dataset(run.dataset, run.network.input)
+def preview_run(
+    run: Run, machine: Machine, data_dir: Path | None, data: Dataset | None = None
+) -> dict[str, Json]:
+    """The facts that `residua train --dry-run` prints; `data` is the run's data set, if resolved.
+
+    The network takes a few real steps to estimate the time.  For VLAD there is no estimate, as the
+    time that an SVM takes is not known in advance.
+    """
+    data = data or resolve_dataset(run.dataset, run.network.input)
     if isinstance(run.network, Network):
-        require_enough_memory(run, plan(run.network), machine)  # for it takes steps, too
-    images = machine.group.run_local_rank0_first(partial(read_split, data, "train", data_dir)).to(
-        machine.device
-    )
+        require_enough_memory(run, plan(run.network), data, machine)  # for the real steps
+    images = machine.group.run_local_rank0_first(partial(read_split, data, "train", data_dir))
+    images = images.to(machine.device)
     if isinstance(run.network, VladClassifier):
         return preview_vlad_fit(run.network, run.dataset, images)
     return preview_network_training(run, data, plan(run.network), images, machine)
 
 
 def preview_vlad_fit(classifier: VladClassifier, dataset: str, images: Images) -> dict[str, Json]:
-    """Sizes; `descriptor_bytes` are those of all training images, and the SVM needs up to twice as many beside them."""
+    """The facts about fitting VLAD.
+
+    `descriptor_bytes` is the size of the descriptors of all training images.  The SVM needs up to
+    twice as much in addition.
+    """
     return {
         "model": classifier.name,
         "parameters": classifier.parameters,
@@ -56,24 +65,25 @@ def preview_vlad_fit(classifier: VladClassifier, dataset: str, images: Images) -
 def preview_network_training(
     run: Run, data: Dataset, network_plan: Plan, images: Images, machine: Machine
 ) -> dict[str, Json]:
-    """Sizes, steps, the learning rate at each change, and the time a few real steps let expect.
+    """The facts about training a network: sizes, steps, learning rates, memory, estimated time.
 
-    `activation_bytes` and those of memory are of one process, which keeps one part at a time.
+    `activation_bytes` and the memory are those of one process, which computes one BN split of its
+    share at a time.
     """
     recipe, group = run.recipe_for_depth(network_plan.depth), machine.group
     batch_share = assign_batch_share(recipe, group)
-    memory = estimate_memory_on_machine(run, network_plan, machine)
+    split_size = recipe.batch_size // max(recipe.bn_splits, group.world_size)
+    memory = estimate_memory_on_machine(run, network_plan, data, machine)
     batches = make_training_batches(
         images, recipe, data, data.mean, data.std, run.seed, batch_share
     )
     total_steps = recipe.total_steps(len(images))
+    step_seconds = measure_step_seconds(network_plan.network, recipe, batches, machine)
     return {
         "model": network_plan.network.name,
         "depth": network_plan.depth,
         "parameters": network_plan.parameters,
-        "activation_bytes": recipe.batch_size
-        // max(recipe.bn_splits, group.world_size)
-        * activation_bytes(network_plan),
+        "activation_bytes": split_size * activation_bytes(network_plan),
         "recompute": machine.recompute,
         "memory_bytes": memory.total,
         "memory_activations_bytes": memory.activations,
@@ -86,17 +96,19 @@ def preview_network_training(
         "steps": total_steps,
         "epochs": total_steps * recipe.batch_size / len(images),
         "learning_rates": [
-            {"step": step, "lr": rate} for step, rate in list_lr_changes(recipe, total_steps)
+            {"step": step, "lr": lr} for step, lr in list_lr_changes(recipe, total_steps)
         ],
         "weight_decay_on": recipe.optimiser.decay,
         "precision": machine.precision,
-        "estimated_seconds": total_steps
-        * measure_step_seconds(network_plan.network, recipe, batches, machine),
+        "estimated_seconds": total_steps * step_seconds,
     }
 
 
 def list_lr_changes(recipe: Recipe, total_steps: int) -> list[tuple[int, float]]:
-    """(step, rate) wherever the rate changes; for a rate that always changes, at ten places."""
+    """Each step at which the learning rate changes, with the new rate.
+
+    If there are more than ten, ten equally spaced steps instead.
+    """
     lrs = [recipe.lr_at_step(step, total_steps) for step in range(total_steps)]
     change_steps = [step for step in range(total_steps) if step == 0 or lrs[step] != lrs[step - 1]]
     if len(change_steps) > 10:
@@ -107,9 +119,9 @@ def list_lr_changes(recipe: Recipe, total_steps: int) -> list[tuple[int, float]]
 def measure_step_seconds(
     network: Network, recipe: Recipe, batches: TrainingBatches, machine: Machine
 ) -> float:
-    net = machine.prepare_model(
-        convert_to_sync_modules(build(network, batches.seed), recipe.bn_splits, machine)
-    )
+    """Mean seconds per step of an untrained network, batches included, at a learning rate of 0."""
+    net = build(network, batches.seed)
+    net = machine.prepare_model(convert_to_sync_modules(net, recipe.bn_splits, machine))
     training_step = TrainingStep(
         net, recipe.optimiser, machine, recipe.bn_splits, recipe.smoothing, recipe.body_lr
     )

@@ -1,4 +1,4 @@
-"""What the machine offers: device, precision, memory format, and what it is, for the record."""
+"""The machine that trains: its device, precision and process group, described for the record."""
 
 import ctypes
 import platform
@@ -16,7 +16,9 @@ from residua.config.serialize import Json
 from residua.errors import UsageError, unknown_name_error
 from residua.net.activation_checkpoint import checkpoint_activations
 from residua.net.build import ResidualNetwork
-from residua.net.fused_bn import describe_fused_kernels, install_fused_batchnorm
+from residua.net.fused_bn import install_fused_batchnorm
+from residua.net.fused_bn_kernels import describe_fused_kernels
+from residua.net.native_bf16 import device_has_bf16
 from residua.training.distributed import SINGLE_PROCESS, DataParallelGroup
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -25,20 +27,21 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where, in which precision and in which processes a network is trained."""
+    """The device, precision and process group that networks are trained and evaluated with."""
 
     device: torch.device
     precision: Literal["bf16", "fp32"]
-    recompute: RecomputeMode = (
-        "none"  # of activations, in the backward pass; results do not depend on it
-    )
+    recompute: RecomputeMode = "none"  # activation checkpointing; it does not change results
     group: DataParallelGroup = SINGLE_PROCESS
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def prepare_model(self, net: ModuleT) -> ModuleT:
-        """`net` on the device, weights in channels-last order, fused where that is faster, in segments if recomputed."""
+        """Move `net` to the device in channels-last layout, and prepare it in place.
+
+        Fused BN is installed if it is faster, and activation checkpointing if it is asked for.
+        """
         if isinstance(net, ResidualNetwork):
             if self.uses_fused_bn:
                 install_fused_batchnorm(net)
@@ -47,10 +50,15 @@ class Machine:
 
     @property
     def uses_fused_bn(self) -> bool:
+        """Whether `prepare_model` installs fused BN: in bf16 on a CPU."""
         return self.device.type == "cpu" and self.precision == "bf16"
 
     def can_use_cuda_graph(self, net: nn.Module) -> bool:
-        """Whether a step can be one CUDA graph: of our own networks, which do the same at each step, computed once."""
+        """Whether a step of `net` can be captured as one CUDA graph.
+
+        A captured step must do the same work each time.  Our own networks do, without activation
+        checkpointing; of other modules it is not known.
+        """
         return (
             self.device.type == "cuda"
             and isinstance(net, ResidualNetwork)
@@ -58,19 +66,20 @@ class Machine:
         )
 
     def describe_environment(self, bn_splits: int = 1) -> dict[str, Json]:
-        """For the record of a run whose batch has so many parts."""
+        """Versions, hardware and settings, for the record of a run with `bn_splits`."""
+        device = f"CPU, {platform.machine()}"
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name()
+        # synchronised BN, with more ranks than splits, has no fused kernels
+        has_fused_kernels = self.uses_fused_bn and bn_splits >= self.group.world_size
         return {
             "residua": version("residua"),
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": torch.cuda.get_device_name()
-            if self.device.type == "cuda"
-            else f"CPU, {platform.machine()}",
+            "device": device,
             "threads": torch.get_num_threads(),
             "precision": self.precision,
-            "kernels": describe_fused_kernels()
-            if self.uses_fused_bn and bn_splits >= self.group.world_size
-            else "PyTorch's",
+            "kernels": describe_fused_kernels() if has_fused_kernels else "PyTorch's",
             "recompute": self.recompute,
             **({"processes": self.group.world_size} if self.group.world_size > 1 else {}),
         }
@@ -81,38 +90,37 @@ def detect_machine(
     recompute: RecomputeMode = "none",
     group: DataParallelGroup = SINGLE_PROCESS,
 ) -> Machine:
-    """This machine.  `auto` is bf16 where it is a native speed: on a GPU from Ampere on, on a CPU with bf16 instructions."""
+    """The machine that this process runs on: its GPU, or else its CPU.
+
+    Precision `auto` means bf16 if the device computes it natively, otherwise fp32.  Sets options of
+    cuDNN or of the heap for the whole process.  Raises UsageError for an unknown option.
+    """
     if precision not in ("auto", "bf16", "fp32"):
         raise UsageError(f"no precision {precision!r}: choose from auto, bf16, fp32")
     if recompute not in RECOMPUTE_MODES:
-        raise unknown_name_error("way to recompute", recompute, RECOMPUTE_MODES)
+        raise unknown_name_error("mode of activation checkpointing", recompute, RECOMPUTE_MODES)
     if torch.cuda.is_available():
-        has_native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         device = torch.device("cuda")
         make_cudnn_deterministic()
     else:
-        has_native_bf16 = cpu_has_bf16()
         device = torch.device("cpu")
         keep_freed_heap_memory()
     if precision == "auto":
-        precision = "bf16" if has_native_bf16 else "fp32"
+        precision = "bf16" if device_has_bf16(device) else "fp32"
     return Machine(device, precision, recompute, group)
 
 
 def make_cudnn_deterministic() -> None:
-    """Make convolutions on a GPU give the same bits each time, and in fp32 multiply fp32, not TF32; for the whole process."""
+    """Make GPU convolutions bit-identical each time, and compute fp32 ones in fp32, not TF32."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 matrices itself (AVX512-BF16 or AMX); emulated, bf16 is slower than fp32."""
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def keep_freed_heap_memory() -> None:
-    """Let glibc keep freed activations for the next step rather than return their pages to the system (8 % of a step)."""
+    """Let glibc keep freed memory for the next step's activations.
+
+    Returning the pages to the system takes 8 % of a step.
+    """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         trim_threshold, mmap_threshold = -1, -3  # malloc.h

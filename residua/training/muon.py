@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024)."""
+"""Muon: momentum orthogonalised before it is added to the weights (Jordan et al. 2024)."""
 
 from collections import defaultdict
 from typing import Any
@@ -8,32 +8,22 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 NEWTON_SCHULZ_STEPS = 5
-QUINTIC_COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # Jordan et al.: steep at 0, so that five rounds bring singular values into 0.7 to 1.2
+# Jordan et al.: steep at 0, so that five steps bring singular values into 0.7 to 1.2
+QUINTIC_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class MuonOptimiser(Optimizer):
-    """Nesterov's momentum, whose direction is made orthogonal for the groups that say `orthogonal`.
+    """Nesterov's momentum, orthogonalised for the groups with "is_unit_weights".
 
-    A filter (out, in, k, k) is a matrix (out, in k k).  Those of one shape are one batch, as networks have many of few shapes.
-    Weight decay is apart from the gradient for orthogonal groups, and added to it for the others, as in SGD; the rate of a
-    group is `lr` times its `share`.
+    torch.optim.Muon takes matrices alone.  Here a filter (out, in, k, k) counts as a matrix
+    (out, in k k), and filters of one shape are orthogonalised as one batch, as networks have many
+    filters of few shapes.  Weight decay is decoupled for orthogonalised groups, and added to the
+    gradient for the others, as in SGD.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
-        super().__init__(
-            groups,
-            {
-                "lr": 0.0,
-                "momentum": momentum,
-                "share": 1.0,
-                "weight_decay": 0.0,
-                "orthogonal": False,
-            },
-        )
+        defaults = {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0, "is_unit_weights": False}
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -41,13 +31,9 @@ class MuonOptimiser(Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
-            lr, weight_decay, momentum = (
-                group["share"] * group["lr"],
-                group["weight_decay"],
-                group["momentum"],
-            )
+            lr, weight_decay, momentum = group["lr"], group["weight_decay"], group["momentum"]
             gradients: list[Tensor] = [p.grad for p in parameters]
-            if not group["orthogonal"]:
+            if not group["is_unit_weights"]:
                 gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
             buffers = [
                 self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters
@@ -55,14 +41,14 @@ class MuonOptimiser(Optimizer):
             torch._foreach_mul_(buffers, momentum)
             torch._foreach_add_(buffers, gradients)
             directions = list(torch._foreach_add(gradients, buffers, alpha=momentum))
-            if group["orthogonal"]:
+            if group["is_unit_weights"]:
                 directions = orthogonalise_by_shape(directions)
                 torch._foreach_mul_(parameters, 1 - lr * weight_decay)
             torch._foreach_add_(parameters, directions, alpha=-lr)
 
 
 def orthogonalise_by_shape(tensors: list[Tensor]) -> list[Tensor]:
-    """`orthogonal` of each (out, ...), in its place."""
+    """Orthogonalise weights (out, ...), those of one shape as one batch; the order is kept."""
     indices_by_shape = defaultdict(list)
     for i, tensor in enumerate(tensors):
         indices_by_shape[tensor.shape].append(i)
@@ -75,7 +61,10 @@ def orthogonalise_by_shape(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def orthogonalise_matrices(matrices: Tensor) -> Tensor:
-    """About U V^T of each G = U S V^T, (n, rows, columns) -> the same in fp32, by Newton-Schulz iterations in bf16."""
+    """Approximate the nearest orthogonal matrix of each of n matrices (n, rows, columns).
+
+    For G = U S V^T it is U V^T, by Newton-Schulz steps in bf16; the result is fp32.
+    """
     a, b, c = QUINTIC_COEFFICIENTS
     x = matrices.bfloat16()
     is_tall = x.shape[1] > x.shape[2]

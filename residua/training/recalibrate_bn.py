@@ -1,6 +1,7 @@
-"""Training error as it should be compared: with BN statistics of the final weights.
+"""Training error with BN statistics recalibrated for the final weights.
 
-Running averages lag behind the weights, in networks of 1,000 layers so far that the error they give says little.
+Running averages lag behind the weights.  In networks of 1,000 layers they lag so far that the error
+measured with them says little.
 """
 
 from collections.abc import Iterator
@@ -17,11 +18,11 @@ from residua.net.freeze import FrozenBatchNorm
 from residua.training.evaluate import EvaluationScore, evaluate_network
 from residua.training.machine import Machine
 
-MAX_BN_IMAGES = 5_000  # images that statistics are estimated over
+MAX_BN_IMAGES = 5_000  # images from which statistics are estimated
 
 
 def list_unfrozen_batchnorms(net: nn.Module) -> list[BatchNorm]:
-    """Its BN modules whose running statistics move: those that are held still keep theirs."""
+    """The BN modules of `net` that update running statistics; frozen ones do not."""
     unfrozen = [
         module
         for module in net.modules()
@@ -37,9 +38,10 @@ def score_with_recalibrated_bn(
     std: tuple[float, ...],
     machine: Machine,
 ) -> EvaluationScore:
-    """The score of `net` on its training images, in evaluation mode, with BN statistics of up to MOST of them as they are now.
+    """Score `net` on its training images, with BN statistics of its current weights.
 
-    `net` is left as it was, to the bit.
+    The statistics are estimated from at most `MAX_BN_IMAGES` images.  All state of `net` is
+    restored bit-identically.
     """
     with recalibrated_batchnorm(net, images, mean, std, machine):
         return evaluate_network(net, images, mean, std, machine)
@@ -53,7 +55,11 @@ def recalibrated_batchnorm(
     std: tuple[float, ...],
     machine: Machine,
 ) -> Iterator[None]:
-    """Within it, the running statistics of `net` are means over batches of equal size of every k-th image, not augmented."""
+    """Replace the running statistics of `net` by recalibrated ones while the context is open.
+
+    They are means over batches of nearly equal size of every k-th image, without augmentation.  The
+    state of `net` is restored at the end.
+    """
     batchnorms, was_training = list_unfrozen_batchnorms(net), net.training
     saved_state = [
         (norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()})
@@ -62,11 +68,11 @@ def recalibrated_batchnorm(
     sampled_images = images[slice(None, None, -(-len(images) // MAX_BN_IMAGES))]
     batch_count = -(-len(sampled_images) // EVAL_BATCH)
     try:
-        net.eval()  # what is dropped while training stays
+        net.eval()  # no dropout and no drop-path
         for norm in batchnorms:
             norm.train()
             norm.reset_running_stats()
-            norm.momentum = None  # means over all batches
+            norm.momentum = None  # a plain mean over all batches
         with torch.no_grad(), machine.autocast():
             for pixels in sampled_images.pixels.tensor_split(batch_count):
                 net(normalise_pixels(pixels.to(machine.device), mean, std))

@@ -1,5 +1,10 @@
-"""What a network computes over a whole part of a batch where several processes compute it: BN's statistics, and what is dropped."""
+"""Modules for a BN split that several ranks compute together: synchronised BN and drop-path.
 
+They compute over the whole split what a single process would, so the number of ranks does not
+change the result beyond rounding.
+"""
+
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,57 +13,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from residua.net.build import DropJoin
+from residua.net.joins import DropJoin
+from residua.net.swap_batchnorm import swap_batchnorms
 from residua.training.machine import Machine, ModuleT
 
 
 def convert_to_sync_modules(net: ModuleT, bn_splits: int, machine: Machine) -> ModuleT:
-    """Replace modules of `net` in place by ones that compute over each part as one process would; names stay.
+    """Replace BN and drop modules of `net` in place by ones synchronised over each BN split.
 
-    Where each process computes whole parts, nothing is replaced.
+    Nothing is replaced if each rank computes whole splits.  Names in the state_dict stay.  Every
+    rank must call this.
     """
     if bn_splits >= machine.group.world_size:
         return net
     ranks_per_split = machine.group.world_size // bn_splits
     split_group, _ = dist.new_subgroups(ranks_per_split)  # type: ignore[no-untyped-call]
     sync_class = CpuSyncBatchNorm if machine.device.type == "cpu" else nn.SyncBatchNorm
+    swap_batchnorms(net, partial(sync_class, process_group=split_group))
+    rank_in_split = machine.group.rank % ranks_per_split
     for module in list(net.modules()):
         for name, child in module.named_children():
-            if isinstance(child, BatchNorm):
-                setattr(module, name, make_sync_batchnorm(child, sync_class, split_group))
-            elif type(child) is DropJoin:
-                setattr(
-                    module,
-                    name,
-                    SyncDropJoin(child, machine.group.rank % ranks_per_split, ranks_per_split),
-                )
+            if type(child) is DropJoin:
+                setattr(module, name, SyncDropJoin(child, rank_in_split, ranks_per_split))
     return net
 
 
-def make_sync_batchnorm(
-    norm: BatchNorm,
-    sync_class: "type[CpuSyncBatchNorm | nn.SyncBatchNorm]",
-    process_group: dist.ProcessGroup,
-) -> BatchNorm:
-    """A module of that kind with the parameters and buffers of `norm`."""
-    sync_norm = sync_class(
-        norm.num_features,
-        norm.eps,
-        norm.momentum,
-        norm.affine,
-        norm.track_running_stats,
-        process_group,
-    )
-    sync_norm._parameters, sync_norm._buffers, sync_norm.training = (
-        norm._parameters,
-        norm._buffers,
-        norm.training,
-    )
-    return sync_norm
-
-
 class CpuSyncBatchNorm(BatchNorm):
-    """BN over the processes that share a part, on a CPU, where torch's SyncBatchNorm refuses to work."""
+    """Synchronised BN on a CPU, where torch's own SyncBatchNorm raises an error."""
 
     def __init__(
         self,
@@ -73,20 +54,21 @@ class CpuSyncBatchNorm(BatchNorm):
         self.process_group = process_group
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Vectors or images alike."""
+        """Accept images and vectors alike."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images or vectors (n, c, ...) -> (x - mean) / sqrt(var + eps) * weight + bias, over the n of all sharers."""
+        """Normalise x (n, c, ...) by mean and variance over the samples of all ranks in the group.
+
+        In training mode y = (x - mean) / sqrt(var + eps) * weight + bias.
+        """
         if not self.training:
             y: Tensor = super().forward(x)
             return y
         world_size = self.process_group.size()
-        x_promoted, shape = (
-            x.to(torch.promote_types(x.dtype, torch.float32)),
-            (-1, *[1] * (x.dim() - 2)),
-        )
+        x_promoted = x.to(torch.promote_types(x.dtype, torch.float32))
+        channel_shape = (-1, *[1] * (x.dim() - 2))
         var, mean = torch.var_mean(x_promoted, [i for i in range(x.dim()) if i != 1], correction=0)
-        mean, var = mean.double(), var.double()  # as a difference of squares follows
+        mean, var = mean.double(), var.double()  # the difference of squares below loses digits
         moments = torch.stack([mean, var + mean.square()])
         moments = AllReduceSum.apply(moments, self.process_group)  # type: ignore[no-untyped-call]
         mean, mean_square = moments / world_size
@@ -95,13 +77,17 @@ class CpuSyncBatchNorm(BatchNorm):
         scale = (var + self.eps).rsqrt().to(x_promoted.dtype)
         if self.affine:
             scale = scale * self.weight
-        y = (x_promoted - mean.to(x_promoted.dtype).view(shape)) * scale.view(shape)
+        centered = x_promoted - mean.to(x_promoted.dtype).view(channel_shape)
+        y = centered * scale.view(channel_shape)
         if self.affine:
-            y = y + self.bias.view(shape)
+            y = y + self.bias.view(channel_shape)
         return y.to(x.dtype)
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards those of `count` values, the variance without its bias."""
+        """Update the running statistics from the biased variance of `count` values per channel.
+
+        The running variance is unbiased, as in torch.
+        """
         if not self.track_running_stats:
             return
         if (
@@ -117,48 +103,46 @@ class CpuSyncBatchNorm(BatchNorm):
 
 
 class AllReduceSum(torch.autograd.Function):
-    """A sum over processes through which gradients flow (that of torch.distributed.nn warns that it will go)."""
+    """Sum over the ranks of a group, with gradients.
+
+    torch.distributed.nn has one too, but warns that it will be removed.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, process_group: dist.ProcessGroup) -> Tensor:
-        ctx.processes, total = process_group, x.clone()
+        ctx.process_group, total = process_group, x.clone()
         dist.all_reduce(total, group=process_group)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.processes)
+        dist.all_reduce(total, group=ctx.process_group)
         return total, None
 
 
 class SyncDropJoin(DropJoin):
-    """Draws for a whole part as one process would, and drops of its own share."""
+    """Drop-path and shortcut dropout that are drawn for a whole BN split on every rank.
+
+    Each rank draws the same mask, as one process would, and applies its own slice.
+    """
 
     def __init__(self, drop: DropJoin, rank_in_split: int, ranks_per_split: int) -> None:
         super().__init__(drop.shortcut_dropout, drop.drop_path)
-        self.training, self.rank_in_split, self.ranks_per_split = (
-            drop.training,
-            rank_in_split,
-            ranks_per_split,
-        )
+        self.training = drop.training
+        self.rank_in_split, self.ranks_per_split = rank_in_split, ranks_per_split
 
     def forward(self, x: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x, shortcut, branch)
-        own_slice, split_size = (
-            slice(self.rank_in_split * len(x), (self.rank_in_split + 1) * len(x)),
-            len(x) * self.ranks_per_split,
-        )
+        own_slice = slice(self.rank_in_split * len(x), (self.rank_in_split + 1) * len(x))
+        split_size = len(x) * self.ranks_per_split
         if self.drop_path:
-            keep_mask = (
-                torch.rand(split_size, *[1] * (x.dim() - 1), device=x.device)[own_slice]
-                >= self.drop_path
-            )
+            draws = torch.rand(split_size, *[1] * (x.dim() - 1), device=x.device)
+            keep_mask = draws[own_slice] >= self.drop_path
             branch = branch * (keep_mask / (1 - self.drop_path)).to(branch.dtype)
         if self.shortcut_dropout:
-            ones = torch.ones_like(
-                torch.cat([shortcut] * self.ranks_per_split)
-            )  # in the same order in memory
+            # cat keeps the memory layout of the shortcut, which decides the order of the draws
+            ones = torch.ones_like(torch.cat([shortcut] * self.ranks_per_split))
             shortcut = shortcut * F.dropout(ones, self.shortcut_dropout)[own_slice]
         return shortcut + branch

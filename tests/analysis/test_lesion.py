@@ -1,4 +1,4 @@
-"""Lesions against nets that were really changed, and the gradient by path length against the gradient."""
+"""Ablations equal modified nets, and the gradients of all paths sum up to the gradient."""
 
 from copy import deepcopy
 from itertools import chain, combinations
@@ -19,7 +19,8 @@ from residua.analysis.ablation import (
     sample_random_deletions,
     sample_random_swaps,
 )
-from residua.analysis.parts import dissect_network, dissect_sequential, frozen_eval_mode
+from residua.analysis.modes import frozen_eval_mode
+from residua.analysis.parts import dissect_network, dissect_sequential
 from residua.analysis.path_gradients import (
     build_unit_graphs,
     choose_sampled_lengths,
@@ -35,7 +36,8 @@ from residua.config.lesion_results import (
 )
 from residua.config.papers import network
 from residua.errors import UsageError
-from residua.net.build import GatedSum, build
+from residua.net.build import build
+from residua.net.joins import GatedSum
 from residua.net.surgery import append_identity_units, remove_units, residualize
 from tests.third_party import randomize_weights
 
@@ -60,18 +62,21 @@ def make_random_images(count=4, dtype=torch.float32):
 
 
 def compute_ablated_scores(net, ablation, x):
+    """The logits (n, classes) of the ablated network."""
     parts = dissect_network(net)
     with torch.inference_mode():
         return parts.head(
-            forward_from_first_change(parts, ablation, compute_unit_input(parts, ablation.first, x))
+            forward_from_first_change(
+                parts, ablation, compute_unit_input(parts, ablation.first_changed_index, x)
+            )
         )
 
 
 def compute_unit_input(parts, unit_index, x):
-    """The input of the unit at that place."""
+    """The input of the unit at that index of the intact network."""
     x = parts.stem(x)
     for unit in parts.units[:unit_index]:
-        x = unit.whole(x)
+        x = unit.intact(x)
     return x
 
 
@@ -82,21 +87,18 @@ def do_nothing():
 @pytest.mark.parametrize("name", NETWORK_NAMES)
 def test_deleting_a_unit_equals_zeroing_its_branch(name):
     net, x = make_net(name), make_random_images()
-    for i, unit in enumerate(net.units):
+    for i in range(len(net.units)):
         silenced = deepcopy(net)
         layers = [module for module in silenced.units[i].branch if module.state_dict()]
         nn.init.zeros_(layers[-1].weight)
         if layers[-1].bias is not None:
             nn.init.zeros_(layers[-1].bias)
         with torch.inference_mode():
-            (
-                torch.testing.assert_close(
-                    compute_ablated_scores(net, delete_units(len(net.units), i), x),
-                    silenced(x),
-                    rtol=1e-5,
-                    atol=1e-5,
-                ),
-                unit,
+            torch.testing.assert_close(
+                compute_ablated_scores(net, delete_units(len(net.units), i), x),
+                silenced(x),
+                rtol=1e-5,
+                atol=1e-5,
             )
 
 
@@ -174,17 +176,18 @@ def test_ablation_errors_match_modified_nets_and_the_net_is_unchanged():
         Ablation((0, 2, 1, 3, 4, 5, 6, 7, 8)),
     ]
     with frozen_eval_mode(net):
-        found = measure_ablation_errors(
+        errors = measure_ablation_errors(
             dissect_network(net), ablations, x, labels, batch_size=8, on_step=do_nothing
         )
         measure_gradient_shares(
             dissect_network(net), x, labels, draws_per_length=1, seed=0, on_step=do_nothing
         )
         with torch.inference_mode():
-            wanted = [
-                compute_ablated_scores(net, wound, x).argmax(1) != labels for wound in ablations
+            wrong = [
+                compute_ablated_scores(net, ablation, x).argmax(1) != labels
+                for ablation in ablations
             ]
-    assert found == [wrong.sum().item() / 20 for wrong in wanted]
+    assert errors == [is_wrong.sum().item() / 20 for is_wrong in wrong]
     assert net.training
     assert [p.requires_grad for p in net.parameters()] == requires_grad_before
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -211,17 +214,17 @@ def test_random_ablations_depend_on_the_seed_only_and_stay_within_stages():
     assert deletions != sample_random_deletions(parts, 3, seed=2)
     assert swaps != sample_random_swaps(parts, 3, seed=2)
     assert list(deletions) == [1, 2, 4, 7, 8, 11, 13, 14, 15]
-    for count, wounds in deletions.items():
-        assert len(wounds) == (3 if count < 15 else 1)
+    for count, ablations in deletions.items():
+        assert len(ablations) == (3 if count < 15 else 1)
         assert all(
-            len(wound.deleted_units) == count and wound.unit_order == tuple(range(15))
-            for wound in wounds
+            len(ablation.deleted_units) == count and ablation.unit_order == tuple(range(15))
+            for ablation in ablations
         )
-    stage = [unit.stage for unit in parts.units]
-    for wound in chain(*swaps.values()):
-        assert [stage[i] for i in wound.unit_order] == stage
-        assert wound.unit_order[5] == 5
-        assert wound.unit_order[10] == 10
+    stages = [unit.stage for unit in parts.units]
+    for ablation in chain(*swaps.values()):
+        assert [stages[i] for i in ablation.unit_order] == stages
+        assert ablation.unit_order[5] == 5
+        assert ablation.unit_order[10] == 10
 
 
 def test_without_interchangeable_units_nothing_is_swapped():
@@ -239,29 +242,33 @@ def test_the_gradients_of_all_paths_add_up_to_the_gradient(name):
         first = y = parts.stem(x).requires_grad_()
         for unit in parts.units:
             y = unit.intact(y)
-        (wanted,) = torch.autograd.grad(F.cross_entropy(parts.head(y), labels), first)
-        units, top = build_unit_graphs(parts, x, labels)
-        total = torch.zeros_like(wanted)
-        for k in range(count + 1):
-            for through in combinations(range(count), k):
-                direction, log_norm = compute_path_gradient(units, top, frozenset(through))
+        (gradient,) = torch.autograd.grad(F.cross_entropy(parts.head(y), labels), first)
+        graphs, output_gradient = build_unit_graphs(parts, x, labels)
+        total = torch.zeros_like(gradient)
+        for length in range(count + 1):
+            for branch_units in combinations(range(count), length):
+                direction, log_norm = compute_path_gradient(
+                    graphs, output_gradient, frozenset(branch_units)
+                )
                 total += exp(log_norm) * direction
-    torch.testing.assert_close(total, wanted, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(total, gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_gradient_shares_are_path_norms_times_path_counts():
     net, x, labels = make_net("cifar-resnet14"), make_random_images(), torch.tensor([1, 2, 3, 4])
     with frozen_eval_mode(net):
-        found = measure_gradient_shares(
+        lengths = measure_gradient_shares(
             dissect_network(net), x, labels, draws_per_length=2, seed=0, on_step=do_nothing
         )
-        units, top = build_unit_graphs(dissect_network(net), x, labels)
-        all_six = compute_path_gradient(units, top, frozenset(range(6)))[1]
-        none = compute_path_gradient(units, top, frozenset())[1]
-    assert (found[0].log_norm, found[6].log_norm) == pytest.approx((none, all_six))
-    assert sum(path.share for path in found) == pytest.approx(1)
-    weights = [comb(6, path.units) * exp(path.log_norm) for path in found]
-    assert [path.share for path in found] == pytest.approx(
+        graphs, output_gradient = build_unit_graphs(dissect_network(net), x, labels)
+        longest = compute_path_gradient(graphs, output_gradient, frozenset(range(6)))
+        shortest = compute_path_gradient(graphs, output_gradient, frozenset())
+    assert (lengths[0].log_norm, lengths[6].log_norm) == pytest.approx(
+        (shortest.log_norm, longest.log_norm)
+    )
+    assert sum(length.share for length in lengths) == pytest.approx(1)
+    weights = [comb(6, length.units) * exp(length.log_norm) for length in lengths]
+    assert [length.share for length in lengths] == pytest.approx(
         [weight / sum(weights) for weight in weights]
     )
 
@@ -269,7 +276,7 @@ def test_gradient_shares_are_path_norms_times_path_counts():
 def test_with_zero_branches_the_gradient_flows_through_the_shortcuts_only():
     net = build(network("cifar-preresnet14,start=identity", input=(3, 8, 8))).eval()
     with frozen_eval_mode(net):
-        found = measure_gradient_shares(
+        lengths = measure_gradient_shares(
             dissect_network(net),
             make_random_images(),
             torch.tensor([1, 2, 3, 4]),
@@ -277,8 +284,8 @@ def test_with_zero_branches_the_gradient_flows_through_the_shortcuts_only():
             seed=0,
             on_step=do_nothing,
         )
-    assert [path.share for path in found] == [1, 0, 0, 0, 0, 0, 0]
-    assert [path.log_norm is None for path in found] == [False] + [True] * 6
+    assert [length.share for length in lengths] == [1, 0, 0, 0, 0, 0, 0]
+    assert [length.log_norm is None for length in lengths] == [False] + [True] * 6
 
 
 def test_many_path_lengths_are_sampled_and_interpolated_linearly():
@@ -299,7 +306,7 @@ def test_the_central_range_of_the_gradient_cuts_5_percent_at_each_end():
 
 
 class UnnamedBlock(nn.Module):
-    """torchvision's habit: everything inside, nothing named."""
+    """A residual block whose addition and ReLU are not modules, as in torchvision."""
 
     def __init__(self, width):
         super().__init__()
@@ -336,7 +343,7 @@ def test_a_third_party_sequential_is_ablated_by_the_names_of_its_children():
                 ),
                 without(x),
             )
-    with pytest.raises(UsageError, match="no child 'layer1': this net has 0, 1, 2"):
+    with pytest.raises(UsageError, match="no child module 'layer1': the network has 0, 1, 2"):
         dissect_sequential(net, ["layer1"])
-    with pytest.raises(UsageError, match="do not stand one behind the other"):
+    with pytest.raises(UsageError, match="are not consecutive"):
         dissect_sequential(net, ["2", "4"])

@@ -1,4 +1,4 @@
-"""The null model against closed forms."""
+"""The random-walk model agrees with closed forms."""
 
 from math import comb, pi, sqrt
 
@@ -19,7 +19,7 @@ def predict_stage(name, stage_number):
 
 
 def compute_sparre_andersen_probability(steps):
-    """P(no partial sum of k symmetric steps is above 0) (Sparre Andersen 1954)."""
+    """The probability that no partial sum of symmetric steps is above 0 (Sparre Andersen 1954)."""
     return comb(2 * steps, steps) / 4**steps
 
 
@@ -54,7 +54,7 @@ def test_later_stages_start_from_the_previous_stage_and_zero_padding():
     [first, *_] = predict_stage("cifar-resnet20,units=3-1-5", 2)
     assert first.clip_fraction == pytest.approx(
         0.5 * 0.5 + 0.5 * compute_sparre_andersen_probability(5), abs=2e-4
-    )  # of zeros, and of the walk that goes on
+    )  # half of the channels are zeros, the other half continue the walk
     assert first.mean == pytest.approx(
         0.5 / sqrt(2 * pi) + 0.5 * (before + 1 / sqrt(2 * pi * 5)), rel=1e-3
     )

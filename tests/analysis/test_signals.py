@@ -1,4 +1,4 @@
-"""Signals against the null model, against autograd, and of modules that are not ours."""
+"""Signals agree with the random-walk model and with autograd, also for third-party modules."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ from residua.config.dataset import get_dataset
 from residua.data.augment import normalise_pixels
 from residua.data.read import read_split
 from residua.errors import UsageError
-from residua.net.build import create_model
+from residua.net.create import create_model
 from tests.third_party import torchvision
 
 DIGITS = get_dataset("digits")
@@ -30,7 +30,10 @@ def make_batch(seed=0, data=DIGITS, folder=None, images=16):
 
 
 def measure_and_predict(name, seeds, data, folder):
-    """Clip fraction and survival (draws, 2, units) of so many networks and batches, and the null model's (2, units)."""
+    """Clip fraction and survival, measured (seeds, 2, units) and predicted (2, units).
+
+    Each seed has its own weights and its own batch.
+    """
     keys = ("clip_fraction", "survival")
     measured_values = []
     for seed in range(seeds):
@@ -47,16 +50,19 @@ def measure_and_predict(name, seeds, data, folder):
 def test_clip_fraction_and_survival_agree_with_the_random_walk_model_in_every_stage(
     depth, draws, real_data_folder
 ):
-    """Pixels and channels are not independent, so the error is judged between draws of weights and images alone: each unit's mean
-    over draws, as a t-value, and all of them together."""
-    found, predicted = measure_and_predict(
+    """The standard error is that between draws of weights and images.
+
+    Pixels and channels of one draw are not independent.  Each unit's difference between the mean
+    over draws and the prediction is a t-value; their root mean square must be below 2.
+    """
+    measured, predicted = measure_and_predict(
         f"cifar-resnet{depth}", draws, get_dataset("cifar10"), real_data_folder
     )
-    error = found.std(0, ddof=1) / draws**0.5
-    t = (found.mean(0) - predicted) / error
-    assert np.abs(found.mean(0) - predicted).max() < 0.03
+    standard_error = measured.std(0, ddof=1) / draws**0.5
+    t = (measured.mean(0) - predicted) / standard_error
+    assert np.abs(measured.mean(0) - predicted).max() < 0.03
     assert np.sqrt((t**2).mean()) < 2, t
-    assert found.mean(0)[0, :3] == pytest.approx([0.375, 0.3125, 0.2734], abs=0.02)
+    assert measured.mean(0)[0, :3] == pytest.approx([0.375, 0.3125, 0.2734], abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,10 @@ def test_clip_fraction_and_survival_agree_with_the_random_walk_model_in_every_st
     ],
 )
 def test_the_random_walk_model_fits_the_other_designs_too(changes, real_data_folder):
-    """Variances of one draw lie within 40 %, for channels are few and tails heavy; shares of cut sums within 4 points."""
+    """Clip fractions agree within 4 percentage points, variances of one draw within 40 %.
+
+    The wide range of variances is due to few channels and heavy tails.
+    """
     net = create_model(f"cifar-resnet20,{changes}")
     for unit, expected in zip(
         measure_signals(net, *make_batch(0, get_dataset("cifar10"), real_data_folder)),
@@ -105,7 +114,7 @@ def test_zero_gamma_makes_every_unit_the_identity():
 
 
 def test_without_bn_the_signals_of_plain_nets_vanish_and_those_of_residual_nets_explode():
-    """S3, and why residual nets need BN or a small start."""
+    """Residual nets need BN or an initialisation near the identity (claim S3)."""
     plain = measure_signals(
         create_model("cifar-plain110,order=bare", input=(1, 8, 8)), *make_batch()
     )
@@ -177,7 +186,7 @@ def test_additions_of_a_torchvision_resnet_are_found():
 def test_a_third_party_module_gives_the_same_signals_as_our_network():
     ours = create_model("cifar-resnet14,shortcut=B", input=(1, 8, 8))
 
-    class Foreign(torch.nn.Module):
+    class ThirdPartyNetwork(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.net = ours
@@ -185,10 +194,12 @@ def test_a_third_party_module_gives_the_same_signals_as_our_network():
         def forward(self, x):
             return self.net(x)
 
-    twins = zip(
-        measure_signals(ours, *make_batch()), measure_signals(Foreign(), *make_batch()), strict=True
+    pairs = zip(
+        measure_signals(ours, *make_batch()),
+        measure_signals(ThirdPartyNetwork(), *make_batch()),
+        strict=True,
     )
-    for one, other in twins:
+    for built, traced in pairs:
         for key in (
             "clip_fraction",
             "survival",
@@ -198,7 +209,7 @@ def test_a_third_party_module_gives_the_same_signals_as_our_network():
             "variance",
             "activation_gradient_norm",
         ):
-            assert getattr(one, key) == pytest.approx(getattr(other, key), rel=1e-5), key
+            assert getattr(built, key) == pytest.approx(getattr(traced, key), rel=1e-5), key
 
 
 def test_named_modules_without_additions_get_the_signals_that_apply():
@@ -211,7 +222,7 @@ def test_named_modules_without_additions_get_the_signals_that_apply():
     assert second.gradient_norm is None
     assert second.mean > 0
     with pytest.raises(
-        UsageError, match="Sequential adds nothing to anything: name the modules to measure"
+        UsageError, match="Sequential has no residual addition: name the modules to measure"
     ):
         measure_signals(net, *make_batch())
     with pytest.raises(UsageError, match="no unit '7': the network has 0 to 3"):
@@ -220,6 +231,8 @@ def test_named_modules_without_additions_get_the_signals_that_apply():
 
 def test_one_image_is_too_few():
     with pytest.raises(
-        UsageError, match="1 image is too few: BN and gradients compare images, give at least 2"
+        UsageError,
+        match="signals need at least 2 images, got 1: "
+        "BN and the gradient correlation compare images",
     ):
         measure_signals(create_model("cifar-resnet8", input=(1, 8, 8)), *make_batch(images=1))

@@ -1,4 +1,4 @@
-"""`residua convert` as scripts use it: what it writes, and the keys of --json."""
+"""`residua convert` as scripts use it: the files it writes, and the keys of --json."""
 
 import json
 
@@ -7,8 +7,8 @@ import torch
 
 import residua
 from residua.cli.main import main
-from residua.net.convert.names import convert_to_project
 from residua.net.convert.state_dict import read_state_dict
+from residua.net.convert.weights import convert_to_project
 from residua.net.model_folder import read_model_config
 from tests.cli.convert_runner import CIFAR10_OPTIONS, IMAGENET_MEAN, IMAGENET_STD, run_convert
 from tests.third_party import ThirdPartyCifarResNet, randomize_weights
@@ -22,11 +22,12 @@ def test_a_weight_file_is_converted_to_a_model_folder(capsys, akamaster_file, tm
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         f"{tmp_path / 'model'}: cifar-resnet8, 10 classes, 75,290 parameters",
-        "44 tensors renamed: conv1.weight -> stem.0.weight, layer2.0.bn1.running_var -> stages.stage2.0.branch.1.running_var, "
+        "44 tensors renamed: conv1.weight -> stem.0.weight, layer2.0.bn1.running_var -> "
+        "stages.stage2.0.branch.1.running_var, "
         "linear.bias -> head.1.bias",
     ]
     config = read_model_config(tmp_path / "model")
-    assert config.classes == residua.config.dataset.dataset("cifar10").classes
+    assert config.classes == residua.config.dataset.get_dataset("cifar10").classes
     assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
@@ -36,7 +37,7 @@ def test_a_weight_file_is_converted_to_a_model_folder(capsys, akamaster_file, tm
 
 
 def test_preprocessing_and_licence_are_stored_with_the_weights(capsys, akamaster_file, tmp_path):
-    given = [
+    arguments = [
         akamaster_file[0],
         "--model",
         "cifar-resnet8",
@@ -46,12 +47,12 @@ def test_preprocessing_and_licence_are_stored_with_the_weights(capsys, akamaster
         "--license",
         "bsd-2-clause",
     ]
-    code, _, err = run_convert(capsys, *given, "--resize", "20")
+    code, _, err = run_convert(capsys, *arguments, "--resize", "20")
     assert (code, err) == (
         2,
-        "residua: resize=20 is too small to cut 32 x 32 pixels out: give at least 32",
+        "residua: resize=20 is too small for a center crop of 32 x 32 pixels: give at least 32",
     )
-    assert run_convert(capsys, *given, "--resize", "36", "--interpolation", "bicubic")[0] == 0
+    assert run_convert(capsys, *arguments, "--resize", "36", "--interpolation", "bicubic")[0] == 0
     config = read_model_config(tmp_path / "m")
     assert (config.resize, config.interpolation, config.license) == (36, "bicubic", "bsd-2-clause")
     assert 'license: "bsd-2-clause"' in (tmp_path / "m" / "README.md").read_text()
@@ -60,7 +61,7 @@ def test_preprocessing_and_licence_are_stored_with_the_weights(capsys, akamaster
 def test_convert_json_has_the_promised_keys(capsys, tmp_path):
     theirs = ThirdPartyCifarResNet(1, "A", 2).state_dict() | {"n_averaged": torch.tensor(1)}
     torch.save(theirs, tmp_path / "x.pth")
-    given = [
+    arguments = [
         "--model",
         "cifar-resnet8",
         "--classes",
@@ -73,14 +74,14 @@ def test_convert_json_has_the_promised_keys(capsys, tmp_path):
         "--out",
         tmp_path / "m",
     ]
-    code, out, err = run_convert(capsys, tmp_path / "x.pth", *given, "--json")
-    found = json.loads(out)
+    code, out, err = run_convert(capsys, tmp_path / "x.pth", *arguments, "--json")
+    facts = json.loads(out)
     assert (code, err) == (0, "")
-    assert list(found) == ["folder", "renamed", "missing", "unexpected", "parameters"]
-    assert found["folder"] == str(tmp_path / "m")
-    assert found["renamed"]["layer3.0.conv2.weight"] == "stages.stage3.0.branch.3.weight"
-    assert (found["missing"], found["unexpected"]) == ([], ["n_averaged"])
-    assert found["parameters"] == sum(
+    assert list(facts) == ["folder", "renamed", "missing", "unexpected", "parameters"]
+    assert facts["folder"] == str(tmp_path / "m")
+    assert facts["renamed"]["layer3.0.conv2.weight"] == "stages.stage3.0.branch.3.weight"
+    assert (facts["missing"], facts["unexpected"]) == ([], ["n_averaged"])
+    assert facts["parameters"] == sum(
         p.numel() for p in residua.from_pretrained(tmp_path / "m").parameters()
     )
     config = read_model_config(tmp_path / "m")
@@ -101,13 +102,15 @@ def test_skipped_tensors_are_printed(capsys, tmp_path):
         "--out",
         tmp_path / "m",
     )
-    assert out.splitlines()[-1] == "1 left out, for cifar-resnet8 has none such: n_averaged"
+    assert out.splitlines()[-1] == (
+        "1 tensor skipped, because cifar-resnet8 has no such tensor: n_averaged"
+    )
 
 
 def test_classes_can_be_listed_in_a_file(capsys, tmp_path):
     torch.save(ThirdPartyCifarResNet(1, "A", 2).state_dict(), tmp_path / "x.pth")
     (tmp_path / "names.txt").write_text("tench, Tinca tinca\ngoldfish, Carassius auratus\n")
-    given = [
+    arguments = [
         "--classes",
         tmp_path / "names.txt",
         "--mean",
@@ -117,7 +120,7 @@ def test_classes_can_be_listed_in_a_file(capsys, tmp_path):
         "--out",
         tmp_path / "m",
     ]
-    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
+    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *arguments)[0] == 0
     assert read_model_config(tmp_path / "m").classes == (
         "tench, Tinca tinca",
         "goldfish, Carassius auratus",
@@ -129,14 +132,15 @@ def test_classes_of_a_grayscale_data_set_give_a_one_channel_network(capsys, tmp_
     torch.save(
         convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
     )
-    given = ["--classes", "mnist", "--mean", "0.13", "--std", "0.31", "--out", tmp_path / "m"]
-    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
+    arguments = ["--classes", "mnist", "--mean", "0.13", "--std", "0.31", "--out", tmp_path / "m"]
+    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *arguments)[0] == 0
     assert read_model_config(tmp_path / "m").network.input == (1, 28, 28)
 
 
 def test_a_configuration_file_can_replace_the_options(capsys, akamaster_file, tmp_path):
     (tmp_path / "c.yaml").write_text(
-        f"source: {akamaster_file[0]}\nmodel: cifar-resnet8\nclasses: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+        f"source: {akamaster_file[0]}\nmodel: cifar-resnet8\nclasses: [0, 1, 2, 3, 4, 5, "
+        "6, 7, 8, 9]\n"
         f"mean: [0.485, 0.456, 0.406]\nstd: [0.229, 0.224, 0.225]\nout: {tmp_path / 'm'}\n"
     )
     assert run_convert(capsys, "--config", tmp_path / "c.yaml")[0] == 0
@@ -149,7 +153,10 @@ def test_a_configuration_file_accepts_single_values_without_a_list(capsys, tmp_p
     torch.save(
         convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
     )
-    yaml_text = f"source: {tmp_path / 'x.pth'}\nmodel: cifar-resnet8,shortcut=B\nclasses: mnist\nmean: 0\nstd: 0.3\n"
+    yaml_text = (
+        f"source: {tmp_path / 'x.pth'}\nmodel: cifar-resnet8,shortcut=B\nclasses: "
+        "mnist\nmean: 0\nstd: 0.3\n"
+    )
     (tmp_path / "c.yaml").write_text(f"{yaml_text}out: {tmp_path / 'm'}\n")
     assert run_convert(capsys, "--config", tmp_path / "c.yaml")[::2] == (0, "")
     assert (read_model_config(tmp_path / "m").mean, read_model_config(tmp_path / "m").std) == (
@@ -161,7 +168,7 @@ def test_a_configuration_file_accepts_single_values_without_a_list(capsys, tmp_p
 def test_a_list_of_classes_can_be_longer_than_a_file_name_may_be(capsys, tmp_path):
     names = [f"class-{i}" for i in range(1000)]
     torch.save(ThirdPartyCifarResNet(1, "A", 1000).state_dict(), tmp_path / "x.pth")
-    given = [
+    arguments = [
         "--classes",
         ",".join(names),
         "--mean",
@@ -171,7 +178,7 @@ def test_a_list_of_classes_can_be_longer_than_a_file_name_may_be(capsys, tmp_pat
         "--out",
         tmp_path / "m",
     ]
-    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *given)[0] == 0
+    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *arguments)[0] == 0
     assert read_model_config(tmp_path / "m").classes == tuple(names)
 
 
@@ -183,9 +190,12 @@ def test_a_list_of_classes_can_be_longer_than_a_file_name_may_be(capsys, tmp_pat
         (
             "a,b,c,d,e,f,g,h,i,j",
             ".1,.2,.3,.4,.5",
-            "--mean has 5 numbers, fc-resnet10 takes 784 numbers, so that the channels must divide them",
+            (
+                "--mean has 5 numbers, but fc-resnet10 takes 784 numbers, which the channels "
+                "must divide"
+            ),
         ),
-        ("mnist", ".1,.2", "--mean has 2 numbers, the images have 1 channels"),
+        ("mnist", ".1,.2", "--mean has 2 numbers, but the images have 1 channel"),
     ],
 )
 def test_a_fully_connected_net_accepts_any_number_of_channels_that_divides_its_features(
@@ -195,8 +205,8 @@ def test_a_fully_connected_net_accepts_any_number_of_channels_that_divides_its_f
     torch.save(
         convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
     )
-    given = ["--classes", classes, "--mean", numbers, "--std", numbers, "--out", tmp_path / "m"]
-    code, _, err = run_convert(capsys, tmp_path / "x.pth", "--model", "fc-resnet10", *given)
+    arguments = ["--classes", classes, "--mean", numbers, "--std", numbers, "--out", tmp_path / "m"]
+    code, _, err = run_convert(capsys, tmp_path / "x.pth", "--model", "fc-resnet10", *arguments)
     assert (code, err) == ((2, f"residua: {sentence}") if sentence else (0, ""))
     if not sentence:
         images = torch.randn(3, 1, 28, 28)
@@ -222,8 +232,8 @@ def test_an_assumed_bottleneck_stride_is_reported(capsys, tmp_path):
     name = name.replace("=B", "=project")
     assert (code, err) == (
         0,
-        f"residua: read as {name},stride=3x3, for others' bottlenecks stride on the 3x3: "
-        f"ask for {name},stride=1x1 where these do not",
+        f"residua: read as {name},stride=3x3, because bottlenecks of other projects stride on the "
+        f"3x3; if these do not, give --model {name},stride=1x1",
     )
     assert read_model_config(tmp_path / "m").network.unit.stride_at == 1
     code, _, err = run_convert(
@@ -243,7 +253,8 @@ def test_an_assumed_bottleneck_stride_is_reported(capsys, tmp_path):
     )
     assert (code, err) == (
         0,
-        f"residua: no network of torchvision computes the same with these weights: networks of torchvision have 4 stages, "
+        "residua: no network of torchvision computes the same with these weights: "
+        "networks of torchvision have 4 stages, "
         f"{name} has 3; bottlenecks of torchvision stride on the 3x3, those of {name} on the 1x1",
     )
 
@@ -257,13 +268,14 @@ def test_a_model_folder_is_exported_to_a_file_and_read_back(capsys, akamaster_fi
     code, out, err = run_convert(
         capsys, tmp_path / "model", "--to", "torchvision", "--out", tmp_path / file, "--json"
     )
-    found = json.loads(out)
+    facts = json.loads(out)
     assert code == 0
     assert err.endswith(
-        "computes the same with these weights: networks of torchvision have 4 stages, cifar-resnet8 has 3"
+        "computes the same with these weights: networks of torchvision have 4 stages, "
+        "cifar-resnet8 has 3"
     )
-    assert list(found) == ["file", "renamed"]
-    assert found["renamed"]["head.1.bias"] == "fc.bias"
+    assert list(facts) == ["file", "renamed"]
+    assert facts["renamed"]["head.1.bias"] == "fc.bias"
     written = read_state_dict(tmp_path / file)
     assert len(written) == 44
     for key, tensor in third_party_net.state_dict().items():

@@ -1,4 +1,4 @@
-"""`residua convert`: one sentence for each bad file and each request that makes no sense."""
+"""`residua convert`: one line for each bad file and each usage error."""
 
 import os
 import shutil
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import residua
-from residua.net.convert.names import convert_to_project
 from residua.net.convert.state_dict import write_state_dict
+from residua.net.convert.weights import convert_to_project
 from tests.cli.convert_runner import CIFAR10_OPTIONS, run_convert
 from tests.third_party import ThirdPartyCifarResNet
 
 
 class MaliciousPickle:
-    """What runs a command in whoever unpickles it."""
+    """An object that runs a shell command in the process that unpickles it."""
 
     def __init__(self, path):
         self.path = path
@@ -44,7 +44,7 @@ def make_saver(net, key="{}"):
 
 
 def make_changed_saver(changed_name, change):
-    """What saves a network's tensors, one of them changed."""
+    """Make a function that saves a network's tensors, one of them changed."""
     state = ThirdPartyCifarResNet(1, "A").state_dict()
     return lambda path: torch.save(
         {f"module.{key}": change(t) if key == changed_name else t for key, t in state.items()}, path
@@ -70,7 +70,8 @@ BAD_FILES = {
     "unknown names": (
         "x.pth",
         make_saver(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16))),
-        "the file holds no residual network that we know: none of its names (0, 1, ...) is that of a first layer "
+        "the file holds no known residual network: none of its names (0, 1, ...) is a "
+        "first layer's "
         "(conv1, stem.conv, ...)",
     ),
     "another class count": (
@@ -81,24 +82,29 @@ BAD_FILES = {
     "option B": (
         "x.pth",
         make_saver(ThirdPartyCifarResNet(1, "B")),
-        "the file has a projection at the shortcut of stage2.unit1 (layer2.0.shortcut.0.weight), cifar-resnet8 has none there: "
+        "the file has a projection at the shortcut of stage2.unit1 "
+        "(layer2.0.shortcut.0.weight), cifar-resnet8 has none there: "
         "is it cifar-resnet8,shortcut=B?",
     ),
-    "truncated": ("x.pth", save_truncated, "{path} is damaged, or no file of torch.save"),
+    "truncated": ("x.pth", save_truncated, "{path} is damaged or not written by torch.save"),
     "truncated safetensors": (
         "x.safetensors",
         save_truncated_safetensors,
-        "{path} is damaged, or no safetensors file: Error while deserializing header: incomplete metadata, file not fully covered",
+        (
+            "{path} is damaged or not a safetensors file: Error while deserializing header: "
+            "incomplete metadata, file not fully covered"
+        ),
     ),
     "a text": (
         "x.pth",
         lambda path: path.write_text("no weights\n"),
-        "{path} is damaged, or no file of torch.save",
+        "{path} is damaged or not written by torch.save",
     ),
     "poisoned": (
         "x.pth",
         save_malicious,
-        f"{{path}} asks to run {os.system.__module__}.system when it is read, which was refused: what is wanted is a state_dict, "
+        f"{{path}} asks to run {os.system.__module__}.system when it is read, which was "
+        "refused: give a state_dict, "
         "as torch.save(model.state_dict(), FILE) writes it",
     ),
     "no file": ("x.pth", lambda path: None, "there is no file {path}"),
@@ -110,7 +116,7 @@ BAD_FILES = {
     "a short bias": (
         "x.pth",
         make_changed_saver("linear.bias", lambda bias: bias[:9]),
-        "module.linear.bias is 9 where cifar-resnet8 wants 10",
+        "module.linear.bias is 9, but cifar-resnet8 needs 10",
     ),
     "a sparse tensor": (
         "x.pth",
@@ -125,7 +131,10 @@ BAD_FILES = {
     "our own names": (
         "x.safetensors",
         lambda path: write_state_dict(residua.create_model("cifar-resnet8").state_dict(), path),
-        "the file has our own names, as model.safetensors of a model folder: use that folder as it is",
+        (
+            "the file has residua's own names, as model.safetensors of a model folder: give "
+            "that folder"
+        ),
     ),
     "no head": (
         "x.pth",
@@ -137,7 +146,10 @@ BAD_FILES = {
             },
             path,
         ),
-        "{path} holds no head, and a model folder needs one: create_model(..., pretrained=...) makes it",
+        (
+            "{path} has no head, but a model folder needs one: create_model(..., "
+            "pretrained=...) makes a new one"
+        ),
     ),
 }
 
@@ -177,30 +189,43 @@ def test_another_width_gives_a_one_line_error(capsys, tmp_path):
     )
     assert (code, err) == (
         1,
-        "residua: layer1.0.conv1.weight is 32x16x3x3 where cifar-resnet8 wants 16x16x3x3, and so with 29 more",
+        (
+            "residua: layer1.0.conv1.weight is 32x16x3x3, but cifar-resnet8 needs 16x16x3x3; "
+            "29 more shapes differ"
+        ),
     )
 
 
 MEAN_AND_STD = "--mean 1 1 1 --std 1 1 1"
+TWO_CLASSES = "--model cifar-resnet8 --classes a b"
+NOT_IN_FILE = "must be given: a file of weights does not tell"
 USAGE_ERRORS = {
-    f"--classes a b {MEAN_AND_STD} --out out": "--model must be given, for a file of weights does not say it",
-    "--out out": "--model and --classes and --mean and --std must be given, for a file of weights does not say it",
-    "--model cifar-resnet8 --classes a b --std 1 1 1 --out out": "--mean must be given, for a file of weights does not say it",
-    "--model cifar-resnet8 --classes a b --mean 1 1 --std 1 1 1 --out out": (
-        "--mean has 2 numbers, cifar-resnet8 takes images of 3 channels"
+    f"--classes a b {MEAN_AND_STD} --out out": f"--model {NOT_IN_FILE}",
+    "--out out": f"--model and --classes and --mean and --std {NOT_IN_FILE}",
+    f"{TWO_CLASSES} --std 1 1 1 --out out": f"--mean {NOT_IN_FILE}",
+    f"{TWO_CLASSES} --mean 1 1 --std 1 1 1 --out out": (
+        "--mean has 2 numbers, but cifar-resnet8 takes images of 3 channels"
     ),
-    "--model cifar-resnet8 --classes a b --mean 1 1 x --std 1 1 1 --out out": "--mean: could not convert string to float: 'x'",
-    "--model cifar-resnet8 --classes a b --mean 1 1 1 --std 1 0 1 --out out": "--std 1 0 1 is impossible: give numbers above 0",
-    "--model cifar-resnet8 --classes a b --mean 1 1 nan --std 1 1 1 --out out": "--mean 1 1 nan is impossible: give numbers",
-    f"--model cifar-resnet8 --classes a,b,a {MEAN_AND_STD} --out out": "--classes must be names that differ: 'a' is there 2 times",
+    f"{TWO_CLASSES} --mean 1 1 x --std 1 1 1 --out out": (
+        "--mean: could not convert string to float: 'x'"
+    ),
+    f"{TWO_CLASSES} --mean 1 1 1 --std 1 0 1 --out out": (
+        "--std 1 0 1 is impossible: give numbers above 0"
+    ),
+    f"{TWO_CLASSES} --mean 1 1 nan --std 1 1 1 --out out": (
+        "--mean 1 1 nan is impossible: give numbers"
+    ),
+    f"--model cifar-resnet8 --classes a,b,a {MEAN_AND_STD} --out out": (
+        "--classes must be distinct names, but 'a' appears 2 times"
+    ),
     f"--model cifar-resnet8 --classes x.pth {MEAN_AND_STD} --out out": (
         "--classes x.pth is no text file: give one with a name in each line"
     ),
     f"--model cifar-resnet9 --classes a b {MEAN_AND_STD} --out out": (
         "no 9-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"
     ),
-    f"--model cifar-resnet8 --classes a b {MEAN_AND_STD} --out taken": "taken exists already: choose another --out",
-    f"--model cifar-resnet8 --classes a b {MEAN_AND_STD}": "OUT is missing: residua convert --help says what it is",
+    f"{TWO_CLASSES} {MEAN_AND_STD} --out taken": "taken exists already: choose another --out",
+    f"{TWO_CLASSES} {MEAN_AND_STD}": "OUT is missing: residua convert --help says what it is",
 }
 
 
@@ -226,23 +251,23 @@ def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
         (
             "model --to torchvision --out x",
             2,
-            "x says no format: end it in .safetensors, .pth, .th, .pt or .bin",
+            "x has an unknown file format: use .safetensors, .pth, .th, .pt or .bin",
         ),
         (
             "model --to torchvision --mean 1 --out x.pth",
             2,
-            "--mean cannot be given with --to: the model folder says it",
+            "--mean cannot be given with --to: the model folder has its own",
         ),
         ("model --to torchvision --out peer.th", 2, "peer.th exists already: choose another --out"),
         (
             "none --to torchvision --out x.pth",
             1,
-            "none is no model folder: leave out --to to read it as another project's weights",
+            "none is not a model folder: leave out --to to read it as another project's weights",
         ),
         (
             "empty --to torchvision --out x.pth",
             1,
-            "empty is no model folder: it has no config.json",
+            "empty is not a model folder: it has no config.json",
         ),
         (
             "damaged --to torchvision --out x.pth",
@@ -262,7 +287,7 @@ def test_an_impossible_export_gives_a_one_line_error_and_writes_nothing(
     truncate_file(tmp_path / "damaged" / "model.safetensors")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    found, out, err = run_convert(capsys, *arguments.split())
-    assert (found, out) == (code, "")
+    exit_code, out, err = run_convert(capsys, *arguments.split())
+    assert (exit_code, out) == (code, "")
     assert err.startswith(f"residua: {sentence}")
     assert sorted(tmp_path.rglob("*")) == before

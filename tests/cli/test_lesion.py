@@ -1,4 +1,4 @@
-"""`residua lesion` as scripts use it: the keys of --json, the page, and one sentence for each mistake."""
+"""`residua lesion` as scripts use it: JSON keys, the page, and one line for each usage error."""
 
 import json
 
@@ -162,10 +162,10 @@ def test_the_terminal_output_lists_every_unit_and_the_verdict(capsys, trained_ne
     )
     assert code == 0
     assert out.startswith(
-        "60 test images of digits; errors in percent, * where a unit changes the shape"
+        "60 test images of digits; errors in percent, * marks units that change the shape"
     )
-    assert "Without one of its units, cifar-resnet14 is wrong about " in out
-    assert "nine tenths of the gradient come by paths through " in out
+    assert "Removing one unit leaves cifar-resnet14 at a median error of " in out
+    assert "90 % of the gradient comes through paths of " in out
     assert out.endswith(f"The page: {tmp_path / 'o' / 'report.html'}\n")
 
 
@@ -183,17 +183,18 @@ def test_a_usage_error_gives_one_line(capsys, trained_nets, lesion_folder, tmp_p
     cases = {
         (plain, "digits", *out): (
             2,
-            f"cifar-plain14 has no shortcuts to keep: give a residual net first, and this one by --beside {plain}",
+            "cifar-plain14 has no shortcuts: give a residual network first, "
+            f"and compare this one with --beside {plain}",
         ),
-        (resnet, "digits", "--images", 0, *out): (2, "0 images are no sample: give at least 1"),
-        (resnet, "digits", "--draws", 0, *out): (2, "0 draws are no sample: give at least 1"),
+        (resnet, "digits", "--images", 0, *out): (2, "images must be at least 1, got 0"),
+        (resnet, "digits", "--draws", 0, *out): (2, "draws must be at least 1, got 0"),
         (resnet, "digits", "--seed=-1", *out): (
             2,
             "seed -1 is impossible: give a whole number from 0 to 4294967295",
         ),
         (resnet, "digits", "--out", tmp_path / "taken"): (
             2,
-            f"{tmp_path / 'taken'} holds something else: choose another --out",
+            f"{tmp_path / 'taken'} is not a lesion study's folder: choose another --out",
         ),
         (tmp_path / "none", "digits", *out): (
             1,
@@ -201,7 +202,7 @@ def test_a_usage_error_gives_one_line(capsys, trained_nets, lesion_folder, tmp_p
         ),
         (tmp_path / "taken", "digits", *out): (
             1,
-            f"{tmp_path / 'taken'} is no model folder: it has no config.json",
+            f"{tmp_path / 'taken'} is not a model folder: it has no config.json",
         ),
         (study, "digits", *out): (
             1,
@@ -219,8 +220,9 @@ def test_a_usage_error_gives_one_line(capsys, trained_nets, lesion_folder, tmp_p
             *out,
         ): (
             2,
-            "no unit of cifar-plain11,block=bottleneck can be deleted: each changes the shape, and it has no shortcuts; "
-            "give a deeper net",
+            "no unit of cifar-plain11,block=bottleneck can be deleted: the network has no "
+            "shortcuts, "
+            "and every unit changes the shape; give a deeper network",
         ),
     }
     for arguments, (code, sentence) in cases.items():

@@ -1,4 +1,4 @@
-"""The command line as scripts use it: keys of --json, exit codes, and one sentence for each mistake."""
+"""The command line as scripts use it: JSON keys, exit codes, and one line per usage error."""
 
 import json
 import subprocess
@@ -142,7 +142,7 @@ def test_a_configuration_file_can_replace_the_options(capsys, tmp_path):
 
 
 USAGE_ERRORS = [
-    (["trian"], "residua: no 'trian': did you mean 'train'?"),
+    (["trian"], "residua: no command 'trian': did you mean 'train'?"),
     ([], "residua: which command? --help lists them"),
     (["train"], "residua: DATA is missing: residua train --help says what it is"),
     (
@@ -161,7 +161,7 @@ USAGE_ERRORS = [
     (["train", "digits", "--steps", "many"], "residua train: --steps: many is not a whole number"),
     (
         ["train", "digits", "--steps", "0"],
-        "residua: 0 is no time to train: give more than 0 steps or epochs",
+        "residua: training length must be positive, got 0",
     ),
     (
         ["train", "digits", "--steps", "9", "--epochs", "1"],
@@ -173,17 +173,17 @@ USAGE_ERRORS = [
     ),
     (
         ["train", "digits", "--recompute", "sqtr"],
-        "residua: no way to recompute 'sqtr': did you mean 'sqrt'?",
+        "residua: no mode of activation checkpointing 'sqtr': did you mean 'sqrt'?",
     ),
     (
         ["train", "digits", "--recompute", "all"],
-        "residua: no way to recompute 'all': choose from none, unit, stage, sqrt",
+        "residua: no mode of activation checkpointing 'all': choose from none, unit, stage, sqrt",
     ),
     (["train", "digits", "--recipe", "smal"], "residua: no recipe 'smal': did you mean 'small'?"),
     (["train", "digits", "--set", "momentum=1"], "residua: no field in recipe 'momentum'"),
     (
         ["train", "digits", "--set", "batch_size=5000"],
-        "residua: a batch of 5000 is larger than the 1288 training images",
+        "residua: batch size 5000 exceeds the 1288 training images: choose at most 1288",
     ),
     (
         ["show", "cifar-resnet20", "--shortcut", "D"],
@@ -200,7 +200,7 @@ USAGE_ERRORS = [
     (["study", "--depths", "deep"], "residua study: --depths: deep is not a whole number"),
     (
         ["evaluate", "x", "digits", "--split", "tset"],
-        "residua evaluate: no 'tset': did you mean 'test'?",
+        "residua evaluate: no --split 'tset': did you mean 'test'?",
     ),
 ]
 
@@ -214,10 +214,10 @@ def test_a_usage_error_gives_one_line_and_exit_code_2(
     capsys, arguments, sentence, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    code, out, found = run_cli(capsys, *arguments)
+    code, out, last_line = run_cli(capsys, *arguments)
     assert code == 2
     assert out == ""
-    assert found.startswith(sentence)
+    assert last_line.startswith(sentence)
     assert not list(tmp_path.iterdir())
 
 
@@ -231,7 +231,7 @@ def test_a_model_with_other_classes_is_refused_with_the_difference(capsys, train
 def test_a_folder_without_a_model_is_an_error(capsys, tmp_path):
     code, _, sentence = run_cli(capsys, "evaluate", str(tmp_path), "digits")
     assert code == 1
-    assert sentence == f"residua: {tmp_path} is no model folder: it has no config.json"
+    assert sentence == f"residua: {tmp_path} is not a model folder: it has no config.json"
 
 
 def test_a_missing_data_folder_is_an_error(capsys, tmp_path):
@@ -262,9 +262,8 @@ def test_the_folder_of_another_run_is_refused_even_with_resume(capsys, trained_r
         str(trained_run),
     )
     assert code == 2
-    assert (
-        sentence
-        == f"residua: {trained_run} holds another run: seed is 0 there, 1 here; choose another --out"
+    assert sentence == (
+        f"residua: {trained_run} holds another run: seed is 0 there, 1 here; choose another --out"
     )
 
 
@@ -277,7 +276,10 @@ def test_impossible_values_are_refused(capsys, tmp_path):
         ),
         (
             "warmup.lr=0.1",
-            "residua: warmup.lr cannot be set, for there is none here: set the whole of it, as JSON",
+            (
+                "residua: warmup.lr cannot be set: there is no warmup here; set the whole of "
+                "warmup, as JSON"
+            ),
         ),
     ):
         assert run_cli(capsys, "train", "digits", "--set", setting, "--out", str(tmp_path / "r"))[

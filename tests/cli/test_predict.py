@@ -1,3 +1,5 @@
+"""`residua predict` as scripts use it: tables, JSON, CSV, standard input, and usage errors."""
+
 import csv
 import io
 import json
@@ -31,15 +33,15 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture
 def image_folder(tmp_path):
-    place = tmp_path / "images"
-    place.mkdir()
+    folder = tmp_path / "images"
+    folder.mkdir()
     for i in range(3):
         pixels = torch.randint(
             256, (9, 12, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8
         )
-        Image.fromarray(pixels.numpy()).save(place / f"{i}.png")
-    (place / "2.png").write_bytes((place / "2.png").read_bytes()[:120])
-    return place
+        Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:120])
+    return folder
 
 
 @pytest.fixture
@@ -97,9 +99,9 @@ def test_paths_of_any_bytes_are_read_from_standard_input(
     (image_folder / "0.png").rename(os.fsdecode(names[1]))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(end.join(names))))
     code, out, _ = run_predict("-", "--json", *null)
-    told = [json.loads(line) for line in out.splitlines()]
-    assert [os.fsencode(line["path"]) for line in told] == names
-    assert ([("error" in line) for line in told], code) == ([True, False, False], 1)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [os.fsencode(line["path"]) for line in records] == names
+    assert ([("error" in line) for line in records], code) == ([True, False, False], 1)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names[1])))
     assert "\\xff\\xe6.png" in run_predict("-", *null)[1]
 
@@ -107,13 +109,13 @@ def test_paths_of_any_bytes_are_read_from_standard_input(
 def test_explanation_pictures_are_named_after_the_images(run_predict, image_folder, tmp_path):
     pytest.importorskip("captum")
     _, out, _ = run_predict(image_folder, "--json", "--explain", tmp_path / "cam")
-    told = [json.loads(line) for line in out.splitlines()]
-    assert [line.get("explanation") for line in told] == [
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [line.get("explanation") for line in records] == [
         f"{tmp_path / 'cam'}/00001-0.png",
         f"{tmp_path / 'cam'}/00002-1.png",
         None,
     ]
-    with Image.open(told[0]["explanation"]) as file:
+    with Image.open(records[0]["explanation"]) as file:
         assert file.size == (448, 224)
 
 
@@ -132,9 +134,9 @@ def test_explanation_pictures_are_named_after_the_images(run_predict, image_fold
 )
 def test_usage_errors_give_one_line(run_predict, tmp_path, arguments, code, sentence):
     (tmp_path / "empty").mkdir()
-    given = [argument.format(empty=tmp_path / "empty") for argument in arguments]
-    found, _, last = run_predict(*given)
-    assert (found, last) == (code, sentence.format(empty=tmp_path / "empty"))
+    words = [argument.format(empty=tmp_path / "empty") for argument in arguments]
+    exit_code, _, last = run_predict(*words)
+    assert (exit_code, last) == (code, sentence.format(empty=tmp_path / "empty"))
 
 
 def test_a_folder_without_a_model_gives_a_one_line_error(run_predict, image_folder, tmp_path):
@@ -143,4 +145,7 @@ def test_a_folder_without_a_model_gives_a_one_line_error(run_predict, image_fold
     assert code == 1
     assert last.startswith(f"residua: {tmp_path / 'net.onnx'} is an ONNX file")
     code, _, last = run_predict(image_folder, model=image_folder)
-    assert (code, last) == (1, f"residua: {image_folder} is no model folder: it has no config.json")
+    assert (code, last) == (
+        1,
+        f"residua: {image_folder} is not a model folder: it has no config.json",
+    )

@@ -1,4 +1,4 @@
-"""The studies under experiments/, each a value and a command line."""
+"""The studies in experiments/: each is a Python value with a command line."""
 
 import importlib.util
 import json
@@ -27,14 +27,14 @@ def test_a_preset_is_short_asks_a_question_and_can_be_run(path):
     study = load_study(path)
     assert len(path.read_text().splitlines()) <= 60
     assert study.question.endswith("?")
-    runs = study.runs()
-    lengths = {run.recipe.length(1288) for run in runs.values()}
+    runs = study.make_runs()
+    lengths = {run.recipe.total_steps(1288) for run in runs.values()}
     assert len(lengths) == 1, "arms of different lengths cannot be compared"
     assert len(study.seeds) >= 3
 
 
 def test_the_thousand_layers_preset_runs_deepest_first_and_compares_equal_architectures():
-    runs = load_study(EXPERIMENTS / "thousand_layers.py").runs()
+    runs = load_study(EXPERIMENTS / "thousand_layers.py").make_runs()
     assert len(runs) == 117
     depths = [
         int("".join(c for c in run.network.name.split(",")[0] if c.isdigit()))
@@ -75,12 +75,12 @@ def test_a_preset_file_runs_with_command_line_overrides(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [(cell["arm"], cell["family"], cell["depth"]) for cell in found["cells"]] == [
+    results = json.loads(done.stdout)
+    assert [(cell["arm"], cell["family"], cell["depth"]) for cell in results["cells"]] == [
         ("residual AdamW", "resnet", 8),
         ("plain SGD", "plain", 8),
     ]
-    assert found["cells"][0]["train_error_reestimated"] is not None
+    assert results["cells"][0]["train_error_reestimated"] is not None
     run = json.loads((tmp_path / "s/runs/cifar-resnet8-residual-adamw-seed5/run.json").read_text())[
         "run"
     ]

@@ -1,4 +1,4 @@
-"""`residua signals` as scripts use it: keys, files, and one sentence for each mistake."""
+"""`residua signals` as scripts use it: keys, files, and one line for each usage error."""
 
 import json
 
@@ -83,8 +83,8 @@ def test_a_run_is_measured_on_its_own_data_and_not_modified(capsys, tmp_path, tr
         capsys, "signals", str(trained_run), "--json", "--out", str(tmp_path / "s")
     )
     assert code == 0
-    found = json.loads(out)
-    assert (found["trained"], found["data"], found["seed"]) == (True, "digits", None)
+    facts = json.loads(out)
+    assert (facts["trained"], facts["data"], facts["seed"]) == (True, "digits", None)
     assert "Training has moved the net" in (tmp_path / "s" / "report.html").read_text()
     assert {path: path.read_bytes() for path in trained_run.rglob("*") if path.is_file()} == before
 
@@ -115,18 +115,20 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             ["nowhere/run"],
             1,
-            "residua: there is no folder nowhere/run: give a run's, a model folder, or a network's name",
+            "residua: there is no folder nowhere/run: "
+            "give a run folder, a model folder or a network name",
         ),
         (
             ["{empty}"],
             1,
-            "residua: {empty} holds no run and no model: it has neither run.json nor config.json",
+            "residua: {empty} is neither a run folder nor a model folder: "
+            "it has no run.json and no config.json",
         ),
         (
             ["{unfinished}"],
             2,
-            "residua: the run in {unfinished} is not finished: go on with --resume, "
-            "or evaluate {unfinished}/best",
+            "residua: the run in {unfinished} is not finished: continue it with --resume, "
+            "or give {unfinished}/best",
         ),
         (
             ["cifar-resnet8", "--data", "digit"],
@@ -137,22 +139,25 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
             ["{run}", "--data", "cifar10"],
             2,
             "residua: {run}/last knows other classes than cifar10: "
-            "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 there, airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck here",
+            "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 in the model, "
+            "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck in the data",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--images", "1"],
             2,
-            "residua: 1 image is too few: BN and gradients compare images, give at least 2",
+            "residua: signals need at least 2 images, got 1: "
+            "BN and the gradient correlation compare images",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--images", "0"],
             2,
-            "residua: 0 images are too few: BN and gradients compare images, give at least 2",
+            "residua: signals need at least 2 images, got 0: "
+            "BN and the gradient correlation compare images",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--images", "2000"],
             2,
-            "residua: 2000 images are too many: the training part of digits has 1,288",
+            "residua: 2,000 images are too many: the training split of digits has 1,288",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--seed", "-1"],
@@ -162,21 +167,21 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             [*SIGNALS_COMMAND[1:], "--out", "{run}"],
             2,
-            "residua: {run} is not empty and holds no signals: choose another --out",
+            "residua: {run} is not empty and has no signals.json: choose another --out",
         ),
     ],
 )
 def test_a_usage_error_gives_one_line(capsys, tmp_path, trained_run, arguments, code, sentence):
     (tmp_path / "empty").mkdir()
     RunRecord(tmp_path / "unfinished").claim_folder(make_digits_run(), {}, resume=False)
-    places = {
+    folders = {
         "empty": tmp_path / "empty",
         "unfinished": tmp_path / "unfinished",
         "run": trained_run,
     }
-    asked = ["signals", *(word.format(**places) for word in arguments)]
-    out = [] if "--out" in asked else ["--out", str(tmp_path / "out")]
-    assert run_cli(capsys, *asked, *out)[::2] == (code, sentence.format(**places))
+    command = ["signals", *(word.format(**folders) for word in arguments)]
+    out = [] if "--out" in command else ["--out", str(tmp_path / "out")]
+    assert run_cli(capsys, *command, *out)[::2] == (code, sentence.format(**folders))
     assert not (tmp_path / "out").exists()
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from residua.config.joins import Drop, Gate, Scale
 from residua.config.memory import activation_bytes
-from residua.config.network import Drop, Gate, Scale
 from residua.config.papers import SHORTCUT_ABLATIONS, network
 from residua.config.plan import plan
 from residua.net.build import build
@@ -39,8 +39,9 @@ def measure_saved_by_autograd(net, batch):
 
 
 def count_bn_statistics_bytes(planned):
-    """Bytes of the mean and the inverse deviation that BN keeps for each channel, and of a head's pooled features."""
-    return sum(2 * 4 * layer.out.channels for layer in planned.layers if layer.op == "bn")
+    """Bytes of the mean and the inverse deviation that BN keeps for each channel, and of a head's
+    pooled features."""
+    return sum(2 * 4 * layer.output_shape.channels for layer in planned.layers if layer.op == "bn")
 
 
 @pytest.mark.parametrize("name", NETWORK_NAMES)

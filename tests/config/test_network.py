@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from residua.config.network import Drop, Gate, Network, Order, Scale, Stage, Stem, Unit
+from residua.config.joins import Drop, Gate, Scale
+from residua.config.network import Network, Order, Stage, Stem, Unit
 from residua.errors import UsageError
 
 
@@ -19,12 +20,14 @@ from residua.errors import UsageError
         (lambda: Unit(stride_at=2), "stride_at=2 names no weight layer: choose 0 to 1"),
         (
             lambda: Unit(kernels=(2,)),
-            "kernels (2,) are impossible: give at least one, each odd, so that 'same' convolutions keep shapes",
+            "kernels (2,) are impossible: give at least one, each odd, so that 'same' "
+            "convolutions keep shapes",
         ),
         (lambda: Gate(-6.0, scales="bth"), "no scaling by a gate 'bth': did you mean 'both'?"),
         (
             lambda: Gate(-6.0, kernel=2),
-            "kernels (2,) are impossible: give at least one, each odd, so that 'same' convolutions keep shapes",
+            "kernels (2,) are impossible: give at least one, each odd, so that 'same' "
+            "convolutions keep shapes",
         ),
         (
             lambda: Stem(width=0),
@@ -79,11 +82,13 @@ def make_network(**changes):
         ),
         (
             {"input": (9,)},
-            "a fully connected net has no neighbours to convolve: give stem, units and gates kernels of 1",
+            "a fully connected net has no neighbours to convolve: give stem, units and gates "
+            "kernels of 1",
         ),
         (
             {"stages": (Stage(6, 1), Stage(4, 1))},
-            "zeros cannot make widths [6, 6, 4] smaller: give growing widths, or shortcut='project'",
+            "zeros cannot make widths [6, 6, 4] smaller: give growing widths, or "
+            "shortcut='project'",
         ),
         ({"stages": ()}, "a network needs at least one stage"),
         ({"classes": 0}, "0 classes are impossible: give at least 1"),

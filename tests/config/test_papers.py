@@ -1,4 +1,5 @@
-"""Parameter counts, to the last one, as derived from the papers' tables (and as other implementations have them)."""
+"""Parameter counts, to the last one, as derived from the papers' tables (and as other
+implementations have them)."""
 
 import itertools
 import re
@@ -7,9 +8,9 @@ import pytest
 
 from residua.config.families import IMAGENET_STAGE_UNITS
 from residua.config.network import ORDERS
+from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import (
     LISTED_DEPTHS,
-    PAPER_RESULTS,
     SHORTCUT_ABLATIONS,
     compose_network_name,
     list_models,
@@ -158,7 +159,8 @@ def test_any_valid_depth_works_and_the_shape_follows_the_data():
         ("cifar-resnet3", "no 3-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"),
         (
             "cifar-preresnet165",
-            "no 165-layer cifar-preresnet network: depth must be 6n+2, or 9n+2 for bottlenecks, e.g. 164 or 170",
+            "no 165-layer cifar-preresnet network: depth must be 6n+2, or 9n+2 for bottlenecks, "
+            "e.g. 164 or 170",
         ),
         (
             "cifar-resnet110,block=bottleneck,shortcut=B,order=orignal",
@@ -174,7 +176,8 @@ def test_any_valid_depth_works_and_the_shape_follows_the_data():
         ),
         (
             "resnet50,block=basic",
-            "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to resnet200 bottleneck",
+            "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to "
+            "resnet200 bottleneck",
         ),
         ("cifar-resnt20", "no network 'cifar-resnt20': did you mean 'cifar-resnet20'?"),
         ("cifar-resnet20,shortcut=padd", "no shortcut 'padd': did you mean 'pad'?"),
@@ -182,7 +185,8 @@ def test_any_valid_depth_works_and_the_shape_follows_the_data():
         (
             "cifar-resnet20,widht=3",
             "'widht=3' does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
-            "what can be replaced is block, shortcut, order, join, start, stride, width, units, head, stem",
+            "what can be replaced is block, shortcut, order, join, start, stride, width, units, "
+            "head, stem",
         ),
     ],
 )
@@ -216,7 +220,8 @@ def test_shortcut_variants_of_table_1_add_the_parameters_of_their_extra_layers()
 
 
 def test_the_lecture_net_matches_a_count_by_hand():
-    """conv conv conv pool, conv conv conv conv pool, conv conv conv conv, fully connected (S17); a twin without W_s."""
+    """conv conv conv pool, conv conv conv conv pool, conv conv conv conv, fully connected (S17); a
+    twin without W_s."""
     planned = plan(network("lecture-resnet12"))
     widths = [(3, 32), *[(32, 32)] * 2, (32, 64), *[(64, 64)] * 3, (64, 128), *[(128, 128)] * 3]
     plain = sum(9 * a * b + b for a, b in widths) + 128 * 10 + 10
@@ -273,33 +278,62 @@ def test_network_names_can_contain_part_changes():
 
 
 CONTRADICTORY_NAMES = {
-    "cifar-wrn28-10,width=2": "cifar-wrn28-10 says its width already: leave width=2 out",
-    "cifar-resnet20,width=1000000": "width=1000000 is impossible: give a whole number from 1 to 9,999",
-    "cifar-plain20,order=skipinit": "a plain net whose branches are scaled by 0 gives 0 everywhere: give a shortcut, "
-    "or another order",
-    "fc-resnet8,block=bottleneck,stride=3x3": "a fully connected net has no positions to skip: leave stride out",
-    "cifar-resnet20,block=basic,block=bottleneck": "block is said twice in a network's name, basic and bottleneck: leave one out",
+    "cifar-wrn28-10,width=2": "cifar-wrn28-10 has a width factor already: leave width=2 out",
+    "cifar-resnet20,width=1000000": (
+        "width=1000000 is impossible: give a whole number from 1 to 9,999"
+    ),
+    "cifar-plain20,order=skipinit": (
+        "a plain net whose branches are scaled by 0 gives 0 everywhere: give a shortcut, or "
+        "another order"
+    ),
+    "fc-resnet8,block=bottleneck,stride=3x3": (
+        "a fully connected net has no positions to skip: leave stride out"
+    ),
+    "cifar-resnet20,block=basic,block=bottleneck": (
+        "block stands twice in a network's name, basic and bottleneck: leave one out"
+    ),
     "cifar-resnet9999998": "no network of 9,999,998 layers: give at most 100,000",
-    "cifar-resnet20,units=3-6-3": "units=3-6-3 does not fit cifar-resnet20: give 3 numbers that make 2 x their sum + 2 layers, "
-    "e.g. cifar-resnet26",
+    "cifar-resnet20,units=3-6-3": (
+        "units=3-6-3 does not fit cifar-resnet20: give 3 numbers that make 2 x their sum + 2 "
+        "layers, e.g. cifar-resnet26"
+    ),
     "cifar-resnet20,units=3-x-3": "units=x is impossible: give a whole number from 1 to 9,999",
     "cifar-resnet20,width=0": "width=0 is impossible: give a whole number from 1 to 9,999",
-    "cifar-resnet20,join=gate": "no join 'gate': choose from add, constant, exclusive-gate, shortcut-gate, dropout, drop-path",
-    "cifar-resnet20,stride=3x3": "only a bottleneck can stride on its 1x1 or its 3x3: leave stride out, or add block=bottleneck",
-    "cifar-plain20,join=exclusive-gate": "a plain net has no shortcut to gate: give a shortcut, or join=Add()",
-    "cifar-plain20,start=identity": "a plain net that starts with branches of 0 gives 0 everywhere: give a shortcut, or start='he'",
-    "cifar-resnet20,order=skipinit,start=identity": "a branch that ends in a scale of 0 starts as the identity already: "
-    "keep start='he'",
-    "cifar-resnet20,order=relu-before-add,start=identity": "a ReLU that ends the branch ('weight bn relu') passes no gradient "
-    "at 0: keep start='he'",
-    "cifar-resnet29,block=bottleneck,width=3": "a bottleneck that squeezes by 4 cannot be 3 times as wide: choose a divisor",
-    "cifar-resnet20,stem=7x7": "only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out",
+    "cifar-resnet20,join=gate": (
+        "no join 'gate': choose from add, constant, exclusive-gate, shortcut-gate, dropout, "
+        "drop-path"
+    ),
+    "cifar-resnet20,stride=3x3": (
+        "only a bottleneck can stride on its 1x1 or its 3x3: leave stride out, or add "
+        "block=bottleneck"
+    ),
+    "cifar-plain20,join=exclusive-gate": (
+        "a plain net has no shortcut to gate: give a shortcut, or join=Add()"
+    ),
+    "cifar-plain20,start=identity": (
+        "a plain net that starts with branches of 0 gives 0 everywhere: give a shortcut, or "
+        "start='he'"
+    ),
+    "cifar-resnet20,order=skipinit,start=identity": (
+        "a branch that ends in a scale of 0 starts as the identity already: keep start='he'"
+    ),
+    "cifar-resnet20,order=relu-before-add,start=identity": (
+        "a ReLU that ends the branch ('weight bn relu') passes no gradient at 0: keep start='he'"
+    ),
+    "cifar-resnet29,block=bottleneck,width=3": (
+        "a bottleneck that squeezes by 4 cannot be 3 times as wide: choose a divisor"
+    ),
+    "cifar-resnet20,stem=7x7": (
+        "only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out"
+    ),
     "cifar-resnet20,head=max": "no head 'max': choose from mean, vlad",
     "cifar-wrn29-10": "no 29-layer cifar-wrn network: depth must be 6n+4, e.g. 28 or 34",
     "cifar-wrn28": "no network 'cifar-wrn28': did you mean 'cifar-wrn28-10'?",
     "fc-resnet10,head=vlad": "a fully connected net has no positions to pool: give head=Head()",
-    "lecture-resnet14": "units=1-2-2 does not fit lecture-resnet14: give 3 numbers that make 2 x their sum + 2 layers, "
-    "e.g. lecture-resnet12",
+    "lecture-resnet14": (
+        "units=1-2-2 does not fit lecture-resnet14: give 3 numbers that make 2 x their sum + 2 "
+        "layers, e.g. lecture-resnet12"
+    ),
 }
 
 
@@ -334,7 +368,7 @@ def test_a_name_and_its_family_and_depth_determine_each_other(name, family):
 def test_a_name_without_a_depth_is_refused():
     assert split_network_name("my-net-12") == ("my-net", 12)
     with pytest.raises(
-        UsageError, match="'mine' tells no family and depth: name it like cifar-resnet56"
+        UsageError, match="'mine' has no family and depth: name it like cifar-resnet56"
     ):
         split_network_name("mine")
 

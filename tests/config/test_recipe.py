@@ -1,6 +1,7 @@
 import pytest
 
-from residua.config.recipe import OneCycle, Recipe, StepDecay, recipe
+from residua.config.recipe import Recipe, recipe
+from residua.config.schedules import OneCycle, StepDecay
 from residua.errors import UsageError
 
 

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from residua.config.network import Drop, Gate, Network, Scale, Stage, Stem, Unit
+from residua.config.joins import Drop, Gate, Scale
+from residua.config.network import Network, Stage, Stem, Unit
 from residua.config.papers import list_models, network
-from residua.config.recipe import RECIPES, OneCycle, Recipe, recipe
+from residua.config.recipe import RECIPES, Recipe, recipe
 from residua.config.run import Run
+from residua.config.schedules import OneCycle
 from residua.config.serialize import apply_override, from_json, to_json
 from residua.errors import RecordError, UsageError
 

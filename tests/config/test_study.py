@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from residua.config.recipe import Warmup, recipe
+from residua.config.recipe import recipe
+from residua.config.schedules import Warmup
 from residua.config.serialize import to_json
 from residua.config.study import Arm, Study, parse_study
 from residua.errors import RecordError, UsageError
@@ -71,7 +72,8 @@ def test_a_study_of_an_earlier_version_compares_families():
         ((20, 57), "no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62"),
         (
             (20, 57, 21),
-            "impossible depths 21, 57: no 21-layer cifar-plain network: depth must be 6n+2, e.g. 20 or 26",
+            "impossible depths 21, 57: no 21-layer cifar-plain network: depth must be 6n+2, e.g. "
+            "20 or 26",
         ),
     ],
 )
@@ -85,7 +87,7 @@ def test_impossible_depths_are_listed_before_anything_starts(depths, sentence):
 
 def test_a_study_with_nothing_to_compare_or_duplicate_arms_is_refused():
     with pytest.raises(
-        UsageError, match="two arms of the study are called 'resnet': give each a label of its own"
+        UsageError, match="two arms of the study are called 'resnet': give them different labels"
     ):
         replace(STUDY, arms=(Arm("resnet"), Arm("resnet")))
     with pytest.raises(
@@ -94,7 +96,7 @@ def test_a_study_with_nothing_to_compare_or_duplicate_arms_is_refused():
         replace(
             STUDY, arms=(Arm("resnet"), Arm("resnet,shortcut=A", label="also"))
         ).points_by_run_name()
-    with pytest.raises(UsageError, match="a study needs an arm, a depth and a seed at least"):
+    with pytest.raises(UsageError, match="a study needs at least one arm, one depth and one seed"):
         replace(STUDY, seeds=())
     with pytest.raises(
         UsageError, match=r"an arm that changes the recipe \(steps=3\) needs a label"

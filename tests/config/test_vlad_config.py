@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from residua.config.joins import Add, Scale
 from residua.config.model import ModelConfig
-from residua.config.network import Add, Scale, Unit
+from residua.config.network import Unit
 from residua.config.papers import network
 from residua.config.recipe import recipe
 from residua.config.run import Run
@@ -52,7 +53,7 @@ def test_there_is_a_default_for_any_shape_of_images(shape):
         ("vlad,words=0", "words=0 is impossible: it must be at least 1"),
         ("vlad,words=many", "vlad.words is 'many', not int"),
         ("vlad,cells=0", "cells=0 is impossible: it must be at least 1"),
-        ("vlad,cells=6", "6 cells a side are too many: patches of side 4 stand at (5, 5) places"),
+        ("vlad,cells=6", "6 cells a side are too many: patches of side 4 have (5, 5) positions"),
         (
             "vlad,dimensions=16",
             "dimensions=16 is impossible: a patch has 16 numbers, so choose 1 to 15",
@@ -62,7 +63,8 @@ def test_there_is_a_default_for_any_shape_of_images(shape):
         ("vlad,cost=0", "cost=0.0 is impossible: it must be above 0"),
         (
             "vlad,depth=20",
-            "'depth=20' does not fit vlad: write e.g. vlad,words=32; what can be replaced is patch, contrast",
+            "'depth=20' does not fit vlad: write e.g. vlad,words=32; what can be replaced is "
+            "patch, contrast",
         ),
         ("vlad,words", "'words' does not fit vlad: write e.g. vlad,words=32"),
     ],
@@ -79,7 +81,7 @@ def test_shapes_that_are_not_images_and_a_single_class_are_refused():
         match=r"input \(64,\) is impossible: VLAD takes images of \(channels, height, width\)",
     ):
         VladClassifier(input=(64,), classes=10, patch=4, dimensions=8, words=16, cells=1)
-    with pytest.raises(UsageError, match="an SVM tells at least 2 classes apart: got 1"):
+    with pytest.raises(UsageError, match="an SVM needs at least 2 classes: got 1"):
         make_vlad_classifier("vlad", (1, 8, 8), 1)
 
 
@@ -124,5 +126,5 @@ def test_a_network_has_a_recipe_and_vlad_has_none():
             UsageError, match="a network is trained by a recipe, VLAD is fitted without one"
         ):
             Run(model, "cifar10", chosen)
-    with pytest.raises(UsageError, match="vlad is fitted at once, not trained by a recipe"):
+    with pytest.raises(UsageError, match="vlad is fitted in one go, not trained by a recipe"):
         Run(COLOUR_VLAD, "cifar10", None).recipe_for_depth(20)

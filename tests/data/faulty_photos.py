@@ -1,4 +1,4 @@
-"""A folder of photographs with 40 planted faults of 20 kinds."""
+"""A folder of photos with 40 faults of 20 kinds."""
 
 import os
 from io import BytesIO
@@ -12,7 +12,7 @@ CLASS_CHANNELS = {"bird": 0, "cat": 1, "dog": 2}
 
 
 def make_picture(seed, channel=0, size=(48, 40)):
-    """Noise of a class's colour, of which no two look alike."""
+    """Noise in the colour of a class; no two seeds look alike."""
     levels = np.random.default_rng(seed).integers(0, 140, (6, 6, 3), dtype=np.uint8)
     levels[..., channel] += 110
     return Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC)
@@ -25,7 +25,7 @@ def encode_image(image, format="JPEG", **settings):
 
 
 def write_clean_folder(root):
-    """Three classes of 12 images to train on and 5 to test on."""
+    """Write three classes with 12 training images and 5 test images each."""
     for split, count in (("train", 12), ("val", 5)):
         for name, channel in CLASS_CHANNELS.items():
             (root / split / name).mkdir(parents=True)
@@ -36,7 +36,7 @@ def write_clean_folder(root):
 
 
 def write_faulty_folder(root):
-    """Plant them in `root`, and return what is named for each kind: relative paths, or classes."""
+    """Write the faults into `root`; return the paths or classes to be reported for each kind."""
     write_clean_folder(root)
     train = root / "train"
     intact_jpeg = encode_image(make_picture(501))

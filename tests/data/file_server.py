@@ -1,4 +1,4 @@
-"""A web server on this machine that can cut its answers short."""
+"""A local web server that can interrupt its responses."""
 
 import re
 import threading
@@ -8,7 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def run_file_server():
-    """A web server: `files` by path; `cuts` are the bytes after which it hangs up, one for each answer."""
+    """Serve `files`, by path.
+
+    `cuts` are the numbers of bytes after which the next responses are cut off, one for each.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), FileRequestHandler)
     server.files, server.cuts, server.ranges, server.length, server.asked = {}, [], True, True, []
     server.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""Augmentation of a batch against one image at a time in numpy."""
+"""Augmentation of a batch compared with numpy code for one image at a time."""
 
 import numpy as np
 import pytest
@@ -95,7 +95,10 @@ def test_normalised_pixels_match_float64_within_fp32_precision(random_pixels):
 
 
 def test_a_resized_crop_matches_bilinear_interpolation_of_its_box():
-    """Against torch's own resizing of a box cut out by hand; the bits are chosen so that the box lies on whole pixels."""
+    """The reference is torch's resizing of a box cut out by hand.
+
+    The bits are chosen so that the box is at whole pixels.
+    """
     pixels = torch.randint(
         0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -116,7 +119,7 @@ def test_a_resized_crop_matches_bilinear_interpolation_of_its_box():
 
 
 def test_resized_crops_have_the_requested_areas_and_aspect_ratios():
-    """Of an image whose red is its column and green its row, a crop's corners tell where it was cut."""
+    """Red is the column and green the row, so that a crop's extremes tell where it was taken."""
     side, count = 64, 400
     ramp = torch.arange(side, dtype=torch.uint8)
     image = torch.stack(

@@ -1,4 +1,4 @@
-"""Batches against one sample at a time in numpy, and as a function of the step."""
+"""Batches compared with numpy code for one sample at a time, and as a function of the step."""
 
 from itertools import pairwise
 
@@ -8,15 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residua.config.recipe import Augmentation
-from residua.data.batches import (
-    CROP_STREAM,
-    CUTOUT_STREAM,
-    FLIP_STREAM,
-    ORDER_STREAM,
-    TrainingBatches,
-)
-from residua.data.counter_rng import random_bits_from_keys, random_permutation
+from residua.config.augmentation import Augmentation
+from residua.data.batches import TrainingBatches
+from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
 from residua.data.read import Images
 from residua.errors import UsageError
 
@@ -30,25 +24,31 @@ def make_indexed_images(count):
     return Images(torch.from_numpy(pixels), torch.arange(count))
 
 
-def make_batches(count=20, batch_size=6, augment=Augmentation(pad=2), seed=SEED):  # noqa: B008 -- frozen
+DEFAULT_AUGMENTATION = Augmentation(pad=2)
+
+
+def make_batches(count=20, batch_size=6, augment=DEFAULT_AUGMENTATION, seed=SEED):
     return TrainingBatches(make_indexed_images(count), batch_size, augment, MEAN, STD, seed)
 
 
 def compute_reference_sample(images, augment, seed, epoch, index):
-    """One training sample (3, 6, 6) in float64."""
+    """One training sample (3, 6, 6) in float64, computed by numpy."""
     image = images.pixels[index].numpy()
     if margin := augment.pad:
         levels = [round(255 * m) for m in MEAN]
         image = np.stack(
             [np.pad(c, margin, constant_values=v) for c, v in zip(image, levels, strict=True)]
         )
-        number, places = int(random_bits_from_keys(seed, CROP_STREAM, epoch, index)), 2 * margin + 1
+        number, places = (
+            int(random_bits_from_keys(seed, RandomStream.CROP, epoch, index)),
+            2 * margin + 1,
+        )
         row, column = number % places, number // places % places
         image = image[:, row : row + 6, column : column + 6]
-    if augment.flip and int(random_bits_from_keys(seed, FLIP_STREAM, epoch, index)) % 2:
+    if augment.flip and int(random_bits_from_keys(seed, RandomStream.FLIP, epoch, index)) % 2:
         image = image[:, :, ::-1]
     if augment.cut:
-        number = int(random_bits_from_keys(seed, CUTOUT_STREAM, epoch, index))
+        number = int(random_bits_from_keys(seed, RandomStream.CUTOUT, epoch, index))
         top, crop_column = number % 6 - augment.cut // 2, number // 6 % 6 - augment.cut // 2
         for channel, mean in zip(image := image.copy(), MEAN, strict=True):
             channel[
@@ -68,7 +68,7 @@ def test_a_batch_equals_its_samples_computed_one_by_one(augment):
     order = [
         (epoch, index)
         for epoch in range(4)
-        for index in random_permutation(20, SEED, ORDER_STREAM, epoch).tolist()
+        for index in random_permutation(20, SEED, RandomStream.ORDER, epoch).tolist()
     ]
     for step in range(10):
         x, labels = stream.make_batch(step)
@@ -94,8 +94,8 @@ def test_each_epoch_holds_each_sample_once_and_no_batch_is_partial(count, data):
 def test_a_batch_across_an_epoch_boundary_continues_with_the_next_permutation():
     _, labels = make_batches(count=20, batch_size=6).make_batch(3)
     ends, begins = (
-        random_permutation(20, SEED, ORDER_STREAM, 0),
-        random_permutation(20, SEED, ORDER_STREAM, 1),
+        random_permutation(20, SEED, RandomStream.ORDER, 0),
+        random_permutation(20, SEED, RandomStream.ORDER, 1),
     )
     assert labels.tolist() == [*ends[18:].tolist(), *begins[:4].tolist()]
 
@@ -120,7 +120,7 @@ def test_a_batch_is_bit_identical_in_any_order_of_calls():
 
 @pytest.mark.parametrize("shares", [2, 3, 6])
 def test_the_per_rank_shares_of_a_batch_concatenate_to_the_batch(shares):
-    """Across the ends of epochs too: the batches of n processes, one behind the other, are those of one process."""
+    """Concatenated, the batches of n processes are those of one, across epoch ends too."""
     images, augment = make_indexed_images(20), Augmentation(pad=2)
     whole = make_batches()
     streams = [
@@ -172,14 +172,14 @@ def test_batching_does_not_modify_the_images():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(
         UsageError,
-        match=r"^a batch of 21 is larger than the 20 training images: choose at most that$",
+        match=r"^batch size 21 exceeds the 20 training images: choose at most 20$",
     ):
         make_batches(count=20, batch_size=21)
 
 
 def test_the_batches_of_a_seed_never_change():
-    """A checkpoint of any earlier version goes on with the very batches it would have had."""
-    assert random_bits_from_keys(0, CROP_STREAM, 0, torch.arange(3)).tolist() == [
+    """A checkpoint of any earlier version resumes with the batches that it would have had."""
+    assert random_bits_from_keys(0, RandomStream.CROP, 0, torch.arange(3)).tolist() == [
         7530090308580795546,
         8850622869701638261,
         451237916458612512,

@@ -1,4 +1,4 @@
-"""Forty faults of twenty kinds: each is named by check, and none kills a training."""
+"""Forty faults of twenty kinds: each is reported by the check, and none stops a training."""
 
 import csv
 import json
@@ -16,6 +16,7 @@ from residua.data.near_duplicates import (
     make_grey_thumbnail,
 )
 from residua.data.sources.listing import escape_unprintable
+from residua.data.sources.resolve import list_image_dataset
 from residua.record import RunRecord
 from tests.data.faulty_photos import make_picture, write_clean_folder, write_faulty_folder
 
@@ -86,7 +87,7 @@ def test_training_reports_the_same_faults_and_finishes(
     skipped_paths = {problem["path"] for problem in RunRecord(out).read_skipped_images()}
     for kind in SKIPPED_KINDS:
         assert {escape_unprintable(path) for path in faults[kind]} <= skipped_paths, kind
-    assert "left out: " in captured.err
+    assert "skipped: " in captured.err
     config = json.loads((out / "last" / "config.json").read_text())
     assert config["classes"] == ["Cat", "bird", "cat", "dog"]
     assert config["resize"] == 20
@@ -142,7 +143,7 @@ def test_prediction_reports_the_same_faults_and_classifies_the_other_images(
 def test_a_clean_folder_has_no_problems(tmp_path, capsys):
     write_clean_folder(tmp_path / "photos")
     assert main(["data", "check", str(tmp_path / "photos"), "--out", str(tmp_path / "c")]) == 0
-    assert capsys.readouterr().out.startswith("51 images of 3 classes can be decoded, no problems")
+    assert capsys.readouterr().out.startswith("51 usable images in 3 classes, no problems")
     facts = json.loads((tmp_path / "c" / "check.json").read_text())
     assert facts["classes"]["bird"] == {"test": 5, "train": 12}
     assert facts["width"] == [48, 48, 48]
@@ -162,7 +163,7 @@ def test_the_fixed_table_has_no_problems_and_no_file_is_moved(faulty_folder, tmp
         main(["data", "check", str(root), "--fix", str(table), "--out", str(tmp_path / "c")]) == 0
     )
     assert sorted(path for path in root.rglob("*") if not path.is_symlink()) == before
-    again = check_dataset(table)
+    again = check_dataset(list_image_dataset(table))
     harmful = {"duplicate", "near duplicate", "leakage", "two classes", "missing", *SKIPPED_KINDS}
     assert not {problem.kind for problem in again.problems} & harmful
     with open(table, newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Counter-based random bits against splitmix64 in Python's unbounded integers."""
+"""Counter-based random bits compared with splitmix64 in Python's unbounded integers."""
 
 import torch
 from hypothesis import given

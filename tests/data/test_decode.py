@@ -1,4 +1,4 @@
-"""Files of every kind -> pixels, by one way."""
+"""Decoding and preprocessing of image files of every format, and of damaged ones."""
 
 import struct
 import threading
@@ -27,7 +27,7 @@ RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
 def make_photo(width=40, height=30, seed=0):
-    """Smooth noise, which JPEG keeps."""
+    """Smooth noise, which JPEG compression preserves."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -45,10 +45,12 @@ def decode_corner_pixel(content):
 
 
 def make_png_bomb(width, height):
-    """The header of a PNG of that size, and next to nothing behind it."""
+    """A PNG whose header announces the given size, with almost no data."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
@@ -160,10 +162,10 @@ def test_a_missing_file_is_reported_as_unreadable(tmp_path):
 
 def test_a_decompression_bomb_is_reported_with_its_pixels_and_the_limit():
     with pytest.raises(
-        ImageError, match=r"has 10,000,000,000 pixels, more than the 100,000,000 that are decoded"
+        ImageError, match=r"has 10,000,000,000 pixels, more than the limit of 100,000,000"
     ):
         decode_image(make_png_bomb(100_000, 100_000))
-    with pytest.raises(ImageError, match="has 1,200 pixels, more than the 1,000"):
+    with pytest.raises(ImageError, match="has 1,200 pixels, more than the limit of 1,000"):
         decode_image(encode_image(make_photo()), max_pixels=1000)
 
 
@@ -206,7 +208,7 @@ def test_resizing_and_center_cropping_match_torchvision_bit_for_bit(size, interp
 
 @pytest.mark.parametrize("size", [(1, 20_000_000), (20_000_000, 1)])
 def test_a_very_thin_image_does_not_exhaust_memory_when_resized(size):
-    """Resized whole it would have 2.9 billion times 148 pixels."""
+    """Resized without cropping it would have 2.9 billion times 148 pixels."""
     assert (
         preprocess_image(Image.new("RGB", size, RED), ImagePreprocessing((3, 128, 128), 148))[0]
         .eq(255)
@@ -248,7 +250,8 @@ def test_the_model_config_determines_the_preprocessing():
     assert flat.input == (1, 8, 8)
     assert preprocess_image(make_photo(), flat).shape == (1, 8, 8)
     with pytest.raises(
-        UsageError, match="resize=8 is too small to cut 16 x 16 pixels out: give at least 16"
+        UsageError,
+        match="resize=8 is too small for a center crop of 16 x 16 pixels: give at least 16",
     ):
         ModelConfig(network=net, classes=names, mean=(0.5,) * 3, std=(0.2,) * 3, resize=8)
     with pytest.raises(UsageError, match="temperature=0.0 is impossible"):

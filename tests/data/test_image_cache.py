@@ -1,4 +1,7 @@
-"""Decoded images on disk: the same bits as in memory, whole or not at all, and in little memory however many they are."""
+"""The cache of decoded photos: bit-identical to memory, written completely or not at all.
+
+It takes little memory for any number of images.
+"""
 
 import errno
 import json
@@ -11,14 +14,14 @@ import pytest
 import torch
 
 from residua.cli.main import main
+from residua.config.augmentation import Augmentation
 from residua.config.model import ImagePreprocessing
 from residua.config.papers import network
-from residua.config.recipe import Augmentation
 from residua.data.batches import TrainingBatches
-from residua.data.cache_space import memory_map_images, open_cache_writer
 from residua.data.image_cache import load_or_decode_images
+from residua.data.pixel_file import memory_map_images, open_cache_writer
 from residua.data.read import Images, read_split
-from residua.data.sources.image_folder import list_image_dataset, resolve_dataset
+from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError
 from residua.net.build import build
 from residua.training.evaluate import evaluate_network
@@ -47,13 +50,13 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 def load_from_disk_and_memory(listing, monkeypatch, capsys):
-    """The gallery from disk, and the one in memory where no disk has room."""
+    """The images decoded to disk, and those decoded to memory because the disk is full."""
     disk = load_or_decode_images(listing, VIEW)
     load_or_decode_images.cache_clear()
     monkeypatch.setattr("residua.data.image_cache.load_cached_images", lambda where: None)
     monkeypatch.setattr("residua.data.image_cache.free_disk_bytes", lambda folder: 0)
     memory = load_or_decode_images(listing, VIEW)
-    assert "the decoded images were not kept in" in capsys.readouterr().err
+    assert "decoded images are not cached in" in capsys.readouterr().err
     return disk, memory
 
 
@@ -100,7 +103,9 @@ def test_images_too_large_to_pad_in_advance_are_padded_per_batch(monkeypatch):
         )
     assert [batches.pixels.shape[2] for batches in batches_by_limit] == [12, 8]
     for step in range(8):
-        assert torch.equal(batches_by_limit[0].make_batch(step)[0], batches_by_limit[1].make_batch(step)[0])
+        assert torch.equal(
+            batches_by_limit[0].make_batch(step)[0], batches_by_limit[1].make_batch(step)[0]
+        )
 
 
 def test_splits_are_assigned_as_if_damaged_files_did_not_exist(tmp_path):
@@ -157,10 +162,11 @@ def test_a_full_disk_gives_a_one_line_error_with_a_size_that_fits(tmp_path, monk
     assert main(["train", str(tmp_path / "d"), *options]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(
-        "residua: 51 photographs of 72 x 72 pixels need 1 MiB, for which there is no room in "
+        "residua: 51 photos of 72 x 72 pixels need 1 MiB, which fit neither in "
     )
     assert error.endswith(
-        "(No space left on device), nor in memory: make room, set XDG_CACHE_HOME to another disk, or train with --size 21"
+        "(No space left on device) nor in memory: free some space, "
+        "set XDG_CACHE_HOME to another disk, or train with --size 21"
     )
     assert not (tmp_path / "o").exists()
     assert main(["train", str(tmp_path / "d"), *options[:2], "--size", "21", *options[4:]]) == 0
@@ -175,48 +181,50 @@ def test_a_data_set_larger_than_memory_is_accepted_and_reported_as_read_from_dis
     spec = network("cifar-resnet8", input=(3, 24, 24), classes=3)
     run = replace(make_digits_run(), network=spec, dataset=str(tmp_path / "d"))
     data, planned = resolve_dataset(run.dataset, spec.input), build(spec).plan
-    estimate_in_memory = estimate_memory_on_machine(run, planned, CPU_FP32)
+    estimate_in_memory = estimate_memory_on_machine(run, planned, data, CPU_FP32)
     assert disk_backed_bytes(data, CPU_FP32) == 0
     monkeypatch.setattr(
         "residua.training.memory.available_memory", lambda device: 2 * 36 * 3 * 28 * 28 - 1
     )
     assert disk_backed_bytes(data, CPU_FP32) == 36 * 3 * 28 * 28
     assert (
-        estimate_in_memory.data - estimate_memory_on_machine(run, planned, CPU_FP32).data
+        estimate_in_memory.data - estimate_memory_on_machine(run, planned, data, CPU_FP32).data
         == 36 * 3 * 28 * 28
     )
-    assert describe_memory(run, planned, CPU_FP32).endswith(
-        "; 0 MiB of images are read from the disk again and again"
+    assert describe_memory(run, planned, data, CPU_FP32).endswith(
+        "; 0 MiB of images are read from disk as needed"
     )
     monkeypatch.setattr(
         "residua.training.memory.disk_backed_bytes", lambda data, machine: 10**15
     )  # as if they were that many
-    require_enough_memory(run, planned, CPU_FP32)
+    require_enough_memory(run, planned, data, CPU_FP32)
 
 
 LIMITED_MEMORY_SCRIPT = """
 import resource, sys, torch
 from residua.data.batches import TrainingBatches
-from residua.data.sources.image_folder import resolve_dataset
+from residua.data.sources.resolve import resolve_dataset
 from residua.data.read import read_split
-from residua.config.recipe import Augmentation
+from residua.config.augmentation import Augmentation
 
-def private():
+def private_bytes():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmData")]
     return 1024 * int(line.split()[1])
 
 torch.set_num_threads(1)
 data = resolve_dataset(sys.argv[1], (3, 224, 224))
-resource.setrlimit(resource.RLIMIT_DATA, (private() + 128 * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_DATA, (private_bytes() + 128 * 2**20,) * 2)
 images = read_split(data, "train")
-batches = TrainingBatches(images, 4, Augmentation(pad=0, area=0.5), data.mean, data.std, 0, size=(224, 224))
-print(images.pixels.nbytes, images.fingerprint, [len(batches.make_batch(step)[1]) for step in range(5)])
+augment = Augmentation(pad=0, area=0.5)
+batches = TrainingBatches(images, 4, augment, data.mean, data.std, 0, crop_size=(224, 224))
+print(images.pixels.nbytes, images.fingerprint)
+print([len(batches.make_batch(step)[1]) for step in range(5)])
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by the system's own means")
 def test_decoding_hashing_and_batching_take_little_memory_for_any_number_of_images(tmp_path):
-    """268 MiB of images in a process that may take 128 MiB more than it has."""
+    """268 MiB of images in a process that may allocate only 128 MiB more than it has."""
     for part, count in (("train", 1500), ("val", 6)):
         for name in ("a", "b"):
             (tmp_path / "d" / part / name).mkdir(parents=True)
@@ -236,7 +244,11 @@ def test_decoding_hashing_and_batching_take_little_memory_for_any_number_of_imag
 
 def test_a_second_process_waits_and_reads_the_cache_of_the_first(tmp_path, cache_folder):
     write_clean_folder(tmp_path / "d")
-    code = "import sys; from residua.data.sources.image_folder import resolve_dataset; from residua.data.read import read_split; read_split(resolve_dataset(sys.argv[1]), 'dev')"
+    code = (
+        "import sys; from residua.data.sources.resolve import resolve_dataset; "
+        "from residua.data.read import read_split; "
+        "read_split(resolve_dataset(sys.argv[1]), 'dev')"
+    )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "d")], stderr=subprocess.PIPE)
         for _ in range(2)

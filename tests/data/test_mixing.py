@@ -1,10 +1,11 @@
-"""Samples that are mixed: image and label by the same share, and the same ones whatever the batch."""
+"""Mixup and CutMix: images and labels are mixed by equal shares, in any batch size."""
 
 import pytest
 import torch
 
+from residua.config.augmentation import Augmentation
+from residua.config.optimisers import Sgd
 from residua.config.papers import network
-from residua.config.recipe import Augmentation, Sgd
 from residua.data.augment import apply_mixup_or_cutmix
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
@@ -18,21 +19,21 @@ RANDOM_BITS = random_bits_from_keys(3, torch.arange(500)[:, None], torch.arange(
 
 
 def test_label_shares_equal_pixel_shares():
-    """Of black images with white guests, the mean level is the guests' share."""
-    images, guests = torch.zeros(500, 1, 40, 40), torch.ones(500, 1, 40, 40)
+    """Black images are mixed with white ones, so that the mean level is the partners' share."""
+    images, partners = torch.zeros(500, 1, 40, 40), torch.ones(500, 1, 40, 40)
     for mixup, cutmix in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.2, 0.3)):
-        pixels, own_share = apply_mixup_or_cutmix(images, guests, mixup, cutmix, RANDOM_BITS)
+        pixels, own_share = apply_mixup_or_cutmix(images, partners, mixup, cutmix, RANDOM_BITS)
         assert torch.allclose(pixels.mean((1, 2, 3)), 1 - own_share, atol=1e-5)
         untouched = (own_share == 1).float().mean().item()
         assert abs(untouched - (1 - mixup - cutmix)) < 0.08, (mixup, cutmix, untouched)
 
 
 def test_cutmix_replaces_whole_pixels_and_mixup_blends_evenly():
-    images, guests = torch.zeros(500, 1, 40, 40), torch.ones(500, 1, 40, 40)
+    images, partners = torch.zeros(500, 1, 40, 40), torch.ones(500, 1, 40, 40)
     assert set(
-        apply_mixup_or_cutmix(images, guests, 0.0, 1.0, RANDOM_BITS)[0].unique().tolist()
+        apply_mixup_or_cutmix(images, partners, 0.0, 1.0, RANDOM_BITS)[0].unique().tolist()
     ) == {0.0, 1.0}
-    blended, own_share = apply_mixup_or_cutmix(images, guests, 1.0, 0.0, RANDOM_BITS)
+    blended, own_share = apply_mixup_or_cutmix(images, partners, 1.0, 0.0, RANDOM_BITS)
     assert blended.std((1, 2, 3)).max() < 1e-6
     assert 0.4 < own_share.mean() < 0.6
 
@@ -67,6 +68,7 @@ def test_a_step_on_one_hot_labels_equals_a_step_on_class_indices():
 def test_probabilities_above_one_are_refused():
     with pytest.raises(
         UsageError,
-        match=r"mixup=0.7 and cutmix=0.5 are probabilities of one choice: give 1 at most together",
+        match=r"mixup=0.7 and cutmix=0.5 are probabilities of one choice: "
+        r"their sum must be at most 1",
     ):
         Augmentation(mixup=0.7, cutmix=0.5)

@@ -1,4 +1,4 @@
-"""Reading data sets from their files: whole, damaged, hostile; and the real ones where they are at hand."""
+"""Reading data sets from their files: intact, damaged and hostile ones."""
 
 import gzip
 import os
@@ -24,13 +24,13 @@ def compute_md5(content):
 
 @pytest.fixture(autouse=True)
 def isolate_data_folders(tmp_path, monkeypatch):
-    """Data sets are found in the folder given, or nowhere."""
+    """Let data sets be found only in the folder that a test gives."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("RESIDUA_DATA", raising=False)
 
 
 def make_pickled_batch(count, seed=0, protocol=4):
-    """A pickled batch of CIFAR-10, and its arrays."""
+    """A pickled batch of CIFAR-10, its pixels and its labels."""
     random = np.random.default_rng(seed)
     pixels, labels = (
         random.integers(0, 256, (count, 3072), dtype=np.uint8),
@@ -44,7 +44,7 @@ def make_pickled_batch(count, seed=0, protocol=4):
 
 
 def write_small_cifar(folder, **contents):
-    """CIFAR-10 whose training files hold those bytes, written into `folder`; 3 images are held out."""
+    """Write training files of the given bytes; return CIFAR-10 with them and 3 dev images."""
     data_folder = folder / "cifar-10-batches-py"
     data_folder.mkdir()
     for name, content in contents.items():
@@ -62,7 +62,7 @@ def make_idx_bytes(array, kind=8):
 
 
 def write_small_mnist(folder, images, labels, compressed=False, name="mnist"):
-    """MNIST whose training files hold those bytes, written into `folder`; 2 images are held out."""
+    """Write training files of the given bytes; return MNIST with them and 2 dev images."""
     data_folder = folder / name
     data_folder.mkdir()
     data, files = get_dataset(name), []
@@ -81,7 +81,7 @@ def make_mnist_arrays(count=5):
 
 
 def read_train_and_dev(data, folder):
-    """The training part with the held out images in it, as sorted (bytes of an image, label)."""
+    """The training and dev images together, as sorted pairs (bytes of an image, label)."""
     return sorted(
         (x.numpy().tobytes(), int(y))
         for split in ("train", "dev")
@@ -127,12 +127,14 @@ def test_cifar100_uses_the_fine_labels(tmp_path):
     )
     (tmp_path / "cifar-100-python").mkdir()
     (tmp_path / "cifar-100-python" / "train").write_bytes(content)
-    data = replace(get_dataset("cifar100"), train=(DataFile("train", compute_md5(content)),), num_dev_images=2)
+    data = replace(
+        get_dataset("cifar100"), train=(DataFile("train", compute_md5(content)),), num_dev_images=2
+    )
     assert [y for _, y in read_train_and_dev(data, tmp_path)] == [96, 97, 98, 99]
 
 
 class PickledCall:
-    """Pickled, it asks its reader to call `what`."""
+    """An object whose pickle makes its reader call a function."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -158,7 +160,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch, what, argumen
     )
     with pytest.raises(
         DataError,
-        match=rf"data_batch_1 was not read: it asks to run {name}, which no data set needs$",
+        match=rf"data_batch_1 was not loaded: it tries to call {name}, which no data set needs$",
     ):
         read_split(data, "train", tmp_path)
     assert not (tmp_path / "ran").exists()
@@ -176,8 +178,9 @@ def test_a_truncated_batch_is_reported_by_its_checksum(tmp_path):
     data = write_small_cifar(tmp_path, data_batch_1=content)
     (tmp_path / data.folder / "data_batch_1").write_bytes(content[:-100])
     sentence = (
-        rf"data_batch_1 is truncated, altered or of another data set: its MD5 sum is {compute_md5(content[:-100])}, "
-        rf"not {compute_md5(content)}; remove it and fetch it anew$"
+        r"data_batch_1 is truncated, altered or of another data set: "
+        rf"its MD5 sum is {compute_md5(content[:-100])}, not {compute_md5(content)}; "
+        r"delete it and download it again$"
     )
     with pytest.raises(DataError, match=sentence):
         read_split(data, "train", tmp_path)
@@ -300,7 +303,8 @@ def test_a_damaged_gz_file_is_reported(tmp_path, spoil):
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(
         DataError,
-        match=r"train-images-idx3-ubyte\.gz is truncated or altered: .+; remove it and fetch it anew$",
+        match=r"train-images-idx3-ubyte\.gz is truncated or altered: .+; "
+        r"delete it and download it again$",
     ):
         read_split(data, "train", tmp_path)
 

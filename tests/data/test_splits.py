@@ -1,4 +1,4 @@
-"""The parts of digits and of CIFAR-10: which images they hold, and that this never changes."""
+"""The splits of digits and of CIFAR-10: their images, which never change."""
 
 from collections import Counter
 
@@ -70,7 +70,7 @@ def test_the_fingerprint_changes_with_any_pixel_or_label():
 
 
 def assert_mean_and_std_match(data, images):
-    """The value's mean and standard deviation of each channel are within 0.01 of those of the training images."""
+    """Mean and std of each channel are within 0.01 of those of the training images."""
     x = images.pixels.numpy()
     for channel, (mean, std) in enumerate(zip(data.mean, data.std, strict=True)):
         counts = np.bincount(x[:, channel].reshape(-1), minlength=256)

@@ -1,4 +1,4 @@
-"""TrivialAugment: colours change as by Pillow, each sample's change is its own, and all of them come equally often."""
+"""TrivialAugment: changes match Pillow, are drawn for each sample and are equally likely."""
 
 from math import ceil
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from residua.config.recipe import Augmentation
+from residua.config.augmentation import Augmentation
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.data.read import Images
@@ -42,7 +42,7 @@ def to_pillow(image: torch.Tensor) -> Image.Image:
 def apply_operation(
     name: str, level: int, sign: int = 1, pixels: torch.Tensor = IMAGES
 ) -> torch.Tensor:
-    """All of the images changed in the same way."""
+    """The images, all changed in the same way."""
     ones = torch.full((len(pixels),), 1)
     signed = ones * sign * level / (STRENGTH_LEVELS - 1)
     return apply_selected_changes(
@@ -84,7 +84,7 @@ def test_geometric_operations_move_pixels_by_the_expected_distance():
 
 
 def test_rotation_preserves_angles_in_non_square_images():
-    """A corner's distance from the middle stays: a spot at (0, 8) turned by 135 degrees is at 8 (sin, cos) of it."""
+    """A spot at (0, 8) from the center, rotated by 135 degrees, is at 8 (sin, cos) of them."""
     spot = torch.zeros(1, 3, 25, 41)
     spot[:, :, 12, 28] = 255
     found = apply_selected_changes(

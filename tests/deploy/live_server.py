@@ -1,4 +1,4 @@
-"""A small network behind a real server on a free port, and what asks it."""
+"""A small network behind a real server on a free port, and clients that send it requests."""
 
 import json
 import socket
@@ -37,7 +37,7 @@ def make_small_engine():
 
 
 def make_image_bytes(seed=0, kind="PNG", size=(40, 30)):
-    """The bytes of an image file."""
+    """The bytes of an image file of random colours."""
     pixels = np.random.default_rng(seed).integers(
         0, 256, (size[1] // 5, size[0] // 5, 3), dtype=np.uint8
     )
@@ -48,7 +48,7 @@ def make_image_bytes(seed=0, kind="PNG", size=(40, 30)):
 
 @contextmanager
 def run_server(service):
-    """The port of a server that answers with `service`."""
+    """Run `service` on a free port, in a thread, and yield the port."""
     torch.set_num_threads(1)
     with open_listener("127.0.0.1", 0) as listener:
         uvicorn_server = make_server(service)
@@ -63,7 +63,7 @@ def run_server(service):
 
 
 def send_request(port, body=None, path="/predict", headers=None, method="POST"):
-    """Status, headers, and what the JSON of the answer says."""
+    """Send one request; returns the status, the headers, and the body, parsed if it is JSON."""
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request(method, path, body, headers or {})
@@ -79,18 +79,21 @@ def send_request(port, body=None, path="/predict", headers=None, method="POST"):
 
 
 def make_multipart_form(content, boundary="edge", name="file"):
-    """A multipart form of one file: body and headers."""
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
-    return head.encode() + content + f"\r\n--{boundary}--\r\n".encode(), {
-        "content-type": f"multipart/form-data; boundary={boundary}"
-    }
+    """The body and the headers of a multipart form with one file."""
+    head = (
+        f"--{boundary}\r\n"
+        f'Content-Disposition: form-data; name="{name}"; filename="a.png"\r\n'
+        "Content-Type: image/png\r\n\r\n"
+    )
+    body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return body, {"content-type": f"multipart/form-data; boundary={boundary}"}
 
 
 def send_raw_bytes(port, content, timeout=30):
-    """What the server answers to these very bytes."""
-    with socket.create_connection(("127.0.0.1", port), timeout) as wire:
+    """Send bytes that need not be HTTP; returns the start of the answer, empty if refused."""
+    with socket.create_connection(("127.0.0.1", port), timeout) as connection:
         try:
-            wire.sendall(content)
-            return wire.recv(65536)
-        except ConnectionError:  # refused before all was sent
+            connection.sendall(content)
+            return connection.recv(65536)
+        except ConnectionError:  # the server closed the connection before all bytes were sent
             return b""

@@ -1,4 +1,4 @@
-"""Every engine is the same function as evaluation: pixels -> softmax of the network's scores."""
+"""Every engine computes the same probabilities as evaluation does."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ import residua
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.deploy import engine as engines
-from residua.deploy.engine import InferenceEngine, load_engine
+from residua.deploy.engine import InferenceEngine, build_engine
 from residua.errors import RecordError, UsageError
 from residua.extras import EXTRA_PACKAGES
-from residua.net.model_folder import from_pretrained, save_pretrained
+from residua.net.model_folder import load_model_folder
 from tests.third_party import randomize_weights
 
 ENGINE_NETWORKS = {
@@ -21,7 +21,7 @@ ENGINE_NETWORKS = {
         "cifar-highway8",
         "fc-resnet10",
     ),
-    "onnx": ("cifar-resnet8",),  # other nets: test_export.py
+    "onnx": ("cifar-resnet8",),  # other networks: test_export.py
     "openvino": (
         "cifar-preresnet8,shortcut=B",
         "cifar-highway8",
@@ -29,10 +29,10 @@ ENGINE_NETWORKS = {
         "fc-resnet10",
     ),
 }
-FP32_ENGINE_NAMES = {"torch": "torch fp32", "onnx": "onnx fp32", "openvino": "openvino fp32"}
+FP32_DESCRIPTIONS = {"torch": "torch fp32", "onnx": "onnx fp32", "openvino": "openvino fp32"}
 
 
-def write_model_folder(path, name="cifar-resnet8", temperature=1.0):
+def make_model(name="cifar-resnet8", temperature=1.0):
     net = randomize_weights(residua.create_model(name, num_classes=3, input=(3, 16, 16)))
     config = ModelConfig(
         network=net.plan.network,
@@ -41,15 +41,14 @@ def write_model_folder(path, name="cifar-resnet8", temperature=1.0):
         std=(0.2, 0.3, 0.25),
         temperature=temperature,
     )
-    save_pretrained(net, config, path)
-    return path
+    return net, config
 
 
-def compute_evaluation_scores(folder, pixels):
-    """Scores (n, classes) as evaluation computes them."""
-    net, config = from_pretrained(folder), residua.net.model_folder.read_config(folder)
+def compute_evaluation_probabilities(net, config, pixels):
+    """Probabilities (n, classes) as evaluation computes them."""
     with torch.inference_mode():
-        return net(normalise_pixels(pixels, config.mean, config.std)) / config.temperature
+        scores = net(normalise_pixels(pixels, config.mean, config.std))
+    return (scores / config.temperature).softmax(1)
 
 
 def make_random_pixels(count):
@@ -59,90 +58,96 @@ def make_random_pixels(count):
 
 
 @pytest.mark.parametrize(
-    ("name", "net"), [(name, net) for name, nets in ENGINE_NETWORKS.items() for net in nets]
+    ("name", "network_name"),
+    [(name, network_name) for name, names in ENGINE_NETWORKS.items() for network_name in names],
 )
 def test_every_engine_matches_the_probabilities_of_evaluation_at_any_batch_size(
-    tmp_path, monkeypatch, name, net
+    monkeypatch, name, network_name
 ):
     if name != "torch":
         pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
-    monkeypatch.setattr(engines, "cpu_has_bf16", lambda: False)
-    folder = write_model_folder(tmp_path / "model", net, temperature=5.0)
-    fp32_engine, pixels = load_engine(folder, name), make_random_pixels(5)
-    assert fp32_engine.description.startswith(FP32_ENGINE_NAMES[name])
-    expected = compute_evaluation_scores(folder, pixels).softmax(1)
+    monkeypatch.setattr(engines, "device_has_bf16", lambda device: False)
+    model = make_model(network_name, temperature=5.0)
+    fp32_engine, pixels = build_engine(*model, name), make_random_pixels(5)
+    assert fp32_engine.description.startswith(FP32_DESCRIPTIONS[name])
+    expected = compute_evaluation_probabilities(*model, pixels)
     for count in (5, 1):
-        found = fp32_engine(pixels[:count])
-        assert found.dtype == torch.float32
-        assert (found - expected[:count]).abs().max() < 1e-5
+        probabilities = fp32_engine(pixels[:count])
+        assert probabilities.dtype == torch.float32
+        assert (probabilities - expected[:count]).abs().max() < 1e-5
     assert (expected[0] - expected[1]).abs().max() > 1e-4  # and images differ
 
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
-def test_bf16_changes_probabilities_by_less_than_0_01(tmp_path, name):
+def test_bf16_changes_probabilities_by_less_than_0_01(name):
     pytest.importorskip(name)
-    if not engines.cpu_has_bf16():
+    if not engines.device_has_bf16(torch.device("cpu")):
         pytest.skip("this CPU has no bf16")
-    folder = write_model_folder(tmp_path / "model")
-    bf16_engine = load_engine(folder, name)
+    model, pixels = make_model(), make_random_pixels(8)
+    bf16_engine = build_engine(*model, name)
     assert "bf16" in bf16_engine.description
-    assert (
-        bf16_engine(make_random_pixels(8))
-        - compute_evaluation_scores(folder, make_random_pixels(8)).softmax(1)
-    ).abs().max() < 0.01
+    expected = compute_evaluation_probabilities(*model, pixels)
+    assert (bf16_engine(pixels) - expected).abs().max() < 0.01
 
 
-def test_auto_chooses_an_engine_that_agrees_with_plain_pytorch(tmp_path):
-    folder = write_model_folder(tmp_path / "model")
-    assert (
-        load_engine(folder)(make_random_pixels(8))
-        - compute_evaluation_scores(folder, make_random_pixels(8)).softmax(1)
-    ).abs().max() < 0.01
+def test_auto_chooses_an_engine_that_agrees_with_plain_pytorch():
+    model, pixels = make_model(), make_random_pixels(8)
+    expected = compute_evaluation_probabilities(*model, pixels)
+    assert (build_engine(*model)(pixels) - expected).abs().max() < 0.01
 
 
-def test_auto_falls_back_to_pytorch_when_faster_engines_are_inaccurate(tmp_path, monkeypatch):
+def test_auto_falls_back_to_pytorch_when_faster_engines_are_inaccurate(monkeypatch):
     def yield_wrong_engine(net, config):
         yield InferenceEngine(
             "wrong", config, lambda pixels: torch.eye(3)[torch.arange(len(pixels)) % 3]
         )
 
     monkeypatch.setattr(engines, "build_engines_by_speed", yield_wrong_engine)
-    assert (
-        load_engine(write_model_folder(tmp_path / "model")).description == "torch fp32, folded BN"
-    )
+    assert build_engine(*make_model()).description == "torch fp32, folded BN"
 
 
-def test_auto_falls_back_to_pytorch_when_conversion_fails_or_a_library_is_missing(
-    tmp_path, monkeypatch
-):
+def test_auto_falls_back_to_pytorch_when_conversion_fails_or_a_library_is_missing(monkeypatch):
     def raise_error(net, config):
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr(engines, "build_openvino_engine", raise_error)
-    folder = write_model_folder(tmp_path / "model")
-    assert load_engine(folder).description.startswith("torch")
+    model = make_model()
+    assert build_engine(*model).description.startswith("torch")
     monkeypatch.setitem(EXTRA_PACKAGES, "openvino", ("openvino", ("no_such_package",)))
     monkeypatch.setitem(EXTRA_PACKAGES, "onnx", ("export", ("no_such_package",)))
-    assert load_engine(folder).description.startswith("torch")
+    assert build_engine(*model).description.startswith("torch")
     with pytest.raises(
         UsageError,
-        match=r"onnx needs no-such-package, which is not installed: pip install 'residua\[export\]'",
+        match=r"onnx needs no-such-package, which is not installed: "
+        r"pip install 'residua\[export\]'",
     ):
-        load_engine(folder, "onnx")
+        build_engine(*model, "onnx")
     with pytest.raises(
         UsageError,
         match=r"needs no-such-package, which is not installed: pip install 'residua\[openvino\]'",
     ):
-        load_engine(folder, "openvino")
+        build_engine(*model, "openvino")
 
 
 def test_an_unknown_engine_and_a_folder_without_a_model_are_reported(tmp_path):
     with pytest.raises(UsageError, match="no engine 'torhc': did you mean 'torch'"):
-        load_engine(write_model_folder(tmp_path / "model"), "torhc")
-    with pytest.raises(RecordError, match="is no model folder"):
-        load_engine(tmp_path)
+        build_engine(*make_model(), "torhc")
+    with pytest.raises(RecordError, match="is not a model folder"):
+        load_model_folder(tmp_path)
 
 
-def test_an_engine_carries_the_model_config(tmp_path):
-    folder = write_model_folder(tmp_path / "model")
-    assert load_engine(folder, "torch").config == residua.net.model_folder.read_config(folder)
+def test_an_engine_carries_the_model_config():
+    net, config = make_model()
+    assert build_engine(net, config, "torch").config == config
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
+def test_building_an_engine_leaves_the_network_unchanged(name):
+    if name != "torch":
+        pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    net, config = make_model()
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    build_engine(net, config, name)
+    assert list(before) == list(net.state_dict())
+    assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
+    assert all(parameter.requires_grad for parameter in net.parameters())

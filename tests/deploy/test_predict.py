@@ -10,7 +10,7 @@ from residua.config.dataset import get_dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.read import Images
 from residua.data.read import read_split as read_split
-from residua.deploy.engine import load_engine
+from residua.deploy.engine import build_engine
 from residua.deploy.predict import Prediction, decode_files, find_image_files, predict_files
 from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
 from residua.training.assess import predict_log_probabilities
@@ -70,7 +70,7 @@ def test_prediction_and_evaluation_preprocess_an_image_bit_identically(model_fol
     found = torch.stack(
         [
             one.probabilities
-            for one in predict_files(paths, load_engine(model_folder, "torch"), config, 16)
+            for one in predict_files(paths, build_engine(net, config, "torch"), config, 16)
         ]
     )
     assert (found - evaluated).abs().max() < 0.02  # bf16, where the CPU has it
@@ -91,9 +91,9 @@ def test_predictions_keep_the_order_of_the_files_including_damaged_ones(tmp_path
     )
     assert [found[i].error for i in (9, 10, 11, 20)] == [
         "cannot be read: No such file or directory",
-        "is no JPEG, PNG, WebP, BMP, TIFF or GIF image",
+        "is not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
         "is empty: it holds no bytes",
-        "is no file",
+        "is not a regular file",
     ]
 
 
@@ -129,7 +129,7 @@ def test_the_engine_is_not_called_when_no_image_can_be_read(tmp_path):
 def test_a_named_pipe_is_an_error_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     [one] = predict_files([tmp_path / "pipe.png"], classify_by_level, SMALL_VIEW)
-    assert one.error == "is no file"
+    assert one.error == "is not a regular file"
 
 
 def test_images_of_a_folder_are_sorted_by_name(tmp_path):

@@ -1,4 +1,4 @@
-"""The server: what it answers, what it refuses, and that nobody can make it fall or wait."""
+"""The server: its answers, its refusals, and its robustness against bad or slow clients."""
 
 import asyncio
 import os
@@ -47,11 +47,11 @@ def shared_engine():
 
 @pytest.fixture(scope="module")
 def server_port(shared_engine):
-    """Of a server that accepts bodies of 100 kB, images of a million pixels, and waits a second."""
+    """The port of a server with limits of 100 kB per body, a million pixels, and one second."""
     with run_server(
         PredictionService(shared_engine, "<p>page", ServerLimits(100_000, 1_000_000, 64, 1.0))
-    ) as found:
-        yield found
+    ) as port:
+        yield port
 
 
 def compute_expected_probabilities(engine, content):
@@ -91,7 +91,7 @@ def test_concurrent_requests_each_get_their_own_response(server_port, shared_eng
 
 
 def generate_malformed_requests():
-    """200 bodies with headers, drawn by a seed, none of which is a whole image."""
+    """Yield 200 random bodies with headers, none of which is a complete image."""
     rng = random.Random(0)
     intact_images = {
         kind: make_image_bytes(kind=kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -110,7 +110,7 @@ def generate_malformed_requests():
             case 4:  # a form cut in two
                 body, headers = make_multipart_form(content)
                 yield body[: rng.randrange(1, len(body) // 2)], headers
-            case 5:  # another boundary than the header's
+            case 5:  # the header names another boundary
                 yield (
                     make_multipart_form(content)[0],
                     {"content-type": f"multipart/form-data; boundary=x{rng.random()}"},
@@ -124,7 +124,7 @@ def generate_malformed_requests():
                         )
                     },
                 )
-            case 7:  # a form of two files, and one of a file that is no image
+            case 7:  # a form with two files, or with a file that is not an image
                 body, headers = make_multipart_form(rng.randbytes(100))
                 two_file_form = (
                     body.replace(b"--edge--\r\n", b"") + make_multipart_form(content, name="b")[0]
@@ -144,7 +144,7 @@ def test_200_malformed_bodies_get_4xx_and_the_server_keeps_running(server_port):
 def test_each_bad_request_gets_its_error_message(server_port):
     assert send_request(server_port, b"hello")[::2] == (
         415,
-        {"error": "the image is no JPEG, PNG, WebP, BMP, TIFF or GIF image"},
+        {"error": "the image is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"},
     )
     assert send_request(server_port, make_image_bytes()[:400])[::2] == (
         400,
@@ -164,7 +164,7 @@ def test_each_bad_request_gets_its_error_message(server_port):
     Image.new("1", (2000, 1000)).save(file, "PNG")
     assert send_request(server_port, file.getvalue())[::2] == (
         413,
-        {"error": "the image has 2,000,000 pixels, more than the 1,000,000 that are decoded"},
+        {"error": "the image has 2,000,000 pixels, more than the limit of 1,000,000"},
     )
 
 
@@ -177,9 +177,9 @@ def test_a_too_large_body_is_refused_before_it_is_received(server_port):
         + b"x" * 20000
         + b"\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server_port), 30) as wire:  # a body without end
-        wire.sendall(chunked + (b"4e20\r\n" + b"x" * 20000 + b"\r\n") * 5)
-        assert wire.recv(65536).startswith(b"HTTP/1.1 413")
+    with socket.create_connection(("127.0.0.1", server_port), 30) as connection:  # an endless body
+        connection.sendall(chunked + (b"4e20\r\n" + b"x" * 20000 + b"\r\n") * 5)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,13 @@ def test_a_slow_client_blocks_nobody_and_times_out(server_port):
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n"
     slow = [
         socket.create_connection(("127.0.0.1", server_port), 30) for _ in range(100)
-    ]  # more than may wait
-    for wire in slow:
-        wire.sendall(head + b"x")
+    ]  # more than the queue limit
+    for connection in slow:
+        connection.sendall(head + b"x")
     assert send_request(server_port, make_image_bytes())[0] == 200
     assert b"408" in slow[0].recv(65536)
-    for wire in slow:
-        wire.close()
+    for connection in slow:
+        connection.close()
 
 
 def test_a_full_queue_answers_503_with_retry_after(shared_engine):
@@ -229,7 +229,7 @@ def test_a_full_queue_answers_503_with_retry_after(shared_engine):
             time.sleep(0.01)
         status, headers, found = send_request(port, make_image_bytes())
         assert (status, headers["retry-after"]) == (503, "1")
-        assert found == {"error": "2 images wait already: try again in a second"}
+        assert found == {"error": "the queue is full (2 images): try again in a second"}
         release.set()
         assert [answer.result()[0] for answer in first] == [200, 200]
 
@@ -278,14 +278,14 @@ def test_a_training_image_is_most_similar_to_itself():
     pixels = torch.stack(
         [preprocess_image(decode_image(make_image_bytes(seed)), config) for seed in range(40)]
     )
-    album = SimilarImageIndex(
+    index = SimilarImageIndex(
         net, config, Images(pixels, torch.arange(40) % 3), CLASSES, max_images=40
     )
-    near = album.find_nearest(pixels[7], 3)
-    assert torch.equal(near[0].pixels, pixels[7])
-    assert near[0].class_name == CLASSES[7 % 3]
-    assert near[0].cosine == pytest.approx(1, abs=1e-5)
-    assert near[0].cosine > near[1].cosine > near[2].cosine
+    nearest = index.find_nearest(pixels[7], 3)
+    assert torch.equal(nearest[0].pixels, pixels[7])
+    assert nearest[0].class_name == CLASSES[7 % 3]
+    assert nearest[0].cosine == pytest.approx(1, abs=1e-5)
+    assert nearest[0].cosine > nearest[1].cosine > nearest[2].cosine
 
 
 def test_metrics_report_requests_latencies_and_batch_sizes(shared_engine):
@@ -312,34 +312,34 @@ def test_a_port_in_use_and_invalid_serve_options_are_reported(tmp_path, capsys):
         port = taken.getsockname()[1]
         assert main(["serve", str(tmp_path / "model"), "--port", str(port)]) == 1
     err = capsys.readouterr().err
-    assert (
-        err
-        == f"residua: port {port} of 127.0.0.1 cannot be used: address already in use; choose another --port or --host\n"
+    assert err == (
+        f"residua: cannot listen on port {port} of 127.0.0.1: address already in use; "
+        "choose another --port or --host\n"
     )
     assert main(["serve", str(tmp_path / "model"), "--port", "70000"]) == 2
     assert (
-        "--port 70000 is impossible: give a number up to 65535, or 0 for any that is free"
+        "--port 70000 is impossible: give a number up to 65535, or 0 for any free port"
         in capsys.readouterr().err
     )
     assert (
         main(["serve", str(tmp_path / "model"), "--port", "0", "--host", "no.such.host.invalid"])
         == 1
     )
-    assert "port 0 of no.such.host.invalid cannot be used" in capsys.readouterr().err
+    assert "cannot listen on port 0 of no.such.host.invalid" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--port", "0"]) == 1
-    assert "is no model folder" in capsys.readouterr().err
+    assert "is not a model folder" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--timeout", "0"]) == 2
-    assert "--timeout 0.0 lets nothing in: give more than 0" in capsys.readouterr().err
+    assert "--timeout must be positive, got 0.0" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_stops_gracefully_and_the_second_forces_exit(shared_engine, which):
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_stops_gracefully_and_the_second_forces_exit(shared_engine, signal_number):
     uvicorn_server = make_server(PredictionService(shared_engine, "", ServerLimits()))
     with uvicorn_server.capture_signals():
-        signal.raise_signal(which)
+        signal.raise_signal(signal_number)
         assert (uvicorn_server.should_exit, uvicorn_server.force_exit) == (True, False)
-        signal.raise_signal(which)
+        signal.raise_signal(signal_number)
         assert uvicorn_server.force_exit
 
 
@@ -361,8 +361,8 @@ def test_on_sigterm_the_server_answers_requests_already_begun(tmp_path):
     try:
         port = int(process.stdout.readline().split("  ")[0].rpartition(":")[2])
         content = make_image_bytes()
-        with socket.create_connection(("127.0.0.1", port), 30) as wire:
-            wire.sendall(
+        with socket.create_connection(("127.0.0.1", port), 30) as connection:
+            connection.sendall(
                 b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(content)
                 + content[:50]
             )
@@ -370,8 +370,8 @@ def test_on_sigterm_the_server_answers_requests_already_begun(tmp_path):
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
-            wire.sendall(content[50:])
-            assert b"200 OK" in wire.recv(65536)
+            connection.sendall(content[50:])
+            assert b"200 OK" in connection.recv(65536)
         assert process.wait(30) == 0
         assert process.stderr.read() == ""
     finally:

@@ -1,4 +1,4 @@
-"""The server's page, in a browser."""
+"""The server's page in a browser."""
 
 import json
 import re
@@ -34,7 +34,8 @@ HARNESS_PAGE = """<!DOCTYPE html><title>waiting</title><body style="margin: 0">
 <script>
 const frame = document.getElementById("frame");
 frame.onload = async () => {
-  const page = frame.contentDocument, view = frame.contentWindow, image = await (await fetch("/image")).blob();
+  const page = frame.contentDocument, view = frame.contentWindow;
+  const image = await (await fetch("/image")).blob();
   const files = new view.DataTransfer();
   files.items.add(new view.File([image], "a.png"));
   page.getElementById("file").files = files.files;
@@ -42,10 +43,12 @@ frame.onload = async () => {
   while (page.getElementById("found").hidden) await new Promise(done => setTimeout(done, 20));
   await new Promise(done => setTimeout(done, 300));
   const root = page.documentElement;
-  const shown = [...page.querySelectorAll(".bars li, .album li, #view, #heat")].filter(e => e.offsetHeight);
+  const elements = [...page.querySelectorAll(".bars li, .album li, #view, #heat")];
+  const shown = elements.filter(element => element.offsetHeight);
   document.title = JSON.stringify({
-    content: root.scrollWidth, room: root.clientWidth, window: view.innerWidth, shown: shown.length,
-    answer: page.getElementById("answer").textContent, said: page.getElementById("status").textContent,
+    content: root.scrollWidth, room: root.clientWidth, window: view.innerWidth,
+    shown: shown.length, answer: page.getElementById("answer").textContent,
+    status: page.getElementById("status").textContent,
   });
 };
 </script>"""
@@ -58,17 +61,19 @@ def test_the_page_shows_a_prediction_in_a_browser(tmp_path):
     pixels = torch.stack(
         [preprocess_image(decode_image(make_image_bytes(seed)), config) for seed in range(8)]
     )
-    album = SimilarImageIndex(net, config, Images(pixels, torch.arange(8) % 3), CLASSES)
+    similar_images = SimilarImageIndex(net, config, Images(pixels, torch.arange(8) % 3), CLASSES)
     page = render_template(
         "serve.html.j2", **build_page_variables(config, engine.description, 1000), similar=6
     )
     assert "http" not in page
 
-    class Harnessed(PredictionService):
+    class ServiceWithHarness(PredictionService):
+        """Also serves the harness page and the image that it uploads."""
+
         @property
         def application(self):
-            made = super().application
-            made.routes.append(
+            application = super().application
+            application.routes.append(
                 Route(
                     "/image",
                     lambda request: Response(
@@ -76,7 +81,7 @@ def test_the_page_shows_a_prediction_in_a_browser(tmp_path):
                     ),
                 )
             )
-            made.routes.append(
+            application.routes.append(
                 Route(
                     "/{width:int}",
                     lambda request: HTMLResponse(
@@ -84,18 +89,20 @@ def test_the_page_shows_a_prediction_in_a_browser(tmp_path):
                     ),
                 )
             )
-            return made
+            return application
 
     with run_server(
-        Harnessed(engine, page, ServerLimits(), GradCamExplainer(net, config), album)
+        ServiceWithHarness(
+            engine, page, ServerLimits(), GradCamExplainer(net, config), similar_images
+        )
     ) as port:
         for width in (390, 1280):
             document = load_in_chromium(
                 f"http://127.0.0.1:{port}/{width}", tmp_path, "--virtual-time-budget=20000"
             )
-            found = json.loads(re.search(r"<title>(\{.*\})</title>", document)[1])
-            assert found["window"] == width
-            assert found["content"] <= found["room"] <= width
-            assert found["shown"] == 3 + 6 + 2
-            assert found["answer"] in CLASSES
-            assert found["said"].startswith(found["answer"])
+            state = json.loads(re.search(r"<title>(\{.*\})</title>", document)[1])
+            assert state["window"] == width
+            assert state["content"] <= state["room"] <= width
+            assert state["shown"] == 3 + 6 + 2
+            assert state["answer"] in CLASSES
+            assert state["status"].startswith(state["answer"])

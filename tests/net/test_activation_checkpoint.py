@@ -1,14 +1,14 @@
-"""Activations that are computed again: the same bits as without, in whatever network."""
+"""Recomputed activations give bit-identical results in every kind of network."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from residua.net import fused_bn
-from residua.config.network import Drop
+from residua.config.joins import Drop
 from residua.config.papers import SHORTCUT_ABLATIONS, network
 from residua.config.recipe import recipe
+from residua.net import fused_bn
 from residua.net.activation_checkpoint import CheckpointedStage
 from residua.net.build import build
 from residua.training.machine import Machine
@@ -34,8 +34,8 @@ SPECS["dropout on both paths"] = replace(SPECS["cifar-resnet20"], unit=DROPOUT_U
 
 
 def train_steps(spec, machine, steps=3):
-    """Losses, gradients, weights and statistics after some steps."""
-    net = machine.place(build(spec))
+    """The net, and its losses, gradients, weights and statistics after some steps."""
+    net = machine.prepare_model(build(spec))
     step, losses = TrainingStep(net, recipe("he2015").optimiser, machine), []
     for i in range(steps):
         torch.manual_seed(i)
@@ -54,9 +54,9 @@ def train_steps(spec, machine, steps=3):
 @pytest.mark.parametrize("name", SPECS)
 def test_activation_checkpointing_is_bit_identical(name, precision, fused, monkeypatch):
     if not fused:
-        monkeypatch.setattr(fused_bn, "load_kernel_library", lambda: "none is wanted here")
+        monkeypatch.setattr(fused_bn, "load_kernel_library", lambda: "disabled by the test")
     if fused and (precision == "fp32" or isinstance(fused_bn.load_kernel_library(), str)):
-        pytest.skip("nothing is fused")
+        pytest.skip("the kernels are not used")
     plain, expected = train_steps(SPECS[name], Machine(torch.device("cpu"), precision))
     for way in ("unit", "stage", "sqrt"):
         net, found = train_steps(SPECS[name], Machine(torch.device("cpu"), precision, way))
@@ -69,7 +69,7 @@ def test_activation_checkpointing_is_bit_identical(name, precision, fused, monke
 
 
 def test_accumulated_gradients_are_bit_identical_too():
-    """As by a loop of someone else's, with two backward passes before an update, and another hook on the images."""
+    """Two backward passes before an update, and a gradient for the images too."""
     results = []
     for way in ("none", "sqrt"):
         net = Machine(torch.device("cpu"), "fp32", way).prepare_model(

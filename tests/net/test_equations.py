@@ -1,4 +1,4 @@
-"""What the papers write as equations holds for the nets that are built, in float64."""
+"""The papers' equations hold for the nets that are built, in float64."""
 
 from dataclasses import replace
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from residua import create_model, network, plan
-from residua.config.network import Add, Drop, Gate, Scale
-from residua.net.build import GatedSum, build
+from residua.config.joins import Add, Drop, Gate, Scale
+from residua.net.build import build
+from residua.net.joins import GatedSum
 
 
 def make_float64_net(name, **changes):
@@ -92,7 +93,7 @@ def test_in_the_2015_design_the_sum_holds_only_where_the_relu_clips_nothing():
     ],
 )
 def test_zero_weights_make_a_unit_the_identity(name):
-    """W = b = 0 gives a[l+2] = g(a[l]) = a[l] (S14); behind a ReLU, or where none follows the addition."""
+    """W = b = 0 gives a[l+2] = g(a[l]) = a[l] (S14): a[l] is a ReLU's output, or g the identity."""
     net = make_float64_net(name)
     planned = [p for p in net.plan.units if p.shortcut == () and not p.lead]
     assert planned
@@ -160,7 +161,10 @@ def test_a_highway_layer_mixes_carry_and_transform():
 
 @pytest.mark.parametrize("shortcut", ["project", "pad"])
 def test_the_fully_connected_block_matches_numpy(shortcut):
-    """a[l+2] = g(W[l+2] g(W[l+1] a[l] + b[l+1]) + b[l+2] + W_s a[l]) (S7, S8); W_s is 256x128, learned or fixed zeros."""
+    """a[l+2] = g(W[l+2] g(W[l+1] a[l] + b[l+1]) + b[l+2] + W_s a[l]) (S7, S8).
+
+    W_s is 256x128: a learned projection, or zero padding.
+    """
     net = make_float64_net(f"fc-resnet10,shortcut={shortcut}", input=(1, 8, 8))
     assert plan(net.plan.network).depth == 10
     for parameter in net.parameters():
@@ -188,7 +192,7 @@ def test_the_fully_connected_block_matches_numpy(shortcut):
 def test_stochastic_depth_survival_decreases_linearly_and_preserves_the_mean():
     """p_l = 1 - l/L (1 - p_L) (Huang et al. 2016, Eq. 4)."""
     net = build_with_join(Drop(branch=0.5), "cifar-resnet20")
-    dropped = [unit.join.branch for unit in net.units]
+    dropped = [unit.join.drop_path for unit in net.units]
     assert dropped == pytest.approx([0.5 * unit / 9 for unit in range(1, 10)])
     join = net.units[-1].join
     shortcut, branch = torch.randn(4000, 2, 1, 1), torch.ones(4000, 2, 1, 1)

@@ -1,10 +1,10 @@
-"""A frozen body is truly still: neither weights nor BN statistics move, whatever the step does."""
+"""A frozen body never changes: neither its weights nor its BN statistics."""
 
 import pytest
 import torch
 
+from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
 from residua.config.papers import network
-from residua.config.recipe import AdamW, Muon, RmsProp, Sgd
 from residua.net.build import build
 from residua.net.freeze import freeze_backbone, last_layer_parameters
 from residua.training.recalibrate_bn import list_unfrozen_batchnorms
@@ -20,7 +20,7 @@ OPTIMISERS = [
 
 
 def train_steps(net, optimiser, body_lr=1.0, steps=3):
-    """State of a net before and after a few steps on random images."""
+    """The state of a net before and after a few steps on random images."""
     before = {name: x.clone() for name, x in net.state_dict().items()}
     net.train()
     step = TrainingStep(net, optimiser, CPU_FP32, body_lr_scale=body_lr)
@@ -68,7 +68,10 @@ def test_a_frozen_and_an_unfrozen_net_compute_the_same_in_eval_mode():
 
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_layers_below_the_head_use_a_scaled_learning_rate(share):
-    """One step of plain gradient descent moves the body by that share of what it moves otherwise, and the last layer as far."""
+    """One step of gradient descent moves the body by `share` of its full step.
+
+    The last layer moves by its full step.
+    """
     states = []
     for body_lr in (1.0, share):
         net = build(network("cifar-resnet8", input=(3, 8, 8)), seed=1).double()

@@ -1,4 +1,4 @@
-"""Fused kernels: the equations in float64, PyTorch's own modules, and that nothing else of a network changes."""
+"""Fused kernels agree with float64 equations and with PyTorch, and change nothing else."""
 
 import copy
 
@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from residua.net import fused_bn
-from residua.net.build import create_model
+from residua.net import fused_bn, fused_bn_kernels
+from residua.net.create import create_model
 from residua.training.machine import Machine
 
 needs_kernels = pytest.mark.skipif(
-    isinstance(fused_bn.load_kernel_library(), str), reason=fused_bn.describe_fused_kernels()
+    isinstance(fused_bn_kernels.load_kernel_library(), str),
+    reason=fused_bn_kernels.describe_fused_kernels(),
 )
-BF16_ULP = (
-    2.0**-8
-)  # half the distance of bf16 neighbours, relative to the smaller, is the largest error of one rounding
+# half the distance of bf16 neighbours, relative to the smaller, bounds the error of one rounding
+BF16_ULP = 2.0**-8
 SHAPES = [
     (4, 1, 5, 7),
     (3, 3, 8, 8),
@@ -29,12 +29,12 @@ SHAPES = [
 ADDS_AND_RELU = [(adds, relu) for adds in (False, True) for relu in (False, True)]
 
 
-def make_norm(c: int, relu: bool) -> fused_bn.FusedBatchNorm:
-    module = fused_bn.FusedBatchNorm(nn.BatchNorm2d(c), relu, defers_to_sum=False)
+def make_norm(c: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(c)
     with torch.no_grad():
-        module.weight.uniform_(0.5, 1.5)
-        module.bias.normal_()
-    return module
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_()
+    return norm
 
 
 def make_bf16_tensors(shape: tuple[int, ...], count: int) -> list[torch.Tensor]:
@@ -75,8 +75,8 @@ def run_forward_and_backward(module, compute, x, residual, dy):
 @pytest.mark.parametrize(("adds", "relu"), ADDS_AND_RELU)
 def test_forward_equals_the_equation_rounded_once(shape, adds, relu):
     x, residual = make_bf16_tensors(shape, 2)
-    module = make_norm(shape[1], relu)
-    y = module.normalise_add_relu(x, residual if adds else None, relu)
+    module = make_norm(shape[1])
+    y = fused_bn.normalise_add_relu(module, x, residual if adds else None, relu)
     truth = compute_exact_batchnorm(
         copy.deepcopy(module).double(), x.double(), residual.double() if adds else None, relu
     )
@@ -93,16 +93,17 @@ def test_gradients_are_as_close_to_float64_as_pytorchs(shape, adds, relu):
     x, residual, dy = make_bf16_tensors(shape, 3)
     residual = residual if adds else None
     dy = dy - 3
-    module = make_norm(shape[1], relu)
+    module = make_norm(shape[1])
+
+    def run_fused_norm(module, x, residual):
+        return fused_bn.normalise_add_relu(module, x, residual, relu)
 
     def run_pytorch_norm(module, x, residual):
         y = F.batch_norm(x, None, None, module.weight, module.bias, training=True)
         y = y if residual is None else residual + y
         return y.relu() if relu else y
 
-    fused = run_forward_and_backward(
-        module, lambda module, x, residual: module.normalise_add_relu(x, residual, relu), x, residual, dy
-    )
+    fused = run_forward_and_backward(module, run_fused_norm, x, residual, dy)
     torchs = run_forward_and_backward(module, run_pytorch_norm, x, residual, dy)
     double = copy.deepcopy(module).double()
     truth = run_forward_and_backward(
@@ -124,12 +125,11 @@ def test_gradients_are_as_close_to_float64_as_pytorchs(shape, adds, relu):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_running_statistics_match_pytorch(shape):
     (x,) = make_bf16_tensors(shape, 1)
-    module, ordinary = (
-        make_norm(shape[1], relu=True),
-        nn.BatchNorm2d(shape[1]).double(),
-    )  # PyTorch sums in fp32 to 5e-5, we to 3e-6
+    module = make_norm(shape[1])
+    fused = fused_bn.FusedSequential(module, nn.ReLU())
+    ordinary = nn.BatchNorm2d(shape[1]).double()  # PyTorch sums in fp32 to 5e-5, residua to 3e-6
     for scale in (1, 2):
-        module(x * scale), ordinary((x * scale).double())
+        fused(x * scale), ordinary((x * scale).double())
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         torch.testing.assert_close(
             getattr(module, name), getattr(ordinary, name), rtol=1e-5, atol=1e-5, check_dtype=False
@@ -139,8 +139,8 @@ def test_running_statistics_match_pytorch(shape):
 @needs_kernels
 def test_variance_is_accurate_when_the_mean_is_100_standard_deviations():
     x = (100 + torch.randn(8, 16, 32, 32)).bfloat16().to(memory_format=torch.channels_last)
-    module = make_norm(16, relu=False)
-    module(x)
+    module = make_norm(16)
+    fused_bn.FusedSequential(module)(x)
     torch.testing.assert_close(
         module.running_var.double(), 0.9 + 0.1 * x.double().var((0, 2, 3)), rtol=1e-6, atol=0
     )
@@ -151,7 +151,7 @@ def test_variance_is_accurate_when_the_mean_is_100_standard_deviations():
 def test_relu_does_not_hide_non_finite_values(value):
     for x in make_bf16_tensors((4, 17, 5, 5), 1):
         x[2, 3, 1, 1] = value
-        module = make_norm(17, relu=True)
+        module = fused_bn.FusedSequential(make_norm(17), nn.ReLU())
         x.requires_grad_()
         y = module(x)
         y.sum().backward()
@@ -163,14 +163,16 @@ def test_relu_does_not_hide_non_finite_values(value):
 @needs_kernels
 def test_results_are_bit_identical_on_repeat_and_for_any_number_of_threads():
     x, residual, dy = make_bf16_tensors((64, 16, 32, 32), 3)
-    module, threads, results = make_norm(16, relu=True), torch.get_num_threads(), []
+    module, threads, results = make_norm(16), torch.get_num_threads(), []
     try:
         for n in (1, 1, 2, 3):
             torch.set_num_threads(n)
             results.append(
                 run_forward_and_backward(
                     module,
-                    lambda module, x, residual: module.normalise_add_relu(x, residual, True),
+                    lambda module, x, residual: fused_bn.normalise_add_relu(
+                        module, x, residual, True
+                    ),
                     x,
                     residual,
                     dy,
@@ -219,7 +221,14 @@ def compute_loss(net, autocast=True):
 @pytest.mark.parametrize("values", NETWORKS)
 def test_a_network_with_fused_batchnorm_trains_like_the_ordinary_one(values):
     ordinary, fused = make_ordinary_and_fused(**values)
+    norms = [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
+    relus = [m for m in fused.modules() if isinstance(m, nn.ReLU)]
+    called = []
+    for module in (*norms, *relus):
+        module.register_forward_hook(lambda module, *_: called.append(module))
     losses = [compute_loss(net) for net in (ordinary, fused)]
+    assert called == []  # the kernel computed every BN and every ReLU
+    assert all(norm.num_batches_tracked == 1 for norm in norms)
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-2)
     truth = copy.deepcopy(ordinary)
     for loss in (*losses, compute_loss(truth, autocast=False)):
@@ -228,9 +237,6 @@ def test_a_network_with_fused_batchnorm_trains_like_the_ordinary_one(values):
         torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (ordinary, fused, truth)
     )
     assert (mine - true).norm() < 1.1 * (theirs - true).norm()
-    norms = [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(isinstance(m, fused_bn.FusedBatchNorm) and m.ran_fused for m in norms)
-    assert all(m.producer[0].ran_fused for m in fused.modules() if isinstance(m, nn.ReLU))
     for a, b in zip(ordinary.buffers(), fused.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
 
@@ -248,7 +254,12 @@ def test_evaluation_and_fp32_are_bit_identical_to_the_ordinary_network(values):
 
 def test_batchnorm_is_fused_only_for_bf16_on_cpu():
     net = Machine(torch.device("cpu"), "fp32").prepare_model(create_model("cifar-resnet8"))
-    assert not any(isinstance(module, fused_bn.FusedBatchNorm) for module in net.modules())
+    assert not has_fused_modules(net)
+
+
+def has_fused_modules(net):
+    fused_classes = fused_bn.FusedSequential | fused_bn.FusedUnit
+    return any(isinstance(module, fused_classes) for module in net.modules())
 
 
 def test_without_a_compiler_the_network_is_unchanged_and_the_reason_is_reported(
@@ -261,16 +272,16 @@ def test_without_a_compiler_the_network_is_unchanged_and_the_reason_is_reported(
             ("false", "C compiler failed"),
         ):
             monkeypatch.setenv("CC", compiler)
-            fused_bn.load_kernel_library.cache_clear()
+            fused_bn_kernels.load_kernel_library.cache_clear()
             net = create_model("cifar-resnet8")
             assert reason in fused_bn.install_fused_batchnorm(net)
-            assert not any(isinstance(module, fused_bn.FusedBatchNorm) for module in net.modules())
+            assert not has_fused_modules(net)
         monkeypatch.delenv("CC")
         monkeypatch.setenv("PATH", str(tmp_path))
-        fused_bn.load_kernel_library.cache_clear()
+        fused_bn_kernels.load_kernel_library.cache_clear()
         assert (
             fused_bn.install_fused_batchnorm(create_model("cifar-resnet8"))
             == "no fused kernels: no C compiler was found"
         )
     finally:
-        fused_bn.load_kernel_library.cache_clear()
+        fused_bn_kernels.load_kernel_library.cache_clear()

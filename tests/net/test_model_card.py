@@ -31,10 +31,10 @@ def test_a_model_card_states_known_facts_with_confidence_intervals():
         make_config(test_error=0.0827, test_images=10_000, license="apache-2.0"), 269_722
     )
     assert (
-        "10 classes, input 3x32x32, 269,722 parameters; trained on cifar10 by the recipe he2015."
+        "10 classes, input 3x32x32, 269,722 parameters; trained on cifar10 with the recipe he2015."
         in text
     )
-    assert "| test error | 8.27 % of 10,000 images; with 95 % between 7.75 and 8.83 % |" in text
+    assert "| test error | 8.27 % of 10,000 images (95 % CI 7.75-8.83 %) |" in text
     assert "| training data | cifar10, fingerprint `0123abcd` |" in text
     assert "| licence | apache-2.0 |" in text
     assert "`a`, `b`, `c`" in text
@@ -42,7 +42,7 @@ def test_a_model_card_states_known_facts_with_confidence_intervals():
 
 def test_a_model_card_omits_unknown_facts():
     text = render_model_card(make_config(dataset="", fingerprint="", recipe=""), 269_722)
-    assert "where its weights come from is not known here" in text
+    assert "the origin of its weights is unknown" in text
     assert not re.search(r"license|licence|test error|model-index|training data", text)
     assert "| test error | 8.27 % |" in render_model_card(make_config(test_error=0.0827), 1)
 

@@ -41,7 +41,7 @@ def test_a_saved_network_is_loaded_unchanged(model_folder):
 
 
 def test_a_folder_without_a_model_is_reported(tmp_path):
-    with pytest.raises(RecordError, match="is no model folder: it has no config.json"):
+    with pytest.raises(RecordError, match="is not a model folder: it has no config.json"):
         residua.from_pretrained(tmp_path)
 
 
@@ -57,7 +57,8 @@ def test_changed_weights_of_the_right_shape_are_refused(model_folder):
     save_file(net.state_dict(), path)
     with pytest.raises(
         RecordError,
-        match=r"model.safetensors does not fit its config.json: its SHA-256 sum is \w{12}..., not \w{12}",
+        match=r"model.safetensors does not fit its config.json: its SHA-256 sum is \w{12}..., not "
+        r"\w{12}",
     ):
         residua.from_pretrained(model_folder)
     config = json.loads((model_folder / "config.json").read_text())
@@ -74,15 +75,16 @@ def test_changed_weights_of_the_right_shape_are_refused(model_folder):
     [
         (
             "net.onnx",
-            "is an ONNX file, which holds neither weights by our names nor classes: give the model folder it was exported from",
+            "is an ONNX file, which stores neither residua's weight names nor the classes: "
+            "give the model folder it was exported from",
         ),
         (
             "net.pth",
-            "is a file of weights, and a model folder is needed: residua convert makes one of it",
+            "is a weight file, not a model folder: make a model folder of it with residua convert",
         ),
         (
             "net.txt",
-            "is a file, and a model folder is needed: one with config.json and model.safetensors",
+            "is a file, not a model folder with config.json and model.safetensors",
         ),
     ],
 )
@@ -96,7 +98,10 @@ def test_a_file_instead_of_a_folder_is_reported(tmp_path, name, sentence):
 def test_a_model_on_the_hub_is_loaded_by_its_name(model_folder, tmp_path):
     expected = residua.from_pretrained(model_folder)(torch.ones(1, 1, 8, 8))[0, 0].item()
     add_to_hub_cache(tmp_path, "someone/letters", model_folder)
-    code = "import residua, torch; print(residua.from_pretrained('someone/letters')(torch.ones(1, 1, 8, 8))[0, 0].item())"
+    code = (
+        "import residua, torch; net = residua.from_pretrained('someone/letters'); "
+        "print(net(torch.ones(1, 1, 8, 8))[0, 0].item())"
+    )
     assert float(run_offline(tmp_path, code)) == pytest.approx(expected, rel=1e-6)
 
 
@@ -117,7 +122,8 @@ def test_truncated_weights_are_reported(model_folder):
         ({"classes": 3}, "not a modelconfig: modelconfig.classes is 3"),
         (
             {"classes": ["a"]},
-            "config.json is no model's: cifar-resnet8 has 3 classes: give as many names, not 1",
+            "config.json is not a valid model config: cifar-resnet8 has 3 classes: give as many "
+            "names, not 1",
         ),
         ({"mean": []}, "0 means and 1 stds do not fit: give one of each for every channel"),
         ({"mean": [0, 0], "std": [1, 1]}, "cifar-resnet8 takes images of 1 channels: got 2 means"),
@@ -129,7 +135,10 @@ def test_truncated_weights_are_reported(model_folder):
             {"mean": [float("nan")]},
             "means (nan,) and stds (0.25,) are impossible: give finite numbers, and stds above 0",
         ),
-        ({"colour": "red"}, "config.json is no model's: no field of modelconfig 'colour'"),
+        (
+            {"colour": "red"},
+            "config.json is not a valid model config: no field of modelconfig 'colour'",
+        ),
     ],
 )
 def test_an_invalid_config_is_reported(model_folder, change, sentence):
@@ -162,6 +171,6 @@ def test_image_channels_must_divide_the_features_of_a_fully_connected_net(channe
     else:
         with pytest.raises(
             UsageError,
-            match=f"fc-resnet10 takes 784 numbers, so that the channels must divide them: got {channels}",
+            match=f"fc-resnet10 takes 784 numbers, which the channels must divide: got {channels}",
         ):
             ModelConfig(**asked)

@@ -9,15 +9,15 @@ import torch
 import residua
 from residua.config.model import ModelConfig
 from residua.errors import RecordError
-from residua.net.convert.names import convert_to_project
 from residua.net.convert.state_dict import write_state_dict
+from residua.net.convert.weights import convert_to_project
 from residua.net.model_folder import save_pretrained
 from tests.third_party import ThirdPartyCifarResNet, randomize_weights
 
 
 @pytest.fixture
 def third_party_file(tmp_path):
-    """A file of ten classes with another project's names, and its network."""
+    """A weight file with another project's names and ten classes, and its network."""
     net = randomize_weights(ThirdPartyCifarResNet(1, "A"))
     torch.save({"net": net.state_dict()}, tmp_path / "peer.pth")
     return tmp_path / "peer.pth", net
@@ -91,7 +91,8 @@ def test_a_backbone_without_a_head_needs_a_new_one(tmp_path):
     )
     with pytest.raises(
         RecordError,
-        match="x.pth has no head, cifar-resnet8,shortcut=project has 10 classes: give num_classes for a new head",
+        match="x.pth has no head, cifar-resnet8,shortcut=project has 10 classes: give num_classes "
+        "for a new head",
     ):
         residua.create_model(name, pretrained=tmp_path / "x.pth")
     net = residua.create_model(name, num_classes=10, pretrained=tmp_path / "x.pth", seed=3)
@@ -180,7 +181,7 @@ def test_a_name_that_is_neither_a_path_nor_on_the_hub_is_refused(tmp_path):
             residua.create_model("cifar-resnet8", pretrained=nowhere)
     with pytest.raises(
         RecordError,
-        match=r"is no model folder, and holds none of model.safetensors, pytorch_model.bin",
+        match=r"is not a model folder, and holds none of model.safetensors, pytorch_model.bin",
     ):
         residua.create_model("cifar-resnet8", pretrained=tmp_path)
 
@@ -205,7 +206,7 @@ def test_ambiguous_pre_activation_weights_give_a_warning(tmp_path):
 
 
 def add_to_hub_cache(cache, name, files):
-    """What huggingface_hub leaves in its cache of a repository."""
+    """Move files into a folder laid out as the cache of huggingface_hub."""
     repository = cache / "hub" / f"models--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / ("0" * 40)
     snapshot.parent.mkdir(parents=True)
@@ -215,7 +216,7 @@ def add_to_hub_cache(cache, name, files):
 
 
 def run_offline(cache, code):
-    """What a process without a network prints."""
+    """The last line that a process prints which runs `code` without a network connection."""
     environment = os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
@@ -223,7 +224,10 @@ def run_offline(cache, code):
     return (process.stdout + process.stderr).strip().splitlines()[-1]
 
 
-CREATE_PRETRAINED_SCRIPT = "import residua; print(residua.create_model('cifar-resnet8', pretrained='{}').stem[0].weight.sum().item())"
+CREATE_PRETRAINED_SCRIPT = (
+    "import residua; net = residua.create_model('cifar-resnet8', pretrained='{}'); "
+    "print(net.stem[0].weight.sum().item())"
+)
 
 
 def test_create_model_loads_networks_from_the_hub(tmp_path):
@@ -247,7 +251,8 @@ def test_create_model_loads_networks_from_the_hub(tmp_path):
 def test_a_hub_name_that_cannot_be_downloaded_gives_a_one_line_error(tmp_path):
     last = run_offline(tmp_path, CREATE_PRETRAINED_SCRIPT.format("someone/nothing"))
     assert last.startswith(
-        "residua.errors.RecordError: someone/nothing is no file here, and could not be fetched from the Hugging Face hub: "
+        "residua.errors.RecordError: someone/nothing is not a file on this machine, "
+        "and could not be downloaded from the Hugging Face hub: "
     )
 
 
@@ -258,5 +263,6 @@ def test_without_huggingface_hub_the_error_names_the_library(tmp_path):
         + CREATE_PRETRAINED_SCRIPT.format("someone/nothing"),
     )
     assert last == (
-        "residua.errors.UsageError: someone/nothing is fetched by huggingface_hub, which is not here: pip install huggingface_hub"
+        "residua.errors.UsageError: someone/nothing is downloaded by huggingface_hub, "
+        "which is not installed: pip install huggingface_hub"
     )

@@ -10,8 +10,8 @@ from residua.config.dataset import get_dataset
 from residua.config.network import ORDERS, Stem
 from residua.data.augment import normalise_pixels
 from residua.data.read import read_split
+from residua.net.add_skips import SkipConnection
 from residua.net.surgery import (
-    SkipConnection,
     append_identity_units,
     remove_shortcuts,
     remove_units,
@@ -47,7 +47,9 @@ DEEPENED_NAMES = {
     "cifar-resnet20,order=relu-preact": "cifar-resnet32,order=relu-preact,units=3-9-3",
     "cifar-resnet20,order=bare": "cifar-resnet32,order=bare,units=3-9-3",
     "cifar-resnet20,order=skipinit": "cifar-resnet32,order=skipinit,units=3-9-3",
-    "cifar-preresnet20,order=skipinit-preact": "cifar-preresnet32,order=skipinit-preact,units=3-9-3",
+    "cifar-preresnet20,order=skipinit-preact": (
+        "cifar-preresnet32,order=skipinit-preact,units=3-9-3"
+    ),
     "cifar-resnet20,join=drop-path": "cifar-resnet32,join=drop-path,units=3-9-3",
     "fc-resnet14": "fc-resnet26,units=3-9",
 }
@@ -158,7 +160,8 @@ def test_removing_inserted_units_restores_the_net():
         ),
         (
             ["stage2.unit1"],
-            "stage2.unit1 cannot be removed: the units behind it need what it does to the shape of its input",
+            "stage2.unit1 cannot be removed: "
+            "the units after it need its change of shape or its shared activation",
         ),
         (["stage1.unit1"], "stage 1 would have no unit left: keep one"),
     ],
@@ -251,9 +254,9 @@ def test_a_sequential_of_convolutions_is_split_at_its_pooling_layers():
     residual = residualize(net)
     kinds = [type(module).__name__ for module in residual]
     assert kinds == [
-        "Skip",
+        "SkipConnection",
         "MaxPool2d",
-        "Skip",
+        "SkipConnection",
         "Conv2d",
         "BatchNorm2d",
         "ReLU",
@@ -272,10 +275,10 @@ def test_layers_that_no_shortcut_can_match_are_refused():
         nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(27, 2)
     )
     with pytest.raises(
-        UsageError, match="is no 'same' convolution: its output cannot be added to its input"
+        UsageError, match="is not a 'same' convolution: its output cannot be added to its input"
     ):
         residualize(valid)
-    with pytest.raises(UsageError, match="no 2 weight layers stand one behind the other"):
+    with pytest.raises(UsageError, match="this net has no 2 consecutive weight layers"):
         residualize(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)))
 
 
@@ -377,11 +380,11 @@ def test_unusual_layers_of_a_sequential_are_kept_or_refused():
         nn.Conv2d(4, 4, 3, padding=1, stride=(1, 2)),
         nn.Conv2d(4, 4, 3, padding=1, dilation=2),
     ):
-        with pytest.raises(UsageError, match="is no 'same' convolution"):
+        with pytest.raises(UsageError, match="is not a 'same' convolution"):
             residualize(nn.Sequential(conv, nn.ReLU(), nn.Linear(4, 2)), every=1)
     with pytest.raises(
-        UsageError, match="an nn.Sequential is a projection where shapes differ, not 'pad'"
+        UsageError, match="an nn.Sequential is a projection if shapes differ, not 'pad'"
     ):
         residualize(same, shortcut="pad")
-    with pytest.raises(UsageError, match="cannot lead around 0 layers: give at least 1"):
+    with pytest.raises(UsageError, match="cannot span 0 layers: give at least 1"):
         residualize(same, every=0)

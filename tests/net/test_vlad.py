@@ -26,7 +26,7 @@ def make_random_images(count, dtype=torch.float32):
 
 def compute_descriptor_by_loops(net, image):
     """The descriptor of one image (c, h, w), patch by patch."""
-    value = net.value
+    value = net.classifier
     mean, whitening, words = (getattr(net, name).numpy() for name in ("mean", "whitening", "words"))
     rows, columns = (
         np.array_split(range(side - value.patch + 1), value.cells) for side in image.shape[1:]

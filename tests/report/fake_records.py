@@ -1,10 +1,11 @@
-"""Records written by hand, as a study leaves them."""
+"""Records as a study leaves them, written by hand."""
 
 import json
 from pathlib import Path
 
 from residua.config.papers import network
 from residua.config.serialize import to_json
+from residua.report.study import read_study_summary, write_study_report
 from residua.report.tables import StudyCell
 
 RECIPE = {
@@ -34,7 +35,10 @@ def write_run_record(
     extra_result: dict | None = None,
     **run_changes,
 ) -> None:
-    """One run into `folder`: three lines of metrics, and a result of those errors (dev in the middle) where it is finished."""
+    """Write one run into `folder`: three rows of metrics, and the result if it is `finished`.
+
+    The dev error is midway between the training and the test error.
+    """
     folder.mkdir(parents=True)
     run = {
         "network": to_json(network(name, input=(1, 8, 8))),
@@ -73,17 +77,22 @@ def write_run_record(
 
 
 def write_study_records(folder: Path, errors: dict[str, list[tuple[float, float]]]) -> Path:
-    """A study's folder: for each network its (train, test) errors, a seed each."""
+    """Write a study's folder; `errors` has one (train, test) pair per seed for each network."""
     for name, pairs in errors.items():
         for seed, (train, test) in enumerate(pairs):
             write_run_record(folder / "runs" / f"{name}-seed{seed}", name, train, test, seed=seed)
     return folder
 
 
+def write_page(folder: Path) -> Path:
+    """Write the report of a study's folder; return the page's path."""
+    return write_study_report(read_study_summary(folder), folder)
+
+
 def make_cell(
     family: str, depth: int, train_error: float, test_error: float, sd: float | None = None
 ) -> StudyCell:
-    """A cell of one seed, or of three with that spread."""
+    """A cell of one seed, or of three with the standard deviation `sd`."""
     return StudyCell(
         arm=family,
         family=family,

@@ -1,4 +1,4 @@
-"""The page of a checked folder."""
+"""The page of a checked photo data set."""
 
 import re
 
@@ -28,17 +28,15 @@ def test_the_page_lists_the_worst_problems_first_and_shows_pictures():
     html = render_data_report(
         CHECK_RESULT, {PROBLEMS[0]["path"]: PIXEL_URI, "train/cat/a.png": PIXEL_URI}
     )
-    assert (
-        "1,234 images of 2 classes can be decoded; 24 problems: leakage (1), two classes (1), missing (1)"
-        in html
-    )
+    assert "1,234 images of 2 classes can be decoded; 26 problems: " in html
+    assert ": leakage (1), two classes (1), missing (1), unreadable (1) and 22 more kinds." in html
     assert (
         html.index("leakage <span>")
         < html.index("duplicate <span>")
         < html.index("odd name <span>")
     )
-    assert html.count(PIXEL_URI) == 3  # beside the problem, and with the class
-    assert "10 to 9,000 pixels, half of them up to 300" in html
+    assert html.count(PIXEL_URI) == 3  # one next to the problem, two with the class
+    assert "10 to 9,000 pixels, median 300" in html
     assert "<dd>200 pixels</dd>" in html
     assert "<i>wrong" not in html
     assert "<b>" not in html
@@ -46,7 +44,7 @@ def test_the_page_lists_the_worst_problems_first_and_shows_pictures():
 
 
 def test_a_page_without_problems_says_so():
-    assert "and nothing is wrong." in render_data_report(CHECK_RESULT | {"problems": []}, {})
+    assert "; no problems were found." in render_data_report(CHECK_RESULT | {"problems": []}, {})
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+"""The report of an evaluation, from numbers written by hand."""
+
 import csv
 import re
 from dataclasses import replace
@@ -14,20 +16,22 @@ from residua.config.evaluation_results import (
 from residua.errors import RecordError
 from residua.report.evaluation_page import (
     collect_evaluation_metrics,
-    describe_evaluation,
-    list_skipped_files,
     read_evaluation,
     write_evaluation_report,
 )
+from residua.report.evaluation_summary import describe_evaluation, list_skipped_files
 from tests.browser import assert_page_fits, needs_chromium
 
-PIXEL_URI = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+PIXEL_URI = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptV"
+    "AAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 
 
 def make_evaluation(
     names=("airplane", "automobile", "a class with a <very> long name", "bird"), **changes
 ):
-    """Of k classes each right in 80 of 100, and 20 taken for the next one."""
+    """An evaluation in which 80 of each class's 100 images are right, and 20 taken for the next."""
     k = len(names)
     confusion = tuple(
         tuple(80 if i == j else 20 if j == (i + 1) % k else 0 for j in range(k)) for i in range(k)
@@ -72,20 +76,21 @@ def make_evaluation(
 
 def test_the_summary_states_error_confidence_and_confusions():
     assert describe_evaluation(make_evaluation()) == [
-        "80 of 400 test images wrong: error 20.00 % (with 95 % between 16.37 and 24.20 %).",
-        "It is 95.0 % sure on average and right in 80.0 %: over-confident, by an expected calibration error (ECE) of 15.0 %. "
-        "At a temperature of 1.70 (fitted on the dev split) it is 1.0 %.",
-        "Most often it takes airplane for automobile: 20 of 100 images, and 0 of 100 the other way round.",
+        "80 of 400 test images wrong: error 20.00 % (95 % CI 16.4-24.2 %).",
+        "Mean confidence 95.0 %, accuracy 80.0 %: over-confident, "
+        "with an expected calibration error (ECE) of 15.0 %. "
+        "At temperature 1.70 (fitted on the dev split) the ECE is 1.0 %.",
+        "Most frequent confusion: airplane classified as automobile, "
+        "20 of 100 images (reverse: 0 of 100).",
     ]
     uneven = replace(
         make_evaluation(("a", "b")), confusion=((100, 0), (40, 60)), count=200, wrong=40
     )
-    assert (
-        describe_evaluation(uneven)[2]
-        == "It finds 100.0 % of the images of a, but only 60.0 % of those of b."
-    )
+    assert describe_evaluation(uneven)[2] == "Recall: best a 100.0 %, worst b 60.0 %."
+    undivided = describe_evaluation(replace(make_evaluation(), split="all"))[0]
+    assert undivided.startswith("80 of 400 images wrong: ")
     six = describe_evaluation(make_evaluation(tuple("abcdef")))[0]
-    assert six.endswith("top-5 error 1.00 % (between 0.46 and 2.16 %).")
+    assert six.endswith("top-5 error 1.00 % (95 % CI 0.5-2.2 %).")
 
 
 def test_the_page_shows_the_whole_evaluation_and_loads_nothing(tmp_path):
@@ -93,10 +98,10 @@ def test_the_page_shows_the_whole_evaluation_and_loads_nothing(tmp_path):
     for part in (
         "How well does cifar-resnet20 classify?",
         "400 test images of letters, 4 classes",
-        "16.37 and 24.20",
-        "The 24 mistakes it was surest of",
-        "What is taken for what",
-        "Class by class",
+        "16.4-24.2",
+        "24 most confident mistakes",
+        "Confusion matrix",
+        "Classes, lowest recall first",
         "CPU, x86_64, 2 threads, fp32",
         "dog/1.png is truncated: its data end too early",
         "a class with a &lt;very&gt; long name",
@@ -129,7 +134,7 @@ def test_many_classes_get_a_list_of_confusions_instead_of_a_matrix(tmp_path):
     html = write_evaluation_report(
         make_evaluation(tuple(f"class {i}" for i in range(60))), tmp_path
     ).read_text()
-    assert "What is taken for what most often" in html
+    assert "Most frequent confusions" in html
     assert 'class="matrix"' not in html
 
 
@@ -147,7 +152,7 @@ def test_a_network_without_mistakes_has_a_page(tmp_path):
         environment=(),
     )
     html = write_evaluation_report(perfect, tmp_path).read_text()
-    assert "surest" not in html
+    assert "most confident" not in html
     assert len(describe_evaluation(perfect)) == 2
     assert collect_evaluation_metrics(perfect)["left_out"] == 0
 
@@ -158,8 +163,8 @@ def test_many_skipped_files_are_counted():
     )
     assert (len(names), names[0], names[-1]) == (
         21,
-        "left out: 0.png is empty",
-        "10 more were left out",
+        "skipped: 0.png is empty",
+        "10 more files were skipped",
     )
 
 

@@ -1,4 +1,4 @@
-"""The page of a lesion study, from numbers written by hand."""
+"""The report of a lesion study, from numbers written by hand."""
 
 import json
 import re
@@ -19,23 +19,20 @@ from residua.config.papers import network
 from residua.config.plan import plan
 from residua.errors import RecordError, UsageError
 from residua.report import figures
+from residua.report.format import format_percent_number
 from residua.report.lesion import (
     check_lesion_output_folder,
     make_lesion_json,
     read_lesion_study,
     write_lesion_report,
 )
-from residua.report.lesion_figures import (
-    pick_net_colors,
+from residua.report.lesion_curve_figures import (
     render_deletions_swaps_figure,
     render_path_length_figure,
-    render_single_deletion_figure,
 )
-from residua.report.lesion_summary import (
-    describe_lesion_study,
-    format_lesion_for_terminal,
-    format_percent_number,
-)
+from residua.report.lesion_panels import pick_net_colors
+from residua.report.lesion_summary import describe_lesion_study, format_lesion_for_terminal
+from residua.report.lesion_unit_figure import render_single_deletion_figure
 from tests.browser import assert_page_fits, needs_chromium
 from tests.cli_runner import run_cli
 
@@ -106,22 +103,24 @@ def extract_text(html):
 
 
 EXPECTED_VERDICT = """
-Without one of its units, cifar-resnet20 is wrong about 5.0 % of the images in the median (5.0 % whole),
- cifar-plain20 about 86.0 % in the median (6.0 % whole).
-cifar-resnet20: 6 of 9 deletions cost at most one point; the worst, of stage1.unit3, leaves 35.0 %.
- Without a unit that changes the shape: 8.5 % in the median.
-cifar-resnet20: with several units deleted at random, 10.0 ± 1.2 % without 2, 30.0 ± 1.2 % without 4,
- 80.0 ± 1.2 % without 8.
-cifar-resnet20: with units in each other's places, 6.0 ± 1.0 % after 1 swap (tau 0.94),
- 50.0 ± 20.0 % after 4 swaps (tau 0.80).
-cifar-resnet20: nine tenths of the gradient come by paths through 1 to 4 of the 9 units;
- 50 % of all paths are of these lengths.
-cifar-plain20: 0 of 7 deletions cost at most one point; the worst, of stage1.unit1, leaves 86.0 %.
- 2 units change the shape, and nothing can stand in for them.
-cifar-plain20: with several units deleted at random, 85.0 ± 1.2 % without 2.
-cifar-plain20: with units in each other's places, 6.0 ± 1.0 % after 1 swap (tau 0.94),
- 50.0 ± 20.0 % after 4 swaps (tau 0.80).
-An error of 5.0 % of 400 images has a standard error of 1.1 points.
+Removing one unit leaves cifar-resnet20 at a median error of 5.0 % (intact 5.0 %)
+ and cifar-plain20 at 86.0 % (intact 6.0 %).
+cifar-resnet20: 6 of 9 single deletions raise the error by at most one point;
+ the worst, stage1.unit3, raises it to 35.0 %.
+ Without a shape-changing unit the median error is 8.5 %.
+cifar-resnet20: with random units deleted, the error is 10.0 ± 1.2 % without 2,
+ 30.0 ± 1.2 % without 4 and 80.0 ± 1.2 % without 8.
+cifar-resnet20: with random units swapped, the error is 6.0 ± 1.0 % after 1 swap (tau 0.94)
+ and 50.0 ± 20.0 % after 4 swaps (tau 0.80).
+cifar-resnet20: 90 % of the gradient comes through paths of 1 to 4 of the 9 units;
+ 50 % of all paths have these lengths.
+cifar-plain20: 0 of 7 single deletions raise the error by at most one point;
+ the worst, stage1.unit1, raises it to 86.0 %.
+ 2 units change the shape and cannot be deleted, as the net has no shortcuts.
+cifar-plain20: with random units deleted, the error is 85.0 ± 1.2 % without 2.
+cifar-plain20: with random units swapped, the error is 6.0 ± 1.0 % after 1 swap (tau 0.94)
+ and 50.0 ± 20.0 % after 4 swaps (tau 0.80).
+An error of 5.0 % on 400 images has a standard error of 1.1 points.
 """
 
 
@@ -132,9 +131,9 @@ def test_the_verdict_follows_from_the_numbers():
 def test_the_terminal_output_has_one_line_per_stage():
     printed_lines = format_lesion_for_terminal(STUDY)
     assert printed_lines[:6] == [
-        "400 test images of digits; errors in percent, * where a unit changes the shape",
+        "400 test images of digits; errors in percent, * marks units that change the shape",
         "",
-        "cifar-resnet20: 5.0 whole; without one unit:",
+        "cifar-resnet20: intact 5.0; without one unit:",
         "  stage1   5.0 6.0 35.0",
         "  stage2   7.0* 5.0 5.0",
         "  stage3   10.0* 5.0 5.0",
@@ -183,9 +182,9 @@ def test_the_page_starts_with_the_answer_draws_the_nets_and_loads_nothing(tmp_pa
     )
     assert "http" not in html.replace("http://www.w3.org/", "")
     assert html.count('data-unit="stage1.unit1"') == 2
-    told = extract_text(html).replace("\N{NO-BREAK SPACE}", " ")
-    assert "cifar-plain20 about 86.0 % in the median (6.0 % whole)" in told
-    assert not re.search(r"\b(nan|inf|None|undefined)\b", told)
+    text = extract_text(html).replace("\N{NO-BREAK SPACE}", " ")
+    assert "cifar-plain20 at 86.0 % (intact 6.0 %)" in text
+    assert not re.search(r"\b(nan|inf|None|undefined)\b", text)
 
 
 def test_every_point_has_its_value_as_a_tooltip():
@@ -196,9 +195,7 @@ def test_every_point_has_its_value_as_a_tooltip():
     )
     assert units.count('class="tip"') == 18
     assert "<title>without stage1.unit3: 35.0 %</title>" in units
-    assert (
-        "<title>stage2.unit1: nothing can stand in for it, as it changes the shape</title>" in units
-    )
+    assert "<title>stage2.unit1: cannot be deleted, as it changes the shape</title>" in units
     assert "<title>cifar-resnet20, 4 of 9 deleted: 30.0 ± 1.2 %</title>" in many
     assert "<title>cifar-plain20, 4 swaps (tau 0.80): 50.0 ± 20.0 %</title>" in many
     assert "<title>cifar-resnet20, paths of 2 units: 40 % of the gradient</title>" in paths
@@ -235,13 +232,13 @@ def test_a_folder_without_a_lesion_study_is_reported(tmp_path):
         "{": "is damaged",
         '{"kind": "study"}': "holds no lesion study",
         '{"kind": "lesion", "format": 9}': "has format 9; this version reads format 1",
-        '{"kind": "lesion", "format": 1}': "not a lesions",
+        '{"kind": "lesion", "format": 1}': "not a lesion study result",
     }.items():
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(RecordError, match=sentence):
             read_lesion_study(tmp_path)
     (tmp_path / "results.json").write_text('{"cells": []}')
-    with pytest.raises(UsageError, match="holds something else: choose another --out"):
+    with pytest.raises(UsageError, match="is not a lesion study's folder: choose another --out"):
         check_lesion_output_folder(tmp_path)
     write_lesion_report(STUDY, tmp_path)
     check_lesion_output_folder(tmp_path)
@@ -250,23 +247,26 @@ def test_a_folder_without_a_lesion_study_is_reported(tmp_path):
 def test_the_numbers_in_the_experiment_readme_match_its_records():
     table = (LESION_RECORDS / "README.md").read_text()
     for folder in ("digits", "cifar10"):
-        for found in read_lesion_study(LESION_RECORDS / folder).nets:
-            worst = f"{format_percent_number(found.worst_deletion.error)} % ({found.worst_deletion.name})"
-            assert (
-                f"| {format_percent_number(found.error)} % | {format_percent_number(found.median_deletion_error)} % | {worst} |"
-                in table
+        for net in read_lesion_study(LESION_RECORDS / folder).nets:
+            intact, typical, worst = (
+                f"{format_percent_number(error)} %"
+                for error in (net.error, net.median_deletion_error, net.worst_deletion.error)
             )
+            assert f"| {intact} | {typical} | {worst} ({net.worst_deletion.name}) |" in table
 
 
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_the_page_without_errors_and_values_on_hover(tmp_path, width):
-    touch = """page.querySelectorAll('details').forEach(part => part.open = true);
-      const seen = [...page.querySelectorAll('figure svg')].filter(svg => svg.getBoundingClientRect().height > 100);
-      seen[0].querySelector('.tip use, .tip path').dispatchEvent(new view.PointerEvent('pointerover', {bubbles: true}));"""
-    told = "seen.length, page.querySelectorAll('details svg').length, page.getElementById('told').textContent"
-    found = assert_page_fits(
-        write_lesion_report(STUDY, tmp_path / "study").read_text(), width, tmp_path, touch, told
+    hover = """page.querySelectorAll('details').forEach(part => part.open = true);
+      const isVisible = svg => svg.getBoundingClientRect().height > 100;
+      const shown = [...page.querySelectorAll('figure svg')].filter(isVisible);
+      const point = shown[0].querySelector('.tip use, .tip path');
+      point.dispatchEvent(new view.PointerEvent('pointerover', {bubbles: true}));"""
+    results = """shown.length, page.querySelectorAll('details svg').length,
+      page.getElementById('tooltip').textContent"""
+    html = write_lesion_report(STUDY, tmp_path / "study").read_text()
+    assert (
+        assert_page_fits(html, width, tmp_path, hover, results) == "3|2|without stage1.unit1: 5.0 %"
     )
-    assert found == "3|2|without stage1.unit1: 5.0 %"

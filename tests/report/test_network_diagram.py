@@ -1,18 +1,16 @@
-"""The picture of a network shows what its plan says: units, layers, shortcuts, joins, shapes."""
+"""The diagram of a network shows its plan: units, layers, shortcuts, joins and shapes."""
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
 from residua.cli.main import main
 from residua.config.papers import network
 from residua.config.plan import plan
-from residua.report.network_diagram import (
-    DIAGRAM_WIDTH,
-    fold_identical_units,
-    render_network_diagram,
-)
+from residua.report.diagram_svg import DIAGRAM_WIDTH
+from residua.report.network_diagram import fold_identical_units, render_network_diagram
 
 SVG_NAMESPACE = "{http://www.w3.org/2000/svg}"
 NETWORK_NAMES = [
@@ -40,7 +38,7 @@ def draw_network(name):
 
 
 def find_by_class(element, name):
-    """The elements below that carry a class."""
+    """The elements below `element` that have the class `name`."""
     return [child for child in element.iter() if name in child.get("class", "").split()]
 
 
@@ -64,8 +62,8 @@ def test_every_unit_is_drawn_or_counted_and_every_stage_labelled(name):
     assert {stage[0].name for stage in stages} | {stage[-1].name for stage in stages} <= {
         unit.name for unit in shown
     }
-    told = [list_texts(stage) for stage in find_by_class(picture, "stage")]
-    assert told == [
+    stage_labels = [list_texts(stage) for stage in find_by_class(picture, "stage")]
+    assert stage_labels == [
         [f"stage {s}", f"{len(units)} unit{'s' if len(units) > 1 else ''}"]
         for s, units in enumerate(stages, 1)
     ]
@@ -163,8 +161,6 @@ def test_a_diagram_fits_a_phone_and_stays_inside_its_frame(name):
 
 
 def test_names_are_escaped_in_diagrams():
-    from dataclasses import replace
-
     assert "<b>" not in render_network_diagram(plan(replace(network("cifar-resnet8"), name='<b>"')))
 
 

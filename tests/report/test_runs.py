@@ -7,9 +7,15 @@ from residua.config.serialize import to_json
 from residua.config.study import Arm, Study
 from residua.errors import RecordError
 from residua.report.runs import read_study_runs
-from residua.report.study import collect_study_results, write_study_report
+from residua.report.study import make_study_results, read_study_summary
 from residua.report.tables import average_runs_over_seeds
-from tests.report.fake_records import ENVIRONMENT, RECIPE, write_run_record, write_study_records
+from tests.report.fake_records import (
+    ENVIRONMENT,
+    RECIPE,
+    write_page,
+    write_run_record,
+    write_study_records,
+)
 
 STUDY = Study(
     question="Is it the rate?",
@@ -25,10 +31,8 @@ def write_two_arm_study(folder):
     (folder / "study.json").write_text(json.dumps(STUDY.json))
     for name, place in STUDY.points_by_run_name().items():
         error = 0.1 if place.arm.title == "fast" else 0.02
-        network, arm_recipe = (
-            place.arm.network_at_depth(place.depth).name,
-            to_json(place.arm.apply_changes(STUDY.recipe)),
-        )
+        network = place.arm.network_at_depth(place.depth).name
+        arm_recipe = to_json(place.arm.apply_changes(STUDY.recipe))
         if (place.arm.title, place.depth) != ("fast", 56):
             write_run_record(
                 folder / "runs" / name,
@@ -60,7 +64,7 @@ def test_runs_are_matched_to_arms_by_network_and_recipe(tmp_path):
 
 
 def test_an_incomplete_study_has_a_page_of_its_finished_cells(tmp_path):
-    html = write_study_report(write_two_arm_study(tmp_path / "s")).read_text()
+    html = write_page(write_two_arm_study(tmp_path / "s")).read_text()
     assert "<h1>Is it the rate?</h1>" in html
     assert "original: resnet; fast: resnet, schedule.lr=0.5." in html
     assert "cifar-resnet56, seed 0 (fast): nothing measured yet" in html
@@ -74,7 +78,8 @@ def test_a_run_that_differs_in_more_than_its_arm_is_refused_with_the_difference(
     )
     with pytest.raises(
         RecordError,
-        match="cannot be compared: recipe.batch_size is 64 there, 32 here, in cifar-resnet20-seed0;",
+        match="cannot be compared: recipe.batch_size is 64 there, 32 here, "
+        "in cifar-resnet20-seed0;",
     ):
         read_study_runs(folder)
 
@@ -105,12 +110,12 @@ def test_a_half_written_record_is_reported_and_skipped(tmp_path, cut):
     head.write_text(head.read_text()[:cut])
     [cell] = average_runs_over_seeds(read_study_runs(tmp_path))
     assert (cell.seeds, cell.test_error) == (1, 0.05)
-    [damaged] = collect_study_results(tmp_path)["damaged"]
+    [damaged] = make_study_results(read_study_summary(tmp_path))["damaged"]
     assert damaged["folder"] == "cut"
     assert damaged["why"].startswith("run.json is damaged: ")
-    html = write_study_report(tmp_path).read_text()
+    html = write_page(tmp_path).read_text()
     assert "Not finished, and in no number above" in html
-    assert "cut: skipped, for its run.json is damaged: " in html
+    assert "cut: skipped, because its run.json is damaged: " in html
 
 
 def test_a_record_with_a_non_numeric_result_or_a_truncated_line_is_skipped(tmp_path):
@@ -155,7 +160,7 @@ def test_a_metrics_line_without_measurements_is_reported_as_damaged(tmp_path, li
     with open(tmp_path / "runs/cifar-resnet56-seed0/metrics.jsonl", "a") as file:
         file.write(line + "\n")
     [damaged] = read_study_runs(tmp_path).damaged
-    assert "is no measurement, which has a step" in damaged.why
+    assert "is no row of metrics, which has a step" in damaged.why
 
 
 def test_a_damaged_study_is_reported(tmp_path):

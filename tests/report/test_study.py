@@ -4,9 +4,15 @@ import re
 import pytest
 
 from residua.errors import RecordError
-from residua.report.study import collect_study_results, format_duration, write_study_report
+from residua.report import study
+from residua.report.study import make_study_results, read_study_summary
 from tests.browser import assert_page_fits, load_in_chromium, needs_chromium
-from tests.report.fake_records import RECIPE, write_run_record, write_study_records
+from tests.report.fake_records import (
+    RECIPE,
+    write_page,
+    write_run_record,
+    write_study_records,
+)
 
 
 @pytest.fixture
@@ -23,7 +29,7 @@ def study_folder(tmp_path):
 
 
 def test_the_page_loads_nothing_and_shows_no_nan(study_folder):
-    html = write_study_report(study_folder).read_text()
+    html = write_page(study_folder).read_text()
     assert "http" not in html
     words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL)
     assert not re.search(r"\b(nan|inf|None|undefined)\b", words)
@@ -34,7 +40,7 @@ def test_the_page_loads_nothing_and_shows_no_nan(study_folder):
 
 
 def test_the_page_starts_with_the_answer_and_shows_mean_and_spread(study_folder):
-    html = write_study_report(study_folder).read_text()
+    html = write_page(study_folder).read_text()
     order = [
         html.index(part)
         for part in (
@@ -55,9 +61,10 @@ def test_the_page_starts_with_the_answer_and_shows_mean_and_spread(study_folder)
 
 def test_a_recipe_is_described_in_words(study_folder):
     assert (
-        "Recipe small: 200 steps (10 epochs) of 64 images; SGD with momentum 0.9 and weight decay 0.0001; the learning rate rises "
-        "to 0.1 over the first 20\N{NO-BREAK SPACE}% of steps, then falls along a cosine; images are shifted by up to 4 pixels."
-    ) in write_study_report(study_folder).read_text()
+        "Recipe small: 200 steps (10 epochs) of 64 images; SGD with momentum 0.9 and weight decay "
+        "0.0001; the learning rate rises to 0.1 over the first 20\N{NO-BREAK SPACE}% of steps, "
+        "then falls along a cosine; images are shifted by up to 4 pixels."
+    ) in write_page(study_folder).read_text()
 
 
 def test_warm_up_and_learning_rate_drops_are_described_when_used(tmp_path):
@@ -65,22 +72,22 @@ def test_warm_up_and_learning_rate_drops_are_described_when_used(tmp_path):
     write_run_record(
         tmp_path / "one", "cifar-resnet110", 0.1, 0.1, recipe=recipe, dataset="cifar10"
     )
-    html = write_study_report(tmp_path / "one").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    html = write_page(tmp_path / "one").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert (
-        "the learning rate is 0.1, times 0.1 after 50 % and 75 % of steps; 0.01 for the first 400 steps from 110 layers on;"
-        in html
+        "the learning rate is 0.1, times 0.1 after 50 % and 75 % of steps; the learning rate is "
+        "0.01 for the first 400 steps from 110 layers on;" in html
     )
     assert "shifted by up to 4 pixels, mirrored at random." in html
 
 
 def test_a_recipe_of_another_version_is_shown_by_its_name(tmp_path):
     write_run_record(tmp_path / "one", "cifar-resnet20", 0.1, 0.1, recipe=RECIPE | {"novelty": 1})
-    assert "Recipe small, 200 steps." in write_study_report(tmp_path / "one").read_text()
+    assert "Recipe small, 200 steps." in write_page(tmp_path / "one").read_text()
 
 
 def test_results_json_has_the_same_numbers_as_the_page(study_folder):
-    found = collect_study_results(study_folder)
-    assert found["page"] == str(study_folder / "report.html")
+    found = make_study_results(read_study_summary(study_folder))
+    assert write_page(study_folder) == study_folder / "report.html"
     assert isinstance(found["verdict"], str)
     assert [(cell["family"], cell["depth"], cell["seeds"]) for cell in found["cells"]] == [
         ("plain", 20, 2),
@@ -94,7 +101,7 @@ def test_results_json_has_the_same_numbers_as_the_page(study_folder):
 
 def test_writing_a_report_twice_gives_identical_files(study_folder):
     def read_all_files():
-        write_study_report(study_folder)
+        write_page(study_folder)
         return {
             path.relative_to(study_folder): path.read_bytes()
             for path in sorted(study_folder.rglob("*"))
@@ -110,16 +117,30 @@ def test_writing_a_report_twice_gives_identical_files(study_folder):
         "figures/curves.svg",
     }
     written = json.loads(first[next(path for path in first if path.name == "results.json")])
-    assert written["cells"] == collect_study_results(study_folder)["cells"]
+    assert written["cells"] == make_study_results(read_study_summary(study_folder))["cells"]
     assert (
         str(study_folder)
         not in first[next(path for path in first if path.name == "report.html")].decode()
     )
 
 
+def test_records_are_read_and_averaged_once_per_report(study_folder, monkeypatch):
+    calls = []
+    for function in (study.read_study_runs, study.average_runs_over_seeds):
+        monkeypatch.setattr(
+            study,
+            function.__name__,
+            lambda argument, function=function: calls.append(function) or function(argument),
+        )
+    summary = read_study_summary(study_folder)
+    study.write_study_report(summary, study_folder)
+    make_study_results(summary)
+    assert len(calls) == 2
+
+
 def test_one_run_has_a_page_of_its_own(tmp_path):
     write_run_record(tmp_path / "one", "cifar-resnet20", 0.008, 0.017)
-    html = write_study_report(tmp_path / "one").read_text()
+    html = write_page(tmp_path / "one").read_text()
     assert "How well does cifar-resnet20 train?" in html
     assert "nothing to compare" in html
     assert not (tmp_path / "one" / "figures" / "depth.svg").exists()
@@ -128,7 +149,7 @@ def test_one_run_has_a_page_of_its_own(tmp_path):
 def test_a_run_without_measurements_has_a_page_without_figures(tmp_path):
     write_run_record(tmp_path / "one", "cifar-resnet20", 0.008, 0.017)
     (tmp_path / "one" / "metrics.jsonl").unlink()
-    assert "<figure>" not in write_study_report(tmp_path / "one").read_text()
+    assert "<figure>" not in write_page(tmp_path / "one").read_text()
 
 
 def test_names_from_records_are_escaped(study_folder):
@@ -136,7 +157,7 @@ def test_names_from_records_are_escaped(study_folder):
     head.write_text(head.read_text().replace("cifar-resnet110", "<script>alert(1)</script>110"))
     head = study_folder / "runs" / "cifar-plain20-seed0" / "run.json"
     head.write_text(head.read_text().replace("cifar-plain20", "cifar-<i>20"))
-    html = write_study_report(study_folder).read_text()
+    html = write_page(study_folder).read_text()
     assert "<script" not in html
     assert "<i>" not in html
 
@@ -144,41 +165,34 @@ def test_names_from_records_are_escaped(study_folder):
 def test_without_a_finished_run_no_page_is_written(tmp_path):
     write_run_record(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1, finished=False)
     with pytest.raises(RecordError, match="no finished run yet"):
-        write_study_report(tmp_path)
+        write_page(tmp_path)
     assert not (tmp_path / "report.html").exists()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5.4, "5 s"), (119, "119 s"), (150, "2 min"), (9000, "2.5 h")]
-)
-def test_a_duration_is_shown_in_a_suitable_unit(seconds, text):
-    assert format_duration(seconds) == text
 
 
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_its_window(study_folder, tmp_path, width):
-    assert_page_fits(write_study_report(study_folder).read_text(), width, tmp_path)
+    assert_page_fits(write_page(study_folder).read_text(), width, tmp_path)
 
 
 @pytest.mark.slow
 @needs_chromium
 def test_a_browser_draws_every_figure_without_errors(study_folder, tmp_path):
-    page = write_study_report(study_folder)
+    page = write_page(study_folder)
     document = load_in_chromium(page.as_uri(), tmp_path, "--window-size=1280,2000")
     for figure in ("depth", "start", "curves"):
         for size in ("wide", "narrow"):
             assert f'<svg class="{figure} {size}"' in document
     points = re.findall(r'<g class="tip"><title>([^<]*)</title>', document)
     assert (
-        "plain, 56 layers: test error 85.5 % ± 0.7, training error 81.0 % ± 1.4; 2 seeds" in points
+        "plain, 56 layers: test error 85.5 ± 0.7 %, training error 81.0 ± 1.4 %; 2 seeds" in points
     )
     assert len(points) == len(set(points))
 
 
 def test_the_table_shows_intervals_gaps_and_first_learned_steps(study_folder):
-    html = write_study_report(study_folder).read_text()
+    html = write_page(study_folder).read_text()
     assert "<td>81.0 ± 1.4<small>CI ± 12.7</small></td>" in html
     assert "steps to<br>80\N{NO-BREAK SPACE}%" in html
     assert "<td>&gt; 200</td>" in html

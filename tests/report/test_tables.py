@@ -54,7 +54,7 @@ def test_the_training_error_with_recalibrated_bn_is_used_when_every_seed_has_it(
 
 
 def test_confidence_intervals_use_students_t(tmp_path):
-    """Two seeds: t = 12.706 with one degree of freedom, so 12.706 sd / sqrt(2); three: t = 4.303."""
+    """With two seeds t is 12.706 (one degree of freedom), with three 4.303."""
     assert ci_half_width(0.02, 2) == pytest.approx(12.7062 * 0.02 / 2**0.5, rel=1e-4)
     assert ci_half_width(0.02, 3) == pytest.approx(4.30265 * 0.02 / 3**0.5, rel=1e-4)
     assert ci_half_width(None, 1) is None
@@ -157,7 +157,7 @@ def test_a_folder_without_runs_is_refused(tmp_path):
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     write_run_record(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1, finished=False)
-    with pytest.raises(RecordError, match="holds no finished run yet: 1 begun"):
+    with pytest.raises(RecordError, match="holds no finished run yet: 1 run started; repeat"):
         read_study_runs(tmp_path)
 
 
@@ -188,7 +188,10 @@ def test_a_result_without_a_test_error_is_reported_as_damaged(tmp_path):
 
 
 def test_reading_records_imports_neither_torch_nor_matplotlib():
-    code = "import sys, residua.report.study; print(*{'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    code = (
+        "import sys, residua.report.study; "
+        "print(*{'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -8,7 +8,7 @@ from tests.report.fake_records import make_cell
 
 
 def make_cell_with_start(arm, depth, first_learned_step, seeds_learned=3, sd=0.0, train_error=0.1):
-    """A cell of three seeds that begin to learn at that step, and end at that training error."""
+    """A cell of three seeds that start learning at that step and end with that training error."""
     return replace(
         make_cell(arm, depth, train_error, train_error, 0.01),
         learned_seeds=seeds_learned,
@@ -27,14 +27,14 @@ def test_a_slow_start_is_reported_with_its_steps_and_with_the_arms_that_avoid_it
             make_cell_with_start("zero-initialised", 110, 40),
             make_cell_with_start("zero-initialised", 1202, 60, sd=20),
             make_cell_with_start("drop-path original", 1202, 242, seeds_learned=0, train_error=0.8),
-            make_cell_with_start(
-                "warmed-up original", 1202, 40, train_error=0.8
-            ),  # sets out, and does not arrive
+            # starts learning early, and still ends with a high training error
+            make_cell_with_start("warmed-up original", 1202, 40, train_error=0.8),
         ]
     )
     assert describe_slow_starts(arms, 10) == [
-        "Slow start: deeper original nets need more steps until their training error is below 80 %: 40 at 110 layers and more than "
-        "242 at 1202, read every 20 steps. At 1202 layers the zero-initialised net needs 60: what they change cures it."
+        "Slow start: deeper original nets start learning later. Steps until training error is "
+        "below 80 %, measured every 20 steps: 40 at 110 layers and more than 242 at 1202. "
+        "At 1202 layers the zero-initialised net needs 60: its change removes the slow start."
     ]
 
 
@@ -70,8 +70,9 @@ def test_a_rising_test_error_with_an_unclear_gap_is_inconclusive():
         [make_cell("resnet", 20, 0.010, 0.021), make_cell("resnet", 110, 0.015, 0.034)]
     )
     assert text.endswith(
-        "Test error rises, from 2.1 % at 20 layers to 3.4 % at 110, and the gap to training error from 1.1 points at 20 layers to "
-        "1.9 points at 110, too close to tell apart with one seed: over-fitting or a failure to optimise, these seeds cannot tell."
+        "Test error rises, from 2.1 % at 20 layers to 3.4 % at 110, and the gap to training error "
+        "from 1.1 points at 20 layers to 1.9 points at 110, too close to tell apart with one seed. "
+        "Inconclusive: 1 seed is too few to tell over-fitting from a failure to optimise."
     )
 
 
@@ -80,8 +81,8 @@ def test_a_gap_that_grows_less_than_training_error_is_mentioned():
         [make_cell("resnet", 20, 0.01, 0.05), make_cell("resnet", 110, 0.21, 0.40)]
     )
     assert text.endswith(
-        "degradation, a failure to optimise; the gap to training error grows too, from 4.0 points at 20 layers to 19.0 points "
-        "at 110."
+        "degradation, a failure to optimise; the gap to training error grows too, "
+        "from 4.0 points at 20 layers to 19.0 points at 110."
     )
 
 
@@ -93,7 +94,9 @@ def test_a_larger_gap_with_an_unclear_training_error_is_inconclusive():
         ]
     )
     assert text.startswith("training error does not clearly change with depth")
-    assert text.endswith("over-fitting or a failure to optimise, these seeds cannot tell.")
+    assert text.endswith(
+        "Inconclusive: 3 seeds are too few to tell over-fitting from a failure to optimise."
+    )
 
 
 def test_the_largest_rise_of_test_error_is_reported_at_any_depth():
@@ -116,6 +119,7 @@ def test_an_arm_that_over_fits_less_is_reported():
         ]
     )
     assert describe_smaller_gaps(arms) == [
-        "Over-fitting: the gap between test and training error of original nets grows from 6.0 points at 110 layers to 8.0 points "
-        "at 1202; at 1202 layers it is 4.5 points in the drop-path one."
+        "Over-fitting: the gap between test and training error of original nets grows from "
+        "6.0 points at 110 layers to 8.0 points at 1202; "
+        "at 1202 layers it is only 4.5 points in the drop-path net."
     ]

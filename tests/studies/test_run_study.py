@@ -1,4 +1,4 @@
-"""A small study on the digits, from the command to its page."""
+"""Small studies on the digits, from the command to the report."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from residua.config.recipe import recipe
 from residua.config.serialize import apply_override
 from residua.config.study import Arm, Study
 from residua.errors import UsageError
-from residua.record import RunRecord
-from residua.studies.run_study import run_study
+from residua.record import RunRecord, pack_runs
+from residua.studies.run_study import train_study
 
 STUDY_ARGUMENTS = [
     "study",
@@ -35,20 +35,24 @@ STUDY_ARGUMENTS = [
 ]
 
 
+def ignore_progress(run_name, done, total):
+    pass
+
+
 def test_a_study_trains_every_cell_once_and_writes_its_page(tmp_path, capsys):
     folder = tmp_path / "s"
     assert main([*STUDY_ARGUMENTS, "--seeds", "0", "1", "--out", str(folder)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [(cell["family"], cell["depth"], cell["seeds"]) for cell in found["cells"]] == [
+    results = json.loads(capsys.readouterr().out)
+    assert [(cell["family"], cell["depth"], cell["seeds"]) for cell in results["cells"]] == [
         ("plain", 8, 2),
         ("plain", 14, 2),
         ("resnet", 8, 2),
         ("resnet", 14, 2),
     ]
     assert all(
-        0 <= cell["test_error"] <= 1 and cell["test_error_sd"] >= 0 for cell in found["cells"]
+        0 <= cell["test_error"] <= 1 and cell["test_error_sd"] >= 0 for cell in results["cells"]
     )
-    assert found["verdict"]
+    assert results["verdict"]
     assert (folder / "report.html").read_text().lower().startswith("<!doctype html>")
 
     runs = {
@@ -71,64 +75,84 @@ def test_a_study_trains_every_cell_once_and_writes_its_page(tmp_path, capsys):
 
 
 def test_a_study_with_parallel_workers_equals_sequential_runs(tmp_path):
-    plan = Study(
+    study = Study(
         arms=(Arm("plain"), Arm("resnet")),
         depths=(8,),
         recipe=recipe("small").with_duration(steps=8),
     )
     progress_reports = []
     for workers in (1, 2):
-        run_study(
-            plan,
+        train_study(
+            study,
             tmp_path / str(workers),
             precision="fp32",
             workers=workers,
-            on_progress=lambda *news: progress_reports.append(news),
+            on_progress=lambda *report: progress_reports.append(report),
         )
-    for name in plan.make_runs():
-        one, two = [
+    for name in study.make_runs():
+        sequential, parallel = [
             RunRecord(tmp_path / folder / "runs" / name).read_result() for folder in ("1", "2")
         ]
-        assert one["test_error"] == two["test_error"]
+        assert sequential["test_error"] == parallel["test_error"]
         assert [
             line["loss"] for line in RunRecord(tmp_path / "1" / "runs" / name).read_metrics()
         ] == pytest.approx(
             [line["loss"] for line in RunRecord(tmp_path / "2" / "runs" / name).read_metrics()],
             rel=1e-5,
         )
-    assert {name for name, _, _ in progress_reports} == set(plan.make_runs())
+    assert {name for name, _, _ in progress_reports} == set(study.make_runs())
+
+
+def test_packed_runs_are_not_trained_again(tmp_path):
+    study = Study(
+        arms=(Arm("plain"),),
+        depths=(8,),
+        seeds=(0, 1),
+        recipe=recipe("small").with_duration(steps=2),
+    )
+    options = {"precision": "fp32", "workers": 1}
+    train_study(replace(study, seeds=(0,)), tmp_path, **options, on_progress=ignore_progress)
+    assert pack_runs(tmp_path) == 1
+    packed, reports = (tmp_path / "runs.jsonl").read_bytes(), set()
+    train_study(study, tmp_path, **options, on_progress=lambda *report: reports.add(report))
+    assert ("cifar-plain8-seed0", 1, 1) in reports
+    assert (tmp_path / "runs.jsonl").read_bytes() == packed
+    assert not (tmp_path / "runs" / "cifar-plain8-seed0" / "run.json").exists()
+    assert RunRecord(tmp_path / "runs" / "cifar-plain8-seed1").read_result() is not None
+    other = replace(study, recipe=recipe("small").with_duration(steps=3))
+    with pytest.raises(UsageError, match=r"holds another run: recipe.steps is 2 there, 3 here"):
+        train_study(other, tmp_path, **options, on_progress=ignore_progress)
 
 
 def test_a_folder_of_another_study_is_refused(tmp_path):
-    plan = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=2))
-    run_study(plan, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
+    study = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=2))
+    train_study(study, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
     other = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=3))
     with pytest.raises(
         UsageError,
         match=r"holds another study: recipe.steps is 2 there, 3 here; choose another --out",
     ):
-        run_study(other, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
+        train_study(other, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
 
 
 def test_a_study_that_fails_at_once_leaves_its_folder_reusable(tmp_path):
-    plan = Study(
+    study = Study(
         arms=(Arm("plain"),),
         depths=(8,),
         recipe=apply_override(recipe("small").with_duration(steps=2), "batch_size=5000"),
     )
-    failed = run_study(plan, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
+    failed = train_study(study, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
     assert failed == {
-        "cifar-plain8-seed0": "a batch of 5000 is larger than the 1288 training images: choose at most that"
+        "cifar-plain8-seed0": "batch size 5000 exceeds the 1288 training images: choose at most 1288"
     }
-    right = replace(plan, recipe=recipe("small").with_duration(steps=2))
+    right = replace(study, recipe=recipe("small").with_duration(steps=2))
     assert (
-        run_study(right, tmp_path, precision="fp32", workers=1, on_progress=lambda *news: None)
-        == {}
+        train_study(right, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress) == {}
     )
     with pytest.raises(
-        UsageError, match="-1 workers are impossible: give 1 or more, or 0 for one a core"
+        UsageError, match="workers must be 1 or more, or 0 for one per core; got -1"
     ):
-        run_study(right, tmp_path, workers=-1, on_progress=lambda *news: None)
+        train_study(right, tmp_path, workers=-1, on_progress=ignore_progress)
 
 
 def test_a_failed_run_prevents_neither_the_other_runs_nor_the_page(tmp_path, capsys):
@@ -198,7 +222,8 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert (
-        errors.splitlines()[-1] == "residua: stopped: the same command goes on from the checkpoints"
+        errors.splitlines()[-1]
+        == "residua: stopped: repeat the same command to resume from the checkpoints"
     )
     assert "Traceback" not in errors
     runs = [RunRecord(path) for path in (tmp_path / "s" / "runs").iterdir()]

@@ -1,7 +1,7 @@
-"""What test_parallel.py starts under torchrun: cases that several processes compute together, and a run that is killed.
+"""The program that test_distributed.py starts under torchrun.
 
-torchrun ... many.py together FOLDER    all cases, each leaving a file or a run of its name in FOLDER
-torchrun ... many.py killed ...         residua's own command line, of which process 1 is killed once, at step 12
+distributed_worker.py together FOLDER    compute all cases; each writes a file or a run to FOLDER
+distributed_worker.py killed ...         run `residua ...`; process 1 is killed once, at step 12
 """
 
 import os
@@ -13,19 +13,21 @@ from pathlib import Path
 import torch
 
 from residua.cli.main import exit_process, main
+from residua.config.augmentation import Augmentation
 from residua.config.dataset import get_dataset
-from residua.config.network import Drop
+from residua.config.joins import Drop
+from residua.config.optimisers import Sgd
 from residua.config.papers import network
-from residua.config.recipe import Augmentation, Sgd, recipe
+from residua.config.recipe import recipe
 from residua.config.run import Run
 from residua.data.batches import TrainingBatches
 from residua.data.read import read_split
 from residua.errors import DataError, Interrupted
 from residua.net.build import build
-from residua.training import loop
 from residua.training.distributed import join_process_group
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
+from residua.training.progress import TrainingProgress
 from residua.training.run import train_run
 from residua.training.step import TrainingStep
 from residua.training.sync_batchnorm import convert_to_sync_modules
@@ -35,7 +37,7 @@ RESNET, PRERESNET, FC_RESNET = [
     network(name, input=(1, 8, 8)) for name in ("cifar-resnet8", "cifar-preresnet8", "fc-resnet10")
 ]
 DROP_PATH_RESNET = replace(RESNET, unit=replace(RESNET.unit, join=Drop(shortcut=0.1, branch=0.3)))
-CASES = {  # a network, and the parts of its batch
+CASES = {  # (network, BN splits of its batch)
     "batch": (RESNET, 1),
     "batch, pre-activation": (PRERESNET, 1),
     "batch, dropped": (DROP_PATH_RESNET, 1),
@@ -55,12 +57,14 @@ def never_stop():
 
 def make_short_run(parts):
     return Run(
-        DROP_PATH_RESNET, "digits", replace(recipe("small"), bn_splits=parts).with_duration(steps=12)
+        DROP_PATH_RESNET,
+        "digits",
+        replace(recipe("small"), bn_splits=parts).with_duration(steps=12),
     )
 
 
 def train_in_float64(case, group, steps=6):
-    """Losses, wrong answers and the state of a network after some steps in float64."""
+    """Losses, wrong predictions and the state of a network after some steps in float64."""
     (spec, parts), machine = CASES[case], Machine(CPU_DEVICE, "fp32", group=group)
     net = convert_to_sync_modules(build(spec).double(), parts, machine)
     step = TrainingStep(net, Sgd(), machine, parts)
@@ -71,7 +75,7 @@ def train_in_float64(case, group, steps=6):
         DATA.mean,
         DATA.std,
         0,
-        (group.rank, group.size),
+        (group.rank, group.world_size),
     )
     losses_and_wrong = []
     for i in range(steps):
@@ -82,7 +86,7 @@ def train_in_float64(case, group, steps=6):
 
 
 def evaluate_untrained(group):
-    """The score of an untrained network on batches of 50, of which the last is partial."""
+    """The score of an untrained network on batches of 50; the last one is partial."""
     net = build(RESNET).train()
     return evaluate_network(
         net,
@@ -100,7 +104,7 @@ def run_all_cases(folder, group):
         torch.save(train_in_float64(case, group), folder / f"{case}.pt")
     score = evaluate_untrained(group)
     torch.save([score.count, score.wrong, score.wrong5, score.loss], folder / "score.pt")
-    group.first_here(lambda: append_text(folder / "first", group.rank))
+    group.run_local_rank0_first(lambda: append_text(folder / "first", group.rank))
     train_run(
         make_short_run(4),
         folder / "bf16 parts",
@@ -116,7 +120,7 @@ def run_all_cases(folder, group):
         should_stop=never_stop,
     )
     calls = iter(range(100))
-    try:  # process 1 alone is asked to stop
+    try:  # only process 1 is asked to stop
         train_run(
             make_short_run(1),
             folder / "stopped",
@@ -136,7 +140,7 @@ def run_all_cases(folder, group):
     )
     if group.rank == 1:
         raise DataError("the disk of this machine is gone")
-    group.sum(torch.zeros(()))
+    group.all_reduce_sum(torch.zeros(()))
 
 
 def append_text(path, text):
@@ -145,8 +149,8 @@ def append_text(path, text):
 
 
 def run_cli_killed_once(arguments):
-    """`residua`; process 1 dies at step 12, unless torchrun has started it again.  Says at which steps there was progress."""
-    original_add, steps = loop.TrainingProgress.add_step, []
+    """Run `residua`, kill process 1 at step 12 of the first attempt, and print the steps taken."""
+    original_add, steps = TrainingProgress.add_step, []
 
     def add_or_die(progress, loss, wrong):
         steps.append(progress.step)
@@ -158,7 +162,7 @@ def run_cli_killed_once(arguments):
         ):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    loop.TrainingProgress.add_step = add_or_die
+    TrainingProgress.add_step = add_or_die
     code = main(arguments)
     print(f"steps {steps[0]} to {steps[-1]}")
     return code

@@ -1,4 +1,4 @@
-"""Short runs on digits, and what they leave."""
+"""Short runs on digits, and readers of their results."""
 
 import torch
 from safetensors.torch import load_file
@@ -29,7 +29,7 @@ def never_stop():
 
 
 def stop_after(steps):
-    """In place of Ctrl-C: asks to stop after so many steps."""
+    """A `should_stop` that becomes true after `steps` steps, in place of Ctrl-C."""
     remaining_steps = iter(range(steps))
     return lambda: next(remaining_steps, None) is None
 

@@ -1,4 +1,4 @@
-"""The rows of the 2016 paper's tables train, or fail as the paper says."""
+"""The variants in the tables of He et al. 2016 train."""
 
 from dataclasses import replace
 from math import isfinite
@@ -28,7 +28,7 @@ ABLATION_ROWS |= {
 
 
 def compute_losses(unit, steps=50):
-    """The loss of each step of a 20-layer net, by the recipe for small data."""
+    """The loss of each step of a 20-layer net, trained by the recipe `small`."""
     small_recipe = recipe("small").with_duration(steps=steps)
     base = network("cifar-resnet20", input=DIGITS.input)
     units = 18 // (3 * len(unit.kernels))

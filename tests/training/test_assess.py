@@ -11,7 +11,7 @@ from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.data.decode import decode_image, preprocess_image
 from residua.data.read import Images, NamedImages, read_preprocessed_split, read_split
-from residua.data.sources.image_folder import resolve_dataset
+from residua.data.sources.resolve import resolve_dataset
 from residua.errors import UsageError
 from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
 from residua.training.assess import (
@@ -60,7 +60,7 @@ def test_assess_counts_the_same_errors_as_evaluate(model_folder, mirror):
 
 
 def make_hand_counted_example():
-    """Five images of three classes, of levels 0 to 4, and log probabilities."""
+    """Five images of three classes with pixel values 0 to 4, and log probabilities."""
     p = np.array(
         [[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.02, 0.01, 0.97], [0.3, 0.6, 0.1], [0.1, 0.1, 0.8]],
         np.float32,
@@ -119,7 +119,7 @@ def test_split_all_means_the_images_of_all_three_splits(model_folder):
 
 
 def test_evaluation_and_prediction_preprocess_photos_bit_identically(tmp_path, monkeypatch):
-    """By each way to resize, from the files alone; a damaged one is left out and named."""
+    """With each kind of resizing, directly from files; a damaged file is skipped and named."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for k, (split, name) in enumerate((s, c) for s in ("train", "test") for c in ("cat", "dog")):
         place = tmp_path / "data" / split / name
@@ -173,11 +173,12 @@ def test_the_split_used_for_calibration_is_refused_for_reporting(model_folder):
     for split in ("dev", "all"):
         with pytest.raises(
             UsageError,
-            match="--calibrate fits on the dev split, which then says nothing of the fit",
+            match="--calibrate fits on the dev split, "
+            "so an evaluation on it would be too optimistic",
         ):
             evaluate_model_folder(model_folder, DIGITS, split, CPU_FP32, calibrate=True)
     with pytest.raises(
-        UsageError, match="a mirror image in digits may be of another class: leave --mirror out"
+        UsageError, match="a mirror image of digits may belong to another class: remove --mirror"
     ):
         evaluate_model_folder(model_folder, DIGITS, "test", CPU_FP32, mirror=True)
     assert (model_folder / "config.json").read_bytes() == before
@@ -190,6 +191,8 @@ def test_a_model_with_other_classes_is_refused_with_the_difference(model_folder,
         replace(config, classes=(*config.classes[:9], "ten")),
         tmp_path / "m",
     )
-    with pytest.raises(UsageError, match="knows other classes than digits: ten there, 9 here"):
+    with pytest.raises(
+        UsageError, match="knows other classes than digits: ten in the model, 9 in the data"
+    ):
         evaluate_model_folder(tmp_path / "m", DIGITS, "test", CPU_FP32)
     assert "temperature" not in json.loads((model_folder / "config.json").read_text())

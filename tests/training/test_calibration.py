@@ -13,7 +13,7 @@ from tests import third_party  # noqa: F401 -- torchmetrics imports torchvision
 
 
 def sample_calibrated_scores(count=4000, classes=5, temperature=1.0, seed=0):
-    """Scores whose softmax at `temperature` is true: each label is drawn from it."""
+    """Scores that are calibrated at `temperature`: labels are drawn from their softmax."""
     generator = np.random.default_rng(seed)
     scores = generator.normal(0, 3, (count, classes)).astype(np.float32)
     p = softmax(scores / temperature, axis=1)
@@ -59,7 +59,7 @@ def test_cross_fitting_never_uses_an_image_for_its_own_temperature():
     scores, labels = sample_calibrated_scores(400, temperature=2.0)
     before = cross_fit_temperatures(scores, labels)
     assert set(before[::2, 0]).isdisjoint(before[1::2, 0])
-    labels[::2] = 0  # of the even images
+    labels[::2] = 0  # changes the temperatures of odd images alone
     after = cross_fit_temperatures(scores, labels)
     assert np.array_equal(before[::2], after[::2])
     assert not np.array_equal(before[1::2], after[1::2])

@@ -1,11 +1,11 @@
-"""A step as one CUDA graph does what the same step does kernel by kernel."""
+"""A step as one CUDA graph computes the same as kernel by kernel."""
 
 import pytest
 import torch
 
-from residua.config.recipe import Muon, Sgd
+from residua.config.optimisers import Muon, Sgd
 from residua.data.counter_rng import random_bits_from_keys
-from residua.net.build import create_model
+from residua.net.create import create_model
 from residua.training.cuda_graph import WARMUP_CALLS
 from residua.training.machine import detect_machine
 from residua.training.step import TrainingStep

@@ -1,4 +1,4 @@
-"""Real processes, started by torchrun: what they compute together is what one computes alone."""
+"""Processes started by torchrun compute together what one process computes alone."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import torch
 from residua.cli.main import main
 from residua.config.recipe import recipe
 from residua.errors import Interrupted, TrainingError, UsageError
-from residua.net.fused_bn import describe_fused_kernels
+from residua.net.fused_bn_kernels import describe_fused_kernels
 from residua.record import RunRecord
 from residua.training.checkpoint import list_checkpoints
 from residua.training.distributed import (
@@ -58,7 +58,7 @@ CPU_FP32 = Machine(CPU_DEVICE, "fp32")
 
 
 def start_torchrun(logs, *command, processes=2, restarts=0):
-    """A process of torchrun's that keeps what each of ours says in a file of `logs`."""
+    """Start torchrun, with the output of each of its processes in files under `logs`."""
     options = [
         "--standalone",
         f"--nproc-per-node={processes}",
@@ -76,7 +76,7 @@ def start_torchrun(logs, *command, processes=2, restarts=0):
 
 
 def wait_for_torchrun(process, seconds=180):
-    """Whether torchrun ended well, and what it said itself."""
+    """Whether torchrun succeeded, and its own standard error."""
     _, stderr = process.communicate(timeout=seconds)
     return process.returncode == 0, stderr
 
@@ -97,7 +97,10 @@ def max_abs_difference(ours, theirs):
 
 @pytest.fixture(scope="module")
 def distributed_results(tmp_path_factory):
-    """What four processes left of all cases of many.py; one process began the run `from one`."""
+    """The folder in which four processes wrote all cases of distributed_worker.py.
+
+    The run `from one` was started by one process.
+    """
     folder = tmp_path_factory.mktemp("together")
     with pytest.raises(Interrupted):
         train_run(
@@ -116,7 +119,7 @@ def distributed_results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cli_run_folder(tmp_path_factory):
-    """A run of the command line, by two processes with a part each."""
+    """A run of the command line by two processes, with one BN split each."""
     folder = tmp_path_factory.mktemp("commanded")
     done, errors = wait_for_torchrun(
         start_torchrun(
@@ -129,7 +132,10 @@ def cli_run_folder(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_four_processes_compute_the_same_as_one_in_float64(distributed_results, case):
-    """Weights, running statistics, losses, wrong answers: a part by four processes, a part by two, and two parts by one."""
+    """Weights, running statistics, losses and wrong predictions.
+
+    The cases have four processes per BN split, two per split, and one for two splits.
+    """
     ours, theirs = (
         torch.load(distributed_results / f"{case}.pt"),
         train_in_float64(case, DataParallelGroup()),
@@ -203,7 +209,8 @@ def test_synchronised_batchnorm_does_not_use_fused_kernels(distributed_results):
 
 
 def test_all_processes_stop_when_one_is_asked_to(distributed_results):
-    sentence = f"stopped at step 5 of 12: add --resume to go on, with --out {distributed_results / 'stopped'}"
+    folder = distributed_results / "stopped"
+    sentence = f"stopped at step 5 of 12: add --resume to continue, with --out {folder}"
     assert (distributed_results / "stopped at").read_text().splitlines() == [sentence] * 4
 
 
@@ -220,7 +227,8 @@ def test_a_run_resumes_with_another_number_of_processes_and_reports_it(
         should_stop=never_stop,
     )
     assert notes[:2] == [
-        "begun by 4 processes, goes on with 1: the same batches, and the same results but for rounding",
+        "started with 4 processes, resuming with 1: "
+        "the same batches, and the same results up to rounding",
         "",
     ]
     train_run(
@@ -287,7 +295,7 @@ def test_ctrl_c_stops_all_processes_at_a_checkpoint(tmp_path):
     process.send_signal(signal.SIGINT)
     wait_for_torchrun(process)
     found = re.search(
-        r"residua: stopped at step (\d+) of 3,000: add --resume to go on",
+        r"residua: stopped at step (\d+) of 3,000: add --resume to continue",
         read_log(tmp_path / "logs", 0),
     )
     assert found
@@ -308,7 +316,10 @@ def test_an_indivisible_batch_is_refused_with_one_line_by_rank_0(tmp_path):
         )
     )
     assert not done
-    sentence = "residua: a batch of 63 does not divide over 2 processes: choose batch_size=62 or batch_size=64\n"
+    sentence = (
+        "residua: a batch of 63 cannot be split evenly over 2 processes: "
+        "choose batch_size=62 or batch_size=64\n"
+    )
     assert read_log(tmp_path / "logs", 0) == sentence
     assert read_log(tmp_path / "logs", 1) == ""
     assert not (tmp_path / "run").exists()
@@ -317,27 +328,40 @@ def test_an_indivisible_batch_is_refused_with_one_line_by_rank_0(tmp_path):
 @pytest.mark.parametrize(
     ("batch_size", "parts", "size", "sentence"),
     [
-        (1, 1, 4, "a batch of 1 does not divide over 4 processes: choose batch_size=4"),
+        (1, 1, 4, "a batch of 1 cannot be split evenly over 4 processes: choose batch_size=4"),
         (
             66,
             4,
             2,
-            "a batch of 66 does not divide into 4 parts: choose batch_size=64 or batch_size=68",
+            "a batch of 66 cannot be split evenly into 4 parts: "
+            "choose batch_size=64 or batch_size=68",
         ),
-        (64, 3, 2, "3 parts do not divide over 2 processes: choose parts=2 or parts=4"),
+        (
+            64,
+            3,
+            2,
+            "3 parts of a batch cannot be split evenly over 2 processes: choose parts=2 or parts=4",
+        ),
         (
             64,
             3,
             1,
-            "a batch of 64 does not divide into 3 parts: choose batch_size=63 or batch_size=66",
+            "a batch of 64 cannot be split evenly into 3 parts: "
+            "choose batch_size=63 or batch_size=66",
         ),
-        (64, 4, 6, "4 parts do not divide over 6 processes: choose parts=3 or parts=6"),
+        (
+            64,
+            4,
+            6,
+            "4 parts of a batch cannot be split evenly over 6 processes: choose parts=3 or parts=6",
+        ),
     ],
 )
 def test_unequal_shares_are_refused_with_the_nearest_valid_sizes(batch_size, parts, size, sentence):
     with pytest.raises(UsageError) as refused:
         assign_batch_share(
-            replace(recipe("small"), batch_size=batch_size, bn_splits=parts), DataParallelGroup(0, size)
+            replace(recipe("small"), batch_size=batch_size, bn_splits=parts),
+            DataParallelGroup(0, size),
         )
     assert str(refused.value) == sentence
 
@@ -385,12 +409,14 @@ def test_a_failed_rendezvous_is_reported(monkeypatch):
         set_torchrun_environment(monkeypatch, 0, port)
         with pytest.raises(
             TrainingError,
-            match=f"^127.0.0.1:{port} is in use: choose another MASTER_PORT, or start by torchrun",
+            match=f"^127.0.0.1:{port} is in use: "
+            "choose another MASTER_PORT, or start with torchrun",
         ):
             join_process_group(timedelta(seconds=1)).__enter__()
     with pytest.raises(
         TrainingError,
-        match=f"^1 of 2 processes came to 127.0.0.1:{port} within 1 seconds: start the others too",
+        match=f"^1 of 2 processes arrived at 127.0.0.1:{port} within 1 seconds: "
+        "start the others too",
     ):
         join_process_group(timedelta(seconds=1)).__enter__()
     set_torchrun_environment(monkeypatch, 1, port)
@@ -404,7 +430,8 @@ def test_more_processes_than_gpus_are_refused_on_every_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(
-        UsageError, match="^2 processes here, but 1 GPU: start one for each at most$"
+        UsageError,
+        match="^2 processes on this machine, but 1 GPU: start at most one process per GPU$",
     ):
         join_process_group().__enter__()
 

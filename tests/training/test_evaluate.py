@@ -10,7 +10,7 @@ CPU_FP32 = Machine(torch.device("cpu"), "fp32")
 
 
 class BrightnessClassifier(nn.Module):
-    """Scores class k by how near the image's level is to k."""
+    """Scores class k by how close the mean of an image is to k."""
 
     def forward(self, images):
         return -((images.mean((1, 2, 3))[:, None] - torch.arange(8.0)) ** 2)
@@ -36,7 +36,7 @@ def test_each_image_counts_once_for_any_batch_size(batch_size):
 
 
 class LeftRightClassifier(nn.Module):
-    """Scores two classes by the levels of the left and the right half."""
+    """Scores two classes by the left and the right column of an image."""
 
     def forward(self, images):
         return images.mean((1, 2))
@@ -52,9 +52,8 @@ def test_mirrored_images_are_averaged():
     assert plain.wrong == 1
     p = torch.stack([pixels[:, 0, 0].float(), pixels[:, 0, 0].float().flip(1)]).softmax(2).mean(0)
     assert mirrored.loss == pytest.approx(nn.functional.nll_loss(p.log(), images.labels).item())
-    assert mirrored.loss == pytest.approx(
-        torch.tensor(2.0).log().item()
-    )  # of a sum of both views, nobody can tell the sides
+    # the mean of both views is symmetric, so each side has probability 1/2
+    assert mirrored.loss == pytest.approx(torch.tensor(2.0).log().item())
 
 
 def test_a_net_is_evaluated_in_eval_mode_and_its_mode_is_restored():

@@ -1,4 +1,4 @@
-"""What holds on a CPU holds on a GPU too."""
+"""What the tests check on a CPU also holds on a GPU."""
 
 import json
 
@@ -7,9 +7,9 @@ import torch
 
 from residua.cli.main import main
 from residua.config.memory import estimate_step_bytes
-from residua.config.recipe import Sgd
+from residua.config.optimisers import Sgd
 from residua.errors import Interrupted
-from residua.net.build import create_model
+from residua.net.create import create_model
 from residua.net.model_folder import from_pretrained
 from residua.training.machine import detect_machine
 from residua.training.run import train_run
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
     "model", ["cifar-resnet20", "cifar-preresnet20,join=drop-path", "cifar-highway8"]
 )
 def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
-    """With a step as one graph, captured anew after each interruption."""
+    """With a CUDA graph, which is captured anew after each interruption."""
     run = make_digits_run(model, steps=24)
     train_run(
         run,
@@ -67,7 +67,7 @@ def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
 
 @pytest.mark.parametrize("model", ["cifar-resnet20", "cifar-preresnet20", "cifar-plain20"])
 def test_scores_in_fp32_match_float64(model):
-    """TF32 would miss them by 1e-3."""
+    """TF32 would be off by 1e-3."""
     here = detect_machine("fp32")
     images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     exact, net = (
@@ -80,7 +80,7 @@ def test_scores_in_fp32_match_float64(model):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_gradients_in_fp32_match_float64(stride):
-    """Of one layer, as a deep net's gradients jump where rounding moves a sum over the edge of a ReLU."""
+    """For one layer: in a deep net rounding flips some ReLUs, and gradients change abruptly."""
     here = detect_machine("fp32")
     exact = torch.nn.Conv2d(16, 32, 3, stride, 1, dtype=torch.float64)
     layer = here.prepare_model(torch.nn.Conv2d(16, 32, 3, stride, 1))

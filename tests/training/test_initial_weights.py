@@ -1,4 +1,4 @@
-"""Runs that start from the weights of a model folder."""
+"""Runs with initial weights from a model folder."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ DIGITS = get_dataset("digits")
 
 @pytest.fixture
 def model_folder(tmp_path):
-    """A model folder for digits, with a preprocessing of its own."""
+    """A model folder for digits, with a mean and std of its own."""
     spec = network("cifar-resnet8", input=DIGITS.input)
     config = ModelConfig(network=spec, classes=DIGITS.classes, mean=(0.25,), std=(0.5,))
     save_pretrained(build(spec, seed=9), config, tmp_path / "start")
@@ -45,7 +45,7 @@ def test_a_run_starts_from_the_weights_and_preprocessing_of_a_folder(model_folde
     assert main(["train", "digits", "--from", str(model_folder), "--out", str(out), *options]) == 0
     before, after = from_pretrained(model_folder), from_pretrained(out / "last")
     for a, b in zip(before.parameters(), after.parameters(), strict=True):
-        assert torch.equal(a, b)  # a rate of 0 leaves them where they were
+        assert torch.equal(a, b)  # unchanged by a learning rate of 0
     assert not torch.equal(before.stem[1].running_mean, after.stem[1].running_mean)
     config = read_model_config(out / "last")
     assert (config.mean, config.std) == ((0.25,), (0.5,))

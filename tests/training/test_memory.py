@@ -1,4 +1,4 @@
-"""The memory that a run needs: foreseen, measured, and whether it is there."""
+"""The memory that a run needs: estimated, measured, and compared with what is free."""
 
 import json
 import re
@@ -38,10 +38,11 @@ from tests.training.short_runs import (
 )
 
 GIB = 2**30
+DIGITS = get_dataset("digits")
 
 
 def measure_peak_bytes(function):
-    """Bytes of tensors at most, beside those that are there before."""
+    """Peak bytes of the tensors that a call allocates."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     live = most = 0
@@ -75,7 +76,7 @@ def test_a_step_takes_the_estimated_memory(name, precision, way):
         torch.randn(16, *spec.input),
         torch.arange(16) % 10,
     )
-    step(images, labels, 0.1)  # makes the momentum
+    step(images, labels, 0.1)  # allocates the momentum
     found = (
         measure_peak_bytes(lambda: [step(images, labels, 0.1) for _ in range(2)]) + images.nbytes
     )
@@ -185,15 +186,18 @@ def test_a_run_that_does_not_fit_is_refused_with_a_suggestion_that_fits(share, m
     free = int(estimate.weights + estimate.data + share * estimate.activations)
     monkeypatch.setattr("residua.training.memory.available_memory", lambda device: free)
     with pytest.raises(TrainingError) as refused:
-        require_enough_memory(run, planned, CPU_FP32)
+        require_enough_memory(run, planned, DIGITS, CPU_FP32)
     suggestion = re.fullmatch(
-        r"cifar-resnet110 needs [\d.,]+ .iB of memory, and [\d.,]+ .iB are free: add --recompute (\w+)"
+        r"cifar-resnet110 needs [\d.,]+ .iB of memory, but only [\d.,]+ .iB is free: "
+        r"add --recompute (\w+)"
         r"(?:, which needs .*| --set batch_size=(\d+))",
         str(refused.value),
     )
     assert (suggestion[2] is not None) == (share == 0.05)
     fitting = make_digits_run("cifar-resnet110", batch_size=suggestion[2] or 1024)
-    require_enough_memory(fitting, planned, Machine(torch.device("cpu"), "fp32", suggestion[1]))
+    require_enough_memory(
+        fitting, planned, DIGITS, Machine(torch.device("cpu"), "fp32", suggestion[1])
+    )
 
 
 def test_a_too_large_run_gives_a_one_line_error_and_no_folder(tmp_path, monkeypatch, capsys):
@@ -201,7 +205,8 @@ def test_a_too_large_run_gives_a_one_line_error_and_no_folder(tmp_path, monkeypa
     for extra in ([], ["--dry-run"]):
         assert main(["train", "digits", "--steps", "2", "--out", str(tmp_path / "r"), *extra]) == 1
         assert re.fullmatch(
-            r"residua: cifar-resnet20 needs \d+ MiB of memory, and 1 MiB are free: not even a batch of one image fits\n",
+            r"residua: cifar-resnet20 needs \d+ MiB of memory, but only 1 MiB is free: "
+            r"not even a batch of one image fits\n",
             capsys.readouterr().err,
         )
     assert not (tmp_path / "r").exists()
@@ -210,8 +215,11 @@ def test_a_too_large_run_gives_a_one_line_error_and_no_folder(tmp_path, monkeypa
 def test_train_prints_the_memory_estimate_first_and_dry_run_gives_it_in_bytes(tmp_path, capsys):
     options = ["train", "digits", "--model", "cifar-resnet8", "--steps", "2", "--recompute", "sqrt"]
     assert main([*options, "--out", str(tmp_path / "r")]) == 0
-    said = "residua: memory [0-9.]+ .iB with --recompute sqrt: activations .*, weights, .* momentum .*, data .*; .* are free"
-    assert re.search(said, capsys.readouterr().err)
+    pattern = (
+        "residua: estimated memory [0-9.]+ .iB with --recompute sqrt: "
+        "activations .*, weights, .* momentum .*, data .*; .* free"
+    )
+    assert re.search(pattern, capsys.readouterr().err)
     assert (
         json.loads((tmp_path / "r" / "run.json").read_text())["environment"]["recompute"] == "sqrt"
     )

@@ -1,4 +1,4 @@
-"""Training on a folder of photographs: what is chosen, where it starts from, and that it ends in the same bits."""
+"""Training on a folder of photos: automatic choices, initial weights, bit-identical resuming."""
 
 import json
 from dataclasses import replace
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from residua.cli.main import main
+from residua.config.augmentation import Augmentation
 from residua.config.memory import estimate_data_bytes
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.papers import network
-from residua.config.recipe import Augmentation
 from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images
 from residua.data.read import Images
-from residua.data.sources.image_folder import cached_image_side, list_image_dataset, resolve_dataset
+from residua.data.sources.resolve import cached_image_side, list_image_dataset, resolve_dataset
 from residua.net.build import build
 from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
 from residua.training.auto_config import choose_config
@@ -38,7 +38,7 @@ SMALL_OPTIONS = [
 
 @pytest.fixture(scope="module")
 def photo_folder(tmp_path_factory):
-    """Three classes of 16 images to train on and 6 to test on."""
+    """Three classes with 16 training images and 6 test images each."""
     root = tmp_path_factory.mktemp("photos") / "pets"
     for split, count in (("train", 16), ("val", 6)):
         for name, channel in CLASS_CHANNELS.items():
@@ -76,17 +76,18 @@ def test_training_on_a_folder_gives_a_classifier_with_its_classes(photo_folder, 
         20,
         (3, 16, 16),
     )
-    assert "network" not in err.partition("step")[0]  # what is said by the user is not explained
+    assert "network" not in err.partition("step")[0]  # choices of the user are not explained
     assert json.loads((tmp_path / "r" / "run.json").read_text())["run"]["dataset"] == str(
         photo_folder
     )
     assert main(["report", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r" / "report.html").read_text()
     assert "Pets, 3 classes" in page
-    assert (
-        "images are parts of 35\N{NO-BREAK SPACE}% or more of a photograph, brought to one size, mirrored at random"
-        in page
+    augmentation = (
+        "images are crops of 35\N{NO-BREAK SPACE}% or more of a photo, resized to one size, "
+        "mirrored at random"
     )
+    assert augmentation in page
 
 
 def test_automatic_choices_are_reported_with_their_reasons(photo_folder, capsys):
@@ -103,7 +104,7 @@ def test_automatic_choices_are_reported_with_their_reasons(photo_folder, capsys)
     )
     assert (
         chosen.reasons["model"]
-        == "network cifar-resnet20, made for images as small as these, of 40 pixels"
+        == "network cifar-resnet20: it is made for small images, and these have 40 pixels"
     )
     assert chosen.recipe.batch_size == 12
     assert (
@@ -188,7 +189,7 @@ def test_vlad_is_fitted_on_center_crops(photo_folder, tmp_path, capsys):
 
 @pytest.fixture
 def model_folder(tmp_path):
-    """A folder of a model for other classes, of images of 16 pixels."""
+    """A model folder for five other classes and images of 16 x 16 pixels."""
     spec = network("cifar-resnet8", input=(3, 16, 16), classes=5)
     config = ModelConfig(network=spec, classes=tuple("vwxyz"), mean=(0.5,) * 3, std=(0.25,) * 3)
     save_pretrained(build(spec, seed=9), config, tmp_path / "start")
@@ -211,7 +212,7 @@ def test_a_model_with_other_classes_gets_a_new_head_and_keeps_its_body(
     ]
     code, _, err = run_train(capsys, photo_folder, "--from", model_folder, *options)
     assert code == 0
-    assert "recipe tuning" not in err  # --steps says how long
+    assert "recipe tuning" not in err  # the duration is given by --steps
     old, new = (
         from_pretrained(model_folder).state_dict(),
         from_pretrained(tmp_path / "r" / "last").state_dict(),
@@ -306,7 +307,7 @@ def test_a_torchvision_weight_file_is_recognised_and_fine_tuned(photo_folder, tm
 def test_photos_that_do_not_fit_in_memory_get_a_size_suggestion_that_does(photo_folder):
     data = replace(resolve_dataset(str(photo_folder), (3, 224, 224)), num_images=1_000_000)
     assert suggest_smaller_images(data, 10 * 2**30) == (
-        "1,000,000 photographs of 224 x 224 pixels alone need 183.1 GiB, so add --size 51"
+        "1,000,000 photos of 224 x 224 pixels alone need 183.1 GiB, so add --size 51"
     )
     kept = replace(data, input=(3, 51, 51), resize=cached_image_side(51))
     assert (
@@ -314,7 +315,7 @@ def test_photos_that_do_not_fit_in_memory_get_a_size_suggestion_that_does(photo_
         <= 10 * 2**30
         < estimate_data_bytes(replace(kept, input=(3, 53, 53), resize=cached_image_side(53)), 0)
     )
-    assert suggest_smaller_images(data, 1000).endswith("so give fewer of them")
+    assert suggest_smaller_images(data, 1000).endswith("so use fewer of them")
 
 
 def test_impossible_options_give_a_one_line_error(photo_folder, tmp_path, capsys):
@@ -336,7 +337,7 @@ def test_impossible_options_give_a_one_line_error(photo_folder, tmp_path, capsys
         == "residua: --size 4 is impossible: give 8 to 1024 pixels"
     )
     (tmp_path / "x.pth").write_bytes(b"no weights")
-    assert "is damaged, or no file of torch.save" in get_error_line(
+    assert "is damaged or not written by torch.save" in get_error_line(
         photo_folder, "--from", tmp_path / "x.pth"
     )
     assert "there is no file or folder" in get_error_line(
@@ -377,13 +378,13 @@ def test_balance_samples_each_class_equally_often(photo_folder):
             for epoch in range(3)
         ]
     )
-    assert len(indices_seen.unique()) > 60  # the rest of a large class comes later
+    assert len(indices_seen.unique()) > 60  # later epochs use the rest of a large class
     rare_class_images = [
         x for step in range(10) for x, y in zip(*batches.make_batch(step), strict=True) if y == 2
     ]
     assert (
         len({x.numpy().tobytes() for x in rare_class_images}) > 30
-    )  # one image, but each time another crop
+    )  # one image, but a new crop each time
 
 
 def test_two_processes_see_the_same_batches_as_one(photo_folder):

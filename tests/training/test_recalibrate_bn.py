@@ -33,7 +33,7 @@ def test_inside_the_context_statistics_are_those_of_the_images():
         assert norm.running_mean.item() == pytest.approx(x.mean().item(), abs=1e-6)
         assert norm.running_var.item() == pytest.approx(
             x.var().item(), rel=1e-3
-        )  # a mean of two batches' variances
+        )  # the mean of the variances of two batches
         assert not norm.training
     assert (norm.running_mean.item(), norm.running_var.item(), norm.momentum) == (0, 1, 0.1)
 
@@ -45,7 +45,7 @@ def test_the_network_is_restored_bit_identically_even_after_a_failure():
         score_with_recalibrated_bn(net, make_random_images(60), MEAN, STD, CPU_FP32)
         for _ in range(2)
     ]
-    assert first == second  # nothing is dropped at random
+    assert first == second  # no drop-path
     with (
         pytest.raises(ZeroDivisionError),
         recalibrated_batchnorm(net, make_random_images(60), MEAN, STD, CPU_FP32),
@@ -58,7 +58,7 @@ def test_the_network_is_restored_bit_identically_even_after_a_failure():
 
 
 def test_recalibration_corrects_lagging_running_averages():
-    """After a few steps of training running averages are still those of the beginning, and the error they give is a guess's."""
+    """After a few steps the running averages are almost the initial ones: chance error."""
     images = read_split(get_dataset("digits"), "train")[slice(0, 600)]
     net = residua.create_model("cifar-resnet8", input=(1, 8, 8))
     for norm in list_unfrozen_batchnorms(net):

@@ -1,4 +1,4 @@
-"""A run goes on as if nothing had happened: after Ctrl-C, a kill, a damaged checkpoint, a full disk."""
+"""Resuming is bit-identical: after Ctrl-C, a kill, a damaged checkpoint or a full disk."""
 
 import json
 import shutil
@@ -91,7 +91,7 @@ def test_dropout_depends_only_on_seed_and_step(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_killed_after_a_checkpoint_resumes_from_it(tmp_path, precision):
-    """As on this machine by itself: channels-last, bf16; the checkpoint is older than the last line of measurements."""
+    """The checkpoint is older than the last metrics line, and the layout is channels-last."""
     run, machine = make_digits_run(steps=55), Machine(torch.device("cpu"), precision)
     train_run(run, tmp_path / "whole", machine, on_progress=ignore_progress, should_stop=never_stop)
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     shutil.copytree(
         tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints", dirs_exist_ok=True
     )
-    with pytest.raises(RecordError, match="checkpoints holds those of another network"):
+    with pytest.raises(RecordError, match="checkpoints holds checkpoints of another network"):
         train_run(
             make_digits_run("cifar-resnet14"),
             tmp_path / "b",
@@ -240,7 +240,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, how):
         should_stop=never_stop,
     )
     assert f"{newest} is damaged: " in notes[0]
-    assert notes[0].endswith("; going on from the one before, step-000000020.safetensors")
+    assert notes[0].endswith("; resuming from the earlier step-000000020.safetensors")
     assert set(notes[1:]) == {""}
     ours, theirs = load_last_weights(tmp_path / "r"), load_last_weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -269,10 +269,10 @@ def test_when_all_checkpoints_are_damaged_they_are_reported(tmp_path):
             on_progress=ignore_progress,
             should_stop=never_stop,
         )
-    checksum = "its checksum is not that of its content"
+    checksum = "its checksum does not match its content"
     assert (
-        str(refused.value)
-        == f"{path} is damaged: {checksum}, and there is no other: remove the folder to begin anew"
+        str(refused.value) == f"{path} is damaged: {checksum}, and there is no other checkpoint: "
+        "delete the folder to start over"
     )
 
 
@@ -323,9 +323,11 @@ def test_resuming_on_a_changed_data_set_is_refused(tmp_path, monkeypatch):
         )
     changed = read_split(get_dataset("digits"), "train")
     changed.pixels[0, 0, 0, 0] ^= 1
-    monkeypatch.setattr("residua.training.run.read_split", lambda data, split, folder: changed)
+    monkeypatch.setattr(
+        "residua.training.prepared_run.read_split", lambda data, split, folder: changed
+    )
     with pytest.raises(
-        UsageError, match="begun on other images, the data have changed: choose another --out"
+        UsageError, match="begun on other images: the data have changed, so choose another --out"
     ):
         train_run(
             make_digits_run(),
@@ -353,7 +355,7 @@ TRAIN_COMMAND = [
 
 
 def start_training(folder):
-    """A training process that has written its first line of measurements."""
+    """Start a training process, and wait until it has written its first metrics line."""
     process = subprocess.Popen(
         [*TRAIN_COMMAND, "--resume", "--out", str(folder)],
         stderr=subprocess.PIPE,
@@ -377,7 +379,7 @@ def test_a_run_stopped_by_ctrl_c_can_be_resumed(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "add --resume to go on, with --out" in errors.splitlines()[-1]
+    assert "add --resume to continue, with --out" in errors.splitlines()[-1]
     assert list_checkpoints(tmp_path / "r" / "checkpoints")
     subprocess.run(
         [*TRAIN_COMMAND, "--resume", "--out", str(tmp_path / "r")], check=True, capture_output=True
@@ -399,7 +401,7 @@ def test_a_killed_run_can_be_resumed(tmp_path):
 
 
 def test_a_full_disk_gives_a_one_line_error_and_loses_nothing(tmp_path):
-    """A limit on the size of files stands in for the disk: measurements fit, a model or a checkpoint does not."""
+    """A limit on file sizes stands in for a full disk: metrics fit, but no checkpoint or model."""
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -1,4 +1,4 @@
-"""Whole runs on the digits: golden trace, resume, failures."""
+"""Whole runs on digits: golden losses, records, failures."""
 
 import os
 import re
@@ -55,7 +55,7 @@ GOLDEN_LOSSES = [
 
 
 def test_the_losses_of_twenty_steps_match_the_golden_values(tmp_path):
-    """Through the whole of `train`: order, augmentation, schedule and decay of he2015, dev error and all."""
+    """Through all of `train_run`, with order, augmentation, schedule and decay of he2015."""
     run = Run(
         network("cifar-resnet8", input=(1, 8, 8)),
         "digits",
@@ -71,7 +71,7 @@ def test_the_losses_of_twenty_steps_match_the_golden_values(tmp_path):
     losses = [line["loss"] for line in read_metrics_without_times(tmp_path / "r")]
     assert losses == pytest.approx(
         GOLDEN_LOSSES, rel=5e-4
-    )  # CPUs round otherwise, by up to 2.2e-4 so far
+    )  # CPUs differ in rounding, by at most 2.2e-4 so far
 
 
 def test_a_run_writes_a_readable_record(tmp_path):
@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step_and_keeps_the_check
 def test_a_batch_larger_than_the_data_is_refused_and_no_folder_is_made(tmp_path):
     with pytest.raises(
         UsageError,
-        match="a batch of 2000 is larger than the 1288 training images: choose at most that",
+        match="batch size 2000 exceeds the 1288 training images: choose at most 1288",
     ):
         train_run(
             make_digits_run(batch_size=2000),
@@ -264,13 +264,14 @@ def test_a_run_that_does_not_start_learning_gets_one_note_with_remedies(tmp_path
     assert train_and_collect_notes(0.05, 80) == []
     [note] = train_and_collect_notes(0.0, 80)
     assert re.match(
-        r"the training error is still (8[5-9]|9[0-9]) % at step 40, where guessing gives 89 %: ",
+        r"the training error is still (8[5-9]|9[0-9]) % at step 40; guessing gives 89 %: ",
         note,
     )
-    assert (
-        "a lower rate (--set schedule.lr=...), a warm-up (--recipe he2016), or, if it is plain, shortcuts"
-        in note
+    remedies = (
+        "a lower learning rate (--set schedule.lr=...), a warm-up (--recipe he2016), "
+        "or, if it is plain, shortcuts"
     )
+    assert remedies in note
 
 
 def test_sigterm_requests_a_stop_and_its_handler_is_restored():

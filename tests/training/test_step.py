@@ -3,17 +3,21 @@ import torch
 from torch import nn
 
 from residua import create_model
-from residua.config.recipe import AdamW, Muon, RmsProp, Sgd
+from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
 from residua.training.machine import Machine
 from residua.training.muon import MuonOptimiser as MuonOptimiser
-from residua.training.step import TrainingStep, make_parameter_groups
+from residua.training.optimisers import make_parameter_groups
+from residua.training.step import TrainingStep
 
 CPU_FP32 = Machine(torch.device("cpu"), "fp32")
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_a_step_follows_the_equations_of_momentum(nesterov):
-    """v <- 0.9 v + (g + wd w);  w <- w - lr v, or w - lr (g + wd w + 0.9 v) after Nesterov; float64, three steps."""
+    """v <- 0.9 v + (g + wd w);  w <- w - lr v, or with Nesterov w - lr (g + wd w + 0.9 v).
+
+    Three steps in float64.
+    """
     net = nn.Linear(3, 2).double()
     weight = net.weight.detach().clone()
     images, labels = torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
@@ -26,7 +30,7 @@ def test_a_step_follows_the_equations_of_momentum(nesterov):
         velocity = 0.9 * velocity + gradient
         weight = weight - lr * (gradient + 0.9 * velocity if nesterov else velocity)
         step(images, labels, lr)
-        assert (net.weight - weight).abs().max() < 1e-7  # scores are compared in fp32
+        assert (net.weight - weight).abs().max() < 1e-7  # the loss is computed in fp32
 
 
 def test_a_step_returns_the_mean_loss_and_the_wrong_answers_before_the_update():
@@ -97,19 +101,26 @@ def test_muon_makes_the_weights_of_units_orthogonal_and_trains_the_rest_by_momen
     units = [p for unit in net.units for p in unit.parameters() if p.dim() == 4]
     assert [id(p) for p in hidden["params"]] == [id(p) for p in units]
     assert len(units) + len(others["params"]) == len(list(net.parameters()))
-    assert (hidden["weight_decay"], hidden["orthogonal"], others["share"]) == (0.1, True, 3.0)
+    assert (hidden["weight_decay"], hidden["is_unit_weights"], others["lr_scale"]) == (
+        0.1,
+        True,
+        3.0,
+    )
 
 
 def test_a_muon_update_is_approximately_the_nearest_orthogonal_matrix():
-    """W <- (1 - lr wd) W - lr O, with O of the singular vectors of g + mu v, and of singular values near 1 (Jordan et al. 2024)."""
+    """W <- (1 - lr wd) W - lr O (Jordan et al. 2024).
+
+    O has the singular vectors of g + mu v, and singular values near 1.
+    """
     torch.manual_seed(0)
     weights = [torch.randn(shape) for shape in [(8, 4, 3, 3), (8, 4, 3, 3), (32, 2, 3, 3), (6, 20)]]
     weights[0] = weights[0].to(memory_format=torch.channels_last)
     parameters = [nn.Parameter(weight.clone()) for weight in weights]
     scale = nn.Parameter(torch.ones(4))
     groups = [
-        {"params": parameters, "weight_decay": 0.5, "orthogonal": True},
-        {"params": [scale], "share": 2.0},
+        {"params": parameters, "weight_decay": 0.5, "is_unit_weights": True, "lr_scale": 1.0},
+        {"params": [scale], "lr_scale": 2.0},
     ]
     optimiser, velocity = (
         MuonOptimiser(groups, momentum=0.9),
@@ -120,7 +131,7 @@ def test_a_muon_update_is_approximately_the_nearest_orthogonal_matrix():
         for p, g in zip([*parameters, scale], [*gradients, torch.full((4,), lr)], strict=True):
             p.grad = g.clone()
         for group in optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         optimiser.step()
         for i, g in enumerate(gradients):
             velocity[i] = 0.9 * velocity[i] + g
@@ -135,7 +146,10 @@ def test_a_muon_update_is_approximately_the_nearest_orthogonal_matrix():
 
 
 def test_adamw_decays_weights_separately_from_the_gradient():
-    """w <- w - lr wd w - lr m / (sqrt(v) + eps), whose first step is lr in size (Loshchilov & Hutter 2019, Alg. 2)."""
+    """w <- w - lr wd w - lr m / (sqrt(v) + eps) (Loshchilov & Hutter 2019, Alg. 2).
+
+    The first step has the size lr, apart from the decay.
+    """
     net = nn.Linear(3, 2).double()
     before = net.weight.detach().clone()
     step = TrainingStep(net, AdamW(weight_decay=0.1), CPU_FP32)

@@ -1,4 +1,4 @@
-"""VLAD from the data to its record, and through the command line."""
+"""VLAD from the data to its record, in Python and on the command line."""
 
 import json
 
@@ -35,7 +35,7 @@ def load_last_weights(folder):
 
 @pytest.fixture(scope="module")
 def fitted_run(tmp_path_factory):
-    """The folder of a run with the default VLAD, through the command line."""
+    """The folder of a run of the default VLAD, fitted by the command line."""
     folder = tmp_path_factory.mktemp("fitted") / "run"
     assert main(["train", "digits", "--model", "vlad", "--out", str(folder)]) == 0
     return folder
@@ -113,11 +113,11 @@ def test_a_finished_run_is_not_fitted_again(capsys, fitted_run):
 
 def test_an_interrupted_run_restarts_and_is_bit_identical(tmp_path):
     run = Run(make_vlad_classifier(SMALL_VLAD, DIGITS.input, 10), "digits", None)
-    steps = 1 + 21 + 10  # the dictionary, 64 images each, a class each
+    steps = 1 + 21 + 10  # dictionary, chunks of 64 images, classes
     for after in (1, 15, steps - 1):
         left = iter(range(after - 1))
         with pytest.raises(
-            Interrupted, match=f"stopped at step {after} of {steps}: add --resume to go on"
+            Interrupted, match=f"stopped at step {after} of {steps}: add --resume to continue"
         ):
             train_run(
                 run,
@@ -170,7 +170,7 @@ def test_sampled_patches_come_from_the_images():
 
 
 def test_images_without_contrast_can_be_fitted():
-    """Directions of no variance are not blown up: half of each image is blank."""
+    """Half of each image is blank: directions without variance are not amplified."""
     images = read_split(DIGITS, "train")
     images.pixels[:, :, 4:] = 0
     net = VladNetwork(
@@ -193,7 +193,7 @@ def test_a_class_without_images_is_reported():
     images = read_split(DIGITS, "train")
     images = Images(images.pixels[images.labels != 3], images.labels[images.labels != 3])
     with pytest.raises(
-        DataError, match="no training image is of class 3: an SVM needs some of each"
+        DataError, match="class 3 has no training images: an SVM needs images of every class"
     ):
         fit_vlad(
             VladNetwork(make_vlad_classifier("vlad", DIGITS.input, 10)),
@@ -287,6 +287,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path):
 def test_the_report_states_that_vlad_is_not_a_network(fitted_run):
     with pytest.raises(
         RecordError,
-        match=r"holds no network: what it made of digits stands in its run.json, under result",
+        match=r"holds no trained network, so there is no report: "
+        r"its result on digits is in its run",
     ):
         read_records(fitted_run)

@@ -1,0 +1,49 @@
+"""Sources of data sets: what they are called, where they are, and what they contain.
+
+resolve       a data set's name or location -> `Dataset`; the listing of any location
+listing       the listing that all sources have in common: entries, classes, splits, problems
+image_folder  a folder of photos, by split and class
+table         a CSV, TSV or parquet table of paths and labels
+webdataset    tar shards of samples
+huggingface   Hugging Face data sets, and parquet files of images
+download      the files of published data sets: found, or downloaded into the cache
+array_files   the files of CIFAR and MNIST -> images and labels
+"""
+
+from typing import TYPE_CHECKING
+
+from residua.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from residua.data.sources.download import find_dataset_folder as find_dataset_folder
+    from residua.data.sources.download import find_or_download as find_or_download
+    from residua.data.sources.download import get_cache_dir as get_cache_dir
+    from residua.data.sources.download import list_missing_files as list_missing_files
+    from residua.data.sources.download import list_user_data_folders as list_user_data_folders
+    from residua.data.sources.listing import DataProblem as DataProblem
+    from residua.data.sources.listing import EmbeddedFile as EmbeddedFile
+    from residua.data.sources.listing import ImageEntry as ImageEntry
+    from residua.data.sources.listing import ImageListing as ImageListing
+    from residua.data.sources.listing import Split as Split
+    from residua.data.sources.listing import problems_to_json as problems_to_json
+    from residua.data.sources.resolve import PhotoDataset as PhotoDataset
+    from residua.data.sources.resolve import cached_image_side as cached_image_side
+    from residua.data.sources.resolve import dataset_from_listing as dataset_from_listing
+    from residua.data.sources.resolve import largest_side_that_fits as largest_side_that_fits
+    from residua.data.sources.resolve import list_image_dataset as list_image_dataset
+    from residua.data.sources.resolve import resolve_dataset as resolve_dataset
+
+__getattr__, __dir__ = export_lazily(
+    __name__,
+    {
+        "listing": "DataProblem EmbeddedFile ImageEntry ImageListing Split problems_to_json",
+        "resolve": (
+            "cached_image_side dataset_from_listing largest_side_that_fits "
+            "PhotoDataset list_image_dataset resolve_dataset"
+        ),
+        "download": (
+            "find_dataset_folder find_or_download get_cache_dir list_missing_files "
+            "list_user_data_folders"
+        ),
+    },
+)

@@ -1,7 +1,6 @@
-"""Where a data set's files are: in a folder of the user's, in the cache, or fetched from the publisher into it."""
+"""The files of published data sets: in the user's folders, in the cache, or downloaded into it."""
 
 import gzip
-import hashlib
 import os
 import shutil
 import ssl
@@ -21,6 +20,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from residua.config.dataset import DataFile, Dataset, DownloadArchive
+from residua.data.checksums import compute_md5
 from residua.errors import DataError
 from residua.files import atomic_write, delete_path, try_lock_folder
 
@@ -32,50 +32,54 @@ NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SS
 def find_or_download(
     dataset: Dataset, data_dir: Path | None = None, files: tuple[DataFile, ...] = ()
 ) -> Path:
-    """The folder that holds `files`, by default all of the data set's.
+    """The folder that holds `files`, by default all files of the data set.
 
-    Looked for in `folder`, then $RESIDUA_DATA, then the cache; found nowhere, all are fetched into the cache.
-    Each of these is a folder of data sets, or the data set's own.  Raises DataError with what to do.
+    Searched are `data_dir`, $RESIDUA_DATA and the cache, in this order; each may be the data
+    set's own folder or a parent of it.  If none has the data set, it is downloaded into the
+    cache.  Raises DataError if a given folder is incomplete or the download fails.
     """
     files = files or dataset.train + dataset.test
     user_folders = list_user_data_folders(data_dir)
-    for option_name, place in user_folders:
-        if not place.is_dir():
+    for option_name, folder in user_folders:
+        if not folder.is_dir():
             raise DataError(
-                f"{option_name} is {place}, which is not a folder: give the one that holds {dataset.folder}"
+                f"{option_name} is {folder}, which is not a folder: "
+                f"give the one that holds {dataset.folder}"
             )
-        if dataset_folder := find_dataset_folder(place, dataset, files):
+        if dataset_folder := find_dataset_folder(folder, dataset, files):
             if missing_names := list_missing_files(dataset_folder, files):
                 raise DataError(
-                    f"{dataset_folder} lacks {', '.join(missing_names)} of {dataset.name}: add what is missing, or give another {option_name}"
+                    f"{dataset_folder} lacks {', '.join(missing_names)} of {dataset.name}: "
+                    f"add what is missing, or give another {option_name}"
                 )
             return dataset_folder
     cached_folder = get_cache_dir() / dataset.folder
     if list_missing_files(cached_folder, files):
-        download_dataset(dataset, cached_folder, [place for _, place in user_folders])
+        download_dataset(dataset, cached_folder, [folder for _, folder in user_folders])
     return cached_folder
 
 
 def list_user_data_folders(data_dir: Path | None) -> list[tuple[str, Path]]:
-    """Where the user says the data are, first choice first, and how it was said."""
+    """The data folders that the user gives, as (option or variable, folder), first choice first."""
     options = [("--data-dir", data_dir), ("RESIDUA_DATA", os.environ.get("RESIDUA_DATA"))]
-    return [(title, Path(place).expanduser()) for title, place in options if place]
+    return [(title, Path(folder).expanduser()) for title, folder in options if folder]
 
 
 def get_cache_dir() -> Path:
+    """$XDG_CACHE_HOME/residua, by default ~/.cache/residua."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "residua"
 
 
 def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, ...]) -> Path | None:
-    """The data set's folder in `place`, or `place` where it is that folder itself."""
+    """The data set's folder in `parent`, or `parent` if it holds any of `files`; else None."""
     if (parent / dataset.folder).is_dir():
         return parent / dataset.folder
     return parent if len(list_missing_files(parent, files)) < len(files) else None
 
 
 def list_missing_files(folder: Path, files: tuple[DataFile, ...]) -> list[str]:
-    """Names of the files that are in `folder` neither as they are nor packed."""
+    """The names of `files` that are not in `folder`, neither as they are nor compressed as .gz."""
     return [
         file.name
         for file in files
@@ -84,17 +88,18 @@ def list_missing_files(folder: Path, files: tuple[DataFile, ...]) -> list[str]:
 
 
 def download_dataset(dataset: Dataset, target: Path, searched: list[Path]) -> None:
-    """Download the data set and put its folder at `home`, whole or not at all.
+    """Download the data set into the folder `target`, which appears only once it is complete.
 
-    What is downloaded so far is kept beside it, and the next try goes on from there.
+    A partial download is kept next to `target`, and the next attempt resumes it.  `searched` are
+    folders to name in the error if the download fails.
     """
     downloads = target.with_name(f".{dataset.folder}.download")
+    expected_files = dataset.train + dataset.test
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with hold_folder_lock(target.parent):
-            if not list_missing_files(
-                target, dataset.train + dataset.test
-            ):  # another process was here meanwhile
+            # Another process may have downloaded it while this one waited for the lock.
+            if not list_missing_files(target, expected_files):
                 return
             downloads.mkdir(exist_ok=True)
             archive_files = [
@@ -105,21 +110,26 @@ def download_dataset(dataset: Dataset, target: Path, searched: list[Path]) -> No
                 staging.mkdir()
                 for archive, archive_file in zip(dataset.archives, archive_files, strict=True):
                     unpack_archive(dataset, archive, archive_file, staging)
-                if missing_names := list_missing_files(staging, dataset.train + dataset.test):
+                if missing_names := list_missing_files(staging, expected_files):
                     raise DataError(
-                        f"what was fetched of {dataset.name} lacks {', '.join(missing_names)}: nothing was put in place"
+                        f"the download of {dataset.name} lacks {', '.join(missing_names)}: "
+                        "nothing was installed"
                     )
             delete_path(downloads)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(
-            f"{dataset.name} cannot be written to {target}: {reason}; set XDG_CACHE_HOME to another folder"
+            f"{dataset.name} cannot be written to {target}: {reason}; "
+            "set XDG_CACHE_HOME to another folder"
         ) from error
 
 
 @contextmanager
 def hold_folder_lock(folder: Path) -> Iterator[None]:
-    """Wait until no other process here holds `folder`, saying so, and hold it."""
+    """Wait until no other process holds the lock of `folder`, and hold it inside the context.
+
+    If it has to wait, it prints a line to stderr.
+    """
     for attempt in count():
         with try_lock_folder(folder) as acquired:
             if acquired:
@@ -133,7 +143,7 @@ def hold_folder_lock(folder: Path) -> Iterator[None]:
 def download_archive(
     dataset: Dataset, archive: DownloadArchive, downloads: Path, searched: list[Path]
 ) -> Path:
-    """The archive's file in `downloads`, its checksum right; every address is tried in turn."""
+    """Download an archive into `downloads`, trying its URLs in turn, and verify its checksum."""
     partial_file = downloads / f"{archive.name}.part"
     failures = []
     for url in archive.urls:
@@ -147,17 +157,16 @@ def download_archive(
         except DataError as error:
             failures.append(f"{url} ({error})")
     raise DataError(
-        f"{dataset.name} is not in {' or '.join(map(str, searched))}, and fetching it failed from {', '.join(failures)}: "
-        f"try again later, or download it yourself and give the folder that holds {dataset.folder} "
-        "by --data-dir or RESIDUA_DATA"
+        f"{dataset.name} is not in {' or '.join(map(str, searched))}, and downloading it "
+        f"failed from {', '.join(failures)}: try again later, or download it yourself and give "
+        f"the folder that holds {dataset.folder} by --data-dir or RESIDUA_DATA"
     )
 
 
 def download_and_verify(url: str, archive: DownloadArchive, partial_file: Path) -> None:
-    """Complete `part` from one address; DataError where that gives other bytes than the archive's."""
-    for _ in range(
-        2 if partial_file.exists() else 1
-    ):  # what an earlier try left may be at fault: then once more from nothing
+    """Complete `partial_file` from one URL; raises DataError if its checksum is wrong."""
+    # If the file continues an earlier attempt, that may be at fault: start over once.
+    for _ in range(2 if partial_file.exists() else 1):
         download_with_retries(url, partial_file)
         if (actual_md5 := compute_file_md5(partial_file)) == archive.md5:
             return
@@ -166,7 +175,7 @@ def download_and_verify(url: str, archive: DownloadArchive, partial_file: Path) 
 
 
 def download_with_retries(url: str, partial_file: Path) -> None:
-    """Go on after a cut for as long as each time brings more."""
+    """Resume an interrupted download for as long as each attempt adds bytes."""
     while True:
         size_before = file_size_or_zero(partial_file)
         try:
@@ -177,20 +186,19 @@ def download_with_retries(url: str, partial_file: Path) -> None:
 
 
 def download_remaining_bytes(url: str, partial_file: Path) -> None:
-    """Append to `part` what it lacks, or write it anew where the server sends the whole; ConnectionError when cut."""
+    """Append the missing bytes to `partial_file`, or replace it if the server sends all.
+
+    Raises ConnectionError if the connection ends before the announced length.
+    """
     size_before = file_size_or_zero(partial_file)
-    request = Request(
-        url,
-        headers={
-            "User-Agent": "residua",
-            **({"Range": f"bytes={size_before}-"} if size_before else {}),
-        },
-    )
+    headers = {"User-Agent": "residua"}
+    if size_before:
+        headers["Range"] = f"bytes={size_before}-"
     try:
-        response: Response = urlopen(request, timeout=DOWNLOAD_TIMEOUT)
+        response: Response = urlopen(Request(url, headers=headers), timeout=DOWNLOAD_TIMEOUT)
     except HTTPError as error:
         error.close()
-        if error.code == 416 and size_before:  # nothing is left to send: the checksum decides
+        if error.code == 416 and size_before:  # no bytes remain: the checksum decides
             return
         raise
     with closing(response), open(partial_file, "ab" if response.status == 206 else "wb") as file:
@@ -215,7 +223,7 @@ def download_remaining_bytes(url: str, partial_file: Path) -> None:
 def unpack_archive(
     dataset: Dataset, archive: DownloadArchive, archive_file: Path, folder: Path
 ) -> None:
-    """The data set's files out of a tar archive; a file packed alone stays packed."""
+    """Copy the data set's files out of a tar archive; copy any other file as it is, compressed."""
     if not archive.name.endswith((".tar.gz", ".tgz")):
         shutil.copyfile(archive_file, folder / archive.name)
         return
@@ -223,27 +231,22 @@ def unpack_archive(
     try:
         with tarfile.open(archive_file) as tar:
             for member in tar:
-                if (
-                    member.isreg()
-                    and (name := expected.get(member.name))
-                    and (source := tar.extractfile(member))
-                ):
-                    with (
-                        source,
-                        open(folder / name, "wb") as file,
-                    ):  # where to is ours to say, not the archive's
+                name = expected.get(member.name)
+                # Regular files only, to our own names: an archive must not choose paths or links.
+                if name and member.isreg() and (source := tar.extractfile(member)):
+                    with source, open(folder / name, "wb") as file:
                         shutil.copyfileobj(source, file)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(
-            f"{archive.name} of {dataset.name} is damaged ({error}): nothing was put in place"
+            f"{archive.name} of {dataset.name} is damaged ({error}): nothing was installed"
         ) from error
 
 
 def describe_network_error(error: Exception) -> str:
-    """The system's own words where an error wraps one of its errors."""
-    cause = (
-        error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
-    )
+    """The operating system's message if the error wraps one, else the error's own."""
+    cause: object = error
+    if isinstance(error, URLError) and not isinstance(error, HTTPError):
+        cause = error.reason
     return str(getattr(cause, "strerror", None) or cause)
 
 
@@ -252,8 +255,8 @@ def file_size_or_zero(path: Path) -> int:
 
 
 def compute_file_md5(path: Path) -> str:
-    """The MD5 sum of a file, empty where there is none."""
+    """The MD5 sum of a file; empty if there is none."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return compute_md5(file)

@@ -1,7 +1,8 @@
-"""A Hugging Face data set: each row an image and its label; on the hub, in a folder of save_to_disk or in a parquet file.
+"""Hugging Face data sets, on the hub, in a folder written by `save_to_disk` or in a parquet file.
 
-The library maps its tables into memory, so that a row is read when it is asked for.  Nothing that a data set brings is run: since
-its version 4 the library knows no loading scripts.
+Each row is an image and its label.  The datasets library memory-maps its tables, so that a row is
+read only when it is needed.  No code of a data set is run: since its version 4 the library has no
+loading scripts.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ from residua.data.sources.listing import (
     DataProblem,
     ImageEntry,
     ImageListing,
+    OptionalSplit,
     ensure_test_split,
     escape_unprintable,
+    index_class_names,
     parse_split_name,
     sort_class_names,
 )
@@ -30,15 +33,16 @@ if TYPE_CHECKING:
     from pyarrow import DataType
 
 HUB_PREFIX = "hf:"
-SAVED_DATASET_FILES = (
-    ("dataset_dict.json",),
-    ("state.json", "dataset_info.json"),
-)  # of which save_to_disk writes the one or the others
-IMAGE_COLUMN_NAMES = ("image", "img")  # what a column of images is called
+# `save_to_disk` writes the first for several splits, the others for a single table.
+SAVED_DATASET_FILES = (("dataset_dict.json",), ("state.json", "dataset_info.json"))
+IMAGE_COLUMN_NAMES = ("image", "img")
 
 
 class ImageColumn:
-    """A column of images, each read when it is asked for."""
+    """A column of encoded images, each of which is read when needed.
+
+    `allowed_folders` are the library's own cache folders: a row may name a file only inside them.
+    """
 
     def __init__(self, table: "Dataset", column: str, allowed_folders: Sequence[Path]) -> None:
         import datasets
@@ -49,7 +53,10 @@ class ImageColumn:
         self.table, self.column, self.allowed_folders = table, column, allowed_folders
 
     def read_row_bytes(self, row: int) -> bytes:
-        """An image's bytes, or those of the file of the library's own that it names; OSError where there are none."""
+        """The encoded image in a row, or in the file that the row names.
+
+        Raises OSError if there is neither, or if the file is outside `allowed_folders`.
+        """
         value = self.table[row][self.column]
         content, path = (
             (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
@@ -57,7 +64,10 @@ class ImageColumn:
         if content is None and path:
             resolved_path = Path(path).resolve()
             if not any(resolved_path.is_relative_to(folder) for folder in self.allowed_folders):
-                raise OSError(f"the row names {escape_unprintable(path)}, a file of another place")
+                raise OSError(
+                    f"the row names {escape_unprintable(path)}, "
+                    "which is outside the library's cache"
+                )
             return resolved_path.read_bytes()
         if not isinstance(content, bytes):
             raise OSError("the row holds no image")
@@ -66,7 +76,7 @@ class ImageColumn:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One image."""
+    """An image inside a table, as an `EmbeddedFile`: a column and a row."""
 
     column: ImageColumn
     row: int
@@ -75,13 +85,23 @@ class ImageRow:
         return self.column.read_row_bytes(self.row)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledSplit:
+    """A split that is used: its name in the data set, its meaning, its images and their labels."""
+
+    name: str
+    split: OptionalSplit
+    images: ImageColumn
+    label_texts: list[str]  # empty for a row without a label
+
+
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether save_to_disk has written the folder."""
+    """Whether `folder` was written by `save_to_disk`."""
     return any(all((folder / name).is_file() for name in names) for names in SAVED_DATASET_FILES)
 
 
 def has_image_column(parquet_path: Path) -> bool:
-    """Whether a parquet file has a column of bytes; DataError where it is none."""
+    """Whether a parquet file has a column of bytes; raises DataError if it cannot be read."""
     require_extra("a parquet table")
     from pyarrow import parquet
 
@@ -93,7 +113,7 @@ def has_image_column(parquet_path: Path) -> bool:
 
 
 def is_binary_type(arrow_type: "DataType") -> bool:
-    """Bytes, or bytes and path as the hub keeps images."""
+    """Whether a column holds bytes, or a structure with bytes in it, as the hub stores images."""
     from pyarrow import types
 
     if types.is_struct(arrow_type):
@@ -102,78 +122,68 @@ def is_binary_type(arrow_type: "DataType") -> bool:
 
 
 def list_huggingface_dataset(location: str) -> ImageListing:
-    """The listing of a data set's splits: train, and validation or test where it has them, or its only one."""
+    """List the images of a data set's splits: train, validation and test, or its only split.
+
+    `location` is hf:OWNER/NAME or hf:OWNER/NAME:CONFIG, a folder of `save_to_disk` or a parquet
+    file.
+    """
     path = Path(location)
-    stamped_files = (
-        [path / name for names in SAVED_DATASET_FILES for name in names]
-        if path.is_dir()
-        else [path]
-    )
-    return list_huggingface_cached(
-        location, tuple(file.stat().st_mtime_ns for file in stamped_files if file.is_file())
-    )
+    saved_files = [path / name for names in SAVED_DATASET_FILES for name in names]
+    stamped_files = saved_files if path.is_dir() else [path]
+    modified_times = tuple(file.stat().st_mtime_ns for file in stamped_files if file.is_file())
+    return list_huggingface_cached(location, modified_times)
 
 
 @lru_cache(maxsize=2)
 def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> ImageListing:
-    """The same; `stamp` changes when a data set here does."""
-    splits, usable_splits = load_huggingface_splits(location), []
-    image_column, label_column = find_image_and_label_columns(
-        location, next(iter(splits.values())).features
-    )
-    entries: list[ImageEntry] = []
-    problems: list[DataProblem] = []
-    for split, rows in splits.items():
-        part = parse_split_name(split)
-        if part or len(splits) == 1:
-            usable_splits.append(
-                (
-                    split,
-                    part,
-                    ImageColumn(rows, image_column, list_huggingface_cache_folders()),
-                    read_label_texts(rows, label_column),
-                )
-            )
+    """`list_huggingface_dataset`, cached; `modified_times` change when a data set on disk does."""
+    tables = load_huggingface_splits(location)
+    features = next(iter(tables.values())).features
+    image_column, label_column = find_image_and_label_columns(location, features)
+    labelled_splits, problems = [], []
+    for name, table in tables.items():
+        split = parse_split_name(name)
+        if split or len(tables) == 1:
+            images = ImageColumn(table, image_column, list_huggingface_cache_folders())
+            label_texts = read_label_texts(table, label_column)
+            labelled_splits.append(LabelledSplit(name, split, images, label_texts))
         else:
-            problems.append(
-                DataProblem(
-                    escape_unprintable(split),
-                    "other split",
-                    "is no split to train, validate or test on, and is left out",
-                )
-            )
-    label_feature = next(iter(splits.values())).features[label_column]
-    classes = tuple(
-        map(escape_unprintable, getattr(label_feature, "names", ()))
-    ) or sort_class_names(text for *_, labels in usable_splits for text in labels if text)
-    numbers = {name: label for label, name in enumerate(classes)}
-    for split, part, images, labels in usable_splits:
-        labelled_rows = [(row, numbers[text]) for row, text in enumerate(labels) if text in numbers]
-        entries.extend(
-            ImageEntry(
-                Path(),
-                f"{escape_unprintable(split)}/{row}",
-                number,
-                part,
-                embedded_file=ImageRow(images, row),
-            )
-            for row, number in labelled_rows
-        )
-        if unlabelled_count := len(labels) - len(labelled_rows):
-            problems.append(
-                DataProblem(
-                    escape_unprintable(split),
-                    "no class",
-                    f"has {unlabelled_count:,} rows without a label, which are left out",
-                )
-            )
+            detail = "is not a training, validation or test split, and is skipped"
+            problems.append(DataProblem(escape_unprintable(name), "other split", detail))
+    class_names = getattr(features[label_column], "names", ())
+    classes = tuple(map(escape_unprintable, class_names)) or sort_class_names(
+        text for labelled in labelled_splits for text in labelled.label_texts if text
+    )
+    label_by_name = index_class_names(classes)
+    entries: list[ImageEntry] = []
+    for labelled in labelled_splits:
+        new_entries = make_row_entries(labelled, label_by_name)
+        entries.extend(new_entries)
+        if unlabelled_count := len(labelled.label_texts) - len(new_entries):
+            detail = f"has {unlabelled_count:,} rows without a label, which are skipped"
+            problems.append(DataProblem(escape_unprintable(labelled.name), "no class", detail))
     if not entries:
         raise DataError(f"{location} holds no image with a label")
     return ImageListing(location, classes, ensure_test_split(entries), tuple(problems))
 
 
+def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> list[ImageEntry]:
+    """The entries of a split's rows, without those that have no label."""
+    return [
+        ImageEntry(
+            Path(),
+            f"{escape_unprintable(labelled.name)}/{row}",
+            label_by_name[text],
+            labelled.split,
+            embedded_file=ImageRow(labelled.images, row),
+        )
+        for row, text in enumerate(labelled.label_texts)
+        if text in label_by_name
+    ]
+
+
 def load_huggingface_splits(location: str) -> dict[str, "Dataset"]:
-    """Its tables by split; DataError where the library cannot make them."""
+    """The non-empty tables of a data set by split; raises DataError if it cannot be loaded."""
     require_extra("a Hugging Face data set")
     import datasets
 
@@ -187,45 +197,45 @@ def load_huggingface_splits(location: str) -> dict[str, "Dataset"]:
             loaded = datasets.load_dataset(
                 "parquet", data_files=escape(location), cache_dir=str(get_cache_dir() / "datasets")
             )
-    except (
-        Exception
-    ) as error:  # no network, no such name, no permission, damage: as many kinds as the library has
+    except Exception as error:  # the library raises many kinds for network, names and damage
         reason = " ".join(str(error).partition("\nExample")[0].split()) or type(error).__name__
         raise DataError(f"{location} cannot be read: {reason}") from error
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
-    non_empty_splits = {str(name): rows for name, rows in splits.items() if len(rows)}
+    non_empty_splits = {str(name): table for name, table in splits.items() if len(table)}
     if not non_empty_splits:
         raise DataError(f"{location} is empty: it has no rows")
     return non_empty_splits
 
 
 def list_huggingface_cache_folders() -> list[Path]:
-    """Where the library keeps the files of what it has fetched."""
+    """The folders in which the library stores the files it downloads."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return [Path(place).resolve() for place in (HF_DATASETS_CACHE, HF_HUB_CACHE)]
+    return [Path(folder).resolve() for folder in (HF_DATASETS_CACHE, HF_HUB_CACHE)]
 
 
 def find_image_and_label_columns(location: str, features: "Features") -> tuple[str, str]:
-    """The columns of images and of labels, by their types; DataError where it is not clear which they are."""
+    """The names of the columns of images and of labels, by their types.
+
+    Raises DataError if there is none of a kind, or several and none has the usual name.
+    """
     import datasets
 
-    image_columns = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image_columns = image_columns or [
-        field.name for field in features.arrow_schema if is_binary_type(field.type)
-    ]
+    image_columns = [
+        name for name, feature in features.items() if isinstance(feature, datasets.Image)
+    ] or [field.name for field in features.arrow_schema if is_binary_type(field.type)]
     label_columns = [
-        name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)
-    ]
-    label_columns = label_columns or [
+        name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)
+    ] or [
         name
-        for name, kind in features.items()
-        if name.lower() in LABEL_COLUMN_NAMES and isinstance(kind, datasets.Value)
+        for name, feature in features.items()
+        if name.lower() in LABEL_COLUMN_NAMES and isinstance(feature, datasets.Value)
     ]
-    return pick_single_column(
-        location, "images", image_columns, IMAGE_COLUMN_NAMES, features
-    ), pick_single_column(location, "labels", label_columns, LABEL_COLUMN_NAMES, features)
+    return (
+        pick_single_column(location, "images", image_columns, IMAGE_COLUMN_NAMES, features),
+        pick_single_column(location, "labels", label_columns, LABEL_COLUMN_NAMES, features),
+    )
 
 
 def pick_single_column(
@@ -235,29 +245,27 @@ def pick_single_column(
     usual_names: Sequence[str],
     features: "Features",
 ) -> str:
-    """The only column of a kind, or the only one of them with a usual name."""
+    """The only candidate, or the only one with a usual name; raises DataError if there is none."""
     usually_named = [name for name in candidates if name.lower() in usual_names]
     for choices in (candidates, usually_named):
         if len(choices) == 1:
             return choices[0]
     if not candidates:
         raise DataError(
-            f"{location} has the columns {', '.join(features)}, of which none is of {content_kind}"
+            f"{location} has the columns {', '.join(features)}, and none of them holds "
+            f"{content_kind}"
         )
     raise DataError(
-        f"{location} has {len(candidates)} columns of {content_kind}, {', '.join(candidates)}: rename the one that is meant {usual_names[0]}, and save_to_disk"
+        f"{location} has {len(candidates)} columns of {content_kind}, {', '.join(candidates)}: "
+        f"rename the one to use to {usual_names[0]}, and save the data set with save_to_disk"
     )
 
 
 def read_label_texts(table: "Dataset", label_column: str) -> list[str]:
-    """The label of each row as text, by name where it has one; empty where there is none."""
+    """The label of each row as text, by name if labels have names; empty if it is missing."""
     feature = table.features[label_column]
-    values = (
-        table.select_columns([label_column])
-        .with_format("arrow")[:]
-        .column(label_column)
-        .to_pylist()
-    )
+    label_table = table.select_columns([label_column]).with_format("arrow")[:]
+    values = label_table.column(label_column).to_pylist()
     names = getattr(feature, "names", None)
     if names is None:
         return ["" if value is None else escape_unprintable(str(value)) for value in values]

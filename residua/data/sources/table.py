@@ -1,4 +1,4 @@
-"""A table of paths and labels, and perhaps splits, as text or parquet: each row an image file."""
+"""Tables of image paths, labels and, optionally, splits: CSV, TSV or parquet."""
 
 import csv
 import stat
@@ -13,6 +13,7 @@ from residua.data.sources.listing import (
     OptionalSplit,
     ensure_test_split,
     escape_unprintable,
+    index_class_names,
     parse_split_name,
 )
 from residua.errors import DataError
@@ -27,44 +28,41 @@ COLUMN_NAMES = {
 
 
 def list_image_table(table_path: Path) -> ImageListing:
-    """The listing of a table with the columns path and label, and perhaps split; paths are relative to its folder."""
+    """List the images of a table with the columns path, label and, optionally, split.
+
+    Paths are relative to the table's folder.  Raises DataError if the table cannot be read or
+    none of its files exists.
+    """
     rows = list(read_table_rows(table_path))
     classes = tuple(sorted({label for _, label, _ in rows}))
-    label_by_name = {name: label for label, name in enumerate(classes)}
+    label_by_name = index_class_names(classes)
     entries, problems, root = [], [], table_path.parent
-    for path, label, split in rows:
-        image_path = root / path
+    for path, label, split_name in rows:
+        name, image_path = escape_unprintable(path), root / path
         if stat.S_ISREG(file_mode_or_zero(image_path)):
-            entries.append(
-                make_file_entry(
-                    image_path,
-                    escape_unprintable(path),
-                    label_by_name[label],
-                    parse_split_name(split),
-                )
-            )
+            split = parse_split_name(split_name)
+            entries.append(make_file_entry(image_path, name, label_by_name[label], split))
         else:
-            detail = f"is in {escape_unprintable(table_path.name)}, but there is no such file"
-            problems.append(DataProblem(escape_unprintable(path), "missing", detail))
+            table_name = escape_unprintable(table_path.name)
+            detail = f"is listed in {table_name}, but there is no such file"
+            problems.append(DataProblem(name, "missing", detail))
     if rows and not entries:
         raise DataError(
-            f"{table_path} names {len(rows)} files, and none of them is there: paths are relative to {root}"
+            f"{table_path} lists {len(rows)} files, and none of them exists: "
+            f"paths are relative to {root}"
         )
-    return ImageListing(
-        str(table_path),
-        classes,
-        ensure_test_split(sorted(entries, key=lambda e: e.name)),
-        tuple(problems),
-    )
+    entries.sort(key=lambda entry: entry.name)
+    return ImageListing(str(table_path), classes, ensure_test_split(entries), tuple(problems))
 
 
 def make_file_entry(path: Path, name: str, label: int, split: OptionalSplit) -> ImageEntry:
-    """A file's."""
+    """The entry of an image that is a file of its own."""
     file_stat = path.stat()
     return ImageEntry(path, name, label, split, (file_stat.st_size, file_stat.st_mtime_ns))
 
 
 def file_mode_or_zero(path: Path) -> int:
+    """The mode bits of a file; 0 if there is no file or the path cannot be one."""
     try:
         return path.stat().st_mode
     except (OSError, ValueError):
@@ -72,7 +70,10 @@ def file_mode_or_zero(path: Path) -> int:
 
 
 def read_table_rows(table_path: Path) -> Iterator[tuple[str, str, str]]:
-    """Path, label and split of each row; DataError for a table without these columns."""
+    """The path, label and split of each row that has the first two; the split may be empty.
+
+    Raises DataError if the table is damaged, empty or without a path and a label column.
+    """
     try:
         rows = (
             read_parquet_rows(table_path)
@@ -82,10 +83,10 @@ def read_table_rows(table_path: Path) -> Iterator[tuple[str, str, str]]:
     except OSError as error:
         raise DataError(f"{table_path} cannot be read: {error.strerror or error}") from error
     except (csv.Error, ValueError) as error:
-        raise DataError(f"{table_path} is no table of text: {error}") from error
+        raise DataError(f"{table_path} is not a text table: {error}") from error
     if not rows:
         raise DataError(
-            f"{table_path} is empty: it wants a line path,label and a line for each image"
+            f"{table_path} is empty: it needs the header path,label and a row for each image"
         )
     header = [name.strip().lower() for name in rows[0]]
     column_indices = {
@@ -94,26 +95,28 @@ def read_table_rows(table_path: Path) -> Iterator[tuple[str, str, str]]:
     }
     if column_indices["path"] is None or column_indices["label"] is None:
         raise DataError(
-            f"{table_path} has the columns {', '.join(rows[0])}: one must be called path and one label"
+            f"{table_path} has the columns {', '.join(rows[0])}: "
+            "one must be called path and one label"
         )
     for row in rows[1:]:
-        if row:
-            path, label, split = [
-                row[i] if i is not None and i < len(row) else "" for i in column_indices.values()
-            ]
-            if path and label:
-                yield path, escape_unprintable(label), split
+        path, label, split_name = [
+            row[i] if i is not None and i < len(row) else "" for i in column_indices.values()
+        ]
+        if path and label:
+            yield path, escape_unprintable(label), split_name
 
 
 def read_csv_rows(table_path: Path) -> list[list[str]]:
     with open(table_path, encoding="utf-8-sig", newline="") as file:
-        return list(
-            csv.reader(file, delimiter="\t" if table_path.suffix.lower() == ".tsv" else ",")
-        )
+        delimiter = "\t" if table_path.suffix.lower() == ".tsv" else ","
+        return list(csv.reader(file, delimiter=delimiter))
 
 
 def read_parquet_rows(table_path: Path) -> list[list[str]]:
-    """Its header and its rows, of the columns of COLUMNS alone where it has them."""
+    """The header and the rows of a parquet table, as text.
+
+    Only the columns of `COLUMN_NAMES` are read, or all if there are none of those.
+    """
     require_extra("a parquet table")
     from pyarrow import parquet
 
@@ -122,10 +125,5 @@ def read_parquet_rows(table_path: Path) -> list[list[str]]:
     if known_columns := [name for name in header if name.strip().lower() in known_names]:
         header = known_columns
     columns: dict[str, list[object]] = parquet.read_table(table_path, columns=header).to_pydict()
-    return [
-        header,
-        *(
-            ["" if value is None else str(value) for value in row]
-            for row in zip(*columns.values(), strict=True)
-        ),
-    ]
+    rows = zip(*columns.values(), strict=True)
+    return [header, *(["" if value is None else str(value) for value in row] for row in rows)]

@@ -1,7 +1,9 @@
-"""Shards as WebDataset lays them out: tar archives of samples, KEY.jpg beside KEY.cls or KEY.json.
+"""Shards in the layout of WebDataset: tar archives of samples, KEY.jpg next to KEY.cls or KEY.json.
 
-The standard library reads where members lie, and after that each is read alone, in any order and by many threads, as a file would
-be.  The webdataset library streams members in order, and decodes what it finds, pickles too; nothing of a shard is run here.
+The headers of an archive are read once, with the standard library; then each image is read by its
+offset, in any order and from many threads, like a file.  The webdataset library is not used: it
+streams members in order only, and decodes whatever it finds, pickles included.  Nothing in a
+shard is unpickled or run here.
 """
 
 import json
@@ -17,12 +19,15 @@ from typing import IO
 from residua.data.sources.listing import (
     LABEL_COLUMN_NAMES,
     SPLIT_NAMES,
+    SUFFIXES_BY_FORMAT,
     DataProblem,
     ImageEntry,
     ImageListing,
     OptionalSplit,
     ensure_test_split,
     escape_unprintable,
+    index_class_names,
+    list_visible_children,
     parse_split_name,
     printable_relative_path,
     sort_class_names,
@@ -30,26 +35,26 @@ from residua.data.sources.listing import (
 from residua.errors import DataError
 
 SHARD_SUFFIX = ".tar"
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
-CLASS_LIST_FILES = (
-    "classes.txt",
-    "classnames.txt",
-)  # a line for each class, where labels are numbers
+# Without repetition, in the order of the formats.
+IMAGE_EXTENSIONS = tuple(
+    dict.fromkeys(suffix[1:] for suffixes in SUFFIXES_BY_FORMAT.values() for suffix in suffixes)
+)
+CLASS_LIST_FILES = ("classes.txt", "classnames.txt")  # one class per line, for labels as numbers
 ALL_SPLIT_NAMES = tuple(name for names in SPLIT_NAMES.values() for name in names)
-MAX_LABEL_BYTES = 2**20  # bytes of a label; our choice
+MAX_LABEL_BYTES = 2**20  # of a label file; our choice
 TAR_BLOCK_SIZE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class ShardMember:
-    """Bytes of a shard."""
+    """An image inside a shard, as an `EmbeddedFile`: the shard, an offset and a length in bytes."""
 
     shard: Path
     offset: int
     length: int
 
     def read_bytes(self) -> bytes:
-        """Fewer where the shard ends too early."""
+        """The encoded image; fewer bytes if the shard is truncated.  Raises OSError."""
         with open(self.shard, "rb") as file:
             file.seek(self.offset)
             return file.read(self.length)
@@ -57,39 +62,46 @@ class ShardMember:
 
 @dataclass(frozen=True, slots=True)
 class ShardSample:
-    """An image in a shard, and its label as it is written."""
+    """An image in a shard and its label as written: a number or a class name."""
 
     name: str
     member: ShardMember
     label_text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShardContents:
+    """A shard's name and age, its samples in their order, and its problems."""
+
+    name: str  # printable, relative to the data set
+    size_and_mtime: tuple[int, int]
+    samples: tuple[ShardSample, ...]
+    problems: tuple[DataProblem, ...]
+
+
 def find_shards(location: Path) -> list[Path]:
-    """The shards in a folder and its folders of splits; none where it holds other folders, which then are classes."""
+    """The shards at a location: one file, or those in a folder and in its folders of splits.
+
+    The result is empty if the folder has other folders, for these are classes, and archives among
+    them are ignored.
+    """
     if location.is_file():
         return [location] if location.suffix.lower() == SHARD_SUFFIX else []
     shards: list[Path] = []
     for child in list_visible_children(location):
         if child.is_dir():
-            if child.name.lower() not in ALL_SPLIT_NAMES or any(
-                path.is_dir() for path in list_visible_children(child)
-            ):
+            grandchildren = list_visible_children(child)
+            is_split = child.name.lower() in ALL_SPLIT_NAMES
+            if not is_split or any(path.is_dir() for path in grandchildren):
                 return []
-            shards.extend(
-                path for path in list_visible_children(child) if is_shard_inside(path, location)
-            )
+            shards.extend(path for path in grandchildren if is_shard_inside(path, location))
         elif is_shard_inside(child, location):
             shards.append(child)
     return shards
 
 
-def list_visible_children(folder: Path) -> list[Path]:
-    """What lies in it, in order, without what is hidden."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
 def is_shard_inside(path: Path, root: Path) -> bool:
-    """Whether it is one, and no link that leads away."""
+    """Whether `path` is a shard, and not a link to a file outside `root`."""
     return (
         path.suffix.lower() == SHARD_SUFFIX
         and path.is_file()
@@ -98,57 +110,45 @@ def is_shard_inside(path: Path, root: Path) -> bool:
 
 
 def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
-    """The listing of shards, whose names or folders say what part of the data they are."""
+    """List the images of shards; the names of shards and folders determine the splits.
+
+    Raises DataError if there is no image with a label.
+    """
     root = location if location.is_dir() else location.parent
     listed_classes = read_class_list(root)
-    problems: list[DataProblem] = []
-    named_samples: list[tuple[ShardSample, str, OptionalSplit, tuple[int, int]]] = []
-    for shard in shards:
-        file_stat, shard_name = shard.stat(), printable_relative_path(root, shard)
-        size_and_mtime = file_stat.st_size, file_stat.st_mtime_ns
-        samples, shard_problems = list_shard_samples(shard, size_and_mtime)
-        problems.extend(
-            DataProblem(f"{shard_name}/{name}" if name else shard_name, kind, detail)
-            for name, kind, detail in shard_problems
-        )
-        named_samples.extend(
-            (
-                sample,
-                f"{shard_name}/{escape_unprintable(sample.name)}",
-                parse_shard_split(shard_name),
-                size_and_mtime,
-            )
-            for sample in samples
-        )
+    contents = [read_shard_contents(shard, root) for shard in shards]
+    problems = [problem for shard in contents for problem in shard.problems]
     classes = listed_classes or sort_class_names(
-        escape_unprintable(sample.label_text) for sample, *_ in named_samples
+        escape_unprintable(sample.label_text) for shard in contents for sample in shard.samples
     )
-    label_by_name = {name: label for label, name in enumerate(classes)}
-    if listed_classes:  # where they are written in a file of their own, numbers mean them
-        label_by_name = {str(label): label for label in range(len(listed_classes))} | label_by_name
+    label_by_name = index_class_names(classes)
+    if listed_classes:  # a label may then be the number of a line, too
+        label_by_name = index_class_names(map(str, range(len(listed_classes)))) | label_by_name
     entries = []
-    for sample, name, part, size_and_mtime in named_samples:
-        if (label := label_by_name.get(escape_unprintable(sample.label_text))) is None:
-            problems.append(
-                DataProblem(
-                    name,
-                    "no class",
-                    f"is of the class {escape_unprintable(sample.label_text)}, which {CLASS_LIST_FILES[0]} does not name",
-                )
-            )
-        else:
+    for shard in contents:
+        split = parse_shard_split(shard.name)
+        for sample in shard.samples:
+            name = f"{shard.name}/{escape_unprintable(sample.name)}"
+            class_name = escape_unprintable(sample.label_text)
+            if (label := label_by_name.get(class_name)) is None:
+                detail = f"is of the class {class_name}, which is not in {CLASS_LIST_FILES[0]}"
+                problems.append(DataProblem(name, "no class", detail))
+                continue
             path = sample.member.shard / PurePosixPath(sample.name).name
-            entries.append(ImageEntry(path, name, label, part, size_and_mtime, sample.member))
+            entries.append(
+                ImageEntry(path, name, label, split, shard.size_and_mtime, sample.member)
+            )
     if not entries:
-        why = f": {problems[0].path} {problems[0].detail}" if problems else ""
+        first = f": {problems[0].path} {problems[0].detail}" if problems else ""
         raise DataError(
-            f"{location} holds shards, but no sample of an image and its class, as in KEY.jpg beside KEY.cls{why}"
+            f"{location} holds shards, but no image with a class: "
+            f"samples are stored as KEY.jpg next to KEY.cls{first}"
         )
     return ImageListing(str(location), classes, ensure_test_split(entries), tuple(problems))
 
 
 def parse_shard_split(shard_name: str) -> OptionalSplit:
-    """The part that a word of a shard's name says, or else of its folder's."""
+    """The split named by a word of the shard's file name, or else by one of its folder's name."""
     words = (
         word
         for piece in reversed(shard_name.lower().split("/"))
@@ -158,111 +158,118 @@ def parse_shard_split(shard_name: str) -> OptionalSplit:
 
 
 def read_class_list(root: Path) -> tuple[str, ...]:
-    """The classes that a file beside the shards names, a line each; none where there is no such file."""
-    for name in CLASS_LIST_FILES:
-        if (root / name).is_file():
+    """The class names that a file next to the shards lists, one per line; none without such a file.
+
+    Raises DataError for an empty line or a repeated name.
+    """
+    for file_name in CLASS_LIST_FILES:
+        path = root / file_name
+        if path.is_file():
             try:
-                lines = (root / name).read_text(encoding="utf-8-sig").rstrip().splitlines()
+                lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
             except (OSError, ValueError) as error:
-                raise DataError(f"{root / name} cannot be read: {error}") from error
+                raise DataError(f"{path} cannot be read: {error}") from error
             classes = tuple(escape_unprintable(line.strip()) for line in lines)
-            if bad_line := next(
-                (i for i, one in enumerate(classes) if not one or one in classes[:i]), None
-            ):
-                why = f"names {classes[bad_line]} again" if classes[bad_line] else "is empty"
-                raise DataError(
-                    f"line {bad_line + 1} of {root / name} {why}: give each class a line and a name of its own"
-                )
+            for i, name in enumerate(classes):
+                if not name or name in classes[:i]:
+                    reason = f"repeats {name}" if name else "is empty"
+                    raise DataError(
+                        f"line {i + 1} of {path} {reason}: write one class per line, each once"
+                    )
             return classes
     return ()
+
+
+def read_shard_contents(shard: Path, root: Path) -> ShardContents:
+    """The contents of a shard; from memory if the shard is unchanged since it was last read."""
+    file_stat, shard_name = shard.stat(), printable_relative_path(root, shard)
+    size_and_mtime = file_stat.st_size, file_stat.st_mtime_ns
+    samples, member_problems = list_shard_samples(shard, size_and_mtime)
+    problems = tuple(
+        DataProblem(f"{shard_name}/{member}" if member else shard_name, kind, detail)
+        for member, kind, detail in member_problems
+    )
+    return ShardContents(shard_name, size_and_mtime, samples, problems)
 
 
 @lru_cache(maxsize=10_000)
 def list_shard_samples(
     shard: Path, size_and_mtime: tuple[int, int]
 ) -> tuple[tuple[ShardSample, ...], tuple[tuple[str, str, str], ...]]:
-    """The samples of a shard, in its order, and what is wrong: member, kind and detail.  `stamp` changes when the shard does."""
-    members_by_key: dict[str, dict[str, tarfile.TarInfo]] = {}
-    samples, problems = [], []
+    """The samples of a shard in its order, and its problems as (member or "", kind, detail).
+
+    `size_and_mtime` is only a part of the cache's key: it changes when the shard does.
+    """
+    samples: list[ShardSample] = []
+    problems: list[tuple[str, str, str]] = []
     try:
         with open(shard, "rb") as file:
-            try:
-                for member in iter_tar_members(file):
-                    folder, _, base = member.name.rpartition("/")
-                    key, _, extension = base.partition(".")
-                    sample = members_by_key.setdefault(f"{folder}/{key}" if folder else key, {})
-                    if sample.setdefault(extension.lower(), member) is not member:
-                        problems.append(
-                            (
-                                escape_unprintable(member.name),
-                                "doubled",
-                                "is there a second time, and is left out",
-                            )
-                        )
-            except Exception as error:  # a damaged or forged archive may raise anything
-                problems.append(
-                    (
-                        "",
-                        "damaged",
-                        f"is damaged, and read as far as that: {' '.join(str(error).split())}",
-                    )
-                )
+            members_by_key = group_members_by_key(file, problems)
             for key, members in members_by_key.items():
                 image = next((members[kind] for kind in members if kind in IMAGE_EXTENSIONS), None)
-                name, label = (
-                    escape_unprintable(image.name if image else key),
-                    read_sample_label(file, members),
-                )
+                name = escape_unprintable(image.name if image else key)
+                label = read_sample_label(file, members)
                 if image is None:
-                    problems.append(
-                        (
-                            name,
-                            "no image",
-                            f"has none of {', '.join(IMAGE_EXTENSIONS)} beside it, and is left out",
-                        )
-                    )
+                    detail = f"has no image next to it ({', '.join(IMAGE_EXTENSIONS)}); skipped"
+                    problems.append((name, "no image", detail))
                 elif not label:
-                    problems.append(
-                        (
-                            name,
-                            "no class",
-                            "has no label beside it, in .cls or .json, and is left out",
-                        )
-                    )
+                    detail = "has no label next to it, in .cls or .json; skipped"
+                    problems.append((name, "no class", detail))
                 else:
-                    samples.append(
-                        ShardSample(
-                            image.name, ShardMember(shard, image.offset_data, image.size), label
-                        )
-                    )
+                    member = ShardMember(shard, image.offset_data, image.size)
+                    samples.append(ShardSample(image.name, member, label))
     except OSError as error:
         problems.append(("", "unreadable", f"cannot be read: {error.strerror or error}"))
     return tuple(samples), tuple(problems)
 
 
+def group_members_by_key(
+    file: IO[bytes], problems: list[tuple[str, str, str]]
+) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """The members of a shard by sample key and then by extension, both in the order of the shard.
+
+    A repeated member, and damage, after which nothing is read, are appended to `problems`.
+    """
+    members_by_key: dict[str, dict[str, tarfile.TarInfo]] = {}
+    try:
+        for member in iter_tar_members(file):
+            folder, _, base = member.name.rpartition("/")
+            key, _, extension = base.partition(".")
+            members = members_by_key.setdefault(f"{folder}/{key}" if folder else key, {})
+            if members.setdefault(extension.lower(), member) is not member:
+                name = escape_unprintable(member.name)
+                problems.append((name, "doubled", "occurs twice; the second one is skipped"))
+    except Exception as error:  # a damaged or forged archive may raise anything
+        reason = " ".join(str(error).split())
+        problems.append(("", "damaged", f"is damaged, and is read up to the damage: {reason}"))
+    return members_by_key
+
+
 def iter_tar_members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """The files in an archive, without hidden ones; tarfile.TarError where it does not end as archives do."""
+    """The regular files in an archive, without hidden ones.
+
+    Raises tarfile.TarError if a member exceeds the archive or anything but zeros follows the last
+    one.
+    """
     end = file.seek(0, SEEK_END)
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
-            if member.isreg() and member.offset_data + member.size > end:
+            excess = member.offset_data + member.size - end
+            if member.isreg() and excess > 0:
                 raise tarfile.ReadError(
-                    f"{escape_unprintable(member.name)} would reach {member.offset_data + member.size - end:,} bytes beyond its end"
+                    f"{escape_unprintable(member.name)} would reach {excess:,} bytes beyond the end"
                 )
-            if (
-                member.isreg()
-                and not member.issparse()
-                and not PurePosixPath(member.name).name.startswith(".")
-            ):
+            is_hidden = PurePosixPath(member.name).name.startswith(".")
+            if member.isreg() and not member.issparse() and not is_hidden:
                 yield member
         file.seek(tar.offset)
         if any(file.read(TAR_BLOCK_SIZE)):
-            raise tarfile.ReadError(f"what follows at byte {tar.offset:,} is no member")
+            raise tarfile.ReadError(f"there is no valid member at byte {tar.offset:,}")
 
 
 def read_sample_label(file: IO[bytes], members: dict[str, tarfile.TarInfo]) -> str:
-    """What is written beside an image, as text; empty where that is nothing."""
+    """The label in a sample's .cls file, or else in its .json file; empty if there is none."""
     for extension in ("cls", "json"):
         if (member := members.get(extension)) and member.size <= MAX_LABEL_BYTES:
             file.seek(member.offset_data)
@@ -273,10 +280,7 @@ def read_sample_label(file: IO[bytes], members: dict[str, tarfile.TarInfo]) -> s
                 continue
             if isinstance(value, dict):
                 value = next((value[name] for name in LABEL_COLUMN_NAMES if name in value), None)
-            if (
-                isinstance(value, str | int)
-                and not isinstance(value, bool)
-                and (label := str(value).strip())
-            ):
+            is_label = isinstance(value, str | int) and not isinstance(value, bool)
+            if is_label and (label := str(value).strip()):
                 return label
     return ""

@@ -1,4 +1,4 @@
-"""Files of named tensors, other projects' included; reading one runs no code that it holds."""
+"""Read and write files of named tensors, also of other projects; no code in them is run."""
 
 import argparse
 import re
@@ -20,9 +20,10 @@ from residua.files import atomic_write
 StateDict = dict[str, Tensor]
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PICKLE_SUFFIXES = (".pth", ".th", ".pt", ".bin")
-NUMPY_SCALAR = cast(
-    Callable[..., object], np.float64(0).__reduce__()[0]
-)  # the function that makes numpy's scalars
+WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+STATE_DICT_HINT = "give a state_dict, as torch.save(model.state_dict(), FILE) writes it"
+NUMPY_SCALAR = cast(Callable[..., object], np.float64(0).__reduce__()[0])
+"""The function that pickled numpy scalars are made by."""
 SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     argparse.Namespace,
     np.dtype,
@@ -30,14 +31,14 @@ SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = 
     (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
 ]
-"""What checkpoints hold beside tensors: values that do nothing when they are made."""
+"""Classes of harmless values that checkpoints hold besides tensors; making one has no effects."""
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The tensors of a file, by their names there, from whatever container they lie in.
+    """The named tensors of a file, whatever dictionaries they are nested in.
 
-    Where the file holds averaged weights too (`ema`), the plain ones are read.  Raises RecordError for a file that is not there
-    or damaged, that holds no tensors, or that asks to run code: it is not run.
+    If the file holds averaged weights too (`ema`), the plain ones are read.  Raises RecordError if
+    the file is missing or damaged, holds no tensors, or asks to run code, which is not run.
     """
     if not path.is_file():
         raise RecordError(f"there is no file {path}")
@@ -46,7 +47,7 @@ def read_state_dict(path: Path) -> StateDict:
             load_file(path) if path.suffix == ".safetensors" else unpickle_safely(path)
         )
     except SafetensorError as error:
-        raise RecordError(f"{path} is damaged, or no safetensors file: {error}") from error
+        raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
     state_dicts = {where: tensors for where, tensors in collect_state_dicts(content) if tensors}
     if not state_dicts:
         raise RecordError(f"{path} holds no named tensors: {STATE_DICT_HINT}")
@@ -57,13 +58,11 @@ def read_state_dict(path: Path) -> StateDict:
     )
 
 
-STATE_DICT_HINT = (
-    "what is wanted is a state_dict, as torch.save(model.state_dict(), FILE) writes it"
-)
-
-
 def unpickle_safely(path: Path) -> object:
-    """What torch.save wrote, if that is tensors and harmless values."""
+    """The content of a file that torch.save wrote, if it is tensors and harmless values.
+
+    Raises RecordError otherwise.
+    """
     try:
         with (
             torch.serialization.safe_globals(SAFE_GLOBALS),
@@ -74,77 +73,73 @@ def unpickle_safely(path: Path) -> object:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         refused_global = re.search(r"GLOBAL (\w[\w.]*\.(\w+)) ", str(error))
-        if (
-            refused_global
-            and refused_global[2].encode() not in path.read_bytes()[-len(refused_global[2]) - 1 :]
-        ):  # a file that ends there is cut off
-            raise RecordError(
-                f"{path} asks to run {refused_global[1]} when it is read, which was refused: {STATE_DICT_HINT}"
-            ) from error
+        if refused_global:
+            name = refused_global[2].encode()
+            if name not in path.read_bytes()[-len(name) - 1 :]:  # else the file is truncated there
+                raise RecordError(
+                    f"{path} asks to run {refused_global[1]} when it is read, "
+                    f"which was refused: {STATE_DICT_HINT}"
+                ) from error
         if "TorchScript" in str(error):
             raise RecordError(f"{path} holds a TorchScript program: {STATE_DICT_HINT}") from error
-        raise RecordError(f"{path} is damaged, or no file of torch.save") from error
+        raise RecordError(f"{path} is damaged or not written by torch.save") from error
 
 
 def collect_state_dicts(content: object) -> list[tuple[str, StateDict]]:
-    """Every dictionary in `content`, outermost first: the names it lies under, and the tensors that it holds itself."""
+    """Every dictionary nested in `content`, outermost first, as (path of its keys, its tensors)."""
     state_dicts, queue, visited_ids = [], deque([("", content)]), set()
     while queue:
         key_path, value = queue.popleft()
         if isinstance(value, dict) and id(value) not in visited_ids:
-            visited_ids.add(id(value))  # a pickled dictionary may hold itself
-            state_dicts.append(
-                (
-                    key_path,
-                    {
-                        name: item
-                        for name, item in value.items()
-                        if isinstance(name, str) and isinstance(item, Tensor)
-                    },
-                )
-            )
+            visited_ids.add(id(value))  # a pickled dictionary may contain itself
+            tensors = {
+                name: item
+                for name, item in value.items()
+                if isinstance(name, str) and isinstance(item, Tensor)
+            }
+            state_dicts.append((key_path, tensors))
             queue.extend((f"{key_path}.{name}", item) for name, item in value.items())
     return state_dicts
 
 
 def find_tensor_problem(tensor: Tensor, tensor_name: str) -> str:
-    """Why a dense tensor cannot be what a layer calls `name`, e.g. `running_var`; empty where it can."""
+    """Why a dense tensor cannot be a layer's `tensor_name`, e.g. `running_var`; "" if it can.
+
+    The reason continues a sentence that begins with "NAME is".
+    """
     if tensor_name == "num_batches_tracked":
-        return (
-            "no count"
-            if tensor.dtype.is_complex or tensor.is_quantized or not tensor.float().isfinite().all()
-            else ""
-        )
+        is_number = not tensor.dtype.is_complex and not tensor.is_quantized
+        return "" if is_number and tensor.float().isfinite().all() else "not a count"
     if tensor.dtype not in FLOAT_DTYPES:
         return f"of type {str(tensor.dtype).removeprefix('torch.')}, not of floating-point numbers"
     if not tensor.float().isfinite().all():
         return "not finite everywhere"
-    return (
-        "negative somewhere, which no variance is"
-        if tensor_name == "running_var" and tensor.lt(0).any()
-        else ""
-    )
+    if tensor_name == "running_var" and tensor.lt(0).any():
+        return "negative somewhere, but a variance cannot be"
+    return ""
 
 
 def is_dense_tensor(tensor: Tensor) -> bool:
-    """Whether it is a plain array of numbers that are here: not sparse, nested or on `meta`."""
+    """Whether the tensor is a plain array with data: not sparse, nested or on the device `meta`."""
     return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
 def write_state_dict(tensors: StateDict, path: Path) -> None:
-    """Write tensors as safetensors, or as torch.save does, by the file's suffix; whole or not at all."""
-    if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
+    """Write tensors atomically, as safetensors or by torch.save, depending on the file's suffix."""
+    if path.suffix not in WEIGHT_SUFFIXES:
         raise UsageError(
-            f"{path} says no format: end it in .safetensors, {', '.join(PICKLE_SUFFIXES[:-1])} or {PICKLE_SUFFIXES[-1]}"
+            f"{path} has an unknown file format: "
+            f"use {', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]}"
         )
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     try:
-        with atomic_write(path) as aside:
-            save_file(
-                tensors, aside, {"format": "pt"}
-            ) if path.suffix == ".safetensors" else torch.save(tensors, aside)
-    except (SafetensorError, RuntimeError) as error:  # a full disk
+        with atomic_write(path) as unfinished_path:
+            if path.suffix == ".safetensors":
+                save_file(tensors, unfinished_path, {"format": "pt"})
+            else:
+                torch.save(tensors, unfinished_path)
+    except (SafetensorError, RuntimeError) as error:  # e.g. a full disk
         raise RecordError(f"nothing was written to {path}: {error}") from error

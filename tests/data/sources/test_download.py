@@ -1,4 +1,4 @@
-"""Fetching from a server on this machine: whole, cut, altered, from mirrors, and not at all."""
+"""Downloads from a local server: complete, interrupted, altered, from mirrors and offline."""
 
 import gzip
 import io
@@ -51,7 +51,7 @@ def make_tar(contents, folder="cifar-10-batches-py"):
 
 
 def make_small_cifar(archive, *urls):
-    """CIFAR-10 in three small files, in an archive of those bytes."""
+    """A CIFAR-10 data set of three small files, with the checksum of the bytes `archive`."""
     files = [DataFile(name, compute_md5(content)) for name, content in FILE_CONTENTS.items()]
     return replace(
         get_dataset("cifar10"),
@@ -74,7 +74,7 @@ def read_files(folder):
 
 @pytest.fixture
 def published_cifar(file_server):
-    """The site holds the archive of a small CIFAR-10 at /a.tar.gz."""
+    """A small CIFAR-10 whose archive the server holds at /a.tar.gz."""
     archive = make_tar(FILE_CONTENTS)
     file_server.files["/a.tar.gz"] = archive
     return make_small_cifar(archive, f"{file_server.url}/a.tar.gz")
@@ -119,7 +119,8 @@ def test_a_given_folder_that_does_not_exist_is_reported(tmp_path, cache_folder, 
     gone = tmp_path / "gone"
     with pytest.raises(
         DataError,
-        match=r"^--data-dir is .*gone, which is not a folder: give the one that holds cifar-10-batches-py$",
+        match=r"^--data-dir is .*gone, which is not a folder: "
+        r"give the one that holds cifar-10-batches-py$",
     ):
         find_or_download(get_dataset("cifar10"), gone)
     monkeypatch.setenv("RESIDUA_DATA", str(gone))
@@ -131,7 +132,10 @@ def test_missing_files_in_a_given_folder_are_reported_and_not_downloaded(
     tmp_path, cache_folder, file_server, published_cifar
 ):
     folder = write_files(tmp_path / "data" / published_cifar.folder, {"data_batch_2": b""})
-    sentence = r"lacks data_batch_1, test_batch of cifar10: add what is missing, or give another --data-dir$"
+    sentence = (
+        r"lacks data_batch_1, test_batch of cifar10: "
+        r"add what is missing, or give another --data-dir$"
+    )
     for given in (folder, folder.parent):
         with pytest.raises(DataError, match=sentence):
             find_or_download(published_cifar, given)
@@ -270,8 +274,10 @@ def test_offline_the_error_says_what_was_tried_and_what_to_do(tmp_path, cache_fo
     with pytest.raises(DataError) as caught:
         find_or_download(make_small_cifar(b"", url, f"{file_server.url}/mirror/a.tar.gz"), tmp_path)
     assert re.fullmatch(
-        rf"cifar10 is not in {tmp_path} or {cache_folder}, and fetching it failed from {url} \(Connection refused\), "
-        rf"{file_server.url}/mirror/a\.tar\.gz \(Connection refused\): try again later, or download it yourself and give the folder "
+        rf"cifar10 is not in {tmp_path} or {cache_folder}, and downloading it failed from "
+        rf"{url} \(Connection refused\), "
+        rf"{file_server.url}/mirror/a\.tar\.gz \(Connection refused\): "
+        r"try again later, or download it yourself and give the folder "
         r"that holds cifar-10-batches-py by --data-dir or RESIDUA_DATA",
         str(caught.value),
     )
@@ -287,7 +293,7 @@ def test_a_truncated_archive_is_not_installed(cache_folder, file_server, share):
     archive = make_tar(FILE_CONTENTS)
     file_server.files["/a.tar.gz"] = archive = archive[: int(share * len(archive))]
     with pytest.raises(
-        DataError, match=r"^a\.tar\.gz of cifar10 is damaged \(.*\): nothing was put in place$"
+        DataError, match=r"^a\.tar\.gz of cifar10 is damaged \(.*\): nothing was installed$"
     ):
         find_or_download(make_small_cifar(archive, f"{file_server.url}/a.tar.gz"))
     assert not list(cache_folder.glob("cifar*"))
@@ -297,7 +303,7 @@ def test_an_archive_with_missing_files_is_not_installed(cache_folder, file_serve
     file_server.files["/a.tar.gz"] = archive = make_tar({"data_batch_1": b"", "test_batch": b""})
     with pytest.raises(
         DataError,
-        match=r"^what was fetched of cifar10 lacks data_batch_2: nothing was put in place$",
+        match=r"^the download of cifar10 lacks data_batch_2: nothing was installed$",
     ):
         find_or_download(make_small_cifar(archive, f"{file_server.url}/a.tar.gz"))
     assert not list(cache_folder.glob("cifar*"))

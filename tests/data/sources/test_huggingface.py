@@ -1,4 +1,4 @@
-"""Hugging Face data sets and parquet: found by the types of their columns, and trained on as the same files are."""
+"""Hugging Face data sets and parquet: columns found by type, pixels equal to those of files."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from residua.data.check import check_dataset
 from residua.data.image_cache import load_or_decode_images
 from residua.data.read import read_split
 from residua.data.sources.huggingface import list_huggingface_cached
-from residua.data.sources.image_folder import list_image_dataset, resolve_dataset
+from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError, UsageError
 from tests.data.faulty_photos import CLASS_CHANNELS, encode_image, make_picture, write_clean_folder
 
@@ -39,7 +39,7 @@ def make_png_files(count, seed=0):
 
 
 def make_split(count, seed=0, labels=None, **columns):
-    """So many images of each of three classes, as the library holds them."""
+    """A table of the datasets library with `count` images of each of three classes."""
     images = [{"bytes": content, "path": None} for content in make_png_files(count, seed)]
     labels = [i % 3 for i in range(3 * count)] if labels is None else labels
     features = {
@@ -52,7 +52,7 @@ def make_split(count, seed=0, labels=None, **columns):
 
 
 def list_entries(listing):
-    return [(entry.name, entry.label, entry.part) for entry in listing.entries]
+    return [(entry.name, entry.label, entry.split) for entry in listing.entries]
 
 
 def test_a_saved_data_set_equals_the_same_images_in_a_folder(tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_a_saved_data_set_equals_the_same_images_in_a_folder(tmp_path, capsys):
             for images in (read_split(files, name), read_split(rows, name))
         ]
         assert one == other
-    assert not check_dataset(tmp_path / "pets").problems
+    assert not check_dataset(list_image_dataset(tmp_path / "pets")).problems
     options = [
         "--model",
         "cifar-resnet8",
@@ -118,11 +118,11 @@ def test_splits_are_recognised_by_their_names(tmp_path):
     assert list_entries(found)[-2:] == [("test/1", 0, "test"), ("test/2", 1, "test")]
     assert {part for _, _, part in list_entries(found)} == {"train", "dev", "test"}
     assert [(p.path, p.kind, p.detail) for p in found.problems] == [
-        ("test", "no class", "has 1 rows without a label, which are left out"),
+        ("test", "no class", "has 1 rows without a label, which are skipped"),
         (
             "unsupervised",
             "other split",
-            "is no split to train, validate or test on, and is left out",
+            "is not a training, validation or test split, and is skipped",
         ),
     ]
     make_split(4).save_to_disk(tmp_path / "one")
@@ -146,17 +146,20 @@ def test_columns_are_chosen_by_type_and_an_ambiguous_choice_is_refused(tmp_path)
     ) == ("0", "1", "2")
     with pytest.raises(
         DataError,
-        match=r"d has 2 columns of labels, kind, coarse: rename the one that is meant label, and save_to",
+        match=r"d has 2 columns of labels, kind, coarse: "
+        r"rename the one to use to label, and save the data",
     ):
         list_classes("d", make_split(2, coarse=datasets.ClassLabel(names=CLASS_NAMES)))
-    with pytest.raises(DataError, match=r"e has the columns picture, of which none is of labels"):
+    with pytest.raises(
+        DataError, match=r"e has the columns picture, and none of them holds labels"
+    ):
         list_classes("e", make_split(2).remove_columns("kind"))
-    with pytest.raises(DataError, match=r"f has the columns kind, of which none is of images"):
+    with pytest.raises(DataError, match=r"f has the columns kind, and none of them holds images"):
         list_classes("f", make_split(2).remove_columns("picture"))
     two = make_split(2)
     with pytest.raises(
         DataError,
-        match=r"g has 2 columns of images, picture, mask: rename the one that is meant image",
+        match=r"g has 2 columns of images, picture, mask: rename the one to use to image",
     ):
         list_classes(
             "g",
@@ -215,9 +218,13 @@ def test_a_row_that_points_to_a_local_file_is_not_followed(tmp_path):
     parquet.write_table(
         pa.table(values | {"label": [CLASS_NAMES[i % 3] for i in range(7)]}), tmp_path / "d.parquet"
     )
-    [problem] = [p for p in check_dataset(tmp_path / "d.parquet").problems if p.path == "train/6"]
+    [problem] = [
+        p
+        for p in check_dataset(list_image_dataset(tmp_path / "d.parquet")).problems
+        if p.path == "train/6"
+    ]
     assert problem.kind == "unreadable"
-    assert problem.detail.endswith("mine.png, a file of another place")
+    assert problem.detail.endswith("mine.png, which is outside the library's cache")
 
 
 def test_a_parquet_table_of_paths_is_read_like_a_csv_table(tmp_path):
@@ -264,7 +271,8 @@ def test_a_hub_data_set_is_loaded_by_name_and_configuration(tmp_path, monkeypatc
         requests.append((name, config))
         if name == "me/many":
             raise ValueError(
-                "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\nExample of usage:\n\t?"
+                "Config name is missing.\nPlease pick one among the available configs: ['a', 'b']\n"
+                "Example of usage:\n\t?"
             )
         return datasets.DatasetDict({"train": make_split(4), "test": make_split(2, 50)})
 
@@ -281,7 +289,8 @@ def test_a_hub_data_set_is_loaded_by_name_and_configuration(tmp_path, monkeypatc
     assert requests == [("me/pets", None), ("me/pets", "small")]  # each once
     with pytest.raises(
         DataError,
-        match=r"hf:me/many cannot be read: Config name is missing. Please .* configs: \['a', 'b'\]$",
+        match=r"hf:me/many cannot be read: Config name is missing. "
+        r"Please .* configs: \['a', 'b'\]$",
     ):
         resolve_dataset("hf:me/many")
 

@@ -1,4 +1,4 @@
-"""Folders and tables of photographs: what is in them, and one sentence where they are none."""
+"""Folders and tables of photos: their contents, and a one-line error if there is no data set."""
 
 import os
 
@@ -9,14 +9,10 @@ from PIL import Image
 from residua.cli.main import main
 from residua.config.model import ImagePreprocessing
 from residua.data.decode import decode_image, preprocess_image
-from residua.data.image_cache import (
-    SPLIT_ORDER,
-    assign_splits,
-    hash_entry_content,
-    load_or_decode_images,
-)
+from residua.data.image_cache import hash_entry_content, load_or_decode_images
 from residua.data.read import read_split
-from residua.data.sources.image_folder import cached_image_side, list_image_dataset, resolve_dataset
+from residua.data.sources.resolve import cached_image_side, list_image_dataset, resolve_dataset
+from residua.data.splits import SPLIT_ORDER, assign_splits
 from residua.errors import DataError, UsageError
 from tests.data.faulty_photos import encode_image, make_picture
 
@@ -29,7 +25,7 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 def write_image_folder(root, counts, size=(40, 32)):
-    """`{"train/cat": 3}` images in folders."""
+    """Write images into folders, for example {"train/cat": 3} for three."""
     for seed, (subfolder, count) in enumerate(counts.items()):
         (root / subfolder).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -38,7 +34,7 @@ def write_image_folder(root, counts, size=(40, 32)):
 
 
 def list_names_and_splits(listing):
-    return {(entry.name, entry.part) for entry in listing.entries}
+    return {(entry.name, entry.split) for entry in listing.entries}
 
 
 def test_classes_are_sorted_by_name_and_listed_in_the_data_set(tmp_path):
@@ -101,7 +97,8 @@ def test_only_links_inside_the_folder_are_followed(tmp_path):
 def test_a_table_gives_paths_labels_and_splits(tmp_path):
     root = write_image_folder(tmp_path / "d", {"x": 4})
     (root / "t.csv").write_text(
-        '\ufefflabel,Path,split\nb,x/0.png,train\na,x/1.png,train\n"a",x/2.png,val\nb,x/gone.png,val\n',
+        "\ufefflabel,Path,split\nb,x/0.png,train\na,x/1.png,train\n"
+        '"a",x/2.png,val\nb,x/gone.png,val\n',
         encoding="utf-8",
     )
     found = list_image_dataset(root / "t.csv")
@@ -116,10 +113,10 @@ def test_a_table_gives_paths_labels_and_splits(tmp_path):
 
 INVALID_FOLDERS = {
     "an empty folder": ({}, "holds no folder of images: a class is a folder of its images"),
-    "one class": ({"cat": 3}, "holds one class, cat: there must be two at least"),
+    "one class": ({"cat": 3}, "holds only one class, cat: give at least two classes"),
     "one class to train on": (
         {"train/cat": 3, "train/dog": 0, "val/dog": 2},
-        "holds one class, cat",
+        "holds only one class, cat",
     ),
     "classes without files": (
         {"cat": 0, "dog": 0},
@@ -154,11 +151,12 @@ def test_other_invalid_data_arguments_give_a_one_line_error(tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(encode_image(make_picture(1), "PNG"))
     assert run_train(tmp_path / "x.png") == (
         1,
-        f"residua: {tmp_path / 'x.png'} is a file: give a folder of classes, or a table that ends in .csv, .tsv, .parquet\n",
+        f"residua: {tmp_path / 'x.png'} is a file: give a folder of classes, "
+        "or a table that ends in .csv, .tsv, .parquet\n",
     )
     (tmp_path / "t.csv").write_text("path,label\na.png,a\nb.png,b\n")
     assert (
-        "names 2 files, and none of them is there: paths are relative to"
+        "lists 2 files, and none of them exists: paths are relative to"
         in run_train(tmp_path / "t.csv")[1]
     )
     (tmp_path / "t.csv").write_text("name,kind\na.png,a\n")
@@ -167,9 +165,9 @@ def test_other_invalid_data_arguments_give_a_one_line_error(tmp_path, capsys):
         in run_train(tmp_path / "t.csv")[1]
     )
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
-    assert "is no table of text" in run_train(tmp_path / "t.csv")[1]
+    assert "is not a text table" in run_train(tmp_path / "t.csv")[1]
     (tmp_path / "t.csv").write_text("")
-    assert "is empty: it wants a line path,label" in run_train(tmp_path / "t.csv")[1]
+    assert "is empty: it needs the header path,label" in run_train(tmp_path / "t.csv")[1]
 
 
 def test_a_folder_of_only_damaged_images_gives_a_one_line_error(tmp_path, capsys):
@@ -191,7 +189,7 @@ def test_a_folder_of_only_damaged_images_gives_a_one_line_error(tmp_path, capsys
         )
         == 1
     )
-    assert "leaves no images for the train part" in capsys.readouterr().err.splitlines()[-1]
+    assert "has no images for the train split" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_class_with_one_image_is_reported_and_used_for_training(tmp_path):
@@ -282,7 +280,8 @@ def test_images_are_decoded_once_and_then_read_from_the_cache(tmp_path, cache_fo
     load_or_decode_images.cache_clear()
     assert torch.equal(read_split(data, "train").pixels, first.pixels)
     make_picture(999).save(root / "train" / "b" / "0.png")  # other content under the same name
-    assert not torch.equal(read_split(data, "train").pixels, first.pixels)
+    changed = resolve_dataset(str(root), (3, 24, 24))
+    assert not torch.equal(read_split(changed, "train").pixels, first.pixels)
     assert len(list(cache_folder.iterdir())) == 2
 
 
@@ -291,7 +290,7 @@ def test_an_unwritable_cache_gives_a_warning_and_training_continues(tmp_path, ca
     cache_folder.parent.mkdir(parents=True)
     cache_folder.write_bytes(b"a file stands where the folder would")
     assert len(read_split(resolve_dataset(str(root), (3, 24, 24)), "train")) == 7
-    assert "the decoded images were not kept in" in capsys.readouterr().err
+    assert "decoded images are not cached in" in capsys.readouterr().err
 
 
 def test_cached_squares_belong_to_the_listed_files(tmp_path):
@@ -317,7 +316,7 @@ def test_cached_squares_belong_to_the_listed_files(tmp_path):
 def test_photos_are_cropped_to_squares(tmp_path):
     root = write_image_folder(tmp_path / "d", {"a": 2, "b": 2})
     with pytest.raises(
-        UsageError, match=r"cut to squares in grey or in colour, not to \(3, 32, 64\)"
+        UsageError, match=r"cropped to squares in grey or in colour, not to \(3, 32, 64\)"
     ):
         resolve_dataset(str(root), (3, 32, 64))
     assert resolve_dataset(str(root), (1, 32, 32)).mean == (0.449,)

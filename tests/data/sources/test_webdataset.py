@@ -1,4 +1,4 @@
-"""Shards of samples: which images, classes and parts they hold, and that they are trained on as the same files are."""
+"""Shards of samples: their images, classes and splits; their pixels equal those of files."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from residua.config.model import ImagePreprocessing
 from residua.data.check import check_dataset
 from residua.data.image_cache import load_or_decode_images
 from residua.data.read import read_split
-from residua.data.sources.image_folder import list_image_dataset, resolve_dataset
+from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError
 from tests.data.faulty_photos import CLASS_CHANNELS, encode_image, make_picture, write_clean_folder
 
@@ -24,7 +24,7 @@ def isolate_cache(tmp_path, monkeypatch):
 
 
 def write_shard(path, files):
-    """A tar archive of `{"0.jpg": bytes}`."""
+    """Write a tar archive with members such as {"0.jpg": bytes}."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, content in files.items():
@@ -35,7 +35,7 @@ def write_shard(path, files):
 
 
 def make_samples(count, seed=0, label=lambda c: str(c).encode(), kind="cls"):
-    """So many images of each of three classes."""
+    """Members for `count` images of each of three classes, with a label file for each image."""
     return {
         name: content
         for i in range(3 * count)
@@ -47,11 +47,11 @@ def make_samples(count, seed=0, label=lambda c: str(c).encode(), kind="cls"):
 
 
 def list_entries(listing):
-    return [(entry.name, entry.label, entry.part) for entry in listing.entries]
+    return [(entry.name, entry.label, entry.split) for entry in listing.entries]
 
 
 def test_shards_equal_the_same_images_in_a_folder(tmp_path):
-    """Part by part, image by image, label by label; only their order is that of the archives."""
+    """Every split has the same images and labels; only their order is that of the archives."""
     write_clean_folder(tmp_path / "files")
     for part in ("train", "val"):
         for half in (0, 1):
@@ -163,7 +163,10 @@ def test_faulty_samples_are_reported_and_the_others_are_used(tmp_path, capsys):
     }
     path = write_shard(tmp_path / "d" / "train-0.tar", make_samples(12) | faulty_files)
     write_shard(tmp_path / "d" / "val-0.tar", make_samples(4, 700))
-    found = {(problem.kind, problem.path) for problem in check_dataset(tmp_path / "d").problems}
+    found = {
+        (problem.kind, problem.path)
+        for problem in check_dataset(list_image_dataset(tmp_path / "d")).problems
+    }
     assert found == {
         ("truncated", "train-0.tar/a/half.jpg"),
         ("not an image", "train-0.tar/b.png"),
@@ -186,7 +189,7 @@ def test_faulty_samples_are_reported_and_the_others_are_used(tmp_path, capsys):
         "fp32",
     ]
     assert main(["train", str(tmp_path / "d"), *options, "--out", str(tmp_path / "r")]) == 0
-    assert "left out: train-0.tar/a/half.jpg is truncated" in capsys.readouterr().err
+    assert "skipped: train-0.tar/a/half.jpg is truncated" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "r"), str(tmp_path / "d")]) == 0
     assert "of 12 test images wrong" in capsys.readouterr().out
     assert (
@@ -260,9 +263,13 @@ def test_no_pickle_in_a_shard_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        ({}, "holds shards, but no sample of an image and its class, as in KEY.jpg beside KEY.cls"),
-        ({"a.png": b"x"}, r"0.tar/a.png has no label beside it, in .cls or .json"),
-        ({"a.png": b"x", "a.cls": b"1"}, "holds one class, 1"),
+        (
+            {},
+            "holds shards, but no image with a class: "
+            "samples are stored as KEY.jpg next to KEY.cls",
+        ),
+        ({"a.png": b"x"}, r"0.tar/a.png has no label next to it, in .cls or .json"),
+        ({"a.png": b"x", "a.cls": b"1"}, "holds only one class, 1"),
     ],
     ids=str,
 )
@@ -274,7 +281,7 @@ def test_shards_that_are_no_data_set_give_a_one_line_error(tmp_path, members, se
 def test_a_file_that_is_no_archive_is_reported(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "0.tar").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"0.tar is damaged, and read as far as that: .+"):
+    with pytest.raises(DataError, match=r"0.tar is damaged, and is read up to the damage: .+"):
         list_image_dataset(tmp_path / "d")
 
 
@@ -291,7 +298,7 @@ def test_a_changed_shard_is_read_again(tmp_path):
 def test_a_duplicate_class_name_and_an_empty_line_are_refused(tmp_path):
     write_shard(tmp_path / "0.tar", make_samples(4))
     for text, why in (
-        ("crane\nchurch\ncrane", "line 3 of .* names crane again"),
+        ("crane\nchurch\ncrane", "line 3 of .* repeats crane"),
         ("a\n\nb", "line 2 of .* is empty"),
     ):
         (tmp_path / "classes.txt").write_text(text)

@@ -7,11 +7,11 @@ from residua.config.papers import network
 from residua.errors import UsageError
 from residua.net.build import build
 from residua.net.convert.caveats import explain_output_difference
-from residua.net.convert.names import (
+from residua.net.convert.names import map_names_to_project
+from residua.net.convert.weights import (
     adopt_foreign_stride,
     convert_foreign_weights,
     convert_to_project,
-    map_names_to_project,
 )
 from tests.third_party import (
     ThirdPartyCifarResNet,
@@ -23,7 +23,7 @@ from tests.third_party import (
 
 
 def load_converted(theirs, name, classes=None):
-    """What was ported, the network, and our module with the weights."""
+    """The conversion, the network that it belongs to, and our module with the weights."""
     requested = network(name, classes=classes)
     conversion = convert_foreign_weights(theirs, requested)
     actual_network = adopt_foreign_stride(requested, name, conversion)
@@ -33,7 +33,7 @@ def load_converted(theirs, name, classes=None):
 
 
 def assert_round_trip(third_party_net, name, project):
-    """Every key is accounted for, outputs are equal in float64, and what is written back is what was read."""
+    """Check that no key is lost, float64 outputs agree, and exported weights equal the imported."""
     theirs = randomize_weights(third_party_net).state_dict()
     conversion, actual_network, net = load_converted(theirs, name)
     assert conversion.ours_by_theirs.keys() == theirs.keys()
@@ -74,7 +74,7 @@ def test_timm_networks_compute_the_same_and_round_trip_unchanged(name, ours):
 
 
 def list_hugging_face_keys(units, layers):
-    """What ResNetForImageClassification of transformers 5.23 holds, listed by hand."""
+    """The keys of ResNetForImageClassification of transformers 5.23, listed by hand."""
     bn = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
     def list_conv_bn_keys(name):
@@ -160,7 +160,7 @@ def test_a_third_party_wide_residual_net_is_bit_identical():
 
 
 def to_pytorchcv_key(key):
-    """A key of torchvision's form as imgclsmob spells it for CIFAR."""
+    """A key in torchvision's form as imgclsmob spells it for CIFAR."""
     key = re.sub(
         r"layer(\d)\.(\d+)", lambda found: f"features.stage{found[1]}.unit{int(found[2]) + 1}", key
     )
@@ -177,7 +177,7 @@ def to_pytorchcv_key(key):
 
 
 def to_dxy_key(key):
-    """As D-X-Y/ResNeXt-DenseNet spells it, and many of its heirs."""
+    """A key in torchvision's form as D-X-Y/ResNeXt-DenseNet and code based on it spell it."""
     key = re.sub(r"^(conv|bn)1", lambda found: {"conv": "conv_1_3x3", "bn": "bn_1"}[found[1]], key)
     key = re.sub(r"\.(conv|bn)(\d)", lambda found: f".{found[1]}_{'abc'[int(found[2]) - 1]}", key)
     return re.sub(r"^layer(\d)", r"stage_\1", key).replace("fc.", "classifier.")
@@ -309,7 +309,8 @@ def test_networks_without_bn_round_trip(name):
         (
             "cifar-highway20",
             "torchvision",
-            "cifar-highway20 has parts (gates, scales or VLAD) that other projects have no name for",
+            "cifar-highway20 has parts (gates, scales or VLAD) that other projects have no name "
+            "for",
         ),
         (
             "cifar-resnet20,head=vlad",
@@ -349,7 +350,8 @@ def test_parts_without_a_name_in_the_other_project_are_refused(name, project, se
         (
             "preresnet18",
             "timm",
-            "its first unit forks before the activation, ours after it (He et al. 2016, appendix)",
+            "the first unit of timm forks before the activation, that of preresnet18 after it "
+            "(He et al. 2016, appendix)",
         ),
         ("resnet18,join=drop-path", "torchvision", ""),
         ("resnet18,join=dropout", "torchvision", ""),
@@ -372,7 +374,8 @@ def test_parts_without_a_name_in_the_other_project_are_refused(name, project, se
         (
             "resnet18,stem=3x3",
             "huggingface",
-            "stems of huggingface are a 7x7 convolution of stride 2 and a max-pool, that of resnet18,stem=3x3 is not",
+            "stems of huggingface are a 7x7 convolution of stride 2 and a max-pool, that of "
+            "resnet18,stem=3x3 is not",
         ),
         (
             "cifar-resnet20",
@@ -382,9 +385,11 @@ def test_parts_without_a_name_in_the_other_project_are_refused(name, project, se
         (
             "resnet50,order=relu-before-add,join=constant",
             "torchvision",
-            "joins of torchvision add, those of resnet50,order=relu-before-add,join=constant scale; bottlenecks of torchvision "
-            "stride on the 3x3, those of resnet50,order=relu-before-add,join=constant on the 1x1; torchvision has no networks "
-            "whose BN and ReLU stand where those of resnet50,order=relu-before-add,join=constant do",
+            "joins of torchvision add, those of resnet50,order=relu-before-add,join=constant "
+            "scale; bottlenecks of torchvision "
+            "stride on the 3x3, those of resnet50,order=relu-before-add,join=constant on the 1x1; "
+            "torchvision has no networks "
+            "with the order of BN and ReLU of resnet50,order=relu-before-add,join=constant",
         ),
     ],
 )

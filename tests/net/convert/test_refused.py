@@ -1,4 +1,4 @@
-"""Files of weights that are refused, and what is said of those that are not."""
+"""Weight files that are refused, and caveats about those that are accepted."""
 
 import re
 
@@ -9,11 +9,11 @@ from residua.config.papers import network
 from residua.errors import RecordError
 from residua.net.build import build
 from residua.net.convert.caveats import ZERO_PADDING_CAVEAT
-from residua.net.convert.names import (
+from residua.net.convert.names import map_names_to_project
+from residua.net.convert.weights import (
     convert_foreign_weights,
     convert_to_project,
     count_head_classes,
-    map_names_to_project,
 )
 from tests.third_party import ThirdPartyCifarResNet, ThirdPartyWideResNet, timm
 
@@ -34,7 +34,7 @@ def make_torchvision_style_names(asked):
     ]
 
 
-UNTAGGED_NOTE = "nothing in the file says the {} of {}: evaluate the network before you trust it"
+UNTAGGED_NOTE = "the file cannot show the {} of {}: evaluate the network before you trust it"
 
 
 def make_torchvision_state(name):
@@ -55,21 +55,25 @@ REFUSED_FILES = {
         "resnet50",
         lambda: make_torchvision_state("resnet34"),
     ),
-    "the file has a projection at the shortcut of stage2.unit1 (layer2.0.shortcut.0.weight), cifar-resnet20 has none there: "
+    "the file has a projection at the shortcut of stage2.unit1 (layer2.0.shortcut.0.weight), "
+    "cifar-resnet20 has none there: "
     "is it cifar-resnet20,shortcut=B?": (
         "cifar-resnet20",
         lambda: ThirdPartyCifarResNet(3, "B").state_dict(),
     ),
-    "the file has no projection at the shortcut of stage2.unit1, cifar-resnet20,shortcut=project has one there: "
+    "the file has no projection at the shortcut of stage2.unit1, cifar-resnet20,shortcut=project "
+    "has one there: "
     "is it cifar-resnet20?": (
         "cifar-resnet20,shortcut=B",
         lambda: ThirdPartyCifarResNet(3, "A").state_dict(),
     ),
-    "block1.layer.0.conv1.weight is 32x16x3x3 where cifar-wrn16-4 wants 64x16x3x3, and so with 62 more: is it cifar-wrn16-2?": (
+    "block1.layer.0.conv1.weight is 32x16x3x3, but cifar-wrn16-4 needs 64x16x3x3; 62 more shapes "
+    "differ: is it cifar-wrn16-2?": (
         "cifar-wrn16-4",
         lambda: ThirdPartyWideResNet(2, 2).state_dict(),
     ),
-    "layer1.0.bn3.weight is 256 where preresnet50 wants 64, and so with 127 more: is it resnet50?": (
+    "layer1.0.bn3.weight is 256, but preresnet50 needs 64; 127 more shapes differ: is it "
+    "resnet50?": (
         "preresnet50",
         lambda: make_torchvision_state("resnet50"),
     ),
@@ -77,7 +81,7 @@ REFUSED_FILES = {
         "cifar-resnet8",
         lambda: ThirdPartyCifarResNet(1, "A", 100).state_dict(),
     ),
-    "the file lacks the running_var of norm 2 of stage3.unit1, which cifar-resnet8 wants": (
+    "the file lacks the running_var of norm 2 of stage3.unit1, which cifar-resnet8 needs": (
         "cifar-resnet8",
         lambda: {
             k: t
@@ -85,7 +89,7 @@ REFUSED_FILES = {
             if k != "layer3.0.bn2.running_var"
         },
     ),
-    "the file lacks the bias of head, which cifar-resnet8 wants": (
+    "the file lacks the bias of head, which cifar-resnet8 needs": (
         "cifar-resnet8",
         lambda: {
             k: t
@@ -106,12 +110,13 @@ REFUSED_FILES = {
             | {"layer1.0.se.fc1.weight": torch.zeros(4, 16)}
         ),
     ),
-    "the file holds no residual network that we know: none of its names (features.0, features.1, classifier, ...) is that of a "
-    "first layer (conv1, stem.conv, ...)": (
+    "the file holds no known residual network: none of its names (features.0, features.1, "
+    "classifier, "
+    "...) is a first layer's (conv1, stem.conv, ...)": (
         "cifar-resnet8",
         lambda: {f"{n}.weight": torch.zeros(1) for n in ("features.0", "features.1", "classifier")},
     ),
-    "the file has our own names, as model.safetensors of a model folder: use that folder as it is": (
+    "the file has residua's own names, as model.safetensors of a model folder: give that folder": (
         "cifar-resnet8",
         lambda: build(network("cifar-resnet8")).state_dict(),
     ),
@@ -119,8 +124,9 @@ REFUSED_FILES = {
         "preresnet34",
         lambda: timm.create_model("resnetv2_18").state_dict(),
     ),
-    "timm and preresnet18 compute different things with these weights: its first unit forks before the activation, ours after it "
-    "(He et al. 2016, appendix)": (
+    "timm and preresnet18 compute different outputs with these weights: the first unit of timm "
+    "forks "
+    "before the activation, that of preresnet18 after it (He et al. 2016, appendix)": (
         "preresnet18",
         lambda: timm.create_model("resnetv2_18").state_dict(),
     ),
@@ -175,14 +181,14 @@ def test_original_akamaster_option_a_weights_get_no_note():
 
 
 INVALID_TENSORS = {
-    "linear.bias is 9 where cifar-resnet8 wants 10": {"linear.bias": torch.zeros(9)},
-    "linear.weight is a single number where cifar-resnet8 wants 10x64": {
+    "linear.bias is 9, but cifar-resnet8 needs 10": {"linear.bias": torch.zeros(9)},
+    "linear.weight is a single number, but cifar-resnet8 needs 10x64": {
         "linear.weight": torch.tensor(1.0)
     },
-    "conv1.weight is a single number where cifar-resnet8 wants 16x3x3x3": {
+    "conv1.weight is a single number, but cifar-resnet8 needs 16x3x3x3": {
         "conv1.weight": torch.tensor(1.0)
     },
-    "layer1.0.conv1.weight is a single number where cifar-resnet8 wants 16x16x3x3": {
+    "layer1.0.conv1.weight is a single number, but cifar-resnet8 needs 16x16x3x3": {
         "layer1.0.conv1.weight": torch.tensor(1.0)
     },
     "bn1.bias is sparse, nested or empty (meta): save dense tensors": {
@@ -196,7 +202,7 @@ INVALID_TENSORS = {
     "bn1.bias is not finite everywhere": {
         "bn1.bias": torch.full((16,), 1e300, dtype=torch.float64)
     },
-    "bn1.running_var is negative somewhere, which no variance is": {
+    "bn1.running_var is negative somewhere, but a variance cannot be": {
         "bn1.running_var": torch.full((16,), -1.0)
     },
     "bn1.weight is of type int8, not of floating-point numbers": {
@@ -208,7 +214,7 @@ INVALID_TENSORS = {
     "linear.bias is of type complex64, not of floating-point numbers": {
         "linear.bias": torch.ones(10, dtype=torch.complex64)
     },
-    "bn1.num_batches_tracked is no count": {"bn1.num_batches_tracked": torch.tensor(1j)},
+    "bn1.num_batches_tracked is not a count": {"bn1.num_batches_tracked": torch.tensor(1j)},
 }
 
 

@@ -19,7 +19,7 @@ AVERAGED_STATE = {name: tensor + 1 for name, tensor in STATE.items()}
 
 
 class MaliciousPickle:
-    """What runs a command in whoever unpickles it."""
+    """An object that runs a command in the process that unpickles it."""
 
     def __init__(self, path):
         self.path = path
@@ -90,7 +90,8 @@ def test_written_weights_are_read_back(tmp_path, suffix):
 
 def test_an_unknown_file_suffix_is_refused(tmp_path):
     with pytest.raises(
-        UsageError, match=r"x.h5 says no format: end it in .safetensors, .pth, .th, .pt or .bin"
+        UsageError,
+        match=r"x.h5 has an unknown file format: use .safetensors, .pth, .th, .pt or .bin",
     ):
         write_state_dict(STATE, tmp_path / "x.h5")
 
@@ -102,7 +103,8 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path, zipped
     with pytest.raises(RecordError) as refused:
         read_state_dict(tmp_path / "x.pth")
     assert str(refused.value) == (
-        f"{tmp_path / 'x.pth'} asks to run {os.system.__module__}.system when it is read, which was refused: what is wanted is a "
+        f"{tmp_path / 'x.pth'} asks to run {os.system.__module__}.system when it is read, which "
+        f"was refused: give a "
         "state_dict, as torch.save(model.state_dict(), FILE) writes it"
     )
     assert not (tmp_path / "ran").exists()
@@ -122,7 +124,8 @@ def test_a_pickled_module_is_refused_with_the_fix(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
     with pytest.raises(
         RecordError,
-        match=r"asks to run torch.nn.modules.linear.Linear .* torch.save\(model.state_dict\(\), FILE\)",
+        match=r"asks to run torch.nn.modules.linear.Linear .* torch.save\(model.state_dict\(\), "
+        r"FILE\)",
     ):
         read_state_dict(tmp_path / "x.pth")
 
@@ -147,7 +150,7 @@ def test_a_truncated_file_is_reported(tmp_path, suffix, kept):
     write_state_dict(STATE, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    with pytest.raises(RecordError, match=r"is damaged, or no"):
+    with pytest.raises(RecordError, match=r"is damaged or not"):
         read_state_dict(path)
 
 
@@ -157,14 +160,14 @@ def test_a_truncated_file_of_the_format_before_torch_1_6_is_reported(tmp_path):
     whole = path.read_bytes()
     for kept in range(len(whole)):
         path.write_bytes(whole[:kept])
-        with pytest.raises(RecordError, match=r"x.th is damaged, or no file of torch.save"):
+        with pytest.raises(RecordError, match=r"x.th is damaged or not written by torch.save"):
             read_state_dict(path)
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_a_text_file_is_reported(tmp_path, name):
     (tmp_path / name).write_text("these are no weights\n" * 9)
-    with pytest.raises(RecordError, match=rf"{name} is damaged, or no"):
+    with pytest.raises(RecordError, match=rf"{name} is damaged or not"):
         read_state_dict(tmp_path / name)
 
 

@@ -1,6 +1,7 @@
-"""Decoded images in the cache: written one by one, and read where they lie, so that memory need not hold them all.
+"""Decoded images in a file: written one by one, and memory-mapped for reading.
 
-The system keeps in its page cache what it has room for, and reads the rest again when it is wanted.
+Memory need not hold all images: the operating system keeps as many in its page cache as fit, and
+reads the others again when they are used.
 """
 
 import json
@@ -23,14 +24,17 @@ PIXELS_FILE, INDEX_FILE = "pixels.npy", "index.json"
 
 
 class PixelFileWriter:
-    """Images of one shape (c, h, w) on their way into a file, each put at its place."""
+    """Writes images of one shape (c, h, w) into an open `.npy` file, in any order."""
 
     def __init__(self, file: IO[bytes], image_shape: tuple[int, ...]) -> None:
         self.file, self.image_shape = file, image_shape
         self.data_start = self.write_header(0)
 
     def write_header(self, count: int) -> int:
-        """Write how many images there are, and return where they begin: numpy leaves room for any number."""
+        """Write the header for `count` images; return the offset of the first image in bytes.
+
+        The offset does not depend on `count`: numpy pads the header for any number.
+        """
         self.file.seek(0)
         write_array_header_1_0(
             self.file, {"descr": "|u1", "fortran_order": False, "shape": (count, *self.image_shape)}
@@ -42,7 +46,7 @@ class PixelFileWriter:
         self.file.write(pixels.contiguous().numpy().data)
 
     def truncate_to_count(self, count: int) -> None:
-        """Keep the first so many."""
+        """Keep the first `count` images, and complete the file."""
         self.write_header(count)
         self.file.truncate(self.data_start + count * prod(self.image_shape))
 
@@ -51,7 +55,10 @@ class PixelFileWriter:
 def open_cache_writer(
     cache_folder: Path, image_shape: tuple[int, ...]
 ) -> Iterator[tuple[PixelFileWriter, dict[str, Json]]]:
-    """Images, and what is to be known of them, on their way to `where`: there whole at the end, or not at all."""
+    """Yield a writer of images and an empty dictionary to fill with facts about them.
+
+    On success both are stored in `cache_folder`; after an exception it is as it was before.
+    """
     index: dict[str, Json] = {}
     with atomic_write(cache_folder) as staging:
         staging.mkdir()
@@ -61,11 +68,14 @@ def open_cache_writer(
 
 
 def memory_map_images(cache_folder: Path) -> tuple[Tensor, dict[str, Json]]:
-    """Images (n, c, h, w) that are not to be written to, and what is known of them; OSError or ValueError where there are none."""
+    """The images (n, c, h, w) in a folder, memory-mapped and read-only, and the facts stored.
+
+    Raises OSError or ValueError if the folder does not hold intact images.
+    """
     index = json.loads((cache_folder / INDEX_FILE).read_text(encoding="utf-8"))
     pixels = np.load(cache_folder / PIXELS_FILE, mmap_mode="r", allow_pickle=False)
     if not isinstance(index, dict) or pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise ValueError(f"{cache_folder} holds no images")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they cannot be written to
+        warnings.simplefilter("ignore")  # torch warns of tensors that must not be written to
         return torch.from_numpy(pixels), index

@@ -1,0 +1,127 @@
+"""The distribution of one activation as a mass at 0 and a histogram, for the random-walk model."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import pi, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+CELL_WIDTH = 1 / 16  # of the histogram; errors are about CELL_WIDTH^2 / 100
+
+
+@dataclass(frozen=True, slots=True)
+class BranchNoise:
+    """The response of a branch at initialisation: normal with this mean and variance."""
+
+    mean: float
+    variance: float
+
+    @property
+    def second_moment(self) -> float:
+        return self.mean**2 + self.variance
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActivationDistribution:
+    """The distribution of one activation, or a part of it whose total mass is below 1.
+
+    `cell_masses` is the histogram: cells of width `CELL_WIDTH`, half of them below 0.  The mass at
+    exactly 0 is separate, because ReLUs and zero padding produce zeros.
+    """
+
+    mass_at_zero: float
+    cell_masses: NDArray[np.float64]
+
+    @property
+    def total_mass(self) -> float:
+        """The probability of this part; 1 for a whole distribution."""
+        return self.mass_at_zero + float(self.cell_masses.sum())
+
+    def moment(self, power: int) -> float:
+        """The mean of x^power, for power >= 1."""
+        centers = compute_cell_centers(len(self.cell_masses))
+        return float((self.cell_masses * centers**power).sum())
+
+    @property
+    def mean(self) -> float:
+        return self.moment(1)
+
+    @property
+    def variance(self) -> float:
+        return self.moment(2) - self.mean**2
+
+    def add_noise(self, noise: BranchNoise) -> "ActivationDistribution":
+        """The distribution of x + z for independent z."""
+        if noise.variance == 0:
+            return self
+        cell_count = len(self.cell_masses)
+        spectrum = compute_noise_spectrum(cell_count, noise.mean, noise.variance)
+        convolved = np.fft.irfft(np.fft.rfft(self.cell_masses) * spectrum, cell_count)
+        noise_cells = discretize_normal(cell_count, noise.mean, noise.variance)
+        return ActivationDistribution(
+            0.0, np.maximum(convolved, 0) + self.mass_at_zero * noise_cells
+        )
+
+    def remove_negatives(self) -> "ActivationDistribution":
+        """The part of the distribution at 0 and above."""
+        is_positive = compute_cell_centers(len(self.cell_masses)) > 0
+        return ActivationDistribution(self.mass_at_zero, np.where(is_positive, self.cell_masses, 0))
+
+    def apply_relu(self) -> "ActivationDistribution":
+        """The distribution of max(0, x)."""
+        nonnegative = self.remove_negatives()
+        return ActivationDistribution(
+            self.mass_at_zero + self.total_mass - nonnegative.total_mass, nonnegative.cell_masses
+        )
+
+    def scale_mass(self, factor: float) -> "ActivationDistribution":
+        """The same shape with `factor` times the total mass."""
+        return ActivationDistribution(self.mass_at_zero * factor, self.cell_masses * factor)
+
+    def mix_with_zeros(self, kept_share: float) -> "ActivationDistribution":
+        """Keep a share of the activations, in [0, 1], and set the others to 0."""
+        return ActivationDistribution(
+            self.mass_at_zero * kept_share + (1 - kept_share) * self.total_mass,
+            self.cell_masses * kept_share,
+        )
+
+
+def compute_cell_centers(cell_count: int) -> NDArray[np.float64]:
+    """The centers of the cells (cell_count,), symmetric about 0."""
+    cells = np.arange(cell_count, dtype=np.float64)
+    centers: NDArray[np.float64] = (cells - cell_count // 2 + 0.5) * CELL_WIDTH
+    return centers
+
+
+@lru_cache(maxsize=32)
+def discretize_normal(cell_count: int, mean: float, variance: float) -> NDArray[np.float64]:
+    """The mass of N(mean, variance) in each cell (cell_count,)."""
+    return normal_mass_per_cell(compute_cell_centers(cell_count), mean, variance)
+
+
+@lru_cache(maxsize=32)
+def compute_noise_spectrum(cell_count: int, mean: float, variance: float) -> NDArray[np.complex128]:
+    """The Fourier transform of N(mean, variance) over distances between cells.
+
+    Multiplying the spectrum of a histogram by it adds the noise.
+    """
+    cell_offsets = np.fft.ifftshift((np.arange(cell_count) - cell_count // 2) * CELL_WIDTH)
+    return np.fft.rfft(normal_mass_per_cell(cell_offsets, mean, variance))
+
+
+def normal_mass_per_cell(
+    cell_centers: NDArray[np.float64], mean: float, variance: float
+) -> NDArray[np.float64]:
+    """The mass of N(mean, variance) around each center: density times cell width."""
+    return np.asarray(
+        CELL_WIDTH
+        * np.exp(-((cell_centers - mean) ** 2) / (2 * variance))
+        / sqrt(2 * pi * variance),
+        np.float64,
+    )
+
+
+def standard_normal(cell_count: int) -> ActivationDistribution:
+    """N(0, 1), as after BN."""
+    return ActivationDistribution(0.0, discretize_normal(cell_count, 0.0, 1.0))

@@ -1,0 +1,155 @@
+"""Arguments that several commands share, and what they stand for."""
+
+from functools import reduce
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from residua.cli.parser import CommandParser
+from residua.config.dataset import Dataset
+from residua.config.name_parts import UNIT_PARTS
+from residua.config.network import Network
+from residua.config.papers import network
+from residua.config.recipe import Recipe, recipe
+from residua.config.serialize import apply_override
+from residua.errors import UsageError
+
+MODEL_HELP = "a run's folder (its last network is used) or a model folder, such as RUN/best"
+DATA_HELP = (
+    "a data set (digits, cifar10, cifar100, mnist, fashion-mnist) or photographs: "
+    "a folder with one subfolder per class, a CSV table of path,label, WebDataset shards, "
+    "or hf:OWNER/NAME on the Hugging Face hub"
+)
+
+
+def is_given(arguments: Namespace, option: str) -> bool:
+    """Whether a value was given for an option whose default is None, False or []."""
+    value = arguments[option]
+    return value is not None and value is not False and value != []
+
+
+def add_model_argument(parser: CommandParser, help_text: str = MODEL_HELP) -> None:
+    parser.add_argument("model", type=Path, help=help_text)
+
+
+def add_data_argument(parser: CommandParser, help_text: str = DATA_HELP) -> None:
+    parser.add_argument("data", help=help_text)
+
+
+def add_out_option(
+    parser: CommandParser, help_text: str, default: Path | None = None, required: bool = False
+) -> None:
+    parser.add_argument("--out", type=Path, default=default, required=required, help=help_text)
+
+
+def add_seed_option(parser: CommandParser, determines: str) -> None:
+    parser.add_argument(
+        "--seed", type=int, default=0, help=f"the random seed of {determines} (default: 0)"
+    )
+
+
+def add_precision_option(parser: CommandParser, default: str) -> None:
+    parser.add_argument(
+        "--precision",
+        default=default,
+        help="number format of the computation: fp32, bf16, or auto: "
+        "bf16 if the machine computes fast in it, else fp32",
+    )
+
+
+def add_engine_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        help="what computes the network: torch, onnx, openvino, "
+        "or auto: the fastest installed one whose probabilities agree with torch's",
+    )
+
+
+def add_json_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print only one JSON object on standard output"
+    )
+
+
+def add_data_dir_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="the folder of the data sets (default: $RESIDUA_DATA if set, else the cache folder, "
+        "into which they are downloaded)",
+    )
+
+
+def add_network_options(parser: CommandParser) -> None:
+    """Add options that replace a part of a named network."""
+    parts = {
+        "block": "the layers of a unit's branch",
+        "shortcut": "the shortcut at units that change the shape; A, B, C as in He et al. 2015",
+        "order": "the order of weight, BN, ReLU and addition in a unit",
+    }
+    for part, meaning in parts.items():
+        values = ", ".join(UNIT_PARTS[part])
+        parser.add_argument(f"--{part}", help=f"{meaning}: {values} (default: the network's own)")
+
+
+def parse_network_options(arguments: Namespace, name: str, data: Dataset | None = None) -> Network:
+    """The network that `add_network_options` describes, shaped for a data set if one is given."""
+    return network(
+        name,
+        block=arguments.block,
+        shortcut=arguments.shortcut,
+        order=arguments.order,
+        input=data.input if data else None,
+        classes=len(data.classes) if data else None,
+    )
+
+
+def add_recipe_options(parser: CommandParser, default: str) -> None:
+    """Add options that choose a recipe and change it; `default` says which is used otherwise."""
+    parser.add_argument(
+        "--recipe",
+        help="the training recipe: he2015, he2016, fast, small, photos or tuning "
+        f"(default: {default})",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="training length in batches (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=float,
+        help="training length in passes over the training images (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change one field of the recipe, e.g. batch_size=64; can be repeated",
+    )
+
+
+def parse_recipe_options(
+    arguments: Namespace, data: Dataset, default: Recipe | None = None
+) -> Recipe:
+    """The recipe that `add_recipe_options` describes.
+
+    If the options name none, it is based on `default`, or on the data set's usual recipe.
+    """
+    usual_recipe = default or recipe("small" if data.name == "digits" else "he2015")
+    return apply_recipe_options(arguments, usual_recipe)
+
+
+def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
+    """`base`, or the recipe that `--recipe` names, with the changes of the other options."""
+    new_recipe = recipe(arguments.recipe) if arguments.recipe else base
+    if arguments.steps is not None and arguments.epochs is not None:
+        raise UsageError("--steps and --epochs both say how long to train: give one of them")
+    for length in (arguments.steps, arguments.epochs):
+        if length is not None and length <= 0:
+            raise UsageError(f"training length must be positive, got {length}")
+    if arguments.steps or arguments.epochs:
+        new_recipe = new_recipe.with_duration(
+            steps=arguments.steps or 0, epochs=arguments.epochs or 0
+        )
+    return reduce(apply_override, arguments.set, new_recipe)

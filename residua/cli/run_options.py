@@ -1,0 +1,172 @@
+"""The run that the options of `residua train` describe; what they leave open is chosen."""
+
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+
+from residua import data, training
+from residua.cli.options import is_given, parse_recipe_options
+from residua.config.dataset import Dataset
+from residua.config.network import Network
+from residua.config.papers import network
+from residua.config.recipe import Recipe
+from residua.config.run import Run
+from residua.config.vlad_config import make_vlad_classifier
+from residua.errors import UsageError, unknown_name_error
+
+if TYPE_CHECKING:
+    from residua.data import PhotoDataset
+    from residua.training import Machine
+
+DEFAULT_MODEL = "cifar-resnet20"
+MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # pixels of --size
+VLAD_IMAGE_SIDE = 64  # pixels of photographs for VLAD without --size; our choice
+NETWORK_ONLY_OPTIONS = (
+    "recipe",
+    "steps",
+    "epochs",
+    "set",
+    "recompute",
+    "balance",
+    "freeze",
+    "from",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRun:
+    """A run with its data set, the weights it starts from, and notes on automatic choices."""
+
+    run: Run
+    dataset: Dataset
+    weights_path: Path | None = None
+    choice_notes: tuple[str, ...] = ()
+
+
+def resolve_run(arguments: Namespace, dataset: Dataset, machine: "Machine") -> ResolvedRun:
+    """The run on `dataset` that the options describe.
+
+    For photographs, options that are not given are chosen by the images and the machine.  Raises
+    UsageError for options that do not fit the data, the model or each other.
+    """
+    if is_vlad_requested(arguments):
+        return resolve_vlad_run(arguments, dataset)
+    if arguments.freeze and not is_given(arguments, "from"):
+        raise UsageError("--freeze keeps what --from has learned: give that, too")
+    if isinstance(dataset, data.PhotoDataset):
+        return resolve_photo_run(arguments, dataset, machine)
+    if arguments.size is not None:
+        _, height, width = dataset.input
+        raise UsageError(
+            f"--size is for folders of photographs: images of {dataset.name} are {height} x {width}"
+        )
+    start = resolve_start(arguments, dataset, DEFAULT_MODEL)
+    recipe = resolve_recipe(arguments, dataset)
+    run = Run(start.network, dataset.name, recipe, arguments.seed, start.fingerprint)
+    return ResolvedRun(run, dataset, start.weights_path)
+
+
+def resolve_photo_run(
+    arguments: Namespace, dataset: "PhotoDataset", machine: "Machine"
+) -> ResolvedRun:
+    """The run on a data set of photographs; its size, network and recipe may be chosen."""
+    if arguments.size is not None and not MIN_IMAGE_SIDE <= arguments.size <= MAX_IMAGE_SIDE:
+        raise UsageError(
+            f"--size {arguments.size} is impossible: "
+            f"give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
+        )
+    is_fine_tuning = is_given(arguments, "from")
+    side = arguments.size or 0
+    if is_fine_tuning and not side:
+        side = training.read_image_size(training.resolve_weight_source(arguments["from"]))
+    listing = dataset.listing
+    auto_config = training.choose_config(listing, machine, finetune=is_fine_tuning, image_size=side)
+    image_shape = (3, auto_config.image_size, auto_config.image_size)
+    sized_dataset = data.dataset_from_listing(listing, image_shape)
+    start = resolve_start(arguments, sized_dataset, auto_config.model_name)
+    recipe = resolve_recipe(arguments, dataset, auto_config.recipe)
+    settled_options = list_settled_options(arguments)
+    return ResolvedRun(
+        Run(start.network, dataset.folder, recipe, arguments.seed, start.fingerprint),
+        sized_dataset,
+        start.weights_path,
+        tuple(
+            f"{reason} (override: --{option})"
+            for option, reason in auto_config.reasons.items()
+            if option not in settled_options
+        ),
+    )
+
+
+def list_settled_options(arguments: Namespace) -> set[str]:
+    """The options that are given, or that other given options decide."""
+    settled = {
+        option for option in ("model", "size", "recipe", "balance") if is_given(arguments, option)
+    }
+    if arguments.steps or arguments.epochs:
+        settled.add("recipe")
+    if is_given(arguments, "from"):
+        settled.add("model")
+    return settled
+
+
+def resolve_recipe(arguments: Namespace, dataset: Dataset, default: Recipe | None = None) -> Recipe:
+    """The recipe that the options describe, with `--balance` and `--freeze`."""
+    recipe = parse_recipe_options(arguments, dataset, default)
+    return replace(
+        recipe,
+        balance=recipe.balance or arguments.balance,
+        freeze=recipe.freeze or arguments.freeze,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """A network, and the weights it starts from; None and "" for random weights."""
+
+    network: Network
+    weights_path: Path | None = None
+    fingerprint: str = ""
+
+
+def resolve_start(arguments: Namespace, dataset: Dataset, default_model: str) -> RunStart:
+    """The network of `--model` with random weights, or that of `--from` with its weights."""
+    if not is_given(arguments, "from"):
+        name = arguments.model or default_model
+        return RunStart(network(name, input=dataset.input, classes=len(dataset.classes)))
+    weights_source = training.resolve_weight_source(arguments["from"])
+    if weights_source.path.is_dir() and arguments.model:
+        raise UsageError(f"--from takes the network of {arguments['from']}: leave --model out")
+    adapted_network = training.adapt_network_to_data(weights_source, dataset, arguments.model)
+    return RunStart(adapted_network, weights_source.path, weights_source.fingerprint)
+
+
+def is_vlad_requested(arguments: Namespace) -> bool:
+    """Whether `--model` names VLAD; UsageError for a misspelled `vlad`."""
+    name = str(arguments.model).partition(",")[0]
+    if name != "vlad" and get_close_matches(name, ["vlad"]):
+        raise unknown_name_error("model", name, ["vlad"])
+    return name == "vlad"
+
+
+def resolve_vlad_run(arguments: Namespace, dataset: Dataset) -> ResolvedRun:
+    """The run of `--model vlad`; UsageError for options that only networks have."""
+    for option in NETWORK_ONLY_OPTIONS:
+        if is_given(arguments, option):
+            raise UsageError(
+                f"--{option} is for networks: leave it out with --model {arguments.model}"
+            )
+    if arguments.precision not in ("auto", "fp32"):
+        raise UsageError(
+            f"--precision {arguments.precision} is for networks: vlad is fitted in fp32"
+        )
+    name = dataset.name
+    if isinstance(dataset, data.PhotoDataset):
+        side = arguments.size or VLAD_IMAGE_SIDE
+        dataset = data.dataset_from_listing(dataset.listing, (3, side, side))
+        name = dataset.folder
+    classifier = make_vlad_classifier(arguments.model, dataset.input, len(dataset.classes))
+    return ResolvedRun(Run(classifier, name, recipe=None, seed=arguments.seed), dataset)

@@ -1,0 +1,78 @@
+"""How training images are changed at random, as data."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+
+from residua.config.checks import check_range
+from residua.config.dataset import Dataset
+from residua.config.registry import Part
+from residua.errors import UsageError
+
+
+class BatchTransform(Part):
+    """A change of training images that this package does not have; see `Augmentation.extra`.
+
+    Its implementation is `f(transform, pixels, bits) -> pixels`: levels (n, c, h, w) in [0, 255],
+    uint8 or float, and `bits_per_image` random int64 numbers below 2^63 for each image (n, k).  It
+    must draw from these bits alone, so that a run resumes bit-identically.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """The change in words that follow "; ", e.g. `pixels are inverted with probability 0.5`."""
+
+    @property
+    def bits_per_image(self) -> int:
+        """Random numbers that the transform draws for each image."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """The random changes of training images, in the order in which they are applied.
+
+    area, stretch  a crop with a fraction of the image's area that is uniform in [area, 1], and an
+                   aspect ratio log-uniform in [1 / stretch, stretch], resized to the input's size
+                   (Szegedy et al. 2015, section 6); at area=1, the default, `pad` is used instead
+    pad            pad by that many pixels and crop back at a random place
+    flip           mirror with probability 1/2, if the data set allows it
+    colour         multiply brightness, contrast and saturation by up to 1 +- colour (Howard 2013)
+    trivial        TrivialAugment (Müller & Hutter 2021)
+    extra          registered transforms, in their order
+    cut            set a square of that many pixels to the mean colour (DeVries & Taylor 2017)
+    mixup, cutmix  probabilities of blending with another sample (Zhang et al. 2018), and of pasting
+                   a box of another (Yun et al. 2019); labels are mixed too, shares are uniform
+    """
+
+    pad: int = 4
+    flip: bool = True
+    cut: int = field(default=0, metadata={"added_later": True})
+    area: float = field(default=1.0, metadata={"added_later": True})
+    stretch: float = field(default=4 / 3, metadata={"added_later": True})
+    colour: float = field(default=0.0, metadata={"added_later": True})
+    trivial: bool = field(default=False, metadata={"added_later": True})
+    mixup: float = field(default=0.0, metadata={"added_later": True})
+    cutmix: float = field(default=0.0, metadata={"added_later": True})
+    extra: tuple[BatchTransform, ...] = field(default=(), metadata={"added_later": True})
+
+    def __post_init__(self) -> None:
+        check_range(self.pad, "pad", 0)
+        check_range(self.cut, "cut", 0)
+        if not 0 < self.area <= 1:
+            raise UsageError(f"area={self.area} is impossible: it must be above 0, and 1 at most")
+        check_range(self.stretch, "stretch", 1)
+        check_range(self.colour, "colour", 0, 1)
+        check_range(self.mixup, "mixup", 0)
+        check_range(self.cutmix, "cutmix", 0)
+        if self.mixup + self.cutmix > 1:
+            raise UsageError(
+                f"mixup={self.mixup} and cutmix={self.cutmix} are probabilities of one choice: "
+                "their sum must be at most 1"
+            )
+
+    def adapt_to_dataset(self, dataset: Dataset) -> "Augmentation":
+        """The same without mirroring, if a mirrored image would change its class."""
+        return replace(self, flip=self.flip and dataset.flip_keeps_class)

@@ -1,0 +1,97 @@
+"""How the last feature map becomes class scores: pooling, then a fully connected layer."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from residua.config.registry import Part, register
+from residua.errors import UsageError, unknown_name_error
+
+PoolingOp = Literal["mean", "vlad", "pool"]
+
+
+class Pooling(Part):
+    """Pools a feature map (channels, *size) to the numbers that the last linear layer reads.
+
+    Its implementation is `f(pooling, channels) -> nn.Module`; the module's forward takes
+    (n, channels, *size) and returns (n, pooled_channels(channels)).
+    """
+
+    __slots__ = ()
+
+    @property
+    def layer_op(self) -> PoolingOp:
+        """The operation's name in plans and drawings."""
+        return "pool"
+
+    @abstractmethod
+    def pooled_channels(self, channels: int) -> int:
+        """Numbers of one image after pooling."""
+
+    def count_parameters(self, channels: int) -> int:
+        """Parameters of the pooling itself."""
+        return 0
+
+    def count_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
+        """Multiply-adds of the pooling for one image."""
+        return 0
+
+    def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
+        """Numbers in fp32 that the backward pass keeps of one image, besides the pooling's
+        input."""
+        return 0
+
+    def saves_input(self) -> bool:
+        """Whether the backward pass reads the pooling's input."""
+        return True
+
+
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head(Pooling):
+    """Global average pooling ("mean"), or "vlad".
+
+    "vlad" sums the residuals of all positions to each of `words` learned centres (Arandjelovic et
+    al. 2016, Eq. 4).
+    """
+
+    pool: Literal["mean", "vlad"] = "mean"
+    words: int = 16
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("mean", "vlad"):
+            raise unknown_name_error("pooling", str(self.pool), ("mean", "vlad"))
+        if self.words < 1:
+            raise UsageError(f"VLAD with {self.words} words is impossible: give at least 1")
+
+    @property
+    def layer_op(self) -> PoolingOp:
+        return self.pool
+
+    def pooled_channels(self, channels: int) -> int:
+        return channels * (self.words if self.pool == "vlad" else 1)
+
+    def count_parameters(self, channels: int) -> int:
+        """VLAD's are an assignment to the words with biases, and the centres."""
+        return self.words * (2 * channels + 1) if self.pool == "vlad" else 0
+
+    def count_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
+        """VLAD's are two matrix products."""
+        return 2 * self.words * channels * prod(size) if self.pool == "vlad" else 0
+
+    def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
+        """VLAD keeps normalised features in two layouts with their norms, the assignments, and the
+        residuals before and after normalisation with their norms."""
+        if self.pool != "vlad":
+            return 0
+        positions = prod(size)
+        features = 2 * channels * positions + 2 * positions
+        residuals = 2 * self.words * channels + 3 * self.words + 2
+        return features + self.words * positions + residuals
+
+    def saves_input(self) -> bool:
+        return self.pool == "vlad"
+
+
+register(Head, names={"mean": Head(), "vlad": Head(pool="vlad")})

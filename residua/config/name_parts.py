@@ -1,0 +1,92 @@
+"""The parts that the name of a network can replace, as in `cifar-resnet56,join=shortcut-gate`."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from residua.config.heads import Pooling
+from residua.config.joins import Join
+from residua.config.network import ORDERS, SHORTCUTS, Unit
+from residua.config.registry import named_parts
+from residua.errors import UsageError, unknown_name_error
+
+# the letters of He et al. 2015, section 4.1
+SHORTCUT_LETTERS = {"A": "pad", "B": "project", "C": "project-all"}
+
+
+BLOCKS = {
+    "single": Unit(kernels=(3,)),  # a one-layer skip: He et al. 2016, Table 3
+    "basic": Unit(),
+    "bottleneck": Unit(kernels=(1, 3, 1), squeeze=4),
+    "triple": Unit(kernels=(3, 3, 3)),
+}
+
+
+JOINS: Mapping[str, Join] = named_parts(Join)
+
+
+HEADS: Mapping[str, Pooling] = named_parts(Pooling)
+
+
+UNIT_PARTS: dict[str, Mapping[str, Any]] = {
+    "block": BLOCKS,
+    "shortcut": {name: name for name in SHORTCUTS} | SHORTCUT_LETTERS,
+    "order": ORDERS,
+    "join": JOINS,
+    "start": {"he": "he", "identity": "identity"},
+    "stride": {"1x1": 0, "3x3": 1},
+}
+"""The parts of a unit that a name can replace, each with its choices by name."""
+
+
+NameChanges = dict[str, str]
+"""The words of a name by the part that they replace: those of `UNIT_PARTS`, `width` (a factor),
+`units` (of each stage, as in 3-6-3), `head` (mean or vlad) and, in an ImageNet network, `stem` (7x7
+or 3x3)."""
+
+
+def replace_unit_parts(unit: Unit, changes: NameChanges) -> Unit:
+    """`unit` with the parts of it that `changes` name."""
+    if "block" in changes:
+        unit = replace_block(unit, look_up_part("block", changes["block"], BLOCKS))
+    replacements = {
+        part: look_up_part(part, changes[part], values)
+        for part, values in UNIT_PARTS.items()
+        if part in changes and part != "block"
+    }
+    if "stride" in replacements:
+        replacements["stride_at"] = replacements.pop("stride")
+        if unit.kernels != (1, 3, 1):
+            raise UsageError(
+                "only a bottleneck can stride on its 1x1 or its 3x3: "
+                "leave stride out, or add block=bottleneck"
+            )
+    return replace(unit, **replacements)
+
+
+def refuse_stem_change(changes: NameChanges) -> None:
+    if "stem" in changes:
+        raise UsageError(
+            "only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out"
+        )
+
+
+def replace_block(unit: Unit, block: Unit) -> Unit:
+    return replace(unit, kernels=block.kernels, squeeze=block.squeeze)
+
+
+def look_up_part(part: str, name: str, choices: Mapping[str, Any]) -> Any:
+    if name not in choices:
+        raise unknown_name_error(part, name, choices)
+    return choices[name]
+
+
+MAX_COUNT = 10_000  # of a stage's units, and of width factors
+
+
+def parse_count(part: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < MAX_COUNT):
+        raise UsageError(
+            f"{part}={text} is impossible: give a whole number from 1 to {MAX_COUNT - 1:,}"
+        )
+    return int(text)

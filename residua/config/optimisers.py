@@ -1,0 +1,167 @@
+"""Optimisers as values, with their momenta and weight decay."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+from residua.config.checks import check_range
+from residua.config.registry import Part, register
+from residua.errors import UsageError
+
+DecayScope = Literal["all", "weights", "units"]
+"""What weight decay applies to: all parameters; weights, but neither BN parameters nor biases; or
+the weights of the units alone."""
+
+
+class Optimiser(Part):
+    """How parameters follow their gradients, without the learning rate, which a schedule gives.
+
+    Its implementation is `f(optimiser, groups) -> torch.optim.Optimizer`.  `groups` are torch's
+    parameter groups: each has its "weight_decay" and "lr_scale", a factor on the learning rate, and
+    "is_unit_weights", which is True for the weights of the units if `decay` is "units".
+    """
+
+    __slots__ = ()
+
+    weight_decay: float
+    decay: DecayScope
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Name and settings in words, e.g. `SGD with momentum 0.9 and weight decay 0.0001`."""
+
+    @property
+    @abstractmethod
+    def states_per_parameter(self) -> int:
+        """Numbers that the optimiser keeps for each parameter."""
+
+    @property
+    def other_lr_scale(self) -> float:
+        """Factor on the learning rate of all but the units' weights, if `decay` is "units"."""
+        return 1.0
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class Sgd(Optimiser):
+    """Stochastic gradient descent with momentum; weight decay is added to the gradient, as in the
+    papers.
+
+    Whether BN parameters and biases are decayed is our choice: the papers do not say.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    decay: Literal["all", "weights"] = "all"
+
+    def __post_init__(self) -> None:
+        check_range(self.momentum, "momentum", 0, 1)
+        check_range(self.weight_decay, "weight_decay", 0)
+        if self.nesterov and not self.momentum:
+            raise UsageError("Nesterov's momentum needs a momentum above 0")
+
+    @property
+    def description(self) -> str:
+        if not self.momentum:
+            return f"SGD without momentum, weight decay {self.weight_decay:g}"
+        nesterov = "Nesterov's " if self.nesterov else ""
+        return (
+            f"SGD with {nesterov}momentum {self.momentum:g} and weight decay {self.weight_decay:g}"
+        )
+
+    @property
+    def states_per_parameter(self) -> int:
+        return int(self.momentum > 0)
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class AdamW(Optimiser):
+    """Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.01
+    decay: Literal["all", "weights"] = "all"
+
+    def __post_init__(self) -> None:
+        check_range(self.beta1, "beta1", 0, 1)
+        check_range(self.beta2, "beta2", 0, 1)
+        check_range(self.weight_decay, "weight_decay", 0)
+
+    @property
+    def description(self) -> str:
+        betas = f"{self.beta1:g} and {self.beta2:g}"
+        return f"AdamW with betas {betas} and weight decay {self.weight_decay:g}"
+
+    @property
+    def states_per_parameter(self) -> int:
+        return 2
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class RmsProp(Optimiser):
+    """A gradient divided by the root of its running mean square (Tieleman & Hinton 2012)."""
+
+    smoothing: float = 0.99
+    momentum: float = 0.0
+    weight_decay: float = 1e-4
+    decay: Literal["all", "weights"] = "all"
+
+    def __post_init__(self) -> None:
+        check_range(self.smoothing, "smoothing", 0, 1)
+        check_range(self.momentum, "momentum", 0, 1)
+        check_range(self.weight_decay, "weight_decay", 0)
+
+    @property
+    def description(self) -> str:
+        return (
+            f"RMSprop with smoothing {self.smoothing:g}, momentum {self.momentum:g} "
+            f"and weight decay {self.weight_decay:g}"
+        )
+
+    @property
+    def states_per_parameter(self) -> int:
+        return 1 + (self.momentum > 0)
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class Muon(Optimiser):
+    """Orthogonalised Nesterov momentum for the weights of the units (Jordan et al. 2024).
+
+    The parameters of the stem, the head and BN follow Nesterov's momentum at `lr_scale` times the
+    learning rate, without weight decay.  The units' weight decay is decoupled: it is multiplied by
+    the learning rate and not added to the gradient.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 0.03
+    lr_scale: float = field(default=2.0, metadata={"stored_as": "share"})
+
+    def __post_init__(self) -> None:
+        check_range(self.momentum, "momentum", 0, 1)
+        check_range(self.weight_decay, "weight_decay", 0)
+        check_range(self.lr_scale, "share", 0)
+
+    @property
+    def decay(self) -> DecayScope:  # type: ignore[override]
+        return "units"
+
+    @property
+    def description(self) -> str:
+        return (
+            f"Muon with momentum {self.momentum:g} and weight decay {self.weight_decay:g} "
+            "for the weights of the units"
+        )
+
+    @property
+    def states_per_parameter(self) -> int:
+        return 1
+
+    @property
+    def other_lr_scale(self) -> float:
+        return self.lr_scale

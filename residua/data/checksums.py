@@ -1,0 +1,15 @@
+"""Checksums: MD5, which publishers state for their files, and SHA-256, which identifies images."""
+
+import hashlib
+from io import BufferedIOBase
+
+
+def compute_md5(file: BufferedIOBase) -> str:
+    """The MD5 sum of an open file from its current position, in hexadecimal digits."""
+    # `usedforsecurity=False`: it detects damage, and some systems forbid MD5 for anything more.
+    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def compute_sha256(content: bytes) -> str:
+    """The SHA-256 sum of bytes, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,70 @@
+"""Compares an exported file with the network in PyTorch."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from residua.config.model import ModelConfig
+from residua.data.augment import normalise_pixels
+from residua.deploy.inference_module import InferenceModule
+from residua.deploy.runners import ExportedRunner
+
+EXPORT_TOLERANCE = 1e-4
+"""Allowed difference to PyTorch, absolute for probabilities; for scores relative to the largest
+score, or absolute if that is below 1."""
+
+CHECKED_BATCH_SIZES = (1, 5)
+"""Batch sizes of the comparison; both differ from the example batch of 2 that is exported, so a
+batch size that was baked into the file is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDifference:
+    """Largest absolute differences between a file's outputs and those of PyTorch in fp32."""
+
+    score_difference: float
+    probability_difference: float
+    largest_score: float  # largest absolute score of PyTorch
+
+    @property
+    def is_within_tolerance(self) -> bool:
+        return (
+            self.score_difference <= EXPORT_TOLERANCE * max(1.0, self.largest_score)
+            and self.probability_difference <= EXPORT_TOLERANCE
+        )
+
+
+@torch.inference_mode()
+def measure_output_difference(
+    run_exported: ExportedRunner, module: InferenceModule, net: nn.Module, config: ModelConfig
+) -> OutputDifference:
+    """Compare an exported file with the original network on noise images.
+
+    `module` is what was exported; `net` is the network before its BN was folded.
+    """
+    reference_net = deepcopy(net).eval()
+    difference = OutputDifference(0.0, 0.0, 0.0)
+    for count in CHECKED_BATCH_SIZES:
+        pixels = torch.randint(
+            256,
+            (count, *module.input_shape),
+            generator=torch.Generator().manual_seed(count),
+            dtype=torch.uint8,
+        )
+        images = normalise_pixels(pixels, config.mean, config.std)
+        expected_scores = reference_net(images)
+        expected_probabilities = torch.softmax(expected_scores / config.temperature, 1)
+        scores, probabilities = run_exported(pixels if module.bakes_preprocessing else images)
+        difference = OutputDifference(
+            max(difference.score_difference, max_abs(scores - expected_scores)),
+            max(difference.probability_difference, max_abs(probabilities - expected_probabilities)),
+            max(difference.largest_score, max_abs(expected_scores)),
+        )
+    return difference
+
+
+def max_abs(x: Tensor) -> float:
+    """Largest absolute value."""
+    return x.abs().max().item()

@@ -1,0 +1,48 @@
+"""Metadata in an exported file: the model, its classes and how to prepare images for it."""
+
+import json
+from importlib.metadata import version
+
+from residua.config.model import ModelConfig
+from residua.deploy.inference_module import InferenceModule
+
+METADATA_SECTION = "residua"  # section of the metadata in formats that have sections
+
+
+def make_export_metadata(config: ModelConfig, module: InferenceModule) -> dict[str, str]:
+    """Metadata as strings; lists and numbers are encoded as JSON."""
+    return {
+        "model": config.network.name,
+        "classes": json.dumps(config.classes),
+        "input": json.dumps(config.input),
+        "takes": describe_input(module),
+        "mean": json.dumps(config.mean),
+        "std": json.dumps(config.std),
+        "resize": json.dumps(config.resize),
+        "interpolation": config.interpolation,
+        "temperature": json.dumps(config.temperature),
+        "preprocessing": describe_preprocessing(config, module),
+        "residua": version("residua"),
+    }
+
+
+def describe_input(module: InferenceModule) -> str:
+    """The input's name, shape and type, e.g. `pixels: (batch, 3, 224, 224) uint8`."""
+    shape = ", ".join(map(str, module.input_shape))
+    element_type = "uint8" if module.bakes_preprocessing else "fp32, normalised"
+    return f"{module.input_name}: (batch, {shape}) {element_type}"
+
+
+def describe_preprocessing(config: ModelConfig, module: InferenceModule) -> str:
+    """The steps from an image file to the input, in words."""
+    height, width = config.input[1:]
+    resampling = f"{config.interpolation}, antialiased"
+    resizing = (
+        f"shorter side resized to {config.resize} ({resampling}), center crop {height} x {width}"
+        if config.resize
+        else f"resized to {height} x {width} ({resampling})"
+    )
+    normalisation = (
+        "" if module.bakes_preprocessing else "; then (pixels / 255 - mean) / std per channel"
+    )
+    return f"RGB, {resizing}{normalisation}"

@@ -1,0 +1,113 @@
+"""The tensors of a network's plan by position, independent of any project's names.
+
+A position says what a module is for: e.g. the second convolution of the first unit of stage 3.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from residua.config.plan import Layer, Layers, Plan
+from residua.errors import UsageError
+
+
+class ModulePosition(NamedTuple):
+    """A module's role and its place in the network; numbers count from 1, and are 0 outside units.
+
+    The roles are stem, stem norm, conv, norm, project, project norm, tail norm, head, and "part"
+    for a module of a unit whose role is unknown.
+    """
+
+    role: str
+    stage: int = 0
+    unit: int = 0
+    layer: int = 0  # index among the unit's convolutions, or among its norms; else 0
+
+
+class NamedShape(NamedTuple):
+    """A tensor's name, in residua or in another project, and its shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def output_count(self) -> int:
+        """The outputs of a weight, its first dimension; 0 for a single number."""
+        return self.shape[0] if self.shape else 0
+
+
+TensorKey = tuple[ModulePosition, str]  # a position and a tensor's own name, e.g. running_mean
+TensorShapes = dict[TensorKey, NamedShape]
+BATCH_COUNTER = "num_batches_tracked"  # of a BN; files written before torch 0.4 have none
+HEAD_POSITION = ModulePosition("head")
+LAYER_ROLES = {
+    ("stem", "weight"): "stem",
+    ("stem", "bn"): "stem norm",
+    ("shortcut", "weight"): "project",
+    ("shortcut", "bn"): "project norm",
+    ("head", "bn"): "tail norm",
+    ("head", "weight"): "head",
+}
+"""The role of a layer by part and operation; the other parts of a unit hold convs and norms."""
+
+
+def list_expected_tensors(planned: Plan) -> TensorShapes:
+    """Residua's tensors of a network; UsageError if a part has no name in any other project."""
+    expected: TensorShapes = {}
+    for prefix, part, layers, (stage, unit), role_counts in iterate_plan_parts(planned):
+        for i, layer in enumerate(layers):
+            if layer.op in ("scale", "vlad") or part == "gate":
+                raise UsageError(
+                    f"{planned.network.name} has parts (gates, scales or VLAD) "
+                    "that other projects have no name for"
+                )
+            unit_role = {"weight": "conv", "bn": "norm"}.get(layer.op, "")
+            role = LAYER_ROLES.get((part, layer.op)) or unit_role
+            role_counts[role] += 1
+            layer_number = role_counts[role] if role in ("conv", "norm") else 0
+            position = ModulePosition(role, stage, unit, layer_number)
+            for name, shape in get_layer_tensor_shapes(layer).items():
+                expected[position, name] = NamedShape(f"{prefix}.{i}.{name}", shape)
+    return expected
+
+
+def iterate_plan_parts(
+    planned: Plan,
+) -> Iterator[tuple[str, str, Layers, tuple[int, int], Counter[str]]]:
+    """Each part of a network: residua's name, the part, its layers, (stage, unit), role counts.
+
+    The parts of a unit share one count of roles, so that its convolutions are numbered in order.
+    """
+    yield "stem", "stem", planned.stem, (0, 0), Counter()
+    for unit in planned.units:
+        role_counts: Counter[str] = Counter()
+        unit_parts = {
+            "lead": unit.lead,
+            "branch": unit.branch,
+            "after": unit.after,
+            "shortcut": unit.shortcut or (),
+            "gate": unit.gate,
+        }
+        for part, layers in unit_parts.items():
+            prefix = f"stages.stage{unit.stage}.{unit.index - 1}.{part}"
+            yield prefix, part, layers, (unit.stage, unit.index), role_counts
+    yield "head", "head", planned.head, (0, 0), Counter()
+
+
+def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a layer's module, by their own names."""
+    c = layer.output_shape.channels
+    if layer.op == "bn":
+        vectors = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (c,))
+        return {**vectors, BATCH_COUNTER: ()}
+    if layer.op == "weight":
+        kernel = (layer.kernel,) * len(layer.output_shape.size)
+        weight = {"weight": (c, layer.input_shape.channels, *kernel)}
+        return weight | ({"bias": (c,)} if layer.bias else {})
+    return {}
+
+
+def count_classes(file_tensors: Mapping[TensorKey, NamedShape]) -> int:
+    """The number of classes that a file's head tells apart; 0 without a head."""
+    head = file_tensors.get((HEAD_POSITION, "weight"))
+    return head.output_count if head else 0

@@ -1,0 +1,140 @@
+"""Convert weights of other projects' residual networks to residua's names, and back.
+
+Weights cannot show three properties of a network: where a bottleneck has its stride (see
+`adopt_foreign_stride`); where a pre-activation unit forks (see `explain_fork_difference`); and
+where option A adds its zero channels: residua adds them on both sides, as akamaster's code does,
+while other code appends them, which is `shortcut=pad-last` here.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from residua.config.network import Network
+from residua.config.papers import network as network_of
+from residua.config.plan import plan
+from residua.errors import RecordError, UsageError
+from residua.net.convert.caveats import explain_fork_difference, find_caveats
+from residua.net.convert.match import (
+    explain_mismatch,
+    has_head,
+    has_same_unit_counts,
+    list_candidate_networks,
+    relabel_tail_norm,
+    suggest_network,
+)
+from residua.net.convert.names import ExportProject, map_names_to_project, parse_tensor_names
+from residua.net.convert.positions import BATCH_COUNTER, count_classes, list_expected_tensors
+from residua.net.convert.state_dict import find_tensor_problem
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedWeights:
+    """Another project's weights under residua's names."""
+
+    tensors: dict[str, Tensor]
+    ours_by_theirs: dict[str, str]  # residua's names by the other project's
+    missing: tuple[str, ...]  # residua's names of the head's tensors, if the file has no head
+    unexpected: tuple[str, ...]  # the file's tensors that the network has no place for
+    project: str  # the project whose names the file has
+    caveats: str = ""  # properties of the network that weights cannot show, as sentences
+
+
+def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> ConvertedWeights:
+    """The weights of `network` from another project's state dict; shapes may differ by final 1s.
+
+    Batch counters of BN that the file lacks, as files from before torch 0.4 do, start at 0.  Raises
+    RecordError if the file holds another network, naming the difference and a network that fits,
+    and if its project computes different outputs with the same weights.
+    """
+    file_tensors, project = parse_tensor_names(tensors)
+    if mismatch := explain_mismatch(file_tensors, network):
+        suggestion = suggest_network(
+            file_tensors, network, lambda other: explain_fork_difference(other, project)
+        )
+        raise RecordError(mismatch + suggestion)
+    if fork_difference := explain_fork_difference(network, project):
+        raise RecordError(
+            f"{project} and {network.name} compute different outputs with these weights: "
+            f"{fork_difference}"
+        )
+    expected = list_expected_tensors(plan(network))
+    matched = relabel_tail_norm(file_tensors, expected)
+    for (_, tensor), entry in matched.items():
+        if problem := find_tensor_problem(tensors[entry.name], tensor):
+            raise RecordError(f"{entry.name} is {problem}")
+    found = {key: ours for key, ours in expected.items() if key in matched}
+    absent = {key: ours for key, ours in expected.items() if key not in matched}
+    converted = {
+        ours.name: tensors[matched[key].name].detach().reshape(ours.shape)
+        for key, ours in found.items()
+    }
+    batch_counters = {
+        ours.name: torch.tensor(0)
+        for (_, tensor), ours in absent.items()
+        if tensor == BATCH_COUNTER
+    }
+    ours_by_theirs = {matched[key].name: ours.name for key, ours in found.items()}
+    return ConvertedWeights(
+        tensors=converted | batch_counters,
+        ours_by_theirs=ours_by_theirs,
+        missing=tuple(ours.name for ours in absent.values() if ours.name not in batch_counters),
+        unexpected=tuple(name for name in tensors if name not in ours_by_theirs),
+        project=project,
+        caveats="; ".join(find_caveats(file_tensors, network, project)),
+    )
+
+
+def count_head_classes(tensors: Mapping[str, Tensor]) -> int:
+    """The number of classes of another project's state dict; 0 if it has no head."""
+    file_tensors, _ = parse_tensor_names(tensors)
+    return count_classes(file_tensors)
+
+
+def identify_network(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the network of another project's state dict; UsageError if no name fits."""
+    file_tensors, project = parse_tensor_names(tensors)
+    classes = count_classes(file_tensors) if has_head(file_tensors) else None
+    for name in list_candidate_networks(file_tensors, "resnet"):
+        with suppress(UsageError):  # no network of this depth
+            net = network_of(name, classes=classes)
+            if (
+                has_same_unit_counts(net, file_tensors)
+                and not explain_mismatch(file_tensors, net)
+                and not explain_fork_difference(net, project)
+            ):
+                return net.name
+    raise UsageError("the network of these weights cannot be identified: give its name by --model")
+
+
+def convert_to_project(
+    tensors: Mapping[str, Tensor], network: Network, project: ExportProject
+) -> dict[str, Tensor]:
+    """Residua's state dict under another project's names; UsageError if a name is lacking."""
+    theirs = {
+        name: tensors[ours].detach()
+        for ours, name in map_names_to_project(network, project).items()
+    }
+    if "head.fc.weight" in theirs:  # timm's resnetv2 ends in a 1x1 convolution
+        theirs["head.fc.weight"] = theirs["head.fc.weight"][:, :, None, None]
+    return theirs
+
+
+def adopt_foreign_stride(
+    network: Network, requested_name: str, converted: ConvertedWeights
+) -> Network:
+    """The network that foreign weights were trained in: its bottlenecks stride on the 3x3.
+
+    Not if `requested_name` says `stride=`.  In residua, as in the paper, bottlenecks stride on the
+    1x1; in torchvision, timm and Hugging Face on the 3x3 ("v1.5"), and likewise in the code for
+    CIFAR, pytorchcv's included.  pytorchcv's nets for ImageNet exist both ways (resnet50,
+    resnet50b) and keep their stride.
+    """
+    is_ambiguous = converted.project == "pytorchcv" and len(network.stages) == 4
+    strides_on_first_conv = network.unit.kernels == (1, 3, 1) and network.unit.stride_at == 0
+    if not strides_on_first_conv or "stride=" in requested_name or is_ambiguous:
+        return network
+    return network_of(f"{network.name},stride=3x3", input=network.input, classes=network.classes)

@@ -1,0 +1,147 @@
+"""Compile, load and call the C kernels of `fused_bn.c`: BN, addition and ReLU in one pass.
+
+The machine's own C compiler compiles them on the first call, for exactly its CPU; the result is
+cached.  Not torch.compile, since the bits of its results depend on its version.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from residua.files import atomic_write
+
+KERNEL_SOURCE = Path(__file__).with_name("fused_bn.c")
+COMPILE_FLAGS = "-O3 -march=native -std=gnu11 -fno-math-errno -fopenmp -fPIC -w -c"
+# linked without OpenMP: PyTorch has loaded its symbols, so that both share one pool of threads
+LINK_FLAGS = "-shared"
+
+
+def describe_fused_kernels() -> str:
+    """The kernels that BN runs on with `install_fused_batchnorm`, or why there are none."""
+    kernel_library = load_kernel_library()
+    if isinstance(kernel_library, str):
+        return f"no fused kernels: {kernel_library}"
+    return "fused BN-ReLU kernels"
+
+
+class BatchNormAddReLUFunction(torch.autograd.Function):
+    """relu?(BN(x) [+ residual]) in training mode, with fp32 arithmetic rounded once to bf16.
+
+    `x` and `residual` are bf16, channels-last (n, c, h, w).  Running statistics are updated if the
+    BN tracks them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        norm: nn.BatchNorm2d,
+        apply_relu: bool,
+    ) -> Tensor:
+        channels = x.shape[1]
+        y, batch_stats = torch.empty_like(x), torch.empty(4, channels)
+        mean, var = (
+            (norm.running_mean, norm.running_var)
+            if norm.track_running_stats
+            else torch.zeros(2, channels)
+        )
+        ctx.rows, ctx.relu, ctx.adds = x.numel() // channels, apply_relu, residual is not None
+        tensors = x, residual, y, weight, bias, mean, var, batch_stats
+        sizes = ctx.rows, channels
+        call_kernel("residua_forward", *tensors, *sizes, norm.eps, norm.momentum, apply_relu)
+        ctx.save_for_backward(x, batch_stats, y if ctx.adds and apply_relu else None)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, batch_stats, y = ctx.saved_tensors
+        dy = dy.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        dx, gradients = torch.empty_like(x), torch.empty(2, x.shape[1])
+        dweight, dbias = gradients[0], gradients[1]
+        dresidual = None if y is None else torch.empty_like(x)
+        tensors = dy, x, y, batch_stats, dweight, dbias, dx, dresidual
+        call_kernel("residua_backward", *tensors, ctx.rows, x.shape[1], ctx.relu)
+        if ctx.adds and y is None:  # without a ReLU, the sum passes its gradient on
+            dresidual = dy
+        return dx, dresidual, dweight, dbias, None, None
+
+
+def call_kernel(kernel_name: str, *arguments: Tensor | float | None) -> None:
+    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    if getattr(load_kernel_library(), kernel_name)(*values, torch.get_num_threads()):
+        raise MemoryError(kernel_name)
+
+
+@cache
+def load_kernel_library() -> ctypes.CDLL | str:
+    """The kernels, compiled on the first call on this machine, or the reason why there are none."""
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        return "no C compiler was found"
+    try:
+        path = kernel_cache_folder() / f"{compute_kernel_cache_key(compiler)[:16]}.so"
+        if not path.exists():
+            with atomic_write(path) as unfinished_path:
+                compile_kernels(unfinished_path, shlex.split(compiler))
+        kernel_library = ctypes.CDLL(str(path))
+        p, n, i, d = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
+        kernel_library.residua_forward.argtypes = [p] * 8 + [n, n, d, d, i, i]
+        kernel_library.residua_backward.argtypes = [p] * 8 + [n, n, i, i]
+    except subprocess.SubprocessError as error:
+        return f"the C compiler failed ({error})"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"they could not be built or loaded ({error})"
+    return kernel_library
+
+
+def compute_kernel_cache_key(compiler: str) -> str:
+    """A hash of everything that the compiled code depends on: source, compiler, flags and CPU."""
+    cpu_info_path = Path("/proc/cpuinfo")
+    cpu_info = (
+        cpu_info_path.read_text().split("\n\n")[0]
+        if cpu_info_path.exists()
+        else platform.processor()
+    )
+    cpu_lines = [
+        line
+        for line in cpu_info.splitlines()
+        if line.startswith(("model name", "flags", "Features"))
+    ] or [cpu_info]
+    machine = platform.machine()
+    parts = [KERNEL_SOURCE.read_text(), compiler, COMPILE_FLAGS, LINK_FLAGS, machine, *cpu_lines]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def compile_kernels(library_path: Path, compiler_command: list[str]) -> None:
+    """Compile and link the kernels; raises subprocess.SubprocessError if the compiler fails."""
+    object_file = library_path.with_suffix(".o")
+    commands = (
+        [*COMPILE_FLAGS.split(), str(KERNEL_SOURCE), "-o", str(object_file)],
+        [*LINK_FLAGS.split(), str(object_file), "-lm", "-o", str(library_path)],
+    )
+    try:
+        for command in commands:
+            subprocess.run(
+                [*compiler_command, *command], check=True, capture_output=True, timeout=120
+            )
+    finally:
+        object_file.unlink(missing_ok=True)
+
+
+def kernel_cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residua" / "kernels"

@@ -1,0 +1,28 @@
+"""Replace the BN modules of a network by another kind of BN with the same tensors."""
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+
+def swap_batchnorms(net: nn.Module, make_norm: Callable[..., BatchNorm]) -> None:
+    """Replace every BN of `net` in place; names in the state_dict, parameters and buffers stay.
+
+    `make_norm(num_features, eps, momentum, affine, track_running_stats)` makes a replacement, which
+    takes over the mode (training or evaluation) of the BN that it replaces.
+    """
+    for module in list(net.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, BatchNorm):
+                setattr(module, name, make_sharing_norm(norm, make_norm))
+
+
+def make_sharing_norm(norm: BatchNorm, make_norm: Callable[..., BatchNorm]) -> BatchNorm:
+    """A BN made by `make_norm` that shares the parameters and buffers of `norm`, and its mode."""
+    sharing_norm = make_norm(
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+    )
+    # the dictionaries themselves, so that a later replacement of a tensor is shared too
+    sharing_norm._parameters, sharing_norm._buffers = norm._parameters, norm._buffers
+    return sharing_norm.train(norm.training)

@@ -1,0 +1,103 @@
+"""Labels at the ends of lines and at ticks, placed so that none covers another."""
+
+from itertools import pairwise
+from math import asinh, log
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LINE_HEIGHT = 1.25  # from one line of text to the next, in font sizes
+MARKER_OFFSET_POINTS = 13  # from the axes to the marker before a label
+NUM_SPREAD_ROUNDS = 200  # enough for the labels of a dozen lines to settle
+
+
+class LineEnd(NamedTuple):
+    """The label of a line that ends at the right of the axes.
+
+    `value` is its height in data units; an empty `marker` draws none.
+    """
+
+    value: float
+    label: str
+    color: str
+    marker: str = ""
+
+
+def label_line_ends(axes: "Axes", line_ends: list[LineEnd], font_size: float) -> None:
+    """Write each label to the right of the axes, as near to its line's end as readability allows.
+
+    The y axis must be logarithmic or asinh with a linear width of 1.  `font_size` is in points.
+    """
+    scale_value = log if axes.get_yscale() == "log" else asinh
+    bottom, top = (scale_value(limit) for limit in axes.get_ylim())
+    width_points, height_points = measure_axes_points(axes)
+    max_lines = max(end.label.count("\n") + 1 for end in line_ends)
+    min_gap = LINE_HEIGHT * font_size / height_points * max_lines
+    heights = spread_labels(
+        [(scale_value(end.value) - bottom) / (top - bottom) for end in line_ends], min_gap
+    )
+    for height, end in zip(heights, line_ends, strict=True):
+        if end.marker:
+            axes.plot(
+                1 + MARKER_OFFSET_POINTS / width_points,
+                height,
+                transform=axes.transAxes,
+                color=end.color,
+                marker=end.marker,
+                ms=5.5,
+                clip_on=False,
+            )
+        axes.annotate(
+            end.label,
+            (1, height),
+            (20 if end.marker else 9, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="center",
+            color=end.color,
+            fontsize=font_size,
+            annotation_clip=False,
+        )
+
+
+def measure_axes_points(axes: "Axes") -> tuple[float, float]:
+    """Width and height of the axes in points, 1/72 inch."""
+    figure, position = axes.figure, axes.get_position()
+    width_inches, height_inches = figure.get_figwidth(), figure.get_figheight()  # type: ignore[union-attr]
+    return 72 * width_inches * position.width, 72 * height_inches * position.height
+
+
+def spread_labels(heights: list[float], min_gap: float) -> list[float]:
+    """The heights, moved as little as leaves `min_gap` between any two, in the same order.
+
+    Heights are shares of the axes' height.  No label is moved above the axes, where the legend is,
+    unless one was above them already.
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    spread_heights = list(heights)
+    for _ in range(NUM_SPREAD_ROUNDS):
+        for i, j in pairwise(order):
+            overlap = min_gap - (spread_heights[j] - spread_heights[i])
+            if overlap > 0:
+                spread_heights[i] -= overlap / 2
+                spread_heights[j] += overlap / 2
+    upper_limit = max(1.0, *heights)
+    for i in reversed(order):
+        spread_heights[i] = min(spread_heights[i], upper_limit)
+        upper_limit = spread_heights[i] - min_gap
+    return spread_heights
+
+
+def hide_crowded_labels(depths: list[int]) -> list[str]:
+    """The label of each tick on a logarithmic axis; empty if it would touch the label before it."""
+    labels = [str(depths[0])]
+    last_labelled = depths[0]
+    min_ratio = max((depths[-1] / depths[0]) ** 0.06, 1.03)
+    for depth in depths[1:]:
+        if depth / last_labelled > min_ratio:
+            labels.append(str(depth))
+            last_labelled = depth
+        else:
+            labels.append("")
+    return labels

@@ -1,0 +1,3 @@
+"""The former name of `residua.training`."""
+
+raise ImportError("residua.train is called residua.training now: import from there")

@@ -1,0 +1,100 @@
+"""Optimiser values -> torch optimisers, and the parameter groups that they are given."""
+
+from collections.abc import Set
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
+from residua.config.registry import implementation_of, register
+from residua.training.muon import MuonOptimiser
+
+ParameterGroup: TypeAlias = dict[str, Any]
+"""A torch parameter group: "params", "weight_decay", "lr_scale" and "is_unit_weights"."""
+
+
+def build_torch_optimiser(
+    optimiser: Optimiser, groups: list[ParameterGroup]
+) -> torch.optim.Optimizer:
+    """Build the torch optimiser of a value.
+
+    The caller sets each group's "lr" before a step, to the schedule's rate times "lr_scale".
+    """
+    torch_optimiser: torch.optim.Optimizer = implementation_of(optimiser)(optimiser, groups)
+    return torch_optimiser
+
+
+def build_sgd(optimiser: Sgd, groups: list[ParameterGroup]) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        groups, lr=0.0, momentum=optimiser.momentum, nesterov=optimiser.nesterov, fused=True
+    )
+
+
+def build_adamw(optimiser: AdamW, groups: list[ParameterGroup]) -> torch.optim.AdamW:
+    betas = (optimiser.beta1, optimiser.beta2)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def build_rmsprop(optimiser: RmsProp, groups: list[ParameterGroup]) -> torch.optim.RMSprop:
+    return torch.optim.RMSprop(
+        groups, lr=0.0, alpha=optimiser.smoothing, momentum=optimiser.momentum
+    )
+
+
+register(Sgd, implementation=build_sgd)
+register(AdamW, implementation=build_adamw)
+register(RmsProp, implementation=build_rmsprop)
+register(Muon, implementation=lambda optimiser, groups: MuonOptimiser(groups, optimiser.momentum))
+
+
+def make_parameter_groups(
+    net: nn.Module,
+    optimiser: Optimiser,
+    head_parameters: Set[Tensor] = frozenset(),
+    body_lr_scale: float = 1.0,
+) -> list[ParameterGroup]:
+    """Group the trainable parameters by weight decay and by their factor on the learning rate.
+
+    `optimiser.decay` says which parameters are decayed.  `body_lr_scale` is the factor of all
+    parameters but `head_parameters`, those of the last layer.
+    """
+    groups = group_by_decay(net, optimiser)
+    if body_lr_scale == 1:
+        return groups
+    split_groups = []
+    for group in groups:
+        for is_head, lr_scale in ((False, body_lr_scale), (True, 1.0)):
+            params = [p for p in group["params"] if (p in head_parameters) == is_head]
+            scaled = {"params": params, "lr_scale": lr_scale * group["lr_scale"]}
+            split_groups.append(group | scaled)
+    return [group for group in split_groups if group["params"]]
+
+
+def group_by_decay(net: nn.Module, optimiser: Optimiser) -> list[ParameterGroup]:
+    """Split the trainable parameters into those with and those without weight decay."""
+    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    if optimiser.decay == "all":
+        decayed = [p for _, p in named]
+    elif optimiser.decay == "weights":  # neither biases, nor BN, nor scales
+        decayed = [p for _, p in named if p.dim() > 1]
+    else:
+        decayed = [p for name, p in named if name.startswith("stages.") and p.dim() > 1]
+    is_unit_weights = optimiser.decay == "units"
+    decayed_ids = {id(p) for p in decayed}
+    others = [p for _, p in named if id(p) not in decayed_ids]
+    groups: list[ParameterGroup] = [
+        {
+            "params": decayed,
+            "weight_decay": optimiser.weight_decay,
+            "lr_scale": 1.0,
+            "is_unit_weights": is_unit_weights,
+        },
+        {
+            "params": others,
+            "weight_decay": 0.0,
+            "lr_scale": optimiser.other_lr_scale,
+            "is_unit_weights": False,
+        },
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,68 @@
+"""How far a run is, and what it measured since the last line of its record."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from residua.record import MetricsRow
+
+
+@dataclass
+class TrainingProgress:
+    """Steps, time and best error of a run so far, and the results of steps not yet recorded."""
+
+    total_steps: int  # of the whole run
+    step: int = 0  # steps done
+    seconds: float = 0.0  # spent on steps, including waits for data, over all sessions
+    best_dev_error: float | None = None  # lowest error on the dev split so far
+    losses: list[Tensor] = field(default_factory=list)  # per step, since the last metrics line
+    wrong_counts: list[Tensor] = field(default_factory=list)  # the same for wrong predictions
+    clock_started: float = 0.0  # time.perf_counter() when the clock was last started
+    data_wait_seconds: float = 0.0  # the part of `seconds` in which a step waited for its batch
+    note: str = ""  # a message to show to the user now
+
+    def add_step(self, loss: Tensor, wrong_count: Tensor) -> None:
+        self.losses.append(loss)
+        self.wrong_counts.append(wrong_count)
+        self.step += 1
+
+    def update_best(self, dev_error: float) -> bool:
+        """Note an error on the dev split; True if it is the lowest so far."""
+        if self.best_dev_error is not None and dev_error >= self.best_dev_error:
+            return False
+        self.best_dev_error = dev_error
+        return True
+
+    def start_clock(self) -> None:
+        """Start to count `seconds`; the clock is stopped during evaluations and checkpoints."""
+        self.clock_started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        self.seconds += time.perf_counter() - self.clock_started
+
+    def pop_step_results(self) -> tuple[Tensor, Tensor]:
+        """Losses (n,) and numbers of wrong predictions (n,) of the n steps since the last call."""
+        losses, wrong_counts = torch.stack(self.losses), torch.stack(self.wrong_counts)
+        self.losses, self.wrong_counts = [], []
+        return losses, wrong_counts
+
+
+class ProgressListener(Protocol):
+    """Is called after each step, with a metrics line if one was recorded; must change nothing."""
+
+    def __call__(self, progress: TrainingProgress, line: MetricsRow | None) -> None: ...
+
+
+class CountListener(Protocol):
+    """Is called with the number of items that are done and the number of all items."""
+
+    def __call__(self, done: int, total: int, /) -> None: ...
+
+
+class NamedCountListener(Protocol):
+    """Is called with the name of a task, the number of its items that are done, and of all."""
+
+    def __call__(self, name: str, done: int, total: int, /) -> None: ...

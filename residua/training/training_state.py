@@ -1,0 +1,145 @@
+"""Save the state of a run to a checkpoint, and restore it, so that resuming is bit-identical.
+
+The state is all that the rest of the run depends on: weights, buffers, the optimiser's state, the
+step, and the step results that no metrics line holds yet.
+"""
+
+import torch
+from torch import Tensor
+
+from residua.errors import RecordError, TrainingError
+from residua.record import RunRecord
+from residua.training.checkpoint import (
+    CheckpointPolicy,
+    CheckpointScalars,
+    TensorGroups,
+    list_checkpoints,
+    load_newest_intact,
+    write_checkpoint,
+)
+from residua.training.progress import TrainingProgress
+from residua.training.step import TrainingStep
+
+
+def save_training_state(
+    record: RunRecord,
+    training_step: TrainingStep,
+    progress: TrainingProgress,
+    checkpoint_policy: CheckpointPolicy,
+) -> None:
+    """Write a checkpoint, on rank 0; TrainingError if a loss or a weight is not finite."""
+    require_finite_losses(progress, record)
+    progress.stop_clock()
+    if not all(parameter.isfinite().all() for parameter in training_step.net.parameters()):
+        raise TrainingError(
+            f"weights are not finite after step {progress.step:,} of {progress.total_steps:,}: "
+            f"{suggest_divergence_fix(record)}"
+        )
+    unrecorded = {"losses": progress.losses, "wrong": progress.wrong_counts}
+    groups: TensorGroups = {
+        "net": training_step.net.state_dict(),
+        "optimiser": training_step.optimiser_state(),
+        "since": {name: torch.stack(values) for name, values in unrecorded.items() if values},
+    }
+    scalars: CheckpointScalars = {
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "best": progress.best_dev_error,
+        "waited": progress.data_wait_seconds,
+        "processes": training_step.machine.group.world_size,
+    }
+    if training_step.machine.group.is_main:
+        write_checkpoint(
+            record.checkpoints_folder, progress.step, groups, scalars, checkpoint_policy.keep_last
+        )
+    progress.start_clock()
+
+
+def restore_training_state(
+    record: RunRecord, training_step: TrainingStep, total_steps: int
+) -> TrainingProgress:
+    """Restore the newest intact checkpoint into `training_step`, and return the run's progress.
+
+    Without a checkpoint the progress is that of a fresh start.  Metrics lines after the restored
+    step are removed.  Raises RecordError if the checkpoint is of another network, or if all are
+    damaged.
+    """
+    group = training_step.machine.group
+    checkpoint = group.broadcast_from_rank0(lambda: load_newest_intact(record.checkpoints_folder))
+    if checkpoint is None:
+        progress = TrainingProgress(total_steps)
+    else:
+        groups, scalars, warnings = checkpoint
+        restore_weights(record, training_step, groups)
+        unrecorded = groups.get("since", {})
+        progress = TrainingProgress(
+            total_steps,
+            int(scalars["step"] or 0),
+            scalars["seconds"] or 0.0,
+            scalars["best"],
+            split_steps(unrecorded.get("losses"), training_step.machine.device),
+            split_steps(unrecorded.get("wrong"), training_step.machine.device),
+            data_wait_seconds=scalars["waited"] or 0.0,
+        )
+        # checkpoints of a run by one process may lack the number of processes
+        previous_world_size = int(scalars.get("processes") or 1)
+        warnings += describe_world_size_change(previous_world_size, group.world_size)
+        progress.note = "; ".join(warnings)
+    if group.is_main:
+        record.truncate_metrics_after(progress.step)
+    return progress
+
+
+def restore_weights(record: RunRecord, training_step: TrainingStep, groups: TensorGroups) -> None:
+    """Load the weights and the optimiser's state; RecordError if they are of another network."""
+    try:
+        training_step.net.load_state_dict(groups["net"])
+    except (KeyError, RuntimeError) as error:
+        raise RecordError(
+            f"{record.checkpoints_folder} holds checkpoints of another network: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    training_step.load_optimiser_state(groups.get("optimiser", {}))
+
+
+def split_steps(values: Tensor | None, device: torch.device) -> list[Tensor]:
+    """One scalar tensor per step from a tensor (n,); none from None."""
+    return [] if values is None else list(values.to(device))
+
+
+def describe_world_size_change(previous: int, current: int) -> list[str]:
+    """A note if a run resumes with another number of processes, otherwise none."""
+    if previous == current:
+        return []
+    before = "1 process" if previous == 1 else f"{previous} processes"
+    return [
+        f"started with {before}, resuming with {current}: "
+        "the same batches, and the same results up to rounding"
+    ]
+
+
+def require_finite_losses(progress: TrainingProgress, record: RunRecord) -> None:
+    """Raise TrainingError if a loss since the last metrics line is not finite.
+
+    Waits for the device.
+    """
+    losses = torch.stack(progress.losses) if progress.losses else torch.zeros(1)
+    if not losses.isfinite().all():
+        first_bad = int((~losses.isfinite()).nonzero()[0])
+        step = progress.step - len(losses) + first_bad + 1
+        raise TrainingError(
+            f"the loss is {losses[first_bad].item()} at step {step:,} of "
+            f"{progress.total_steps:,}: {suggest_divergence_fix(record)}"
+        )
+
+
+def suggest_divergence_fix(record: RunRecord) -> str:
+    """Whether a checkpoint from before the divergence is kept, and what to try instead."""
+    has_checkpoint = bool(list_checkpoints(record.checkpoints_folder))
+    checkpoint_note = (
+        "the last good checkpoint is kept" if has_checkpoint else "no checkpoint was written yet"
+    )
+    return (
+        f"{checkpoint_note}; try a lower learning rate (--set schedule.lr=...) or a warm-up, "
+        "with another --out"
+    )
