@@ -4,8 +4,7 @@ All networks train on handwritten digits of 8x8 pixels by the recipe `small` (24
 images), so that two cores are enough.  The control arms remove one suspected cause each:
 
 - The ReLU after the addition clips negative sums (He et al. 2016, section 3.1).
-  `order=no-relu-after-add` removes it; `start=identity` keeps it, but starts where it clips
-  nothing.
+  `order=no-relu-after-add` removes it; `start=identity` keeps it, but at first it clips nothing.
 - The input of the weight layers is not normalised.  `order=relu-preact` has no ReLU after the
   addition, and no BN before its weights either.
 - The learning rate is high at the beginning.  One arm has a longer warm-up; all are warmed up a

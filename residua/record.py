@@ -11,6 +11,7 @@ runs are packed: one row per run, with its name, the content of run.json and its
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -192,16 +193,30 @@ class PackedRunRecord(RunRecord):
         return [check_metrics_row(row, self.run_json_path) for row in rows]
 
 
+def folder_for_name(parent: Path, name: str) -> Path:
+    """The folder below `parent` for a run or a network of that name, without "," and "=" in it.
+
+    Version 0.1 used the name itself; such a folder is used if it exists.
+    """
+    return parent / name if (parent / name).exists() else parent / to_folder_name(name)
+
+
+def to_folder_name(name: str) -> str:
+    """`cifar-resnet20,start=identity-seed0` -> `cifar-resnet20_start-identity-seed0`."""
+    return name.replace(",", "_").replace("=", "-")
+
+
 def list_run_records(study_folder: Path) -> list[RunRecord]:
     """The records of a study's runs, folders and packed ones, sorted by name.
 
     A run's folder takes precedence over a packed record of the same name.
     """
     records: dict[str, RunRecord] = {
-        record.name: record for record in read_packed_runs(study_folder / PACKED_RUNS)
+        to_folder_name(record.name): record
+        for record in read_packed_runs(study_folder / PACKED_RUNS)
     }
     for run_json in study_folder.glob("runs/*/run.json"):
-        records[run_json.parent.name] = RunRecord(run_json.parent)
+        records[to_folder_name(run_json.parent.name)] = RunRecord(run_json.parent)
     return [records[name] for name in sorted(records)]
 
 
@@ -240,14 +255,10 @@ def pack_runs(study_folder: Path) -> int:
     for record in folders:
         delete_path(record.run_json_path)
         delete_path(record.metrics_path)
-        delete_if_empty(record.folder)
-    delete_if_empty(study_folder / "runs")
+    for folder in (*(record.folder for record in folders), study_folder / "runs"):
+        with suppress(OSError):  # it holds model folders, or is gone
+            folder.rmdir()
     return len(folders)
-
-
-def delete_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def parse_metrics(text: str, path: Path) -> list[MetricsRow]:

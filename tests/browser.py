@@ -48,9 +48,9 @@ def load_in_chromium(url, folder, *options):
 def assert_page_fits(html, width, folder, setup_script="", result_script="''"):
     """Load a page at `width` pixels and fail if it is wider than its window.
 
-    Runs `setup_script` and returns the value of the expression `result_script` as text.  Scripts can
-    use `page` (the document), `root` (its root element) and `view` (its window).  The page is shown
-    in a frame, because a headless window is never narrower than 500 pixels.
+    Runs `setup_script` and returns the value of the expression `result_script` as text.  Scripts
+    can use `page` (the document), `root` (its root element) and `view` (its window).  The page is
+    shown in a frame, because a headless window is never narrower than 500 pixels.
     """
     onload_script = f"""
       const page = this.contentDocument, root = page.documentElement, view = this.contentWindow;

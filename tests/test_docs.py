@@ -14,7 +14,7 @@ import pytest
 
 from residua.cli.main import main
 from residua.config.run import parse_run
-from residua.record import RunRecord
+from residua.record import PACKED_RUNS, RunRecord, read_packed_runs
 
 ROOT = Path(__file__).parent.parent
 DOC_PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -161,8 +161,8 @@ def test_the_numbers_in_thousand_layers_md_match_the_records():
     stage3_units = [unit for unit in original_units if unit[0].startswith("stage3")]
     words = " ".join(text.split())
     assert (
-        f"cuts {100 * sum(unit[1] for unit in stage3_units) / len(stage3_units):.0f} % of all sums, {100 * stage3_units[-1][1]:.0f} % in its"
-        in words
+        f"cuts {100 * sum(unit[1] for unit in stage3_units) / len(stage3_units):.0f} % of all "
+        f"sums, {100 * stage3_units[-1][1]:.0f} % in its" in words
     )
     assert f"{10_000 * stage3_units[-1][2]:.0f} paths in 10,000" in words
     assert f"shrunk to {100 * original_units[0][3] / original_units[-1][3]:.1f} %" in words
@@ -196,3 +196,24 @@ def test_a_record_in_the_repository_is_accepted_for_its_own_run(path, tmp_path):
     record.claim_folder(run, record_json["environment"], resume=False)
     assert record.read_result() == record_json["result"]
     assert parse_run(run.json) == run
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").rglob(PACKED_RUNS)), ids=lambda path: path.parent.name
+)
+def test_packed_records_in_the_repository_are_accepted_for_their_own_runs(path):
+    records = read_packed_runs(path)
+    assert records
+    for record in records:
+        content = record.read_run_json()
+        run = parse_run(content["run"])
+        record.check_same_run(run, content["environment"], resume=False)
+        assert record.read_result() == content["result"]
+        assert record.read_metrics()
+        assert parse_run(run.json) == run
+
+
+def test_no_file_name_in_the_repository_has_a_comma_or_an_equals_sign():
+    folders = ("residua", "tests", "experiments", "benchmarks", "docs", "scripts")
+    names = [path.name for folder in folders for path in (ROOT / folder).rglob("*")]
+    assert [name for name in names if "," in name or "=" in name] == []

@@ -75,7 +75,7 @@ def measure_by_tracing(
 def compute_unit_gradients(
     loss: Tensor, units: Sequence[TracedUnit], modules: dict[str, nn.Module]
 ) -> list[UnitGradients]:
-    """The gradients of all units in a single backward pass; 0 where the loss does not depend."""
+    """The gradients of all units in a single backward pass, with 0 for unused tensors."""
     weights_by_unit = [
         [
             parameter

@@ -6,21 +6,39 @@ from jsonargparse import Namespace
 
 from residua import report
 from residua.cli.options import add_json_option
-from residua.cli.output import print_result
+from residua.cli.output import print_notes, print_result
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
+from residua.errors import UsageError
+from residua.record import PACKED_RUNS, pack_runs
+from residua.report.format import format_counted_noun
 
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "folder", type=Path, help="the folder of a study, a run, signals or lesions"
     )
+    parser.add_argument(
+        "--pack",
+        action="store_true",
+        help="first move the records of a finished study into one file, runs.jsonl",
+    )
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.pack:
+        pack_study(arguments.folder)
     facts, findings = regenerate_report(arguments.folder)
     print_result(facts, findings, arguments.json)
+
+
+def pack_study(folder: Path) -> None:
+    """Pack a study's runs; UsageError for any other folder."""
+    if not (folder / "study.json").exists():
+        raise UsageError(f"--pack is for the folder of a study, and {folder} holds none")
+    count = pack_runs(folder)
+    print_notes([f"packed {format_counted_noun(count, 'run')} into {folder / PACKED_RUNS}"])
 
 
 def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
@@ -31,7 +49,7 @@ def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
     if report.holds_lesion_study(folder):
         lesion_study = report.read_lesion_study(folder)
         page = report.write_lesion_report(lesion_study, folder)
-        facts = report.make_lesion_json(lesion_study)
+        facts = report.make_lesion_json(lesion_study) | {"page": str(page)}
     else:
         study_summary = report.read_study_summary(folder)
         page = report.write_study_report(study_summary, folder)

@@ -23,7 +23,7 @@ from residua.cli.run_options import ResolvedRun, resolve_run
 from residua.config.network import Network
 from residua.config.plan import plan
 from residua.config.serialize import Json
-from residua.record import RunRecord
+from residua.record import RunRecord, folder_for_name
 from residua.report.format import format_duration, format_percent, format_three_digits
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def train_and_report(
     """Train, with notes and a progress bar on standard error; returns the result and the folder."""
     run_config, is_main = resolved.run, machine.group.is_main
     name = run_config.network.name
-    folder = arguments.out or Path("runs") / f"{name}-{resolved.dataset.name}-{run_config.id}"
+    folder_name = f"{name}-{resolved.dataset.name}-{run_config.id}"
+    folder = arguments.out or folder_for_name(Path("runs"), folder_name)
     if is_main:
         print_notes(resolved.choice_notes)
     bar = ProgressBar("step", hidden=not is_main)

@@ -8,7 +8,13 @@ from residua.config.families import CIFAR_FAMILIES
 from residua.config.serialize import Json, to_json
 from residua.config.study import Study
 from residua.errors import DamagedRecordError, RecordError
-from residua.record import RunRecord, describe_first_difference, read_study_json
+from residua.record import (
+    RunRecord,
+    describe_first_difference,
+    list_run_records,
+    read_study_json,
+    to_folder_name,
+)
 from residua.report.format import format_counted_noun
 from residua.report.recorded_run import (
     FinishedRun,
@@ -46,46 +52,45 @@ def read_study_runs(folder: Path) -> StudyRuns:
     Raises RecordError if no run is finished, if a record has another format, or if runs differ in
     more than arm, depth and seed and so cannot be compared.
     """
-    run_files = find_run_files(folder)
+    records = find_run_records(folder)
     study_file = folder / "study.json"
     study = read_study_json(study_file) if study_file.exists() else None
     finished: dict[str, FinishedRun] = {}
     unfinished: list[UnfinishedRun] = []
     damaged: list[DamagedRun] = []
-    for run_file in run_files:
-        run_folder = run_file.parent
+    for record in records:
         try:
-            run = read_recorded_run(RunRecord(run_folder), study)
+            run = read_recorded_run(record, study)
         except DamagedRecordError as error:
-            damaged.append(DamagedRun(run_folder.name, str(error).removeprefix(f"{run_folder}/")))
+            damaged.append(DamagedRun(record.name, str(error).removeprefix(f"{record.folder}/")))
             continue
         if isinstance(run, FinishedRun):
-            finished[run_folder.name] = run
+            finished[record.name] = run
         else:
             unfinished.append(run)
     if not finished and damaged:
         raise RecordError(f"{folder} holds no finished run: {damaged[0].folder}: {damaged[0].why}")
     if not finished:
         raise RecordError(
-            f"{folder} holds no finished run yet: {format_counted_noun(len(run_files), 'run')} "
+            f"{folder} holds no finished run yet: {format_counted_noun(len(records), 'run')} "
             "started; repeat the command that started them to continue"
         )
     check_runs_comparable(folder, finished, study)
     if study:
-        started_names = {run_file.parent.name for run_file in run_files}
+        started_names = {to_folder_name(record.name) for record in records}
         unfinished += list_unstarted_runs(study, started_names, list(finished.values()))
     sorted_runs = sorted(finished.values(), key=make_run_sort_key(study))
     return StudyRuns(tuple(sorted_runs), tuple(unfinished), tuple(damaged), study)
 
 
-def find_run_files(folder: Path) -> list[Path]:
-    """The `run.json` of each run of a folder; RecordError if there is none."""
+def find_run_records(folder: Path) -> list[RunRecord]:
+    """The record of each run of a folder; RecordError if there is none."""
     if (folder / "run.json").exists():
-        return [folder / "run.json"]
-    if run_files := sorted(folder.glob("runs/*/run.json")):
-        return run_files
+        return [RunRecord(folder)]
+    if records := list_run_records(folder):
+        return records
     raise RecordError(
-        f"{folder} holds no run: give a study's folder, which has runs/, "
+        f"{folder} holds no run: give a study's folder, which has runs/ or runs.jsonl, "
         "or a run's folder, which has run.json"
     )
 
@@ -103,7 +108,7 @@ def list_unstarted_runs(
             point.arm.network_at_depth(point.depth).name, point.seed, None, point.arm.title
         )
         for name, point in study.points_by_run_name().items()
-        if name not in started_names
+        if to_folder_name(name) not in started_names
         and (point.arm.title, point.depth, point.seed) not in finished_points
     ]
 

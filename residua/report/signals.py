@@ -6,6 +6,7 @@ from pathlib import Path
 from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.files import write_text
+from residua.record import folder_for_name
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
 from residua.report.format import format_three_digits, make_percent_nonbreaking
 from residua.report.html import REPORT_PAGE, render_template
@@ -52,7 +53,7 @@ def choose_signals_folder(out_folder: Path | None, model: str) -> Path:
 
     Raises UsageError if that is a file, or a folder with other content.
     """
-    folder = out_folder or Path("signals") / name_signals_folder(model)
+    folder = out_folder or folder_for_name(Path("signals"), name_signals_folder(model))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: choose another --out")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SIGNALS_RECORD).exists():

@@ -13,8 +13,10 @@ from residua.files import write_json
 from residua.record import (
     PACKED_RUNS,
     describe_first_difference,
+    folder_for_name,
     read_packed_runs,
     read_study_json,
+    to_folder_name,
 )
 from residua.studies.local import StudyJob, train_jobs_locally
 from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
@@ -46,7 +48,7 @@ def train_study(
     read_split(get_dataset(study.dataset), "dev", data_dir)
     packed_names = find_packed_results(folder, runs)
     jobs = {
-        name: StudyJob(run, folder / "runs" / name, precision, data_dir)
+        name: StudyJob(run, folder_for_name(folder / "runs", name), precision, data_dir)
         for name, run in runs.items()
         if name not in packed_names
     }
@@ -66,10 +68,12 @@ def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
     Raises UsageError if a packed run of one of these names is another run.
     """
     names: set[str] = set()
+    names_by_folder = {to_folder_name(name): name for name in runs}
     for record in read_packed_runs(folder / PACKED_RUNS):
-        if record.name in runs and record.read_result() is not None:
-            record.check_same_run(runs[record.name], {}, resume=True)
-            names.add(record.name)
+        name = names_by_folder.get(to_folder_name(record.name))
+        if name is not None and record.read_result() is not None:
+            record.check_same_run(runs[name], {}, resume=True)
+            names.add(name)
     return names
 
 

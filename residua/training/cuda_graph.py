@@ -19,7 +19,7 @@ class CudaGraphedCallable:
 
     Each replay reads and writes the same memory.  So inputs are copied to where the graph reads
     them, results are copied from where it writes them, and all tensors that the function changes
-    must stay in place.  Random numbers are drawn anew in each replay, from the current seed.
+    must stay in place.  Each replay draws new random numbers, from the current seed.
     Batches of another shape than the captured one are computed without the graph.
     """
 

@@ -1,4 +1,4 @@
-"""Exported files have PyTorch's outputs and all metadata, and are written completely or not at all."""
+"""Exported files have PyTorch's outputs and all metadata, and are written whole or not at all."""
 
 import json
 import re

@@ -119,7 +119,7 @@ def test_truncated_weights_are_reported(model_folder):
             {"format": 2},
             "has format 2, newer than 1, the newest this version reads: update residua",
         ),
-        ({"classes": 3}, "not a modelconfig: modelconfig.classes is 3"),
+        ({"classes": 3}, "not a model config: model config.classes is 3"),
         (
             {"classes": ["a"]},
             "config.json is not a valid model config: cifar-resnet8 has 3 classes: give as many "
@@ -137,7 +137,7 @@ def test_truncated_weights_are_reported(model_folder):
         ),
         (
             {"colour": "red"},
-            "config.json is not a valid model config: no field of modelconfig 'colour'",
+            "config.json is not a valid model config: no field of model config 'colour'",
         ),
     ],
 )

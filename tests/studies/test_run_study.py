@@ -143,7 +143,8 @@ def test_a_study_that_fails_at_once_leaves_its_folder_reusable(tmp_path):
     )
     failed = train_study(study, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
     assert failed == {
-        "cifar-plain8-seed0": "batch size 5000 exceeds the 1288 training images: choose at most 1288"
+        "cifar-plain8-seed0": "batch size 5000 exceeds the 1288 training images: "
+        "choose at most 1288"
     }
     right = replace(study, recipe=recipe("small").with_duration(steps=2))
     assert (

@@ -52,11 +52,16 @@ def test_assess_counts_the_same_errors_as_evaluate(model_folder, mirror):
         read_split(DIGITS, "test"),
     )
     counted = evaluate_network(net, images, config.mean, config.std, CPU_FP32, mirror=mirror)
-    found = predict_log_probabilities(net, images, config, CPU_FP32, 100, mirror=mirror)
-    assert found.exp().sum(1).sub(1).abs().max() < 1e-5
-    told = build_evaluation(read_preprocessed_split(DIGITS, "test", config), found.numpy(), config)
-    assert (told.count, told.wrong, told.wrong5) == (counted.count, counted.wrong, counted.wrong5)
-    assert told.loss == pytest.approx(counted.loss, rel=1e-5)
+    log_probs = predict_log_probabilities(net, images, config, CPU_FP32, 100, mirror=mirror)
+    assert log_probs.exp().sum(1).sub(1).abs().max() < 1e-5
+    images = read_preprocessed_split(DIGITS, "test", config)
+    evaluation = build_evaluation(images, log_probs.numpy(), config)
+    assert (evaluation.count, evaluation.wrong, evaluation.wrong5) == (
+        counted.count,
+        counted.wrong,
+        counted.wrong5,
+    )
+    assert evaluation.loss == pytest.approx(counted.loss, rel=1e-5)
 
 
 def make_hand_counted_example():
@@ -156,13 +161,13 @@ def test_evaluation_and_prediction_preprocess_photos_bit_identically(tmp_path, m
         assert torch.equal(
             found.images.pixels, torch.stack([preprocess_image(file, config) for file in files])
         )
-        told = evaluate_model_folder(
+        evaluation = evaluate_model_folder(
             tmp_path / f"{i}",
             resolve_dataset(str(tmp_path / "data"), (3, 16, 16)),
             "test",
             CPU_FP32,
         )
-        assert (told.count, told.left_out) == (
+        assert (evaluation.count, evaluation.left_out) == (
             5,
             ("test/dog/1.png is truncated: its data end too early",),
         )

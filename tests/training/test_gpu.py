@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
     "model", ["cifar-resnet20", "cifar-preresnet20,join=drop-path", "cifar-highway8"]
 )
 def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
-    """With a CUDA graph, which is captured anew after each interruption."""
+    """With a CUDA graph, which is captured again after each interruption."""
     run = make_digits_run(model, steps=24)
     train_run(
         run,

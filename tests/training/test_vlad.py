@@ -127,16 +127,16 @@ def test_an_interrupted_run_restarts_and_is_bit_identical(tmp_path):
                 on_progress=ignore_progress,
                 should_stop=lambda left=left: next(left, None) is None,
             )
-    told = []
+    steps_reported = []
     train_run(
         run,
         tmp_path / "r",
         CPU_FP32,
         resume=True,
-        on_progress=lambda progress, line: told.append(progress.step),
+        on_progress=lambda progress, line: steps_reported.append(progress.step),
         should_stop=lambda: False,
     )
-    assert told == list(range(1, steps + 1))
+    assert steps_reported == list(range(1, steps + 1))
     train_run(
         run, tmp_path / "whole", CPU_FP32, on_progress=ignore_progress, should_stop=lambda: False
     )
