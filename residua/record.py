@@ -250,8 +250,7 @@ def pack_runs(study_folder: Path) -> int:
         {"name": record.name, "run": record.read_run_json(), "metrics": record.read_metrics()}
         for record in records
     ]
-    if rows:
-        write_text(study_folder / PACKED_RUNS, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(study_folder / PACKED_RUNS, "".join(json.dumps(row) + "\n" for row in rows))
     for record in folders:
         delete_path(record.run_json_path)
         delete_path(record.metrics_path)

@@ -84,14 +84,21 @@ def test_the_numbers_in_the_readme_match_the_records():
         r"\| 1,202 \| sqrt \|.*\| 0(\.\d+) \| [\d.]+ s \| ([\d.]+) \|", memory
     )
     assert f"{100 * float(share):.1f} % of the memory in {time}x the time" in text
-    for record in (ROOT / "experiments/fast").glob("*/run.json"):
-        assert f"{100 * json.loads(record.read_text())['result']['test_error']:.2f} %" in text
+    for result in read_packed_results("fast").values():
+        assert f"{100 * result['test_error']:.2f} %" in text
     for record in [
         *(ROOT / "experiments").glob("cifar-*/run.json"),
         *(ROOT / "experiments").glob("vlad-*/run.json"),
     ]:
         result = json.loads(record.read_text())["result"]
         assert f"{100 * result['test_error']:.2f} %" in text
+
+
+def read_packed_results(folder):
+    """The results of the runs that are packed in a folder of experiments/, by name."""
+    records = read_packed_runs(ROOT / "experiments" / folder / PACKED_RUNS)
+    assert records
+    return {record.name: record.read_result() for record in records}
 
 
 def test_the_numbers_in_claims_md_match_the_records():
@@ -118,12 +125,10 @@ def test_the_numbers_in_claims_md_match_the_records():
         ]
         assert " | ".join([f"| {optimiser}", *read_errors("digits-optimisers", *arms)]) in text
     for run in ("resnet20", "deeper-trained-4000", "resnet20-4000-more"):
-        result = json.loads((ROOT / "experiments/cifar-deepen" / run / "run.json").read_text())[
-            "result"
-        ]
+        result = read_packed_results("cifar-deepen")[run]
         assert f"{100 * result['dev_error']:.2f} %" in text
-    for run in (ROOT / "experiments/digits-surgery").glob("*/run.json"):
-        assert f"{100 * json.loads(run.read_text())['result']['test_error']:.1f} %" in text
+    for result in read_packed_results("digits-surgery").values():
+        assert f"{100 * result['test_error']:.1f} %" in text
 
 
 def test_the_numbers_in_thousand_layers_md_match_the_records():
