@@ -166,7 +166,7 @@ def test_the_numbers_in_thousand_layers_md_match_the_records():
     stage3_units = [unit for unit in original_units if unit[0].startswith("stage3")]
     words = " ".join(text.split())
     assert (
-        f"cuts {100 * sum(unit[1] for unit in stage3_units) / len(stage3_units):.0f} % of all "
+        f"zeroes {100 * sum(unit[1] for unit in stage3_units) / len(stage3_units):.0f} % of all "
         f"sums, {100 * stage3_units[-1][1]:.0f} % in its" in words
     )
     assert f"{10_000 * stage3_units[-1][2]:.0f} paths in 10,000" in words

@@ -9,7 +9,7 @@ refused when a value is made.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from residua.config.checks import check_kernels
 from residua.config.heads import Head, Pooling
@@ -210,6 +210,9 @@ class Network:
 
     `input` is (channels, height, width), or (features,) for a fully connected net.
     """
+
+    IS_TRAINED_BY_STEPS: ClassVar[bool] = True  # so that a run needs a recipe
+    CARD_TAG: ClassVar[str] = "residual-network"  # of model cards on the Hugging Face hub
 
     name: str
     input: tuple[int, ...]

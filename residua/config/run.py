@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 
 from residua.config.checks import check_seed
-from residua.config.network import Network
 from residua.config.recipe import Recipe
 from residua.config.serialize import FORMAT_VERSION, Json, from_json, to_json, to_tagged_json
 from residua.config.vlad_config import ClassifierConfig
@@ -30,7 +29,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if isinstance(self.network, Network) != (self.recipe is not None):
+        if (self.recipe is not None) != self.network.IS_TRAINED_BY_STEPS:
             raise UsageError(
                 "a network is trained by a recipe, VLAD is fitted without one: "
                 "give a recipe for a network only"

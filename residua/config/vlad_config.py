@@ -7,7 +7,7 @@ precede theirs.  Nothing here is trained by gradient descent.
 
 from dataclasses import dataclass
 from math import inf
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from residua.config.checks import check_range
 from residua.config.network import Network
@@ -35,6 +35,9 @@ class VladClassifier:
     samples     patches that whitening and dictionary are fitted to; our choice
     cost        C of the SVM: larger fits the training images more closely; chosen by the dev error
     """
+
+    IS_TRAINED_BY_STEPS: ClassVar[bool] = False  # it is fitted in one go, without a recipe
+    CARD_TAG: ClassVar[str] = "vlad"
 
     name: str = "vlad"
     input: tuple[int, ...]

@@ -31,16 +31,9 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         folded_net = fold_batchnorm(net).requires_grad_(False)
         self.net = folded_net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if isinstance(net, ResidualNetwork):
-            self.net.head = self.net.head[:-1]
 
     def forward(self, images: Tensor) -> Tensor:
-        features = (
-            self.net.compute_descriptors(images)
-            if isinstance(self.net, VladNetwork)
-            else self.net(images)
-        )
-        return F.normalize(features.flatten(1), dim=1)
+        return F.normalize(self.net.compute_features(images).flatten(1), dim=1)
 
 
 @dataclass(frozen=True, slots=True)

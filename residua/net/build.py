@@ -45,11 +45,20 @@ class ResidualNetwork(nn.Module):
         return [unit for unit in self.stages.modules() if isinstance(unit, ResidualUnit)]
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(images)
+        scores: Tensor = self.head(self.compute_feature_maps(images))
+        return scores
+
+    def compute_feature_maps(self, images: Tensor) -> Tensor:
+        """The last stage's output (n, channels, *size) for images (n, *plan.network.input)."""
+        x: Tensor = self.stem(images)
         for stage in self.stages.values():
             x = stage(x)
-        scores: Tensor = self.head(x)
-        return scores
+        return x
+
+    def compute_features(self, images: Tensor) -> Tensor:
+        """The inputs (n, features) of the last layer for images (n, *plan.network.input)."""
+        features: Tensor = self.head[:-1](self.compute_feature_maps(images))
+        return features
 
 
 class ResidualUnit(nn.Module):

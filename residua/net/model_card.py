@@ -5,7 +5,6 @@ import json
 from residua.config.evaluation_results import wilson_interval
 from residua.config.model import ModelConfig
 from residua.config.serialize import Json
-from residua.config.vlad_config import VladClassifier
 
 MAX_LISTED_CLASSES = 200  # a longer list of classes is in config.json alone
 
@@ -14,10 +13,8 @@ def render_model_card(config: ModelConfig, parameter_count: int) -> str:
     """The model card of a network with `parameter_count` parameters, in Markdown."""
     network, shape = config.network, "x".join(map(str, config.network.input))
     data_name = config.dataset or "unnamed data"
-    tag = "residual-network"
-    if isinstance(network, VladClassifier):
-        tag, origin = "vlad", f"fitted to {data_name}"
-        parameter_count = network.parameters
+    if not network.IS_TRAINED_BY_STEPS:
+        origin = f"fitted to {data_name}"
     elif config.recipe:
         origin = f"trained on {data_name} with the recipe {config.recipe}"
     else:
@@ -26,7 +23,7 @@ def render_model_card(config: ModelConfig, parameter_count: int) -> str:
         f"| {name} | {value} |\n" for name, value in collect_model_facts(config).items() if value
     )
     return (
-        f"{render_card_metadata(config, tag)}# {network.name}\n\n"
+        f"{render_card_metadata(config, network.CARD_TAG)}# {network.name}\n\n"
         f"{len(config.classes)} classes, input {shape}, {parameter_count:,} parameters; "
         f"{origin}.\n\n"
         f"| | |\n|---|---|\n{facts}{render_usage_section()}{render_classes_section(config)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
@@ -29,7 +29,9 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
     tensors = {
         name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()
     }
-    parameter_count = sum(parameter.numel() for parameter in net.parameters())
+    # VLAD has no parameters: its numbers are fitted, so they are buffers
+    fitted_tensors: list[Tensor] = [*net.parameters()] or [*net.buffers()]
+    parameter_count = sum(tensor.numel() for tensor in fitted_tensors)
     with atomic_write(folder) as unfinished_folder:
         unfinished_folder.mkdir()
         weights_path = unfinished_folder / "model.safetensors"

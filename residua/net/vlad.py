@@ -63,6 +63,10 @@ class VladNetwork(nn.Module):
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
 
+    def compute_features(self, images: Tensor) -> Tensor:
+        """The inputs (n, features) of the last layer: the descriptors of images (n, c, h, w)."""
+        return self.compute_descriptors(images)
+
     def forward(self, images: Tensor) -> Tensor:
         # without autocast: near a border between words, bf16 chooses another word than fp32
         with torch.autocast(images.device.type, enabled=False):

@@ -7,6 +7,7 @@ from residua.config.model import ModelConfig
 from residua.config.vlad_config import make_vlad_classifier
 from residua.net.model_card import render_model_card
 from residua.net.model_folder import save_pretrained
+from residua.net.vlad import VladNetwork
 
 NETWORK = residua.network("cifar-resnet20")
 
@@ -47,11 +48,11 @@ def test_a_model_card_omits_unknown_facts():
     assert "| test error | 8.27 % |" in render_model_card(make_config(test_error=0.0827), 1)
 
 
-def test_the_model_card_of_a_vlad_model_counts_its_parameters():
+def test_the_model_card_of_a_vlad_model_counts_its_parameters(tmp_path):
     value = make_vlad_classifier("vlad", (3, 32, 32), 10)
-    assert f"{value.parameters:,} parameters; fitted to cifar10" in render_model_card(
-        make_config(network=value, recipe=""), 0
-    )
+    save_pretrained(VladNetwork(value), make_config(network=value, recipe=""), tmp_path / "m")
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert f"{value.parameters:,} parameters; fitted to cifar10" in card
 
 
 def test_the_hub_can_parse_the_metadata_of_a_model_card(tmp_path):
