@@ -1,21 +1,32 @@
-"""Deep residual networks for image recognition: build, train and study them, from 8 to 1,202
-layers.
+"""Deep residual networks for image recognition: build, train and study them.
 
-`import residua` is light: a name imports its module, and with it torch where that is needed, when
-it is first used."""
+The packages, from bottom to top; each `__init__` says what is in it:
 
-from importlib import import_module
+config              networks, plans, data sets, recipes, runs and studies as values
+net, data           networks as modules; images as batches
+training            one step, the loop, evaluation, checkpoints, many processes
+studies, analysis   many runs; what happens inside a network
+deploy              predict, explain, export, serve
+report              pages, figures and verdicts from records
+cli                 the command line
+
+`import residua` is light: a name imports its module, and torch if needed, at its first use.
+"""
+
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from residua.lazy import export_lazily
+
 if TYPE_CHECKING:
-    from residua.config.heads import Head as Head
+    from residua.config.heads import Head
     from residua.config.memory import activation_bytes
     from residua.config.model import ModelConfig
     from residua.config.network import Network, Order, Stage, Stem, Unit
     from residua.config.papers import list_models, network
     from residua.config.plan import plan
     from residua.config.recipe import Recipe, recipe
+    from residua.config.registry import register
     from residua.config.run import Run
     from residua.errors import (
         DataError,
@@ -31,21 +42,25 @@ if TYPE_CHECKING:
 
 __version__ = version("residua")
 
-HOMES = {
-    "errors": "DataError Interrupted RecordError ResiduaError TrainingError UsageError",
-    "net.build": "build",
-    "net.create": "create_model",
-    "net.model_folder": "from_pretrained save_pretrained",
-    "config.memory": "activation_bytes",
-    "config.model": "ModelConfig",
-    "config.heads": "Head",
-    "config.network": "Network Order Stage Stem Unit",
-    "config.papers": "list_models network",
-    "config.plan": "plan",
-    "config.recipe": "Recipe recipe",
-    "config.run": "Run",
-}
-WHERE = {name: home for home, names in HOMES.items() for name in names.split()}
+__getattr__, __dir__ = export_lazily(
+    __name__,
+    {
+        "errors": "DataError Interrupted RecordError ResiduaError TrainingError UsageError",
+        "net.build": "build",
+        "net.create": "create_model",
+        "net.model_folder": "from_pretrained save_pretrained",
+        "config.memory": "activation_bytes",
+        "config.model": "ModelConfig",
+        "config.heads": "Head",
+        "config.network": "Network Order Stage Stem Unit",
+        "config.papers": "list_models network",
+        "config.plan": "plan",
+        "config.recipe": "Recipe recipe",
+        "config.registry": "register",
+        "config.run": "Run",
+    },
+)
+
 __all__ = [
     "DataError",
     "Head",
@@ -70,15 +85,6 @@ __all__ = [
     "network",
     "plan",
     "recipe",
+    "register",
     "save_pretrained",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in WHERE:
-        raise AttributeError(f"module 'residua' has no attribute {name!r}")
-    return getattr(import_module(f"residua.{WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -6,7 +6,7 @@ ResiduaError            something failed: exit code 1
 │   └── ImageError      an image file cannot be decoded; its `kind` says why
 ├── RecordError         a run's folder is missing, damaged, or belongs to another run
 │   └── DamagedRecordError  a record is incomplete or unreadable
-├── TrainingError       training cannot go on, or not begin, e.g. for a loss that is not finite
+├── TrainingError       training cannot start or continue, e.g. as a loss is not finite
 └── Interrupted         the user stopped a command: exit code 130
 """
 
@@ -51,7 +51,7 @@ class DamagedRecordError(RecordError):
 
 
 class TrainingError(ResiduaError):
-    """Training stopped, and the last good checkpoint is kept; or it could not begin."""
+    """Training could not start, or it stopped; then the last good checkpoint is kept."""
 
 
 class Interrupted(ResiduaError):

@@ -1,28 +1,22 @@
-"""The record of a run, and the runs of a study.
+"""The record of a run: a folder with these files.
 
 run.json        the run, where it ran, and its result once finished; replaced as a whole
 metrics.jsonl   one row per evaluation: step, epoch, lr, loss, train_error, dev_error, dev_loss,
                 seconds; only appended to
 checkpoints/    the newest few, until the run is finished
 last/  best/    model folders: after the last step, and at the lowest error on the dev split
-
-A study's folder has `runs/`, with one such folder per run, or `runs.jsonl`, into which finished
-runs are packed: one row per run, with its name, the content of run.json and its metrics."""
+"""
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from residua.config.run import Run, parse_run
 from residua.config.serialize import FORMAT_VERSION, Json
-from residua.config.study import Study, parse_study
 from residua.errors import DamagedRecordError, RecordError, UsageError
 from residua.files import delete_path, write_json, write_text
-
-PACKED_RUNS = "runs.jsonl"
 
 JsonObject: TypeAlias = dict[str, Json]
 MetricsRow: TypeAlias = dict[str, float | None]
@@ -38,7 +32,7 @@ def read_json_record(path: Path, content: str, keys: Iterable[str] = ()) -> Json
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         what = content.split(" ", 1)[1]
-        raise RecordError(f"{path.parent} holds no {what}: it has no {path.name}") from None
+        raise RecordError(f"{path.parent} contains no {what}: it has no {path.name}") from None
     except (ValueError, RecursionError) as error:
         raise DamagedRecordError(f"{path} is damaged: {error}") from error
     return check_json_record(record, path, content, keys)
@@ -47,7 +41,7 @@ def read_json_record(path: Path, content: str, keys: Iterable[str] = ()) -> Json
 def check_json_record(
     record: Json, path: Path, content: str, keys: Iterable[str] = ()
 ) -> JsonObject:
-    """Check an object that was read from `path` as `read_json_record` does."""
+    """Make the same checks as `read_json_record` on an object that was already read from `path`."""
     if not isinstance(record, dict) or not set(keys) <= set(record):
         raise DamagedRecordError(f"{path} is damaged: it does not describe {content}")
     if (found := record.get("format", FORMAT_VERSION)) != FORMAT_VERSION:
@@ -89,7 +83,9 @@ class RunRecord:
         elif self.folder.exists() and any(
             not path.name.startswith(".") for path in self.folder.iterdir()
         ):
-            raise UsageError(f"{self.folder} is not empty and holds no run: choose another --out")
+            raise UsageError(
+                f"{self.folder} is not empty and contains no run: choose another --out"
+            )
         else:
             content = {"format": FORMAT_VERSION, "id": run.id, "run": run.json}
             write_json(self.run_json_path, content | {"environment": environment, "result": None})
@@ -104,7 +100,7 @@ class RunRecord:
             return
         if not resume:
             raise UsageError(
-                f"{self.folder} holds this run already: "
+                f"{self.folder} already holds this run: "
                 "add --resume to go on with it, or choose another --out"
             )
         stored_environment = stored["environment"]
@@ -112,13 +108,13 @@ class RunRecord:
         stored_precision = stored_environment["precision"]
         if stored_precision != environment["precision"]:
             raise UsageError(
-                f"{self.folder} holds this run begun in {stored_precision}, "
-                f"not {environment['precision']}: add --precision {stored_precision}"
+                f"{self.folder} holds this run, but it was started in {stored_precision}, not "
+                f"{environment['precision']}: add --precision {stored_precision}"
             )
         if stored_environment.get("images", environment["images"]) != environment["images"]:
             raise UsageError(
-                f"{self.folder} holds this run begun on other images: the data have changed, "
-                "so choose another --out"
+                f"{self.folder} holds this run, but it was started on other images: the data "
+                "have changed, so choose another --out"
             )
 
     def read_run_json(self) -> JsonObject:
@@ -168,98 +164,6 @@ class RunRecord:
 RUN_KEYS = ("format", "run", "environment", "result")
 
 
-@dataclass(frozen=True, slots=True)
-class PackedRunRecord(RunRecord):
-    """One row of `runs.jsonl`, read like a run's folder; `folder` is the study's."""
-
-    row: JsonObject = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return str(self.row.get("name", ""))
-
-    @property
-    def run_json_path(self) -> Path:
-        return self.folder / PACKED_RUNS
-
-    def read_run_json(self) -> JsonObject:
-        content = self.row.get("run")
-        return check_json_record(content, self.run_json_path, "a run", RUN_KEYS)
-
-    def read_metrics(self) -> list[MetricsRow]:
-        rows = self.row.get("metrics")
-        if not isinstance(rows, list):
-            raise DamagedRecordError(f"{self.run_json_path} is damaged: {self.name} has no metrics")
-        return [check_metrics_row(row, self.run_json_path) for row in rows]
-
-
-def folder_for_name(parent: Path, name: str) -> Path:
-    """The folder below `parent` for a run or a network of that name, without "," and "=" in it.
-
-    Version 0.1 used the name itself; such a folder is used if it exists.
-    """
-    return parent / name if (parent / name).exists() else parent / to_folder_name(name)
-
-
-def to_folder_name(name: str) -> str:
-    """`cifar-resnet20,start=identity-seed0` -> `cifar-resnet20_start-identity-seed0`."""
-    return name.replace(",", "_").replace("=", "-")
-
-
-def list_run_records(study_folder: Path) -> list[RunRecord]:
-    """The records of a study's runs, folders and packed ones, sorted by name.
-
-    A run's folder takes precedence over a packed record of the same name.
-    """
-    records: dict[str, RunRecord] = {
-        to_folder_name(record.name): record
-        for record in read_packed_runs(study_folder / PACKED_RUNS)
-    }
-    for run_json in study_folder.glob("runs/*/run.json"):
-        records[to_folder_name(run_json.parent.name)] = RunRecord(run_json.parent)
-    return [records[name] for name in sorted(records)]
-
-
-def read_packed_runs(path: Path) -> list[PackedRunRecord]:
-    """The rows of a `runs.jsonl`; [] if there is no such file."""
-    if not path.exists():
-        return []
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RecordError(f"{path} is damaged in line {number}: {error}") from error
-        if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-            raise RecordError(f"{path} is damaged in line {number}: it does not describe a run")
-        records.append(PackedRunRecord(path.parent, row))
-    return records
-
-
-def pack_runs(study_folder: Path) -> int:
-    """Move the records of a study's runs from their folders into `runs.jsonl`; returns how many.
-
-    Model folders stay where they are.  UsageError if a run is not finished.
-    """
-    records = list_run_records(study_folder)
-    folders = [record for record in records if not isinstance(record, PackedRunRecord)]
-    for record in folders:
-        if record.read_result() is None:
-            raise UsageError(f"{record.folder} holds an unfinished run: finish the study first")
-    rows = [
-        {"name": record.name, "run": record.read_run_json(), "metrics": record.read_metrics()}
-        for record in records
-    ]
-    write_text(study_folder / PACKED_RUNS, "".join(json.dumps(row) + "\n" for row in rows))
-    for record in folders:
-        delete_path(record.run_json_path)
-        delete_path(record.metrics_path)
-    for folder in (*(record.folder for record in folders), study_folder / "runs"):
-        with suppress(OSError):  # it holds model folders, or is gone
-            folder.rmdir()
-    return len(folders)
-
-
 def parse_metrics(text: str, path: Path) -> list[MetricsRow]:
     """Parse the rows of a metrics.jsonl; DamagedRecordError names `path` if one is damaged."""
     try:
@@ -273,21 +177,9 @@ def check_metrics_row(row: Json, path: Path) -> MetricsRow:
     if not isinstance(row, dict) or not isinstance(row.get("step"), int | float):
         text = json.dumps(row)[:60]
         raise DamagedRecordError(
-            f"{path} is damaged: {text} is no row of metrics, which has a step"
+            f"{path} is damaged: {text} is not a row of metrics, because it has no step"
         )
     return row  # type: ignore[return-value]
-
-
-def read_study_json(path: Path) -> Study:
-    """Read a study.json; RecordError if it is damaged or of another format."""
-    try:
-        return parse_study(read_json_record(path, "a study"))
-    except DamagedRecordError:
-        raise
-    except RecordError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise RecordError(f"{path} is damaged: {error}") from error
 
 
 def describe_first_difference(stored: Json, requested: Json, path: str = "") -> str:

@@ -14,7 +14,8 @@ import pytest
 
 from residua.cli.main import main
 from residua.config.run import parse_run
-from residua.record import PACKED_RUNS, RunRecord, read_packed_runs
+from residua.record import RunRecord
+from residua.study_records import PACKED_RUNS, read_packed_runs
 
 ROOT = Path(__file__).parent.parent
 DOC_PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -153,9 +154,9 @@ def test_the_numbers_in_thousand_layers_md_match_the_records():
             walks[f"stage{stage}"]["clip_fraction"][:3],
             walks[f"stage{stage}"]["survival"][-1],
         )
-        cut = [", ".join(f"{unit[what]:.3f}" for unit in first) for what in ("measured", "null")]
+        zeroed = [", ".join(f"{unit[what]:.3f}" for unit in first) for what in ("measured", "null")]
         assert (
-            f"| {stage} | {cut[0]} | {cut[1]} | {last['measured']:.3f} | {last['null']:.3f} |"
+            f"| {stage} | {zeroed[0]} | {zeroed[1]} | {last['measured']:.3f} | {last['null']:.3f} |"
             in text
         )
     trained = json.loads((ROOT / "experiments/thousand-layers/signals.json").read_text())

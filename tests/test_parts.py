@@ -180,9 +180,9 @@ def test_a_part_without_implementation_is_refused_when_it_is_built():
 
 
 def test_a_kind_or_a_name_is_registered_once():
-    with pytest.raises(UsageError, match="kind 'LearnedMix' is registered already"):
+    with pytest.raises(UsageError, match="kind 'LearnedMix' is already registered"):
         register(dataclass(frozen=True)(type("LearnedMix", (Add,), {})))
-    with pytest.raises(UsageError, match="'learned-mix' means another part"):
+    with pytest.raises(UsageError, match="'learned-mix' is already used by another part"):
         register(LearnedMix, names={"learned-mix": LearnedMix(0.5)})
 
 

@@ -5,17 +5,16 @@ import json
 import pytest
 
 from residua.errors import DamagedRecordError, RecordError, UsageError
-from residua.record import (
+from residua.record import RunRecord, read_json_record
+from residua.report.runs import read_study_runs
+from residua.report.tables import average_runs_over_seeds
+from residua.study_records import (
     PACKED_RUNS,
-    RunRecord,
     folder_for_name,
     list_run_records,
     pack_runs,
-    read_json_record,
     read_packed_runs,
 )
-from residua.report.runs import read_study_runs
-from residua.report.tables import average_runs_over_seeds
 from tests.cli_runner import run_cli
 
 STUDY_ARGUMENTS = ["--families", "plain", "resnet,start=identity", "--depths", "8", "--steps", "4"]
@@ -91,7 +90,8 @@ def test_only_a_finished_study_is_packed(capsys, study_folder):
     code, _, error = run_cli(capsys, "report", path.parent, "--pack")
     assert (code, error) == (
         2,
-        f"residua: --pack is for the folder of a study, and {path.parent} holds none",
+        f"residua: --pack needs the folder of a study, but {path.parent} has no study.json: "
+        "give a study's folder, or leave --pack out",
     )
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_packed_record_is_named(study_folder):
 )
 def test_anything_but_a_record_is_one_sentence(tmp_path, text, kind, message):
     path = tmp_path / "run.json"
-    with pytest.raises(RecordError, match=f"{tmp_path} holds no run: it has no run.json"):
+    with pytest.raises(RecordError, match=f"{tmp_path} contains no run: it has no run.json"):
         read_json_record(path, "a run", ["run"])
     path.write_text(text)
     with pytest.raises(kind, match=message):

@@ -29,7 +29,7 @@ class Ablation:
     def first_changed_index(self) -> int:
         """The first index in `unit_order` that differs from the intact network.
 
-        Without a difference it is the number of units.
+        The number of units if there is no difference.
         """
         for i, unit in enumerate(self.unit_order):
             if unit != i or unit in self.deleted_units:
@@ -63,11 +63,12 @@ def doubling_counts_up_to(maximum: int) -> list[int]:
 def sample_random_deletions(
     dissected: DissectedNetwork, draws_per_count: int, seed: int
 ) -> dict[int, list[Ablation]]:
-    """Random deletions by the number of deleted units (Veit et al. 2016, section 4.2).
+    """Draw random sets of units to delete, grouped by the number of deleted units.
 
-    The numbers are 1, 2, 4, ..., all, and all but 1, 2, 4, ...; deleting all has a single draw.  If
-    k units are kept, the paths through the network have lengths from 0 to k, and k / 2 on average;
-    in this way the authors train a network with short paths alone (section 5).
+    With N deletable units, the numbers of deleted units are 1, 2, 4, ..., N and
+    N - 1, N - 2, N - 4, ... (Veit et al. 2016, section 4.2).  Deleting all N units is drawn only
+    once.  With k units kept, the paths through the network have lengths from 0 to k, and k / 2 on
+    average; Veit et al. use the same idea in section 5 to train a network of short paths alone.
     """
     deletable = dissected.deletable_indices
     few_deleted = doubling_counts_up_to(len(deletable))
@@ -92,10 +93,11 @@ def sample_random_deletions(
 def sample_random_swaps(
     dissected: DissectedNetwork, draws_per_count: int, seed: int
 ) -> dict[int, list[Ablation]]:
-    """Random orders of the units by the number of swaps (Veit et al. 2016, section 4.3).
+    """Draw random orders of the units, by the number of swaps (Veit et al. 2016, section 4.3).
 
-    The numbers are 1, 2, 4, ..., and the number of units that keep the shape.  Each swap exchanges
-    two such units of one stage.  The dictionary is empty if no stage has two of them.
+    A swap exchanges two units of the same stage whose output has the shape of their input.  The
+    numbers of swaps are 1, 2, 4, ..., and the number of units that keep the shape of their input.
+    The dictionary is empty if no stage has two such units.
     """
     swappable = [i for i, unit in enumerate(dissected.units) if not unit.changes_shape]
     pairs = [
@@ -156,7 +158,7 @@ def measure_ablation_errors(
 
 
 def compute_unit_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Tensor]:
-    """The input of every unit of the intact network, and last the input of its head."""
+    """The input of every unit of the intact network, followed by the input of the head."""
     unit_inputs = [dissected.stem(pixels)]
     for unit in dissected.units:
         unit_inputs.append(unit.intact(unit_inputs[-1]))
@@ -172,6 +174,9 @@ def forward_from_first_change(dissected: DissectedNetwork, ablation: Ablation, x
         unit = dissected.units[unit_index]
         unit_function = unit.without_branch if unit_index in ablation.deleted_units else unit.intact
         if unit_function is None:
-            raise ValueError(f"{unit.name} cannot be deleted: it changes the shape")
+            raise ValueError(
+                f"{unit.name} cannot be deleted, because its output differs in shape from its "
+                "input: choose another unit"
+            )
         x = unit_function(x)
     return x

@@ -63,14 +63,14 @@ class ActivationDistribution:
             0.0, np.maximum(convolved, 0) + self.mass_at_zero * noise_cells
         )
 
-    def remove_negatives(self) -> "ActivationDistribution":
+    def drop_negative_mass(self) -> "ActivationDistribution":
         """The part of the distribution at 0 and above."""
         is_positive = compute_cell_centers(len(self.cell_masses)) > 0
         return ActivationDistribution(self.mass_at_zero, np.where(is_positive, self.cell_masses, 0))
 
     def apply_relu(self) -> "ActivationDistribution":
         """The distribution of max(0, x)."""
-        nonnegative = self.remove_negatives()
+        nonnegative = self.drop_negative_mass()
         return ActivationDistribution(
             self.mass_at_zero + self.total_mass - nonnegative.total_mass, nonnegative.cell_masses
         )
@@ -79,7 +79,7 @@ class ActivationDistribution:
         """The same shape with `factor` times the total mass."""
         return ActivationDistribution(self.mass_at_zero * factor, self.cell_masses * factor)
 
-    def mix_with_zeros(self, kept_share: float) -> "ActivationDistribution":
+    def move_mass_to_zero(self, kept_share: float) -> "ActivationDistribution":
         """Keep a share of the activations, in [0, 1], and set the others to 0."""
         return ActivationDistribution(
             self.mass_at_zero * kept_share + (1 - kept_share) * self.total_mass,

@@ -30,12 +30,12 @@ class TracedAddition:
 class AdditionTracer(TorchFunctionMode):
     """Records every residual addition of a forward pass, in `additions`.
 
-    A residual addition is the sum of two different tensors of one shape that were both computed
-    from the images.  The operand that has passed through fewer weight layers is the shortcut.
-    In-place additions and ReLUs are computed out of place, so that every sum is kept.
+    A residual addition is the sum of two different tensors of the same shape that were both
+    computed from the images.  The operand that has passed through fewer weight layers is the
+    shortcut.  In-place additions and ReLUs are computed out of place, so that every sum is kept.
 
-    A function mode sees additions that are not modules, which hooks do not, and needs no
-    symbolic tracing, which data-dependent code would break.
+    The class is a function mode, because module hooks would miss additions that are not modules,
+    such as `x + y`, and symbolic tracing would fail on data-dependent code.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -104,14 +104,14 @@ class AdditionTracer(TorchFunctionMode):
         return last_addition if args[0] is last_addition.unit_output else None
 
     def record_addition(self, args: tuple[Any, ...], result: Tensor) -> None:
-        """Append an addition of the first two arguments."""
+        """Record that the first two arguments are added."""
         shortcut, branch = sorted(args[:2], key=lambda operand: int(self.weight_depths[operand]))
         stats = compute_forward_stats(branch.detach(), shortcut.detach(), result.detach(), None)
         self.additions.append(TracedAddition(tuple(self.module_path), result, stats))
 
 
 def record_relu_after_addition(addition: TracedAddition, result: Tensor) -> None:
-    """Make the output of the ReLU the unit's output, and record which sums it has zeroed."""
+    """Make the output of the ReLU the unit's output, and record which sums the ReLU has zeroed."""
     clip_mask, y = addition.unit_output.detach() < 0, result.detach()
     rectified_stats = compute_forward_stats(y, y, y, clip_mask)
     addition.unit_output = result

@@ -43,8 +43,9 @@ ErrorByAblation: TypeAlias = Mapping[Ablation, float]
 class LesionSampling:
     """How many random ablations and paths to draw, and the seed that they depend on.
 
-    `draws` is the number of random choices for each number of deletions and of swaps; the number of
-    paths of each length is `PATHS_PER_DRAW` times that.  Raises UsageError for impossible numbers.
+    `draws` is the number of random choices for each number of deletions and of swaps.  The number
+    of paths of each length is `PATHS_PER_DRAW` times `draws`.  Raises UsageError for impossible
+    numbers.
     """
 
     draws: int = 5
@@ -70,7 +71,7 @@ class AblationPlan:
     swaps_by_count: dict[int, list[Ablation]]  # random draws by the number of swaps
 
     def list_distinct(self) -> list[Ablation]:
-        """Every ablation once: random draws may repeat each other and the single deletions."""
+        """Every ablation once; random draws may repeat each other and the single deletions."""
         draws = chain(*self.deletions_by_count.values(), *self.swaps_by_count.values())
         return list(dict.fromkeys([self.intact, *self.single_deletions.values(), *draws]))
 
@@ -83,17 +84,18 @@ def measure_lesions(
     sampling: LesionSampling,
     on_progress: NamedCountListener,
 ) -> NetworkLesionResult:
-    """The error of each ablation of `net`, and its gradient by path length if it is residual.
+    """Measure the error of each ablation of `net` and, if it is residual, its path gradients.
 
-    `pixels` are normalised images (n, c, h, w) with `labels` (n,).  `net` is unchanged afterwards.
-    `label` names it in messages, progress and results.  Raises UsageError if no unit can be
-    deleted.
+    `pixels` are normalised images (n, c, h, w) with `labels` (n,).  Path gradients are the shares
+    of the gradient by path length.  `net` is unchanged afterwards.  `label` names the network in
+    messages, progress and results.  Raises UsageError if no unit can be deleted.
     """
     dissected = dissect_network(net)
     if not dissected.deletable_indices:
         raise UsageError(
             f"no unit of {label} can be deleted: the network has no shortcuts, "
-            "and every unit changes the shape; give a deeper network"
+            "and each of its units changes the shape of its input; "
+            "use a deeper network, where some units keep the shape"
         )
     batch_size = choose_lesion_batch_size(net.plan)
     plan = plan_ablations(dissected, sampling)
@@ -186,7 +188,10 @@ def summarize_random_swaps(
 def mean_and_sd_of_errors(
     error_by_ablation: ErrorByAblation, ablations: Iterable[Ablation]
 ) -> tuple[float, float | None]:
-    """The mean and the sample sd of the errors of these ablations; the sd is None for one."""
+    """The mean and the sample sd of the errors of these ablations.
+
+    The sd is None for a single ablation.
+    """
     errors = [error_by_ablation[ablation] for ablation in ablations]
     return fmean(errors), stdev(errors) if len(errors) > 1 else None
 

@@ -50,7 +50,7 @@ class DissectedNetwork:
 
     @property
     def deletable_indices(self) -> tuple[int, ...]:
-        """Indices, from 0, of the units that can be deleted: all those of a residual net."""
+        """Indices, from 0, of the units that can be deleted; in a residual net, all units."""
         return tuple(i for i, unit in enumerate(self.units) if unit.without_branch is not None)
 
     @property
@@ -67,7 +67,7 @@ def dissect_network(net: ResidualNetwork) -> DissectedNetwork:
     Deleting a residual unit removes its branch and keeps the rest: the shortcut (identity, zero
     padding or projection), a pre-activation that both paths share, and the layers after the
     addition (Veit et al. 2016, section 4.1).  Deleting a unit of a plain net replaces it by the
-    identity, which is possible only if the unit keeps the shape.
+    identity, which is possible only if the unit keeps the shape of its input.
     """
     units = tuple(
         dissect_unit(unit, planned) for unit, planned in zip(net.units, net.plan.units, strict=True)
@@ -76,7 +76,7 @@ def dissect_network(net: ResidualNetwork) -> DissectedNetwork:
 
 
 def dissect_unit(unit: ResidualUnit, planned: PlannedUnit) -> DissectedUnit:
-    """Make the functions of one unit; its name and shapes are those of `planned`."""
+    """Make the functions of one unit; its name and shapes are taken from `planned`."""
     changes_shape = planned.input_shape != planned.output_shape
     make_dissected = partial(
         DissectedUnit,
@@ -98,10 +98,11 @@ def dissect_unit(unit: ResidualUnit, planned: PlannedUnit) -> DissectedUnit:
 def dissect_sequential(net: nn.Sequential, unit_names: Sequence[str]) -> DissectedNetwork:
     """Dissect a third-party `nn.Sequential` whose units are the named, consecutive children.
 
-    The units must keep the shape.  Deleting one replaces it by the identity.  That equals its
-    identity shortcut if no activation follows the addition, or if the input is never negative, as
-    after the ReLU of a 2015 unit.  Raises UsageError if a name is not a child, if no name is given,
-    or if the named children are not consecutive.
+    The units must keep the shape of their input.  Deleting a unit replaces it by the identity.
+    That has the same effect as deleting only its branch if no activation follows the addition, or
+    if the input is never negative, as after the ReLU that ends a unit of He et al. 2015.  Raises
+    UsageError if no name is given, if a name is not a child, or if the named children are not
+    consecutive.
     """
     child_names = [name for name, _ in net.named_children()]
     listing = ", ".join(child_names)
@@ -149,21 +150,27 @@ def forward_shortcut_only(unit: ResidualUnit, x: Tensor) -> Tensor:
 
 
 def forward_with_branch_gradient(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """Compute `unit` with a gradient through the branch alone; a gate counts as a constant."""
+    """Compute the full output of `unit`, but let the gradient flow through the branch alone.
+
+    The shortcut, and the gate if there is one, are constants in the backward pass.
+    """
     x = unit.lead(x)
     y: Tensor = unit.after(unit.join(x.detach(), apply_shortcut(unit, x.detach()), unit.branch(x)))
     return y
 
 
 def forward_with_shortcut_gradient(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """Compute `unit` with a gradient through the shortcut alone; a gate counts as a constant."""
+    """Compute the full output of `unit`, but let the gradient flow through the shortcut alone.
+
+    The branch, and the gate if there is one, are constants in the backward pass.
+    """
     x = unit.lead(x)
     y: Tensor = unit.after(unit.join(x.detach(), apply_shortcut(unit, x), unit.branch(x.detach())))
     return y
 
 
 def apply_shortcut(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """Compute the shortcut of `unit`; TypeError for a unit of a plain net."""
+    """Compute the shortcut of `unit`.  Raises TypeError for a unit of a plain net."""
     if unit.shortcut is None:
         raise TypeError(f"{unit} has no shortcut")
     y: Tensor = unit.shortcut(x)

@@ -21,7 +21,11 @@ MAX_SAMPLED_LENGTHS = 32  # between sampled lengths the log norm is interpolated
 
 
 class UnitGraph(NamedTuple):
-    """The autograd graph of one unit: its input, and its output twice."""
+    """The autograd graph of one unit: its input, and two versions of its output.
+
+    The versions have the same values.  The gradient flows through the branch alone in one, and
+    through the shortcut alone in the other.
+    """
 
     x: Tensor
     branch_output: Tensor  # its gradient flows through the branch alone
@@ -46,13 +50,17 @@ def measure_gradient_shares(
     seed: int,
     on_step: Callable[[], None],
 ) -> tuple[PathLengthShare, ...]:
-    """The share of the gradient for each path length k on normalised images (n, c, h, w).
+    """The share of the gradient for each path length k, on normalised images (n, c, h, w).
 
-    The weight of a length is C(n, k) times the mean norm over `draws_per_length` random paths, and
-    its share is its weight divided by the sum of all weights.  The norm is that of d loss / d x
-    over the whole batch.  As gradients of different paths differ in direction, their norms do not
-    add up to the norm of their sum; this is the measure of Veit et al. of which paths carry the
-    gradient.
+    For each length, the mean norm of the gradient over `draws_per_length` random paths is
+    multiplied by the number of paths of that length, C(n, k) with n units.  The share of a length
+    is this product divided by the sum of the products of all lengths.  The norm is that of d loss /
+    d x over the whole batch.
+
+    The shares are the measure that Veit et al. use for which paths carry the gradient.  They are
+    not an exact decomposition: gradients of different paths differ in direction, so their norms do
+    not add up to the norm of their sum.
+
     `on_step` is called once per sampled path.
     """
     unit_count = len(dissected.units)
@@ -73,7 +81,7 @@ def measure_gradient_shares(
 def compute_length_shares(
     unit_count: int, sampled_log_norms: dict[int, float]
 ) -> tuple[PathLengthShare, ...]:
-    """Weigh the mean norm of each length, sampled or interpolated, by the number of its paths."""
+    """Weight the mean norm of each length, sampled or interpolated, by its number of paths."""
     lengths = range(unit_count + 1)
     log_norms = [interpolate_log_norm(sampled_log_norms, length) for length in lengths]
     log_weights = [
@@ -161,7 +169,7 @@ def choose_sampled_lengths(unit_count: int) -> list[int]:
 def interpolate_log_norm(sampled_log_norms: dict[int, float], length: int) -> float:
     """The log norm at `length`, interpolated linearly between the two nearest sampled lengths.
 
-    It is -inf if it is -inf at one of them.
+    -inf if the log norm is -inf at one of the two.
     """
     if length in sampled_log_norms:
         return sampled_log_norms[length]

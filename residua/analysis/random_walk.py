@@ -1,47 +1,57 @@
 """Predict the signals of a freshly initialised network, with its branches modelled as pure noise.
 
-At initialisation a BN at the end of a branch gives every unit F = z with mean 0 and variance 1,
-whatever x is.  The model assumes that the z of different units, and z and x, are independent and
-Gaussian, and follows the distribution of one activation through the units.  With the ReLU after
-the addition (He et al. 2015) that is a reflected random walk,
+At initialisation, a BN at the end of a branch gives the branch's output z mean 0 and variance 1,
+whatever the unit's input x is.  The model assumes that z is Gaussian and independent of x and of
+the z of all other units, and follows the distribution of one activation from unit to unit.
+
+Terms.  A unit clips a sum if the ReLU after the addition sets it to 0; clip[i] is the share of
+sums that unit i clips.  survival[i] is the share of activations that none of the units 1 ... i of
+the stage has clipped.
+
+ReLU after the addition (He et al. 2015).  The activation is a reflected random walk,
 
     x[0] = max(0, z[0]) after the stem,      x[i] = max(0, x[i-1] + z[i]),      z ~ N(0, 1).
 
-Its mass at 0 after unit i is the share of sums that unit i clips.  Read backwards, x[i] = 0 says
-that no partial sum of i + 1 steps is above 0, and an activation that is not clipped up to x[i]
-says that none is below 0.  So both follow from symmetry and independence alone, whatever the
-distribution of z (Sparre Andersen 1954): with b(k) = binom(2k, k) / 4^k, about 1 / sqrt(pi k),
+x[i] = 0 exactly if none of the sums z[i], z[i] + z[i-1], ..., z[i] + ... + z[0] is above 0: these
+are the partial sums of the walk read backwards.  The activation survives to unit i exactly if
+none of the sums x[0] + z[1], ..., x[0] + z[1] + ... + z[i] is below 0.  Both probabilities follow
+from symmetry and independence alone, whatever the distribution of z (Sparre Andersen 1954).  With
+b(k) = binom(2k, k) / 4^k, about 1 / sqrt(pi k),
 
-    clip[i] = b(i + 1): 0.375, 0.3125, 0.273, ...,
+    clip[i] = b(i + 1) = 0.375, 0.3125, 0.273, ... for i = 1, 2, 3, ...,
     survival[i] = b(i) / 2 + b(i + 1), about 0.85 / sqrt(i).
 
-Mean and variance do depend on the distribution of z.  With Gaussian steps the mean is the sum of 1
-/ sqrt(2 pi k) for k = 1 ... i + 1, about 0.8 sqrt(i) (Spitzer 1956).  Real branches have heavier
-tails, because some positions of an image differ more from the others: measured means are about 5 %
-lower and measured variances about 10 % higher.
+Mean and variance do depend on the distribution of z.  For Gaussian z the mean of x[i] is the sum
+of 1 / sqrt(2 pi k) over k = 1 ... i + 1, about 0.8 sqrt(i) (Spitzer 1956).  Real branches have
+heavier tails, because some positions of an image differ more from the others: measured means are
+about 5 % lower, and measured variances about 10 % higher, than predicted.
 
-Later stages.  A strided 1x1 subsampling selects positions, and so keeps the distribution of one
-activation.  Option A adds channels that are exactly 0: if c of C channels are kept, the stage
-starts from the mixture
+Later stages, option A.  A strided 1x1 subsampling only selects positions, so it keeps the
+distribution D at the end of the previous stage.  Padding adds channels that are exactly 0: if c
+of the new stage's C channels come from the previous stage, the stage starts from the mixture
 
-    (c / C) D + (1 - c / C) delta(0),      D: the distribution at the end of the previous stage,
+    (c / C) D + (1 - c / C) delta(0).
 
-D itself being the walk of such a mixture.  The two halves of stage 2 behave differently.  After n
-units D is about |N(0, n)| and is seldom clipped: a path that starts there survives n more units
-with probability near (2 / pi) atan(1) = 1/2.  A path that starts at 0 survives with probability
-binom(2n, n) / 4^n = 0.56 / sqrt(n) (Sparre Andersen 1954).  Together that is 0.28 for n = 200,
-where stage 1 leaves 0.06.  Survival restarts in each stage, at the shortcut of its first unit, and
-counts the channels of zeros too.  Option B starts a stage from a projection with BN, a new
-N(0, 1): its first unit clips exactly half of the sums, the negative half of N(0, 2).
+Stage 2 doubles the width, so half of its channels start from D and half from 0.  After n units of
+stage 1, D is about |N(0, n)|; an activation that starts there survives n more units with
+probability near (2 / pi) atan(1) = 1/2.  An activation that starts at 0 survives with probability
+binom(2n, n) / 4^n = 0.56 / sqrt(n) (Sparre Andersen 1954).  Averaged over both halves, survival
+at the end of stage 2 is 0.28 for n = 200, against 0.06 at the end of stage 1.  Survival restarts
+in each stage, at the shortcut of its first unit, and counts the channels of zeros too.
 
-Other designs.  Without a ReLU after the addition nothing is clipped, every path survives, and
-means and variances of x and z add up: with BN the variance grows by 1 per unit.  In full
-pre-activation a He-initialised weight layer ends the branch; its second moment is 2
-E[relu(BN(.))^2] = 1 on average over the weights (zero padding at image borders lowers it by a
-tenth).  The first unit of a stage continues from relu(BN(x)), and so does not depend on the
-previous stage.  A ReLU at the end of the branch adds max(0, N(0, 1)).  A branch that starts at 0
-(zero gamma, SkipInit) leaves x unchanged.  The units of a plain net output max(0, z): half is
-clipped.
+Later stages, option B.  The stage starts from a projection with BN, a new N(0, 1).  Its first
+unit clips exactly half of the sums: the negative half of N(0, 2).
+
+Other designs.
+- No ReLU after the addition: nothing is clipped, every activation survives, and the means and
+  variances of x and z add up.  With BN at the end of the branch the variance grows by 1 per unit.
+- Full pre-activation: the branch ends in a He-initialised weight layer, whose output has second
+  moment 2 E[relu(BN(.))^2] = 1 on average over the weights; zero padding at image borders lowers
+  it by a tenth.  The first unit of a stage continues from relu(BN(x)), and so does not depend on
+  the previous stage.
+- ReLU at the end of the branch: the branch adds max(0, N(0, 1)).
+- A branch that starts at 0 (zero gamma, SkipInit) leaves x unchanged.
+- Plain net: the units output max(0, z), so half of the sums are clipped.
 
 The model does not apply, and predicts None, in these cases: without BN, because the scale of x
 then depends on the drawn weights; after a max-pool, until the next BN; with BN after the addition;
@@ -61,7 +71,6 @@ from residua.analysis.activation_distribution import (
     discretize_normal,
     standard_normal,
 )
-from residua.config.joins import Add, Drop, Scale
 from residua.config.plan import Layers, Plan, PlannedUnit
 
 ROUNDED_DIGITS = 12  # sums over cells are accurate to this many decimals
@@ -70,7 +79,7 @@ REACH_IN_SDS = 10.0  # standard deviations of the longest walk that the cells co
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSignals:
-    """The signals that the random-walk model predicts for one unit; None if they are unknown."""
+    """The signals that the random-walk model predicts for one unit; a field is None if unknown."""
 
     clip_fraction: float
     survival: float
@@ -117,8 +126,8 @@ def predict_each_unit(plan: Plan, cell_count: int) -> Iterator[ExpectedSignals |
         sums, uncut = shortcut.add_noise(noise), uncut.add_noise(noise)
         distribution = sums
         if unit.after:
-            distribution, uncut = sums.apply_relu(), uncut.remove_negatives()
-        clipped_mass = sums.total_mass - sums.remove_negatives().total_mass
+            distribution, uncut = sums.apply_relu(), uncut.drop_negative_mass()
+        clipped_mass = sums.total_mass - sums.drop_negative_mass().total_mass
         yield ExpectedSignals(
             clip_fraction=round(clipped_mass, ROUNDED_DIGITS) if unit.after else 0.0,
             survival=round(uncut.total_mass, ROUNDED_DIGITS) if unit.after else 1.0,
@@ -132,7 +141,10 @@ def predict_each_unit(plan: Plan, cell_count: int) -> Iterator[ExpectedSignals |
 def predict_residual_ratio(
     unit: PlannedUnit, noise: BranchNoise, shortcut: ActivationDistribution
 ) -> float | None:
-    """Root mean square of the branch over that of the shortcut; None without one, or if it is 0."""
+    """Root mean square of the branch divided by that of the shortcut.
+
+    None if the unit has no shortcut, or if the shortcut's root mean square is 0.
+    """
     shortcut_second_moment = shortcut.moment(2)
     if unit.shortcut is None or shortcut_second_moment <= 0:
         return None
@@ -140,9 +152,10 @@ def predict_residual_ratio(
 
 
 def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignals | None:
-    """The signals of a unit whose branch is 0 and whose x is unknown; None for other units.
+    """The signals of a unit whose branch is 0, although the distribution of its input x is unknown.
 
-    A ReLU after the addition clips nothing there, because x has passed such a ReLU before.
+    Returns None if the branch is not 0, or if the shortcut is neither the identity nor padding.  A
+    ReLU after the addition clips nothing in such a unit, because x is already the output of a ReLU.
     """
     keeps_input = (
         noise.second_moment == 0
@@ -153,8 +166,11 @@ def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignal
 
 
 def is_plain_addition(unit: PlannedUnit) -> bool:
-    """Whether the join is an unscaled sum on average, which includes dropout and drop-path."""
-    return isinstance(unit.join, Add | Drop) or unit.join == Scale(1.0, 1.0)
+    """Whether the expected output of the join is the unscaled sum of shortcut and branch.
+
+    This includes joins with dropout or drop-path.
+    """
+    return unit.join.expected_output_is_sum
 
 
 def list_op_names(layers: Layers) -> list[str]:
@@ -163,7 +179,10 @@ def list_op_names(layers: Layers) -> list[str]:
 
 
 def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
-    """The noise that the branch of a unit adds at initialisation; None if the model has none."""
+    """The noise that a unit's branch adds at initialisation.
+
+    None if the model does not cover the branch.
+    """
     if any(layer.zero_init or layer.op == "scale" for layer in unit.branch):
         return BranchNoise(0.0, 0.0)
     match list_op_names(unit.branch):
@@ -214,7 +233,7 @@ def propagate_through_shortcut(
             return x
         case ["pad"]:
             padding = unit.shortcut[0]
-            return x and x.mix_with_zeros(
+            return x and x.move_mass_to_zero(
                 padding.input_shape.channels / padding.output_shape.channels
             )
         case ["weight", "bn"]:

@@ -37,9 +37,11 @@ def run_lesion_study(
 ) -> LesionStudyResult:
     """Measure lesions of the networks in run or model folders, all on the same images.
 
-    The images are the first `image_count` of the split, or all for None.  Raises UsageError if the
-    first network has no shortcuts, if a network has other classes or input shapes than `data`, or
-    if a folder holds no network of units; RecordError or DataError if something cannot be read.
+    The images are the first `image_count` images of the split, or all of them if it is None.
+
+    Raises UsageError if the first network, with which the others are compared, has no shortcuts, if
+    the classes or the input shape of a network do not match those of `data`, or if a folder holds
+    VLAD, which has no units.  Raises RecordError or DataError if something cannot be read.
     """
     if image_count is not None and image_count < 1:
         raise UsageError(f"images must be at least 1, got {image_count}")
@@ -76,7 +78,7 @@ def run_lesion_study(
 
 
 def make_net_labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """A label for each network: its name, with its folder if another one has the same name."""
+    """Label each network by its name, and add its folder if another network has the same name."""
     return [
         f"{name} ({folder})" if names.count(name) > 1 else name
         for name, folder in zip(names, folders, strict=True)

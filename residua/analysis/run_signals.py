@@ -56,12 +56,13 @@ def measure_signals_record(
     data_dir: Path | None = None,
     on_progress: CountListener = ignore_unit_progress,
 ) -> dict[str, Json]:
-    """The signals of a network as a JSON record.
+    """Measure the signals of a network, and return them as a JSON record.
 
-    `model` is a run folder, a model folder, or a network name, which is initialised from `seed`.
-    `data` is by default the data set that the network was trained on, or for a name
-    `choose_default_dataset`.  The batch is the first `image_count` images of the training split.
-    Raises UsageError, RecordError or DataError if something does not exist or does not fit.
+    `model` is a run folder, a model folder or a network name; a network given by name is built and
+    initialised from `seed`.  `data` defaults to the data set that the network was trained on, or,
+    for a network given by name, to the result of `choose_default_dataset`.  The batch is the first
+    `image_count` images of the training split.  Raises UsageError, RecordError or DataError if
+    something does not exist or does not fit.
     """
     check_image_count(image_count)
     examined = resolve_network_with_data(model, data, seed, data_dir)
@@ -93,7 +94,10 @@ def measure_signals_record(
 
 
 def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) -> Images:
-    """The first images of the training split; UsageError if it has fewer than `image_count`."""
+    """The first `image_count` images of the training split.
+
+    Raises UsageError if the split has fewer images.
+    """
     images = read_split(data, SIGNALS_SPLIT, data_dir)
     if image_count > len(images):
         raise UsageError(
@@ -106,7 +110,7 @@ def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) ->
 def resolve_network_with_data(
     model: str, data: str, seed: int, data_dir: Path | None
 ) -> NetworkWithData:
-    """Load `model` if it is a path, or else build and initialise the network of that name."""
+    """Load `model` if it is a path; otherwise build and initialise the network of that name."""
     folder = Path(model)
     if model.split(",")[0] == "vlad":
         raise UsageError(f"{model} has no units: give a network, e.g. cifar-resnet110")
@@ -125,9 +129,10 @@ def resolve_network_with_data(
 
 
 def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
-    """Load the network of a run or model folder; RecordError if `folder` is neither of them.
+    """Load the network of a run or model folder.
 
-    Raises UsageError if no data set is given or recorded, or if it does not fit the network.
+    Raises RecordError if `folder` is neither, and UsageError if no data set is given or recorded,
+    or if the data set does not fit the network.
     """
     if not folder.is_dir():
         raise RecordError(

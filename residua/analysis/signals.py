@@ -1,11 +1,11 @@
-"""Measure, on a small batch, what passes through each unit of a network, forward and backward.
+"""Measure, on a small batch, the signals in each unit of a network, forward and backward.
 
 BN normalises by the batch, as in training; everything else is in evaluation mode, without dropout
 and drop-path.  Weights, gradients, running statistics and modes are unchanged afterwards.
 
 A network built by `residua` is measured one unit at a time: a forward pass keeps only the input of
 each unit, then each unit, from the last to the first, is computed forward again and backward.  So
-the memory for 1,202 layers is little more than that of their inputs.
+a network of 1,202 layers needs little more memory than the inputs of its units.
 """
 
 from collections.abc import Sequence
@@ -49,14 +49,14 @@ def measure_signals(
     unit_names: Sequence[str] = (),
     on_progress: CountListener = ignore_unit_progress,
 ) -> list[UnitSignals]:
-    """The signals of the units of `net`, from input to output.
+    """Measure the signals of the units of `net`, from input to output.
 
     The batch is normalised images (n, c, h, w) with labels (n,).  In a module that `residua` did
-    not build, every addition of two tensors of one shape is a unit, named after the module that
-    adds; `residua.analysis.trace_additions` finds them.  `unit_names` restricts the measurement to
-    these units or modules.  `on_progress` is called after each unit of a network that `residua` has
-    built.  Raises UsageError for fewer than 2 images, for unknown names, and if there is nothing to
-    measure.
+    not build, every addition of two tensors of the same shape is a unit, named after the module
+    that adds; `residua.analysis.trace_additions` finds the additions.  `unit_names` restricts the
+    measurement to these units or modules.  `on_progress` is called after each unit of a network
+    that `residua` has built.  Raises UsageError for fewer than 2 images, for unknown names, and if
+    there is nothing to measure.
     """
     check_image_count(len(images))
     with use_batch_statistics(net):
@@ -69,16 +69,16 @@ def measure_signals(
 
 
 def check_image_count(image_count: int) -> None:
-    """UsageError for fewer than 2 images."""
+    """Raise UsageError for fewer than 2 images."""
     if image_count < 2:
         raise UsageError(
             f"signals need at least 2 images, got {image_count}: "
-            "BN and the gradient correlation compare images"
+            "batch normalization and the gradient correlation are computed across images"
         )
 
 
 def validate_unit_names(unit_names: Sequence[str], valid_names: Sequence[str]) -> None:
-    """UsageError for the first of `unit_names` that is not a valid name."""
+    """Raise UsageError for the first of `unit_names` that is not a valid name."""
     for unit_name in unit_names:
         if unit_name not in valid_names:
             raise UsageError(
@@ -154,6 +154,10 @@ def forward_with_stats(unit: ResidualUnit, x: Tensor) -> tuple[Tensor, ForwardSt
 def backward_through_unit(
     unit: ResidualUnit, x: Tensor, weights: Sequence[Tensor], output_gradient: Tensor
 ) -> tuple[Tensor, ...]:
-    """From dL/dy of the output, dL/dx of the input and then dL/dw of each of `weights`."""
+    """Propagate a gradient back through one unit.
+
+    Takes dL/dy, the gradient at the unit's output, and returns dL/dx at its input, followed by
+    dL/dw for each of `weights`.
+    """
     x = x.detach().requires_grad_()
     return torch.autograd.grad(unit(x), [x, *weights], output_gradient)

@@ -40,13 +40,14 @@ class UnitGradients(NamedTuple):
 def measure_by_tracing(
     net: nn.Module, images: Tensor, labels: Tensor, unit_names: Sequence[str] = ()
 ) -> list[UnitSignals]:
-    """The signals of a third-party module on normalised images (n, c, h, w) with labels (n,).
+    """Measure the signals of a third-party module on images (n, c, h, w) with labels (n,).
 
-    Every residual addition is a unit, or every module in `unit_names`.  A new stage begins when the
-    shape of the units' outputs changes.  `gradient_norm` is over all weight layers of a unit's
-    module, including a projection.  A named module without an addition has None for the clip
-    fraction, survival, response and ratio.  Raises UsageError if the module does not return class
-    scores (n, classes), or has nothing to measure.
+    The images are normalised.  Every residual addition is a unit, or, if `unit_names` is given,
+    every module that it names.  A new stage begins when the shape of the units' outputs changes.
+    `gradient_norm` is over all weight layers of a unit's module, including a projection.  For a
+    named module without an addition, the clip fraction, survival, response and ratio are None.
+    Raises UsageError if the module does not return class scores (n, classes), or has nothing to
+    measure.
     """
     modules = dict(net.named_modules())
     # Weights may be frozen; gradients of activations need a graph in any case.
@@ -75,7 +76,7 @@ def measure_by_tracing(
 def compute_unit_gradients(
     loss: Tensor, units: Sequence[TracedUnit], modules: dict[str, nn.Module]
 ) -> list[UnitGradients]:
-    """The gradients of all units in a single backward pass, with 0 for unused tensors."""
+    """The gradients of all units in a single backward pass; unused tensors have gradient 0."""
     weights_by_unit = [
         [
             parameter
@@ -130,7 +131,7 @@ def combine_traced_signals(
 
 
 def remove_addition_signals(signals: UnitSignals) -> UnitSignals:
-    """Set the signals to None that only a unit with an addition has."""
+    """Set to None the signals that are defined only for units with an addition."""
     return replace(
         signals, clip_fraction=None, survival=None, response_std=None, residual_ratio=None
     )

@@ -1,4 +1,4 @@
-"""The signals of one unit, computed from what its forward and its backward pass left."""
+"""Compute the signals of one unit from the results of its forward and its backward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class UnitSignals:
     """The signals of one unit, y = after(shortcut(x) + F(x)).
 
     A signal is None if it is not defined for this unit or is not a finite number in fp32.  Means
-    are over images, channels and positions.  Gradients are those of the batch's mean cross-entropy.
+    are over images, channels and positions.  Gradients are of the batch's mean cross-entropy.
     """
 
     name: str
@@ -130,7 +130,7 @@ def compute_unit_signals(
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """None for None, NaN and infinities."""
+    """The value, or None if it is None, NaN or infinite."""
     return value if value is not None and isfinite(value) else None
 
 

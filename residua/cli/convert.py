@@ -85,13 +85,13 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     if arguments.out.exists():
-        raise UsageError(f"{arguments.out} exists already: choose another --out")
+        raise UsageError(f"{arguments.out} already exists: choose another --out")
     facts, summary = export_weights(arguments) if arguments.to else import_weights(arguments)
     print_result(facts, summary, arguments.json)
 
 
 def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
-    """Convert a file of another project to a model folder; returns the facts and their summary."""
+    """Convert a file of another project to a model folder; return the facts and their summary."""
     require_import_options(arguments)
     requested_network, config = make_requested_config(arguments)
     tensors = convert.read_state_dict(arguments.source)
@@ -123,13 +123,14 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
 
 
 def require_import_options(arguments: Namespace) -> None:
-    """UsageError or RecordError if a file cannot be converted with these options."""
+    """Raise UsageError or RecordError if a file cannot be converted with these options."""
     missing_options = [
         f"--{option}" for option in IMPORT_ONLY_OPTIONS if not is_given(arguments, option)
     ]
     if missing_options:
         raise UsageError(
-            f"{' and '.join(missing_options)} must be given: a file of weights does not tell"
+            f"{' and '.join(missing_options)} must be given: a weights file does not "
+            "record the network, the class names or the normalisation"
         )
     if arguments.source.is_dir():
         raise RecordError(
@@ -176,7 +177,7 @@ def format_import_summary(
 
 
 def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
-    """Write a model folder's weights under another project's names; returns facts and summary."""
+    """Write a model folder's weights under another project's names; return facts and summary."""
     conflicting_options = [
         f"--{option}" for option in IMPORT_ONLY_OPTIONS if is_given(arguments, option)
     ]
@@ -193,8 +194,8 @@ def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     model, config = net.load_model_folder(net.find_model_folder(arguments.source))
     if not isinstance(config.network, Network):
         raise RecordError(
-            f"{arguments.source} holds {config.network.name}, which is no residual network: "
-            f"{arguments.to} has no names for its weights"
+            f"{arguments.source} cannot be converted to {arguments.to}: "
+            f"it contains {config.network.name}, which is not a residual network"
         )
     new_names = convert.map_names_to_project(config.network, arguments.to)
     exported = convert.convert_to_project(model.state_dict(), config.network, arguments.to)
@@ -233,7 +234,7 @@ def resolve_network_and_classes(
 
 
 def read_class_names(path: Path) -> list[str]:
-    """The lines of a text file; none if there is no such file."""
+    """The lines of a text file; no lines if the file does not exist."""
     # os.path, since pathlib raises if a list of classes is longer than a file's name may be
     if not os.path.isfile(path):
         return []
@@ -241,16 +242,17 @@ def read_class_names(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise UsageError(
-            f"--classes {path} is no text file: give one with a name in each line"
+            f"--classes {path} is not a text file: give one with a name on each line"
         ) from None
 
 
 def parse_channel_values(
     option: str, arguments: Namespace, requested_network: Network, channels: int
 ) -> tuple[float, ...]:
-    """The numbers of `--mean` or `--std`, one per channel, from `0.5 0.4 0.4` or `0.5,0.4,0.4`.
+    """Parse the numbers of `--mean` or `--std`: one per channel, as `0.5 0.4 0.4` or `0.5,0.4,0.4`.
 
-    The images have `channels` channels; 0 if only the network tells.
+    `channels` is the images' number of channels, or 0 if only the network determines it.  Raises
+    UsageError if the number of values does not fit the channels, or if a value is impossible.
     """
     words = to_string_list(arguments[option])
     texts = [text for word in words for text in word.replace(",", " ").split()]
@@ -266,7 +268,7 @@ def parse_channel_values(
         raise UsageError(f"--{option} has {len(values)} numbers, but {mismatch}")
     if not all(map(isfinite, values)) or (option == "std" and min(values) <= 0):
         wanted = "numbers above 0" if option == "std" else "numbers"
-        raise UsageError(f"--{option} {' '.join(texts)} is impossible: give {wanted}")
+        raise UsageError(f"--{option} {' '.join(texts)} is invalid: give {wanted}")
     return values
 
 

@@ -58,7 +58,7 @@ def run(arguments: Namespace) -> None:
 
 
 def require_separate_files(listing: "ImageListing") -> None:
-    """UsageError if images lie in shards or tables, so that no CSV can name them."""
+    """Raise UsageError if images lie in shards or tables, so that no CSV can name them."""
     if any(entry.embedded_file for entry in listing.entries):
         raise UsageError(
             f"--fix writes a table of files, but images of {listing.location} are stored inside "
@@ -67,7 +67,7 @@ def require_separate_files(listing: "ImageListing") -> None:
 
 
 def format_check_summary(facts: dict[str, Json], page: Path, usable_csv: Path | None) -> str:
-    """One line per problem, then the number of images, and the files that were written."""
+    """Format one line per problem, then the number of images and the names of the written files."""
     problems, classes = facts["problems"], facts["classes"]
     assert isinstance(problems, list)
     assert isinstance(classes, dict)

@@ -42,7 +42,7 @@ def run(arguments: Namespace) -> None:
 
 
 def format_edit_summary(facts: dict[str, Json]) -> str:
-    """The new network's name and size, whether its outputs changed, and how to train it."""
+    """Format the new network's name and size, whether its outputs changed, and how to train it."""
     outputs = "are bit-identical." if facts["identical"] else "have changed: train the network."
     return "\n".join(
         [

@@ -53,7 +53,7 @@ def run(arguments: Namespace) -> None:
     if arguments.int8 and arguments.images is None:
         raise UsageError("--int8 is calibrated on real images: give --images DIR with it")
     if arguments.images is not None and not arguments.int8:
-        raise UsageError("--images is for --int8")
+        raise UsageError("--images only applies with --int8: add --int8, or leave --images out")
     suffix = f"{'-int8' if arguments.int8 else ''}{EXPORT_SUFFIXES[arguments.to]}"
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
     facts = deploy.export_model(

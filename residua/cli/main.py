@@ -72,12 +72,15 @@ def run_command(words: list[str]) -> None:
         command = import_command(first_word)
         parsed = make_command_parser(first_word, command).parse_args(others)
         if first_word not in DISTRIBUTED_COMMANDS and os.environ.get("WORLD_SIZE", "1") != "1":
-            raise UsageError(f"{first_word} is for one process: start it without torchrun")
+            raise UsageError(f"{first_word} runs in a single process: start it without torchrun")
         command.run(parsed)
 
 
 def import_command(name: str) -> ModuleType:
-    """The command's module: its docstring is the description, and it has `add_arguments`, `run`."""
+    """The module of a command.
+
+    Its docstring is the command's description, and it defines `add_arguments` and `run`.
+    """
     return import_module(f"residua.cli.{name}")
 
 
@@ -97,7 +100,10 @@ def format_overview() -> str:
 
 
 def run_reporting_errors(action: Callable[[], None]) -> int:
-    """Run `action` and return an exit code; an error that a user can fix is printed on one line."""
+    """Run `action` and return an exit code.
+
+    An error that a user can fix is printed on one line.
+    """
     try:
         action()
     except ResiduaError as error:
@@ -114,9 +120,10 @@ def run_reporting_errors(action: Callable[[], None]) -> int:
 
 
 def exit_process(exit_code: int) -> NoReturn:
-    """End the process; without Python's cleanup if it is one of several.
+    """End the process with `exit_code`.
 
-    Threads that gloo leaves behind may abort a process during the cleanup, after its work is done.
+    In a distributed run (`WORLD_SIZE` above 1) Python's cleanup is skipped: threads that the gloo
+    backend leaves behind may abort the process during the cleanup, although its work is done.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()

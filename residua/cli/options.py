@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they stand for."""
+"""Arguments that several commands share, and the values that they describe."""
 
 from functools import reduce
 from pathlib import Path
@@ -106,7 +106,10 @@ def parse_network_options(arguments: Namespace, name: str, data: Dataset | None 
 
 
 def add_recipe_options(parser: CommandParser, default: str) -> None:
-    """Add options that choose a recipe and change it; `default` says which is used otherwise."""
+    """Add options that choose a recipe and change it.
+
+    `default` names the recipe that is used if none is chosen.
+    """
     parser.add_argument(
         "--recipe",
         help="the training recipe: he2015, he2016, fast, small, photos or tuning "
@@ -134,7 +137,7 @@ def parse_recipe_options(
 ) -> Recipe:
     """The recipe that `add_recipe_options` describes.
 
-    If the options name none, it is based on `default`, or on the data set's usual recipe.
+    If the options name no recipe, it is based on `default`, or on the data set's usual recipe.
     """
     usual_recipe = default or recipe("small" if data.name == "digits" else "he2015")
     return apply_recipe_options(arguments, usual_recipe)

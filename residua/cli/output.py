@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, notes and errors on standard error."""
+"""Print the output of commands: results on standard output, notes and errors on standard error."""
 
 import json
 import os
@@ -26,6 +26,6 @@ def print_note(message: str, program: str = "residua") -> None:
 
 
 def print_notes(messages: Iterable[str]) -> None:
-    """Print each message as a note of its own line."""
+    """Print each message as a separate note."""
     for message in messages:
         print_note(message)

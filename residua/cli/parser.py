@@ -1,4 +1,4 @@
-"""The parser of a command's arguments: jsonargparse with error messages and help in our words.
+"""The parser of a command's arguments: jsonargparse with our own error messages and help.
 
 jsonargparse is used for configuration files (`--config`, `--print_config`).  Its own error messages
 show Python types, so numbers, choices, unknown options and missing arguments are checked here.
@@ -61,7 +61,10 @@ class CommandParser(ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=PlainHelpFormatter, **settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> Action:
-        """Add an argument; numbers and `choices` are checked by types whose errors name it."""
+        """Add an argument whose value is checked by `type`.
+
+        Numbers and `choices` are checked by parsers whose error messages name the argument.
+        """
         if settings.get("type") in (int, float):
             settings["type"] = make_number_parser(names[-1], settings["type"])
         if choices := settings.pop("choices", None):
@@ -100,11 +103,11 @@ class CommandParser(ArgumentParser):
             self.error(str(unknown_name_error("option", flag, options)))
 
     def validate(self, namespace: Namespace, *others: Any, **settings: Any) -> None:
-        """Check parsed arguments; UsageError if a required one is missing."""
+        """Check parsed arguments; raises UsageError if a required one is missing."""
         for action in self._actions:
             if action.required and namespace.get(action.dest) is None:
                 name = action.dest.upper()
-                raise UsageError(f"{name} is missing: {self.prog} --help says what it is")
+                raise UsageError(f"{name} is missing: see {self.prog} --help")
         super().validate(namespace, *others, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -113,7 +116,11 @@ class CommandParser(ArgumentParser):
 
 
 def explain_parse_error(message: str, error: BaseException | None) -> str:
-    """The message of the `OptionValueError` that led to `error`; on one line, else `message`."""
+    """Explain a parse error on one line.
+
+    Returns the message of the `OptionValueError` that caused `error`.  If there was none, returns
+    the argument's name and message if `error` has a name, or else `message`.
+    """
     cause = error
     while cause is not None:
         if isinstance(cause, OptionValueError):

@@ -64,7 +64,7 @@ def run(arguments: Namespace) -> None:
         raise UsageError("--json and --csv both say how to print: give one of them")
     for option in ("top", "batch"):
         if arguments[option] < 1:
-            raise UsageError(f"--{option} {arguments[option]} is impossible: give 1 or more")
+            raise UsageError(f"--{option} {arguments[option]} is invalid: give 1 or more")
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
     draw_explanation = make_explanation_drawer(network, config, arguments.explain)
     engine = deploy.build_engine(network, config, arguments.engine)
@@ -97,7 +97,7 @@ def expand_image_arguments(image_arguments: list[str], nul_separated: bool) -> I
 
 
 def read_stdin_paths(nul_separated: bool) -> Iterator[Path]:
-    """The paths on standard input; they can hold any bytes, also ones that are not UTF-8."""
+    """The paths on standard input, which may contain bytes that are not UTF-8."""
     separator, rest = (b"\0" if nul_separated else b"\n"), b""
     for line in sys.stdin.buffer:
         *complete, rest = (rest + line).split(separator)
@@ -146,7 +146,7 @@ def print_prediction_json(path: Path, top: TopClasses, error: str, explanation_p
 
 
 def make_csv_printer(top_k: int) -> PredictionPrinter:
-    """Print the CSV header, and make the printer of rows: path, the top_k classes, error."""
+    """Print the CSV header, and make the function that prints a row: path, top_k classes, error."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     next_columns = [f"{name}{i}" for i in range(2, top_k + 1) for name in ("class", "probability")]
     rows.writerow(["path", "class", "probability", *next_columns, "error"])
@@ -160,7 +160,7 @@ def make_csv_printer(top_k: int) -> PredictionPrinter:
 
 
 def make_table_printer(classes: tuple[str, ...]) -> PredictionPrinter:
-    """Make the printer of one line per image: the classes in columns, the path last.
+    """Make the function that prints one line per image: the classes in columns, the path last.
 
     The path is last because it may be long.
     """

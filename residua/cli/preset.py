@@ -19,7 +19,10 @@ from residua.errors import UsageError, unknown_name_error
 
 
 def run_study_script(study: Study, arguments: list[str] | None = None) -> int:
-    """Run `study` with the changes of the command line; the exit code is as for `residua study`."""
+    """Run `study` with the changes of the command line.
+
+    Returns an exit code as `residua study` does.
+    """
     update_bars_rarely_in_logs()
     file = Path(sys.argv[0]).name
     parser = CommandParser(prog=f"python {file}", description=study.question)
@@ -68,7 +71,7 @@ def apply_study_options(study: Study, arguments: Namespace) -> Study:
 
 
 def select_arms(arms: tuple[Arm, ...], titles: list[str]) -> tuple[Arm, ...]:
-    """The arms with these titles; UsageError for an unknown one."""
+    """The arms with these titles.  Raises UsageError for an unknown title."""
     arms_by_title = {arm.title: arm for arm in arms}
     for title in titles:
         if title not in arms_by_title:
@@ -77,9 +80,10 @@ def select_arms(arms: tuple[Arm, ...], titles: list[str]) -> tuple[Arm, ...]:
 
 
 def limit_arms_to_depths(arms: tuple[Arm, ...], depths: list[int]) -> tuple[Arm, ...]:
-    """The arms with only these of their own depths, without arms that have none of them.
+    """Restrict the arms that have their own depths to the given depths.
 
-    Arms without own depths stay.  Raises UsageError if no arm is left.
+    An arm whose own depths are all removed is dropped; arms without own depths are kept unchanged.
+    Raises UsageError if no arm is left.
     """
     limited_arms = []
     for arm in arms:

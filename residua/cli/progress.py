@@ -26,9 +26,10 @@ ItemT = TypeVar("ItemT")
 
 
 def update_bars_rarely_in_logs() -> None:
-    """Make tqdm write a line every 10 s if standard error is not a terminal.
+    """Make tqdm write a line only every 10 s if standard error is not a terminal.
 
-    tqdm reads the variable when it is imported, so this must be called before.
+    tqdm reads the environment variable `TQDM_MININTERVAL` when it is imported, so this function
+    must be called before tqdm is imported.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", LOG_SECONDS)
@@ -37,7 +38,7 @@ def update_bars_rarely_in_logs() -> None:
 class ProgressBar:
     """A bar on standard error with the rate, the elapsed and the remaining time.
 
-    It opens at its first update, so that an error before that stands alone.
+    It opens at its first update, so that an error before that is not printed next to a bar.
     """
 
     def __init__(self, unit: str = "", hidden: bool = False) -> None:
@@ -99,7 +100,7 @@ class ProgressBar:
     def track(
         self, items: Iterable[ItemT], label: str, total: int | None = None
     ) -> Iterator[ItemT]:
-        """Yield the items and count them; a list's length is known without `total`."""
+        """Yield the items and count them; `total` is only needed if `items` has no length."""
         total = len(items) if isinstance(items, (list, tuple)) else total
         for count, item in enumerate(items, 1):
             yield item
@@ -124,7 +125,10 @@ class TrainingListener:
 
 
 def format_training_details(progress: "TrainingProgress", line: "MetricsRow") -> str:
-    """`loss=0.123, dev error=0.05, ...`; the data wait is a share of the time since the start."""
+    """`loss=0.123, dev error=0.05, ...`.
+
+    The data wait is shown as a share of the time since the start.
+    """
     values = {
         "loss": line["loss"],
         "train error": line["train_error"],
@@ -136,7 +140,7 @@ def format_training_details(progress: "TrainingProgress", line: "MetricsRow") ->
 
 
 class StudyProgress:
-    """Shows how far the runs of a study are, all on one bar.
+    """Shows the progress of all runs of a study on one bar.
 
     A run's share of the work is proportional to its number of layers, as its time is.
     """

@@ -10,8 +10,8 @@ from residua.cli.output import print_notes, print_result
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
 from residua.errors import UsageError
-from residua.record import PACKED_RUNS, pack_runs
 from residua.report.format import format_counted_noun
+from residua.study_records import PACKED_RUNS, pack_runs
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -34,15 +34,18 @@ def run(arguments: Namespace) -> None:
 
 
 def pack_study(folder: Path) -> None:
-    """Pack a study's runs; UsageError for any other folder."""
+    """Pack a study's runs.  Raises UsageError if the folder is not a study."""
     if not (folder / "study.json").exists():
-        raise UsageError(f"--pack is for the folder of a study, and {folder} holds none")
+        raise UsageError(
+            f"--pack needs the folder of a study, but {folder} has no study.json: "
+            "give a study's folder, or leave --pack out"
+        )
     count = pack_runs(folder)
     print_notes([f"packed {format_counted_noun(count, 'run')} into {folder / PACKED_RUNS}"])
 
 
 def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
-    """Write the report for the kind of records in `folder`; returns its facts and its findings."""
+    """Write the report for the kind of records in `folder`; return its facts and its findings."""
     if (folder / report.SIGNALS_RECORD).exists():
         findings, facts = report.write_and_summarize_signals(folder)
         return facts, "\n".join([*findings, "", f"The page: {facts['page']}"])

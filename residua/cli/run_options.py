@@ -1,4 +1,4 @@
-"""The run that the options of `residua train` describe; what they leave open is chosen."""
+"""Resolve the run that the options of `residua train` describe, choosing the rest automatically."""
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -55,7 +55,7 @@ def resolve_run(arguments: Namespace, dataset: Dataset, machine: "Machine") -> R
     if is_vlad_requested(arguments):
         return resolve_vlad_run(arguments, dataset)
     if arguments.freeze and not is_given(arguments, "from"):
-        raise UsageError("--freeze keeps what --from has learned: give that, too")
+        raise UsageError("--freeze keeps the weights loaded by --from: give --from as well")
     if isinstance(dataset, data.PhotoDataset):
         return resolve_photo_run(arguments, dataset, machine)
     if arguments.size is not None:
@@ -75,8 +75,7 @@ def resolve_photo_run(
     """The run on a data set of photographs; its size, network and recipe may be chosen."""
     if arguments.size is not None and not MIN_IMAGE_SIDE <= arguments.size <= MAX_IMAGE_SIDE:
         raise UsageError(
-            f"--size {arguments.size} is impossible: "
-            f"give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
+            f"--size {arguments.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
         )
     is_fine_tuning = is_given(arguments, "from")
     side = arguments.size or 0
@@ -102,7 +101,11 @@ def resolve_photo_run(
 
 
 def list_settled_options(arguments: Namespace) -> set[str]:
-    """The options that are given, or that other given options decide."""
+    """The options that need not be chosen automatically.
+
+    These are the options that the user gave, and those whose value follows from other given
+    options.
+    """
     settled = {
         option for option in ("model", "size", "recipe", "balance") if is_given(arguments, option)
     }
@@ -125,7 +128,10 @@ def resolve_recipe(arguments: Namespace, dataset: Dataset, default: Recipe | Non
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """A network, and the weights it starts from; None and "" for random weights."""
+    """A network and the weights that it starts from.
+
+    For random weights, `weights_path` is None and `fingerprint` is "".
+    """
 
     network: Network
     weights_path: Path | None = None
@@ -133,7 +139,7 @@ class RunStart:
 
 
 def resolve_start(arguments: Namespace, dataset: Dataset, default_model: str) -> RunStart:
-    """The network of `--model` with random weights, or that of `--from` with its weights."""
+    """The network of `--model` with random weights, or the network of `--from` with its weights."""
     if not is_given(arguments, "from"):
         name = arguments.model or default_model
         return RunStart(network(name, input=dataset.input, classes=len(dataset.classes)))
@@ -145,7 +151,7 @@ def resolve_start(arguments: Namespace, dataset: Dataset, default_model: str) ->
 
 
 def is_vlad_requested(arguments: Namespace) -> bool:
-    """Whether `--model` names VLAD; UsageError for a misspelled `vlad`."""
+    """Whether `--model` names VLAD.  Raises UsageError for a misspelled `vlad`."""
     name = str(arguments.model).partition(",")[0]
     if name != "vlad" and get_close_matches(name, ["vlad"]):
         raise unknown_name_error("model", name, ["vlad"])
@@ -153,7 +159,7 @@ def is_vlad_requested(arguments: Namespace) -> bool:
 
 
 def resolve_vlad_run(arguments: Namespace, dataset: Dataset) -> ResolvedRun:
-    """The run of `--model vlad`; UsageError for options that only networks have."""
+    """The run of `--model vlad`.  Raises UsageError for options that only networks have."""
     for option in NETWORK_ONLY_OPTIONS:
         if is_given(arguments, option):
             raise UsageError(

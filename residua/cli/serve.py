@@ -119,7 +119,7 @@ def try_build_explainer(network: "nn.Module", config: "ModelConfig") -> "GradCam
 def index_similar_images(
     network: "ResidualNetwork | VladNetwork", config: "ModelConfig", arguments: Namespace
 ) -> "SimilarImageIndex | None":
-    """The training images of `--images` with their features; None without that option."""
+    """The training images of `--images` with their features; None if the option is not given."""
     if arguments.images is None:
         return None
     with ProgressBar("batch") as bar:

@@ -72,7 +72,10 @@ def format_plan_table(network_plan: Plan) -> list[str]:
 
 
 def format_plan_row(name: str, layers: Layers, description: str = "") -> str:
-    """Name, output shape, and `description` or, without one, the layers and their parameters."""
+    """Format one row of the table: name, output shape and a description.
+
+    Without `description`, the row ends with the layers and their number of parameters.
+    """
     if not description:
         parameters = sum(layer.parameters for layer in layers)
         description = f"{format_layer_sequence(layers)}  {parameters:,}"

@@ -82,7 +82,8 @@ def run(arguments: Namespace) -> None:
 def run_and_report_study(study: Study, arguments: Namespace) -> None:
     """Train the runs that are not finished yet, write the page, and print its verdict.
 
-    Raises TrainingError if a run failed; the page is written before if at least one finished.
+    Raises TrainingError if a run failed; the page is then still written if at least one run
+    finished.
     """
     points_by_run = study.points_by_run_name()
     with ProgressBar() as bar:
@@ -106,6 +107,6 @@ def run_and_report_study(study: Study, arguments: Namespace) -> None:
     if failures:
         name, reason = next(iter(failures.items()))
         raise TrainingError(
-            f"{len(failures)} of {len(points_by_run)} runs failed, and the page says which; "
-            f"{name}: {reason}"
+            f"{len(failures)} of {len(points_by_run)} runs failed (the report page lists them), "
+            f"e.g. {name}: {reason}"
         )

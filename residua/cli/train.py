@@ -23,8 +23,9 @@ from residua.cli.run_options import ResolvedRun, resolve_run
 from residua.config.network import Network
 from residua.config.plan import plan
 from residua.config.serialize import Json
-from residua.record import RunRecord, folder_for_name
+from residua.record import RunRecord
 from residua.report.format import format_duration, format_percent, format_three_digits
+from residua.study_records import folder_for_name
 
 if TYPE_CHECKING:
     from residua.training import Machine
@@ -106,7 +107,7 @@ def run(arguments: Namespace) -> None:
 def train_and_report(
     arguments: Namespace, resolved: ResolvedRun, machine: "Machine"
 ) -> dict[str, Json]:
-    """Train, with notes and a progress bar on standard error; returns the result and the folder."""
+    """Train, with notes and a progress bar on standard error; return the result and the folder."""
     run_config, is_main = resolved.run, machine.group.is_main
     name = run_config.network.name
     folder_name = f"{name}-{resolved.dataset.name}-{run_config.id}"
@@ -133,7 +134,7 @@ def train_and_report(
 
 
 def describe_run_memory(resolved: ResolvedRun, machine: "Machine") -> str:
-    """The memory estimate of a network's run; "" for VLAD, which has none."""
+    """The memory estimate of a network's run; "" for VLAD, which has no estimate."""
     network = resolved.run.network
     if not isinstance(network, Network):
         return ""
@@ -157,7 +158,7 @@ def format_run_facts(facts: dict[str, Json]) -> str:
 
 
 def format_fact_value(name: str, value: Json) -> str:
-    """A fact's value in the unit that its name tells, e.g. `estimated_seconds`."""
+    """A fact's value in the unit that its name implies, e.g. `estimated_seconds`."""
     if "error" in name.split("_") and isinstance(value, float):
         return format_percent(value, digits=2)
     match name.rpartition("_")[2], value:

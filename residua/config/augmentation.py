@@ -13,9 +13,8 @@ class BatchTransform(Part):
     """A change of training images that this package does not have; see `Augmentation.extra`.
 
     Its implementation is `f(transform, pixels, bits) -> pixels`: levels (n, c, h, w) in [0, 255],
-    uint8 or float, and `bits_per_image` random int64 numbers below 2^63 for each image (n, k).  It
-    must draw from these bits alone, so that a run resumes bit-identically.
-    """
+    uint8 or float, and `random_numbers_per_image` random int64 numbers below 2^63 for each image
+    (n, k).  It must draw from these bits alone, so that a run resumes bit-identically."""
 
     __slots__ = ()
 
@@ -25,7 +24,7 @@ class BatchTransform(Part):
         """The change in words that follow "; ", e.g. `pixels are inverted with probability 0.5`."""
 
     @property
-    def bits_per_image(self) -> int:
+    def random_numbers_per_image(self) -> int:
         """Random numbers that the transform draws for each image."""
         return 1
 
@@ -62,17 +61,17 @@ class Augmentation:
         check_range(self.pad, "pad", 0)
         check_range(self.cut, "cut", 0)
         if not 0 < self.area <= 1:
-            raise UsageError(f"area={self.area} is impossible: it must be above 0, and 1 at most")
+            raise UsageError(f"area={self.area} is invalid: it must be above 0, and 1 at most")
         check_range(self.stretch, "stretch", 1)
         check_range(self.colour, "colour", 0, 1)
         check_range(self.mixup, "mixup", 0)
         check_range(self.cutmix, "cutmix", 0)
         if self.mixup + self.cutmix > 1:
             raise UsageError(
-                f"mixup={self.mixup} and cutmix={self.cutmix} are probabilities of one choice: "
-                "their sum must be at most 1"
+                f"mixup={self.mixup} and cutmix={self.cutmix} add up to more than 1: each image "
+                "gets at most one of them, so their probabilities must sum to at most 1"
             )
 
     def adapt_to_dataset(self, dataset: Dataset) -> "Augmentation":
-        """The same without mirroring, if a mirrored image would change its class."""
+        """The same augmentation, without mirroring if a mirrored image may have another class."""
         return replace(self, flip=self.flip and dataset.flip_keeps_class)

@@ -6,23 +6,25 @@ from residua.errors import UsageError
 
 
 def check_range(value: float, name: str, low: float, high: float = inf) -> None:
-    """UsageError unless low <= value < high."""
+    """Raise UsageError unless low <= value < high."""
     if not low <= value < high:
         limit = f" and below {high}" if high < inf else ""
-        raise UsageError(f"{name}={value} is impossible: it must be at least {low}{limit}")
+        raise UsageError(f"{name}={value} is invalid: it must be at least {low}{limit}")
 
 
 def check_kernels(kernels: tuple[int, ...]) -> None:
-    """UsageError unless there is a kernel and each has an odd side, so that padding keeps
-    shapes."""
+    """Raise UsageError unless there is a kernel and each has an odd side.
+
+    Odd sides are required so that padding keeps shapes.
+    """
     if not kernels or any(side < 1 or side % 2 == 0 for side in kernels):
         raise UsageError(
-            f"kernels {kernels} are impossible: give at least one, each odd, "
+            f"kernels {kernels} are invalid: give at least one, each odd, "
             "so that 'same' convolutions keep shapes"
         )
 
 
 def check_seed(seed: int) -> None:
-    """UsageError unless 0 <= seed < 2^32, the range that all our random functions take."""
+    """Raise UsageError unless 0 <= seed < 2^32, the range that all our random functions take."""
     if not 0 <= seed < 2**32:
-        raise UsageError(f"seed {seed} is impossible: give a whole number from 0 to {2**32 - 1}")
+        raise UsageError(f"seed {seed} is invalid: give a whole number from 0 to {2**32 - 1}")

@@ -68,9 +68,10 @@ class Dataset:
 
     input             (channels, height, width)
     mean, std         of the training images, by channel, for pixels in [0, 1]
-    num_images        in the training split, of which `num_dev_images` are held out as the dev split
+    num_images        number of images in the training split
+    num_dev_images    number of images in the training split that are held out as the dev split
     kind              reader: sklearn, batches (Python pickles), idx, or folder (photographs)
-    train, test       files of the splits; for IDX images and labels
+    train, test       files of the splits; for IDX, images and labels
     flip_keeps_class  whether a mirrored image keeps its class
     resize            of photographs: side of the stored squares, larger than the input, from which
                       random crops are taken; 0 stores images of the input's size
@@ -106,8 +107,10 @@ def make_idx_dataset(
     raw_md5s: tuple[str, ...],
     gz_md5s: tuple[str, ...],
 ) -> Dataset:
-    """Make a data set of MNIST's four IDX files, with the MD5 sums of the unpacked and packed
-    files."""
+    """Make a data set of MNIST's four IDX files.
+
+    The MD5 sums are of the unpacked and the packed files.
+    """
     filenames = [
         f"{part}-{what}-ubyte"
         for part in ("train", "t10k")
@@ -250,7 +253,10 @@ DATASETS = {
 
 
 def get_dataset(name: str) -> Dataset:
-    """The data set of that name; UsageError with the nearest one otherwise."""
+    """The data set of that name.
+
+    Raises UsageError, with the nearest name, if there is none.
+    """
     if name not in DATASETS:
         raise unknown_name_error("data set", name, DATASETS)
     return DATASETS[name]

@@ -1,4 +1,4 @@
-"""Results of an evaluation, as `evaluation.json` holds them: counts, calibration, mistakes."""
+"""Results of an evaluation, as `evaluation.json` stores them: counts, calibration, mistakes."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -11,8 +11,10 @@ Z_95 = NormalDist().inv_cdf(0.975)  # two-sided 95 %
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """95 % confidence interval of the proportion `count` / `total` (Wilson 1927); (0, 1) if total
-    is 0."""
+    """95 % confidence interval of the proportion `count` / `total` (Wilson 1927).
+
+    (0, 1) if `total` is 0.
+    """
     if not total:
         return 0.0, 1.0
     p, a = count / total, Z_95 * Z_95 / total
@@ -35,7 +37,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """Whether probabilities mean what they say: of predictions at 80 %, 80 % should be right.
+    """Whether probabilities are right: 80 % of the predictions at 80 % should be correct.
 
     ece   expected calibration error in [0, 1]: the mean over images of their bin's
           |accuracy - confidence| (Guo et al. 2017)
@@ -119,14 +121,18 @@ class EvaluationResult:
         return sum(row[class_index] for row in self.confusion)
 
     def class_recall(self, class_index: int) -> float | None:
-        """Fraction of a class's images that are classified as it; None for a class without
-        images."""
+        """Fraction of a class's images that are classified as this class.
+
+        None for a class without images.
+        """
         images = self.count_images_of_class(class_index)
         return self.confusion[class_index][class_index] / images if images else None
 
     def class_precision(self, class_index: int) -> float | None:
-        """Fraction of the images classified as a class that belong to it; None if there are
-        none."""
+        """Fraction of the images classified as a class that belong to it.
+
+        None if no image is classified as this class.
+        """
         predictions = self.count_predictions_of_class(class_index)
         return self.confusion[class_index][class_index] / predictions if predictions else None
 

@@ -61,12 +61,13 @@ IMAGENET_FAMILIES = {
 
 
 def make_cifar_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Three stages of widths 16, 32, 64 (x4 for bottlenecks) on a 3x3 stem (He et al. 2015, section
-    4.2; 2016, section 5).
+    """Three stages of widths 16, 32, 64 (x4 for bottlenecks) on a 3x3 stem.
 
-    The depth counts weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.  Pre-activation
-    nets of 164 layers and more are made of bottlenecks with option-B shortcuts if their depth
-    allows it, as in He et al. 2016."""
+    The networks are those of He et al. 2015, section 4.2, and 2016, section 5.  The depth counts
+    weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.  Pre-activation nets of 164
+    layers and more are made of bottlenecks with option-B shortcuts if their depth allows it, as in
+    He et al. 2016.
+    """
     refuse_stem_change(changes)
     unit = CIFAR_FAMILIES[family]
     may_use_bottlenecks = (
@@ -92,10 +93,10 @@ def make_cifar_network(family: str, depth: int, changes: NameChanges) -> Network
 
 
 def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
-    """Pre-activation nets of two-layer blocks for 32x32 images (Zagoruyko & Komodakis 2016, Table
-    1).
+    """Pre-activation nets of two-layer blocks for 32x32 images.
 
-    The name's depth counts the projections too, so a plan's depth is smaller by two.
+    They follow Zagoruyko & Komodakis 2016, Table 1.  The depth in the name counts the projections
+    too, so a plan's depth is smaller by two.
     """
     nearest_depth = max(depth - (depth - 4) % 6, 10)
     if depth != nearest_depth:
@@ -108,8 +109,10 @@ def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
 
 
 def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Four stages on a 7x7 stem with a max-pool (He et al. 2015, Table 1), with option-B
-    shortcuts."""
+    """Four stages on a 7x7 stem with a max-pool (He et al. 2015, Table 1).
+
+    Shortcuts are option B.
+    """
     if depth not in IMAGENET_STAGE_UNITS and "units" not in changes:
         depths = ", ".join(map(str, IMAGENET_STAGE_UNITS))
         raise UsageError(f"no {depth}-layer ImageNet network: depth must be one of {depths}")
@@ -139,11 +142,13 @@ def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Netw
 
 
 def make_fc_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Fully connected layers of 128 and then 256 numbers, so that one shortcut needs a projection
-    W_s of 256x128; our choice."""
+    """Fully connected layers of 128 and then 256 values; our choice.
+
+    One shortcut therefore needs a projection W_s of 256x128.
+    """
     refuse_stem_change(changes)
     if "stride" in changes:
-        raise UsageError("a fully connected net has no positions to skip: leave stride out")
+        raise UsageError("a fully connected net has no stride: leave stride out")
     unit = replace_unit_parts(FC_FAMILIES[family], changes)
     unit = replace(unit, kernels=(1,) * len(unit.kernels))
     units = resolve_units_per_stage(f"fc-{family}", depth, unit, 2, changes)
@@ -159,8 +164,11 @@ def make_fc_network(family: str, depth: int, changes: NameChanges) -> Network:
 
 
 def make_lecture_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Five two-layer blocks with biases and without BN, in three stages with max-pools between them
-    (after Ng's lecture on residual nets; widths are our choice)."""
+    """Five two-layer blocks with biases and without BN.
+
+    There are three stages with max-pools between them.  The network follows Ng's lecture on
+    residual nets; the widths are our choice.
+    """
     refuse_stem_change(changes)
     unit = replace_unit_parts(replace(FC_FAMILIES[family], kernels=(3, 3)), changes)
     units = resolve_units_per_stage(
@@ -203,8 +211,8 @@ def assemble_network(
     if width_factor > 1 and unit.squeeze > 1:  # a wide bottleneck is wide inside
         if unit.squeeze % width_factor:
             raise UsageError(
-                f"a bottleneck that squeezes by {unit.squeeze} cannot be {width_factor} times "
-                "as wide: choose a divisor"
+                f"width={width_factor} does not fit a bottleneck that squeezes by {unit.squeeze}: "
+                f"choose a width factor that divides {unit.squeeze}"
             )
         unit = replace(unit, squeeze=unit.squeeze // width_factor)
     elif width_factor > 1:
@@ -224,7 +232,10 @@ def assemble_network(
 def make_stages(
     widths: list[int], units_per_stage: tuple[int, ...], stride: int = 2
 ) -> list[Stage]:
-    """Stages of these widths and numbers of units; all but the first one stride."""
+    """Make stages with these widths and numbers of units.
+
+    The first stage has stride 1, and every other stage has stride `stride`.
+    """
     return [
         Stage(width, n, 1 if i == 0 else stride)
         for i, (width, n) in enumerate(zip(widths, units_per_stage, strict=True))
@@ -234,9 +245,11 @@ def make_stages(
 def resolve_units_per_stage(
     family: str, depth: int, unit: Unit, stage_count: int, changes: NameChanges, hint: str = ""
 ) -> tuple[int, ...]:
-    """Units of each stage: those of `changes`, which must give the depth, or equally many in each.
+    """The number of units in each stage.
 
-    UsageError, with the nearest possible depths, if there are none.
+    These are the numbers in `changes`, which must make a network of `depth` layers, or else the
+    same number in every stage.  Raises UsageError if that is impossible; the message names possible
+    depths.
     """
     layers_per_unit = len(unit.kernels)
     if "units" in changes:
@@ -244,7 +257,8 @@ def resolve_units_per_stage(
         if len(units) != stage_count or sum(units) * layers_per_unit + 2 != depth:
             raise UsageError(
                 f"units={changes['units']} does not fit {family}{depth}: "
-                f"give {stage_count} numbers that make {layers_per_unit} x their sum + 2 layers, "
+                f"give {stage_count} numbers such that {layers_per_unit} x (their sum) + 2 equals "
+                "the depth, or the depth that fits these units, "
                 f"e.g. {family}{sum(units) * layers_per_unit + 2}"
             )
         return units

@@ -27,19 +27,18 @@ class Pooling(Part):
 
     @abstractmethod
     def pooled_channels(self, channels: int) -> int:
-        """Numbers of one image after pooling."""
+        """The number of values per image after pooling."""
 
     def count_parameters(self, channels: int) -> int:
         """Parameters of the pooling itself."""
         return 0
 
     def count_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
-        """Multiply-adds of the pooling for one image."""
+        """Multiply-adds of the pooling per image."""
         return 0
 
     def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
-        """Numbers in fp32 that the backward pass keeps of one image, besides the pooling's
-        input."""
+        """Count the fp32 numbers that the backward pass keeps per image, besides the input."""
         return 0
 
     def saves_input(self) -> bool:
@@ -63,7 +62,7 @@ class Head(Pooling):
         if self.pool not in ("mean", "vlad"):
             raise unknown_name_error("pooling", str(self.pool), ("mean", "vlad"))
         if self.words < 1:
-            raise UsageError(f"VLAD with {self.words} words is impossible: give at least 1")
+            raise UsageError(f"VLAD with {self.words} words is invalid: give at least 1")
 
     @property
     def layer_op(self) -> PoolingOp:
@@ -73,16 +72,22 @@ class Head(Pooling):
         return channels * (self.words if self.pool == "vlad" else 1)
 
     def count_parameters(self, channels: int) -> int:
-        """VLAD's are an assignment to the words with biases, and the centres."""
+        """Parameters of the pooling, for `channels` input channels.
+
+        VLAD has an assignment to the words, with biases, and the centres.
+        """
         return self.words * (2 * channels + 1) if self.pool == "vlad" else 0
 
     def count_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
-        """VLAD's are two matrix products."""
+        """Multiply-adds of the pooling per image: two matrix products for VLAD, otherwise none."""
         return 2 * self.words * channels * prod(size) if self.pool == "vlad" else 0
 
     def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
-        """VLAD keeps normalised features in two layouts with their norms, the assignments, and the
-        residuals before and after normalisation with their norms."""
+        """Count the fp32 numbers that the backward pass keeps per image, besides the input.
+
+        VLAD keeps the normalised features in two layouts, and their norms; the assignments; the
+        residuals before and after normalisation, and their norms.
+        """
         if self.pool != "vlad":
             return 0
         positions = prod(size)

@@ -15,11 +15,15 @@ makes."""
 
 
 class Join(Part):
-    """y = join(x, shortcut, branch), the sum of He et al. 2016, Eq. 1, and what stands in its
-    place.
+    """How a unit combines its shortcut and its branch: y = join(x, shortcut, branch).
 
-    Its implementation is `f(join, gate_layers) -> nn.Module`; the module's forward takes x, the
-    shortcut and the branch, all (n, c, h, w) or (n, c), and returns the shape of the branch.
+    The standard join is the sum of He et al. 2016, Eq. 1; the others replace the sum.  `x` is the
+    unit's input and `shortcut` the output of the shortcut, which is x if the shortcut is the
+    identity.
+
+    The implementation is a function `f(join, gate_layers) -> nn.Module`.  The module's forward
+    takes x, the shortcut and the branch, each (n, c, h, w) or (n, c), and returns a tensor of the
+    shape of the branch.
     """
 
     __slots__ = ()
@@ -32,8 +36,10 @@ class Join(Part):
     @property
     @abstractmethod
     def formula(self) -> str:
-        """The join as a formula of x (the shortcut), F (the branch) and g (the gate); "" for x +
-        F."""
+        """The join as a formula of x (the shortcut's output), F (the branch) and g (the gate).
+
+        "" stands for the plain sum x + F.
+        """
 
     @property
     @abstractmethod
@@ -46,7 +52,7 @@ class Join(Part):
         return None
 
     @property
-    def is_sum_on_average(self) -> bool:
+    def expected_output_is_sum(self) -> bool:
         """Whether the expected output is shortcut + branch."""
         return False
 
@@ -73,7 +79,7 @@ class Add(Join):
         return ()
 
     @property
-    def is_sum_on_average(self) -> bool:
+    def expected_output_is_sum(self) -> bool:
         return True
 
 
@@ -88,10 +94,11 @@ class Scale(Join):
     def __post_init__(self) -> None:
         if not (isfinite(self.shortcut) and isfinite(self.branch)):
             raise UsageError(
-                f"scaling by {self.shortcut} and {self.branch} is impossible: give finite numbers"
+                f"the shortcut scale {self.shortcut} and the branch scale {self.branch} "
+                "must both be finite numbers"
             )
         if self.shortcut == 0:
-            raise UsageError("a shortcut scaled by 0 is no shortcut: use shortcut='none'")
+            raise UsageError("a shortcut scaled by 0 is not a shortcut: use shortcut='none'")
 
     @property
     def symbol(self) -> str:
@@ -106,7 +113,7 @@ class Scale(Join):
         return ()
 
     @property
-    def is_sum_on_average(self) -> bool:
+    def expected_output_is_sum(self) -> bool:
         return self.shortcut == self.branch == 1
 
 
@@ -126,7 +133,7 @@ class Gate(Join):
         if self.scales not in ("both", "shortcut"):
             raise unknown_name_error("scaling by a gate", str(self.scales), ("both", "shortcut"))
         if not isfinite(self.bias):
-            raise UsageError(f"a gate's bias of {self.bias} is impossible: give a finite number")
+            raise UsageError(f"a gate's bias of {self.bias} is invalid: give a finite number")
         check_kernels((self.kernel,))
 
     @property
@@ -151,12 +158,14 @@ class Gate(Join):
 @register
 @dataclass(frozen=True, slots=True)
 class Drop(Join):
-    """Dropout on the shortcut (He et al. 2016, Fig. 2f), and stochastic depth (Huang et al. 2016).
+    """Dropout on the shortcut (He et al. 2016, Fig. 2f) and stochastic depth (Huang et al. 2016).
 
-    `shortcut` is the probability that an activation of the shortcut is dropped.  `branch` is the
-    probability that the last unit's whole branch is dropped; it falls linearly to 0 at the input
-    (Huang et al. 2016, Eq. 4).  Our choice: each image is drawn separately, and in training the
-    kept values are divided by their probability, so that evaluation needs no correction."""
+    `shortcut` is the probability of dropping a single activation of the shortcut.  `branch` is the
+    probability of dropping the whole branch of the last unit; for earlier units it decreases
+    linearly, to 0 at the input (Huang et al. 2016, Eq. 4).  Our choice: drops are drawn separately
+    for each image, and in training the kept values are divided by their probability, so that
+    evaluation needs no correction.
+    """
 
     shortcut: float = 0.0
     branch: float = 0.0
@@ -165,7 +174,7 @@ class Drop(Join):
         for probability in (self.shortcut, self.branch):
             if not 0 <= probability < 1:
                 raise UsageError(
-                    f"a dropout probability of {probability} is impossible: it must be in [0, 1)"
+                    f"a dropout probability of {probability} is invalid: it must be in [0, 1)"
                 )
 
     @property
@@ -186,7 +195,7 @@ class Drop(Join):
         return ("new",) if self.shortcut else ()  # the mask
 
     @property
-    def is_sum_on_average(self) -> bool:
+    def expected_output_is_sum(self) -> bool:
         return True
 
     def at_depth(self, fraction: float) -> "Drop":

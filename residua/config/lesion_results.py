@@ -10,10 +10,10 @@ from residua.config.serialize import FORMAT_VERSION
 
 @dataclass(frozen=True, slots=True)
 class UnitDeletionResult:
-    """The network's error without one unit.
+    """The network's error after deleting one unit.
 
-    index          in its stage, from 1
-    changes_shape  whether the unit's output has another shape than its input
+    index          of the unit in its stage, from 1
+    changes_shape  whether the shape of the unit's output differs from that of its input
     error          None if the unit cannot be replaced by its shortcut
     """
 
@@ -26,10 +26,10 @@ class UnitDeletionResult:
 
 @dataclass(frozen=True, slots=True)
 class RandomDeletionResult:
-    """The error after deleting random units together: mean over draws, and sample sd.
+    """The error after deleting several random units together: mean and sample sd over the draws.
 
-    kept      remaining units of those that can be deleted: the length of the longest path
-    error_sd  None for one draw
+    kept      number of deletable units that remain, which is the length of the longest path
+    error_sd  None for a single draw
     """
 
     deleted: int
@@ -40,11 +40,11 @@ class RandomDeletionResult:
 
 @dataclass(frozen=True, slots=True)
 class RandomSwapResult:
-    """The error after swapping random pairs of units: mean over draws, and sample sd.
+    """The error after swapping random pairs of units: mean and sample sd over the draws.
 
-    tau       Kendall's rank correlation of the units' order with the original: 1 is equal, -1
-              reversed
-    error_sd  None for one draw
+    tau       Kendall's rank correlation of the new order of the units with the original one: 1 if
+              they are equal, -1 if one is the reverse of the other
+    error_sd  None for a single draw
     """
 
     swaps: int
@@ -55,11 +55,12 @@ class RandomSwapResult:
 
 @dataclass(frozen=True, slots=True)
 class PathLengthShare:
-    """The gradient that flows by the paths through `units` branches and the other units' shortcuts.
+    """The gradient along the paths through `units` branches and the shortcuts of all other units.
 
     log_norm  natural log of the mean norm of one such path's gradient; None if the norm is 0
-    sampled   whether it is measured; otherwise it is interpolated between measured lengths
-    share     of the whole gradient, by all paths of that length, in [0, 1]; shares sum to 1
+    sampled   True if the norm is measured, False if it is interpolated between measured lengths
+    share     share of the whole gradient that all paths of this length carry, in [0, 1]; shares sum
+              to 1
     """
 
     units: int
@@ -72,8 +73,8 @@ class PathLengthShare:
 class NetworkLesionResult:
     """Ablation results of one network.
 
-    label            its name, with its folder's if two networks have the same name
-    error            of the intact network
+    label            the network's name, with its folder if two networks have the same name
+    error            error of the intact network
     paths            () for a plain net
     gradient_images  number of images that `paths` is measured on; 0 for a plain net
     """
@@ -125,8 +126,10 @@ class LesionStudyResult:
 
 
 def log_number_of_paths(units: int, length: int) -> float:
-    """Natural log of the number of paths through `length` of `units` branches, a binomial
-    coefficient (Veit et al. 2016, section 5)."""
+    """Natural log of the number of paths through `length` of `units` branches.
+
+    The number is a binomial coefficient (Veit et al. 2016, section 5).
+    """
     return lgamma(units + 1) - lgamma(length + 1) - lgamma(units - length + 1)
 
 
@@ -138,8 +141,11 @@ def share_of_paths_by_length(units: int) -> list[float]:
 def central_length_range(
     paths: tuple[PathLengthShare, ...], gradient_share: float = 0.9
 ) -> tuple[int, int]:
-    """The shortest and longest length of the central paths, which carry `gradient_share` of the
-    gradient."""
+    """The shortest and the longest path length of the central range.
+
+    The central range omits the shortest and the longest paths, with equal shares of the gradient,
+    and carries `gradient_share` of the gradient.
+    """
     tail, total, shortest = (1 - gradient_share) / 2, 0.0, paths[0].units
     for path in paths:
         shortest = path.units if total < tail else shortest

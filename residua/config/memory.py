@@ -1,5 +1,7 @@
-"""Bytes that a training step keeps for its backward pass, and that a whole run needs, from values
-alone."""
+"""Estimate the bytes that a training step keeps for its backward pass, and that a run needs.
+
+The estimates are made from plans and recipes alone, without building a network.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +26,9 @@ MAX_PREPADDED_BYTES = 2**31  # larger data sets are padded a batch at a time; ou
 class MemoryEstimate:
     """Peak bytes of a run, without Python, its libraries and modules.
 
-    activations  and their gradients
-    weights      with their gradients and the optimiser's state
-    data         images and labels
+    activations  bytes of activations and their gradients
+    weights      bytes of weights, their gradients and the optimiser's state
+    data         bytes of images and labels
     """
 
     activations: int
@@ -47,9 +49,9 @@ def estimate_run_memory(
     bf16: bool = False,
     on_cpu: bool = True,
 ) -> MemoryEstimate:
-    """Memory for training by `recipe` with `batch_size` images a step, and for evaluation.
+    """Memory for training by `recipe` with `batch_size` images per step, and for evaluation.
 
-    On a CPU the estimate adds the work space of its convolutions.
+    On a CPU the estimate adds the work space of its operations.
     """
     estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_step_bytes
     step_bytes = estimate_step(plan, batch_size, recompute, bf16)
@@ -66,11 +68,14 @@ def estimate_run_memory(
 def estimate_cpu_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """`estimate_step_bytes` plus the work space of a CPU, as measured (benchmarks/memory.py).
+    """`estimate_step_bytes` plus the extra memory that a CPU needs.
 
-    Operations work in the space of 7 of the largest activations; in fp32, which has no fused
-    kernels, of 12.  Recomputed segments leave gaps of 3.5 more and a third of a segment: glibc
-    fills a hole only with something smaller, and activations have few sizes."""
+    The constants were measured with benchmarks/memory.py.  Temporary buffers of the operations take
+    7 times the size of the largest activation, or 12 times in fp32, which has no fused kernels.  If
+    segments are recomputed (activation checkpointing), memory fragmentation adds 3.5 times the
+    largest activation and a third of the largest segment: glibc reuses a freed block only for
+    something smaller, and activations come in only a few sizes.
+    """
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
     largest = batch_size * bytes_per_number * max(layer.output_shape.numel for layer in plan.layers)
     unit_saved_bytes = iter(saved_bytes_per_part(plan, bytes_per_number)[1:])
@@ -88,10 +93,12 @@ def estimate_cpu_step_bytes(
 def estimate_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """Peak bytes of a step's activations, and of its bf16 copies of weights.
+    """Peak bytes of a step's activations and of its bf16 copies of the weights.
 
-    During a unit's backward pass there are the inputs of the segments up to its own, the tensors
-    saved by the units of its segment up to itself, and the tensors of the operation at hand.
+    A segment is a group of units whose activations are recomputed together (activation
+    checkpointing).  During a unit's backward pass, memory holds the inputs of all segments up to
+    and including the unit's, the tensors that the segment's units up to and including this one
+    saved, and the tensors of the current operation.
     """
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
     part_bytes = [batch_size * saved for saved in saved_bytes_per_part(plan, bytes_per_number)]
@@ -124,8 +131,11 @@ def estimate_evaluation_bytes(plan: Plan, batch_size: int) -> int:
 
 
 def count_transient_numbers(unit: PlannedUnit) -> int:
-    """Numbers of one image that exist while a unit computes: the current operation's input and
-    output, the join's result, and the shortcut if the join is no plain sum."""
+    """Count the tensor elements per image that are in memory only while a unit is computed.
+
+    These are the current operation's input and output, the join's result, and, unless the join is
+    the plain sum, the shortcut.
+    """
     join_numbers = 0
     if unit.shortcut is not None:
         is_plain_sum = unit.join == Add()
@@ -136,8 +146,11 @@ def count_transient_numbers(unit: PlannedUnit) -> int:
 
 
 def estimate_data_bytes(data: Dataset, pad: int) -> int:
-    """Bytes of a data set in memory: the stored images of the training part, the padded copies of
-    those that are trained on, labels, and two epochs' orders."""
+    """Bytes of a data set in memory.
+
+    They are the stored images of the training part, the padded copies of the images that are
+    trained on, labels, and two epochs' orders.
+    """
     channels, height, width = data.stored_shape
     image_bytes = prod(data.stored_shape)
     training_count = data.num_images - data.num_dev_images
@@ -149,20 +162,21 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
 
 
 def activation_bytes(plan: Plan) -> int:
-    """Bytes that the backward pass keeps of one image in fp32, without weights and work space.
+    """Bytes per image that the backward pass keeps in fp32, without weights and work space.
 
-    Weight layers and BN keep their input, ReLU keeps its output, and a gate keeps all its factors;
-    a tensor that two layers need is kept once."""
+    Weight layers and BN keep their input, ReLU keeps its output, and a gate keeps all its factors.
+    A tensor that two layers need is kept once.
+    """
     return sum(saved_bytes_per_part(plan, FP32_BYTES))
 
 
 def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
-    """Bytes that the stem, each unit and the head keep of one image, in this order.
+    """Bytes per image that the stem, each unit and the head save for the backward pass, in order.
 
-    A tensor counts in the part that needs it first.
+    A tensor that several parts need is counted once, in the first of them.
     """
-    tensors = SavedTensors(bytes_per_number)
-    x = tensors.add_layers(plan.stem, tensors.new_id())
+    tensors = SavedBytesCounter(bytes_per_number)
+    x = tensors.add_layers(plan.stem, tensors.new_tensor_id())
     running_totals = [0, tensors.total_bytes]
     for unit in plan.units:
         x = tensors.add_unit(unit, x)
@@ -172,7 +186,7 @@ def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
     return [after - before for before, after in pairwise(running_totals)]
 
 
-class SavedTensors:
+class SavedBytesCounter:
     """The tensors of one image that a backward pass keeps, collected along a forward pass."""
 
     def __init__(self, bytes_per_number: int) -> None:
@@ -184,31 +198,32 @@ class SavedTensors:
     def total_bytes(self) -> int:
         return sum(self.bytes_by_id.values())
 
-    def new_id(self) -> int:
+    def new_tensor_id(self) -> int:
         return next(self.ids)
 
-    def add_layers(self, layers: Layers, x: int) -> int:
+    def add_layers(self, layers: Layers, input_id: int) -> int:
         """Add the tensors that `layers` keep, given the id of their input; returns the output's."""
+        x = input_id
         for layer in layers:
             if layer.op == "flatten":
                 continue
-            y = self.new_id()
+            y = self.new_tensor_id()
             saves_input = layer.op in ("weight", "bn", "scale", "maxpool")
             if saves_input or (layer.pooling is not None and layer.pooling.saves_input()):
                 self.bytes_by_id.setdefault(x, layer.input_shape.numel * self.bytes_per_number)
             if layer.op == "relu":
                 self.bytes_by_id[y] = layer.output_shape.numel * self.bytes_per_number
             if layer.op == "maxpool":
-                self.bytes_by_id[self.new_id()] = layer.output_shape.numel * POOL_INDEX_BYTES
+                self.bytes_by_id[self.new_tensor_id()] = layer.output_shape.numel * POOL_INDEX_BYTES
             if layer.pooling is not None:
                 numbers = layer.pooling.count_saved_numbers(*layer.input_shape)
-                self.bytes_by_id[self.new_id()] = FP32_BYTES * numbers
+                self.bytes_by_id[self.new_tensor_id()] = FP32_BYTES * numbers
             x = y
         return x
 
-    def add_unit(self, unit: PlannedUnit, x: int) -> int:
+    def add_unit(self, unit: PlannedUnit, input_id: int) -> int:
         """Add the tensors that a unit keeps, given the id of its input; returns the output's."""
-        x = self.add_layers(unit.lead, x)
+        x = self.add_layers(unit.lead, input_id)
         branch = self.add_layers(unit.branch, x)
         if unit.shortcut is None:
             return self.add_layers(unit.after, branch)
@@ -216,9 +231,9 @@ class SavedTensors:
         if unit.gate:
             operands["gate"] = self.add_layers(unit.gate, x)
         for name in unit.join.saved_tensors:
-            tensor = self.new_id() if name == "new" else operands[name]
+            tensor = self.new_tensor_id() if name == "new" else operands[name]
             self.bytes_by_id[tensor] = unit.output_shape.numel * self.bytes_per_number
-        return self.add_layers(unit.after, self.new_id())
+        return self.add_layers(unit.after, self.new_tensor_id())
 
 
 def recompute_segment_lengths(plan: Plan, mode: RecomputeMode) -> tuple[tuple[int, ...], ...]:

@@ -27,7 +27,7 @@ class ImagePreprocessing:
     def __post_init__(self) -> None:
         if min(self.input) < 1:
             raise UsageError(
-                f"images of {self.input} are impossible: give channels, height and width above 0"
+                f"images of {self.input} are invalid: give channels, height and width above 0"
             )
         if self.resize and self.resize < max(self.input[1:]):
             height, width = self.input[1:]
@@ -39,14 +39,14 @@ class ImagePreprocessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The `config.json` of a model folder; UsageError if its parts contradict each other.
+    """The `config.json` of a model folder.  Raises UsageError if its parts contradict each other.
 
-    classes         names, in the order of the scores
+    classes         class names, in the order of the scores
     mean, std       of each channel, for pixels in [0, 1]
-    fingerprint     of the training images
+    fingerprint     fingerprint of the training images
     recipe          name of the recipe that the network was trained by
     test_error      in [0, 1], on `test_images` images
-    residua, torch  versions
+    residua, torch  versions that wrote the folder
     resize          as in `ImagePreprocessing`, like `interpolation`
     temperature     probabilities are softmax(scores / temperature)
     weights         SHA-256 of model.safetensors
@@ -85,14 +85,16 @@ class ModelConfig:
             )
         if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
             raise UsageError(
-                f"means {self.mean} and stds {self.std} are impossible: "
+                f"means {self.mean} and stds {self.std} are invalid: "
                 "give finite numbers, and stds above 0"
             )
         if mismatch := explain_channel_mismatch(self.network, means):
-            raise UsageError(f"{mismatch}: got {means} means")
+            raise UsageError(
+                f"{mismatch}, but {means} means are given: give one mean and one std per channel"
+            )
         if not (isfinite(self.temperature) and self.temperature > 0):
             raise UsageError(
-                f"temperature={self.temperature} is impossible: give a finite number above 0"
+                f"temperature={self.temperature} is invalid: give a finite number above 0"
             )
         if self.resize:
             ImagePreprocessing(self.input, self.resize, self.interpolation)
@@ -107,8 +109,8 @@ class ModelConfig:
         side = isqrt(numbers // channels)
         if side * side * channels != numbers:
             raise UsageError(
-                f"{self.network.name} takes {numbers} numbers, "
-                f"which make no square image of {channels} channels"
+                f"{self.network.name} takes {numbers} input values, which cannot be arranged "
+                f"as a square image with {channels} channels: give as many means as channels"
             )
         return channels, side, side
 

@@ -46,7 +46,7 @@ or 3x3)."""
 
 
 def replace_unit_parts(unit: Unit, changes: NameChanges) -> Unit:
-    """`unit` with the parts of it that `changes` name."""
+    """`unit` with the parts replaced that `changes` names."""
     if "block" in changes:
         unit = replace_block(unit, look_up_part("block", changes["block"], BLOCKS))
     replacements = {
@@ -87,6 +87,6 @@ MAX_COUNT = 10_000  # of a stage's units, and of width factors
 def parse_count(part: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) < MAX_COUNT):
         raise UsageError(
-            f"{part}={text} is impossible: give a whole number from 1 to {MAX_COUNT - 1:,}"
+            f"{part}={text} is invalid: give a whole number from 1 to {MAX_COUNT - 1:,}"
         )
     return int(text)

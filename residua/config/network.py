@@ -23,8 +23,9 @@ ORDER_OPS = ("weight", "bn", "relu", "scale")
 class Order:
     """Where BN and ReLU stand around the weight layers (He et al. 2016, Fig. 4).
 
-    Each field is a sentence of `weight`, `bn`, `relu` and `scale`.  `scale` multiplies by one
-    learned number that starts at 0: SkipInit (De & Smith 2020), ReZero (Bachlechner et al. 2020).
+    Each field is a string of operations separated by spaces: `weight`, `bn`, `relu` and `scale`.
+    `scale` multiplies by one learned number that starts at 0, as in SkipInit (De & Smith 2020) and
+    ReZero (Bachlechner et al. 2020).
     """
 
     each: str  # every weight layer of the branch but the last
@@ -42,11 +43,14 @@ class Order:
                     raise unknown_name_error("operation", op, ORDER_OPS)
             sentence = f"order {name}={getattr(self, name)!r}"
             if "scale" in ops and name not in ("each", "last"):
-                raise UsageError(f"{sentence} must hold no 'scale', which ends a branch")
+                raise UsageError(
+                    f"{sentence} must not contain 'scale': "
+                    "a scale is only allowed at the end of a branch"
+                )
             weight_count = 0 if name in ("after", "tail") else 1
             if ops.count("weight") != weight_count:
                 times = ("never", "exactly once")[weight_count]
-                raise UsageError(f"{sentence} must hold 'weight' {times}")
+                raise UsageError(f"{sentence} must contain 'weight' {times}")
 
     @property
     def has_biases(self) -> bool:
@@ -91,16 +95,18 @@ BranchStart = Literal["he", "identity"]
 class Unit:
     """One residual unit: a branch of weight layers and a shortcut.
 
-    kernels    sides of the branch's weight layers; (1, 3, 1) is the bottleneck
+    kernels    kernel sizes of the branch's weight layers; (1, 3, 1) is the bottleneck
     squeeze    the inner width is width / squeeze
-    stride_at  the weight layer that strides, from 0; 0 is the papers', 1 in a bottleneck is "v1.5"
-    shortcut   none is a plain net; pad, project and project-all are options A, B and C of He et al.
-               2015.  Option A's channels of zeros stand on both sides with pad, and last with
-               pad-last: our choice, the papers do not say
+    stride_at  index, from 0, of the weight layer that has the stride: 0 as in the papers; 1 in a
+               bottleneck is known as "v1.5"
+    shortcut   "none" for a plain net; "pad", "project" and "project-all" for options A, B and C of
+               He et al. 2015.  "pad" puts half of option A's channels of zeros before the others
+               and half after them; "pad-last" puts all last.  Our choice: the papers do not say
     order      where BN and ReLU stand
     join       how shortcut and branch are combined
-    start      initial weights: "he" (He et al. 2015b); with "identity" the branch's last BN, or
-               else its last weight layer, starts at 0 (Goyal et al. 2017, section 5.1)
+    start      initial weights.  "he": He et al. 2015b.  "identity": the same, but the branch starts
+               at 0 (Goyal et al. 2017, section 5.1), because its last BN does; if no BN follows the
+               last weight layer, that layer starts at 0
     """
 
     kernels: tuple[int, ...] = (3, 3)
@@ -117,12 +123,12 @@ class Unit:
         check_kernels(self.kernels)
         if self.squeeze < 1:
             raise UsageError(
-                f"squeeze {self.squeeze} is impossible: give a divisor of the widths, from 1 on"
+                f"squeeze {self.squeeze} is invalid: give a divisor of the widths, from 1 on"
             )
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(
-                f"stride_at={self.stride_at} names no weight layer: "
-                f"choose 0 to {len(self.kernels) - 1}"
+                f"stride_at={self.stride_at} is out of range: "
+                f"give the index of a weight layer, 0 to {len(self.kernels) - 1}"
             )
         if self.start not in get_args(BranchStart):
             raise unknown_name_error("start", str(self.start), get_args(BranchStart))
@@ -132,33 +138,35 @@ class Unit:
             self.check_identity_start()
 
     def check_plain(self) -> None:
-        """UsageError for parts that only make sense with a shortcut."""
+        """Raise UsageError for parts that only make sense with a shortcut."""
         if self.join != Add():
-            join_name = type(self.join).__name__.lower()
+            join_name = type(self.join).__name__
             raise UsageError(
-                f"a plain net has no shortcut to {join_name}: give a shortcut, or join=Add()"
+                f"the join {join_name} needs a shortcut, and a plain net has none: "
+                "add a shortcut, or use join=Add()"
             )
         if self.start == "identity":
             raise UsageError(
-                "a plain net that starts with branches of 0 gives 0 everywhere: "
-                "give a shortcut, or start='he'"
+                "a plain net whose branches start at 0 always outputs 0: "
+                "add a shortcut, or use start='he'"
             )
         if self.order.branch_has_scale:
             raise UsageError(
-                "a plain net whose branches are scaled by 0 gives 0 everywhere: "
-                "give a shortcut, or another order"
+                "a plain net whose branches are scaled by 0 always outputs 0: "
+                "add a shortcut, or use another order"
             )
 
     def check_identity_start(self) -> None:
-        """UsageError if the branch cannot or need not be made to start at 0."""
+        """Raise UsageError if the branch cannot or need not be made to start at 0."""
         if self.order.branch_has_scale:
             raise UsageError(
-                "a branch that ends in a scale of 0 starts as the identity already: keep start='he'"
+                "a unit whose branch ends in a scale of 0 already starts as the identity, "
+                "so it needs no other start: use start='he'"
             )
         if self.order.last.endswith("relu"):
             raise UsageError(
-                f"a ReLU that ends the branch ({self.order.last!r}) passes no gradient at 0: "
-                "keep start='he'"
+                f"the branch ends in a ReLU ({self.order.last!r}), which passes no gradient "
+                "if the branch starts at 0: use start='he'"
             )
 
 
@@ -167,8 +175,8 @@ class Stage:
     """Units of one width.
 
     width   output channels of every unit
-    units   how many
-    stride  of the first unit
+    units   number of units
+    stride  stride of the first unit
     pool    whether a 3x3 max-pool of stride 2 stands before the first unit
     """
 
@@ -181,7 +189,7 @@ class Stage:
         if min(self.width, self.units, self.stride) < 1:
             raise UsageError(
                 f"a stage of width {self.width}, {self.units} units and stride {self.stride} is "
-                "impossible: each must be at least 1"
+                "invalid: each must be at least 1"
             )
 
 
@@ -199,7 +207,7 @@ class Stem:
         check_kernels((self.kernel,))
         if min(self.width, self.stride) < 1:
             raise UsageError(
-                f"a stem of width {self.width} and stride {self.stride} is impossible: "
+                f"a stem of width {self.width} and stride {self.stride} is invalid: "
                 "each must be at least 1"
             )
 
@@ -225,10 +233,10 @@ class Network:
     def __post_init__(self) -> None:
         if len(self.input) not in (1, 3) or min(self.input) < 1:
             raise UsageError(
-                f"input {self.input} is impossible: give (channels, height, width), or (features,)"
+                f"input {self.input} is invalid: give (channels, height, width), or (features,)"
             )
         if self.classes < 1:
-            raise UsageError(f"{self.classes} classes are impossible: give at least 1")
+            raise UsageError(f"{self.classes} classes are invalid: give at least 1")
         if not self.stages:
             raise UsageError("a network needs at least one stage")
         if len(self.input) == 1:
@@ -236,29 +244,32 @@ class Network:
         widths = [self.stem.width, *(stage.width for stage in self.stages)]
         if self.unit.shortcut in ("pad", "pad-last") and widths != sorted(widths):
             raise UsageError(
-                f"zeros cannot make widths {widths} smaller: "
-                "give growing widths, or shortcut='project'"
+                "a zero-padded shortcut can only keep or increase the width, but the widths are "
+                f"{widths}: use widths that do not decrease, or shortcut='project'"
             )
         for stage in self.stages:
             if stage.width % self.unit.squeeze:
                 raise UsageError(
                     f"squeeze {self.unit.squeeze} does not divide width {stage.width}: "
-                    "choose a divisor"
+                    "choose a divisor of every stage's width"
                 )
 
     def check_fully_connected(self) -> None:
-        """UsageError for parts that need positions: kernels, strides and pooling."""
+        """Raise UsageError for parts that need positions: kernels, strides and pooling."""
         kernels = (self.stem.kernel, *self.unit.kernels, self.unit.join.gate_kernel or 1)
         if any(kernel != 1 for kernel in kernels):
             raise UsageError(
-                "a fully connected net has no neighbours to convolve: "
-                "give stem, units and gates kernels of 1"
+                "a fully connected net cannot use kernels larger than 1: "
+                "set the kernels of the stem, the units and the gates to 1"
             )
         strides = [self.stem.stride, *(stage.stride for stage in self.stages)]
         if max(strides) > 1 or self.stem.pool or any(stage.pool for stage in self.stages):
             raise UsageError(
-                "a fully connected net has no positions to skip or to pool: "
-                "give strides of 1, and no pooling"
+                "a fully connected net has no image positions, so it cannot stride or pool: "
+                "set all strides to 1, and remove the pooling"
             )
         if self.head.layer_op != "mean":
-            raise UsageError("a fully connected net has no positions to pool: give head=Head()")
+            raise UsageError(
+                "a fully connected net has no image positions, so its head cannot pool them: "
+                "use head=Head()"
+            )

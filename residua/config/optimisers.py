@@ -14,11 +14,12 @@ the weights of the units alone."""
 
 
 class Optimiser(Part):
-    """How parameters follow their gradients, without the learning rate, which a schedule gives.
+    """The update rule of the parameters, without the learning rate, which the schedule gives.
 
-    Its implementation is `f(optimiser, groups) -> torch.optim.Optimizer`.  `groups` are torch's
-    parameter groups: each has its "weight_decay" and "lr_scale", a factor on the learning rate, and
-    "is_unit_weights", which is True for the weights of the units if `decay` is "units".
+    The implementation is a function `f(optimiser, groups) -> torch.optim.Optimizer`.  `groups` are
+    torch's parameter groups.  Each group has "weight_decay"; "lr_scale", a factor on the learning
+    rate; and "is_unit_weights".  The last is True for the weights of the units if `decay` is
+    "units", and False otherwise.
     """
 
     __slots__ = ()
@@ -34,21 +35,24 @@ class Optimiser(Part):
     @property
     @abstractmethod
     def states_per_parameter(self) -> int:
-        """Numbers that the optimiser keeps for each parameter."""
+        """The number of values that the optimiser keeps for each parameter."""
 
     @property
-    def other_lr_scale(self) -> float:
-        """Factor on the learning rate of all but the units' weights, if `decay` is "units"."""
+    def lr_scale_outside_units(self) -> float:
+        """Factor on the learning rate of all parameters except the units' weights.
+
+        It applies if `decay` is "units".
+        """
         return 1.0
 
 
 @register
 @dataclass(frozen=True, slots=True)
 class Sgd(Optimiser):
-    """Stochastic gradient descent with momentum; weight decay is added to the gradient, as in the
-    papers.
+    """Stochastic gradient descent with momentum; weight decay is added to the gradient.
 
-    Whether BN parameters and biases are decayed is our choice: the papers do not say.
+    This is the rule of the papers.  Whether BN parameters and biases are decayed is our choice: the
+    papers do not say.
     """
 
     momentum: float = 0.9
@@ -163,5 +167,5 @@ class Muon(Optimiser):
         return 1
 
     @property
-    def other_lr_scale(self) -> float:
+    def lr_scale_outside_units(self) -> float:
         return self.lr_scale

@@ -1,11 +1,11 @@
-"""The figures that the papers print for their networks."""
+"""The results that the papers print for their networks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class PaperResults:
-    """The figures that a paper prints for a network, as it prints them."""
+    """The results that a paper prints for a network, in the paper's own form."""
 
     parameters: str = ""
     multiply_adds: str = ""

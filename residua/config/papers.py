@@ -1,10 +1,10 @@
-"""Every named network of the papers, as a value, and the figures that the papers print for it.
+"""Look up every named network of the papers, as a value.
 
 `network("cifar-resnet20")` looks up a name: `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`,
 `cifar-highwayN` and `cifar-wrnN-K` for 32x32 images and any legal depth N; `resnet18` to
 `resnet200` and `preresnet18` to `preresnet200` for ImageNet; `fc-resnetN` of fully connected
-layers; and
-`lecture-resnet12`.  A name can replace parts: `cifar-resnet56,shortcut=project,join=shortcut-gate`.
+layers; and `lecture-resnet12`.  A name can replace parts:
+`cifar-resnet56,shortcut=project,join=shortcut-gate`.
 """
 
 import re
@@ -106,7 +106,10 @@ def network(
 
 
 def normalise_change_value(value: str) -> str:
-    """`B` -> `project`, `02` -> `2`: one spelling, so that equal networks have equal names."""
+    """Give a value one spelling, so that equal networks have equal names.
+
+    `B` -> `project`, `02` -> `2`.
+    """
     return str(int(value)) if value.isdecimal() else SHORTCUT_LETTERS.get(value, value)
 
 
@@ -124,21 +127,22 @@ def parse_base_name(base: str) -> tuple[str, int, str]:
 
 
 def make_base_network(base: str, changes: NameChanges) -> Network:
-    """Make the network that `base`, a family and a depth, means with `changes`."""
+    """Make the network of a family and depth (`base`), with `changes` applied to its parts."""
     family, depth, factor = parse_base_name(base)
     if not factor:
         return NETWORK_MAKERS[family](depth, changes)
     if "width" in changes:
-        raise UsageError(f"{base} has a width factor already: leave width={changes['width']} out")
+        raise UsageError(f"{base} already has a width factor: leave width={changes['width']} out")
     net = WIDE_NETWORK_MAKERS[family](depth, {"width": factor, **changes})
     return replace(net, name=f"{family}{depth}-{int(factor)}")
 
 
 def compose_network_name(family: str, depth: int) -> str:
-    """Join a family and a depth to a name: `("resnet,join=add", 56)` -> `cifar-resnet56,join=add`.
+    """Compose a network's name from a family and a depth.
 
-    The prefix `cifar-` may be left out; other families use their full name, e.g. `fc-resnet`, and
-    ImageNet's use `imagenet resnet`.
+    For example, `("resnet,join=add", 56)` gives `cifar-resnet56,join=add`.  The family may omit the
+    prefix `cifar-`; other families are given in full, e.g. `fc-resnet`.  A family for ImageNet that
+    shares its name with one for CIFAR is given as `imagenet resnet`.
     """
     makers = NETWORK_MAKERS | WIDE_NETWORK_MAKERS
     match = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
@@ -152,9 +156,9 @@ def compose_network_name(family: str, depth: int) -> str:
 
 
 def split_network_name(name: str) -> tuple[str, int]:
-    """Split a network's name into family and depth, as `compose_network_name` takes them.
+    """Split a network's name into family and depth, the arguments of `compose_network_name`.
 
-    Raises UsageError for a name without them.
+    Raises UsageError if the name has no family or no depth.
     """
     match = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?(\d+)(-\d+)?(,.*)?", name)
     if match is None:
@@ -166,7 +170,7 @@ def split_network_name(name: str) -> tuple[str, int]:
 
 
 def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Network:
-    """`net` with these numbers of units in its stages, and its name changed accordingly."""
+    """`net` with these numbers of units in its stages, and with the name that they give it."""
     return with_canonical_name(
         replace(
             net,
@@ -179,10 +183,11 @@ def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Netw
 
 
 def with_canonical_name(net: Network, **replaced_families: str) -> Network:
-    """Rename `net` so that `network(name)` would make exactly it.
+    """Rename `net` so that `network(name)` would make exactly this network.
 
-    The family is that of its old name, or its replacement in `replaced_families` (old=new).  A
-    network that no name can make gets the tag `custom`.
+    The new name keeps the family of the old one, unless `replaced_families` maps it to another:
+    `plain="resnet"` turns `cifar-plain` into `cifar-resnet`.  A network that no name can make gets
+    the tag `custom`.
     """
     base, *name_changes = net.name.split(",")
     try:
@@ -220,9 +225,10 @@ def with_canonical_name(net: Network, **replaced_families: str) -> Network:
 
 
 def unit_to_changes(unit: Unit, width: int) -> NameChanges:
-    """The words that a name would use for the parts of `unit`; parts without a word are left out.
+    """The changes in a network's name that describe `unit`, e.g. `{"join": "shortcut-gate"}`.
 
-    `width` is the network's width factor, by which the inside of a bottleneck is wider.
+    A part that no name describes is omitted.  `width` is the network's width factor, by which the
+    inner width of a bottleneck is multiplied.
     """
     squeeze = unit.squeeze * width if unit.kernels == (1, 3, 1) else unit.squeeze
     changes = {
@@ -256,7 +262,8 @@ def parse_name_changes(assignments: list[str]) -> NameChanges:
             )
         if key in changes:
             raise UsageError(
-                f"{key} stands twice in a network's name, {changes[key]} and {value}: leave one out"
+                f"{key} is given twice in a network's name, as {changes[key]} and as {value}: "
+                "remove one"
             )
         changes[key] = value
     return changes

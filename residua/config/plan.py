@@ -70,8 +70,10 @@ class Layer:
 
     @property
     def multiply_adds(self) -> int:
-        """For one image: those of weight layers, as He et al. 2015 count them, and of the
-        pooling."""
+        """Multiply-adds per image.
+
+        Weight layers are counted as by He et al. 2015, and the pooling is counted too.
+        """
         if self.pooling is not None:
             return self.pooling.count_multiply_adds(*self.input_shape)
         return self.fan_in * self.output_shape.numel if self.op == "weight" else 0
@@ -86,7 +88,7 @@ class PlannedUnit:
 
     stage, index  position: the stage, and the unit in its stage, both from 1
     lead          activation that both paths share, before they fork
-    shortcut      () is the identity, None is no shortcut
+    shortcut      () if it is the identity; None if there is no shortcut
     gate          the weight layer of a gated join, or ()
     """
 
@@ -141,12 +143,12 @@ class Plan:
 
     @property
     def multiply_adds(self) -> int:
-        """For one image."""
+        """Multiply-adds of all layers per image."""
         return sum(layer.multiply_adds for layer in self.layers)
 
 
 def plan(network: Network) -> Plan:
-    """Take every decision that `network` leaves to arithmetic."""
+    """Plan a network: compute the shapes and strides of its layers, and where it projects."""
     stem = plan_stem(network)
     units: list[PlannedUnit] = []
     total_units = sum(stage.units for stage in network.stages)
@@ -240,7 +242,11 @@ def plan_branch(
 
 
 def zero_init_branch(branch: Layers) -> Layers:
-    """The branch with its last BN at 0 if it follows the last weight layer, or else that layer."""
+    """Make the branch start at 0.
+
+    Its last BN starts at 0 if it follows the last weight layer; otherwise the last weight layer
+    starts at 0.
+    """
     last_weight = max(i for i, layer in enumerate(branch) if layer.op == "weight")
     last_bn = max((i for i, layer in enumerate(branch) if layer.op == "bn"), default=0)
     target = max(last_weight, last_bn)

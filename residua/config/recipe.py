@@ -16,17 +16,18 @@ from residua.errors import UsageError, unknown_name_error
 class Recipe:
     """Everything that training needs besides the network, the data and the seed.
 
-    name        as `recipe` finds it
-    batch_size  images of one step, over all processes
-    steps       duration in steps, or `epochs` in passes over the training images; one of the two
+    name        the name by which `recipe` finds it
+    batch_size  images per step, summed over all processes
+    steps       duration in steps; exactly one of `steps` and `epochs` is above 0
+    epochs      duration in passes over the training images
     optimiser   what turns gradients into updates
     schedule    the learning rate over the run
-    warmup      a lower rate for the first steps of deep networks
+    warmup      a lower rate in the first steps; for deep networks only
     augment     random changes of the images
-    bn_splits   number of equal splits of a batch over which BN takes separate statistics, whatever
-                the number of processes; 2 at a batch of 128 is 64 and 64, as on the two GPUs of He
-                et al. 2015; gradients and running statistics are averaged over the splits
-    smoothing   label smoothing: that share of a label is spread evenly over all classes
+    bn_splits   number of equal parts of a batch for which BN takes separate statistics, whatever
+                the number of processes.  2 at a batch of 128 gives 64 and 64, as on the two GPUs of
+                He et al. 2015.  Gradients and running statistics are averaged over the parts
+    smoothing   label smoothing: this share of a label is spread evenly over all classes
     balance     draw each class equally often, however many images it has
     freeze      train the last layer alone; BN keeps its statistics
     body_lr     factor on the learning rate of everything below the last layer
@@ -53,12 +54,13 @@ class Recipe:
                 f"got steps={self.steps}, epochs={self.epochs}"
             )
         if self.batch_size < 1:
-            raise UsageError(f"a batch of {self.batch_size} images is impossible: give at least 1")
+            raise UsageError(f"a batch of {self.batch_size} images is invalid: give at least 1")
         check_range(self.smoothing, "smoothing", 0, 1)
         check_range(self.body_lr, "body_lr", 0)
         if self.bn_splits < 1:
             raise UsageError(
-                f"a batch in {self.bn_splits} parts is impossible: give at least 1, the whole batch"
+                f"a batch cannot be split into {self.bn_splits} parts: "
+                "give 1 for the whole batch, or a larger number"
             )
 
     def total_steps(self, num_images: int) -> int:
@@ -66,7 +68,7 @@ class Recipe:
         return self.steps or max(1, round(self.epochs * num_images / self.batch_size))
 
     def with_duration(self, steps: int = 0, epochs: float = 0) -> "Recipe":
-        """The same for another duration; the rate drops at the same fractions of it."""
+        """The same recipe for another duration; the rate drops at the same fractions of the run."""
         return replace(self, steps=steps, epochs=epochs)
 
     def drop_unneeded_warmup(self, depth: int) -> "Recipe":
@@ -122,7 +124,10 @@ RECIPES = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name; UsageError, with the nearest name, if there is none."""
+    """The recipe of that name.
+
+    Raises UsageError, with the nearest name, if there is none.
+    """
     if name not in RECIPES:
         raise unknown_name_error("recipe", name, RECIPES)
     return RECIPES[name]

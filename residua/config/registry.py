@@ -1,8 +1,8 @@
-"""Which kinds of parts exist: the joins, heads, optimisers and augmentations that a value may hold.
+"""Register kinds of parts: the joins, heads, optimisers and augmentations that a value may hold.
 
 A part is a frozen dataclass below one of the bases (`Join`, `Head`, `Optimiser`, `BatchTransform`).
-It describes itself without torch.  `register` makes it known; reading JSON knows registered kinds
-alone and imports nothing that a file names.
+It describes itself without torch.  `register` makes its kind known; reading JSON accepts registered
+kinds alone and imports nothing that a file names.
 
     @dataclass(frozen=True, slots=True)
     class Halved(Join): ...
@@ -37,23 +37,26 @@ def register(
     implementation: Callable[..., Any] | None = None,
     names: Mapping[str, Part] | None = None,
 ) -> PartT:
-    """Make a kind of part known to JSON, and what builds it known to torch; usable as a decorator.
+    """Register a kind of part, so that it can be read from JSON and built; usable as a decorator.
 
-    `implementation` is called as its base says: see `Join`, `Head`, `Optimiser`, `BatchTransform`.
-    `names` are values of it that a network's name may hold, as in `cifar-resnet20,join=NAME`.
-    A second call for the same kind adds to the first.  UsageError for a kind or a name that another
-    part has already.
+    `implementation` builds the torch object; its signature is described in the base class of the
+    kind: `Join`, `Head`, `Optimiser` or `BatchTransform`.  `names` maps names to values of this
+    kind; a network's name may contain such a name, as in `cifar-resnet20,join=NAME`.  A second call
+    for the same kind adds to the first.  Raises UsageError if another part already has the kind or
+    a name.
     """
     kinds = _kinds.setdefault(base_of(kind), {})
     stored_kind = stored_kind_of(kind)
     if kinds.setdefault(stored_kind, kind) is not kind:
-        raise UsageError(f"a part of kind {stored_kind!r} is registered already: rename yours")
+        raise UsageError(f"a part of kind {stored_kind!r} is already registered: rename yours")
     if implementation is not None:
         _implementations[kind] = implementation
     values_by_name = _named_values.setdefault(base_of(kind), {})
     for name, value in (names or {}).items():
         if values_by_name.setdefault(name, value) != value:
-            raise UsageError(f"the name {name!r} means another part already: choose another")
+            raise UsageError(
+                f"the name {name!r} is already used by another part: choose another name"
+            )
     return kind
 
 
@@ -61,32 +64,47 @@ def base_of(kind: type) -> type[Part]:
     """The class below `Part` that `kind` derives from: `Join` for `Gate`."""
     bases = [base for base in kind.__mro__ if issubclass(base, Part) and base is not Part]
     if not bases:
-        raise UsageError(f"{kind.__name__} is no part: derive it from Join, Head or the like")
+        raise UsageError(
+            f"{kind.__name__} is not a part of a config: "
+            "make it a subclass of a part class such as Join or Head"
+        )
     return bases[-1]
 
 
 def is_part_base(hint: object) -> bool:
-    """Whether a field of this type may hold any registered part of it."""
+    """Whether this type is a base of parts, such as `Join` or `Head`.
+
+    A field of such a type may hold any part that is registered for the base.
+    """
     return isinstance(hint, type) and hint in _kinds
 
 
 def stored_kind_of(kind: type) -> str:
-    """What JSON calls this kind of value: its class attribute `STORED_KIND`, or else its name."""
+    """The name of this kind in JSON.
+
+    It is the class attribute `STORED_KIND` or, if there is none, the name of the class.
+    """
     return str(getattr(kind, "STORED_KIND", kind.__name__))
 
 
 def registered_kinds(base: type) -> dict[str, type[Part]]:
-    """The registered kinds of a base by what JSON calls them; the default is the first."""
+    """The registered kinds of a base by their name in JSON; the first one is the default."""
     return _kinds[base]
 
 
 def named_parts(base: type) -> Mapping[str, Any]:
-    """The values that a network's name may hold, by name; later registrations are seen too."""
+    """The parts of a base that a network's name may contain, by name, as a live view.
+
+    The mapping includes parts that are registered later.
+    """
     return _named_values[base]
 
 
 def implementation_of(part: Part) -> Callable[..., Any]:
-    """What builds `part`; UsageError if its kind was registered without an implementation."""
+    """The function that builds `part`.
+
+    Raises UsageError if the kind of `part` was registered without an implementation.
+    """
     if (implementation := _implementations.get(type(part))) is None:
         name = type(part).__name__
         raise UsageError(f"nothing builds {name}: call register({name}, implementation=...)")

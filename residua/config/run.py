@@ -1,5 +1,4 @@
-"""A run: network x data set x recipe x seed, from random weights or from those of a model
-folder."""
+"""A run as a value: network, data set, recipe and seed, with random or loaded initial weights."""
 
 import hashlib
 import json
@@ -17,7 +16,7 @@ class Run:
     """Everything that determines the outcome of a training, on one machine.
 
     dataset  the name of a data set, or the path of a folder, a table or an archive
-    recipe   None for VLAD, which is fitted in one go
+    recipe   None for VLAD, which is fitted in a single step
     start    fingerprint of the model folder or file that gives the initial weights, or ""
     """
 
@@ -31,12 +30,15 @@ class Run:
         check_seed(self.seed)
         if (self.recipe is not None) != self.network.IS_TRAINED_BY_STEPS:
             raise UsageError(
-                "a network is trained by a recipe, VLAD is fitted without one: "
-                "give a recipe for a network only"
+                "a network needs a recipe, and VLAD must not have one: add a recipe if this run "
+                "trains a network, or remove it if the run fits VLAD"
             )
 
     def recipe_for_depth(self, depth: int) -> Recipe:
-        """The recipe for a network of `depth` layers; UsageError for VLAD, which has none."""
+        """The recipe for a network of `depth` layers.
+
+        Raises UsageError for VLAD, which has no recipe.
+        """
         if self.recipe is None:
             raise UsageError(f"{self.network.name} is fitted in one go, not trained by a recipe")
         return self.recipe.drop_unneeded_warmup(depth)
@@ -60,7 +62,10 @@ class Run:
 
 
 def parse_run(data: Json) -> Run:
-    """Decode a run of this or an earlier version; RecordError if it is none."""
+    """Decode a run that this or an earlier version has stored.
+
+    Raises RecordError if `data` does not describe a run.
+    """
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key != "format"}
     return from_json(Run, data)

@@ -51,10 +51,11 @@ Schedule = StepDecay | OneCycle
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """At most `lr` for the first `steps` of networks of at least `from_depth` layers.
+    """Limit the learning rate to `lr` for the first `steps` steps of deep networks.
 
-    He et al. 2015, section 4.2: 0.01 until the training error is below 80 %, which took about 400
-    iterations at 110 layers.  Our choice: at most a tenth of the run.
+    It applies to networks of at least `from_depth` layers, and for at most a tenth of the run (our
+    choice).  He et al. 2015, section 4.2, train their 110-layer net at a rate of 0.01 until the
+    training error is below 80 %, which took about 400 iterations.
     """
 
     lr: float = 0.01

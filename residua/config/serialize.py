@@ -1,7 +1,7 @@
 """Values <-> JSON, and overrides such as `batch_size=64`, both checked against the values' types.
 
-What is stored outlives what Python calls it: a field may name another key by its `stored_as`
-metadata, and a class another kind by its `STORED_KIND`.
+Names in stored files do not change when Python names do: a field can set its JSON key with the
+`stored_as` metadata, and a class its JSON kind with the attribute `STORED_KIND`.
 """
 
 import json
@@ -25,8 +25,9 @@ def to_json(value: Any) -> Json:
     """Encode a frozen value, with everything in it, as JSON.
 
     If a field may hold several kinds of value, the JSON has its `kind`, except for
-    `UNTAGGED_KINDS`. A field with `added_later` metadata is not written at its default, so that
-    older runs keep their ids."""
+    `UNTAGGED_KINDS`.  A field with `added_later` metadata is not written if it has its default, so
+    that older runs keep their ids.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         hints = resolve_field_types(type(value))
         content: dict[str, Json] = {}
@@ -43,7 +44,10 @@ def to_json(value: Any) -> Json:
 
 
 def to_tagged_json(value: Any, hint: Any) -> Json:
-    """Encode `value`, held by a field of type `hint`, with its kind if the type allows several."""
+    """Encode `value`, the value of a field of type `hint`.
+
+    Its kind is added if the type allows several kinds.
+    """
     if isinstance(value, tuple) and get_origin(hint) is tuple and is_part_base(get_args(hint)[0]):
         return [to_tagged_json(item, get_args(hint)[0]) for item in value]
     encoded = to_json(value)
@@ -57,7 +61,10 @@ def to_tagged_json(value: Any, hint: Any) -> Json:
 
 
 def from_json(value_type: type[ConfigT], data: Json) -> ConfigT:
-    """Decode a value of type `value_type`; RecordError if `data` does not describe one."""
+    """Decode a value of type `value_type`.
+
+    Raises RecordError if `data` does not describe such a value.
+    """
     name = name_in_words(value_type)
     try:
         value: ConfigT = decode_json(value_type, data, name)
@@ -70,7 +77,10 @@ def from_json(value_type: type[ConfigT], data: Json) -> ConfigT:
 
 
 def decode_json(hint: Any, data: Json, path: str) -> Any:
-    """Decode `data` as the type `hint`; TypeError names the place (`path`) that does not fit."""
+    """Decode `data` as the type `hint`.
+
+    Raises TypeError if it does not fit; the message names the place, `path`.
+    """
     if get_origin(hint) is Literal:
         if data not in get_args(hint):
             choices = ", ".join(map(repr, get_args(hint)))
@@ -93,7 +103,10 @@ def decode_json(hint: Any, data: Json, path: str) -> Any:
 
 
 def decode_json_object(value_type: type, data: dict[str, Json], path: str) -> Any:
-    """Decode an object as a dataclass; UsageError for a key that is no field of it."""
+    """Decode a JSON object as a dataclass.
+
+    Raises UsageError if a key is not a field of the dataclass.
+    """
     hints, names = resolve_field_types(value_type), names_by_stored_key(value_type)
     if unknown_keys := set(data) - set(names):
         raise unknown_name_error(f"field of {path}", sorted(unknown_keys)[0], names)
@@ -141,7 +154,7 @@ def resolve_field_types(dataclass_type: Any) -> dict[str, Any]:
 
 
 def stored_key(field: Field[Any]) -> str:
-    """The JSON key of a dataclass field: its `stored_as` metadata, or else its name."""
+    """The JSON key of a dataclass field: its `stored_as` metadata, or its name if it has none."""
     return str(field.metadata.get("stored_as", field.name))
 
 
@@ -163,7 +176,9 @@ def apply_override(value: ConfigT, assignment: str) -> ConfigT:
     """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise UsageError(f"{assignment!r} sets nothing: write FIELD=VALUE, e.g. batch_size=64")
+        raise UsageError(
+            f"cannot read {assignment!r} as a setting: write FIELD=VALUE, e.g. batch_size=64"
+        )
     changed: ConfigT = replace_at_path(value, path.split("."), parse_literal(text), path)
     return changed
 
@@ -184,8 +199,8 @@ def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> 
         keys = full_path.split(".")
         parent = ".".join(keys[: len(keys) - len(path)])
         raise UsageError(
-            f"{full_path} cannot be set: there is no {parent} here; "
-            f"set the whole of {parent}, as JSON"
+            f"{full_path} cannot be set, because {parent} is not set: "
+            f"set the whole {parent}, as JSON"
         )
     if not is_dataclass(value) or isinstance(value, type):
         raise UsageError(f"{full_path} cannot be set: {type(value).__name__} has no field {key!r}")

@@ -17,12 +17,13 @@ from residua.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One of the things that a study compares: a family of networks and its changes of the recipe.
+    """One candidate of a study: a family of networks, and its changes of the recipe.
 
     family   as `compose_network_name` takes it, e.g. `resnet,start=identity`
     changes  overrides of the study's recipe, e.g. `schedule.lr=0.02`
-    label    stands before the word "net" in sentences, e.g. `zero-initialised`; default: the family
-    depths   the arm's own depths; default: the study's
+    label    text before the word "net" in sentences, e.g. `zero-initialised`; the default is the
+             family
+    depths   the arm's own depths; the default is the study's depths
     """
 
     family: str
@@ -41,7 +42,10 @@ class Arm:
         return self.label or self.family
 
     def network_at_depth(self, depth: int) -> Network:
-        """The arm's network; UsageError for an impossible depth or an unknown family."""
+        """The arm's network at `depth`.
+
+        Raises UsageError if the depth is impossible or the family is unknown.
+        """
         return network(compose_network_name(self.family, depth))
 
     def apply_changes(self, base_recipe: Recipe) -> Recipe:
@@ -67,8 +71,11 @@ class StudyPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Networks to train for a comparison.  UsageError if there is nothing to train, or twice the
-    same."""
+    """The networks to train for a comparison: every arm at every depth with every seed.
+
+    An arm that has its own depths is trained at those instead.  Raises UsageError if there is no
+    arm, depth or seed, or if two arms have the same title.
+    """
 
     question: str = ""
     dataset: str = "digits"
@@ -89,11 +96,13 @@ class Study:
             )
 
     def points_by_run_name(self) -> dict[str, StudyPoint]:
-        """All points by the name of their run, in the order in which they are trained.
+        """All points by the name of their run, in training order.
 
-        Seeds come one after the other, so that a stopped study has one seed of everything before
-        two of anything; the deepest networks come first, so that parallel workers end together.
-        UsageError that names the impossible depths, or two arms that are the same."""
+        The runs of one seed come before those of the next, so that a study that is stopped early
+        has trained every network once before any network twice.  Within a seed the deepest networks
+        come first, so that parallel workers finish at about the same time.  Raises UsageError if a
+        depth is impossible or if two arms are the same; the message names them.
+        """
         depths = sorted(
             {depth for arm in self.arms for depth in arm.depths or self.depths}, reverse=True
         )
@@ -110,7 +119,10 @@ class Study:
         return points
 
     def check_depths(self, depths: list[int]) -> None:
-        """UsageError that names the depths at which an arm has no network."""
+        """Raise UsageError if an arm has no network at one of these depths.
+
+        The message names the depths.
+        """
         errors_by_depth: dict[int, UsageError] = {}
         for depth, arm in product(sorted(depths), self.arms):
             if depth in (arm.depths or self.depths):
@@ -142,7 +154,10 @@ class Study:
 
 
 def parse_study(data: Json) -> Study:
-    """Decode a study; version 0.1 wrote families instead of arms.  RecordError if it is none."""
+    """Decode a study; version 0.1 wrote families instead of arms.
+
+    Raises RecordError if `data` does not describe a study.
+    """
     if not isinstance(data, dict):
         return from_json(Study, data)
     content = {key: value for key, value in data.items() if key != "format"}

@@ -53,7 +53,7 @@ class VladClassifier:
     def __post_init__(self) -> None:
         if len(self.input) != 3 or min(self.input) < 1:
             raise UsageError(
-                f"input {self.input} is impossible: VLAD takes images of (channels, height, width)"
+                f"input {self.input} is invalid: VLAD takes images of (channels, height, width)"
             )
         if self.classes < 2:
             raise UsageError(f"an SVM needs at least 2 classes: got {self.classes}")
@@ -63,7 +63,7 @@ class VladClassifier:
         check_range(self.samples, "samples", self.words)
         for name in ("contrast", "cost"):
             if not 0 < (value := getattr(self, name)) < inf:
-                raise UsageError(f"{name}={value} is impossible: it must be above 0")
+                raise UsageError(f"{name}={value} is invalid: it must be above 0")
         if self.patch > min(self.input[1:]):
             raise UsageError(
                 f"patches of side {self.patch} do not fit into images of {self.input[1:]}: "
@@ -71,21 +71,21 @@ class VladClassifier:
             )
         if self.cells > min(self.patch_grid):
             raise UsageError(
-                f"{self.cells} cells a side are too many: "
-                f"patches of side {self.patch} have {self.patch_grid} positions"
+                f"{self.cells} cells per side are too many: patches of side {self.patch} fit in "
+                f"only {self.patch_grid} positions; choose fewer cells or a smaller patch"
             )
         if self.patch_numel == 1:
             raise UsageError("a patch of a single number has no contrast: choose a larger patch")
         # a patch without its mean has one dimension less
         if not 1 <= self.dimensions < self.patch_numel:
             raise UsageError(
-                f"dimensions={self.dimensions} is impossible: "
+                f"dimensions={self.dimensions} is invalid: "
                 f"a patch has {self.patch_numel} numbers, so choose 1 to {self.patch_numel - 1}"
             )
 
     @property
     def patch_numel(self) -> int:
-        """Numbers in a patch."""
+        """The number of values in a patch."""
         return self.input[0] * self.patch**2
 
     @property
@@ -95,12 +95,12 @@ class VladClassifier:
 
     @property
     def descriptor_length(self) -> int:
-        """Numbers in an image's descriptor."""
+        """The number of values in an image's descriptor."""
         return self.cells**2 * self.words * self.dimensions
 
     @property
     def parameters(self) -> int:
-        """Fitted numbers: mean and whitening, dictionary, and SVMs with their biases."""
+        """The number of fitted values: mean and whitening, dictionary, and SVMs with biases."""
         return (
             self.patch_numel * (1 + self.dimensions)
             + self.words * self.dimensions

@@ -42,8 +42,8 @@ def random_resized_crop(
 ) -> Tensor:
     """Resize a random box of each image (n, c, H, W) uint8 to `size`, as fp32 (n, c, h, w).
 
-    Bits are (n, 4).      The box's share of the image's area is uniform in [min_area, 1]; the
-    logarithm of its aspect ratio, width over height, is uniform in [-log(max_aspect_ratio),
+    Bits are (n, 4).  The box's share of the image's area is uniform in [min_area, 1]; the logarithm
+    of its aspect ratio, width over height, is uniform in [-log(max_aspect_ratio),
     log(max_aspect_ratio)].  A box wider or higher than the image is cut to the image's width or
     height.  Interpolation is bilinear.
     """
@@ -66,8 +66,7 @@ def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Te
     """Multiply brightness, contrast and saturation of each image (n, c, h, w) by random factors.
 
     Factors are uniform in [1 - max_change, 1 + max_change]; bits are (n, 3).  Our choice: grey is
-    the plain mean of the channels, not the luma that `apply_trivial_augment` takes to match
-    Pillow.
+    the plain mean of the channels.  `apply_trivial_augment` uses the luma instead, as Pillow does.
     """
     factors = 1 + max_change * (2 * bits_to_uniform(random_bits) - 1)
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
@@ -86,8 +85,8 @@ def apply_mixup_or_cutmix(
     """Mix each image (n, c, h, w) with its partner in `others`: by mixup, by CutMix or not at all.
 
     Returns the images, and the share (n,) in [0, 1] that each keeps of its own label.  The four
-    random numbers of bits (n, 4) choose the method, the share, and the center of CutMix's box, of
-    which the part outside the image is cut off.
+    random numbers of bits (n, 4) choose the method, the share, and the center of CutMix's box.  The
+    part of the box outside the image is cut off.
     """
     selector, share, x, y = bits_to_uniform(random_bits).unbind(1)
     in_box = mask_cutmix_boxes(pixels.shape[2], pixels.shape[3], share, x, y)
@@ -103,10 +102,10 @@ def apply_mixup_or_cutmix(
 
 
 def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Where an image takes the pixels of its partner, as bool (n, 1, h, w).
+    """The pixels that an image takes from its partner, as bool (n, 1, h, w).
 
-    Each box covers 1 - own_share of the image's area, as far as it lies inside, around the center
-    (x, y) in [0, 1].
+    Each box is centered at (x, y) in [0, 1] and covers 1 - own_share of the image's area.  A part
+    of the box outside the image is cut off.
     """
     half_side = ((1 - own_share).sqrt() / 2)[:, None]
     rows, columns = [

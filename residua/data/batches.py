@@ -77,10 +77,10 @@ class TrainingBatches:
         self.epoch_order = lru_cache(maxsize=2)(self.compute_epoch_order)
 
     def compute_epoch_order(self, epoch: int) -> Tensor:
-        """The sample numbers of an epoch (n,), in order.
+        """The sample numbers of an epoch (n,), in the order in which they are used.
 
-        Sample i + k n is the k-th repetition of image i in the epoch, n being the number of
-        images; k is above 0 only for balanced classes.
+        Sample number i + k n stands for image i after k earlier uses in this epoch, with n the
+        number of images.  k is above 0 only with balanced classes.
         """
         order = (
             self.compute_balanced_order(epoch)
@@ -152,7 +152,10 @@ class TrainingBatches:
         return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
 
     def augment_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented images (n, c, h, w), not normalised, and labels (n,) of sample numbers (n,)."""
+        """Augment the samples of these numbers (n,): images (n, c, h, w) and labels (n,).
+
+        The images are not normalised.
+        """
         augment = self.augment
         pixels = self.crop_samples(epoch, samples)
         if augment.flip:
@@ -173,9 +176,9 @@ class TrainingBatches:
         return pixels, self.images.labels[samples % len(self.images)]
 
     def apply_extra_transforms(self, pixels: Tensor, epoch: int, samples: Tensor) -> Tensor:
-        """Images (n, c, h, w) after the registered transforms, each with random bits of its own."""
+        """Apply the registered transforms to images (n, c, h, w), each with its own random bits."""
         transforms = self.augment.extra
-        counts = [transform.bits_per_image for transform in transforms]
+        counts = [transform.random_numbers_per_image for transform in transforms]
         random_bits = self.draw_several_bits(sum(counts), RandomStream.EXTRA, epoch, samples)
         for transform, bits in zip(
             transforms, torch.split(random_bits, counts, dim=1), strict=True
@@ -200,7 +203,7 @@ class TrainingBatches:
         return Images(pixels, image_indices).center_crop(self.crop_size).pixels
 
     def draw_bits(self, stream: RandomStream, epoch: int, samples: Tensor) -> Tensor:
-        """Random bits (n,) of each sample number (n,) for one use."""
+        """Random bits (n,), one number for each sample number (n,), for one use."""
         return random_bits_from_keys(self.seed, stream, epoch, samples)
 
     def draw_several_bits(
@@ -228,7 +231,7 @@ def make_training_batches(
     seed: int,
     rank_and_world_size: tuple[int, int],
 ) -> TrainingBatches:
-    """The batches that a recipe makes of the training images of a data set."""
+    """Make the batches of a data set's training images that a recipe describes."""
     return TrainingBatches(
         images,
         recipe.batch_size,

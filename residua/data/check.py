@@ -128,10 +128,10 @@ def is_valid_utf8(name: str) -> bool:
 def find_duplicate_problems(
     listing: ImageListing, images: tuple[CheckedImage, ...]
 ) -> Iterator[DataProblem]:
-    """Images with the same bytes as another one, or that look the same.
+    """Report each image that has the same bytes as another image, or looks the same.
 
-    Of two the later one is reported; across splits it is the training image, so that held-out
-    data stay as they are.
+    Of two such images, the training image is reported if the other one is held out, so that
+    held-out data do not change.  Otherwise the later one is reported.
     """
     first_by_digest: dict[str, CheckedImage] = {}
     unique_images = []
@@ -158,7 +158,11 @@ def find_duplicate_problems(
 def describe_duplicate(
     listing: ImageListing, entry: ImageEntry, original: ImageEntry, kind: str, relation: str
 ) -> DataProblem:
-    """The problem of a duplicate of `original`; another kind if their classes or splits differ."""
+    """The problem of a duplicate of `original`, with `kind` as its kind.
+
+    If their splits differ, the kind is "leakage" instead.  If their classes differ, it is "two
+    classes" for the same bytes, and unchanged for images that only look the same.
+    """
     detail = f"{relation} {original.name}"
     if entry.label != original.label:
         kind = "two classes" if kind == "duplicate" else kind
@@ -170,14 +174,14 @@ def describe_duplicate(
 
 
 def min_median_max(values: list[int]) -> list[Json]:
-    """Smallest, median and largest of sorted values; empty if there are none."""
+    """Smallest, median and largest of sorted values; an empty result if there are no values."""
     return [values[0], round(median(values)), values[-1]] if values else []
 
 
 def format_usable_csv(checked: DatasetCheck, csv_path: Path) -> str:
-    """A table path,label,split of the usable images, on which `residua train` can train.
+    """A CSV table path,label,split of the usable images, for training with `residua train`.
 
-    Paths are relative to the folder of `csv_path`, where the table is to be written.
+    Paths are relative to the folder of `csv_path`, the file that will hold the table.
     """
     lines = ["path,label,split"]
     for entry in checked.usable_entries():
@@ -192,9 +196,9 @@ def quote_csv_cell(cell: str) -> str:
 
 
 def make_check_thumbnails(checked: DatasetCheck) -> dict[str, str]:
-    """Thumbnails, as data URIs by image name: of problems, and of the first images of each class.
+    """Thumbnails, as data URIs by image name: of images with problems, and the first of each class.
 
-    Images that cannot be decoded have none.
+    Images that cannot be decoded have no thumbnail.
     """
     problem_paths = {problem.path for problem in checked.problems[:MAX_PROBLEM_THUMBNAILS]}
     count_by_class = Counter[int]()

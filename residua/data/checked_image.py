@@ -32,7 +32,7 @@ class CheckedImage:
 
 
 def check_image(entry: ImageEntry) -> CheckedImage | DataProblem:
-    """The facts of one image, or the reason why it cannot be decoded."""
+    """Check one image: returns its facts, or the reason why it cannot be decoded."""
     try:
         content = read_entry_bytes(entry)
         image = decode_image(content)

@@ -14,12 +14,12 @@ UINT64_MASK = (1 << 64) - 1
 
 
 class RandomStream(IntEnum):
-    """What random bits are used for: the key after the seed, which keeps uses independent.
+    """What random bits are used for: the key after the seed, which keeps the uses independent.
 
     The numbers are part of every stored result: changing one changes the batches of every seed.
-    Members of one number are aliases of each other.  They may share it, because no computation
-    uses both: VLAD is fitted without `TrainingBatches`, and lesions are drawn for trained
-    networks.
+    Members with the same number are enum aliases.  Two uses may share a number only if no
+    computation needs both: VLAD is fitted without `TrainingBatches`, and lesions are drawn for
+    networks that are already trained.
     """
 
     # of training batches

@@ -32,7 +32,7 @@ WHITE_RGBA = (255, 255, 255, 255)
 
 
 class HasPreprocessing(Protocol):
-    """Anything that says how an image becomes a network's input.
+    """The attributes that say how an image becomes a network's input.
 
     An implementer provides the input shape, the side to resize to, and the interpolation, all as
     in `ImagePreprocessing`; `ImagePreprocessing` and `ModelConfig` do.
@@ -48,7 +48,7 @@ class HasPreprocessing(Protocol):
 
     @property
     def interpolation(self) -> Interpolation:
-        """How pixels are interpolated when resizing."""
+        """The interpolation of pixels when resizing."""
 
 
 def decode_image(source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
@@ -66,7 +66,7 @@ def decode_image(source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Im
             display_name, "unreadable", f"cannot be read: {error.strerror or error}"
         ) from error
     if not content:
-        raise ImageError(display_name, "empty", "is empty: it holds no bytes")
+        raise ImageError(display_name, "empty", "is empty: it contains no bytes")
     with silence_pillow_warnings(), open_image_header(content, display_name, max_pixels) as image:
         try:
             image.load()
@@ -80,7 +80,7 @@ def decode_image(source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Im
 
 
 def read_entry_bytes(entry: ImageEntry) -> bytes:
-    """An entry's encoded image; raises ImageError if it cannot be read."""
+    """An entry's encoded image.  Raises ImageError if it cannot be read."""
     try:
         return entry.read_bytes()
     except OSError as error:
@@ -150,9 +150,9 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
 def scale_grey_to_uint8(grey: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
     """Grey levels (h, w) of 16 bits, 32 bits or floating point -> uint8.
 
-    16-bit levels are divided by 257, so that white stays white.  Our choice for the others: the
-    range is the smallest of [0, 1] (floating point only), [0, 255] (floating point only) and [0,
-    65535] that contains all levels, or else the image's own range.
+    16-bit levels are divided by 257, so that white stays white.  Our choice for the others: they
+    are scaled from the smallest range that contains all levels, among [0, 1] (floating point only),
+    [0, 255] (floating point only) and [0, 65535].  If none does, the image's own range is used.
     """
     x = np.nan_to_num(grey.astype(np.float64))
     low, high = min(float(x.min()), 0.0), float(x.max())
@@ -186,7 +186,10 @@ def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Ten
 
 
 def center_offset(side: int, crop_side: int) -> int:
-    """Where a center crop of `crop_side` pixels begins on a side; rounded as torchvision rounds."""
+    """The first pixel of a center crop of `crop_side` pixels on a side.
+
+    It is rounded as torchvision rounds.
+    """
     return round((side - crop_side) / 2)
 
 
@@ -221,8 +224,9 @@ silencing_threads, warning_filters, silencing_lock = 0, ExitStack(), threading.L
 def silence_pillow_warnings() -> Iterator[None]:
     """Ignore Pillow's warnings in all threads while any thread is inside this context.
 
-    The first thread to enter sets the filter, and the last to leave restores it: with
-    `warnings.catch_warnings` in each thread, one would restore it while others still decode.
+    The first thread to enter sets the filter, and the last to leave restores it.  With
+    `warnings.catch_warnings` in each thread, one thread would restore the filter while others still
+    decode.
     """
     global silencing_threads
     with silencing_lock:

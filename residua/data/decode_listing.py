@@ -1,4 +1,4 @@
-"""Decoding of all images of a listing: threads decode, the caller's function stores.
+"""Decode all images of a listing: threads decode them, and the caller's function stores them.
 
 Only a few decoded images are in memory at a time.  Images that cannot be decoded are skipped, and
 reported as problems.
@@ -47,7 +47,10 @@ class DecodedImages:
 
 @dataclass(frozen=True, slots=True)
 class DecodedIndex:
-    """Everything about decoded images but their pixels, in their order, as stored in index.json."""
+    """Everything about decoded images except their pixels, in the order of the pixels.
+
+    This is what index.json stores.
+    """
 
     names: list[str]
     labels: list[int]
@@ -70,9 +73,9 @@ def decode_all_images(
 ) -> DecodedIndex:
     """Decode every image of a listing and pass it to `write_image` with its index, split by split.
 
-    `digests` are the SHA-256 sums of the entries, empty for unreadable ones.  A damaged image may
-    change the splits of the others of its class; then all images are decoded and written once
-    more without it, so that the result is as if the damaged file did not exist.
+    `digests` are the SHA-256 sums of the entries, "" for unreadable ones.  A damaged image may
+    change the splits of the other images of its class.  Then all images are decoded and written a
+    second time, as if the damaged file did not exist.
     """
     entries = listing.entries
 
@@ -127,9 +130,11 @@ def decode_in_order(
     view: ImagePreprocessing,
     write_image: Callable[[int, Tensor], None],
 ) -> tuple[list[int], dict[int, DataProblem]]:
-    """Decode the entries with indices `order`, and write those that can be decoded without gaps.
+    """Decode the entries with the indices in `order`, and write those that can be decoded.
 
-    Returns the indices of the written entries, in order, and the problems of the others by index.
+    Images are written at consecutive positions: an entry that cannot be decoded leaves no gap.
+    Returns the indices of the written entries, in order, and the problem of each other entry by its
+    index.
     """
     written: list[int] = []
     problems: dict[int, DataProblem] = {}

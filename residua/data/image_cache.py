@@ -52,7 +52,7 @@ def load_or_decode_images(listing: ImageListing, view: ImagePreprocessing) -> De
 
 
 def hash_entry_content(entry: ImageEntry) -> str:
-    """The SHA-256 sum of an entry's bytes; empty if they cannot be read."""
+    """The SHA-256 sum of an entry's bytes; "" if they cannot be read."""
     try:
         return compute_sha256(entry.read_bytes())
     except OSError:
@@ -70,7 +70,7 @@ def compute_cache_key(listing: ImageListing, digests: list[str], view: ImagePrep
 
 
 def load_cached_images(cache_folder: Path) -> DecodedImages | None:
-    """The images that `decode_to_cache` stored; None if there are none or they are damaged."""
+    """The images that `decode_to_cache` stored; None if they do not exist or are damaged."""
     try:
         pixels, stored_index = memory_map_images(cache_folder)
         index = DecodedIndex(**stored_index)  # type: ignore[arg-type]
@@ -82,9 +82,10 @@ def load_cached_images(cache_folder: Path) -> DecodedImages | None:
 def decode_to_cache_or_memory(
     listing: ImageListing, digests: list[str], view: ImagePreprocessing, cache_folder: Path
 ) -> DecodedImages:
-    """Decode into the cache; if that fails, into memory that has twice the space needed.
+    """Decode into the cache or, if that fails, into memory.
 
-    Raises DataError with a size that fits if neither has the space.
+    Memory is used only if at least twice the needed space is free.  If neither the disk nor the
+    memory has enough space, raises DataError; the message suggests an image size that fits.
     """
     try:
         return decode_to_cache(listing, digests, view, cache_folder)
@@ -103,7 +104,10 @@ def decode_to_cache_or_memory(
 def decode_to_cache(
     listing: ImageListing, digests: list[str], view: ImagePreprocessing, cache_folder: Path
 ) -> DecodedImages:
-    """Decode into `cache_folder`, one process at a time; raises OSError if it cannot be written."""
+    """Decode into `cache_folder`, one process at a time.
+
+    Raises OSError if the folder cannot be written.
+    """
     cache_folder.parent.mkdir(parents=True, exist_ok=True)
     with hold_folder_lock(cache_folder.parent):
         # Another process may have decoded the same images while this one waited for the lock.

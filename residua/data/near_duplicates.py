@@ -1,4 +1,4 @@
-"""Near-duplicate images, found by the difference hash (Krawetz 2013) in less than all pairs."""
+"""Find near-duplicate images by difference hash (Krawetz 2013), without comparing all pairs."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,8 +29,8 @@ def find_near_duplicates(
 ) -> list[tuple[int, int]]:
     """Pairs (first, later) of images that look the same, sorted by `later`.
 
-    Each image that resembles an earlier one is paired with the first that it resembles.  Compared
-    are only images that share a band of the hash, as all near duplicates do.
+    An image that resembles earlier ones is paired with the first of them.  Only images whose hashes
+    agree in at least one band, a group of consecutive bits, are compared; all near duplicates do.
     """
     hash_array = np.array(hashes, np.uint64)
     grey_levels = np.frombuffer(b"".join(grey_thumbnails), np.uint8)

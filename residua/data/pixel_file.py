@@ -1,7 +1,7 @@
 """Decoded images in a file: written one by one, and memory-mapped for reading.
 
-Memory need not hold all images: the operating system keeps as many in its page cache as fit, and
-reads the others again when they are used.
+Memory need not hold all images: the operating system keeps the images that fit in its page cache,
+and reads the others again when they are used.
 """
 
 import json
@@ -55,9 +55,10 @@ class PixelFileWriter:
 def open_cache_writer(
     cache_folder: Path, image_shape: tuple[int, ...]
 ) -> Iterator[tuple[PixelFileWriter, dict[str, Json]]]:
-    """Yield a writer of images and an empty dictionary to fill with facts about them.
+    """Yield a writer of images, and an empty dictionary for facts about them.
 
-    On success both are stored in `cache_folder`; after an exception it is as it was before.
+    On success both are stored in `cache_folder`.  After an exception the folder is as it was
+    before.
     """
     index: dict[str, Json] = {}
     with atomic_write(cache_folder) as staging:
@@ -75,7 +76,7 @@ def memory_map_images(cache_folder: Path) -> tuple[Tensor, dict[str, Json]]:
     index = json.loads((cache_folder / INDEX_FILE).read_text(encoding="utf-8"))
     pixels = np.load(cache_folder / PIXELS_FILE, mmap_mode="r", allow_pickle=False)
     if not isinstance(index, dict) or pixels.dtype != np.uint8 or pixels.ndim != 4:
-        raise ValueError(f"{cache_folder} holds no images")
+        raise ValueError(f"{cache_folder} contains no images")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of tensors that must not be written to
         return torch.from_numpy(pixels), index

@@ -65,12 +65,12 @@ class Images:
 
 
 def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> Images:
-    """The images of one split of a data set.
+    """Read the images of one split of a data set.
 
-    `data_dir` is the folder to search first.  The files of the test split are opened only for
-    "test"; a folder of photos is decoded as a whole.  Its training images are larger than the
-    network's input, for random crops.  Raises DataError for files that are missing, truncated or
-    altered.
+    `data_dir` is the folder to search first.  For a published data set, the files of the test split
+    are opened only if `split` is "test".  For a folder of photos, all splits are decoded together,
+    and the training images are larger than the network's input, so that random crops can be taken
+    from them.  Raises DataError for files that are missing, truncated or altered.
     """
     if isinstance(dataset, PhotoDataset):
         images = Images(*load_decoded_photos(dataset).split_tensors(split))
@@ -103,7 +103,7 @@ def read_preprocessed_split(
     preprocessing: HasPreprocessing,
     data_dir: Path | None = None,
 ) -> NamedImages:
-    """The images of one split, or of all, preprocessed as a model folder's config says.
+    """Read the images of one split, or of all splits, preprocessed for a model folder's config.
 
     The pixels are the same as those that prediction computes from the same files.
     """
@@ -131,7 +131,7 @@ def read_preprocessed_split(
 def ensure_dataset_available(dataset: Dataset, data_dir: Path | None = None) -> None:
     """Download a published data set, or decode a folder of photos, unless that is already done.
 
-    Called before training begins, so that errors appear early and once.
+    The function is called before training begins, so that errors appear early and only once.
     """
     if dataset.archives:
         find_or_download(dataset, data_dir)
@@ -145,7 +145,7 @@ def list_skipped_images(dataset: Dataset) -> tuple[DataProblem, ...]:
 
 
 def load_decoded_photos(dataset: PhotoDataset) -> DecodedImages:
-    """The photos of a folder, resized and cropped to squares for random crops in training."""
+    """The photos of a folder, resized and cropped to the squares that training crops at random."""
     channels, stored_side = dataset.input[0], dataset.resize
     return load_or_decode_images(
         dataset.listing,
@@ -154,7 +154,7 @@ def load_decoded_photos(dataset: PhotoDataset) -> DecodedImages:
 
 
 def read_published_files(dataset: Dataset, data_dir: Path | None, *, test: bool) -> Images:
-    """The test images, or all others, of CIFAR or MNIST, downloaded if needed."""
+    """Read the test images, or all other images, of CIFAR or MNIST, downloading them if needed."""
     split_files = dataset.test if test else dataset.train
     dataset_folder = find_or_download(dataset, data_dir, split_files)
     files = [(dataset_folder / file.name, file) for file in split_files]
@@ -169,7 +169,7 @@ def read_published_files(dataset: Dataset, data_dir: Path | None, *, test: bool)
 
 
 def read_digits(test: bool) -> Images:
-    """scikit-learn's digits: every fifth of the 1,797 images is for testing, our choice.
+    """Read scikit-learn's digits; every fifth of the 1,797 images is for testing, our choice.
 
     scikit-learn holds only the test set of the published data, so the published split cannot be
     used.

@@ -19,11 +19,11 @@ SPLIT_ORDER: tuple[Split, ...] = ("train", "dev", "test")  # of stored images
 
 
 def assign_splits(entries: list[ImageEntry], digests: list[str]) -> list[OptionalSplit]:
-    """The split of each image: the one its folder or table gives, or one chosen by its digest.
+    """Choose the split of each image: as its folder or table specifies, or by its digest.
 
-    `digests` are SHA-256 sums in hexadecimal digits.  A class of which no image has a given
-    split, and that has two images or more, gets at least one for training and one for testing.
-    If no dev split is given, one is held out of the training images.
+    `digests` are SHA-256 sums in hexadecimal digits.  If the source specifies no split for any
+    image of a class, and the class has at least two images, at least one image goes to training and
+    one to testing.  If the source specifies no dev split, one is held out of the training images.
     """
     has_dev_split = any(entry.split == "dev" for entry in entries)
     splits = [
@@ -45,7 +45,7 @@ def assign_splits(entries: list[ImageEntry], digests: list[str]) -> list[Optiona
 
 
 def choose_train_or_test(digest: str) -> OptionalSplit:
-    """The test split for a share `TEST_SHARE` of all digests, else the training split."""
+    """The split for a digest: test for a share `TEST_SHARE` of all digests, otherwise train."""
     return "test" if hex_fraction(digest[:13]) < TEST_SHARE else "train"
 
 
@@ -54,8 +54,9 @@ def hold_out_dev_split(
 ) -> None:
     """Move a share `DEV_SHARE` of the training images to the dev split, modifying `splits`.
 
-    The choice depends on other digits of the digest than the test split's.  If it selects no
-    image, one of the largest class moves.  Every class keeps an image for training.
+    The choice depends on other digits of the digest than the choice of the test split.  If it
+    selects no image, one image of the largest class is moved.  Every class keeps an image for
+    training.
     """
     train_indices = sorted(
         (i for i, split in enumerate(splits) if split == "train"), key=lambda i: digests[i][13:]

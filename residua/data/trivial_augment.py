@@ -1,4 +1,4 @@
-"""TrivialAugment (Müller & Hutter 2021): one random change per image, of random strength, untuned.
+"""TrivialAugment (Müller & Hutter 2021): one random change per image, of random strength.
 
 There are fourteen changes of 31 strengths, the paper's wide range.  One difference: an image is
 shifted by up to a seventh of its side at any size, which is 32 of 224 pixels.  The whole batch
@@ -40,7 +40,7 @@ BLUR_KERNEL = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # over 13, as in Pillow
 
 
 def apply_trivial_augment(pixels: Tensor, mean: tuple[float, ...], random_bits: Tensor) -> Tensor:
-    """Change each image (n, c, h, w) with levels in [0, 255] in one random way; fp32.
+    """Change each image (n, c, h, w), levels in [0, 255], in one random way; the result is fp32.
 
     Bits (n, 3) choose the change, its strength and its sign.  Pixels that a geometric change
     uncovers get the mean colour.
@@ -59,10 +59,10 @@ def apply_selected_changes(
     signed_strength: Tensor,
     mean: tuple[float, ...],
 ) -> Tensor:
-    """Apply a change of `TRIVIAL_CHANGES`, given by its index (n,), to each image (n, c, h, w).
+    """Apply to each image (n, c, h, w) the change of `TRIVIAL_CHANGES` that its index selects.
 
-    Strengths (n,) are given twice, because some changes take a level in [0, 30] and others a
-    signed strength in [-1, 1].
+    `change_indices` is (n,).  The strength of a change is passed in two forms, both (n,): `level`
+    in [0, 30] and `signed_strength` in [-1, 1].  Each kind of change uses one of them.
     """
 
     def mask_of_change(name: str) -> Tensor:
@@ -91,9 +91,9 @@ def apply_selected_changes(
 def apply_geometric_changes(
     x: Tensor, change_indices: Tensor, signed_strength: Tensor, mean: tuple[float, ...]
 ) -> Tensor:
-    """Shear, shift or rotate the images (n, c, h, w) selected for it; others stay bit-identical.
+    """Shear, shift or rotate the images (n, c, h, w) whose change is one of these.
 
-    Rotation is about the center; interpolation is bilinear.
+    The other images stay bit-identical.  Rotation is about the center; interpolation is bilinear.
     """
     height, width = x.shape[2:]
     amounts = {
@@ -120,7 +120,7 @@ def apply_geometric_changes(
 
 
 def compute_luma(x: Tensor) -> Tensor:
-    """Luma (n, 1, h, w) of RGB images; images of another number of channels are unchanged."""
+    """Luma (n, 1, h, w) of RGB images; images that are not RGB are returned unchanged."""
     if x.shape[1] != 3:
         return x
     return (x * x.new_tensor(LUMA_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
@@ -140,7 +140,7 @@ def blur_3x3(x: Tensor) -> Tensor:
 
 
 def apply_autocontrast(x: Tensor) -> Tensor:
-    """Stretch each channel's levels linearly to [0, 255]; a channel of one level stays as it is."""
+    """Stretch each channel's levels linearly to [0, 255]; a channel with one level is unchanged."""
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     return torch.where(high > low, (x - low) * (255 / (high - low).clamp(min=1e-6)), x)
 

@@ -103,9 +103,10 @@ def should_use_bf16(net: nn.Module, device: torch.device, precision: EnginePreci
 def build_torch_engine(
     net: nn.Module, config: ModelConfig, precision: EnginePrecision = "auto"
 ) -> InferenceEngine:
-    """PyTorch on the GPU, or on the CPU if there is none: BN folded, channels-last, bf16 if native.
+    """PyTorch on the GPU, or on the CPU if there is no GPU.
 
-    In bf16 the head stays in fp32 (`Fp32Head`).
+    BN is folded, tensors are channels-last, and bf16 is used if it is native.  In bf16 the head
+    stays in fp32 (`Fp32Head`).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     uses_bf16 = should_use_bf16(net, device, precision)

@@ -25,9 +25,9 @@ class GradCamExplainer:
     """Computes heat maps that show which pixels raise the score of a class."""
 
     def __init__(self, net: nn.Module, config: ModelConfig) -> None:
-        """UsageError if captum is not installed or the network has no stages of feature maps.
+        """Switch the network to evaluation mode.
 
-        The network is switched to evaluation mode.
+        Raises UsageError if captum is not installed or the network has no stages of feature maps.
         """
         require_extra("Grad-CAM")
         from captum.attr import LayerGradCam  # type: ignore[import-untyped]

@@ -33,15 +33,18 @@ def export_model(
     calibration_source: str = "",
     data_dir: Path | None = None,
 ) -> dict[str, Json]:
-    """Write `out`: an ONNX file, a folder with OpenVINO's two files, or a `torch.export` archive.
+    """Write a network to `out` in a format for other programs, and check the file.
 
-    The file takes batches of any size and returns scores and probabilities.  With
-    `bake_preprocessing` it takes uint8 images and normalises them itself.  Returns facts about the
-    file: in fp32 how far its outputs differ from PyTorch's; with `calibration_source`, a data set
-    or a photo folder, the file is in int8 and the facts say how its predictions compare with fp32.
+    `out` is an ONNX file, a folder with OpenVINO's two files, or a `torch.export` archive.  It
+    takes batches of any size and returns scores and probabilities.  With `bake_preprocessing` it
+    takes uint8 images and normalises them itself.  With `calibration_source`, a data set or a photo
+    folder, the network is quantised to int8; otherwise it is in fp32.
 
-    Nothing is written on an error.  Raises UsageError if the format is unknown or not installed, or
-    `out` exists; RecordError if the fp32 outputs differ by more than `EXPORT_TOLERANCE`.
+    Returns facts about the file: in fp32, how far its outputs differ from PyTorch's; in int8, how
+    its predictions compare with those in fp32.
+
+    Raises UsageError if the format is unknown or not installed, or `out` exists; RecordError if the
+    fp32 outputs differ by more than `EXPORT_TOLERANCE`.  Nothing is written on an error.
     """
     check_export_target(export_format, out, to_int8=bool(calibration_source))
     module = InferenceModule(net, config, bake_preprocessing=bake_preprocessing)
@@ -60,7 +63,7 @@ def export_model(
 
 
 def check_export_target(export_format: str, out: Path, to_int8: bool) -> None:
-    """UsageError if the format is unknown, not installed or not possible, or if `out` exists."""
+    """Raise UsageError if the format is unknown, not installed or impossible, or `out` exists."""
     if export_format not in get_args(ExportFormat):
         raise unknown_name_error("format", export_format, get_args(ExportFormat))
     if to_int8 and export_format == "torch-export":
@@ -70,7 +73,7 @@ def check_export_target(export_format: str, out: Path, to_int8: bool) -> None:
     if to_int8:
         require_extra("onnx")
     if out.exists():
-        raise UsageError(f"{out} exists already: choose another --out")
+        raise UsageError(f"{out} already exists: choose another --out")
 
 
 def export_fp32(
@@ -80,7 +83,10 @@ def export_fp32(
     export_format: ExportFormat,
     out: Path,
 ) -> dict[str, Json]:
-    """Write `out` in fp32; RecordError, and no file, if its outputs are not those of `net`."""
+    """Write `out` in fp32.
+
+    Raises RecordError, and leaves no file, if its outputs are not those of `net`.
+    """
     with atomic_write(out) as temporary_path:
         write_export(module, config, export_format, temporary_path)
         run_exported = load_exported_runner(export_format, temporary_path)
@@ -106,7 +112,7 @@ def export_int8(
     out: Path,
     samples: Int8Samples,
 ) -> dict[str, Json]:
-    """Write `out` in int8 and compare its predictions with fp32 on the held-out images."""
+    """Write `out` in int8, and compare its predictions with fp32 on the held-out images."""
     with atomic_write(out) as temporary_path:
         write_int8_export(module, config, export_format, temporary_path, samples.calibration_pixels)
         run_exported = load_exported_runner(export_format, temporary_path)

@@ -66,5 +66,5 @@ def measure_output_difference(
 
 
 def max_abs(x: Tensor) -> float:
-    """Largest absolute value."""
+    """The largest absolute value of a tensor."""
     return x.abs().max().item()

@@ -33,7 +33,7 @@ def write_export(
 ) -> None:
     """Write a module in fp32, with its metadata: a file, or for OpenVINO a folder.
 
-    RecordError if OpenVINO cannot write its files.
+    Raises RecordError if OpenVINO cannot write its files.
     """
     metadata = make_export_metadata(config, module)
     match export_format:
@@ -63,7 +63,8 @@ def write_int8_export(
 ) -> None:
     """Write a module in int8, with its metadata, calibrated on images (n, c, h, w) uint8.
 
-    ONNX Runtime quantises for both formats; OpenVINO reads its file.
+    ONNX Runtime quantises the network for both ONNX and OpenVINO.  For OpenVINO, its ONNX file is
+    then converted.
     """
     import onnx
 
@@ -84,7 +85,10 @@ def write_int8_export(
 
 
 def write_openvino_folder(model: "openvino.Model", path: Path, metadata: dict[str, str]) -> None:
-    """Write a folder of model.xml and model.bin; RecordError if OpenVINO cannot write it."""
+    """Write a folder of model.xml and model.bin.
+
+    Raises RecordError if OpenVINO cannot write it.
+    """
     import openvino
 
     path.mkdir()

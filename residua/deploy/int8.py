@@ -41,8 +41,8 @@ def load_int8_samples(
 ) -> Int8Samples:
     """Read calibration and test images of `source`, a data set's name or a photo folder.
 
-    Raises UsageError if the images have another shape than the model takes, DataError if there are
-    no test images.
+    Raises UsageError if the shape of the images is not the model's input shape, and DataError if
+    there are no test images.
     """
     data = resolve_matching_dataset(source, config)
     train = read_training_crops(data, config, data_dir)

@@ -12,8 +12,8 @@ from residua.errors import UsageError
 def resolve_matching_dataset(source: str, config: ModelConfig) -> Dataset:
     """The data set named `source`, or the photos at that path, prepared at the model's input size.
 
-    Raises UsageError if the images have another shape than the model takes, DataError if the path
-    holds no images.
+    Raises UsageError if the shape of the images is not the model's input shape, and DataError if
+    the path holds no images.
     """
     data = resolve_dataset(source, config.input)
     if data.input != config.input:

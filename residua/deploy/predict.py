@@ -42,7 +42,7 @@ class Prediction:
     error: str = ""  # why the file cannot be read, without a subject, e.g. "is truncated"
 
     def top_classes(self, k: int) -> list[tuple[int, float]]:
-        """The k most probable classes as (index, probability); empty without probabilities."""
+        """The k most probable classes as (index, probability); empty if the file is unreadable."""
         return [] if self.probabilities is None else rank_top_classes(self.probabilities, k)
 
 

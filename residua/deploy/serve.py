@@ -23,12 +23,12 @@ SHUTDOWN_SECONDS = 15  # time that accepted requests get to finish after a stop 
 def open_listener(host: str, port: int) -> socket.socket:
     """Open a socket that accepts connections; port 0 takes any free port.
 
-    Raises UsageError for a port outside 0 to 65535, ResiduaError if the port is in use or `host` is
-    not an address of this machine.
+    Raises UsageError for a port outside 0 to 65535, and ResiduaError if the port is in use or
+    `host` is not an address of this machine.
     """
     if not 0 <= port <= 65535:
         raise UsageError(
-            f"--port {port} is impossible: give a number up to 65535, or 0 for any free port"
+            f"--port {port} is invalid: give a number up to 65535, or 0 for any free port"
         )
     try:
         family, *_, address = socket.getaddrinfo(

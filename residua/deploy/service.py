@@ -193,14 +193,17 @@ class PredictionService:
         return answer
 
     def refuse_when_full(self) -> None:
-        """HTTPException 503 if as many images wait as the limit allows."""
+        """Raise HTTPException 503 if the number of waiting images has reached the limit."""
         max_waiting = self.limits.max_waiting_images
         if self.metrics.waiting_images >= max_waiting:
             message = f"the queue is full ({max_waiting} images): try again in a second"
             raise make_http_error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after="1")
 
     def make_heatmap_uri(self, pixels: Tensor, class_index: int) -> str | None:
-        """The heat map of a class as a data URI, to lay over the image; None if not explainable."""
+        """The heat map of a class as a data URI, to lay over the image.
+
+        None if the service has no explainer.
+        """
         if self.explainer is None:
             return None
         return encode_data_uri(draw_heat_layer(self.explainer.compute_heatmap(pixels, class_index)))
@@ -230,7 +233,10 @@ async def make_error_response(request: Request, error: Exception) -> Response:
 
 
 def parse_prediction_query(request: Request) -> PredictionQuery:
-    """Read `top`, `explain` and `similar` from the query; HTTPException 400 for a bad value."""
+    """Read `top`, `explain` and `similar` from the query.
+
+    Raises HTTPException 400 for a bad value.
+    """
     return PredictionQuery(
         top_count=parse_query_number(request, "top", 5, 1000),
         wants_heatmap=bool(parse_query_number(request, "explain", 0, 1)),
@@ -239,12 +245,15 @@ def parse_prediction_query(request: Request) -> PredictionQuery:
 
 
 def parse_query_number(request: Request, name: str, default: int, maximum: int) -> int:
-    """A whole number in [0, maximum] from the query; HTTPException 400 for anything else."""
+    """A whole number in [0, maximum] from the query.
+
+    Raises HTTPException 400 for anything else.
+    """
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= maximum):
         raise make_http_error(
             HTTPStatus.BAD_REQUEST,
-            f"{name}={text[:40]} is impossible: give a whole number up to {maximum}",
+            f"{name}={text[:40]} is invalid: give a whole number up to {maximum}",
         )
     return int(text)
 

@@ -97,7 +97,7 @@ def build_similar_image_index(
 ) -> SimilarImageIndex:
     """Index the training images of `source`, a data set's name or a photo folder.
 
-    Raises UsageError if the images have another shape than the network takes.
+    Raises UsageError if the images do not have the shape that the network takes.
     """
     data = resolve_matching_dataset(source, config)
     images = read_training_crops(data, config, data_dir)

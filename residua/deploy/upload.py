@@ -69,9 +69,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def extract_form_file(content_type: str, body: bytes) -> bytes:
-    """The bytes of the only file in a multipart form; HTTPException 400 if it has not exactly one.
+    """The bytes of the only file in a multipart form.
 
-    `content_type` is the request's header, which names the boundary of the parts.
+    `content_type` is the request's header, which names the boundary of the parts.  Raises
+    HTTPException 400 unless the form has exactly one file.
     """
     files: list[File] = []
     try:

@@ -1,7 +1,7 @@
 """Activation checkpointing: recompute activations in the backward pass (Chen et al. 2016).
 
-A stage is cut into segments of units, each of which stores its input alone.  Losses, gradients,
-running statistics and dropout are bit-identical to those without checkpointing.
+Each stage is cut into segments of consecutive units; a segment saves only its input.  Losses,
+gradients, running statistics and dropout are bit-identical to those without checkpointing.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ from residua.net.build import ResidualNetwork
 
 
 def checkpoint_activations(net: ResidualNetwork, mode: RecomputeMode) -> None:
-    """Replace the stages of `net` in place by stages of recomputed segments.
+    """Replace the stages of `net`, in place, by stages made of recomputed segments.
 
-    Names in the state_dict and parameters stay.
+    The state_dict keeps its keys, and the parameters are the same tensors.
     """
     segment_lengths = recompute_segment_lengths(net.plan, mode)
     for (name, stage), lengths in zip(list(net.stages.items()), segment_lengths, strict=True):
@@ -49,10 +49,11 @@ class CheckpointedStage(nn.Sequential):
 
 
 class RecomputedSegment(torch.autograd.Function):
-    """The units of a segment applied to `x` (n, c, h, w); stores `x` and recomputes the rest.
+    """An autograd Function that applies a segment's units to `x` (n, c, h, w).
 
-    Not `torch.utils.checkpoint`, because that compares the tensors saved in both passes, and BN
-    must not update its running statistics in the second one.
+    It saves only `x` and recomputes the activations in the backward pass.  Not
+    `torch.utils.checkpoint`: that requires both passes to save the same tensors, but here they do
+    not, since BN must not update its running statistics in the second one.
     """
 
     @staticmethod
@@ -82,10 +83,10 @@ class RecomputedSegment(torch.autograd.Function):
 
 
 def capture_autocast(device: torch.device) -> "partial[torch.autocast]":
-    """A factory of contexts with the autocast settings of this moment, without its weight cache.
+    """Return a function that makes context managers with the current autocast settings.
 
-    The cache would hold the cast weights until the end of the outer autocast; without it, each pass
-    through a segment casts each weight once.
+    They disable autocast's weight cache, which would keep the cast weights until the outer autocast
+    ends.  Without the cache, each pass through a segment casts each weight once.
     """
     dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
     return partial(torch.autocast, device.type, dtype, enabled, cache_enabled=False)
@@ -100,7 +101,7 @@ def get_default_generator(device: torch.device) -> torch.Generator:
 
 @contextmanager
 def use_rng_state(device: torch.device, state: Tensor) -> Iterator[None]:
-    """Within the context, random numbers continue from `state`; after it, they are as before it."""
+    """Within the context, random numbers continue from `state`; after it, from where they were."""
     rng = get_default_generator(device)
     saved_state = rng.get_state()
     rng.set_state(state)
@@ -114,7 +115,7 @@ def use_rng_state(device: torch.device, state: Tensor) -> Iterator[None]:
 def frozen_running_stats(module: nn.Module) -> Iterator[None]:
     """Within the context, no BN of `module` updates its running statistics.
 
-    Outputs in training mode stay the same, since they depend on the statistics of the batch alone.
+    Outputs in training mode do not change, as they depend only on the statistics of the batch.
     """
     norms = [
         norm

@@ -55,15 +55,16 @@ def add_skips_to_sequential(
         start = max(end, start + 1)
     if not any(isinstance(module, SkipConnection) for module in new_modules):
         raise UsageError(
-            f"this net has no {every} consecutive weight layers to skip: choose a smaller 'every'"
+            f"cannot add skip connections over {every} layers: this net does not have {every} "
+            "weight layers in a row that a skip connection can span; choose a smaller 'every'"
         )
     return nn.Sequential(*new_modules).train(net.training)
 
 
 def find_group_end(modules: list[nn.Module], start: int, last_weight_index: int, every: int) -> int:
-    """The index after a group of `every` weight layers that begins at `start`.
+    """The index after the group of `every` weight layers that begins at `start`.
 
-    `start` itself if no group begins there.  The last weight layer of the net, its classifier,
+    It is `start` itself if no group begins there.  The net's last weight layer, its classifier,
     belongs to no group.
     """
     weight_count = 0
@@ -80,9 +81,9 @@ def find_group_end(modules: list[nn.Module], start: int, last_weight_index: int,
 
 
 def wrap_with_skip(group: list[nn.Module], generator: torch.Generator) -> SkipConnection:
-    """The group with a shortcut around it, whose last activation follows the sum.
+    """Put a shortcut around a group of layers, and move the group's last activation behind the sum.
 
-    a[l+2] = g(z[l+2] + a[l]).
+    For two layers: a[l+2] = g(z[l+2] + a[l]), with z the output of a layer before the activation g.
     """
     weight_layers = [module for module in group if isinstance(module, WEIGHT_LAYERS)]
     activations = [i for i, module in enumerate(group) if isinstance(module, ACTIVATION_LAYERS)]

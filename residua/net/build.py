@@ -62,9 +62,11 @@ class ResidualNetwork(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """y = after(join(shortcut(x), branch(x))), with x = lead(input) (He et al. 2016, Eq. 1-2).
+    """A unit: y = after(join(shortcut(x), branch(x))), x = lead(input) (He et al. 2016, Eq. 1-2).
 
-    A unit of a plain net has no shortcut and no join: y = after(branch(x)).
+    `lead` holds the layers before shortcut and branch separate, such as an activation that both
+    use; it is mostly empty.  A unit of a plain net has neither shortcut nor join; there, y =
+    after(branch(x)).
     """
 
     def __init__(self, planned: PlannedUnit) -> None:

@@ -27,7 +27,7 @@ def edit_model_folder(
     facts state under `identical`.  Raises UsageError if `out` exists.
     """
     if out.exists():
-        raise UsageError(f"{out} exists already: choose another --out")
+        raise UsageError(f"{out} already exists: choose another --out")
     source = find_model_folder(folder)
     config, net = read_model_config(source), load_residual_network(source)
     edited = edit(net).eval()

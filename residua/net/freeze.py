@@ -11,7 +11,7 @@ from residua.net.swap_batchnorm import swap_batchnorms
 class FrozenBatchNorm(nn.BatchNorm2d):
     """A BN that always normalises by its running statistics and never updates them.
 
-    It stays in evaluation mode whatever the mode of the network.
+    It stays in evaluation mode, whichever mode the network is in.
     """
 
     def train(self, mode: bool = True) -> Self:
@@ -22,9 +22,9 @@ class FrozenBatchNorm(nn.BatchNorm2d):
 
 
 def freeze_backbone(net: ResidualNetwork) -> None:
-    """Freeze all of `net` but its last layer, in place: no gradients, and every BN is frozen.
+    """Freeze all of `net` except its last layer, in place: no gradients, and every BN is frozen.
 
-    Names in the state_dict stay.
+    The state_dict keeps its keys.
     """
     net.requires_grad_(False)
     net.head[-1].requires_grad_(True)

@@ -2,7 +2,7 @@
 
 PyTorch's own passes over the activations take half of a small network's step.  The forward of a
 fused unit or sequence decides, from its input, which layers the kernel computes; it calls all other
-layers as PyTorch modules.  Layers, parameters and names stay the ordinary ones.
+layers as PyTorch modules.  Layers, parameters and names are the usual ones.
 """
 
 from collections.abc import Iterable
@@ -21,9 +21,10 @@ from residua.net.joins import ScaledSum
 
 
 def install_fused_batchnorm(net: ResidualNetwork) -> str:
-    """Replace units and sequences of `net` in place by fused ones, if the kernels can be compiled.
+    """Replace units and sequences of `net`, in place, by fused ones if the kernels compile.
 
-    Names in the state_dict, parameters and buffers stay.  Returns `describe_fused_kernels()`.
+    The state_dict keeps its keys; parameters and buffers are the same tensors.  Returns
+    `describe_fused_kernels()`.
     """
     if not isinstance(load_kernel_library(), str):
         fuse_sequences(net)
@@ -45,7 +46,10 @@ def fuse_sequences(module: nn.Module) -> None:
 
 
 def can_fuse_addition(unit: ResidualUnit) -> bool:
-    """Whether the branch ends in a BN, and either a plain sum follows or there is no shortcut."""
+    """Whether the unit's branch ends in a BN, and is then added as a plain sum or not added at all.
+
+    It is not added if the unit has no shortcut.
+    """
     if not len(unit.branch):
         return False
     is_plain_sum = (
@@ -56,14 +60,18 @@ def can_fuse_addition(unit: ResidualUnit) -> bool:
 
 
 class FusedSequential(nn.Sequential):
-    """Layers of which the kernel computes every BN with the ReLU after it, if the input allows."""
+    """An nn.Sequential that runs each BN, and a ReLU directly after it, in the fused kernel.
+
+    The kernel runs only for inputs that it supports: bf16, channels-last, on a CPU, in training
+    mode.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return apply_fused_layers(self, x)
 
 
 class FusedUnit(ResidualUnit):
-    """A unit whose last BN, addition and ReLU are one kernel call, if its input allows.
+    """A unit whose last BN, addition and ReLU run in one kernel call if the input is supported.
 
     Its branch ends in a BN; its join is a plain sum, or it has no shortcut.
     """

@@ -28,7 +28,7 @@ LINK_FLAGS = "-shared"
 
 
 def describe_fused_kernels() -> str:
-    """The kernels that BN runs on with `install_fused_batchnorm`, or why there are none."""
+    """A short text: which kernels `install_fused_batchnorm` makes BN use, or why there are none."""
     kernel_library = load_kernel_library()
     if isinstance(kernel_library, str):
         return f"no fused kernels: {kernel_library}"

@@ -11,9 +11,10 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_or_download_model_folder(source: str | Path) -> Path:
-    """The path `source`; if it does not exist and reads OWNER/NAME, its download from the hub.
+    """Return the path `source` if it exists; otherwise download OWNER/NAME from the hub.
 
-    Raises RecordError if OWNER/NAME cannot be downloaded or is not one of residua's model folders.
+    A `source` that does not exist and does not read OWNER/NAME is returned unchanged.  Raises
+    RecordError if OWNER/NAME cannot be downloaded or is not one of residua's model folders.
     """
     path = Path(source)
     if path.exists() or not looks_like_hub_repo(path):
@@ -43,8 +44,8 @@ def resolve_weights_path(source: str | Path) -> Path:
     if not path.exists():
         if not looks_like_hub_repo(source):
             raise RecordError(
-                f"there is no file or folder {source}, "
-                "and a network on the Hugging Face hub is called OWNER/NAME"
+                f"there is no file or folder {source}: "
+                "check the path, or give a network of the Hugging Face hub as OWNER/NAME"
             )
         return download_from_hub(str(source))
     weights_path = find_weights_in(path) if path.is_dir() else path

@@ -45,7 +45,7 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
 
 
 def find_model_folder(run_or_model: Path) -> Path:
-    """The model folder for a path: itself, or a run's last network, or a download from the hub.
+    """Find the model folder at a path: the path itself, a run's last network, or a hub download.
 
     A path that does not exist and reads OWNER/NAME is a repository on the Hugging Face hub.  Raises
     UsageError if the path holds an unfinished run.
@@ -90,15 +90,15 @@ def read_compatible_config(data: Dataset, folder: Path) -> ModelConfig:
     config = read_model_config(folder)
     if config.classes != data.classes:
         only_model, only_data = [
-            ", ".join(name for name in names if name not in other_names) or "the same"
+            ", ".join(name for name in names if name not in other_names) or "none"
             for names, other_names in (
                 (config.classes, data.classes),
                 (data.classes, config.classes),
             )
         ]
         raise UsageError(
-            f"{folder} knows other classes than {data.name}: "
-            f"{only_model} in the model, {only_data} in the data"
+            f"the classes of {folder} and {data.name} differ in name or order (only in the model: "
+            f"{only_model}; only in the data: {only_data}): use data with the model's classes"
         )
     if config.network.input not in (data.input, (prod(data.input),)):
         raise UsageError(
@@ -109,7 +109,10 @@ def read_compatible_config(data: Dataset, folder: Path) -> ModelConfig:
 
 
 def explain_not_model_folder(file: Path) -> str:
-    """Why a file given as a model folder is none, and what to give; follows the file's path."""
+    """Explain why a file is not a model folder, and what to give instead.
+
+    The text continues a message that begins with the file's path.
+    """
     suffix = file.suffix.lower()
     if suffix == ".onnx":
         return (
@@ -124,7 +127,7 @@ def explain_not_model_folder(file: Path) -> str:
 
 
 def explain_missing_config(folder: Path) -> str:
-    """Why a folder without config.json is not a model folder, and what to give."""
+    """Explain why a folder without config.json is not a model folder, and what to give instead."""
     if not folder.exists():
         return f"{folder} does not exist: give the folder of a run or of a model"
     if (folder / "study.json").exists():

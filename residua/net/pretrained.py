@@ -20,12 +20,14 @@ from residua.net.model_folder import from_pretrained, read_model_config
 def load_pretrained_weights(
     source: str | Path, network_name: str, requested: Network, num_classes: int | None
 ) -> tuple[Network, StateDict]:
-    """The network to build, shaped as `requested`, and its initial weights under residua's names.
+    """Load pretrained weights; return the network to build, and its weights under residua's names.
 
-    `source` is a weight file, a model folder, or OWNER/NAME on the Hugging Face hub.  The head's
-    weights are missing if `num_classes` differs from the source's number of classes; with None that
-    is an error.  A bottleneck has its stride where the source has it, unless `network_name` says
-    `stride=`.  Raises RecordError if there is no such source or it holds another network.
+    `source` is a weight file, a model folder, or OWNER/NAME on the Hugging Face hub.  `requested`
+    is the network `network_name` with the wanted input shape and classes.  If the number of classes
+    of the source's head is another one, the returned weights lack the head.  Bottlenecks stride
+    where those of the source do, unless `network_name` sets `stride=`.  Raises RecordError if the
+    source does not exist or holds another network, or if the head does not fit and `num_classes` is
+    None.
     """
     path = resolve_weights_path(source)
     source_network, tensors = (
@@ -47,7 +49,7 @@ def load_pretrained_weights(
 
 
 def drop_head_tensors(tensors: StateDict, network: Network) -> StateDict:
-    """The tensors without those of the network's last layer, which depend on the classes."""
+    """The tensors except those of the network's last layer, whose shapes depend on the classes."""
     head_prefix = f"head.{len(plan(network).head) - 1}."
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(head_prefix)}
 
@@ -55,11 +57,14 @@ def drop_head_tensors(tensors: StateDict, network: Network) -> StateDict:
 def load_from_model_folder(
     folder: Path, network_name: str, requested: Network
 ) -> tuple[Network, StateDict]:
-    """The network of a model folder, for images shaped as `requested`, and its weights."""
+    """Load a model folder: its network, changed to the input shape of `requested`, and its weights.
+
+    Raises RecordError if the folder holds another network than `requested`.
+    """
     saved = read_model_config(folder).network
     if not isinstance(saved, Network):
         raise RecordError(
-            f"{folder} holds no residual network: {requested.name} cannot start from it"
+            f"{folder} contains no residual network: {requested.name} cannot start from it"
         )
     unit = requested.unit
     if unit.kernels == saved.unit.kernels and "stride=" not in network_name:
@@ -78,10 +83,11 @@ def load_from_model_folder(
 def load_from_foreign_file(
     path: Path, network_name: str, requested: Network, num_classes: int | None
 ) -> tuple[Network, StateDict]:
-    """The network of another project's weight file, and its weights under residua's names.
+    """Load another project's weight file: its network, and its weights under residua's names.
 
-    If `num_classes` is given, the network has the file's number of classes.  Warns of properties
-    that the file cannot show.
+    If `num_classes` is None, the network has the classes of `requested`.  Otherwise it has as many
+    classes as the head in the file; the caller then replaces the head if that number differs from
+    `num_classes`.  Warns of properties of the network that the file cannot show.
     """
     foreign_tensors = read_state_dict(path)
     class_count = (

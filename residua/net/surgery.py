@@ -61,7 +61,10 @@ def copy_device_and_mode(source: ResidualNetwork, target: ResidualNetwork) -> Re
 
 
 def explain_not_identity(network: Network) -> str:
-    """Why a unit with a zero branch does not pass its input on, or cannot learn; "" if it does."""
+    """Explain why a unit whose branch is 0 is not the identity, or cannot learn from there.
+
+    "" if it is the identity and can learn.
+    """
     unit = network.unit
     match unit.join:
         case Gate():
@@ -93,8 +96,8 @@ def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNet
             raise UsageError(f"no unit {name!r}: {net.plan.network.name} has {first} to {last}")
         if not is_removable_unit(planned[name]):
             raise UsageError(
-                f"{name} cannot be removed: "
-                "the units after it need its change of shape or its shared activation"
+                f"{name} cannot be removed, because later units depend on its change of shape "
+                "or its shared activation: choose another unit"
             )
     kept_units = [
         (module, plan)
@@ -116,7 +119,11 @@ def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNet
 
 
 def is_removable_unit(unit: PlannedUnit) -> bool:
-    """Whether the unit keeps the shape, by an identity shortcut or none, and has no lead."""
+    """Whether the unit can be removed from its network.
+
+    It can if its output has the shape of its input, its shortcut is the identity or absent, and it
+    has no lead, i.e. no layer before branch and shortcut separate.
+    """
     return (
         not unit.lead
         and unit.shortcut in ((), None)
@@ -138,25 +145,26 @@ def residualize(
     shortcut: Shortcut = "project",
     seed: int = 0,
 ) -> ResidualNetwork | nn.Sequential:
-    """A copy of a plain net with a skip connection over every `every` weight layers; weights stay.
+    """A copy of a plain net with a skip connection over every `every` weight layers.
 
-    If the shapes differ, the shortcut is a new projection W_s, or zero padding with shortcut="pad".
-    In an nn.Sequential, only a projection is possible; a skip connection spans weight layers,
-    normalisations and activations, nothing else, and never the last weight layer.  Raises
-    UsageError if the layers cannot be grouped so, or if the net has skip connections already.
+    The weights are kept.  If the shapes differ, the shortcut is a new projection W_s, or zero
+    padding with shortcut="pad".  In an nn.Sequential, only a projection is possible; a skip
+    connection spans only weight layers, normalisations and activations, and never the last weight
+    layer.  Raises UsageError if the layers cannot be grouped in this way, or if the net has skip
+    connections already.
     """
     if every < 1:
         raise UsageError(f"a skip connection cannot span {every} layers: give at least 1")
     if isinstance(net, nn.Sequential):
         if shortcut != "project":
             raise UsageError(
-                "a skip connection in an nn.Sequential is a projection if shapes differ, "
-                f"not {shortcut!r}"
+                f"shortcut={shortcut!r} is not supported for an nn.Sequential, where a projection "
+                "matches shapes that differ: use shortcut='project'"
             )
         return add_skips_to_sequential(deepcopy(net), every, torch.Generator().manual_seed(seed))
     plain = net.plan.network
     if plain.unit.shortcut != "none":
-        raise UsageError(f"{plain.name} has skip connections already: give a plain net")
+        raise UsageError(f"{plain.name} already has skip connections: give a plain net")
     if shortcut == "none":
         raise UsageError("shortcut='none' adds no skip connections: choose project or pad")
     grouped = plain if every == len(plain.unit.kernels) else regroup_plain_layers(plain, every)
@@ -169,7 +177,10 @@ def regroup_plain_layers(network: Network, every: int) -> Network:
     unit, layers = network.unit, len(network.unit.kernels)
     last_layer = f"{unit.order.last} {unit.order.after}".strip()
     if unit.order.each.startswith("weight") and unit.order.each != last_layer:
-        raise UsageError(f"{network.name} has layers of two kinds: give every={layers}")
+        raise UsageError(
+            f"the layers of {network.name} differ within a unit, so they cannot be regrouped: "
+            f"give every={layers}"
+        )
     has_mixed_layers = len({*unit.kernels}) > 1 or unit.squeeze > 1 or unit.stride_at
     if has_mixed_layers or any(stage.units * layers % every for stage in network.stages):
         raise UsageError(

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 
 def swap_batchnorms(net: nn.Module, make_norm: Callable[..., BatchNorm]) -> None:
-    """Replace every BN of `net` in place; names in the state_dict, parameters and buffers stay.
+    """Replace every BN of `net`, in place; state_dict keys, parameters and buffers do not change.
 
     `make_norm(num_features, eps, momentum, affine, track_running_stats)` makes a replacement, which
     takes over the mode (training or evaluation) of the BN that it replaces.

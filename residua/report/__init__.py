@@ -2,14 +2,14 @@
 
 study                 the page of a study or a run, and its results.json
 verdict, trend        the findings in sentences
-significance          whether two cells differ, and the words for their numbers
+significance          whether two cells differ significantly, and text for their values
 runs, recorded_run    the records of a folder as values
-tables                their averages over seeds
+tables                averages over the seeds of a study's runs
 method                how a study was measured, in words
-study_figures         which figures a study has; they are in
-depth_figures,        errors and starts of learning against depth,
-arms_figure,          errors of arms of one depth,
-learning_curves       and errors over steps
+study_figures         chooses which figures a study has, and renders them
+depth_figures         figures against depth: errors, and steps until learning starts
+arms_figure           the figure of the errors of arms that share one depth
+learning_curves       the figure of errors over training steps
 
 signals, signals_record, signals_summary, signals_figures
                       the page of a network's signals, its record, sentences and figures

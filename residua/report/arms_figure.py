@@ -1,4 +1,4 @@
-"""The figure of a study of one depth: the errors of each arm, one row per arm."""
+"""The figure of a study whose nets share one depth: the errors of each arm, one row per arm."""
 
 from collections.abc import Sequence
 from textwrap import fill
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def render_arms_figure(
     cells: Sequence[StudyCell], num_classes: int, width: float = DESKTOP_WIDTH
 ) -> str:
-    """SVG of the final training error (hollow) and test error (filled) of each arm.
+    """Render, as SVG, the final training error (hollow) and test error (filled) of each arm.
 
-    `cells` have one depth.  The arm with the lowest test error is at the top; bars are one standard
-    deviation over seeds.  `width` is in inches.
+    All `cells` have the same depth.  The arm with the lowest test error is at the top; bars are one
+    standard deviation over seeds.  `width` is in inches.
     """
     sorted_cells = sorted(cells, key=lambda cell: -cell.test_error)
     arms = [cell.arm for cell in cells]
@@ -78,7 +78,7 @@ def make_arm_axes(labels: list[str], width: float) -> tuple["Figure", "Axes"]:
 def set_horizontal_error_axis(axes: "Axes", max_error: float) -> None:
     """Make the x axis show errors in percent: linear below 1 %, logarithmic above.
 
-    So 1 % and 90 % can be read equally well.
+    So both 1 % and 90 % can be read well.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 

@@ -30,9 +30,10 @@ BAR_PANEL_INCHES = 0.55
 def render_reliability_figure(
     calibrations: dict[str, CalibrationResult], width: float = DESKTOP_WIDTH
 ) -> str:
-    """SVG of one square of accuracy by confidence per calibration, by title; `width` in inches.
+    """Render one reliability diagram per calibration as SVG; `calibrations` are given by title.
 
-    Below each square is the share of images in each bin.
+    Each diagram is a square that plots accuracy against confidence; below it is the share of images
+    in each bin.  `width` is in inches.
     """
     columns = len(calibrations) if width == DESKTOP_WIDTH else 1
     rows = -(-len(calibrations) // columns)
@@ -60,7 +61,7 @@ def render_reliability_figure(
 def add_reliability_axes(
     figure: "Figure", left_inches: float, top_inches: float, square_inches: float
 ) -> "tuple[Axes, Axes]":
-    """A square and the flat panel below it; positions are from the figure's upper left corner."""
+    """Add a square and the flat panel below it, placed from the figure's upper left corner."""
     figure_width, figure_height = figure.get_figwidth(), figure.get_figheight()
     left, width = left_inches / figure_width, square_inches / figure_width
     square_bottom = 1 - (top_inches + square_inches) / figure_height

@@ -118,10 +118,10 @@ def draw_arm_errors(axes: "Axes", arm_cells: list[StudyCell], arm_index: int) ->
 
 
 def render_learning_start_figure(cells: Sequence[StudyCell], width: float = DESKTOP_WIDTH) -> str:
-    """SVG of the steps until a run starts learning, against depth.
+    """Render, as SVG, the number of steps until runs start learning, against depth.
 
-    Cells without a run that starts learning stand above a dotted line at the run's last step.
-    Every cell must have a `first_learned_step`.
+    A cell in which no run ever started learning is drawn above a dotted line that marks the last
+    training step.  Every cell must have a `first_learned_step`.
     """
     with use_figure_style(f"start {width}"):
         figure, axes = make_depth_axes(cells, width)
@@ -162,7 +162,10 @@ def set_step_axis(axes: "Axes", measured_every: int, max_steps: int) -> None:
 
 
 def get_learning_start_height(cell: StudyCell) -> float:
-    """The height in steps at which a start is drawn; above the dotted line if no seed learned."""
+    """The height, in steps, at which a cell's start of learning is drawn.
+
+    It is above the dotted line if no seed started learning.
+    """
     return (cell.first_learned_step or 1.0) * (1.18 if cell.learned_seeds == 0 else 1)
 
 

@@ -158,7 +158,7 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
 
 
 def make_class_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, str, str]]:
-    """(class, images, precision, recall, its interval) in percent, from the lowest recall up.
+    """Rows (class, images, precision, recall, its interval), in percent, from the lowest recall up.
 
     Classes without images have no recall and come last.
     """
@@ -192,7 +192,11 @@ def make_matrix_rows(evaluation: EvaluationResult) -> list[tuple[str, list[tuple
 
 
 def compute_max_confusion_share(evaluation: EvaluationResult) -> float:
-    """The largest share of a class's images in one confusion, in [0, 1]; 1 without mistakes."""
+    """The largest off-diagonal cell of the confusion matrix, as a share of its true class.
+
+    It is in [0, 1], and 1 if there are no mistakes.  The page divides all shares by it, to color
+    the cells.
+    """
     shares = [
         count / evaluation.count_images_of_class(truth)
         for count, truth, _ in evaluation.most_frequent_confusions()

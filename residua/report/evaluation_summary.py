@@ -12,9 +12,9 @@ TEMPERATURE_SOURCES = {
 
 
 def describe_evaluation(evaluation: EvaluationResult) -> list[str]:
-    """One sentence each for the error, calibration, recall by class and the main confusion.
+    """Describe the error, the calibration, recall by class and the main confusion, a sentence each.
 
-    The last two are absent if there is nothing to say, e.g. without mistakes.
+    The last two are absent if there is nothing to report, e.g. no mistakes.
     """
     sentences = [
         describe_error(evaluation),
@@ -99,7 +99,7 @@ def describe_main_confusion(evaluation: EvaluationResult) -> str:
 
 
 def list_skipped_files(evaluation: EvaluationResult, max_files: int = 20) -> list[str]:
-    """One line for each file that could not be read, and the number of those above `max_files`."""
+    """List up to `max_files` unreadable files, one per line; a last line counts the others."""
     lines = [f"skipped: {reason}" for reason in evaluation.left_out[:max_files]]
     remaining_count = len(evaluation.left_out) - max_files
     if remaining_count > 0:

@@ -79,8 +79,8 @@ def set_error_axis(
 ) -> None:
     """Make the y axis show errors from 0 to 100 %: linear below 1 %, logarithmic above.
 
-    The axis covers `error_percents`.  If one of them exceeds half of `chance_percent`, the error
-    of guessing, a dotted line marks that too.
+    The axis covers `error_percents`.  If one of them exceeds half of `chance_percent`, the error of
+    random guessing, it also covers `chance_percent`, which a dotted line marks.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -157,7 +157,7 @@ def pick_series_marker(index: int) -> str:
 
 
 def make_depth_colors(num_depths: int) -> dict[str, str]:
-    """A color for each depth, from warm to dark as depth grows, with its color on a dark screen."""
+    """One color per depth, from warm to dark as depth grows, with its color on a dark screen."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -1,7 +1,7 @@
 """Numbers, counts and lists as text for people.
 
-The one place that turns a share in [0, 1] into percent, and that knows the unit of each figure:
-percent, percentage points, a count of things, or time.  All functions are pure and import nothing.
+Only this module turns a share in [0, 1] into percent, and knows the unit of each number: percent,
+percentage points, a count of things, or time.  All functions are pure and import nothing.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def format_percent_number_with_sd(mean: float, sd: float | None, digits: int = 1
 
 
 def format_percent_with_sd(mean: float, sd: float | None, digits: int = 1) -> str:
-    """A mean share and its standard deviation: `17.3 ± 2.1 %`, or `17.3 %` without the latter."""
+    """A mean share and its standard deviation: `17.3 ± 2.1 %`, or `17.3 %` if there is none."""
     if sd is None:
         return format_percent(mean, digits)
     return f"{format_percent_number_with_sd(mean, sd, digits)} %"

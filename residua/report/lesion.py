@@ -58,7 +58,7 @@ def read_lesion_study(folder: Path) -> LesionStudyResult:
     path = folder / LESION_RECORD
     content = read_json_record(path, "a lesion study")
     if content.get("kind") != "lesion":
-        raise RecordError(f"{path} holds no lesion study")
+        raise RecordError(f"{path} contains no lesion study")
     content.pop("verdict", None)  # it follows from the numbers
     try:
         return from_json(LesionStudyResult, content)
@@ -100,10 +100,10 @@ def render_lesion_page(study: LesionStudyResult, figure_svgs: dict[str, tuple[st
 
 
 def make_net_row(net: NetworkLesionResult) -> list[str]:
-    """The cells of a net's row in the page's table; errors in percent.
+    """The cells of a net's row in the page's table; errors are in percent.
 
-    They are label, units, error intact, median and worst error without one unit, median error
-    without a shape-changing unit, and error without two random units.
+    They are: label; number of units; error of the intact net; median and worst error without one
+    unit; median error without a unit that changes the shape; and error without two random units.
     """
     shape_changing_errors = get_shape_changing_errors(net)
     return [
@@ -118,7 +118,7 @@ def make_net_row(net: NetworkLesionResult) -> list[str]:
 
 
 def format_error_after_deletions(net: NetworkLesionResult, deleted_count: int) -> str:
-    """The error in percent after that many random deletions, with its sd, or a dash."""
+    """The error in percent after this many random deletions, with its sd, or a dash."""
     for many in net.thinned:
         if many.deleted == deleted_count:
             return format_percent_number_with_sd(many.error, many.error_sd)

@@ -61,7 +61,7 @@ def make_intact_point(x: float, net: NetworkLesionResult) -> ErrorPoint:
 
 
 def make_deletion_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error by the number of deleted units, on an axis of doublings."""
+    """The net's error by the number of deleted units, at their `doubling_axis_position`."""
     points = [make_intact_point(doubling_axis_position(0), net)]
     for many in net.thinned:
         error_text = format_percent_with_sd(many.error, many.error_sd)
@@ -73,7 +73,7 @@ def make_deletion_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
 
 
 def make_swap_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error by the number of swaps, on an axis of doublings."""
+    """The net's error by the number of swaps, at their `doubling_axis_position`."""
     points = [make_intact_point(doubling_axis_position(0), net)]
     for many in net.swapped:
         error_text = format_percent_with_sd(many.error, many.error_sd)

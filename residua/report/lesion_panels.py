@@ -37,7 +37,7 @@ def make_error_point(x: float, error: float, sd: float | None, text: str) -> Err
 
 
 def pick_net_colors(nets: Sequence[NetworkLesionResult]) -> list[str]:
-    """The color of each net: plain nets have the color that they have in studies of depth."""
+    """The color of each net; plain nets have the same color as in studies of depth."""
     colors, residual_count = [], 0
     for net in nets:
         residual_count += net.is_residual

@@ -27,7 +27,7 @@ SUMMARY_WIDTH = 100  # columns of a terminal
 
 
 def describe_lesion_study(study: LesionStudyResult) -> list[str]:
-    """The answer, the findings of each net as `label: finding`, and the standard error."""
+    """The answer, each net's findings as `label: finding`, and the standard error."""
     findings = [
         f"{net.label}: {finding}" for net in study.nets for finding in describe_net_findings(net)
     ]
@@ -117,7 +117,7 @@ def describe_random_deletions(net: NetworkLesionResult) -> str:
 
 
 def describe_random_swaps(net: NetworkLesionResult) -> str:
-    """The errors after 1 and 4 swaps; tau is Kendall's, 1 for the true order of units."""
+    """The errors after 1 and 4 swaps; Kendall's tau is 1 if the units are in their true order."""
     errors = [
         f"{format_percent_with_sd(swap.error, swap.error_sd)} "
         f"after {format_counted_noun(swap.swaps, 'swap')} (tau {swap.tau:.2f})"

@@ -69,10 +69,10 @@ def measure_axes_points(axes: "Axes") -> tuple[float, float]:
 
 
 def spread_labels(heights: list[float], min_gap: float) -> list[float]:
-    """The heights, moved as little as leaves `min_gap` between any two, in the same order.
+    """Move the heights apart, as little as possible, until they are at least `min_gap` apart.
 
-    Heights are shares of the axes' height.  No label is moved above the axes, where the legend is,
-    unless one was above them already.
+    Their order is kept.  Heights are shares of the axes' height.  No label moves above the axes,
+    where the legend is, unless a label was above them already.
     """
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     spread_heights = list(heights)
@@ -90,7 +90,7 @@ def spread_labels(heights: list[float], min_gap: float) -> list[float]:
 
 
 def hide_crowded_labels(depths: list[int]) -> list[str]:
-    """The label of each tick on a logarithmic axis; empty if it would touch the label before it."""
+    """The label of each tick of a logarithmic axis; empty if it would touch the one before it."""
     labels = [str(depths[0])]
     last_labelled = depths[0]
     min_ratio = max((depths[-1] / depths[0]) ** 0.06, 1.03)

@@ -36,7 +36,7 @@ def format_layer_label(layer: Layer) -> str:
 
 
 def format_kernel(layer: Layer, times_sign: str) -> str:
-    """`3x3`, with the given sign, or `full` for a fully connected layer."""
+    """`3x3` with `times_sign` as the x, or `full` for a fully connected layer."""
     if not layer.output_shape.size:
         return "full"
     return f"{layer.kernel}{times_sign}{layer.kernel}"

@@ -1,6 +1,6 @@
-"""One run as a value, read from its record.
+"""One run as a value, read from its record; an unfinished run has no result yet.
 
-An unfinished run has no result yet.  A record of an earlier version is read in this version's form.
+A record that an earlier version wrote is converted to this version's form.
 """
 
 from dataclasses import dataclass, fields
@@ -74,18 +74,21 @@ def read_recorded_run(record: RunRecord, study: Study | None) -> FinishedRun | U
 def parse_recorded_run(
     run_json: dict[str, Json], record: RunRecord, study: Study | None
 ) -> FinishedRun | UnfinishedRun:
-    """The run that `run.json` holds; KeyError, TypeError or AttributeError if a part is missing."""
+    """Parse the run that `run.json` holds, finished or not.
+
+    Raises KeyError, TypeError or AttributeError if a part is missing.
+    """
     run_spec, result_json = run_json["run"], run_json["result"]
     if not isinstance(run_spec, dict):
-        raise TypeError("run holds no network and recipe")
+        raise TypeError("`run` is not an object that records a network and a recipe")
     if run_spec["recipe"] is None:  # VLAD is fitted in one pass: it has no depth and no curve
         raise RecordError(
-            f"{record.folder} holds no trained network, so there is no report: its result on "
+            f"{record.folder} contains no trained network, so there is no report: its result on "
             f"{run_spec['dataset']} is in its run.json, under result"
         )
     network_json, recipe_json = run_spec["network"], run_spec["recipe"]
     if not isinstance(network_json, dict) or not isinstance(recipe_json, dict):
-        raise TypeError("run holds no network and recipe")
+        raise TypeError("the run does not record both a network and a recipe")
     name, seed = str(network_json["name"]), int(str(run_spec["seed"]))
     recipe = upgrade_recipe_json(recipe_json)
     arm = match_arm_title(study, name, recipe)
@@ -128,7 +131,7 @@ def parse_run_result(result_json: dict[str, Json]) -> RunResult:
 
 
 def upgrade_recipe_json(recipe_json: dict[str, Json]) -> dict[str, Json]:
-    """A recipe's JSON in this version's form; unchanged if this version cannot read it."""
+    """Convert a recipe's JSON to this version's form; unchanged if this version cannot read it."""
     try:
         upgraded_json = to_json(from_json(Recipe, recipe_json))
     except ResiduaError:
@@ -137,7 +140,7 @@ def upgrade_recipe_json(recipe_json: dict[str, Json]) -> dict[str, Json]:
 
 
 def match_arm_title(study: Study | None, network_name: str, recipe: dict[str, Json]) -> str:
-    """The title of the arm with that network and recipe; the network's family if there is none."""
+    """The title of the arm with that network and recipe; the network's family if no arm matches."""
     for arm in find_arms_of_network(study, network_name):
         if make_arm_recipe_json(arm, study) == recipe:
             return arm.title
@@ -171,7 +174,7 @@ def read_last_step(record: RunRecord) -> int | None:
 
 
 def count_network_parameters(network_json: Json) -> int | None:
-    """The number of parameters of a network; None if another version wrote it in another form."""
+    """The number of parameters of a network; None if its JSON is in another version's form."""
     try:
         return plan(from_json(Network, network_json)).parameters
     except ResiduaError:

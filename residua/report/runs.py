@@ -1,4 +1,4 @@
-"""All runs of a study's folder as values: finished, unfinished, and those with a damaged record."""
+"""All runs of a study's folder as values: finished and unfinished runs, and damaged records."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,7 @@ from residua.config.families import CIFAR_FAMILIES
 from residua.config.serialize import Json, to_json
 from residua.config.study import Study
 from residua.errors import DamagedRecordError, RecordError
-from residua.record import (
-    RunRecord,
-    describe_first_difference,
-    list_run_records,
-    read_study_json,
-    to_folder_name,
-)
+from residua.record import RunRecord, describe_first_difference
 from residua.report.format import format_counted_noun
 from residua.report.recorded_run import (
     FinishedRun,
@@ -23,6 +17,7 @@ from residua.report.recorded_run import (
     make_arm_recipe_json,
     read_recorded_run,
 )
+from residua.study_records import list_run_records, read_study_json, to_folder_name
 
 RunSortKey = tuple[int, int, str, int, int]
 """The arm's index in the study, the family's index in the papers, the arm, depth and seed."""
@@ -30,7 +25,7 @@ RunSortKey = tuple[int, int, str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class DamagedRun:
-    """A run whose record cannot be read; no average contains it."""
+    """A run whose record cannot be read; it is not part of any average."""
 
     folder: str
     why: str
@@ -69,10 +64,12 @@ def read_study_runs(folder: Path) -> StudyRuns:
         else:
             unfinished.append(run)
     if not finished and damaged:
-        raise RecordError(f"{folder} holds no finished run: {damaged[0].folder}: {damaged[0].why}")
+        raise RecordError(
+            f"{folder} contains no finished run: {damaged[0].folder}: {damaged[0].why}"
+        )
     if not finished:
         raise RecordError(
-            f"{folder} holds no finished run yet: {format_counted_noun(len(records), 'run')} "
+            f"{folder} contains no finished run yet: {format_counted_noun(len(records), 'run')} "
             "started; repeat the command that started them to continue"
         )
     check_runs_comparable(folder, finished, study)
@@ -90,7 +87,7 @@ def find_run_records(folder: Path) -> list[RunRecord]:
     if records := list_run_records(folder):
         return records
     raise RecordError(
-        f"{folder} holds no run: give a study's folder, which has runs/ or runs.jsonl, "
+        f"{folder} contains no run: give a study's folder, which has runs/ or runs.jsonl, "
         "or a run's folder, which has run.json"
     )
 
@@ -98,9 +95,9 @@ def find_run_records(folder: Path) -> list[RunRecord]:
 def list_unstarted_runs(
     study: Study, started_names: set[str], finished: list[FinishedRun]
 ) -> list[UnfinishedRun]:
-    """The study's runs that have no folder, in the form of runs that have measured nothing yet.
+    """List the study's runs that have no folder yet, as unfinished runs without any measurement.
 
-    A finished run counts under whatever name its folder has.
+    A run that is finished in a folder of another name is not listed.
     """
     finished_points = {(run.arm, run.depth, run.seed) for run in finished}
     return [
@@ -116,7 +113,7 @@ def list_unstarted_runs(
 def check_runs_comparable(
     folder: Path, finished: dict[str, FinishedRun], study: Study | None
 ) -> None:
-    """Raise RecordError if runs differ in more than arm, depth and seed, or if one is there twice.
+    """Raise RecordError if runs differ in more than arm, depth and seed, or a run occurs twice.
 
     `finished` maps the name of each run's folder to the run.
     """
@@ -144,7 +141,10 @@ def check_runs_comparable(
 
 
 def collect_comparable_facts(run: FinishedRun, other: FinishedRun) -> dict[str, Json]:
-    """The facts that two runs must share; of their environments, those that both recorded."""
+    """The facts of `run` that `other` must share for the two to be comparable.
+
+    Of the environment, these are only facts that both runs recorded.
+    """
     facts: dict[str, Json] = {
         "dataset": run.dataset,
         "classes": run.num_classes,

@@ -6,7 +6,6 @@ from pathlib import Path
 from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.files import write_text
-from residua.record import folder_for_name
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
 from residua.report.format import format_three_digits, make_percent_nonbreaking
 from residua.report.html import REPORT_PAGE, render_template
@@ -25,6 +24,7 @@ from residua.report.signals_summary import (
     describe_signals_findings,
     format_signal_percent,
 )
+from residua.study_records import folder_for_name
 
 SIGNALS_FIGURE_TITLES = {
     "path": "Values zeroed and identity paths left, by unit",
@@ -51,7 +51,7 @@ SIGNAL_SHORT_NAMES = {
 def choose_signals_folder(out_folder: Path | None, model: str) -> Path:
     """The folder to write to: `out_folder`, or signals/NAME by default.
 
-    Raises UsageError if that is a file, or a folder with other content.
+    Raises UsageError if that is a file, or a folder that holds something else.
     """
     folder = out_folder or folder_for_name(Path("signals"), name_signals_folder(model))
     if folder.exists() and not folder.is_dir():
@@ -139,10 +139,10 @@ def compute_panel_extent(figure_width: float) -> tuple[float, float]:
 
 
 def make_hover_values(signals: SignalsRecord) -> dict[str, Json]:
-    """The values that the page shows for the unit under the pointer.
+    """Make the values that the page shows for the unit under the pointer, as JSON.
 
-    `names` are the units'; `figures` has for each figure its panels, each as (short name, measured
-    values, predicted values or None), and each value as text, one per unit.
+    `names` lists the units.  `figures` holds, for each figure, a list of its panels.  A panel is
+    (short name, measured values, predicted values or None); its values are texts, one per unit.
     """
     figures: dict[str, Json] = {
         name: [format_panel_values(signals, panel) for panel in panels]
@@ -152,7 +152,7 @@ def make_hover_values(signals: SignalsRecord) -> dict[str, Json]:
 
 
 def format_panel_values(signals: SignalsRecord, panel: SignalPanel) -> Json:
-    """(short name, measured values, predicted values or None if there are none) of a panel."""
+    """A panel as (short name, measured values, predicted values or None if there are none)."""
     format_value = format_signal_percent if panel.is_percent else format_three_digits
     predicted = signals.predicted.get(panel.signal, ())
     has_prediction = any(value is not None for value in predicted)
@@ -164,10 +164,11 @@ def format_panel_values(signals: SignalsRecord, panel: SignalPanel) -> Json:
 
 
 def make_stage_row(signals: SignalsRecord, stage: int) -> list[str]:
-    """The cells of a stage's row in the page's table.
+    """Make the cells of a stage's row in the page's table.
 
-    They are stage, units, zeroed by the first and by the last unit, paths left at the end,
-    |F| / |x|, mean and variance at the end, and gradient norm of the first and last unit's weights.
+    They are: stage; number of units; share of values clipped by the first and by the last unit;
+    share of identity paths left at the stage's end; |F| / |x|, mean and variance there; and the
+    gradient norm of the first and of the last unit's weights.
     """
     first_unit, last_unit = signals.unit_stages.index(stage), signals.last_unit_index(stage)
     measured = signals.measured

@@ -157,7 +157,10 @@ def draw_signal_panel(
 
 
 def find_stage_ranges(unit_stages: Sequence[int]) -> list[tuple[int, int]]:
-    """The first unit's index and the end of each stage; the random walk restarts in each."""
+    """For each stage, the index of its first unit and the index after its last unit.
+
+    The predictions of the random-walk model start again at each stage.
+    """
     ranges = []
     for stage in dict.fromkeys(unit_stages):
         first = unit_stages.index(stage)
@@ -205,7 +208,10 @@ def set_signal_axis(axes: "Axes", panel: SignalPanel, values: Sequence[float]) -
 
 
 def set_log_axis(axes: "Axes", low: float, high: float) -> None:
-    """Ticks at powers of 10, or at 1, 2 and 5 times them on a short axis; one decade at least."""
+    """Set ticks at powers of 10, or at 1, 2 and 5 times them if the axis is short.
+
+    The axis covers at least one decade.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     tick_multiples = (1.0,) if high / low > LOG_SCALE_RATIO else (1.0, 2.0, 5.0)

@@ -68,8 +68,8 @@ def read_signals_record(path: Path) -> SignalsRecord:
 def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
     """Check the parts of `signals.json` and return them.
 
-    Raises KeyError, TypeError, AttributeError or ValueError if a part is missing or misshapen; the
-    text of the error names that part.
+    Raises KeyError, TypeError, AttributeError or ValueError if a part is missing or has the wrong
+    form; the error's text names that part.
     """
     units, predicted_units = content["units"], content["null"]
     if not units:

@@ -69,7 +69,10 @@ def find_overflowing_unit(signals: SignalsRecord) -> int | None:
 
 
 def describe_null_model_difference(signals: SignalsRecord) -> str:
-    """How far clipping and surviving paths are from the random-walk model; empty if unknown."""
+    """Describe how much the measured shares differ from those of the random-walk (null) model.
+
+    The shares are those of clipped values and of surviving identity paths; "" if one is unknown.
+    """
     if not signals.predicted:
         return "The random-walk model does not apply to this design."
     clip_differences = compute_null_model_differences(signals, "clip_fraction")
@@ -103,7 +106,7 @@ def compute_null_model_differences(signals: SignalsRecord, signal: str) -> list[
 
 
 def has_no_clipping(signals: SignalsRecord) -> bool:
-    """Whether no unit clips any value, neither measured nor predicted."""
+    """Whether no unit clips any value, either as measured or as predicted."""
     return not any(signals.measured["clip_fraction"]) and not any(
         signals.predicted["clip_fraction"]
     )
@@ -135,7 +138,7 @@ def describe_branch_sizes(signals: SignalsRecord) -> str:
 
 
 def describe_gradient_growth(signals: SignalsRecord) -> str:
-    """Whether the gradient of activations vanishes or explodes from the last unit to the first."""
+    """Describe how the norm of the activations' gradient changes from last to first unit."""
     norms = [value for value in signals.measured["activation_gradient_norm"] if value is not None]
     if not norms:
         return "The gradient is not finite."
@@ -153,7 +156,10 @@ def describe_gradient_growth(signals: SignalsRecord) -> str:
 
 
 def name_gradient_growth(growth: float) -> str:
-    """The verb for a norm that changes by the factor `growth` on its way back."""
+    """The verb for a gradient norm that is multiplied by `growth` from the last unit to the first.
+
+    It is e.g. `vanishes` or `explodes`.
+    """
     if growth >= EXTREME_GRADIENT_FACTOR:
         return "explodes"
     if growth <= 1 / EXTREME_GRADIENT_FACTOR:
@@ -196,7 +202,7 @@ def describe_signal_growth(first_variance: float | None, last_variance: float | 
 
 
 def describe_gradient_cosines(signals: SignalsRecord) -> str:
-    """The cosine of the gradients at the first and at the last unit of each stage."""
+    """Describe the cosine between the gradients at the first and the last unit of each stage."""
     cosines_by_stage = {
         stage: signals.measured["gradient_cosine"][signals.unit_stages.index(stage)]
         for stage in dict.fromkeys(signals.unit_stages)

@@ -1,10 +1,10 @@
-"""Whether two cells of a study differ, and the words for their numbers.
+"""Decide whether two cells of a study differ significantly, and format their values as text.
 
-Two means differ if a two-sided t-test over seeds is significant at the 5 % level.  The test is
-Welch's if both cells have three seeds or more.  With fewer, a cell's own spread is too uncertain:
-the two cells share one pooled variance, and must also differ by a whole point (our choice).
-The largest of several differences below five points is tested at the 5 % level divided by their
-number (Bonferroni).
+Two means differ if a two-sided t-test over seeds is significant at the 5 % level.  If both cells
+have at least three seeds, the test is Welch's.  Otherwise a cell's own variance is too uncertain,
+so the test uses one pooled variance, and the means must also differ by at least one percentage
+point (our choice).  If a difference is picked as the largest of several, and it is below five
+points, the level is 5 % divided by their number (Bonferroni).
 """
 
 from collections.abc import Sequence
@@ -72,9 +72,10 @@ def get_cell_sd(cell: StudyCell, measure: Measure) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class CellComparison:
-    """One measure of two cells, and whether the two differ significantly.
+    """One measure of two cells, and whether they differ significantly.
 
-    `num_comparisons` is the number of comparisons that this one is the most extreme of.
+    If the two cells were picked as the most extreme of several pairs, `num_comparisons` is the
+    number of pairs, for the Bonferroni correction.
     """
 
     from_cell: StudyCell
@@ -90,15 +91,15 @@ class CellComparison:
 
     @property
     def min_seeds(self) -> int:
-        """The number of seeds of the cell that has fewer."""
+        """The number of seeds of the cell that has fewer seeds."""
         return min(self.from_cell.seeds, self.to_cell.seeds)
 
     @property
     def min_difference(self) -> float:
-        """The smallest difference that can be significant, whatever the spread.
+        """The smallest difference that counts as significant, however small the spread is.
 
         The start of learning is known to within one interval between measurements, so with few
-        seeds two intervals are required.
+        seeds the difference must be at least two intervals.
         """
         has_few_seeds = self.min_seeds < MIN_WELCH_SEEDS
         if self.measure == "start":
@@ -146,7 +147,7 @@ class CellComparison:
 
     @property
     def inconclusive_reason(self) -> str:
-        """The words for a difference that is not significant."""
+        """The text that explains why a difference is not significant."""
         if self.min_seeds > 1:
             return "within the spread over seeds"
         return "too close to tell apart with one seed"
@@ -159,10 +160,10 @@ class CellComparison:
 
 
 def find_largest_rise(arm_cells: Sequence[StudyCell], measure: Measure) -> CellComparison:
-    """The largest significant rise from a shallower to a deeper net of an arm.
+    """Find the largest significant rise from a shallower to a deeper net of an arm.
 
-    `arm_cells` are sorted by depth.  Without such a rise, a comparison of the first cell with
-    itself, which is not significant.
+    `arm_cells` must be sorted by depth.  If there is no such rise, returns a comparison of the
+    first cell with itself, whose difference is never significant.
     """
     pairs = list(combinations(arm_cells, 2))
     comparisons = [CellComparison(a, b, measure, num_comparisons=len(pairs)) for a, b in pairs]
@@ -175,10 +176,10 @@ def find_largest_rise(arm_cells: Sequence[StudyCell], measure: Measure) -> CellC
 
 
 def rules_out_degradation(arm_cells: Sequence[StudyCell]) -> bool:
-    """Whether the seeds show that no deeper net of an arm has a harmfully higher training error.
+    """Whether the runs show that no deeper net of an arm has a harmfully higher training error.
 
-    True if the deepest net's training error is significantly lower than the shallowest one's, or
-    if every rise, plus what chance may hide, stays below `HARMLESS_RISE`.
+    True if the deepest net's training error is significantly lower than the shallowest net's.  Also
+    true if every rise, plus its smallest significant difference, is below `HARMLESS_RISE`.
     """
     if CellComparison(arm_cells[0], arm_cells[-1], "train").falls_significantly:
         return True
@@ -190,7 +191,7 @@ def rules_out_degradation(arm_cells: Sequence[StudyCell]) -> bool:
 
 
 def is_at_chance(cell: StudyCell, num_classes: int) -> bool:
-    """Whether the test error, less one standard deviation, is at least 0.9 of the guessing error.
+    """Whether the test error minus one standard deviation is at least 0.9 of the guessing error.
 
     The guessing error among n classes is 1 - 1/n.
     """
@@ -219,7 +220,7 @@ def format_measure_at_depth(cell: StudyCell, measure: Measure) -> str:
 
 
 def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
-    """The cell's mean with its unit: percent for an error, points for a gap, bare steps.
+    """The cell's mean with its unit: percent for an error, points for a gap, none for steps.
 
     The steps until learning starts are `more than 242` if a seed did not start learning in time.
     """
@@ -234,7 +235,10 @@ def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
 
 
 def format_point_difference(comparison: CellComparison) -> str:
-    """The difference of the two errors as printed, so that a reader who subtracts them agrees."""
+    """The difference of the two errors in percentage points, computed from their rounded values.
+
+    So it equals what a reader gets by subtracting the printed errors.
+    """
     from_percent, to_percent = (
         round(100 * get_cell_measure(cell, comparison.measure), 1)
         for cell in (comparison.from_cell, comparison.to_cell)
@@ -251,7 +255,7 @@ def format_seed_range(cells: Sequence[StudyCell]) -> str:
 
 
 def describe_too_few_seeds(cells: Sequence[StudyCell]) -> str:
-    """`2 seeds are too few`, for cells that seeds cannot tell apart."""
+    """`2 seeds are too few`: the text for cells that do not differ significantly."""
     verb = "is" if all(cell.seeds == 1 for cell in cells) else "are"
     return f"{format_seed_range(cells)} {verb} too few"
 

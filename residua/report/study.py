@@ -78,7 +78,7 @@ def make_study_results(summary: StudySummary) -> dict[str, Json]:
     """A study in numbers, for JSON.
 
     `cells` hold errors in [0, 1]; `verdict` has one finding per line; `unfinished` and `damaged`
-    list the runs that no cell contains.
+    list the runs that are not part of any cell.
     """
     runs = summary.runs
     first_run, study = runs.finished[0], runs.study
@@ -148,10 +148,10 @@ def make_study_subtitle(cells: Sequence[StudyCell], dataset_name: str) -> str:
 
 
 def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
-    """A row of the table, each entry with the small text below it.
+    """A row of the table; each entry comes with the small text below it.
 
-    Depth; training, dev and test error (%); gap (points); steps until learning starts; seeds;
-    parameters; time.
+    The entries are: depth; training, dev and test error (%); gap (points); steps until learning
+    starts; seeds; parameters; time.
     """
     means_and_sds = [
         (cell.comparable_train_error, cell.comparable_train_error_sd),
@@ -192,7 +192,10 @@ def describe_damaged_run(run: DamagedRun) -> str:
 
 
 def split_finding_heading(finding: str, cells: Sequence[StudyCell]) -> tuple[str, str]:
-    """`Plain: error rises` as ("Plain", "Error rises"); ("", finding) if it names no subject."""
+    """Split `Plain: error rises` into ("Plain", "Error rises").
+
+    If the finding names no subject, the result is ("", finding).
+    """
     arm_names = [capitalize_first(format_arm_name(cell.arm)) for cell in cells]
     for subject in ("Slow start", "Over-fitting", *arm_names):
         if finding.startswith(f"{subject}: "):

@@ -1,4 +1,4 @@
-"""The figures of a study: which of them there is something to draw in, each in two widths."""
+"""Choose the figures for which a study has data, and render each of them in two widths."""
 
 from collections.abc import Callable, Sequence
 

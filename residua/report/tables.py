@@ -26,13 +26,13 @@ RENAMED_KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyCell:
-    """An arm at a depth: means over `seeds` runs and their sample standard deviations (`*_sd`).
+    """An arm at a depth: means over `seeds` runs, and their sample standard deviations (`*_sd`).
 
-    Errors are in [0, 1]; the standard deviation of a single seed is None.
-    `first_learned_step` is the first measured step whose training error is below 8/9 of the
-    guessing error.  That error is counted on the augmented batches since the measurement before,
-    so the step is known to within `measured_every` steps.  A run that never starts learning
-    counts with all its steps.
+    Errors are in [0, 1].  The standard deviation of a single seed is None.  `first_learned_step` is
+    the first measured step at which the training error is below 8/9 of the error of guessing.  That
+    training error is measured on the augmented batches since the previous measurement, so the step
+    is known only to within `measured_every` steps.  A run that never starts learning enters the
+    mean with its total number of steps.
     """
 
     arm: str
@@ -155,7 +155,7 @@ def compute_learned_error(num_classes: int) -> float:
 
 
 def all_known_or_empty(values: list[float | None]) -> list[float]:
-    """The values if none is None, and an empty list otherwise.
+    """The values, or an empty list if one of them is None.
 
     A mean over some of a cell's seeds would not be comparable with the cell's other means.
     """

@@ -1,15 +1,15 @@
 """Optimisation or over-fitting: what one arm's errors over depth show, by fixed rules.
 
-- A training error that rises with depth is a failure to optimise: degradation (He et al. 2015,
-  section 1).
-- A larger gap to the test error without a rise of training error is over-fitting.
-- Both can be true: the training error rises, and the gap grows by more than that.  The latter
-  condition is our choice: the gap of a net that fits nothing means little.  A gap that grows by
-  less is mentioned from a tenth of the rise on.
-- A start of learning that gets later with depth is a failure to optimise too, even if the net
-  catches up in the end.  The change that distinguishes another arm removes the slow start if that
-  arm starts earlier at the same depth and ends with less than half of the training error (compare
-  He et al. 2016, section 3.1).
+- If the training error rises with depth, that is a failure to optimise: degradation (He et al.
+  2015, section 1).
+- If the gap to the test error grows without a rise of the training error, that is over-fitting.
+- An arm can show both.  It is said to over-fit in addition to degrading only if the gap grows by
+  more than the training error rises.  That threshold is our choice, as the gap of a net that does
+  not fit the training images means little.  A smaller growth of the gap is still mentioned if it is
+  more than a tenth of the rise in training error.
+- If deeper nets start learning later, that is a failure to optimise too, even if they catch up.
+  Another arm is said to remove the slow start if, at the same depth, it starts earlier and ends
+  with less than half of the slow arm's training error (compare He et al. 2016, section 3.1).
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ MIN_GAP_GROWTH_SHARE = 0.1
 
 
 def describe_depth_trend(arm_cells: Sequence[StudyCell]) -> str:
-    """One arm over depth: its training error, its test error, and what the two show.
+    """Describe one arm over depth: its training error, its test error, and what the two show.
 
-    `arm_cells` are sorted by depth, two at least.
+    `arm_cells` are at least two cells, sorted by depth.
     """
     train_rise = find_largest_rise(arm_cells, "train")
     if train_rise.is_significant:
@@ -103,7 +103,10 @@ def describe_trend_without_degradation(arm_cells: Sequence[StudyCell]) -> str:
 
 
 def describe_test_rise(arm_cells: Sequence[StudyCell], test_rise: CellComparison) -> str:
-    """A rise of test error without one of training error: over-fitting, if seeds can tell."""
+    """A significant rise of the test error, but not of the training error.
+
+    It is called over-fitting if the gap grows significantly and degradation is ruled out.
+    """
     gap_change = CellComparison(test_rise.from_cell, test_rise.to_cell, "gap")
     gap_grows = gap_change.rises_significantly
     text = (
@@ -129,9 +132,10 @@ def describe_unclear_test_error(test_change: CellComparison) -> str:
 
 
 def describe_slow_starts(cells_by_arm: dict[str, list[StudyCell]], num_classes: int) -> list[str]:
-    """The arms that start learning later when deeper, and the arms whose change prevents that.
+    """Name the arms whose deeper nets start learning later, and the arms that prevent that.
 
-    At most one sentence group; empty if no arm starts significantly later.
+    Returns one text of a few sentences in a list, or an empty list if no arm starts significantly
+    later with depth.
     """
     measured_by_arm = {
         arm: [cell for cell in arm_cells if cell.first_learned_step is not None]
@@ -162,10 +166,10 @@ def describe_slow_starts(cells_by_arm: dict[str, list[StudyCell]], num_classes: 
 def describe_slow_start_cures(
     slow_by_arm: dict[str, list[StudyCell]], cells_by_arm: dict[str, list[StudyCell]]
 ) -> list[str]:
-    """The arms without a slow start, at the depth at which the slow arms are slowest.
+    """Name the arms that have no slow start at the depth at which the slow arms are slowest.
 
-    Such an arm starts earlier there, and its training error is below half of the slowest net's.
-    One sentence at most.
+    Such an arm starts learning earlier there, and its training error is below half of the slowest
+    net's.  At most one sentence.
     """
     slowest_cell = max(
         (find_largest_rise(arm_cells, "start").to_cell for arm_cells in slow_by_arm.values()),
@@ -198,9 +202,10 @@ def describe_slow_start_cures(
 
 
 def describe_smaller_gaps(cells_by_arm: dict[str, list[StudyCell]]) -> list[str]:
-    """For each arm that over-fits when deeper, the arms with a smaller gap at that depth.
+    """For each arm that over-fits when deeper, name the arms with a smaller gap at that depth.
 
-    Only arms that fit the training images as well count.  One sentence per arm that over-fits.
+    An arm is named only if its training error is not significantly higher.  There is one sentence
+    per arm that over-fits.
     """
     sentences = []
     for arm, arm_cells in cells_by_arm.items():

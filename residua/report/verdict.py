@@ -24,10 +24,10 @@ SLIGHT_RISE = 0.02
 
 
 def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list[str]:
-    """The findings of a study, a sentence or a few each.
+    """The findings of a study, each a sentence or a few.
 
     The answer comes first, then each arm over depth, slow starts, smaller gaps, the arms at each
-    depth, and how far seeds can tell.
+    depth, and how large a difference must be to be significant.
     """
     if len(cells) == 1:
         return [describe_single_cell(cells[0], num_classes)]
@@ -58,9 +58,9 @@ def describe_single_cell(cell: StudyCell, num_classes: int) -> str:
 
 
 def answer_depth_question(cells_by_arm: dict[str, list[StudyCell]], num_classes: int) -> str:
-    """Which arms train worse when deeper, and which do not.
+    """Say which arms train worse when deeper, and which do not.
 
-    If all arms have one depth, the best and the worst of them.
+    If all arms have one depth, name the best and the worst of them instead.
     """
     deepened_arms = {arm: cells for arm, cells in cells_by_arm.items() if len(cells) > 1}
     if not deepened_arms and len({cells[0].depth for cells in cells_by_arm.values()}) > 1:
@@ -152,9 +152,9 @@ def compare_arms_per_depth(cells: Sequence[StudyCell]) -> list[str]:
 
 
 def describe_arms_at_depth(depth: int, cells_at_depth: list[StudyCell]) -> str:
-    """The test errors at one depth, and which arms seeds cannot tell apart.
+    """Describe the test errors at one depth, and say which arms do not differ significantly.
 
-    `cells_at_depth` are sorted from the highest to the lowest test error, two at least.
+    `cells_at_depth` are at least two cells, sorted from the highest to the lowest test error.
     """
     first, *others = cells_at_depth
     other_texts = [
@@ -175,9 +175,9 @@ def describe_arms_at_depth(depth: int, cells_at_depth: list[StudyCell]) -> str:
 
 
 def group_indistinguishable_cells(cells_at_depth: list[StudyCell]) -> list[list[StudyCell]]:
-    """Neighbours in the order of test error of which no two differ significantly.
+    """Group cells that are adjacent in the order of test error, none significantly different.
 
-    Groups of one are omitted.
+    Cells in a group by themselves are omitted.
     """
     groups = []
     start = 0
@@ -201,7 +201,7 @@ def describe_indistinguishable_arms(group: list[StudyCell]) -> str:
 
 
 def describe_seed_uncertainty(cells: Sequence[StudyCell]) -> str:
-    """How large a difference must be to count, for the number of seeds."""
+    """Say how large a difference must be to count as significant with this number of seeds."""
     if all(cell.seeds == 1 for cell in cells):
         return "Each network was trained with one seed: differences below 1 point may be chance."
     text = (

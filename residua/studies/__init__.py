@@ -1,6 +1,6 @@
 """Studies: many runs that are trained for one comparison, on one machine or on a Ray cluster.
 
-run_study    trains the runs of a study that its folder has no result of
+run_study    trains the runs of a study that have no result in its folder yet
 local        trains runs in parallel processes of this machine
 ray_cluster  trains runs on the machines of a Ray cluster
 """

@@ -37,7 +37,7 @@ class RunProgressEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StudyJob:
-    """A run of a study, with its folder and the options it is trained with."""
+    """A run of a study, with its folder and its options for training."""
 
     run: Run
     folder: Path
@@ -64,10 +64,11 @@ class StudyJob:
 def train_jobs_locally(
     jobs: dict[str, StudyJob], workers: int, on_progress: NamedCountListener
 ) -> dict[str, str]:
-    """Train the jobs, by run name, in `workers` processes; returns the failed runs with reasons.
+    """Train `jobs`, given by run name, in `workers` processes.
 
-    With 0 workers there is one per core, or a single one if there is a GPU.  Raises UsageError for
-    a negative number, and Interrupted after Ctrl-C or SIGTERM.
+    Returns the failed runs as {name: reason}.  With `workers` 0 there is one process per core, or
+    just one if there is a GPU.  Raises UsageError if `workers` is negative, and Interrupted after
+    Ctrl-C or SIGTERM.
     """
     if workers < 0:
         raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
@@ -99,7 +100,10 @@ def train_jobs_locally(
 
 
 def describe_job_failure(future: Future[None]) -> str:
-    """Why a job failed, in one line; an exception that no user can cause is raised again."""
+    """Why a job failed, in one line; raises the exception again if it is a bug.
+
+    A ResiduaError or an OSError is a user's mistake or a problem of the machine, and not a bug.
+    """
     match future.exception():
         case ResiduaError() | OSError() as error:
             return str(error)
@@ -118,7 +122,7 @@ worker_should_stop: Callable[[], bool]
 def init_worker_process(
     progress_events: "Queue[RunProgressEvent]", halt_event: Event, parent_pid: int, threads: int
 ) -> None:
-    """Prepare a worker process of `threads` threads; it stops if its parent asks or disappears."""
+    """Prepare a worker process of `threads` threads, which stops if its parent asks or dies."""
     global worker_progress_events, worker_should_stop
 
     def is_halted_or_orphaned() -> bool:

@@ -64,10 +64,10 @@ def connect_to_ray() -> Iterator[Any]:
 def train_jobs_on_ray(
     ray: Any, jobs: dict[str, StudyJob], on_progress: NamedCountListener
 ) -> dict[str, str]:
-    """Train each job, by run name, on a free core or GPU; returns the failed runs with reasons.
+    """Train `jobs`, given by run name, each on a free core or GPU of the cluster.
 
-    A run whose machine is lost restarts on another one from its last checkpoint.  Raises
-    Interrupted after Ctrl-C or SIGTERM.
+    Returns the failed runs as {name: reason}.  A run whose machine is lost restarts on another one
+    from its last checkpoint.  Raises Interrupted after Ctrl-C or SIGTERM.
     """
     gpus_per_job = 1 if ray.cluster_resources().get("GPU") else 0
     remote_train = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=MAX_RETRIES)(
@@ -94,7 +94,7 @@ def train_jobs_on_ray(
 
 
 def train_in_ray_worker(job: StudyJob) -> None:
-    """Train one run in a worker process of the cluster; a cancelled run writes a checkpoint.
+    """Train one run in a worker process of the cluster; if cancelled, it writes a checkpoint.
 
     Ray cancels a task by the signal of Ctrl-C.
     """
@@ -104,9 +104,10 @@ def train_in_ray_worker(job: StudyJob) -> None:
 
 
 def iterate_failures(ray: Any, finished: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each failed run of the finished ones, and the reason in one line.
+    """Yield (name, one-line reason) for each of the `finished` runs that failed.
 
-    Cancelled runs are no failures.  An exception that no user can cause is raised again.
+    A cancelled run is not a failure.  An exception that is not a user's mistake, i.e. a bug, is
+    raised again.
     """
     for run_name, reference in finished.items():
         try:
@@ -124,7 +125,7 @@ def iterate_failures(ray: Any, finished: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def report_recorded_progress(run_name: str, job: StudyJob, on_progress: NamedCountListener) -> None:
-    """Report the progress of a run as its record has it, because workers send no messages."""
+    """Report a run's progress from its record, because workers send no messages."""
     record = RunRecord(job.folder)
     with suppress(RecordError):  # not begun, or being written just now
         if record.read_result() is not None:

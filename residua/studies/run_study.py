@@ -10,16 +10,16 @@ from residua.config.study import Study
 from residua.data.read import read_split
 from residua.errors import UsageError
 from residua.files import write_json
-from residua.record import (
+from residua.record import describe_first_difference
+from residua.studies.local import StudyJob, train_jobs_locally
+from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
+from residua.study_records import (
     PACKED_RUNS,
-    describe_first_difference,
     folder_for_name,
     read_packed_runs,
     read_study_json,
     to_folder_name,
 )
-from residua.studies.local import StudyJob, train_jobs_locally
-from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
 from residua.training.machine import Precision, detect_machine
 from residua.training.progress import NamedCountListener
 
@@ -34,13 +34,13 @@ def train_study(
     ray: bool = False,
     on_progress: NamedCountListener,
 ) -> dict[str, str]:
-    """Train the runs of `study` that have no result in `folder` yet; returns the failed ones.
+    """Train the runs of `study` that have no result in `folder` yet.
 
-    Runs are trained in parallel, by `workers` processes of this machine or, with `ray`, on the
-    machines of a Ray cluster.  An unfinished run resumes from its checkpoint.  A run that fails
-    does not stop the others; the result has its name and the reason.  Raises UsageError if the
-    study is impossible, or if the folder holds a study with other data or another recipe, and
-    Interrupted after Ctrl-C, when each run has written its checkpoint.
+    Returns the failed runs as {name: reason}; a failed run does not stop the others.  Runs are
+    trained in parallel, by `workers` processes on this machine or, with `ray`, on the machines of a
+    Ray cluster.  Unfinished runs resume from their checkpoints.  Raises UsageError if the study is
+    impossible, or if the folder holds a study with other data or another recipe.  After Ctrl-C,
+    waits until every run has written its checkpoint, then raises Interrupted.
     """
     runs = study.make_runs()
     # Problems of machine and data are reported here once, not by every worker.
@@ -63,9 +63,9 @@ def train_study(
 
 
 def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
-    """The names of the runs whose results are packed into the study's `runs.jsonl`.
+    """Find those of the study's runs whose results are packed into its `runs.jsonl`, by name.
 
-    Raises UsageError if a packed run of one of these names is another run.
+    Raises UsageError if a packed run has the name of one of the study's runs, but other settings.
     """
     names: set[str] = set()
     names_by_folder = {to_folder_name(name): name for name in runs}
@@ -87,12 +87,12 @@ def claim_study_folder(folder: Path, study: Study) -> None:
     if path.exists() and has_runs:
         study = merge_studies(read_study_json(path), study, folder)
     elif not path.exists() and folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and holds no study: choose another --out")
+        raise UsageError(f"{folder} is not empty and contains no study: choose another --out")
     write_json(path, study.json)
 
 
 def merge_studies(old: Study, new: Study, folder: Path) -> Study:
-    """`new` with the arms of `old` that it lacks; UsageError if data, recipe or an arm differ."""
+    """Add the missing arms of `old` to `new`; UsageError if data, recipe or a shared arm differ."""
     shared_titles = {arm.title for arm in old.arms} & {arm.title for arm in new.arms}
     old_settings = extract_fixed_settings(old, shared_titles)
     new_settings = extract_fixed_settings(new, shared_titles)
@@ -108,7 +108,7 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
 
 
 def extract_fixed_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
-    """The settings that a study's folder fixes: data set, recipe, and the arms of these titles."""
+    """The settings that a study's folder fixes: data set, recipe, and the arms so titled."""
     arms: dict[str, Json] = {
         arm.title: {"family": arm.family, "changes": list(arm.changes)}
         for arm in study.arms

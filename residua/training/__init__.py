@@ -4,7 +4,7 @@ run               train a run into its folder, and measure its result
 prepared_run      read the data, build the network, and choose the function that trains it
 loop              the training loop: steps, evaluations, metrics, checkpoints
 step              one step: forward pass, backward pass, update
-optimisers        build torch optimisers and their parameter groups from values
+optimisers        build torch optimisers and their parameter groups
 muon              the Muon optimiser
 progress          how far a run is, and what it measured since the last metrics line
 checkpoint        checkpoint files, with a checksum

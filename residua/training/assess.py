@@ -70,15 +70,17 @@ def evaluate_model_folder(
 ) -> EvaluationResult:
     """Evaluate a model folder, or the last network of a run, on a split of a data set.
 
-    Images are preprocessed as the model folder's config says.  `mirror` averages the probabilities
-    of each image and its mirror image.  `calibrate` fits a temperature on the dev split first and
-    stores it in the config.  Raises UsageError if the classes or image shapes differ, if mirroring
-    may change a class, or if the split to report includes the one that `calibrate` fits on;
-    RecordError, DataError.
+    Images are preprocessed as the model folder's config says.  With `mirror`, the probabilities of
+    each image and its mirror image are averaged.  With `calibrate`, a temperature is first fitted
+    on the dev split and stored in the config.  Raises UsageError if the data set's classes or image
+    shapes differ from the model's, if `mirror` is set but a mirror image may belong to another
+    class, or if `calibrate` is set and the evaluated split contains the dev split.  Raises
+    RecordError if the model folder cannot be read, and DataError if the images cannot.
     """
     if mirror and not data.flip_keeps_class:
         raise UsageError(
-            f"a mirror image of {data.name} may belong to another class: remove --mirror"
+            f"--mirror cannot be used with {data.name}, because a mirrored image may belong to "
+            "another class: remove --mirror"
         )
     if calibrate and split in ("dev", "all"):
         raise UsageError(
@@ -123,8 +125,10 @@ def build_evaluation(
 ) -> EvaluationResult:
     """Compute all measures of an evaluation from log probabilities (n, classes).
 
-    `temperature_source` says where the temperature in `config` was fitted.  If it is 1, that is not
-    fitted yet, each half of the images is scaled by the temperature of the other half instead.
+    `temperature_source` says what `config.temperature` was fitted on: the dev split, for this
+    evaluation ("dev"), or earlier, as stored in the model folder ("folder").  A temperature of 1
+    means that none has been fitted yet.  Then the images are split into two halves, and the scores
+    of each half are scaled by the temperature fitted on the other half.
     """
     labels = named_images.images.labels.numpy()
     count, class_count = len(labels), len(config.classes)

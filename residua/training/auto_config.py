@@ -70,7 +70,7 @@ def choose_config(
 
 
 def choose_model(image_count: int, shorter_side: int, device_phrase: str) -> tuple[str, str]:
-    """A network's name, and the reason for it."""
+    """Choose the network; return its name and the reason for the choice."""
     if shorter_side <= 40:
         return (
             "cifar-resnet20",
@@ -84,7 +84,11 @@ def choose_model(image_count: int, shorter_side: int, device_phrase: str) -> tup
 
 
 def choose_image_size(image_count: int, shorter_side: int, device_phrase: str) -> int:
-    """The side in pixels: a multiple of 32 that the device has time for and the photos have."""
+    """Choose the side of the input images in pixels, a multiple of 32.
+
+    It is what this kind of device can train on in reasonable time, but not larger than the photos'
+    shorter side `shorter_side`, rounded up to a multiple of 32.
+    """
     cpu_side = 96 if image_count <= 5000 else 64
     affordable = 224 if device_phrase == "a GPU" else cpu_side
     rounded_up_side = -(-shorter_side // 32) * 32
@@ -94,7 +98,7 @@ def choose_image_size(image_count: int, shorter_side: int, device_phrase: str) -
 def choose_recipe(
     image_count: int, image_size: int, device_phrase: str, finetune: bool
 ) -> tuple[Recipe, str]:
-    """A recipe with its epochs and batch size, and the reason for the number of epochs."""
+    """Choose the recipe, its epochs and batch size; return it and the reason for the epochs."""
     base_recipe = recipe("tuning" if finetune else "photos")
     epochs = base_recipe.epochs
     why = "few images: many epochs with random crops"

@@ -36,7 +36,7 @@ class CheckpointPolicy:
             raise UsageError(f"at least 1 checkpoint must be kept, got {self.keep_last}")
 
     def is_due(self, elapsed_seconds: float, step: int) -> bool:
-        """Whether to write one after step `step`, `elapsed_seconds` after the last one."""
+        """Whether to write a checkpoint after step `step`, `elapsed_seconds` after the last one."""
         return elapsed_seconds > self.every_seconds or (
             self.every_steps > 0 and step % self.every_steps == 0
         )
@@ -110,7 +110,8 @@ def load_newest_intact(folder: Path) -> tuple[TensorGroups, CheckpointScalars, l
         return groups, scalars, warnings
     if damaged:
         raise RecordError(
-            f"{damaged[0][1]}, and there is no other checkpoint: delete the folder to start over"
+            f"{damaged[0][1]}, and there is no other checkpoint to resume from: "
+            f"delete {folder} to start over"
         )
     return None
 

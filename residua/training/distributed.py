@@ -146,9 +146,9 @@ def divides_either_way(a: int, b: int) -> bool:
 
 
 def local_bn_splits(bn_splits: int, group: DataParallelGroup) -> range:
-    """The numbers of the BN splits of a batch that this rank computes.
+    """The indices of those BN splits of a batch that this rank works on.
 
-    A rank computes several whole splits, or, if there are more ranks than splits, a part of one.
+    A rank computes several whole splits or, if there are more ranks than splits, part of one split.
     """
     first = group.rank * bn_splits // group.world_size
     return range(first, first + max(bn_splits // group.world_size, 1))
@@ -158,8 +158,9 @@ def local_bn_splits(bn_splits: int, group: DataParallelGroup) -> range:
 def join_process_group(timeout: timedelta = JOIN_TIMEOUT) -> Iterator[DataParallelGroup]:
     """Join the group that torchrun's environment variables describe, and leave it at the end.
 
-    Without torchrun the group is this process alone.  Raises TrainingError if the other processes
-    do not arrive within `timeout`, or if one of them is lost; its own error is quoted if known.
+    Without torchrun, the group is this process alone.  Raises TrainingError if the other processes
+    do not arrive within `timeout`, or if one of them is lost; the message then quotes that
+    process's own error if it is known.
     """
     group = group_from_environment(os.environ)
     if group.world_size == 1:
@@ -243,8 +244,8 @@ def select_own_gpu(group: DataParallelGroup) -> None:
     gpu_count = torch.cuda.device_count()
     if local_world_size > gpu_count:
         raise UsageError(
-            f"{local_world_size} processes on this machine, but {gpu_count} "
-            f"GPU{'s' * (gpu_count > 1)}: start at most one process per GPU"
+            f"{local_world_size} processes were started on this machine, which has {gpu_count} "
+            f"GPU{'s' * (gpu_count != 1)}: start at most one process per GPU"
         )
     torch.cuda.set_device(group.local_rank)
 

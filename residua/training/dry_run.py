@@ -107,7 +107,7 @@ def preview_network_training(
 def list_lr_changes(recipe: Recipe, total_steps: int) -> list[tuple[int, float]]:
     """Each step at which the learning rate changes, with the new rate.
 
-    If there are more than ten, ten equally spaced steps instead.
+    If it changes more than ten times, the rates at ten equally spaced steps instead.
     """
     lrs = [recipe.lr_at_step(step, total_steps) for step in range(total_steps)]
     change_steps = [step for step in range(total_steps) if step == 0 or lrs[step] != lrs[step - 1]]

@@ -51,8 +51,8 @@ def adapt_network_to_data(
 ) -> Network:
     """The source's network, changed to the image shape and the classes of `data`.
 
-    `model_name` says which network a weight file belongs to; by default its tensors tell.  Raises
-    UsageError if the images have other channels, or another size that cannot be adapted.
+    `model_name` names the network of a weight file; by default it is identified from the tensors.
+    Raises UsageError if the images have other channels, or another size that cannot be adapted.
     """
     path = weight_source.path
     if not path.is_dir():

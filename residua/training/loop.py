@@ -100,9 +100,10 @@ def take_step(
 
 
 def is_metrics_step(step: int, recipe: Recipe, batches: TrainingBatches, total_steps: int) -> bool:
-    """Whether a metrics line is due after `step`: each epoch, at most 100 times, and at the end.
+    """Whether a metrics line is due after `step`.
 
-    The last interval is between a half and one and a half of the others.
+    A line is due every epoch, or every hundredth of the run if that is longer, and always after the
+    last step.  The last interval is 0.5 to 1.5 times as long as the others.
     """
     interval = max(round(len(batches.images) / recipe.batch_size), total_steps // 100)
     return step == total_steps or (step % interval == 0 and total_steps - step > interval / 2)
@@ -131,7 +132,8 @@ def make_metrics_line(
 def learning_start_deadline(recipe: Recipe, total_steps: int) -> int:
     """The step by which a run should have started learning.
 
-    Our choice: step 400 or the end of the warm-up, but no later than half of the run.
+    It is step 400 or the end of the warm-up, whichever is later, but at most half of the run's
+    steps.  This rule is our choice.
     """
     return min(max(400, recipe.warmup.steps if recipe.warmup else 0), total_steps // 2)
 
@@ -139,8 +141,8 @@ def learning_start_deadline(recipe: Recipe, total_steps: int) -> int:
 def warning_if_stalled(line: MetricsRow, batches: TrainingBatches) -> str:
     """A warning if the training error is still near chance, otherwise "".
 
-    Near chance means above 8/9 of the error of always guessing the largest class, which for ten
-    equal classes is above 80 % (He et al. 2015, section 4.2).
+    Near chance means above 8/9 of the error that results from always guessing the largest class;
+    for ten equal classes that is above 80 % (He et al. 2015, section 4.2).
     """
     chance_error = 1 - batches.images.labels.bincount().max().item() / len(batches.images)
     train_error = line["train_error"] or 0.0

@@ -26,8 +26,8 @@ def estimate_memory_on_machine(
 ) -> MemoryEstimate:
     """Estimate the memory in bytes that one process of a run needs.
 
-    `batch_size` replaces the recipe's if it is not 0.  Images that the system reads from disk as
-    needed are not counted.
+    A `batch_size` other than 0 replaces the recipe's.  Images that the operating system reads from
+    disk as needed are not counted.
     """
     recipe = run.recipe_for_depth(network_plan.depth)
     shares = max(recipe.bn_splits, machine.group.world_size)
@@ -45,9 +45,11 @@ def estimate_memory_on_machine(
 
 
 def disk_backed_bytes(data: Dataset, machine: Machine) -> int:
-    """Bytes of images that the system reads from the on-disk cache as needed, and may drop.
+    """The size in bytes of the images that need not stay in memory, as they are mapped from disk.
 
-    0 unless they are photos that fill more than half of a CPU's free memory.
+    The operating system reads them from the on-disk cache when needed, and may evict them.  0
+    unless the images are photos, training is on a CPU, and they fill more than half of the free
+    memory.
     """
     free_bytes = available_memory(machine.device)
     image_bytes = prod(data.stored_shape) * data.num_images

@@ -15,10 +15,10 @@ QUINTIC_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 class MuonOptimiser(Optimizer):
     """Nesterov's momentum, orthogonalised for the groups with "is_unit_weights".
 
-    torch.optim.Muon takes matrices alone.  Here a filter (out, in, k, k) counts as a matrix
-    (out, in k k), and filters of one shape are orthogonalised as one batch, as networks have many
-    filters of few shapes.  Weight decay is decoupled for orthogonalised groups, and added to the
-    gradient for the others, as in SGD.
+    torch.optim.Muon takes only matrices.  Here a filter (out, in, k, k) counts as a matrix (out, in
+    k k), and filters of one shape are orthogonalised as one batch, as networks have many filters of
+    few shapes.  Weight decay is decoupled for orthogonalised groups, and added to the gradient for
+    the others, as in SGD.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:

@@ -1,4 +1,4 @@
-"""Optimiser values -> torch optimisers, and the parameter groups that they are given."""
+"""Build torch optimisers and their parameter groups from the optimiser settings of a recipe."""
 
 from collections.abc import Set
 from typing import Any, TypeAlias
@@ -17,9 +17,10 @@ ParameterGroup: TypeAlias = dict[str, Any]
 def build_torch_optimiser(
     optimiser: Optimiser, groups: list[ParameterGroup]
 ) -> torch.optim.Optimizer:
-    """Build the torch optimiser of a value.
+    """Build the torch optimiser that the settings `optimiser` describe.
 
-    The caller sets each group's "lr" before a step, to the schedule's rate times "lr_scale".
+    Before each step, the caller must set each group's "lr" to the schedule's learning rate times
+    the group's "lr_scale".
     """
     torch_optimiser: torch.optim.Optimizer = implementation_of(optimiser)(optimiser, groups)
     return torch_optimiser
@@ -93,7 +94,7 @@ def group_by_decay(net: nn.Module, optimiser: Optimiser) -> list[ParameterGroup]
         {
             "params": others,
             "weight_decay": 0.0,
-            "lr_scale": optimiser.other_lr_scale,
+            "lr_scale": optimiser.lr_scale_outside_units,
             "is_unit_weights": False,
         },
     ]

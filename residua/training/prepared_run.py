@@ -33,7 +33,7 @@ from residua.training.vlad import fit_vlad
 
 
 class TrainFunction(Protocol):
-    """Trains or fits to the end, or until `should_stop()` is true, and reports its progress."""
+    """Trains or fits to the end or until `should_stop()` returns true, and reports progress."""
 
     def __call__(
         self, *, on_progress: ProgressListener, should_stop: Callable[[], bool]
@@ -65,8 +65,9 @@ def prepare_run(
 ) -> PreparedRun:
     """Read the images of `data` and build the network of `run` on the machine.
 
-    All files of the data set are checked first, so that a missing test file is reported before the
-    training and not after it.  Raises DataError, UsageError.
+    All files of the data set are checked first, so that a missing test file is reported before
+    training rather than after it.  Raises DataError if files are missing or damaged, and UsageError
+    if the run cannot be trained on this data or machine.
     """
     machine.group.run_local_rank0_first(partial(ensure_dataset_available, data, data_dir))
     train_images, dev_images = [
@@ -123,7 +124,7 @@ def prepare_vlad_fit(
     machine: Machine,
     environment: dict[str, Json],
 ) -> PreparedRun:
-    """VLAD is fitted to center crops, each image once."""
+    """Prepare to fit VLAD on the center crops of the training images, each used once."""
     net = machine.prepare_model(net)
     train_images = train_images.center_crop(dev_images.image_size)
     return PreparedRun(
@@ -150,7 +151,7 @@ def prepare_network_training(
     checkpoint_policy: CheckpointPolicy,
     environment: dict[str, Json],
 ) -> PreparedRun:
-    """A network is trained in batches, of which each rank computes a share."""
+    """Prepare to train a network by gradient descent; the ranks share each batch."""
     recipe = run.recipe_for_depth(net.plan.depth)
     if recipe.freeze:
         freeze_backbone(net)
@@ -185,4 +186,4 @@ def prepare_network_training(
 
 
 def do_nothing() -> None:
-    """`save_best` of the ranks that write nothing."""
+    """Do nothing: passed as `save_best` on the ranks that write no files."""

@@ -30,7 +30,7 @@ class TrainingProgress:
         self.step += 1
 
     def update_best(self, dev_error: float) -> bool:
-        """Note an error on the dev split; True if it is the lowest so far."""
+        """Record an error on the dev split; return whether it is the lowest so far."""
         if self.best_dev_error is not None and dev_error >= self.best_dev_error:
             return False
         self.best_dev_error = dev_error
@@ -51,18 +51,21 @@ class TrainingProgress:
 
 
 class ProgressListener(Protocol):
-    """Is called after each step, with a metrics line if one was recorded; must change nothing."""
+    """A callback after each step; it gets a metrics line if one was recorded.
+
+    It must not change anything.
+    """
 
     def __call__(self, progress: TrainingProgress, line: MetricsRow | None) -> None: ...
 
 
 class CountListener(Protocol):
-    """Is called with the number of items that are done and the number of all items."""
+    """A callback that gets the number of finished items and the number of all items."""
 
     def __call__(self, done: int, total: int, /) -> None: ...
 
 
 class NamedCountListener(Protocol):
-    """Is called with the name of a task, the number of its items that are done, and of all."""
+    """A callback that gets a task's name, how many of its items are done, and their total."""
 
     def __call__(self, name: str, done: int, total: int, /) -> None: ...

@@ -55,10 +55,10 @@ def recalibrated_batchnorm(
     std: tuple[float, ...],
     machine: Machine,
 ) -> Iterator[None]:
-    """Replace the running statistics of `net` by recalibrated ones while the context is open.
+    """Within the context, `net` uses recalibrated BN statistics in place of its running ones.
 
-    They are means over batches of nearly equal size of every k-th image, without augmentation.  The
-    state of `net` is restored at the end.
+    They are the means of batch statistics over every k-th image, without augmentation; the batches
+    have nearly equal sizes.  The state of `net` is restored on exit.
     """
     batchnorms, was_training = list_unfrozen_batchnorms(net), net.training
     saved_state = [

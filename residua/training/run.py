@@ -44,16 +44,15 @@ def train_run(
 
     A finished run is not trained again; its stored result is returned.  `data` is the run's data
     set if the caller has resolved it already.  `initial_weights` is a model folder, whose mean and
-    std are then used too, or a file of weights.  `resume` continues from the newest checkpoint.
-    VLAD models have no checkpoints, metrics or `best`: they are fitted in one go, and start over if
+    std are then used too, or a weight file.  `resume` continues from the newest checkpoint.  VLAD
+    models have no checkpoints, metrics or `best`: they are fitted in one go, and start over if
     interrupted.
 
     Every rank of the machine's group must call this; rank 0 writes.  A run may resume with another
     number of processes, with the same results up to rounding.  Processes that torchrun restarted
-    resume by themselves.
-
-    Raises UsageError if the folder holds another run, RecordError if another process is training
-    it, DataError, TrainingError, and Interrupted once `should_stop()` is true.
+    resume by themselves.  Raises UsageError if the folder holds another run, RecordError if another
+    process is training it, DataError if images cannot be read, TrainingError if training cannot
+    start or continue, and Interrupted once `should_stop()` is true.
     """
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
@@ -122,7 +121,7 @@ def finish_run(
 def load_evaluation_splits(
     prepared_run: PreparedRun, data: Dataset, data_dir: Path | None
 ) -> dict[str, Images]:
-    """The images to evaluate, by split, all of the network's input size.
+    """The images to evaluate, by split, all at the network's input size.
 
     The test split is read only now, after the training.
     """
@@ -137,7 +136,7 @@ def load_evaluation_splits(
 def measure_errors(
     prepared_run: PreparedRun, splits: dict[str, Images], machine: Machine
 ) -> dict[str, float]:
-    """The share of wrong images of each split, in [0, 1], as `train_error` and so on."""
+    """The share of wrong images of each split, in [0, 1], as `train_error`, `dev_error` etc."""
     net, config = prepared_run.net, prepared_run.config
     return {
         f"{split}_error": evaluate_network(net, images, config.mean, config.std, machine).error
@@ -148,7 +147,7 @@ def measure_errors(
 def measure_recalibrated_error(
     prepared_run: PreparedRun, train_images: Images, machine: Machine
 ) -> dict[str, Json]:
-    """The training error and loss with BN statistics of the final weights; none without BN."""
+    """The training error and loss with BN statistics of the final weights; empty without BN."""
     net, config = prepared_run.net, prepared_run.config
     if not list_unfrozen_batchnorms(net):
         return {}

@@ -48,9 +48,9 @@ class TrainingStep:
         )
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """Train on a batch; return its mean loss () and number of wrong predictions ().
+        """Train on a batch; return its mean loss and its number of wrong predictions, as scalars.
 
-        `images` and `labels` are this rank's share of the batch, and the results are of the whole
+        `images` and `labels` are this rank's share of the batch; the results are of the whole
         batch, before the update.  Labels are classes (n,), or the share of each class (n, classes),
         of which the largest counts as right.  Does not wait for the device.
         """
@@ -65,9 +65,10 @@ class TrainingStep:
     def forward_backward(
         self, images: Tensor, labels: Tensor, loss_divisor: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss () and number of wrong predictions () of one forward and backward pass.
+        """Run one forward and backward pass; return mean loss and number of wrong predictions.
 
-        Adds the gradient of the loss, divided by `loss_divisor`, to the parameters' gradients.
+        Both are scalar tensors.  The gradient of loss / `loss_divisor` is added to the parameters'
+        `.grad`.
         """
         with self.machine.autocast():
             logits = self.net(images)
@@ -77,7 +78,7 @@ class TrainingStep:
         return loss.detach(), (logits.argmax(1) != true_classes).sum()
 
     def accumulate_over_splits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Forward and backward pass over the BN splits of this rank, then means over all ranks.
+        """Run a forward and backward pass over this rank's BN splits; return means over all ranks.
 
         Each split starts from the same running statistics, which end as the mean over all splits.
         """
@@ -123,10 +124,10 @@ class TrainingStep:
 
 
 def flatten_gradients(net: nn.Module) -> Tensor:
-    """Allocate all gradients of `net` as views of one zero tensor, and return that.
+    """Allocate all gradients of `net` as views of one zero tensor, and return that tensor.
 
-    It stays for the whole run: gradients allocated among activations, which come and go, would each
-    leave a gap in the heap.
+    It exists for the whole run: gradients allocated among activations, which come and go, would
+    each leave a gap in the heap.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]

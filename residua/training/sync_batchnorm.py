@@ -1,7 +1,7 @@
 """Modules for a BN split that several ranks compute together: synchronised BN and drop-path.
 
-They compute over the whole split what a single process would, so the number of ranks does not
-change the result beyond rounding.
+The result is the one of a single process that computes the whole split, up to rounding, so the
+number of ranks does not matter.
 """
 
 from functools import partial
@@ -19,9 +19,9 @@ from residua.training.machine import Machine, ModuleT
 
 
 def convert_to_sync_modules(net: ModuleT, bn_splits: int, machine: Machine) -> ModuleT:
-    """Replace BN and drop modules of `net` in place by ones synchronised over each BN split.
+    """Replace BN and drop modules of `net`, in place, by ones synchronised over each BN split.
 
-    Nothing is replaced if each rank computes whole splits.  Names in the state_dict stay.  Every
+    Nothing is replaced if each rank computes whole splits.  The state_dict keeps its keys.  Every
     rank must call this.
     """
     if bn_splits >= machine.group.world_size:

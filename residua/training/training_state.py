@@ -103,7 +103,7 @@ def restore_weights(record: RunRecord, training_step: TrainingStep, groups: Tens
 
 
 def split_steps(values: Tensor | None, device: torch.device) -> list[Tensor]:
-    """One scalar tensor per step from a tensor (n,); none from None."""
+    """Split a tensor (n,) with one value per step into n scalar tensors; [] for None."""
     return [] if values is None else list(values.to(device))
 
 
@@ -134,7 +134,10 @@ def require_finite_losses(progress: TrainingProgress, record: RunRecord) -> None
 
 
 def suggest_divergence_fix(record: RunRecord) -> str:
-    """Whether a checkpoint from before the divergence is kept, and what to try instead."""
+    """Text for an error message after a divergence.
+
+    It says whether a checkpoint from before the divergence exists, and suggests other settings.
+    """
     has_checkpoint = bool(list_checkpoints(record.checkpoints_folder))
     checkpoint_note = (
         "the last good checkpoint is kept" if has_checkpoint else "no checkpoint was written yet"

@@ -233,6 +233,6 @@ def test_one_image_is_too_few():
     with pytest.raises(
         UsageError,
         match="signals need at least 2 images, got 1: "
-        "BN and the gradient correlation compare images",
+        "batch normalization and the gradient correlation are computed across images",
     ):
         measure_signals(create_model("cifar-resnet8", input=(1, 8, 8)), *make_batch(images=1))

@@ -70,9 +70,8 @@ BAD_FILES = {
     "unknown names": (
         "x.pth",
         make_saver(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16))),
-        "the file holds no known residual network: none of its names (0, 1, ...) is a "
-        "first layer's "
-        "(conv1, stem.conv, ...)",
+        "the file contains no known residual network: none of its tensor names (0, 1, ...) "
+        "belongs to a first layer such as conv1 or stem.conv",
     ),
     "another class count": (
         "x.pth",
@@ -103,8 +102,8 @@ BAD_FILES = {
     "poisoned": (
         "x.pth",
         save_malicious,
-        f"{{path}} asks to run {os.system.__module__}.system when it is read, which was "
-        "refused: give a state_dict, "
+        f"{{path}} was not loaded, for safety: reading it would run {os.system.__module__}.system; "
+        "give a state_dict, "
         "as torch.save(model.state_dict(), FILE) writes it",
     ),
     "no file": ("x.pth", lambda path: None, "there is no file {path}"),
@@ -132,8 +131,8 @@ BAD_FILES = {
         "x.safetensors",
         lambda path: write_state_dict(residua.create_model("cifar-resnet8").state_dict(), path),
         (
-            "the file has residua's own names, as model.safetensors of a model folder: give "
-            "that folder"
+            "the file already uses residua's own tensor names, as the model.safetensors of a model "
+            "folder does: give the model folder instead of the file"
         ),
     ),
     "no head": (
@@ -198,7 +197,10 @@ def test_another_width_gives_a_one_line_error(capsys, tmp_path):
 
 MEAN_AND_STD = "--mean 1 1 1 --std 1 1 1"
 TWO_CLASSES = "--model cifar-resnet8 --classes a b"
-NOT_IN_FILE = "must be given: a file of weights does not tell"
+NOT_IN_FILE = (
+    "must be given: a weights file does not record the network, the class names or the "
+    "normalisation"
+)
 USAGE_ERRORS = {
     f"--classes a b {MEAN_AND_STD} --out out": f"--model {NOT_IN_FILE}",
     "--out out": f"--model and --classes and --mean and --std {NOT_IN_FILE}",
@@ -210,22 +212,22 @@ USAGE_ERRORS = {
         "--mean: could not convert string to float: 'x'"
     ),
     f"{TWO_CLASSES} --mean 1 1 1 --std 1 0 1 --out out": (
-        "--std 1 0 1 is impossible: give numbers above 0"
+        "--std 1 0 1 is invalid: give numbers above 0"
     ),
     f"{TWO_CLASSES} --mean 1 1 nan --std 1 1 1 --out out": (
-        "--mean 1 1 nan is impossible: give numbers"
+        "--mean 1 1 nan is invalid: give numbers"
     ),
     f"--model cifar-resnet8 --classes a,b,a {MEAN_AND_STD} --out out": (
         "--classes must be distinct names, but 'a' appears 2 times"
     ),
     f"--model cifar-resnet8 --classes x.pth {MEAN_AND_STD} --out out": (
-        "--classes x.pth is no text file: give one with a name in each line"
+        "--classes x.pth is not a text file: give one with a name on each line"
     ),
     f"--model cifar-resnet9 --classes a b {MEAN_AND_STD} --out out": (
         "no 9-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"
     ),
-    f"{TWO_CLASSES} {MEAN_AND_STD} --out taken": "taken exists already: choose another --out",
-    f"{TWO_CLASSES} {MEAN_AND_STD}": "OUT is missing: residua convert --help says what it is",
+    f"{TWO_CLASSES} {MEAN_AND_STD} --out taken": "taken already exists: choose another --out",
+    f"{TWO_CLASSES} {MEAN_AND_STD}": "OUT is missing: see residua convert --help",
 }
 
 
@@ -258,7 +260,7 @@ def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
             2,
             "--mean cannot be given with --to: the model folder has its own",
         ),
-        ("model --to torchvision --out peer.th", 2, "peer.th exists already: choose another --out"),
+        ("model --to torchvision --out peer.th", 2, "peer.th already exists: choose another --out"),
         (
             "none --to torchvision --out x.pth",
             1,

@@ -190,7 +190,7 @@ def test_a_usage_error_gives_one_line(capsys, trained_nets, lesion_folder, tmp_p
         (resnet, "digits", "--draws", 0, *out): (2, "draws must be at least 1, got 0"),
         (resnet, "digits", "--seed=-1", *out): (
             2,
-            "seed -1 is impossible: give a whole number from 0 to 4294967295",
+            "seed -1 is invalid: give a whole number from 0 to 4294967295",
         ),
         (resnet, "digits", "--out", tmp_path / "taken"): (
             2,
@@ -222,12 +222,13 @@ def test_a_usage_error_gives_one_line(capsys, trained_nets, lesion_folder, tmp_p
             2,
             "no unit of cifar-plain11,block=bottleneck can be deleted: the network has no "
             "shortcuts, "
-            "and every unit changes the shape; give a deeper network",
+            "and each of its units changes the shape of its input; use a deeper network, where "
+            "some units keep the shape",
         ),
     }
     for arguments, (code, sentence) in cases.items():
         assert run_cli(capsys, "lesion", *arguments)[::2] == (code, f"residua: {sentence}")
     assert not (tmp_path / "o").exists()
     assert run_cli(capsys, "lesion", resnet, "cifar10", *out)[2].startswith(
-        f"residua: {resnet / 'last'} knows other classes than cifar10"
+        f"residua: the classes of {resnet / 'last'} and cifar10 differ"
     )

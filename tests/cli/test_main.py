@@ -144,7 +144,7 @@ def test_a_configuration_file_can_replace_the_options(capsys, tmp_path):
 USAGE_ERRORS = [
     (["trian"], "residua: no command 'trian': did you mean 'train'?"),
     ([], "residua: which command? --help lists them"),
-    (["train"], "residua: DATA is missing: residua train --help says what it is"),
+    (["train"], "residua: DATA is missing: see residua train --help"),
     (
         ["train", "digits", "--modle", "x"],
         "residua train: no option '--modle': did you mean '--model'?",
@@ -224,7 +224,7 @@ def test_a_usage_error_gives_one_line_and_exit_code_2(
 def test_a_model_with_other_classes_is_refused_with_the_difference(capsys, trained_run):
     code, _, sentence = run_cli(capsys, "evaluate", str(trained_run), "cifar10")
     assert code == 2
-    assert "knows other classes than cifar10: 0, 1, 2" in sentence
+    assert "and cifar10 differ in name or order (only in the model: 0, 1, 2" in sentence
     assert "airplane" in sentence
 
 
@@ -269,15 +269,15 @@ def test_the_folder_of_another_run_is_refused_even_with_resume(capsys, trained_r
 
 def test_impossible_values_are_refused(capsys, tmp_path):
     for setting, sentence in (
-        ("augment.pad=-1", "residua: pad=-1 is impossible: it must be at least 0"),
+        ("augment.pad=-1", "residua: pad=-1 is invalid: it must be at least 0"),
         (
             "optimiser.weight_decay=-1",
-            "residua: weight_decay=-1.0 is impossible: it must be at least 0",
+            "residua: weight_decay=-1.0 is invalid: it must be at least 0",
         ),
         (
             "warmup.lr=0.1",
             (
-                "residua: warmup.lr cannot be set: there is no warmup here; set the whole of "
+                "residua: warmup.lr cannot be set, because warmup is not set: set the whole "
                 "warmup, as JSON"
             ),
         ),
@@ -290,7 +290,7 @@ def test_impossible_values_are_refused(capsys, tmp_path):
     )
     assert (code, sentence) == (
         2,
-        "residua: seed -3 is impossible: give a whole number from 0 to 4294967295",
+        "residua: seed -3 is invalid: give a whole number from 0 to 4294967295",
     )
 
 

@@ -123,7 +123,7 @@ def test_explanation_pictures_are_named_after_the_images(run_predict, image_fold
     ("arguments", "code", "sentence"),
     [
         (["{empty}"], 1, "residua: no image in {empty}: give image files, or folders of them"),
-        (["x.png", "--top", "0"], 2, "residua: --top 0 is impossible: give 1 or more"),
+        (["x.png", "--top", "0"], 2, "residua: --top 0 is invalid: give 1 or more"),
         (
             ["x.png", "--json", "--csv"],
             2,

@@ -138,21 +138,22 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             ["{run}", "--data", "cifar10"],
             2,
-            "residua: {run}/last knows other classes than cifar10: "
-            "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 in the model, "
-            "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck in the data",
+            "residua: the classes of {run}/last and cifar10 differ in name or order "
+            "(only in the model: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9; only in the data: "
+            "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck): "
+            "use data with the model's classes",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--images", "1"],
             2,
             "residua: signals need at least 2 images, got 1: "
-            "BN and the gradient correlation compare images",
+            "batch normalization and the gradient correlation are computed across images",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--images", "0"],
             2,
             "residua: signals need at least 2 images, got 0: "
-            "BN and the gradient correlation compare images",
+            "batch normalization and the gradient correlation are computed across images",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--images", "2000"],
@@ -162,7 +163,7 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             [*SIGNALS_COMMAND[1:], "--seed", "-1"],
             2,
-            "residua: seed -1 is impossible: give a whole number from 0 to 4294967295",
+            "residua: seed -1 is invalid: give a whole number from 0 to 4294967295",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--out", "{run}"],

@@ -12,45 +12,56 @@ from residua.errors import UsageError
     [
         (
             lambda: Unit(shortcut="none", join=Gate(-2.0)),
-            "a plain net has no shortcut to gate: give a shortcut, or join=Add()",
+            "the join Gate needs a shortcut, and a plain net has none: add a shortcut, or use "
+            "join=Add()",
         ),
         (lambda: Unit(shortcut="padd"), "no shortcut 'padd': did you mean 'pad'?"),
-        (lambda: Scale(shortcut=0), "a shortcut scaled by 0 is no shortcut: use shortcut='none'"),
-        (lambda: Drop(1.5), "a dropout probability of 1.5 is impossible: it must be in [0, 1)"),
-        (lambda: Unit(stride_at=2), "stride_at=2 names no weight layer: choose 0 to 1"),
+        (
+            lambda: Scale(shortcut=0),
+            "a shortcut scaled by 0 is not a shortcut: use shortcut='none'",
+        ),
+        (lambda: Drop(1.5), "a dropout probability of 1.5 is invalid: it must be in [0, 1)"),
+        (
+            lambda: Unit(stride_at=2),
+            "stride_at=2 is out of range: give the index of a weight layer, 0 to 1",
+        ),
         (
             lambda: Unit(kernels=(2,)),
-            "kernels (2,) are impossible: give at least one, each odd, so that 'same' "
+            "kernels (2,) are invalid: give at least one, each odd, so that 'same' "
             "convolutions keep shapes",
         ),
         (lambda: Gate(-6.0, scales="bth"), "no scaling by a gate 'bth': did you mean 'both'?"),
         (
             lambda: Gate(-6.0, kernel=2),
-            "kernels (2,) are impossible: give at least one, each odd, so that 'same' "
+            "kernels (2,) are invalid: give at least one, each odd, so that 'same' "
             "convolutions keep shapes",
         ),
         (
             lambda: Stem(width=0),
-            "a stem of width 0 and stride 1 is impossible: each must be at least 1",
+            "a stem of width 0 and stride 1 is invalid: each must be at least 1",
         ),
         (lambda: Order("weight bn rellu", "weight"), "no operation 'rellu': did you mean 'relu'?"),
         (
             lambda: Order("bn relu", "weight"),
-            "order each='bn relu' must hold 'weight' exactly once",
+            "order each='bn relu' must contain 'weight' exactly once",
         ),
         (
             lambda: Unit(squeeze=0),
-            "squeeze 0 is impossible: give a divisor of the widths, from 1 on",
+            "squeeze 0 is invalid: give a divisor of the widths, from 1 on",
         ),
-        (lambda: Scale(float("nan")), "scaling by nan and 1.0 is impossible: give finite numbers"),
-        (lambda: Gate(float("inf")), "a gate's bias of inf is impossible: give a finite number"),
+        (
+            lambda: Scale(float("nan")),
+            "the shortcut scale nan and the branch scale 1.0 must both be finite numbers",
+        ),
+        (lambda: Gate(float("inf")), "a gate's bias of inf is invalid: give a finite number"),
         (
             lambda: Order("weight", "weight", after="scale"),
-            "order after='scale' must hold no 'scale', which ends a branch",
+            "order after='scale' must not contain 'scale': a scale is only allowed at the end of a "
+            "branch",
         ),
         (
             lambda: Stage(16, 0),
-            "a stage of width 16, 0 units and stride 1 is impossible: each must be at least 1",
+            "a stage of width 16, 0 units and stride 1 is invalid: each must be at least 1",
         ),
     ],
 )
@@ -75,23 +86,26 @@ def make_network(**changes):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"unit": Unit(squeeze=4)}, "squeeze 4 does not divide width 6: choose a divisor"),
+        (
+            {"unit": Unit(squeeze=4)},
+            "squeeze 4 does not divide width 6: choose a divisor of every stage's width",
+        ),
         (
             {"input": (3, 8)},
-            "input (3, 8) is impossible: give (channels, height, width), or (features,)",
+            "input (3, 8) is invalid: give (channels, height, width), or (features,)",
         ),
         (
             {"input": (9,)},
-            "a fully connected net has no neighbours to convolve: give stem, units and gates "
-            "kernels of 1",
+            "a fully connected net cannot use kernels larger than 1: set the kernels of the stem, "
+            "the units and the gates to 1",
         ),
         (
             {"stages": (Stage(6, 1), Stage(4, 1))},
-            "zeros cannot make widths [6, 6, 4] smaller: give growing widths, or "
-            "shortcut='project'",
+            "a zero-padded shortcut can only keep or increase the width, but the widths are "
+            "[6, 6, 4]: use widths that do not decrease, or shortcut='project'",
         ),
         ({"stages": ()}, "a network needs at least one stage"),
-        ({"classes": 0}, "0 classes are impossible: give at least 1"),
+        ({"classes": 0}, "0 classes are invalid: give at least 1"),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(changes, sentence):

@@ -278,27 +278,27 @@ def test_network_names_can_contain_part_changes():
 
 
 CONTRADICTORY_NAMES = {
-    "cifar-wrn28-10,width=2": "cifar-wrn28-10 has a width factor already: leave width=2 out",
+    "cifar-wrn28-10,width=2": "cifar-wrn28-10 already has a width factor: leave width=2 out",
     "cifar-resnet20,width=1000000": (
-        "width=1000000 is impossible: give a whole number from 1 to 9,999"
+        "width=1000000 is invalid: give a whole number from 1 to 9,999"
     ),
     "cifar-plain20,order=skipinit": (
-        "a plain net whose branches are scaled by 0 gives 0 everywhere: give a shortcut, or "
+        "a plain net whose branches are scaled by 0 always outputs 0: add a shortcut, or use "
         "another order"
     ),
     "fc-resnet8,block=bottleneck,stride=3x3": (
-        "a fully connected net has no positions to skip: leave stride out"
+        "a fully connected net has no stride: leave stride out"
     ),
     "cifar-resnet20,block=basic,block=bottleneck": (
-        "block stands twice in a network's name, basic and bottleneck: leave one out"
+        "block is given twice in a network's name, as basic and as bottleneck: remove one"
     ),
     "cifar-resnet9999998": "no network of 9,999,998 layers: give at most 100,000",
     "cifar-resnet20,units=3-6-3": (
-        "units=3-6-3 does not fit cifar-resnet20: give 3 numbers that make 2 x their sum + 2 "
-        "layers, e.g. cifar-resnet26"
+        "units=3-6-3 does not fit cifar-resnet20: give 3 numbers such that 2 x (their sum) + 2 "
+        "equals the depth, or the depth that fits these units, e.g. cifar-resnet26"
     ),
-    "cifar-resnet20,units=3-x-3": "units=x is impossible: give a whole number from 1 to 9,999",
-    "cifar-resnet20,width=0": "width=0 is impossible: give a whole number from 1 to 9,999",
+    "cifar-resnet20,units=3-x-3": "units=x is invalid: give a whole number from 1 to 9,999",
+    "cifar-resnet20,width=0": "width=0 is invalid: give a whole number from 1 to 9,999",
     "cifar-resnet20,join=gate": (
         "no join 'gate': choose from add, constant, exclusive-gate, shortcut-gate, dropout, "
         "drop-path"
@@ -308,20 +308,22 @@ CONTRADICTORY_NAMES = {
         "block=bottleneck"
     ),
     "cifar-plain20,join=exclusive-gate": (
-        "a plain net has no shortcut to gate: give a shortcut, or join=Add()"
+        "the join Gate needs a shortcut, and a plain net has none: add a shortcut, or use "
+        "join=Add()"
     ),
     "cifar-plain20,start=identity": (
-        "a plain net that starts with branches of 0 gives 0 everywhere: give a shortcut, or "
-        "start='he'"
+        "a plain net whose branches start at 0 always outputs 0: add a shortcut, or use start='he'"
     ),
     "cifar-resnet20,order=skipinit,start=identity": (
-        "a branch that ends in a scale of 0 starts as the identity already: keep start='he'"
+        "a unit whose branch ends in a scale of 0 already starts as the identity, so it needs no "
+        "other start: use start='he'"
     ),
     "cifar-resnet20,order=relu-before-add,start=identity": (
-        "a ReLU that ends the branch ('weight bn relu') passes no gradient at 0: keep start='he'"
+        "the branch ends in a ReLU ('weight bn relu'), which passes no gradient if the branch "
+        "starts at 0: use start='he'"
     ),
     "cifar-resnet29,block=bottleneck,width=3": (
-        "a bottleneck that squeezes by 4 cannot be 3 times as wide: choose a divisor"
+        "width=3 does not fit a bottleneck that squeezes by 4: choose a width factor that divides 4"
     ),
     "cifar-resnet20,stem=7x7": (
         "only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out"
@@ -329,10 +331,13 @@ CONTRADICTORY_NAMES = {
     "cifar-resnet20,head=max": "no head 'max': choose from mean, vlad",
     "cifar-wrn29-10": "no 29-layer cifar-wrn network: depth must be 6n+4, e.g. 28 or 34",
     "cifar-wrn28": "no network 'cifar-wrn28': did you mean 'cifar-wrn28-10'?",
-    "fc-resnet10,head=vlad": "a fully connected net has no positions to pool: give head=Head()",
+    "fc-resnet10,head=vlad": (
+        "a fully connected net has no image positions, so its head cannot pool them: use "
+        "head=Head()"
+    ),
     "lecture-resnet14": (
-        "units=1-2-2 does not fit lecture-resnet14: give 3 numbers that make 2 x their sum + 2 "
-        "layers, e.g. lecture-resnet12"
+        "units=1-2-2 does not fit lecture-resnet14: give 3 numbers such that 2 x (their sum) + 2 "
+        "equals the depth, or the depth that fits these units, e.g. lecture-resnet12"
     ),
 }
 

@@ -76,12 +76,18 @@ def test_an_override_changes_one_field(assignment, changed):
     ("assignment", "sentence"),
     [
         ("batch_sze=3", "no field in recipe 'batch_sze': did you mean 'batch_size'?"),
-        ("batch_size", "'batch_size' sets nothing: write FIELD=VALUE, e.g. batch_size=64"),
+        (
+            "batch_size",
+            "cannot read 'batch_size' as a setting: write FIELD=VALUE, e.g. batch_size=64",
+        ),
         ("batch_size=big", "batch_size is 'big', not int"),
         ("optimiser.decay=some", "optimiser.decay is 'some', not one of 'all', 'weights'"),
         ("batch_size.x=3", "batch_size.x cannot be set: int has no field 'x'"),
-        ("batch_size=0", "a batch of 0 images is impossible: give at least 1"),
-        ("parts=0", "a batch in 0 parts is impossible: give at least 1, the whole batch"),
+        ("batch_size=0", "a batch of 0 images is invalid: give at least 1"),
+        (
+            "parts=0",
+            "a batch cannot be split into 0 parts: give 1 for the whole batch, or a larger number",
+        ),
     ],
 )
 def test_an_impossible_override_is_refused(assignment, sentence):

@@ -48,19 +48,23 @@ def test_there_is_a_default_for_any_shape_of_images(shape):
             "vlad,patch=9",
             "patches of side 9 do not fit into images of (8, 8): choose a smaller patch",
         ),
-        ("vlad,patch=0", "patch=0 is impossible: it must be at least 1"),
+        ("vlad,patch=0", "patch=0 is invalid: it must be at least 1"),
         ("vlad,patch=1", "a patch of a single number has no contrast: choose a larger patch"),
-        ("vlad,words=0", "words=0 is impossible: it must be at least 1"),
+        ("vlad,words=0", "words=0 is invalid: it must be at least 1"),
         ("vlad,words=many", "vlad.words is 'many', not int"),
-        ("vlad,cells=0", "cells=0 is impossible: it must be at least 1"),
-        ("vlad,cells=6", "6 cells a side are too many: patches of side 4 have (5, 5) positions"),
+        ("vlad,cells=0", "cells=0 is invalid: it must be at least 1"),
+        (
+            "vlad,cells=6",
+            "6 cells per side are too many: patches of side 4 fit in only (5, 5) positions; "
+            "choose fewer cells or a smaller patch",
+        ),
         (
             "vlad,dimensions=16",
-            "dimensions=16 is impossible: a patch has 16 numbers, so choose 1 to 15",
+            "dimensions=16 is invalid: a patch has 16 numbers, so choose 1 to 15",
         ),
-        ("vlad,samples=3", "samples=3 is impossible: it must be at least 16"),
-        ("vlad,contrast=0", "contrast=0.0 is impossible: it must be above 0"),
-        ("vlad,cost=0", "cost=0.0 is impossible: it must be above 0"),
+        ("vlad,samples=3", "samples=3 is invalid: it must be at least 16"),
+        ("vlad,contrast=0", "contrast=0.0 is invalid: it must be above 0"),
+        ("vlad,cost=0", "cost=0.0 is invalid: it must be above 0"),
         (
             "vlad,depth=20",
             "'depth=20' does not fit vlad: write e.g. vlad,words=32; what can be replaced is "
@@ -78,7 +82,7 @@ def test_an_impossible_vlad_is_refused(name, sentence):
 def test_shapes_that_are_not_images_and_a_single_class_are_refused():
     with pytest.raises(
         UsageError,
-        match=r"input \(64,\) is impossible: VLAD takes images of \(channels, height, width\)",
+        match=r"input \(64,\) is invalid: VLAD takes images of \(channels, height, width\)",
     ):
         VladClassifier(input=(64,), classes=10, patch=4, dimensions=8, words=16, cells=1)
     with pytest.raises(UsageError, match="an SVM needs at least 2 classes: got 1"):
@@ -123,7 +127,7 @@ def test_json_without_a_kind_is_read_as_a_network():
 def test_a_network_has_a_recipe_and_vlad_has_none():
     for model, chosen in ((COLOUR_VLAD, recipe("he2015")), (network("cifar-resnet20"), None)):
         with pytest.raises(
-            UsageError, match="a network is trained by a recipe, VLAD is fitted without one"
+            UsageError, match="a network needs a recipe, and VLAD must not have one"
         ):
             Run(model, "cifar10", chosen)
     with pytest.raises(UsageError, match="vlad is fitted in one go, not trained by a recipe"):

@@ -254,7 +254,7 @@ def test_the_model_config_determines_the_preprocessing():
         match="resize=8 is too small for a center crop of 16 x 16 pixels: give at least 16",
     ):
         ModelConfig(network=net, classes=names, mean=(0.5,) * 3, std=(0.2,) * 3, resize=8)
-    with pytest.raises(UsageError, match="temperature=0.0 is impossible"):
+    with pytest.raises(UsageError, match="temperature=0.0 is invalid"):
         ModelConfig(network=net, classes=names, mean=(0.5,) * 3, std=(0.2,) * 3, temperature=0.0)
 
 

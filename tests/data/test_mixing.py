@@ -68,7 +68,7 @@ def test_a_step_on_one_hot_labels_equals_a_step_on_class_indices():
 def test_probabilities_above_one_are_refused():
     with pytest.raises(
         UsageError,
-        match=r"mixup=0.7 and cutmix=0.5 are probabilities of one choice: "
-        r"their sum must be at most 1",
+        match=r"mixup=0.7 and cutmix=0.5 add up to more than 1: each image gets at most one of "
+        r"them, so their probabilities must sum to at most 1",
     ):
         Augmentation(mixup=0.7, cutmix=0.5)

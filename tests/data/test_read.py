@@ -160,7 +160,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch, what, argumen
     )
     with pytest.raises(
         DataError,
-        match=rf"data_batch_1 was not loaded: it tries to call {name}, which no data set needs$",
+        match=rf"data_batch_1 was not loaded: it tries to call {name}, which no data set needs and "
+        "which is unsafe; delete it and download it again$",
     ):
         read_split(data, "train", tmp_path)
     assert not (tmp_path / "ran").exists()
@@ -210,7 +211,7 @@ def test_a_truncated_batch_with_a_matching_checksum_is_reported_as_damaged(tmp_p
         ({b"data": [300] * 3072, b"labels": [1]}, "is not a batch of cifar10: "),
         (
             {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
-            "is not a batch of cifar10: 2 images, 1 labels",
+            "is not a batch of cifar10: it has 2 images but 1 labels, and the numbers must match",
         ),
         ({b"data": np.zeros((1, 3072), np.uint8), b"labels": None}, "is not a batch of cifar10: "),
     ],

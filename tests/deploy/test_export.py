@@ -235,7 +235,7 @@ def test_int8_is_calibrated_on_real_images_and_its_accuracy_loss_is_reported(
             2,
             "--int8 is calibrated on real images: give --images DIR with it",
         ),
-        (["--to", "onnx", "--images", "digits"], 2, "--images is for --int8"),
+        (["--to", "onnx", "--images", "digits"], 2, "--images only applies with --int8"),
         (
             ["--to", "torch-export", "--int8", "--images", "digits"],
             2,
@@ -246,7 +246,7 @@ def test_int8_is_calibrated_on_real_images_and_its_accuracy_loss_is_reported(
             2,
             "takes images of (3, 16, 16), but those of digits are (1, 8, 8)",
         ),
-        (["--to", "onnx", "--out", "{tmp}/model"], 2, "exists already: choose another --out"),
+        (["--to", "onnx", "--out", "{tmp}/model"], 2, "already exists: choose another --out"),
     ],
 )
 def test_each_usage_error_is_reported(tmp_path, model_folder, capsys, arguments, code, sentence):

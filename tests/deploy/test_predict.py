@@ -92,7 +92,7 @@ def test_predictions_keep_the_order_of_the_files_including_damaged_ones(tmp_path
     assert [found[i].error for i in (9, 10, 11, 20)] == [
         "cannot be read: No such file or directory",
         "is not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
-        "is empty: it holds no bytes",
+        "is empty: it contains no bytes",
         "is not a regular file",
     ]
 

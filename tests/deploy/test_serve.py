@@ -156,7 +156,7 @@ def test_each_bad_request_gets_its_error_message(server_port):
     )
     assert send_request(server_port, make_image_bytes(), "/predict?top=-1")[::2] == (
         400,
-        {"error": "top=-1 is impossible: give a whole number up to 1000"},
+        {"error": "top=-1 is invalid: give a whole number up to 1000"},
     )
     assert send_request(server_port, path="/nowhere", method="GET")[0] == 404
     assert send_request(server_port, method="GET")[0] == 405
@@ -318,7 +318,7 @@ def test_a_port_in_use_and_invalid_serve_options_are_reported(tmp_path, capsys):
     )
     assert main(["serve", str(tmp_path / "model"), "--port", "70000"]) == 2
     assert (
-        "--port 70000 is impossible: give a number up to 65535, or 0 for any free port"
+        "--port 70000 is invalid: give a number up to 65535, or 0 for any free port"
         in capsys.readouterr().err
     )
     assert (

@@ -126,14 +126,18 @@ def test_truncated_weights_are_reported(model_folder):
             "names, not 1",
         ),
         ({"mean": []}, "0 means and 1 stds do not fit: give one of each for every channel"),
-        ({"mean": [0, 0], "std": [1, 1]}, "cifar-resnet8 takes images of 1 channels: got 2 means"),
+        (
+            {"mean": [0, 0], "std": [1, 1]},
+            "cifar-resnet8 takes images of 1 channels, but 2 means are given: give one mean and "
+            "one std per channel",
+        ),
         (
             {"std": [0]},
-            "means (0.5,) and stds (0.0,) are impossible: give finite numbers, and stds above 0",
+            "means (0.5,) and stds (0.0,) are invalid: give finite numbers, and stds above 0",
         ),
         (
             {"mean": [float("nan")]},
-            "means (nan,) and stds (0.25,) are impossible: give finite numbers, and stds above 0",
+            "means (nan,) and stds (0.25,) are invalid: give finite numbers, and stds above 0",
         ),
         (
             {"colour": "red"},
@@ -171,6 +175,7 @@ def test_image_channels_must_divide_the_features_of_a_fully_connected_net(channe
     else:
         with pytest.raises(
             UsageError,
-            match=f"fc-resnet10 takes 784 numbers, which the channels must divide: got {channels}",
+            match="fc-resnet10 takes 784 numbers, which the channels must divide, "
+            f"but {channels} means are given: give one mean and one std per channel",
         ):
             ModelConfig(**asked)

@@ -176,7 +176,7 @@ def test_a_name_that_is_neither_a_path_nor_on_the_hub_is_refused(tmp_path):
     for nowhere in ("weights/nowhere.pth", "nowhere", tmp_path / "a" / "b" / "c"):
         with pytest.raises(
             RecordError,
-            match=f"there is no file or folder {nowhere}, and a network on the Hugging Face hub",
+            match=f"there is no file or folder {nowhere}: check the path, or give a network of the",
         ):
             residua.create_model("cifar-resnet8", pretrained=nowhere)
     with pytest.raises(

@@ -160,8 +160,8 @@ def test_removing_inserted_units_restores_the_net():
         ),
         (
             ["stage2.unit1"],
-            "stage2.unit1 cannot be removed: "
-            "the units after it need its change of shape or its shared activation",
+            "stage2.unit1 cannot be removed, because later units depend on its change of shape "
+            "or its shared activation: choose another unit",
         ),
         (["stage1.unit1"], "stage 1 would have no unit left: keep one"),
     ],
@@ -200,7 +200,7 @@ def test_a_shortcut_can_span_any_number_of_layers():
         )
     with pytest.raises(UsageError, match="cifar-plain20 cannot be cut into units of 4 layers"):
         residualize(net, every=4)
-    with pytest.raises(UsageError, match="cifar-resnet20 has skip connections already"):
+    with pytest.raises(UsageError, match="cifar-resnet20 already has skip connections"):
         residualize(make_perturbed_net("cifar-resnet20"))
 
 
@@ -278,7 +278,10 @@ def test_layers_that_no_shortcut_can_match_are_refused():
         UsageError, match="is not a 'same' convolution: its output cannot be added to its input"
     ):
         residualize(valid)
-    with pytest.raises(UsageError, match="this net has no 2 consecutive weight layers"):
+    with pytest.raises(
+        UsageError,
+        match="this net does not have 2 weight layers in a row that a skip connection can span",
+    ):
         residualize(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)))
 
 
@@ -383,7 +386,8 @@ def test_unusual_layers_of_a_sequential_are_kept_or_refused():
         with pytest.raises(UsageError, match="is not a 'same' convolution"):
             residualize(nn.Sequential(conv, nn.ReLU(), nn.Linear(4, 2)), every=1)
     with pytest.raises(
-        UsageError, match="an nn.Sequential is a projection if shapes differ, not 'pad'"
+        UsageError,
+        match="shortcut='pad' is not supported for an nn.Sequential, .*: use shortcut='project'",
     ):
         residualize(same, shortcut="pad")
     with pytest.raises(UsageError, match="cannot span 0 layers: give at least 1"):

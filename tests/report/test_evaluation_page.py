@@ -169,7 +169,7 @@ def test_many_skipped_files_are_counted():
 
 
 def test_an_unreadable_record_is_reported(tmp_path):
-    with pytest.raises(RecordError, match=r"holds no evaluation: it has no evaluation.json"):
+    with pytest.raises(RecordError, match=r"contains no evaluation: it has no evaluation.json"):
         read_evaluation(tmp_path)
     for text in ("{", '{"model": 3}'):
         (tmp_path / "evaluation.json").write_text(text)

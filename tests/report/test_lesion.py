@@ -225,12 +225,12 @@ def test_a_study_of_one_small_net_has_its_page_too(tmp_path):
 
 
 def test_a_folder_without_a_lesion_study_is_reported(tmp_path):
-    with pytest.raises(RecordError, match="holds no lesion study: it has no results.json"):
+    with pytest.raises(RecordError, match="contains no lesion study: it has no results.json"):
         read_lesion_study(tmp_path)
     check_lesion_output_folder(tmp_path)
     for text, sentence in {
         "{": "is damaged",
-        '{"kind": "study"}': "holds no lesion study",
+        '{"kind": "study"}': "contains no lesion study",
         '{"kind": "lesion", "format": 9}': "has format 9; this version reads format 1",
         '{"kind": "lesion", "format": 1}': "not a lesion study result",
     }.items():

@@ -160,7 +160,7 @@ def test_a_metrics_line_without_measurements_is_reported_as_damaged(tmp_path, li
     with open(tmp_path / "runs/cifar-resnet56-seed0/metrics.jsonl", "a") as file:
         file.write(line + "\n")
     [damaged] = read_study_runs(tmp_path).damaged
-    assert "is no row of metrics, which has a step" in damaged.why
+    assert "is not a row of metrics, because it has no step" in damaged.why
 
 
 def test_a_damaged_study_is_reported(tmp_path):

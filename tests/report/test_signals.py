@@ -109,7 +109,7 @@ def test_the_same_record_gives_the_same_page(tmp_path):
     [
         ("{", "signals.json is damaged: Expecting property name"),
         ("[]", "signals.json is damaged: it does not describe the signals of a network"),
-        (None, "holds no signals of a network: it has no signals.json"),
+        (None, "contains no signals of a network: it has no signals.json"),
     ],
 )
 def test_a_damaged_record_is_reported(tmp_path, text, sentence):

@@ -151,13 +151,13 @@ def test_a_folder_of_a_single_run_is_read(tmp_path):
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
-    with pytest.raises(RecordError, match="holds no run: give a study's folder"):
+    with pytest.raises(RecordError, match="contains no run: give a study's folder"):
         read_study_runs(tmp_path)
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     write_run_record(tmp_path / "runs" / "a", "cifar-resnet20", 0.1, 0.1, finished=False)
-    with pytest.raises(RecordError, match="holds no finished run yet: 1 run started; repeat"):
+    with pytest.raises(RecordError, match="contains no finished run yet: 1 run started; repeat"):
         read_study_runs(tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_a_result_without_a_test_error_is_reported_as_damaged(tmp_path):
     head = tmp_path / "runs" / "a" / "run.json"
     head.write_text(head.read_text().replace("test_error", "tost_error"))
     with pytest.raises(
-        RecordError, match=r"holds no finished run: a: run\.json is damaged: KeyError"
+        RecordError, match=r"contains no finished run: a: run\.json is damaged: KeyError"
     ):
         read_study_runs(tmp_path)
 

@@ -40,7 +40,7 @@ def test_a_study_on_a_ray_cluster_equals_a_local_one(tmp_path, capsys):
     (tmp_path / "there" / "runs" / "cifar-resnet8-seed0" / "run.json").write_text("{")
     assert main([*STUDY_ARGUMENTS, "--ray", "--out", str(tmp_path / "there")]) == 1
     assert (
-        "1 of 2 runs failed, and the page says which; cifar-resnet8-seed0: "
+        "1 of 2 runs failed (the report page lists them), e.g. cifar-resnet8-seed0: "
         in capsys.readouterr().err
     )
     assert (intact / "run.json").stat().st_mtime_ns == before

@@ -16,8 +16,9 @@ from residua.config.recipe import recipe
 from residua.config.serialize import apply_override
 from residua.config.study import Arm, Study
 from residua.errors import UsageError
-from residua.record import RunRecord, pack_runs
+from residua.record import RunRecord
 from residua.studies.run_study import train_study
+from residua.study_records import pack_runs
 
 STUDY_ARGUMENTS = [
     "study",
@@ -178,7 +179,7 @@ def test_a_failed_run_prevents_neither_the_other_runs_nor_the_page(tmp_path, cap
     broken.write_text("not a folder")
     assert main([*arguments, "--out", str(tmp_path / "s")]) == 1
     assert (
-        "1 of 2 runs failed, and the page says which; cifar-plain8-seed0: "
+        "1 of 2 runs failed (the report page lists them), e.g. cifar-plain8-seed0: "
         in capsys.readouterr().err
     )
     assert RunRecord(tmp_path / "s" / "runs" / "cifar-resnet8-seed0").read_result() is not None

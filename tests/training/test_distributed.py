@@ -431,7 +431,8 @@ def test_more_processes_than_gpus_are_refused_on_every_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(
         UsageError,
-        match="^2 processes on this machine, but 1 GPU: start at most one process per GPU$",
+        match="^2 processes were started on this machine, which has 1 GPU: "
+        "start at most one process per GPU$",
     ):
         join_process_group().__enter__()
 
@@ -440,5 +441,6 @@ def test_single_process_commands_are_refused_under_torchrun(monkeypatch, capsys)
     set_torchrun_environment(monkeypatch, 0, 29500)
     assert main(["study", "--data", "digits"]) == 2
     assert (
-        capsys.readouterr().err == "residua: study is for one process: start it without torchrun\n"
+        capsys.readouterr().err
+        == "residua: study runs in a single process: start it without torchrun\n"
     )

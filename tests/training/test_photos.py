@@ -326,7 +326,7 @@ def test_impossible_options_give_a_one_line_error(photo_folder, tmp_path, capsys
 
     assert (
         get_error_line(photo_folder, "--freeze")
-        == "residua: --freeze keeps what --from has learned: give that, too"
+        == "residua: --freeze keeps the weights loaded by --from: give --from as well"
     )
     assert (
         get_error_line("digits", "--size", "16")
@@ -334,7 +334,7 @@ def test_impossible_options_give_a_one_line_error(photo_folder, tmp_path, capsys
     )
     assert (
         get_error_line(photo_folder, "--size", "4")
-        == "residua: --size 4 is impossible: give 8 to 1024 pixels"
+        == "residua: --size 4 is invalid: give 8 to 1024 pixels"
     )
     (tmp_path / "x.pth").write_bytes(b"no weights")
     assert "is damaged or not written by torch.save" in get_error_line(

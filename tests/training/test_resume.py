@@ -139,7 +139,8 @@ def test_resuming_in_another_precision_is_refused(tmp_path):
             should_stop=stop_after(3),
         )
     with pytest.raises(
-        UsageError, match="holds this run begun in fp32, not bf16: add --precision fp32"
+        UsageError,
+        match="holds this run, but it was started in fp32, not bf16: add --precision fp32",
     ):
         train_run(
             make_digits_run(),
@@ -186,7 +187,7 @@ def test_an_unfinished_run_needs_resume(tmp_path):
         )
     with pytest.raises(
         UsageError,
-        match="holds this run already: add --resume to go on with it, or choose another --out",
+        match="already holds this run: add --resume to go on with it, or choose another --out",
     ):
         train_run(
             make_digits_run(),
@@ -271,8 +272,8 @@ def test_when_all_checkpoints_are_damaged_they_are_reported(tmp_path):
         )
     checksum = "its checksum does not match its content"
     assert (
-        str(refused.value) == f"{path} is damaged: {checksum}, and there is no other checkpoint: "
-        "delete the folder to start over"
+        str(refused.value) == f"{path} is damaged: {checksum}, and there is no other checkpoint "
+        f"to resume from: delete {path.parent} to start over"
     )
 
 
@@ -327,7 +328,7 @@ def test_resuming_on_a_changed_data_set_is_refused(tmp_path, monkeypatch):
         "residua.training.prepared_run.read_split", lambda data, split, folder: changed
     )
     with pytest.raises(
-        UsageError, match="begun on other images: the data have changed, so choose another --out"
+        UsageError, match="started on other images: the data have changed, so choose another --out"
     ):
         train_run(
             make_digits_run(),

@@ -176,7 +176,7 @@ def test_a_folder_of_another_run_is_refused_and_not_modified(tmp_path):
 
 def test_a_non_empty_folder_without_a_run_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="is not empty and holds no run: choose another --out"):
+    with pytest.raises(UsageError, match="is not empty and contains no run: choose another --out"):
         train_run(
             make_digits_run(),
             tmp_path,

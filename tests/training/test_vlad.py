@@ -238,7 +238,7 @@ def test_a_class_without_images_is_reported():
             "--precision bf16 is for networks: vlad is fitted in fp32",
         ),
         (["--model", "vlda"], "no model 'vlda': did you mean 'vlad'?"),
-        (["--model", "vlad,words=0"], "words=0 is impossible: it must be at least 1"),
+        (["--model", "vlad,words=0"], "words=0 is invalid: it must be at least 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -287,7 +287,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path):
 def test_the_report_states_that_vlad_is_not_a_network(fitted_run):
     with pytest.raises(
         RecordError,
-        match=r"holds no trained network, so there is no report: "
+        match=r"contains no trained network, so there is no report: "
         r"its result on digits is in its run",
     ):
         read_records(fitted_run)

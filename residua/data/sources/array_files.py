@@ -43,13 +43,14 @@ def read_cifar_batches(
         if labels[-1].shape != pixels[-1].shape[:1]:
             raise DataError(
                 f"{path} is not a batch of {dataset.name}: "
-                f"{len(pixels[-1])} images, {labels[-1].size} labels"
+                f"it has {len(pixels[-1])} images but {labels[-1].size} labels, "
+                "and the numbers must match"
             )
     return torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(np.concatenate(labels))
 
 
 def unpickle_empty_array(*arguments: object) -> NDArray[np.generic]:
-    """Stand in for numpy's `_reconstruct`, with which pickles up to protocol 4 begin an array.
+    """Replace numpy's `_reconstruct`, with which pickles up to protocol 4 begin an array.
 
     The arguments are ignored: the array's true shape, type and content follow in the pickle.
     """
@@ -59,7 +60,7 @@ def unpickle_empty_array(*arguments: object) -> NDArray[np.generic]:
 def unpickle_array_from_buffer(
     content: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> NDArray[np.generic]:
-    """Stand in for numpy's `_frombuffer`, with which pickles of protocol 5 make an array."""
+    """Replace numpy's `_frombuffer`, with which pickles of protocol 5 make an array."""
     return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
@@ -87,11 +88,17 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED_GLOBALS:
-            raise DataError(f"it tries to call {module}.{name}, which no data set needs")
+            raise DataError(
+                f"it tries to call {module}.{name}, which no data set needs and which is unsafe; "
+                "delete it and download it again"
+            )
         return self.ALLOWED_GLOBALS[module, name]
 
     def load_dictionary(self, path: Path) -> dict[bytes, object]:
-        """The pickled dictionary; raises DataError if it is refused, damaged or something else."""
+        """Load the pickled dictionary.
+
+        Raises DataError if the pickle is refused or damaged, or does not hold a dictionary.
+        """
         try:
             value = self.load()
         except DataError as error:
@@ -120,9 +127,10 @@ def read_idx_files(dataset: Dataset, files: list[tuple[Path, DataFile]]) -> tupl
 
 
 def parse_idx_array(path: Path, content: bytes, dimensions: int) -> NDArray[np.uint8]:
-    """An array in IDX format: 0, 0, 8 (unsigned bytes), the number of dimensions, sizes, bytes.
+    """Parse an array in IDX format.
 
-    Sizes are big-endian integers of 32 bits.
+    The format is 0, 0, 8 (unsigned bytes), the number of dimensions, sizes, bytes.  Sizes are
+    big-endian integers of 32 bits.
     """
     start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:
@@ -137,7 +145,10 @@ def parse_idx_array(path: Path, content: bytes, dimensions: int) -> NDArray[np.u
 
 
 def read_verified_bytes(path: Path, file: DataFile) -> bytes:
-    """The content of a file, decompressed if it is there as .gz, with its checksum verified."""
+    """Read a file and verify its checksum.
+
+    If only a .gz copy of the file exists, the copy is read and decompressed.
+    """
     gzip_path = path.with_name(path.name + ".gz")
     is_compressed = gzip_path.exists() and not path.exists()
     if is_compressed:

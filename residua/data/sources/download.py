@@ -34,8 +34,8 @@ def find_or_download(
 ) -> Path:
     """The folder that holds `files`, by default all files of the data set.
 
-    Searched are `data_dir`, $RESIDUA_DATA and the cache, in this order; each may be the data
-    set's own folder or a parent of it.  If none has the data set, it is downloaded into the
+    The function searches `data_dir`, $RESIDUA_DATA and the cache, in this order; each may be the
+    data set's own folder or a parent of it.  If none has the data set, it is downloaded into the
     cache.  Raises DataError if a given folder is incomplete or the download fails.
     """
     files = files or dataset.train + dataset.test
@@ -72,14 +72,17 @@ def get_cache_dir() -> Path:
 
 
 def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, ...]) -> Path | None:
-    """The data set's folder in `parent`, or `parent` if it holds any of `files`; else None."""
+    """The data set's folder in `parent`, or `parent` itself if it holds any of `files`.
+
+    None if neither exists.
+    """
     if (parent / dataset.folder).is_dir():
         return parent / dataset.folder
     return parent if len(list_missing_files(parent, files)) < len(files) else None
 
 
 def list_missing_files(folder: Path, files: tuple[DataFile, ...]) -> list[str]:
-    """The names of `files` that are not in `folder`, neither as they are nor compressed as .gz."""
+    """The names of `files` that are in `folder` neither as they are nor compressed as .gz."""
     return [
         file.name
         for file in files
@@ -157,14 +160,14 @@ def download_archive(
         except DataError as error:
             failures.append(f"{url} ({error})")
     raise DataError(
-        f"{dataset.name} is not in {' or '.join(map(str, searched))}, and downloading it "
-        f"failed from {', '.join(failures)}: try again later, or download it yourself and give "
-        f"the folder that holds {dataset.folder} by --data-dir or RESIDUA_DATA"
+        f"{dataset.name} is not in {' or '.join(map(str, searched))}, and could not be downloaded "
+        f"from {', '.join(failures)}: try again later, or download it yourself and set --data-dir "
+        f"or RESIDUA_DATA to the folder that contains {dataset.folder}"
     )
 
 
 def download_and_verify(url: str, archive: DownloadArchive, partial_file: Path) -> None:
-    """Complete `partial_file` from one URL; raises DataError if its checksum is wrong."""
+    """Complete `partial_file` from one URL.  Raises DataError if its checksum is wrong."""
     # If the file continues an earlier attempt, that may be at fault: start over once.
     for _ in range(2 if partial_file.exists() else 1):
         download_with_retries(url, partial_file)
@@ -243,7 +246,7 @@ def unpack_archive(
 
 
 def describe_network_error(error: Exception) -> str:
-    """The operating system's message if the error wraps one, else the error's own."""
+    """The operating system's message if the error wraps one, otherwise the error's own message."""
     cause: object = error
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
         cause = error.reason
@@ -255,7 +258,7 @@ def file_size_or_zero(path: Path) -> int:
 
 
 def compute_file_md5(path: Path) -> str:
-    """The MD5 sum of a file; empty if there is none."""
+    """The MD5 sum of a file; "" if the file does not exist."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:

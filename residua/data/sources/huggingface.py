@@ -65,12 +65,12 @@ class ImageColumn:
             resolved_path = Path(path).resolve()
             if not any(resolved_path.is_relative_to(folder) for folder in self.allowed_folders):
                 raise OSError(
-                    f"the row names {escape_unprintable(path)}, "
-                    "which is outside the library's cache"
+                    f"the row refers to the file {escape_unprintable(path)}, "
+                    "which is not read because it is outside the library's cache"
                 )
             return resolved_path.read_bytes()
         if not isinstance(content, bytes):
-            raise OSError("the row holds no image")
+            raise OSError("the row contains no image")
         return content
 
 
@@ -101,7 +101,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def has_image_column(parquet_path: Path) -> bool:
-    """Whether a parquet file has a column of bytes; raises DataError if it cannot be read."""
+    """Whether a parquet file has a column of bytes.  Raises DataError if it cannot be read."""
     require_extra("a parquet table")
     from pyarrow import parquet
 
@@ -136,7 +136,11 @@ def list_huggingface_dataset(location: str) -> ImageListing:
 
 @lru_cache(maxsize=2)
 def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> ImageListing:
-    """`list_huggingface_dataset`, cached; `modified_times` change when a data set on disk does."""
+    """Cached version of `list_huggingface_dataset`.
+
+    `modified_times` is used only as part of the cache key, so that a changed data set on disk is
+    listed again.
+    """
     tables = load_huggingface_splits(location)
     features = next(iter(tables.values())).features
     image_column, label_column = find_image_and_label_columns(location, features)
@@ -163,7 +167,7 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
             detail = f"has {unlabelled_count:,} rows without a label, which are skipped"
             problems.append(DataProblem(escape_unprintable(labelled.name), "no class", detail))
     if not entries:
-        raise DataError(f"{location} holds no image with a label")
+        raise DataError(f"{location} contains no image with a label")
     return ImageListing(location, classes, ensure_test_split(entries), tuple(problems))
 
 
@@ -183,7 +187,7 @@ def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> 
 
 
 def load_huggingface_splits(location: str) -> dict[str, "Dataset"]:
-    """The non-empty tables of a data set by split; raises DataError if it cannot be loaded."""
+    """The non-empty tables of a data set by split.  Raises DataError if it cannot be loaded."""
     require_extra("a Hugging Face data set")
     import datasets
 
@@ -216,9 +220,10 @@ def list_huggingface_cache_folders() -> list[Path]:
 
 
 def find_image_and_label_columns(location: str, features: "Features") -> tuple[str, str]:
-    """The names of the columns of images and of labels, by their types.
+    """The names of the columns of images and of labels, found by their types.
 
-    Raises DataError if there is none of a kind, or several and none has the usual name.
+    Raises DataError if there is no column of one of the types, or if there are several and none of
+    them has the usual name.
     """
     import datasets
 
@@ -245,7 +250,10 @@ def pick_single_column(
     usual_names: Sequence[str],
     features: "Features",
 ) -> str:
-    """The only candidate, or the only one with a usual name; raises DataError if there is none."""
+    """The only candidate, or the only candidate with a usual name.
+
+    Raises DataError if there is none.
+    """
     usually_named = [name for name in candidates if name.lower() in usual_names]
     for choices in (candidates, usually_named):
         if len(choices) == 1:

@@ -1,8 +1,9 @@
 """The listing of a folder of photos.
 
 A folder holds DIR/train/CLASS/... with DIR/test/CLASS/... or DIR/val/CLASS/..., or DIR/CLASS/...
-alone, which is split by content.  With both val and test, val is the dev split.  Classes are
-sorted by name. Hidden files are ignored, and links are not followed to files outside the folder.
+alone, which is split by the SHA-256 sums of the images.  With both val and test, val is the dev
+split.  Classes are sorted by name.  Hidden files are ignored, and links are not followed to files
+outside the folder.
 """
 
 import os
@@ -54,8 +55,8 @@ def list_image_folder(root: Path) -> ImageListing:
 def find_split_folders(folders: list[Path]) -> dict[OptionalSplit, Path]:
     """The folder of each split, by the folders' names; empty if there is none to train on.
 
-    A training folder alone is split by content, under the key "".  A validation folder without a
-    test folder is the test split.
+    A training folder alone is returned under the key "", and is split by the SHA-256 sums of its
+    images.  A validation folder without a test folder is the test split.
     """
     folder_by_name = {folder.name.lower(): folder for folder in folders}
     found: dict[OptionalSplit, Path] = {}
@@ -92,7 +93,10 @@ def iter_valid_children(folder: Path, root: Path, problems: list[DataProblem]) -
 
 
 def find_path_problem(path: Path, root: Path) -> tuple[str, str] | None:
-    """Why a path is not a file or folder of the data set, as (kind, detail); None if it is one."""
+    """Explain why a path is not a file or folder of the data set, as (kind, detail).
+
+    None if the path is a file or folder of the data set.
+    """
     if path.is_symlink():
         target = Path(os.path.realpath(path))
         if not target.exists():

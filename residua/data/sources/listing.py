@@ -1,7 +1,7 @@
-"""Listings of data sets: images, classes, splits and the problems found; nothing is decoded.
+"""List data sets: images, classes, splits and the problems found; nothing is decoded.
 
 Every kind of source (a folder, a table, shards, a Hugging Face data set) is listed as an
-`ImageListing`; what follows does not depend on the kind.
+`ImageListing`, and the code that reads a listing does not depend on the kind.
 """
 
 import unicodedata
@@ -47,7 +47,7 @@ class DataProblem:
 class EmbeddedFile(Protocol):
     """An image file that is stored inside a larger file, such as a shard or a table.
 
-    An implementer holds whatever locates the image (a file and an offset, a column and a row),
+    An implementer holds the location of the image (a file and an offset, or a column and a row),
     and reads its bytes when asked, in any order and from several threads.
     """
 
@@ -92,15 +92,16 @@ def problems_to_json(problems: Iterable[DataProblem]) -> Json:
 
 
 def parse_split_name(name: str) -> OptionalSplit:
-    """The split that `name` is a usual name of; "" if it is none."""
+    """The split for which `name` is a usual name; "" if there is none."""
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), "")
 
 
 def ensure_test_split(entries: Iterable[ImageEntry]) -> tuple[ImageEntry, ...]:
-    """Relabel splits so that there is a test split, or none is given and the content decides.
+    """Make sure that the entries have a test split, or leave all splits to be chosen by digest.
 
-    If all entries are in one split, the split of every entry is cleared.  If there are only
-    training and dev images, the dev images become the test split.
+    If there are only training and dev images, the dev images become the test split.  If all entries
+    are in one split, the split of every entry is cleared, so that it is chosen later by the SHA-256
+    sum of the image's file.
     """
     entries = tuple(entries)
     splits = {entry.split for entry in entries}
@@ -114,7 +115,7 @@ def ensure_test_split(entries: Iterable[ImageEntry]) -> tuple[ImageEntry, ...]:
 
 
 def sort_class_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels, sorted by value if all are whole numbers, else by name."""
+    """The distinct labels, sorted by value if all are whole numbers, otherwise by name."""
     unique_labels = set(labels)
     are_numbers = all(label.isascii() and label.isdecimal() for label in unique_labels)
 
@@ -132,9 +133,10 @@ def index_class_names(classes: Iterable[str]) -> dict[str, int]:
 
 
 def list_visible_children(folder: Path) -> list[Path]:
-    """Files and folders in `folder`, sorted by name, without hidden ones and file managers' own.
+    """Files and folders in `folder`, sorted by name.
 
-    Raises OSError if the folder cannot be read.
+    Hidden files and files of file managers are omitted.  Raises OSError if the folder cannot be
+    read.
     """
     return sorted(
         path

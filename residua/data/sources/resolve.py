@@ -1,4 +1,4 @@
-"""What a data set's name or location means: the published data set, or the photos at the location.
+"""Resolve a data set's name to a published data set, and a location to its photos.
 
 This is the one place that knows every kind of source; it lists a location with the module that
 reads its kind.
@@ -39,7 +39,7 @@ def resolve_dataset(name_or_location: str, input_shape: tuple[int, ...] = ()) ->
     """The data set of a name, or of photos at a location, for a network of the given input shape.
 
     Photos are prepared for `input_shape`, by default (3, 224, 224).  Raises UsageError for an
-    unknown name, DataError for a location that holds no data set.
+    unknown name, and DataError for a location that holds no data set.
     """
     if name_or_location in DATASETS:
         return DATASETS[name_or_location]
@@ -58,8 +58,9 @@ def resolve_dataset(name_or_location: str, input_shape: tuple[int, ...] = ()) ->
 def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) -> PhotoDataset:
     """The photos of a listing as a data set for a network of the given input shape.
 
-    The numbers of training and dev images are estimates if the content decides the splits: that
-    is known only once the files are read.  Raises UsageError if the input is not square.
+    The numbers of training and dev images are estimates if the splits are chosen by the SHA-256
+    sums of the images, which are known only once the files are read.  Raises UsageError if the
+    input is not square.
     """
     channels, height, width = square_input_shape(input_shape)
     is_colour = channels == 3
@@ -93,17 +94,18 @@ def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
     channels, height, width = input_shape
     if height != width or channels not in (1, 3):
         raise UsageError(
-            f"photos are cropped to squares in grey or in colour, not to {input_shape}"
+            f"photos cannot be cropped to {input_shape}: "
+            "the input must be square, with 1 channel (grey) or 3 (colour)"
         )
     return channels, height, width
 
 
 def cached_image_side(input_side: int) -> int:
-    """The side of the decoded squares from which crops are taken, in pixels.
+    """The side, in pixels, of the decoded squares from which random crops are taken.
 
-    About 8/7 of the input's side, as 256 is of 224.  The difference is a multiple of
-    4, so that the center crop of a square is at whole pixels, and is the center crop of the
-    photo.
+    It is about 8/7 of the side of the network's input, for example 256 for 224.  It exceeds the
+    input's side by a multiple of 4, so that the square's center crop starts at a whole pixel and is
+    also the center crop of the photo.
     """
     return input_side + 4 * max(round(input_side / 28), 1)
 
@@ -111,7 +113,7 @@ def cached_image_side(input_side: int) -> int:
 def largest_side_that_fits(image_count: int, channels: int, max_bytes: int) -> int:
     """The largest input side for which the decoded photos fit in `max_bytes`.
 
-    It is between 16 and 1024 pixels; 0 if none of these fits.
+    It is between 16 and 1024 pixels, or 0 if not even 16 fits.
     """
     return next(
         (
@@ -138,11 +140,11 @@ def list_image_dataset(location: str | Path) -> ImageListing:
     location = listing.location
     if not listing.classes:
         raise DataError(
-            f"{location} holds no folder of images: a class is a folder of its images, "
-            f"as in {Path(location) / 'CLASS' / 'image.jpg'}"
+            f"{location} contains no image folders: put the images of each class into a folder of "
+            f"their own, e.g. {Path(location) / 'CLASS' / 'image.jpg'}"
         )
     if not listing.entries:
-        raise DataError(f"{location} holds no images: put those of each class into its folder")
+        raise DataError(f"{location} contains no images: put those of each class into its folder")
     trainable_labels = {entry.label for entry in listing.entries if entry.split in ("train", "")}
     trainable_classes = [
         name for label, name in enumerate(listing.classes) if label in trainable_labels
@@ -160,7 +162,10 @@ def list_image_dataset(location: str | Path) -> ImageListing:
 
 
 def list_local_dataset(path: Path) -> ImageListing:
-    """List the photos of a folder or file of any supported kind; raises DataError for others."""
+    """List the photos of a folder or file of a supported kind.
+
+    Raises DataError if the kind is not supported.
+    """
     if not path.exists():
         raise DataError(f"there is no folder or table {path}")
     if path.is_file() and path.suffix.lower() not in (*TABLE_SUFFIXES, SHARD_SUFFIX):

@@ -62,7 +62,7 @@ def make_file_entry(path: Path, name: str, label: int, split: OptionalSplit) -> 
 
 
 def file_mode_or_zero(path: Path) -> int:
-    """The mode bits of a file; 0 if there is no file or the path cannot be one."""
+    """The mode bits of a file; 0 if the file does not exist or the path cannot name a file."""
     try:
         return path.stat().st_mode
     except (OSError, ValueError):
@@ -70,7 +70,7 @@ def file_mode_or_zero(path: Path) -> int:
 
 
 def read_table_rows(table_path: Path) -> Iterator[tuple[str, str, str]]:
-    """The path, label and split of each row that has the first two; the split may be empty.
+    """The path, label and split of each row that has a path and a label; the split may be empty.
 
     Raises DataError if the table is damaged, empty or without a path and a label column.
     """
@@ -115,7 +115,7 @@ def read_csv_rows(table_path: Path) -> list[list[str]]:
 def read_parquet_rows(table_path: Path) -> list[list[str]]:
     """The header and the rows of a parquet table, as text.
 
-    Only the columns of `COLUMN_NAMES` are read, or all if there are none of those.
+    Only the columns of `COLUMN_NAMES` are read, or all columns if the table has none of them.
     """
     require_extra("a parquet table")
     from pyarrow import parquet

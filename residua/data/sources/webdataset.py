@@ -80,10 +80,10 @@ class ShardContents:
 
 
 def find_shards(location: Path) -> list[Path]:
-    """The shards at a location: one file, or those in a folder and in its folders of splits.
+    """Find the shards at a location: one file, or those in a folder and in its split folders.
 
-    The result is empty if the folder has other folders, for these are classes, and archives among
-    them are ignored.
+    Returns nothing if the folder has subfolders that are not named like splits, or split folders
+    with subfolders.  Such subfolders are classes, and archives next to class folders are ignored.
     """
     if location.is_file():
         return [location] if location.suffix.lower() == SHARD_SUFFIX else []
@@ -112,7 +112,7 @@ def is_shard_inside(path: Path, root: Path) -> bool:
 def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
     """List the images of shards; the names of shards and folders determine the splits.
 
-    Raises DataError if there is no image with a label.
+    Raises DataError if no image has a label.
     """
     root = location if location.is_dir() else location.parent
     listed_classes = read_class_list(root)
@@ -148,7 +148,10 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
 
 
 def parse_shard_split(shard_name: str) -> OptionalSplit:
-    """The split named by a word of the shard's file name, or else by one of its folder's name."""
+    """The split that a word in the shard's file name stands for, or else a word in a folder's name.
+
+    "" if no word stands for a split.
+    """
     words = (
         word
         for piece in reversed(shard_name.lower().split("/"))
@@ -158,9 +161,9 @@ def parse_shard_split(shard_name: str) -> OptionalSplit:
 
 
 def read_class_list(root: Path) -> tuple[str, ...]:
-    """The class names that a file next to the shards lists, one per line; none without such a file.
+    """The class names that a file next to the shards lists, one per line.
 
-    Raises DataError for an empty line or a repeated name.
+    No names if there is no such file.  Raises DataError for an empty line or a repeated name.
     """
     for file_name in CLASS_LIST_FILES:
         path = root / file_name
@@ -174,7 +177,8 @@ def read_class_list(root: Path) -> tuple[str, ...]:
                 if not name or name in classes[:i]:
                     reason = f"repeats {name}" if name else "is empty"
                     raise DataError(
-                        f"line {i + 1} of {path} {reason}: write one class per line, each once"
+                        f"line {i + 1} of {path} {reason}: "
+                        "put one class name on each line, without repeats"
                     )
             return classes
     return ()
@@ -198,7 +202,8 @@ def list_shard_samples(
 ) -> tuple[tuple[ShardSample, ...], tuple[tuple[str, str, str], ...]]:
     """The samples of a shard in its order, and its problems as (member or "", kind, detail).
 
-    `size_and_mtime` is only a part of the cache's key: it changes when the shard does.
+    The result is cached.  `size_and_mtime` is used only as part of the cache key, so that a changed
+    shard is read again.
     """
     samples: list[ShardSample] = []
     problems: list[tuple[str, str, str]] = []
@@ -226,9 +231,10 @@ def list_shard_samples(
 def group_members_by_key(
     file: IO[bytes], problems: list[tuple[str, str, str]]
 ) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """The members of a shard by sample key and then by extension, both in the order of the shard.
+    """Group the members of a shard by sample key and then by extension, both in the shard's order.
 
-    A repeated member, and damage, after which nothing is read, are appended to `problems`.
+    Repeated members are reported in `problems`.  So is damage to the archive; nothing after the
+    damaged place is read.
     """
     members_by_key: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
@@ -269,7 +275,7 @@ def iter_tar_members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
 
 
 def read_sample_label(file: IO[bytes], members: dict[str, tarfile.TarInfo]) -> str:
-    """The label in a sample's .cls file, or else in its .json file; empty if there is none."""
+    """The label in a sample's .cls file or, without one, in its .json file; "" if there is none."""
     for extension in ("cls", "json"):
         if (member := members.get(extension)) and member.size <= MAX_LABEL_BYTES:
             file.seek(member.offset_data)

@@ -1,15 +1,20 @@
-"""Explain where networks with the same weights compute different outputs in different projects."""
+"""Explain when the same weights compute different outputs in different projects.
+
+In a pre-activation net, the first unit's shortcut can branch off the input either before or after
+the first activation.  Residua branches off after it (He et al. 2016, appendix); much other code
+does so before it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from residua.config.joins import Add, Drop, Join, Scale
+from residua.config.joins import Join
 from residua.config.network import ORDERS, Network, Stem
 from residua.config.plan import plan
 from residua.net.convert.positions import HEAD_POSITION, NamedShape, TensorShapes
 
 PROJECTS_WITH_KNOWN_FORK = ("timm", "pytorchcv", "WideResNet-pytorch")
-"""Projects whose pre-activation units fork after the activation only where channels change."""
+"""Projects whose pre-activation shortcuts start after the activation only if channels change."""
 FORK_CAVEAT = (
     "in the first unit, and where channels change, residua forks after the activation "
     "(He et al. 2016, appendix); much code forks before it, which weights cannot show: "
@@ -25,7 +30,7 @@ IMAGENET_STEM = Stem(width=64, kernel=7, stride=2, pool=True)
 
 
 def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> Iterator[str]:
-    """The properties of `network` that a file's weights cannot show, one sentence each."""
+    """Yield one sentence for each property of `network` that a file's weights cannot show."""
     if network.unit.order == ORDERS["full-preact"] and project not in PROJECTS_WITH_KNOWN_FORK:
         yield FORK_CAVEAT
     head = file_tensors.get((HEAD_POSITION, "weight"), NamedShape("", ()))
@@ -49,14 +54,15 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
 
 def is_scaled_join(join: Join) -> bool:
     """Whether the join computes something other than a plain sum, in evaluation mode."""
-    return not isinstance(join, Add | Drop) and join != Scale()
+    return not join.expected_output_is_sum
 
 
 def explain_fork_difference(network: Network, project: str) -> str:
-    """How the first unit's fork differs between a project and residua; "" if it does not.
+    """Explain where the shortcut branches off in the first unit of `project`, if not as in residua.
 
-    It differs in projects with a known fork, for pre-activation nets whose first unit has an
-    identity shortcut.
+    "" if there is no difference.  There is one in `PROJECTS_WITH_KNOWN_FORK`, for pre-activation
+    nets whose first unit has an identity shortcut: the project's shortcut branches off before the
+    first activation, residua's after it.
     """
     first = plan(network).units[0]
     if (
@@ -72,9 +78,10 @@ def explain_fork_difference(network: Network, project: str) -> str:
 
 
 def explain_output_difference(network: Network, project: str) -> str:
-    """Why no network of another project computes the same outputs with these weights, in sentences.
+    """Explain why the other project's networks compute other outputs from the same weights.
 
-    "" if one does, as in most cases.  The weights themselves do not show any of these differences.
+    "" in the usual case that a network of the project computes the same outputs.  None of these
+    differences can be seen in the weights.
     """
     unit, name = network.unit, network.name
     stem_at_imagenet_width = replace(network.stem, width=IMAGENET_STEM.width)

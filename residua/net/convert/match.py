@@ -21,9 +21,10 @@ from residua.net.convert.positions import (
 
 
 def relabel_tail_norm(file_tensors: TensorShapes, expected: TensorShapes) -> TensorShapes:
-    """The file's tensors, with a lone norm outside the units labelled as the network has it.
+    """Return the file's tensors; a stem norm becomes a tail norm if the network has only that.
 
-    In some projects the norm after the stem and the one before the head have the same name.
+    Some projects give the norm after the stem and the norm before the head the same name, so a name
+    alone does not tell which of the two it is.  `expected` holds the tensors of the network.
     """
     stem, tail = ModulePosition("stem norm"), ModulePosition("tail norm")
     if (
@@ -142,7 +143,7 @@ def explain_head_mismatch(
 
 
 def list_wrong_shapes(file_tensors: TensorShapes, expected: TensorShapes) -> list[TensorKey]:
-    """The keys whose shape in the file differs from the network's, up to 1s at its end."""
+    """List the keys whose shapes differ between the file and the network, ignoring trailing 1s."""
     return [
         key
         for key, entry in expected.items()
@@ -154,7 +155,7 @@ def list_wrong_shapes(file_tensors: TensorShapes, expected: TensorShapes) -> lis
 def suggest_network(
     file_tensors: TensorShapes, network: Network, is_refused: Callable[[Network], object]
 ) -> str:
-    """The question ": is it NAME?" if a named network has all of a file's tensors, else "".
+    """The question ": is it NAME?" if a known network matches the file's tensors, else "".
 
     Networks with names like that of `network` are tried first; `is_refused` excludes candidates.
     """
@@ -184,7 +185,7 @@ def has_same_unit_counts(network: Network, file_tensors: TensorShapes) -> bool:
 
 
 def list_candidate_networks(file_tensors: TensorShapes, preferred_name: str) -> Iterator[str]:
-    """Names of networks with the depth of a file, those of the preferred name's family first."""
+    """List named networks as deep as the file's, starting with the family of the preferred name."""
     units_per_stage = count_units_per_stage(file_tensors)
     if not units_per_stage:
         return
@@ -216,7 +217,7 @@ def count_convs_per_unit(keys: Iterable[TensorKey]) -> int:
 
 
 def strip_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without final 1s, so that a 1x1 convolution fits a fully connected layer."""
+    """The shape without trailing 1s, so that a 1x1 convolution matches a fully connected layer."""
     while shape and shape[-1] == 1:
         shape = shape[:-1]
     return shape

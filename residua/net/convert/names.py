@@ -93,9 +93,10 @@ FIELD_PATTERNS = {"s": r"\d{1,2}", "u": r"\d{1,4}", "k": r"\d{1,2}"}
 
 
 def map_names_to_project(network: Network, project: ExportProject) -> dict[str, str]:
-    """Another project's tensor names by residua's; UsageError if the project lacks a name.
+    """Return a dict from residua's tensor names to those of another project.
 
-    timm has torchvision's names, except for pre-activation nets, which have those of its resnetv2.
+    Raises UsageError if the project has no name for one of the tensors.  timm uses torchvision's
+    names, except for pre-activation nets, which are named as in timm's resnetv2.
     """
     if project not in get_args(ExportProject):
         raise unknown_name_error("project", str(project), get_args(ExportProject))
@@ -113,10 +114,10 @@ def map_names_to_project(network: Network, project: ExportProject) -> dict[str, 
 
 
 def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str]:
-    """The tensors of a file by position, and the project whose names its units have.
+    """Parse a file's tensor names: its tensors by position, and the project that uses such names.
 
-    Tensors outside units with unknown names are skipped.  Raises RecordError if the file holds no
-    known residual network, or tensors that are not dense.
+    A tensor that belongs to no unit and has an unknown name is skipped.  Raises RecordError if the
+    file holds no known residual network, or if a tensor is not dense.
     """
     modules = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
     prefix = find_wrapper_prefix(modules)
@@ -141,15 +142,15 @@ def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str
 
 
 def find_wrapper_prefix(module_names: Collection[str]) -> str:
-    """The prefix that wrappers put before every name, read off the first convolution's name.
+    """Find the prefix that wrappers put before every name, from the first convolution's name.
 
     Raises RecordError if no name is a first convolution's, or if the names are residua's own.
     """
     own_unit = re.compile(r"(?:^|\.)stages\.stage\d+\.\d+\.branch\.")
     if any(own_unit.search(name) for name in module_names):
         raise RecordError(
-            "the file has residua's own names, as model.safetensors of a model folder: "
-            "give that folder"
+            "the file already uses residua's own tensor names, as the model.safetensors of a model "
+            "folder does: give the model folder instead of the file"
         )
     stems = [stem for _, stem in list_name_templates(["stem"])]
     prefixes = [
@@ -166,16 +167,16 @@ def find_wrapper_prefix(module_names: Collection[str]) -> str:
     if not prefixes:
         examples = ", ".join([*module_names][:3])
         raise RecordError(
-            f"the file holds no known residual network: none of its names ({examples}, ...) "
-            "is a first layer's (conv1, stem.conv, ...)"
+            f"the file contains no known residual network: none of its tensor names ({examples}, "
+            "...) belongs to a first layer such as conv1 or stem.conv"
         )
     return min(prefixes, key=len)
 
 
 def strip_wrapper_prefix(module_name: str, prefix: str) -> str:
-    """A module's name without the leading components that it shares with the prefix.
+    """A module's name without those leading components that it has in common with the prefix.
 
-    It need not share all of them: the head is often outside the wrapped backbone.
+    It need not have all of them: the head is often outside the wrapped backbone.
     """
     components, prefix_components = module_name.split("."), prefix.split(".")[:-1]
     shared_count = next(
@@ -187,7 +188,10 @@ def strip_wrapper_prefix(module_name: str, prefix: str) -> str:
 
 @cache
 def parse_module_name(module_name: str) -> ModulePosition | None:
-    """The position of a module by its name without prefix; None if unknown and outside units."""
+    """The position of the module that has this name, without prefix.
+
+    None if the name is unknown and does not belong to a unit.
+    """
     for names in NAME_TEMPLATES.values():
         if unit := re.match(template_to_regex(names["unit"]) + r"\.", f"{module_name}."):
             name_in_unit = f"{module_name}."[unit.end() :].removesuffix(".")

@@ -58,8 +58,8 @@ def list_expected_tensors(planned: Plan) -> TensorShapes:
         for i, layer in enumerate(layers):
             if layer.op in ("scale", "vlad") or part == "gate":
                 raise UsageError(
-                    f"{planned.network.name} has parts (gates, scales or VLAD) "
-                    "that other projects have no name for"
+                    f"{planned.network.name} cannot be converted: it has parts (gates, scales or "
+                    "VLAD) that other projects have no name for"
                 )
             unit_role = {"weight": "conv", "bn": "norm"}.get(layer.op, "")
             role = LAYER_ROLES.get((part, layer.op)) or unit_role
@@ -74,9 +74,10 @@ def list_expected_tensors(planned: Plan) -> TensorShapes:
 def iterate_plan_parts(
     planned: Plan,
 ) -> Iterator[tuple[str, str, Layers, tuple[int, int], Counter[str]]]:
-    """Each part of a network: residua's name, the part, its layers, (stage, unit), role counts.
+    """Yield each part of a network as (residua's name, part, layers, (stage, unit), role counts).
 
-    The parts of a unit share one count of roles, so that its convolutions are numbered in order.
+    Role counts hold how often each role has occurred so far.  All parts of a unit share one
+    counter, so that the unit's convolutions are numbered consecutively.
     """
     yield "stem", "stem", planned.stem, (0, 0), Counter()
     for unit in planned.units:
@@ -108,6 +109,6 @@ def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
 
 
 def count_classes(file_tensors: Mapping[TensorKey, NamedShape]) -> int:
-    """The number of classes that a file's head tells apart; 0 without a head."""
+    """The number of output classes of a file's head; 0 without a head."""
     head = file_tensors.get((HEAD_POSITION, "weight"))
     return head.output_count if head else 0

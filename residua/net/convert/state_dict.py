@@ -38,7 +38,7 @@ def read_state_dict(path: Path) -> StateDict:
     """The named tensors of a file, whatever dictionaries they are nested in.
 
     If the file holds averaged weights too (`ema`), the plain ones are read.  Raises RecordError if
-    the file is missing or damaged, holds no tensors, or asks to run code, which is not run.
+    the file is missing or damaged, contains no tensors, or asks to run code, which is not run.
     """
     if not path.is_file():
         raise RecordError(f"there is no file {path}")
@@ -50,7 +50,7 @@ def read_state_dict(path: Path) -> StateDict:
         raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
     state_dicts = {where: tensors for where, tensors in collect_state_dicts(content) if tensors}
     if not state_dicts:
-        raise RecordError(f"{path} holds no named tensors: {STATE_DICT_HINT}")
+        raise RecordError(f"{path} contains no named tensors: {STATE_DICT_HINT}")
     largest_size = max(map(len, state_dicts.values()))
     averaged_last = sorted(state_dicts, key=lambda where: "ema" in where)
     return next(
@@ -77,8 +77,8 @@ def unpickle_safely(path: Path) -> object:
             name = refused_global[2].encode()
             if name not in path.read_bytes()[-len(name) - 1 :]:  # else the file is truncated there
                 raise RecordError(
-                    f"{path} asks to run {refused_global[1]} when it is read, "
-                    f"which was refused: {STATE_DICT_HINT}"
+                    f"{path} was not loaded, for safety: reading it would run {refused_global[1]}; "
+                    f"{STATE_DICT_HINT}"
                 ) from error
         if "TorchScript" in str(error):
             raise RecordError(f"{path} holds a TorchScript program: {STATE_DICT_HINT}") from error

@@ -1,9 +1,9 @@
 """Convert weights of other projects' residual networks to residua's names, and back.
 
 Weights cannot show three properties of a network: where a bottleneck has its stride (see
-`adopt_foreign_stride`); where a pre-activation unit forks (see `explain_fork_difference`); and
-where option A adds its zero channels: residua adds them on both sides, as akamaster's code does,
-while other code appends them, which is `shortcut=pad-last` here.
+`adopt_foreign_stride`); where the shortcut of a pre-activation unit branches off (see
+`explain_fork_difference`); and where option A adds its zero channels.  Residua adds them on both
+sides, as akamaster's code does; other code appends them, which is `shortcut=pad-last` here.
 """
 
 from collections.abc import Mapping
@@ -44,11 +44,12 @@ class ConvertedWeights:
 
 
 def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> ConvertedWeights:
-    """The weights of `network` from another project's state dict; shapes may differ by final 1s.
+    """Convert another project's state dict to the weights of `network`, under residua's names.
 
-    Batch counters of BN that the file lacks, as files from before torch 0.4 do, start at 0.  Raises
-    RecordError if the file holds another network, naming the difference and a network that fits,
-    and if its project computes different outputs with the same weights.
+    Shapes may differ by trailing 1s.  If the file has no `num_batches_tracked` for BN, as files
+    from before torch 0.4, these counters start at 0.  Raises RecordError if the file holds another
+    network; the message names the difference and a network that fits.  Also raises it if the
+    project computes different outputs from the same weights.
     """
     file_tensors, project = parse_tensor_names(tensors)
     if mismatch := explain_mismatch(file_tensors, network):
@@ -89,13 +90,13 @@ def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> 
 
 
 def count_head_classes(tensors: Mapping[str, Tensor]) -> int:
-    """The number of classes of another project's state dict; 0 if it has no head."""
+    """The number of classes in the head of another project's state dict; 0 if it has no head."""
     file_tensors, _ = parse_tensor_names(tensors)
     return count_classes(file_tensors)
 
 
 def identify_network(tensors: Mapping[str, Tensor]) -> str:
-    """The name of the network of another project's state dict; UsageError if no name fits."""
+    """The name of the network that another project's state dict holds; UsageError if none fits."""
     file_tensors, project = parse_tensor_names(tensors)
     classes = count_classes(file_tensors) if has_head(file_tensors) else None
     for name in list_candidate_networks(file_tensors, "resnet"):
@@ -113,7 +114,7 @@ def identify_network(tensors: Mapping[str, Tensor]) -> str:
 def convert_to_project(
     tensors: Mapping[str, Tensor], network: Network, project: ExportProject
 ) -> dict[str, Tensor]:
-    """Residua's state dict under another project's names; UsageError if a name is lacking."""
+    """Rename residua's state dict to another project's names; UsageError if a name is missing."""
     theirs = {
         name: tensors[ours].detach()
         for ours, name in map_names_to_project(network, project).items()
@@ -126,12 +127,12 @@ def convert_to_project(
 def adopt_foreign_stride(
     network: Network, requested_name: str, converted: ConvertedWeights
 ) -> Network:
-    """The network that foreign weights were trained in: its bottlenecks stride on the 3x3.
+    """Return `network` with its bottlenecks striding on the 3x3, as in the project of the weights.
 
-    Not if `requested_name` says `stride=`.  In residua, as in the paper, bottlenecks stride on the
-    1x1; in torchvision, timm and Hugging Face on the 3x3 ("v1.5"), and likewise in the code for
-    CIFAR, pytorchcv's included.  pytorchcv's nets for ImageNet exist both ways (resnet50,
-    resnet50b) and keep their stride.
+    `network` is unchanged if `requested_name` sets `stride=`.  Residua, like the paper, strides on
+    the 1x1; torchvision, timm and Hugging Face stride on the 3x3 ("v1.5"), and so do other
+    projects' nets for CIFAR, including pytorchcv's.  pytorchcv has ImageNet nets of both kinds
+    (resnet50, resnet50b), and these keep their stride.
     """
     is_ambiguous = converted.project == "pytorchcv" and len(network.stages) == 4
     strides_on_first_conv = network.unit.kernels == (1, 3, 1) and network.unit.stride_at == 0

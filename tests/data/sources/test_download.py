@@ -274,11 +274,11 @@ def test_offline_the_error_says_what_was_tried_and_what_to_do(tmp_path, cache_fo
     with pytest.raises(DataError) as caught:
         find_or_download(make_small_cifar(b"", url, f"{file_server.url}/mirror/a.tar.gz"), tmp_path)
     assert re.fullmatch(
-        rf"cifar10 is not in {tmp_path} or {cache_folder}, and downloading it failed from "
+        rf"cifar10 is not in {tmp_path} or {cache_folder}, and could not be downloaded from "
         rf"{url} \(Connection refused\), "
         rf"{file_server.url}/mirror/a\.tar\.gz \(Connection refused\): "
-        r"try again later, or download it yourself and give the folder "
-        r"that holds cifar-10-batches-py by --data-dir or RESIDUA_DATA",
+        r"try again later, or download it yourself and set --data-dir or RESIDUA_DATA "
+        r"to the folder that contains cifar-10-batches-py",
         str(caught.value),
     )
 

@@ -224,7 +224,9 @@ def test_a_row_that_points_to_a_local_file_is_not_followed(tmp_path):
         if p.path == "train/6"
     ]
     assert problem.kind == "unreadable"
-    assert problem.detail.endswith("mine.png, which is outside the library's cache")
+    assert problem.detail.endswith(
+        "mine.png, which is not read because it is outside the library's cache"
+    )
 
 
 def test_a_parquet_table_of_paths_is_read_like_a_csv_table(tmp_path):

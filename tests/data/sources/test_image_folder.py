@@ -112,7 +112,10 @@ def test_a_table_gives_paths_labels_and_splits(tmp_path):
 
 
 INVALID_FOLDERS = {
-    "an empty folder": ({}, "holds no folder of images: a class is a folder of its images"),
+    "an empty folder": (
+        {},
+        "contains no image folders: put the images of each class into a folder of their own",
+    ),
     "one class": ({"cat": 3}, "holds only one class, cat: give at least two classes"),
     "one class to train on": (
         {"train/cat": 3, "train/dog": 0, "val/dog": 2},
@@ -120,7 +123,7 @@ INVALID_FOLDERS = {
     ),
     "classes without files": (
         {"cat": 0, "dog": 0},
-        "holds no images: put those of each class into its folder",
+        "contains no images: put those of each class into its folder",
     ),
 }
 
@@ -316,7 +319,7 @@ def test_cached_squares_belong_to_the_listed_files(tmp_path):
 def test_photos_are_cropped_to_squares(tmp_path):
     root = write_image_folder(tmp_path / "d", {"a": 2, "b": 2})
     with pytest.raises(
-        UsageError, match=r"cropped to squares in grey or in colour, not to \(3, 32, 64\)"
+        UsageError, match=r"photos cannot be cropped to \(3, 32, 64\): the input must be square"
     ):
         resolve_dataset(str(root), (3, 32, 64))
     assert resolve_dataset(str(root), (1, 32, 32)).mean == (0.449,)
@@ -336,7 +339,7 @@ def test_a_data_set_name_wins_over_a_folder_of_the_same_name(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     assert resolve_dataset("digits").kind == "sklearn"
-    with pytest.raises(DataError, match="holds no folder of images"):
+    with pytest.raises(DataError, match="contains no image folders"):
         resolve_dataset("./digits")
 
 

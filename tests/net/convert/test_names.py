@@ -309,13 +309,14 @@ def test_networks_without_bn_round_trip(name):
         (
             "cifar-highway20",
             "torchvision",
-            "cifar-highway20 has parts (gates, scales or VLAD) that other projects have no name "
-            "for",
+            "cifar-highway20 cannot be converted: it has parts (gates, scales or VLAD) "
+            "that other projects have no name for",
         ),
         (
             "cifar-resnet20,head=vlad",
             "timm",
-            "has parts (gates, scales or VLAD) that other projects have no name for",
+            "cannot be converted: it has parts (gates, scales or VLAD) that other projects have "
+            "no name for",
         ),
         (
             "preresnet50",

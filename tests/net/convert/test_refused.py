@@ -110,13 +110,13 @@ REFUSED_FILES = {
             | {"layer1.0.se.fc1.weight": torch.zeros(4, 16)}
         ),
     ),
-    "the file holds no known residual network: none of its names (features.0, features.1, "
-    "classifier, "
-    "...) is a first layer's (conv1, stem.conv, ...)": (
+    "the file contains no known residual network: none of its tensor names (features.0, "
+    "features.1, classifier, ...) belongs to a first layer such as conv1 or stem.conv": (
         "cifar-resnet8",
         lambda: {f"{n}.weight": torch.zeros(1) for n in ("features.0", "features.1", "classifier")},
     ),
-    "the file has residua's own names, as model.safetensors of a model folder: give that folder": (
+    "the file already uses residua's own tensor names, as the model.safetensors of a model folder "
+    "does: give the model folder instead of the file": (
         "cifar-resnet8",
         lambda: build(network("cifar-resnet8")).state_dict(),
     ),

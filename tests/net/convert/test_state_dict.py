@@ -103,8 +103,8 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_runs(tmp_path, zipped
     with pytest.raises(RecordError) as refused:
         read_state_dict(tmp_path / "x.pth")
     assert str(refused.value) == (
-        f"{tmp_path / 'x.pth'} asks to run {os.system.__module__}.system when it is read, which "
-        f"was refused: give a "
+        f"{tmp_path / 'x.pth'} was not loaded, for safety: reading it would run "
+        f"{os.system.__module__}.system; give a "
         "state_dict, as torch.save(model.state_dict(), FILE) writes it"
     )
     assert not (tmp_path / "ran").exists()
@@ -124,7 +124,7 @@ def test_a_pickled_module_is_refused_with_the_fix(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
     with pytest.raises(
         RecordError,
-        match=r"asks to run torch.nn.modules.linear.Linear .* torch.save\(model.state_dict\(\), "
+        match=r"would run torch.nn.modules.linear.Linear; .* torch.save\(model.state_dict\(\), "
         r"FILE\)",
     ):
         read_state_dict(tmp_path / "x.pth")
@@ -132,7 +132,7 @@ def test_a_pickled_module_is_refused_with_the_fix(tmp_path):
 
 def test_a_file_without_tensors_is_reported(tmp_path):
     torch.save({"state_dict": {}, "losses": [1.0]}, tmp_path / "x.pth")
-    with pytest.raises(RecordError, match=r"x.pth holds no named tensors"):
+    with pytest.raises(RecordError, match=r"x.pth contains no named tensors"):
         read_state_dict(tmp_path / "x.pth")
 
 
