@@ -113,8 +113,8 @@ class RunRecord:
             )
         if stored_environment.get("images", environment["images"]) != environment["images"]:
             raise UsageError(
-                f"{self.folder} holds this run, but it was started on other images: the data "
-                "have changed, so choose another --out"
+                f"the images have changed since the run in {self.folder} was started: "
+                "choose another --out"
             )
 
     def read_run_json(self) -> JsonObject:

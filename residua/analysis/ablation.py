@@ -67,8 +67,7 @@ def sample_random_deletions(
 
     With N deletable units, the numbers of deleted units are 1, 2, 4, ..., N and
     N - 1, N - 2, N - 4, ... (Veit et al. 2016, section 4.2).  Deleting all N units is drawn only
-    once.  With k units kept, the paths through the network have lengths from 0 to k, and k / 2 on
-    average; Veit et al. use the same idea in section 5 to train a network of short paths alone.
+    once.  If k units remain, paths through the network have at most k branches, k / 2 on average.
     """
     deletable = dissected.deletable_indices
     few_deleted = doubling_counts_up_to(len(deletable))

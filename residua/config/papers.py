@@ -258,7 +258,7 @@ def parse_name_changes(assignments: list[str]) -> NameChanges:
             raise UsageError(
                 f"{assignment!r} does not fit a network's name: "
                 "write e.g. cifar-resnet20,shortcut=project; "
-                f"what can be replaced is {', '.join(NETWORK_CHANGE_KEYS)}"
+                f"its keys are {', '.join(NETWORK_CHANGE_KEYS)}"
             )
         if key in changes:
             raise UsageError(

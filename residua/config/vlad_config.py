@@ -131,7 +131,7 @@ def make_vlad_classifier(name: str, input: tuple[int, ...], classes: int) -> Vla
         if key not in VLAD_CHANGE_KEYS or not equals:
             raise UsageError(
                 f"{change!r} does not fit vlad: write e.g. vlad,words=32; "
-                f"what can be replaced is {', '.join(VLAD_CHANGE_KEYS)}"
+                f"its keys are {', '.join(VLAD_CHANGE_KEYS)}"
             )
         field_values[key] = parse_literal(text)
     if isinstance(field_values["patch"], int):

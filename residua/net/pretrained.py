@@ -42,8 +42,8 @@ def load_pretrained_weights(
     if num_classes is None:
         source_head = f"{source_network.classes} classes" if has_head else "no head"
         raise RecordError(
-            f"{source} has {source_head}, {requested.name} has {requested.classes} classes: "
-            "give num_classes for a new head"
+            f"{source} has {source_head}, but {requested.name} has {requested.classes} classes: "
+            "give num_classes to train a new head"
         )
     return replace(source_network, classes=requested.classes), body_tensors
 

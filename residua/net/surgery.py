@@ -178,8 +178,8 @@ def regroup_plain_layers(network: Network, every: int) -> Network:
     last_layer = f"{unit.order.last} {unit.order.after}".strip()
     if unit.order.each.startswith("weight") and unit.order.each != last_layer:
         raise UsageError(
-            f"the layers of {network.name} differ within a unit, so they cannot be regrouped: "
-            f"give every={layers}"
+            f"the layers within a unit of {network.name} differ, so a skip connection must span a "
+            f"whole unit: give every={layers}"
         )
     has_mixed_layers = len({*unit.kernels}) > 1 or unit.squeeze > 1 or unit.stride_at
     if has_mixed_layers or any(stage.units * layers % every for stage in network.stages):

@@ -86,7 +86,11 @@ def get_class_counts(check_facts: Mapping[str, Json]) -> dict[str, dict[str, int
 def group_problems(
     problems: list[dict[str, str]], thumbnail_uris: Mapping[str, str]
 ) -> list[dict[str, object]]:
-    """Kind, count, meaning and rows (path, detail, thumbnail) of each kind, the worst first."""
+    """Group problems by their kind, the worst kind first.
+
+    Each group has the kind, what it means, the number of problems, and one row per problem: path,
+    detail and thumbnail.
+    """
     counts = Counter(problem["kind"] for problem in problems)
     return [
         {

@@ -77,10 +77,10 @@ FIGURE_STYLE = {
 def set_error_axis(
     axes: "Axes", error_percents: Iterable[float], chance_percent: float = 0.0
 ) -> None:
-    """Make the y axis show errors from 0 to 100 %: linear below 1 %, logarithmic above.
+    """Scale the y axis for errors in percent: linear below 1 %, logarithmic above.
 
-    The axis covers `error_percents`.  If one of them exceeds half of `chance_percent`, the error of
-    random guessing, it also covers `chance_percent`, which a dotted line marks.
+    The limits fit `error_percents`.  If one of these exceeds half of `chance_percent`, the error of
+    random guessing, the limits include `chance_percent` too, and a dotted line marks it.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 

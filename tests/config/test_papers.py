@@ -185,7 +185,7 @@ def test_any_valid_depth_works_and_the_shape_follows_the_data():
         (
             "cifar-resnet20,widht=3",
             "'widht=3' does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
-            "what can be replaced is block, shortcut, order, join, start, stride, width, units, "
+            "its keys are block, shortcut, order, join, start, stride, width, units, "
             "head, stem",
         ),
     ],

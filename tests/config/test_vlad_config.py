@@ -67,8 +67,7 @@ def test_there_is_a_default_for_any_shape_of_images(shape):
         ("vlad,cost=0", "cost=0.0 is invalid: it must be above 0"),
         (
             "vlad,depth=20",
-            "'depth=20' does not fit vlad: write e.g. vlad,words=32; what can be replaced is "
-            "patch, contrast",
+            "'depth=20' does not fit vlad: write e.g. vlad,words=32; its keys are patch, contrast",
         ),
         ("vlad,words", "'words' does not fit vlad: write e.g. vlad,words=32"),
     ],

@@ -91,8 +91,8 @@ def test_a_backbone_without_a_head_needs_a_new_one(tmp_path):
     )
     with pytest.raises(
         RecordError,
-        match="x.pth has no head, cifar-resnet8,shortcut=project has 10 classes: give num_classes "
-        "for a new head",
+        match="x.pth has no head, but cifar-resnet8,shortcut=project has 10 classes: "
+        "give num_classes to train a new head",
     ):
         residua.create_model(name, pretrained=tmp_path / "x.pth")
     net = residua.create_model(name, num_classes=10, pretrained=tmp_path / "x.pth", seed=3)
@@ -162,7 +162,8 @@ def test_create_model_loads_a_model_folder(tmp_path, name):
         (
             "cifar-resnet8",
             {},
-            "model has 4 classes, cifar-resnet8 has 10 classes: give num_classes for a new head",
+            "model has 4 classes, but cifar-resnet8 has 10 classes: give num_classes to train a "
+            "new head",
         ),
     ],
 )

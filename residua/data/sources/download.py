@@ -220,7 +220,7 @@ def download_remaining_bytes(url: str, partial_file: Path) -> None:
                 file.write(block)
                 bar.update(len(block))
         if total and file.tell() < total:
-            raise ConnectionError(f"cut after {file.tell():,} of {total:,} bytes")
+            raise ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
 
 
 def unpack_archive(

@@ -83,10 +83,10 @@ def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) ->
 
 
 def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(channels, side, side) of a network's input; the input of a fully connected net may be (n,).
+    """The image shape (channels, side, side) that a network's input is filled with.
 
-    Raises UsageError if the input is neither a square of grey nor one of colours.
-    """
+    The input (n,) of a fully connected net holds a square RGB image if n is 3 times a square
+    number, and a square grey image otherwise.  Raises UsageError if no square image fits."""
     if len(input_shape) == 1:
         colour_side, grey_side = isqrt(input_shape[0] // 3), isqrt(input_shape[0])
         is_colour = 3 * colour_side**2 == input_shape[0]
@@ -144,7 +144,9 @@ def list_image_dataset(location: str | Path) -> ImageListing:
             f"their own, e.g. {Path(location) / 'CLASS' / 'image.jpg'}"
         )
     if not listing.entries:
-        raise DataError(f"{location} contains no images: put those of each class into its folder")
+        raise DataError(
+            f"{location} contains no images: put the images of each class into the folder of that class"
+        )
     trainable_labels = {entry.label for entry in listing.entries if entry.split in ("train", "")}
     trainable_classes = [
         name for label, name in enumerate(listing.classes) if label in trainable_labels

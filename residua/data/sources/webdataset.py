@@ -271,7 +271,7 @@ def iter_tar_members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
                 yield member
         file.seek(tar.offset)
         if any(file.read(TAR_BLOCK_SIZE)):
-            raise tarfile.ReadError(f"there is no valid member at byte {tar.offset:,}")
+            raise tarfile.ReadError(f"no valid file header at byte {tar.offset:,} of the archive")
 
 
 def read_sample_label(file: IO[bytes], members: dict[str, tarfile.TarInfo]) -> str:

@@ -105,8 +105,10 @@ def map_names_to_project(network: Network, project: ExportProject) -> dict[str, 
     theirs_by_ours = {}
     for ((role, s, u, k), tensor), ours in list_expected_tensors(plan(network)).items():
         if role not in name_templates:
-            hint = ", timm has" if role == "tail norm" else ""
-            raise UsageError(f"{project} has no name for the {role} of {network.name}{hint}")
+            hint = ": choose timm, which has" if role == "tail norm" else ""
+            raise UsageError(
+                f"{network.name} cannot be written for {project}, which has no {role}{hint}"
+            )
         template = f"{name_templates['unit']}.{name_templates[role]}" if s else name_templates[role]
         module_name = template.format(s=s, s0=s - 1, u=u, u0=u - 1, k=k, k0=k - 1)
         theirs_by_ours[ours.name] = f"{module_name}.{tensor}"
@@ -188,9 +190,9 @@ def strip_wrapper_prefix(module_name: str, prefix: str) -> str:
 
 @cache
 def parse_module_name(module_name: str) -> ModulePosition | None:
-    """The position of the module that has this name, without prefix.
+    """The position in the network of the module with this name, from which any prefix is removed.
 
-    None if the name is unknown and does not belong to a unit.
+    Returns None for an unknown name outside of the units.
     """
     for names in NAME_TEMPLATES.values():
         if unit := re.match(template_to_regex(names["unit"]) + r"\.", f"{module_name}."):

@@ -190,7 +190,9 @@ def test_an_interrupted_download_resumes_where_it_stopped(
 
 def test_a_later_attempt_resumes_an_earlier_download(cache_folder, file_server, published_cifar):
     file_server.cuts = [50_000, 0]
-    with pytest.raises(DataError, match=r"a\.tar\.gz \(cut after 50,000 of [\d,]+ bytes\)"):
+    with pytest.raises(
+        DataError, match=(r"a\.tar\.gz \(the connection ended after 50,000 of [\d,]+ bytes\)")
+    ):
         find_or_download(published_cifar)
     assert not (cache_folder / published_cifar.folder).exists()
     assert read_files(find_or_download(published_cifar)) == FILE_CONTENTS

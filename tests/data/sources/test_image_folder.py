@@ -123,7 +123,7 @@ INVALID_FOLDERS = {
     ),
     "classes without files": (
         {"cat": 0, "dog": 0},
-        "contains no images: put those of each class into its folder",
+        "contains no images: put the images of each class into the folder of that class",
     ),
 }
 

@@ -321,12 +321,14 @@ def test_networks_without_bn_round_trip(name):
         (
             "preresnet50",
             "torchvision",
-            "torchvision has no name for the tail norm of preresnet50, timm has",
+            "preresnet50 cannot be written for torchvision, which has no tail norm: choose timm, "
+            "which has",
         ),
         (
             "preresnet50",
             "huggingface",
-            "huggingface has no name for the tail norm of preresnet50, timm has",
+            "preresnet50 cannot be written for huggingface, which has no tail norm: choose timm, "
+            "which has",
         ),
         ("resnet18", "keras", "no project 'keras': choose from torchvision, timm, huggingface"),
     ],
