@@ -1,5 +1,6 @@
 """Packages whose public names are imported at their first use, so that `import residua` stays
-light."""
+light.
+"""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module

@@ -1,5 +1,6 @@
 """Every block of code in docs/ runs, in order, as a reader would run it; what the README says
-stands in a record."""
+stands in a record.
+"""
 
 import json
 import os

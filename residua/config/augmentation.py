@@ -14,7 +14,8 @@ class BatchTransform(Part):
 
     Its implementation is `f(transform, pixels, bits) -> pixels`: levels (n, c, h, w) in [0, 255],
     uint8 or float, and `random_numbers_per_image` random int64 numbers below 2^63 for each image
-    (n, k).  It must draw from these bits alone, so that a run resumes bit-identically."""
+    (n, k).  It must draw from these bits alone, so that a run resumes bit-identically.
+    """
 
     __slots__ = ()
 

@@ -196,7 +196,8 @@ class Stage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
     """The first weight layer, with a 3x3 max-pool of stride 2 if `pool` (He et al. 2015, Table
-    1)."""
+    1).
+    """
 
     width: int
     kernel: int = 3

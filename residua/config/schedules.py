@@ -10,7 +10,8 @@ from residua.config.checks import check_range
 @dataclass(frozen=True, slots=True)
 class StepDecay:
     """A constant rate that is multiplied by `factor` at each of `at`, which are fractions of a
-    run."""
+    run.
+    """
 
     STORED_KIND: ClassVar[str] = "Drops"
 
@@ -30,7 +31,8 @@ class StepDecay:
 @dataclass(frozen=True, slots=True)
 class OneCycle:
     """A linear rise to `lr` over the first `rise` of a run, then a cosine down to 0 (after Smith &
-    Topin 2017)."""
+    Topin 2017).
+    """
 
     lr: float = 0.02
     rise: float = 0.4

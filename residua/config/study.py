@@ -1,5 +1,6 @@
 """A study as a value: the arms that it compares, their depths and seeds, and their common
-recipe."""
+recipe.
+"""
 
 import re
 from dataclasses import dataclass

@@ -56,7 +56,8 @@ def hold_out_dev_split(
 
     An image is chosen by its content: by digits of its SHA-256 sum that the choice of the test
     split does not use.  If no image is chosen, one image of the largest class is moved.  Every
-    class keeps an image for training."""
+    class keeps an image for training.
+    """
     train_indices = sorted(
         (i for i, split in enumerate(splits) if split == "train"), key=lambda i: digests[i][13:]
     )

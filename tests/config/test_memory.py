@@ -40,7 +40,8 @@ def measure_saved_by_autograd(net, batch):
 
 def count_bn_statistics_bytes(planned):
     """Bytes of the mean and the inverse deviation that BN keeps for each channel, and of a head's
-    pooled features."""
+    pooled features.
+    """
     return sum(2 * 4 * layer.output_shape.channels for layer in planned.layers if layer.op == "bn")
 
 

@@ -1,5 +1,6 @@
 """Parameter counts, to the last one, as derived from the papers' tables (and as other
-implementations have them)."""
+implementations have them).
+"""
 
 import itertools
 import re
@@ -221,7 +222,8 @@ def test_shortcut_variants_of_table_1_add_the_parameters_of_their_extra_layers()
 
 def test_the_lecture_net_matches_a_count_by_hand():
     """conv conv conv pool, conv conv conv conv pool, conv conv conv conv, fully connected (S17); a
-    twin without W_s."""
+    twin without W_s.
+    """
     planned = plan(network("lecture-resnet12"))
     widths = [(3, 32), *[(32, 32)] * 2, (32, 64), *[(64, 64)] * 3, (64, 128), *[(128, 128)] * 3]
     plain = sum(9 * a * b + b for a, b in widths) + 128 * 10 + 10

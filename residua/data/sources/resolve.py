@@ -86,7 +86,8 @@ def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The image shape (channels, side, side) that a network's input is filled with.
 
     The input (n,) of a fully connected net holds a square RGB image if n is 3 times a square
-    number, and a square grey image otherwise.  Raises UsageError if no square image fits."""
+    number, and a square grey image otherwise.  Raises UsageError if no square image fits.
+    """
     if len(input_shape) == 1:
         colour_side, grey_side = isqrt(input_shape[0] // 3), isqrt(input_shape[0])
         is_colour = 3 * colour_side**2 == input_shape[0]
@@ -145,7 +146,8 @@ def list_image_dataset(location: str | Path) -> ImageListing:
         )
     if not listing.entries:
         raise DataError(
-            f"{location} contains no images: put the images of each class into the folder of that class"
+            f"{location} contains no images: put the images of each class into the folder of that "
+            f"class"
         )
     trainable_labels = {entry.label for entry in listing.entries if entry.split in ("train", "")}
     trainable_classes = [
