@@ -55,10 +55,10 @@ class ActivationDistribution:
         """The distribution of x + z for independent z."""
         if noise.variance == 0:
             return self
-        cell_count = len(self.cell_masses)
-        spectrum = compute_noise_spectrum(cell_count, noise.mean, noise.variance)
-        convolved = np.fft.irfft(np.fft.rfft(self.cell_masses) * spectrum, cell_count)
-        noise_cells = discretize_normal(cell_count, noise.mean, noise.variance)
+        histogram_cells = len(self.cell_masses)
+        spectrum = compute_noise_spectrum(histogram_cells, noise.mean, noise.variance)
+        convolved = np.fft.irfft(np.fft.rfft(self.cell_masses) * spectrum, histogram_cells)
+        noise_cells = discretize_normal(histogram_cells, noise.mean, noise.variance)
         return ActivationDistribution(
             0.0, np.maximum(convolved, 0) + self.mass_at_zero * noise_cells
         )
@@ -87,26 +87,30 @@ class ActivationDistribution:
         )
 
 
-def compute_cell_centers(cell_count: int) -> NDArray[np.float64]:
-    """The centers of the cells (cell_count,), symmetric about 0."""
-    cells = np.arange(cell_count, dtype=np.float64)
-    centers: NDArray[np.float64] = (cells - cell_count // 2 + 0.5) * CELL_WIDTH
+def compute_cell_centers(histogram_cells: int) -> NDArray[np.float64]:
+    """The centers of the cells (histogram_cells,), symmetric about 0."""
+    cells = np.arange(histogram_cells, dtype=np.float64)
+    centers: NDArray[np.float64] = (cells - histogram_cells // 2 + 0.5) * CELL_WIDTH
     return centers
 
 
 @lru_cache(maxsize=32)
-def discretize_normal(cell_count: int, mean: float, variance: float) -> NDArray[np.float64]:
-    """The mass of N(mean, variance) in each cell (cell_count,)."""
-    return normal_mass_per_cell(compute_cell_centers(cell_count), mean, variance)
+def discretize_normal(histogram_cells: int, mean: float, variance: float) -> NDArray[np.float64]:
+    """The mass of N(mean, variance) in each cell (histogram_cells,)."""
+    return normal_mass_per_cell(compute_cell_centers(histogram_cells), mean, variance)
 
 
 @lru_cache(maxsize=32)
-def compute_noise_spectrum(cell_count: int, mean: float, variance: float) -> NDArray[np.complex128]:
+def compute_noise_spectrum(
+    histogram_cells: int, mean: float, variance: float
+) -> NDArray[np.complex128]:
     """The Fourier transform of N(mean, variance) over distances between cells.
 
     Multiplying the spectrum of a histogram by it adds the noise.
     """
-    cell_offsets = np.fft.ifftshift((np.arange(cell_count) - cell_count // 2) * CELL_WIDTH)
+    cell_offsets = np.fft.ifftshift(
+        (np.arange(histogram_cells) - histogram_cells // 2) * CELL_WIDTH
+    )
     return np.fft.rfft(normal_mass_per_cell(cell_offsets, mean, variance))
 
 
@@ -122,6 +126,6 @@ def normal_mass_per_cell(
     )
 
 
-def standard_normal(cell_count: int) -> ActivationDistribution:
+def standard_normal(histogram_cells: int) -> ActivationDistribution:
     """N(0, 1), as after BN."""
-    return ActivationDistribution(0.0, discretize_normal(cell_count, 0.0, 1.0))
+    return ActivationDistribution(0.0, discretize_normal(histogram_cells, 0.0, 1.0))

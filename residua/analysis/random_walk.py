@@ -91,19 +91,19 @@ class ExpectedSignals:
 
 def predict_initial_signals(plan: Plan) -> list[ExpectedSignals | None]:
     """The expected signals of each unit of a new network; None if the model does not apply."""
-    return list(predict_each_unit(plan, choose_cell_count(plan)))
+    return list(predict_unit_signals(plan, choose_histogram_cells(plan)))
 
 
-def choose_cell_count(plan: Plan) -> int:
+def choose_histogram_cells(plan: Plan) -> int:
     """A power of 2, large enough for a walk through the whole network."""
     drift = sum(noise.mean for unit in plan.units if (noise := predict_branch_noise(unit)))
     reach = REACH_IN_SDS * sqrt(len(plan.units) + 4) + drift
     return int(2 ** np.ceil(np.log2(2 * reach / CELL_WIDTH)))
 
 
-def predict_each_unit(plan: Plan, cell_count: int) -> Iterator[ExpectedSignals | None]:
-    """Yield the expected signals of each unit, computed with a histogram of `cell_count` cells."""
-    distribution = distribution_after_stem(plan.stem, cell_count)  # of x; None if unknown
+def predict_unit_signals(plan: Plan, histogram_cells: int) -> Iterator[ExpectedSignals | None]:
+    """Yield the expected signals of each unit, by histograms of `histogram_cells` cells."""
+    distribution = distribution_after_stem(plan.stem, histogram_cells)  # of x; None if unknown
     uncut: ActivationDistribution | None = None  # the part no unit of the stage has clipped so far
     for unit in plan.units:
         noise = predict_branch_noise(unit)
@@ -112,8 +112,8 @@ def predict_each_unit(plan: Plan, cell_count: int) -> Iterator[ExpectedSignals |
             yield None
             distribution = uncut = None
             continue
-        x = propagate_through_lead(unit, distribution, cell_count)
-        shortcut = propagate_through_shortcut(unit, x, cell_count)
+        x = propagate_through_lead(unit, distribution, histogram_cells)
+        shortcut = propagate_through_shortcut(unit, x, histogram_cells)
         if shortcut is None:
             yield predict_zero_branch(unit, noise)
             distribution = uncut = None
@@ -196,25 +196,25 @@ def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
             return None
 
 
-def distribution_after_stem(stem: Layers, cell_count: int) -> ActivationDistribution | None:
+def distribution_after_stem(stem: Layers, histogram_cells: int) -> ActivationDistribution | None:
     """The distribution of the first unit's input; None if the model does not cover the stem."""
     match list_op_names(stem):
         case ["weight", "bn"]:
-            return standard_normal(cell_count)
+            return standard_normal(histogram_cells)
         case ["weight", "bn", "relu"]:
-            return standard_normal(cell_count).apply_relu()
+            return standard_normal(histogram_cells).apply_relu()
         case _:
             return None
 
 
 def propagate_through_lead(
-    unit: PlannedUnit, x: ActivationDistribution | None, cell_count: int
+    unit: PlannedUnit, x: ActivationDistribution | None, histogram_cells: int
 ) -> ActivationDistribution | None:
     """The distribution after the layers that branch and shortcut share; None if unknown."""
     for op in list_op_names(unit.lead):
         match op:
             case "bn":
-                x = standard_normal(cell_count)
+                x = standard_normal(histogram_cells)
             case "relu":
                 x = x and x.apply_relu()
             case _:
@@ -223,11 +223,11 @@ def propagate_through_lead(
 
 
 def propagate_through_shortcut(
-    unit: PlannedUnit, x: ActivationDistribution | None, cell_count: int
+    unit: PlannedUnit, x: ActivationDistribution | None, histogram_cells: int
 ) -> ActivationDistribution | None:
     """The distribution of the shortcut's output: 0 for a plain unit, None if unknown."""
     if unit.shortcut is None:
-        return ActivationDistribution(1.0, np.zeros(cell_count))
+        return ActivationDistribution(1.0, np.zeros(histogram_cells))
     match list_op_names(unit.shortcut):
         case []:
             return x
@@ -237,9 +237,9 @@ def propagate_through_shortcut(
                 padding.input_shape.channels / padding.output_shape.channels
             )
         case ["weight", "bn"]:
-            return standard_normal(cell_count)
+            return standard_normal(histogram_cells)
         case ["weight"] if x is not None and x.moment(2) > 0:
             variance = 2 * x.moment(2)  # He initialisation doubles the second moment
-            return ActivationDistribution(0.0, discretize_normal(cell_count, 0.0, variance))
+            return ActivationDistribution(0.0, discretize_normal(histogram_cells, 0.0, variance))
         case _:
             return None

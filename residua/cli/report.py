@@ -28,12 +28,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     if arguments.pack:
-        pack_study(arguments.folder)
+        pack_study_records(arguments.folder)
     facts, findings = regenerate_report(arguments.folder)
     print_result(facts, findings, arguments.json)
 
 
-def pack_study(folder: Path) -> None:
+def pack_study_records(folder: Path) -> None:
     """Pack a study's runs.  Raises UsageError if the folder is not a study."""
     if not (folder / "study.json").exists():
         raise UsageError(

@@ -28,6 +28,7 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(CIFAR100_CLASS_TEXT.split())
+FASHION_MNIST_REPOSITORY = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist"
 FASHION_MNIST_CLASSES = (
     "t-shirt/top",
     "trouser",
@@ -233,7 +234,7 @@ DATASETS = {
             0.3530,
             (
                 "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-                "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+                f"{FASHION_MNIST_REPOSITORY}/master/data/fashion/",
             ),
             (
                 "f4a8712d7a061bf5bd6d2ca38dc4d50a",

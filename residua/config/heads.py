@@ -29,11 +29,11 @@ class Pooling(Part):
     def pooled_channels(self, channels: int) -> int:
         """The number of values per image after pooling."""
 
-    def count_parameters(self, channels: int) -> int:
+    def count_pooling_parameters(self, channels: int) -> int:
         """Parameters of the pooling itself."""
         return 0
 
-    def count_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
+    def count_pooling_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
         """Multiply-adds of the pooling per image."""
         return 0
 
@@ -71,14 +71,14 @@ class Head(Pooling):
     def pooled_channels(self, channels: int) -> int:
         return channels * (self.words if self.pool == "vlad" else 1)
 
-    def count_parameters(self, channels: int) -> int:
+    def count_pooling_parameters(self, channels: int) -> int:
         """Parameters of the pooling, for `channels` input channels.
 
         VLAD has an assignment to the words, with biases, and the centres.
         """
         return self.words * (2 * channels + 1) if self.pool == "vlad" else 0
 
-    def count_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
+    def count_pooling_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
         """Multiply-adds of the pooling per image: two matrix products for VLAD, otherwise none."""
         return 2 * self.words * channels * prod(size) if self.pool == "vlad" else 0
 

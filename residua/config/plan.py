@@ -57,7 +57,7 @@ class Layer:
     @property
     def parameters(self) -> int:
         if self.pooling is not None:
-            return self.pooling.count_parameters(self.input_shape.channels)
+            return self.pooling.count_pooling_parameters(self.input_shape.channels)
         match self.op:
             case "weight":
                 return (self.fan_in + self.bias) * self.output_shape.channels
@@ -75,7 +75,7 @@ class Layer:
         Weight layers are counted as by He et al. 2015, and the pooling is counted too.
         """
         if self.pooling is not None:
-            return self.pooling.count_multiply_adds(*self.input_shape)
+            return self.pooling.count_pooling_multiply_adds(*self.input_shape)
         return self.fan_in * self.output_shape.numel if self.op == "weight" else 0
 
 

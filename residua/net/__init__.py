@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from residua.net.create import create_model as create_model
     from residua.net.edit_folder import edit_model_folder as edit_model_folder
     from residua.net.fold_bn import fold_batchnorm as fold_batchnorm
-    from residua.net.freeze import FrozenBatchNorm as FrozenBatchNorm
+    from residua.net.freeze import FrozenStatsBatchNorm as FrozenStatsBatchNorm
     from residua.net.freeze import freeze_backbone as freeze_backbone
     from residua.net.freeze import last_layer_parameters as last_layer_parameters
     from residua.net.fused_bn import install_fused_batchnorm as install_fused_batchnorm
@@ -75,7 +75,7 @@ __getattr__, __dir__ = export_lazily(
         "create": "create_model",
         "edit_folder": "edit_model_folder",
         "fold_bn": "fold_batchnorm",
-        "freeze": "FrozenBatchNorm freeze_backbone last_layer_parameters",
+        "freeze": "FrozenStatsBatchNorm freeze_backbone last_layer_parameters",
         "fused_bn": "install_fused_batchnorm",
         "fused_bn_kernels": "describe_fused_kernels",
         "hub": "resolve_weights_path",

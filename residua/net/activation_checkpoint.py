@@ -44,7 +44,8 @@ class CheckpointedStage(nn.Sequential):
         units = iter(self)
         for length in self.segment_lengths:
             segment = nn.Sequential(*islice(units, length))
-            x = RecomputedSegment.apply(segment, x, *segment.parameters())  # type: ignore[no-untyped-call]
+            inputs = (segment, x, *segment.parameters())
+            x = RecomputedSegment.apply(*inputs)  # type: ignore[no-untyped-call]
         return x
 
 

@@ -8,7 +8,7 @@ from residua.net.build import ResidualNetwork
 from residua.net.swap_batchnorm import swap_batchnorms
 
 
-class FrozenBatchNorm(nn.BatchNorm2d):
+class FrozenStatsBatchNorm(nn.BatchNorm2d):
     """A BN that always normalises by its running statistics and never updates them.
 
     It stays in evaluation mode, whichever mode the network is in.
@@ -28,7 +28,7 @@ def freeze_backbone(net: ResidualNetwork) -> None:
     """
     net.requires_grad_(False)
     net.head[-1].requires_grad_(True)
-    swap_batchnorms(net, FrozenBatchNorm)
+    swap_batchnorms(net, FrozenStatsBatchNorm)
 
 
 def last_layer_parameters(net: nn.Module) -> set[Tensor]:

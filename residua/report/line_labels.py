@@ -63,8 +63,9 @@ def label_line_ends(axes: "Axes", line_ends: list[LineEnd], font_size: float) ->
 
 def measure_axes_points(axes: "Axes") -> tuple[float, float]:
     """Width and height of the axes in points, 1/72 inch."""
-    figure, position = axes.figure, axes.get_position()
-    width_inches, height_inches = figure.get_figwidth(), figure.get_figheight()  # type: ignore[union-attr]
+    figure: Any = axes.figure  # matplotlib types it as possibly None
+    position = axes.get_position()
+    width_inches, height_inches = figure.get_figwidth(), figure.get_figheight()
     return 72 * width_inches * position.width, 72 * height_inches * position.height
 
 

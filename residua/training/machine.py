@@ -46,7 +46,8 @@ class Machine:
             if self.uses_fused_bn:
                 install_fused_batchnorm(net)
             checkpoint_activations(net, self.recompute)
-        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        moved: ModuleT = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return moved
 
     @property
     def uses_fused_bn(self) -> bool:

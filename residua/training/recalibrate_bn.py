@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from residua.config.memory import EVAL_BATCH
 from residua.data.augment import normalise_pixels
 from residua.data.read import Images
-from residua.net.freeze import FrozenBatchNorm
+from residua.net.freeze import FrozenStatsBatchNorm
 from residua.training.evaluate import EvaluationScore, evaluate_network
 from residua.training.machine import Machine
 
@@ -26,7 +26,7 @@ def list_unfrozen_batchnorms(net: nn.Module) -> list[BatchNorm]:
     unfrozen = [
         module
         for module in net.modules()
-        if isinstance(module, BatchNorm) and not isinstance(module, FrozenBatchNorm)
+        if isinstance(module, BatchNorm) and not isinstance(module, FrozenStatsBatchNorm)
     ]
     return [norm for norm in unfrozen if norm.track_running_stats]
 
