@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from math import asinh, log
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
