@@ -46,7 +46,8 @@ class Machine:
             if self.uses_fused_bn:
                 install_fused_batchnorm(net)
             checkpoint_activations(net, self.recompute)
-        moved: ModuleT = net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = torch.channels_last
+        moved: ModuleT = net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return moved
 
     @property
