@@ -6,7 +6,7 @@ ResiduaError            something failed: exit code 1
 │   └── ImageError      an image file cannot be decoded; its `kind` says why
 ├── RecordError         a run's folder is missing, damaged, or belongs to another run
 │   └── DamagedRecordError  a record is incomplete or unreadable
-├── TrainingError       training cannot start or continue, e.g. as a loss is not finite
+├── TrainingError       training cannot start or continue, e.g. because a loss is not finite
 └── Interrupted         the user stopped a command: exit code 130
 """
 
@@ -21,7 +21,7 @@ class ResiduaError(Exception):
 
 
 class UsageError(ResiduaError, ValueError):
-    """A request for something impossible; nothing was started."""
+    """The request is impossible; this is raised before anything is started."""
 
     exit_code = 2
 
@@ -34,7 +34,7 @@ class ImageError(DataError):
     """An image cannot be decoded.
 
     kind    one of: unreadable, empty, not an image, truncated, damaged, too large
-    detail  the message without its subject, the image's `source`
+    detail  what is wrong: the message without the image's `source`, with which it begins
     """
 
     def __init__(self, source: str, kind: str, detail: str) -> None:
@@ -51,17 +51,17 @@ class DamagedRecordError(RecordError):
 
 
 class TrainingError(ResiduaError):
-    """Training could not start, or it stopped; then the last good checkpoint is kept."""
+    """Training could not start, or had to stop; if it stopped, the last good checkpoint is kept."""
 
 
 class Interrupted(ResiduaError):
-    """The user stopped a command; a training has written a checkpoint."""
+    """The user stopped a command; if it was training, it has written a checkpoint."""
 
     exit_code = 130
 
 
 def unknown_name_error(kind: str, name: str, choices: Iterable[str]) -> UsageError:
-    """Make the error for an unknown name: with the nearest choice, or else a list of all.
+    """Make the error for an unknown name; it suggests the nearest choice, or else lists all.
 
     `no recipe 'he2051': did you mean 'he2015'?`
     """

@@ -12,18 +12,21 @@ EXTRA_PACKAGES = {
     "a Hugging Face data set": ("datasets", ("datasets",)),
     "serve": ("serve", ("starlette", "uvicorn", "python_multipart")),
 }
-"""For each feature the extra of residua that brings it, and the packages that it needs."""
+"""Maps each feature to the extra of residua that installs it, and to the packages it needs."""
 
 
 def find_missing_package(feature: str) -> str:
-    """The first package that `feature` needs and that is not installed; "" if all are installed."""
+    """Return the first package for `feature` that is not installed; "" if there is none."""
     return next(
         (package for package in EXTRA_PACKAGES[feature][1] if find_spec(package) is None), ""
     )
 
 
 def require_extra(feature: str) -> None:
-    """UsageError, with the command that installs it, if a package is missing for `feature`."""
+    """Raise UsageError if a package that `feature` needs is missing.
+
+    The message contains the command that installs the package.
+    """
     if package := find_missing_package(feature):
         extra = EXTRA_PACKAGES[feature][0]
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Write files and folders atomically: write aside, flush to disk, rename."""
+"""Write files and folders atomically: write to a temporary path, flush to disk, rename."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or a folder, which replaces `path` on success.
+    """Yield a temporary path to write a file or a folder to; on success it replaces `path`.
 
-    On failure `path` keeps its old content, and the temporary one is deleted.
+    On failure `path` keeps its old content, and the temporary file or folder is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, backup = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
@@ -37,10 +37,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def try_lock_folder(folder: Path) -> Iterator[bool]:
-    """Lock `folder` and yield True, or yield False if another process on this machine holds the
-    lock.
+    """Lock `folder` and yield True; yield False if another process already holds the lock.
 
-    The lock ends with the block, or with the process.  Always True if the file system has no locks.
+    Only processes on this machine count.  The lock is released when the `with` block or the process
+    ends.  On a file system without locks, the result is always True.
     """
     if os.name != "posix":
         yield True

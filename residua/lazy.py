@@ -1,6 +1,4 @@
-"""Packages whose public names are imported at their first use, so that `import residua` stays
-light.
-"""
+"""Import a package's public names at their first use, so that `import residua` stays light."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module

@@ -23,10 +23,10 @@ MetricsRow: TypeAlias = dict[str, float | None]
 
 
 def read_json_record(path: Path, content: str, keys: Iterable[str] = ()) -> JsonObject:
-    """Read a JSON object of this version's format that has `keys`.
+    """Read a JSON object from `path`; check that it has this version's format and all of `keys`.
 
-    `content` names what the file should hold, for messages, e.g. "a run".  Raises RecordError for a
-    missing file or another format, DamagedRecordError for anything that is not such an object.
+    `content` says in error messages what the file should hold, e.g. "a run".  Raises RecordError if
+    the file is missing or has another format, DamagedRecordError if it is not such an object.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """The run's name in its study: that of its folder."""
+        """The run's name in its study, which is its folder's name."""
         return self.folder.name
 
     @property
@@ -73,10 +73,11 @@ class RunRecord:
         return self.folder / "checkpoints"
 
     def claim_folder(self, run: Run, environment: JsonObject, resume: bool) -> None:
-        """Write run.json for a new `run`, or check that the folder holds this run.
+        """Write run.json for a new `run`, or check that the folder already holds this run.
 
-        UsageError if it holds another run or other files; if it holds this run unfinished and
-        `resume` is False; or if the run was begun in another precision or on other images.
+        Raises UsageError if the folder holds another run or other files; if it holds this run
+        unfinished and `resume` is False; or if the run was begun in another precision or on other
+        images.
         """
         if self.run_json_path.exists():
             self.check_same_run(run, environment, resume)
@@ -91,7 +92,7 @@ class RunRecord:
             write_json(self.run_json_path, content | {"environment": environment, "result": None})
 
     def check_same_run(self, run: Run, environment: JsonObject, resume: bool) -> None:
-        """UsageError if the record is not of `run`, or cannot be resumed as asked."""
+        """Raise UsageError if this record is not of `run`, or cannot be resumed as requested."""
         stored = self.read_run_json()
         if (stored_run := parse_run(stored["run"])) != run:
             difference = describe_first_difference(stored_run.json, run.json)
@@ -148,7 +149,7 @@ class RunRecord:
             file.write(json.dumps(row) + "\n")
 
     def truncate_metrics_after(self, step: int) -> None:
-        """Delete the rows after `step`, and a last row that was cut off."""
+        """Delete the rows of metrics.jsonl after `step`, and a last row that was cut off."""
         if self.metrics_path.exists():
             complete_rows, _, _ = self.metrics_path.read_text(encoding="utf-8").rpartition("\n")
             rows = parse_metrics(complete_rows, self.metrics_path)
@@ -165,7 +166,10 @@ RUN_KEYS = ("format", "run", "environment", "result")
 
 
 def parse_metrics(text: str, path: Path) -> list[MetricsRow]:
-    """Parse the rows of a metrics.jsonl; DamagedRecordError names `path` if one is damaged."""
+    """Parse the text of a metrics.jsonl; `path` is its file.
+
+    Raises DamagedRecordError, whose message names `path`, if a row is damaged.
+    """
     try:
         rows = [json.loads(line) for line in text.splitlines() if line]
     except (ValueError, RecursionError) as error:
@@ -183,7 +187,10 @@ def check_metrics_row(row: Json, path: Path) -> MetricsRow:
 
 
 def describe_first_difference(stored: Json, requested: Json, path: str = "") -> str:
-    """Say where two JSON values first differ: `seed is 0 there, 1 here`."""
+    """Say where two JSON values first differ: `seed is 0 there, 1 here`.
+
+    "there" is the value in `stored`, "here" the one in `requested`; `path` is put before the key.
+    """
     if isinstance(stored, dict) and isinstance(requested, dict):
         for key in [*stored, *requested]:
             if stored.get(key) != requested.get(key):

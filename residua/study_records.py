@@ -27,7 +27,10 @@ PACKED_RUNS = "runs.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class PackedRunRecord(RunRecord):
-    """One row of `runs.jsonl`, read like a run's folder; `folder` is the study's."""
+    """The record of a run in one row of `runs.jsonl`; it is read like a run's folder.
+
+    `folder` is the folder of the study.
+    """
 
     row: JsonObject = field(default_factory=dict)
 
@@ -51,20 +54,23 @@ class PackedRunRecord(RunRecord):
 
 
 def folder_for_name(parent: Path, name: str) -> Path:
-    """The folder below `parent` for a run or a network of that name, without "," and "=" in it.
+    """The folder below `parent` for a run or a network; its name has no "," and no "=".
 
-    Version 0.1 used the name itself; such a folder is used if it exists.
+    Version 0.1 used `name` itself as the folder's name; if such a folder exists, it is used.
     """
     return parent / name if (parent / name).exists() else parent / to_folder_name(name)
 
 
 def to_folder_name(name: str) -> str:
-    """`cifar-resnet20,start=identity-seed0` -> `cifar-resnet20_start-identity-seed0`."""
+    """Make a folder's name from the name of a run or a network.
+
+    `cifar-resnet20,start=identity-seed0` -> `cifar-resnet20_start-identity-seed0`.
+    """
     return name.replace(",", "_").replace("=", "-")
 
 
 def list_run_records(study_folder: Path) -> list[RunRecord]:
-    """The records of a study's runs, folders and packed ones, sorted by name.
+    """The records of a study's runs, both those in folders and packed ones, sorted by name.
 
     A run's folder takes precedence over a packed record of the same name.
     """
@@ -94,9 +100,9 @@ def read_packed_runs(path: Path) -> list[PackedRunRecord]:
 
 
 def pack_runs(study_folder: Path) -> int:
-    """Move the records of a study's runs from their folders into `runs.jsonl`; returns how many.
+    """Move the records of a study's runs from their folders into `runs.jsonl`; return their number.
 
-    Model folders stay where they are.  UsageError if a run is not finished.
+    Model folders stay where they are.  Raises UsageError if a run is not finished.
     """
     records = list_run_records(study_folder)
     folders = [record for record in records if not isinstance(record, PackedRunRecord)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from residua.config import registry
 from residua.config.augmentation import Augmentation, BatchTransform
 from residua.config.heads import Pooling
 from residua.config.joins import Add, Join
@@ -55,11 +56,15 @@ class LearnedMixModule(nn.Module):
         return torch.tanh(self.a) * shortcut + branch
 
 
-register(
-    LearnedMix,
-    implementation=lambda join, gate: LearnedMixModule(join.start),
-    names={"learned-mix": LearnedMix()},
-)
+register(LearnedMix, implementation=lambda join, gate: LearnedMixModule(join.start))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def named_learned_mix():
+    """A name for the join, which messages of other tests do not list."""
+    register(LearnedMix, names={"learned-mix": LearnedMix()})
+    yield
+    del registry._named_values[Join]["learned-mix"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from residua.data.counter_rng import RandomStream, random_bits_from_keys, random
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """The order in which the units are applied, and the units that lack their branch.
+    """An altered network: the order in which units are applied, and the units that are deleted.
 
     Units are numbered from 0, in the order of the intact network.
     """
@@ -27,9 +27,9 @@ class Ablation:
 
     @property
     def first_changed_index(self) -> int:
-        """The first index in `unit_order` that differs from the intact network.
+        """The first position at which the ablated network differs from the intact one.
 
-        The number of units if there is no difference.
+        If nothing differs, this is the number of units.
         """
         for i, unit in enumerate(self.unit_order):
             if unit != i or unit in self.deleted_units:
@@ -40,8 +40,8 @@ class Ablation:
     def kendall_tau(self) -> float:
         """Kendall's tau between `unit_order` and the original order, in [-1, 1].
 
-        It is the share of pairs of units in the original order minus the share of pairs in the
-        reverse order; 1 for fewer than two units.
+        It is the share of pairs of units that are in their original order minus the share of pairs
+        in reverse order; 1 for fewer than two units.
         """
         order = torch.tensor(self.unit_order)
         concordant = (order[:, None] < order).triu(1).sum().item()
@@ -50,12 +50,12 @@ class Ablation:
 
 
 def delete_units(unit_count: int, *deleted_indices: int) -> Ablation:
-    """The ablation that deletes these units of `unit_count` and keeps the order of the others."""
+    """Make the ablation that deletes these of `unit_count` units and keeps the others' order."""
     return Ablation(tuple(range(unit_count)), frozenset(deleted_indices))
 
 
 def doubling_counts_up_to(maximum: int) -> list[int]:
-    """The powers of two up to `maximum`, and `maximum` itself: 1, 2, 4, ..., maximum."""
+    """List the powers of two up to `maximum`, and `maximum` itself: 1, 2, 4, ..., maximum."""
     powers = {2**i for i in range(maximum.bit_length()) if 2**i <= maximum}
     return sorted({maximum, *powers} - {0})
 
@@ -95,8 +95,8 @@ def sample_random_swaps(
     """Draw random orders of the units, by the number of swaps (Veit et al. 2016, section 4.3).
 
     A swap exchanges two units of the same stage whose output has the shape of their input.  The
-    numbers of swaps are 1, 2, 4, ..., and the number of units that keep the shape of their input.
-    The dictionary is empty if no stage has two such units.
+    numbers of swaps are 1, 2, 4, ..., up to and including the number of units that keep the shape
+    of their input.  The dictionary is empty if no stage has two such units.
     """
     swappable = [i for i, unit in enumerate(dissected.units) if not unit.changes_shape]
     pairs = [
@@ -119,7 +119,7 @@ def sample_random_swaps(
 def apply_random_swaps(
     unit_count: int, swappable_pairs: list[tuple[int, int]], swap_count: int, draw: int, seed: int
 ) -> tuple[int, ...]:
-    """The order of units 0, 1, 2, ... after `swap_count` random swaps, one after the other."""
+    """Return the order of units 0, 1, 2, ... after `swap_count` random swaps, made one by one."""
     bits = random_bits_from_keys(
         seed, RandomStream.LESION_SWAP, swap_count, draw, torch.arange(swap_count)
     )
@@ -139,7 +139,7 @@ def measure_ablation_errors(
     batch_size: int,
     on_step: Callable[[], None],
 ) -> list[float]:
-    """The error of every ablation on normalised images (n, c, h, w) with labels (n,), in [0, 1].
+    """Measure each ablation's error, in [0, 1], on normalised images (n, c, h, w), labels (n,).
 
     `on_step` is called once per ablation and batch.
     """
@@ -157,7 +157,7 @@ def measure_ablation_errors(
 
 
 def compute_unit_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Tensor]:
-    """The input of every unit of the intact network, followed by the input of the head."""
+    """Compute the input of every unit of the intact network, followed by the input of the head."""
     unit_inputs = [dissected.stem(pixels)]
     for unit in dissected.units:
         unit_inputs.append(unit.intact(unit_inputs[-1]))
@@ -165,7 +165,7 @@ def compute_unit_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Ten
 
 
 def forward_from_first_change(dissected: DissectedNetwork, ablation: Ablation, x: Tensor) -> Tensor:
-    """The output of the last unit of the ablated network; x is the input of its first changed unit.
+    """Compute the last unit's output in the ablated network from x, its first changed unit's input.
 
     Raises ValueError if the ablation deletes a unit that cannot be deleted.
     """

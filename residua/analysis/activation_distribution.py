@@ -12,7 +12,7 @@ CELL_WIDTH = 1 / 16  # of the histogram; errors are about CELL_WIDTH^2 / 100
 
 @dataclass(frozen=True, slots=True)
 class BranchNoise:
-    """The response of a branch at initialisation: normal with this mean and variance."""
+    """The output of a branch at initialisation, modelled as normal with this mean and variance."""
 
     mean: float
     variance: float
@@ -26,7 +26,7 @@ class BranchNoise:
 class ActivationDistribution:
     """The distribution of one activation, or a part of it whose total mass is below 1.
 
-    `cell_masses` is the histogram: cells of width `CELL_WIDTH`, half of them below 0.  The mass at
+    `cell_masses` is a histogram: cells of width `CELL_WIDTH`, half of them below 0.  The mass at
     exactly 0 is separate, because ReLUs and zero padding produce zeros.
     """
 
@@ -35,11 +35,11 @@ class ActivationDistribution:
 
     @property
     def total_mass(self) -> float:
-        """The probability of this part; 1 for a whole distribution."""
+        """The total probability of this part of a distribution; 1 for a whole distribution."""
         return self.mass_at_zero + float(self.cell_masses.sum())
 
     def moment(self, power: int) -> float:
-        """The mean of x^power, for power >= 1."""
+        """Return the mean of x^power, for power >= 1."""
         centers = compute_cell_centers(len(self.cell_masses))
         return float((self.cell_masses * centers**power).sum())
 
@@ -52,7 +52,7 @@ class ActivationDistribution:
         return self.moment(2) - self.mean**2
 
     def add_noise(self, noise: BranchNoise) -> "ActivationDistribution":
-        """The distribution of x + z for independent z."""
+        """Return the distribution of x + z, where z is the noise, independent of x."""
         if noise.variance == 0:
             return self
         histogram_cells = len(self.cell_masses)
@@ -64,23 +64,23 @@ class ActivationDistribution:
         )
 
     def drop_negative_mass(self) -> "ActivationDistribution":
-        """The part of the distribution at 0 and above."""
+        """Return the part of the distribution at 0 and above."""
         is_positive = compute_cell_centers(len(self.cell_masses)) > 0
         return ActivationDistribution(self.mass_at_zero, np.where(is_positive, self.cell_masses, 0))
 
     def apply_relu(self) -> "ActivationDistribution":
-        """The distribution of max(0, x)."""
+        """Return the distribution of max(0, x)."""
         nonnegative = self.drop_negative_mass()
         return ActivationDistribution(
             self.mass_at_zero + self.total_mass - nonnegative.total_mass, nonnegative.cell_masses
         )
 
     def scale_mass(self, factor: float) -> "ActivationDistribution":
-        """The same shape with `factor` times the total mass."""
+        """Return this distribution with all masses multiplied by `factor`."""
         return ActivationDistribution(self.mass_at_zero * factor, self.cell_masses * factor)
 
     def move_mass_to_zero(self, kept_share: float) -> "ActivationDistribution":
-        """Keep a share of the activations, in [0, 1], and set the others to 0."""
+        """Return the distribution with all but a `kept_share` in [0, 1] of activations set to 0."""
         return ActivationDistribution(
             self.mass_at_zero * kept_share + (1 - kept_share) * self.total_mass,
             self.cell_masses * kept_share,
@@ -88,7 +88,7 @@ class ActivationDistribution:
 
 
 def compute_cell_centers(histogram_cells: int) -> NDArray[np.float64]:
-    """The centers of the cells (histogram_cells,), symmetric about 0."""
+    """Return the centers of the histogram's cells (histogram_cells,), symmetric about 0."""
     cells = np.arange(histogram_cells, dtype=np.float64)
     centers: NDArray[np.float64] = (cells - histogram_cells // 2 + 0.5) * CELL_WIDTH
     return centers
@@ -96,7 +96,7 @@ def compute_cell_centers(histogram_cells: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=32)
 def discretize_normal(histogram_cells: int, mean: float, variance: float) -> NDArray[np.float64]:
-    """The mass of N(mean, variance) in each cell (histogram_cells,)."""
+    """Return the mass of N(mean, variance) in each histogram cell (histogram_cells,)."""
     return normal_mass_per_cell(compute_cell_centers(histogram_cells), mean, variance)
 
 
@@ -104,9 +104,9 @@ def discretize_normal(histogram_cells: int, mean: float, variance: float) -> NDA
 def compute_noise_spectrum(
     histogram_cells: int, mean: float, variance: float
 ) -> NDArray[np.complex128]:
-    """The Fourier transform of N(mean, variance) over distances between cells.
+    """Return the Fourier transform of N(mean, variance), sampled at distances between cells.
 
-    Multiplying the spectrum of a histogram by it adds the noise.
+    Multiplying a histogram's spectrum by this transform adds the noise.
     """
     cell_offsets = np.fft.ifftshift(
         (np.arange(histogram_cells) - histogram_cells // 2) * CELL_WIDTH
@@ -117,7 +117,7 @@ def compute_noise_spectrum(
 def normal_mass_per_cell(
     cell_centers: NDArray[np.float64], mean: float, variance: float
 ) -> NDArray[np.float64]:
-    """The mass of N(mean, variance) around each center: density times cell width."""
+    """Approximate the mass of N(mean, variance) in each cell: density at the center times width."""
     return np.asarray(
         CELL_WIDTH
         * np.exp(-((cell_centers - mean) ** 2) / (2 * variance))
@@ -127,5 +127,5 @@ def normal_mass_per_cell(
 
 
 def standard_normal(histogram_cells: int) -> ActivationDistribution:
-    """N(0, 1), as after BN."""
+    """Return N(0, 1), the distribution of activations after BN."""
     return ActivationDistribution(0.0, discretize_normal(histogram_cells, 0.0, 1.0))

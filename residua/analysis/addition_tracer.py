@@ -78,7 +78,7 @@ class AdditionTracer(TorchFunctionMode):
         return result
 
     def is_residual_addition(self, args: tuple[Any, ...]) -> bool:
-        """Whether the first two arguments are the operands of a residual addition."""
+        """Return whether the traced call adds its first two arguments in a residual addition."""
         a, b = args[:2]
         both_traced = (
             isinstance(a, Tensor)
@@ -97,21 +97,21 @@ class AdditionTracer(TorchFunctionMode):
     def find_addition_before_relu(
         self, function_name: str, args: tuple[Any, ...]
     ) -> TracedAddition | None:
-        """The last addition, if this function is a ReLU of its sum."""
+        """Return the last recorded addition if the traced call is a ReLU of its sum, else None."""
         if function_name not in RELU_FUNCTIONS or not self.additions:
             return None
         last_addition = self.additions[-1]
         return last_addition if args[0] is last_addition.unit_output else None
 
     def record_addition(self, args: tuple[Any, ...], result: Tensor) -> None:
-        """Record that the first two arguments are added."""
+        """Record a residual addition of the traced call's first two arguments."""
         shortcut, branch = sorted(args[:2], key=lambda operand: int(self.weight_depths[operand]))
         stats = compute_forward_stats(branch.detach(), shortcut.detach(), result.detach(), None)
         self.additions.append(TracedAddition(tuple(self.module_path), result, stats))
 
 
 def record_relu_after_addition(addition: TracedAddition, result: Tensor) -> None:
-    """Make the output of the ReLU the unit's output, and record which sums the ReLU has zeroed."""
+    """Take the ReLU's output as the unit's output, and record which sums the ReLU has zeroed."""
     clip_mask, y = addition.unit_output.detach() < 0, result.detach()
     rectified_stats = compute_forward_stats(y, y, y, clip_mask)
     addition.unit_output = result
@@ -124,7 +124,7 @@ def record_relu_after_addition(addition: TracedAddition, result: Tensor) -> None
 
 
 def iterate_tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    """Yield the tensors among `values` and in the lists and tuples inside."""
+    """Yield all tensors in `values`, including those in nested lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -136,7 +136,7 @@ def iterate_tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 def track_module_calls(
     net: nn.Module, tracer: AdditionTracer, outputs: dict[str, Tensor]
 ) -> Iterator[None]:
-    """Keep `tracer.module_path` up to date, and put the last output of each module in `outputs`."""
+    """Keep `tracer.module_path` up to date and store each module's last output in `outputs`."""
 
     def push_module(name: str, module: nn.Module, given: Any) -> None:
         tracer.module_path.append(name)

@@ -25,7 +25,7 @@ def restore_training_modes(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_eval_mode(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which no parameter requires a gradient; both are restored afterwards."""
+    """Use evaluation mode, with no parameter requiring a gradient; restore both on leaving."""
     trainable_parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     with restore_training_modes(net):
         net.eval().requires_grad_(False)
@@ -40,7 +40,7 @@ def frozen_eval_mode(net: nn.Module) -> Iterator[None]:
 def use_batch_statistics(net: nn.Module) -> Iterator[None]:
     """Let BN normalise by the batch, as in training, without updating its running statistics.
 
-    All other modules are in evaluation mode.  Every mode is restored afterwards.
+    All other modules are in evaluation mode.  All modes are restored on leaving the context.
     """
     with restore_training_modes(net):
         net.eval()

@@ -1,4 +1,4 @@
-"""All ablations of one network, and its gradient by path length."""
+"""Measure all ablations of one network, and its gradient by path length."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class AblationPlan:
     swaps_by_count: dict[int, list[Ablation]]  # random draws by the number of swaps
 
     def list_distinct(self) -> list[Ablation]:
-        """Every ablation once; random draws may repeat each other and the single deletions."""
+        """List each ablation once: random draws may repeat each other or the single deletions."""
         draws = chain(*self.deletions_by_count.values(), *self.swaps_by_count.values())
         return list(dict.fromkeys([self.intact, *self.single_deletions.values(), *draws]))
 
@@ -148,7 +148,7 @@ def plan_ablations(dissected: DissectedNetwork, sampling: LesionSampling) -> Abl
 def collect_unit_deletions(
     dissected: DissectedNetwork, plan: AblationPlan, error_by_ablation: ErrorByAblation
 ) -> tuple[UnitDeletionResult, ...]:
-    """The error without each unit; None for a unit that cannot be deleted."""
+    """Collect the error after deleting each unit; None for a unit that cannot be deleted."""
     error_by_unit = {i: error_by_ablation[single] for i, single in plan.single_deletions.items()}
     return tuple(
         UnitDeletionResult(
@@ -161,7 +161,7 @@ def collect_unit_deletions(
 def summarize_random_deletions(
     dissected: DissectedNetwork, plan: AblationPlan, error_by_ablation: ErrorByAblation
 ) -> tuple[RandomDeletionResult, ...]:
-    """The mean and sd of the error for each number of deleted units."""
+    """Compute the mean and sd of the error for each number of deleted units."""
     deletable_count = len(dissected.deletable_indices)
     return tuple(
         RandomDeletionResult(
@@ -174,7 +174,7 @@ def summarize_random_deletions(
 def summarize_random_swaps(
     plan: AblationPlan, error_by_ablation: ErrorByAblation
 ) -> tuple[RandomSwapResult, ...]:
-    """The mean Kendall tau, and the mean and sd of the error, for each number of swaps."""
+    """Compute the mean Kendall tau, and the mean and sd of the error, for each number of swaps."""
     return tuple(
         RandomSwapResult(
             count,
@@ -188,7 +188,7 @@ def summarize_random_swaps(
 def mean_and_sd_of_errors(
     error_by_ablation: ErrorByAblation, ablations: Iterable[Ablation]
 ) -> tuple[float, float | None]:
-    """The mean and the sample sd of the errors of these ablations.
+    """Return the mean and the sample sd of the errors of these ablations.
 
     The sd is None for a single ablation.
     """
@@ -197,7 +197,7 @@ def mean_and_sd_of_errors(
 
 
 def choose_lesion_batch_size(plan: Plan) -> int:
-    """The batch size for which the inputs of all units stay below `MAX_UNIT_INPUT_BYTES`."""
+    """Return a batch size for which all unit inputs together fit in `MAX_UNIT_INPUT_BYTES`."""
     values_per_image = (
         sum(unit.input_shape.numel for unit in plan.units) + plan.units[-1].output_shape.numel
     )
@@ -207,7 +207,7 @@ def choose_lesion_batch_size(plan: Plan) -> int:
 def make_step_counter(
     label: str, total_steps: int, on_progress: NamedCountListener
 ) -> Callable[[], None]:
-    """Make a function that counts its calls and reports `label`, the count and the total."""
+    """Make a function that, on each call, reports `label`, the count of calls and the total."""
     done = 0
 
     def count_step() -> None:

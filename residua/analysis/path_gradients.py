@@ -1,8 +1,8 @@
-"""The share of the gradient by path length (Veit et al. 2016, section 5.2 and Fig. 6).
+"""Measure the share of the gradient by path length (Veit et al. 2016, section 5.2 and Fig. 6).
 
 A path passes each unit through its branch or through its shortcut; its length is the number of
-branches.  A network of n units has 2^n paths.  In evaluation mode, and with gates as constants, the
-gradient at the first unit's input is the sum of the gradients of all paths.
+branches on it.  A network of n units has 2^n paths.  In evaluation mode, and with gates as
+constants, the gradient at the first unit's input is the sum of the gradients of all paths.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,8 @@ class UnitGraph(NamedTuple):
 class PathGradient(NamedTuple):
     """The gradient of one path, as a direction and the natural log of its norm.
 
-    The product of hundreds of small factors would underflow; the sum of their logs does not.
+    The norm is a product of hundreds of small factors, which would underflow; the sum of their logs
+    does not.
     """
 
     direction: Tensor  # of norm 1, or 0 if the gradient vanishes or is not finite
@@ -50,14 +51,14 @@ def measure_gradient_shares(
     seed: int,
     on_step: Callable[[], None],
 ) -> tuple[PathLengthShare, ...]:
-    """The share of the gradient for each path length k, on normalised images (n, c, h, w).
+    """Measure the gradient's share for each path length, on normalised images (n, c, h, w).
 
     For each length, the mean norm of the gradient over `draws_per_length` random paths is
-    multiplied by the number of paths of that length, C(n, k) with n units.  The share of a length
-    is this product divided by the sum of the products of all lengths.  The norm is that of d loss /
-    d x over the whole batch.
+    multiplied by the number of paths of that length, C(N, k) for length k and N units.  The share
+    of a length is this product divided by the sum of the products of all lengths.  The norm is that
+    of dL/dx, the gradient at the first unit's input, over the whole batch.
 
-    The shares are the measure that Veit et al. use for which paths carry the gradient.  They are
+    Veit et al. use these shares to measure which paths carry the gradient.  They are
     not an exact decomposition: gradients of different paths differ in direction, so their norms do
     not add up to the norm of their sum.
 
@@ -81,7 +82,7 @@ def measure_gradient_shares(
 def compute_length_shares(
     unit_count: int, sampled_log_norms: dict[int, float]
 ) -> tuple[PathLengthShare, ...]:
-    """Weight the mean norm of each length, sampled or interpolated, by its number of paths."""
+    """Compute each length's share: its mean norm, sampled or interpolated, times its path count."""
     lengths = range(unit_count + 1)
     log_norms = [interpolate_log_norm(sampled_log_norms, length) for length in lengths]
     log_weights = [
@@ -102,7 +103,7 @@ def compute_length_shares(
 def build_unit_graphs(
     dissected: DissectedNetwork, pixels: Tensor, labels: Tensor
 ) -> tuple[list[UnitGraph], Tensor]:
-    """A separate autograd graph per unit, and the gradient of the mean loss at the last output.
+    """Build an autograd graph per unit, and the mean loss's gradient at the last unit's output.
 
     Separate graphs let `compute_path_gradient` combine units freely without a new forward pass.
     Raises ValueError for a unit without a shortcut.
@@ -125,9 +126,9 @@ def build_unit_graphs(
 def compute_path_gradient(
     unit_graphs: list[UnitGraph], output_gradient: Tensor, branch_units: frozenset[int]
 ) -> PathGradient:
-    """The gradient at the first unit's input along the one path through these branches.
+    """Compute the gradient at the first unit's input along the path through these units' branches.
 
-    All units that are not in `branch_units` are passed through their shortcut.
+    The path passes all units that are not in `branch_units` through their shortcut.
     """
     g, log_scale = output_gradient, 0.0
     for i, graph in reversed(list(enumerate(unit_graphs))):
@@ -143,7 +144,7 @@ def compute_path_gradient(
 
 
 def count_sampled_paths(unit_count: int, draws_per_length: int) -> int:
-    """The number of paths that `measure_gradient_shares` samples through `unit_count` units."""
+    """Return how many paths `measure_gradient_shares` samples if there are `unit_count` units."""
     return sum(
         count_draws(length, unit_count, draws_per_length)
         for length in choose_sampled_lengths(unit_count)
@@ -151,14 +152,15 @@ def count_sampled_paths(unit_count: int, draws_per_length: int) -> int:
 
 
 def count_draws(length: int, unit_count: int, draws_per_length: int) -> int:
-    """The number of paths to sample; 1 for the shortest and the longest path, which are unique."""
+    """Return how many paths of `length` to sample: 1 for the shortest and longest, both unique."""
     return 1 if length in (0, unit_count) else draws_per_length
 
 
 def choose_sampled_lengths(unit_count: int) -> list[int]:
-    """The path lengths from 0 to `unit_count` to sample: all, or at most `MAX_SAMPLED_LENGTHS`.
+    """Choose the path lengths to sample: all from 0 to `unit_count`, or a selection.
 
-    Short lengths are sampled more densely, because short paths carry most of the gradient.
+    At most `MAX_SAMPLED_LENGTHS` are sampled.  Short lengths are sampled more densely, because
+    short paths carry most of the gradient.
     """
     if unit_count < MAX_SAMPLED_LENGTHS:
         return list(range(unit_count + 1))
@@ -167,9 +169,9 @@ def choose_sampled_lengths(unit_count: int) -> list[int]:
 
 
 def interpolate_log_norm(sampled_log_norms: dict[int, float], length: int) -> float:
-    """The log norm at `length`, interpolated linearly between the two nearest sampled lengths.
+    """Interpolate the log norm at `length` linearly between the two nearest sampled lengths.
 
-    -inf if the log norm is -inf at one of the two.
+    Returns -inf if the log norm is -inf at either of the two.
     """
     if length in sampled_log_norms:
         return sampled_log_norms[length]
@@ -182,7 +184,7 @@ def interpolate_log_norm(sampled_log_norms: dict[int, float], length: int) -> fl
 
 
 def log_sum_exp(log_values: list[float]) -> float:
-    """log(exp(a) + exp(b) + ...) without overflow or underflow; -inf if all values are -inf."""
+    """Compute log(exp(a) + exp(b) + ...) without overflow or underflow; -inf if all are -inf."""
     largest = max(log_values)
     if largest == -inf:
         return -inf
@@ -190,5 +192,5 @@ def log_sum_exp(log_values: list[float]) -> float:
 
 
 def log_mean_exp(log_values: list[float]) -> float:
-    """The log of the mean of exp(values), without overflow or underflow."""
+    """Compute the log of the mean of exp(values), without overflow or underflow."""
     return log_sum_exp(log_values) - log(len(log_values))

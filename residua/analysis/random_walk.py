@@ -90,19 +90,19 @@ class ExpectedSignals:
 
 
 def predict_initial_signals(plan: Plan) -> list[ExpectedSignals | None]:
-    """The expected signals of each unit of a new network; None if the model does not apply."""
+    """Predict the signals of each unit of a new network; None where the model does not apply."""
     return list(predict_unit_signals(plan, choose_histogram_cells(plan)))
 
 
 def choose_histogram_cells(plan: Plan) -> int:
-    """A power of 2, large enough for a walk through the whole network."""
+    """Choose a number of cells, a power of 2, wide enough for a walk through the whole network."""
     drift = sum(noise.mean for unit in plan.units if (noise := predict_branch_noise(unit)))
     reach = REACH_IN_SDS * sqrt(len(plan.units) + 4) + drift
     return int(2 ** np.ceil(np.log2(2 * reach / CELL_WIDTH)))
 
 
 def predict_unit_signals(plan: Plan, histogram_cells: int) -> Iterator[ExpectedSignals | None]:
-    """Yield the expected signals of each unit, by histograms of `histogram_cells` cells."""
+    """Yield each unit's expected signals, computed on histograms of `histogram_cells` cells."""
     distribution = distribution_after_stem(plan.stem, histogram_cells)  # of x; None if unknown
     uncut: ActivationDistribution | None = None  # the part no unit of the stage has clipped so far
     for unit in plan.units:
@@ -141,9 +141,9 @@ def predict_unit_signals(plan: Plan, histogram_cells: int) -> Iterator[ExpectedS
 def predict_residual_ratio(
     unit: PlannedUnit, noise: BranchNoise, shortcut: ActivationDistribution
 ) -> float | None:
-    """Root mean square of the branch divided by that of the shortcut.
+    """Predict the root mean square of the branch divided by that of the shortcut.
 
-    None if the unit has no shortcut, or if the shortcut's root mean square is 0.
+    Returns None if the unit has no shortcut, or if the shortcut's root mean square is 0.
     """
     shortcut_second_moment = shortcut.moment(2)
     if unit.shortcut is None or shortcut_second_moment <= 0:
@@ -152,10 +152,11 @@ def predict_residual_ratio(
 
 
 def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignals | None:
-    """The signals of a unit whose branch is 0, although the distribution of its input x is unknown.
+    """Predict the signals of a unit with a branch of 0 and an input of unknown distribution.
 
     Returns None if the branch is not 0, or if the shortcut is neither the identity nor padding.  A
-    ReLU after the addition clips nothing in such a unit, because x is already the output of a ReLU.
+    ReLU after the addition clips nothing in such a unit, because the unit's input is
+    already the output of a ReLU.
     """
     keeps_input = (
         noise.second_moment == 0
@@ -166,22 +167,22 @@ def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignal
 
 
 def is_plain_addition(unit: PlannedUnit) -> bool:
-    """Whether the expected output of the join is the unscaled sum of shortcut and branch.
+    """Return whether the join's expected output is the unscaled sum of shortcut and branch.
 
-    This includes joins with dropout or drop-path.
+    This is true of joins with dropout or drop-path, too.
     """
     return unit.join.expected_output_is_sum
 
 
 def list_op_names(layers: Layers) -> list[str]:
-    """The operations of these layers in order, without `flatten`."""
+    """List the operations of these layers in order, omitting `flatten`."""
     return [layer.op for layer in layers if layer.op != "flatten"]
 
 
 def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
-    """The noise that a unit's branch adds at initialisation.
+    """Predict the noise that a unit's branch adds at initialisation.
 
-    None if the model does not cover the branch.
+    Returns None if the model does not cover the branch.
     """
     if any(layer.zero_init or layer.op == "scale" for layer in unit.branch):
         return BranchNoise(0.0, 0.0)
@@ -197,7 +198,7 @@ def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
 
 
 def distribution_after_stem(stem: Layers, histogram_cells: int) -> ActivationDistribution | None:
-    """The distribution of the first unit's input; None if the model does not cover the stem."""
+    """Return the distribution of the first unit's input; None if the model cannot predict it."""
     match list_op_names(stem):
         case ["weight", "bn"]:
             return standard_normal(histogram_cells)
@@ -210,7 +211,7 @@ def distribution_after_stem(stem: Layers, histogram_cells: int) -> ActivationDis
 def propagate_through_lead(
     unit: PlannedUnit, x: ActivationDistribution | None, histogram_cells: int
 ) -> ActivationDistribution | None:
-    """The distribution after the layers that branch and shortcut share; None if unknown."""
+    """Return the distribution after the layers shared by branch and shortcut; None if unknown."""
     for op in list_op_names(unit.lead):
         match op:
             case "bn":
@@ -225,7 +226,7 @@ def propagate_through_lead(
 def propagate_through_shortcut(
     unit: PlannedUnit, x: ActivationDistribution | None, histogram_cells: int
 ) -> ActivationDistribution | None:
-    """The distribution of the shortcut's output: 0 for a plain unit, None if unknown."""
+    """Return the distribution of the shortcut's output: all 0 for a plain unit, None if unknown."""
     if unit.shortcut is None:
         return ActivationDistribution(1.0, np.zeros(histogram_cells))
     match list_op_names(unit.shortcut):

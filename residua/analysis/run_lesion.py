@@ -37,7 +37,7 @@ def run_lesion_study(
 ) -> LesionStudyResult:
     """Measure lesions of the networks in run or model folders, all on the same images.
 
-    The images are the first `image_count` images of the split, or all of them if it is None.
+    The images are the first `image_count` of the split, or all of them if `image_count` is None.
 
     Raises UsageError if the first network, with which the others are compared, has no shortcuts, if
     the classes or the input shape of a network do not match those of `data`, or if a folder holds

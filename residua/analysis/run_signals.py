@@ -94,7 +94,7 @@ def measure_signals_record(
 
 
 def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) -> Images:
-    """The first `image_count` images of the training split.
+    """Read the first `image_count` images of the training split.
 
     Raises UsageError if the split has fewer images.
     """
@@ -129,10 +129,10 @@ def resolve_network_with_data(
 
 
 def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
-    """Load the network of a run or model folder.
+    """Load the network of a run or model folder, and find the data set to examine it on.
 
-    Raises RecordError if `folder` is neither, and UsageError if no data set is given or recorded,
-    or if the data set does not fit the network.
+    Raises RecordError if `folder` is neither kind of folder, and UsageError if no data set
+    is given or recorded, or if the data set does not fit the network.
     """
     if not folder.is_dir():
         raise RecordError(
@@ -153,7 +153,7 @@ def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
 
 
 def choose_default_dataset(model: str, data_dir: Path | None) -> Dataset:
-    """CIFAR-10 for a network of the CIFAR families if it is on this machine, otherwise digits.
+    """Choose CIFAR-10 for a CIFAR network if the data are on this machine, otherwise digits.
 
     Nothing is downloaded for a default; the digits come with scikit-learn.
     """

@@ -31,7 +31,7 @@ from residua.training.progress import CountListener
 
 
 class ForwardPass(NamedTuple):
-    """What a forward pass keeps of a network of n units."""
+    """What a forward pass through a network of n units keeps."""
 
     unit_inputs: list[Tensor]  # n
     stats: list[ForwardStats]  # n
@@ -39,7 +39,7 @@ class ForwardPass(NamedTuple):
 
 
 def ignore_unit_progress(done: int, total: int, /) -> None:
-    """Report nothing; the default for `on_progress`."""
+    """Ignore progress: the default for `on_progress`, which reports nothing."""
 
 
 def measure_signals(
@@ -89,7 +89,7 @@ def validate_unit_names(unit_names: Sequence[str], valid_names: Sequence[str]) -
 def measure_unit_by_unit(
     net: ResidualNetwork, images: Tensor, labels: Tensor, on_progress: CountListener
 ) -> list[UnitSignals]:
-    """The signals of all units of a network that `residua` has built, computed in three passes."""
+    """Measure all units' signals of a network that `residua` has built, in three passes."""
     forward_pass = forward_unit_by_unit(net, images)
     survivals = compute_survival(
         [stats.clip_mask for stats in forward_pass.stats], [unit.stage for unit in net.plan.units]
@@ -126,7 +126,7 @@ def measure_unit_by_unit(
 
 @torch.no_grad()
 def forward_unit_by_unit(net: ResidualNetwork, images: Tensor) -> ForwardPass:
-    """Compute stem and units, and keep the input and the statistics of each unit."""
+    """Run the stem and the units forward, and keep the input and the statistics of each unit."""
     unit_inputs, all_stats = [], []
     x = net.stem(images)
     for unit in net.units:
@@ -137,7 +137,7 @@ def forward_unit_by_unit(net: ResidualNetwork, images: Tensor) -> ForwardPass:
 
 
 def forward_with_stats(unit: ResidualUnit, x: Tensor) -> tuple[Tensor, ForwardStats]:
-    """The output of `unit`, computed part by part, and the statistics of those parts."""
+    """Run `unit` forward part by part; return its output and its forward statistics."""
     x = unit.lead(x)
     branch = unit.branch(x)
     shortcut = x if unit.shortcut is None else unit.shortcut(x)

@@ -31,7 +31,7 @@ class TracedUnit(NamedTuple):
 
 
 class UnitGradients(NamedTuple):
-    """The gradients of the loss for one unit."""
+    """The gradients of the loss at the output and in the weights of one unit."""
 
     output: Tensor  # dL/dy
     weights: list[Tensor]  # one per weight layer of the unit's module
@@ -76,7 +76,7 @@ def measure_by_tracing(
 def compute_unit_gradients(
     loss: Tensor, units: Sequence[TracedUnit], modules: dict[str, nn.Module]
 ) -> list[UnitGradients]:
-    """The gradients of all units in a single backward pass; unused tensors have gradient 0."""
+    """Compute all units' gradients in one backward pass; tensors that the loss ignores have 0."""
     weights_by_unit = [
         [
             parameter
@@ -101,7 +101,7 @@ def compute_unit_gradients(
 def combine_traced_signals(
     units: Sequence[TracedUnit], gradients: Sequence[UnitGradients]
 ) -> list[UnitSignals]:
-    """The signals of traced units, each from its forward statistics and its gradients."""
+    """Compute each traced unit's signals from its forward statistics and its gradients."""
     positions = assign_stages([unit.output for unit in units])
     survivals = compute_survival(
         [unit.stats.clip_mask if unit.stats else None for unit in units],
@@ -140,7 +140,7 @@ def remove_addition_signals(signals: UnitSignals) -> UnitSignals:
 def name_traced_additions(
     additions: list[TracedAddition], modules: dict[str, nn.Module]
 ) -> list[TracedUnit]:
-    """One unit per addition, named after the innermost module around it that has weights.
+    """Make one unit per addition, named after the innermost enclosing module that has weights.
 
     The second addition in the same module is called `name (2)`, and so on.
     """
@@ -162,7 +162,7 @@ def name_traced_additions(
 def select_traced_units(
     additions: list[TracedAddition], unit_names: Sequence[str], outputs: dict[str, Tensor]
 ) -> list[TracedUnit]:
-    """One unit per named module, with the last addition inside if that is the module's output.
+    """Make one unit per named module; its addition is the last one inside if the module returns it.
 
     Raises UsageError for a module that was not called or does not return a tensor.
     """
@@ -183,7 +183,7 @@ def select_traced_units(
 
 
 def assign_stages(unit_outputs: Sequence[Tensor]) -> list[UnitPosition]:
-    """The position of each unit; a new stage begins when the shape of the outputs changes."""
+    """Return each unit's position; a new stage begins when the shape of the outputs changes."""
     positions: list[UnitPosition] = []
     stage, index, shape = 0, 0, None
     for output in unit_outputs:

@@ -42,7 +42,7 @@ class UnitSignals:
 
 @dataclass(frozen=True, slots=True)
 class UnitPosition:
-    """The position of a unit; both numbers start at 1."""
+    """The position of a unit: its stage, and its index within the stage, both from 1."""
 
     stage: int
     index: int  # within the stage
@@ -50,7 +50,7 @@ class UnitPosition:
 
 @dataclass(frozen=True, slots=True)
 class ForwardStats:
-    """Statistics of one unit in a forward pass."""
+    """Statistics of one unit's activations in a forward pass."""
 
     clip_mask: Tensor | None  # bool, in the shape of y; None if no ReLU follows the addition
     response_std: float
@@ -62,7 +62,7 @@ class ForwardStats:
 def compute_forward_stats(
     branch: Tensor, shortcut: Tensor, y: Tensor, clip_mask: Tensor | None
 ) -> ForwardStats:
-    """Statistics of a unit with output y (n, ...) from the two operands of its addition."""
+    """Compute a unit's statistics from its output y (n, ...) and its addition's two operands."""
     # in float64, because squares of large activations overflow fp32
     variance, mean = torch.var_mean(y.double(), correction=0)
     shortcut_rms = root_mean_square(shortcut)
@@ -80,7 +80,7 @@ def root_mean_square(x: Tensor) -> float:
 
 
 def compute_survival(clip_masks: Sequence[Tensor | None], stages: Sequence[int]) -> list[float]:
-    """For each unit, the share of its stage's activations that no unit up to it has clipped."""
+    """Return, per unit, the share of activations not clipped by any unit of its stage so far."""
     shares: list[float] = []
     uncut_mask, previous_stage = None, 0
     for clip_mask, stage in zip(clip_masks, stages, strict=True):
@@ -101,9 +101,9 @@ def compute_unit_signals(
     output_gradient: Tensor,
     stage_end_gradient: Tensor,
 ) -> UnitSignals:
-    """The signals of a unit from its forward statistics and its gradients.
+    """Compute the signals of a unit from its forward statistics and its gradients.
 
-    `output_gradient` is dL/dy, `stage_end_gradient` the dL/dy of the last unit of its stage.
+    `output_gradient` is dL/dy of this unit, `stage_end_gradient` that of its stage's last unit.
     """
     gradient_norm = None
     if weight_gradients:
@@ -130,14 +130,14 @@ def compute_unit_signals(
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """The value, or None if it is None, NaN or infinite."""
+    """Return the value, or None if it is None, NaN or infinite."""
     return value if value is not None and isfinite(value) else None
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> float | None:
-    """Cosine between two flattened gradients; None if their shapes differ or one of them is 0.
+    """Return the cosine of two flattened gradients; None if shapes differ or a gradient is 0.
 
-    It is computed in float64, because squares of small gradients underflow fp32.
+    The cosine is computed in float64, because squares of small gradients underflow fp32.
     """
     if a.shape != b.shape:
         return None
@@ -147,7 +147,7 @@ def cosine_similarity(a: Tensor, b: Tensor) -> float | None:
 
 
 def mean_pairwise_cosine(gradient: Tensor) -> float | None:
-    """Mean cosine over all pairs of different rows of a gradient (n, ...); None if a row is 0."""
+    """Return the mean cosine over all pairs of rows of a gradient (n, ...); None if a row is 0."""
     rows = gradient.double().flatten(1)
     row_norms = rows.norm(dim=1, keepdim=True)
     n = len(rows)

@@ -61,8 +61,8 @@ def require_separate_files(listing: "ImageListing") -> None:
     """Raise UsageError if images lie in shards or tables, so that no CSV can name them."""
     if any(entry.embedded_file for entry in listing.entries):
         raise UsageError(
-            f"--fix writes a table of files, but images of {listing.location} are stored inside "
-            "larger files: leave --fix out"
+            f"--fix writes a table of files, but the images of {listing.location} are "
+            "stored inside larger files: leave --fix out"
         )
 
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 CLASS_COLUMN_WIDTH = 24  # characters of a class name in the table
 TopClasses: TypeAlias = list[tuple[str, float]]  # classes and probabilities, the likeliest first
 PredictionPrinter: TypeAlias = Callable[[Path, TopClasses, str, str], None]
-"""Prints path, top classes, error and path of the explanation; "" for no error, no explanation."""
+"""Prints an image's path, its top classes, its error and the path of its explanation.
+
+The last two are "" if there is no error or no explanation.
+"""
 
 
 def add_arguments(parser: CommandParser) -> None:

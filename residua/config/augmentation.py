@@ -10,11 +10,12 @@ from residua.errors import UsageError
 
 
 class BatchTransform(Part):
-    """A change of training images that this package does not have; see `Augmentation.extra`.
+    """Base class of random image changes defined outside this package; see `Augmentation.extra`.
 
-    Its implementation is `f(transform, pixels, bits) -> pixels`: levels (n, c, h, w) in [0, 255],
-    uint8 or float, and `random_numbers_per_image` random int64 numbers below 2^63 for each image
-    (n, k).  It must draw from these bits alone, so that a run resumes bit-identically.
+    The implementation is a function `f(transform, pixels, bits) -> pixels`.  `pixels` (n, c, h, w)
+    are uint8 or float, in [0, 255].  `bits` (n, k) holds k = `random_numbers_per_image` random
+    int64 numbers below 2^63 for each image.  The function must take all its randomness from `bits`,
+    so that a run resumes bit-identically.
     """
 
     __slots__ = ()
@@ -22,7 +23,7 @@ class BatchTransform(Part):
     @property
     @abstractmethod
     def description(self) -> str:
-        """The change in words that follow "; ", e.g. `pixels are inverted with probability 0.5`."""
+        """The change in words, put after "; ": e.g. `pixels are inverted with probability 0.5`."""
 
     @property
     def random_numbers_per_image(self) -> int:
@@ -34,17 +35,19 @@ class BatchTransform(Part):
 class Augmentation:
     """The random changes of training images, in the order in which they are applied.
 
-    area, stretch  a crop with a fraction of the image's area that is uniform in [area, 1], and an
-                   aspect ratio log-uniform in [1 / stretch, stretch], resized to the input's size
-                   (Szegedy et al. 2015, section 6); at area=1, the default, `pad` is used instead
-    pad            pad by that many pixels and crop back at a random place
+    area, stretch  crop at random and resize to the input's size (Szegedy et al. 2015, section 6);
+                   the crop's share of the image's area is uniform in [area, 1], its aspect ratio
+                   log-uniform in [1 / stretch, stretch]; with area=1, the default, `pad` is used
+                   instead
+    pad            pad by that many pixels on each side and crop back at a random place
     flip           mirror with probability 1/2, if the data set allows it
     colour         multiply brightness, contrast and saturation by up to 1 +- colour (Howard 2013)
     trivial        TrivialAugment (Müller & Hutter 2021)
-    extra          registered transforms, in their order
+    extra          registered transforms, applied in the given order
     cut            set a square of that many pixels to the mean colour (DeVries & Taylor 2017)
-    mixup, cutmix  probabilities of blending with another sample (Zhang et al. 2018), and of pasting
-                   a box of another (Yun et al. 2019); labels are mixed too, shares are uniform
+    mixup, cutmix  probabilities of blending an image with another one (Zhang et al. 2018), and of
+                   pasting in a box of another one (Yun et al. 2019); labels are mixed in the same
+                   shares, which are uniform
     """
 
     pad: int = 4
@@ -74,5 +77,5 @@ class Augmentation:
             )
 
     def adapt_to_dataset(self, dataset: Dataset) -> "Augmentation":
-        """The same augmentation, without mirroring if a mirrored image may have another class."""
+        """Return this augmentation, but without `flip` if mirroring may change an image's class."""
         return replace(self, flip=self.flip and dataset.flip_keeps_class)

@@ -1,4 +1,4 @@
-"""Checks of single numbers that several values share."""
+"""Range checks that several config values share."""
 
 from math import inf
 
@@ -13,9 +13,9 @@ def check_range(value: float, name: str, low: float, high: float = inf) -> None:
 
 
 def check_kernels(kernels: tuple[int, ...]) -> None:
-    """Raise UsageError unless there is a kernel and each has an odd side.
+    """Raise UsageError unless there is at least one kernel size and all of them are odd.
 
-    Odd sides are required so that padding keeps shapes.
+    Only with odd kernel sizes can padding keep the shape of the input.
     """
     if not kernels or any(side < 1 or side % 2 == 0 for side in kernels):
         raise UsageError(

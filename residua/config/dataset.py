@@ -45,7 +45,7 @@ FASHION_MNIST_CLASSES = (
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file of a data set, with the MD5 sum that its publisher states."""
+    """A file of a data set, with its MD5 sum as stated by the publisher."""
 
     name: str
     md5: str
@@ -68,14 +68,14 @@ class Dataset:
     """Images of one shape in named classes, with a training split and a test split.
 
     input             (channels, height, width)
-    mean, std         of the training images, by channel, for pixels in [0, 1]
+    mean, std         per channel, over the training images, for pixels in [0, 1]
     num_images        number of images in the training split
     num_dev_images    number of images in the training split that are held out as the dev split
-    kind              reader: sklearn, batches (Python pickles), idx, or folder (photographs)
+    kind              file format: sklearn, batches (Python pickles), idx, or folder (photographs)
     train, test       files of the splits; for IDX, images and labels
     flip_keeps_class  whether a mirrored image keeps its class
-    resize            of photographs: side of the stored squares, larger than the input, from which
-                      random crops are taken; 0 stores images of the input's size
+    resize            for photographs: side of the square images that are stored, larger than the
+                      input, for random crops to be taken from; 0 stores images of the input's size
     """
 
     name: str
@@ -95,7 +95,7 @@ class Dataset:
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the training images in memory."""
+        """(channels, height, width) of the training images as they are stored in memory."""
         return (self.input[0], self.resize, self.resize) if self.resize else self.input
 
 
@@ -108,9 +108,9 @@ def make_idx_dataset(
     raw_md5s: tuple[str, ...],
     gz_md5s: tuple[str, ...],
 ) -> Dataset:
-    """Make a data set of MNIST's four IDX files.
+    """Make a data set that consists of four IDX files, in the format of MNIST.
 
-    The MD5 sums are of the unpacked and the packed files.
+    MD5 sums are given both for the unpacked and for the packed files.
     """
     filenames = [
         f"{part}-{what}-ubyte"
@@ -254,7 +254,7 @@ DATASETS = {
 
 
 def get_dataset(name: str) -> Dataset:
-    """The data set of that name.
+    """Return the data set of that name.
 
     Raises UsageError, with the nearest name, if there is none.
     """

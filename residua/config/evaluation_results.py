@@ -11,9 +11,9 @@ Z_95 = NormalDist().inv_cdf(0.975)  # two-sided 95 %
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """95 % confidence interval of the proportion `count` / `total` (Wilson 1927).
+    """Return the 95 % confidence interval of the proportion `count` / `total` (Wilson 1927).
 
-    (0, 1) if `total` is 0.
+    The interval is (0, 1) if `total` is 0.
     """
     if not total:
         return 0.0, 1.0
@@ -24,10 +24,12 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin:
-    """The images whose highest probability lies in one of equally wide ranges.
+    """One bin of a calibration diagram: images grouped by the probability of their predicted class.
 
-    confidence  mean of that probability
-    accuracy    fraction of these images whose most probable class is right
+    The bins are equally wide.
+
+    confidence  mean of that probability over the bin's images
+    accuracy    fraction of the bin's images whose predicted class is right
     """
 
     count: int
@@ -37,7 +39,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """Whether probabilities are right: 80 % of the predictions at 80 % should be correct.
+    """How well probabilities are calibrated: of predictions made at 80 %, 80 % should be right.
 
     ece   expected calibration error in [0, 1]: the mean over images of their bin's
           |accuracy - confidence| (Guo et al. 2017)
@@ -55,8 +57,8 @@ class ConfidentMistake:
 
     where         the image's path or position
     thumbnail     a data URI
-    truth, guess  true and most probable class
-    probability   of the most probable class
+    truth, guess  indices of the true class and of the most probable class
+    probability   probability of the most probable class
     """
 
     where: str
@@ -71,15 +73,17 @@ class EvaluationResult:
     """A network's results on all images of a split; intervals are 95 % (Wilson 1927).
 
     mirror            whether probabilities are averaged over each image and its mirror image
-    count             images; `wrong` of them are misclassified, and for `wrong5` the true class is
-                      not among the five most probable ones
+    count             number of images
+    wrong, wrong5     number of images whose true class is not the most probable class, or not one
+                      of the five most probable classes
     loss              mean cross-entropy in nats
-    confusion         images by true class (rows) and most probable class (columns)
-    recall_intervals  by class; (0, 1) for a class without images
-    calibration       of the network's own softmax
-    scaled            of softmax(scores / temperature), the temperature fitted on other images
-    fitted            the images that the temperature is fitted on: see `training/calibration.py`
-    mistakes          the most confident first
+    confusion         number of images by true class (rows) and most probable class (columns)
+    recall_intervals  intervals of the recall, by class; (0, 1) for a class without images
+    calibration       calibration of the network's own softmax
+    scaled            calibration of softmax(scores / temperature), with the temperature fitted on
+                      other images
+    fitted            which images the temperature is fitted on: see `training/calibration.py`
+    mistakes          misclassified images, the most confident mistake first
     left_out          files that could not be read, each with the reason
     """
 
@@ -117,11 +121,11 @@ class EvaluationResult:
         return sum(self.confusion[class_index])
 
     def count_predictions_of_class(self, class_index: int) -> int:
-        """Number of images whose most probable class is `class_index`."""
+        """Return the number of images whose most probable class is `class_index`."""
         return sum(row[class_index] for row in self.confusion)
 
     def class_recall(self, class_index: int) -> float | None:
-        """Fraction of a class's images that are classified as this class.
+        """Return the fraction of a class's images that are classified correctly.
 
         None for a class without images.
         """
@@ -129,7 +133,7 @@ class EvaluationResult:
         return self.confusion[class_index][class_index] / images if images else None
 
     def class_precision(self, class_index: int) -> float | None:
-        """Fraction of the images classified as a class that belong to it.
+        """Return the fraction of the images classified as this class that belong to it.
 
         None if no image is classified as this class.
         """
@@ -137,7 +141,7 @@ class EvaluationResult:
         return self.confusion[class_index][class_index] / predictions if predictions else None
 
     def most_frequent_confusions(self) -> list[tuple[int, int, int]]:
-        """Every confusion as (images, true class, most probable class), the most frequent first."""
+        """List confusions as (images, true class, most probable class), most frequent first."""
         confusions = [
             (n, i, j)
             for i, row in enumerate(self.confusion)

@@ -1,4 +1,4 @@
-"""The papers' families of networks, as functions of a depth."""
+"""The papers' families of networks, as functions that make the network of a given depth."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,9 +25,10 @@ CIFAR_FAMILIES: dict[str, Unit] = {
     "preresnet": PREACT_UNIT,
     "highway": Unit(kernels=(3,), order=ORDERS["highway"], join=Gate(bias=-2.0, kernel=3)),
 }
-"""The families for 32x32 images: plain twins and option-A residual nets (He et al. 2015, section
-4.2), pre-activation nets (He et al. 2016, Table 3), and Highway nets, whose gates are convolutions
-of the same kernel as their layers (Srivastava et al. 2015)."""
+"""The unit of each family for 32x32 images: option-A residual nets and their plain counterparts
+(He et al. 2015, section 4.2), pre-activation nets (He et al. 2016, Table 3), and Highway nets,
+whose gates are convolutions of the same kernel size as their layers (Srivastava et al. 2015).
+"""
 
 FC_UNIT = Unit(kernels=(1, 1), order=ORDERS["bare"])
 FC_FAMILIES: dict[str, Unit] = {
@@ -35,12 +36,14 @@ FC_FAMILIES: dict[str, Unit] = {
     "resnet": replace(FC_UNIT, shortcut="project"),
     "highway": Unit(kernels=(1,), order=ORDERS["highway"], join=Gate(bias=-2.0)),
 }
-"""The fully connected families, with biases and without BN:
-a[l+2] = g(W g(W a[l] + b) + b + W_s a[l])."""
+"""The unit of each fully connected family, with biases and without BN.  The residual unit is
+a[l+2] = g(W g(W a[l] + b) + b + W_s a[l]).
+"""
 
 BOTTLENECK_MIN_DEPTH = 164
-"""Layers from which pre-activation nets for 32x32 images are made of bottlenecks; that of 110
-layers is made of two-layer blocks (He et al. 2016, section 5)."""
+"""Number of layers from which pre-activation nets for 32x32 images are made of bottlenecks; the
+110-layer net is made of two-layer blocks (He et al. 2016, section 5).
+"""
 
 IMAGENET_STAGE_UNITS = {
     18: (2, 2, 2, 2),
@@ -50,8 +53,9 @@ IMAGENET_STAGE_UNITS = {
     152: (3, 8, 36, 3),
     200: (3, 24, 36, 3),
 }
-"""Units per stage (He et al. 2015, Table 1; 200: He et al. 2016, Table 5); bottlenecks from 50
-layers on."""
+"""Number of units in each stage, by depth (He et al. 2015, Table 1; depth 200: He et al. 2016,
+Table 5).  Nets of 50 layers and more are made of bottlenecks.
+"""
 
 IMAGENET_FAMILIES = {
     "plain": PLAIN_UNIT,
@@ -61,7 +65,7 @@ IMAGENET_FAMILIES = {
 
 
 def make_cifar_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Three stages of widths 16, 32, 64 (x4 for bottlenecks) on a 3x3 stem.
+    """Make a 3x3 stem followed by three stages of widths 16, 32, 64 (x4 for bottlenecks).
 
     The networks are those of He et al. 2015, section 4.2, and 2016, section 5.  The depth counts
     weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.  Pre-activation nets of 164
@@ -93,10 +97,10 @@ def make_cifar_network(family: str, depth: int, changes: NameChanges) -> Network
 
 
 def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
-    """Pre-activation nets of two-layer blocks for 32x32 images.
+    """Make a wide pre-activation net of two-layer blocks for 32x32 images.
 
-    They follow Zagoruyko & Komodakis 2016, Table 1.  The depth in the name counts the projections
-    too, so a plan's depth is smaller by two.
+    The network follows Zagoruyko & Komodakis 2016, Table 1.  The depth in its name also counts the
+    projections, so the depth in its plan is smaller by two.
     """
     nearest_depth = max(depth - (depth - 4) % 6, 10)
     if depth != nearest_depth:
@@ -109,9 +113,9 @@ def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
 
 
 def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Four stages on a 7x7 stem with a max-pool (He et al. 2015, Table 1).
+    """Make a 7x7 stem with a max-pool, followed by four stages (He et al. 2015, Table 1).
 
-    Shortcuts are option B.
+    Shortcuts are those of option B.
     """
     if depth not in IMAGENET_STAGE_UNITS and "units" not in changes:
         depths = ", ".join(map(str, IMAGENET_STAGE_UNITS))
@@ -142,9 +146,9 @@ def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Netw
 
 
 def make_fc_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Fully connected layers of 128 and then 256 values; our choice.
+    """Make a fully connected network with layers of 128 and then 256 values; our choice.
 
-    One shortcut therefore needs a projection W_s of 256x128.
+    The shortcut from 128 to 256 values needs a projection W_s of 256x128.
     """
     refuse_stem_change(changes)
     if "stride" in changes:
@@ -164,9 +168,9 @@ def make_fc_network(family: str, depth: int, changes: NameChanges) -> Network:
 
 
 def make_lecture_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Five two-layer blocks with biases and without BN.
+    """Make a network of five two-layer blocks with biases and without BN.
 
-    There are three stages with max-pools between them.  The network follows Ng's lecture on
+    It has three stages with max-pools between them.  The network follows Ng's lecture on
     residual nets; the widths are our choice.
     """
     refuse_stem_change(changes)
@@ -189,12 +193,12 @@ NETWORK_MAKERS: dict[str, NetworkMaker] = {
     },
     **{family: partial(make_imagenet_network, family) for family in IMAGENET_FAMILIES},
 }
-"""The function that makes a network, by the part of its name before the depth."""
+"""Maps the part of a network's name before the depth to the function that makes the network."""
 WIDE_NETWORK_MAKERS: dict[str, NetworkMaker] = {
     "cifar-wrn": make_wide_resnet,
     "wide-resnet": partial(make_imagenet_network, "resnet"),
 }
-"""The same for names that end in a width factor, such as cifar-wrn28-10."""
+"""Same as `NETWORK_MAKERS`, for names that end in a width factor, such as cifar-wrn28-10."""
 
 
 def assemble_network(
@@ -206,7 +210,7 @@ def assemble_network(
     classes: int,
     changes: NameChanges,
 ) -> Network:
-    """Make the network, with the width factor and the head that `changes` ask for."""
+    """Make a network from its parts, with the width factor and the head that `changes` gives."""
     width_factor = parse_count("width", changes.get("width", "1"))
     if width_factor > 1 and unit.squeeze > 1:  # a wide bottleneck is wide inside
         if unit.squeeze % width_factor:
@@ -232,7 +236,7 @@ def assemble_network(
 def make_stages(
     widths: list[int], units_per_stage: tuple[int, ...], stride: int = 2
 ) -> list[Stage]:
-    """Make stages with these widths and numbers of units.
+    """Make one stage per width, with the given number of units.
 
     The first stage has stride 1, and every other stage has stride `stride`.
     """
@@ -245,11 +249,11 @@ def make_stages(
 def resolve_units_per_stage(
     family: str, depth: int, unit: Unit, stage_count: int, changes: NameChanges, hint: str = ""
 ) -> tuple[int, ...]:
-    """The number of units in each stage.
+    """Return the number of units in each stage.
 
-    These are the numbers in `changes`, which must make a network of `depth` layers, or else the
-    same number in every stage.  Raises UsageError if that is impossible; the message names possible
-    depths.
+    If `changes` gives these numbers, they must make a network of `depth` layers; otherwise every
+    stage has the same number of units.  Raises UsageError if no such numbers make a network of
+    `depth` layers; the message names possible depths.
     """
     layers_per_unit = len(unit.kernels)
     if "units" in changes:

@@ -12,9 +12,9 @@ PoolingOp = Literal["mean", "vlad", "pool"]
 
 
 class Pooling(Part):
-    """Pools a feature map (channels, *size) to the numbers that the last linear layer reads.
+    """Base class of poolings: from a feature map (channels, *size) to the last layer's input.
 
-    Its implementation is `f(pooling, channels) -> nn.Module`; the module's forward takes
+    The implementation is a function `f(pooling, channels) -> nn.Module`; the module's forward takes
     (n, channels, *size) and returns (n, pooled_channels(channels)).
     """
 
@@ -30,11 +30,11 @@ class Pooling(Part):
         """The number of values per image after pooling."""
 
     def count_pooling_parameters(self, channels: int) -> int:
-        """Parameters of the pooling itself."""
+        """Return the number of parameters of the pooling itself."""
         return 0
 
     def count_pooling_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
-        """Multiply-adds of the pooling per image."""
+        """Return the number of multiply-adds of the pooling per image."""
         return 0
 
     def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
@@ -49,7 +49,7 @@ class Pooling(Part):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head(Pooling):
-    """Global average pooling ("mean"), or "vlad".
+    """Pooling of the last feature map: global average pooling ("mean"), or "vlad".
 
     "vlad" sums the residuals of all positions to each of `words` learned centres (Arandjelovic et
     al. 2016, Eq. 4).
@@ -72,21 +72,21 @@ class Head(Pooling):
         return channels * (self.words if self.pool == "vlad" else 1)
 
     def count_pooling_parameters(self, channels: int) -> int:
-        """Parameters of the pooling, for `channels` input channels.
+        """Return the number of parameters of the pooling, for `channels` input channels.
 
-        VLAD has an assignment to the words, with biases, and the centres.
+        VLAD's parameters are the centres, and the weights and biases that assign positions to them.
         """
         return self.words * (2 * channels + 1) if self.pool == "vlad" else 0
 
     def count_pooling_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
-        """Multiply-adds of the pooling per image: two matrix products for VLAD, otherwise none."""
+        """Return the multiply-adds of the pooling per image: two matrix products for VLAD, or 0."""
         return 2 * self.words * channels * prod(size) if self.pool == "vlad" else 0
 
     def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
         """Count the fp32 numbers that the backward pass keeps per image, besides the input.
 
-        VLAD keeps the normalised features in two layouts, and their norms; the assignments; the
-        residuals before and after normalisation, and their norms.
+        VLAD keeps the normalised features in two layouts, and their norms; the assignments; and
+        the residuals before and after normalisation, and their norms.
         """
         if self.pool != "vlad":
             return 0

@@ -10,8 +10,9 @@ from residua.config.registry import Part, register
 from residua.errors import UsageError, unknown_name_error
 
 SavedTensor = Literal["shortcut", "branch", "gate", "new"]
-"""A tensor of the unit's output shape: an operand of the join, or one that the join itself
-makes."""
+"""A tensor that the join's backward pass reads, of the unit's output shape: an operand of the
+join, or "new", a tensor that the join itself makes.
+"""
 
 
 class Join(Part):
@@ -48,16 +49,16 @@ class Join(Part):
 
     @property
     def gate_kernel(self) -> int | None:
-        """Kernel of the weight layer that computes a gate from x; None if there is no gate."""
+        """Kernel size of the weight layer that computes the gate from x; None without a gate."""
         return None
 
     @property
     def expected_output_is_sum(self) -> bool:
-        """Whether the expected output is shortcut + branch."""
+        """Whether the join's output equals shortcut + branch in expectation, e.g. with dropout."""
         return False
 
     def at_depth(self, fraction: float) -> "Join":
-        """The join of a unit that ends after a `fraction` in (0, 1] of the network's units."""
+        """Return the join for a unit, given the `fraction` in (0, 1] of units up to and with it."""
         return self
 
 

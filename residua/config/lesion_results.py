@@ -12,7 +12,7 @@ from residua.config.serialize import FORMAT_VERSION
 class UnitDeletionResult:
     """The network's error after deleting one unit.
 
-    index          of the unit in its stage, from 1
+    index          position of the unit in its stage, from 1
     changes_shape  whether the shape of the unit's output differs from that of its input
     error          None if the unit cannot be replaced by its shortcut
     """
@@ -26,7 +26,7 @@ class UnitDeletionResult:
 
 @dataclass(frozen=True, slots=True)
 class RandomDeletionResult:
-    """The error after deleting several random units together: mean and sample sd over the draws.
+    """The error after deleting several random units at once: mean and sample sd over the draws.
 
     kept      number of deletable units that remain, which is the length of the longest path
     error_sd  None for a single draw
@@ -55,7 +55,7 @@ class RandomSwapResult:
 
 @dataclass(frozen=True, slots=True)
 class PathLengthShare:
-    """The gradient along the paths through `units` branches and the shortcuts of all other units.
+    """The gradient along all paths of one length: `units` branches, and shortcuts elsewhere.
 
     log_norm  natural log of the mean norm of one such path's gradient; None if the norm is 0
     sampled   True if the norm is measured, False if it is interpolated between measured lengths
@@ -95,7 +95,7 @@ class NetworkLesionResult:
 
     @property
     def deletion_errors(self) -> list[float]:
-        """The errors after each single deletion that is possible."""
+        """The error after deleting each unit that can be deleted, one at a time."""
         return [unit.error for unit in self.units if unit.error is not None]
 
     @property
@@ -112,7 +112,7 @@ class NetworkLesionResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LesionStudyResult:
-    """A whole lesion study, its networks measured on the same images."""
+    """The results of a lesion study, in which all networks are measured on the same images."""
 
     dataset: str
     split: str
@@ -126,7 +126,7 @@ class LesionStudyResult:
 
 
 def log_number_of_paths(units: int, length: int) -> float:
-    """Natural log of the number of paths through `length` of `units` branches.
+    """Return the natural log of the number of paths through `length` of the `units` branches.
 
     The number is a binomial coefficient (Veit et al. 2016, section 5).
     """
@@ -134,14 +134,14 @@ def log_number_of_paths(units: int, length: int) -> float:
 
 
 def share_of_paths_by_length(units: int) -> list[float]:
-    """Fractions of all 2^units paths that have length 0, 1, ..., `units`."""
+    """Return the fraction of all 2^units paths that has each length 0, 1, ..., `units`."""
     return [exp(log_number_of_paths(units, length) - units * log(2)) for length in range(units + 1)]
 
 
 def central_length_range(
     paths: tuple[PathLengthShare, ...], gradient_share: float = 0.9
 ) -> tuple[int, int]:
-    """The shortest and the longest path length of the central range.
+    """Return the shortest and the longest length in the central range of path lengths.
 
     The central range omits the shortest and the longest paths, with equal shares of the gradient,
     and carries `gradient_share` of the gradient.

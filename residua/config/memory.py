@@ -1,4 +1,4 @@
-"""Estimate the bytes that a training step keeps for its backward pass, and that a run needs.
+"""Estimate the bytes that a training step keeps for its backward pass, and the bytes of a run.
 
 The estimates are made from plans and recipes alone, without building a network.
 """
@@ -24,7 +24,7 @@ MAX_PREPADDED_BYTES = 2**31  # larger data sets are padded a batch at a time; ou
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Peak bytes of a run, without Python, its libraries and modules.
+    """Peak bytes of a run, excluding Python and the libraries that it loads.
 
     activations  bytes of activations and their gradients
     weights      bytes of weights, their gradients and the optimiser's state
@@ -49,9 +49,9 @@ def estimate_run_memory(
     bf16: bool = False,
     on_cpu: bool = True,
 ) -> MemoryEstimate:
-    """Memory for training by `recipe` with `batch_size` images per step, and for evaluation.
+    """Estimate the memory to train by `recipe`, at `batch_size` images per step, and to evaluate.
 
-    On a CPU the estimate adds the work space of its operations.
+    On a CPU, the estimate includes the temporary buffers of the operations.
     """
     estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_step_bytes
     step_bytes = estimate_step(plan, batch_size, recompute, bf16)
@@ -68,13 +68,15 @@ def estimate_run_memory(
 def estimate_cpu_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """`estimate_step_bytes` plus the extra memory that a CPU needs.
+    """Estimate the peak bytes of a training step on a CPU.
+
+    This is the result of `estimate_step_bytes` plus the extra memory that a CPU needs.
 
     The constants were measured with benchmarks/memory.py.  Temporary buffers of the operations take
     7 times the size of the largest activation, or 12 times in fp32, which has no fused kernels.  If
     segments are recomputed (activation checkpointing), memory fragmentation adds 3.5 times the
     largest activation and a third of the largest segment: glibc reuses a freed block only for
-    something smaller, and activations come in only a few sizes.
+    something smaller, and activations have only a few different sizes.
     """
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
     largest = batch_size * bytes_per_number * max(layer.output_shape.numel for layer in plan.layers)
@@ -93,7 +95,7 @@ def estimate_cpu_step_bytes(
 def estimate_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """Peak bytes of a step's activations and of its bf16 copies of the weights.
+    """Estimate the peak bytes of a step's activations and of its bf16 copies of the weights.
 
     A segment is a group of units whose activations are recomputed together (activation
     checkpointing).  During a unit's backward pass, memory holds the inputs of all segments up to
@@ -122,7 +124,7 @@ def estimate_step_bytes(
 
 
 def estimate_evaluation_bytes(plan: Plan, batch_size: int) -> int:
-    """Peak bytes of a forward pass of `batch_size` images in fp32, without gradients."""
+    """Estimate the peak bytes of an fp32 forward pass of `batch_size` images without gradients."""
     image_numbers = 2 * plan.stem[0].input_shape.numel
     unit_numbers = max(
         unit.input_shape.numel + count_transient_numbers(unit) for unit in plan.units
@@ -146,10 +148,10 @@ def count_transient_numbers(unit: PlannedUnit) -> int:
 
 
 def estimate_data_bytes(data: Dataset, pad: int) -> int:
-    """Bytes of a data set in memory.
+    """Estimate the bytes of a data set in memory.
 
-    They are the stored images of the training part, the padded copies of the images that are
-    trained on, labels, and two epochs' orders.
+    They are those of the stored images of the training split, the padded copies of the images that
+    are trained on, the labels, and the image orders of two epochs.
     """
     channels, height, width = data.stored_shape
     image_bytes = prod(data.stored_shape)
@@ -162,7 +164,7 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
 
 
 def activation_bytes(plan: Plan) -> int:
-    """Bytes per image that the backward pass keeps in fp32, without weights and work space.
+    """Return the bytes per image kept for the backward pass in fp32, without weights and buffers.
 
     Weight layers and BN keep their input, ReLU keeps its output, and a gate keeps all its factors.
     A tensor that two layers need is kept once.
@@ -171,9 +173,9 @@ def activation_bytes(plan: Plan) -> int:
 
 
 def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
-    """Bytes per image that the stem, each unit and the head save for the backward pass, in order.
+    """List the bytes per image saved for the backward pass by the stem, each unit and the head.
 
-    A tensor that several parts need is counted once, in the first of them.
+    A tensor that several of these parts need is counted once, for the first of them.
     """
     tensors = SavedBytesCounter(bytes_per_number)
     x = tensors.add_layers(plan.stem, tensors.new_tensor_id())
@@ -187,7 +189,7 @@ def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
 
 
 class SavedBytesCounter:
-    """The tensors of one image that a backward pass keeps, collected along a forward pass."""
+    """Collects, layer by layer, the tensors of one image that are kept for the backward pass."""
 
     def __init__(self, bytes_per_number: int) -> None:
         self.bytes_per_number = bytes_per_number
@@ -202,7 +204,7 @@ class SavedBytesCounter:
         return next(self.ids)
 
     def add_layers(self, layers: Layers, input_id: int) -> int:
-        """Add the tensors that `layers` keep, given the id of their input; returns the output's."""
+        """Add the tensors that `layers` keep; take the id of their input, return their output's."""
         x = input_id
         for layer in layers:
             if layer.op == "flatten":
@@ -222,7 +224,7 @@ class SavedBytesCounter:
         return x
 
     def add_unit(self, unit: PlannedUnit, input_id: int) -> int:
-        """Add the tensors that a unit keeps, given the id of its input; returns the output's."""
+        """Add the tensors that a unit keeps; take the id of its input, return its output's."""
         x = self.add_layers(unit.lead, input_id)
         branch = self.add_layers(unit.branch, x)
         if unit.shortcut is None:
@@ -237,10 +239,12 @@ class SavedBytesCounter:
 
 
 def recompute_segment_lengths(plan: Plan, mode: RecomputeMode) -> tuple[tuple[int, ...], ...]:
-    """Units in each segment of activation checkpointing, by stage; () if nothing is recomputed.
+    """Return the number of units in each activation-checkpointing segment, stage by stage.
 
-    "sqrt" makes segments of about sqrt(n) of the network's n weight layers, so that the activations
-    of O(sqrt(n)) layers are kept (Chen et al. 2016, section 4.1).
+    A stage has () if nothing is recomputed.
+
+    Mode "sqrt" makes segments of about sqrt(n) of the network's n weight layers, so that the
+    activations of O(sqrt(n)) layers are kept (Chen et al. 2016, section 4.1).
     """
     units = [stage.units for stage in plan.network.stages]
     layers_per_unit = len(plan.network.unit.kernels)
@@ -254,5 +258,5 @@ def recompute_segment_lengths(plan: Plan, mode: RecomputeMode) -> tuple[tuple[in
 
 
 def split_evenly(total: int, count: int) -> tuple[int, ...]:
-    """`total` as a sum of `count` nearly equal whole numbers."""
+    """Split `total` into `count` nearly equal whole numbers that add up to it."""
     return tuple(total * (i + 1) // count - total * i // count for i in range(count))

@@ -42,15 +42,15 @@ class ModelConfig:
     """The `config.json` of a model folder.  Raises UsageError if its parts contradict each other.
 
     classes         class names, in the order of the scores
-    mean, std       of each channel, for pixels in [0, 1]
+    mean, std       per channel, of pixels in [0, 1]; images are normalised by them
     fingerprint     fingerprint of the training images
-    recipe          name of the recipe that the network was trained by
-    test_error      in [0, 1], on `test_images` images
-    residua, torch  versions that wrote the folder
-    resize          as in `ImagePreprocessing`, like `interpolation`
+    recipe          name of the recipe by which the network was trained
+    test_error      error in [0, 1] on `test_images` test images
+    residua, torch  versions of these packages that wrote the folder
+    resize          as in `ImagePreprocessing`; so is `interpolation`
     temperature     probabilities are softmax(scores / temperature)
-    weights         SHA-256 of model.safetensors
-    license         of the weights, as the Hugging Face hub names it, e.g. apache-2.0
+    weights         SHA-256 of the file model.safetensors
+    license         license of the weights, as the Hugging Face hub names it, e.g. apache-2.0
     """
 
     network: ClassifierConfig
@@ -101,7 +101,7 @@ class ModelConfig:
 
     @property
     def input(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the images; a fully connected net takes square images."""
+        """(channels, height, width) of the images, which a fully connected net takes as square."""
         if len(self.network.input) == 3:
             channels, height, width = self.network.input
             return channels, height, width
@@ -118,7 +118,7 @@ class ModelConfig:
 def explain_channel_mismatch(network: ClassifierConfig, channels: int) -> str:
     """Say why `network` cannot take images of `channels` channels; "" if it can.
 
-    A fully connected net takes any number of channels that divides its inputs.
+    A fully connected net takes any number of channels that divides its number of inputs.
     """
     input_numbers = network.input[0]
     if len(network.input) > 1 and channels != input_numbers:

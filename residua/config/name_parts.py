@@ -1,4 +1,4 @@
-"""The parts that the name of a network can replace, as in `cifar-resnet56,join=shortcut-gate`."""
+"""Network parts that a name can replace, like the join in `cifar-resnet56,join=shortcut-gate`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -36,17 +36,18 @@ UNIT_PARTS: dict[str, Mapping[str, Any]] = {
     "start": {"he": "he", "identity": "identity"},
     "stride": {"1x1": 0, "3x3": 1},
 }
-"""The parts of a unit that a name can replace, each with its choices by name."""
+"""The parts of a unit that a network's name can replace; for each part, its choices by name."""
 
 
 NameChanges = dict[str, str]
-"""The words of a name by the part that they replace: those of `UNIT_PARTS`, `width` (a factor),
-`units` (of each stage, as in 3-6-3), `head` (mean or vlad) and, in an ImageNet network, `stem` (7x7
-or 3x3)."""
+"""The `part=value` pairs in a network's name: value by part.  The parts are those of `UNIT_PARTS`,
+`width` (a factor), `units` (of each stage, as in 3-6-3), `head` (mean or vlad) and, in an ImageNet
+network, `stem` (7x7 or 3x3).
+"""
 
 
 def replace_unit_parts(unit: Unit, changes: NameChanges) -> Unit:
-    """`unit` with the parts replaced that `changes` names."""
+    """Return `unit` with those parts replaced that are named in `changes`."""
     if "block" in changes:
         unit = replace_block(unit, look_up_part("block", changes["block"], BLOCKS))
     replacements = {

@@ -21,7 +21,7 @@ ORDER_OPS = ("weight", "bn", "relu", "scale")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Where BN and ReLU stand around the weight layers (He et al. 2016, Fig. 4).
+    """The order of BN, ReLU and weight layers in a unit (He et al. 2016, Fig. 4).
 
     Each field is a string of operations separated by spaces: `weight`, `bn`, `relu` and `scale`.
     `scale` multiplies by one learned number that starts at 0, as in SkipInit (De & Smith 2020) and
@@ -54,7 +54,7 @@ class Order:
 
     @property
     def has_biases(self) -> bool:
-        """Whether weight layers have biases: only if no BN would remove them."""
+        """Whether weight layers have biases; they have none if a BN would cancel them."""
         return "bn" not in f"{self.stem} {self.each} {self.last}"
 
     @property
@@ -96,12 +96,13 @@ class Unit:
     """One residual unit: a branch of weight layers and a shortcut.
 
     kernels    kernel sizes of the branch's weight layers; (1, 3, 1) is the bottleneck
-    squeeze    the inner width is width / squeeze
+    squeeze    divisor of the width: the inner width of a bottleneck is width / squeeze
     stride_at  index, from 0, of the weight layer that has the stride: 0 as in the papers; 1 in a
                bottleneck is known as "v1.5"
     shortcut   "none" for a plain net; "pad", "project" and "project-all" for options A, B and C of
-               He et al. 2015.  "pad" puts half of option A's channels of zeros before the others
-               and half after them; "pad-last" puts all last.  Our choice: the papers do not say
+               He et al. 2015.  "pad" puts half of option A's zero channels before the others and
+               half after them; "pad-last" puts all of them last.  The papers do not say where they
+               go; "pad" is our choice
     order      where BN and ReLU stand
     join       how shortcut and branch are combined
     start      initial weights.  "he": He et al. 2015b.  "identity": the same, but the branch starts
@@ -138,7 +139,7 @@ class Unit:
             self.check_identity_start()
 
     def check_plain(self) -> None:
-        """Raise UsageError for parts that only make sense with a shortcut."""
+        """Raise UsageError if a plain unit has parts that make sense only with a shortcut."""
         if self.join != Add():
             join_name = type(self.join).__name__
             raise UsageError(
@@ -157,7 +158,7 @@ class Unit:
             )
 
     def check_identity_start(self) -> None:
-        """Raise UsageError if the branch cannot or need not be made to start at 0."""
+        """Raise UsageError if start="identity" is impossible or unnecessary for this unit."""
         if self.order.branch_has_scale:
             raise UsageError(
                 "a unit whose branch ends in a scale of 0 already starts as the identity, "
@@ -172,7 +173,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Units of one width.
+    """A stage of a network: consecutive units of the same width.
 
     width   output channels of every unit
     units   number of units
@@ -256,7 +257,7 @@ class Network:
                 )
 
     def check_fully_connected(self) -> None:
-        """Raise UsageError for parts that need positions: kernels, strides and pooling."""
+        """Raise UsageError if a fully connected net has spatial kernels, strides or pooling."""
         kernels = (self.stem.kernel, *self.unit.kernels, self.unit.join.gate_kernel or 1)
         if any(kernel != 1 for kernel in kernels):
             raise UsageError(

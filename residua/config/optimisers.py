@@ -9,17 +9,18 @@ from residua.config.registry import Part, register
 from residua.errors import UsageError
 
 DecayScope = Literal["all", "weights", "units"]
-"""What weight decay applies to: all parameters; weights, but neither BN parameters nor biases; or
-the weights of the units alone."""
+"""What weight decay applies to: "all" parameters; "weights", but neither BN parameters nor biases;
+or the weights of the "units" alone.
+"""
 
 
 class Optimiser(Part):
-    """The update rule of the parameters, without the learning rate, which the schedule gives.
+    """Base class of optimisers: update rules without the learning rate, which the schedule gives.
 
     The implementation is a function `f(optimiser, groups) -> torch.optim.Optimizer`.  `groups` are
     torch's parameter groups.  Each group has "weight_decay"; "lr_scale", a factor on the learning
-    rate; and "is_unit_weights".  The last is True for the weights of the units if `decay` is
-    "units", and False otherwise.
+    rate; and "is_unit_weights", which is True only for the group of the units' weights if `decay`
+    is "units".
     """
 
     __slots__ = ()
@@ -35,7 +36,7 @@ class Optimiser(Part):
     @property
     @abstractmethod
     def states_per_parameter(self) -> int:
-        """The number of values that the optimiser keeps for each parameter."""
+        """The number of state values that the optimiser keeps per parameter."""
 
     @property
     def lr_scale_outside_units(self) -> float:
@@ -108,7 +109,7 @@ class AdamW(Optimiser):
 @register
 @dataclass(frozen=True, slots=True)
 class RmsProp(Optimiser):
-    """A gradient divided by the root of its running mean square (Tieleman & Hinton 2012)."""
+    """RMSprop: gradients over the root of their running mean square (Tieleman & Hinton 2012)."""
 
     smoothing: float = 0.99
     momentum: float = 0.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PaperResults:
-    """The results that a paper prints for a network, in the paper's own form."""
+    """Results that a paper prints for a network, in the paper's notation; "" if not given."""
 
     parameters: str = ""
     multiply_adds: str = ""

@@ -33,7 +33,7 @@ LISTED_DEPTHS: dict[str, Iterable[int]] = {
     "resnet": IMAGENET_STAGE_UNITS,
     "preresnet": IMAGENET_STAGE_UNITS,
 }
-"""The depths of each family that `list_models` lists."""
+"""For each family, the depths that `list_models` lists."""
 LISTED_WIDE_NETWORKS = (
     "cifar-wrn16-8",
     "cifar-wrn28-10",
@@ -56,7 +56,7 @@ SHORTCUT_ABLATIONS: dict[str, Unit] = {
     "1x1 conv shortcut": Unit(shortcut="project-all"),
     "dropout shortcut": Unit(join=Drop(0.5)),
 }
-"""The rows of He et al. 2016, Table 1."""
+"""The units that He et al. 2016, Table 1, compare, by the name of their row."""
 
 
 def network(
@@ -70,8 +70,9 @@ def network(
 ) -> Network:
     """Look up a network by name; the arguments replace its input shape, class count or parts.
 
-    A fully connected net takes images of any shape, one input per number.  Raises UsageError for an
-    unknown name (with the nearest one), an impossible depth, and parts that contradict each other.
+    A fully connected net takes images of any shape, with one input per pixel value.  Raises
+    UsageError for an unknown name (with the nearest one), an impossible depth, and parts that
+    contradict each other.
     """
     base, *name_changes = name.split(",")
     argument_changes = {
@@ -106,9 +107,9 @@ def network(
 
 
 def normalise_change_value(value: str) -> str:
-    """Give a value one spelling, so that equal networks have equal names.
+    """Spell a value in a network's name one way, so that equal networks have equal names.
 
-    `B` -> `project`, `02` -> `2`.
+    For example, `B` becomes `project` and `02` becomes `2`.
     """
     return str(int(value)) if value.isdecimal() else SHORTCUT_LETTERS.get(value, value)
 
@@ -170,7 +171,7 @@ def split_network_name(name: str) -> tuple[str, int]:
 
 
 def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Network:
-    """`net` with these numbers of units in its stages, and with the name that they give it."""
+    """Return `net` with these numbers of units in its stages, and rename it accordingly."""
     return with_canonical_name(
         replace(
             net,
@@ -225,7 +226,7 @@ def with_canonical_name(net: Network, **replaced_families: str) -> Network:
 
 
 def unit_to_changes(unit: Unit, width: int) -> NameChanges:
-    """The changes in a network's name that describe `unit`, e.g. `{"join": "shortcut-gate"}`.
+    """Return the changes that describe `unit` in a name, e.g. `{"join": "shortcut-gate"}`.
 
     A part that no name describes is omitted.  `width` is the network's width factor, by which the
     inner width of a bottleneck is multiplied.
@@ -250,7 +251,7 @@ def unit_to_changes(unit: Unit, width: int) -> NameChanges:
 
 
 def parse_name_changes(assignments: list[str]) -> NameChanges:
-    """`["order=original"]` -> `{"order": "original"}`."""
+    """Parse the changes in a network's name: `["order=original"]` -> `{"order": "original"}`."""
     changes: NameChanges = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

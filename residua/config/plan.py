@@ -1,4 +1,4 @@
-"""Network -> concrete layers, with every decision taken.
+"""Turn a network into concrete layers, with every decision taken.
 
 Building, counting, drawing and exporting all read this one plan.
 """
@@ -18,7 +18,7 @@ LayerOp = Literal[
 
 
 class ActivationShape(NamedTuple):
-    """Shape of an activation without the batch dimension; `size` is () in a fully connected net."""
+    """Shape of an activation without batch dimension; `size` is () in a fully connected net."""
 
     channels: int
     size: tuple[int, ...]
@@ -36,7 +36,7 @@ class Layer:
     bias            whether a weight layer has one
     pad_before      channels of zeros that an option-A shortcut puts first; the others come last
     zero_init       whether the layer's weight starts at 0
-    pooling         of the head's pooling layer
+    pooling         the head's pooling; None in all layers but the head's pooling layer
     """
 
     op: LayerOp
@@ -51,7 +51,7 @@ class Layer:
 
     @property
     def fan_in(self) -> int:
-        """Number of inputs of each output of a weight layer."""
+        """Number of inputs that each output of a weight layer is computed from."""
         return self.input_shape.channels * prod((self.kernel,) * len(self.output_shape.size))
 
     @property
@@ -148,7 +148,7 @@ class Plan:
 
 
 def plan(network: Network) -> Plan:
-    """Plan a network: compute the shapes and strides of its layers, and where it projects."""
+    """Plan a network: compute the shapes and strides of its layers, and place its projections."""
     stem = plan_stem(network)
     units: list[PlannedUnit] = []
     total_units = sum(stage.units for stage in network.stages)
@@ -279,7 +279,7 @@ def make_layers(
     stride: int = 1,
     bias: bool = False,
 ) -> Layers:
-    """The layers of `ops` on `input_shape`; channels and size change at the weight layer."""
+    """Make the layers of `ops` for `input_shape`; the weight layer changes channels and size."""
     layers: list[Layer] = []
     for op in ops.split():
         match op:

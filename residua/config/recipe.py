@@ -22,11 +22,12 @@ class Recipe:
     epochs      duration in passes over the training images
     optimiser   what turns gradients into updates
     schedule    the learning rate over the run
-    warmup      a lower rate in the first steps; for deep networks only
+    warmup      a lower learning rate in the first steps; for deep networks only
     augment     random changes of the images
-    bn_splits   number of equal parts of a batch for which BN takes separate statistics, whatever
-                the number of processes.  2 at a batch of 128 gives 64 and 64, as on the two GPUs of
-                He et al. 2015.  Gradients and running statistics are averaged over the parts
+    bn_splits   number of equal parts into which a batch is split for BN, which normalises each part
+                by its own statistics, whatever the number of processes.  2 splits a batch of 128
+                into 64 and 64, as on the two GPUs of He et al. 2015.  Gradients and running
+                statistics are averaged over the parts
     smoothing   label smoothing: this share of a label is spread evenly over all classes
     balance     draw each class equally often, however many images it has
     freeze      train the last layer alone; BN keeps its statistics
@@ -64,20 +65,20 @@ class Recipe:
             )
 
     def total_steps(self, num_images: int) -> int:
-        """Steps of the whole run on `num_images` training images."""
+        """Return the number of steps of a whole run on `num_images` training images."""
         return self.steps or max(1, round(self.epochs * num_images / self.batch_size))
 
     def with_duration(self, steps: int = 0, epochs: float = 0) -> "Recipe":
-        """The same recipe for another duration; the rate drops at the same fractions of the run."""
+        """Return this recipe with another duration; the schedule scales with the run's length."""
         return replace(self, steps=steps, epochs=epochs)
 
     def drop_unneeded_warmup(self, depth: int) -> "Recipe":
-        """The recipe for a network of `depth` layers: without the warm-up if it is too shallow."""
+        """Return this recipe, without its warm-up if `depth` layers are too few to need it."""
         is_unneeded = self.warmup is not None and depth < self.warmup.from_depth
         return replace(self, warmup=None) if is_unneeded else self
 
     def lr_at_step(self, step: int, total_steps: int) -> float:
-        """The learning rate of `step`, from 0, in a run of `total_steps`: a pure function."""
+        """Learning rate at `step`, counted from 0, of a run of `total_steps`; a pure function."""
         rate = self.schedule.lr_at_progress(step / total_steps)
         if self.warmup and step < min(self.warmup.steps, total_steps // 10):
             return min(self.warmup.lr, rate)
@@ -124,7 +125,7 @@ RECIPES = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises UsageError, with the nearest name, if there is none.
     """

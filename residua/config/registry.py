@@ -61,7 +61,7 @@ def register(
 
 
 def base_of(kind: type) -> type[Part]:
-    """The class below `Part` that `kind` derives from: `Join` for `Gate`."""
+    """Return the base of `kind`, a direct subclass of `Part`; e.g. `Join` for `Gate`."""
     bases = [base for base in kind.__mro__ if issubclass(base, Part) and base is not Part]
     if not bases:
         raise UsageError(
@@ -72,7 +72,7 @@ def base_of(kind: type) -> type[Part]:
 
 
 def is_part_base(hint: object) -> bool:
-    """Whether this type is a base of parts, such as `Join` or `Head`.
+    """Return whether this type is a base of parts, such as `Join` or `Head`.
 
     A field of such a type may hold any part that is registered for the base.
     """
@@ -80,28 +80,28 @@ def is_part_base(hint: object) -> bool:
 
 
 def stored_kind_of(kind: type) -> str:
-    """The name of this kind in JSON.
+    """Return the name of this kind of part in JSON.
 
-    It is the class attribute `STORED_KIND` or, if there is none, the name of the class.
+    The name is the class attribute `STORED_KIND` or, if there is none, the name of the class.
     """
     return str(getattr(kind, "STORED_KIND", kind.__name__))
 
 
 def registered_kinds(base: type) -> dict[str, type[Part]]:
-    """The registered kinds of a base by their name in JSON; the first one is the default."""
+    """Return the registered kinds of a base by their name in JSON; the first one is the default."""
     return _kinds[base]
 
 
 def named_parts(base: type) -> Mapping[str, Any]:
-    """The parts of a base that a network's name may contain, by name, as a live view.
+    """Return, by name, the parts of a base that a network's name may contain.
 
-    The mapping includes parts that are registered later.
+    The mapping is a live view: parts that are registered later appear in it.
     """
     return _named_values[base]
 
 
 def implementation_of(part: Part) -> Callable[..., Any]:
-    """The function that builds `part`.
+    """Return the function that builds the torch object of `part`.
 
     Raises UsageError if the kind of `part` was registered without an implementation.
     """

@@ -1,4 +1,4 @@
-"""A run as a value: network, data set, recipe and seed, with random or loaded initial weights."""
+"""A training run as a value: network, data set, recipe, seed, random or loaded initial weights."""
 
 import hashlib
 import json
@@ -13,11 +13,12 @@ from residua.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that determines the outcome of a training, on one machine.
+    """Everything that determines the outcome of a training run on a given machine.
 
     dataset  the name of a data set, or the path of a folder, a table or an archive
     recipe   None for VLAD, which is fitted in a single step
-    start    fingerprint of the model folder or file that gives the initial weights, or ""
+    start    fingerprint of the model folder or file that gives the initial weights; "" if they are
+             random
     """
 
     network: ClassifierConfig
@@ -35,7 +36,7 @@ class Run:
             )
 
     def recipe_for_depth(self, depth: int) -> Recipe:
-        """The recipe for a network of `depth` layers.
+        """Return the recipe, without a warm-up that a network of `depth` layers does not need.
 
         Raises UsageError for VLAD, which has no recipe.
         """
@@ -45,7 +46,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """Ten hexadecimal digits of the SHA-256 of the run's JSON: equal for equal runs."""
+        """First ten hexadecimal digits of the SHA-256 of the run's JSON; equal for equal runs."""
         text = json.dumps(self.json, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 

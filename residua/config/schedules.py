@@ -9,9 +9,7 @@ from residua.config.checks import check_range
 
 @dataclass(frozen=True, slots=True)
 class StepDecay:
-    """A constant rate that is multiplied by `factor` at each of `at`, which are fractions of a
-    run.
-    """
+    """A constant rate that is multiplied by `factor` at each of the fractions `at` of a run."""
 
     STORED_KIND: ClassVar[str] = "Drops"
 
@@ -30,8 +28,9 @@ class StepDecay:
 
 @dataclass(frozen=True, slots=True)
 class OneCycle:
-    """A linear rise to `lr` over the first `rise` of a run, then a cosine down to 0 (after Smith &
-    Topin 2017).
+    """A linear rise to `lr`, then a cosine decay to 0 (after Smith & Topin 2017).
+
+    `rise` is the fraction of the run that the rise takes.
     """
 
     lr: float = 0.02

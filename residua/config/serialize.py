@@ -1,4 +1,4 @@
-"""Values <-> JSON, and overrides such as `batch_size=64`, both checked against the values' types.
+"""Convert values to and from JSON and apply overrides such as `batch_size=64`, checking types.
 
 Names in stored files do not change when Python names do: a field can set its JSON key with the
 `stored_as` metadata, and a class its JSON kind with the attribute `STORED_KIND`.
@@ -24,9 +24,9 @@ Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | 
 def to_json(value: Any) -> Json:
     """Encode a frozen value, with everything in it, as JSON.
 
-    If a field may hold several kinds of value, the JSON has its `kind`, except for
-    `UNTAGGED_KINDS`.  A field with `added_later` metadata is not written if it has its default, so
-    that older runs keep their ids.
+    If a field may hold several kinds of value, the value's `kind` is written too, unless it is one
+    of `UNTAGGED_KINDS`.  A field with `added_later` metadata is not written if it has its default
+    value, so that older runs keep their ids.
     """
     if is_dataclass(value) and not isinstance(value, type):
         hints = resolve_field_types(type(value))
@@ -46,7 +46,7 @@ def to_json(value: Any) -> Json:
 def to_tagged_json(value: Any, hint: Any) -> Json:
     """Encode `value`, the value of a field of type `hint`.
 
-    Its kind is added if the type allows several kinds.
+    The value's `kind` is added if the type allows several kinds.
     """
     if isinstance(value, tuple) and get_origin(hint) is tuple and is_part_base(get_args(hint)[0]):
         return [to_tagged_json(item, get_args(hint)[0]) for item in value]
@@ -79,7 +79,7 @@ def from_json(value_type: type[ConfigT], data: Json) -> ConfigT:
 def decode_json(hint: Any, data: Json, path: str) -> Any:
     """Decode `data` as the type `hint`.
 
-    Raises TypeError if it does not fit; the message names the place, `path`.
+    Raises TypeError if `data` does not fit; the message names its place in the file, `path`.
     """
     if get_origin(hint) is Literal:
         if data not in get_args(hint):
@@ -140,7 +140,7 @@ def decode_json_union(types: tuple[Any, ...], data: Json, path: str) -> Any:
 
 
 def decode_json_kind(kinds: dict[str, Any], data: dict[str, Json], path: str) -> Any:
-    """Decode an object by its `kind`; the default is the first of `kinds`."""
+    """Decode a JSON object as the class that its `kind` names, by default the first of `kinds`."""
     kind = data.get("kind", next(iter(kinds)))
     if kind not in kinds:
         raise TypeError(f"{path} is of kind {kind!r}, not one of {', '.join(kinds)}")
@@ -154,24 +154,25 @@ def resolve_field_types(dataclass_type: Any) -> dict[str, Any]:
 
 
 def stored_key(field: Field[Any]) -> str:
-    """The JSON key of a dataclass field: its `stored_as` metadata, or its name if it has none."""
+    """Return the JSON key of a dataclass field: its `stored_as` metadata or, if unset, its name."""
     return str(field.metadata.get("stored_as", field.name))
 
 
 def names_by_stored_key(dataclass_type: Any) -> dict[str, str]:
-    """The fields of a dataclass by their JSON keys."""
+    """Map the JSON keys of a dataclass to the names of its fields."""
     return {stored_key(field): field.name for field in fields(dataclass_type)}
 
 
 def name_in_words(dataclass_type: type) -> str:
-    """`ModelConfig` -> `model config`, for messages."""
+    """Return a class's name in words, for messages: `ModelConfig` -> `model config`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", dataclass_type.__name__).lower()
 
 
 def apply_override(value: ConfigT, assignment: str) -> ConfigT:
     """Replace one field of `value` as `--set` does.
 
-    `batch_size=64`, `optimiser.momentum=0.8` or `schedule={"kind": "OneCycle", "lr": 0.2}`.
+    Examples: `batch_size=64`, `optimiser.momentum=0.8`,
+    `schedule={"kind": "OneCycle", "lr": 0.2}`.
     Raises UsageError for a field that does not exist, or a value that it cannot hold.
     """
     path, equals, text = assignment.partition("=")
@@ -184,7 +185,7 @@ def apply_override(value: ConfigT, assignment: str) -> ConfigT:
 
 
 def parse_literal(text: str) -> Json:
-    """`64` -> 64, `{"lr": 0.2}` -> a dictionary; text that is not JSON -> itself."""
+    """Parse JSON, e.g. `64` or `{"lr": 0.2}`; return text that is not JSON as it is."""
     try:
         value: Json = json.loads(text)
     except json.JSONDecodeError:
@@ -193,7 +194,7 @@ def parse_literal(text: str) -> Json:
 
 
 def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> Any:
-    """Replace the field at `path`, a list of JSON keys, by the decoded `data`."""
+    """Return `value` with the field at `path`, a list of JSON keys, set to the decoded `data`."""
     key, *rest = path
     if value is None:
         keys = full_path.split(".")

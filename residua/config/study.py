@@ -1,6 +1,4 @@
-"""A study as a value: the arms that it compares, their depths and seeds, and their common
-recipe.
-"""
+"""A study as a value: the arms that it compares, their depths and seeds, and a shared recipe."""
 
 import re
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ from residua.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One candidate of a study: a family of networks, and its changes of the recipe.
+    """One candidate of a study: a family of networks, and its overrides of the study's recipe.
 
-    family   as `compose_network_name` takes it, e.g. `resnet,start=identity`
+    family   family name as `compose_network_name` takes it, e.g. `resnet,start=identity`
     changes  overrides of the study's recipe, e.g. `schedule.lr=0.02`
     label    text before the word "net" in sentences, e.g. `zero-initialised`; the default is the
              family
@@ -43,7 +41,7 @@ class Arm:
         return self.label or self.family
 
     def network_at_depth(self, depth: int) -> Network:
-        """The arm's network at `depth`.
+        """Return the arm's network of `depth` layers.
 
         Raises UsageError if the depth is impossible or the family is unknown.
         """
@@ -55,7 +53,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class StudyPoint:
-    """The coordinates of one run in a study."""
+    """One run of a study, identified by its arm, depth and seed."""
 
     arm: Arm
     depth: int
@@ -63,7 +61,7 @@ class StudyPoint:
 
     @property
     def run_name(self) -> str:
-        """Name of the run and of its folder."""
+        """The name of the run, and of its folder."""
         label = ""
         if self.arm.changes:
             label = "-" + re.sub(r"[^a-z0-9.]+", "-", self.arm.label.lower()).strip("-")
@@ -74,8 +72,8 @@ class StudyPoint:
 class Study:
     """The networks to train for a comparison: every arm at every depth with every seed.
 
-    An arm that has its own depths is trained at those instead.  Raises UsageError if there is no
-    arm, depth or seed, or if two arms have the same title.
+    An arm that has its own depths is trained at those instead of the study's.  Raises
+    UsageError if there is no arm, depth or seed, or if two arms have the same title.
     """
 
     question: str = ""
@@ -97,12 +95,12 @@ class Study:
             )
 
     def points_by_run_name(self) -> dict[str, StudyPoint]:
-        """All points by the name of their run, in training order.
+        """Return the study's points by the name of their run, in training order.
 
         The runs of one seed come before those of the next, so that a study that is stopped early
         has trained every network once before any network twice.  Within a seed the deepest networks
         come first, so that parallel workers finish at about the same time.  Raises UsageError if a
-        depth is impossible or if two arms are the same; the message names them.
+        depth is impossible or if two arms are the same; the message names these arms.
         """
         depths = sorted(
             {depth for arm in self.arms for depth in arm.depths or self.depths}, reverse=True
@@ -122,7 +120,7 @@ class Study:
     def check_depths(self, depths: list[int]) -> None:
         """Raise UsageError if an arm has no network at one of these depths.
 
-        The message names the depths.
+        The message names the impossible depths.
         """
         errors_by_depth: dict[int, UsageError] = {}
         for depth, arm in product(sorted(depths), self.arms):
@@ -145,7 +143,7 @@ class Study:
         return Run(net, self.dataset, point.arm.apply_changes(self.recipe), point.seed)
 
     def make_runs(self) -> dict[str, Run]:
-        """All runs by name, in the order of `points_by_run_name`."""
+        """Make the study's runs, by name, in the order of `points_by_run_name`."""
         return {name: self.make_run(point) for name, point in self.points_by_run_name().items()}
 
     @property
@@ -155,7 +153,7 @@ class Study:
 
 
 def parse_study(data: Json) -> Study:
-    """Decode a study; version 0.1 wrote families instead of arms.
+    """Decode a stored study, including those of version 0.1, which have families instead of arms.
 
     Raises RecordError if `data` does not describe a study.
     """

@@ -1,7 +1,7 @@
-"""Classical image classification by VLAD, as data: residuals of local patches, and a linear SVM.
+"""Config of classical image classification: VLAD descriptors of local patches and a linear SVM.
 
 Jegou et al. 2010 and 2012 encode an image by the differences between its patches and the nearest
-words of a dictionary.  He et al. 2015, section 2, name it among the residual representations that
+words of a dictionary.  He et al. 2015, section 2, name VLAD among the residual representations that
 precede theirs.  Nothing here is trained by gradient descent.
 """
 
@@ -20,19 +20,19 @@ VLAD_CHANGE_KEYS = ("patch", "contrast", "dimensions", "words", "cells", "sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VladClassifier:
-    """Every square patch of an image -> residuals to the nearest word, summed by cell -> class
-    scores.
+    """A linear SVM on VLAD descriptors of an image.
 
-    The papers describe large photographs by SIFT; patches, their size and the cells are our choice,
-    for small images.
+    Each square patch of the image gives its residual to the nearest word.  Residuals are summed by
+    cell, and the SVM turns the sums into class scores.  The papers describe large
+    photographs by SIFT; patches, their size and the cells are our choice, for small images.
 
     input       (channels, height, width)
     patch       side of a patch; there is one at every position
     contrast    added to a patch's variance, in normalised pixels, before dividing by it; our choice
-    dimensions  of a patch after PCA whitening (Jegou & Chum 2012)
-    words       of the dictionary, found by k-means
+    dimensions  number of values of a patch after PCA whitening (Jegou & Chum 2012)
+    words       number of words of the dictionary, which k-means finds
     cells       the image is a grid of cells x cells, each with its own sums of residuals
-    samples     patches that whitening and dictionary are fitted to; our choice
+    samples     number of patches to which whitening and dictionary are fitted; our choice
     cost        C of the SVM: larger fits the training images more closely; chosen by the dev error
     """
 
@@ -100,7 +100,7 @@ class VladClassifier:
 
     @property
     def parameters(self) -> int:
-        """The number of fitted values: mean and whitening, dictionary, and SVMs with biases."""
+        """The number of fitted values: patch mean, whitening, dictionary, and SVMs with biases."""
         return (
             self.patch_numel * (1 + self.dimensions)
             + self.words * self.dimensions
@@ -109,14 +109,14 @@ class VladClassifier:
 
 
 ClassifierConfig: TypeAlias = Network | VladClassifier
-"""The model that a run trains and a model folder holds."""
+"""The config of the model that a run trains or a model folder holds."""
 
 
 def make_vlad_classifier(name: str, input: tuple[int, ...], classes: int) -> VladClassifier:
-    """Parse `vlad`, or with fields replaced, `vlad,words=32,cells=1`, for images of shape `input`.
+    """Parse `vlad`, or e.g. `vlad,words=32,cells=1` to replace fields, for images of shape `input`.
 
-    The defaults are our choice, by the dev errors on digits and CIFAR-10.  Raises UsageError for an
-    unknown field or an impossible value.
+    The defaults are our choice, guided by dev errors on digits and CIFAR-10.  Raises UsageError
+    for an unknown field or an impossible value.
     """
     words, cells = (16, 2) if min(input[1:]) <= SMALL_IMAGE_SIDE else (28, 3)
     field_values: dict[str, Json] = {

@@ -1,11 +1,11 @@
 """Data sets: from a name or a folder of photos to augmented training batches.
 
-sources          what a data set is called, where its files are, and what they contain
+sources          find data sets by name or location, and list or download their files
 read             data set -> uint8 images and labels of a split
 decode           image file -> pixels, in one way for training and prediction
 decode_listing   all photos of a data set -> pixels, in parallel
 image_cache      decoded photos, stored for the next run
-pixel_file       the file in which they are stored, memory-mapped
+pixel_file       the memory-mapped file that holds the cached photos
 splits           which photos are for training and which are held out
 batches          the endless stream of training batches, as a function of the step
 augment          crops, flips, colours, mixing and normalisation of a batch

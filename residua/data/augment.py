@@ -15,8 +15,9 @@ from torch import Tensor
 def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tensor:
     """Surround images (n, c, h, w) uint8 with `margin` pixels of the mean colour on every side.
 
-    The border is zero after normalisation, to half a grey level, as in He et al. 2015, who pad
-    images after subtracting the mean.
+    The mean is rounded to whole grey levels.  Up to this rounding, at most half a level,
+    the border is zero after normalisation, as in He et al. 2015, who pad images after subtracting
+    the mean.
     """
     channels = [
         F.pad(pixels[:, i], (margin,) * 4, value=round(255 * level)) for i, level in enumerate(mean)
@@ -42,8 +43,8 @@ def random_resized_crop(
 ) -> Tensor:
     """Resize a random box of each image (n, c, H, W) uint8 to `size`, as fp32 (n, c, h, w).
 
-    Bits are (n, 4).  The box's share of the image's area is uniform in [min_area, 1]; the logarithm
-    of its aspect ratio, width over height, is uniform in [-log(max_aspect_ratio),
+    `random_bits` is (n, 4).  The box's share of the image's area is uniform in [min_area, 1]; the
+    logarithm of its aspect ratio, width over height, is uniform in [-log(max_aspect_ratio),
     log(max_aspect_ratio)].  A box wider or higher than the image is cut to the image's width or
     height.  Interpolation is bilinear.
     """
@@ -65,8 +66,9 @@ def random_resized_crop(
 def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Tensor:
     """Multiply brightness, contrast and saturation of each image (n, c, h, w) by random factors.
 
-    Factors are uniform in [1 - max_change, 1 + max_change]; bits are (n, 3).  Our choice: grey is
-    the plain mean of the channels.  `apply_trivial_augment` uses the luma instead, as Pillow does.
+    Factors are uniform in [1 - max_change, 1 + max_change]; `random_bits` is (n, 3).  Our choice:
+    grey is the plain mean of the channels.  `apply_trivial_augment` uses the luma instead, as
+    Pillow does.
     """
     factors = 1 + max_change * (2 * bits_to_uniform(random_bits) - 1)
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
@@ -84,9 +86,9 @@ def apply_mixup_or_cutmix(
 ) -> tuple[Tensor, Tensor]:
     """Mix each image (n, c, h, w) with its partner in `others`: by mixup, by CutMix or not at all.
 
-    Returns the images, and the share (n,) in [0, 1] that each keeps of its own label.  The four
-    random numbers of bits (n, 4) choose the method, the share, and the center of CutMix's box.  The
-    part of the box outside the image is cut off.
+    Returns the images, and the share (n,) in [0, 1] that each keeps of its own label.
+    `random_bits` (n, 4) holds four numbers per image: they choose the method, the share, and x and
+    y of the center of CutMix's box.  The part of the box outside the image is cut off.
     """
     selector, share, x, y = bits_to_uniform(random_bits).unbind(1)
     in_box = mask_cutmix_boxes(pixels.shape[2], pixels.shape[3], share, x, y)
@@ -102,7 +104,7 @@ def apply_mixup_or_cutmix(
 
 
 def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The pixels that an image takes from its partner, as bool (n, 1, h, w).
+    """A bool mask (n, 1, h, w) of the pixels that each image takes from its partner in CutMix.
 
     Each box is centered at (x, y) in [0, 1] and covers 1 - own_share of the image's area.  A part
     of the box outside the image is cut off.
@@ -146,7 +148,7 @@ def apply_cutout(pixels: Tensor, side: int, mean: tuple[float, ...], random_bits
 
 
 def normalise_pixels(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Levels x (n, c, h, w) in [0, 255] -> (x / 255 - mean) / std in fp32, channels last."""
+    """Normalise pixels x (n, c, h, w) in [0, 255]: (x / 255 - mean) / std, fp32, channels last."""
     scale, shift = normalisation_scale_and_shift(mean, std, pixels.device)
     return pixels.to(torch.float32, memory_format=torch.channels_last) * scale + shift
 
@@ -157,7 +159,7 @@ def normalisation_scale_and_shift(
 ) -> tuple[Tensor, Tensor]:
     """The factor and the summand, each (c, 1, 1), that `normalise_pixels` applies to a channel.
 
-    Cached, because every copy to a GPU would be a synchronisation.
+    The result is cached, because each copy to a GPU would synchronise with it.
     """
     # The first caller may be in inference mode, whose tensors autograd refuses; later ones train.
     with torch.inference_mode(False):

@@ -37,7 +37,7 @@ class TrainingBatches:
     `rank_and_world_size` (i, n) selects the i-th of n equal shares of each batch: n data-parallel
     processes together compute the batch that a single process would.  Images may be larger than
     `crop_size`: random crops are taken from the whole image, and without them the center is used.
-    With `balance_classes` an epoch has as many samples as before, but equally many of each class.
+    With `balance_classes` an epoch has as many samples as without, but equally many of each class.
     Raises UsageError if the batch is larger than the data set.
     """
 
@@ -79,8 +79,8 @@ class TrainingBatches:
     def compute_epoch_order(self, epoch: int) -> Tensor:
         """The sample numbers of an epoch (n,), in the order in which they are used.
 
-        Sample number i + k n stands for image i after k earlier uses in this epoch, with n the
-        number of images.  k is above 0 only with balanced classes.
+        Sample number i + k n stands for the use of image i after k earlier uses in this epoch; n is
+        the number of images.  Only with balanced classes is k ever above 0.
         """
         order = (
             self.compute_balanced_order(epoch)
@@ -92,7 +92,7 @@ class TrainingBatches:
     def compute_balanced_order(self, epoch: int) -> Tensor:
         """Sample numbers (n,) with equally many samples of each class.
 
-        A class's images are used in turn, in a new random order in every pass through them.
+        The order cycles through the images of each class, in a new random order in each cycle.
         """
         count = len(self.images)
         images_per_class = -(-count // len(self.images_by_class))
@@ -132,7 +132,7 @@ class TrainingBatches:
         return normalise_pixels(pixels, self.mean, self.std), labels
 
     def mix_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented, mixed images (n, c, h, w) and their class shares (n, classes)."""
+        """Augment and mix samples: images (n, c, h, w) and their class shares (n, classes)."""
         count = len(self.images)
         pixels, labels = self.augment_samples(epoch, samples)
         partners = self.draw_bits(RandomStream.MIX_PARTNER, epoch, samples) % count
@@ -152,7 +152,7 @@ class TrainingBatches:
         return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
 
     def augment_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment the samples of these numbers (n,): images (n, c, h, w) and labels (n,).
+        """Augment the samples with the given numbers (n,): images (n, c, h, w) and labels (n,).
 
         The images are not normalised.
         """
@@ -203,13 +203,13 @@ class TrainingBatches:
         return Images(pixels, image_indices).center_crop(self.crop_size).pixels
 
     def draw_bits(self, stream: RandomStream, epoch: int, samples: Tensor) -> Tensor:
-        """Random bits (n,), one number for each sample number (n,), for one use."""
+        """One random integer per sample number (n,), as bits (n,), for the use `stream`."""
         return random_bits_from_keys(self.seed, stream, epoch, samples)
 
     def draw_several_bits(
         self, count: int, stream: RandomStream, epoch: int, samples: Tensor
     ) -> Tensor:
-        """`count` independent random numbers for each sample number (n,), as bits (n, count)."""
+        """`count` independent random integers per sample number (n,), as bits (n, count)."""
         return torch.stack(
             [random_bits_from_keys(self.seed, stream, epoch, samples, i) for i in range(count)],
             dim=1,

@@ -90,7 +90,7 @@ def check_dataset(listing: ImageListing) -> DatasetCheck:
 def find_class_problems(
     listing: ImageListing, images: Iterable[CheckedImage]
 ) -> Iterator[DataProblem]:
-    """Classes with few training images, and classes whose names differ only in case."""
+    """Report classes with few training images, and classes whose names differ only in case."""
     counts = Counter(image.entry.label for image in images if image.entry.split in ("train", ""))
     for label, name in enumerate(listing.classes):
         if (count := counts[label]) < MIN_CLASS_IMAGES:
@@ -105,10 +105,10 @@ def find_class_problems(
 
 
 def find_file_name_problems(listing: ImageListing) -> Iterator[DataProblem]:
-    """File names that other programs may not read.
+    """Report file names that other programs may be unable to read.
 
-    They contain control characters or bytes that are not UTF-8, begin with `-`, or begin or end
-    with a space.
+    Such names contain control characters or bytes that are not UTF-8, begin with `-`, or begin or
+    end with a space.
     """
     for entry in listing.entries:
         file_name = entry.path.name
@@ -158,10 +158,11 @@ def find_duplicate_problems(
 def describe_duplicate(
     listing: ImageListing, entry: ImageEntry, original: ImageEntry, kind: str, relation: str
 ) -> DataProblem:
-    """The problem of a duplicate of `original`, with `kind` as its kind.
+    """Describe the problem that `entry` duplicates `original`.
 
-    If their splits differ, the kind is "leakage" instead.  If their classes differ, it is "two
-    classes" for the same bytes, and unchanged for images that only look the same.
+    The problem's kind is `kind` if class and split agree, and "leakage" if only the splits differ.
+    If the classes differ, it is "two classes" for images with the same bytes, and `kind` for images
+    that only look the same.
     """
     detail = f"{relation} {original.name}"
     if entry.label != original.label:
@@ -196,9 +197,9 @@ def quote_csv_cell(cell: str) -> str:
 
 
 def make_check_thumbnails(checked: DatasetCheck) -> dict[str, str]:
-    """Thumbnails, as data URIs by image name: of images with problems, and the first of each class.
+    """Make thumbnails of the images with problems and of the first image of each class.
 
-    Images that cannot be decoded have no thumbnail.
+    Returns data URIs by image name.  Images that cannot be decoded have no thumbnail.
     """
     problem_paths = {problem.path for problem in checked.problems[:MAX_PROBLEM_THUMBNAILS]}
     count_by_class = Counter[int]()

@@ -14,7 +14,7 @@ UINT64_MASK = (1 << 64) - 1
 
 
 class RandomStream(IntEnum):
-    """What random bits are used for: the key after the seed, which keeps the uses independent.
+    """What random bits are used for; as the key after the seed, it makes the uses independent.
 
     The numbers are part of every stored result: changing one changes the batches of every seed.
     Members with the same number are enum aliases.  Two uses may share a number only if no

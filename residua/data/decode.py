@@ -120,7 +120,7 @@ def make_too_large_error(display_name: str, pixels: int, max_pixels: int) -> Ima
 
 
 def make_damaged_image_error(error: Exception, display_name: str) -> ImageError:
-    """The ImageError for an exception of Pillow's: "truncated" if the data end early."""
+    """Turn Pillow's exception into an ImageError: "truncated" if data end early, else "damaged"."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, EOFError) or re.search(
         r"truncated|buffer is not large enough|not enough image data", reason, re.IGNORECASE
@@ -130,7 +130,7 @@ def make_damaged_image_error(error: Exception, display_name: str) -> ImageError:
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Rotate or mirror an image as its EXIF orientation says, if that can be read."""
+    """Rotate or mirror an image as its EXIF orientation says, if its EXIF data can be read."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF does not affect the pixels
@@ -152,7 +152,8 @@ def scale_grey_to_uint8(grey: NDArray[np.generic], mode: str) -> NDArray[np.uint
 
     16-bit levels are divided by 257, so that white stays white.  Our choice for the others: they
     are scaled from the smallest range that contains all levels, among [0, 1] (floating point only),
-    [0, 255] (floating point only) and [0, 65535].  If none does, the image's own range is used.
+    [0, 255] (floating point only) and [0, 65535].  If none of them does, the image's own range is
+    used.
     """
     x = np.nan_to_num(grey.astype(np.float64))
     low, high = min(float(x.min()), 0.0), float(x.max())
@@ -186,9 +187,10 @@ def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Ten
 
 
 def center_offset(side: int, crop_side: int) -> int:
-    """The first pixel of a center crop of `crop_side` pixels on a side.
+    """The index, along one axis, at which a center crop begins.
 
-    It is rounded as torchvision rounds.
+    The image has `side` pixels along the axis, and the crop `crop_side`.  Rounding is as in
+    torchvision.
     """
     return round((side - crop_side) / 2)
 

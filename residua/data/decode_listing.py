@@ -49,7 +49,7 @@ class DecodedImages:
 class DecodedIndex:
     """Everything about decoded images except their pixels, in the order of the pixels.
 
-    This is what index.json stores.
+    It is stored in the cache as index.json.
     """
 
     names: list[str]
@@ -74,8 +74,8 @@ def decode_all_images(
     """Decode every image of a listing and pass it to `write_image` with its index, split by split.
 
     `digests` are the SHA-256 sums of the entries, "" for unreadable ones.  A damaged image may
-    change the splits of the other images of its class.  Then all images are decoded and written a
-    second time, as if the damaged file did not exist.
+    change the splits of the other images of its class.  In that case all images are decoded and
+    written a second time, as if the damaged file did not exist.
     """
     entries = listing.entries
 
@@ -114,7 +114,7 @@ def decode_entry(entry: ImageEntry, view: ImagePreprocessing) -> Tensor | DataPr
 def find_unreadable_entries(
     entries: Sequence[ImageEntry], digests: Sequence[str], view: ImagePreprocessing
 ) -> dict[int, DataProblem]:
-    """The problem of each entry without a digest, by the entry's index."""
+    """The problem of each entry that cannot be read, having "" as its digest, by entry index."""
     problems = {}
     for i, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
         if not digest:

@@ -1,6 +1,6 @@
 """The cache of decoded photos: a data set is decoded once for each image size.
 
-The cache is in $XDG_CACHE_HOME/residua/images, a folder for each data set and size.
+The cache is in $XDG_CACHE_HOME/residua/images, with one folder per data set and size.
 """
 
 import errno

@@ -14,7 +14,7 @@ HASH_BANDS = MAX_HASH_DISTANCE + 1
 
 
 def compute_difference_hash(image: Image.Image) -> int:
-    """64 bits: whether each of 8 x 8 cells is darker than the cell to its right."""
+    """64 bits, one per cell of an 8 x 8 grid: 1 if the cell is darker than the one right of it."""
     levels = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     return int.from_bytes(np.packbits(levels[:, 1:] > levels[:, :-1]).tobytes(), "big")
 

@@ -55,10 +55,10 @@ class PixelFileWriter:
 def open_cache_writer(
     cache_folder: Path, image_shape: tuple[int, ...]
 ) -> Iterator[tuple[PixelFileWriter, dict[str, Json]]]:
-    """Yield a writer of images, and an empty dictionary for facts about them.
+    """Yield an image writer, and an empty dictionary to fill with facts about the images.
 
-    On success both are stored in `cache_folder`.  After an exception the folder is as it was
-    before.
+    On success the images and the facts are stored in `cache_folder`.  After an exception the folder
+    is as it was before.
     """
     index: dict[str, Json] = {}
     with atomic_write(cache_folder) as staging:
@@ -69,7 +69,7 @@ def open_cache_writer(
 
 
 def memory_map_images(cache_folder: Path) -> tuple[Tensor, dict[str, Json]]:
-    """The images (n, c, h, w) in a folder, memory-mapped and read-only, and the facts stored.
+    """The images (n, c, h, w) in a folder, memory-mapped and read-only, and their facts.
 
     Raises OSError or ValueError if the folder does not hold intact images.
     """

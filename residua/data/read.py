@@ -90,7 +90,7 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
 
 @dataclass(frozen=True, slots=True)
 class NamedImages:
-    """Images, the name of each, and the problems of those that were skipped."""
+    """Images with their names, and the problems of the images that were skipped."""
 
     images: Images
     names: list[str]
@@ -103,7 +103,7 @@ def read_preprocessed_split(
     preprocessing: HasPreprocessing,
     data_dir: Path | None = None,
 ) -> NamedImages:
-    """Read the images of one split, or of all splits, preprocessed for a model folder's config.
+    """Read the images of one split, or of all splits, preprocessed as a model needs.
 
     The pixels are the same as those that prediction computes from the same files.
     """

@@ -22,7 +22,7 @@ def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
 
 
 def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
-    """Bytes that each limited cgroup of this process has left; cgroup versions 1 and 2.
+    """Yield the bytes left in each cgroup of this process with a memory limit (cgroup v1 and v2).
 
     File caches that were not used lately count as free, because the kernel can drop them.
     """
@@ -62,7 +62,7 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def format_bytes(byte_count: int) -> str:
-    """`560 MiB`, `1.4 GiB`."""
+    """Format a number of bytes for reading, such as `560 MiB` or `1.4 GiB`."""
     if byte_count >= 2**30:
         return f"{byte_count / 2**30:,.1f} GiB"
     return f"{byte_count / 2**20:,.0f} MiB"

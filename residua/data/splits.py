@@ -45,7 +45,7 @@ def assign_splits(entries: list[ImageEntry], digests: list[str]) -> list[Optiona
 
 
 def choose_train_or_test(digest: str) -> OptionalSplit:
-    """The split for a digest: test for a share `TEST_SHARE` of all digests, otherwise train."""
+    """The split for a SHA-256 digest: test for a share `TEST_SHARE` of all digests, else train."""
     return "test" if hex_fraction(digest[:13]) < TEST_SHARE else "train"
 
 

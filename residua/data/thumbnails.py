@@ -11,7 +11,7 @@ MAX_THUMBNAIL_SIDE = 128  # pixels
 
 
 def make_thumbnail_uri(pixels: Tensor) -> str:
-    """An image (c, h, w) uint8 as a data URI: a PNG if it is small, otherwise a smaller JPEG."""
+    """An image (c, h, w) uint8 as a data URI: a PNG if it is small, else a JPEG, scaled down."""
     image = pixels_to_image(pixels)
     is_small = max(image.size) <= MAX_THUMBNAIL_SIDE
     image.thumbnail((MAX_THUMBNAIL_SIDE, MAX_THUMBNAIL_SIDE))
@@ -19,7 +19,7 @@ def make_thumbnail_uri(pixels: Tensor) -> str:
 
 
 def pixels_to_image(pixels: Tensor) -> Image.Image:
-    """An image (c, h, w) uint8 as RGB if it has three channels, or its first channel as grey."""
+    """An image (c, h, w) uint8 as RGB if it has three channels, else its first channel as grey."""
     channels_last = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]
     return Image.fromarray(channels_last.contiguous().numpy())
 

@@ -1,8 +1,9 @@
 """TrivialAugment (Müller & Hutter 2021): one random change per image, of random strength.
 
-There are fourteen changes of 31 strengths, the paper's wide range.  One difference: an image is
-shifted by up to a seventh of its side at any size, which is 32 of 224 pixels.  The whole batch
-passes through each kind of change; random bits alone decide which images it affects.
+There are fourteen kinds of change with 31 strengths each, in the paper's wide range.  One
+difference: an image is shifted by up to a seventh of its side at any size, which is 32 of 224
+pixels.  The whole batch passes through each kind of change; random bits alone decide which images
+it affects.
 """
 
 from math import pi
@@ -132,7 +133,7 @@ def compute_mean_luma(x: Tensor) -> Tensor:
 
 
 def blur_3x3(x: Tensor) -> Tensor:
-    """Average each pixel with its 8 neighbours by `BLUR_KERNEL`; the border stays, as in Pillow."""
+    """Average each pixel with 8 neighbours by `BLUR_KERNEL`; the border is kept, as in Pillow."""
     kernel = (x.new_tensor(BLUR_KERNEL) / 13).expand(x.shape[1], 1, 3, 3)
     inner = F.conv2d(x, kernel, groups=x.shape[1])
     inner_rows = torch.cat([x[:, :, 1:-1, :1], inner, x[:, :, 1:-1, -1:]], 3)

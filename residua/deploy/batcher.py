@@ -39,7 +39,10 @@ class RequestBatcher:
         self.executor = ThreadPoolExecutor(1, "classify")
 
     async def __call__(self, pixels: Tensor) -> Tensor:
-        """Probabilities (classes,) of an image (c, h, w) uint8; raises what `classify` raises."""
+        """Return the probabilities (classes,) of an image (c, h, w) uint8.
+
+        An exception that `classify` raises for the image's batch is raised here too.
+        """
         pending = PendingImage(pixels, asyncio.get_running_loop().create_future())
         await self.queue.put(pending)
         return await pending.result

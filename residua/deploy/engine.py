@@ -23,8 +23,10 @@ EngineName = Literal["auto", "torch", "onnx", "openvino"]
 EnginePrecision = Literal["auto", "fp32"]  # auto: bf16 if the device has it and the network allows
 
 PROBABILITY_TOLERANCE = 0.1
-"""Largest difference to the probabilities of PyTorch in fp32, on noise images, that `auto` accepts;
-our choice."""
+"""The largest difference from PyTorch in fp32 at which `auto` accepts an engine; our choice.
+
+It is the difference of a probability, on noise images.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,10 @@ def max_probability_difference(first: InferenceEngine, second: InferenceEngine) 
 
 
 def should_use_bf16(net: nn.Module, device: torch.device, precision: EnginePrecision) -> bool:
-    """Whether a network computes in bf16.
+    """Whether a network should compute in bf16 on `device`, given the requested precision.
 
-    VLAD never does: a descriptor close to the border between two visual words would be assigned to
-    the other word.
+    A VLAD model never does: through rounding, a descriptor close to the border between two visual
+    words would be assigned to the other word.
     """
     return precision == "auto" and isinstance(net, ResidualNetwork) and device_has_bf16(device)
 
@@ -103,10 +105,10 @@ def should_use_bf16(net: nn.Module, device: torch.device, precision: EnginePreci
 def build_torch_engine(
     net: nn.Module, config: ModelConfig, precision: EnginePrecision = "auto"
 ) -> InferenceEngine:
-    """PyTorch on the GPU, or on the CPU if there is no GPU.
+    """Build an engine that runs PyTorch on the GPU, or on the CPU if there is no GPU.
 
-    BN is folded, tensors are channels-last, and bf16 is used if it is native.  In bf16 the head
-    stays in fp32 (`Fp32Head`).
+    BN is folded, tensors are channels-last, and bf16 is used if the hardware supports it natively.
+    In bf16 the head stays in fp32 (`Fp32Head`).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     uses_bf16 = should_use_bf16(net, device, precision)
@@ -143,7 +145,7 @@ class Fp32Head(nn.Module):
 
 
 def build_onnx_engine(net: nn.Module, config: ModelConfig) -> InferenceEngine:
-    """ONNX Runtime on the CPU, in fp32."""
+    """Build an engine that runs ONNX Runtime on the CPU, in fp32."""
     program = export_onnx_program(InferenceModule(net, config, bake_preprocessing=True))
     run_onnx = make_onnx_runner(program.model_proto.SerializeToString())
     return InferenceEngine("onnx fp32", config, lambda pixels: run_onnx(pixels)[1])
@@ -152,7 +154,7 @@ def build_onnx_engine(net: nn.Module, config: ModelConfig) -> InferenceEngine:
 def build_openvino_engine(
     net: nn.Module, config: ModelConfig, precision: EnginePrecision = "auto"
 ) -> InferenceEngine:
-    """OpenVINO on the CPU, in bf16 if that is native."""
+    """Build an engine that runs OpenVINO on the CPU, in bf16 if the CPU supports it natively."""
     uses_bf16 = should_use_bf16(net, torch.device("cpu"), precision)
     model = convert_to_openvino(InferenceModule(net, config, bake_preprocessing=True))
     run_openvino = make_openvino_runner(model, "bf16" if uses_bf16 else "f32")

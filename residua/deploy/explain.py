@@ -64,7 +64,7 @@ class GradCamExplainer:
 
 
 def draw_heat_overlay(pixels: Tensor, heatmap: Tensor) -> Image.Image:
-    """Two panels: the image (c, h, w) uint8, and the same image overlaid with its heat map (h, w).
+    """Draw two panels: the image (c, h, w) uint8, and the image overlaid with its heat map (h, w).
 
     Both are enlarged by a whole factor until the shorter side has at least `MIN_OVERLAY_SIDE`
     pixels.
@@ -86,13 +86,13 @@ def draw_heat_overlay(pixels: Tensor, heatmap: Tensor) -> Image.Image:
 
 
 def draw_heat_layer(heatmap: Tensor) -> Image.Image:
-    """The heat map (h, w) as an RGBA image to lay over the original; its heat is its opacity."""
+    """Draw a heat map (h, w) as an RGBA image to lay over the original; hotter is more opaque."""
     layer = np.dstack([colour_heatmap(heatmap), heatmap.numpy()])
     return Image.fromarray(np.rint(255 * layer).astype(np.uint8), "RGBA")
 
 
 def colour_heatmap(heatmap: Tensor) -> NDArray[np.float64]:
-    """Colours (h, w, 3) in [0, 1] of a heat map (h, w) in [0, 1]."""
+    """Convert a heat map (h, w) in [0, 1] to colors (h, w, 3) in [0, 1]."""
     from matplotlib import colormaps
 
     colours: NDArray[np.float64] = colormaps[HEAT_COLORMAP](heatmap.numpy())[..., :3]

@@ -83,9 +83,9 @@ def export_fp32(
     export_format: ExportFormat,
     out: Path,
 ) -> dict[str, Json]:
-    """Write `out` in fp32.
+    """Write `out` in fp32, and check its outputs against those of `net`.
 
-    Raises RecordError, and leaves no file, if its outputs are not those of `net`.
+    Raises RecordError, and leaves no file, if they differ by more than `EXPORT_TOLERANCE`.
     """
     with atomic_write(out) as temporary_path:
         write_export(module, config, export_format, temporary_path)

@@ -12,12 +12,18 @@ from residua.deploy.inference_module import InferenceModule
 from residua.deploy.runners import ExportedRunner
 
 EXPORT_TOLERANCE = 1e-4
-"""Allowed difference to PyTorch, absolute for probabilities; for scores relative to the largest
-score, or absolute if that is below 1."""
+"""The largest allowed difference between the outputs of an exported file and of PyTorch.
+
+For probabilities it is absolute.  For scores it is relative to the largest score, or absolute if
+the largest score is below 1.
+"""
 
 CHECKED_BATCH_SIZES = (1, 5)
-"""Batch sizes of the comparison; both differ from the example batch of 2 that is exported, so a
-batch size that was baked into the file is found."""
+"""The batch sizes at which an exported file is compared with PyTorch.
+
+Both differ from 2, the batch size of the example input, so that a batch size that was baked into
+the file is detected.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ def measure_output_difference(
 ) -> OutputDifference:
     """Compare an exported file with the original network on noise images.
 
-    `module` is what was exported; `net` is the network before its BN was folded.
+    `module` is the module that was exported; `net` is the network before its BN was folded.
     """
     reference_net = deepcopy(net).eval()
     difference = OutputDifference(0.0, 0.0, 0.0)

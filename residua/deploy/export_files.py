@@ -63,8 +63,8 @@ def write_int8_export(
 ) -> None:
     """Write a module in int8, with its metadata, calibrated on images (n, c, h, w) uint8.
 
-    ONNX Runtime quantises the network for both ONNX and OpenVINO.  For OpenVINO, its ONNX file is
-    then converted.
+    ONNX Runtime quantises the network for both ONNX and OpenVINO.  For OpenVINO, the quantised ONNX
+    file is then converted.
     """
     import onnx
 
@@ -101,7 +101,7 @@ def write_openvino_folder(model: "openvino.Model", path: Path, metadata: dict[st
 
 
 def load_exported_runner(export_format: ExportFormat, path: Path) -> ExportedRunner:
-    """Load an exported file into the library of its format; it computes in fp32 on the CPU."""
+    """Load an exported file with the library for its format, to compute in fp32 on the CPU."""
     match export_format:
         case "onnx":
             return make_onnx_runner(path.read_bytes())

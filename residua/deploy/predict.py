@@ -47,9 +47,9 @@ class Prediction:
 
 
 def rank_top_classes(probabilities: Tensor, k: int) -> list[tuple[int, float]]:
-    """The k largest of the probabilities (classes,) as (index, probability), largest first.
+    """Return the k largest of the probabilities (classes,) as (index, probability), largest first.
 
-    All classes if there are fewer than k.
+    Returns all classes if there are fewer than k.
     """
     best = probabilities.topk(min(k, len(probabilities)))
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
@@ -95,7 +95,7 @@ def decode_files(
     preprocessing: HasPreprocessing,
     max_waiting: int = BATCHES_DECODED_AHEAD * PREDICTION_BATCH_SIZE,
 ) -> Iterator[Prediction]:
-    """Yield the decoded images, still without probabilities, in the order of `paths`.
+    """Yield one prediction per file, still without probabilities, in the order of `paths`.
 
     One thread per available CPU core decodes; at most `max_waiting` images are decoded ahead of the
     consumer, which bounds the memory.

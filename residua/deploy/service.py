@@ -69,7 +69,8 @@ class PredictionQuery:
 class PredictionService:
     """Answers HTTP requests with the predictions of an engine.
 
-    With an explainer it also returns heat maps, with an index also similar training images.
+    If it has an explainer, it also returns heat maps.  If it has an index of training images, it
+    also returns the ones most similar to the image.
     """
 
     def __init__(
@@ -171,7 +172,10 @@ class PredictionService:
             self.metrics.waiting_images -= 1
 
     async def answer_query(self, query: PredictionQuery, content: bytes) -> dict[str, Json]:
-        """Decode and classify an image file's bytes; ImageError if they cannot be decoded."""
+        """Decode and classify the bytes of an image file; return the answer as JSON.
+
+        Raises ImageError if they cannot be decoded.
+        """
         config = self.engine.config
         pixels = await run_in_pool(
             self.decode_pool,

@@ -57,9 +57,9 @@ class SimilarImageIndex:
         show_progress: ShowProgress = iter,
         max_images: int = MAX_COMPARED_IMAGES,
     ) -> None:
-        """Index a random sample of at most `max_images` images; `classes` names their labels.
+        """Index a random sample of at most `max_images` images.
 
-        The network is copied, not changed.
+        `classes` are the names of the images' labels.  The network is copied, not changed.
         """
         chosen_indices = random_permutation(len(images), 0)[:max_images]
         self.images = images[chosen_indices]

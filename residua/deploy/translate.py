@@ -39,16 +39,19 @@ def silence_exporters() -> Iterator[None]:
 
 
 def make_example_input(module: InferenceModule) -> Tensor:
-    """Two black images; with one, an exporter would take the batch size 1 for a constant."""
+    """Make a batch of two black images to export the module with.
+
+    With only one image, an exporter would treat the batch size 1 as a constant.
+    """
     return torch.zeros(
         2, *module.input_shape, dtype=torch.uint8 if module.bakes_preprocessing else torch.float32
     )
 
 
 def export_torch_program(module: InferenceModule) -> ExportedProgram:
-    """Export with `torch.export`, without the stack traces of our source that it adds to nodes.
+    """Export with `torch.export`; remove the stack traces that it attaches to nodes.
 
-    They would put paths of this machine into the file.
+    The stack traces would put paths of this machine into the file.
     """
     with silence_exporters(), torch.no_grad():
         program = torch.export.export(
@@ -60,9 +63,9 @@ def export_torch_program(module: InferenceModule) -> ExportedProgram:
 
 
 def export_onnx_program(module: InferenceModule) -> ONNXProgram:
-    """Export to ONNX, opset `ONNX_OPSET`, without the exporter's notes on nodes and values.
+    """Export to ONNX, opset `ONNX_OPSET`; leave out the exporter's notes on nodes and values.
 
-    They would put stack traces and paths of this machine into the file.
+    The notes would put stack traces and paths of this machine into the file.
     """
     with silence_exporters(), torch.no_grad():
         program = torch.onnx.export(

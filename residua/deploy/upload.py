@@ -15,7 +15,7 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def make_http_error(status: HTTPStatus, message: str, **headers: str) -> HTTPException:
-    """An error response; `headers` are given in snake case, e.g. `retry_after`."""
+    """Make an HTTP error; `headers` have their names in snake case, e.g. `retry_after`."""
     return HTTPException(
         status, message, {name.replace("_", "-"): value for name, value in headers.items()}
     )

@@ -52,9 +52,9 @@ class CheckpointedStage(nn.Sequential):
 class RecomputedSegment(torch.autograd.Function):
     """An autograd Function that applies a segment's units to `x` (n, c, h, w).
 
-    It saves only `x` and recomputes the activations in the backward pass.  Not
-    `torch.utils.checkpoint`: that requires both passes to save the same tensors, but here they do
-    not, since BN must not update its running statistics in the second one.
+    It saves only `x` and recomputes the activations in the backward pass.  `torch.utils.checkpoint`
+    is not used, because it requires both passes to save the same tensors.  Here they do not, since
+    BN must not update its running statistics in the second pass.
     """
 
     @staticmethod
@@ -102,7 +102,7 @@ def get_default_generator(device: torch.device) -> torch.Generator:
 
 @contextmanager
 def use_rng_state(device: torch.device, state: Tensor) -> Iterator[None]:
-    """Within the context, random numbers continue from `state`; after it, from where they were."""
+    """Set the device's default generator to `state` within the context, and restore it after."""
     rng = get_default_generator(device)
     saved_state = rng.get_state()
     rng.set_state(state)

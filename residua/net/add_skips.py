@@ -37,10 +37,10 @@ class SkipConnection(nn.Module):
 def add_skips_to_sequential(
     net: nn.Sequential, every: int, generator: torch.Generator
 ) -> nn.Sequential:
-    """The layers of `net` in groups of `every` weight layers, each group with a skip connection.
+    """Add a skip connection over each group of `every` weight layers; returns a new nn.Sequential.
 
-    The modules of `net` are used, not copied.  Raises UsageError if there is no such group, or if a
-    group's output cannot be added to its input.
+    The modules of `net` are used, not copied.  Raises UsageError if `net` has no such group, or if
+    a group's output cannot be added to its input.
     """
     modules, new_modules = list(net), list[nn.Module]()
     weight_indices = [i for i, module in enumerate(modules) if isinstance(module, WEIGHT_LAYERS)]
@@ -64,7 +64,7 @@ def add_skips_to_sequential(
 def find_group_end(modules: list[nn.Module], start: int, last_weight_index: int, every: int) -> int:
     """The index after the group of `every` weight layers that begins at `start`.
 
-    It is `start` itself if no group begins there.  The net's last weight layer, its classifier,
+    Returns `start` itself if no group begins there.  The net's last weight layer, its classifier,
     belongs to no group.
     """
     weight_count = 0
@@ -100,7 +100,7 @@ def wrap_with_skip(group: list[nn.Module], generator: torch.Generator) -> SkipCo
 def make_projection_or_identity(
     weight_layers: list[nn.Conv2d | nn.Linear], generator: torch.Generator
 ) -> nn.Module:
-    """The identity, or a projection W_s if the weight layers change the shape."""
+    """The shortcut: the identity, or a projection W_s if the weight layers change the shape."""
     first, last = weight_layers[0], weight_layers[-1]
     if isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
         if first.in_features == last.out_features:

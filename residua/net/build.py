@@ -65,7 +65,7 @@ class ResidualUnit(nn.Module):
     """A unit: y = after(join(shortcut(x), branch(x))), x = lead(input) (He et al. 2016, Eq. 1-2).
 
     `lead` holds the layers before shortcut and branch separate, such as an activation that both
-    use; it is mostly empty.  A unit of a plain net has neither shortcut nor join; there, y =
+    use; it is usually empty.  A unit of a plain net has neither shortcut nor join; there, y =
     after(branch(x)).
     """
 

@@ -18,7 +18,7 @@ def create_model(
     seed: int = 0,
     pretrained: str | Path | None = None,
 ) -> ResidualNetwork:
-    """A network by name, e.g. `cifar-resnet20`, for images `input` = (channels, height, width).
+    """Create a network by name, e.g. `cifar-resnet20`; `input` is (channels, height, width).
 
     Weights are initialised from `seed`, or loaded from `pretrained`: another project's weight file,
     a model folder, or OWNER/NAME on the Hugging Face hub.  If `num_classes` differs from the number

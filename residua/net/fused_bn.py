@@ -46,9 +46,9 @@ def fuse_sequences(module: nn.Module) -> None:
 
 
 def can_fuse_addition(unit: ResidualUnit) -> bool:
-    """Whether the unit's branch ends in a BN, and is then added as a plain sum or not added at all.
+    """Whether the unit ends in what the kernel computes: a BN, then a plain sum or no addition.
 
-    It is not added if the unit has no shortcut.
+    There is no addition if the unit has no shortcut.
     """
     if not len(unit.branch):
         return False
@@ -102,7 +102,7 @@ class FusedUnit(ResidualUnit):
 
 
 def apply_fused_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers in order; the kernel computes each BN that it can, with a ReLU after it."""
+    """Apply layers in order; the kernel computes each BN that it can, with any ReLU after it."""
     remaining = list(layers)
     while remaining:
         layer = remaining.pop(0)
@@ -143,7 +143,10 @@ def can_fuse_shortcut(shortcut: Tensor | None, branch: Tensor) -> bool:
 def normalise_add_relu(
     norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, apply_relu: bool
 ) -> Tensor:
-    """relu?(BN(x) [+ residual]) by the kernel; running statistics are updated if tracked."""
+    """Compute BN(x), plus `residual` unless None, and the ReLU if `apply_relu`, by the kernel.
+
+    Running statistics are updated if the BN tracks them.
+    """
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     if residual is not None:

@@ -1,7 +1,7 @@
 """Compile, load and call the C kernels of `fused_bn.c`: BN, addition and ReLU in one pass.
 
-The machine's own C compiler compiles them on the first call, for exactly its CPU; the result is
-cached.  Not torch.compile, since the bits of its results depend on its version.
+The machine's own C compiler compiles them on the first call, for exactly this CPU; the result is
+cached.  torch.compile is not used, since the exact bits of its results depend on its version.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ LINK_FLAGS = "-shared"
 
 
 def describe_fused_kernels() -> str:
-    """A short text: which kernels `install_fused_batchnorm` makes BN use, or why there are none."""
+    """Describe the kernels that `install_fused_batchnorm` makes BN use, or why there are none."""
     kernel_library = load_kernel_library()
     if isinstance(kernel_library, str):
         return f"no fused kernels: {kernel_library}"
@@ -36,7 +36,9 @@ def describe_fused_kernels() -> str:
 
 
 class BatchNormAddReLUFunction(torch.autograd.Function):
-    """relu?(BN(x) [+ residual]) in training mode, with fp32 arithmetic rounded once to bf16.
+    """Autograd Function: BN(x) in training mode, then optional addition and optional ReLU.
+
+    Arithmetic is in fp32, and the result is rounded once to bf16.
 
     `x` and `residual` are bf16, channels-last (n, c, h, w).  Running statistics are updated if the
     BN tracks them.

@@ -36,9 +36,9 @@ def looks_like_hub_repo(source: str | Path) -> bool:
 
 
 def resolve_weights_path(source: str | Path) -> Path:
-    """A residua model folder, or another project's weight file, for a path or a hub repository.
+    """Find residua's model folder, or another project's weight file, at a path or on the hub.
 
-    Raises RecordError if there is neither.
+    Raises RecordError if `source` holds neither.
     """
     path = Path(source)
     if not path.exists():

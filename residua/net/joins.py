@@ -42,7 +42,7 @@ class GatedSum(nn.Module):
 
 
 class DropJoin(nn.Module):
-    """dropout(shortcut) + drop_path(branch), stochastic depth (Huang et al. 2016).
+    """dropout(shortcut) + drop_path(branch); drop-path is stochastic depth (Huang et al. 2016).
 
     In training, each image drops its whole branch with probability `drop_path`; a branch that is
     kept is divided by 1 - drop_path.  In evaluation the join is the plain sum.

@@ -23,11 +23,10 @@ def load_pretrained_weights(
     """Load pretrained weights; return the network to build, and its weights under residua's names.
 
     `source` is a weight file, a model folder, or OWNER/NAME on the Hugging Face hub.  `requested`
-    is the network `network_name` with the wanted input shape and classes.  If the number of classes
-    of the source's head is another one, the returned weights lack the head.  Bottlenecks stride
-    where those of the source do, unless `network_name` sets `stride=`.  Raises RecordError if the
-    source does not exist or holds another network, or if the head does not fit and `num_classes` is
-    None.
+    is the network `network_name` with the wanted input shape and classes.  If the source's head has
+    another number of classes, the returned weights lack the head.  Bottlenecks stride where those
+    of the source do, unless `network_name` sets `stride=`.  Raises RecordError if the source does
+    not exist or holds another network, or if the head does not fit and `num_classes` is None.
     """
     path = resolve_weights_path(source)
     source_network, tensors = (

@@ -61,7 +61,7 @@ def copy_device_and_mode(source: ResidualNetwork, target: ResidualNetwork) -> Re
 
 
 def explain_not_identity(network: Network) -> str:
-    """Explain why a unit whose branch is 0 is not the identity, or cannot learn from there.
+    """Explain why a unit whose branch is 0 is not the identity, or cannot learn from that start.
 
     "" if it is the identity and can learn.
     """

@@ -30,7 +30,7 @@ BAR_PANEL_INCHES = 0.55
 def render_reliability_figure(
     calibrations: dict[str, CalibrationResult], width: float = DESKTOP_WIDTH
 ) -> str:
-    """Render one reliability diagram per calibration as SVG; `calibrations` are given by title.
+    """Render one reliability diagram per calibration as SVG; `calibrations` maps titles to data.
 
     Each diagram is a square that plots accuracy against confidence; below it is the share of images
     in each bin.  `width` is in inches.
@@ -61,7 +61,10 @@ def render_reliability_figure(
 def add_reliability_axes(
     figure: "Figure", left_inches: float, top_inches: float, square_inches: float
 ) -> "tuple[Axes, Axes]":
-    """Add a square and the flat panel below it, placed from the figure's upper left corner."""
+    """Add the square axes of a diagram and the flat axes below them; return both.
+
+    Their position is measured in inches from the figure's upper left corner.
+    """
     figure_width, figure_height = figure.get_figwidth(), figure.get_figheight()
     left, width = left_inches / figure_width, square_inches / figure_width
     square_bottom = 1 - (top_inches + square_inches) / figure_height

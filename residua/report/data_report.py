@@ -35,7 +35,7 @@ PROBLEM_MEANINGS = {
     "one colour": "Images of a single colour.",
     "odd name": "File names that other programs may not be able to read.",
 }
-"""The meaning of each kind of problem, the worst first."""
+"""Explains each kind of problem; the worst kind is first."""
 
 PROBLEM_RANKS = {kind: rank for rank, kind in enumerate(PROBLEM_MEANINGS)}
 SPLIT_NAMES = ("images", "train", "dev", "test")  # "images": a data set without splits
@@ -46,7 +46,8 @@ MAX_CLASS_PICTURES = 4
 def render_data_report(check_facts: Mapping[str, Json], thumbnail_uris: Mapping[str, str]) -> str:
     """The page as HTML.
 
-    `check_facts` is the content of `check.json`; `thumbnail_uris` are data URIs by path.
+    `check_facts` is the content of `check.json`; `thumbnail_uris` maps the path of an image to its
+    thumbnail as a data URI.
     """
     problems = list_problems(check_facts)
     counts_by_class = get_class_counts(check_facts)
@@ -108,7 +109,7 @@ def group_problems(
 
 
 def rank_problem_kind(kind: str) -> int:
-    """0 for the worst kind; unknown kinds come last."""
+    """The sort key of a kind of problem: 0 for the worst kind; unknown kinds come last."""
     return PROBLEM_RANKS.get(kind, len(PROBLEM_RANKS))
 
 
@@ -137,7 +138,7 @@ def list_splits(counts_by_class: Mapping[str, Mapping[str, int]]) -> list[str]:
 def make_class_count_rows(
     counts_by_class: Mapping[str, Mapping[str, int]], thumbnail_uris: Mapping[str, str]
 ) -> list[dict[str, object]]:
-    """Name, counts by split, and a few pictures of each class."""
+    """One row per class: its name, its number of images by split, and a few of its pictures."""
     splits = list_splits(counts_by_class)
     rows: list[dict[str, object]] = []
     for name, counts in counts_by_class.items():

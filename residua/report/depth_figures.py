@@ -41,7 +41,7 @@ STEP_TICKS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5
 def render_depth_figure(
     cells: Sequence[StudyCell], num_classes: int, width: float = DESKTOP_WIDTH
 ) -> str:
-    """SVG of the final training error (dashed) and test error (solid) against depth.
+    """Render, as SVG, the final training error (dashed) and test error (solid) against depth.
 
     Bars are one standard deviation over seeds.
     """
@@ -164,13 +164,13 @@ def set_step_axis(axes: "Axes", measured_every: int, max_steps: int) -> None:
 def get_learning_start_height(cell: StudyCell) -> float:
     """The height, in steps, at which a cell's start of learning is drawn.
 
-    It is above the dotted line if no seed started learning.
+    If no seed started learning, this is above the dotted line that marks the last training step.
     """
     return (cell.first_learned_step or 1.0) * (1.18 if cell.learned_seeds == 0 else 1)
 
 
 def add_start_tooltips(axes: "Axes", cells_and_heights: Iterable[tuple[StudyCell, float]]) -> None:
-    """Show each cell's mean start, and the interval at which it was measured."""
+    """Add tooltips: each cell's mean step at which learning starts, and the measuring interval."""
     for cell, height in cells_and_heights:
         text = (
             f"{format_arm_name(cell.arm)}, {cell.depth} layers: "
@@ -190,11 +190,11 @@ def format_cell_tooltip(cell: StudyCell) -> str:
 
 
 def make_arm_line_end(arm: str, arm_index: int, height: float) -> LineEnd:
-    """The arm's name at the end of its line, in the arm's color."""
+    """Make the label at the end of an arm's line: the arm's name in the arm's color."""
     color, marker = pick_series_color(arm_index), pick_series_marker(arm_index)
     return LineEnd(height, wrap_arm_name(arm), color, marker)
 
 
 def wrap_arm_name(arm: str) -> str:
-    """The arm's name in lines that fit right of the axes."""
+    """Break an arm's name into lines that fit to the right of the axes."""
     return fill(format_arm_name(arm), ARM_LABEL_CHARACTERS)

@@ -25,7 +25,7 @@ DIAGRAM_COLORS = {
     "shortcut": ("#c2410c", "#ff8f52"),
     "project": ("#fbe9df", "#3d2316"),
 }
-"""Each color in light and in dark mode, by the name of its CSS variable."""
+"""Maps the name of each CSS variable to its color in light mode and its color in dark mode."""
 
 DIAGRAM_CSS = """
 .drawing {
@@ -67,7 +67,7 @@ class DiagramColumn:
         self.elements += elements
 
     def draw_line_down(self, distance: float) -> None:
-        """Extend the line that the activations follow."""
+        """Extend the activations' line downwards by `distance` pixels."""
         self.add_elements(f'<path class="line" d="M{COLUMN_X} {self.y:g}v{distance:g}"/>')
         self.y += distance
 
@@ -116,7 +116,10 @@ def render_svg_box(
     size: tuple[float, float],
     *text_lines: str,
 ) -> Iterator[str]:
-    """A rectangle of `size` (width, height) around `center` (x, y) with lines of text in it."""
+    """Yield the SVG of a box around `center` (x, y) with lines of text in it.
+
+    `size` is (width, height).
+    """
     (center_x, center_y), (width, height) = center, size
     left, top = center_x - width / 2, center_y - height / 2
     text_class = "" if height >= 21 and len(text_lines) == 1 else "small"

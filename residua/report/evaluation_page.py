@@ -28,7 +28,10 @@ MAX_LISTED_FILES = 100  # skipped files on the page
 
 
 def write_evaluation_report(evaluation: EvaluationResult, folder: Path) -> Path:
-    """Write page, figure, `evaluation.json`, `classes.csv` and `confusion.csv`; return the page."""
+    """Write the page, its figure, and the data files; return the path of the page.
+
+    The data files are `evaluation.json`, `classes.csv` and `confusion.csv`.
+    """
     reliability_svgs = render_evaluation_figures(evaluation)
     write_json(folder / EVALUATION_RECORD, to_json(evaluation))
     write_text(folder / "classes.csv", format_classes_csv(evaluation))
@@ -158,9 +161,9 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
 
 
 def make_class_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, str, str]]:
-    """Rows (class, images, precision, recall, its interval), in percent, from the lowest recall up.
+    """Rows (class, images, precision, recall, interval of the recall), from the lowest recall up.
 
-    Classes without images have no recall and come last.
+    All but the first two are in percent.  Classes without images have no recall and come last.
     """
 
     def get_sort_key(class_index: int) -> float:
@@ -205,7 +208,7 @@ def compute_max_confusion_share(evaluation: EvaluationResult) -> float:
 
 
 def make_confusion_rows(evaluation: EvaluationResult) -> list[tuple[int, str, str, int]]:
-    """(images, true class, predicted class, images of the true class), the most frequent first."""
+    """Rows (images, true class, predicted class, images of the true class), most frequent first."""
     return [
         (
             count,
@@ -218,7 +221,7 @@ def make_confusion_rows(evaluation: EvaluationResult) -> list[tuple[int, str, st
 
 
 def make_mistake_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, str, str]]:
-    """(thumbnail's data URI, name of the image, true class, predicted class, confidence)."""
+    """Rows (thumbnail's data URI, image's name, true class, predicted class, confidence)."""
     return [
         (
             mistake.thumbnail,

@@ -38,12 +38,12 @@ def describe_error(evaluation: EvaluationResult) -> str:
 
 
 def describe_wrong_images(evaluation: EvaluationResult) -> str:
-    """`80 of 400 test images wrong`."""
+    """The number of wrong predictions in words: `80 of 400 test images wrong`."""
     return f"{evaluation.wrong:,} of {describe_evaluated_images(evaluation)} wrong"
 
 
 def describe_evaluated_images(evaluation: EvaluationResult) -> str:
-    """`400 test images`, or `400 images` if all splits were evaluated."""
+    """The number of images in words: `400 test images`, or `400 images` if all splits were used."""
     split = "" if evaluation.split == "all" else f"{evaluation.split} "
     return f"{evaluation.count:,} {split}images"
 
@@ -84,7 +84,7 @@ def describe_extreme_recalls(evaluation: EvaluationResult) -> str:
 
 
 def describe_main_confusion(evaluation: EvaluationResult) -> str:
-    """The most frequent confusion, with its reverse; empty without mistakes."""
+    """The most frequent confusion, and how often the reverse happens; empty without mistakes."""
     confusions = evaluation.most_frequent_confusions()
     if not confusions:
         return ""

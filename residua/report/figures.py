@@ -37,11 +37,15 @@ Color-blind readers can tell them apart, and every series also has a marker of i
 """
 
 SERIES_MARKERS = "osD^vPX"
-"""The markers of the series: one more than colors, so that 42 series differ in one or the other."""
+"""The markers of the series, in order.
+
+There is one marker more than there are colors, so that each of 42 series has its own combination of
+color and marker.
+"""
 
 PERCENT_TICKS = (0, 1, 2, 5, 10, 20, 50, 100)
 FINE_PERCENT_TICKS = (0, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
-"""The ticks of an axis that would show two or fewer of `PERCENT_TICKS`."""
+"""The ticks of an axis on which only two or fewer of `PERCENT_TICKS` would be visible."""
 
 FIGURE_STYLE = {
     "font.family": "sans-serif",
@@ -157,7 +161,10 @@ def pick_series_marker(index: int) -> str:
 
 
 def make_depth_colors(num_depths: int) -> dict[str, str]:
-    """One color per depth, from warm to dark as depth grows, with its color on a dark screen."""
+    """Make one color per depth, from warm to dark as depth grows.
+
+    Each color is mapped to the color that replaces it on a dark screen.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -169,7 +176,7 @@ def make_depth_colors(num_depths: int) -> dict[str, str]:
 
 
 def make_figure_colors(num_depths: int) -> dict[str, str]:
-    """Every color that a study's figures use, with its color on a dark screen."""
+    """Map every color that a study's figures use to the color that replaces it on a dark screen."""
     return BASE_COLORS | SERIES_COLORS | make_depth_colors(num_depths)
 
 
@@ -215,8 +222,8 @@ def figure_to_svg(figure: "Figure") -> str:
 def inline_svg(svg: str, id_prefix: str, title: str, colors: Iterable[str]) -> str:
     """The `<svg>` element for use inside a page.
 
-    The XML prologue goes, ids begin with `id_prefix` so that figures of one page do not clash, and
-    each of `colors` becomes a CSS variable: `#c2410c` becomes `var(--c2410c)`.
+    The XML prologue is removed, ids begin with `id_prefix` so that figures of one page do not
+    clash, and each of `colors` becomes a CSS variable: `#c2410c` becomes `var(--c2410c)`.
     """
     body = svg[svg.index("<svg") :]
     opening_tag, rest = body.split(">", 1)

@@ -11,7 +11,7 @@ NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def format_percent_number(share: float | None, digits: int = 1) -> str:
-    """A share in [0, 1] in percent, without the sign, for tables: `12.3`; a dash for None."""
+    """A share in [0, 1] in percent, without `%`, for tables: `12.3`; a dash for None."""
     return NO_VALUE if share is None else f"{100 * share:.{digits}f}"
 
 
@@ -24,12 +24,12 @@ def format_percent(share: float, digits: int = 1) -> str:
 
 
 def format_exact_percent(share: float) -> str:
-    """A setting in [0, 1] as it was chosen, not rounded to tenths: `20 %`, `0.25 %`."""
+    """A setting in [0, 1] in percent, with all its digits: `20 %`, `0.25 %`."""
     return f"{100 * share:g} %"
 
 
 def format_percent_number_with_sd(mean: float, sd: float | None, digits: int = 1) -> str:
-    """A mean share and its standard deviation in percent, without the sign: `17.3 ± 2.1`.
+    """A mean share and its standard deviation in percent, without the percent sign: `17.3 ± 2.1`.
 
     A mean of one seed has no standard deviation, and is printed alone.
     """
@@ -78,7 +78,7 @@ def format_duration(seconds: float) -> str:
 
 
 def join_with_and(words: Sequence[str]) -> str:
-    """A list in a sentence: `a, b and c`."""
+    """Join words as in a sentence: `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
@@ -88,6 +88,6 @@ def capitalize_first(text: str) -> str:
 
 
 def make_percent_nonbreaking(sentence: str) -> str:
-    """The sentence without a line break inside `17.3 ± 2.1 %`, for HTML."""
+    """Prevent line breaks inside values such as `17.3 ± 2.1 %` in the sentence, for HTML."""
     unbroken_signs = sentence.replace(" %", f"{NO_BREAK_SPACE}%")
     return unbroken_signs.replace(" ± ", f"{NO_BREAK_SPACE}±{NO_BREAK_SPACE}")

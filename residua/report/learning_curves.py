@@ -28,9 +28,10 @@ MAX_COLUMNS = 3  # panels next to each other on a wide screen
 
 
 def render_learning_curves(runs: Sequence[FinishedRun], width: float = DESKTOP_WIDTH) -> str:
-    """SVG of training and dev error over steps in percent, and the final test error as a dot.
+    """Render, as SVG, training and dev error over steps, and the final test error as a dot.
 
-    There is one panel per arm, and in it one color per depth.  `width` is in inches.
+    Errors are in percent.  There is one panel per arm, and in it one color per depth.  `width` is
+    in inches.
     """
     arms = list(dict.fromkeys(run.arm for run in runs))
     columns = min(MAX_COLUMNS if width == DESKTOP_WIDTH else 1, len(arms))
@@ -65,7 +66,7 @@ def list_error_percents(runs: Sequence[FinishedRun]) -> list[float]:
 
 
 def make_panel_grid(num_panels: int, columns: int, width: float) -> tuple["Figure", "GridSpec"]:
-    """A figure, and the places of its panels, row by row."""
+    """Make a figure and the grid of its panels, which is filled row by row."""
     rows = -(-num_panels // columns)
     row_height = 2.55 if columns > 1 or width == DESKTOP_WIDTH else 2.2
     height = row_height * rows + 0.75
@@ -139,7 +140,7 @@ def get_error_curve(run: FinishedRun, error_name: str) -> tuple[list[float], lis
 
 
 def add_curves_legend(figure: "Figure", width: float) -> None:
-    """Explain the lines and the dot above the panels."""
+    """Add a legend above the panels that explains the lines and the dot."""
     legend_lines = [
         make_legend_line("-", "dev", 1.5),
         make_legend_line("--", "training", 0.9),

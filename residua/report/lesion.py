@@ -34,7 +34,7 @@ def check_lesion_output_folder(folder: Path) -> None:
 
 
 def holds_lesion_study(folder: Path) -> bool:
-    """Whether `results.json` of `folder` is a lesion study's, in whichever format version."""
+    """Whether `results.json` in `folder` is that of a lesion study, in any format version."""
     try:
         content = json.loads((folder / LESION_RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def make_net_row(net: NetworkLesionResult) -> list[str]:
 
 
 def format_error_after_deletions(net: NetworkLesionResult, deleted_count: int) -> str:
-    """The error in percent after this many random deletions, with its sd, or a dash."""
+    """The error in percent after `deleted_count` random deletions, with its sd; else a dash."""
     for many in net.thinned:
         if many.deleted == deleted_count:
             return format_percent_number_with_sd(many.error, many.error_sd)

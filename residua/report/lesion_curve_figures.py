@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 
 def render_deletions_swaps_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
-    """SVG of the error by the number of random deletions, and of swaps; `width` in inches."""
+    """Render, as SVG, the error against the number of random deletions, and against that of swaps.
+
+    `width` is in inches.
+    """
     colors = pick_net_colors(study.nets)
     deletion_curves = [make_deletion_curve(net) for net in study.nets]
     swap_curves = [make_swap_curve(net) for net in study.nets]
@@ -90,7 +93,7 @@ def doubling_axis_position(count: int) -> float:
 
 
 def set_doubling_ticks(axes: "Axes", max_position: float) -> None:
-    """Set ticks at 0, 1, 2, 4, ... up to a position on the axis of doublings."""
+    """Set ticks at the counts 0, 1, 2, 4, ...; `max_position` is a `doubling_axis_position`."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     ticks = [0, *(2**i for i in range(int(max_position)))]
@@ -101,9 +104,9 @@ def set_doubling_ticks(axes: "Axes", max_position: float) -> None:
 
 
 def render_path_length_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
-    """SVG of the error by kept units, and of the gradient by path length; `width` in inches.
+    """Render, as SVG, the error against the number of kept units, and the gradient by path length.
 
-    Only residual nets are drawn, as a plain net has one path.
+    `width` is in inches.  Only residual nets are drawn, as a plain net has one path.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -136,7 +139,7 @@ def make_kept_unit_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
 def draw_path_shares(
     axes: "Axes", nets: Sequence[NetworkLesionResult], colors: Sequence[str]
 ) -> None:
-    """Draw the share of the gradient by path length, and dashed the share of all paths."""
+    """Draw the share of the gradient by path length and, dashed, the share of all paths."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for net, color in zip(nets, colors, strict=True):

@@ -32,7 +32,7 @@ class ErrorPoint:
 
 
 def make_error_point(x: float, error: float, sd: float | None, text: str) -> ErrorPoint:
-    """A point at an error in [0, 1]."""
+    """Make the point of a curve from an error in [0, 1]."""
     return ErrorPoint(x, 100 * error, None if sd is None else 100 * sd, text)
 
 
@@ -65,7 +65,7 @@ def make_two_panels(width: float) -> "tuple[Figure, tuple[Axes, Axes]]":
 def compute_margin_fractions(
     figure: "Figure", bottom_inches: float, top_inches: float
 ) -> tuple[float, float]:
-    """The lower and upper edge of the panels, in fractions of the height, for these margins."""
+    """Convert margins in inches to the panels' lower and upper edge, as fractions of the height."""
     height = figure.get_figheight()
     return bottom_inches / height, 1 - top_inches / height
 
@@ -88,7 +88,7 @@ def draw_error_curves(
 
 
 def list_ablation_percents(study: LesionStudyResult) -> list[float]:
-    """All errors of the study after deletions, in percent: they set the scale of the panels."""
+    """List all errors after deletions, in percent; the scale of the panels follows from them."""
     return [
         100 * error
         for net in study.nets

@@ -27,7 +27,10 @@ SUMMARY_WIDTH = 100  # columns of a terminal
 
 
 def describe_lesion_study(study: LesionStudyResult) -> list[str]:
-    """The answer, each net's findings as `label: finding`, and the standard error."""
+    """Describe a lesion study in sentences.
+
+    The answer comes first, then each net's findings as `label: finding`, then the standard error.
+    """
     findings = [
         f"{net.label}: {finding}" for net in study.nets for finding in describe_net_findings(net)
     ]
@@ -170,7 +173,10 @@ def format_net_errors(net: NetworkLesionResult) -> list[str]:
 
 
 def format_unit_error(unit: UnitDeletionResult) -> str:
-    """`7.0`, `7.0*` for a unit that changes the shape, `–*` for one that cannot be deleted."""
+    """The error without a unit, in percent: `7.0`.
+
+    It is `7.0*` for a unit that changes the shape, and `–*` for one that cannot be deleted.
+    """
     return format_percent_number(unit.error) + ("*" if unit.changes_shape else "")
 
 

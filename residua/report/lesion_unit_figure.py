@@ -37,7 +37,10 @@ MIN_PANEL_SHARE = 1 / 2.5  # smallest width of a panel, relative to that of the 
 
 
 def render_single_deletion_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
-    """SVG of one panel per net, side by side or one above the other; `width` in inches."""
+    """Render, as SVG, the error without each unit, in one panel per net.
+
+    Panels are side by side or one above the other.  `width` is in inches.
+    """
     is_single_row = width == DESKTOP_WIDTH and len(study.nets) <= 3
     with use_figure_style(f"units {width}"):
         figure, panel_axes = make_net_panels(study, width, is_single_row)
@@ -65,7 +68,10 @@ def render_single_deletion_figure(study: LesionStudyResult, width: float = DESKT
 def make_net_panels(
     study: LesionStudyResult, width: float, is_single_row: bool
 ) -> "tuple[Figure, list[Axes]]":
-    """One panel per net; in a row, widths follow the nets' depths, and the scale is common."""
+    """Make a figure with one panel per net, side by side if `is_single_row`.
+
+    Panels side by side have widths that follow the nets' depths, and share one scale.
+    """
     unit_counts = [len(net.units) for net in study.nets]
     panel_widths = [max(count, MIN_PANEL_SHARE * max(unit_counts)) for count in unit_counts]
     rows, columns = (1, len(study.nets)) if is_single_row else (len(study.nets), 1)
@@ -124,7 +130,7 @@ def draw_deleted_unit(
     color: str,
     small_marks: bool,
 ) -> None:
-    """Draw a stem and a mark, hollow for a unit that changes the shape."""
+    """Draw one unit's stem and its mark, which is hollow for a unit that changes the shape."""
     error_percent = 100 * (unit.error or 0)
     axes.plot(
         [x, x],
@@ -151,7 +157,7 @@ def draw_deleted_unit(
 
 
 def label_net_stages(axes: "Axes", net: NetworkLesionResult) -> None:
-    """Write the stages below the axis, and draw a line between two of them."""
+    """Write the names of the stages below the axis, and draw a line between adjacent stages."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     stage_centers, first_unit = [], 0

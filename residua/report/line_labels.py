@@ -91,7 +91,7 @@ def spread_labels(heights: list[float], min_gap: float) -> list[float]:
 
 
 def hide_crowded_labels(depths: list[int]) -> list[str]:
-    """The label of each tick of a logarithmic axis; empty if it would touch the one before it."""
+    """Label each depth's tick on a logarithmic axis; "" if it would touch the label before it."""
     labels = [str(depths[0])]
     last_labelled = depths[0]
     min_ratio = max((depths[-1] / depths[0]) ** 0.06, 1.03)

@@ -101,7 +101,7 @@ def draw_stage_units(column: DiagramColumn, stage: int, units: list[PlannedUnit]
 
 
 def draw_fold_mark(column: DiagramColumn, hidden_count: int) -> None:
-    """Draw a dotted line in place of units that equal the next one."""
+    """Draw a dotted line in place of `hidden_count` units that equal the next drawn unit."""
     line_path = f"M{COLUMN_X} {column.y:g}v{FOLD_HEIGHT}"
     label = f"{hidden_count:,} more like the next"
     column.add_elements(

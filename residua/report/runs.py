@@ -20,7 +20,11 @@ from residua.report.recorded_run import (
 from residua.study_records import list_run_records, read_study_json, to_folder_name
 
 RunSortKey = tuple[int, int, str, int, int]
-"""The arm's index in the study, the family's index in the papers, the arm, depth and seed."""
+"""The key by which runs are sorted.
+
+It holds the arm's index in the study, the family's index in the papers, the arm's name, the depth
+and the seed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ def collect_comparable_facts(run: FinishedRun, other: FinishedRun) -> dict[str, 
 
 
 def make_run_sort_key(study: Study | None) -> Callable[[FinishedRun], RunSortKey]:
-    """A key that sorts runs by arm, depth and seed.
+    """Make the function that returns a run's sort key: by arm, depth and seed.
 
     Arms are in the study's order; runs outside its arms follow in the papers' order of families.
     """

@@ -45,13 +45,13 @@ SIGNAL_SHORT_NAMES = {
     "gradient_cosine": "with the stage's end",
     "gradient_correlation": "between images",
 }
-"""The name of each signal beside its value under the pointer."""
+"""Maps each signal to the short name that the page shows next to the value under the pointer."""
 
 
 def choose_signals_folder(out_folder: Path | None, model: str) -> Path:
     """The folder to write to: `out_folder`, or signals/NAME by default.
 
-    Raises UsageError if that is a file, or a folder that holds something else.
+    Raises UsageError if this is a file, or a folder that is not empty and holds no `signals.json`.
     """
     folder = out_folder or folder_for_name(Path("signals"), name_signals_folder(model))
     if folder.exists() and not folder.is_dir():
@@ -88,7 +88,10 @@ def write_signals_report(folder: Path) -> list[str]:
 
 
 def write_and_summarize_signals(folder: Path) -> tuple[list[str], dict[str, Json]]:
-    """Write the report; return its sentences, and `signals.json` with `findings` and `page`."""
+    """Write the report; return its sentences, and the content of `signals.json`.
+
+    The keys `findings` and `page` are added to the content.
+    """
     sentences = write_signals_report(folder)
     content: dict[str, Json] = json.loads((folder / SIGNALS_RECORD).read_text(encoding="utf-8"))
     return sentences, content | {"findings": list(sentences), "page": str(folder / REPORT_PAGE)}

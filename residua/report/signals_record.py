@@ -98,7 +98,7 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
 
 
 def check_signal_numbers(signal: str, values: SignalValues) -> SignalValues:
-    """The values of a signal; ValueError if one is neither a number nor None."""
+    """Return the values of a signal; raise ValueError if one is neither a number nor None."""
     if not all(value is None or isinstance(value, int | float) for value in values):
         raise ValueError(f"numbers for {signal}")
     return values

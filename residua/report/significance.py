@@ -154,7 +154,7 @@ class CellComparison:
 
     @property
     def from_to_text(self) -> str:
-        """`from 2.6 % at 20 layers to 91.2 % at 110`."""
+        """The change in words: `from 2.6 % at 20 layers to 91.2 % at 110`."""
         from_text = format_measure_at_depth(self.from_cell, self.measure)
         return f"from {from_text} layers to {format_measure_at_depth(self.to_cell, self.measure)}"
 
@@ -208,14 +208,14 @@ def group_cells_by_arm(cells: Sequence[StudyCell]) -> dict[str, list[StudyCell]]
 
 
 def describe_measure_by_depth(arm_cells: Sequence[StudyCell], measure: Measure) -> str:
-    """`2.6 % at 20 layers, 71.0 % at 56 and 89.9 % at 110`."""
+    """The measure at every depth: `2.6 % at 20 layers, 71.0 % at 56 and 89.9 % at 110`."""
     first, *others = arm_cells
     first_text = f"{format_measure_at_depth(first, measure)} layers"
     return join_with_and([first_text, *(format_measure_at_depth(c, measure) for c in others)])
 
 
 def format_measure_at_depth(cell: StudyCell, measure: Measure) -> str:
-    """`2.6 % at 20`."""
+    """The measure of a cell and the cell's depth: `2.6 % at 20`."""
     return f"{format_cell_measure(cell, measure)} at {cell.depth}"
 
 
@@ -263,7 +263,8 @@ def describe_too_few_seeds(cells: Sequence[StudyCell]) -> str:
 def format_arm_name(arm: str) -> str:
     """An arm's name in a sentence: the papers' name of its family, and its changes in parentheses.
 
-    `resnet,shortcut=project` is `residual (shortcut=project)`; a label of its own is unchanged.
+    `resnet,shortcut=project` becomes `residual (shortcut=project)`; a label that the study gives
+    the arm is unchanged.
     """
     family, comma, changes = arm.partition(",")
     if comma and not all("=" in change for change in changes.split(",")):

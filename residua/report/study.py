@@ -139,7 +139,7 @@ def make_study_title(summary: StudySummary) -> str:
 
 
 def make_study_subtitle(cells: Sequence[StudyCell], dataset_name: str) -> str:
-    """`Plain and residual nets of 20 and 56 layers on cifar10`."""
+    """Families, depths and data set: `Plain and residual nets of 20 and 56 layers on cifar10`."""
     arms = join_with_and(
         [format_arm_name(arm) for arm in dict.fromkeys(cell.arm for cell in cells)]
     )

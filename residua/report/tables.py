@@ -62,7 +62,7 @@ class StudyCell:
 
     @property
     def comparable_train_error(self) -> float:
-        """The training error to compare: the re-estimated one if there is one."""
+        """The training error to use in comparisons: the re-estimated one if it was measured."""
         if self.train_error_reestimated is None:
             return self.train_error
         return self.train_error_reestimated

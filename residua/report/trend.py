@@ -29,7 +29,7 @@ from residua.report.significance import (
 from residua.report.tables import StudyCell, compute_learned_error
 
 MIN_GAP_GROWTH_SHARE = 0.1
-"""The growth of the gap that is mentioned, as a share of the rise of training error."""
+"""A growth of the gap is mentioned if it exceeds this share of the rise in training error."""
 
 
 def describe_depth_trend(arm_cells: Sequence[StudyCell]) -> str:
@@ -44,7 +44,7 @@ def describe_depth_trend(arm_cells: Sequence[StudyCell]) -> str:
 
 
 def describe_degradation(arm_cells: Sequence[StudyCell], train_rise: CellComparison) -> str:
-    """An arm whose training error rises significantly, and what its test error does."""
+    """Describe an arm whose training error rises significantly, and its test error."""
     test_change = find_largest_rise(arm_cells, "test")
     if not test_change.is_significant:
         test_change = CellComparison(train_rise.from_cell, train_rise.to_cell, "test")
@@ -80,7 +80,7 @@ def describe_degradation(arm_cells: Sequence[StudyCell], train_rise: CellCompari
 
 
 def describe_trend_without_degradation(arm_cells: Sequence[StudyCell]) -> str:
-    """An arm whose training error does not rise significantly, and what its test error does."""
+    """Describe an arm whose training error does not rise significantly, and its test error."""
     first, last = arm_cells[0], arm_cells[-1]
     train_change = CellComparison(first, last, "train")
     train_series = describe_measure_by_depth(arm_cells, "train")
@@ -103,7 +103,7 @@ def describe_trend_without_degradation(arm_cells: Sequence[StudyCell]) -> str:
 
 
 def describe_test_rise(arm_cells: Sequence[StudyCell], test_rise: CellComparison) -> str:
-    """A significant rise of the test error, but not of the training error.
+    """Describe a significant rise of the test error without one of the training error.
 
     It is called over-fitting if the gap grows significantly and degradation is ruled out.
     """
@@ -124,7 +124,7 @@ def describe_test_rise(arm_cells: Sequence[StudyCell], test_rise: CellComparison
 
 
 def describe_unclear_test_error(test_change: CellComparison) -> str:
-    """A change of test error that is not significant."""
+    """Describe a change of the test error with depth that is not significant."""
     return (
         f"Test error goes {test_change.from_to_text}: "
         f"{format_point_difference(test_change)}, {test_change.inconclusive_reason}."

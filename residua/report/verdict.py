@@ -20,7 +20,7 @@ from residua.report.tables import StudyCell
 from residua.report.trend import describe_depth_trend, describe_slow_starts, describe_smaller_gaps
 
 SLIGHT_RISE = 0.02
-"""A smaller rise of training error is called slight."""
+"""A rise of training error below this, as a share in [0, 1], is called slight."""
 
 
 def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list[str]:
@@ -104,7 +104,7 @@ def describe_degraded_arm(arm: str, train_rise: CellComparison) -> str:
 
 
 def join_arm_names(arms: Sequence[str]) -> str:
-    """`plain, residual and pre-activation`."""
+    """Join the arms' names as in a sentence: `plain, residual and pre-activation`."""
     return join_with_and([format_arm_name(arm) for arm in arms])
 
 
@@ -175,9 +175,9 @@ def describe_arms_at_depth(depth: int, cells_at_depth: list[StudyCell]) -> str:
 
 
 def group_indistinguishable_cells(cells_at_depth: list[StudyCell]) -> list[list[StudyCell]]:
-    """Group cells that are adjacent in the order of test error, none significantly different.
+    """Group neighbors in the order of test error if no two of a group differ significantly.
 
-    Cells in a group by themselves are omitted.
+    Groups of one cell are omitted.
     """
     groups = []
     start = 0

@@ -28,7 +28,7 @@ STOPPED_MESSAGE = "stopped: repeat the same command to resume from the checkpoin
 
 
 class RunProgressEvent(NamedTuple):
-    """A message of a worker process about its run."""
+    """A message in which a worker process reports the progress of its run."""
 
     run_name: str
     done: int  # steps
@@ -37,7 +37,7 @@ class RunProgressEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StudyJob:
-    """A run of a study, with its folder and its options for training."""
+    """A run of a study to be trained, with its folder and its training options."""
 
     run: Run
     folder: Path
@@ -47,7 +47,7 @@ class StudyJob:
     def train_or_resume(
         self, on_progress: ProgressListener, should_stop: Callable[[], bool]
     ) -> None:
-        """Train the run, from its last checkpoint if there is one; Interrupted if stopped."""
+        """Train the run, from its last checkpoint if it has one.  Raises Interrupted if stopped."""
         if should_stop():
             raise Interrupted("stopped before the run began")
         train_run(
@@ -100,9 +100,9 @@ def train_jobs_locally(
 
 
 def describe_job_failure(future: Future[None]) -> str:
-    """Why a job failed, in one line; raises the exception again if it is a bug.
+    """Say in one line why a job failed; re-raise the exception if it is a bug.
 
-    A ResiduaError or an OSError is a user's mistake or a problem of the machine, and not a bug.
+    A ResiduaError or an OSError is a user's mistake or a problem of the machine; others are bugs.
     """
     match future.exception():
         case ResiduaError() | OSError() as error:
@@ -122,7 +122,7 @@ worker_should_stop: Callable[[], bool]
 def init_worker_process(
     progress_events: "Queue[RunProgressEvent]", halt_event: Event, parent_pid: int, threads: int
 ) -> None:
-    """Prepare a worker process of `threads` threads, which stops if its parent asks or dies."""
+    """Set up a worker process with `threads` threads that stops if its parent asks or dies."""
     global worker_progress_events, worker_should_stop
 
     def is_halted_or_orphaned() -> bool:

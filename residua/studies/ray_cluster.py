@@ -1,6 +1,6 @@
 """Train the runs of a study on a Ray cluster whose machines share the disk of the study's folder.
 
-`ray` has the type Any here, because it is optional: its types are known only if it is installed.
+In this module `ray` has the type Any: Ray is optional, so its types may not be available.
 """
 
 import os
@@ -96,7 +96,7 @@ def train_jobs_on_ray(
 def train_in_ray_worker(job: StudyJob) -> None:
     """Train one run in a worker process of the cluster; if cancelled, it writes a checkpoint.
 
-    Ray cancels a task by the signal of Ctrl-C.
+    Ray cancels a task by sending the signal of Ctrl-C, SIGINT.
     """
     torch.set_num_threads(1)
     with catch_stop_signals() as should_stop:
@@ -106,7 +106,7 @@ def train_in_ray_worker(job: StudyJob) -> None:
 def iterate_failures(ray: Any, finished: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (name, one-line reason) for each of the `finished` runs that failed.
 
-    A cancelled run is not a failure.  An exception that is not a user's mistake, i.e. a bug, is
+    A cancelled run is not a failure.  An exception that is a bug rather than a user's mistake is
     raised again.
     """
     for run_name, reference in finished.items():
@@ -125,7 +125,7 @@ def iterate_failures(ray: Any, finished: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def report_recorded_progress(run_name: str, job: StudyJob, on_progress: NamedCountListener) -> None:
-    """Report a run's progress from its record, because workers send no messages."""
+    """Report a run's progress as read from its record, because Ray workers send no messages."""
     record = RunRecord(job.folder)
     with suppress(RecordError):  # not begun, or being written just now
         if record.read_result() is not None:

@@ -1,4 +1,4 @@
-"""Train every run of a study, arms x depths x seeds, each into a record of its own."""
+"""Train every run of a study (arms x depths x seeds), each in a folder of its own."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +63,7 @@ def train_study(
 
 
 def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
-    """Find those of the study's runs whose results are packed into its `runs.jsonl`, by name.
+    """Find, by name, the study's runs whose results are packed into the folder's `runs.jsonl`.
 
     Raises UsageError if a packed run has the name of one of the study's runs, but other settings.
     """
@@ -92,7 +92,10 @@ def claim_study_folder(folder: Path, study: Study) -> None:
 
 
 def merge_studies(old: Study, new: Study, folder: Path) -> Study:
-    """Add the missing arms of `old` to `new`; UsageError if data, recipe or a shared arm differ."""
+    """Add to `new` the arms that only `old` has.
+
+    Raises UsageError if data set, recipe or a shared arm differ.
+    """
     shared_titles = {arm.title for arm in old.arms} & {arm.title for arm in new.arms}
     old_settings = extract_fixed_settings(old, shared_titles)
     new_settings = extract_fixed_settings(new, shared_titles)
@@ -108,7 +111,7 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
 
 
 def extract_fixed_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
-    """The settings that a study's folder fixes: data set, recipe, and the arms so titled."""
+    """Return the settings that may not change in a study's folder: data set, recipe, given arms."""
     arms: dict[str, Json] = {
         arm.title: {"family": arm.family, "changes": list(arm.changes)}
         for arm in study.arms

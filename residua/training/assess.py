@@ -1,6 +1,6 @@
 """Evaluate a model folder in full: confusion matrix, calibration, intervals, confident mistakes.
 
-`evaluate_network` counts errors alone; this keeps the log probabilities of every image.
+`evaluate_network` counts errors alone; this module keeps the log probabilities of every image.
 """
 
 from dataclasses import replace
@@ -127,8 +127,8 @@ def build_evaluation(
 
     `temperature_source` says what `config.temperature` was fitted on: the dev split, for this
     evaluation ("dev"), or earlier, as stored in the model folder ("folder").  A temperature of 1
-    means that none has been fitted yet.  Then the images are split into two halves, and the scores
-    of each half are scaled by the temperature fitted on the other half.
+    means that none has been fitted yet.  In that case the images are split into two halves, and the
+    scores of each half are scaled by the temperature fitted on the other half.
     """
     labels = named_images.images.labels.numpy()
     count, class_count = len(labels), len(config.classes)

@@ -116,7 +116,7 @@ def choose_recipe(
 def median_shorter_side(listing: ImageListing) -> int:
     """The median of the photos' shorter sides in pixels, from about `MAX_FILES_SAMPLED` files.
 
-    Files that cannot be read are skipped; 224 if none can.
+    Files that cannot be read are skipped; returns 224 if no file can be read.
     """
     step = max(len(listing.entries) // MAX_FILES_SAMPLED, 1)
     sides = []

@@ -104,7 +104,8 @@ class DataParallelGroup:
     def broadcast_weights(self, net: nn.Module) -> None:
         """Copy the weights and buffers of rank 0 into `net` on every rank.
 
-        Machines of different kinds initialise the same seed equally only up to rounding.
+        This is needed because, from one seed, machines of different kinds compute initial weights
+        that are equal only up to rounding.
         """
         for x in net.state_dict().values() if self.world_size > 1 else ():
             dist.broadcast(x, src=0)

@@ -119,7 +119,7 @@ def list_lr_changes(recipe: Recipe, total_steps: int) -> list[tuple[int, float]]
 def measure_step_seconds(
     network: Network, recipe: Recipe, batches: TrainingBatches, machine: Machine
 ) -> float:
-    """Mean seconds per step of an untrained network, batches included, at a learning rate of 0."""
+    """Mean seconds per step of an untrained network, with making batches, at learning rate 0."""
     net = build(network, batches.seed)
     net = machine.prepare_model(convert_to_sync_modules(net, recipe.bn_splits, machine))
     training_step = TrainingStep(

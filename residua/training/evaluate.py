@@ -17,7 +17,7 @@ from residua.training.machine import Machine
 
 @dataclass(frozen=True, slots=True)
 class EvaluationScore:
-    """Error counts and loss over a whole split; each image counts once, for any batch size."""
+    """Error counts and loss over a whole split; each image counts once, whatever the batch size."""
 
     count: int  # images
     wrong: int  # images whose most probable class is not their label
@@ -109,7 +109,7 @@ def batch_log_probabilities(
 ) -> Tensor:
     """Log probabilities (n, classes) in fp32 of uint8 images (n, c, h, w).
 
-    With `mirror` they are of the mean probabilities of each image and its mirror image.
+    With `mirror`, the probabilities of each image and its mirror image are averaged first.
     """
     x = normalise_pixels(pixels, mean, std)
     with machine.autocast():

@@ -33,7 +33,7 @@ from residua.training.vlad import fit_vlad
 
 
 class TrainFunction(Protocol):
-    """Trains or fits to the end or until `should_stop()` returns true, and reports progress."""
+    """Trains or fits to the end, or until `should_stop()` returns true; reports its progress."""
 
     def __call__(
         self, *, on_progress: ProgressListener, should_stop: Callable[[], bool]

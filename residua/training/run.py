@@ -50,9 +50,9 @@ def train_run(
 
     Every rank of the machine's group must call this; rank 0 writes.  A run may resume with another
     number of processes, with the same results up to rounding.  Processes that torchrun restarted
-    resume by themselves.  Raises UsageError if the folder holds another run, RecordError if another
-    process is training it, DataError if images cannot be read, TrainingError if training cannot
-    start or continue, and Interrupted once `should_stop()` is true.
+    resume even without `resume`.  Raises UsageError if the folder holds another run, RecordError if
+    another process is training it, DataError if images cannot be read, TrainingError if training
+    cannot start or continue, and Interrupted once `should_stop()` is true.
     """
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:

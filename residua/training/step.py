@@ -51,8 +51,8 @@ class TrainingStep:
         """Train on a batch; return its mean loss and its number of wrong predictions, as scalars.
 
         `images` and `labels` are this rank's share of the batch; the results are of the whole
-        batch, before the update.  Labels are classes (n,), or the share of each class (n, classes),
-        of which the largest counts as right.  Does not wait for the device.
+        batch, before the update.  Labels are classes (n,), or class shares (n, classes); the class
+        of the largest share then counts as the right one.  The call does not wait for the device.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -105,7 +105,7 @@ class TrainingStep:
         return means[0], (means[1] * count * group.world_size).round().long()
 
     def optimiser_state(self) -> dict[str, Tensor]:
-        """The optimiser's tensors, such as momentum, by `parameter name/name of the state`."""
+        """The optimiser's tensors (e.g. momentum) by `PARAMETER/STATE`, both given by name."""
         return {
             f"{name}/{state_key}": value
             for name, parameter in self.net.named_parameters()
@@ -126,8 +126,8 @@ class TrainingStep:
 def flatten_gradients(net: nn.Module) -> Tensor:
     """Allocate all gradients of `net` as views of one zero tensor, and return that tensor.
 
-    It exists for the whole run: gradients allocated among activations, which come and go, would
-    each leave a gap in the heap.
+    The tensor is kept for the whole run: gradients allocated among activations, which come and go,
+    would each leave a gap in the heap.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]

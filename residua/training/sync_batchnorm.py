@@ -1,7 +1,7 @@
 """Modules for a BN split that several ranks compute together: synchronised BN and drop-path.
 
-The result is the one of a single process that computes the whole split, up to rounding, so the
-number of ranks does not matter.
+Up to rounding, the result is that of a single process that computes the whole split, whatever the
+number of ranks.
 """
 
 from functools import partial

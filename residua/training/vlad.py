@@ -34,8 +34,8 @@ def fit_vlad(
 ) -> TrainingProgress:
     """Fit `net` to uint8 images in place; the result depends on `seed` alone.
 
-    Stops early once `should_stop()` is true; there is no checkpoint to resume from.  The steps of
-    the progress are the dictionary, the descriptors of each 64 images, and the SVM of each class.
+    Stops early once `should_stop()` is true; there is no checkpoint to resume from.  Progress
+    counts as steps the dictionary, the descriptors of every 64 images, and the SVM of each class.
     Raises DataError for a class without images.
     """
     counts = torch.bincount(images.labels, minlength=net.classifier.classes)

@@ -180,7 +180,7 @@ def test_edit_commands_refuse_existing_folders_and_impossible_edits(model_folder
     )
     assert f"{model_folder} already exists: choose another --out" in capsys.readouterr().err
     assert main(["residualize", str(model_folder), "--out", str(tmp_path / "new")]) == 2
-    assert "cifar-resnet8 has skip connections already: give a plain net" in capsys.readouterr().err
+    assert "cifar-resnet8 already has skip connections: give a plain net" in capsys.readouterr().err
     assert (
         main(
             [

@@ -1,4 +1,4 @@
-"""Sources of data sets: what they are called, where they are, and what they contain.
+"""Sources of data sets: resolve their names and locations, list and read their files.
 
 resolve       a data set's name or location -> `Dataset`; the listing of any location
 listing       the listing that all sources have in common: entries, classes, splits, problems
@@ -6,7 +6,7 @@ image_folder  a folder of photos, by split and class
 table         a CSV, TSV or parquet table of paths and labels
 webdataset    tar shards of samples
 huggingface   Hugging Face data sets, and parquet files of images
-download      the files of published data sets: found, or downloaded into the cache
+download      find the files of published data sets, or download them into the cache
 array_files   the files of CIFAR and MNIST -> images and labels
 """
 

@@ -50,7 +50,7 @@ def read_cifar_batches(
 
 
 def unpickle_empty_array(*arguments: object) -> NDArray[np.generic]:
-    """Replace numpy's `_reconstruct`, with which pickles up to protocol 4 begin an array.
+    """Stand in for numpy's `_reconstruct`, which pickles up to protocol 4 call to begin an array.
 
     The arguments are ignored: the array's true shape, type and content follow in the pickle.
     """
@@ -60,15 +60,16 @@ def unpickle_empty_array(*arguments: object) -> NDArray[np.generic]:
 def unpickle_array_from_buffer(
     content: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> NDArray[np.generic]:
-    """Replace numpy's `_frombuffer`, with which pickles of protocol 5 make an array."""
+    """Stand in for numpy's `_frombuffer`, which pickles of protocol 5 call to make an array."""
     return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
 class ArrayUnpickler(pickle.Unpickler):
     """Unpickles containers, strings, numbers and numpy arrays, and refuses any other global.
 
-    Python's own unpickler would run whatever function a file names.  numpy 2 renamed `numpy.core`
-    to `numpy._core`, and files may name either; both are replaced by functions of this module.
+    Python's own unpickler would run whatever function a file names.  The numpy functions that files
+    name are replaced by functions of this module, both those in `numpy.core` and those in
+    `numpy._core`, its name since numpy 2.
     """
 
     ALLOWED_GLOBALS: dict[tuple[str, str], object] = {  # noqa: RUF012 -- never changed
@@ -129,8 +130,8 @@ def read_idx_files(dataset: Dataset, files: list[tuple[Path, DataFile]]) -> tupl
 def parse_idx_array(path: Path, content: bytes, dimensions: int) -> NDArray[np.uint8]:
     """Parse an array in IDX format.
 
-    The format is 0, 0, 8 (unsigned bytes), the number of dimensions, sizes, bytes.  Sizes are
-    big-endian integers of 32 bits.
+    A file holds the bytes 0, 0, 8 (for unsigned bytes) and the number of dimensions, then the size
+    of each dimension as a big-endian 32-bit integer, then the data.
     """
     start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) < start:

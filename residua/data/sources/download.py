@@ -1,4 +1,4 @@
-"""The files of published data sets: in the user's folders, in the cache, or downloaded into it."""
+"""Find the files of published data sets in folders or the cache, or download them."""
 
 import gzip
 import os
@@ -74,7 +74,7 @@ def get_cache_dir() -> Path:
 def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, ...]) -> Path | None:
     """The data set's folder in `parent`, or `parent` itself if it holds any of `files`.
 
-    None if neither exists.
+    Returns None if neither exists.
     """
     if (parent / dataset.folder).is_dir():
         return parent / dataset.folder
@@ -82,7 +82,7 @@ def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, .
 
 
 def list_missing_files(folder: Path, files: tuple[DataFile, ...]) -> list[str]:
-    """The names of `files` that are in `folder` neither as they are nor compressed as .gz."""
+    """The names of those `files` that `folder` holds neither as they are nor compressed as .gz."""
     return [
         file.name
         for file in files
@@ -131,7 +131,7 @@ def download_dataset(dataset: Dataset, target: Path, searched: list[Path]) -> No
 def hold_folder_lock(folder: Path) -> Iterator[None]:
     """Wait until no other process holds the lock of `folder`, and hold it inside the context.
 
-    If it has to wait, it prints a line to stderr.
+    Prints a line to stderr if it has to wait.
     """
     for attempt in count():
         with try_lock_folder(folder) as acquired:
@@ -226,7 +226,7 @@ def download_remaining_bytes(url: str, partial_file: Path) -> None:
 def unpack_archive(
     dataset: Dataset, archive: DownloadArchive, archive_file: Path, folder: Path
 ) -> None:
-    """Copy the data set's files out of a tar archive; copy any other file as it is, compressed."""
+    """Extract the data set's files from a tar archive, or copy any other archive file as it is."""
     if not archive.name.endswith((".tar.gz", ".tgz")):
         shutil.copyfile(archive_file, folder / archive.name)
         return

@@ -55,7 +55,7 @@ class ImageColumn:
     def read_row_bytes(self, row: int) -> bytes:
         """The encoded image in a row, or in the file that the row names.
 
-        Raises OSError if there is neither, or if the file is outside `allowed_folders`.
+        Raises OSError if the row has neither, or if the file is outside `allowed_folders`.
         """
         value = self.table[row][self.column]
         content, path = (
@@ -87,7 +87,7 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSplit:
-    """A split that is used: its name in the data set, its meaning, its images and their labels."""
+    """A split to use: its name in the data set, the `Split` it stands for, images and labels."""
 
     name: str
     split: OptionalSplit
@@ -113,7 +113,7 @@ def has_image_column(parquet_path: Path) -> bool:
 
 
 def is_binary_type(arrow_type: "DataType") -> bool:
-    """Whether a column holds bytes, or a structure with bytes in it, as the hub stores images."""
+    """Whether a column's type is bytes, or a structure with bytes in it, as for hub images."""
     from pyarrow import types
 
     if types.is_struct(arrow_type):
@@ -250,9 +250,9 @@ def pick_single_column(
     usual_names: Sequence[str],
     features: "Features",
 ) -> str:
-    """The only candidate, or the only candidate with a usual name.
+    """The column to use: the only candidate, or the only candidate with a usual name.
 
-    Raises DataError if there is none.
+    Raises DataError if there is no such column.
     """
     usually_named = [name for name in candidates if name.lower() in usual_names]
     for choices in (candidates, usually_named):
@@ -270,7 +270,7 @@ def pick_single_column(
 
 
 def read_label_texts(table: "Dataset", label_column: str) -> list[str]:
-    """The label of each row as text, by name if labels have names; empty if it is missing."""
+    """The label of each row: its class name if the table has names, else as text; "" if missing."""
     feature = table.features[label_column]
     label_table = table.select_columns([label_column]).with_format("arrow")[:]
     values = label_table.column(label_column).to_pylist()

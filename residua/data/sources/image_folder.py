@@ -53,7 +53,7 @@ def list_image_folder(root: Path) -> ImageListing:
 
 
 def find_split_folders(folders: list[Path]) -> dict[OptionalSplit, Path]:
-    """The folder of each split, by the folders' names; empty if there is none to train on.
+    """Find the folder of each split by the folders' names; empty without a training folder.
 
     A training folder alone is returned under the key "", and is split by the SHA-256 sums of its
     images.  A validation folder without a test folder is the test split.
@@ -73,10 +73,10 @@ def find_split_folders(folders: list[Path]) -> dict[OptionalSplit, Path]:
 
 
 def iter_valid_children(folder: Path, root: Path, problems: list[DataProblem]) -> Iterator[Path]:
-    """The visible files and folders in `folder`, by name.
+    """Yield the visible files and folders in `folder`, sorted by name.
 
-    Anything else, links out of `root`, and a folder that cannot be read are appended to
-    `problems`.
+    Children of any other kind, links out of `root`, and a `folder` that cannot be read are appended
+    to `problems`.
     """
     try:
         children = list_visible_children(folder)
@@ -111,7 +111,7 @@ def find_path_problem(path: Path, root: Path) -> tuple[str, str] | None:
 
 
 def walk_files(folder: Path, root: Path, problems: list[DataProblem]) -> Iterator[Path]:
-    """Every file in `folder` and its subfolders, with problems as in `iter_valid_children`."""
+    """Yield every file in `folder` and its subfolders; problems as in `iter_valid_children`."""
     for path in iter_valid_children(folder, root, problems):
         if path.is_dir():
             yield from walk_files(path, root, problems)

@@ -97,7 +97,7 @@ def parse_split_name(name: str) -> OptionalSplit:
 
 
 def ensure_test_split(entries: Iterable[ImageEntry]) -> tuple[ImageEntry, ...]:
-    """Make sure that the entries have a test split, or leave all splits to be chosen by digest.
+    """Make sure that the entries have a test split, or clear all splits.
 
     If there are only training and dev images, the dev images become the test split.  If all entries
     are in one split, the split of every entry is cleared, so that it is chosen later by the SHA-256
@@ -165,7 +165,7 @@ def slugify_name(name: str) -> str:
 
 
 def join_first_names(names: Iterable[str], limit: int = 3) -> str:
-    """`a, b, c and 4 more`."""
+    """Join at most `limit` names and count the rest: `a, b, c and 4 more`."""
     all_names = list(names)
     remaining = len(all_names) - limit
     return ", ".join(all_names[:limit]) + (f" and {remaining} more" if remaining > 0 else "")

@@ -1,7 +1,7 @@
 """Resolve a data set's name to a published data set, and a location to its photos.
 
-This is the one place that knows every kind of source; it lists a location with the module that
-reads its kind.
+This is the only module that knows every kind of source; it calls the module for a location's kind
+to list the location.
 """
 
 import os
@@ -30,13 +30,13 @@ IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoDataset(Dataset):
-    """A data set of photos, with the listing of their files, so that nothing is listed twice."""
+    """A data set of photos that keeps the listing of its files, so that it is made only once."""
 
     listing: ImageListing = field(compare=False, repr=False)
 
 
 def resolve_dataset(name_or_location: str, input_shape: tuple[int, ...] = ()) -> Dataset:
-    """The data set of a name, or of photos at a location, for a network of the given input shape.
+    """Find a data set by name, or photos by location, for a network of the given input shape.
 
     Photos are prepared for `input_shape`, by default (3, 224, 224).  Raises UsageError for an
     unknown name, and DataError for a location that holds no data set.
@@ -83,7 +83,7 @@ def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) ->
 
 
 def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The image shape (channels, side, side) that a network's input is filled with.
+    """The shape (channels, side, side) of the square images that a network's input holds.
 
     The input (n,) of a fully connected net holds a square RGB image if n is 3 times a square
     number, and a square grey image otherwise.  Raises UsageError if no square image fits.
@@ -127,7 +127,7 @@ def largest_side_that_fits(image_count: int, channels: int, max_bytes: int) -> i
 
 
 def list_image_dataset(location: str | Path) -> ImageListing:
-    """List the photos at a location, without classes that have nothing to train on.
+    """List the photos at a location, without the classes that have no training images.
 
     Raises DataError if there is no data set, or fewer than two classes to train on.
     """
@@ -187,7 +187,7 @@ def list_local_dataset(path: Path) -> ImageListing:
 
 
 def keep_only_classes(listing: ImageListing, class_names: list[str]) -> ImageListing:
-    """The listing with only the given classes; each other class becomes a problem."""
+    """The listing with only the given classes; each other class is reported as a problem."""
     new_labels = {listing.classes.index(name): i for i, name in enumerate(class_names)}
     dropped_counts = Counter(
         entry.label for entry in listing.entries if entry.label not in new_labels

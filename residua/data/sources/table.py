@@ -56,7 +56,7 @@ def list_image_table(table_path: Path) -> ImageListing:
 
 
 def make_file_entry(path: Path, name: str, label: int, split: OptionalSplit) -> ImageEntry:
-    """The entry of an image that is a file of its own."""
+    """Make the entry of an image that is stored as a file of its own."""
     file_stat = path.stat()
     return ImageEntry(path, name, label, split, (file_stat.st_size, file_stat.st_mtime_ns))
 

@@ -71,7 +71,7 @@ class ShardSample:
 
 @dataclass(frozen=True, slots=True)
 class ShardContents:
-    """A shard's name and age, its samples in their order, and its problems."""
+    """A shard's name, size and modification time, its samples in their order, and its problems."""
 
     name: str  # printable, relative to the data set
     size_and_mtime: tuple[int, int]
@@ -83,7 +83,8 @@ def find_shards(location: Path) -> list[Path]:
     """Find the shards at a location: one file, or those in a folder and in its split folders.
 
     Returns nothing if the folder has subfolders that are not named like splits, or split folders
-    with subfolders.  Such subfolders are classes, and archives next to class folders are ignored.
+    with subfolders.  Such subfolders are taken for class folders, and archives next to class
+    folders are ignored.
     """
     if location.is_file():
         return [location] if location.suffix.lower() == SHARD_SUFFIX else []
@@ -148,9 +149,9 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
 
 
 def parse_shard_split(shard_name: str) -> OptionalSplit:
-    """The split that a word in the shard's file name stands for, or else a word in a folder's name.
+    """The split named by a word in the shard's file name or, without one, in its folders' names.
 
-    "" if no word stands for a split.
+    "" if no word names a split.
     """
     words = (
         word
@@ -254,8 +255,8 @@ def group_members_by_key(
 def iter_tar_members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     """The regular files in an archive, without hidden ones.
 
-    Raises tarfile.TarError if a member exceeds the archive or anything but zeros follows the last
-    one.
+    Raises tarfile.TarError if a member extends beyond the end of the archive, or if anything but
+    zeros follows the last member.
     """
     end = file.seek(0, SEEK_END)
     file.seek(0)

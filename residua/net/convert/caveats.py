@@ -25,7 +25,7 @@ ZERO_PADDING_CAVEAT = (
     "if your code appends them, ask for shortcut=pad-last"
 )
 ASSUMED_ORDERS = (ORDERS["original"], ORDERS["full-preact"], ORDERS["bare"])
-"""Orders of BN and ReLU that need no caveat, being those that weights usually belong to."""
+"""Orders of BN and ReLU that need no caveat, because weights usually belong to them."""
 IMAGENET_STEM = Stem(width=64, kernel=7, stride=2, pool=True)
 
 
@@ -58,11 +58,11 @@ def is_scaled_join(join: Join) -> bool:
 
 
 def explain_fork_difference(network: Network, project: str) -> str:
-    """Explain where the shortcut branches off in the first unit of `project`, if not as in residua.
+    """Explain where the first unit's shortcut branches off in `project`, if not as in residua.
 
-    "" if there is no difference.  There is one in `PROJECTS_WITH_KNOWN_FORK`, for pre-activation
-    nets whose first unit has an identity shortcut: the project's shortcut branches off before the
-    first activation, residua's after it.
+    "" if there is no difference.  A difference exists for the projects in
+    `PROJECTS_WITH_KNOWN_FORK`, for pre-activation nets whose first unit has an identity shortcut:
+    the project's shortcut branches off before the first activation, residua's after it.
     """
     first = plan(network).units[0]
     if (

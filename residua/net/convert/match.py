@@ -21,7 +21,7 @@ from residua.net.convert.positions import (
 
 
 def relabel_tail_norm(file_tensors: TensorShapes, expected: TensorShapes) -> TensorShapes:
-    """Return the file's tensors; a stem norm becomes a tail norm if the network has only that.
+    """Return the file's tensors; a stem norm becomes a tail norm if only that is expected.
 
     Some projects give the norm after the stem and the norm before the head the same name, so a name
     alone does not tell which of the two it is.  `expected` holds the tensors of the network.
@@ -42,7 +42,7 @@ def relabel_tail_norm(file_tensors: TensorShapes, expected: TensorShapes) -> Ten
 def explain_mismatch(file_tensors: TensorShapes, network: Network) -> str:
     """Why a file's tensors are not those of `network`, as a sentence; "" if they are.
 
-    A file without a head matches.
+    A file that lacks only the head matches.
     """
     expected = list_expected_tensors(plan(network))
     file_tensors = relabel_tail_norm(file_tensors, expected)

@@ -89,7 +89,7 @@ NETWORK_ROLES = ("stem", "stem norm", "tail norm", "head")
 UNIT_ROLES = ("conv", "norm", "project", "project norm")
 PROFILER_TENSORS = ("total_ops", "total_params")  # left in every module by the profiler thop
 FIELD_PATTERNS = {"s": r"\d{1,2}", "u": r"\d{1,4}", "k": r"\d{1,2}"}
-"""Digits of a stage, a unit and a layer; no residual network has more."""
+"""Patterns for the numbers of a stage, a unit and a layer; no network needs more digits."""
 
 
 def map_names_to_project(network: Network, project: ExportProject) -> dict[str, str]:
@@ -178,7 +178,8 @@ def find_wrapper_prefix(module_names: Collection[str]) -> str:
 def strip_wrapper_prefix(module_name: str, prefix: str) -> str:
     """A module's name without those leading components that it has in common with the prefix.
 
-    It need not have all of them: the head is often outside the wrapped backbone.
+    The name may lack some or all components of the prefix: the head is often outside the wrapped
+    backbone.
     """
     components, prefix_components = module_name.split("."), prefix.split(".")[:-1]
     shared_count = next(

@@ -52,7 +52,7 @@ LAYER_ROLES = {
 
 
 def list_expected_tensors(planned: Plan) -> TensorShapes:
-    """Residua's tensors of a network; UsageError if a part has no name in any other project."""
+    """List a network's tensors in residua; UsageError if no other project has a name for a part."""
     expected: TensorShapes = {}
     for prefix, part, layers, (stage, unit), role_counts in iterate_plan_parts(planned):
         for i, layer in enumerate(layers):
@@ -96,7 +96,7 @@ def iterate_plan_parts(
 
 
 def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a layer's module, by their own names."""
+    """The shapes of the tensors of a layer's module, by their names within the module."""
     c = layer.output_shape.channels
     if layer.op == "bn":
         vectors = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (c,))

@@ -23,7 +23,7 @@ PICKLE_SUFFIXES = (".pth", ".th", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 STATE_DICT_HINT = "give a state_dict, as torch.save(model.state_dict(), FILE) writes it"
 NUMPY_SCALAR = cast(Callable[..., object], np.float64(0).__reduce__()[0])
-"""The function that pickled numpy scalars are made by."""
+"""The function that a pickle calls to make a numpy scalar."""
 SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     argparse.Namespace,
     np.dtype,
@@ -31,7 +31,7 @@ SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = 
     (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
 ]
-"""Classes of harmless values that checkpoints hold besides tensors; making one has no effects."""
+"""Makers of harmless values that checkpoints hold besides tensors; none has side effects."""
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -120,7 +120,7 @@ def find_tensor_problem(tensor: Tensor, tensor_name: str) -> str:
 
 
 def is_dense_tensor(tensor: Tensor) -> bool:
-    """Whether the tensor is a plain array with data: not sparse, nested or on the device `meta`."""
+    """Whether the tensor is a plain array with data: not sparse, nested or on the meta device."""
     return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
 
 

@@ -127,12 +127,12 @@ def convert_to_project(
 def adopt_foreign_stride(
     network: Network, requested_name: str, converted: ConvertedWeights
 ) -> Network:
-    """Return `network` with its bottlenecks striding on the 3x3, as in the project of the weights.
+    """Move the stride of bottlenecks to the 3x3 convolution if the weights' project has it there.
 
-    `network` is unchanged if `requested_name` sets `stride=`.  Residua, like the paper, strides on
-    the 1x1; torchvision, timm and Hugging Face stride on the 3x3 ("v1.5"), and so do other
-    projects' nets for CIFAR, including pytorchcv's.  pytorchcv has ImageNet nets of both kinds
-    (resnet50, resnet50b), and these keep their stride.
+    Returns the network, which is unchanged if `requested_name` sets `stride=`.  Residua, like the
+    paper, strides on the 1x1; torchvision, timm and Hugging Face stride on the 3x3 ("v1.5"), and so
+    do other projects' nets for CIFAR, including pytorchcv's.  pytorchcv has ImageNet nets of both
+    kinds (resnet50, resnet50b), and these keep their stride.
     """
     is_ambiguous = converted.project == "pytorchcv" and len(network.stages) == 4
     strides_on_first_conv = network.unit.kernels == (1, 3, 1) and network.unit.stride_at == 0
