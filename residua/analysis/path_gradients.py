@@ -112,7 +112,7 @@ def build_unit_graphs(
     unit_graphs: list[UnitGraph] = []
     for unit in dissected.units:
         if unit.branch_gradient_only is None or unit.shortcut_gradient_only is None:
-            raise ValueError(f"{unit.name} has no shortcut: paths exist in residual nets alone")
+            raise ValueError(f"{unit.name} has no shortcut: path gradients need a residual network")
         x = x.detach().requires_grad_()
         unit_graphs.append(
             UnitGraph(x, unit.branch_gradient_only(x), unit.shortcut_gradient_only(x))

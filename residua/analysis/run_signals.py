@@ -101,8 +101,8 @@ def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) ->
     images = read_split(data, SIGNALS_SPLIT, data_dir)
     if image_count > len(images):
         raise UsageError(
-            f"{image_count:,} images are too many: "
-            f"the training split of {data.name} has {len(images):,}"
+            f"{image_count:,} images are too many: give at most {len(images):,}, "
+            f"the number of training images of {data.name}"
         )
     return images[slice(0, image_count)]
 
@@ -146,7 +146,7 @@ def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
     folder = find_model_folder(folder)
     net, config = load_residual_network(folder), read_model_config(folder)
     if not (data or config.dataset):
-        raise UsageError(f"{folder} does not record its training data: give --data")
+        raise UsageError(f"{folder} does not say which data it was trained on: give --data")
     chosen_data = get_dataset(data or config.dataset)
     read_compatible_config(chosen_data, folder)
     return NetworkWithData(net, chosen_data, config.mean, config.std, is_trained=True)

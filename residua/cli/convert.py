@@ -98,8 +98,8 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     conversion = convert.convert_foreign_weights(tensors, requested_network)
     if conversion.missing:
         raise RecordError(
-            f"{arguments.source} has no head, but a model folder needs one: "
-            "create_model(..., pretrained=...) makes a new one"
+            f"{arguments.source} has no classification head, which a model folder needs: "
+            "use create_model(..., pretrained=...) in Python, which makes a new one"
         )
     stored_network = convert.adopt_foreign_stride(requested_network, arguments.model, conversion)
     model = residua.build(stored_network)
@@ -134,8 +134,8 @@ def require_import_options(arguments: Namespace) -> None:
         )
     if arguments.source.is_dir():
         raise RecordError(
-            f"{arguments.source} is a folder: give another project's file, "
-            "or --to to write this folder's weights"
+            f"{arguments.source} is a folder: give a weights file, "
+            "or add --to to write the folder's weights for another project"
         )
 
 
@@ -188,8 +188,8 @@ def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
         )
     if not arguments.source.is_dir():
         raise RecordError(
-            f"{arguments.source} is not a model folder: leave out --to to read it as another "
-            "project's weights"
+            f"{arguments.source} is not a model folder: give one, "
+            "or leave out --to if this is another project's weights file"
         )
     model, config = net.load_model_folder(net.find_model_folder(arguments.source))
     if not isinstance(config.network, Network):
@@ -242,7 +242,7 @@ def read_class_names(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise UsageError(
-            f"--classes {path} is not a text file: give one with a name on each line"
+            f"--classes {path} is not a text file: give a file with one class name per line"
         ) from None
 
 

@@ -51,7 +51,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     if arguments.int8 and arguments.images is None:
-        raise UsageError("--int8 is calibrated on real images: give --images DIR with it")
+        raise UsageError("--int8 needs images to calibrate on: add --images DIR")
     if arguments.images is not None and not arguments.int8:
         raise UsageError("--images only applies with --int8: add --int8, or leave --images out")
     suffix = f"{'-int8' if arguments.int8 else ''}{EXPORT_SUFFIXES[arguments.to]}"

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_command(words: list[str]) -> None:
     """Run the command that the first word names with the other words as its arguments."""
     if not words:
-        raise UsageError("which command? --help lists them")
+        raise UsageError("no command was given: residua --help lists them")
     first_word, *others = words
     if first_word in ("-h", "--help"):
         print(format_overview(), end="")

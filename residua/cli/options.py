@@ -147,7 +147,7 @@ def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
     """`base`, or the recipe that `--recipe` names, with the changes of the other options."""
     new_recipe = recipe(arguments.recipe) if arguments.recipe else base
     if arguments.steps is not None and arguments.epochs is not None:
-        raise UsageError("--steps and --epochs both say how long to train: give one of them")
+        raise UsageError("--steps and --epochs cannot be combined: give one of them")
     for length in (arguments.steps, arguments.epochs):
         if length is not None and length <= 0:
             raise UsageError(f"training length must be positive, got {length}")

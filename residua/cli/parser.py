@@ -98,7 +98,7 @@ class CommandParser(ArgumentParser):
                 continue
             if flag[2:] in UNIT_PARTS:
                 example = f"--model cifar-resnet20,{flag[2:]}=..."
-                self.error(f"no option {flag!r}: say it in the network's name, as in {example}")
+                self.error(f"no option {flag!r}: write it into the network's name, as in {example}")
             options = [name for name in self._option_string_actions if name.startswith("--")]
             self.error(str(unknown_name_error("option", flag, options)))
 

@@ -64,7 +64,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     if arguments.json and arguments.csv:
-        raise UsageError("--json and --csv both say how to print: give one of them")
+        raise UsageError("--json and --csv cannot be combined: give one of them")
     for option in ("top", "batch"):
         if arguments[option] < 1:
             raise UsageError(f"--{option} {arguments[option]} is invalid: give 1 or more")

@@ -55,13 +55,14 @@ def resolve_run(arguments: Namespace, dataset: Dataset, machine: "Machine") -> R
     if is_vlad_requested(arguments):
         return resolve_vlad_run(arguments, dataset)
     if arguments.freeze and not is_given(arguments, "from"):
-        raise UsageError("--freeze keeps the weights loaded by --from: give --from as well")
+        raise UsageError("--freeze needs pretrained weights: add --from")
     if isinstance(dataset, data.PhotoDataset):
         return resolve_photo_run(arguments, dataset, machine)
     if arguments.size is not None:
         _, height, width = dataset.input
         raise UsageError(
-            f"--size is for folders of photographs: images of {dataset.name} are {height} x {width}"
+            f"--size applies only to photographs: leave it out, "
+            f"because images of {dataset.name} are always {height} x {width}"
         )
     start = resolve_start(arguments, dataset, DEFAULT_MODEL)
     recipe = resolve_recipe(arguments, dataset)
@@ -145,7 +146,9 @@ def resolve_start(arguments: Namespace, dataset: Dataset, default_model: str) ->
         return RunStart(network(name, input=dataset.input, classes=len(dataset.classes)))
     weights_source = training.resolve_weight_source(arguments["from"])
     if weights_source.path.is_dir() and arguments.model:
-        raise UsageError(f"--from takes the network of {arguments['from']}: leave --model out")
+        raise UsageError(
+            f"--from {arguments['from']} already decides the network: leave --model out"
+        )
     adapted_network = training.adapt_network_to_data(weights_source, dataset, arguments.model)
     return RunStart(adapted_network, weights_source.path, weights_source.fingerprint)
 
@@ -163,11 +166,12 @@ def resolve_vlad_run(arguments: Namespace, dataset: Dataset) -> ResolvedRun:
     for option in NETWORK_ONLY_OPTIONS:
         if is_given(arguments, option):
             raise UsageError(
-                f"--{option} is for networks: leave it out with --model {arguments.model}"
+                f"--{option} does not apply to --model {arguments.model}: leave it out"
             )
     if arguments.precision not in ("auto", "fp32"):
         raise UsageError(
-            f"--precision {arguments.precision} is for networks: vlad is fitted in fp32"
+            f"--precision {arguments.precision} does not apply to vlad, "
+            "which is always fitted in fp32: leave it out"
         )
     name = dataset.name
     if isinstance(dataset, data.PhotoDataset):

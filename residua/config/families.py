@@ -123,8 +123,9 @@ def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Netw
     default_block = "bottleneck" if depth >= 50 else "basic"
     if "units" not in changes and changes.get("block", default_block) != default_block:
         raise UsageError(
-            f"resnet{depth} is made of {default_block} blocks: "
-            "resnet18 and resnet34 are basic, resnet50 to resnet200 bottleneck"
+            f"resnet{depth} always has {default_block} blocks: leave block out (resnet18 and "
+            "resnet34 "
+            "have basic blocks, resnet50 to resnet200 bottlenecks)"
         )
     unit = replace_unit_parts(
         replace_block(IMAGENET_FAMILIES[family], BLOCKS[default_block]), changes
@@ -215,7 +216,8 @@ def assemble_network(
     if width_factor > 1 and unit.squeeze > 1:  # a wide bottleneck is wide inside
         if unit.squeeze % width_factor:
             raise UsageError(
-                f"width={width_factor} does not fit a bottleneck that squeezes by {unit.squeeze}: "
+                f"width={width_factor} does not suit a bottleneck {unit.squeeze} times narrower "
+                "inside: "
                 f"choose a width factor that divides {unit.squeeze}"
             )
         unit = replace(unit, squeeze=unit.squeeze // width_factor)
@@ -258,12 +260,15 @@ def resolve_units_per_stage(
     layers_per_unit = len(unit.kernels)
     if "units" in changes:
         units = tuple(parse_count("units", number) for number in changes["units"].split("-"))
-        if len(units) != stage_count or sum(units) * layers_per_unit + 2 != depth:
+        if len(units) != stage_count:
             raise UsageError(
-                f"units={changes['units']} does not fit {family}{depth}: "
-                f"give {stage_count} numbers such that {layers_per_unit} x (their sum) + 2 equals "
-                "the depth, or the depth that fits these units, "
-                f"e.g. {family}{sum(units) * layers_per_unit + 2}"
+                f"units={changes['units']} is invalid: {family} has {stage_count} stages, "
+                f"so give {stage_count} numbers"
+            )
+        if (units_depth := sum(units) * layers_per_unit + 2) != depth:
+            raise UsageError(
+                f"units={changes['units']} makes {units_depth} layers, not {depth}: "
+                "choose other units, or another depth"
             )
         return units
     depth_step = stage_count * layers_per_unit

@@ -27,7 +27,7 @@ class ImagePreprocessing:
     def __post_init__(self) -> None:
         if min(self.input) < 1:
             raise UsageError(
-                f"images of {self.input} are invalid: give channels, height and width above 0"
+                f"input {self.input} is invalid: give channels, height and width above 0"
             )
         if self.resize and self.resize < max(self.input[1:]):
             height, width = self.input[1:]
@@ -75,8 +75,8 @@ class ModelConfig:
         name, means = self.network.name, len(self.mean)
         if len(self.classes) != self.network.classes:
             raise UsageError(
-                f"{name} has {self.network.classes} classes: "
-                f"give as many names, not {len(self.classes)}"
+                f"{name} has {self.network.classes} classes, but {len(self.classes)} class names "
+                "were given: give one name per class"
             )
         if means != len(self.std):
             raise UsageError(

@@ -59,7 +59,7 @@ def replace_unit_parts(unit: Unit, changes: NameChanges) -> Unit:
         replacements["stride_at"] = replacements.pop("stride")
         if unit.kernels != (1, 3, 1):
             raise UsageError(
-                "only a bottleneck can stride on its 1x1 or its 3x3: "
+                "stride=1x1 and stride=3x3 apply only to bottlenecks: "
                 "leave stride out, or add block=bottleneck"
             )
     return replace(unit, **replacements)
@@ -68,7 +68,7 @@ def replace_unit_parts(unit: Unit, changes: NameChanges) -> Unit:
 def refuse_stem_change(changes: NameChanges) -> None:
     if "stem" in changes:
         raise UsageError(
-            "only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out"
+            "stem applies only to ImageNet networks, as in resnet18,stem=3x3: leave it out"
         )
 
 

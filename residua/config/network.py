@@ -124,7 +124,7 @@ class Unit:
         check_kernels(self.kernels)
         if self.squeeze < 1:
             raise UsageError(
-                f"squeeze {self.squeeze} is invalid: give a divisor of the widths, from 1 on"
+                f"squeeze {self.squeeze} is invalid: give a number from 1 that divides the widths"
             )
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(

@@ -123,7 +123,7 @@ def parse_base_name(base: str) -> tuple[str, int, str]:
     if match is None or match[1] not in (WIDE_NETWORK_MAKERS if match[3] else NETWORK_MAKERS):
         raise unknown_name_error("network", base, list_models())
     if int(match[2]) > MAX_LAYERS:
-        raise UsageError(f"no network of {int(match[2]):,} layers: give at most {MAX_LAYERS:,}")
+        raise UsageError(f"{int(match[2]):,} layers are too many: give at most {MAX_LAYERS:,}")
     return match[1], int(match[2]), match[3] or ""
 
 
@@ -257,9 +257,9 @@ def parse_name_changes(assignments: list[str]) -> NameChanges:
         key, equals, value = assignment.partition("=")
         if key not in NETWORK_CHANGE_KEYS or not equals:
             raise UsageError(
-                f"{assignment!r} does not fit a network's name: "
-                "write e.g. cifar-resnet20,shortcut=project; "
-                f"its keys are {', '.join(NETWORK_CHANGE_KEYS)}"
+                f"{assignment!r} is not a valid part of a network's name: "
+                "write KEY=VALUE, as in cifar-resnet20,shortcut=project, "
+                f"where KEY is one of {', '.join(NETWORK_CHANGE_KEYS)}"
             )
         if key in changes:
             raise UsageError(

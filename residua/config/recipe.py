@@ -51,7 +51,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
             raise UsageError(
-                "a recipe lasts for steps or for epochs, one of them above 0: "
+                "a recipe needs either steps or epochs above 0, and the other at 0: "
                 f"got steps={self.steps}, epochs={self.epochs}"
             )
         if self.batch_size < 1:

@@ -31,8 +31,9 @@ class Run:
         check_seed(self.seed)
         if (self.recipe is not None) != self.network.IS_TRAINED_BY_STEPS:
             raise UsageError(
-                "a network needs a recipe, and VLAD must not have one: add a recipe if this run "
-                "trains a network, or remove it if the run fits VLAD"
+                f"{self.network.name} is trained by steps: give the run a recipe"
+                if self.recipe is None
+                else f"{self.network.name} is fitted without training steps: set recipe=None"
             )
 
     def recipe_for_depth(self, depth: int) -> Recipe:
@@ -41,7 +42,9 @@ class Run:
         Raises UsageError for VLAD, which has no recipe.
         """
         if self.recipe is None:
-            raise UsageError(f"{self.network.name} is fitted in one go, not trained by a recipe")
+            raise UsageError(
+                f"{self.network.name} is fitted without training steps: it has no recipe"
+            )
         return self.recipe.drop_unneeded_warmup(depth)
 
     @property

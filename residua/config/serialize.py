@@ -40,7 +40,7 @@ def to_json(value: Any) -> Json:
         return [to_json(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{type(value).__name__} is not a value that can be stored")
+    raise TypeError(f"a {type(value).__name__} cannot be stored as JSON")
 
 
 def to_tagged_json(value: Any, hint: Any) -> Json:
@@ -71,8 +71,7 @@ def from_json(value_type: type[ConfigT], data: Json) -> ConfigT:
     except UsageError:
         raise
     except (TypeError, ValueError, KeyError) as error:
-        article = "an" if name[0] in "aeiou" else "a"
-        raise RecordError(f"not {article} {name}: {error}") from error
+        raise RecordError(f"not a valid {name}: {error}") from error
     return value
 
 

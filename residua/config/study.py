@@ -33,7 +33,7 @@ class Arm:
     def __post_init__(self) -> None:
         if self.changes and not self.label:
             raise UsageError(
-                f"an arm that changes the recipe ({self.changes[0]}) needs a label: give it a name"
+                f"an arm that changes the recipe needs a label: set one for {self.changes[0]}"
             )
 
     @property
@@ -112,8 +112,8 @@ class Study:
                 point = StudyPoint(arm, depth, seed)
                 if (other := points.setdefault(point.run_name, point)) != point:
                     raise UsageError(
-                        f"{other.arm.title!r} and {arm.title!r} are the same at {depth} layers: "
-                        "leave one of them out"
+                        f"the arms {other.arm.title!r} and {arm.title!r} are the same network "
+                        f"at {depth} layers: leave one of them out"
                     )
         return points
 

@@ -130,8 +130,8 @@ def make_vlad_classifier(name: str, input: tuple[int, ...], classes: int) -> Vla
         key, equals, text = change.partition("=")
         if key not in VLAD_CHANGE_KEYS or not equals:
             raise UsageError(
-                f"{change!r} does not fit vlad: write e.g. vlad,words=32; "
-                f"its keys are {', '.join(VLAD_CHANGE_KEYS)}"
+                f"{change!r} is not a valid part of the name vlad: write KEY=VALUE, "
+                f"as in vlad,words=32, where KEY is one of {', '.join(VLAD_CHANGE_KEYS)}"
             )
         field_values[key] = parse_literal(text)
     if isinstance(field_values["patch"], int):

@@ -34,7 +34,7 @@ class GradCamExplainer:
 
         if not isinstance(net, ResidualNetwork) or len(net.plan.network.input) != 3:
             raise UsageError(
-                f"Grad-CAM needs stages of feature maps, and {config.network.name} has none"
+                f"Grad-CAM needs convolutional stages, and {config.network.name} has none"
             )
         self.config = config
         self.layer_grad_cam = LayerGradCam(net.eval(), list(net.stages.values())[-1])

@@ -177,7 +177,7 @@ def load_model_folder(folder: Path) -> tuple[ResidualNetwork | VladNetwork, Mode
     try:
         if config.weights and (actual_sha256 := compute_file_sha256(path)) != config.weights:
             raise RecordError(
-                f"{path} does not fit its config.json: "
+                f"{path} does not match its config.json: "
                 f"its SHA-256 sum is {actual_sha256[:12]}..., not {config.weights[:12]}..."
             )
         net.load_state_dict(load_file(path))
@@ -185,7 +185,7 @@ def load_model_folder(folder: Path) -> tuple[ResidualNetwork | VladNetwork, Mode
         raise RecordError(f"{folder} is not a model folder: it has no model.safetensors") from None
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise RecordError(f"{path} does not fit its config.json: {reason}") from error
+        raise RecordError(f"{path} does not match its config.json: {reason}") from error
     return net.eval(), config
 
 

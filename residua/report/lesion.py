@@ -30,7 +30,9 @@ def check_lesion_output_folder(folder: Path) -> None:
     """Raise UsageError if `folder` is a file, or holds anything but a lesion study."""
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free and not holds_lesion_study(folder):
-        raise UsageError(f"{folder} is not a lesion study's folder: choose another --out")
+        raise UsageError(
+            f"{folder} is not empty and contains no lesion study: choose another --out"
+        )
 
 
 def holds_lesion_study(folder: Path) -> bool:

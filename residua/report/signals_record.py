@@ -61,8 +61,10 @@ def read_signals_record(path: Path) -> SignalsRecord:
     content = read_json_record(path, "the signals of a network", SIGNALS_KEYS)
     try:
         return parse_signals_record(content)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except KeyError as error:
         raise RecordError(f"{path} is damaged: it lacks {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
 
 
 def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
@@ -73,11 +75,11 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
     """
     units, predicted_units = content["units"], content["null"]
     if not units:
-        raise ValueError("units")
+        raise ValueError("it lists no units")
     if predicted_units and len(predicted_units) != len(units):
-        raise ValueError("a prediction for each unit")
+        raise ValueError("its predictions and its units differ in number")
     if not isinstance(content["environment"], dict):
-        raise ValueError("the machine that measured it")
+        raise ValueError("its environment is not an object")
     measured = {
         signal: check_signal_numbers(signal, [unit[signal] for unit in units])
         for signal in SIGNAL_NAMES
@@ -100,5 +102,5 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
 def check_signal_numbers(signal: str, values: SignalValues) -> SignalValues:
     """Return the values of a signal; raise ValueError if one is neither a number nor None."""
     if not all(value is None or isinstance(value, int | float) for value in values):
-        raise ValueError(f"numbers for {signal}")
+        raise ValueError(f"a value of {signal} is not a number")
     return values

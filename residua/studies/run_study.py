@@ -8,7 +8,7 @@ from residua.config.run import Run
 from residua.config.serialize import Json, to_json
 from residua.config.study import Study
 from residua.data.read import read_split
-from residua.errors import UsageError
+from residua.errors import RecordError, UsageError
 from residua.files import write_json
 from residua.record import describe_first_difference
 from residua.studies.local import StudyJob, train_jobs_locally
@@ -16,6 +16,7 @@ from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
 from residua.study_records import (
     PACKED_RUNS,
     folder_for_name,
+    list_run_records,
     read_packed_runs,
     read_study_json,
     to_folder_name,
@@ -39,10 +40,12 @@ def train_study(
     Returns the failed runs as {name: reason}; a failed run does not stop the others.  Runs are
     trained in parallel, by `workers` processes on this machine or, with `ray`, on the machines of a
     Ray cluster.  Unfinished runs resume from their checkpoints.  Raises UsageError if the study is
-    impossible, or if the folder holds a study with other data or another recipe.  After Ctrl-C,
-    waits until every run has written its checkpoint, then raises Interrupted.
+    impossible, or if the folder holds a study with other data, another recipe or runs in another
+    precision; `auto` means that of the runs in the folder.  After Ctrl-C, waits until every run has
+    written its checkpoint, then raises Interrupted.
     """
     runs = study.make_runs()
+    precision = resolve_study_precision(folder, precision)
     # Problems of machine and data are reported here once, not by every worker.
     detect_machine(precision)
     read_split(get_dataset(study.dataset), "dev", data_dir)
@@ -60,6 +63,28 @@ def train_study(
             return train_jobs_on_ray(cluster, jobs, on_progress)
     claim_study_folder(folder, study)
     return train_jobs_locally(jobs, workers, on_progress) if jobs else {}
+
+
+def resolve_study_precision(folder: Path, precision: Precision) -> Precision:
+    """The precision of the runs in a study's folder, or `precision` if it has none yet.
+
+    Runs in different precisions cannot be compared.  Raises UsageError if an explicit `precision`
+    differs from that of a run.
+    """
+    for record in list_run_records(folder):
+        try:
+            environment = record.read_run_json()["environment"]
+        except RecordError:  # this run fails later by itself, without stopping the others
+            continue
+        stored = environment.get("precision") if isinstance(environment, dict) else None
+        if stored in ("fp32", "bf16") and precision == "auto":
+            precision = stored
+        elif stored in ("fp32", "bf16") and stored != precision:
+            raise UsageError(
+                f"{folder} holds runs in {stored}, not {precision}: "
+                f"add --precision {stored}, or choose another --out"
+            )
+    return precision
 
 
 def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:

@@ -110,7 +110,8 @@ BAD_FILES = {
     "a folder": (
         "x",
         lambda path: path.mkdir(),
-        "{path} is a folder: give another project's file, or --to to write this folder's weights",
+        "{path} is a folder: give a weights file, or add --to to write the folder's weights for "
+        "another project",
     ),
     "a short bias": (
         "x.pth",
@@ -146,8 +147,8 @@ BAD_FILES = {
             path,
         ),
         (
-            "{path} has no head, but a model folder needs one: create_model(..., "
-            "pretrained=...) makes a new one"
+            "{path} has no classification head, which a model folder needs: use create_model(..., "
+            "pretrained=...) in Python, which makes a new one"
         ),
     ),
 }
@@ -221,7 +222,7 @@ USAGE_ERRORS = {
         "--classes must be distinct names, but 'a' appears 2 times"
     ),
     f"--model cifar-resnet8 --classes x.pth {MEAN_AND_STD} --out out": (
-        "--classes x.pth is not a text file: give one with a name on each line"
+        "--classes x.pth is not a text file: give a file with one class name per line"
     ),
     f"--model cifar-resnet9 --classes a b {MEAN_AND_STD} --out out": (
         "no 9-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"
@@ -264,7 +265,8 @@ def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
         (
             "none --to torchvision --out x.pth",
             1,
-            "none is not a model folder: leave out --to to read it as another project's weights",
+            "none is not a model folder: give one, or leave out --to if this is another project's "
+            "weights file",
         ),
         (
             "empty --to torchvision --out x.pth",
@@ -274,7 +276,7 @@ def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
         (
             "damaged --to torchvision --out x.pth",
             1,
-            "damaged/model.safetensors does not fit its config.json: ",
+            "damaged/model.safetensors does not match its config.json: ",
         ),
     ],
 )

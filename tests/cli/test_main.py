@@ -143,7 +143,7 @@ def test_a_configuration_file_can_replace_the_options(capsys, tmp_path):
 
 USAGE_ERRORS = [
     (["trian"], "residua: no command 'trian': did you mean 'train'?"),
-    ([], "residua: which command? --help lists them"),
+    ([], "residua: no command was given: residua --help lists them"),
     (["train"], "residua: DATA is missing: see residua train --help"),
     (
         ["train", "digits", "--modle", "x"],
@@ -165,7 +165,7 @@ USAGE_ERRORS = [
     ),
     (
         ["train", "digits", "--steps", "9", "--epochs", "1"],
-        "residua: --steps and --epochs both say how long to train: give one of them",
+        "residua: --steps and --epochs cannot be combined: give one of them",
     ),
     (
         ["train", "digits", "--precision", "fp16"],

@@ -127,7 +127,7 @@ def test_explanation_pictures_are_named_after_the_images(run_predict, image_fold
         (
             ["x.png", "--json", "--csv"],
             2,
-            "residua: --json and --csv both say how to print: give one of them",
+            "residua: --json and --csv cannot be combined: give one of them",
         ),
         (["x.png"], 1, "residua: 1 of 1 files could not be read"),
     ],

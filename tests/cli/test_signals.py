@@ -158,7 +158,8 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             [*SIGNALS_COMMAND[1:], "--images", "2000"],
             2,
-            "residua: 2,000 images are too many: the training split of digits has 1,288",
+            "residua: 2,000 images are too many: give at most 1,288, the number of training "
+            "images of digits",
         ),
         (
             [*SIGNALS_COMMAND[1:], "--seed", "-1"],

@@ -47,7 +47,7 @@ from residua.errors import UsageError
         ),
         (
             lambda: Unit(squeeze=0),
-            "squeeze 0 is invalid: give a divisor of the widths, from 1 on",
+            "squeeze 0 is invalid: give a number from 1 that divides the widths",
         ),
         (
             lambda: Scale(float("nan")),

@@ -177,16 +177,17 @@ def test_any_valid_depth_works_and_the_shape_follows_the_data():
         ),
         (
             "resnet50,block=basic",
-            "resnet50 is made of bottleneck blocks: resnet18 and resnet34 are basic, resnet50 to "
-            "resnet200 bottleneck",
+            "resnet50 always has bottleneck blocks: leave block out (resnet18 and resnet34 have "
+            "basic blocks, resnet50 to resnet200 bottlenecks)",
         ),
         ("cifar-resnt20", "no network 'cifar-resnt20': did you mean 'cifar-resnet20'?"),
         ("cifar-resnet20,shortcut=padd", "no shortcut 'padd': did you mean 'pad'?"),
         ("cifar-resnet20,block=basics", "no block 'basics': did you mean 'basic'?"),
         (
             "cifar-resnet20,widht=3",
-            "'widht=3' does not fit a network's name: write e.g. cifar-resnet20,shortcut=project; "
-            "its keys are block, shortcut, order, join, start, stride, width, units, "
+            "'widht=3' is not a valid part of a network's name: write KEY=VALUE, as in "
+            "cifar-resnet20,shortcut=project, where KEY is one of block, shortcut, order, join, "
+            "start, stride, width, units, "
             "head, stem",
         ),
     ],
@@ -294,10 +295,12 @@ CONTRADICTORY_NAMES = {
     "cifar-resnet20,block=basic,block=bottleneck": (
         "block is given twice in a network's name, as basic and as bottleneck: remove one"
     ),
-    "cifar-resnet9999998": "no network of 9,999,998 layers: give at most 100,000",
+    "cifar-resnet9999998": "9,999,998 layers are too many: give at most 100,000",
     "cifar-resnet20,units=3-6-3": (
-        "units=3-6-3 does not fit cifar-resnet20: give 3 numbers such that 2 x (their sum) + 2 "
-        "equals the depth, or the depth that fits these units, e.g. cifar-resnet26"
+        "units=3-6-3 makes 26 layers, not 20: choose other units, or another depth"
+    ),
+    "cifar-resnet20,units=3-6": (
+        "units=3-6 is invalid: cifar-resnet has 3 stages, so give 3 numbers"
     ),
     "cifar-resnet20,units=3-x-3": "units=x is invalid: give a whole number from 1 to 9,999",
     "cifar-resnet20,width=0": "width=0 is invalid: give a whole number from 1 to 9,999",
@@ -306,7 +309,7 @@ CONTRADICTORY_NAMES = {
         "drop-path"
     ),
     "cifar-resnet20,stride=3x3": (
-        "only a bottleneck can stride on its 1x1 or its 3x3: leave stride out, or add "
+        "stride=1x1 and stride=3x3 apply only to bottlenecks: leave stride out, or add "
         "block=bottleneck"
     ),
     "cifar-plain20,join=exclusive-gate": (
@@ -325,10 +328,11 @@ CONTRADICTORY_NAMES = {
         "starts at 0: use start='he'"
     ),
     "cifar-resnet29,block=bottleneck,width=3": (
-        "width=3 does not fit a bottleneck that squeezes by 4: choose a width factor that divides 4"
+        "width=3 does not suit a bottleneck 4 times narrower inside: choose a width factor that "
+        "divides 4"
     ),
     "cifar-resnet20,stem=7x7": (
-        "only ImageNet networks have a stem to choose, e.g. resnet18,stem=3x3: leave stem out"
+        "stem applies only to ImageNet networks, as in resnet18,stem=3x3: leave it out"
     ),
     "cifar-resnet20,head=max": "no head 'max': choose from mean, vlad",
     "cifar-wrn29-10": "no 29-layer cifar-wrn network: depth must be 6n+4, e.g. 28 or 34",
@@ -338,8 +342,7 @@ CONTRADICTORY_NAMES = {
         "head=Head()"
     ),
     "lecture-resnet14": (
-        "units=1-2-2 does not fit lecture-resnet14: give 3 numbers such that 2 x (their sum) + 2 "
-        "equals the depth, or the depth that fits these units, e.g. lecture-resnet12"
+        "units=1-2-2 makes 12 layers, not 14: choose other units, or another depth"
     ),
 }
 

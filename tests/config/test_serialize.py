@@ -98,7 +98,7 @@ def test_an_impossible_override_is_refused(assignment, sentence):
 
 def test_json_of_another_type_is_refused():
     for data in ({"name": "x"}, [], {**to_json(network("cifar-resnet20")), "classes": "ten"}):
-        with pytest.raises(RecordError, match="not a network"):
+        with pytest.raises(RecordError, match="not a valid network"):
             from_json(Network, data)
 
 

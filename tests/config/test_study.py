@@ -62,7 +62,7 @@ def test_a_study_of_an_earlier_version_compares_families():
         "recipe": to_json(recipe("small")),
     }
     assert parse_study(old).arms == (Arm("plain"), Arm("resnet"))
-    with pytest.raises(RecordError, match="not a study: .*recipe"):
+    with pytest.raises(RecordError, match="not a valid study: .*recipe"):
         parse_study({"format": 1, "families": ["plain"], "depths": [20], "seeds": [0]})
 
 
@@ -91,7 +91,10 @@ def test_a_study_with_nothing_to_compare_or_duplicate_arms_is_refused():
     ):
         replace(STUDY, arms=(Arm("resnet"), Arm("resnet")))
     with pytest.raises(
-        UsageError, match="'resnet' and 'also' are the same at 20 layers: leave one of them out"
+        UsageError,
+        match=(
+            "the arms 'resnet' and 'also' are the same network at 20 layers: leave one of them out"
+        ),
     ):
         replace(
             STUDY, arms=(Arm("resnet"), Arm("resnet,shortcut=A", label="also"))
@@ -99,6 +102,6 @@ def test_a_study_with_nothing_to_compare_or_duplicate_arms_is_refused():
     with pytest.raises(UsageError, match="a study needs at least one arm, one depth and one seed"):
         replace(STUDY, seeds=())
     with pytest.raises(
-        UsageError, match=r"an arm that changes the recipe \(steps=3\) needs a label"
+        UsageError, match=r"an arm that changes the recipe needs a label: set one for steps=3"
     ):
         Arm("plain", ("steps=3",))

@@ -67,9 +67,10 @@ def test_there_is_a_default_for_any_shape_of_images(shape):
         ("vlad,cost=0", "cost=0.0 is invalid: it must be above 0"),
         (
             "vlad,depth=20",
-            "'depth=20' does not fit vlad: write e.g. vlad,words=32; its keys are patch, contrast",
+            "'depth=20' is not a valid part of the name vlad: write KEY=VALUE, as in "
+            "vlad,words=32, where KEY is one of patch, contrast",
         ),
-        ("vlad,words", "'words' does not fit vlad: write e.g. vlad,words=32"),
+        ("vlad,words", "'words' is not a valid part of the name vlad: write KEY=VALUE"),
     ],
 )
 def test_an_impossible_vlad_is_refused(name, sentence):
@@ -124,10 +125,9 @@ def test_json_without_a_kind_is_read_as_a_network():
 
 
 def test_a_network_has_a_recipe_and_vlad_has_none():
-    for model, chosen in ((COLOUR_VLAD, recipe("he2015")), (network("cifar-resnet20"), None)):
-        with pytest.raises(
-            UsageError, match="a network needs a recipe, and VLAD must not have one"
-        ):
-            Run(model, "cifar10", chosen)
-    with pytest.raises(UsageError, match="vlad is fitted in one go, not trained by a recipe"):
+    with pytest.raises(UsageError, match="fitted without training steps: set recipe=None"):
+        Run(COLOUR_VLAD, "cifar10", recipe("he2015"))
+    with pytest.raises(UsageError, match="is trained by steps: give the run a recipe"):
+        Run(network("cifar-resnet20"), "cifar10", None)
+    with pytest.raises(UsageError, match="vlad is fitted without training steps: it has no recipe"):
         Run(COLOUR_VLAD, "cifar10", None).recipe_for_depth(20)

@@ -160,8 +160,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch, what, argumen
     )
     with pytest.raises(
         DataError,
-        match=rf"data_batch_1 was not loaded: it tries to call {name}, which no data set needs and "
-        "which is unsafe; delete it and download it again$",
+        match=rf"data_batch_1 was not loaded: it would run {name}, which is unsafe; "
+        "delete the file and download it again$",
     ):
         read_split(data, "train", tmp_path)
     assert not (tmp_path / "ran").exists()
@@ -277,7 +277,7 @@ def test_idx_files_are_read_unchanged(tmp_path, packed, name):
         ),
         (
             make_idx_bytes(make_mnist_arrays()[0][:, 1:]),
-            r"holds images of \(27, 28\), not \(28, 28\)$",
+            r"holds images of shape \(27, 28\), not \(28, 28\)$",
         ),
         # 2^64 bytes announced and none there: 0 of 0 to a product in 64 bits
         (bytes((0, 0, 8, 3)) + struct.pack(">3I", 1 << 31, 1 << 31, 4), "is truncated or altered"),

@@ -76,7 +76,7 @@ def test_a_zero_heat_map_only_darkens_the_image():
 
 def test_a_network_without_feature_maps_is_refused():
     with pytest.raises(
-        UsageError, match="Grad-CAM needs stages of feature maps, and fc-resnet10 has none"
+        UsageError, match="Grad-CAM needs convolutional stages, and fc-resnet10 has none"
     ):
         net = residua.create_model("fc-resnet10", num_classes=2)
         GradCamExplainer(

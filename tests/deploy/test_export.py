@@ -233,7 +233,7 @@ def test_int8_is_calibrated_on_real_images_and_its_accuracy_loss_is_reported(
         (
             ["--to", "onnx", "--int8"],
             2,
-            "--int8 is calibrated on real images: give --images DIR with it",
+            "--int8 needs images to calibrate on: add --images DIR",
         ),
         (["--to", "onnx", "--images", "digits"], 2, "--images only applies with --int8"),
         (

@@ -57,8 +57,8 @@ def test_changed_weights_of_the_right_shape_are_refused(model_folder):
     save_file(net.state_dict(), path)
     with pytest.raises(
         RecordError,
-        match=r"model.safetensors does not fit its config.json: its SHA-256 sum is \w{12}..., not "
-        r"\w{12}",
+        match=r"model.safetensors does not match its config.json: its SHA-256 sum is \w{12}..., "
+        r"not \w{12}",
     ):
         residua.from_pretrained(model_folder)
     config = json.loads((model_folder / "config.json").read_text())
@@ -108,7 +108,7 @@ def test_a_model_on_the_hub_is_loaded_by_its_name(model_folder, tmp_path):
 def test_truncated_weights_are_reported(model_folder):
     weights = model_folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(RecordError, match=r"model.safetensors does not fit its config.json"):
+    with pytest.raises(RecordError, match=r"model.safetensors does not match its config.json"):
         residua.from_pretrained(model_folder)
 
 
@@ -119,11 +119,11 @@ def test_truncated_weights_are_reported(model_folder):
             {"format": 2},
             "has format 2, newer than 1, the newest this version reads: update residua",
         ),
-        ({"classes": 3}, "not a model config: model config.classes is 3"),
+        ({"classes": 3}, "not a valid model config: model config.classes is 3"),
         (
             {"classes": ["a"]},
-            "config.json is not a valid model config: cifar-resnet8 has 3 classes: give as many "
-            "names, not 1",
+            "config.json is not a valid model config: cifar-resnet8 has 3 classes, but 1 class "
+            "names were given: give one name per class",
         ),
         ({"mean": []}, "0 means and 1 stds do not fit: give one of each for every channel"),
         (

@@ -340,7 +340,7 @@ def test_a_network_that_no_name_describes_is_called_custom():
     assert deeper.name == "mine,custom"
     odd = replace(network("cifar-resnet8"), stem=Stem(width=8))
     assert append_identity_units(build(odd), 1, 1).plan.network.name == "cifar-resnet10,custom"
-    with pytest.raises(UsageError, match="'custom' does not fit a network's name"):
+    with pytest.raises(UsageError, match="'custom' is not a valid part of a network's name"):
         network("cifar-resnet10,custom")
 
 

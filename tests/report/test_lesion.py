@@ -232,13 +232,15 @@ def test_a_folder_without_a_lesion_study_is_reported(tmp_path):
         "{": "is damaged",
         '{"kind": "study"}': "contains no lesion study",
         '{"kind": "lesion", "format": 9}': "has format 9; this version reads format 1",
-        '{"kind": "lesion", "format": 1}': "not a lesion study result",
+        '{"kind": "lesion", "format": 1}': "not a valid lesion study result",
     }.items():
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(RecordError, match=sentence):
             read_lesion_study(tmp_path)
     (tmp_path / "results.json").write_text('{"cells": []}')
-    with pytest.raises(UsageError, match="is not a lesion study's folder: choose another --out"):
+    with pytest.raises(
+        UsageError, match="is not empty and contains no lesion study: choose another --out"
+    ):
         check_lesion_output_folder(tmp_path)
     write_lesion_report(STUDY, tmp_path)
     check_lesion_output_folder(tmp_path)

@@ -18,7 +18,7 @@ from residua.config.study import Arm, Study
 from residua.errors import UsageError
 from residua.record import RunRecord
 from residua.studies.run_study import train_study
-from residua.study_records import pack_runs
+from residua.study_records import list_run_records, pack_runs
 
 STUDY_ARGUMENTS = [
     "study",
@@ -134,6 +134,19 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         match=r"holds another study: recipe.steps is 2 there, 3 here; choose another --out",
     ):
         train_study(other, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
+
+
+def test_a_study_goes_on_in_the_precision_of_its_runs(tmp_path):
+    study = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=2))
+    train_study(study, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
+    more = replace(study, seeds=(0, 1))
+    with pytest.raises(
+        UsageError, match="holds runs in fp32, not bf16: add --precision fp32, or choose another"
+    ):
+        train_study(more, tmp_path, precision="bf16", workers=1, on_progress=ignore_progress)
+    train_study(more, tmp_path, precision="auto", workers=1, on_progress=ignore_progress)
+    for record in list_run_records(tmp_path):
+        assert record.read_run_json()["environment"]["precision"] == "fp32"
 
 
 def test_a_study_that_fails_at_once_leaves_its_folder_reusable(tmp_path):

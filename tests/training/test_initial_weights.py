@@ -92,7 +92,7 @@ def test_initial_weights_that_do_not_fit_are_refused(model_folder, tmp_path, cap
         assert not (tmp_path / "run").exists()
         return capsys.readouterr().err
 
-    assert f"--from takes the network of {model_folder}: leave --model out" in run_train(
+    assert f"--from {model_folder} already decides the network: leave --model out" in run_train(
         "digits", "--from", str(model_folder), "--model", "resnet18"
     )
     assert "there is no file or folder" in run_train("digits", "--from", str(tmp_path / "nothing"))

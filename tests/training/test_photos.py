@@ -326,11 +326,12 @@ def test_impossible_options_give_a_one_line_error(photo_folder, tmp_path, capsys
 
     assert (
         get_error_line(photo_folder, "--freeze")
-        == "residua: --freeze keeps the weights loaded by --from: give --from as well"
+        == "residua: --freeze needs pretrained weights: add --from"
     )
     assert (
         get_error_line("digits", "--size", "16")
-        == "residua: --size is for folders of photographs: images of digits are 8 x 8"
+        == "residua: --size applies only to photographs: leave it out, because images of digits "
+        "are always 8 x 8"
     )
     assert (
         get_error_line(photo_folder, "--size", "4")
@@ -346,7 +347,7 @@ def test_impossible_options_give_a_one_line_error(photo_folder, tmp_path, capsys
     with pytest.raises(SystemExit):
         main(["train", "digits", "--shortcut", "B"])
     assert (
-        "say it in the network's name, as in --model cifar-resnet20,shortcut=..."
+        "write it into the network's name, as in --model cifar-resnet20,shortcut=..."
         in capsys.readouterr().err
     )
 

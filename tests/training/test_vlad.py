@@ -211,31 +211,31 @@ def test_a_class_without_images_is_reported():
     [
         (
             ["--model", "vlad", "--steps", "0"],
-            "--steps is for networks: leave it out with --model vlad",
+            "--steps does not apply to --model vlad: leave it out",
         ),
         (
             ["--model", "vlad", "--epochs", "2"],
-            "--epochs is for networks: leave it out with --model vlad",
+            "--epochs does not apply to --model vlad: leave it out",
         ),
         (
             ["--model", "vlad", "--recipe", "small"],
-            "--recipe is for networks: leave it out with --model vlad",
+            "--recipe does not apply to --model vlad: leave it out",
         ),
         (
             ["--model", "vlad", "--set", "batch_size=3"],
-            "--set is for networks: leave it out with --model vlad",
+            "--set does not apply to --model vlad: leave it out",
         ),
         (
             ["--model", "vlad,words=4", "--balance"],
-            "--balance is for networks: leave it out with --model vlad,words=4",
+            "--balance does not apply to --model vlad,words=4: leave it out",
         ),
         (
             ["--model", "vlad", "--from", "x"],
-            "--from is for networks: leave it out with --model vlad",
+            "--from does not apply to --model vlad: leave it out",
         ),
         (
             ["--model", "vlad", "--precision", "bf16"],
-            "--precision bf16 is for networks: vlad is fitted in fp32",
+            "--precision bf16 does not apply to vlad, which is always fitted in fp32: leave it out",
         ),
         (["--model", "vlda"], "no model 'vlda': did you mean 'vlad'?"),
         (["--model", "vlad,words=0"], "words=0 is invalid: it must be at least 1"),

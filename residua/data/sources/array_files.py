@@ -90,8 +90,8 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED_GLOBALS:
             raise DataError(
-                f"it tries to call {module}.{name}, which no data set needs and which is unsafe; "
-                "delete it and download it again"
+                f"it would run {module}.{name}, which is unsafe; delete the file and download it "
+                "again"
             )
         return self.ALLOWED_GLOBALS[module, name]
 
@@ -123,7 +123,9 @@ def read_idx_files(dataset: Dataset, files: list[tuple[Path, DataFile]]) -> tupl
             f"{image_path} holds {len(pixels)} images but {label_path.name} {len(labels)} labels"
         )
     if pixels.shape[1:] != dataset.input[1:]:
-        raise DataError(f"{image_path} holds images of {pixels.shape[1:]}, not {dataset.input[1:]}")
+        raise DataError(
+            f"{image_path} holds images of shape {pixels.shape[1:]}, not {dataset.input[1:]}"
+        )
     return torch.from_numpy(pixels)[:, None], torch.from_numpy(labels.astype(np.int64))
 
 

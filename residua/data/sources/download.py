@@ -174,7 +174,7 @@ def download_and_verify(url: str, archive: DownloadArchive, partial_file: Path) 
         if (actual_md5 := compute_file_md5(partial_file)) == archive.md5:
             return
         delete_path(partial_file)
-    raise DataError(f"its MD5 sum is {actual_md5}, not {archive.md5}")
+    raise DataError(f"the MD5 sum of {archive.name} is {actual_md5}, not {archive.md5}")
 
 
 def download_with_retries(url: str, partial_file: Path) -> None:

@@ -265,7 +265,7 @@ def iter_tar_members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             excess = member.offset_data + member.size - end
             if member.isreg() and excess > 0:
                 raise tarfile.ReadError(
-                    f"{escape_unprintable(member.name)} would reach {excess:,} bytes beyond the end"
+                    f"{escape_unprintable(member.name)} would reach {excess:,} bytes past the end"
                 )
             is_hidden = PurePosixPath(member.name).name.startswith(".")
             if member.isreg() and not member.issparse() and not is_hidden:

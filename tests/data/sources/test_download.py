@@ -239,7 +239,10 @@ def test_an_archive_with_a_wrong_checksum_is_not_installed(
     cache_folder, file_server, published_cifar
 ):
     right, file_server.files["/a.tar.gz"] = file_server.files["/a.tar.gz"], b"another"
-    sentence = rf"a\.tar\.gz \(its MD5 sum is {compute_md5(b'another')}, not {compute_md5(right)}\)"
+    sentence = (
+        rf"a\.tar\.gz \(the MD5 sum of a\.tar\.gz is {compute_md5(b'another')}, not "
+        rf"{compute_md5(right)}\)"
+    )
     with pytest.raises(DataError, match=sentence):
         find_or_download(published_cifar)
     assert not (cache_folder / published_cifar.folder).exists()
