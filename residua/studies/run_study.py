@@ -10,7 +10,7 @@ from residua.config.study import Study
 from residua.data.read import read_split
 from residua.errors import RecordError, UsageError
 from residua.files import write_json
-from residua.record import describe_first_difference
+from residua.record import RunRecord, describe_first_difference
 from residua.studies.local import StudyJob, train_jobs_locally
 from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
 from residua.study_records import (
@@ -72,19 +72,25 @@ def resolve_study_precision(folder: Path, precision: Precision) -> Precision:
     differs from that of a run.
     """
     for record in list_run_records(folder):
-        try:
-            environment = record.read_run_json()["environment"]
-        except RecordError:  # this run fails later by itself, without stopping the others
-            continue
-        stored = environment.get("precision") if isinstance(environment, dict) else None
-        if stored in ("fp32", "bf16") and precision == "auto":
+        stored = read_run_precision(record)
+        if precision == "auto" and stored:
             precision = stored
-        elif stored in ("fp32", "bf16") and stored != precision:
+        elif stored and stored != precision:
             raise UsageError(
                 f"{folder} holds runs in {stored}, not {precision}: "
                 f"add --precision {stored}, or choose another --out"
             )
     return precision
+
+
+def read_run_precision(record: RunRecord) -> Precision | None:
+    """The precision in which a run was started; None if its record is damaged."""
+    try:
+        environment = record.read_run_json()["environment"]
+    except RecordError:  # this run fails later by itself, without stopping the others
+        return None
+    precision = environment.get("precision") if isinstance(environment, dict) else None
+    return "bf16" if precision == "bf16" else "fp32" if precision == "fp32" else None
 
 
 def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
