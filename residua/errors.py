@@ -60,13 +60,15 @@ class Interrupted(ResiduaError):
     exit_code = 130
 
 
-def unknown_name_error(kind: str, name: str, choices: Iterable[str]) -> UsageError:
+def unknown_name_error(kind: str, name: str, choices: Iterable[str], owner: str = "") -> UsageError:
     """Make the error for an unknown name; it suggests the nearest choice, or else lists all.
 
-    `no recipe 'he2051': did you mean 'he2015'?`
+    `no recipe 'he2051': did you mean 'he2015'?`, or, with an `owner`,
+    `recipe has no field 'widht': did you mean 'width'?`
     """
     names = list(choices)
+    problem = f"{owner} has no {kind} {name!r}" if owner else f"no {kind} {name!r}"
     close_matches = get_close_matches(name, names, n=1, cutoff=0.6)
     if close_matches:
-        return UsageError(f"no {kind} {name!r}: did you mean {close_matches[0]!r}?")
-    return UsageError(f"no {kind} {name!r}: choose from {', '.join(names)}")
+        return UsageError(f"{problem}: did you mean {close_matches[0]!r}?")
+    return UsageError(f"{problem}: choose from {', '.join(names)}")

@@ -150,7 +150,7 @@ def measure_ablation_errors(
         unit_inputs = compute_unit_inputs(dissected, batch_pixels)
         for i, ablation in enumerate(ablations):
             x = unit_inputs[ablation.first_changed_index]
-            logits = dissected.head(forward_from_first_change(dissected, ablation, x))
+            logits = dissected.head(compute_last_unit_output(dissected, ablation, x))
             wrong_counts[i] += int((logits.argmax(1) != batch_labels).sum())
             on_step()
     return [count / len(labels) for count in wrong_counts]
@@ -164,7 +164,7 @@ def compute_unit_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Ten
     return unit_inputs
 
 
-def forward_from_first_change(dissected: DissectedNetwork, ablation: Ablation, x: Tensor) -> Tensor:
+def compute_last_unit_output(dissected: DissectedNetwork, ablation: Ablation, x: Tensor) -> Tensor:
     """Compute the last unit's output in the ablated network from x, its first changed unit's input.
 
     Raises ValueError if the ablation deletes a unit that cannot be deleted.

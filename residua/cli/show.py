@@ -46,7 +46,7 @@ def run(arguments: Namespace) -> None:
     lines = [
         *format_plan_table(network_plan),
         "",
-        *format_sizes_beside_paper(network_plan, arguments.model),
+        *format_totals_beside_paper(network_plan, arguments.model),
     ]
     print_result(facts, "\n".join(lines), arguments.json)
 
@@ -98,7 +98,7 @@ def format_planned_unit(unit: PlannedUnit, join: Join) -> str:
     return f"{lead}{joined}{after}  {parameters:,}"
 
 
-def format_sizes_beside_paper(network_plan: Plan, name: str) -> list[str]:
+def format_totals_beside_paper(network_plan: Plan, name: str) -> list[str]:
     """Depth, parameters, multiply-adds and activation memory.
 
     The paper's numbers are added if `name` is the paper's network and no option has changed it.

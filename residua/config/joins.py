@@ -132,7 +132,7 @@ class Gate(Join):
 
     def __post_init__(self) -> None:
         if self.scales not in ("both", "shortcut"):
-            raise unknown_name_error("scaling by a gate", str(self.scales), ("both", "shortcut"))
+            raise unknown_name_error("gate scaling", str(self.scales), ("both", "shortcut"))
         if not isfinite(self.bias):
             raise UsageError(f"a gate's bias of {self.bias} is invalid: give a finite number")
         check_kernels((self.kernel,))

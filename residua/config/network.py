@@ -162,7 +162,7 @@ class Unit:
         if self.order.branch_has_scale:
             raise UsageError(
                 "a unit whose branch ends in a scale of 0 already starts as the identity, "
-                "so it needs no other start: use start='he'"
+                "so start must stay at 'he'"
             )
         if self.order.last.endswith("relu"):
             raise UsageError(

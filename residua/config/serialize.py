@@ -108,7 +108,7 @@ def decode_json_object(value_type: type, data: dict[str, Json], path: str) -> An
     """
     hints, names = resolve_field_types(value_type), names_by_stored_key(value_type)
     if unknown_keys := set(data) - set(names):
-        raise unknown_name_error(f"field of {path}", sorted(unknown_keys)[0], names)
+        raise unknown_name_error("field", sorted(unknown_keys)[0], names, path)
     field_values = {
         names[key]: decode_json(hints[names[key]], item, f"{path}.{key}")
         for key, item in data.items()
@@ -206,7 +206,7 @@ def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> 
         raise UsageError(f"{full_path} cannot be set: {type(value).__name__} has no field {key!r}")
     hints, names = resolve_field_types(type(value)), names_by_stored_key(type(value))
     if key not in names:
-        raise unknown_name_error(f"field in {name_in_words(type(value))}", key, names)
+        raise unknown_name_error("field", key, names, name_in_words(type(value)))
     name = names[key]
     if rest:
         return replace(

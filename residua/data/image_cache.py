@@ -139,9 +139,10 @@ def require_memory_for_images(
         return
     free_disk = free_disk_bytes(cache_root) if cache_root.is_dir() else 0
     side = largest_side_that_fits(image_count, channels, max(max_memory_bytes, free_disk))
-    smaller_size = f", or train with --size {side}" if 0 < cached_image_side(side) < height else ""
+    smaller_size = f", or use --size {side}" if 0 < cached_image_side(side) < height else ""
     raise DataError(
-        f"{image_count:,} photos of {height} x {width} pixels need {format_bytes(needed_bytes)}, "
-        f"which fit neither in {cache_root} ({cache_error.strerror or cache_error}) nor in memory: "
-        f"free some space, set XDG_CACHE_HOME to another disk{smaller_size}"
+        f"{image_count:,} decoded photos need {format_bytes(needed_bytes)}, which is more than "
+        f"the free memory allows, and they cannot be cached in {cache_root} "
+        f"({cache_error.strerror or cache_error}): set XDG_CACHE_HOME to a folder with more space"
+        f"{smaller_size}"
     ) from cache_error

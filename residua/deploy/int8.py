@@ -16,7 +16,7 @@ from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
 from residua.data.read import Images, read_split
 from residua.deploy.inference_module import InferenceModule
-from residua.deploy.model_images import read_training_crops, resolve_matching_dataset
+from residua.deploy.model_images import read_training_crops, resolve_dataset_of_model_shape
 from residua.deploy.translate import export_onnx_program, silence_exporters
 from residua.errors import DataError
 
@@ -44,7 +44,7 @@ def load_int8_samples(
     Raises UsageError if the shape of the images is not the model's input shape, and DataError if
     there are no test images.
     """
-    data = resolve_matching_dataset(source, config)
+    data = resolve_dataset_of_model_shape(source, config)
     train = read_training_crops(data, config, data_dir)
     held_out = read_split(data, "test", data_dir)
     if not len(held_out):

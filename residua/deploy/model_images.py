@@ -9,7 +9,7 @@ from residua.data.sources.resolve import resolve_dataset
 from residua.errors import UsageError
 
 
-def resolve_matching_dataset(source: str, config: ModelConfig) -> Dataset:
+def resolve_dataset_of_model_shape(source: str, config: ModelConfig) -> Dataset:
     """The data set named `source`, or the photos at that path, prepared at the model's input size.
 
     Raises UsageError if the shape of the images is not the model's input shape, and DataError if

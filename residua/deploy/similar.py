@@ -12,7 +12,7 @@ from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
 from residua.data.read import Images
-from residua.deploy.model_images import read_training_crops, resolve_matching_dataset
+from residua.deploy.model_images import read_training_crops, resolve_dataset_of_model_shape
 from residua.net.build import ResidualNetwork
 from residua.net.fold_bn import fold_batchnorm
 from residua.net.vlad import VladNetwork
@@ -99,6 +99,6 @@ def build_similar_image_index(
 
     Raises UsageError if the images do not have the shape that the network takes.
     """
-    data = resolve_matching_dataset(source, config)
+    data = resolve_dataset_of_model_shape(source, config)
     images = read_training_crops(data, config, data_dir)
     return SimilarImageIndex(net, config, images, data.classes, show_progress)

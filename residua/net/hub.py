@@ -48,7 +48,7 @@ def resolve_weights_path(source: str | Path) -> Path:
                 "check the path, or give a network of the Hugging Face hub as OWNER/NAME"
             )
         return download_from_hub(str(source))
-    weights_path = find_weights_in(path) if path.is_dir() else path
+    weights_path = find_model_folder_or_weight_file(path) if path.is_dir() else path
     if weights_path is None:
         raise RecordError(
             f"{path} is not a model folder, and holds none of {', '.join(WEIGHT_FILES)}"
@@ -56,7 +56,7 @@ def resolve_weights_path(source: str | Path) -> Path:
     return weights_path
 
 
-def find_weights_in(folder: Path) -> Path | None:
+def find_model_folder_or_weight_file(folder: Path) -> Path | None:
     """The folder itself if it is a residua model folder, else its weight file; None without one."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def find_weights_in(folder: Path) -> Path | None:
 
 
 def download_from_hub(repo_id: str) -> Path:
-    """Download OWNER/NAME from the Hugging Face hub; return a path as `find_weights_in` does.
+    """Download OWNER/NAME from the Hugging Face hub; return a path as `find_model_folder_or_weight_file` does.
 
     Files that are in the hub's cache are not downloaded again.  Raises UsageError if
     huggingface_hub is not installed, RecordError if the download fails.
@@ -82,7 +82,9 @@ def download_from_hub(repo_id: str) -> Path:
         ) from None
     for files in (["config.json", WEIGHT_FILES[0]], [WEIGHT_FILES[1]]):
         try:
-            weights_path = find_weights_in(Path(snapshot_download(repo_id, allow_patterns=files)))
+            weights_path = find_model_folder_or_weight_file(
+                Path(snapshot_download(repo_id, allow_patterns=files))
+            )
         except Exception as error:
             # no network, no such repository, no permission: the library has a class for each
             reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -35,7 +35,7 @@ def append_identity_units(
         raise UsageError(f"{network.name} cannot be deepened with its outputs unchanged: {reason}")
     unit_counts = tuple(s.units + count * (i == stage) for i, s in enumerate(network.stages, 1))
     deeper = build(with_units_per_stage(network, unit_counts), seed)
-    copy_device_and_mode(net, deeper)
+    copy_device_mode_and_freezing(net, deeper)
     # new units come last in their stage, so that the names of the old ones stay
     deeper.load_state_dict(net.state_dict(), strict=False)
     stage_units = [
@@ -51,7 +51,9 @@ def append_identity_units(
     return deeper
 
 
-def copy_device_and_mode(source: ResidualNetwork, target: ResidualNetwork) -> ResidualNetwork:
+def copy_device_mode_and_freezing(
+    source: ResidualNetwork, target: ResidualNetwork
+) -> ResidualNetwork:
     """Move `target` to the device, dtype and mode of `source`, and freeze the same parameters."""
     frozen = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
     for name, parameter in target.named_parameters():
@@ -110,7 +112,9 @@ def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNet
     )
     if 0 in unit_counts:
         raise UsageError(f"stage {unit_counts.index(0) + 1} would have no unit left: keep one")
-    smaller = copy_device_and_mode(net, build(with_units_per_stage(net.plan.network, unit_counts)))
+    smaller = copy_device_mode_and_freezing(
+        net, build(with_units_per_stage(net.plan.network, unit_counts))
+    )
     sources = [net.stem, *(module for module, _ in kept_units), net.head]
     targets = [smaller.stem, *smaller.units, smaller.head]
     for source, target in zip(sources, targets, strict=True):
@@ -205,14 +209,14 @@ def copy_layer_weights(source: ResidualNetwork, target: ResidualNetwork) -> Resi
 
     Shortcuts and gates, which only one of the two nets may have, are not copied.
     """
-    copy_device_and_mode(source, target)
-    main_paths = iterate_main_path(source), iterate_main_path(target)
+    copy_device_mode_and_freezing(source, target)
+    main_paths = iterate_main_path_layers(source), iterate_main_path_layers(target)
     for source_module, target_module in zip(*main_paths, strict=True):
         target_module.load_state_dict(source_module.state_dict())
     return target
 
 
-def iterate_main_path(net: ResidualNetwork) -> Iterator[nn.Module]:
+def iterate_main_path_layers(net: ResidualNetwork) -> Iterator[nn.Module]:
     """Every module with weights from input to output, without shortcuts and gates."""
     unit_parts = (part for unit in net.units for part in (unit.lead, unit.branch, unit.after))
     parts = [net.stem, *unit_parts, net.head]

@@ -50,7 +50,7 @@ def render_data_report(check_facts: Mapping[str, Json], thumbnail_uris: Mapping[
     thumbnail as a data URI.
     """
     problems = list_problems(check_facts)
-    counts_by_class = get_class_counts(check_facts)
+    counts_by_class = get_split_counts_by_class(check_facts)
     return render_template(
         "check.html.j2",
         title="What is in this data set?",
@@ -74,7 +74,7 @@ def list_problems(check_facts: Mapping[str, Json]) -> list[dict[str, str]]:
     ]
 
 
-def get_class_counts(check_facts: Mapping[str, Json]) -> dict[str, dict[str, int]]:
+def get_split_counts_by_class(check_facts: Mapping[str, Json]) -> dict[str, dict[str, int]]:
     """The number of usable images by class and split."""
     classes = check_facts["classes"]
     return {
@@ -115,7 +115,9 @@ def rank_problem_kind(kind: str) -> int:
 
 def summarize_check(check_facts: Mapping[str, Json]) -> str:
     """How many images can be decoded, and how many problems of which kinds there are."""
-    class_count = format_counted_noun(len(get_class_counts(check_facts)), "class", "classes")
+    class_count = format_counted_noun(
+        len(get_split_counts_by_class(check_facts)), "class", "classes"
+    )
     image_count = format_counted_noun(int(str(check_facts["images"])), "image")
     summary = f"{image_count} of {class_count} can be decoded"
     counts = Counter(problem["kind"] for problem in list_problems(check_facts))

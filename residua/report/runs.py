@@ -134,7 +134,7 @@ def check_runs_comparable(
             raise RecordError(
                 f"{folder} holds runs that cannot be compared: "
                 f"{describe_first_difference(expected_facts, actual_facts)}, in {run_folder}; "
-                "give each its own folder"
+                "put them into separate folders"
             )
         point = (run.arm, run.depth, run.seed)
         if point in checked_points:

@@ -81,11 +81,11 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
     if not isinstance(content["environment"], dict):
         raise ValueError("its environment is not an object")
     measured = {
-        signal: check_signal_numbers(signal, [unit[signal] for unit in units])
+        signal: require_numbers_or_none(signal, [unit[signal] for unit in units])
         for signal in SIGNAL_NAMES
     }
     predicted = {
-        signal: check_signal_numbers(
+        signal: require_numbers_or_none(
             signal, [unit and unit.get(signal) for unit in predicted_units]
         )
         for signal in (SIGNAL_NAMES if predicted_units else ())
@@ -99,7 +99,7 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
     )
 
 
-def check_signal_numbers(signal: str, values: SignalValues) -> SignalValues:
+def require_numbers_or_none(signal: str, values: SignalValues) -> SignalValues:
     """Return the values of a signal; raise ValueError if one is neither a number nor None."""
     if not all(value is None or isinstance(value, int | float) for value in values):
         raise ValueError(f"a value of {signal} is not a number")

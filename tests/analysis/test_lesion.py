@@ -12,9 +12,9 @@ from torch import nn
 
 from residua.analysis.ablation import (
     Ablation,
+    compute_last_unit_output,
     delete_units,
     doubling_counts_up_to,
-    forward_from_first_change,
     measure_ablation_errors,
     sample_random_deletions,
     sample_random_swaps,
@@ -66,7 +66,7 @@ def compute_ablated_scores(net, ablation, x):
     parts = dissect_network(net)
     with torch.inference_mode():
         return parts.head(
-            forward_from_first_change(
+            compute_last_unit_output(
                 parts, ablation, compute_unit_input(parts, ablation.first_changed_index, x)
             )
         )
@@ -337,7 +337,7 @@ def test_a_third_party_sequential_is_ablated_by_the_names_of_its_children():
         with torch.inference_mode():
             assert torch.equal(
                 parts.head(
-                    forward_from_first_change(
+                    compute_last_unit_output(
                         parts, delete_units(3, i), compute_unit_input(parts, i, x)
                     )
                 ),

@@ -180,7 +180,7 @@ USAGE_ERRORS = [
         "residua: no mode of activation checkpointing 'all': choose from none, unit, stage, sqrt",
     ),
     (["train", "digits", "--recipe", "smal"], "residua: no recipe 'smal': did you mean 'small'?"),
-    (["train", "digits", "--set", "momentum=1"], "residua: no field in recipe 'momentum'"),
+    (["train", "digits", "--set", "momentum=1"], "residua: recipe has no field 'momentum'"),
     (
         ["train", "digits", "--set", "batch_size=5000"],
         "residua: batch size 5000 exceeds the 1288 training images: choose at most 1288",

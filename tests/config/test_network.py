@@ -30,7 +30,7 @@ from residua.errors import UsageError
             "kernels (2,) are invalid: give at least one, each odd, so that 'same' "
             "convolutions keep shapes",
         ),
-        (lambda: Gate(-6.0, scales="bth"), "no scaling by a gate 'bth': did you mean 'both'?"),
+        (lambda: Gate(-6.0, scales="bth"), "no gate scaling 'bth': did you mean 'both'?"),
         (
             lambda: Gate(-6.0, kernel=2),
             "kernels (2,) are invalid: give at least one, each odd, so that 'same' "

@@ -320,8 +320,8 @@ CONTRADICTORY_NAMES = {
         "a plain net whose branches start at 0 always outputs 0: add a shortcut, or use start='he'"
     ),
     "cifar-resnet20,order=skipinit,start=identity": (
-        "a unit whose branch ends in a scale of 0 already starts as the identity, so it needs no "
-        "other start: use start='he'"
+        "a unit whose branch ends in a scale of 0 already starts as the identity, so start "
+        "must stay at 'he'"
     ),
     "cifar-resnet20,order=relu-before-add,start=identity": (
         "the branch ends in a ReLU ('weight bn relu'), which passes no gradient if the branch "

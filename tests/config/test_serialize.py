@@ -75,7 +75,7 @@ def test_an_override_changes_one_field(assignment, changed):
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
-        ("batch_sze=3", "no field in recipe 'batch_sze': did you mean 'batch_size'?"),
+        ("batch_sze=3", "recipe has no field 'batch_sze': did you mean 'batch_size'?"),
         (
             "batch_size",
             "cannot read 'batch_size' as a setting: write FIELD=VALUE, e.g. batch_size=64",

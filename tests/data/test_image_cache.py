@@ -162,11 +162,13 @@ def test_a_full_disk_gives_a_one_line_error_with_a_size_that_fits(tmp_path, monk
     assert main(["train", str(tmp_path / "d"), *options]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(
-        "residua: 51 photos of 72 x 72 pixels need 1 MiB, which fit neither in "
+        "residua: 51 decoded photos need 1 MiB, which is more than the free memory allows, and "
+        "they "
+        "cannot be cached in "
     )
     assert error.endswith(
-        "(No space left on device) nor in memory: free some space, "
-        "set XDG_CACHE_HOME to another disk, or train with --size 21"
+        "(No space left on device): set XDG_CACHE_HOME to a folder with more space, or use --size "
+        "21"
     )
     assert not (tmp_path / "o").exists()
     assert main(["train", str(tmp_path / "d"), *options[:2], "--size", "21", *options[4:]]) == 0

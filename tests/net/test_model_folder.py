@@ -141,7 +141,7 @@ def test_truncated_weights_are_reported(model_folder):
         ),
         (
             {"colour": "red"},
-            "config.json is not a valid model config: no field of model config 'colour'",
+            "config.json is not a valid model config: model config has no field 'colour'",
         ),
     ],
 )

@@ -265,7 +265,7 @@ def pick_single_column(
         )
     raise DataError(
         f"{location} has {len(candidates)} columns of {content_kind}, {', '.join(candidates)}: "
-        f"rename the one to use to {usual_names[0]}, and save the data set with save_to_disk"
+        f"give the right one the name {usual_names[0]!r}, and save the data set by save_to_disk"
     )
 
 

@@ -84,7 +84,7 @@ class ImageListing:
     def name(self) -> str:
         """A short name for the data set, usable in file names."""
         path = Path(self.location)
-        return slugify_name(path.stem if path.is_file() else path.name)
+        return make_file_name_safe(path.stem if path.is_file() else path.name)
 
 
 def problems_to_json(problems: Iterable[DataProblem]) -> Json:
@@ -158,7 +158,7 @@ def escape_unprintable(name: str) -> str:
     )
 
 
-def slugify_name(name: str) -> str:
+def make_file_name_safe(name: str) -> str:
     """Make a name usable in file names: other characters become `-`."""
     slug = "".join(c if c.isalnum() or c in "-_." else "-" for c in escape_unprintable(name))
     return slug or "images"

@@ -147,7 +147,7 @@ def test_columns_are_chosen_by_type_and_an_ambiguous_choice_is_refused(tmp_path)
     with pytest.raises(
         DataError,
         match=r"d has 2 columns of labels, kind, coarse: "
-        r"rename the one to use to label, and save the data",
+        r"give the right one the name 'label', and save the data",
     ):
         list_classes("d", make_split(2, coarse=datasets.ClassLabel(names=CLASS_NAMES)))
     with pytest.raises(
@@ -159,7 +159,7 @@ def test_columns_are_chosen_by_type_and_an_ambiguous_choice_is_refused(tmp_path)
     two = make_split(2)
     with pytest.raises(
         DataError,
-        match=r"g has 2 columns of images, picture, mask: rename the one to use to image",
+        match=r"g has 2 columns of images, picture, mask: give the right one the name 'image'",
     ):
         list_classes(
             "g",
