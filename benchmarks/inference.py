@@ -21,6 +21,7 @@ from torch import Tensor
 from residua import ModelConfig, create_model
 from residua.data.sources.resolve import IMAGENET_MEAN, IMAGENET_STD
 from residua.deploy.engine import (
+    PROBABILITY_TOLERANCE,
     build_onnx_engine,
     build_openvino_engine,
     build_torch_engine,
@@ -69,6 +70,8 @@ def make_contenders(excluded: list[str]) -> dict[str, Classifier]:
             engine = build_named_engine(net, config)
             classifiers[f"residua, {engine.description}"] = engine
             difference = max_probability_difference(engine, fp32_engine)
+            if not difference <= PROBABILITY_TOLERANCE:
+                raise SystemExit(f"{engine.description} computes something else than PyTorch")
             print(
                 f"{engine.description}: probabilities within {difference:.1e} of PyTorch's in fp32",
                 flush=True,

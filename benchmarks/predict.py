@@ -20,10 +20,10 @@ from torch import Tensor
 from residua import ModelConfig, create_model
 from residua.data.sources.resolve import IMAGENET_MEAN, IMAGENET_STD
 from residua.deploy.engine import InferenceEngine, build_engine
+from residua.deploy.image_files import find_image_files
 from residua.deploy.predict import (
     PREDICTION_BATCH_SIZE,
     decode_files,
-    find_image_files,
     predict_files,
 )
 

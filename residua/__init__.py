@@ -1,16 +1,16 @@
 """Deep residual networks for image recognition: build, train and study them.
 
-The packages, from bottom to top; each `__init__` says what is in it:
+The packages, from the lowest layer to the highest; each `__init__` describes its contents:
 
-config              networks, plans, data sets, recipes, runs and studies as values
-net, data           networks as modules; images as batches
-training            one step, the loop, evaluation, checkpoints, many processes
-studies, analysis   many runs; what happens inside a network
-deploy              predict, explain, export, serve
-report              pages, figures and verdicts from records
+config              descriptions of networks, plans, data sets, recipes, runs and studies
+net, data           networks as PyTorch modules; images as batches
+training            training step and loop, evaluation, checkpoints, multi-process training
+studies, analysis   studies of many runs; measurements inside a network
+deploy              prediction, explanation, export and serving
+report              pages, figures and verdicts made from records
 cli                 the command line
 
-`import residua` is light: a name imports its module, and torch if needed, at its first use.
+`import residua` is fast: a public name's module, and torch if needed, is imported at first use.
 """
 
 from importlib.metadata import version

@@ -1,27 +1,41 @@
-"""The exceptions for users' mistakes; each message is one sentence that names the fix.
+"""The exceptions that a user can act on; each message is one sentence that names the fix.
 
 ResiduaError            something failed: exit code 1
 ├── UsageError          the request itself is impossible: exit code 2
 ├── DataError           a data set is missing, damaged, or not what it claims to be
 │   └── ImageError      an image file cannot be decoded; its `kind` says why
 ├── RecordError         a run's folder is missing, damaged, or belongs to another run
-│   └── DamagedRecordError  a record is incomplete or unreadable
+│   ├── DamagedRecordError  a record is incomplete or unreadable
+│   └── MissingRecordError  there is no such record
 ├── TrainingError       training cannot start or continue, e.g. because a loss is not finite
+│   └── RankStoppedError    another process of a distributed run has stopped
 └── Interrupted         the user stopped a command: exit code 130
 """
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MIN_LIKENESS = 0.7
+"""The least share of letters, in [0, 1], that a name and its suggestion have in common.
+
+At 0.66 `--batch-size` would be answered by `size`; `sqtr` and `sqrt` have 0.75 in common.
+"""
+
 
 class ResiduaError(Exception):
-    """Base of all errors that a user can act on."""
+    """The base class of all errors that a user can act on.
+
+    exit_code              exit code of the command that the error ends
+    printed_by_every_rank  whether each process of a distributed run prints its error, or only the
+                           first one on each machine
+    """
 
     exit_code = 1
+    printed_by_every_rank = False
 
 
 class UsageError(ResiduaError, ValueError):
-    """The request is impossible; this is raised before anything is started."""
+    """The request is impossible; raised before any work begins."""
 
     exit_code = 2
 
@@ -33,8 +47,9 @@ class DataError(ResiduaError):
 class ImageError(DataError):
     """An image cannot be decoded.
 
+    source  the image's name, with which the message begins
     kind    one of: unreadable, empty, not an image, truncated, damaged, too large
-    detail  what is wrong: the message without the image's `source`, with which it begins
+    detail  the rest of the message, which says what is wrong
     """
 
     def __init__(self, source: str, kind: str, detail: str) -> None:
@@ -50,25 +65,44 @@ class DamagedRecordError(RecordError):
     """A record is incomplete or unreadable."""
 
 
+class MissingRecordError(RecordError):
+    """There is no such record."""
+
+
 class TrainingError(ResiduaError):
-    """Training could not start, or had to stop; if it stopped, the last good checkpoint is kept."""
+    """Training cannot start or continue; if it had started, the last good checkpoint is kept."""
+
+
+class RankStoppedError(TrainingError):
+    """Another rank of a distributed run has stopped, so this one cannot continue."""
+
+    printed_by_every_rank = True
 
 
 class Interrupted(ResiduaError):
-    """The user stopped a command; if it was training, it has written a checkpoint."""
+    """The user stopped a command; a command that was training has written a checkpoint."""
 
     exit_code = 130
 
 
-def unknown_name_error(kind: str, name: str, choices: Iterable[str], owner: str = "") -> UsageError:
-    """Make the error for an unknown name; it suggests the nearest choice, or else lists all.
+def describe_os_error(error: OSError) -> str:
+    """The reason of an error of the operating system, and the file: `No space left: runs/a`."""
+    reason = error.strerror or str(error)
+    return f"{reason}: {error.filename}" if error.filename else reason
 
-    `no recipe 'he2051': did you mean 'he2015'?`, or, with an `owner`,
+
+def unknown_name_error(kind: str, name: str, choices: Iterable[str], owner: str = "") -> UsageError:
+    """Make the error for an unknown name, with the nearest choice or, if none is near, all choices.
+
+    `kind` says what the name stands for; `owner`, if given, is what has no such name.  E.g.
+    `no recipe 'he2051': did you mean 'he2015'?`, or, with the owner `recipe`,
     `recipe has no field 'widht': did you mean 'width'?`
     """
     names = list(choices)
     problem = f"{owner} has no {kind} {name!r}" if owner else f"no {kind} {name!r}"
-    close_matches = get_close_matches(name, names, n=1, cutoff=0.6)
-    if close_matches:
-        return UsageError(f"{problem}: did you mean {close_matches[0]!r}?")
+    # the dashes of options make all of them alike, so only the words are compared
+    names_by_word = {choice.lstrip("-"): choice for choice in names}
+    close_words = get_close_matches(name.lstrip("-"), names_by_word, n=1, cutoff=MIN_LIKENESS)
+    if close_words:
+        return UsageError(f"{problem}: did you mean {names_by_word[close_words[0]]!r}?")
     return UsageError(f"{problem}: choose from {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Features that need packages which are not installed with residua itself."""
+"""Check for the optional packages that some features of residua need."""
 
 from importlib.util import find_spec
 
@@ -10,13 +10,14 @@ EXTRA_PACKAGES = {
     "Grad-CAM": ("explain", ("captum",)),
     "a parquet table": ("datasets", ("pyarrow",)),
     "a Hugging Face data set": ("datasets", ("datasets",)),
+    "a HEIC image": ("heic", ("pillow_heif",)),
     "serve": ("serve", ("starlette", "uvicorn", "python_multipart")),
 }
-"""Maps each feature to the extra of residua that installs it, and to the packages it needs."""
+"""Maps each feature to the pip extra that installs it and to the packages that it needs."""
 
 
 def find_missing_package(feature: str) -> str:
-    """Return the first package for `feature` that is not installed; "" if there is none."""
+    """Return the first missing package that `feature` needs; "" if all are installed."""
     return next(
         (package for package in EXTRA_PACKAGES[feature][1] if find_spec(package) is None), ""
     )

@@ -1,4 +1,4 @@
-"""Import a package's public names at their first use, so that `import residua` stays light."""
+"""Import a package's public names at their first use, so that `import residua` is fast."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -10,8 +10,8 @@ def export_lazily(
     """Make `__getattr__` and `__dir__` for the `__init__` of `package`.
 
     `names_by_module` maps each module, relative to the package, to its public names, separated by
-    spaces.  Accessing a name imports its module.  A name must not equal that of a submodule: Python
-    would return whichever of the two was imported last.
+    spaces.  The first access to a name imports its module.  A public name must differ from the
+    names of the package's submodules, because importing a submodule would replace it.
     """
     homes = {name: module for module, names in names_by_module.items() for name in names.split()}
 

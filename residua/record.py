@@ -1,52 +1,104 @@
 """The record of a run: a folder with these files.
 
-run.json        the run, where it ran, and its result once finished; replaced as a whole
+run.json        the run, its environment, and its result (null until the run is finished)
 metrics.jsonl   one row per evaluation: step, epoch, lr, loss, train_error, dev_error, dev_loss,
-                seconds; only appended to
-checkpoints/    the newest few, until the run is finished
-last/  best/    model folders: after the last step, and at the lowest error on the dev split
+                seconds
+checkpoints/    the newest few checkpoints; deleted when the run is finished
+last/           model folder with the weights after the last step
+best/           model folder with the weights of the lowest error on the dev split
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from residua.bounded_json import (
+    MAX_JSON_BYTES,
+    Json,
+    parse_json_lines,
+    read_json,
+    read_regular_file,
+)
+from residua.config.dataset import DATASETS
 from residua.config.run import Run, parse_run
-from residua.config.serialize import FORMAT_VERSION, Json
-from residua.errors import DamagedRecordError, RecordError, UsageError
-from residua.files import delete_path, write_json, write_text
+from residua.config.serialize import FORMAT_VERSION, quote_json
+from residua.errors import DamagedRecordError, MissingRecordError, RecordError, UsageError
+from residua.files import append_line, delete_path, fsync_file, write_json, write_text
 
+RUN_PARTS = ("run", "environment", "result")  # keys of run.json, besides its format
+RESULT_NUMBERS = (
+    "steps",
+    "seconds",
+    "images_per_second",
+    "train_loss",
+    "dev_images",
+    "test_images",
+)
 JsonObject: TypeAlias = dict[str, Json]
 MetricsRow: TypeAlias = dict[str, float | None]
 
 
 def read_json_record(path: Path, content: str, keys: Iterable[str] = ()) -> JsonObject:
-    """Read a JSON object from `path`; check that it has this version's format and all of `keys`.
+    """Read a JSON object from `path`; check its format version and that it has all of `keys`.
 
-    `content` says in error messages what the file should hold, e.g. "a run".  Raises RecordError if
-    the file is missing or has another format, DamagedRecordError if it is not such an object.
+    `content` names what the file should hold in error messages, e.g. "a run".  Raises RecordError
+    if the file is missing or has another format version.  Raises DamagedRecordError if it is not
+    valid JSON, not an object, or lacks a key.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record = read_json(path)
+    except MissingRecordError:
         what = content.split(" ", 1)[1]
-        raise RecordError(f"{path.parent} contains no {what}: it has no {path.name}") from None
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(f"{path} is damaged: {error}") from error
+        raise MissingRecordError(
+            f"{path.parent} contains no {what}: it has no {path.name}"
+        ) from None
     return check_json_record(record, path, content, keys)
 
 
 def check_json_record(
     record: Json, path: Path, content: str, keys: Iterable[str] = ()
 ) -> JsonObject:
-    """Make the same checks as `read_json_record` on an object that was already read from `path`."""
+    """Check `record`, already read from `path`, as `read_json_record` does, and return it."""
     if not isinstance(record, dict) or not set(keys) <= set(record):
         raise DamagedRecordError(f"{path} is damaged: it does not describe {content}")
     if (found := record.get("format", FORMAT_VERSION)) != FORMAT_VERSION:
-        raise RecordError(f"{path} has format {found}; this version reads format {FORMAT_VERSION}")
+        raise RecordError(
+            f"{path} has format {quote_json(found)}; this version reads format {FORMAT_VERSION}"
+        )
     return record
+
+
+def check_run_json(record: Json, path: Path) -> JsonObject:
+    """Check the content of a run.json, already read from `path`, and return it.
+
+    Raises the errors of `check_json_record`, and DamagedRecordError if a part has the wrong form.
+    """
+    content = check_json_record(record, path, "a run", ("format", *RUN_PARTS))
+    for part in RUN_PARTS:
+        value = content[part]
+        is_unfinished = part == "result" and value is None
+        if not is_unfinished and (not isinstance(value, dict) or not value):
+            raise DamagedRecordError(
+                f"{path} is damaged: its {part} is {quote_json(value)}, not an object with content"
+            )
+    if isinstance(result := content["result"], dict):
+        check_result(result, path)
+    return content
+
+
+def check_result(result: JsonObject, path: Path) -> None:
+    """Raise DamagedRecordError if an error, an interval or a count of a result is no number."""
+    for name, value in result.items():
+        if name.endswith("_interval"):
+            is_valid = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+        elif "error" in name or name in RESULT_NUMBERS:
+            is_valid = value is None or is_number(value)
+        else:
+            continue
+        if not is_valid:
+            raise DamagedRecordError(f"{path} is damaged: {name} is {quote_json(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +109,7 @@ class RunRecord:
 
     @property
     def name(self) -> str:
-        """The run's name in its study, which is its folder's name."""
+        """The run's name in its study: the name of its folder."""
         return self.folder.name
 
     @property
@@ -75,12 +127,16 @@ class RunRecord:
     def claim_folder(self, run: Run, environment: JsonObject, resume: bool) -> None:
         """Write run.json for a new `run`, or check that the folder already holds this run.
 
-        Raises UsageError if the folder holds another run or other files; if it holds this run
-        unfinished and `resume` is False; or if the run was begun in another precision or on other
-        images.
+        The run may go on with the same photographs in another place: run.json then gets their new
+        path.  Raises UsageError if the folder holds another run, or other files and no run.  If it
+        holds this run, but unfinished, raises UsageError if `resume` is False, or if the run was
+        started in another precision or on other images.
         """
         if self.run_json_path.exists():
             self.check_same_run(run, environment, resume)
+            if self.find_moved_images(run, environment) and self.read_result() is None:
+                content = {"id": run.id, "run": run.json}
+                write_json(self.run_json_path, self.read_run_json() | content)
         elif self.folder.exists() and any(
             not path.name.startswith(".") for path in self.folder.iterdir()
         ):
@@ -92,11 +148,15 @@ class RunRecord:
             write_json(self.run_json_path, content | {"environment": environment, "result": None})
 
     def check_same_run(self, run: Run, environment: JsonObject, resume: bool) -> None:
-        """Raise UsageError if this record is not of `run`, or cannot be resumed as requested."""
+        """Raise UsageError if the folder holds another run, or `run` cannot go on as requested."""
         stored = self.read_run_json()
-        if (stored_run := parse_run(stored["run"])) != run:
+        stored_run = parse_run(stored["run"])
+        if stored_run != run and not self.find_moved_images(run, environment):
             difference = describe_first_difference(stored_run.json, run.json)
-            raise UsageError(f"{self.folder} holds another run: {difference}; choose another --out")
+            raise UsageError(
+                f"{self.folder} holds another run: {difference}; choose another --out"
+                f"{self.suggest_start()}"
+            )
         if stored["result"] is not None:
             return
         if not resume:
@@ -105,8 +165,8 @@ class RunRecord:
                 "add --resume to go on with it, or choose another --out"
             )
         stored_environment = stored["environment"]
-        assert isinstance(stored_environment, dict)
-        stored_precision = stored_environment["precision"]
+        assert isinstance(stored_environment, dict)  # as read_run_json checks
+        stored_precision = stored_environment.get("precision")
         if stored_precision != environment["precision"]:
             raise UsageError(
                 f"{self.folder} holds this run, but it was started in {stored_precision}, not "
@@ -118,17 +178,43 @@ class RunRecord:
                 "choose another --out"
             )
 
+    def find_moved_images(self, run: Run, environment: JsonObject) -> str:
+        """The path of the run's photographs in run.json, if they are now elsewhere, else "".
+
+        The folder must hold `run` on training images of the same content.
+        """
+        if not self.run_json_path.exists():
+            return ""
+        stored = self.read_run_json()
+        stored_run, stored_environment = parse_run(stored["run"]), stored["environment"]
+        is_moved = (
+            stored_run != run
+            and replace(stored_run, dataset=run.dataset) == run
+            and not {run.dataset, stored_run.dataset} & set(DATASETS)
+            and isinstance(stored_environment, dict)
+            and stored_environment.get("images") == environment["images"]
+        )
+        return stored_run.dataset if is_moved else ""
+
+    def suggest_start(self) -> str:
+        """The end of an error: how another run can start from this one's network, if it has one."""
+        models = {self.folder / "last": self.folder, self.folder / "best": self.folder / "best"}
+        for model, name in models.items():
+            if model.exists():
+                return f", with --from {name} to go on from its network"
+        return ""
+
     def read_run_json(self) -> JsonObject:
-        """The content of run.json: format, id, run, environment and result."""
-        return read_json_record(self.run_json_path, "a run", RUN_KEYS)
+        """Read run.json: a dict with the keys format, id, run, environment and result."""
+        return check_run_json(read_json_record(self.run_json_path, "a run"), self.run_json_path)
 
     def read_result(self) -> JsonObject | None:
-        """The result of a finished run; None if the run is not finished."""
+        """Read the result of the run; None if the run is not finished."""
         result = self.read_run_json()["result"]
         return result if isinstance(result, dict) else None
 
     def read_skipped_images(self) -> list[dict[str, str]]:
-        """The photographs that could not be read: path, kind and detail of each problem."""
+        """List the image files that were skipped as unreadable: path, kind and detail of each."""
         environment = self.read_run_json()["environment"]
         skipped = environment.get("left_out") if isinstance(environment, dict) else None
         problems = skipped if isinstance(skipped, list) else []
@@ -139,61 +225,76 @@ class RunRecord:
         ]
 
     def read_metrics(self) -> list[MetricsRow]:
-        """The rows of metrics.jsonl in the order of steps; [] before the first evaluation."""
+        """Read the rows of metrics.jsonl, in order of step; [] before the first evaluation."""
+        return self.parse_metrics(self.read_metrics_file())
+
+    def read_metrics_so_far(self) -> list[MetricsRow]:
+        """Read the rows of an unfinished run, but not a last row that is not written in full.
+
+        Its writer is not done with it, or was killed.
+        """
+        content = self.read_metrics_file()
+        return self.parse_metrics(content[: content.rfind(b"\n") + 1])
+
+    def read_metrics_file(self) -> bytes:
         if not self.metrics_path.exists():
-            return []
-        return parse_metrics(self.metrics_path.read_text(encoding="utf-8"), self.metrics_path)
+            return b""
+        return read_regular_file(self.metrics_path, MAX_JSON_BYTES)
+
+    def parse_metrics(self, content: bytes) -> list[MetricsRow]:
+        rows = parse_json_lines(content, self.metrics_path)
+        return [check_metrics_row(row, self.metrics_path) for row in rows]
 
     def append_metrics(self, row: MetricsRow) -> None:
-        with open(self.metrics_path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.metrics_path, json.dumps(row))
+
+    def flush_metrics(self) -> None:
+        """Flush metrics.jsonl to disk, so that a power failure leaves no checkpoint ahead of it."""
+        if self.metrics_path.exists():
+            fsync_file(self.metrics_path)
 
     def truncate_metrics_after(self, step: int) -> None:
-        """Delete the rows of metrics.jsonl after `step`, and a last row that was cut off."""
+        """Delete the rows of metrics.jsonl after `step`, and a last row that is incomplete."""
         if self.metrics_path.exists():
-            complete_rows, _, _ = self.metrics_path.read_text(encoding="utf-8").rpartition("\n")
-            rows = parse_metrics(complete_rows, self.metrics_path)
-            kept_rows = [row for row in rows if (row["step"] or 0) <= step]
+            kept_rows = [row for row in self.read_metrics_so_far() if (row["step"] or 0) <= step]
             write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept_rows))
 
     def write_result(self, result: JsonObject) -> None:
-        """Finish the run: write its result and delete its checkpoints."""
+        """Mark the run as finished: write its result to run.json and delete its checkpoints."""
         write_json(self.run_json_path, self.read_run_json() | {"result": result})
         delete_path(self.checkpoints_folder)
 
 
-RUN_KEYS = ("format", "run", "environment", "result")
-
-
-def parse_metrics(text: str, path: Path) -> list[MetricsRow]:
-    """Parse the text of a metrics.jsonl; `path` is its file.
-
-    Raises DamagedRecordError, whose message names `path`, if a row is damaged.
-    """
-    try:
-        rows = [json.loads(line) for line in text.splitlines() if line]
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecordError(f"{path} is damaged: {error}") from error
-    return [check_metrics_row(row, path) for row in rows]
-
-
 def check_metrics_row(row: Json, path: Path) -> MetricsRow:
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int | float):
+    if not isinstance(row, dict) or not is_number(row.get("step")):
         text = json.dumps(row)[:60]
         raise DamagedRecordError(
             f"{path} is damaged: {text} is not a row of metrics, because it has no step"
         )
+    for name, value in row.items():
+        if value is not None and not is_number(value):
+            raise DamagedRecordError(
+                f"{path} is damaged: {name} is {quote_json(value)} in a row, not a number"
+            )
     return row  # type: ignore[return-value]
 
 
-def describe_first_difference(stored: Json, requested: Json, path: str = "") -> str:
-    """Say where two JSON values first differ: `seed is 0 there, 1 here`.
+def is_number(value: Json) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
-    "there" is the value in `stored`, "here" the one in `requested`; `path` is put before the key.
+
+def describe_first_difference(
+    stored: Json, requested: Json, path: str = "", places: tuple[str, str] = ("there", "here")
+) -> str:
+    """Say where two JSON values first differ, e.g. `seed is 0 there, 1 here`.
+
+    `places` says where `stored` and `requested` are.  `path` is the dotted key of the two values in
+    the object that contains them, if there is one.
     """
     if isinstance(stored, dict) and isinstance(requested, dict):
         for key in [*stored, *requested]:
             if stored.get(key) != requested.get(key):
                 key_path = f"{path}.{key}" if path else key
-                return describe_first_difference(stored.get(key), requested.get(key), key_path)
-    return f"{path} is {json.dumps(stored)} there, {json.dumps(requested)} here"
+                values = stored.get(key), requested.get(key)
+                return describe_first_difference(*values, key_path, places)
+    return f"{path} is {json.dumps(stored)} {places[0]}, {json.dumps(requested)} {places[1]}"

@@ -41,7 +41,7 @@ def load_in_chromium(url, folder, *options):
         check=True,
         env=os.environ | {"HOME": str(folder)},
     )
-    assert "CONSOLE" not in process.stderr
+    assert "CONSOLE" not in process.stderr, process.stderr
     return process.stdout
 
 

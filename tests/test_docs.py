@@ -2,6 +2,7 @@
 stands in a record.
 """
 
+import ast
 import json
 import os
 import re
@@ -19,7 +20,8 @@ from residua.record import RunRecord
 from residua.study_records import PACKED_RUNS, read_packed_runs
 
 ROOT = Path(__file__).parent.parent
-DOC_PAGES = sorted((ROOT / "docs").glob("*.md"))
+TROUBLESHOOTING_PAGE = ROOT / "docs" / "troubleshooting.md"
+DOC_PAGES = sorted(set((ROOT / "docs").glob("*.md")) - {TROUBLESHOOTING_PAGE})
 
 
 def find_code_blocks(page):
@@ -47,6 +49,31 @@ def test_every_code_block_in_the_docs_runs_and_prints_the_output_shown(
                 assert command == "residua"
                 assert main(arguments) == 0, line
         printed = capsys.readouterr().out
+
+
+def iterate_messages(module):
+    """Every text in a module's source, with "..." for each value that is filled in."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                part.value if isinstance(part, ast.Constant) else "..." for part in node.values
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_each_sentence_of_the_troubleshooting_page_is_one_that_residua_prints():
+    messages = [
+        message
+        for module in sorted((ROOT / "residua").rglob("*.py"))
+        for message in iterate_messages(module)
+    ]
+    sentences = re.findall(r"\*\*`(.*?)`\*\*", TROUBLESHOOTING_PAGE.read_text())
+    assert len(sentences) >= 20
+    for sentence in sentences:
+        fragments = [text for text in sentence.split("...") if len(text.strip()) > 3]
+        pattern = ".*".join(map(re.escape, fragments))
+        assert any(re.search(pattern, message, re.DOTALL) for message in messages), sentence
 
 
 def test_the_readme_mentions_only_existing_files_and_options():

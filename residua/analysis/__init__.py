@@ -1,18 +1,21 @@
-"""Measurements on networks: signals, lesions and gradients by path length.
+"""Measure what happens inside a network: signals of its units, lesions, gradients of its paths.
 
-run_signals              signals of a network on real images, with predictions, as a record
-signals                  the signals of each unit, measured forward and backward
-trace_additions          the same for third-party modules, whose units are their additions
+A signal is a statistic of a unit's activations or gradients.  A lesion study measures the error of
+a trained network after units are deleted or reordered (ablations).
+
+run_signals              measures and predicts a network's signals on real images
+signals                  measures the signals of each unit by a forward and a backward pass
+trace_additions          measures the signals of third-party modules; each addition is a unit
 addition_tracer          records the residual additions of a forward pass
-unit_signals             the signals of one unit and how each is computed
-random_walk              signals expected of a new network if its branches were pure noise
-activation_distribution  the distribution of one activation, for `random_walk`
-run_lesion               lesion studies of several trained networks
-network_lesions          all ablations of one network
-ablation                 units deleted or reordered, and the error
-path_gradients           the share of the gradient by path length
-parts                    a network dissected into stem, units and head
-modes                    evaluation mode or batch statistics during a measurement
+unit_signals             defines the signals of one unit and computes them
+random_walk              predicts the signals of a new network whose branches are random noise
+activation_distribution  models the distribution of one activation, for `random_walk`
+run_lesion               runs a lesion study of several trained networks
+network_lesions          measures the error of one network under each ablation
+ablation                 deletes or reorders units, and measures the error
+path_gradients           measures the share of the gradient that paths of each length carry
+parts                    dissects a network into stem, units and head
+modes                    sets evaluation mode or batch statistics during a measurement
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Ablations of a trained network: units are deleted or reordered, and the error is measured.
+"""Delete or reorder the units of a trained network, and measure its classification error.
 
 After Veit, Wilber & Belongie 2016, "Residual networks behave like ensembles of relatively shallow
 networks", section 4.
@@ -17,7 +17,7 @@ from residua.data.counter_rng import RandomStream, random_bits_from_keys, random
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """An altered network: the order in which units are applied, and the units that are deleted.
+    """A change to a network: the order in which its units are applied, and the units to delete.
 
     Units are numbered from 0, in the order of the intact network.
     """
@@ -50,7 +50,7 @@ class Ablation:
 
 
 def delete_units(unit_count: int, *deleted_indices: int) -> Ablation:
-    """Make the ablation that deletes these of `unit_count` units and keeps the others' order."""
+    """Make an ablation that deletes the given units of `unit_count` and keeps the order."""
     return Ablation(tuple(range(unit_count)), frozenset(deleted_indices))
 
 
@@ -66,8 +66,9 @@ def sample_random_deletions(
     """Draw random sets of units to delete, grouped by the number of deleted units.
 
     With N deletable units, the numbers of deleted units are 1, 2, 4, ..., N and
-    N - 1, N - 2, N - 4, ... (Veit et al. 2016, section 4.2).  Deleting all N units is drawn only
-    once.  If k units remain, paths through the network have at most k branches, k / 2 on average.
+    N - 1, N - 2, N - 4, ... (Veit et al. 2016, section 4.2).  `draws_per_count` sets are drawn for
+    each number, but only one for N.  A network with k units left has paths of at most k branches,
+    and of k / 2 on average.
     """
     deletable = dissected.deletable_indices
     few_deleted = doubling_counts_up_to(len(deletable))
@@ -92,11 +93,11 @@ def sample_random_deletions(
 def sample_random_swaps(
     dissected: DissectedNetwork, draws_per_count: int, seed: int
 ) -> dict[int, list[Ablation]]:
-    """Draw random orders of the units, by the number of swaps (Veit et al. 2016, section 4.3).
+    """Draw random orders of the units, grouped by number of swaps (Veit et al. 2016, section 4.3).
 
-    A swap exchanges two units of the same stage whose output has the shape of their input.  The
-    numbers of swaps are 1, 2, 4, ..., up to and including the number of units that keep the shape
-    of their input.  The dictionary is empty if no stage has two such units.
+    A swap exchanges two units of one stage; both must keep the shape of their input.  With M units
+    in the network that keep the shape, the numbers of swaps are 1, 2, 4, ..., M.  The dictionary
+    is empty if no stage has two such units.
     """
     swappable = [i for i, unit in enumerate(dissected.units) if not unit.changes_shape]
     pairs = [
@@ -119,7 +120,10 @@ def sample_random_swaps(
 def apply_random_swaps(
     unit_count: int, swappable_pairs: list[tuple[int, int]], swap_count: int, draw: int, seed: int
 ) -> tuple[int, ...]:
-    """Return the order of units 0, 1, 2, ... after `swap_count` random swaps, made one by one."""
+    """Apply `swap_count` random swaps to the order 0, 1, 2, ..., and return the new order.
+
+    `draw` is the number of the draw; draws of different numbers are independent.
+    """
     bits = random_bits_from_keys(
         seed, RandomStream.LESION_SWAP, swap_count, draw, torch.arange(swap_count)
     )
@@ -139,14 +143,15 @@ def measure_ablation_errors(
     batch_size: int,
     on_step: Callable[[], None],
 ) -> list[float]:
-    """Measure each ablation's error, in [0, 1], on normalised images (n, c, h, w), labels (n,).
+    """Return the error of each ablation: the share in [0, 1] of images that it classifies wrongly.
 
+    `pixels` are images (n, c, h, w), which the caller must have normalised, with `labels` (n,).
     `on_step` is called once per ablation and batch.
     """
     wrong_counts = [0] * len(ablations)
     batches = zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True)
     for batch_pixels, batch_labels in batches:
-        # Each ablation starts at its first changed unit: what comes before is computed once.
+        # Each ablation starts at its first changed unit: the units before it are computed once.
         unit_inputs = compute_unit_inputs(dissected, batch_pixels)
         for i, ablation in enumerate(ablations):
             x = unit_inputs[ablation.first_changed_index]
@@ -165,7 +170,9 @@ def compute_unit_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Ten
 
 
 def compute_last_unit_output(dissected: DissectedNetwork, ablation: Ablation, x: Tensor) -> Tensor:
-    """Compute the last unit's output in the ablated network from x, its first changed unit's input.
+    """Run the ablated network's units, from the first changed one on, and return their output.
+
+    `x` is the input of the first changed unit.
 
     Raises ValueError if the ablation deletes a unit that cannot be deleted.
     """

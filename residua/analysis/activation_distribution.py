@@ -1,4 +1,4 @@
-"""The distribution of one activation as a mass at 0 and a histogram, for the random-walk model."""
+"""The distribution of one activation, as a point mass at 0 plus a histogram, for `random_walk`."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ CELL_WIDTH = 1 / 16  # of the histogram; errors are about CELL_WIDTH^2 / 100
 
 @dataclass(frozen=True, slots=True)
 class BranchNoise:
-    """The output of a branch at initialisation, modelled as normal with this mean and variance."""
+    """The normal distribution that models the output of a branch at initialisation."""
 
     mean: float
     variance: float
@@ -24,10 +24,11 @@ class BranchNoise:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActivationDistribution:
-    """The distribution of one activation, or a part of it whose total mass is below 1.
+    """The distribution of one activation x, or a part of such a distribution.
 
-    `cell_masses` is a histogram: cells of width `CELL_WIDTH`, half of them below 0.  The mass at
-    exactly 0 is separate, because ReLUs and zero padding produce zeros.
+    `cell_masses` is a histogram with cells of width `CELL_WIDTH`, half of them below 0.
+    `mass_at_zero` is the probability that x is exactly 0, e.g. after a ReLU or zero padding.
+    The masses of a part sum to less than 1.
     """
 
     mass_at_zero: float
@@ -35,11 +36,11 @@ class ActivationDistribution:
 
     @property
     def total_mass(self) -> float:
-        """The total probability of this part of a distribution; 1 for a whole distribution."""
+        """The sum of all masses: 1 for a whole distribution, less for a part of one."""
         return self.mass_at_zero + float(self.cell_masses.sum())
 
     def moment(self, power: int) -> float:
-        """Return the mean of x^power, for power >= 1."""
+        """Return the mean of x^power; `power` must be at least 1."""
         centers = compute_cell_centers(len(self.cell_masses))
         return float((self.cell_masses * centers**power).sum())
 
@@ -52,7 +53,7 @@ class ActivationDistribution:
         return self.moment(2) - self.mean**2
 
     def add_noise(self, noise: BranchNoise) -> "ActivationDistribution":
-        """Return the distribution of x + z, where z is the noise, independent of x."""
+        """Return the distribution of x + z, where z is noise that is independent of x."""
         if noise.variance == 0:
             return self
         histogram_cells = len(self.cell_masses)
@@ -64,7 +65,7 @@ class ActivationDistribution:
         )
 
     def drop_negative_mass(self) -> "ActivationDistribution":
-        """Return the part of the distribution at 0 and above."""
+        """Return the part of the distribution where x >= 0, with unchanged masses."""
         is_positive = compute_cell_centers(len(self.cell_masses)) > 0
         return ActivationDistribution(self.mass_at_zero, np.where(is_positive, self.cell_masses, 0))
 
@@ -80,7 +81,7 @@ class ActivationDistribution:
         return ActivationDistribution(self.mass_at_zero * factor, self.cell_masses * factor)
 
     def move_mass_to_zero(self, kept_share: float) -> "ActivationDistribution":
-        """Return the distribution with all but a `kept_share` in [0, 1] of activations set to 0."""
+        """Return the distribution when a share 1 - `kept_share` of the activations is set to 0."""
         return ActivationDistribution(
             self.mass_at_zero * kept_share + (1 - kept_share) * self.total_mass,
             self.cell_masses * kept_share,
@@ -104,9 +105,9 @@ def discretize_normal(histogram_cells: int, mean: float, variance: float) -> NDA
 def compute_noise_spectrum(
     histogram_cells: int, mean: float, variance: float
 ) -> NDArray[np.complex128]:
-    """Return the Fourier transform of N(mean, variance), sampled at distances between cells.
+    """Return the real FFT of the histogram of N(mean, variance), shifted so that 0 comes first.
 
-    Multiplying a histogram's spectrum by this transform adds the noise.
+    Multiplying a histogram's FFT by this FFT convolves the two, which adds the noise.
     """
     cell_offsets = np.fft.ifftshift(
         (np.arange(histogram_cells) - histogram_cells // 2) * CELL_WIDTH
@@ -117,7 +118,7 @@ def compute_noise_spectrum(
 def normal_mass_per_cell(
     cell_centers: NDArray[np.float64], mean: float, variance: float
 ) -> NDArray[np.float64]:
-    """Approximate the mass of N(mean, variance) in each cell: density at the center times width."""
+    """Approximate the mass of N(mean, variance) per cell: density at the center times width."""
     return np.asarray(
         CELL_WIDTH
         * np.exp(-((cell_centers - mean) ** 2) / (2 * variance))
@@ -127,5 +128,5 @@ def normal_mass_per_cell(
 
 
 def standard_normal(histogram_cells: int) -> ActivationDistribution:
-    """Return N(0, 1), the distribution of activations after BN."""
+    """Return the distribution N(0, 1), which models activations after a newly initialised BN."""
     return ActivationDistribution(0.0, discretize_normal(histogram_cells, 0.0, 1.0))

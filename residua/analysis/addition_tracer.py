@@ -28,13 +28,13 @@ class TracedAddition:
 
 
 class AdditionTracer(TorchFunctionMode):
-    """Records every residual addition of a forward pass, in `additions`.
+    """Records every residual addition of a forward pass in `additions`.
 
-    A residual addition is the sum of two different tensors of the same shape that were both
-    computed from the images.  The operand that has passed through fewer weight layers is the
-    shortcut.  In-place additions and ReLUs are computed out of place, so that every sum is kept.
+    A residual addition is the sum of two different tensors of the same shape, both computed from
+    the images.  The operand that has passed through fewer weight layers is the shortcut.
+    In-place additions and the ReLUs after them are run out of place, so that no sum is overwritten.
 
-    The class is a function mode, because module hooks would miss additions that are not modules,
+    The class is a `TorchFunctionMode`.  Module hooks would miss additions that are not modules,
     such as `x + y`, and symbolic tracing would fail on data-dependent code.
     """
 
@@ -78,7 +78,7 @@ class AdditionTracer(TorchFunctionMode):
         return result
 
     def is_residual_addition(self, args: tuple[Any, ...]) -> bool:
-        """Return whether the traced call adds its first two arguments in a residual addition."""
+        """Return whether a call of an add function with `args` is a residual addition."""
         a, b = args[:2]
         both_traced = (
             isinstance(a, Tensor)
@@ -97,21 +97,21 @@ class AdditionTracer(TorchFunctionMode):
     def find_addition_before_relu(
         self, function_name: str, args: tuple[Any, ...]
     ) -> TracedAddition | None:
-        """Return the last recorded addition if the traced call is a ReLU of its sum, else None."""
+        """Return the last recorded addition if the call applies a ReLU to its sum, else None."""
         if function_name not in RELU_FUNCTIONS or not self.additions:
             return None
         last_addition = self.additions[-1]
         return last_addition if args[0] is last_addition.unit_output else None
 
     def record_addition(self, args: tuple[Any, ...], result: Tensor) -> None:
-        """Record a residual addition of the traced call's first two arguments."""
+        """Record the residual addition of the first two of `args`; `result` is their sum."""
         shortcut, branch = sorted(args[:2], key=lambda operand: int(self.weight_depths[operand]))
         stats = compute_forward_stats(branch.detach(), shortcut.detach(), result.detach(), None)
         self.additions.append(TracedAddition(tuple(self.module_path), result, stats))
 
 
 def record_relu_after_addition(addition: TracedAddition, result: Tensor) -> None:
-    """Take the ReLU's output as the unit's output, and record which sums the ReLU has zeroed."""
+    """Make the ReLU's output, `result`, the unit's output, and record which sums it sets to 0."""
     clip_mask, y = addition.unit_output.detach() < 0, result.detach()
     rectified_stats = compute_forward_stats(y, y, y, clip_mask)
     addition.unit_output = result
@@ -136,7 +136,10 @@ def iterate_tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 def track_module_calls(
     net: nn.Module, tracer: AdditionTracer, outputs: dict[str, Tensor]
 ) -> Iterator[None]:
-    """Keep `tracer.module_path` up to date and store each module's last output in `outputs`."""
+    """Within the context, keep `tracer.module_path` up to date and fill `outputs`.
+
+    `outputs` maps the name of each called module to its last output, if that is a tensor.
+    """
 
     def push_module(name: str, module: nn.Module, given: Any) -> None:
         tracer.module_path.append(name)

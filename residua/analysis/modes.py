@@ -1,4 +1,4 @@
-"""Context managers that put a network into a mode for a measurement and restore it afterwards."""
+"""Context managers that set a network's mode for a measurement, then restore its earlier mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,8 @@ from residua.net.activation_checkpoint import frozen_running_stats
 def restore_training_modes(net: nn.Module) -> Iterator[None]:
     """Restore `module.training` of every module of `net` on leaving the context.
 
-    `net.train(mode)` would give all modules one mode, even if they had different ones before.
+    Calling `net.train(mode)` instead would set all modules to the same mode, even if their modes
+    differed before.
     """
     training_modes = [(module, module.training) for module in net.modules()]
     try:
@@ -25,7 +26,7 @@ def restore_training_modes(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_eval_mode(net: nn.Module) -> Iterator[None]:
-    """Use evaluation mode, with no parameter requiring a gradient; restore both on leaving."""
+    """Put `net` in evaluation mode and freeze its parameters; undo both on leaving the context."""
     trainable_parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     with restore_training_modes(net):
         net.eval().requires_grad_(False)
@@ -38,9 +39,10 @@ def frozen_eval_mode(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def use_batch_statistics(net: nn.Module) -> Iterator[None]:
-    """Let BN normalise by the batch, as in training, without updating its running statistics.
+    """Let BN normalise by batch statistics, without updating its running statistics.
 
-    All other modules are in evaluation mode.  All modes are restored on leaving the context.
+    All other modules are in evaluation mode.  On leaving the context, the earlier mode of every
+    module is restored.
     """
     with restore_training_modes(net):
         net.eval()

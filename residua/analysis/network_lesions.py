@@ -1,4 +1,4 @@
-"""Measure all ablations of one network, and its gradient by path length."""
+"""Measure one network's error under each ablation, and its gradient along paths of each length."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ from residua.training.progress import NamedCountListener
 
 MAX_UNIT_INPUT_BYTES = 2**29  # of the inputs of all units for one batch
 MAX_GRADIENT_IMAGES = 64
-PATHS_PER_DRAW = 4  # per length and draw: a path costs less than an ablation
+PATHS_PER_DRAW = 4  # paths of each length per draw; a path costs less than an ablation
 
 ErrorByAblation: TypeAlias = Mapping[Ablation, float]
 
 
 @dataclass(frozen=True, slots=True)
 class LesionSampling:
-    """How many random ablations and paths to draw, and the seed that they depend on.
+    """The numbers of random ablations and paths to draw, and the seed of the draws.
 
-    `draws` is the number of random choices for each number of deletions and of swaps.  The number
-    of paths of each length is `PATHS_PER_DRAW` times `draws`.  Raises UsageError for impossible
-    numbers.
+    `draws` is the number of random ablations for each number of deleted units and for each number
+    of swaps.  For each path length, `PATHS_PER_DRAW` times as many paths are drawn.  Raises
+    UsageError if `draws` is below 1 or the seed is invalid.
     """
 
     draws: int = 5
@@ -71,7 +71,7 @@ class AblationPlan:
     swaps_by_count: dict[int, list[Ablation]]  # random draws by the number of swaps
 
     def list_distinct(self) -> list[Ablation]:
-        """List each ablation once: random draws may repeat each other or the single deletions."""
+        """List each ablation once; random draws may repeat each other or the single deletions."""
         draws = chain(*self.deletions_by_count.values(), *self.swaps_by_count.values())
         return list(dict.fromkeys([self.intact, *self.single_deletions.values(), *draws]))
 
@@ -84,11 +84,12 @@ def measure_lesions(
     sampling: LesionSampling,
     on_progress: NamedCountListener,
 ) -> NetworkLesionResult:
-    """Measure the error of each ablation of `net` and, if it is residual, its path gradients.
+    """Measure the error of `net` under each ablation, and its gradient shares by path length.
 
-    `pixels` are normalised images (n, c, h, w) with `labels` (n,).  Path gradients are the shares
-    of the gradient by path length.  `net` is unchanged afterwards.  `label` names the network in
-    messages, progress and results.  Raises UsageError if no unit can be deleted.
+    `pixels` are images (n, c, h, w), which the caller must have normalised, with `labels` (n,).
+    Gradient shares are measured only if every unit has a shortcut.  `label` names the network in
+    error messages, progress and results.  `net` is unchanged afterwards.  Raises UsageError if no
+    unit can be deleted.
     """
     dissected = dissect_network(net)
     if not dissected.deletable_indices:
@@ -135,7 +136,7 @@ def measure_lesions(
 
 
 def plan_ablations(dissected: DissectedNetwork, sampling: LesionSampling) -> AblationPlan:
-    """Choose the ablations of a network: each deletable unit alone, and the random draws."""
+    """List the ablations to measure: the intact network, single deletions and random draws."""
     unit_count = len(dissected.units)
     return AblationPlan(
         delete_units(unit_count),
@@ -148,7 +149,7 @@ def plan_ablations(dissected: DissectedNetwork, sampling: LesionSampling) -> Abl
 def collect_unit_deletions(
     dissected: DissectedNetwork, plan: AblationPlan, error_by_ablation: ErrorByAblation
 ) -> tuple[UnitDeletionResult, ...]:
-    """Collect the error after deleting each unit; None for a unit that cannot be deleted."""
+    """List the error after deleting each unit; None for a unit that cannot be deleted."""
     error_by_unit = {i: error_by_ablation[single] for i, single in plan.single_deletions.items()}
     return tuple(
         UnitDeletionResult(
@@ -197,7 +198,10 @@ def mean_and_sd_of_errors(
 
 
 def choose_lesion_batch_size(plan: Plan) -> int:
-    """Return a batch size for which all unit inputs together fit in `MAX_UNIT_INPUT_BYTES`."""
+    """Return a batch size for which the inputs of all units fit in `MAX_UNIT_INPUT_BYTES`.
+
+    The batch size is at least 1 and at most `EVAL_BATCH`.
+    """
     values_per_image = (
         sum(unit.input_shape.numel for unit in plan.units) + plan.units[-1].output_shape.numel
     )
@@ -207,7 +211,7 @@ def choose_lesion_batch_size(plan: Plan) -> int:
 def make_step_counter(
     label: str, total_steps: int, on_progress: NamedCountListener
 ) -> Callable[[], None]:
-    """Make a function that, on each call, reports `label`, the count of calls and the total."""
+    """Make a function that, on each call, reports the number of its calls to `on_progress`."""
     done = 0
 
     def count_step() -> None:

@@ -1,6 +1,6 @@
 """Dissect a network into stem, units and head, so that single units can be bypassed or reordered.
 
-Nothing is copied, rebuilt or modified: an ablated network is another way to call the same modules.
+No module is copied or modified: an ablated network calls the same modules in another way.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ TensorFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class DissectedUnit:
-    """A unit as functions of its input x.
+    """One unit of a network, given by functions that map its input to its output.
 
-    In evaluation mode `intact`, `branch_gradient_only` and `shortcut_gradient_only` return equal
-    values and differ in their gradients.
+    In evaluation mode, `intact`, `branch_gradient_only` and `shortcut_gradient_only` return equal
+    values; only their gradients differ.
     """
 
     name: str
@@ -34,15 +34,15 @@ class DissectedUnit:
     # The unit without its branch; None in a plain net if the unit changes the shape, because
     # the identity cannot replace it.
     without_branch: TensorFunction | None
-    # The gradient flows through the branch alone, or through the shortcut alone; None in a plain
-    # net.
+    # The intact unit with a gradient through the branch alone, or through the shortcut alone; None
+    # in a plain net.
     branch_gradient_only: TensorFunction | None = None
     shortcut_gradient_only: TensorFunction | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DissectedNetwork:
-    """A network as functions: images -> stem -> units, one after the other -> head -> logits."""
+    """A network given by functions: images -> stem -> each unit in turn -> head -> logits."""
 
     stem: TensorFunction
     units: tuple[DissectedUnit, ...]
@@ -50,24 +50,27 @@ class DissectedNetwork:
 
     @property
     def deletable_indices(self) -> tuple[int, ...]:
-        """Indices, from 0, of the units that can be deleted; in a residual net, all units."""
+        """The indices, from 0, of the units that can be deleted: all units of a residual net."""
         return tuple(i for i, unit in enumerate(self.units) if unit.without_branch is not None)
 
     @property
     def is_residual(self) -> bool:
-        """Whether every unit has a shortcut; False for a network without units."""
+        """Whether every unit is known to have a shortcut.
+
+        False for a network without units, or if it was made by `dissect_sequential`.
+        """
         return bool(self.units) and all(
             unit.branch_gradient_only and unit.shortcut_gradient_only for unit in self.units
         )
 
 
 def dissect_network(net: ResidualNetwork) -> DissectedNetwork:
-    """Dissect a network that `residua` has built.
+    """Dissect a network that `residua` has built into stem, units and head.
 
-    Deleting a residual unit removes its branch and keeps the rest: the shortcut (identity, zero
-    padding or projection), a pre-activation that both paths share, and the layers after the
-    addition (Veit et al. 2016, section 4.1).  Deleting a unit of a plain net replaces it by the
-    identity, which is possible only if the unit keeps the shape of its input.
+    To delete a residual unit is to remove its branch (Veit et al. 2016, section 4.1).  The unit
+    keeps its shortcut (identity, zero padding or projection), any pre-activation that branch and
+    shortcut share, and the layers after the addition.  To delete a unit of a plain net is to
+    replace it by the identity, which is possible only if the unit keeps the shape of its input.
     """
     units = tuple(
         dissect_unit(unit, planned) for unit, planned in zip(net.units, net.plan.units, strict=True)
@@ -76,7 +79,7 @@ def dissect_network(net: ResidualNetwork) -> DissectedNetwork:
 
 
 def dissect_unit(unit: ResidualUnit, planned: PlannedUnit) -> DissectedUnit:
-    """Make the functions of one unit; its name and shapes are taken from `planned`."""
+    """Dissect one unit; its name, position and shapes are taken from `planned`."""
     changes_shape = planned.input_shape != planned.output_shape
     make_dissected = partial(
         DissectedUnit,
@@ -96,13 +99,12 @@ def dissect_unit(unit: ResidualUnit, planned: PlannedUnit) -> DissectedUnit:
 
 
 def dissect_sequential(net: nn.Sequential, unit_names: Sequence[str]) -> DissectedNetwork:
-    """Dissect a third-party `nn.Sequential` whose units are the named, consecutive children.
+    """Dissect a third-party `nn.Sequential` whose units are the children in `unit_names`.
 
-    The units must keep the shape of their input.  Deleting a unit replaces it by the identity.
-    That has the same effect as deleting only its branch if no activation follows the addition, or
-    if the input is never negative, as after the ReLU that ends a unit of He et al. 2015.  Raises
-    UsageError if no name is given, if a name is not a child, or if the named children are not
-    consecutive.
+    The units must keep the shape of their input.  A deleted unit is replaced by the identity.  This
+    equals removing its branch alone in two cases: if no activation follows the addition, or if a
+    ReLU does and the unit's input is never negative, as in He et al. 2015.  Raises UsageError if no
+    name is given, if a name is not a child, or if the named children are not consecutive.
     """
     child_names = [name for name, _ in net.named_children()]
     listing = ", ".join(child_names)
@@ -136,11 +138,11 @@ def identity_map(x: Tensor) -> Tensor:
 
 
 def forward_shortcut_only(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """Compute `unit` without its branch.
+    """Compute the output of `unit` without its branch.
 
-    If a gate scales both branch and shortcut, it is closed (g = 0), so that x passes unscaled
-    (Srivastava et al. 2015, "Training very deep networks", section 5).  A gate that scales the
-    shortcut alone keeps scaling it.
+    A gate that scales both branch and shortcut is set to g = 0, so that the shortcut passes
+    unscaled (Srivastava et al. 2015, "Training very deep networks", section 5).  A gate that
+    scales the shortcut alone keeps its value.
     """
     x = unit.lead(x)
     shortcut = apply_shortcut(unit, x)
@@ -171,7 +173,7 @@ def forward_with_shortcut_gradient(unit: ResidualUnit, x: Tensor) -> Tensor:
 
 
 def apply_shortcut(unit: ResidualUnit, x: Tensor) -> Tensor:
-    """Compute the shortcut of `unit`.  Raises TypeError for a unit of a plain net."""
+    """Compute the output of the shortcut of `unit`; TypeError if the unit has no shortcut."""
     if unit.shortcut is None:
         raise TypeError(f"{unit} has no shortcut")
     y: Tensor = unit.shortcut(x)

@@ -1,7 +1,7 @@
-"""Measure the share of the gradient by path length (Veit et al. 2016, section 5.2 and Fig. 6).
+"""Measure how the gradient is shared among path lengths (Veit et al. 2016, section 5.2, Fig. 6).
 
-A path passes each unit through its branch or through its shortcut; its length is the number of
-branches on it.  A network of n units has 2^n paths.  In evaluation mode, and with gates as
+A path goes through either the branch or the shortcut of each unit.  Its length is the number of
+branches on it.  A network of n units has 2^n paths.  In evaluation mode, and with gates treated as
 constants, the gradient at the first unit's input is the sum of the gradients of all paths.
 """
 
@@ -21,10 +21,9 @@ MAX_SAMPLED_LENGTHS = 32  # between sampled lengths the log norm is interpolated
 
 
 class UnitGraph(NamedTuple):
-    """The autograd graph of one unit: its input, and two versions of its output.
+    """The autograd graph of one unit: its input, and two outputs with equal values.
 
-    The versions have the same values.  The gradient flows through the branch alone in one, and
-    through the shortcut alone in the other.
+    The two outputs differ in the path along which the gradient flows back to the input.
     """
 
     x: Tensor
@@ -33,14 +32,13 @@ class UnitGraph(NamedTuple):
 
 
 class PathGradient(NamedTuple):
-    """The gradient of one path, as a direction and the natural log of its norm.
+    """The gradient along one path: its direction, and the natural log of its norm.
 
-    The norm is a product of hundreds of small factors, which would underflow; the sum of their logs
-    does not.
+    The log is stored because the norm, a product of hundreds of small factors, can underflow.
     """
 
     direction: Tensor  # of norm 1, or 0 if the gradient vanishes or is not finite
-    log_norm: float  # -inf in those cases
+    log_norm: float  # -inf if the direction is 0
 
 
 def measure_gradient_shares(
@@ -51,18 +49,21 @@ def measure_gradient_shares(
     seed: int,
     on_step: Callable[[], None],
 ) -> tuple[PathLengthShare, ...]:
-    """Measure the gradient's share for each path length, on normalised images (n, c, h, w).
+    """Measure the share of the gradient that the paths of each length carry.
 
-    For each length, the mean norm of the gradient over `draws_per_length` random paths is
-    multiplied by the number of paths of that length, C(N, k) for length k and N units.  The share
-    of a length is this product divided by the sum of the products of all lengths.  The norm is that
-    of dL/dx, the gradient at the first unit's input, over the whole batch.
+    `pixels` are images (n, c, h, w), which the caller must have normalised, with `labels` (n,).
 
-    Veit et al. use these shares to measure which paths carry the gradient.  They are
-    not an exact decomposition: gradients of different paths differ in direction, so their norms do
-    not add up to the norm of their sum.
+    The gradient along a path is dL/dx at the first unit's input x, and its norm is taken over the
+    whole batch.  For each length k, the mean norm over `draws_per_length` random paths is
+    multiplied by the number of paths of that length, C(N, k) for N units.  The share of a length
+    is its product divided by the sum of the products of all lengths.  Of a deep network only some
+    lengths are sampled, and the log norms of the others are interpolated.
 
-    `on_step` is called once per sampled path.
+    Veit et al. use these shares to measure which paths carry the gradient.  The shares are not an
+    exact decomposition: gradients of different paths differ in direction, so their norms do not add
+    up to the norm of their sum.
+
+    `on_step` is called once per sampled path.  Raises ValueError for a unit without a shortcut.
     """
     unit_count = len(dissected.units)
     unit_graphs, output_gradient = build_unit_graphs(dissected, pixels, labels)
@@ -82,7 +83,11 @@ def measure_gradient_shares(
 def compute_length_shares(
     unit_count: int, sampled_log_norms: dict[int, float]
 ) -> tuple[PathLengthShare, ...]:
-    """Compute each length's share: its mean norm, sampled or interpolated, times its path count."""
+    """Compute the share of the gradient for each path length from 0 to `unit_count`.
+
+    A share is the mean norm, sampled or interpolated, times the number of paths of that length,
+    divided by the sum of these products.
+    """
     lengths = range(unit_count + 1)
     log_norms = [interpolate_log_norm(sampled_log_norms, length) for length in lengths]
     log_weights = [
@@ -103,9 +108,10 @@ def compute_length_shares(
 def build_unit_graphs(
     dissected: DissectedNetwork, pixels: Tensor, labels: Tensor
 ) -> tuple[list[UnitGraph], Tensor]:
-    """Build an autograd graph per unit, and the mean loss's gradient at the last unit's output.
+    """Return an autograd graph for each unit, and dL/dy at the output y of the last unit.
 
-    Separate graphs let `compute_path_gradient` combine units freely without a new forward pass.
+    L is the mean cross-entropy.  As the graphs are separate, `compute_path_gradient` can follow any
+    path without a new forward pass.
     Raises ValueError for a unit without a shortcut.
     """
     x = dissected.stem(pixels).detach()
@@ -126,9 +132,10 @@ def build_unit_graphs(
 def compute_path_gradient(
     unit_graphs: list[UnitGraph], output_gradient: Tensor, branch_units: frozenset[int]
 ) -> PathGradient:
-    """Compute the gradient at the first unit's input along the path through these units' branches.
+    """Compute the gradient along one path, at the first unit's input.
 
-    The path passes all units that are not in `branch_units` through their shortcut.
+    The path takes the branch of the units in `branch_units`, and the shortcut of all others.
+    `output_gradient` is the gradient at the last unit's output.
     """
     g, log_scale = output_gradient, 0.0
     for i, graph in reversed(list(enumerate(unit_graphs))):
@@ -152,15 +159,15 @@ def count_sampled_paths(unit_count: int, draws_per_length: int) -> int:
 
 
 def count_draws(length: int, unit_count: int, draws_per_length: int) -> int:
-    """Return how many paths of `length` to sample: 1 for the shortest and longest, both unique."""
+    """Return how many paths of `length` to sample; 1 if only one exists (length 0 or all units)."""
     return 1 if length in (0, unit_count) else draws_per_length
 
 
 def choose_sampled_lengths(unit_count: int) -> list[int]:
-    """Choose the path lengths to sample: all from 0 to `unit_count`, or a selection.
+    """Choose at most `MAX_SAMPLED_LENGTHS` path lengths to sample, between 0 and `unit_count`.
 
-    At most `MAX_SAMPLED_LENGTHS` are sampled.  Short lengths are sampled more densely, because
-    short paths carry most of the gradient.
+    All lengths are chosen if they are few enough.  Otherwise short lengths are chosen more densely,
+    because short paths carry most of the gradient.
     """
     if unit_count < MAX_SAMPLED_LENGTHS:
         return list(range(unit_count + 1))
@@ -169,9 +176,9 @@ def choose_sampled_lengths(unit_count: int) -> list[int]:
 
 
 def interpolate_log_norm(sampled_log_norms: dict[int, float], length: int) -> float:
-    """Interpolate the log norm at `length` linearly between the two nearest sampled lengths.
+    """Return the log norm at `length`, interpolated linearly if the length was not sampled.
 
-    Returns -inf if the log norm is -inf at either of the two.
+    Returns -inf if the log norm is -inf at either of the two nearest sampled lengths.
     """
     if length in sampled_log_norms:
         return sampled_log_norms[length]
@@ -192,5 +199,5 @@ def log_sum_exp(log_values: list[float]) -> float:
 
 
 def log_mean_exp(log_values: list[float]) -> float:
-    """Compute the log of the mean of exp(values), without overflow or underflow."""
+    """Compute the log of the mean of exp(a), exp(b), ... without overflow or underflow."""
     return log_sum_exp(log_values) - log(len(log_values))

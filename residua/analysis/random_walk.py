@@ -1,61 +1,64 @@
-"""Predict the signals of a freshly initialised network, with its branches modelled as pure noise.
+"""Predict the signals of a newly initialised network by modelling its branches as random noise.
 
 At initialisation, a BN at the end of a branch gives the branch's output z mean 0 and variance 1,
 whatever the unit's input x is.  The model assumes that z is Gaussian and independent of x and of
-the z of all other units, and follows the distribution of one activation from unit to unit.
+the z of all other units.  It tracks the distribution of one activation from unit to unit.
 
-Terms.  A unit clips a sum if the ReLU after the addition sets it to 0; clip[i] is the share of
-sums that unit i clips.  survival[i] is the share of activations that none of the units 1 ... i of
-the stage has clipped.
+Terms.  A unit clips a sum if the ReLU after the addition sets the sum to 0.  clip[i] is the share
+of sums that unit i clips.  survival[i] is the share of activations that none of the units 1 ... i
+of the stage has clipped.
 
 ReLU after the addition (He et al. 2015).  The activation is a reflected random walk,
 
     x[0] = max(0, z[0]) after the stem,      x[i] = max(0, x[i-1] + z[i]),      z ~ N(0, 1).
 
-x[i] = 0 exactly if none of the sums z[i], z[i] + z[i-1], ..., z[i] + ... + z[0] is above 0: these
-are the partial sums of the walk read backwards.  The activation survives to unit i exactly if
-none of the sums x[0] + z[1], ..., x[0] + z[1] + ... + z[i] is below 0.  Both probabilities follow
-from symmetry and independence alone, whatever the distribution of z (Sparre Andersen 1954).  With
-b(k) = binom(2k, k) / 4^k, about 1 / sqrt(pi k),
+x[i] = 0 if and only if none of the sums z[i], z[i] + z[i-1], ..., z[i] + ... + z[0] is above 0.
+These are the partial sums of the walk's steps in reverse order.  The activation survives to unit i
+if and only if none of the sums x[0] + z[1], ..., x[0] + z[1] + ... + z[i] is below 0.  Both
+probabilities are the same for every symmetric, continuous distribution of independent z (Sparre
+Andersen 1954).  With b(k) = binom(2k, k) / 4^k, about 1 / sqrt(pi k),
 
     clip[i] = b(i + 1) = 0.375, 0.3125, 0.273, ... for i = 1, 2, 3, ...,
     survival[i] = b(i) / 2 + b(i + 1), about 0.85 / sqrt(i).
 
-Mean and variance do depend on the distribution of z.  For Gaussian z the mean of x[i] is the sum
-of 1 / sqrt(2 pi k) over k = 1 ... i + 1, about 0.8 sqrt(i) (Spitzer 1956).  Real branches have
-heavier tails, because some positions of an image differ more from the others: measured means are
-about 5 % lower, and measured variances about 10 % higher, than predicted.
+The mean and variance of x[i] do depend on the distribution of z.  For Gaussian z the mean is the
+sum of 1 / sqrt(2 pi k) over k = 1 ... i + 1, about 0.8 sqrt(i) (Spitzer 1956).  Real branches have
+heavier tails, because some positions of an image differ more from the others.  Measured means are
+about 5 % below the predicted ones, and measured variances about 10 % above.
 
-Later stages, option A.  A strided 1x1 subsampling only selects positions, so it keeps the
-distribution D at the end of the previous stage.  Padding adds channels that are exactly 0: if c
-of the new stage's C channels come from the previous stage, the stage starts from the mixture
+Later stages, option A (zero padding).  Strided 1x1 subsampling only selects positions, so it keeps
+the distribution D at the end of the previous stage.  Padding adds channels that are exactly 0.  If
+c of the new stage's C channels come from the previous stage, the stage starts from the mixture
 
     (c / C) D + (1 - c / C) delta(0).
 
 Stage 2 doubles the width, so half of its channels start from D and half from 0.  After n units of
-stage 1, D is about |N(0, n)|; an activation that starts there survives n more units with
-probability near (2 / pi) atan(1) = 1/2.  An activation that starts at 0 survives with probability
+stage 1, D is about |N(0, n)|.  An activation drawn from D survives n more units with probability
+near (2 / pi) atan(1) = 1/2.  An activation that starts at 0 survives with probability
 binom(2n, n) / 4^n = 0.56 / sqrt(n) (Sparre Andersen 1954).  Averaged over both halves, survival
-at the end of stage 2 is 0.28 for n = 200, against 0.06 at the end of stage 1.  Survival restarts
-in each stage, at the shortcut of its first unit, and counts the channels of zeros too.
+at the end of stage 2 is 0.28 for n = 200, against 0.06 at the end of stage 1.  In each stage,
+survival is counted anew from the shortcut's output in the first unit, padded channels included.
 
-Later stages, option B.  The stage starts from a projection with BN, a new N(0, 1).  Its first
-unit clips exactly half of the sums: the negative half of N(0, 2).
+Later stages, option B (projection).  The stage starts from a projection with BN, whose output is
+N(0, 1).  Its first unit clips exactly half of the sums: the negative half of N(0, 2).
 
 Other designs.
-- No ReLU after the addition: nothing is clipped, every activation survives, and the means and
-  variances of x and z add up.  With BN at the end of the branch the variance grows by 1 per unit.
-- Full pre-activation: the branch ends in a He-initialised weight layer, whose output has second
-  moment 2 E[relu(BN(.))^2] = 1 on average over the weights; zero padding at image borders lowers
-  it by a tenth.  The first unit of a stage continues from relu(BN(x)), and so does not depend on
-  the previous stage.
+- No ReLU after the addition: nothing is clipped, and every activation survives.  The mean of the
+  sum is the mean of x plus that of z, and likewise for the variance.  With BN at the end of the
+  branch, the variance grows by 1 per unit.
+- Full pre-activation: the branch ends in a He-initialised weight layer.  The second moment of its
+  output is 2 E[relu(BN(.))^2] = 1 on average over the weights.  Zero padding at image borders
+  lowers it by a tenth.  The shortcut of a stage's first unit gets relu(BN(x)), so the stage does
+  not depend on the previous one.
 - ReLU at the end of the branch: the branch adds max(0, N(0, 1)).
-- A branch that starts at 0 (zero gamma, SkipInit) leaves x unchanged.
-- Plain net: the units output max(0, z), so half of the sums are clipped.
+- Branch that is 0 at initialisation (zero gamma, SkipInit): x is unchanged.
+- Plain net: the units output max(0, z), so half of the values z are clipped.
 
-The model does not apply, and predicts None, in these cases: without BN, because the scale of x
-then depends on the drawn weights; after a max-pool, until the next BN; with BN after the addition;
-and if the join is a gate or a scaling.
+The model does not apply, and predicts None,
+- without BN, because the scale of x then depends on the random weights;
+- after a max-pool, until the next BN;
+- with BN after the addition;
+- if the join is a gate or a scaled sum.
 """
 
 from collections.abc import Iterator
@@ -79,7 +82,7 @@ REACH_IN_SDS = 10.0  # standard deviations of the longest walk that the cells co
 
 @dataclass(frozen=True, slots=True)
 class ExpectedSignals:
-    """The signals that the random-walk model predicts for one unit; a field is None if unknown."""
+    """The signals predicted for one unit; a field is None if the model cannot predict it."""
 
     clip_fraction: float
     survival: float
@@ -90,12 +93,12 @@ class ExpectedSignals:
 
 
 def predict_initial_signals(plan: Plan) -> list[ExpectedSignals | None]:
-    """Predict the signals of each unit of a new network; None where the model does not apply."""
+    """Predict the signals of each unit of a new network; None if the model does not apply to it."""
     return list(predict_unit_signals(plan, choose_histogram_cells(plan)))
 
 
 def choose_histogram_cells(plan: Plan) -> int:
-    """Choose a number of cells, a power of 2, wide enough for a walk through the whole network."""
+    """Choose how many cells (a power of 2) a histogram needs to hold a walk through all units."""
     drift = sum(noise.mean for unit in plan.units if (noise := predict_branch_noise(unit)))
     reach = REACH_IN_SDS * sqrt(len(plan.units) + 4) + drift
     return int(2 ** np.ceil(np.log2(2 * reach / CELL_WIDTH)))
@@ -104,7 +107,7 @@ def choose_histogram_cells(plan: Plan) -> int:
 def predict_unit_signals(plan: Plan, histogram_cells: int) -> Iterator[ExpectedSignals | None]:
     """Yield each unit's expected signals, computed on histograms of `histogram_cells` cells."""
     distribution = distribution_after_stem(plan.stem, histogram_cells)  # of x; None if unknown
-    uncut: ActivationDistribution | None = None  # the part no unit of the stage has clipped so far
+    uncut: ActivationDistribution | None = None  # the part that this stage has not clipped
     for unit in plan.units:
         noise = predict_branch_noise(unit)
         has_known_after = list_op_names(unit.after) in ([], ["relu"])
@@ -121,7 +124,7 @@ def predict_unit_signals(plan: Plan, histogram_cells: int) -> Iterator[ExpectedS
         restarts = unit.index > 1 and unit.shortcut != ()
         if unit.index == 1 or uncut is None:
             uncut = shortcut
-        elif restarts:  # a projection within a stage: a new distribution, as many live paths
+        elif restarts:  # projection within a stage: new distribution, but the same survival
             uncut = shortcut.scale_mass(uncut.total_mass)
         sums, uncut = shortcut.add_noise(noise), uncut.add_noise(noise)
         distribution = sums
@@ -141,9 +144,9 @@ def predict_unit_signals(plan: Plan, histogram_cells: int) -> Iterator[ExpectedS
 def predict_residual_ratio(
     unit: PlannedUnit, noise: BranchNoise, shortcut: ActivationDistribution
 ) -> float | None:
-    """Predict the root mean square of the branch divided by that of the shortcut.
+    """Predict the root mean square of the branch output divided by that of the shortcut output.
 
-    Returns None if the unit has no shortcut, or if the shortcut's root mean square is 0.
+    Returns None if the unit has no shortcut, or if the shortcut's output is 0 everywhere.
     """
     shortcut_second_moment = shortcut.moment(2)
     if unit.shortcut is None or shortcut_second_moment <= 0:
@@ -152,11 +155,11 @@ def predict_residual_ratio(
 
 
 def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignals | None:
-    """Predict the signals of a unit with a branch of 0 and an input of unknown distribution.
+    """Predict the signals of a unit whose branch is 0 and whose input distribution is unknown.
 
-    Returns None if the branch is not 0, or if the shortcut is neither the identity nor padding.  A
-    ReLU after the addition clips nothing in such a unit, because the unit's input is
-    already the output of a ReLU.
+    Returns None if the branch is not 0, or if the shortcut is neither the identity nor padding.
+    Nothing is clipped in such a unit: if a ReLU follows the addition, the unit's input is already
+    the output of a ReLU.
     """
     keeps_input = (
         noise.second_moment == 0
@@ -167,22 +170,22 @@ def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignal
 
 
 def is_plain_addition(unit: PlannedUnit) -> bool:
-    """Return whether the join's expected output is the unscaled sum of shortcut and branch.
+    """Return whether the expected output of the join is shortcut + branch, without scaling.
 
-    This is true of joins with dropout or drop-path, too.
+    This holds for joins with dropout or drop-path too.
     """
     return unit.join.expected_output_is_sum
 
 
 def list_op_names(layers: Layers) -> list[str]:
-    """List the operations of these layers in order, omitting `flatten`."""
+    """List the names of the layers' operations in order, without `flatten`."""
     return [layer.op for layer in layers if layer.op != "flatten"]
 
 
 def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
-    """Predict the noise that a unit's branch adds at initialisation.
+    """Predict the distribution of a branch's output at initialisation.
 
-    Returns None if the model does not cover the branch.
+    Returns None if the model does not apply to the branch.
     """
     if any(layer.zero_init or layer.op == "scale" for layer in unit.branch):
         return BranchNoise(0.0, 0.0)
@@ -198,7 +201,7 @@ def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
 
 
 def distribution_after_stem(stem: Layers, histogram_cells: int) -> ActivationDistribution | None:
-    """Return the distribution of the first unit's input; None if the model cannot predict it."""
+    """Return the distribution after the stem; None if the model cannot predict it."""
     match list_op_names(stem):
         case ["weight", "bn"]:
             return standard_normal(histogram_cells)
@@ -211,7 +214,7 @@ def distribution_after_stem(stem: Layers, histogram_cells: int) -> ActivationDis
 def propagate_through_lead(
     unit: PlannedUnit, x: ActivationDistribution | None, histogram_cells: int
 ) -> ActivationDistribution | None:
-    """Return the distribution after the layers shared by branch and shortcut; None if unknown."""
+    """Return the distribution after the layers that branch and shortcut share; None if unknown."""
     for op in list_op_names(unit.lead):
         match op:
             case "bn":
@@ -226,7 +229,10 @@ def propagate_through_lead(
 def propagate_through_shortcut(
     unit: PlannedUnit, x: ActivationDistribution | None, histogram_cells: int
 ) -> ActivationDistribution | None:
-    """Return the distribution of the shortcut's output: all 0 for a plain unit, None if unknown."""
+    """Return the distribution of the shortcut's output; None if it is unknown.
+
+    For a unit without a shortcut, all mass is at 0.
+    """
     if unit.shortcut is None:
         return ActivationDistribution(1.0, np.zeros(histogram_cells))
     match list_op_names(unit.shortcut):

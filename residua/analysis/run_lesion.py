@@ -1,8 +1,8 @@
-"""Lesion studies: the error of trained networks with units deleted or reordered.
+"""Lesion studies: measure the error of trained networks after units are deleted or reordered.
 
 After Veit, Wilber & Belongie 2016, "Residual networks behave like ensembles of relatively shallow
-networks", sections 4 and 5.  Networks are in evaluation mode and in fp32: BN keeps the running
-statistics of the intact network.
+networks", sections 4 and 5.  Networks run in evaluation mode, so BN uses the running statistics of
+the intact network.  `residua lesion` runs them in fp32.
 """
 
 from collections.abc import Sequence
@@ -35,13 +35,14 @@ def run_lesion_study(
     data_dir: Path | None = None,
     on_progress: NamedCountListener,
 ) -> LesionStudyResult:
-    """Measure lesions of the networks in run or model folders, all on the same images.
+    """Run a lesion study of the networks in run or model folders, all on the same images.
 
     The images are the first `image_count` of the split, or all of them if `image_count` is None.
+    The report compares the other networks with the first one.
 
-    Raises UsageError if the first network, with which the others are compared, has no shortcuts, if
-    the classes or the input shape of a network do not match those of `data`, or if a folder holds
-    VLAD, which has no units.  Raises RecordError or DataError if something cannot be read.
+    Raises UsageError if the first network has no shortcuts, if the classes or the input shape of a
+    network do not match `data`, if a folder holds VLAD, which has no units, or if `image_count` is
+    below 1.  Raises RecordError if a folder cannot be read, DataError if the images cannot.
     """
     if image_count is not None and image_count < 1:
         raise UsageError(f"images must be at least 1, got {image_count}")
@@ -78,7 +79,7 @@ def run_lesion_study(
 
 
 def make_net_labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Label each network by its name, and add its folder if another network has the same name."""
+    """Label each network by its name, followed by its folder if another has the same name."""
     return [
         f"{name} ({folder})" if names.count(name) > 1 else name
         for name, folder in zip(names, folders, strict=True)

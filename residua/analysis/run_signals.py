@@ -1,6 +1,6 @@
-"""Measure the signals of a network on real images, and predict them by the random-walk model.
+"""Measure the signals of a network on real images, and predict them with the random-walk model.
 
-The result is the record that `residua signals` stores and reports.
+`residua signals` stores the result as a JSON record and reports it.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,6 +10,7 @@ from residua.analysis.random_walk import predict_initial_signals
 from residua.analysis.signals import check_image_count, ignore_unit_progress, measure_signals
 from residua.config.checks import check_seed
 from residua.config.dataset import Dataset, get_dataset
+from residua.config.hub_name import is_on_hub
 from residua.config.papers import network
 from residua.config.serialize import FORMAT_VERSION, Json
 from residua.data.augment import normalise_pixels
@@ -23,6 +24,7 @@ from residua.data.sources.download import (
 from residua.data.sources.listing import Split
 from residua.errors import RecordError, UsageError
 from residua.net.build import ResidualNetwork, build
+from residua.net.hub import find_or_download_model_folder, suggest_hub_name
 from residua.net.model_folder import (
     find_model_folder,
     load_residual_network,
@@ -32,12 +34,12 @@ from residua.net.model_folder import (
 from residua.training.machine import Machine
 from residua.training.progress import CountListener
 
-SIGNALS_SPLIT: Split = "train"  # so that gradients are those that training begins with
+SIGNALS_SPLIT: Split = "train"  # so that the gradients are those at the start of training
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkWithData:
-    """A network to examine, the data set to examine it on, and its normalisation."""
+    """A network to examine, the data set to use, and the normalisation that the network expects."""
 
     net: ResidualNetwork
     data: Dataset
@@ -56,13 +58,16 @@ def measure_signals_record(
     data_dir: Path | None = None,
     on_progress: CountListener = ignore_unit_progress,
 ) -> dict[str, Json]:
-    """Measure the signals of a network, and return them as a JSON record.
+    """Measure and predict the signals of a network, and return them as a JSON record.
 
-    `model` is a run folder, a model folder or a network name; a network given by name is built and
-    initialised from `seed`.  `data` defaults to the data set that the network was trained on, or,
-    for a network given by name, to the result of `choose_default_dataset`.  The batch is the first
-    `image_count` images of the training split.  Raises UsageError, RecordError or DataError if
-    something does not exist or does not fit.
+    `model` is a run folder, a model folder or a network name.  A network given by name is built and
+    initialised from `seed`.  `data` is the name of a data set.  It defaults to the one that the
+    network was trained on or, for a network given by name, to `choose_default_dataset`.  The batch
+    is the first `image_count` images of the training split.
+
+    Raises UsageError for an unknown name, for fewer than 2 or too many images, or if the data set
+    does not fit the network.  Raises RecordError if the folder, DataError if the data set, is
+    missing or damaged.
     """
     check_image_count(image_count)
     examined = resolve_network_with_data(model, data, seed, data_dir)
@@ -110,12 +115,15 @@ def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) ->
 def resolve_network_with_data(
     model: str, data: str, seed: int, data_dir: Path | None
 ) -> NetworkWithData:
-    """Load `model` if it is a path; otherwise build and initialise the network of that name."""
-    folder = Path(model)
+    """Load the network of a folder, or build a new one by name, and choose its data set.
+
+    `model` counts as a path if it is an existing folder or contains "/", and `hf:OWNER/NAME` is
+    downloaded from the Hugging Face hub.  Raises UsageError for VLAD, which has no units.
+    """
     if model.split(",")[0] == "vlad":
         raise UsageError(f"{model} has no units: give a network, e.g. cifar-resnet110")
-    if folder.is_dir() or "/" in model:
-        return load_network_with_data(folder, data)
+    if is_on_hub(model) or Path(model).is_dir() or "/" in model:
+        return load_network_with_data(find_or_download_model_folder(model), data)
     chosen_data = get_dataset(data) if data else choose_default_dataset(model, data_dir)
     check_seed(seed)
     network_config = network(model, input=chosen_data.input, classes=len(chosen_data.classes))
@@ -129,14 +137,16 @@ def resolve_network_with_data(
 
 
 def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
-    """Load the network of a run or model folder, and find the data set to examine it on.
+    """Load the network of a run or model folder, and look up the data set to examine it on.
 
-    Raises RecordError if `folder` is neither kind of folder, and UsageError if no data set
-    is given or recorded, or if the data set does not fit the network.
+    The data set is `data` or, if that is "", the one that the network was trained on.  Raises
+    RecordError if `folder` is neither a run nor a model folder.  Raises UsageError if `data` is ""
+    and the folder names no data set, or if the data set does not fit the network.
     """
     if not folder.is_dir():
         raise RecordError(
             f"there is no folder {folder}: give a run folder, a model folder or a network name"
+            + suggest_hub_name(folder)
         )
     if not any((folder / name).exists() for name in ("run.json", "config.json")):
         raise RecordError(
@@ -153,9 +163,9 @@ def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
 
 
 def choose_default_dataset(model: str, data_dir: Path | None) -> Dataset:
-    """Choose CIFAR-10 for a CIFAR network if the data are on this machine, otherwise digits.
+    """Choose CIFAR-10 for a CIFAR network if its files are on this machine, otherwise digits.
 
-    Nothing is downloaded for a default; the digits come with scikit-learn.
+    Neither needs a download: the digits are part of scikit-learn.
     """
     cifar = get_dataset("cifar10")
     user_folders = [folder for _, folder in list_user_data_folders(data_dir) if folder.is_dir()]

@@ -1,11 +1,12 @@
-"""Measure, on a small batch, the signals in each unit of a network, forward and backward.
+"""Measure the signals of each unit of a network by one forward and backward pass of a small batch.
 
-BN normalises by the batch, as in training; everything else is in evaluation mode, without dropout
-and drop-path.  Weights, gradients, running statistics and modes are unchanged afterwards.
+BN normalises by batch statistics, as in training.  All other modules are in evaluation mode, so
+dropout and drop-path are off.  Afterwards the network's weights, gradients, running statistics and
+modes are as before.
 
-A network built by `residua` is measured one unit at a time: a forward pass keeps only the input of
-each unit, then each unit, from the last to the first, is computed forward again and backward.  So
-a network of 1,202 layers needs little more memory than the inputs of its units.
+A network built by `residua` is measured one unit at a time.  A forward pass keeps only the input of
+each unit.  Then each unit, from the last to the first, is run forward again and backward.  A
+network of 1,202 layers therefore needs little more memory than the inputs of its units.
 """
 
 from collections.abc import Sequence
@@ -31,15 +32,15 @@ from residua.training.progress import CountListener
 
 
 class ForwardPass(NamedTuple):
-    """What a forward pass through a network of n units keeps."""
+    """The values kept from a forward pass through a network of n units."""
 
-    unit_inputs: list[Tensor]  # n
-    stats: list[ForwardStats]  # n
+    unit_inputs: list[Tensor]  # one per unit
+    stats: list[ForwardStats]  # one per unit
     output: Tensor  # of the last unit
 
 
 def ignore_unit_progress(done: int, total: int, /) -> None:
-    """Ignore progress: the default for `on_progress`, which reports nothing."""
+    """Do nothing; the default for `on_progress`."""
 
 
 def measure_signals(
@@ -49,14 +50,14 @@ def measure_signals(
     unit_names: Sequence[str] = (),
     on_progress: CountListener = ignore_unit_progress,
 ) -> list[UnitSignals]:
-    """Measure the signals of the units of `net`, from input to output.
+    """Measure the signals of the units of `net`, and list them from input to output.
 
-    The batch is normalised images (n, c, h, w) with labels (n,).  In a module that `residua` did
-    not build, every addition of two tensors of the same shape is a unit, named after the module
-    that adds; `residua.analysis.trace_additions` finds the additions.  `unit_names` restricts the
-    measurement to these units or modules.  `on_progress` is called after each unit of a network
-    that `residua` has built.  Raises UsageError for fewer than 2 images, for unknown names, and if
-    there is nothing to measure.
+    `images` (n, c, h, w) must already be normalised; `labels` are (n,).  If `residua` did not build
+    `net`, each residual addition found by `residua.analysis.addition_tracer` is a unit, named after
+    the module that contains it.  If `unit_names` is given, only the units or modules with these
+    names are measured.  `on_progress` is called after each unit, but only for a network that
+    `residua` has built.  Raises UsageError for fewer than 2 images, for unknown names, and if `net`
+    has nothing to measure.
     """
     check_image_count(len(images))
     with use_batch_statistics(net):
@@ -78,7 +79,7 @@ def check_image_count(image_count: int) -> None:
 
 
 def validate_unit_names(unit_names: Sequence[str], valid_names: Sequence[str]) -> None:
-    """Raise UsageError for the first of `unit_names` that is not a valid name."""
+    """Raise UsageError if a name in `unit_names` is not in `valid_names`."""
     for unit_name in unit_names:
         if unit_name not in valid_names:
             raise UsageError(
@@ -89,7 +90,10 @@ def validate_unit_names(unit_names: Sequence[str], valid_names: Sequence[str]) -
 def measure_unit_by_unit(
     net: ResidualNetwork, images: Tensor, labels: Tensor, on_progress: CountListener
 ) -> list[UnitSignals]:
-    """Measure all units' signals of a network that `residua` has built, in three passes."""
+    """Measure the signals of all units of a network that `residua` has built.
+
+    The units are first run forward in order, then forward again and backward in reverse order.
+    """
     forward_pass = forward_unit_by_unit(net, images)
     survivals = compute_survival(
         [stats.clip_mask for stats in forward_pass.stats], [unit.stage for unit in net.plan.units]
@@ -126,7 +130,7 @@ def measure_unit_by_unit(
 
 @torch.no_grad()
 def forward_unit_by_unit(net: ResidualNetwork, images: Tensor) -> ForwardPass:
-    """Run the stem and the units forward, and keep the input and the statistics of each unit."""
+    """Run the stem and the units forward; keep each unit's input and activation statistics."""
     unit_inputs, all_stats = [], []
     x = net.stem(images)
     for unit in net.units:
@@ -137,7 +141,7 @@ def forward_unit_by_unit(net: ResidualNetwork, images: Tensor) -> ForwardPass:
 
 
 def forward_with_stats(unit: ResidualUnit, x: Tensor) -> tuple[Tensor, ForwardStats]:
-    """Run `unit` forward part by part; return its output and its forward statistics."""
+    """Run the branch, shortcut and join of `unit`; return its output and its statistics."""
     x = unit.lead(x)
     branch = unit.branch(x)
     shortcut = x if unit.shortcut is None else unit.shortcut(x)
@@ -156,8 +160,8 @@ def backward_through_unit(
 ) -> tuple[Tensor, ...]:
     """Propagate a gradient back through one unit.
 
-    Takes dL/dy, the gradient at the unit's output, and returns dL/dx at its input, followed by
-    dL/dw for each of `weights`.
+    `x` is the unit's input, and `output_gradient` is dL/dy at its output.  Returns dL/dx, followed
+    by dL/dw for each of `weights`.
     """
     x = x.detach().requires_grad_()
     return torch.autograd.grad(unit(x), [x, *weights], output_gradient)

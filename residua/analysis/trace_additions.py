@@ -1,4 +1,4 @@
-"""Measure the signals of a third-party module, whose units are found by tracing its additions."""
+"""Measure the signals of a third-party module; its units are found by tracing its additions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ from residua.errors import UsageError
 
 
 class TracedUnit(NamedTuple):
-    """A unit of a third-party module."""
+    """A unit of a third-party module: a traced addition, or a module named by the caller."""
 
-    name: str  # of the module; for its second addition `name (2)`, and so on
+    name: str  # the module's name; `name (2)` for its second addition, and so on
     module_name: str
     output: Tensor
     stats: ForwardStats | None  # None if the module does not end with a residual addition
 
 
 class UnitGradients(NamedTuple):
-    """The gradients of the loss at the output and in the weights of one unit."""
+    """The gradients of the loss with respect to one unit's output and weights."""
 
     output: Tensor  # dL/dy
     weights: list[Tensor]  # one per weight layer of the unit's module
@@ -40,14 +40,15 @@ class UnitGradients(NamedTuple):
 def measure_by_tracing(
     net: nn.Module, images: Tensor, labels: Tensor, unit_names: Sequence[str] = ()
 ) -> list[UnitSignals]:
-    """Measure the signals of a third-party module on images (n, c, h, w) with labels (n,).
+    """Measure the signals of a third-party module on one batch.
 
-    The images are normalised.  Every residual addition is a unit, or, if `unit_names` is given,
-    every module that it names.  A new stage begins when the shape of the units' outputs changes.
-    `gradient_norm` is over all weight layers of a unit's module, including a projection.  For a
-    named module without an addition, the clip fraction, survival, response and ratio are None.
-    Raises UsageError if the module does not return class scores (n, classes), or has nothing to
-    measure.
+    `images` (n, c, h, w) must already be normalised; `labels` are (n,).  The units are the modules
+    in `unit_names` or, if there are none, all residual additions.  A new stage begins where the
+    shape of the units' outputs changes.  `gradient_norm` covers all weight layers of a unit's
+    module, including a projection shortcut.  For a named module that does not end with a residual
+    addition, `clip_fraction`, `survival`, `response_std` and `residual_ratio` are None.  Raises
+    UsageError if the module does not return class scores (n, classes), if it has no residual
+    addition and no `unit_names` are given, or if a named module cannot be measured.
     """
     modules = dict(net.named_modules())
     # Weights may be frozen; gradients of activations need a graph in any case.
@@ -76,7 +77,10 @@ def measure_by_tracing(
 def compute_unit_gradients(
     loss: Tensor, units: Sequence[TracedUnit], modules: dict[str, nn.Module]
 ) -> list[UnitGradients]:
-    """Compute all units' gradients in one backward pass; tensors that the loss ignores have 0."""
+    """Compute the gradients of all units in one backward pass.
+
+    The gradient of a tensor on which the loss does not depend is 0.
+    """
     weights_by_unit = [
         [
             parameter
@@ -131,7 +135,7 @@ def combine_traced_signals(
 
 
 def remove_addition_signals(signals: UnitSignals) -> UnitSignals:
-    """Set to None the signals that are defined only for units with an addition."""
+    """Set the signals to None that are defined only for a unit with an addition."""
     return replace(
         signals, clip_fraction=None, survival=None, response_std=None, residual_ratio=None
     )
@@ -162,9 +166,11 @@ def name_traced_additions(
 def select_traced_units(
     additions: list[TracedAddition], unit_names: Sequence[str], outputs: dict[str, Tensor]
 ) -> list[TracedUnit]:
-    """Make one unit per named module; its addition is the last one inside if the module returns it.
+    """Make one unit for each module in `unit_names`.
 
-    Raises UsageError for a module that was not called or does not return a tensor.
+    If the module's output is a residual addition (or the ReLU after it), the unit gets the
+    addition's statistics.  Raises UsageError for a module that was not called or does not return a
+    tensor.
     """
     units: list[TracedUnit] = []
     for name in unit_names:
@@ -183,7 +189,7 @@ def select_traced_units(
 
 
 def assign_stages(unit_outputs: Sequence[Tensor]) -> list[UnitPosition]:
-    """Return each unit's position; a new stage begins when the shape of the outputs changes."""
+    """Return the position of each unit; a new stage begins where the output shape changes."""
     positions: list[UnitPosition] = []
     stage, index, shape = 0, 0, None
     for output in unit_outputs:

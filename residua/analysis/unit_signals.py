@@ -1,4 +1,4 @@
-"""Compute the signals of one unit from the results of its forward and its backward pass."""
+"""Compute the signals of one unit from its activations and its gradients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,39 +10,40 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSignals:
-    """The signals of one unit, y = after(shortcut(x) + F(x)).
+    """The signals of one unit y = after(shortcut(x) + F(x)), where F is its branch.
 
-    A signal is None if it is not defined for this unit or is not a finite number in fp32.  Means
-    are over images, channels and positions.  Gradients are of the batch's mean cross-entropy.
+    A signal is None if it is undefined for this unit or not finite.  Means, variances and shares
+    are over images, channels and positions.  Gradients are those of L, the batch's mean
+    cross-entropy.
     """
 
     name: str
     stage: int  # from 1
     index: int  # within the stage, from 1
-    # Share of the sums that are negative and zeroed by the ReLU after the addition; 0 if no ReLU
-    # follows.
+    # Share of the sums that are negative, so that the ReLU after the addition sets them to 0; 0 if
+    # no ReLU follows.
     clip_fraction: float | None
-    # Share of activations that no unit has clipped, from the stage's first unit to this one.
+    # Share of activations that no unit from the stage's first to this one has clipped.
     survival: float | None
     # Standard deviation of F(x), after its BN if it ends with one (He et al. 2015, Fig. 7).
     response_std: float | None
     # Root mean square of F(x) divided by that of shortcut(x), or by that of x in a plain net.
     residual_ratio: float | None
-    # Euclidean norm over all weight layers of the branch, without biases and BN parameters.
+    # Euclidean norm of dL/dw over all weights of the branch, without biases and BN parameters.
     gradient_norm: float | None
     activation_gradient_norm: float | None  # Euclidean norm of dL/dy
     mean: float | None  # of y
     variance: float | None  # of y
     # Cosine between dL/dy and the dL/dy of the stage's last unit (He et al. 2016, Eq. 5).
     gradient_cosine: float | None
-    # Mean cosine between the rows of dL/dy of two different images, over all pairs (after Balduzzi
-    # et al. 2017, section 2).
+    # Mean cosine between the gradients dL/dy of two images, over all pairs of images (after
+    # Balduzzi et al. 2017, section 2).
     gradient_correlation: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class UnitPosition:
-    """The position of a unit: its stage, and its index within the stage, both from 1."""
+    """The position of a unit: its stage, and its index within that stage, both from 1."""
 
     stage: int
     index: int  # within the stage
@@ -62,7 +63,10 @@ class ForwardStats:
 def compute_forward_stats(
     branch: Tensor, shortcut: Tensor, y: Tensor, clip_mask: Tensor | None
 ) -> ForwardStats:
-    """Compute a unit's statistics from its output y (n, ...) and its addition's two operands."""
+    """Compute a unit's statistics from its output y (n, ...) and the two operands of its addition.
+
+    `clip_mask` is True for the sums that the ReLU after the addition sets to 0; None without ReLU.
+    """
     # in float64, because squares of large activations overflow fp32
     variance, mean = torch.var_mean(y.double(), correction=0)
     shortcut_rms = root_mean_square(shortcut)
@@ -80,7 +84,10 @@ def root_mean_square(x: Tensor) -> float:
 
 
 def compute_survival(clip_masks: Sequence[Tensor | None], stages: Sequence[int]) -> list[float]:
-    """Return, per unit, the share of activations not clipped by any unit of its stage so far."""
+    """Return the survival of each unit.
+
+    This is the share of activations that neither the unit nor an earlier one of its stage clips.
+    """
     shares: list[float] = []
     uncut_mask, previous_stage = None, 0
     for clip_mask, stage in zip(clip_masks, stages, strict=True):
@@ -103,13 +110,14 @@ def compute_unit_signals(
 ) -> UnitSignals:
     """Compute the signals of a unit from its forward statistics and its gradients.
 
-    `output_gradient` is dL/dy of this unit, `stage_end_gradient` that of its stage's last unit.
+    `output_gradient` is dL/dy of this unit; `stage_end_gradient` is dL/dy of the last unit of its
+    stage.
     """
     gradient_norm = None
     if weight_gradients:
         layer_norms = [gradient.double().norm() for gradient in weight_gradients]
         gradient_norm = torch.stack(layer_norms).norm().item()
-    # If y overflows, comparisons with 0 say nothing about the sums.
+    # If y overflows, the clip mask is meaningless.
     has_finite_output = isfinite(stats.variance)
     clip_fraction = 0.0 if stats.clip_mask is None else stats.clip_mask.float().mean().item()
     return UnitSignals(
@@ -135,7 +143,7 @@ def finite_or_none(value: float | None) -> float | None:
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> float | None:
-    """Return the cosine of two flattened gradients; None if shapes differ or a gradient is 0.
+    """Return the cosine similarity of two gradients; None if shapes differ or a gradient is 0.
 
     The cosine is computed in float64, because squares of small gradients underflow fp32.
     """
@@ -147,7 +155,7 @@ def cosine_similarity(a: Tensor, b: Tensor) -> float | None:
 
 
 def mean_pairwise_cosine(gradient: Tensor) -> float | None:
-    """Return the mean cosine over all pairs of rows of a gradient (n, ...); None if a row is 0."""
+    """Return the mean cosine similarity of all pairs of rows of (n, ...); None if a row is 0."""
     rows = gradient.double().flatten(1)
     row_norms = rows.norm(dim=1, keepdim=True)
     n = len(rows)

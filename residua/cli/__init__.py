@@ -1,12 +1,13 @@
 """The command line, `residua COMMAND`.
 
-main         parse the arguments, run one command, report errors
-parser       the parser of a command's arguments, with error messages in our words
-options      arguments that several commands share
-output       results on standard output, notes on standard error
-progress     the progress bar
-run_options  the run that the options of `train` describe
-preset       the command line of a study in a Python file, see experiments/
+main             parses the arguments, runs one command, reports errors
+parser           parses the arguments of a command, with our own error messages
+options          arguments that several commands share
+output           prints results on standard output, notes on standard error
+progress         the progress bar
+run_options      turns the options of `train` into a run
+preset           the command line of the study scripts in experiments/
+convert_options  the options of `convert` that describe another project's weights
 
-Every other module is one command, named as the command is.
+Every other module is the command of the same name.
 """

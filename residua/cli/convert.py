@@ -1,11 +1,8 @@
 """Convert another project's weights to a model folder, or a model folder to such weights."""
 
-import os
-from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +10,20 @@ from jsonargparse import Namespace
 
 import residua
 from residua import net
+from residua.cli.convert_options import (
+    parse_channel_values,
+    resolve_network_and_classes,
+    to_string_list,
+)
 from residua.cli.options import add_json_option, add_out_option, is_given
 from residua.cli.output import print_note, print_result
 from residua.cli.parser import CommandParser
 from residua.config.dataset import DATASETS
-from residua.config.model import ModelConfig, explain_channel_mismatch
+from residua.config.model import ModelConfig
 from residua.config.network import Network
-from residua.config.papers import network
 from residua.config.serialize import Json
 from residua.errors import RecordError, UsageError
+from residua.files import claim_new_output
 from residua.net import convert
 from residua.report.format import format_counted_noun
 
@@ -35,7 +37,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="another project's file of weights; with --to, a run's folder or a model folder",
+        help="another project's file of weights; with --to, a run's folder or a model folder; "
+        "either may be hf:OWNER/NAME on the Hugging Face hub",
     )
     parser.add_argument(
         "--model", type=str, help="the network in the file, e.g. cifar-resnet20 or resnet50"
@@ -84,21 +87,30 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    if arguments.out.exists():
-        raise UsageError(f"{arguments.out} already exists: choose another --out")
-    facts, summary = export_weights(arguments) if arguments.to else import_weights(arguments)
+    with claim_new_output(arguments.out):
+        facts, summary = export_weights(arguments) if arguments.to else import_weights(arguments)
     print_result(facts, summary, arguments.json)
 
 
 def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
-    """Convert a file of another project to a model folder; return the facts and their summary."""
+    """Convert another project's weights file to a model folder.
+
+    Returns the values that `--json` prints, and the summary that is printed otherwise.
+    """
     require_import_options(arguments)
     requested_network, config = make_requested_config(arguments)
-    tensors = convert.read_state_dict(arguments.source)
+    source = net.download_if_on_hub(arguments.source)
+    if source.is_dir():
+        raise RecordError(
+            f"{arguments.source} is a folder: give a weights file, "
+            "or add --to to write the folder's weights for another project"
+        )
+    tensors = convert.read_state_dict(net.resolve_weights_path(source))
     conversion = convert.convert_foreign_weights(tensors, requested_network)
     if conversion.missing:
         raise RecordError(
-            f"{arguments.source} has no classification head, which a model folder needs: "
+            f"{arguments.source} has no classification head, which a model folder needs "
+            f"(its last tensors: {convert.describe_last_tensors(tensors)}): "
             "use create_model(..., pretrained=...) in Python, which makes a new one"
         )
     stored_network = convert.adopt_foreign_stride(requested_network, arguments.model, conversion)
@@ -123,7 +135,7 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
 
 
 def require_import_options(arguments: Namespace) -> None:
-    """Raise UsageError or RecordError if a file cannot be converted with these options."""
+    """Raise UsageError if a required option is missing."""
     missing_options = [
         f"--{option}" for option in IMPORT_ONLY_OPTIONS if not is_given(arguments, option)
     ]
@@ -132,15 +144,10 @@ def require_import_options(arguments: Namespace) -> None:
             f"{' and '.join(missing_options)} must be given: a weights file does not "
             "record the network, the class names or the normalisation"
         )
-    if arguments.source.is_dir():
-        raise RecordError(
-            f"{arguments.source} is a folder: give a weights file, "
-            "or add --to to write the folder's weights for another project"
-        )
 
 
 def make_requested_config(arguments: Namespace) -> tuple[Network, ModelConfig]:
-    """The network that `--model` names, and the config of its model folder."""
+    """Make the network that `--model` names, and the config of the new model folder."""
     class_words = to_string_list(arguments.classes)
     requested_network, classes = resolve_network_and_classes(arguments.model, class_words)
     data = DATASETS.get(class_words[0])
@@ -162,7 +169,7 @@ def make_requested_config(arguments: Namespace) -> tuple[Network, ModelConfig]:
 def format_import_summary(
     facts: dict[str, Json], config: ModelConfig, name: str, conversion: "ConvertedWeights"
 ) -> str:
-    """The new folder and its network, examples of renamed tensors, and the skipped tensors."""
+    """Summarise the new folder: its network, examples of renamed tensors, and skipped tensors."""
     classes = format_counted_noun(len(config.classes), "class", "classes")
     renamed = format_counted_noun(len(conversion.ours_by_theirs), "tensor")
     lines = [
@@ -177,7 +184,10 @@ def format_import_summary(
 
 
 def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
-    """Write a model folder's weights under another project's names; return facts and summary."""
+    """Write the weights of a model folder to a file, under the tensor names of another project.
+
+    Returns the values that `--json` prints, and the summary that is printed otherwise.
+    """
     conflicting_options = [
         f"--{option}" for option in IMPORT_ONLY_OPTIONS if is_given(arguments, option)
     ]
@@ -186,12 +196,13 @@ def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
             f"{' and '.join(conflicting_options)} cannot be given with --to: "
             "the model folder has its own"
         )
-    if not arguments.source.is_dir():
+    source = net.download_if_on_hub(arguments.source)
+    if source.is_file():
         raise RecordError(
             f"{arguments.source} is not a model folder: give one, "
             "or leave out --to if this is another project's weights file"
         )
-    model, config = net.load_model_folder(net.find_model_folder(arguments.source))
+    model, config = net.load_model_folder(net.find_model_folder(source))
     if not isinstance(config.network, Network):
         raise RecordError(
             f"{arguments.source} cannot be converted to {arguments.to}: "
@@ -207,73 +218,11 @@ def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     return {"file": str(arguments.out), "renamed": dict(new_names)}, summary
 
 
-def to_string_list(value: object) -> list[str]:
-    """An option's values as text; a configuration file may give one value without a list."""
-    return [str(word) for word in value] if isinstance(value, list) else [str(value)]
-
-
-def resolve_network_and_classes(
-    name: str, class_words: list[str]
-) -> tuple[Network, tuple[str, ...]]:
-    """The network with the classes of `--classes`, and their names.
-
-    If `--classes` is a data set's name, the network also takes images of its shape.
-    """
-    if len(class_words) == 1 and class_words[0] in DATASETS:
-        data = DATASETS[class_words[0]]
-        return network(name, input=data.input, classes=len(data.classes)), data.classes
-    if len(class_words) == 1:
-        class_words = read_class_names(Path(class_words[0])) or class_words[0].split(",")
-    classes = tuple(word.strip() for word in class_words)
-    for class_name, count in Counter(classes).items():
-        if count > 1 or not class_name:
-            raise UsageError(
-                f"--classes must be distinct names, but {class_name!r} appears {count} times"
-            )
-    return network(name, classes=len(classes)), classes
-
-
-def read_class_names(path: Path) -> list[str]:
-    """The lines of a text file; no lines if the file does not exist."""
-    # os.path, since pathlib raises if a list of classes is longer than a file's name may be
-    if not os.path.isfile(path):
-        return []
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UsageError(
-            f"--classes {path} is not a text file: give a file with one class name per line"
-        ) from None
-
-
-def parse_channel_values(
-    option: str, arguments: Namespace, requested_network: Network, channels: int
-) -> tuple[float, ...]:
-    """Parse the numbers of `--mean` or `--std`: one per channel, as `0.5 0.4 0.4` or `0.5,0.4,0.4`.
-
-    `channels` is the images' number of channels, or 0 if only the network determines it.  Raises
-    UsageError if the number of values does not fit the channels, or if a value is impossible.
-    """
-    words = to_string_list(arguments[option])
-    texts = [text for word in words for text in word.replace(",", " ").split()]
-    try:
-        values = tuple(map(float, texts))
-    except ValueError as error:
-        raise UsageError(f"--{option}: {error}") from None
-    if channels not in (0, len(values)):
-        mismatch = f"the images have {format_counted_noun(channels, 'channel')}"
-    else:
-        mismatch = explain_channel_mismatch(requested_network, len(values))
-    if mismatch:
-        raise UsageError(f"--{option} has {len(values)} numbers, but {mismatch}")
-    if not all(map(isfinite, values)) or (option == "std" and min(values) <= 0):
-        wanted = "numbers above 0" if option == "std" else "numbers"
-        raise UsageError(f"--{option} {' '.join(texts)} is invalid: give {wanted}")
-    return values
-
-
 def format_rename_examples(new_names: dict[str, str]) -> str:
-    """The first, the middle and the last tensor as `old -> new`, without their common prefix."""
+    """Format the first, middle and last renamed tensor as `old -> new`.
+
+    The common prefix of the old names is left out.
+    """
     names = list(new_names)
     columns = zip(*(name.split(".") for name in names), strict=False)
     common = takewhile(lambda words: len(set(words)) == 1, columns)

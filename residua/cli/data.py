@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from residua import data, report
+from residua.cli.image_options import (
+    add_max_pixels_option,
+    add_white_level_option,
+    apply_to_listing,
+    check_image_options,
+)
 from residua.cli.options import add_data_argument, add_json_option, add_out_option
-from residua.cli.output import print_result
+from residua.cli.output import print_data_summary, print_note, print_result
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
 from residua.errors import UsageError
-from residua.files import write_json, write_text
+from residua.files import render_json, write_text, write_text_files
 from residua.report.format import format_counted_noun
 
 if TYPE_CHECKING:
@@ -38,27 +44,39 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="CSV",
         help="write a CSV of the usable images, to train on; the images themselves stay",
     )
+    add_max_pixels_option(parser)
+    add_white_level_option(parser)
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
-    listing = data.list_image_dataset(arguments.data)
+    check_image_options(arguments)
+    listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
     if arguments.fix:
         require_separate_files(listing)
     check_result = data.check_dataset(listing)
-    facts = check_result.json_summary
+    summary = data.summarize_checked_data(check_result)
+    print_data_summary(summary)
+    if damaged := data.delete_damaged_caches(listing.location):
+        print_note(f"{damaged} damaged caches of its decoded images were deleted")
+    facts = check_result.json_summary | {
+        key: value for key, value in summary.json.items() if key != "classes"
+    }
     out = arguments.out or Path("runs") / f"check-{check_result.listing.name}"
     page = out / "check.html"
-    write_json(out / "check.json", facts)
-    write_text(page, report.render_data_report(facts, data.make_check_thumbnails(check_result)))
+    page_text = report.render_data_report(facts, data.make_check_thumbnails(check_result))
+    write_text_files(out, {"check.json": render_json(facts), page.name: page_text})
     if arguments.fix:
         write_text(arguments.fix, data.format_usable_csv(check_result, arguments.fix))
-    summary = format_check_summary(facts, page, arguments.fix)
-    print_result(facts | {"page": str(page)}, summary, arguments.json)
+    text = format_check_summary(facts, page, arguments.fix)
+    print_result(facts | {"page": str(page)}, text, arguments.json)
 
 
 def require_separate_files(listing: "ImageListing") -> None:
-    """Raise UsageError if images lie in shards or tables, so that no CSV can name them."""
+    """Raise UsageError if images are stored inside larger files, e.g. shards.
+
+    A CSV file can list only images that are separate files.
+    """
     if any(entry.embedded_file for entry in listing.entries):
         raise UsageError(
             f"--fix writes a table of files, but the images of {listing.location} are "

@@ -5,6 +5,12 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from residua import data, net, report, training
+from residua.cli.image_options import (
+    add_max_pixels_option,
+    add_white_level_option,
+    apply_to_dataset,
+    check_image_options,
+)
 from residua.cli.options import (
     add_data_argument,
     add_data_dir_option,
@@ -13,7 +19,7 @@ from residua.cli.options import (
     add_out_option,
     add_precision_option,
 )
-from residua.cli.output import print_notes, print_result
+from residua.cli.output import DataSummaryPrinter, print_notes, print_result
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
 from residua.report.format import format_percent
@@ -24,9 +30,14 @@ def add_arguments(parser: CommandParser) -> None:
     add_data_argument(parser)
     parser.add_argument(
         "--split",
-        default="test",
         choices=("train", "dev", "test", "all"),
-        help="the images to evaluate on",
+        help="the images to evaluate on (default: test; all images of photographs without splits "
+        "that the model was not trained on)",
+    )
+    parser.add_argument(
+        "--skip-unknown-classes",
+        action="store_true",
+        help="leave out images of classes that the model does not know",
     )
     parser.add_argument(
         "--mirror",
@@ -35,10 +46,15 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--calibrate",
-        action="store_true",
-        help="fit a temperature on the dev split and store it in the model folder",
+        nargs="?",
+        const="on",
+        choices=("on", "off"),
+        help="fit a temperature on the dev split, and store it in the model folder if it lowers "
+        "the loss of images that it was not fitted on; off removes a stored temperature",
     )
     add_out_option(parser, "a folder for the page and CSV tables of the evaluation (default: none)")
+    add_max_pixels_option(parser)
+    add_white_level_option(parser, "the model's")
     add_precision_option(parser, default="fp32")
     add_data_dir_option(parser)
     add_json_option(parser)
@@ -48,32 +64,53 @@ def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
         machine = training.detect_machine(arguments.precision, group=group)
         folder = net.find_model_folder(arguments.model)
-        network_input = net.read_model_config(folder).network.input
+        config = net.read_model_config(folder)
+        check_image_options(arguments)
+        dataset = data.resolve_dataset(
+            arguments.data,
+            config.network.input,
+            config.classes,
+            skip_unknown=arguments.skip_unknown_classes,
+        )
+        dataset = apply_to_dataset(dataset, arguments)
+        print_summary = DataSummaryPrinter(group.is_main)
         evaluation = training.evaluate_model_folder(
             folder,
-            data.resolve_dataset(arguments.data, network_input),
+            dataset,
             arguments.split,
             machine,
             arguments.data_dir,
+            on_data=print_summary,
             mirror=arguments.mirror,
-            calibrate=arguments.calibrate,
+            calibrate=arguments.calibrate == "on",
+            forget_temperature=arguments.calibrate == "off",
         )
     if not group.is_main:
         return
     print_notes(report.list_skipped_files(evaluation))
+    print_notes(filter(None, [evaluation.temperature_note]))
     page = report.write_evaluation_report(evaluation, arguments.out) if arguments.out else None
-    facts = report.collect_evaluation_metrics(evaluation) | ({"page": str(page)} if page else {})
+    facts = {
+        **print_summary.json,
+        **report.collect_evaluation_metrics(evaluation),
+        **({"page": str(page)} if page else {}),
+    }
     print_result(facts, format_evaluation_summary(evaluation, page), arguments.json)
 
 
 def format_evaluation_summary(evaluation: EvaluationResult, page: Path | None) -> str:
-    """Errors and loss on one line, then one finding per line, then the page."""
+    """Format the errors and the loss on one line, then other results, then the path of the page.
+
+    The other results are calibration, recall by class and the main confusion, one per line.
+    """
     wrong = report.describe_wrong_images(evaluation)
     error = format_percent(evaluation.error_rate, digits=2)
-    top5_error = format_percent(evaluation.top5_error_rate, digits=2)
+    top5_error = ""
+    if report.has_informative_top5_error(evaluation):
+        top5_error = f", top-5 error {format_percent(evaluation.top5_error_rate, digits=2)}"
     return "\n".join(
         [
-            f"{wrong}: error {error}, top-5 error {top5_error}, loss {evaluation.loss:.4f}",
+            f"{wrong}: error {error}{top5_error}, loss {evaluation.loss:.4f}",
             *report.describe_evaluation(evaluation)[1:],
             *(["", f"The page: {page}"] if page else []),
         ]

@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from residua import deploy, net
+from residua.cli.image_options import add_max_pixels_option, check_image_options
 from residua.cli.options import (
     add_data_dir_option,
     add_json_option,
@@ -13,6 +14,7 @@ from residua.cli.options import (
 )
 from residua.cli.output import print_note, print_result
 from residua.cli.parser import CommandParser
+from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.report.format import format_counted_noun, format_percent
@@ -45,6 +47,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="for --int8: a folder of images (errors are counted if it has one subfolder per "
         "class), or a data set's name",
     )
+    add_max_pixels_option(parser)
     add_data_dir_option(parser)
     add_json_option(parser)
 
@@ -54,6 +57,7 @@ def run(arguments: Namespace) -> None:
         raise UsageError("--int8 needs images to calibrate on: add --images DIR")
     if arguments.images is not None and not arguments.int8:
         raise UsageError("--images only applies with --int8: add --int8, or leave --images out")
+    check_image_options(arguments)
     suffix = f"{'-int8' if arguments.int8 else ''}{EXPORT_SUFFIXES[arguments.to]}"
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
     facts = deploy.export_model(
@@ -64,6 +68,7 @@ def run(arguments: Namespace) -> None:
         bake_preprocessing=arguments.bake_preprocessing,
         calibration_source=arguments.images or "",
         data_dir=arguments.data_dir,
+        max_pixels=arguments.max_pixels or MAX_IMAGE_PIXELS,
     )
     print_result(facts, format_export_summary(facts), arguments.json)
     if (loss_points := compute_int8_loss_points(facts)) > MAX_INT8_LOSS_POINTS:
@@ -74,7 +79,7 @@ def run(arguments: Namespace) -> None:
 
 
 def format_export_summary(facts: dict[str, Json]) -> str:
-    """The file, its format and input, and how its outputs compare with PyTorch's."""
+    """Summarise the exported file: its format, its input, and how close it comes to PyTorch."""
     opset = f", opset {facts['opset']}" if "opset" in facts else ""
     precision = "int8" if "agreement" in facts else "fp32"
     classes = f"{facts['classes']:,} classes"
@@ -82,13 +87,22 @@ def format_export_summary(facts: dict[str, Json]) -> str:
         [
             f"{facts['file']}: {facts['model']}, {classes}, {facts['format']}{opset}, {precision}",
             f"input: {facts['takes']}; outputs: scores and probabilities",
+            describe_baked_temperature(facts["temperature"]),
             format_int8_costs(facts) if precision == "int8" else format_export_differences(facts),
         ]
     )
 
 
+def describe_baked_temperature(temperature: Json) -> str:
+    """Say by which temperature the file divides the scores before its softmax."""
+    assert isinstance(temperature, int | float)
+    if temperature == 1:
+        return "probabilities: the softmax of the scores (the model stores no temperature)"
+    return f"probabilities: the softmax of scores / {temperature:.3f}, the model's temperature"
+
+
 def format_export_differences(facts: dict[str, Json]) -> str:
-    """The largest differences from PyTorch's outputs."""
+    """Format the largest differences between the outputs of the file and those of PyTorch."""
     return (
         f"largest difference from PyTorch: {facts['difference']:.1e} in a probability, "
         f"{facts['score_difference']:.1e} in a score; batches of 1 and of 5 images"
@@ -96,7 +110,11 @@ def format_export_differences(facts: dict[str, Json]) -> str:
 
 
 def format_int8_costs(facts: dict[str, Json]) -> str:
-    """How often int8 and fp32 agree, and both errors, on images not used for calibration."""
+    """Describe how often int8 and fp32 predict the same class, and the errors of both.
+
+    The images are test images, which were not used for calibration.  The errors are left out if the
+    labels are not the model's classes.
+    """
     assert isinstance(facts["images"], int)
     images = format_counted_noun(facts["images"], "test image")
     agreement = f"same class as fp32 for {format_share(facts['agreement'])} of {images}"

@@ -13,7 +13,7 @@ from residua.cli.options import (
     add_out_option,
     add_seed_option,
 )
-from residua.cli.output import print_result
+from residua.cli.output import print_published_data, print_result
 from residua.cli.parser import CommandParser
 from residua.cli.progress import ProgressBar
 from residua.config.dataset import get_dataset
@@ -56,6 +56,7 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     dataset = get_dataset(arguments.data)
     report.check_lesion_output_folder(arguments.out)
+    print_published_data(dataset, arguments.split, arguments.images)
     with ProgressBar("ablation") as bar:
         lesion_study = analysis.run_lesion_study(
             [arguments.model, *arguments.beside],

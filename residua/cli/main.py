@@ -1,17 +1,22 @@
-"""The entrance of the command line: parse the arguments, run one command, report errors."""
+"""The entry point of the command line: parse the arguments, run one command, report errors."""
 
 import os
 import sys
 from collections.abc import Callable
+from errno import ENOSPC
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 from typing import NoReturn
 
+from jsonargparse import Namespace
+
+from residua import training
 from residua.cli.output import print_note
 from residua.cli.parser import CommandParser
-from residua.cli.progress import update_bars_rarely_in_logs
-from residua.errors import ResiduaError, UsageError, unknown_name_error
+from residua.cli.streams import discard_further_output, flush_standard_output, prepare_process
+from residua.cli.unexpected_error import describe_unexpected_error
+from residua.errors import ResiduaError, UsageError, describe_os_error, unknown_name_error
 
 COMMANDS = (
     "study",
@@ -30,6 +35,18 @@ COMMANDS = (
     "residualize",
     "convert",
 )
+OTHER_SPELLINGS = {
+    "explain": "predict --explain",
+    "calibrate": "evaluate --calibrate",
+    "check": "data check",
+    "classify": "predict",
+    "finetune": "train --from",
+    "fine-tune": "train --from",
+    "quantize": "export --int8",
+    "resume": "train --resume",
+    "test": "evaluate",
+}
+"""Commands that people may expect, with those that do it here."""
 DISTRIBUTED_COMMANDS = ("train", "evaluate")  # those that several processes of torchrun can share
 OVERVIEW = """\
 usage: residua COMMAND [options]
@@ -48,15 +65,22 @@ options:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0: done; 1: something failed; 2: the request makes no sense; 130: stopped by Ctrl-C.
+    The exit code is 0 if the command succeeded, 1 if something failed, 2 if the arguments are
+    invalid, and 130 if Ctrl-C stopped the command.
     """
-    update_bars_rarely_in_logs()
+    prepare_process()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # torch's stack traces of lost connections; the errors themselves are reported
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     words = sys.argv[1:] if arguments is None else arguments
     return run_reporting_errors(lambda: run_command(words))
 
 
 def run_command(words: list[str]) -> None:
-    """Run the command that the first word names with the other words as its arguments."""
+    """Run the command named by the first word; the other words are its arguments.
+
+    Raises UsageError if there is no such command.
+    """
     if not words:
         raise UsageError("no command was given: residua --help lists them")
     first_word, *others = words
@@ -66,20 +90,41 @@ def run_command(words: list[str]) -> None:
         print(f"residua {version('residua')}")
     elif first_word.startswith("-"):
         raise unknown_name_error("option", first_word, ["--help", "--version"])
+    elif first_word in OTHER_SPELLINGS:
+        raise UsageError(f"no command {first_word!r}: write residua {OTHER_SPELLINGS[first_word]}")
     elif first_word not in COMMANDS:
         raise unknown_name_error("command", first_word, COMMANDS)
     else:
         command = import_command(first_word)
-        parsed = make_command_parser(first_word, command).parse_args(others)
-        if first_word not in DISTRIBUTED_COMMANDS and os.environ.get("WORLD_SIZE", "1") != "1":
+        parser = make_command_parser(first_word, command)
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            parsed = parser.parse_args(others)
+        elif first_word in DISTRIBUTED_COMMANDS:
+            parsed = parse_on_each_rank(parser, others)
+        else:
+            parser.parse_args(others)
             raise UsageError(f"{first_word} runs in a single process: start it without torchrun")
         command.run(parsed)
 
 
-def import_command(name: str) -> ModuleType:
-    """The module of a command.
+def parse_on_each_rank(parser: CommandParser, words: list[str]) -> Namespace:
+    """Parse the arguments of one process of a distributed run.
 
-    Its docstring is the command's description, and it defines `add_arguments` and `run`.
+    If they are invalid, the other processes are told, which would otherwise wait for this one.
+    """
+    try:
+        return parser.parse_args(words)
+    except (SystemExit, UsageError) as error:
+        if isinstance(error, UsageError) or error.code:
+            training.tell_other_ranks("its arguments are invalid")
+        raise
+
+
+def import_command(name: str) -> ModuleType:
+    """Import the module of a command.
+
+    The module's docstring is the command's help text.  The module defines `add_arguments` and
+    `run`.
     """
     return import_module(f"residua.cli.{name}")
 
@@ -92,7 +137,7 @@ def make_command_parser(name: str, command: ModuleType) -> CommandParser:
 
 
 def format_overview() -> str:
-    """The help of `residua` itself: one line per command."""
+    """Format the help of `residua` itself, with one line per command."""
     summaries = {name: str(import_command(name).__doc__).splitlines()[0] for name in COMMANDS}
     return OVERVIEW.format(
         commands="\n".join(f"  {name:12} {summary}" for name, summary in summaries.items())
@@ -102,28 +147,34 @@ def format_overview() -> str:
 def run_reporting_errors(action: Callable[[], None]) -> int:
     """Run `action` and return an exit code.
 
-    An error that a user can fix is printed on one line.
+    Errors are printed on one line.  The traceback of an error that is a fault of residua is written
+    to a file, which the line names.
     """
     try:
         action()
+        flush_standard_output()
     except ResiduaError as error:
-        return report_failure(str(error), error.exit_code)
+        return report_failure(str(error), error.exit_code, error.printed_by_every_rank)
     except KeyboardInterrupt:
         return report_failure("stopped; files that were written before are complete", 130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output, such as `head`, has ended
+        discard_further_output()  # its reader, such as `head`, has ended
         return 1
     except OSError as error:  # no permission, a full disk
-        reason = error.strerror or str(error)
-        return report_failure(f"{reason}: {error.filename}" if error.filename else reason, 1)
+        if error.filename is None and error.errno == ENOSPC:
+            discard_further_output()  # which may be what is full
+        return report_failure(describe_os_error(error), 1)
+    except Exception as error:
+        return report_failure(describe_unexpected_error(error), 1, on_every_rank=True)
     return 0
 
 
 def exit_process(exit_code: int) -> NoReturn:
     """End the process with `exit_code`.
 
-    In a distributed run (`WORLD_SIZE` above 1) Python's cleanup is skipped: threads that the gloo
-    backend leaves behind may abort the process during the cleanup, although its work is done.
+    In a distributed run (`WORLD_SIZE` above 1) Python's cleanup is skipped.  Threads that the gloo
+    backend leaves behind could otherwise abort the process during the cleanup, after its work is
+    done.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         sys.stdout.flush()
@@ -132,8 +183,8 @@ def exit_process(exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-def report_failure(message: str, exit_code: int) -> int:
-    print_note(message)
+def report_failure(message: str, exit_code: int, on_every_rank: bool = False) -> int:
+    print_note(" ".join(message.splitlines()), on_every_rank=on_every_rank)
     return exit_code
 
 

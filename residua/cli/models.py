@@ -40,6 +40,33 @@ def run(arguments: Namespace) -> None:
     )
 
 
+def describe_wide_depth(plans: dict[str, Plan]) -> str:
+    """Say why wide networks are listed with fewer layers than their name; "" if none is listed."""
+    if not any(name.startswith("cifar-wrn") for name in plans):
+        return ""
+    return (
+        "Layers are weight layers without projections. The names of cifar-wrn networks count their "
+        "three\nprojections, but not the last layer, so they are two higher."
+    )
+
+
+def describe_bottleneck_stride(plans: dict[str, Plan]) -> str:
+    """Say which stride the multiply-adds of ImageNet bottlenecks are for; "" if none is listed."""
+    if not any(has_paper_stride(planned) for planned in plans.values()):
+        return ""
+    return (
+        "Multiply-adds of ImageNet bottlenecks are those of the papers, which stride at the first "
+        "1x1. What\nothers call v1.5 strides at the 3x3 and has more: resnet50,stride=3x3."
+    )
+
+
+def has_paper_stride(planned: Plan) -> bool:
+    """Whether a network for ImageNet has bottlenecks that stride at their first layer."""
+    unit = planned.network.unit
+    is_large = planned.network.input[1:] == (224, 224)
+    return is_large and unit.kernels == (1, 3, 1) and unit.stride_at == 0
+
+
 def make_model_json(name: str, planned: Plan) -> dict[str, str | int]:
     return {
         "name": name,
@@ -50,7 +77,7 @@ def make_model_json(name: str, planned: Plan) -> dict[str, str | int]:
 
 
 def format_model_table(plans: dict[str, Plan]) -> str:
-    """One line per network, and how networks are named."""
+    """Format a table with one line per network, followed by the rules for naming networks."""
     lines = [
         f"{'name':22} {'layers':>6} {'parameters':>12} {'multiply-adds':>15}   error in the paper"
     ]
@@ -58,6 +85,7 @@ def format_model_table(plans: dict[str, Plan]) -> str:
         error = PAPER_RESULTS[name].error if name in PAPER_RESULTS else ""
         sizes = f"{planned.depth:6,} {planned.parameters:12,} {planned.multiply_adds:15,}"
         lines.append(f"{name:22} {sizes}   {error}")
+    lines += filter(None, (describe_wide_depth(plans), describe_bottleneck_stride(plans)))
     parts = {**UNIT_PARTS, **OTHER_PARTS}
     lines.append(NAMING_HELP)
     lines += [f"  {part:9} {', '.join(values)}" for part, values in parts.items()]

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and the values that they describe."""
+"""Arguments that several commands share, and the networks and recipes that are made from them."""
 
 from functools import reduce
 from pathlib import Path
@@ -14,7 +14,10 @@ from residua.config.recipe import Recipe, recipe
 from residua.config.serialize import apply_override
 from residua.errors import UsageError
 
-MODEL_HELP = "a run's folder (its last network is used) or a model folder, such as RUN/best"
+MODEL_HELP = (
+    "a run's folder (its last network is used), a model folder, such as RUN/best, "
+    "or hf:OWNER/NAME on the Hugging Face hub"
+)
 DATA_HELP = (
     "a data set (digits, cifar10, cifar100, mnist, fashion-mnist) or photographs: "
     "a folder with one subfolder per class, a CSV table of path,label, WebDataset shards, "
@@ -23,7 +26,7 @@ DATA_HELP = (
 
 
 def is_given(arguments: Namespace, option: str) -> bool:
-    """Whether a value was given for an option whose default is None, False or []."""
+    """Whether the user gave a value for an option whose default is None, False or []."""
     value = arguments[option]
     return value is not None and value is not False and value != []
 
@@ -62,7 +65,8 @@ def add_engine_option(parser: CommandParser) -> None:
         "--engine",
         default="auto",
         help="what computes the network: torch, onnx, openvino, "
-        "or auto: the fastest installed one whose probabilities agree with torch's",
+        "or auto: the fastest installed one whose probabilities agree with torch's; for a few "
+        "images torch, which starts fastest",
     )
 
 
@@ -82,7 +86,7 @@ def add_data_dir_option(parser: CommandParser) -> None:
 
 
 def add_network_options(parser: CommandParser) -> None:
-    """Add options that replace a part of a named network."""
+    """Add `--block`, `--shortcut` and `--order`, which replace parts of a named network."""
     parts = {
         "block": "the layers of a unit's branch",
         "shortcut": "the shortcut at units that change the shape; A, B, C as in He et al. 2015",
@@ -94,7 +98,10 @@ def add_network_options(parser: CommandParser) -> None:
 
 
 def parse_network_options(arguments: Namespace, name: str, data: Dataset | None = None) -> Network:
-    """The network that `add_network_options` describes, shaped for a data set if one is given."""
+    """Make the network `name` with the parts given by the options of `add_network_options`.
+
+    If `data` is given, the network has the image shape and the number of classes of that data set.
+    """
     return network(
         name,
         block=arguments.block,
@@ -108,7 +115,7 @@ def parse_network_options(arguments: Namespace, name: str, data: Dataset | None 
 def add_recipe_options(parser: CommandParser, default: str) -> None:
     """Add options that choose a recipe and change it.
 
-    `default` names the recipe that is used if none is chosen.
+    `default` is the help text for the recipe that is used if the user chooses none.
     """
     parser.add_argument(
         "--recipe",
@@ -135,16 +142,20 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
 def parse_recipe_options(
     arguments: Namespace, data: Dataset, default: Recipe | None = None
 ) -> Recipe:
-    """The recipe that `add_recipe_options` describes.
+    """Make the recipe from the options of `add_recipe_options`.
 
-    If the options name no recipe, it is based on `default`, or on the data set's usual recipe.
+    If no option names a recipe, the options change `default`; if `default` is None, they change the
+    usual recipe of the data set.
     """
     usual_recipe = default or recipe("small" if data.name == "digits" else "he2015")
     return apply_recipe_options(arguments, usual_recipe)
 
 
 def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
-    """`base`, or the recipe that `--recipe` names, with the changes of the other options."""
+    """Make the recipe that `--recipe` names, or else `base`, changed by the other recipe options.
+
+    Raises UsageError if an option is invalid, or if both `--steps` and `--epochs` are given.
+    """
     new_recipe = recipe(arguments.recipe) if arguments.recipe else base
     if arguments.steps is not None and arguments.epochs is not None:
         raise UsageError("--steps and --epochs cannot be combined: give one of them")

@@ -4,6 +4,19 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from residua.config.dataset import Dataset
+from residua.config.serialize import Json
+
+if TYPE_CHECKING:
+    from residua.data import DataSummary
+
+CONTROL_CHARACTER_ESCAPES = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) != "\n"
+}
+"""Maps control characters, which may stand in file names and steer a terminal, to escapes."""
 
 
 def print_json(value: object) -> None:
@@ -12,20 +25,53 @@ def print_json(value: object) -> None:
 
 
 def print_result(facts: object, summary: str, as_json: bool) -> None:
-    """Print a command's result: all facts as JSON, or the summary for people."""
+    """Print the result of a command as JSON or as text.
+
+    `facts` holds the values for the JSON; `summary` is the text.
+    """
     print(json.dumps(facts) if as_json else summary)
 
 
-def print_note(message: str, program: str = "residua") -> None:
+def print_note(message: str, program: str = "residua", *, on_every_rank: bool = False) -> None:
     """Print `program: message` on standard error.
 
-    Of the processes that torchrun started on a machine, only the one of local rank 0 prints.
+    Of the processes that torchrun started on a machine, only the one with local rank 0 prints,
+    unless `on_every_rank` is set.  Processes that were started by hand all print.
     """
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        sys.stderr.write(f"{program}: {message}\n")
+    is_started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if on_every_rank or not is_started_by_torchrun or os.environ.get("LOCAL_RANK", "0") == "0":
+        text = f"{program}: {message}\n".translate(CONTROL_CHARACTER_ESCAPES)
+        with suppress(OSError, ValueError):  # nobody reads standard error any more
+            sys.stderr.write(text)
 
 
 def print_notes(messages: Iterable[str]) -> None:
     """Print each message as a separate note."""
     for message in messages:
         print_note(message)
+
+
+def print_data_summary(summary: "DataSummary") -> None:
+    """Print what was understood of a data set as one block on standard error."""
+    print_note("\n".join(summary.describe()))
+
+
+class DataSummaryPrinter:
+    """Prints each summary that it is called with, and keeps the last one for --json."""
+
+    def __init__(self, is_main: bool) -> None:
+        self.is_main = is_main
+        self.json: dict[str, Json] = {}
+
+    def __call__(self, summary: "DataSummary") -> None:
+        self.json = summary.json
+        if self.is_main:
+            print_data_summary(summary)
+
+
+def print_published_data(dataset: Dataset, split: str, image_count: int | None = None) -> None:
+    """Print which images of a data set known by name a command reads; None: all of the split."""
+    count = "all" if image_count is None else f"the first {image_count:,}"
+    print_note(
+        f"data {dataset.name}: {count} images of {split}, in {len(dataset.classes):,} classes"
+    )

@@ -1,15 +1,18 @@
 """The parser of a command's arguments: jsonargparse with our own error messages and help.
 
-jsonargparse is used for configuration files (`--config`, `--print_config`).  Its own error messages
-show Python types, so numbers, choices, unknown options and missing arguments are checked here.
+jsonargparse is used for its configuration files (`--config`, `--print_config`).  Its own error
+messages show Python types, so this module checks numbers, choices, unknown options and missing
+arguments itself.
 """
 
 import sys
-from argparse import Action, ArgumentError, ArgumentTypeError
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
@@ -17,17 +20,36 @@ from jsonargparse import (  # type: ignore[attr-defined]
     Namespace,
 )
 
+from residua.cli.config_file import read_config_options
 from residua.cli.output import print_note
 from residua.config.name_parts import UNIT_PARTS
 from residua.errors import UsageError, unknown_name_error
+from residua.file_names import decode_file_name
+
+RECIPE_SPELLINGS = {
+    "--lr": "schedule.lr=0.05",
+    "--learning-rate": "schedule.lr=0.05",
+    "--batch-size": "batch_size=64",
+    "--optimizer": """'optimiser={"kind": "Muon"}'""",
+    "--optimiser": """'optimiser={"kind": "Muon"}'""",
+    "--momentum": "optimiser.momentum=0.9",
+    "--weight-decay": "optimiser.weight_decay=0.0005",
+    "--wd": "optimiser.weight_decay=0.0005",
+    "--scheduler": """'schedule={"kind": "OneCycle"}'""",
+    "--warmup": """'warmup={"steps": 400}'""",
+    "--label-smoothing": "smoothing=0.1",
+    "--mixup": "augment.mixup=0.2",
+    "--cutmix": "augment.cutmix=0.5",
+}
+"""Options of other programs that train, with the `--set` that does the same here."""
 
 
 class OptionValueError(ArgumentTypeError, ValueError):
-    """The value of an option is impossible; the message names the option."""
+    """The value of an option is invalid; the message names the option."""
 
 
 class PlainHelpFormatter(DefaultHelpFormatter):
-    """Help that states an option's default, and no Python types."""
+    """Formats help texts that state the default of an option, but no Python types."""
 
     def _get_help_string(self, action: Action) -> str:
         help_text = str(action.help or "")
@@ -41,55 +63,87 @@ class PlainHelpFormatter(DefaultHelpFormatter):
 
 
 class ConfigFileAction(ActionConfigFile):
-    """Reads options from a YAML file, or from YAML text."""
+    """Reads options from a YAML file, or from YAML text given on the command line."""
 
     def __call__(self, *arguments: Any) -> None:
-        try:
-            super().__call__(*arguments)  # type: ignore[no-untyped-call]
-        except TypeError:
-            message = f"{arguments[2]} is neither a file nor YAML with options"
-            raise ArgumentError(self, message) from None
+        parser, namespace, value = arguments[:3]
+        # our own reading has limits, and hands on only texts, flags and lists of texts
+        values = read_config_options(value, parser.list_config_options())
+        request = vars(parser).pop("print_config", None)  # else only these values were printed
+        parsed = parser.parse_object(values, defaults=False, _skip_validation=True)
+        if request is not None:
+            parser.print_config = request
+        for name in values:
+            namespace[name] = parsed[name]
 
 
 class CommandParser(ArgumentParser):
     """Parses the arguments of one command.
 
-    Arguments that make no sense end the process with one line on standard error and exit code 2.
+    Invalid arguments end the process with one line on standard error and exit code 2.
     """
 
     def __init__(self, **settings: Any) -> None:
+        self.optional_values: dict[str, Sequence[str]] = {}  # by option, of those with nargs="?"
         super().__init__(allow_abbrev=False, formatter_class=PlainHelpFormatter, **settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> Action:
-        """Add an argument whose value is checked by `type`.
+        """Add an argument, with error messages that name it.
 
-        Numbers and `choices` are checked by parsers whose error messages name the argument.
+        The types int, float and Path, and `choices`, are replaced by the parsers of this module.
         """
         if settings.get("type") in (int, float):
             settings["type"] = make_number_parser(names[-1], settings["type"])
+        if settings.get("type") is Path:
+            settings["type"] = make_path_parser(names[-1])
         if choices := settings.pop("choices", None):
             settings["type"] = make_choice_parser(names[-1], choices)
             settings["metavar"] = f"{{{','.join(choices)}}}"
+            if settings.get("nargs") == "?":
+                self.optional_values[names[-1]] = choices
         action: Action = super().add_argument(*names, **settings)
         return action
 
     def add_config_option(self) -> None:
-        """Add `--config` and `--print_config`."""
+        """Add the options `--config` and `--print_config`, which read and print options as YAML."""
         self.add_argument(
             "--config", action=ConfigFileAction, help="a YAML file with any of these options"
         )
         print_config = self._option_string_actions["--print_config"]
         print_config.help = "print all options as YAML, for --config, and stop"
 
+    def list_config_options(self) -> dict[str, Action]:
+        """The arguments that `--config` can set, by name."""
+        no_settings = ("help", "config", "print_config")
+        return {
+            action.dest: action
+            for action in self._actions
+            if action.dest not in no_settings and action.default != SUPPRESS
+        }
+
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *others: Any, **settings: Any
     ) -> Namespace:
         arguments = sys.argv[1:] if args is None else list(args)
         self.require_known_options(arguments)
-        return super().parse_args(arguments, *others, **settings)
+        return super().parse_args(self.complete_flags(arguments), *others, **settings)
+
+    def complete_flags(self, arguments: list[str]) -> list[str]:
+        """Give an option that is used as a flag its value, so that it does not take the next word.
+
+        This concerns options whose value is optional and one of a few words.
+        """
+        completed = list(arguments)
+        for i, option in enumerate(arguments):
+            if option == "--":
+                break
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            if option in self.optional_values and following not in self.optional_values[option]:
+                completed[i] = f"{option}={self._option_string_actions[option].const}"
+        return completed
 
     def require_known_options(self, arguments: list[str]) -> None:
-        """End the process if an argument looks like an option that does not exist."""
+        """End the process if an argument looks like an option that this command does not have."""
         for argument in arguments:
             flag = argument.partition("=")[0]
             if flag == "--":
@@ -99,11 +153,28 @@ class CommandParser(ArgumentParser):
             if flag[2:] in UNIT_PARTS:
                 example = f"--model cifar-resnet20,{flag[2:]}=..."
                 self.error(f"no option {flag!r}: write it into the network's name, as in {example}")
+            if flag in RECIPE_SPELLINGS and "--set" in self._option_string_actions:
+                self.error(f"no option {flag!r}: write --set {RECIPE_SPELLINGS[flag]}")
             options = [name for name in self._option_string_actions if name.startswith("--")]
             self.error(str(unknown_name_error("option", flag, options)))
 
+    def dump(self, cfg: Namespace, *others: Any, **settings: Any) -> str:
+        """Format options as YAML, in ASCII if standard output cannot print all characters."""
+        printable = cfg.clone()
+        for name, value in vars(cfg).items():
+            if isinstance(value, list):
+                printable[name] = [make_printable_option(item) for item in value]
+            else:
+                printable[name] = make_printable_option(value)
+        text: str = super().dump(printable, *others, **settings)
+        try:
+            text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            return str(yaml.safe_dump(yaml.safe_load(text), sort_keys=False))
+        return text
+
     def validate(self, namespace: Namespace, *others: Any, **settings: Any) -> None:
-        """Check parsed arguments; raises UsageError if a required one is missing."""
+        """Check parsed arguments; raise UsageError if a required one is missing."""
         for action in self._actions:
             if action.required and namespace.get(action.dest) is None:
                 name = action.dest.upper()
@@ -111,15 +182,30 @@ class CommandParser(ArgumentParser):
         super().validate(namespace, *others, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unused = message.removeprefix("unrecognized arguments: ")
+        if unused != message and not unused.startswith("-"):
+            message = self.explain_unused_words(unused.split(" ")[0])
         print_note(explain_parse_error(message, ex), self.prog)
         raise SystemExit(2)
+
+    def explain_unused_words(self, word: str) -> str:
+        """Say that `word` is one argument too many; it may be part of a path with a space."""
+        words = list(self.args)
+        before = words[words.index(word) - 1] if word in words[1:] else "-"
+        path = "my photos" if before.startswith("-") else f"{before} {word}"
+        return f"{word!r} is one argument too many: write a path with a space as {path!r}"
+
+
+def make_printable_option(value: object) -> object:
+    """Make the value of an option that YAML can hold: paths and texts become text."""
+    return decode_file_name(value) if isinstance(value, str | Path) else value
 
 
 def explain_parse_error(message: str, error: BaseException | None) -> str:
     """Explain a parse error on one line.
 
-    Returns the message of the `OptionValueError` that caused `error`.  If there was none, returns
-    the argument's name and message if `error` has a name, or else `message`.
+    If an `OptionValueError` caused `error`, its message is returned.  Otherwise the result is the
+    argument's name and message if `error` names an argument, and `message` if not.
     """
     cause = error
     while cause is not None:
@@ -134,7 +220,11 @@ def explain_parse_error(message: str, error: BaseException | None) -> str:
 def make_number_parser(
     option: str, kind: type[int] | type[float]
 ) -> Callable[[object], int | float]:
-    """Make the `type` of an option that takes a number, from the command line or from YAML."""
+    """Make the function that parses an option's number, for the argument `type` of `add_argument`.
+
+    The number comes from the command line as text, or from YAML.  The function raises
+    OptionValueError for anything that is not a finite number of type `kind`.
+    """
     noun = "a whole number" if kind is int else "a number"
 
     def parse_number(value: object) -> int | float:
@@ -152,8 +242,26 @@ def make_number_parser(
     return parse_number
 
 
+def make_path_parser(option: str) -> Callable[[object], Path]:
+    """Make the function that parses an option's path, for the argument `type` of `add_argument`.
+
+    Unlike jsonargparse, it takes every text as it is, also one that would be a YAML value.  The
+    function raises OptionValueError for an empty text.
+    """
+
+    def parse_path(value: object) -> Path:
+        if not isinstance(value, str | Path) or not str(value):
+            raise OptionValueError(f"{option} is empty: give a path")
+        return Path(value)
+
+    return parse_path
+
+
 def make_choice_parser(option: str, choices: Sequence[str]) -> Callable[[object], str]:
-    """Make the `type` of an option that takes one of a few words."""
+    """Make the function that accepts only `choices`, for the argument `type` of `add_argument`.
+
+    The function raises OptionValueError for any other value.
+    """
 
     def parse_choice(value: object) -> str:
         if value not in choices:

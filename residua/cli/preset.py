@@ -1,6 +1,6 @@
-"""The command line of a study that is defined in a Python file.
+"""The command line of a script that defines one study.
 
-For example `python experiments/degradation.py --steps 500`.
+Example: `python experiments/degradation.py --steps 500`.
 """
 
 import sys
@@ -12,18 +12,18 @@ from jsonargparse import Namespace
 from residua.cli.main import run_reporting_errors
 from residua.cli.options import add_recipe_options, apply_recipe_options
 from residua.cli.parser import CommandParser
-from residua.cli.progress import update_bars_rarely_in_logs
+from residua.cli.streams import prepare_process
 from residua.cli.study import add_execution_options, run_and_report_study
 from residua.config.study import Arm, Study
 from residua.errors import UsageError, unknown_name_error
 
 
 def run_study_script(study: Study, arguments: list[str] | None = None) -> int:
-    """Run `study` with the changes of the command line.
+    """Run `study` with the changes that the command line asks for, and return an exit code.
 
-    Returns an exit code as `residua study` does.
+    The exit codes are those of `residua study`.
     """
-    update_bars_rarely_in_logs()
+    prepare_process()
     file = Path(sys.argv[0]).name
     parser = CommandParser(prog=f"python {file}", description=study.question)
     parser.add_argument(
@@ -56,7 +56,7 @@ def run_study_script(study: Study, arguments: list[str] | None = None) -> int:
 
 
 def apply_study_options(study: Study, arguments: Namespace) -> Study:
-    """`study` with the arms, depths, seeds, data set and recipe that the options ask for."""
+    """Return a copy of `study` with the arms, depths, seeds, data set and recipe of the options."""
     arms = select_arms(study.arms, arguments.arms) if arguments.arms else study.arms
     if arguments.depths:
         arms = limit_arms_to_depths(arms, arguments.depths)

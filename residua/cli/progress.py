@@ -1,4 +1,4 @@
-"""The progress bar of all commands, and its listeners for training and for studies."""
+"""The progress bar of all commands, and the callbacks that update it in training and in studies."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
 from residua.cli.output import print_note
+from residua.report.format import format_quantity
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
@@ -36,13 +37,16 @@ def update_bars_rarely_in_logs() -> None:
 
 
 class ProgressBar:
-    """A bar on standard error with the rate, the elapsed and the remaining time.
+    """A progress bar on standard error that shows the rate, the elapsed and the remaining time.
 
-    It opens at its first update, so that an error before that is not printed next to a bar.
+    The bar opens at its first update, so that an earlier error is not printed next to a bar.
     """
 
     def __init__(self, unit: str = "", hidden: bool = False) -> None:
-        """`unit` names one item that is counted; "" shows shares of the work, without a rate."""
+        """`unit` is the name of one counted item, e.g. `step`; a `hidden` bar shows nothing.
+
+        If `unit` is "", the bar shows a percentage of the work, without a rate.
+        """
         self.unit, self.hidden = unit, hidden
         self.bar: tqdm[NoReturn] | None = None
 
@@ -58,13 +62,13 @@ class ProgressBar:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar's last state on the screen; the next update opens a new one."""
+        """Close the bar and leave its last state on the screen; the next update opens a new bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
     def update(self, label: str, done: float, total: float | None, details: str = "") -> None:
-        """Show that `done` of `total` items are finished; another label opens another bar."""
+        """Show that `done` of `total` items are finished; a new `label` opens a new bar."""
         if self.hidden:
             return
         if self.bar is not None and self.bar.desc != label:
@@ -100,7 +104,10 @@ class ProgressBar:
     def track(
         self, items: Iterable[ItemT], label: str, total: int | None = None
     ) -> Iterator[ItemT]:
-        """Yield the items and count them; `total` is only needed if `items` has no length."""
+        """Yield the items, and show on the bar how many are done.
+
+        `total` is the number of items; it is needed only if `items` is neither a list nor a tuple.
+        """
         total = len(items) if isinstance(items, (list, tuple)) else total
         for count, item in enumerate(items, 1):
             yield item
@@ -109,10 +116,10 @@ class ProgressBar:
 
 
 class TrainingListener:
-    """Shows one run's steps, losses and errors on a bar, and notes about the run above it."""
+    """Shows the steps, losses and errors of one run on a bar, and prints notes above the bar."""
 
     def __init__(self, bar: ProgressBar, name: str, opening_note: str = "") -> None:
-        """`opening_note` is printed when the first step begins."""
+        """`name` labels the bar; `opening_note` is printed above the bar at the first step."""
         self.bar, self.name, self.opening_note, self.details = bar, name, opening_note, ""
 
     def __call__(self, progress: "TrainingProgress", line: "MetricsRow | None") -> None:
@@ -125,24 +132,24 @@ class TrainingListener:
 
 
 def format_training_details(progress: "TrainingProgress", line: "MetricsRow") -> str:
-    """`loss=0.123, dev error=0.05, ...`.
+    """Format the text to the right of the bar, e.g. `loss=0.123, dev error=5.00 %, lr=0.1`.
 
-    The data wait is shown as a share of the time since the start.
+    `data wait` is the time spent waiting for data, as a share of the training time.
     """
-    values = {
-        "loss": line["loss"],
-        "train error": line["train_error"],
-        "dev error": line["dev_error"],
-        "lr": line["lr"],
-        "data wait": progress.data_wait_seconds / progress.seconds,
-    }
-    return ", ".join(f"{name}={value:.3g}" for name, value in values.items() if value is not None)
+    values = {name: line[name] for name in ("loss", "train_error", "dev_error", "lr")}
+    values["data_wait"] = progress.data_wait_seconds / progress.seconds
+    return ", ".join(
+        f"{name.replace('_', ' ')}={format_quantity(name, value)}"
+        for name, value in values.items()
+        if value is not None
+    )
 
 
 class StudyProgress:
     """Shows the progress of all runs of a study on one bar.
 
-    A run's share of the work is proportional to its number of layers, as its time is.
+    A run's share of the bar is proportional to its number of layers, because its training time is
+    too.
     """
 
     def __init__(self, bar: ProgressBar, layers_by_run: dict[str, int]) -> None:

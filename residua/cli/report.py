@@ -34,7 +34,10 @@ def run(arguments: Namespace) -> None:
 
 
 def pack_study_records(folder: Path) -> None:
-    """Pack a study's runs.  Raises UsageError if the folder is not a study."""
+    """Move the records of a study's runs into one file, runs.jsonl.
+
+    Raises UsageError if the folder is not a study, or if a run is unfinished.
+    """
     if not (folder / "study.json").exists():
         raise UsageError(
             f"--pack needs the folder of a study, but {folder} has no study.json: "
@@ -45,11 +48,17 @@ def pack_study_records(folder: Path) -> None:
 
 
 def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
-    """Write the report for the kind of records in `folder`; return its facts and its findings."""
-    if (folder / report.SIGNALS_RECORD).exists():
+    """Write the report for the kind of records in `folder`.
+
+    Returns the values that `--json` prints, and the text that is printed otherwise.
+    """
+    is_study = report.holds_run_records(folder)
+    if is_study and report.holds_lesion_study(folder):
+        keep_lesion_record(folder)
+    elif not is_study and (folder / report.SIGNALS_RECORD).exists():
         findings, facts = report.write_and_summarize_signals(folder)
         return facts, "\n".join([*findings, "", f"The page: {facts['page']}"])
-    if report.holds_lesion_study(folder):
+    if not is_study and report.holds_lesion_study(folder):
         lesion_study = report.read_lesion_study(folder)
         page = report.write_lesion_report(lesion_study, folder)
         facts = report.make_lesion_json(lesion_study) | {"page": str(page)}
@@ -58,3 +67,15 @@ def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
         page = report.write_study_report(study_summary, folder)
         facts = report.make_study_results(study_summary) | {"page": str(page)}
     return facts, f"{facts['verdict']}\n\nThe page: {page}"
+
+
+def keep_lesion_record(folder: Path) -> None:
+    """Rename the results.json of a lesion study, which a study's report would overwrite."""
+    kept = folder / "lesion-results.json"
+    if kept.exists():
+        raise UsageError(
+            f"{folder} holds a study and the results.json of a lesion study, which the report of "
+            "the study would overwrite: move the latter to a folder of its own"
+        )
+    (folder / report.LESION_RECORD).rename(kept)
+    print_notes([f"{folder / report.LESION_RECORD} of a lesion study is now called {kept.name}"])

@@ -1,4 +1,4 @@
-"""Resolve the run that the options of `residua train` describe, choosing the rest automatically."""
+"""Turns the options of `residua train` into a run, and chooses what the options leave open."""
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from residua.training import Machine
 
 DEFAULT_MODEL = "cifar-resnet20"
-MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # pixels of --size
-VLAD_IMAGE_SIDE = 64  # pixels of photographs for VLAD without --size; our choice
+MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # allowed range of --size, in pixels
+VLAD_IMAGE_SIDE = 64  # default --size of photographs for VLAD, in pixels; our choice
 NETWORK_ONLY_OPTIONS = (
     "recipe",
     "steps",
@@ -47,10 +47,10 @@ class ResolvedRun:
 
 
 def resolve_run(arguments: Namespace, dataset: Dataset, machine: "Machine") -> ResolvedRun:
-    """The run on `dataset` that the options describe.
+    """Make the run on `dataset` that the options describe.
 
-    For photographs, options that are not given are chosen by the images and the machine.  Raises
-    UsageError for options that do not fit the data, the model or each other.
+    For photographs, missing options are chosen automatically to suit the images and the machine.
+    Raises UsageError for options that do not fit the data, the model or each other.
     """
     if is_vlad_requested(arguments):
         return resolve_vlad_run(arguments, dataset)
@@ -73,7 +73,10 @@ def resolve_run(arguments: Namespace, dataset: Dataset, machine: "Machine") -> R
 def resolve_photo_run(
     arguments: Namespace, dataset: "PhotoDataset", machine: "Machine"
 ) -> ResolvedRun:
-    """The run on a data set of photographs; its size, network and recipe may be chosen."""
+    """Make the run on photographs; choose the image size, the network and the recipe if not given.
+
+    Raises UsageError if `--size` is out of range.
+    """
     if arguments.size is not None and not MIN_IMAGE_SIDE <= arguments.size <= MAX_IMAGE_SIDE:
         raise UsageError(
             f"--size {arguments.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
@@ -102,7 +105,7 @@ def resolve_photo_run(
 
 
 def list_settled_options(arguments: Namespace) -> set[str]:
-    """The options that need not be chosen automatically.
+    """List which of `model`, `size`, `recipe` and `balance` are not chosen automatically.
 
     These are the options that the user gave, and those whose value follows from other given
     options.
@@ -118,7 +121,7 @@ def list_settled_options(arguments: Namespace) -> set[str]:
 
 
 def resolve_recipe(arguments: Namespace, dataset: Dataset, default: Recipe | None = None) -> Recipe:
-    """The recipe that the options describe, with `--balance` and `--freeze`."""
+    """Make the recipe that the options describe, including `--balance` and `--freeze`."""
     recipe = parse_recipe_options(arguments, dataset, default)
     return replace(
         recipe,
@@ -140,7 +143,12 @@ class RunStart:
 
 
 def resolve_start(arguments: Namespace, dataset: Dataset, default_model: str) -> RunStart:
-    """The network of `--model` with random weights, or the network of `--from` with its weights."""
+    """Find the network to train and the weights that it starts from.
+
+    With `--from`, both come from that source.  Otherwise the network is that of `--model`, or
+    `default_model`, with random weights.  Raises UsageError if `--from` names a folder and
+    `--model` is given too.
+    """
     if not is_given(arguments, "from"):
         name = arguments.model or default_model
         return RunStart(network(name, input=dataset.input, classes=len(dataset.classes)))
@@ -162,7 +170,10 @@ def is_vlad_requested(arguments: Namespace) -> bool:
 
 
 def resolve_vlad_run(arguments: Namespace, dataset: Dataset) -> ResolvedRun:
-    """The run of `--model vlad`.  Raises UsageError for options that only networks have."""
+    """Make the run of `--model vlad`.
+
+    Raises UsageError for options that apply only to networks.
+    """
     for option in NETWORK_ONLY_OPTIONS:
         if is_given(arguments, option):
             raise UsageError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from residua.net.build import ResidualNetwork
     from residua.net.vlad import VladNetwork
 
+MAX_TOTAL_BYTES = 256_000_000
 SIMILAR_IMAGES = 6  # shown next to a prediction
 
 
@@ -40,10 +41,35 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_engine_option(parser)
     parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="mark answers with a probability below this one, from 0 to 1, as unsure "
+        "(default: none)",
+    )
+    add_limit_options(parser)
+    add_access_options(parser)
+    add_data_dir_option(parser)
+
+
+def add_limit_options(parser: CommandParser) -> None:
+    parser.add_argument(
         "--max-bytes", type=int, default=20_000_000, help="the largest request body, in bytes"
     )
     parser.add_argument(
-        "--max-pixels", type=int, default=50_000_000, help="the largest image, in pixels"
+        "--max-total-bytes",
+        type=int,
+        help="memory for the bodies of all requests, in bytes; when it is full, the body that has "
+        "taken the most for the longest time is rejected, to be retried (default: 256000000, or "
+        "--max-bytes if that is more)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=50_000_000,
+        help="the largest image, in pixels; all images that are decoded at the same time take at "
+        "most 13 times as many bytes, so the limit is lower for images with transparency or with "
+        "more than 8 bits",
     )
     parser.add_argument(
         "--max-waiting",
@@ -55,23 +81,53 @@ def add_arguments(parser: CommandParser) -> None:
         "--timeout",
         type=float,
         default=30.0,
-        help="the longest time in seconds for a request to arrive, and for its answer",
+        help="the longest time in seconds for a request's body to arrive, and for its answer",
     )
-    add_data_dir_option(parser)
+    parser.add_argument(
+        "--head-timeout",
+        type=float,
+        default=10.0,
+        help="the longest time in seconds for a request's headers to arrive",
+    )
+
+
+def add_access_options(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="names under which clients reach the server, besides localhost, --host and its own "
+        "addresses; requests to any other host are rejected",
+    )
+    parser.add_argument(
+        "--allow-origin",
+        nargs="+",
+        default=[],
+        metavar="ORIGIN",
+        help="other sites whose pages may send requests and read the answers (CORS), such as "
+        "https://photos.example, or '*' for all (default: only the server's own page)",
+    )
 
 
 def run(arguments: Namespace) -> None:
-    for option in ("max_bytes", "max_pixels", "max_waiting", "timeout"):
-        if arguments[option] <= 0:
-            name = option.replace("_", "-")
-            raise UsageError(f"--{name} must be positive, got {arguments[option]}")
+    require_valid_limits(arguments)
     require_extra("serve")
+    access = deploy.AccessRules(
+        (arguments.host, *map(deploy.parse_allowed_host, arguments.allow_host)),
+        tuple(map(deploy.parse_allowed_origin, arguments.allow_origin)),
+    )
     # the port is opened first, so that a port in use is reported before the model is loaded
     with deploy.open_listener(arguments.host, arguments.port) as listener:
         network, config = net.load_model_folder(net.find_model_folder(arguments.model))
         engine = deploy.build_engine(network, config, arguments.engine)
         limits = deploy.ServerLimits(
-            arguments.max_bytes, arguments.max_pixels, arguments.max_waiting, arguments.timeout
+            arguments.max_bytes,
+            arguments.max_pixels,
+            arguments.max_waiting,
+            arguments.timeout,
+            arguments.max_total_bytes or max(MAX_TOTAL_BYTES, arguments.max_bytes),
+            arguments.head_timeout,
         )
         similar_images = index_similar_images(network, config, arguments)
         page = report.render_template(
@@ -80,7 +136,9 @@ def run(arguments: Namespace) -> None:
             similar=SIMILAR_IMAGES if similar_images else 0,
         )
         explainer = try_build_explainer(network, config)
-        service = deploy.PredictionService(engine, page, limits, explainer, similar_images)
+        service = deploy.PredictionService(
+            engine, page, limits, explainer, similar_images, access, arguments.threshold
+        )
         greeting = f"{config.network.name} by {engine.description}"
         deploy.serve_until_stopped(
             service,
@@ -89,10 +147,28 @@ def run(arguments: Namespace) -> None:
         )
 
 
+def require_valid_limits(arguments: Namespace) -> None:
+    """Raise UsageError if a limit is not positive, or contradicts another one."""
+    options = ("max_bytes", "max_total_bytes", "max_pixels", "max_waiting", "timeout")
+    for option in (*options, "head_timeout"):
+        if arguments[option] is not None and arguments[option] <= 0:
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name} must be positive, got {arguments[option]}")
+    if (arguments.max_total_bytes or arguments.max_bytes) < arguments.max_bytes:
+        raise UsageError(
+            f"--max-total-bytes {arguments.max_total_bytes} is less than --max-bytes "
+            f"{arguments.max_bytes}: a single body must fit"
+        )
+    if not 0 <= arguments.threshold <= 1:
+        raise UsageError(
+            f"--threshold must be a probability from 0 to 1, got {arguments.threshold}"
+        )
+
+
 def build_page_variables(
     config: "ModelConfig", engine_name: str, max_bytes: int
 ) -> dict[str, object]:
-    """The variables of serve.html.j2 that describe the model."""
+    """Build the variables of the template serve.html.j2 that describe the model."""
     trained_text = f", trained on {config.dataset}" if config.dataset else ""
     error_text = ""
     if config.test_error is not None:
@@ -109,7 +185,10 @@ def build_page_variables(
 
 
 def try_build_explainer(network: "nn.Module", config: "ModelConfig") -> "GradCamExplainer | None":
-    """Grad-CAM; None if captum is not installed, or if the network has no feature maps."""
+    """Build a Grad-CAM explainer.
+
+    Returns None if captum is not installed, or if the network has no convolutional stages.
+    """
     try:
         return deploy.GradCamExplainer(network, config)
     except UsageError:
@@ -119,7 +198,7 @@ def try_build_explainer(network: "nn.Module", config: "ModelConfig") -> "GradCam
 def index_similar_images(
     network: "ResidualNetwork | VladNetwork", config: "ModelConfig", arguments: Namespace
 ) -> "SimilarImageIndex | None":
-    """The training images of `--images` with their features; None if the option is not given."""
+    """Index the training images of `--images`; None if the option is not given."""
     if arguments.images is None:
         return None
     with ProgressBar("batch") as bar:

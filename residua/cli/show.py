@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from residua.cli.models import has_paper_stride
 from residua.cli.options import add_json_option, add_network_options, parse_network_options
 from residua.cli.output import print_result
 from residua.cli.parser import CommandParser
@@ -52,7 +53,10 @@ def run(arguments: Namespace) -> None:
 
 
 def format_plan_table(network_plan: Plan) -> list[str]:
-    """One line for the stem, for each series of equal units, and for the head."""
+    """Format one line for the stem, one for each group of identical units, and one for the head.
+
+    Two lines above them show the network's name and its input shape.
+    """
     lines = [
         network_plan.network.name,
         f"{'input':24} {format_plan_shape(network_plan.stem[0].input_shape)}",
@@ -83,7 +87,10 @@ def format_plan_row(name: str, layers: Layers, description: str = "") -> str:
 
 
 def format_planned_unit(unit: PlannedUnit, join: Join) -> str:
-    """`3x3 bn relu 3x3 bn + identity -> relu  4,672`: the layers of a unit and its parameters."""
+    """Format the layers of a unit, and its number of parameters.
+
+    For example, `3x3 bn relu 3x3 bn + identity -> relu  4,672`.
+    """
     branch = format_layer_sequence(unit.branch)
     shortcut = format_layer_sequence(unit.shortcut or ()) or "identity"
     joined = f"{branch} + {shortcut}"
@@ -99,9 +106,9 @@ def format_planned_unit(unit: PlannedUnit, join: Join) -> str:
 
 
 def format_totals_beside_paper(network_plan: Plan, name: str) -> list[str]:
-    """Depth, parameters, multiply-adds and activation memory.
+    """Format the depth, parameters, multiply-adds and activation memory, one per line.
 
-    The paper's numbers are added if `name` is the paper's network and no option has changed it.
+    The paper's numbers are added if `name` is a network of the paper and no option has changed it.
     """
     paper = PAPER_RESULTS.get(name) if network_plan.network == network(name) else None
     mebibytes = activation_bytes(network_plan) / 2**20
@@ -115,6 +122,10 @@ def format_totals_beside_paper(network_plan: Plan, name: str) -> list[str]:
         f"{label:24} {value}" + (f"   (paper: {published})" if published else "")
         for label, value, published in rows
     ]
+    if network_plan.network.name.startswith("cifar-wrn"):
+        lines[0] += "   (the name counts the three projections, but not the last layer)"
+    if has_paper_stride(network_plan):
+        lines[2] += "   (stride at the 1x1, as in the papers; v1.5: stride=3x3)"
     if paper and paper.error:
         lines.append(f"{'error in the paper':24} {paper.error}")
     return lines

@@ -9,15 +9,17 @@ from residua.cli.options import (
     add_out_option,
     add_seed_option,
 )
-from residua.cli.output import print_result
+from residua.cli.output import print_published_data, print_result
 from residua.cli.parser import CommandParser
 from residua.cli.progress import ProgressBar
+from residua.config.dataset import get_dataset
 
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "model",
-        help="a network's name (measured at initialisation), a run's folder or a model folder",
+        help="a network's name (measured at initialisation), a run's folder, a model folder, or "
+        "hf:OWNER/NAME on the Hugging Face hub",
     )
     parser.add_argument(
         "--data",
@@ -46,6 +48,7 @@ def run(arguments: Namespace) -> None:
             data_dir=arguments.data_dir,
             on_progress=lambda done, total: bar.update(arguments.model, done, total),
         )
+    print_published_data(get_dataset(str(signals_record["data"])), "train", arguments.images)
     report.write_signals_record(signals_record, folder)
     findings, facts = report.write_and_summarize_signals(folder)
     summary = "\n".join([*findings, "", f"The page: {facts['page']}"])

@@ -13,7 +13,7 @@ from residua.cli.options import (
     add_recipe_options,
     parse_recipe_options,
 )
-from residua.cli.output import print_result
+from residua.cli.output import print_published_data, print_result
 from residua.cli.parser import CommandParser
 from residua.cli.progress import ProgressBar, StudyProgress
 from residua.config.dataset import get_dataset
@@ -80,12 +80,12 @@ def run(arguments: Namespace) -> None:
 
 
 def run_and_report_study(study: Study, arguments: Namespace) -> None:
-    """Train the runs that are not finished yet, write the page, and print its verdict.
+    """Train the unfinished runs of a study, write its page, and print the verdict.
 
-    Raises TrainingError if a run failed; the page is then still written if at least one run
-    finished.
+    Raises TrainingError if a run failed; the page is still written if at least one run finished.
     """
     points_by_run = study.points_by_run_name()
+    print_published_data(get_dataset(study.dataset), "train, dev and test")
     with ProgressBar() as bar:
         failures = studies.train_study(
             study,

@@ -1,12 +1,19 @@
 """Train a network on a data set and store the run in a folder that other commands read."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from residua import data, training
+from residua.cli.image_options import (
+    add_max_pixels_option,
+    add_white_level_option,
+    apply_to_dataset,
+    check_image_options,
+)
 from residua.cli.options import (
     add_data_argument,
     add_data_dir_option,
@@ -16,15 +23,17 @@ from residua.cli.options import (
     add_recipe_options,
     add_seed_option,
 )
-from residua.cli.output import print_notes, print_result
+from residua.cli.output import DataSummaryPrinter, print_note, print_notes, print_result
 from residua.cli.parser import CommandParser
 from residua.cli.progress import ProgressBar, TrainingListener
 from residua.cli.run_options import ResolvedRun, resolve_run
 from residua.config.network import Network
 from residua.config.plan import plan
+from residua.config.run import Run, parse_run
 from residua.config.serialize import Json
+from residua.errors import RecordError, UsageError
 from residua.record import RunRecord
-from residua.report.format import format_duration, format_percent, format_three_digits
+from residua.report.format import format_quantities
 from residua.study_records import folder_for_name
 
 if TYPE_CHECKING:
@@ -42,8 +51,8 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--from",
-        help="start from these weights: a run's folder, a model folder, a file, or OWNER/NAME on "
-        "the Hugging Face hub (default: random weights)",
+        help="start from these weights: a run's folder, a model folder, a file, or "
+        "hf:OWNER/NAME on the Hugging Face hub (default: random weights)",
     )
     parser.add_argument(
         "--freeze",
@@ -55,6 +64,8 @@ def add_arguments(parser: CommandParser) -> None:
         type=int,
         help="side in pixels of the square crops of photographs, 8 to 1024 (default: chosen)",
     )
+    add_max_pixels_option(parser)
+    add_white_level_option(parser)
     parser.add_argument(
         "--balance",
         action="store_true",
@@ -89,31 +100,44 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    dataset = data.resolve_dataset(arguments.data)
     with training.join_process_group() as group:
+        check_image_options(arguments)
+        dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
         machine = training.detect_machine(arguments.precision, arguments.recompute or "none", group)
+        print_summary = DataSummaryPrinter(group.is_main)
         if arguments.dry_run:
             training.parse_save_interval(arguments.save_every)
             resolved = resolve_run(arguments, dataset, machine)
             facts = training.preview_run(
-                resolved.run, machine, arguments.data_dir, resolved.dataset
+                resolved.run, machine, arguments.data_dir, resolved.dataset, print_summary
             )
         else:
-            facts = train_and_report(arguments, resolve_run(arguments, dataset, machine), machine)
+            resolved = resolve_run(arguments, dataset, machine)
+            facts = train_and_report(arguments, resolved, machine, print_summary)
     if group.is_main:
-        print_result(facts, format_run_facts(facts), arguments.json)
+        lines = format_quantities(facts)
+        print_result(facts | print_summary.json, "\n".join(lines), arguments.json)
 
 
 def train_and_report(
-    arguments: Namespace, resolved: ResolvedRun, machine: "Machine"
+    arguments: Namespace,
+    resolved: ResolvedRun,
+    machine: "Machine",
+    print_summary: DataSummaryPrinter,
 ) -> dict[str, Json]:
-    """Train, with notes and a progress bar on standard error; return the result and the folder."""
+    """Train a run, with notes and a progress bar on standard error.
+
+    Returns the run's result, with the path of its folder added.
+    """
     run_config, is_main = resolved.run, machine.group.is_main
     name = run_config.network.name
     folder_name = f"{name}-{resolved.dataset.name}-{run_config.id}"
     folder = arguments.out or folder_for_name(Path("runs"), folder_name)
+    was_finished = is_finished_run(folder)
     if is_main:
         print_notes(resolved.choice_notes)
+        if arguments.resume and not RunRecord(folder).run_json_path.exists():
+            print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
     with bar, training.catch_stop_signals() as should_stop:
         result = training.train_run(
@@ -125,16 +149,48 @@ def train_and_report(
             data_dir=arguments.data_dir,
             resume=arguments.resume,
             checkpoint_policy=training.parse_save_interval(arguments.save_every),
+            on_data=print_summary,
             on_progress=TrainingListener(bar, name, describe_run_memory(resolved, machine)),
             should_stop=should_stop,
         )
     if is_main:
         print_notes(describe_skipped_files(RunRecord(folder).read_skipped_images()))
-    return {**result, "folder": str(folder)}
+    if is_main and was_finished:
+        print_note(
+            f"the run in {folder} is already finished; nothing was trained: "
+            f"to train its network further, add --from {folder} and another --out"
+        )
+    return {**result, "folder": str(folder), "trained": not was_finished}
+
+
+def describe_missing_run(folder: Path, run: Run) -> str:
+    """Say that there is no run to resume, and name the newest run beside it of the same network."""
+    hint = ""
+    if similar_runs := find_runs_of_network(folder.parent, run):
+        newest = similar_runs[-1]
+        option = "--from" if is_finished_run(newest) else "--out"
+        hint = f" (to go on from {newest}, add {option} {newest})"
+    return f"there is no run in {folder} to resume: training starts from the beginning{hint}"
+
+
+def find_runs_of_network(parent: Path, run: Run) -> list[Path]:
+    """The folders in `parent` with runs of the network of `run`, the newest last."""
+    folders = []
+    for path in parent.glob("*/run.json"):
+        with suppress(RecordError, UsageError):
+            if parse_run(RunRecord(path.parent).read_run_json()["run"]).network == run.network:
+                folders.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(folders)]
+
+
+def is_finished_run(folder: Path) -> bool:
+    """Whether a folder holds a run that has a result."""
+    record = RunRecord(folder)
+    return record.run_json_path.exists() and record.read_result() is not None
 
 
 def describe_run_memory(resolved: ResolvedRun, machine: "Machine") -> str:
-    """The memory estimate of a network's run; "" for VLAD, which has no estimate."""
+    """Describe the estimated memory of a network's run; "" for VLAD, which has no estimate."""
     network = resolved.run.network
     if not isinstance(network, Network):
         return ""
@@ -142,39 +198,11 @@ def describe_run_memory(resolved: ResolvedRun, machine: "Machine") -> str:
 
 
 def describe_skipped_files(skipped: list[dict[str, str]]) -> Iterator[str]:
-    """One sentence per photograph that could not be used, at most `MAX_NAMED_FILES`."""
+    """Yield one line per photograph that could not be used.
+
+    After `MAX_NAMED_FILES` photographs, one last line says how many others were skipped.
+    """
     for problem in skipped[:MAX_NAMED_FILES]:
         yield f"skipped: {problem['path']} {problem['detail']}"
     if len(skipped) > MAX_NAMED_FILES:
         yield f"{len(skipped) - MAX_NAMED_FILES:,} more were skipped: run.json names them all"
-
-
-def format_run_facts(facts: dict[str, Json]) -> str:
-    """One line per fact of a run or a dry run, with units."""
-    return "\n".join(
-        f"{name.replace('_', ' '):24} {format_fact_value(name, value)}"
-        for name, value in facts.items()
-    )
-
-
-def format_fact_value(name: str, value: Json) -> str:
-    """A fact's value in the unit that its name implies, e.g. `estimated_seconds`."""
-    if "error" in name.split("_") and isinstance(value, float):
-        return format_percent(value, digits=2)
-    match name.rpartition("_")[2], value:
-        case "bytes", int():
-            return f"{value / 2**20:,.1f} MiB"
-        case "seconds", float():
-            return format_duration(value)
-        case "rates", list():
-            return ", ".join(format_lr_change(change) for change in value)
-        case _, float():
-            return format_three_digits(value)
-        case _, int():
-            return f"{value:,}"
-    return str(value)
-
-
-def format_lr_change(change: Json) -> str:
-    assert isinstance(change, dict)
-    return f"{change['lr']:.4g} from step {change['step']:,}"

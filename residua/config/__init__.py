@@ -1,20 +1,24 @@
-"""Networks, data sets, recipes, runs and studies as frozen values; standard library only.
+"""Frozen dataclasses that describe networks, data sets, recipes, runs and studies.
 
-network, joins, heads   a residual network as data: orders, joins, units, stages, head
-registry                which kinds of parts exist, and how another module adds one
+This package imports only the standard library.
+
+network, joins, heads   the parts of a residual network: stem, stages, units, joins, head
+registry                the classes of parts, and how another module adds one
 families, name_parts,
-papers, paper_results   networks by name, and the figures that the papers print for them
-plan                    network -> concrete layers; parameters and multiply-adds
-memory                  bytes of activations, of a step, and of a run
+papers, paper_results   networks by name, and the results that the papers report for them
+plan                    a network's layers, parameter count and multiply-adds
+memory                  estimates of memory, in bytes
 dataset                 the data sets that are known by name
 optimisers, schedules,
 augmentation, recipe    how a network is trained
-run, study              a run, and a comparison of many
+run, study              a training run, and a comparison of many runs
 model                   config.json of a model folder
 vlad_config             the classical VLAD classifier
 evaluation_results,
 lesion_results          results that reports read
-serialize, checks       values <-> JSON, overrides, range checks
+serialize, checks       conversion to and from JSON, overrides, range checks
+size_limits             the largest networks, images and names
+hub_name                names on the Hugging Face hub: hf:OWNER/NAME
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How training images are changed at random, as data."""
+"""Data augmentation: the random changes of training images."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
@@ -23,11 +23,14 @@ class BatchTransform(Part):
     @property
     @abstractmethod
     def description(self) -> str:
-        """The change in words, put after "; ": e.g. `pixels are inverted with probability 0.5`."""
+        """A clause that describes the change, e.g. `pixels are inverted with probability 0.5`.
+
+        Reports print it in a list of changes, after "; ".
+        """
 
     @property
     def random_numbers_per_image(self) -> int:
-        """Random numbers that the transform draws for each image."""
+        """The number of random int64 numbers that the transform needs for each image."""
         return 1
 
 
@@ -36,18 +39,20 @@ class Augmentation:
     """The random changes of training images, in the order in which they are applied.
 
     area, stretch  crop at random and resize to the input's size (Szegedy et al. 2015, section 6);
-                   the crop's share of the image's area is uniform in [area, 1], its aspect ratio
-                   log-uniform in [1 / stretch, stretch]; with area=1, the default, `pad` is used
-                   instead
-    pad            pad by that many pixels on each side and crop back at a random place
+                   the crop's share of the image's area is uniform in [area, 1], and its aspect
+                   ratio log-uniform in [1 / stretch, stretch]; with area=1, the default, images
+                   are padded by `pad` instead
+    pad            pad each side by `pad` pixels, then crop at random to the input's size
     flip           mirror with probability 1/2, if the data set allows it
-    colour         multiply brightness, contrast and saturation by up to 1 +- colour (Howard 2013)
-    trivial        TrivialAugment (Müller & Hutter 2021)
-    extra          registered transforms, applied in the given order
-    cut            set a square of that many pixels to the mean colour (DeVries & Taylor 2017)
-    mixup, cutmix  probabilities of blending an image with another one (Zhang et al. 2018), and of
-                   pasting in a box of another one (Yun et al. 2019); labels are mixed in the same
-                   shares, which are uniform
+    colour         multiply brightness, contrast and saturation by factors in [1 - colour,
+                   1 + colour] (Howard 2013)
+    trivial        apply TrivialAugment (Müller & Hutter 2021)
+    extra          apply these registered transforms, in this order
+    cut            fill a square of side `cut` pixels with the mean colour (DeVries & Taylor 2017)
+    mixup          probability of blending an image with another one (Zhang et al. 2018)
+    cutmix         probability of pasting a box of another image into an image (Yun et al. 2019);
+                   in mixup and CutMix the labels are mixed in the same proportion as the images,
+                   and this proportion is drawn uniformly
     """
 
     pad: int = 4
@@ -77,5 +82,5 @@ class Augmentation:
             )
 
     def adapt_to_dataset(self, dataset: Dataset) -> "Augmentation":
-        """Return this augmentation, but without `flip` if mirroring may change an image's class."""
+        """Return this augmentation; `flip` is off if mirroring may change the class of an image."""
         return replace(self, flip=self.flip and dataset.flip_keeps_class)

@@ -1,4 +1,4 @@
-"""Range checks that several config values share."""
+"""Range checks that several config classes share."""
 
 from math import inf
 
@@ -15,7 +15,7 @@ def check_range(value: float, name: str, low: float, high: float = inf) -> None:
 def check_kernels(kernels: tuple[int, ...]) -> None:
     """Raise UsageError unless there is at least one kernel size and all of them are odd.
 
-    Only with odd kernel sizes can padding keep the shape of the input.
+    Equal padding on both sides can keep the shape of the input only if kernel sizes are odd.
     """
     if not kernels or any(side < 1 or side % 2 == 0 for side in kernels):
         raise UsageError(
@@ -25,6 +25,6 @@ def check_kernels(kernels: tuple[int, ...]) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raise UsageError unless 0 <= seed < 2^32, the range that all our random functions take."""
+    """Raise UsageError unless 0 <= seed < 2^32, the range that all random functions accept."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed {seed} is invalid: give a whole number from 0 to {2**32 - 1}")

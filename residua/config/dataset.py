@@ -1,4 +1,4 @@
-"""Data sets as values: files and checksums, image shape, classes, mean and standard deviation."""
+"""The data sets known by name: files, checksums, image shapes, classes, means and stds."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ FASHION_MNIST_CLASSES = (
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file of a data set, with its MD5 sum as stated by the publisher."""
+    """A file of a data set, with its published MD5 sum."""
 
     name: str
     md5: str
@@ -68,14 +68,15 @@ class Dataset:
     """Images of one shape in named classes, with a training split and a test split.
 
     input             (channels, height, width)
-    mean, std         per channel, over the training images, for pixels in [0, 1]
+    mean, std         mean and standard deviation of each channel over the training images, for
+                      pixels in [0, 1]
     num_images        number of images in the training split
-    num_dev_images    number of images in the training split that are held out as the dev split
+    num_dev_images    number of these images that are held out as the dev split
     kind              file format: sklearn, batches (Python pickles), idx, or folder (photographs)
-    train, test       files of the splits; for IDX, images and labels
+    train, test       files of each split; for IDX, the image file and then the label file
     flip_keeps_class  whether a mirrored image keeps its class
-    resize            for photographs: side of the square images that are stored, larger than the
-                      input, for random crops to be taken from; 0 stores images of the input's size
+    resize            for photographs: side of the stored square images, from which random crops of
+                      the input's size are taken; 0 if images are stored at the input's size
     """
 
     name: str
@@ -95,7 +96,7 @@ class Dataset:
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the training images as they are stored in memory."""
+        """The shape (channels, height, width) of the training images stored in memory."""
         return (self.input[0], self.resize, self.resize) if self.resize else self.input
 
 
@@ -110,7 +111,8 @@ def make_idx_dataset(
 ) -> Dataset:
     """Make a data set that consists of four IDX files, in the format of MNIST.
 
-    MD5 sums are given both for the unpacked and for the packed files.
+    `raw_md5s` are the MD5 sums of the unpacked files, and `gz_md5s` those of the gzipped files.
+    Both are in the order training images, training labels, test images, test labels.
     """
     filenames = [
         f"{part}-{what}-ubyte"
@@ -142,7 +144,7 @@ def make_idx_dataset(
 DATASETS = {
     d.name: d
     for d in (
-        # 8x8 handwritten digits of Alpaydin & Kaynak (1998), as scikit-learn carries them. The
+        # 8x8 handwritten digits of Alpaydin & Kaynak (1998), as shipped with scikit-learn. The
         # split is ours.
         Dataset(
             name="digits",
@@ -155,7 +157,7 @@ DATASETS = {
             kind="sklearn",
             flip_keeps_class=False,
         ),
-        # Krizhevsky 2009; 45,000 / 5,000 as He et al. 2015, section 4.2.
+        # Krizhevsky 2009; split 45,000 / 5,000 as by He et al. 2015, section 4.2.
         Dataset(
             name="cifar10",
             input=(3, 32, 32),
@@ -200,8 +202,8 @@ DATASETS = {
                 ),
             ),
         ),
-        # LeCun et al. 1998; the publisher's own address no longer serves the files, so mirrors
-        # stand first.
+        # LeCun et al. 1998; the publisher's own address no longer serves the files, so the mirrors
+        # come first.
         make_idx_dataset(
             "mnist",
             DIGIT_CLASSES,
@@ -225,8 +227,8 @@ DATASETS = {
                 "ec29112dd5afa0611ce80d1b7f02629c",
             ),
         ),
-        # Xiao et al. 2017. They state the sums of the packed files; those of the unpacked ones are
-        # others' who unpacked them.
+        # Xiao et al. 2017. They publish the MD5 sums of the gzipped files only; the sums of the
+        # unpacked files were published by others.
         make_idx_dataset(
             "fashion-mnist",
             FASHION_MNIST_CLASSES,
@@ -254,9 +256,9 @@ DATASETS = {
 
 
 def get_dataset(name: str) -> Dataset:
-    """Return the data set of that name.
+    """Return the data set called `name`.
 
-    Raises UsageError, with the nearest name, if there is none.
+    Raises UsageError if there is none; the message suggests the nearest name.
     """
     if name not in DATASETS:
         raise unknown_name_error("data set", name, DATASETS)

@@ -1,6 +1,6 @@
 """Results of an evaluation, as `evaluation.json` stores them: counts, calibration, mistakes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from statistics import NormalDist
 from typing import Literal
@@ -24,11 +24,13 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin:
-    """One bin of a calibration diagram: images grouped by the probability of their predicted class.
+    """One bin of a calibration diagram.
 
-    The bins are equally wide.
+    Images are grouped into bins by the probability of their predicted class.  All bins are equally
+    wide.
 
-    confidence  mean of that probability over the bin's images
+    count       number of images in the bin
+    confidence  mean probability of the predicted class over the bin's images
     accuracy    fraction of the bin's images whose predicted class is right
     """
 
@@ -39,10 +41,13 @@ class CalibrationBin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationResult:
-    """How well probabilities are calibrated: of predictions made at 80 %, 80 % should be right.
+    """How well predicted probabilities agree with observed accuracies.
 
-    ece   expected calibration error in [0, 1]: the mean over images of their bin's
-          |accuracy - confidence| (Guo et al. 2017)
+    Probabilities are calibrated if, for example, 80 % of the predictions with probability 80 % are
+    right.
+
+    ece   expected calibration error in [0, 1]: the mean of |accuracy - confidence| over the bins,
+          weighted by their number of images (Guo et al. 2017)
     loss  mean cross-entropy in nats
     """
 
@@ -55,10 +60,10 @@ class CalibrationResult:
 class ConfidentMistake:
     """A misclassified image.
 
-    where         the image's path or position
-    thumbnail     a data URI
+    where         the image's path, or its position in the data set
+    thumbnail     the image as a data URI
     truth, guess  indices of the true class and of the most probable class
-    probability   probability of the most probable class
+    probability   predicted probability of the most probable class
     """
 
     where: str
@@ -70,21 +75,26 @@ class ConfidentMistake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
-    """A network's results on all images of a split; intervals are 95 % (Wilson 1927).
+    """A network's results on all images of a split.
+
+    All intervals are 95 % confidence intervals (Wilson 1927).
 
     mirror            whether probabilities are averaged over each image and its mirror image
     count             number of images
-    wrong, wrong5     number of images whose true class is not the most probable class, or not one
-                      of the five most probable classes
+    wrong             number of images whose true class is not the most probable class
+    wrong5            number of images whose true class is not among the five most probable classes
     loss              mean cross-entropy in nats
     confusion         number of images by true class (rows) and most probable class (columns)
-    recall_intervals  intervals of the recall, by class; (0, 1) for a class without images
+    recall_intervals  interval of each class's recall; (0, 1) for a class without images
     calibration       calibration of the network's own softmax
     scaled            calibration of softmax(scores / temperature), with the temperature fitted on
                       other images
-    fitted            which images the temperature is fitted on: see `training/calibration.py`
+    fitted            where the temperature comes from: "folder" (stored in the model folder), "dev"
+                      (fitted on the dev split), or "halves" (fitted for each half of the images
+                      on the other half)
     mistakes          misclassified images, the most confident mistake first
     left_out          files that could not be read, each with the reason
+    temperature_note  which temperature this evaluation has stored or removed, or why it has not
     """
 
     model: str
@@ -107,6 +117,7 @@ class EvaluationResult:
     mistakes: tuple[ConfidentMistake, ...]
     left_out: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    temperature_note: str = field(default="", metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     @property
@@ -127,21 +138,21 @@ class EvaluationResult:
     def class_recall(self, class_index: int) -> float | None:
         """Return the fraction of a class's images that are classified correctly.
 
-        None for a class without images.
+        The result is None for a class without images.
         """
         images = self.count_images_of_class(class_index)
         return self.confusion[class_index][class_index] / images if images else None
 
     def class_precision(self, class_index: int) -> float | None:
-        """Return the fraction of the images classified as this class that belong to it.
+        """Return the fraction of correct predictions among all predictions of this class.
 
-        None if no image is classified as this class.
+        The result is None if no image is predicted as this class.
         """
         predictions = self.count_predictions_of_class(class_index)
         return self.confusion[class_index][class_index] / predictions if predictions else None
 
     def most_frequent_confusions(self) -> list[tuple[int, int, int]]:
-        """List confusions as (images, true class, most probable class), most frequent first."""
+        """List confusions as (image count, true class, predicted class), most frequent first."""
         confusions = [
             (n, i, j)
             for i, row in enumerate(self.confusion)

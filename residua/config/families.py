@@ -1,4 +1,4 @@
-"""The papers' families of networks, as functions that make the network of a given depth."""
+"""Families of networks: functions that make the papers' networks of a given depth."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,12 +65,12 @@ IMAGENET_FAMILIES = {
 
 
 def make_cifar_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Make a 3x3 stem followed by three stages of widths 16, 32, 64 (x4 for bottlenecks).
+    """Make a network for 32x32 images (He et al. 2015, section 4.2, and 2016, section 5).
 
-    The networks are those of He et al. 2015, section 4.2, and 2016, section 5.  The depth counts
-    weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.  Pre-activation nets of 164
-    layers and more are made of bottlenecks with option-B shortcuts if their depth allows it, as in
-    He et al. 2016.
+    The network has a 3x3 stem and three stages of widths 16, 32 and 64, or four times as wide with
+    bottlenecks.  The depth counts weight layers: 6n+2 for two-layer blocks, 9n+2 for bottlenecks.
+    Pre-activation nets of 164 layers and more are made of bottlenecks with option-B shortcuts if
+    their depth allows it, as in He et al. 2016.
     """
     refuse_stem_change(changes)
     unit = CIFAR_FAMILIES[family]
@@ -99,8 +99,9 @@ def make_cifar_network(family: str, depth: int, changes: NameChanges) -> Network
 def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
     """Make a wide pre-activation net of two-layer blocks for 32x32 images.
 
-    The network follows Zagoruyko & Komodakis 2016, Table 1.  The depth in its name also counts the
-    projections, so the depth in its plan is smaller by two.
+    The network follows Zagoruyko & Komodakis 2016, Table 1.  Its name counts all convolutions, as
+    the paper does: the projections, but not the last layer.  Its plan does not count projections
+    but counts the last layer, so the depth in the plan is smaller by two.
     """
     nearest_depth = max(depth - (depth - 4) % 6, 10)
     if depth != nearest_depth:
@@ -113,9 +114,9 @@ def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
 
 
 def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Make a 7x7 stem with a max-pool, followed by four stages (He et al. 2015, Table 1).
+    """Make a network for ImageNet: a 7x7 stem, a max-pool and four stages.
 
-    Shortcuts are those of option B.
+    The network follows He et al. 2015, Table 1, with option-B shortcuts.
     """
     if depth not in IMAGENET_STAGE_UNITS and "units" not in changes:
         depths = ", ".join(map(str, IMAGENET_STAGE_UNITS))
@@ -147,9 +148,10 @@ def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Netw
 
 
 def make_fc_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Make a fully connected network with layers of 128 and then 256 values; our choice.
+    """Make a fully connected network with a stage of width 128 and a stage of width 256.
 
-    The shortcut from 128 to 256 values needs a projection W_s of 256x128.
+    The widths are our choice.  In a ResNet, the shortcut from 128 to 256 values is a projection W_s
+    of shape 256x128.
     """
     refuse_stem_change(changes)
     if "stride" in changes:
@@ -169,10 +171,10 @@ def make_fc_network(family: str, depth: int, changes: NameChanges) -> Network:
 
 
 def make_lecture_network(family: str, depth: int, changes: NameChanges) -> Network:
-    """Make a network of five two-layer blocks with biases and without BN.
+    """Make a network of two-layer blocks with biases and without BN, after Ng's lecture on ResNets.
 
-    It has three stages with max-pools between them.  The network follows Ng's lecture on
-    residual nets; the widths are our choice.
+    The network has three stages with max-pools between them.  By default the stages have 1, 2 and 2
+    blocks.  The widths are our choice.
     """
     refuse_stem_change(changes)
     unit = replace_unit_parts(replace(FC_FAMILIES[family], kernels=(3, 3)), changes)
@@ -194,7 +196,7 @@ NETWORK_MAKERS: dict[str, NetworkMaker] = {
     },
     **{family: partial(make_imagenet_network, family) for family in IMAGENET_FAMILIES},
 }
-"""Maps the part of a network's name before the depth to the function that makes the network."""
+"""The function that makes a network, by the family: the part of the name before the depth."""
 WIDE_NETWORK_MAKERS: dict[str, NetworkMaker] = {
     "cifar-wrn": make_wide_resnet,
     "wide-resnet": partial(make_imagenet_network, "resnet"),
@@ -211,9 +213,9 @@ def assemble_network(
     classes: int,
     changes: NameChanges,
 ) -> Network:
-    """Make a network from its parts, with the width factor and the head that `changes` gives."""
+    """Make a network from its parts; `changes` may set a width factor and a head."""
     width_factor = parse_count("width", changes.get("width", "1"))
-    if width_factor > 1 and unit.squeeze > 1:  # a wide bottleneck is wide inside
+    if width_factor > 1 and unit.squeeze > 1:  # a wide bottleneck has a wider inner layer
         if unit.squeeze % width_factor:
             raise UsageError(
                 f"width={width_factor} does not suit a bottleneck {unit.squeeze} times narrower "
@@ -238,9 +240,9 @@ def assemble_network(
 def make_stages(
     widths: list[int], units_per_stage: tuple[int, ...], stride: int = 2
 ) -> list[Stage]:
-    """Make one stage per width, with the given number of units.
+    """Make one stage for each width, with as many units as `units_per_stage` says.
 
-    The first stage has stride 1, and every other stage has stride `stride`.
+    The first stage has stride 1.  All other stages have stride `stride`.
     """
     return [
         Stage(width, n, 1 if i == 0 else stride)
@@ -251,11 +253,11 @@ def make_stages(
 def resolve_units_per_stage(
     family: str, depth: int, unit: Unit, stage_count: int, changes: NameChanges, hint: str = ""
 ) -> tuple[int, ...]:
-    """Return the number of units in each stage.
+    """Return the number of units in each stage of a network of `depth` layers.
 
-    If `changes` gives these numbers, they must make a network of `depth` layers; otherwise every
-    stage has the same number of units.  Raises UsageError if no such numbers make a network of
-    `depth` layers; the message names possible depths.
+    The numbers are those in `changes`; without them, every stage has the same number of units.
+    Raises UsageError if the numbers in `changes` do not fit the depth or the number of stages, or
+    if equal stages cannot make this depth; in that case the message names possible depths.
     """
     layers_per_unit = len(unit.kernels)
     if "units" in changes:

@@ -12,7 +12,7 @@ PoolingOp = Literal["mean", "vlad", "pool"]
 
 
 class Pooling(Part):
-    """Base class of poolings: from a feature map (channels, *size) to the last layer's input.
+    """Base class of poolings, which turn the last feature map into the last layer's input.
 
     The implementation is a function `f(pooling, channels) -> nn.Module`; the module's forward takes
     (n, channels, *size) and returns (n, pooled_channels(channels)).
@@ -30,7 +30,7 @@ class Pooling(Part):
         """The number of values per image after pooling."""
 
     def count_pooling_parameters(self, channels: int) -> int:
-        """Return the number of parameters of the pooling itself."""
+        """Return the number of parameters of the pooling, for `channels` input channels."""
         return 0
 
     def count_pooling_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
@@ -38,7 +38,7 @@ class Pooling(Part):
         return 0
 
     def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
-        """Count the fp32 numbers that the backward pass keeps per image, besides the input."""
+        """Return how many fp32 values are saved per image for the backward pass, input excluded."""
         return 0
 
     def saves_input(self) -> bool:
@@ -49,10 +49,10 @@ class Pooling(Part):
 @register
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head(Pooling):
-    """Pooling of the last feature map: global average pooling ("mean"), or "vlad".
+    """Global average pooling (`pool="mean"`) or NetVLAD (`pool="vlad"`).
 
-    "vlad" sums the residuals of all positions to each of `words` learned centres (Arandjelovic et
-    al. 2016, Eq. 4).
+    NetVLAD has `words` learned centres.  For each centre it sums the residuals of all positions,
+    weighted by a softmax over the centres (Arandjelovic et al. 2016, Eq. 4).
     """
 
     pool: Literal["mean", "vlad"] = "mean"
@@ -74,19 +74,22 @@ class Head(Pooling):
     def count_pooling_parameters(self, channels: int) -> int:
         """Return the number of parameters of the pooling, for `channels` input channels.
 
-        VLAD's parameters are the centres, and the weights and biases that assign positions to them.
+        NetVLAD's parameters are its centres, and the weights and biases of the softmax.
         """
         return self.words * (2 * channels + 1) if self.pool == "vlad" else 0
 
     def count_pooling_multiply_adds(self, channels: int, size: tuple[int, ...]) -> int:
-        """Return the multiply-adds of the pooling per image: two matrix products for VLAD, or 0."""
+        """Return the number of multiply-adds of the pooling per image.
+
+        NetVLAD takes two matrix products; average pooling counts as 0.
+        """
         return 2 * self.words * channels * prod(size) if self.pool == "vlad" else 0
 
     def count_saved_numbers(self, channels: int, size: tuple[int, ...]) -> int:
-        """Count the fp32 numbers that the backward pass keeps per image, besides the input.
+        """Return how many fp32 values are saved per image for the backward pass, input excluded.
 
-        VLAD keeps the normalised features in two layouts, and their norms; the assignments; and
-        the residuals before and after normalisation, and their norms.
+        NetVLAD saves the normalised features in two layouts, the softmax weights, and the residuals
+        before and after normalisation.  It also saves the norms of the features and the residuals.
         """
         if self.pool != "vlad":
             return 0

@@ -10,21 +10,22 @@ from residua.config.registry import Part, register
 from residua.errors import UsageError, unknown_name_error
 
 SavedTensor = Literal["shortcut", "branch", "gate", "new"]
-"""A tensor that the join's backward pass reads, of the unit's output shape: an operand of the
-join, or "new", a tensor that the join itself makes.
+"""A tensor that the join's backward pass reads; it has the shape of the unit's output.
+"shortcut", "branch" and "gate" are the join's operands; "new" is a tensor that the join computes.
 """
 
 
 class Join(Part):
-    """How a unit combines its shortcut and its branch: y = join(x, shortcut, branch).
+    """Base class of joins, which combine a unit's two paths: y = join(x, shortcut, branch).
 
     The standard join is the sum of He et al. 2016, Eq. 1; the others replace the sum.  `x` is the
-    unit's input and `shortcut` the output of the shortcut, which is x if the shortcut is the
-    identity.
+    unit's input, `shortcut` the output of the shortcut and `branch` the output of the branch.  If
+    the shortcut is the identity, `shortcut` is x.
 
-    The implementation is a function `f(join, gate_layers) -> nn.Module`.  The module's forward
-    takes x, the shortcut and the branch, each (n, c, h, w) or (n, c), and returns a tensor of the
-    shape of the branch.
+    The implementation is a function `f(join, gate_layers) -> nn.Module`.  `gate_layers` holds the
+    planned weight layer of the gate, or is () if the join has no gate.  The module's forward takes
+    x, the shortcut and the branch, each (n, c, h, w) or (n, c).  It returns a tensor of the
+    branch's shape.
     """
 
     __slots__ = ()
@@ -32,14 +33,14 @@ class Join(Part):
     @property
     @abstractmethod
     def symbol(self) -> str:
-        """One character for the circle in a diagram, e.g. "+"."""
+        """The character that diagrams print in the join's circle, e.g. "+"."""
 
     @property
     @abstractmethod
     def formula(self) -> str:
         """The join as a formula of x (the shortcut's output), F (the branch) and g (the gate).
 
-        "" stands for the plain sum x + F.
+        The formula is "" for the plain sum x + F.
         """
 
     @property
@@ -49,23 +50,26 @@ class Join(Part):
 
     @property
     def gate_kernel(self) -> int | None:
-        """Kernel size of the weight layer that computes the gate from x; None without a gate."""
+        """Kernel size of the weight layer that computes the gate; None if the join has no gate."""
         return None
 
     @property
     def expected_output_is_sum(self) -> bool:
-        """Whether the join's output equals shortcut + branch in expectation, e.g. with dropout."""
+        """Whether the output is shortcut + branch, exactly or (with dropout) in expectation."""
         return False
 
     def at_depth(self, fraction: float) -> "Join":
-        """Return the join for a unit, given the `fraction` in (0, 1] of units up to and with it."""
+        """Return the join of the unit at relative depth `fraction`, in (0, 1].
+
+        `fraction` is the unit's number, counted from 1, divided by the number of units.
+        """
         return self
 
 
 @register
 @dataclass(frozen=True, slots=True)
 class Add(Join):
-    """x + F(x) (He et al. 2015, Eq. 1)."""
+    """The plain sum x + F(x) (He et al. 2015, Eq. 1)."""
 
     @property
     def symbol(self) -> str:
@@ -87,7 +91,7 @@ class Add(Join):
 @register
 @dataclass(frozen=True, slots=True)
 class Scale(Join):
-    """a x + b F(x), constant scaling (He et al. 2016, Fig. 2b)."""
+    """The sum a x + b F(x), with a = `shortcut` and b = `branch` (He et al. 2016, Fig. 2b)."""
 
     shortcut: float = 1.0
     branch: float = 1.0
@@ -121,9 +125,13 @@ class Scale(Join):
 @register
 @dataclass(frozen=True, slots=True)
 class Gate(Join):
-    """(1 - g) x + g F(x) with g = sigmoid(W x + bias): Highway, and He et al. 2016, Fig. 2c-d.
+    """The gated sum (1 - g) x + g F(x), with the gate g = sigmoid(W x + bias).
 
-    With `scales="shortcut"` only the shortcut is scaled: (1 - g) x + F(x).
+    This is the join of Highway networks and of He et al. 2016, Fig. 2c.  With `scales="shortcut"`
+    only the shortcut is scaled, as in Fig. 2d: (1 - g) x + F(x).
+
+    bias    initial bias of the gate
+    kernel  kernel size of W
     """
 
     bias: float
@@ -163,9 +171,10 @@ class Drop(Join):
 
     `shortcut` is the probability of dropping a single activation of the shortcut.  `branch` is the
     probability of dropping the whole branch of the last unit; for earlier units it decreases
-    linearly, to 0 at the input (Huang et al. 2016, Eq. 4).  Our choice: drops are drawn separately
-    for each image, and in training the kept values are divided by their probability, so that
-    evaluation needs no correction.
+    linearly, to 0 at the input (Huang et al. 2016, Eq. 4).
+
+    Our choice: drops are drawn separately for each image.  In training, the kept values are divided
+    by the probability of keeping them, so that evaluation needs no correction.
     """
 
     shortcut: float = 0.0

@@ -1,4 +1,4 @@
-"""Results of a lesion study (Veit et al. 2016), as values.  Errors are in [0, 1]."""
+"""Results of a lesion study (Veit et al. 2016).  All errors are error rates in [0, 1]."""
 
 from dataclasses import dataclass, field
 from math import exp, lgamma, log
@@ -14,7 +14,7 @@ class UnitDeletionResult:
 
     index          position of the unit in its stage, from 1
     changes_shape  whether the shape of the unit's output differs from that of its input
-    error          None if the unit cannot be replaced by its shortcut
+    error          error without the unit; None if the unit cannot be replaced by its shortcut
     """
 
     name: str
@@ -26,10 +26,12 @@ class UnitDeletionResult:
 
 @dataclass(frozen=True, slots=True)
 class RandomDeletionResult:
-    """The error after deleting several random units at once: mean and sample sd over the draws.
+    """The error after deleting several random units at once, over several random draws.
 
+    deleted   number of deleted units
     kept      number of deletable units that remain, which is the length of the longest path
-    error_sd  None for a single draw
+    error     mean error over the draws
+    error_sd  sample standard deviation of the error over the draws; None for a single draw
     """
 
     deleted: int
@@ -40,11 +42,13 @@ class RandomDeletionResult:
 
 @dataclass(frozen=True, slots=True)
 class RandomSwapResult:
-    """The error after swapping random pairs of units: mean and sample sd over the draws.
+    """The error after swapping random pairs of units, over several random draws.
 
-    tau       Kendall's rank correlation of the new order of the units with the original one: 1 if
-              they are equal, -1 if one is the reverse of the other
-    error_sd  None for a single draw
+    swaps     number of swaps
+    tau       Kendall's rank correlation between the new and the original order of the units, as a
+              mean over the draws; 1 if the orders are equal, -1 if one is the reverse of the other
+    error     mean error over the draws
+    error_sd  sample standard deviation of the error over the draws; None for a single draw
     """
 
     swaps: int
@@ -55,12 +59,13 @@ class RandomSwapResult:
 
 @dataclass(frozen=True, slots=True)
 class PathLengthShare:
-    """The gradient along all paths of one length: `units` branches, and shortcuts elsewhere.
+    """The share of the gradient that the paths of one length carry together.
 
-    log_norm  natural log of the mean norm of one such path's gradient; None if the norm is 0
+    units     path length: the number of units whose branch the path takes; the path takes the
+              shortcut of all other units
+    log_norm  natural log of the mean gradient norm of a single path; None if the mean norm is 0
     sampled   True if the norm is measured, False if it is interpolated between measured lengths
-    share     share of the whole gradient that all paths of this length carry, in [0, 1]; shares sum
-              to 1
+    share     fraction of the gradient in [0, 1]; the shares of all path lengths sum to 1
     """
 
     units: int
@@ -75,7 +80,10 @@ class NetworkLesionResult:
 
     label            the network's name, with its folder if two networks have the same name
     error            error of the intact network
-    paths            () for a plain net
+    units            results of deleting each unit alone
+    thinned          results of deleting several random units, by the number of deleted units
+    swapped          results of swapping random pairs of units, by the number of swaps
+    paths            gradient share of each path length; () for a plain net
     gradient_images  number of images that `paths` is measured on; 0 for a plain net
     """
 
@@ -95,7 +103,7 @@ class NetworkLesionResult:
 
     @property
     def deletion_errors(self) -> list[float]:
-        """The error after deleting each unit that can be deleted, one at a time."""
+        """The errors after deleting each deletable unit alone."""
         return [unit.error for unit in self.units if unit.error is not None]
 
     @property
@@ -126,7 +134,7 @@ class LesionStudyResult:
 
 
 def log_number_of_paths(units: int, length: int) -> float:
-    """Return the natural log of the number of paths through `length` of the `units` branches.
+    """Return the natural log of the number of paths that take `length` of the `units` branches.
 
     The number is a binomial coefficient (Veit et al. 2016, section 5).
     """
@@ -134,17 +142,17 @@ def log_number_of_paths(units: int, length: int) -> float:
 
 
 def share_of_paths_by_length(units: int) -> list[float]:
-    """Return the fraction of all 2^units paths that has each length 0, 1, ..., `units`."""
+    """List the fraction of the 2^units paths that have length k, for k = 0, 1, ..., `units`."""
     return [exp(log_number_of_paths(units, length) - units * log(2)) for length in range(units + 1)]
 
 
 def central_length_range(
     paths: tuple[PathLengthShare, ...], gradient_share: float = 0.9
 ) -> tuple[int, int]:
-    """Return the shortest and the longest length in the central range of path lengths.
+    """Return the shortest and the longest path length in the central range of lengths.
 
-    The central range omits the shortest and the longest paths, with equal shares of the gradient,
-    and carries `gradient_share` of the gradient.
+    The paths in the central range carry at least `gradient_share` of the gradient.  The shorter
+    paths carry at most half of the rest, and so do the longer paths.
     """
     tail, total, shortest = (1 - gradient_share) / 2, 0.0, paths[0].units
     for path in paths:

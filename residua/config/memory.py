@@ -1,4 +1,4 @@
-"""Estimate the bytes that a training step keeps for its backward pass, and the bytes of a run.
+"""Estimate the peak memory of training and evaluation, in bytes.
 
 The estimates are made from plans and recipes alone, without building a network.
 """
@@ -17,14 +17,14 @@ from residua.config.recipe import Recipe
 RecomputeMode = Literal["none", "unit", "stage", "sqrt"]
 RECOMPUTE_MODES: tuple[RecomputeMode, ...] = get_args(RecomputeMode)
 FP32_BYTES, BF16_BYTES = 4, 2
-POOL_INDEX_BYTES = 8  # of each maximum's position in a max-pool
-EVAL_BATCH = 500  # images of one forward pass in an evaluation
+POOL_INDEX_BYTES = 8  # for the position of each maximum in a max-pool
+EVAL_BATCH = 500  # images per forward pass in an evaluation
 MAX_PREPADDED_BYTES = 2**31  # larger data sets are padded a batch at a time; our choice
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Peak bytes of a run, excluding Python and the libraries that it loads.
+    """Peak memory of a run, in bytes, excluding Python and the loaded libraries.
 
     activations  bytes of activations and their gradients
     weights      bytes of weights, their gradients and the optimiser's state
@@ -49,9 +49,10 @@ def estimate_run_memory(
     bf16: bool = False,
     on_cpu: bool = True,
 ) -> MemoryEstimate:
-    """Estimate the memory to train by `recipe`, at `batch_size` images per step, and to evaluate.
+    """Estimate the peak memory of a run that trains by `recipe` and evaluates the network.
 
-    On a CPU, the estimate includes the temporary buffers of the operations.
+    `batch_size` is the number of images per training step.  On a CPU, the estimate includes the
+    temporary buffers of the operations.
     """
     estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_step_bytes
     step_bytes = estimate_step(plan, batch_size, recompute, bf16)
@@ -68,15 +69,16 @@ def estimate_run_memory(
 def estimate_cpu_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """Estimate the peak bytes of a training step on a CPU.
+    """Estimate the peak memory of a training step on a CPU, in bytes.
 
-    This is the result of `estimate_step_bytes` plus the extra memory that a CPU needs.
+    The estimate is `estimate_step_bytes` plus the extra memory that a CPU needs.  The constants
+    were measured with benchmarks/memory.py.
 
-    The constants were measured with benchmarks/memory.py.  Temporary buffers of the operations take
-    7 times the size of the largest activation, or 12 times in fp32, which has no fused kernels.  If
-    segments are recomputed (activation checkpointing), memory fragmentation adds 3.5 times the
-    largest activation and a third of the largest segment: glibc reuses a freed block only for
-    something smaller, and activations have only a few different sizes.
+    Temporary buffers of the operations take 7 times the size of the largest activation in bf16, and
+    12 times in fp32, which has no fused kernels.  With activation checkpointing, memory
+    fragmentation adds 3.5 times the largest activation and a third of the largest segment.  The
+    reason is that glibc reuses a freed block only for something smaller, and activations have only
+    a few different sizes.
     """
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
     largest = batch_size * bytes_per_number * max(layer.output_shape.numel for layer in plan.layers)
@@ -95,12 +97,12 @@ def estimate_cpu_step_bytes(
 def estimate_step_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
-    """Estimate the peak bytes of a step's activations and of its bf16 copies of the weights.
+    """Estimate the peak memory of a step's activations and bf16 copies of weights, in bytes.
 
     A segment is a group of units whose activations are recomputed together (activation
-    checkpointing).  During a unit's backward pass, memory holds the inputs of all segments up to
-    and including the unit's, the tensors that the segment's units up to and including this one
-    saved, and the tensors of the current operation.
+    checkpointing).  During the backward pass of a unit, memory holds the inputs of its segment and
+    of all earlier segments, the tensors saved by this unit and by the earlier units of its segment,
+    and the tensors of the current operation.
     """
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
     part_bytes = [batch_size * saved for saved in saved_bytes_per_part(plan, bytes_per_number)]
@@ -124,7 +126,7 @@ def estimate_step_bytes(
 
 
 def estimate_evaluation_bytes(plan: Plan, batch_size: int) -> int:
-    """Estimate the peak bytes of an fp32 forward pass of `batch_size` images without gradients."""
+    """Estimate the peak memory of fp32 inference on `batch_size` images, in bytes."""
     image_numbers = 2 * plan.stem[0].input_shape.numel
     unit_numbers = max(
         unit.input_shape.numel + count_transient_numbers(unit) for unit in plan.units
@@ -135,8 +137,8 @@ def estimate_evaluation_bytes(plan: Plan, batch_size: int) -> int:
 def count_transient_numbers(unit: PlannedUnit) -> int:
     """Count the tensor elements per image that are in memory only while a unit is computed.
 
-    These are the current operation's input and output, the join's result, and, unless the join is
-    the plain sum, the shortcut.
+    These are the input and output of the current operation, and the result of the join.  If the
+    join is not the plain sum, the shortcut is counted, too.
     """
     join_numbers = 0
     if unit.shortcut is not None:
@@ -148,10 +150,11 @@ def count_transient_numbers(unit: PlannedUnit) -> int:
 
 
 def estimate_data_bytes(data: Dataset, pad: int) -> int:
-    """Estimate the bytes of a data set in memory.
+    """Estimate the memory of a data set, in bytes.
 
-    They are those of the stored images of the training split, the padded copies of the images that
-    are trained on, the labels, and the image orders of two epochs.
+    The estimate counts the stored images of the training split, the padded copies of the images
+    that are trained on (unless the data set is large), the labels, and the image orders of two
+    epochs.
     """
     channels, height, width = data.stored_shape
     image_bytes = prod(data.stored_shape)
@@ -164,16 +167,17 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
 
 
 def activation_bytes(plan: Plan) -> int:
-    """Return the bytes per image kept for the backward pass in fp32, without weights and buffers.
+    """Return the bytes per image that are saved for the backward pass in fp32.
 
-    Weight layers and BN keep their input, ReLU keeps its output, and a gate keeps all its factors.
-    A tensor that two layers need is kept once.
+    Weights and temporary buffers are not counted.  Weight layers and BN save their input, ReLU
+    saves its output, and a gated join saves all factors of its products.  A tensor that two layers
+    need is counted once.
     """
     return sum(saved_bytes_per_part(plan, FP32_BYTES))
 
 
 def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
-    """List the bytes per image saved for the backward pass by the stem, each unit and the head.
+    """List the bytes per image that the stem, each unit and the head save for the backward pass.
 
     A tensor that several of these parts need is counted once, for the first of them.
     """
@@ -189,7 +193,7 @@ def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
 
 
 class SavedBytesCounter:
-    """Collects, layer by layer, the tensors of one image that are kept for the backward pass."""
+    """Counts the bytes per image that layers save for the backward pass, each tensor once."""
 
     def __init__(self, bytes_per_number: int) -> None:
         self.bytes_per_number = bytes_per_number
@@ -204,7 +208,10 @@ class SavedBytesCounter:
         return next(self.ids)
 
     def add_layers(self, layers: Layers, input_id: int) -> int:
-        """Add the tensors that `layers` keep; take the id of their input, return their output's."""
+        """Add the tensors that `layers` save, and return the id of their output tensor.
+
+        `input_id` is the id of their input tensor.
+        """
         x = input_id
         for layer in layers:
             if layer.op == "flatten":
@@ -224,7 +231,10 @@ class SavedBytesCounter:
         return x
 
     def add_unit(self, unit: PlannedUnit, input_id: int) -> int:
-        """Add the tensors that a unit keeps; take the id of its input, return its output's."""
+        """Add the tensors that `unit` saves, and return the id of its output tensor.
+
+        `input_id` is the id of its input tensor.
+        """
         x = self.add_layers(unit.lead, input_id)
         branch = self.add_layers(unit.branch, x)
         if unit.shortcut is None:
@@ -241,10 +251,9 @@ class SavedBytesCounter:
 def recompute_segment_lengths(plan: Plan, mode: RecomputeMode) -> tuple[tuple[int, ...], ...]:
     """Return the number of units in each activation-checkpointing segment, stage by stage.
 
-    A stage has () if nothing is recomputed.
-
-    Mode "sqrt" makes segments of about sqrt(n) of the network's n weight layers, so that the
-    activations of O(sqrt(n)) layers are kept (Chen et al. 2016, section 4.1).
+    In mode "none", every stage has an empty tuple.  In mode "sqrt", a segment has about sqrt(n) of
+    the network's n weight layers, so that the activations of O(sqrt(n)) layers are kept (Chen et
+    al. 2016, section 4.1).
     """
     units = [stage.units for stage in plan.network.stages]
     layers_per_unit = len(plan.network.unit.kernels)
@@ -258,5 +267,5 @@ def recompute_segment_lengths(plan: Plan, mode: RecomputeMode) -> tuple[tuple[in
 
 
 def split_evenly(total: int, count: int) -> tuple[int, ...]:
-    """Split `total` into `count` nearly equal whole numbers that add up to it."""
+    """Split `total` into `count` nearly equal whole numbers, whose sum is `total`."""
     return tuple(total * (i + 1) // count - total * i // count for i in range(count))

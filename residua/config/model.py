@@ -1,30 +1,39 @@
-"""The `config.json` of a model folder: everything besides the weights that a prediction needs."""
+"""The `config.json` of a model folder: all that a prediction needs, except the weights."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite, isqrt
 from typing import Literal
 
 from residua.config.serialize import FORMAT_VERSION
+from residua.config.size_limits import check_name_lengths
 from residua.config.vlad_config import ClassifierConfig
 from residua.errors import UsageError
 
 Interpolation = Literal["bilinear", "bicubic"]
+# Of one image file; our choice: photographs of phones with 108 megapixels fit.
+MAX_IMAGE_PIXELS = 128_000_000
+MAX_WHITE_LEVEL = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePreprocessing:
     """How an image file becomes a network's input.
 
-    input   (channels, height, width)
-    resize  the shorter side in pixels before the center crop; 0 resizes to the input's size
-            directly
+    input        (channels, height, width)
+    resize       length in pixels to which the shorter side is resized before the center crop; 0 if
+                 the image is resized directly to the input's size, without a crop
+    white_level  the level of white in grey images of more than 8 bits, e.g. 4095 if they have 12
+                 bits; 0 if it is 65535, or for floating point 1, 255 or 65535
     """
 
     input: tuple[int, int, int]
     resize: int = 0
     interpolation: Interpolation = "bilinear"
+    white_level: int = field(default=0, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
+        check_white_level(self.white_level)
         if min(self.input) < 1:
             raise UsageError(
                 f"input {self.input} is invalid: give channels, height and width above 0"
@@ -42,15 +51,19 @@ class ModelConfig:
     """The `config.json` of a model folder.  Raises UsageError if its parts contradict each other.
 
     classes         class names, in the order of the scores
-    mean, std       per channel, of pixels in [0, 1]; images are normalised by them
+    mean, std       of each channel, for pixels in [0, 1]; the input is (pixels - mean) / std
     fingerprint     fingerprint of the training images
     recipe          name of the recipe by which the network was trained
     test_error      error in [0, 1] on `test_images` test images
-    residua, torch  versions of these packages that wrote the folder
-    resize          as in `ImagePreprocessing`; so is `interpolation`
-    temperature     probabilities are softmax(scores / temperature)
+    residua, torch  versions of the packages that wrote the folder
+    resize          as in `ImagePreprocessing`
+    interpolation   as in `ImagePreprocessing`
+    white_level     as in `ImagePreprocessing`
+    temperature     divisor of the scores: probabilities are softmax(scores / temperature)
     weights         SHA-256 of the file model.safetensors
     license         license of the weights, as the Hugging Face hub names it, e.g. apache-2.0
+    train_digests   which photographs the run trained on: base64 of 4 bytes of each SHA-256 sum
+    dev_digests     the same for the photographs that chose its best epoch
     """
 
     network: ClassifierConfig
@@ -69,6 +82,9 @@ class ModelConfig:
     weights: str = field(default="", metadata={"added_later": True})
     test_images: int = field(default=0, metadata={"added_later": True})
     license: str = field(default="", metadata={"added_later": True})
+    white_level: int = field(default=0, metadata={"added_later": True})
+    train_digests: str = field(default="", metadata={"added_later": True})
+    dev_digests: str = field(default="", metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -78,6 +94,13 @@ class ModelConfig:
                 f"{name} has {self.network.classes} classes, but {len(self.classes)} class names "
                 "were given: give one name per class"
             )
+        check_name_lengths(self.classes, "a class")
+        for class_name, count in Counter(self.classes).items():
+            if count > 1:
+                raise UsageError(
+                    f"class names must be distinct, but {class_name!r} appears {count} times: "
+                    "rename all but one"
+                )
         if means != len(self.std):
             raise UsageError(
                 f"{means} means and {len(self.std)} stds do not fit: "
@@ -96,12 +119,17 @@ class ModelConfig:
             raise UsageError(
                 f"temperature={self.temperature} is invalid: give a finite number above 0"
             )
+        check_white_level(self.white_level)
         if self.resize:
-            ImagePreprocessing(self.input, self.resize, self.interpolation)
+            ImagePreprocessing(self.input, self.resize, self.interpolation, self.white_level)
 
     @property
     def input(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the images, which a fully connected net takes as square."""
+        """The shape (channels, height, width) of the input images.
+
+        The images of a fully connected net are square.  Raises UsageError if its number of inputs
+        does not allow this.
+        """
         if len(self.network.input) == 3:
             channels, height, width = self.network.input
             return channels, height, width
@@ -115,8 +143,16 @@ class ModelConfig:
         return channels, side, side
 
 
+def check_white_level(level: int) -> None:
+    """Raise UsageError unless `level` is 0, for the usual white, or a level that white can have."""
+    if not 0 <= level <= MAX_WHITE_LEVEL:
+        raise UsageError(
+            f"white_level={level} is invalid: give the level of white, e.g. 4095 for 12 bits"
+        )
+
+
 def explain_channel_mismatch(network: ClassifierConfig, channels: int) -> str:
-    """Say why `network` cannot take images of `channels` channels; "" if it can.
+    """Return the reason why `network` cannot take images of `channels` channels; "" if it can.
 
     A fully connected net takes any number of channels that divides its number of inputs.
     """

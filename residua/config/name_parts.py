@@ -1,4 +1,4 @@
-"""Network parts that a name can replace, like the join in `cifar-resnet56,join=shortcut-gate`."""
+"""The parts that a network's name can set, e.g. `cifar-resnet56,join=shortcut-gate`."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from residua.config.network import ORDERS, SHORTCUTS, Unit
 from residua.config.registry import named_parts
 from residua.errors import UsageError, unknown_name_error
 
-# the letters of He et al. 2015, section 4.1
+# the letters that He et al. 2015, section 4.1, use for shortcuts
 SHORTCUT_LETTERS = {"A": "pad", "B": "project", "C": "project-all"}
 
 
@@ -36,18 +36,18 @@ UNIT_PARTS: dict[str, Mapping[str, Any]] = {
     "start": {"he": "he", "identity": "identity"},
     "stride": {"1x1": 0, "3x3": 1},
 }
-"""The parts of a unit that a network's name can replace; for each part, its choices by name."""
+"""The parts of a unit that a network's name can set, each with its possible values by name."""
 
 
 NameChanges = dict[str, str]
-"""The `part=value` pairs in a network's name: value by part.  The parts are those of `UNIT_PARTS`,
-`width` (a factor), `units` (of each stage, as in 3-6-3), `head` (mean or vlad) and, in an ImageNet
-network, `stem` (7x7 or 3x3).
+"""The `part=value` pairs in a network's name, as a dict from part to value.  The parts are those
+of `UNIT_PARTS`, `width` (a factor), `units` (the number of units in each stage, e.g. 3-6-3), `head`
+(mean or vlad) and, for ImageNet networks, `stem` (7x7 or 3x3).
 """
 
 
 def replace_unit_parts(unit: Unit, changes: NameChanges) -> Unit:
-    """Return `unit` with those parts replaced that are named in `changes`."""
+    """Return `unit` with the parts that `changes` gives; all other parts stay as they are."""
     if "block" in changes:
         unit = replace_block(unit, look_up_part("block", changes["block"], BLOCKS))
     replacements = {
@@ -82,11 +82,12 @@ def look_up_part(part: str, name: str, choices: Mapping[str, Any]) -> Any:
     return choices[name]
 
 
-MAX_COUNT = 10_000  # of a stage's units, and of width factors
+MAX_COUNT = 10_000  # upper limit of units per stage and of width factors, exclusive
 
 
 def parse_count(part: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) < MAX_COUNT):
+    is_number = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_COUNT))
+    if not is_number or not 1 <= int(text) < MAX_COUNT:
         raise UsageError(
             f"{part}={text} is invalid: give a whole number from 1 to {MAX_COUNT - 1:,}"
         )

@@ -1,11 +1,11 @@
-"""A residual network as data: a stem, stages of units, and a head.
+"""The description of a residual network: a stem, stages of units, and a head.
 
 A unit is (He et al. 2016, Eq. 1-2)
 
     y = after(join(shortcut(x), branch(x)))
 
-and each published variant is a choice of these parts.  Values are frozen, and contradictions are
-refused when a value is made.
+and each published variant is a choice of these parts.  The classes are frozen dataclasses.  Their
+constructors raise UsageError if the parts contradict each other.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +14,11 @@ from typing import ClassVar, Literal, get_args
 from residua.config.checks import check_kernels
 from residua.config.heads import Head, Pooling
 from residua.config.joins import Add, Join
+from residua.config.size_limits import (
+    check_classifier_size,
+    check_layer_count,
+    count_branch_weights,
+)
 from residua.errors import UsageError, unknown_name_error
 
 ORDER_OPS = ("weight", "bn", "relu", "scale")
@@ -54,7 +59,7 @@ class Order:
 
     @property
     def has_biases(self) -> bool:
-        """Whether weight layers have biases; they have none if a BN would cancel them."""
+        """Whether weight layers have biases; with BN they have none, because BN cancels them."""
         return "bn" not in f"{self.stem} {self.each} {self.last}"
 
     @property
@@ -72,9 +77,9 @@ ORDERS = {
     "full-preact": Order(
         "bn relu weight", "bn relu weight", stem="weight", project="weight", tail="bn relu"
     ),
-    # the original one without the ReLU after the addition (Gross & Wilber 2016)
+    # "original" without the ReLU after the addition (Gross & Wilber 2016)
     "no-relu-after-add": Order("weight bn relu", "weight bn"),
-    # without BN; and branches that start at 0
+    # without BN; in "skipinit" and "skipinit-preact" the branch also starts at 0
     "bare": Order("weight relu", "weight", after="relu", stem="weight relu", project="weight"),
     "skipinit": Order(
         "weight relu", "weight scale", after="relu", stem="weight relu", project="weight"
@@ -82,7 +87,7 @@ ORDERS = {
     "skipinit-preact": Order(
         "relu weight", "relu weight scale", stem="weight", project="weight", tail="relu"
     ),
-    # Highway networks, whose gate stands around a whole layer (Srivastava et al. 2015, Eq. 3)
+    # Highway networks, whose gate is applied to a whole layer (Srivastava et al. 2015, Eq. 3)
     "highway": Order("weight relu", "weight relu", stem="weight relu", project="weight"),
 }
 
@@ -95,19 +100,19 @@ BranchStart = Literal["he", "identity"]
 class Unit:
     """One residual unit: a branch of weight layers and a shortcut.
 
-    kernels    kernel sizes of the branch's weight layers; (1, 3, 1) is the bottleneck
+    kernels    kernel sizes of the branch's weight layers; (1, 3, 1) for a bottleneck
     squeeze    divisor of the width: the inner width of a bottleneck is width / squeeze
-    stride_at  index, from 0, of the weight layer that has the stride: 0 as in the papers; 1 in a
-               bottleneck is known as "v1.5"
+    stride_at  index, from 0, of the weight layer that has the stride; 0 in the papers.  A
+               bottleneck with 1 is known as "v1.5"
     shortcut   "none" for a plain net; "pad", "project" and "project-all" for options A, B and C of
-               He et al. 2015.  "pad" puts half of option A's zero channels before the others and
-               half after them; "pad-last" puts all of them last.  The papers do not say where they
-               go; "pad" is our choice
-    order      where BN and ReLU stand
+               He et al. 2015.  "pad" puts half of option A's zero channels before the input's
+               channels and half after them; "pad-last" puts all zero channels last.  The papers do
+               not say where the zero channels go; "pad" is our choice
+    order      order of BN, ReLU and weight layers
     join       how shortcut and branch are combined
-    start      initial weights.  "he": He et al. 2015b.  "identity": the same, but the branch starts
-               at 0 (Goyal et al. 2017, section 5.1), because its last BN does; if no BN follows the
-               last weight layer, that layer starts at 0
+    start      initial weights.  "he": He et al. 2015b.  "identity": the same, but the branch's last
+               BN starts at 0, so that the branch outputs 0 (Goyal et al. 2017, section 5.1); if no
+               BN follows the last weight layer, that weight layer starts at 0
     """
 
     kernels: tuple[int, ...] = (3, 3)
@@ -139,7 +144,7 @@ class Unit:
             self.check_identity_start()
 
     def check_plain(self) -> None:
-        """Raise UsageError if a plain unit has parts that make sense only with a shortcut."""
+        """Raise UsageError if this plain unit has parts that make sense only with a shortcut."""
         if self.join != Add():
             join_name = type(self.join).__name__
             raise UsageError(
@@ -178,7 +183,7 @@ class Stage:
     width   output channels of every unit
     units   number of units
     stride  stride of the first unit
-    pool    whether a 3x3 max-pool of stride 2 stands before the first unit
+    pool    whether a 3x3 max-pool of stride 2 comes before the first unit
     """
 
     width: int
@@ -196,8 +201,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
-    """The first weight layer, with a 3x3 max-pool of stride 2 if `pool` (He et al. 2015, Table
-    1).
+    """The first weight layer and, if `pool` is set, a 3x3 max-pool of stride 2.
+
+    See He et al. 2015, Table 1.
     """
 
     width: int
@@ -216,13 +222,13 @@ class Stem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A whole network.
+    """A network: a stem, stages of units that all follow `unit`, and a head.
 
     `input` is (channels, height, width), or (features,) for a fully connected net.
     """
 
-    IS_TRAINED_BY_STEPS: ClassVar[bool] = True  # so that a run needs a recipe
-    CARD_TAG: ClassVar[str] = "residual-network"  # of model cards on the Hugging Face hub
+    IS_TRAINED_BY_STEPS: ClassVar[bool] = True  # a run of this network needs a recipe
+    CARD_TAG: ClassVar[str] = "residual-network"  # tag of model cards on the Hugging Face hub
 
     name: str
     input: tuple[int, ...]
@@ -255,6 +261,23 @@ class Network:
                     f"squeeze {self.unit.squeeze} does not divide width {stage.width}: "
                     "choose a divisor of every stage's width"
                 )
+        # first, because counting the weights takes time in proportion to the layers
+        check_layer_count(sum(stage.units for stage in self.stages) * len(self.unit.kernels))
+        check_classifier_size(self.name, self.count_weights(), self.input)
+
+    def count_weights(self) -> int:
+        """Count the weights of all layers but projections, by arithmetic alone."""
+        unit, channels = self.unit, self.stem.width
+        count = self.stem.kernel**2 * self.input[0] * channels
+        for stage in self.stages:
+            inner_width = stage.width // unit.squeeze
+            for inputs, units in ((channels, 1), (stage.width, stage.units - 1)):
+                branch = count_branch_weights(unit.kernels, inputs, inner_width, stage.width)
+                gate = (unit.join.gate_kernel or 0) ** 2 * inputs * stage.width
+                count += units * (branch + gate)
+            channels = stage.width
+        count += self.head.count_pooling_parameters(channels)
+        return count + self.head.pooled_channels(channels) * self.classes
 
     def check_fully_connected(self) -> None:
         """Raise UsageError if a fully connected net has spatial kernels, strides or pooling."""

@@ -1,4 +1,4 @@
-"""Optimisers as values, with their momenta and weight decay."""
+"""The optimisers, described by their momenta and weight decay."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from residua.config.registry import Part, register
 from residua.errors import UsageError
 
 DecayScope = Literal["all", "weights", "units"]
-"""What weight decay applies to: "all" parameters; "weights", but neither BN parameters nor biases;
-or the weights of the "units" alone.
+"""What weight decay applies to: "all" means all parameters; "weights" means neither BN parameters
+nor biases; "units" means only the weights of the units.
 """
 
 
@@ -19,8 +19,8 @@ class Optimiser(Part):
 
     The implementation is a function `f(optimiser, groups) -> torch.optim.Optimizer`.  `groups` are
     torch's parameter groups.  Each group has "weight_decay"; "lr_scale", a factor on the learning
-    rate; and "is_unit_weights", which is True only for the group of the units' weights if `decay`
-    is "units".
+    rate; and "is_unit_weights".  If `decay` is "units", "is_unit_weights" is True for the weights
+    of the units; in all other cases it is False.
     """
 
     __slots__ = ()
@@ -36,13 +36,13 @@ class Optimiser(Part):
     @property
     @abstractmethod
     def states_per_parameter(self) -> int:
-        """The number of state values that the optimiser keeps per parameter."""
+        """The number of values, such as momenta, that the optimiser keeps for each parameter."""
 
     @property
     def lr_scale_outside_units(self) -> float:
-        """Factor on the learning rate of all parameters except the units' weights.
+        """Factor on the learning rate of all parameters except the weights of the units.
 
-        It applies if `decay` is "units".
+        The factor is for optimisers whose `decay` is "units".
         """
         return 1.0
 
@@ -109,7 +109,7 @@ class AdamW(Optimiser):
 @register
 @dataclass(frozen=True, slots=True)
 class RmsProp(Optimiser):
-    """RMSprop: gradients over the root of their running mean square (Tieleman & Hinton 2012)."""
+    """RMSprop: gradients are divided by their running root mean square (Tieleman & Hinton 2012)."""
 
     smoothing: float = 0.99
     momentum: float = 0.0
@@ -138,9 +138,9 @@ class RmsProp(Optimiser):
 class Muon(Optimiser):
     """Orthogonalised Nesterov momentum for the weights of the units (Jordan et al. 2024).
 
-    The parameters of the stem, the head and BN follow Nesterov's momentum at `lr_scale` times the
-    learning rate, without weight decay.  The units' weight decay is decoupled: it is multiplied by
-    the learning rate and not added to the gradient.
+    All other parameters (those of the stem, the head and BN, and biases) are trained with Nesterov
+    momentum, at `lr_scale` times the learning rate and without weight decay.  The units' weight
+    decay is decoupled: it is multiplied by the learning rate and not added to the gradient.
     """
 
     momentum: float = 0.9

@@ -1,11 +1,11 @@
-"""The results that the papers print for their networks."""
+"""The results that the papers report for their networks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class PaperResults:
-    """Results that a paper prints for a network, in the paper's notation; "" if not given."""
+    """Results that a paper reports for a network, in the paper's notation; "" if not reported."""
 
     parameters: str = ""
     multiply_adds: str = ""

@@ -1,9 +1,9 @@
-"""Look up every named network of the papers, as a value.
+"""Look up the papers' networks by name, e.g. `network("cifar-resnet20")`.
 
-`network("cifar-resnet20")` looks up a name: `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`,
-`cifar-highwayN` and `cifar-wrnN-K` for 32x32 images and any legal depth N; `resnet18` to
-`resnet200` and `preresnet18` to `preresnet200` for ImageNet; `fc-resnetN` of fully connected
-layers; and `lecture-resnet12`.  A name can replace parts:
+The names are `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`, `cifar-highwayN` and
+`cifar-wrnN-K` for 32x32 images, with any legal depth N and width factor K; `resnet18` to
+`resnet200` and `preresnet18` to `preresnet200` for ImageNet; `fc-resnetN` for networks of fully
+connected layers; and `lecture-resnet12`.  A name can also set parts of the network, as in
 `cifar-resnet56,shortcut=project,join=shortcut-gate`.
 """
 
@@ -17,6 +17,7 @@ from residua.config.families import IMAGENET_STAGE_UNITS, NETWORK_MAKERS, WIDE_N
 from residua.config.joins import Drop, Gate, Scale
 from residua.config.name_parts import BLOCKS, JOINS, SHORTCUT_LETTERS, UNIT_PARTS, NameChanges
 from residua.config.network import ORDERS, Network, Unit
+from residua.config.size_limits import MAX_LAYERS
 from residua.errors import UsageError, unknown_name_error
 
 LISTED_DEPTHS: dict[str, Iterable[int]] = {
@@ -42,7 +43,7 @@ LISTED_WIDE_NETWORKS = (
     "wide-resnet101-2",
 )
 CUSTOM_TAG = "custom"
-MAX_LAYERS = 100_000  # planning so many takes seconds
+MAX_DEPTH_DIGITS = 9
 NETWORK_CHANGE_KEYS = (*UNIT_PARTS, "width", "units", "head", "stem")
 
 
@@ -56,7 +57,7 @@ SHORTCUT_ABLATIONS: dict[str, Unit] = {
     "1x1 conv shortcut": Unit(shortcut="project-all"),
     "dropout shortcut": Unit(join=Drop(0.5)),
 }
-"""The units that He et al. 2016, Table 1, compare, by the name of their row."""
+"""The units compared in He et al. 2016, Table 1, by the name of their row."""
 
 
 def network(
@@ -70,9 +71,9 @@ def network(
 ) -> Network:
     """Look up a network by name; the arguments replace its input shape, class count or parts.
 
-    A fully connected net takes images of any shape, with one input per pixel value.  Raises
-    UsageError for an unknown name (with the nearest one), an impossible depth, and parts that
-    contradict each other.
+    For a fully connected net, `input` may be any image shape; the net gets one input per pixel
+    value.  Raises UsageError for an unknown name (the message suggests the nearest one), an
+    impossible depth, and parts that contradict each other.
     """
     base, *name_changes = name.split(",")
     argument_changes = {
@@ -82,11 +83,11 @@ def network(
     }
     changes = {**parse_name_changes(name_changes), **argument_changes}
     net = make_base_network(base, changes)
-    for key in list(changes):  # a word that changes nothing does not belong in the name
+    for key in list(changes):  # drop changes that change nothing from the name
         without_key = {part: value for part, value in changes.items() if part != key}
         try:
             changes = without_key if make_base_network(base, without_key) == net else changes
-        except UsageError:  # without it there is no such network
+        except UsageError:  # the network is impossible without this change
             continue
     net = replace(
         net,
@@ -107,28 +108,31 @@ def network(
 
 
 def normalise_change_value(value: str) -> str:
-    """Spell a value in a network's name one way, so that equal networks have equal names.
+    """Return the canonical spelling of a value in a network's name.
 
-    For example, `B` becomes `project` and `02` becomes `2`.
+    For example, `B` becomes `project` and `02` becomes `2`.  Equal networks thus have equal names.
     """
     return str(int(value)) if value.isdecimal() else SHORTCUT_LETTERS.get(value, value)
 
 
 def parse_base_name(base: str) -> tuple[str, int, str]:
-    """Split a name into family, depth and width factor, which is "" for most families.
+    """Split a name into family, depth and width factor; the factor is "" if the name has none.
 
-    `cifar-wrn28-10` -> `("cifar-wrn", 28, "10")`.  Raises UsageError for an unknown family.
+    `cifar-wrn28-10` -> `("cifar-wrn", 28, "10")`.  Raises UsageError for an unknown family, and for
+    a depth over `MAX_LAYERS`.
     """
     match = re.fullmatch(r"([a-z-]+)([0-9]+)(?:-([0-9]+))?", base)
     if match is None or match[1] not in (WIDE_NETWORK_MAKERS if match[3] else NETWORK_MAKERS):
         raise unknown_name_error("network", base, list_models())
-    if int(match[2]) > MAX_LAYERS:
-        raise UsageError(f"{int(match[2]):,} layers are too many: give at most {MAX_LAYERS:,}")
+    # longer numbers are refused unread: Python does not convert thousands of digits
+    if len(match[2]) > MAX_DEPTH_DIGITS or int(match[2]) > MAX_LAYERS:
+        depth = f"{int(match[2][:MAX_DEPTH_DIGITS]):,}" + "..." * (len(match[2]) > MAX_DEPTH_DIGITS)
+        raise UsageError(f"{depth} layers are too many: give at most {MAX_LAYERS:,}")
     return match[1], int(match[2]), match[3] or ""
 
 
 def make_base_network(base: str, changes: NameChanges) -> Network:
-    """Make the network of a family and depth (`base`), with `changes` applied to its parts."""
+    """Make the network `base`, e.g. `cifar-resnet56`, with `changes` applied to its parts."""
     family, depth, factor = parse_base_name(base)
     if not factor:
         return NETWORK_MAKERS[family](depth, changes)
@@ -141,9 +145,9 @@ def make_base_network(base: str, changes: NameChanges) -> Network:
 def compose_network_name(family: str, depth: int) -> str:
     """Compose a network's name from a family and a depth.
 
-    For example, `("resnet,join=add", 56)` gives `cifar-resnet56,join=add`.  The family may omit the
-    prefix `cifar-`; other families are given in full, e.g. `fc-resnet`.  A family for ImageNet that
-    shares its name with one for CIFAR is given as `imagenet resnet`.
+    For example, `("resnet,join=add", 56)` gives `cifar-resnet56,join=add`.  The prefix `cifar-` may
+    be omitted; other families are given in full, e.g. `fc-resnet`.  If a family exists for CIFAR
+    and for ImageNet, the ImageNet one is written with a prefix, e.g. `imagenet resnet`.
     """
     makers = NETWORK_MAKERS | WIDE_NETWORK_MAKERS
     match = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
@@ -161,7 +165,7 @@ def split_network_name(name: str) -> tuple[str, int]:
 
     Raises UsageError if the name has no family or no depth.
     """
-    match = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?(\d+)(-\d+)?(,.*)?", name)
+    match = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?([0-9]{1,9})(-\d+)?(,.*)?", name)
     if match is None:
         raise UsageError(
             f"the network's name {name!r} has no family and depth: name it like cifar-resnet56"
@@ -171,7 +175,7 @@ def split_network_name(name: str) -> tuple[str, int]:
 
 
 def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Network:
-    """Return `net` with these numbers of units in its stages, and rename it accordingly."""
+    """Return `net` with `units_per_stage` units in its stages, and with the matching name."""
     return with_canonical_name(
         replace(
             net,
@@ -184,11 +188,11 @@ def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Netw
 
 
 def with_canonical_name(net: Network, **replaced_families: str) -> Network:
-    """Rename `net` so that `network(name)` would make exactly this network.
+    """Rename `net` so that `network` makes exactly this network from the new name.
 
-    The new name keeps the family of the old one, unless `replaced_families` maps it to another:
-    `plain="resnet"` turns `cifar-plain` into `cifar-resnet`.  A network that no name can make gets
-    the tag `custom`.
+    The new name keeps the family of the old name, unless `replaced_families` maps the family to
+    another: `plain="resnet"` turns `cifar-plain` into `cifar-resnet`.  If no name describes the
+    network, the tag `custom` is added to its name.
     """
     base, *name_changes = net.name.split(",")
     try:
@@ -228,8 +232,8 @@ def with_canonical_name(net: Network, **replaced_families: str) -> Network:
 def unit_to_changes(unit: Unit, width: int) -> NameChanges:
     """Return the changes that describe `unit` in a name, e.g. `{"join": "shortcut-gate"}`.
 
-    A part that no name describes is omitted.  `width` is the network's width factor, by which the
-    inner width of a bottleneck is multiplied.
+    Parts that a name cannot describe are omitted.  `width` is the network's width factor, which
+    multiplies the inner width of a bottleneck.
     """
     squeeze = unit.squeeze * width if unit.kernels == (1, 3, 1) else unit.squeeze
     changes = {
@@ -251,7 +255,7 @@ def unit_to_changes(unit: Unit, width: int) -> NameChanges:
 
 
 def parse_name_changes(assignments: list[str]) -> NameChanges:
-    """Parse the changes in a network's name: `["order=original"]` -> `{"order": "original"}`."""
+    """Parse `part=value` pairs of a network's name: `["order=bare"]` -> `{"order": "bare"}`."""
     changes: NameChanges = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -271,9 +275,9 @@ def parse_name_changes(assignments: list[str]) -> NameChanges:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """List the papers' networks whose name matches a shell pattern.
+    """List the papers' networks whose name matches a shell pattern, e.g. `cifar-*`.
 
-    `network` also takes any other legal depth.
+    The list is not complete: `network` also accepts other legal depths.
     """
     names = [
         *(f"{family}{depth}" for family, depths in LISTED_DEPTHS.items() for depth in depths),

@@ -1,6 +1,6 @@
-"""Turn a network into concrete layers, with every decision taken.
+"""Turn the description of a network into a plan: its concrete layers, with all shapes.
 
-Building, counting, drawing and exporting all read this one plan.
+Networks are built, counted, drawn and exported from their plan.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ LayerOp = Literal[
 
 
 class ActivationShape(NamedTuple):
-    """Shape of an activation without batch dimension; `size` is () in a fully connected net."""
+    """Shape of an activation, without the batch; `size` is () in a fully connected net."""
 
     channels: int
     size: tuple[int, ...]
@@ -32,11 +32,11 @@ class ActivationShape(NamedTuple):
 class Layer:
     """One operation and its shapes.
 
-    kernel, stride  of weight layers, max-pools and option-A shortcuts
-    bias            whether a weight layer has one
-    pad_before      channels of zeros that an option-A shortcut puts first; the others come last
+    kernel, stride  kernel size and stride; an option-A shortcut has a stride only
+    bias            whether a weight layer has a bias
+    pad_before      number of zero channels that option A puts first; the other ones come last
     zero_init       whether the layer's weight starts at 0
-    pooling         the head's pooling; None in all layers but the head's pooling layer
+    pooling         the pooling that the layer applies, in the head; None in all other layers
     """
 
     op: LayerOp
@@ -51,7 +51,7 @@ class Layer:
 
     @property
     def fan_in(self) -> int:
-        """Number of inputs that each output of a weight layer is computed from."""
+        """Number of inputs from which a weight layer computes each output."""
         return self.input_shape.channels * prod((self.kernel,) * len(self.output_shape.size))
 
     @property
@@ -70,9 +70,9 @@ class Layer:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds per image.
+        """Number of multiply-adds per image.
 
-        Weight layers are counted as by He et al. 2015, and the pooling is counted too.
+        Weight layers (as in He et al. 2015) and the head's pooling are counted, other layers not.
         """
         if self.pooling is not None:
             return self.pooling.count_pooling_multiply_adds(*self.input_shape)
@@ -86,10 +86,10 @@ Layers = tuple[Layer, ...]
 class PlannedUnit:
     """One unit: `after(join(shortcut(lead(x)), branch(lead(x))))`.
 
-    stage, index  position: the stage, and the unit in its stage, both from 1
-    lead          activation that both paths share, before they fork
-    shortcut      () if it is the identity; None if there is no shortcut
-    gate          the weight layer of a gated join, or ()
+    stage, index  number of the stage, and of the unit in its stage, both from 1
+    lead          layers before the fork, whose output both paths share
+    shortcut      layers of the shortcut; () for the identity, None if there is no shortcut
+    gate          the weight layer of a gated join; () for other joins
     """
 
     stage: int
@@ -120,7 +120,7 @@ class PlannedUnit:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network's layers in order, and the numbers that follow from them."""
+    """A network's layers in order, with its depth, parameter count and multiply-adds."""
 
     network: Network
     stem: Layers
@@ -133,7 +133,7 @@ class Plan:
 
     @property
     def depth(self) -> int:
-        """Weight layers from input to output, shortcuts excluded (He et al. 2015, section 4.2)."""
+        """Number of weight layers, shortcuts excluded (He et al. 2015, section 4.2)."""
         path = self.stem + tuple(layer for unit in self.units for layer in unit.branch) + self.head
         return sum(layer.op == "weight" for layer in path)
 
@@ -143,12 +143,12 @@ class Plan:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of all layers per image."""
+        """Number of multiply-adds of all layers per image."""
         return sum(layer.multiply_adds for layer in self.layers)
 
 
 def plan(network: Network) -> Plan:
-    """Plan a network: compute the shapes and strides of its layers, and place its projections."""
+    """Return the plan of a network: its layers, with their shapes, strides and projections."""
     stem = plan_stem(network)
     units: list[PlannedUnit] = []
     total_units = sum(stage.units for stage in network.stages)
@@ -202,7 +202,7 @@ def plan_unit(
     is_first: bool,
 ) -> PlannedUnit:
     shape_changes = input_shape.channels != width or stride != 1
-    # He et al. 2016, appendix: such units activate once, before the fork
+    # He et al. 2016, appendix: the first unit, and units that change the shape, activate once
     opening_ops = unit.order.each.split("weight")[0].strip()
     shared_ops = opening_ops if shape_changes or is_first else ""
     maxpool = (make_maxpool(input_shape),) * pool
@@ -242,10 +242,10 @@ def plan_branch(
 
 
 def zero_init_branch(branch: Layers) -> Layers:
-    """Make the branch start at 0.
+    """Return the branch with one layer zero-initialised, so that the branch outputs 0 at first.
 
-    Its last BN starts at 0 if it follows the last weight layer; otherwise the last weight layer
-    starts at 0.
+    The layer is the last BN if it follows the last weight layer, and otherwise the last weight
+    layer.
     """
     last_weight = max(i for i, layer in enumerate(branch) if layer.op == "weight")
     last_bn = max((i for i, layer in enumerate(branch) if layer.op == "bn"), default=0)
@@ -279,7 +279,7 @@ def make_layers(
     stride: int = 1,
     bias: bool = False,
 ) -> Layers:
-    """Make the layers of `ops` for `input_shape`; the weight layer changes channels and size."""
+    """Make the layers of `ops`, e.g. "bn relu weight"; only the weight layer changes the shape."""
     layers: list[Layer] = []
     for op in ops.split():
         match op:

@@ -1,4 +1,4 @@
-"""How a network is trained, as data: optimiser, schedule, augmentation and duration.
+"""Training recipes: optimiser, learning-rate schedule, augmentation and duration.
 
 `recipe("he2015")` looks up one of the papers' recipes, or one of ours.
 """
@@ -11,6 +11,8 @@ from residua.config.optimisers import Muon, Optimiser, Sgd
 from residua.config.schedules import OneCycle, Schedule, StepDecay, Warmup
 from residua.errors import UsageError, unknown_name_error
 
+MAX_STEPS, MAX_EPOCHS = 10**9, 10**6  # a GPU takes weeks for so many steps; our choice
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -20,18 +22,18 @@ class Recipe:
     batch_size  images per step, summed over all processes
     steps       duration in steps; exactly one of `steps` and `epochs` is above 0
     epochs      duration in passes over the training images
-    optimiser   what turns gradients into updates
+    optimiser   update rule: how gradients change the weights
     schedule    the learning rate over the run
-    warmup      a lower learning rate in the first steps; for deep networks only
+    warmup      optional lower learning rate in the first steps, for deep networks only
     augment     random changes of the images
-    bn_splits   number of equal parts into which a batch is split for BN, which normalises each part
+    bn_splits   number of equal parts into which a batch is split for BN.  Each part is normalised
                 by its own statistics, whatever the number of processes.  2 splits a batch of 128
                 into 64 and 64, as on the two GPUs of He et al. 2015.  Gradients and running
                 statistics are averaged over the parts
-    smoothing   label smoothing: this share of a label is spread evenly over all classes
-    balance     draw each class equally often, however many images it has
-    freeze      train the last layer alone; BN keeps its statistics
-    body_lr     factor on the learning rate of everything below the last layer
+    smoothing   label smoothing: the share of each label that is spread evenly over all classes
+    balance     whether all classes are drawn equally often, however many images they have
+    freeze      whether only the last layer is trained; BN then keeps its running statistics
+    body_lr     factor on the learning rate of all layers except the last
     """
 
     name: str
@@ -49,6 +51,11 @@ class Recipe:
     body_lr: float = field(default=1.0, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
+        if not self.epochs <= MAX_EPOCHS:
+            raise UsageError(
+                f"a training of {self.epochs} epochs is too long: give at most {MAX_EPOCHS:,}"
+            )
+        check_step_count(self.steps)
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
             raise UsageError(
                 "a recipe needs either steps or epochs above 0, and the other at 0: "
@@ -65,24 +72,32 @@ class Recipe:
             )
 
     def total_steps(self, num_images: int) -> int:
-        """Return the number of steps of a whole run on `num_images` training images."""
-        return self.steps or max(1, round(self.epochs * num_images / self.batch_size))
+        """Return the number of steps of a complete run on `num_images` training images."""
+        total_steps = self.steps or max(1, round(self.epochs * num_images / self.batch_size))
+        check_step_count(total_steps)
+        return total_steps
 
     def with_duration(self, steps: int = 0, epochs: float = 0) -> "Recipe":
-        """Return this recipe with another duration; the schedule scales with the run's length."""
+        """Return this recipe with another duration; the schedule is stretched to fit it."""
         return replace(self, steps=steps, epochs=epochs)
 
     def drop_unneeded_warmup(self, depth: int) -> "Recipe":
-        """Return this recipe, without its warm-up if `depth` layers are too few to need it."""
+        """Return this recipe, without its warm-up if a network of `depth` layers needs none."""
         is_unneeded = self.warmup is not None and depth < self.warmup.from_depth
         return replace(self, warmup=None) if is_unneeded else self
 
     def lr_at_step(self, step: int, total_steps: int) -> float:
-        """Learning rate at `step`, counted from 0, of a run of `total_steps`; a pure function."""
+        """Return the learning rate at `step`, counted from 0, in a run of `total_steps` steps."""
         rate = self.schedule.lr_at_progress(step / total_steps)
         if self.warmup and step < min(self.warmup.steps, total_steps // 10):
             return min(self.warmup.lr, rate)
         return rate
+
+
+def check_step_count(steps: int) -> None:
+    """Raise UsageError if a training of so many steps would never end."""
+    if steps > MAX_STEPS:
+        raise UsageError(f"a training of {steps:,} steps is too long: give at most {MAX_STEPS:,}")
 
 
 RECIPES = {
@@ -90,17 +105,17 @@ RECIPES = {
     for recipe in (
         # He et al. 2015, section 4.2.  Deviations: channel means instead of a mean image, and a
         # division by the standard deviation; 45,000 training images, as a dev split is held out;
-        # BN over the whole batch (parts=2 is the paper's, on two GPUs).
+        # BN over the whole batch (the paper used two GPUs, which is parts=2).
         Recipe(name="he2015", steps=64_000, warmup=Warmup()),
-        # He et al. 2016, appendix: the same, with a warm-up at every depth.
+        # He et al. 2016, appendix: as he2015, but with a warm-up at every depth.
         Recipe(name="he2016", steps=64_000, warmup=Warmup(from_depth=0)),
-        # Ours, for 32x32 images and little time; experiments/fast has what was tried for it.
+        # Ours, for fast training on 32x32 images; experiments/fast records what was tried.
         Recipe(name="fast", epochs=36, optimiser=Muon(), schedule=OneCycle(lr=0.03, rise=0.2)),
         # Ours, for data sets of a few thousand small images.
         Recipe(
             name="small", epochs=12, batch_size=64, schedule=OneCycle(), augment=Augmentation(pad=1)
         ),
-        # Ours, for photographs: from random weights, and from those of another task.
+        # Ours, for photographs: "photos" from random weights, "tuning" from pretrained weights.
         Recipe(
             name="photos",
             epochs=60,
@@ -125,9 +140,9 @@ RECIPES = {
 
 
 def recipe(name: str) -> Recipe:
-    """Return the recipe of that name.
+    """Return the recipe called `name`.
 
-    Raises UsageError, with the nearest name, if there is none.
+    Raises UsageError if there is none; the message suggests the nearest name.
     """
     if name not in RECIPES:
         raise unknown_name_error("recipe", name, RECIPES)

@@ -1,8 +1,9 @@
-"""Register kinds of parts: the joins, heads, optimisers and augmentations that a value may hold.
+"""The registry of part classes: joins, poolings, optimisers and batch transforms.
 
-A part is a frozen dataclass below one of the bases (`Join`, `Head`, `Optimiser`, `BatchTransform`).
-It describes itself without torch.  `register` makes its kind known; reading JSON accepts registered
-kinds alone and imports nothing that a file names.
+A part is an instance of a frozen dataclass derived from one of the base classes `Join`, `Pooling`,
+`Optimiser` and `BatchTransform`.  The dataclass, called the part's kind, does not import torch.
+`register` adds a kind to the registry.  A JSON file can contain registered kinds only; reading it
+never imports a module that the file names.
 
     @dataclass(frozen=True, slots=True)
     class Halved(Join): ...
@@ -20,11 +21,11 @@ PartT = TypeVar("PartT", bound="type[Part]")
 
 
 class Part(ABC):
-    """A frozen value that may be defined outside this package; `register` makes its kind known."""
+    """Base class of all parts, including those that other packages define and `register`."""
 
     __slots__ = ()
 
-    STORED_KIND: ClassVar[str]  # what JSON calls the kind; the class's name where it is not given
+    STORED_KIND: ClassVar[str]  # name of the kind in JSON; by default the name of the class
 
 
 _kinds: dict[type[Part], dict[str, type[Part]]] = {}
@@ -39,11 +40,11 @@ def register(
 ) -> PartT:
     """Register a kind of part, so that it can be read from JSON and built; usable as a decorator.
 
-    `implementation` builds the torch object; its signature is described in the base class of the
-    kind: `Join`, `Head`, `Optimiser` or `BatchTransform`.  `names` maps names to values of this
-    kind; a network's name may contain such a name, as in `cifar-resnet20,join=NAME`.  A second call
-    for the same kind adds to the first.  Raises UsageError if another part already has the kind or
-    a name.
+    `implementation` is the function that builds the torch object.  Its signature is described in
+    the base class of the kind: `Join`, `Pooling`, `Optimiser` or `BatchTransform`.  `names` maps
+    names to parts of this kind, for use in the names of networks: `cifar-resnet20,join=NAME`.
+    A second call for the same kind adds to the first.  Raises UsageError if a different kind has
+    the same name in JSON, or if a different part has one of the `names`.
     """
     kinds = _kinds.setdefault(base_of(kind), {})
     stored_kind = stored_kind_of(kind)
@@ -61,7 +62,10 @@ def register(
 
 
 def base_of(kind: type) -> type[Part]:
-    """Return the base of `kind`, a direct subclass of `Part`; e.g. `Join` for `Gate`."""
+    """Return the base class of `kind` directly below `Part`, e.g. `Join` for `Gate`.
+
+    Raises UsageError if `kind` is not a subclass of `Part`.
+    """
     bases = [base for base in kind.__mro__ if issubclass(base, Part) and base is not Part]
     if not bases:
         raise UsageError(
@@ -72,15 +76,15 @@ def base_of(kind: type) -> type[Part]:
 
 
 def is_part_base(hint: object) -> bool:
-    """Return whether this type is a base of parts, such as `Join` or `Head`.
+    """Return whether `hint` is a base class of parts, such as `Join` or `Pooling`.
 
-    A field of such a type may hold any part that is registered for the base.
+    A field of such a type may hold a part of any kind that is registered for the base class.
     """
     return isinstance(hint, type) and hint in _kinds
 
 
 def stored_kind_of(kind: type) -> str:
-    """Return the name of this kind of part in JSON.
+    """Return the name that the class `kind` has in JSON.
 
     The name is the class attribute `STORED_KIND` or, if there is none, the name of the class.
     """
@@ -88,14 +92,15 @@ def stored_kind_of(kind: type) -> str:
 
 
 def registered_kinds(base: type) -> dict[str, type[Part]]:
-    """Return the registered kinds of a base by their name in JSON; the first one is the default."""
+    """Return the registered kinds of a base class, by name in JSON; the first is the default."""
     return _kinds[base]
 
 
 def named_parts(base: type) -> Mapping[str, Any]:
-    """Return, by name, the parts of a base that a network's name may contain.
+    """Return the named parts of a base class, as a mapping from name to part.
 
-    The mapping is a live view: parts that are registered later appear in it.
+    Names of networks may contain these names.  Parts that are registered later appear in the
+    mapping, too.
     """
     return _named_values[base]
 

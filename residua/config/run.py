@@ -1,4 +1,4 @@
-"""A training run as a value: network, data set, recipe, seed, random or loaded initial weights."""
+"""The description of a training run: network, data set, recipe, seed and initial weights."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ class Run:
     """Everything that determines the outcome of a training run on a given machine.
 
     dataset  the name of a data set, or the path of a folder, a table or an archive
-    recipe   None for VLAD, which is fitted in a single step
-    start    fingerprint of the model folder or file that gives the initial weights; "" if they are
-             random
+    recipe   the training recipe; None for VLAD, which is fitted in a single step
+    start    fingerprint of the model folder or file that the initial weights come from; "" if the
+             initial weights are random
     """
 
     network: ClassifierConfig
@@ -37,7 +37,7 @@ class Run:
             )
 
     def recipe_for_depth(self, depth: int) -> Recipe:
-        """Return the recipe, without a warm-up that a network of `depth` layers does not need.
+        """Return the recipe, without its warm-up if a network of `depth` layers needs none.
 
         Raises UsageError for VLAD, which has no recipe.
         """
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def id(self) -> str:
-        """First ten hexadecimal digits of the SHA-256 of the run's JSON; equal for equal runs."""
+        """First ten hex digits of the SHA-256 of the run's JSON; equal runs have equal ids."""
         text = json.dumps(self.json, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -66,7 +66,7 @@ class Run:
 
 
 def parse_run(data: Json) -> Run:
-    """Decode a run that this or an earlier version has stored.
+    """Decode the JSON of a run that this or an earlier version has stored.
 
     Raises RecordError if `data` does not describe a run.
     """

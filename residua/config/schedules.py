@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as pure functions of the progress of a run."""
+"""Learning-rate schedules: the learning rate as a function of the progress of a run."""
 
 from dataclasses import dataclass
 from math import cos, pi
@@ -9,7 +9,7 @@ from residua.config.checks import check_range
 
 @dataclass(frozen=True, slots=True)
 class StepDecay:
-    """A constant rate that is multiplied by `factor` at each of the fractions `at` of a run."""
+    """A rate that starts at `lr` and is multiplied by `factor` at each fraction `at` of a run."""
 
     STORED_KIND: ClassVar[str] = "Drops"
 
@@ -22,7 +22,7 @@ class StepDecay:
         check_range(self.factor, "factor", 0)
 
     def lr_at_progress(self, progress: float) -> float:
-        """The rate after a fraction `progress` in [0, 1) of the run."""
+        """Return the learning rate after the fraction `progress`, in [0, 1), of the run."""
         return self.lr * self.factor ** sum(progress >= drop for drop in self.at)
 
 
@@ -30,7 +30,7 @@ class StepDecay:
 class OneCycle:
     """A linear rise to `lr`, then a cosine decay to 0 (after Smith & Topin 2017).
 
-    `rise` is the fraction of the run that the rise takes.
+    `rise` is the fraction of the run in which the rate rises.
     """
 
     lr: float = 0.02
@@ -41,7 +41,7 @@ class OneCycle:
         check_range(self.rise, "rise", 0, 1)
 
     def lr_at_progress(self, progress: float) -> float:
-        """The rate after a fraction `progress` in [0, 1) of the run."""
+        """Return the learning rate after the fraction `progress`, in [0, 1), of the run."""
         if progress < self.rise:
             return self.lr * progress / self.rise
         return self.lr * (1 + cos(pi * (progress - self.rise) / (1 - self.rise))) / 2
@@ -52,11 +52,11 @@ Schedule = StepDecay | OneCycle
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """Limit the learning rate to `lr` for the first `steps` steps of deep networks.
+    """A warm-up: the learning rate is at most `lr` in the first `steps` steps of deep networks.
 
-    It applies to networks of at least `from_depth` layers, and for at most a tenth of the run (our
-    choice).  He et al. 2015, section 4.2, train their 110-layer net at a rate of 0.01 until the
-    training error is below 80 %, which took about 400 iterations.
+    Deep networks are those of at least `from_depth` layers.  The warm-up takes at most a tenth of
+    the run (our choice).  He et al. 2015, section 4.2, train their 110-layer net at a rate of 0.01
+    until the training error is below 80 %, which took about 400 iterations.
     """
 
     lr: float = 0.01

@@ -1,32 +1,36 @@
-"""Convert values to and from JSON and apply overrides such as `batch_size=64`, checking types.
+"""Convert config dataclasses to and from JSON, and apply overrides such as `batch_size=64`.
 
-Names in stored files do not change when Python names do: a field can set its JSON key with the
-`stored_as` metadata, and a class its JSON kind with the attribute `STORED_KIND`.
+Types are checked.  Names in stored files can stay the same when Python names change: the metadata
+`stored_as` of a field sets its JSON key, and the attribute `STORED_KIND` of a class sets its name
+in JSON.
 """
 
-import json
 import re
-from dataclasses import Field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import cache
+from json import JSONDecodeError
 from types import UnionType
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from residua.bounded_json import Json as Json
+from residua.bounded_json import JsonLimitError, describe_json_error, parse_json
 from residua.config.registry import is_part_base, registered_kinds, stored_kind_of
 from residua.errors import RecordError, UsageError, unknown_name_error
 
 FORMAT_VERSION = 1
-UNTAGGED_KINDS = ("Network", "Sgd", "Head")  # the only kinds in their places when format 1 began
+UNTAGGED_KINDS = ("Network", "Sgd", "Head")  # format 1 began with only these kinds
 
 ConfigT = TypeVar("ConfigT")
-Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+MAX_QUOTED_LENGTH = 60  # characters of a value in a message
 
 
 def to_json(value: Any) -> Json:
-    """Encode a frozen value, with everything in it, as JSON.
+    """Encode a config dataclass, with everything in it, as JSON.
 
-    If a field may hold several kinds of value, the value's `kind` is written too, unless it is one
-    of `UNTAGGED_KINDS`.  A field with `added_later` metadata is not written if it has its default
-    value, so that older runs keep their ids.
+    If a field may hold several classes, the value's class is written under the key "kind", unless
+    it is one of `UNTAGGED_KINDS`.  A field with the metadata `added_later` is not written if it has
+    its default value, so that older runs keep their ids.  Raises TypeError for a value that JSON
+    cannot hold.
     """
     if is_dataclass(value) and not isinstance(value, type):
         hints = resolve_field_types(type(value))
@@ -44,9 +48,10 @@ def to_json(value: Any) -> Json:
 
 
 def to_tagged_json(value: Any, hint: Any) -> Json:
-    """Encode `value`, the value of a field of type `hint`.
+    """Encode `value`, the value of a field of type `hint`, as JSON.
 
-    The value's `kind` is added if the type allows several kinds.
+    If the type allows several classes, the value's class is written under the key "kind", unless it
+    is one of `UNTAGGED_KINDS`.
     """
     if isinstance(value, tuple) and get_origin(hint) is tuple and is_part_base(get_args(hint)[0]):
         return [to_tagged_json(item, get_args(hint)[0]) for item in value]
@@ -61,16 +66,17 @@ def to_tagged_json(value: Any, hint: Any) -> Json:
 
 
 def from_json(value_type: type[ConfigT], data: Json) -> ConfigT:
-    """Decode a value of type `value_type`.
+    """Decode `data` as the dataclass `value_type`.
 
-    Raises RecordError if `data` does not describe such a value.
+    Raises RecordError if `data` does not describe such an object, and UsageError for an
+    unknown field or an impossible value.
     """
     name = name_in_words(value_type)
     try:
         value: ConfigT = decode_json(value_type, data, name)
     except UsageError:
         raise
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise RecordError(f"not a valid {name}: {error}") from error
     return value
 
@@ -78,37 +84,60 @@ def from_json(value_type: type[ConfigT], data: Json) -> ConfigT:
 def decode_json(hint: Any, data: Json, path: str) -> Any:
     """Decode `data` as the type `hint`.
 
-    Raises TypeError if `data` does not fit; the message names its place in the file, `path`.
+    `path` is the place of `data` in the file, for error messages.  Raises TypeError if `data` does
+    not fit the type.
     """
     if get_origin(hint) is Literal:
         if data not in get_args(hint):
             choices = ", ".join(map(repr, get_args(hint)))
-            raise TypeError(f"{path} is {data!r}, not one of {choices}")
+            raise TypeError(f"{path} is {quote_json(data)}, not one of {choices}")
         return data
     if isinstance(hint, UnionType):
         return decode_json_union(get_args(hint), data, path)
     if get_origin(hint) is tuple and isinstance(data, list):
         return decode_json_tuple(get_args(hint), data, path)
-    if is_part_base(hint) and isinstance(data, dict):
+    if is_part_base(hint):
         return decode_json_kind(registered_kinds(hint), data, path)
-    if isinstance(hint, type) and is_dataclass(hint) and isinstance(data, dict):
+    if isinstance(hint, type) and is_dataclass(hint):
         return decode_json_object(hint, data, path)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
-    is_bool = isinstance(data, bool)  # which is an int to Python, but not to us
+    is_bool = isinstance(data, bool)  # bool is a subclass of int, but is not accepted as one
     if isinstance(hint, type) and isinstance(data, hint) and is_bool == (hint is bool):
         return data
-    raise TypeError(f"{path} is {data!r}, not {getattr(hint, '__name__', hint)}")
+    raise TypeError(f"{path} is {quote_json(data)}, not {getattr(hint, '__name__', hint)}")
 
 
-def decode_json_object(value_type: type, data: dict[str, Json], path: str) -> Any:
+def quote_json(data: Json) -> str:
+    """Quote a value for a message; a long one is cut."""
+    # of a long list only the beginning is written out
+    text = repr(data[: 2 * MAX_QUOTED_LENGTH] if isinstance(data, str | list) else data)
+    return text if len(text) <= MAX_QUOTED_LENGTH else f"{text[:MAX_QUOTED_LENGTH]}..."
+
+
+def decode_json_object(value_type: Any, data: Json, path: str) -> Any:
     """Decode a JSON object as a dataclass.
 
-    Raises UsageError if a key is not a field of the dataclass.
+    Raises UsageError if a key is not a field of the dataclass, and TypeError if `data` is not an
+    object, or if it lacks a field.
     """
     hints, names = resolve_field_types(value_type), names_by_stored_key(value_type)
+    if not isinstance(data, dict):
+        first_key = next(iter(names), "FIELD")
+        raise TypeError(
+            f"{path} is {quote_json(data)}, not an object with fields: "
+            f"set a field of it, such as {path}.{first_key}, or write it as JSON"
+        )
     if unknown_keys := set(data) - set(names):
         raise unknown_name_error("field", sorted(unknown_keys)[0], names, path)
+    missing_keys = [
+        stored_key(field)
+        for field in fields(value_type)
+        if field.default is MISSING and field.default_factory is MISSING
+        if field.init and stored_key(field) not in data
+    ]
+    if missing_keys:
+        raise TypeError(f"{path} lacks {', '.join(missing_keys)}")
     field_values = {
         names[key]: decode_json(hints[names[key]], item, f"{path}.{key}")
         for key, item in data.items()
@@ -131,20 +160,30 @@ def decode_json_union(types: tuple[Any, ...], data: Json, path: str) -> Any:
     if data is None and type(None) in types:
         return None
     dataclass_types = [kind for kind in types if isinstance(kind, type) and is_dataclass(kind)]
-    if isinstance(data, dict) and len(dataclass_types) > 1:
+    if len(dataclass_types) > 1:
         kinds = {stored_kind_of(value_type): value_type for value_type in dataclass_types}
         return decode_json_kind(kinds, data, path)
     [value_type] = [kind for kind in types if kind is not type(None)]
     return decode_json(value_type, data, path)
 
 
-def decode_json_kind(kinds: dict[str, Any], data: dict[str, Json], path: str) -> Any:
-    """Decode a JSON object as the class that its `kind` names, by default the first of `kinds`."""
+def decode_json_kind(kinds: dict[str, Any], data: Json, path: str) -> Any:
+    """Decode a JSON object as the class that its key "kind" names.
+
+    The default is the first class of `kinds`.  Raises TypeError if the class is not in `kinds`.
+    """
+    if not isinstance(data, dict):
+        first_kind, *_ = kinds
+        likely = next((kind for kind in kinds if kind.lower() == str(data).lower()), first_kind)
+        raise TypeError(
+            f"{path} is {quote_json(data)}, not an object with a kind: "
+            f'write {path}=\'{{"kind": "{likely}"}}\', where the kind is one of {", ".join(kinds)}'
+        )
     kind = data.get("kind", next(iter(kinds)))
-    if kind not in kinds:
-        raise TypeError(f"{path} is of kind {kind!r}, not one of {', '.join(kinds)}")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise TypeError(f"{path} is of kind {quote_json(kind)}, not one of {', '.join(kinds)}")
     content = {key: item for key, item in data.items() if key != "kind"}
-    return decode_json_object(kinds[str(kind)], content, path)
+    return decode_json_object(kinds[kind], content, path)
 
 
 @cache
@@ -153,7 +192,7 @@ def resolve_field_types(dataclass_type: Any) -> dict[str, Any]:
 
 
 def stored_key(field: Field[Any]) -> str:
-    """Return the JSON key of a dataclass field: its `stored_as` metadata or, if unset, its name."""
+    """Return the JSON key of a dataclass field: its metadata `stored_as`, or else its name."""
     return str(field.metadata.get("stored_as", field.name))
 
 
@@ -163,16 +202,16 @@ def names_by_stored_key(dataclass_type: Any) -> dict[str, str]:
 
 
 def name_in_words(dataclass_type: type) -> str:
-    """Return a class's name in words, for messages: `ModelConfig` -> `model config`."""
+    """Return the name of a class in words, for messages: `ModelConfig` -> `model config`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", dataclass_type.__name__).lower()
 
 
 def apply_override(value: ConfigT, assignment: str) -> ConfigT:
-    """Replace one field of `value` as `--set` does.
+    """Return `value` with one field replaced by an assignment, as given to the option `--set`.
 
     Examples: `batch_size=64`, `optimiser.momentum=0.8`,
     `schedule={"kind": "OneCycle", "lr": 0.2}`.
-    Raises UsageError for a field that does not exist, or a value that it cannot hold.
+    Raises UsageError if the field does not exist or cannot hold the new value.
     """
     path, equals, text = assignment.partition("=")
     if not equals:
@@ -184,16 +223,25 @@ def apply_override(value: ConfigT, assignment: str) -> ConfigT:
 
 
 def parse_literal(text: str) -> Json:
-    """Parse JSON, e.g. `64` or `{"lr": 0.2}`; return text that is not JSON as it is."""
+    """Parse JSON, e.g. `64` or `{"lr": 0.2}`; text that is not JSON is returned unchanged.
+
+    Raises UsageError for JSON that `parse_json` refuses.
+    """
     try:
-        value: Json = json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except JSONDecodeError:
         return text
-    return value
+    except (JsonLimitError, RecursionError, MemoryError) as error:
+        reason = describe_json_error(error)
+        raise UsageError(f"the value {quote_json(text)} cannot be used: {reason}") from None
 
 
 def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> Any:
-    """Return `value` with the field at `path`, a list of JSON keys, set to the decoded `data`."""
+    """Return `value` with the field at `path`, a list of JSON keys, set to `data`, decoded.
+
+    `full_path` is the whole path, for messages.  Raises UsageError if the field does not exist or
+    cannot hold the new value.
+    """
     key, *rest = path
     if value is None:
         keys = full_path.split(".")
@@ -206,7 +254,7 @@ def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> 
         raise UsageError(f"{full_path} cannot be set: {type(value).__name__} has no field {key!r}")
     hints, names = resolve_field_types(type(value)), names_by_stored_key(type(value))
     if key not in names:
-        raise unknown_name_error("field", key, names, name_in_words(type(value)))
+        raise find_unknown_field_error(value, key, full_path)
     name = names[key]
     if rest:
         return replace(
@@ -216,3 +264,21 @@ def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> 
         return replace(value, **{name: decode_json(hints[name], data, full_path)})
     except TypeError as error:
         raise UsageError(str(error)) from None
+
+
+def find_unknown_field_error(value: Any, key: str, full_path: str) -> UsageError:
+    """Make the error for `key`, which is no field of `value`; it names the parts that have one."""
+    owner = name_in_words(type(value))
+    prefix = full_path.removesuffix(key) if full_path.endswith(f".{key}") else ""
+    parts = {
+        part_key: getattr(value, name)
+        for part_key, name in names_by_stored_key(type(value)).items()
+    }
+    paths = [
+        f"{prefix}{part_key}.{key}"
+        for part_key, part in parts.items()
+        if is_dataclass(part) and key in names_by_stored_key(part)
+    ]
+    if paths:
+        return UsageError(f"{owner} has no field {key!r}: did you mean {' or '.join(paths)}?")
+    return unknown_name_error("field", key, parts, owner)

@@ -1,4 +1,4 @@
-"""A study as a value: the arms that it compares, their depths and seeds, and a shared recipe."""
+"""The description of a study: the arms it compares, depths, seeds and a shared recipe."""
 
 import re
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from residua.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One candidate of a study: a family of networks, and its overrides of the study's recipe.
+    """One candidate of a study: a family of networks, with its overrides of the study's recipe.
 
-    family   family name as `compose_network_name` takes it, e.g. `resnet,start=identity`
+    family   name of the family, as for `compose_network_name`, e.g. `resnet,start=identity`
     changes  overrides of the study's recipe, e.g. `schedule.lr=0.02`
-    label    text before the word "net" in sentences, e.g. `zero-initialised`; the default is the
+    label    text that reports print before the word "net", e.g. `zero-initialised`; "" uses the
              family
-    depths   the arm's own depths; the default is the study's depths
+    depths   depths of this arm; () uses the study's depths
     """
 
     family: str
@@ -61,7 +61,7 @@ class StudyPoint:
 
     @property
     def run_name(self) -> str:
-        """The name of the run, and of its folder."""
+        """The name of the run, which is also the name of its folder."""
         label = ""
         if self.arm.changes:
             label = "-" + re.sub(r"[^a-z0-9.]+", "-", self.arm.label.lower()).strip("-")
@@ -72,7 +72,7 @@ class StudyPoint:
 class Study:
     """The networks to train for a comparison: every arm at every depth with every seed.
 
-    An arm that has its own depths is trained at those instead of the study's.  Raises
+    An arm that has depths of its own is trained at those instead of the study's depths.  Raises
     UsageError if there is no arm, depth or seed, or if two arms have the same title.
     """
 
@@ -95,12 +95,12 @@ class Study:
             )
 
     def points_by_run_name(self) -> dict[str, StudyPoint]:
-        """Return the study's points by the name of their run, in training order.
+        """Return the study's points by the names of their runs, in training order.
 
-        The runs of one seed come before those of the next, so that a study that is stopped early
-        has trained every network once before any network twice.  Within a seed the deepest networks
-        come first, so that parallel workers finish at about the same time.  Raises UsageError if a
-        depth is impossible or if two arms are the same; the message names these arms.
+        The runs of one seed come before those of the next seed, so that every network is trained
+        once before any network is trained twice.  Within a seed the deepest networks come first, so
+        that parallel workers finish at about the same time.  Raises UsageError if a depth is
+        impossible, or if two arms are the same network; the message names these arms.
         """
         depths = sorted(
             {depth for arm in self.arms for depth in arm.depths or self.depths}, reverse=True
@@ -118,7 +118,7 @@ class Study:
         return points
 
     def check_depths(self, depths: list[int]) -> None:
-        """Raise UsageError if an arm has no network at one of these depths.
+        """Raise UsageError if an arm has no network of one of these depths.
 
         The message names the impossible depths.
         """
@@ -143,7 +143,7 @@ class Study:
         return Run(net, self.dataset, point.arm.apply_changes(self.recipe), point.seed)
 
     def make_runs(self) -> dict[str, Run]:
-        """Make the study's runs, by name, in the order of `points_by_run_name`."""
+        """Make all runs of the study, by name, in the order of `points_by_run_name`."""
         return {name: self.make_run(point) for name, point in self.points_by_run_name().items()}
 
     @property
@@ -153,9 +153,10 @@ class Study:
 
 
 def parse_study(data: Json) -> Study:
-    """Decode a stored study, including those of version 0.1, which have families instead of arms.
+    """Decode the JSON of a study.
 
-    Raises RecordError if `data` does not describe a study.
+    Studies stored by version 0.1, which have families instead of arms, are accepted, too.  Raises
+    RecordError if `data` does not describe a study.
     """
     if not isinstance(data, dict):
         return from_json(Study, data)

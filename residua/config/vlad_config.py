@@ -1,8 +1,8 @@
-"""Config of classical image classification: VLAD descriptors of local patches and a linear SVM.
+"""Config of the classical image classifier: a linear SVM on VLAD descriptors of local patches.
 
 Jegou et al. 2010 and 2012 encode an image by the differences between its patches and the nearest
-words of a dictionary.  He et al. 2015, section 2, name VLAD among the residual representations that
-precede theirs.  Nothing here is trained by gradient descent.
+words of a dictionary.  He et al. 2015, section 2, cite VLAD as an earlier residual representation.
+The classifier is not trained by gradient descent.
 """
 
 from dataclasses import dataclass
@@ -12,31 +12,35 @@ from typing import ClassVar, TypeAlias
 from residua.config.checks import check_range
 from residua.config.network import Network
 from residua.config.serialize import Json, decode_json, parse_literal
+from residua.config.size_limits import check_classifier_size
 from residua.errors import UsageError
 
-SMALL_IMAGE_SIDE = 16  # up to this side of an image, fewer words and cells are the default
+SMALL_IMAGE_SIDE = 16  # images up to this side have fewer words and cells by default
 VLAD_CHANGE_KEYS = ("patch", "contrast", "dimensions", "words", "cells", "samples", "cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VladClassifier:
-    """A linear SVM on VLAD descriptors of an image.
+    """A linear SVM on VLAD descriptors of images.
 
-    Each square patch of the image gives its residual to the nearest word.  Residuals are summed by
-    cell, and the SVM turns the sums into class scores.  The papers describe large
-    photographs by SIFT; patches, their size and the cells are our choice, for small images.
+    Each square patch of an image is assigned to its nearest word; its residual is the patch minus
+    the word.  The residuals are summed for each word and cell, and the SVM turns the sums into
+    class scores.  The papers use SIFT descriptors of large photographs; patches, their size and the
+    cells are our choice for small images.
 
     input       (channels, height, width)
-    patch       side of a patch; there is one at every position
-    contrast    added to a patch's variance, in normalised pixels, before dividing by it; our choice
+    patch       side of a patch, in pixels; there is a patch at every position
+    contrast    constant c in the scaling of a patch by 1 / sqrt(variance + c), for normalised
+                pixels; our choice
     dimensions  number of values of a patch after PCA whitening (Jegou & Chum 2012)
     words       number of words of the dictionary, which k-means finds
-    cells       the image is a grid of cells x cells, each with its own sums of residuals
-    samples     number of patches to which whitening and dictionary are fitted; our choice
-    cost        C of the SVM: larger fits the training images more closely; chosen by the dev error
+    cells       rows and columns of the grid of cells; each cell has its own sums of residuals
+    samples     number of patches to which the whitening and the dictionary are fitted; our choice
+    cost        C of the SVM; a larger C fits the training images more closely.  The default was
+                chosen by the dev error
     """
 
-    IS_TRAINED_BY_STEPS: ClassVar[bool] = False  # it is fitted in one go, without a recipe
+    IS_TRAINED_BY_STEPS: ClassVar[bool] = False  # it is fitted in a single step, without a recipe
     CARD_TAG: ClassVar[str] = "vlad"
 
     name: str = "vlad"
@@ -76,12 +80,13 @@ class VladClassifier:
             )
         if self.patch_numel == 1:
             raise UsageError("a patch of a single number has no contrast: choose a larger patch")
-        # a patch without its mean has one dimension less
+        # subtracting the mean of a patch removes one dimension
         if not 1 <= self.dimensions < self.patch_numel:
             raise UsageError(
                 f"dimensions={self.dimensions} is invalid: "
                 f"a patch has {self.patch_numel} numbers, so choose 1 to {self.patch_numel - 1}"
             )
+        check_classifier_size(self.name, self.parameters, self.input)
 
     @property
     def patch_numel(self) -> int:
@@ -90,7 +95,7 @@ class VladClassifier:
 
     @property
     def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patch positions."""
+        """The number of rows and of columns of patch positions."""
         return self.input[1] - self.patch + 1, self.input[2] - self.patch + 1
 
     @property
@@ -100,7 +105,7 @@ class VladClassifier:
 
     @property
     def parameters(self) -> int:
-        """The number of fitted values: patch mean, whitening, dictionary, and SVMs with biases."""
+        """The number of fitted values: mean patch, whitening, words, SVM weights and biases."""
         return (
             self.patch_numel * (1 + self.dimensions)
             + self.words * self.dimensions
@@ -113,10 +118,11 @@ ClassifierConfig: TypeAlias = Network | VladClassifier
 
 
 def make_vlad_classifier(name: str, input: tuple[int, ...], classes: int) -> VladClassifier:
-    """Parse `vlad`, or e.g. `vlad,words=32,cells=1` to replace fields, for images of shape `input`.
+    """Make a VLAD classifier from a name such as `vlad` or `vlad,words=32,cells=1`.
 
-    The defaults are our choice, guided by dev errors on digits and CIFAR-10.  Raises UsageError
-    for an unknown field or an impossible value.
+    `input` is the shape (channels, height, width) of the images.  Fields that the name does not set
+    have defaults of our choice, guided by dev errors on digits and CIFAR-10.  Raises UsageError for
+    an unknown field or an impossible value.
     """
     words, cells = (16, 2) if min(input[1:]) <= SMALL_IMAGE_SIDE else (28, 3)
     field_values: dict[str, Json] = {

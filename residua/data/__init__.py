@@ -2,19 +2,22 @@
 
 sources          find data sets by name or location, and list or download their files
 read             data set -> uint8 images and labels of a split
-decode           image file -> pixels, in one way for training and prediction
+decode           image file -> pixels, the same for training and prediction
+image_formats    the formats that are read: suffixes and signatures
+rgb_conversion   opened images of any mode -> upright RGB of 8 bits
+grey_levels      grey of more than 8 bits -> 8 bits, by the level of white
 decode_listing   all photos of a data set -> pixels, in parallel
 image_cache      decoded photos, stored for the next run
-pixel_file       the memory-mapped file that holds the cached photos
+pixel_file       the memory-mapped file of the cached photos
 splits           which photos are for training and which are held out
 batches          the endless stream of training batches, as a function of the step
-augment          crops, flips, colours, mixing and normalisation of a batch
+augment          crops, flips, colour changes, mixing and normalisation of a batch
 trivial_augment  TrivialAugment of a batch
-counter_rng      random bits as a function of a seed, a use and an index
-check            problems of a folder of photos, before training
-checked_image    the facts and warnings about one photo that the check collects
-near_duplicates  images that look the same
-checksums        MD5 and SHA-256
+counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
+check            find the problems of a data set of photos before training
+checked_image    the check of a single photo: size, hashes, histogram and warnings
+near_duplicates  find images that look the same
+checksums        compute MD5 and SHA-256 sums
 thumbnails       images as data URIs for HTML pages
 threads          work on many files in parallel
 space            free memory and disk space
@@ -37,11 +40,12 @@ if TYPE_CHECKING:
     from residua.data.counter_rng import RandomStream as RandomStream
     from residua.data.counter_rng import random_bits_from_keys as random_bits_from_keys
     from residua.data.counter_rng import random_permutation as random_permutation
-    from residua.data.decode import IMAGE_FORMATS as IMAGE_FORMATS
     from residua.data.decode import HasPreprocessing as HasPreprocessing
     from residua.data.decode import decode_image as decode_image
     from residua.data.decode import preprocess_image as preprocess_image
     from residua.data.decode import silence_pillow_warnings as silence_pillow_warnings
+    from residua.data.grey_levels import summarize_unused_levels as summarize_unused_levels
+    from residua.data.image_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.read import Images as Images
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_available as ensure_dataset_available
@@ -67,6 +71,8 @@ if TYPE_CHECKING:
     from residua.data.sources.resolve import resolve_dataset as resolve_dataset
     from residua.data.space import format_bytes as format_bytes
     from residua.data.space import free_memory_bytes as free_memory_bytes
+    from residua.data.summarize import summarize_checked_data as summarize_checked_data
+    from residua.data.summary import DataSummary as DataSummary
     from residua.data.threads import count_available_cores as count_available_cores
     from residua.data.thumbnails import encode_data_uri as encode_data_uri
     from residua.data.thumbnails import make_thumbnail_uri as make_thumbnail_uri
@@ -79,14 +85,16 @@ __getattr__, __dir__ = export_lazily(
             "Images NamedImages ensure_dataset_available list_skipped_images "
             "read_preprocessed_split read_split"
         ),
+        "image_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",
         "counter_rng": "RandomStream random_bits_from_keys random_permutation",
-        "decode": (
-            "IMAGE_FORMATS HasPreprocessing decode_image preprocess_image silence_pillow_warnings"
-        ),
+        "decode": "HasPreprocessing decode_image preprocess_image silence_pillow_warnings",
+        "grey_levels": "summarize_unused_levels",
         "check": "DatasetCheck check_dataset format_usable_csv make_check_thumbnails",
         "thumbnails": "encode_data_uri make_thumbnail_uri pixels_to_image",
+        "summarize": "summarize_checked_data",
+        "summary": "DataSummary",
         "threads": "count_available_cores",
         "space": "format_bytes free_memory_bytes",
         "sources.listing": (

@@ -1,7 +1,7 @@
 """Augmentation of a whole batch on its device, and normalisation of uint8 pixels.
 
-Every function takes the random bits of each sample as an argument, so that a sample's
-augmentation does not depend on the batch it is in.
+Every random function takes the random bits of each sample as an argument, so that the augmentation
+of a sample does not depend on the rest of its batch.
 """
 
 from functools import cache
@@ -15,9 +15,9 @@ from torch import Tensor
 def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tensor:
     """Surround images (n, c, h, w) uint8 with `margin` pixels of the mean colour on every side.
 
-    The mean is rounded to whole grey levels.  Up to this rounding, at most half a level,
-    the border is zero after normalisation, as in He et al. 2015, who pad images after subtracting
-    the mean.
+    The mean of each channel is in [0, 1], and is rounded to a whole level in [0, 255].  After
+    normalisation the border is zero up to this rounding.  He et al. 2015 pad with zeros after
+    subtracting the mean.
     """
     channels = [
         F.pad(pixels[:, i], (margin,) * 4, value=round(255 * level)) for i, level in enumerate(mean)
@@ -26,7 +26,7 @@ def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tenso
 
 
 def random_crop(padded: Tensor, size: tuple[int, int], random_bits: Tensor) -> Tensor:
-    """Crop each image at a random position: (n, c, H, W) and bits (n,) -> (n, c, h, w)."""
+    """Crop each image (n, c, H, W) to `size` (h, w) at a random position; `random_bits` is (n,)."""
     height, width = size
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, c, rows, columns, h, w), a view
     rows, columns = windows.shape[2:4]
@@ -66,9 +66,9 @@ def random_resized_crop(
 def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Tensor:
     """Multiply brightness, contrast and saturation of each image (n, c, h, w) by random factors.
 
-    Factors are uniform in [1 - max_change, 1 + max_change]; `random_bits` is (n, 3).  Our choice:
-    grey is the plain mean of the channels.  `apply_trivial_augment` uses the luma instead, as
-    Pillow does.
+    Factors are uniform in [1 - max_change, 1 + max_change]; `random_bits` is (n, 3).  An image
+    without saturation is the plain mean of its channels, our choice.  `apply_trivial_augment` uses
+    the luma instead, as Pillow does.
     """
     factors = 1 + max_change * (2 * bits_to_uniform(random_bits) - 1)
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
@@ -86,9 +86,9 @@ def apply_mixup_or_cutmix(
 ) -> tuple[Tensor, Tensor]:
     """Mix each image (n, c, h, w) with its partner in `others`: by mixup, by CutMix or not at all.
 
-    Returns the images, and the share (n,) in [0, 1] that each keeps of its own label.
-    `random_bits` (n, 4) holds four numbers per image: they choose the method, the share, and x and
-    y of the center of CutMix's box.  The part of the box outside the image is cut off.
+    Returns the images as fp32, and the weight (n,) in [0, 1] of each image's own label.  The four
+    numbers per image of `random_bits` (n, 4) choose the method, the weight, and the x and y of the
+    center of the CutMix box.  The part of the box outside the image is cut off.
     """
     selector, share, x, y = bits_to_uniform(random_bits).unbind(1)
     in_box = mask_cutmix_boxes(pixels.shape[2], pixels.shape[3], share, x, y)
@@ -106,8 +106,8 @@ def apply_mixup_or_cutmix(
 def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """A bool mask (n, 1, h, w) of the pixels that each image takes from its partner in CutMix.
 
-    Each box is centered at (x, y) in [0, 1] and covers 1 - own_share of the image's area.  A part
-    of the box outside the image is cut off.
+    Each box covers 1 - own_share of the image's area.  Its center (x, y) is in [0, 1], relative to
+    width and height.  Parts outside the image are cut off.  `own_share`, `x`, `y` are (n,).
     """
     half_side = ((1 - own_share).sqrt() / 2)[:, None]
     rows, columns = [
@@ -119,20 +119,20 @@ def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: 
 
 
 def bits_to_uniform(random_bits: Tensor) -> Tensor:
-    """63 random bits -> uniform fp32 in [0, 1), from the upper 24 bits."""
+    """Convert 63 random bits to a uniform fp32 number in [0, 1), using the upper 24 bits."""
     return (random_bits >> 39).float() / 2**24
 
 
 def random_horizontal_flip(pixels: Tensor, random_bits: Tensor) -> Tensor:
-    """Mirror each image (n, c, h, w) whose bits (n,) are odd."""
+    """Mirror each image (n, c, h, w) whose number in `random_bits` (n,) is odd."""
     return torch.where((random_bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
 
 
 def apply_cutout(pixels: Tensor, side: int, mean: tuple[float, ...], random_bits: Tensor) -> Tensor:
     """Fill a square of `side` pixels in each image with the mean colour (DeVries & Taylor 2017).
 
-    The square's center is anywhere in the image, so that part of the square may lie outside.
-    Images (n, c, h, w) are modified in place; bits are (n,).
+    The center of the square is any pixel of the image, so part of the square may lie outside.
+    Images (n, c, h, w) are modified in place; `random_bits` is (n,).
     """
     height, width = pixels.shape[2:]
     center_rows, center_columns = random_bits % height, random_bits // height % width
@@ -148,7 +148,7 @@ def apply_cutout(pixels: Tensor, side: int, mean: tuple[float, ...], random_bits
 
 
 def normalise_pixels(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Normalise pixels x (n, c, h, w) in [0, 255]: (x / 255 - mean) / std, fp32, channels last."""
+    """Compute (x / 255 - mean) / std of pixels x (n, c, h, w), as fp32 in channels-last format."""
     scale, shift = normalisation_scale_and_shift(mean, std, pixels.device)
     return pixels.to(torch.float32, memory_format=torch.channels_last) * scale + shift
 
@@ -157,9 +157,9 @@ def normalise_pixels(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, 
 def normalisation_scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The factor and the summand, each (c, 1, 1), that `normalise_pixels` applies to a channel.
+    """The scale and shift, each (c, 1, 1), of `normalise_pixels`, which computes x * scale + shift.
 
-    The result is cached, because each copy to a GPU would synchronise with it.
+    The result is cached, because each new copy of it to a GPU would force a synchronisation.
     """
     # The first caller may be in inference mode, whose tensors autograd refuses; later ones train.
     with torch.inference_mode(False):

@@ -28,17 +28,18 @@ from residua.errors import UsageError
 
 
 class TrainingBatches:
-    """Computes the augmented batch of any step; epochs follow each other in new random orders.
+    """Computes the augmented training batch of any step.
 
-    Batch `step` holds samples [step b, (step + 1) b) of the concatenated epochs, b being the
-    batch size.  So each image is used once per epoch, no batch is partial, and a run resumes at
-    any step without stored state.
+    The epochs, each in a new random order, form one sequence of samples.  Batch `step` holds the
+    samples [step * b, (step + 1) * b) of the sequence, where b is the batch size.  So each image is
+    used once per epoch, no batch is partial, and a run resumes at any step without stored state.
 
-    `rank_and_world_size` (i, n) selects the i-th of n equal shares of each batch: n data-parallel
+    `rank_and_world_size` (i, n) selects part i = 0, ..., n - 1 of each batch: n data-parallel
     processes together compute the batch that a single process would.  Images may be larger than
-    `crop_size`: random crops are taken from the whole image, and without them the center is used.
-    With `balance_classes` an epoch has as many samples as without, but equally many of each class.
-    Raises UsageError if the batch is larger than the data set.
+    `crop_size`.  Random crops are taken from the whole image; without random crops, the center of
+    the image is used.  With `balance_classes` an epoch has the same number of samples, but equally
+    many of each class, so that some images are repeated and others left out.  Raises UsageError if
+    the batch is larger than the data set.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class TrainingBatches:
         self.rank_and_world_size = rank_and_world_size
         self.crop_size = crop_size or images.image_size
         self.num_classes = num_classes or int(images.labels.max()) + 1
-        # Padding all images in advance copies them, which a large data set has no memory for.
+        # Padding all images in advance copies them, and a large data set may not fit twice.
         is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
         self.on_the_fly_padding = augment.pad if is_large else 0
         self.pixels = (
@@ -79,8 +80,8 @@ class TrainingBatches:
     def compute_epoch_order(self, epoch: int) -> Tensor:
         """The sample numbers of an epoch (n,), in the order in which they are used.
 
-        Sample number i + k n stands for the use of image i after k earlier uses in this epoch; n is
-        the number of images.  Only with balanced classes is k ever above 0.
+        With n images, sample number i + k * n is image i, used for the k-th time in this epoch,
+        counted from 0.  Unless classes are balanced, k is always 0.
         """
         order = (
             self.compute_balanced_order(epoch)
@@ -90,9 +91,10 @@ class TrainingBatches:
         return order.to(self.images.labels.device)
 
     def compute_balanced_order(self, epoch: int) -> Tensor:
-        """Sample numbers (n,) with equally many samples of each class.
+        """The sample numbers (n,) of an epoch with equally many samples of each class.
 
-        The order cycles through the images of each class, in a new random order in each cycle.
+        The samples of a class are its images, repeated as often as needed, each time in a new
+        random order.  Then the samples of all classes are shuffled.
         """
         count = len(self.images)
         images_per_class = -(-count // len(self.images_by_class))
@@ -112,10 +114,10 @@ class TrainingBatches:
         return all_samples[order[:count]]
 
     def make_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The rank's share of batch `step`: images (b / n, c, h, w) and labels.
+        """This rank's part of batch `step`: m images and labels, m = batch size / world size.
 
-        Images are fp32, augmented and normalised.  Labels are int64 (b / n,), or, with mixup or
-        CutMix, each class's share as fp32 (b / n, classes).
+        Images (m, c, h, w) are fp32, augmented and normalised.  Labels are int64 (m,) or, with
+        mixup or CutMix, fp32 weights of the classes (m, classes).
         """
         pieces, (rank, world_size) = [], self.rank_and_world_size
         position, end = [
@@ -132,7 +134,7 @@ class TrainingBatches:
         return normalise_pixels(pixels, self.mean, self.std), labels
 
     def mix_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment and mix samples: images (n, c, h, w) and their class shares (n, classes)."""
+        """Augment and mix samples: images (n, c, h, w) and class weights (n, classes)."""
         count = len(self.images)
         pixels, labels = self.augment_samples(epoch, samples)
         partners = self.draw_bits(RandomStream.MIX_PARTNER, epoch, samples) % count
@@ -152,9 +154,9 @@ class TrainingBatches:
         return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
 
     def augment_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment the samples with the given numbers (n,): images (n, c, h, w) and labels (n,).
+        """The augmented images (n, c, h, w) and the labels (n,) of sample numbers (n,).
 
-        The images are not normalised.
+        The images are not yet normalised; their levels are in [0, 255].
         """
         augment = self.augment
         pixels = self.crop_samples(epoch, samples)
@@ -176,7 +178,7 @@ class TrainingBatches:
         return pixels, self.images.labels[samples % len(self.images)]
 
     def apply_extra_transforms(self, pixels: Tensor, epoch: int, samples: Tensor) -> Tensor:
-        """Apply the registered transforms to images (n, c, h, w), each with its own random bits."""
+        """Apply `augment.extra` to images (n, c, h, w), each transform with its own bits."""
         transforms = self.augment.extra
         counts = [transform.random_numbers_per_image for transform in transforms]
         random_bits = self.draw_several_bits(sum(counts), RandomStream.EXTRA, epoch, samples)
@@ -203,13 +205,13 @@ class TrainingBatches:
         return Images(pixels, image_indices).center_crop(self.crop_size).pixels
 
     def draw_bits(self, stream: RandomStream, epoch: int, samples: Tensor) -> Tensor:
-        """One random integer per sample number (n,), as bits (n,), for the use `stream`."""
+        """Draw a random integer from `stream` for each sample number (n,), as int64 (n,)."""
         return random_bits_from_keys(self.seed, stream, epoch, samples)
 
     def draw_several_bits(
         self, count: int, stream: RandomStream, epoch: int, samples: Tensor
     ) -> Tensor:
-        """`count` independent random integers per sample number (n,), as bits (n, count)."""
+        """Draw `count` random integers for each sample number (n,), as int64 (n, count)."""
         return torch.stack(
             [random_bits_from_keys(self.seed, stream, epoch, samples, i) for i in range(count)],
             dim=1,
@@ -217,7 +219,7 @@ class TrainingBatches:
 
 
 def list_images_by_class(labels: Tensor) -> list[Tensor]:
-    """The image indices of each class that occurs in labels (n,), on the CPU."""
+    """The indices of the images of each class that occurs in labels (n,), on the CPU."""
     labels = labels.cpu()
     return [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))]
 
@@ -231,7 +233,7 @@ def make_training_batches(
     seed: int,
     rank_and_world_size: tuple[int, int],
 ) -> TrainingBatches:
-    """Make the batches of a data set's training images that a recipe describes."""
+    """Make the training batches that a recipe describes, from a data set's training images."""
     return TrainingBatches(
         images,
         recipe.batch_size,

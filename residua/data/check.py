@@ -1,4 +1,4 @@
-"""Validation of photos before training: every file is decoded once, and nothing is changed."""
+"""Validation of photos before training: every file is decoded once, and no file is changed."""
 
 import os
 from collections import Counter
@@ -20,24 +20,28 @@ from residua.data.sources.listing import (
 )
 from residua.data.threads import map_in_threads
 from residua.data.thumbnails import encode_data_uri
+from residua.file_names import decode_file_name
+from residua.spreadsheet_cells import escape_formula
 
 MIN_CLASS_IMAGES = 10  # training images; a class with fewer is reported
 CHECK_THUMBNAIL_HEIGHT = 96  # pixels
 MAX_PROBLEM_THUMBNAILS = 240
 EXAMPLES_PER_CLASS = 4  # thumbnails of a class, whether or not they have problems
+MAX_EXAMPLE_THUMBNAILS = 2000  # of all classes together
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetCheck:
-    """The result of checking a data set: its listing, the decodable images, and all problems."""
+    """The result of checking a data set: its listing, its decodable images, and all problems."""
 
     listing: ImageListing
     images: tuple[CheckedImage, ...]
     problems: tuple[DataProblem, ...]
+    duplicates: frozenset[int] = frozenset()  # positions of images that duplicate others
 
     @property
     def json_summary(self) -> dict[str, Json]:
-        """The content of check.json; mean and std of the channels are in [0, 1]."""
+        """The content of check.json; channel means and stds are of pixels in [0, 1]."""
         counts = Counter((image.entry.label, image.entry.split) for image in self.images)
         splits = sorted({split for _, split in counts})
         classes: dict[str, Json] = {
@@ -53,38 +57,39 @@ class DatasetCheck:
             "classes": classes,
             "width": min_median_max(widths),
             "height": min_median_max(heights),
-            "mean": list[Json](mean),
-            "std": list[Json](std),
+            "mean": list[Json](mean) if self.images else [],
+            "std": list[Json](std) if self.images else [],
             "problems": problems_to_json(self.problems),
         }
 
     def usable_entries(self) -> Iterator[ImageEntry]:
         """The entries to train and test on: decodable, without duplicates, and with UTF-8 paths."""
-        unusable_names = {
-            problem.path
-            for problem in self.problems
-            if problem.kind in ("duplicate", "near duplicate", "leakage", "two classes")
-        }
-        for image in self.images:
-            entry = image.entry
-            if entry.name not in unusable_names and is_valid_utf8(str(entry.path)):
-                yield entry
+        for position, image in enumerate(self.images):
+            if position not in self.duplicates and is_valid_utf8(
+                decode_file_name(image.entry.path)
+            ):
+                yield image.entry
 
 
 def check_dataset(listing: ImageListing) -> DatasetCheck:
     """Decode every photo of a listing and report all problems."""
+
+    def check_entry(entry: ImageEntry) -> CheckedImage | DataProblem:
+        return check_image(entry, listing.max_pixels, listing.white_level)
+
     with silence_pillow_warnings():
-        results = map_in_threads(check_image, listing.entries, "checking")
+        results = map_in_threads(check_entry, listing.entries, "checking")
     images = tuple(result for result in results if isinstance(result, CheckedImage))
+    duplicates = find_duplicate_problems(listing, images)
     problems = [
         *listing.problems,
         *(result for result in results if isinstance(result, DataProblem)),
         *(warning for image in images for warning in image.warnings),
         *find_class_problems(listing, images),
         *find_file_name_problems(listing),
-        *find_duplicate_problems(listing, images),
+        *duplicates.values(),
     ]
-    return DatasetCheck(listing, images, tuple(sorted(problems)))
+    return DatasetCheck(listing, images, tuple(sorted(problems)), frozenset(duplicates))
 
 
 def find_class_problems(
@@ -111,7 +116,7 @@ def find_file_name_problems(listing: ImageListing) -> Iterator[DataProblem]:
     end with a space.
     """
     for entry in listing.entries:
-        file_name = entry.path.name
+        file_name = decode_file_name(entry.path.name)
         if (
             not file_name.isprintable()
             or escape_unprintable(file_name).startswith("-")
@@ -121,38 +126,46 @@ def find_file_name_problems(listing: ImageListing) -> Iterator[DataProblem]:
 
 
 def is_valid_utf8(name: str) -> bool:
-    """Whether a name from the file system was UTF-8; Python replaces other bytes by surrogates."""
+    """Whether a file name is valid UTF-8: Python turns all other bytes into surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def find_duplicate_problems(
     listing: ImageListing, images: tuple[CheckedImage, ...]
-) -> Iterator[DataProblem]:
-    """Report each image that has the same bytes as another image, or looks the same.
+) -> dict[int, DataProblem]:
+    """Find images that have the same bytes as another image, or look the same.
 
-    Of two such images, the training image is reported if the other one is held out, so that
-    held-out data do not change.  Otherwise the later one is reported.
+    Returns the problem of each such image by its position in `images`.  Only one image of such a
+    pair has a problem.  If one is held out and the other is a training image, it is the training
+    image, so that the held-out data stay the same.  Otherwise it is the one whose name sorts later.
     """
-    first_by_digest: dict[str, CheckedImage] = {}
-    unique_images = []
+    first_by_digest: dict[str, int] = {}
+    unique: list[int] = []
+    problems: dict[int, DataProblem] = {}
     held_out_first = sorted(
-        images, key=lambda image: (image.entry.split in ("train", ""), image.entry.name)
+        range(len(images)),
+        key=lambda i: (images[i].entry.split in ("train", ""), images[i].entry.name),
     )
-    for image in held_out_first:
-        if first_image := first_by_digest.get(image.sha256):
-            yield describe_duplicate(
-                listing, image.entry, first_image.entry, "duplicate", "is the same file as"
-            )
-        else:
-            first_by_digest[image.sha256] = image
-            unique_images.append(image)
+    for i in held_out_first:
+        first = first_by_digest.setdefault(images[i].sha256, i)
+        if first == i:
+            unique.append(i)
+            continue
+        problems[i] = describe_duplicate(
+            listing, images[i].entry, images[first].entry, "duplicate", "is the same file as"
+        )
     pairs = find_near_duplicates(
-        [image.difference_hash for image in unique_images],
-        [image.grey_thumbnail for image in unique_images],
+        [images[i].difference_hash for i in unique], [images[i].grey_thumbnail for i in unique]
     )
-    for i, j in pairs:
-        original, entry = unique_images[i].entry, unique_images[j].entry
-        yield describe_duplicate(listing, entry, original, "near duplicate", "looks the same as")
+    for original, duplicate in pairs:
+        problems[unique[duplicate]] = describe_duplicate(
+            listing,
+            images[unique[duplicate]].entry,
+            images[unique[original]].entry,
+            "near duplicate",
+            "looks the same as",
+        )
+    return problems
 
 
 def describe_duplicate(
@@ -160,9 +173,9 @@ def describe_duplicate(
 ) -> DataProblem:
     """Describe the problem that `entry` duplicates `original`.
 
-    The problem's kind is `kind` if class and split agree, and "leakage" if only the splits differ.
-    If the classes differ, it is "two classes" for images with the same bytes, and `kind` for images
-    that only look the same.
+    `kind` is "duplicate" for the same bytes, and "near duplicate" for images that look the same.
+    The problem's kind is `kind`, with two exceptions: it is "leakage" if only the splits differ,
+    and "two classes" if the bytes are the same but the classes differ.
     """
     detail = f"{relation} {original.name}"
     if entry.label != original.label:
@@ -175,46 +188,56 @@ def describe_duplicate(
 
 
 def min_median_max(values: list[int]) -> list[Json]:
-    """Smallest, median and largest of sorted values; an empty result if there are no values."""
+    """The smallest, median and largest of sorted values; an empty list if there are no values."""
     return [values[0], round(median(values)), values[-1]] if values else []
 
 
 def format_usable_csv(checked: DatasetCheck, csv_path: Path) -> str:
-    """A CSV table path,label,split of the usable images, for training with `residua train`.
+    """A CSV table of the usable images, on which `residua train` can train.
 
-    Paths are relative to the folder of `csv_path`, the file that will hold the table.
+    The columns are path, label and split.  The table will be stored as `csv_path`, and paths are
+    relative to its folder.
     """
     lines = ["path,label,split"]
     for entry in checked.usable_entries():
-        path = os.path.relpath(entry.path, csv_path.resolve().parent)
+        path = decode_file_name(os.path.relpath(entry.path, csv_path.resolve().parent))
         cells = (path, checked.listing.classes[entry.label], entry.split)
         lines.append(",".join(quote_csv_cell(cell) for cell in cells))
     return "\n".join(lines) + "\n"
 
 
 def quote_csv_cell(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\n\r') else cell
+    cell = escape_formula(cell)
+    needs_quotes = set(cell) & set(',"\n\r') or cell != cell.strip()
+    return '"' + cell.replace('"', '""') + '"' if needs_quotes else cell
 
 
 def make_check_thumbnails(checked: DatasetCheck) -> dict[str, str]:
-    """Make thumbnails of the images with problems and of the first image of each class.
+    """Make thumbnails of images with problems and of the first images of each class.
 
-    Returns data URIs by image name.  Images that cannot be decoded have no thumbnail.
+    Returns data URIs by image name.  Images that cannot be decoded have no thumbnail.  Only
+    the first `MAX_PROBLEM_THUMBNAILS` problems and `EXAMPLES_PER_CLASS` images of a class have one,
+    and at most `MAX_EXAMPLE_THUMBNAILS` images without problems.
     """
     problem_paths = {problem.path for problem in checked.problems[:MAX_PROBLEM_THUMBNAILS]}
     count_by_class = Counter[int]()
-    chosen_entries = []
+    chosen_entries, example_count = [], 0
     for image in checked.images:
         count_by_class[image.entry.label] += 1
-        is_example = count_by_class[image.entry.label] <= EXAMPLES_PER_CLASS
+        is_example = (
+            count_by_class[image.entry.label] <= EXAMPLES_PER_CLASS
+            and example_count < MAX_EXAMPLE_THUMBNAILS
+        )
+        example_count += is_example
         if is_example or image.entry.name in problem_paths:
             chosen_entries.append(image.entry)
+
+    def make_entry_thumbnail(entry: ImageEntry) -> str:
+        content = read_entry_bytes(entry)
+        image = decode_image(content, checked.listing.max_pixels, checked.listing.white_level)
+        image.thumbnail((2 * CHECK_THUMBNAIL_HEIGHT, CHECK_THUMBNAIL_HEIGHT))
+        return encode_data_uri(image, "JPEG")
+
     with silence_pillow_warnings():
         thumbnails = map_in_threads(make_entry_thumbnail, chosen_entries, "thumbnails")
     return {entry.name: uri for entry, uri in zip(chosen_entries, thumbnails, strict=True)}
-
-
-def make_entry_thumbnail(entry: ImageEntry) -> str:
-    image = decode_image(read_entry_bytes(entry))
-    image.thumbnail((2 * CHECK_THUMBNAIL_HEIGHT, CHECK_THUMBNAIL_HEIGHT))
-    return encode_data_uri(image, "JPEG")

@@ -1,4 +1,4 @@
-"""The facts that `check_dataset` collects about each image, and warnings about single images."""
+"""The check of a single image: its size, hashes and histogram, and warnings about it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from residua.config.model import MAX_IMAGE_PIXELS
 from residua.data.checksums import compute_sha256
-from residua.data.decode import decode_image, read_entry_bytes
+from residua.data.decode import decode_photo, read_entry_bytes
+from residua.data.grey_levels import describe_unused_levels
+from residua.data.image_formats import SUFFIXES_BY_FORMAT, identify_format
 from residua.data.near_duplicates import compute_difference_hash, make_grey_thumbnail
-from residua.data.sources.listing import SUFFIXES_BY_FORMAT, DataProblem, ImageEntry
+from residua.data.sources.listing import DataProblem, ImageEntry
 from residua.errors import ImageError
 
 MIN_IMAGE_SIDE = 16  # pixels; a smaller side gives a warning
@@ -20,7 +23,7 @@ MIN_IMAGE_SIDE = 16  # pixels; a smaller side gives a warning
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """The facts of one image that can be decoded."""
+    """Size, hashes, histogram and warnings of one image that can be decoded."""
 
     entry: ImageEntry
     sha256: str  # of the file, in hexadecimal digits
@@ -31,11 +34,13 @@ class CheckedImage:
     warnings: tuple[DataProblem, ...]  # the image can be used all the same
 
 
-def check_image(entry: ImageEntry) -> CheckedImage | DataProblem:
-    """Check one image: returns its facts, or the reason why it cannot be decoded."""
+def check_image(
+    entry: ImageEntry, max_pixels: int = MAX_IMAGE_PIXELS, white_level: int = 0
+) -> CheckedImage | DataProblem:
+    """Check one image: returns a `CheckedImage`, or the reason why it cannot be decoded."""
     try:
         content = read_entry_bytes(entry)
-        image = decode_image(content)
+        image, highest_level = decode_photo(content, max_pixels, white_level)
     except ImageError as error:
         return DataProblem(entry.name, error.kind, error.detail)
     return CheckedImage(
@@ -45,15 +50,18 @@ def check_image(entry: ImageEntry) -> CheckedImage | DataProblem:
         grey_thumbnail=make_grey_thumbnail(image),
         size=image.size,
         histogram=np.array(image.histogram(), np.uint32).reshape(3, 256),
-        warnings=tuple(find_image_warnings(entry, content, image)),
+        warnings=tuple(find_image_warnings(entry, content, image, highest_level)),
     )
 
 
 def find_image_warnings(
-    entry: ImageEntry, content: bytes, image: Image.Image
+    entry: ImageEntry, content: bytes, image: Image.Image, highest_level: int
 ) -> Iterator[DataProblem]:
-    """Warnings about an image that can be decoded: its extension, frames, size or single colour."""
-    actual_format, frames = "", 1
+    """Warn about a wrong file extension, more than one frame, unused levels, or too few pixels.
+
+    Also warn about a single colour.
+    """
+    actual_format, frames = identify_format(content), 1
     with Image.open(BytesIO(content)) as file, suppress(Exception):  # later frames may be damaged
         actual_format = file.format or ""
         frames = getattr(file, "n_frames", 1)
@@ -64,6 +72,8 @@ def find_image_warnings(
     if frames > 1 and actual_format != "MPO":
         detail = f"has {frames} frames, of which only the first is used"
         yield DataProblem(entry.name, "film", detail)
+    if detail := describe_unused_levels(highest_level):
+        yield DataProblem(entry.name, "unused levels", detail)
     if min(image.size) < MIN_IMAGE_SIDE:
         detail = f"has only {image.width} x {image.height} pixels"
         yield DataProblem(entry.name, "small image", detail)
@@ -72,7 +82,10 @@ def find_image_warnings(
 
 
 def compute_channel_mean_std(images: Iterable[CheckedImage]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of red, green and blue over all pixels, in [0, 1], 4 decimals."""
+    """Means and standard deviations of red, green and blue over the pixels of all images.
+
+    Both are in [0, 1], and rounded to 4 decimals.
+    """
     histogram: NDArray[np.float64] = np.zeros((3, 256))
     for image in images:
         histogram += image.histogram

@@ -1,11 +1,11 @@
-"""Checksums: MD5, which publishers state for their files, and SHA-256, which identifies images."""
+"""Checksums: MD5 to verify the files of published data sets, SHA-256 to identify images."""
 
 import hashlib
 from io import BufferedIOBase
 
 
 def compute_md5(file: BufferedIOBase) -> str:
-    """The MD5 sum of an open file from its current position, in hexadecimal digits."""
+    """The MD5 sum of an open file, from its current position on, in hexadecimal digits."""
     # `usedforsecurity=False`: it detects damage, and some systems forbid MD5 for anything more.
     return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

@@ -2,7 +2,7 @@
 
 There is no generator, hence no state to save in a checkpoint or to fast-forward on resuming: the
 bits of any sample of any epoch can be computed directly.  The keys are a seed, a `RandomStream`
-and whatever the bits belong to (an epoch, an image, a draw).
+and the indices of what the bits are for, such as an epoch and an image.
 """
 
 from enum import IntEnum
@@ -14,12 +14,12 @@ UINT64_MASK = (1 << 64) - 1
 
 
 class RandomStream(IntEnum):
-    """What random bits are used for; as the key after the seed, it makes the uses independent.
+    """The purposes of random bits, such as crops: different purposes get independent bits.
 
-    The numbers are part of every stored result: changing one changes the batches of every seed.
-    Members with the same number are enum aliases.  Two uses may share a number only if no
-    computation needs both: VLAD is fitted without `TrainingBatches`, and lesions are drawn for
-    networks that are already trained.
+    A member is the second key of `random_bits_from_keys`, after the seed.  Its number must not
+    change, because that would change the batches of every seed.  Members with the same number are
+    enum aliases.  Two purposes may share a number only if no computation needs both: VLAD is fitted
+    without `TrainingBatches`, and lesions are drawn for networks that are already trained.
     """
 
     # of training batches
@@ -43,7 +43,7 @@ class RandomStream(IntEnum):
 
 
 def to_signed_int64(value: int) -> int:
-    """Reinterpret the low 64 bits of an integer as the signed integer that torch's int64 holds."""
+    """Reinterpret the low 64 bits of an integer as a signed integer, as torch's int64 does."""
     value &= UINT64_MASK
     return value - (1 << 64) if value >> 63 else value
 
@@ -57,7 +57,7 @@ def logical_shift_right(x: Tensor, places: int) -> Tensor:
 
 
 def apply_splitmix64_finaliser(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014) on int64.
+    """Apply the finaliser of splitmix64 (Steele, Lea & Flood 2014) to int64 values.
 
     Flipping one input bit flips about half of the output bits.
     """
@@ -67,10 +67,10 @@ def apply_splitmix64_finaliser(x: Tensor) -> Tensor:
 
 
 def random_bits_from_keys(*keys: int | Tensor) -> Tensor:
-    """63 random bits, as int64 >= 0, for the given keys; the same on every device.
+    """63 random bits for the given keys, as int64 >= 0; they are the same on every device.
 
-    Keys are integers or tensors of integers, for example a seed, a stream, an epoch and sample
-    indices (n,), which give bits (n,).
+    Keys are integers or tensors of integers.  For example, a seed, a stream, an epoch and sample
+    indices (n,) give bits (n,).
     """
     # Python integers for as long as the keys are integers: they reach a GPU without a
     # synchronisation.
@@ -86,5 +86,5 @@ def random_bits_from_keys(*keys: int | Tensor) -> Tensor:
 
 
 def random_permutation(count: int, *keys: int) -> Tensor:
-    """A random permutation of range(count), as int64 (count,), for the given keys."""
+    """The random permutation of range(count) for the given keys, as int64 (count,)."""
     return random_bits_from_keys(*keys, torch.arange(count)).argsort(stable=True)

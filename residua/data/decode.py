@@ -1,7 +1,7 @@
-"""Image files -> pixels, in one way for training, evaluation, prediction and calibration.
+"""Image files -> pixels, the same for training, evaluation, prediction and calibration.
 
-Files are decoded to upright RGB, then resized and center-cropped to a network's input.  Nothing
-is guessed: a file that cannot be decoded completely raises an ImageError with the reason.
+Files are decoded to upright RGB, then resized and center-cropped to a network's input.  A file
+that cannot be decoded completely raises an ImageError with the reason.
 """
 
 import re
@@ -15,27 +15,29 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from residua.config.model import Interpolation
-from residua.data.sources.listing import SUFFIXES_BY_FORMAT, ImageEntry, escape_unprintable
+from residua.config.model import MAX_IMAGE_PIXELS, Interpolation
+from residua.data.image_formats import (
+    FORMAT_NAMES,
+    MAX_SIGNATURE_BYTES,
+    explain_unreadable_format,
+    identify_format,
+    is_raw_preview,
+)
+from residua.data.rgb_conversion import DecodedPhoto, convert_to_rgb
+from residua.data.sources.listing import ImageEntry, escape_unprintable
 from residua.errors import ImageError
 
-IMAGE_FORMATS = tuple(name for name in SUFFIXES_BY_FORMAT if name != "MPO")  # opened as JPEG
-MAX_IMAGE_PIXELS = 100_000_000  # of one image; our choice: 300 MB once decoded
 MAX_ASPECT_RATIO = 50  # of an image that is resized without cutting its ends off; our choice
-IMAGE_SIGNATURES = rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|BM|II[*+]\0|MM\0[*+]|GIF8"
 PILLOW_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-WHITE_RGBA = (255, 255, 255, 255)
 
 
 class HasPreprocessing(Protocol):
     """The attributes that say how an image becomes a network's input.
 
-    An implementer provides the input shape, the side to resize to, and the interpolation, all as
-    in `ImagePreprocessing`; `ImagePreprocessing` and `ModelConfig` do.
+    `ImagePreprocessing` and `ModelConfig` have these attributes.
     """
 
     @property
@@ -44,43 +46,57 @@ class HasPreprocessing(Protocol):
 
     @property
     def resize(self) -> int:
-        """The shorter side in pixels before the center crop; 0 resizes straight to the input."""
+        """The shorter side in pixels before the center crop; 0 if there is no crop."""
 
     @property
     def interpolation(self) -> Interpolation:
-        """The interpolation of pixels when resizing."""
+        """The interpolation that resizing uses."""
+
+    @property
+    def white_level(self) -> int:
+        """The level of white in grey images of more than 8 bits; 0 if it is the usual one."""
 
 
-def decode_image(source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """The first frame of an image file, or of a file's bytes, upright and in RGB.
+def decode_image(
+    source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS, white_level: int = 0
+) -> Image.Image:
+    """Decode the first frame of an image, given as a path or as a file's bytes, to upright RGB.
 
-    Transparent pixels are blended with white, and 16-bit grey is scaled to 8 bits.  Raises
-    ImageError; an image of more than `max_pixels` (a decompression bomb) is refused before it is
-    decoded.
+    Transparent pixels are blended with white, and grey of more than 8 bits is scaled to 8 bits, in
+    which `white_level` becomes 255; see `scale_grey_to_uint8`.  Raises ImageError if the image
+    cannot be read or decoded.  An image of more than `max_pixels` pixels (a decompression bomb)
+    raises ImageError before it is decoded.
     """
+    return decode_photo(source, max_pixels, white_level).image
+
+
+def decode_photo(
+    source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS, white_level: int = 0
+) -> DecodedPhoto:
+    """Decode an image as `decode_image` does, and find its highest level."""
     display_name = escape_unprintable(str(source)) if isinstance(source, Path) else "the image"
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
-    except OSError as error:
-        raise ImageError(
-            display_name, "unreadable", f"cannot be read: {error.strerror or error}"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(display_name, "unreadable", f"cannot be read: {reason}") from error
     if not content:
         raise ImageError(display_name, "empty", "is empty: it contains no bytes")
     with silence_pillow_warnings(), open_image_header(content, display_name, max_pixels) as image:
         try:
-            image.load()
-            return convert_to_rgb(apply_exif_orientation(image))
+            return convert_to_rgb(image, display_name, white_level)
         except MemoryError as error:
             raise ImageError(
                 display_name, "too large", "is too large for the free memory"
             ) from error
+        except ImageError:
+            raise
         except Exception as error:  # a damaged file may raise anything
             raise make_damaged_image_error(error, display_name) from error
 
 
 def read_entry_bytes(entry: ImageEntry) -> bytes:
-    """An entry's encoded image.  Raises ImageError if it cannot be read."""
+    """The encoded image of an entry.  Raises ImageError if the image cannot be read."""
     try:
         return entry.read_bytes()
     except OSError as error:
@@ -89,38 +105,56 @@ def read_entry_bytes(entry: ImageEntry) -> bytes:
         ) from error
 
 
-def open_image_header(content: bytes, display_name: str, max_pixels: int) -> Image.Image:
-    """Open an image of one of `IMAGE_FORMATS` and check its size, without decoding its pixels."""
+def has_image_signature(entry: ImageEntry) -> bool:
+    """Whether the first bytes of an entry are those of an image format; False if unreadable."""
     try:
-        image = Image.open(BytesIO(content), formats=IMAGE_FORMATS)
-    except Image.DecompressionBombError as error:
-        match = re.search(r"\((\d+) pixels\)", str(error))
-        pixels = int(match[1]) if match else 0
-        raise make_too_large_error(display_name, pixels, max_pixels) from error
+        if entry.embedded_file:
+            start = entry.embedded_file.read_bytes()[:MAX_SIGNATURE_BYTES]
+        else:
+            with open(entry.path, "rb") as file:
+                start = file.read(MAX_SIGNATURE_BYTES)
+    except OSError:
+        return False
+    return identify_format(start) != ""
+
+
+def open_image_header(content: bytes, display_name: str, max_pixels: int) -> Image.Image:
+    """Open an image of a known format and check its size, without decoding its pixels."""
+    format_name = identify_format(content)
+    if not format_name:
+        raise ImageError(display_name, "not an image", f"is not a {FORMAT_NAMES} image")
+    if reason := explain_unreadable_format(format_name):
+        raise ImageError(display_name, "unsupported", reason)
+    try:
+        with silence_pillow_warnings():
+            image = Image.open(BytesIO(content), formats=[format_name])
     except UnidentifiedImageError as error:
-        if re.match(IMAGE_SIGNATURES, content, re.DOTALL):
-            raise ImageError(
-                display_name, "damaged", "is damaged: its header cannot be read"
-            ) from error
         raise ImageError(
-            display_name, "not an image", "is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+            display_name, "damaged", "is damaged: its header cannot be read"
         ) from error
     except Exception as error:  # a damaged file may raise anything
         raise make_damaged_image_error(error, display_name) from error
     if (pixels := image.width * image.height) > max_pixels:
         image.close()
-        raise make_too_large_error(display_name, pixels, max_pixels)
+        raise ImageError(
+            display_name,
+            "too large",
+            f"has {pixels:,} pixels, more than the limit of {max_pixels:,} (--max-pixels)",
+        )
+    if pixels == 0:
+        raise ImageError(display_name, "damaged", "is damaged: it has no pixels")
+    if is_raw_preview(image, content):
+        raise ImageError(
+            display_name,
+            "unsupported",
+            "is a camera's raw file, of which only a small preview could be read: "
+            "convert it to JPEG, PNG or TIFF",
+        )
     return image
 
 
-def make_too_large_error(display_name: str, pixels: int, max_pixels: int) -> ImageError:
-    return ImageError(
-        display_name, "too large", f"has {pixels:,} pixels, more than the limit of {max_pixels:,}"
-    )
-
-
 def make_damaged_image_error(error: Exception, display_name: str) -> ImageError:
-    """Turn Pillow's exception into an ImageError: "truncated" if data end early, else "damaged"."""
+    """Turn Pillow's exception into an ImageError, of the kind "truncated" or "damaged"."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, EOFError) or re.search(
         r"truncated|buffer is not large enough|not enough image data", reason, re.IGNORECASE
@@ -129,53 +163,19 @@ def make_damaged_image_error(error: Exception, display_name: str) -> ImageError:
     return ImageError(display_name, "damaged", f"is damaged: {reason}")
 
 
-def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Rotate or mirror an image as its EXIF orientation says, if its EXIF data can be read."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF does not affect the pixels
-        return image
-
-
-def convert_to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: blend alpha with white, scale deep grey levels to 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(scale_grey_to_uint8(np.asarray(image), image.mode)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, WHITE_RGBA), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def scale_grey_to_uint8(grey: NDArray[np.generic], mode: str) -> NDArray[np.uint8]:
-    """Grey levels (h, w) of 16 bits, 32 bits or floating point -> uint8.
-
-    16-bit levels are divided by 257, so that white stays white.  Our choice for the others: they
-    are scaled from the smallest range that contains all levels, among [0, 1] (floating point only),
-    [0, 255] (floating point only) and [0, 65535].  If none of them does, the image's own range is
-    used.
-    """
-    x = np.nan_to_num(grey.astype(np.float64))
-    low, high = min(float(x.min()), 0.0), float(x.max())
-    if mode.startswith("I"):
-        white_level = 65535.0 if high <= 65535 else high
-    else:
-        white_level = next((top for top in (1.0, 255.0, 65535.0) if high <= top), high)
-    return np.rint((x - low) * (255 / (white_level - low))).astype(np.uint8)
-
-
 def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Tensor:
     """Resize a decoded image and take the center crop: uint8 (c, h, w), grey if c is 1.
 
-    Resizing is antialiased.  The pixels are bit-identical to torchvision's Resize(resize) and
-    CenterCrop((h, w)) of a Pillow image, except for images of an aspect ratio over
-    `MAX_ASPECT_RATIO`: their ends are cut off first, since the resized image could exceed all
-    memory.
+    Resizing is antialiased.  The pixels are bit-identical to those of torchvision's Resize(resize)
+    and CenterCrop((h, w)) on a Pillow image, with one exception: if the aspect ratio exceeds
+    `MAX_ASPECT_RATIO`, the ends of the image are cut off first, because the resized image could
+    be too large for the memory.
     """
     channels, height, width = preprocessing.input
     image = image.convert("L" if channels == 1 else "RGB")
     if preprocessing.resize:
-        image = crop_extreme_aspect_ratio(image)
+        with silence_pillow_warnings():
+            image = crop_extreme_aspect_ratio(image)
         resized_size = scale_shorter_side(image.size, preprocessing.resize)
         image = resize_image(image, resized_size, preprocessing.interpolation)
         left, top = center_offset(image.width, width), center_offset(image.height, height)
@@ -187,9 +187,9 @@ def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Ten
 
 
 def center_offset(side: int, crop_side: int) -> int:
-    """The index, along one axis, at which a center crop begins.
+    """The first index, along one axis, of a center crop.
 
-    The image has `side` pixels along the axis, and the crop `crop_side`.  Rounding is as in
+    Along this axis the image has `side` pixels and the crop has `crop_side`.  Rounding is as in
     torchvision.
     """
     return round((side - crop_side) / 2)
@@ -206,7 +206,7 @@ def crop_extreme_aspect_ratio(image: Image.Image) -> Image.Image:
 
 
 def scale_shorter_side(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """The (width, height) of an image whose shorter side is scaled to `shorter_side` pixels."""
+    """The (width, height) of an image after its shorter side is scaled to `shorter_side`."""
     width, height = size
     if width <= height:
         return shorter_side, int(shorter_side * height / width)
@@ -219,22 +219,24 @@ def resize_image(
     return image if image.size == size else image.resize(size, PILLOW_RESAMPLING[interpolation])
 
 
-silencing_threads, warning_filters, silencing_lock = 0, ExitStack(), threading.Lock()
+silencing_threads, pillow_state, silencing_lock = 0, ExitStack(), threading.Lock()
 
 
 @contextmanager
 def silence_pillow_warnings() -> Iterator[None]:
-    """Ignore Pillow's warnings in all threads while any thread is inside this context.
+    """Ignore Pillow's warnings, and its limit of pixels, while any thread is inside this context.
 
-    The first thread to enter sets the filter, and the last to leave restores it.  With
-    `warnings.catch_warnings` in each thread, one thread would restore the filter while others still
-    decode.
+    `open_image_header` checks a limit of its own.  The first thread to enter changes the state for
+    all threads, and the last to leave restores it.  With `warnings.catch_warnings` in each thread,
+    one thread would restore the filter while others still decode.
     """
     global silencing_threads
     with silencing_lock:
         if silencing_threads == 0:
-            warning_filters.enter_context(warnings.catch_warnings())
+            pillow_state.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", module=r"PIL\b")
+            pillow_state.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            Image.MAX_IMAGE_PIXELS = None
         silencing_threads += 1
     try:
         yield
@@ -242,4 +244,4 @@ def silence_pillow_warnings() -> Iterator[None]:
         with silencing_lock:
             silencing_threads -= 1
             if silencing_threads == 0:
-                warning_filters.close()
+                pillow_state.close()

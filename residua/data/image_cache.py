@@ -19,73 +19,186 @@ from residua.config.model import ImagePreprocessing
 from residua.config.serialize import to_json
 from residua.data.checksums import compute_sha256
 from residua.data.decode_listing import DecodedImages, DecodedIndex, decode_all_images
-from residua.data.pixel_file import memory_map_images, open_cache_writer
-from residua.data.sources.download import get_cache_dir, hold_folder_lock
-from residua.data.sources.listing import ImageEntry, ImageListing, join_first_names
+from residua.data.image_formats import list_optional_decoders
+from residua.data.pixel_file import (
+    INDEX_FILE,
+    memory_map_images,
+    open_cache_writer,
+    read_cache_location,
+)
+from residua.data.sources.download import get_cache_dir
+from residua.data.sources.listing import ImageEntry, ImageListing, Split, join_first_names
 from residua.data.sources.resolve import cached_image_side, largest_side_that_fits
 from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
-from residua.data.splits import SPLIT_ORDER
+from residua.data.splits import SPLIT_ORDER, choose_dev_share
+from residua.data.summary import USED_KINDS
 from residua.data.threads import map_in_threads
-from residua.errors import DataError
+from residua.errors import DataError, MissingRecordError, RecordError
+from residua.files import (
+    clean_up_interrupted_writes,
+    delete_path,
+    hold_output_lock,
+    read_undisturbed,
+)
 
-CACHE_VERSION = 3  # of the stored format and of the way images are decoded
+CACHE_VERSION = 4  # of the stored format and of the way images are decoded
 
 
-@lru_cache(maxsize=1)
-def load_or_decode_images(listing: ImageListing, view: ImagePreprocessing) -> DecodedImages:
-    """All images of a listing, preprocessed as `view` says; read from the cache if they are in it.
+@lru_cache(maxsize=2)
+def load_or_decode_images(
+    listing: ImageListing, view: ImagePreprocessing, digests: tuple[str, ...] | None = None
+) -> DecodedImages:
+    """Load the images of a listing, preprocessed as `view` says, or decode and cache them.
 
-    Raises DataError if a split has no usable image, or if neither disk nor memory has enough
-    space.
+    `digests` are the SHA-256 sums of the entries, if the caller has them already.  Raises DataError
+    if no image is usable, or if neither disk nor memory has enough space.
     """
-    digests = map_in_threads(hash_entry_content, listing.entries, "reading")
+    digests = digests or hash_listing(listing)
     cache_folder = get_cache_dir() / "images" / compute_cache_key(listing, digests, view)
     images = load_cached_images(cache_folder) or decode_to_cache_or_memory(
         listing, digests, view, cache_folder
     )
-    for count, split in zip(images.split_counts.tolist(), SPLIT_ORDER, strict=True):
-        if not count:
-            unusable = join_first_names(problem.path for problem in images.problems)
-            reason = f"{unusable} cannot be used" if images.problems else "there are too few images"
-            raise DataError(f"{listing.location} has no images for the {split} split: {reason}")
+    if not len(images.labels):
+        raise DataError(
+            f"{listing.location} has no usable image: {summarise_unusable_images(images)}"
+        )
     return replace(images, problems=tuple(sorted([*listing.problems, *images.problems])))
 
 
+@lru_cache(maxsize=2)
+def hash_listing(listing: ImageListing) -> tuple[str, ...]:
+    """The SHA-256 sum of each entry's bytes; "" for entries that cannot be read.
+
+    Files that were hashed already as a part of another listing of the location are not read again.
+    """
+    known = known_digests(listing.location)
+    new_entries = [
+        entry
+        for entry in listing.entries
+        if entry.size_and_mtime == (0, 0) or digest_key(entry) not in known
+    ]
+    if new_entries:
+        digests = map_in_threads(hash_entry_content, new_entries, "reading")
+        known.update(zip(map(digest_key, new_entries), digests, strict=True))
+    return tuple(known[digest_key(entry)] for entry in listing.entries)
+
+
+@lru_cache(maxsize=1)
+def known_digests(location: str) -> dict[tuple[str, tuple[int, int]], str]:
+    """A dictionary for the digests of one location, empty at first."""
+    return {}
+
+
+def digest_key(entry: ImageEntry) -> tuple[str, tuple[int, int]]:
+    return entry.name, entry.size_and_mtime
+
+
+def require_images_of_split(images: DecodedImages, listing: ImageListing, split: Split) -> None:
+    """Raise DataError if a split has no usable image."""
+    if not images.count_split(split):
+        raise DataError(
+            f"{listing.location} has no images for the {split} split: "
+            f"{summarise_unusable_images(images)}"
+        )
+
+
+def require_trainable_images(images: DecodedImages, listing: ImageListing) -> None:
+    """Raise DataError if a split has no usable image, or a class no usable training image."""
+    for split in SPLIT_ORDER:
+        require_images_of_split(images, listing, split)
+    _, labels = images.split_tensors("train")
+    counts = labels.bincount(minlength=len(listing.classes)).tolist()
+    empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
+    if empty:
+        raise DataError(
+            f"{listing.location} has no usable training image of {join_first_names(empty)}: "
+            "add images of the class, or remove its folder or rows"
+        )
+
+
+def summarise_unusable_images(images: DecodedImages) -> str:
+    """The first images that cannot be used; "there are too few images" if all can be used."""
+    if not images.problems:
+        return "there are too few images"
+    names = join_first_names(problem.path for problem in images.problems if problem.path)
+    of_files = [problem for problem in images.problems if problem.kind not in USED_KINDS]
+    example = f" ({of_files[0].path} {of_files[0].detail})" if of_files else ""
+    return f"{names} cannot be used{example}"
+
+
 def hash_entry_content(entry: ImageEntry) -> str:
-    """The SHA-256 sum of an entry's bytes; "" if they cannot be read."""
+    """The SHA-256 sum of an entry's bytes; "" if the entry cannot be read."""
     try:
         return compute_sha256(entry.read_bytes())
     except OSError:
         return ""
 
 
-def compute_cache_key(listing: ImageListing, digests: list[str], view: ImagePreprocessing) -> str:
-    """A hash of everything that the decoded images depend on, Pillow's version included."""
+def compute_cache_key(
+    listing: ImageListing, digests: tuple[str, ...], view: ImagePreprocessing
+) -> str:
+    """A hash of everything that the decoded images depend on, including Pillow's version."""
     facts = [
         [entry.name, entry.label, entry.split, digest]
         for entry, digest in zip(listing.entries, digests, strict=True)
     ]
-    text = json.dumps([CACHE_VERSION, PIL.__version__, to_json(view), listing.classes, facts])
+    text = json.dumps(
+        [
+            CACHE_VERSION,
+            PIL.__version__,
+            list_optional_decoders(),
+            listing.max_pixels,
+            to_json(view),
+            listing.classes,
+            listing.dev_share or choose_dev_share(len(listing.entries)),
+            facts,
+        ]
+    )
     return compute_sha256(text.encode())[:32]
 
 
 def load_cached_images(cache_folder: Path) -> DecodedImages | None:
-    """The images that `decode_to_cache` stored; None if they do not exist or are damaged."""
+    """The images that `decode_to_cache` stored; None if the cache lacks them or is damaged."""
     try:
-        pixels, stored_index = memory_map_images(cache_folder)
-        index = DecodedIndex(**stored_index)  # type: ignore[arg-type]
-        return index.to_decoded_images(pixels) if len(pixels) == len(index.names) else None
-    except (OSError, ValueError, TypeError):
+        pixels, stored_index = read_undisturbed(
+            cache_folder, lambda: memory_map_images(cache_folder)
+        )
+        return DecodedIndex(**stored_index).to_decoded_images(pixels)  # type: ignore[arg-type]
+    except (FileNotFoundError, MissingRecordError):
+        return None
+    except (OSError, ValueError, TypeError, RecordError) as error:
+        print(
+            f"residua: the decoded images in {cache_folder} are damaged, and are decoded again: "
+            f"{error}",
+            file=sys.stderr,
+        )
         return None
 
 
+def delete_damaged_caches(location: str) -> int:
+    """Compare all cached images of a data set with their checksums; delete the damaged ones.
+
+    Returns the number of deleted caches: one per image size that has been decoded.
+    """
+    damaged = 0
+    for index_file in (get_cache_dir() / "images").glob(f"*/{INDEX_FILE}"):
+        try:
+            if read_cache_location(index_file.parent) == location:
+                memory_map_images(index_file.parent, max_checked_bytes=None)
+        except (OSError, ValueError, TypeError, RecordError):
+            damaged += 1
+            with hold_output_lock(index_file.parent):
+                delete_path(index_file.parent)
+    return damaged
+
+
 def decode_to_cache_or_memory(
-    listing: ImageListing, digests: list[str], view: ImagePreprocessing, cache_folder: Path
+    listing: ImageListing, digests: tuple[str, ...], view: ImagePreprocessing, cache_folder: Path
 ) -> DecodedImages:
     """Decode into the cache or, if that fails, into memory.
 
-    Memory is used only if at least twice the needed space is free.  If neither the disk nor the
-    memory has enough space, raises DataError; the message suggests an image size that fits.
+    Memory is used only if at least twice the needed space is free.  Raises DataError if neither the
+    disk nor the memory has enough space; the message suggests an image size that fits.
     """
     try:
         return decode_to_cache(listing, digests, view, cache_folder)
@@ -102,21 +215,25 @@ def decode_to_cache_or_memory(
 
 
 def decode_to_cache(
-    listing: ImageListing, digests: list[str], view: ImagePreprocessing, cache_folder: Path
+    listing: ImageListing, digests: tuple[str, ...], view: ImagePreprocessing, cache_folder: Path
 ) -> DecodedImages:
-    """Decode into `cache_folder`, one process at a time.
+    """Decode into `cache_folder`, while other processes wait.
 
-    Raises OSError if the folder cannot be written.
+    Raises OSError if the folder cannot be written or the disk has too little space.
     """
     cache_folder.parent.mkdir(parents=True, exist_ok=True)
-    with hold_folder_lock(cache_folder.parent):
+    clean_up_interrupted_writes(cache_folder.parent)  # before they fill the disk
+    with hold_output_lock(cache_folder):
         # Another process may have decoded the same images while this one waited for the lock.
         if cached_images := load_cached_images(cache_folder):
             return cached_images
         # Fail before hours of decoding rather than after them.
         if free_disk_bytes(cache_folder.parent) < len(listing.entries) * prod(view.input):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with open_cache_writer(cache_folder, view.input) as (writer, stored_index):
+        with open_cache_writer(cache_folder, view.input, listing.location) as (
+            writer,
+            stored_index,
+        ):
             index = decode_all_images(listing, digests, view, writer.write_image)
             writer.truncate_to_count(len(index.names))
             stored_index.update(asdict(index))
@@ -129,7 +246,7 @@ def require_memory_for_images(
 ) -> None:
     """Raise DataError if the decoded images need more than half of the free memory.
 
-    The message names `cache_error`, the reason why they are not in the cache.
+    The message names `cache_error`, the reason why the images could not be cached on disk.
     """
     channels, height, width = view.input
     needed_bytes = image_count * channels * height * width

@@ -1,4 +1,4 @@
-"""Data sets -> uint8 images and labels in memory."""
+"""Read the uint8 images and the labels of data sets."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,11 +14,16 @@ from residua.config.model import ImagePreprocessing
 from residua.data.counter_rng import random_permutation
 from residua.data.decode import HasPreprocessing, center_offset
 from residua.data.decode_listing import DecodedImages
-from residua.data.image_cache import load_or_decode_images
+from residua.data.image_cache import (
+    load_or_decode_images,
+    require_images_of_split,
+    require_trainable_images,
+)
 from residua.data.sources.array_files import read_cifar_batches, read_idx_files
 from residua.data.sources.download import find_or_download
 from residua.data.sources.listing import DataProblem, Split
 from residua.data.sources.resolve import PhotoDataset
+from residua.data.summary import NOTED_KINDS
 from residua.errors import DataError
 
 FINGERPRINT_CHUNK = 256  # images hashed together: all of them may exceed memory
@@ -40,7 +45,7 @@ class Images:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width of the images."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
     def center_crop(self, size: tuple[int, int]) -> "Images":
@@ -73,7 +78,9 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     from them.  Raises DataError for files that are missing, truncated or altered.
     """
     if isinstance(dataset, PhotoDataset):
-        images = Images(*load_decoded_photos(dataset).split_tensors(split))
+        decoded = load_decoded_photos(dataset)
+        require_images_of_split(decoded, dataset.listing, split)
+        images = Images(*decoded.split_tensors(split))
         return images if split == "train" else images.center_crop(dataset.input[1:])
     is_test = split == "test"
     images = (
@@ -103,16 +110,22 @@ def read_preprocessed_split(
     preprocessing: HasPreprocessing,
     data_dir: Path | None = None,
 ) -> NamedImages:
-    """Read the images of one split, or of all splits, preprocessed as a model needs.
+    """Read the images of one split, or of all splits, and name each image.
 
-    The pixels are the same as those that prediction computes from the same files.
+    Photos are preprocessed as `preprocessing` says, exactly as prediction does it, unless their
+    listing states another white level.  Images of published data sets are returned as they are.
     """
     splits: tuple[Split, ...] = ("train", "dev", "test") if split == "all" else (split,)
     if isinstance(dataset, PhotoDataset):
         view = ImagePreprocessing(
-            preprocessing.input, preprocessing.resize, preprocessing.interpolation
+            preprocessing.input,
+            preprocessing.resize,
+            preprocessing.interpolation,
+            dataset.listing.white_level or preprocessing.white_level,
         )
         decoded = load_or_decode_images(dataset.listing, view)
+        if split != "all":
+            require_images_of_split(decoded, dataset.listing, split)
         # The splits are stored in this order, one after the other.
         selected = slice(decoded.split_slice(splits[0]).start, decoded.split_slice(splits[-1]).stop)
         images = Images(decoded.pixels, decoded.labels)[selected]
@@ -129,27 +142,37 @@ def read_preprocessed_split(
 
 
 def ensure_dataset_available(dataset: Dataset, data_dir: Path | None = None) -> None:
-    """Download a published data set, or decode a folder of photos, unless that is already done.
+    """Download a published data set, or decode a data set of photos, unless that is already done.
 
-    The function is called before training begins, so that errors appear early and only once.
+    The function is called before training begins, so that errors appear early.
     """
     if dataset.archives:
         find_or_download(dataset, data_dir)
     if isinstance(dataset, PhotoDataset):
-        load_decoded_photos(dataset)
+        require_trainable_images(load_decoded_photos(dataset), dataset.listing)
 
 
 def list_skipped_images(dataset: Dataset) -> tuple[DataProblem, ...]:
-    """The problems of images that cannot be used; none for published data sets."""
-    return load_decoded_photos(dataset).problems if isinstance(dataset, PhotoDataset) else ()
+    """The problems of a data set of photos, e.g. skipped images; () for a published data set.
+
+    Problems of images that are used all the same, by `NOTED_KINDS`, are left out.
+    """
+    if not isinstance(dataset, PhotoDataset):
+        return ()
+    problems = load_decoded_photos(dataset).problems
+    return tuple(problem for problem in problems if problem.kind not in NOTED_KINDS)
 
 
 def load_decoded_photos(dataset: PhotoDataset) -> DecodedImages:
-    """The photos of a folder, resized and cropped to the squares that training crops at random."""
+    """Load the photos of a data set as squares, from which training takes random crops."""
     channels, stored_side = dataset.input[0], dataset.resize
     return load_or_decode_images(
         dataset.listing,
-        ImagePreprocessing((channels, stored_side, stored_side), stored_side),
+        ImagePreprocessing(
+            (channels, stored_side, stored_side),
+            stored_side,
+            white_level=dataset.listing.white_level,
+        ),
     )
 
 
@@ -169,10 +192,9 @@ def read_published_files(dataset: Dataset, data_dir: Path | None, *, test: bool)
 
 
 def read_digits(test: bool) -> Images:
-    """Read scikit-learn's digits; every fifth of the 1,797 images is for testing, our choice.
+    """Read scikit-learn's digits; every fifth of the 1,797 images is a test image, our choice.
 
-    scikit-learn holds only the test set of the published data, so the published split cannot be
-    used.
+    The published split cannot be used, because scikit-learn has only the published test images.
     """
     from sklearn.datasets import load_digits
 

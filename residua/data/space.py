@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
-    """Bytes of memory that this process can still take; None if the system does not say.
+    """The memory, in bytes, that this process can still allocate; None if it is unknown.
 
-    The limits of the machine and of the process's cgroups (containers) are read from the files
-    below `filesystem_root`.
+    Both the machine and the cgroups of the process (containers) may limit it.  Their limits are
+    read from files below `filesystem_root`.
     """
     limits = list(iter_cgroup_free_bytes(filesystem_root))
     with suppress(OSError):
@@ -22,9 +22,9 @@ def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
 
 
 def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
-    """Yield the bytes left in each cgroup of this process with a memory limit (cgroup v1 and v2).
+    """Yield the bytes left in each memory-limited cgroup of this process (cgroup v1 and v2).
 
-    File caches that were not used lately count as free, because the kernel can drop them.
+    File caches that were not used recently count as free, because the kernel can drop them.
     """
     try:
         lines = (filesystem_root / "proc/self/cgroup").read_text().splitlines()
@@ -57,7 +57,7 @@ def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Bytes that can still be written into `folder`."""
+    """The disk space, in bytes, that is free for files in `folder`."""
     return shutil.disk_usage(folder).free
 
 

@@ -1,29 +1,36 @@
-"""The assignment of images to the train, dev and test splits, by their content.
+"""The assignment of images to the train, dev and test splits by their content.
 
-An image's split is a function of its bytes, so that it does not change when files are renamed,
+The split of an image is a function of its bytes.  So it does not change when files are renamed,
 added or removed, and copies of an image are always in the same split.
 """
 
 from collections import Counter
 
-from residua.data.sources.listing import (
-    DEV_SHARE,
-    TEST_SHARE,
-    DataProblem,
-    ImageEntry,
-    OptionalSplit,
-    Split,
-)
+from residua.data.sources.listing import DataProblem, ImageEntry, OptionalSplit, Split
 
 SPLIT_ORDER: tuple[Split, ...] = ("train", "dev", "test")  # of stored images
+# Shares that are held out where the data do not say what to hold out; our choice.  The dev images
+# choose the best epoch and the temperature, and are a tenth of all images, or a fifth of a small
+# data set.
+TEST_SHARE = 0.2  # of all images
+DEV_SHARE, SMALL_DEV_SHARE = 0.125, 0.25  # of the images that are not for testing
+FIRST_DEV_SHARE = 0.05  # of runs begun before the shares above were introduced
+SMALL_DATASET = 2000  # images
 
 
-def assign_splits(entries: list[ImageEntry], digests: list[str]) -> list[OptionalSplit]:
-    """Choose the split of each image: as its folder or table specifies, or by its digest.
+def choose_dev_share(image_count: int) -> float:
+    """The share of the training images that is held out as the dev split."""
+    return SMALL_DEV_SHARE if image_count < SMALL_DATASET else DEV_SHARE
 
-    `digests` are SHA-256 sums in hexadecimal digits.  If the source specifies no split for any
-    image of a class, and the class has at least two images, at least one image goes to training and
-    one to testing.  If the source specifies no dev split, one is held out of the training images.
+
+def assign_splits(
+    entries: list[ImageEntry], digests: list[str], dev_share: float = 0.0
+) -> list[OptionalSplit]:
+    """Choose the split of each image: the split in its entry or, without one, by its digest.
+
+    `digests` are SHA-256 sums in hexadecimal digits.  If no entry of a class has a split, and the
+    class has at least two images, at least one of them goes to training and one to testing.  If no
+    entry is in the dev split, some training images are moved to it.
     """
     has_dev_split = any(entry.split == "dev" for entry in entries)
     splits = [
@@ -40,29 +47,30 @@ def assign_splits(entries: list[ImageEntry], digests: list[str]) -> list[Optiona
         elif len(indices) > 1 and all(splits[i] == "train" for i in indices):
             splits[indices[0]] = "test"
     if not has_dev_split:
-        hold_out_dev_split(splits, entries, digests)
+        share = dev_share or choose_dev_share(len(entries))
+        hold_out_dev_split(splits, entries, digests, share)
     return splits
 
 
 def choose_train_or_test(digest: str) -> OptionalSplit:
-    """The split for a SHA-256 digest: test for a share `TEST_SHARE` of all digests, else train."""
+    """Choose "test" for a share `TEST_SHARE` of all SHA-256 digests, and "train" for the others."""
     return "test" if hex_fraction(digest[:13]) < TEST_SHARE else "train"
 
 
 def hold_out_dev_split(
-    splits: list[OptionalSplit], entries: list[ImageEntry], digests: list[str]
+    splits: list[OptionalSplit], entries: list[ImageEntry], digests: list[str], dev_share: float
 ) -> None:
-    """Move a share `DEV_SHARE` of the training images to the dev split, modifying `splits`.
+    """Move a share `dev_share` of the training images to the dev split, modifying `splits`.
 
-    An image is chosen by its content: by digits of its SHA-256 sum that the choice of the test
-    split does not use.  If no image is chosen, one image of the largest class is moved.  Every
-    class keeps an image for training.
+    Digits of an image's SHA-256 sum decide whether it is moved; the choice of the test split uses
+    other digits.  If this chooses no image, one image of the largest class is moved.  Every class
+    keeps at least one training image.
     """
     train_indices = sorted(
         (i for i, split in enumerate(splits) if split == "train"), key=lambda i: digests[i][13:]
     )
     remaining_by_class = Counter(entries[i].label for i in train_indices)
-    candidates = [i for i in train_indices if hex_fraction(digests[i][13:26]) < DEV_SHARE]
+    candidates = [i for i in train_indices if hex_fraction(digests[i][13:26]) < dev_share]
     if not candidates:  # too few images: one of the largest class
         candidates = sorted(train_indices, key=lambda i: -remaining_by_class[entries[i].label])[:1]
     for i in candidates:
@@ -72,14 +80,14 @@ def hold_out_dev_split(
 
 
 def hex_fraction(digits: str) -> float:
-    """13 hexadecimal digits (52 bits, exact in float64) as a fraction in [0, 1)."""
+    """Convert 13 hexadecimal digits (52 bits, exact in float64) to a fraction in [0, 1)."""
     return int(digits, 16) / 16**13
 
 
 def find_underfilled_classes(
     classes: tuple[str, ...], labels: list[int], splits: list[OptionalSplit]
 ) -> list[DataProblem]:
-    """A problem for each class with fewer than two images outside the test split."""
+    """Report each class that has fewer than two images outside the test split."""
     counts = Counter(label for label, split in zip(labels, splits, strict=True) if split != "test")
     detail_by_count = {
         0: "has no usable image to train on",

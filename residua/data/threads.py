@@ -1,6 +1,6 @@
 """Work on many files in parallel threads, with a progress bar.
 
-Threads suffice: Pillow and the file system release Python's global lock while they work.
+Threads suffice, because decoding in Pillow and reading files release Python's global lock.
 """
 
 import os
@@ -51,7 +51,7 @@ def stream_in_threads(
 
 
 def map_in_threads(work: Callable[[X], Y], items: Iterable[X], progress_label: str) -> list[Y]:
-    """All results of `work`, in the order of `items`."""
+    """Compute `work(item)` for each item in threads; return the results in order."""
     return list(stream_in_threads(work, items, progress_label))
 
 

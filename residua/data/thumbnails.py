@@ -11,7 +11,7 @@ MAX_THUMBNAIL_SIDE = 128  # pixels
 
 
 def make_thumbnail_uri(pixels: Tensor) -> str:
-    """An image (c, h, w) uint8 as a data URI: a PNG if it is small, else a JPEG, scaled down."""
+    """Encode pixels (c, h, w) uint8 as a data URI: a PNG if small, else a scaled-down JPEG."""
     image = pixels_to_image(pixels)
     is_small = max(image.size) <= MAX_THUMBNAIL_SIDE
     image.thumbnail((MAX_THUMBNAIL_SIDE, MAX_THUMBNAIL_SIDE))
@@ -19,13 +19,13 @@ def make_thumbnail_uri(pixels: Tensor) -> str:
 
 
 def pixels_to_image(pixels: Tensor) -> Image.Image:
-    """An image (c, h, w) uint8 as RGB if it has three channels, else its first channel as grey."""
+    """Convert pixels (c, h, w) uint8 to an RGB image if c is 3, else channel 0 to a grey image."""
     channels_last = pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]
     return Image.fromarray(channels_last.contiguous().numpy())
 
 
 def encode_data_uri(image: Image.Image, image_format: Literal["PNG", "JPEG"] = "PNG") -> str:
-    """An image as a `data:image/...;base64,...` URI."""
+    """Encode an image as a `data:image/...;base64,...` URI."""
     content = BytesIO()
     image.save(content, image_format, quality=85)
     encoded = base64.b64encode(content.getvalue()).decode()

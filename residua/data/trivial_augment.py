@@ -1,9 +1,9 @@
 """TrivialAugment (Müller & Hutter 2021): one random change per image, of random strength.
 
-There are fourteen kinds of change with 31 strengths each, in the paper's wide range.  One
-difference: an image is shifted by up to a seventh of its side at any size, which is 32 of 224
-pixels.  The whole batch passes through each kind of change; random bits alone decide which images
-it affects.
+There are fourteen kinds of change with 31 strengths each, in the paper's wide range.  There is one
+difference: the paper shifts images of any size by up to 32 pixels, and this module by up to a
+seventh of the side, which is 32 pixels of 224.  Each kind of change gets the whole batch, and
+changes only the images for which the random bits select it.
 """
 
 from math import pi
@@ -37,14 +37,14 @@ MAX_GEOMETRIC_STRENGTH = {
     "rotate": 0.75 * pi,
 }
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as in Pillow
-BLUR_KERNEL = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # over 13, as in Pillow
+BLUR_KERNEL = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # divided by 13, as in Pillow
 
 
 def apply_trivial_augment(pixels: Tensor, mean: tuple[float, ...], random_bits: Tensor) -> Tensor:
-    """Change each image (n, c, h, w), levels in [0, 255], in one random way; the result is fp32.
+    """Apply one random change to each image (n, c, h, w) with levels in [0, 255]; returns fp32.
 
-    Bits (n, 3) choose the change, its strength and its sign.  Pixels that a geometric change
-    uncovers get the mean colour.
+    `random_bits` (n, 3) chooses the change, its strength and its sign.  A geometric change fills
+    the area outside the original image with the mean colour.
     """
     change_indices = random_bits[:, 0] % len(TRIVIAL_CHANGES)
     level = random_bits[:, 1] % STRENGTH_LEVELS
@@ -63,7 +63,7 @@ def apply_selected_changes(
     """Apply to each image (n, c, h, w) the change of `TRIVIAL_CHANGES` that its index selects.
 
     `change_indices` is (n,).  The strength of a change is passed in two forms, both (n,): `level`
-    in [0, 30] and `signed_strength` in [-1, 1].  Each kind of change uses one of them.
+    in [0, 30] and `signed_strength` in [-1, 1].  Each kind of change uses at most one of them.
     """
 
     def mask_of_change(name: str) -> Tensor:
@@ -84,7 +84,7 @@ def apply_selected_changes(
     threshold = 255 - 255 * level / (STRENGTH_LEVELS - 1)
     x = torch.where(mask_of_change("solarize") & (x >= threshold), 255 - x, x)
     x = torch.where(mask_of_change("stretch"), apply_autocontrast(x), x)
-    # Histograms are slow: only the images concerned.
+    # Histograms are slow, so they are made only for the images concerned.
     equalize_indices = (change_indices == TRIVIAL_CHANGES.index("equalize")).nonzero()[:, 0]
     return x.index_copy(0, equalize_indices, equalize_histogram(x[equalize_indices]))
 
@@ -92,7 +92,7 @@ def apply_selected_changes(
 def apply_geometric_changes(
     x: Tensor, change_indices: Tensor, signed_strength: Tensor, mean: tuple[float, ...]
 ) -> Tensor:
-    """Shear, shift or rotate the images (n, c, h, w) whose change is one of these.
+    """Shear, shift or rotate those of the images (n, c, h, w) for which such a change is selected.
 
     The other images stay bit-identical.  Rotation is about the center; interpolation is bilinear.
     """
@@ -121,19 +121,19 @@ def apply_geometric_changes(
 
 
 def compute_luma(x: Tensor) -> Tensor:
-    """Luma (n, 1, h, w) of RGB images; images that are not RGB are returned unchanged."""
+    """The luma (n, 1, h, w) of RGB images; images that are not RGB are returned unchanged."""
     if x.shape[1] != 3:
         return x
     return (x * x.new_tensor(LUMA_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
 
 
 def compute_mean_luma(x: Tensor) -> Tensor:
-    """The mean luma of each image (n, 3, h, w), as (n, 1, 1, 1)."""
+    """The mean luma of each grey or RGB image (n, c, h, w), as (n, 1, 1, 1)."""
     return compute_luma(x).mean((2, 3), keepdim=True)
 
 
 def blur_3x3(x: Tensor) -> Tensor:
-    """Average each pixel with 8 neighbours by `BLUR_KERNEL`; the border is kept, as in Pillow."""
+    """Blur images with the 3 x 3 `BLUR_KERNEL`; border pixels are unchanged, as in Pillow."""
     kernel = (x.new_tensor(BLUR_KERNEL) / 13).expand(x.shape[1], 1, 3, 3)
     inner = F.conv2d(x, kernel, groups=x.shape[1])
     inner_rows = torch.cat([x[:, :, 1:-1, :1], inner, x[:, :, 1:-1, -1:]], 3)
@@ -147,7 +147,7 @@ def apply_autocontrast(x: Tensor) -> Tensor:
 
 
 def equalize_histogram(x: Tensor) -> Tensor:
-    """Make each channel's 256 levels about equally frequent, with the integer rule of Pillow."""
+    """Make the 256 levels of each channel about equally frequent, by Pillow's integer formula."""
     levels = x.round().long().flatten(2)  # (n, c, pixels)
     counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int64, device=x.device)
     counts = counts.scatter_add(2, levels, torch.ones_like(levels))

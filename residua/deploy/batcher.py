@@ -1,4 +1,4 @@
-"""Classifies requests that arrive at the same time in one batch, on one thread."""
+"""Groups concurrent requests into batches, and classifies the batches on one thread."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 MAX_BATCHED_IMAGES = 32
-BATCH_WAIT_SECONDS = 0.002  # time that a batch waits for more images; our choice
+BATCH_WAIT_SECONDS = 0.002  # how long a batch waits for more images; our choice
 
 
 @dataclass(frozen=True, slots=True)
 class PendingImage:
-    """An image that waits for its probabilities."""
+    """An image in the queue, and the future that receives its probabilities."""
 
     pixels: Tensor  # (c, h, w) uint8
     result: asyncio.Future[Tensor]  # (classes,)
 
 
 class RequestBatcher:
-    """Classifies single images in batches; images that arrive during a batch join the next one."""
+    """Collects images from concurrent requests and classifies them in batches.
+
+    Images that arrive while a batch is classified wait for the next batch.
+    """
 
     def __init__(
         self,
@@ -31,7 +34,7 @@ class RequestBatcher:
     ) -> None:
         """`classify` maps images (n, c, h, w) uint8 to probabilities (n, classes).
 
-        `on_batch` gets the number of images of each batch.
+        `on_batch` is called before each batch with the number of its images.
         """
         self.classify, self.on_batch, self.max_batch_size = classify, on_batch, max_batch_size
         self.queue: asyncio.Queue[PendingImage] = asyncio.Queue()
@@ -48,7 +51,7 @@ class RequestBatcher:
         return await pending.result
 
     async def run_forever(self) -> None:
-        """Classify one batch after the other until cancelled."""
+        """Classify batch after batch until this task is cancelled."""
         while True:
             batch = await self.next_batch()
             self.on_batch(len(batch))
@@ -65,9 +68,9 @@ class RequestBatcher:
                     pending.result.set_result(probabilities)
 
     async def next_batch(self) -> list[PendingImage]:
-        """Wait for an image, then collect those that arrive within `BATCH_WAIT_SECONDS` of it.
+        """Wait for an image, then for `BATCH_WAIT_SECONDS` collect more images.
 
-        Returns 1 to `max_batch_size` images.
+        Returns 1 to `max_batch_size` images, without further waiting once the batch is full.
         """
         batch = [await self.queue.get()]
         try:
@@ -79,7 +82,7 @@ class RequestBatcher:
         return batch
 
     def fail_batch(self, batch: list[PendingImage], error: Exception) -> None:
-        """Raise `error` in every request of the batch that still waits."""
+        """Raise `error` in those requests of the batch that still wait for their result."""
         for pending in batch:
             if not pending.result.done():
                 pending.result.set_exception(error)

@@ -1,4 +1,4 @@
-"""Inference engines: PyTorch, ONNX Runtime and OpenVINO, from uint8 images to probabilities."""
+"""Inference engines that map uint8 images to probabilities: PyTorch, ONNX Runtime and OpenVINO."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
+from residua.deploy.export_check import largest_difference
 from residua.deploy.inference_module import InferenceModule
 from residua.deploy.runners import make_onnx_runner, make_openvino_runner
 from residua.deploy.translate import convert_to_openvino, export_onnx_program
@@ -22,10 +23,11 @@ from residua.net.native_bf16 import device_has_bf16
 EngineName = Literal["auto", "torch", "onnx", "openvino"]
 EnginePrecision = Literal["auto", "fp32"]  # auto: bf16 if the device has it and the network allows
 
+FEW_IMAGES = 256  # OpenVINO's compiler takes as long as PyTorch for about 400 images of resnet50
 PROBABILITY_TOLERANCE = 0.1
-"""The largest difference from PyTorch in fp32 at which `auto` accepts an engine; our choice.
+"""The largest difference of a probability from PyTorch in fp32 that `auto` accepts; our choice.
 
-It is the difference of a probability, on noise images.
+The difference is measured on noise images.
 """
 
 
@@ -33,7 +35,7 @@ It is the difference of a probability, on noise images.
 class InferenceEngine:
     """Maps images (n, c, h, w) uint8 on the CPU to probabilities (n, classes) fp32 on the CPU.
 
-    Not thread-safe: one thread may call it at a time.
+    An engine is not thread-safe: only one thread may call it at a time.
     """
 
     description: str  # library and precision in words, e.g. "onnx fp32"
@@ -45,14 +47,21 @@ class InferenceEngine:
             return self.classify(pixels)
 
 
-def build_engine(net: nn.Module, config: ModelConfig, name: EngineName = "auto") -> InferenceEngine:
-    """Build the engine `name` for a network; the network itself is copied, not changed.
+def build_engine(
+    net: nn.Module,
+    config: ModelConfig,
+    name: EngineName = "auto",
+    image_count: int | None = None,
+) -> InferenceEngine:
+    """Build the engine `name` from a copy of the network.
 
-    `auto` takes the fastest installed engine that is accurate (benchmarks/inference.py): PyTorch on
-    a GPU, otherwise OpenVINO, or PyTorch if OpenVINO is missing.  Each candidate is compared with
-    PyTorch in fp32 on two noise images; if a probability differs by more than
-    `PROBABILITY_TOLERANCE`, the next candidate is tried.  Raises UsageError for an unknown engine
-    or one that is not installed.
+    `image_count` is the number of images to be classified, if it is known.  For at most
+    `FEW_IMAGES`, `auto` takes PyTorch, because it takes longer to build another engine.  Otherwise
+    `auto` tries the installed engines, fastest first (see benchmarks/inference.py): PyTorch on a
+    GPU; without a GPU, OpenVINO and then PyTorch.  It takes the first engine whose probabilities
+    on two noise images differ from those of PyTorch in fp32 by at most `PROBABILITY_TOLERANCE`.
+    If there is none, it takes PyTorch in fp32.  Raises UsageError for an unknown engine or one that
+    is not installed.
     """
     if name not in get_args(EngineName):
         raise unknown_name_error("engine", str(name), get_args(EngineName))
@@ -66,14 +75,16 @@ def build_engine(net: nn.Module, config: ModelConfig, name: EngineName = "auto")
         case "openvino":
             return build_openvino_engine(net, config)
     reference = build_torch_engine(net, config, "fp32")
-    for candidate in build_engines_by_speed(net, config):
+    has_few_images = image_count is not None and image_count <= FEW_IMAGES
+    candidates = [build_torch_engine(net, config)] if has_few_images else None
+    for candidate in candidates or build_engines_by_speed(net, config):
         if max_probability_difference(candidate, reference) <= PROBABILITY_TOLERANCE:
             return candidate
     return reference
 
 
 def build_engines_by_speed(net: nn.Module, config: ModelConfig) -> Iterator[InferenceEngine]:
-    """Yield the engines that this machine can run, the fastest first."""
+    """Yield the engines that `auto` may take on this machine, fastest first."""
     if not torch.cuda.is_available() and not find_missing_package("openvino"):
         # A network that OpenVINO's converter rejects still runs in PyTorch; the converter raises
         # exceptions of many types.
@@ -83,21 +94,24 @@ def build_engines_by_speed(net: nn.Module, config: ModelConfig) -> Iterator[Infe
 
 
 def max_probability_difference(first: InferenceEngine, second: InferenceEngine) -> float:
-    """Largest absolute difference between the probabilities of two engines, on two noise images."""
+    """Largest absolute difference between the probabilities of two engines, on two noise images.
+
+    It is infinite if a probability is not finite.
+    """
     pixels = torch.randint(
         256,
         (2, *first.config.input),
         generator=torch.Generator().manual_seed(0),
         dtype=torch.uint8,
     )
-    return (first(pixels) - second(pixels)).abs().max().item()
+    return largest_difference(first(pixels), second(pixels))
 
 
 def should_use_bf16(net: nn.Module, device: torch.device, precision: EnginePrecision) -> bool:
     """Whether a network should compute in bf16 on `device`, given the requested precision.
 
-    A VLAD model never does: through rounding, a descriptor close to the border between two visual
-    words would be assigned to the other word.
+    A VLAD model always computes in fp32.  In bf16, rounding could assign a descriptor close to the
+    border between two visual words to the wrong word.
     """
     return precision == "auto" and isinstance(net, ResidualNetwork) and device_has_bf16(device)
 
@@ -107,8 +121,8 @@ def build_torch_engine(
 ) -> InferenceEngine:
     """Build an engine that runs PyTorch on the GPU, or on the CPU if there is no GPU.
 
-    BN is folded, tensors are channels-last, and bf16 is used if the hardware supports it natively.
-    In bf16 the head stays in fp32 (`Fp32Head`).
+    Each BN that follows a weight layer is folded into it, and tensors are channels-last.  bf16 is
+    used if the hardware supports it natively; the head then stays in fp32 (`Fp32Head`).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     uses_bf16 = should_use_bf16(net, device, precision)
@@ -130,9 +144,9 @@ def build_torch_engine(
 
 
 class Fp32Head(nn.Module):
-    """A head that computes in fp32 although the units before it compute in bf16.
+    """Wraps a head so that it computes in fp32 while the units before it compute in bf16.
 
-    bf16 has 8 significant bits: scores around 20 would be rounded to multiples of 1/8.
+    bf16 has 8 significant bits, so scores around 20 would be rounded to multiples of 1/8.
     """
 
     def __init__(self, head: nn.Module) -> None:

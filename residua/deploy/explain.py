@@ -1,4 +1,4 @@
-"""Shows where a network looks: Grad-CAM (Selvaraju et al. 2017) of its last stage, by captum."""
+"""Grad-CAM heat maps of a network's last stage (Selvaraju et al. 2017), computed with captum."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from residua.extras import require_extra
 from residua.files import atomic_write
 from residua.net.build import ResidualNetwork
 
-MIN_OVERLAY_SIDE = 224  # pixels of the shorter side of an overlay
+MIN_OVERLAY_SIDE = 224  # smallest length in pixels of the shorter side of an overlay
 HEAT_COLORMAP = "inferno"
 
 
@@ -25,9 +25,9 @@ class GradCamExplainer:
     """Computes heat maps that show which pixels raise the score of a class."""
 
     def __init__(self, net: nn.Module, config: ModelConfig) -> None:
-        """Switch the network to evaluation mode.
+        """Prepare Grad-CAM for the last stage of `net`; switch `net` to evaluation mode.
 
-        Raises UsageError if captum is not installed or the network has no stages of feature maps.
+        Raises UsageError if captum is not installed, or if the network has no convolutional stages.
         """
         require_extra("Grad-CAM")
         from captum.attr import LayerGradCam  # type: ignore[import-untyped]
@@ -40,11 +40,12 @@ class GradCamExplainer:
         self.layer_grad_cam = LayerGradCam(net.eval(), list(net.stages.values())[-1])
 
     def compute_heatmaps(self, pixels: Tensor, class_indices: Tensor) -> Tensor:
-        """Heat maps (n, h, w) in [0, 1] for images (n, c, h, w) uint8 and one class each (n,).
+        """Compute heat maps (n, h, w) in [0, 1] of images (n, c, h, w) uint8.
 
-        The map is relu(sum over channels of the feature map times the mean over positions of
-        d score / d feature map), resized to the image and divided by its maximum.  It is 0
-        everywhere if no pixel raises the score.
+        `class_indices` (n,) holds the class to explain for each image.  Each channel of the last
+        stage's output is weighted by the mean over positions of d score / d channel.  The heat map
+        is the ReLU of the weighted sum of the channels, resized to the image and divided by its
+        maximum.  It is 0 everywhere if no pixel raises the score.
         """
         images = normalise_pixels(pixels, self.config.mean, self.config.std)
         attributions = self.layer_grad_cam.attribute(images, class_indices, relu_attributions=True)
@@ -53,21 +54,21 @@ class GradCamExplainer:
         return heatmaps / heatmaps.amax((1, 2), keepdim=True).clamp_min(smallest_positive)
 
     def compute_heatmap(self, pixels: Tensor, class_index: int) -> Tensor:
-        """The heat map (h, w) in [0, 1] of one image (c, h, w) uint8 for a class."""
+        """Compute the heat map (h, w) in [0, 1] of one image (c, h, w) uint8 for one class."""
         return self.compute_heatmaps(pixels[None], torch.tensor([class_index]))[0]
 
     def save_overlay(self, pixels: Tensor, class_index: int, path: Path) -> None:
-        """Write a PNG of the image (c, h, w) uint8 next to the image overlaid with the heat map."""
+        """Write a PNG of two panels: the image (c, h, w) uint8, and the image with its heat map."""
         image = draw_heat_overlay(pixels, self.compute_heatmap(pixels, class_index))
         with atomic_write(path) as temporary_path:
             image.save(temporary_path, "PNG")
 
 
 def draw_heat_overlay(pixels: Tensor, heatmap: Tensor) -> Image.Image:
-    """Draw two panels: the image (c, h, w) uint8, and the image overlaid with its heat map (h, w).
+    """Draw two panels: the image (c, h, w) uint8, and the image with its heat map (h, w) on top.
 
-    Both are enlarged by a whole factor until the shorter side has at least `MIN_OVERLAY_SIDE`
-    pixels.
+    The heat map is in [0, 1].  Both panels are enlarged by an integer factor, so that the shorter
+    side has at least `MIN_OVERLAY_SIDE` pixels.
     """
     height, width = heatmap.shape
     scale = max(1, -(-MIN_OVERLAY_SIDE // min(height, width)))
@@ -86,13 +87,16 @@ def draw_heat_overlay(pixels: Tensor, heatmap: Tensor) -> Image.Image:
 
 
 def draw_heat_layer(heatmap: Tensor) -> Image.Image:
-    """Draw a heat map (h, w) as an RGBA image to lay over the original; hotter is more opaque."""
+    """Draw a heat map (h, w) in [0, 1] as an RGBA image; larger values are more opaque.
+
+    The image is meant to be laid over the original.
+    """
     layer = np.dstack([colour_heatmap(heatmap), heatmap.numpy()])
     return Image.fromarray(np.rint(255 * layer).astype(np.uint8), "RGBA")
 
 
 def colour_heatmap(heatmap: Tensor) -> NDArray[np.float64]:
-    """Convert a heat map (h, w) in [0, 1] to colors (h, w, 3) in [0, 1]."""
+    """Convert a heat map (h, w) in [0, 1] to RGB values (h, w, 3) in [0, 1]."""
     from matplotlib import colormaps
 
     colours: NDArray[np.float64] = colormaps[HEAT_COLORMAP](heatmap.numpy())[..., :3]

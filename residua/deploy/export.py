@@ -1,13 +1,18 @@
-"""Exports a trained network to one file for other programs, and checks the file against PyTorch."""
+"""Exports a trained network for other programs, and compares the exported file with PyTorch."""
 
+from math import isinf
 from pathlib import Path
 from typing import get_args
 
 from torch import nn
 
-from residua.config.model import ModelConfig
+from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
 from residua.config.serialize import Json
-from residua.deploy.export_check import CHECKED_BATCH_SIZES, measure_output_difference
+from residua.deploy.export_check import (
+    CHECKED_BATCH_SIZES,
+    OutputDifference,
+    measure_output_difference,
+)
 from residua.deploy.export_files import (
     ExportFormat,
     load_exported_runner,
@@ -20,7 +25,7 @@ from residua.deploy.int8 import Int8Samples, load_int8_samples, measure_int8_cos
 from residua.deploy.translate import ONNX_OPSET
 from residua.errors import RecordError, UsageError, unknown_name_error
 from residua.extras import require_extra
-from residua.files import atomic_write
+from residua.files import atomic_write, claim_new_output
 
 
 def export_model(
@@ -32,21 +37,25 @@ def export_model(
     bake_preprocessing: bool = False,
     calibration_source: str = "",
     data_dir: Path | None = None,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> dict[str, Json]:
-    """Write a network to `out` in a format for other programs, and check the file.
+    """Write a network to `out` in a format for other programs, and check the written file.
 
-    `out` is an ONNX file, a folder with OpenVINO's two files, or a `torch.export` archive.  It
-    takes batches of any size and returns scores and probabilities.  With `bake_preprocessing` it
-    takes uint8 images and normalises them itself.  With `calibration_source`, a data set or a photo
-    folder, the network is quantised to int8; otherwise it is in fp32.
+    `out` is an ONNX file, a folder with OpenVINO's two files, or a `torch.export` archive.  The
+    exported model takes batches of any size and returns scores and probabilities.  The caller must
+    pass it normalised images; with `bake_preprocessing` it takes uint8 images and normalises them
+    itself.  With `calibration_source` (a data set's name or a photo folder), the model is quantised
+    to int8; otherwise it is in fp32.  Photos of more than `max_pixels` pixels are left out.
 
-    Returns facts about the file: in fp32, how far its outputs differ from PyTorch's; in int8, how
-    its predictions compare with those in fp32.
+    Returns a dict that describes the file and its input; `temperature` divides the scores before
+    the softmax.  For fp32 it also holds the largest
+    differences from PyTorch's outputs; for int8, how often int8 and fp32 predict the same class.
 
-    Raises UsageError if the format is unknown or not installed, or `out` exists; RecordError if the
-    fp32 outputs differ by more than `EXPORT_TOLERANCE`.  Nothing is written on an error.
+    Raises UsageError if the format is unknown, not installed or not available in int8, or if `out`
+    exists; RecordError if the fp32 outputs differ by more than `EXPORT_TOLERANCE`.  Nothing is
+    written on an error.
     """
-    check_export_target(export_format, out, to_int8=bool(calibration_source))
+    check_export_format(export_format, to_int8=bool(calibration_source))
     module = InferenceModule(net, config, bake_preprocessing=bake_preprocessing)
     facts: dict[str, Json] = {
         "file": str(out),
@@ -55,15 +64,17 @@ def export_model(
         "model": config.network.name,
         "classes": len(config.classes),
         "takes": describe_input(module),
+        "temperature": config.temperature,
     }
-    if calibration_source:
-        samples = load_int8_samples(calibration_source, config, data_dir)
-        return facts | export_int8(module, config, export_format, out, samples)
-    return facts | export_fp32(module, net, config, export_format, out)
+    with claim_new_output(out):
+        if calibration_source:
+            samples = load_int8_samples(calibration_source, config, data_dir, max_pixels)
+            return facts | export_int8(module, config, export_format, out, samples)
+        return facts | export_fp32(module, net, config, export_format, out)
 
 
-def check_export_target(export_format: str, out: Path, to_int8: bool) -> None:
-    """Raise UsageError if the format is unknown, not installed or impossible, or `out` exists."""
+def check_export_format(export_format: str, to_int8: bool) -> None:
+    """Raise UsageError if the format is unknown, not installed or not available in int8."""
     if export_format not in get_args(ExportFormat):
         raise unknown_name_error("format", export_format, get_args(ExportFormat))
     if to_int8 and export_format == "torch-export":
@@ -72,8 +83,6 @@ def check_export_target(export_format: str, out: Path, to_int8: bool) -> None:
         require_extra(export_format)
     if to_int8:
         require_extra("onnx")
-    if out.exists():
-        raise UsageError(f"{out} already exists: choose another --out")
 
 
 def export_fp32(
@@ -83,26 +92,33 @@ def export_fp32(
     export_format: ExportFormat,
     out: Path,
 ) -> dict[str, Json]:
-    """Write `out` in fp32, and check its outputs against those of `net`.
+    """Export `module` to `out` in fp32, and compare the outputs with those of `net`.
 
-    Raises RecordError, and leaves no file, if they differ by more than `EXPORT_TOLERANCE`.
+    Returns the largest differences and the batch sizes of the comparison.  Raises RecordError, and
+    leaves no file, if the outputs differ by more than `EXPORT_TOLERANCE`.
     """
     with atomic_write(out) as temporary_path:
         write_export(module, config, export_format, temporary_path)
         run_exported = load_exported_runner(export_format, temporary_path)
         difference = measure_output_difference(run_exported, module, net, config)
         if not difference.is_within_tolerance:
-            raise RecordError(
-                f"{out} was not written: its probabilities differ from PyTorch's by "
-                f"{difference.probability_difference:.1e}, "
-                f"its scores by {difference.score_difference:.1e}"
-            )
+            raise RecordError(f"{out} was not written: {describe_difference(difference)}")
     return {
         "difference": difference.probability_difference,
         "score_difference": difference.score_difference,
         "largest_score": difference.largest_score,
         "batches": list(CHECKED_BATCH_SIZES),
     }
+
+
+def describe_difference(difference: OutputDifference) -> str:
+    """Say how the outputs of a file differ from those of PyTorch."""
+    if isinf(difference.probability_difference) or isinf(difference.score_difference):
+        return "its outputs, or those of PyTorch, are not finite"
+    return (
+        "its probabilities differ from PyTorch's by "
+        f"{difference.probability_difference:.1e}, its scores by {difference.score_difference:.1e}"
+    )
 
 
 def export_int8(
@@ -112,7 +128,7 @@ def export_int8(
     out: Path,
     samples: Int8Samples,
 ) -> dict[str, Json]:
-    """Write `out` in int8, and compare its predictions with fp32 on the held-out images."""
+    """Export `module` to `out` in int8; compare its predictions on the test images with fp32."""
     with atomic_write(out) as temporary_path:
         write_int8_export(module, config, export_format, temporary_path, samples.calibration_pixels)
         run_exported = load_exported_runner(export_format, temporary_path)

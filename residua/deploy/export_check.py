@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from math import inf, isfinite
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,10 @@ the file is detected.
 
 @dataclass(frozen=True, slots=True)
 class OutputDifference:
-    """Largest absolute differences between a file's outputs and those of PyTorch in fp32."""
+    """Largest absolute differences between a file's outputs and those of PyTorch in fp32.
+
+    A difference is infinite if one of the outputs is not finite.
+    """
 
     score_difference: float
     probability_difference: float
@@ -37,7 +41,8 @@ class OutputDifference:
     @property
     def is_within_tolerance(self) -> bool:
         return (
-            self.score_difference <= EXPORT_TOLERANCE * max(1.0, self.largest_score)
+            isfinite(self.largest_score)
+            and self.score_difference <= EXPORT_TOLERANCE * max(1.0, self.largest_score)
             and self.probability_difference <= EXPORT_TOLERANCE
         )
 
@@ -46,9 +51,9 @@ class OutputDifference:
 def measure_output_difference(
     run_exported: ExportedRunner, module: InferenceModule, net: nn.Module, config: ModelConfig
 ) -> OutputDifference:
-    """Compare an exported file with the original network on noise images.
+    """Compare the outputs of an exported file with those of the original network on noise images.
 
-    `module` is the module that was exported; `net` is the network before its BN was folded.
+    `module` is the exported module, with folded BN; `net` is the original network.
     """
     reference_net = deepcopy(net).eval()
     difference = OutputDifference(0.0, 0.0, 0.0)
@@ -64,13 +69,25 @@ def measure_output_difference(
         expected_probabilities = torch.softmax(expected_scores / config.temperature, 1)
         scores, probabilities = run_exported(pixels if module.bakes_preprocessing else images)
         difference = OutputDifference(
-            max(difference.score_difference, max_abs(scores - expected_scores)),
-            max(difference.probability_difference, max_abs(probabilities - expected_probabilities)),
-            max(difference.largest_score, max_abs(expected_scores)),
+            max(difference.score_difference, largest_difference(scores, expected_scores)),
+            max(
+                difference.probability_difference,
+                largest_difference(probabilities, expected_probabilities),
+            ),
+            max(
+                difference.largest_score,
+                largest_difference(expected_scores, torch.zeros_like(expected_scores)),
+            ),
         )
     return difference
 
 
-def max_abs(x: Tensor) -> float:
-    """The largest absolute value of a tensor."""
-    return x.abs().max().item()
+def largest_difference(first: Tensor, second: Tensor) -> float:
+    """The largest absolute difference of two tensors; infinite if they cannot be compared.
+
+    That is if their shapes differ, or if an element of either is not finite: nan differs from all
+    numbers, but the maximum of nan and a number may be the number.
+    """
+    if first.shape != second.shape or not (first.isfinite().all() and second.isfinite().all()):
+        return inf
+    return (first - second).abs().max().item()

@@ -31,7 +31,7 @@ ExportFormat = Literal["onnx", "openvino", "torch-export"]
 def write_export(
     module: InferenceModule, config: ModelConfig, export_format: ExportFormat, path: Path
 ) -> None:
-    """Write a module in fp32, with its metadata: a file, or for OpenVINO a folder.
+    """Write a module in fp32, with its metadata, to the file or (for OpenVINO) the folder `path`.
 
     Raises RecordError if OpenVINO cannot write its files.
     """
@@ -61,17 +61,18 @@ def write_int8_export(
     path: Path,
     calibration_pixels: Tensor,
 ) -> None:
-    """Write a module in int8, with its metadata, calibrated on images (n, c, h, w) uint8.
+    """Quantise a module to int8 and write it, with its metadata, to `path`.
 
-    ONNX Runtime quantises the network for both ONNX and OpenVINO.  For OpenVINO, the quantised ONNX
-    file is then converted.
+    The quantisation is calibrated on images (n, c, h, w) uint8.  ONNX Runtime quantises the network
+    for both formats.  For OpenVINO, the quantised ONNX file is then converted.  Raises RecordError
+    if OpenVINO cannot write its files.
     """
     import onnx
 
     metadata = make_export_metadata(config, module) | {
         "precision": f"int8, calibrated on {len(calibration_pixels)} images"
     }
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(dir=path.parent) as folder:  # deleted with it after a kill, too
         onnx_file = Path(folder) / "int8.onnx"
         write_int8_onnx(module, config, calibration_pixels, onnx_file)
         if export_format == "openvino":
@@ -85,9 +86,9 @@ def write_int8_export(
 
 
 def write_openvino_folder(model: "openvino.Model", path: Path, metadata: dict[str, str]) -> None:
-    """Write a folder of model.xml and model.bin.
+    """Write an OpenVINO model, with its metadata, as model.xml and model.bin in a new folder.
 
-    Raises RecordError if OpenVINO cannot write it.
+    Raises RecordError if OpenVINO cannot write these files.
     """
     import openvino
 
@@ -101,7 +102,10 @@ def write_openvino_folder(model: "openvino.Model", path: Path, metadata: dict[st
 
 
 def load_exported_runner(export_format: ExportFormat, path: Path) -> ExportedRunner:
-    """Load an exported file with the library for its format, to compute in fp32 on the CPU."""
+    """Load an exported file with the library for its format, and return the function that runs it.
+
+    The function runs on the CPU; layers that are not quantised compute in fp32.
+    """
     match export_format:
         case "onnx":
             return make_onnx_runner(path.read_bytes())

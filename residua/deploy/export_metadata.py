@@ -6,11 +6,11 @@ from importlib.metadata import version
 from residua.config.model import ModelConfig
 from residua.deploy.inference_module import InferenceModule
 
-METADATA_SECTION = "residua"  # section of the metadata in formats that have sections
+METADATA_SECTION = "residua"  # name of the metadata section, in formats that have sections
 
 
 def make_export_metadata(config: ModelConfig, module: InferenceModule) -> dict[str, str]:
-    """Metadata as strings; lists and numbers are encoded as JSON."""
+    """Make the metadata of an exported file as strings; lists and numbers are encoded as JSON."""
     return {
         "model": config.network.name,
         "classes": json.dumps(config.classes),
@@ -20,6 +20,7 @@ def make_export_metadata(config: ModelConfig, module: InferenceModule) -> dict[s
         "std": json.dumps(config.std),
         "resize": json.dumps(config.resize),
         "interpolation": config.interpolation,
+        "white_level": json.dumps(config.white_level),
         "temperature": json.dumps(config.temperature),
         "preprocessing": describe_preprocessing(config, module),
         "residua": version("residua"),
@@ -34,7 +35,7 @@ def describe_input(module: InferenceModule) -> str:
 
 
 def describe_preprocessing(config: ModelConfig, module: InferenceModule) -> str:
-    """The steps from an image file to the input, in words."""
+    """Describe in words how an image file becomes the input of the module."""
     height, width = config.input[1:]
     resampling = f"{config.interpolation}, antialiased"
     resizing = (
@@ -45,4 +46,5 @@ def describe_preprocessing(config: ModelConfig, module: InferenceModule) -> str:
     normalisation = (
         "" if module.bakes_preprocessing else "; then (pixels / 255 - mean) / std per channel"
     )
-    return f"RGB, {resizing}{normalisation}"
+    white = f" (grey of more than 8 bits: {config.white_level} is white)" * bool(config.white_level)
+    return f"RGB{white}, {resizing}{normalisation}"

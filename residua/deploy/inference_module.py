@@ -1,4 +1,4 @@
-"""A network with preprocessing and softmax in one module, to be translated for other libraries."""
+"""A network with normalisation and softmax in one module, for export to other libraries."""
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,9 @@ PROBABILITIES_OUTPUT = "probabilities"
 class InferenceModule(nn.Module):
     """Maps images (n, c, h, w) to class scores and probabilities, each (n, classes) fp32.
 
-    Images are normalised fp32; with `bake_preprocessing` they are uint8, and the module normalises
-    them.  Probabilities are softmax(scores / temperature).  The network is a copy with folded BN.
+    The caller must pass normalised fp32 images.  With `bake_preprocessing` the caller passes uint8
+    images instead, and the module normalises them.  Probabilities are
+    softmax(scores / temperature).  The module uses a copy of the network with folded BN.
     """
 
     scale: Tensor

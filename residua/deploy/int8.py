@@ -1,7 +1,7 @@
-"""Quantises a network to int8, calibrated on real images, and measures the cost in accuracy."""
+"""Quantises a network to int8, calibrated on real images, and measures the loss of accuracy."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,15 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from residua.config.model import ModelConfig
+from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
 from residua.config.serialize import Json
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
-from residua.data.read import Images, read_split
+from residua.data.read import Images, read_preprocessed_split
+from residua.data.sources.resolve import PhotoDataset
+from residua.data.unseen_images import choose_images
 from residua.deploy.inference_module import InferenceModule
-from residua.deploy.model_images import read_training_crops, resolve_dataset_of_model_shape
+from residua.deploy.model_images import resolve_labelled_or_not
 from residua.deploy.translate import export_onnx_program, silence_exporters
-from residua.errors import DataError
+from residua.errors import DataError, RecordError
 
 MAX_CALIBRATION_IMAGES = 512  # our choice
 INT8_BATCH_SIZE = 32
@@ -26,7 +28,7 @@ INT8_BATCH_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class Int8Samples:
-    """Training images for calibration, and test images to compare int8 with fp32 on."""
+    """Training images for calibration, and test images on which int8 is compared with fp32."""
 
     calibration_pixels: Tensor  # (n, c, h, w) uint8
     held_out: Images
@@ -37,27 +39,37 @@ class Int8Samples:
 
 
 def load_int8_samples(
-    source: str, config: ModelConfig, data_dir: Path | None = None
+    source: str,
+    config: ModelConfig,
+    data_dir: Path | None = None,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Int8Samples:
-    """Read calibration and test images of `source`, a data set's name or a photo folder.
+    """Read images to calibrate on and others to compare int8 with fp32 on.
 
-    Raises UsageError if the shape of the images is not the model's input shape, and DataError if
-    there are no test images.
+    `source` is a data set's name, or photos with or without labels.  Training images are for
+    calibration and test images for the comparison; of photos that nothing splits, and that the
+    model was not trained on, all are used, one half for each.  Raises UsageError if the shape of
+    the images is not the model's input shape, and DataError if there are too few images.
     """
-    data = resolve_dataset_of_model_shape(source, config)
-    train = read_training_crops(data, config, data_dir)
-    held_out = read_split(data, "test", data_dir)
-    if not len(held_out):
-        raise DataError(
-            f"{source} has no test images to measure the accuracy of int8 on: "
-            f"put some into {Path(source) / 'test'}"
-        )
-    return Int8Samples(
-        train.pixels[random_permutation(len(train), 0)[:MAX_CALIBRATION_IMAGES]],
-        held_out,
-        data.classes == config.classes,
-        data.name,
-    )
+    data, labels_match_model = resolve_labelled_or_not(source, config)
+    if isinstance(data, PhotoDataset):
+        data = replace(data, listing=replace(data.listing, max_pixels=max_pixels))
+    choice = choose_images(data, None, config)
+    held_out = read_preprocessed_split(choice.dataset, choice.split, config, data_dir).images
+    if choice.label == "all":
+        if len(held_out) < 2:
+            raise DataError(f"{source} has too few images to calibrate int8 on: give at least 2")
+        order = random_permutation(len(held_out), 0)
+        half = min(len(order) // 2, MAX_CALIBRATION_IMAGES)
+        calibration, held_out = held_out[order[:half]], held_out[order[half:]]
+    else:
+        training = choose_images(data, "train", config)
+        calibration = read_preprocessed_split(
+            training.dataset, training.split, config, data_dir
+        ).images
+        order = random_permutation(len(calibration), 0)
+        calibration = calibration[order[:MAX_CALIBRATION_IMAGES]]
+    return Int8Samples(calibration.pixels, held_out, labels_match_model, data.name)
 
 
 def write_int8_onnx(
@@ -65,8 +77,8 @@ def write_int8_onnx(
 ) -> None:
     """Write an ONNX file whose convolutions, matrix products and additions compute in int8.
 
-    Weights are int8 with one scale per output channel; activations are uint8 with one scale per
-    tensor, from the smallest and largest value on the calibration images (n, c, h, w) uint8.  The
+    Weights are int8 with one scale per output channel.  Activations are uint8 with one scale per
+    tensor, which covers the range of its values on the calibration images (n, c, h, w) uint8.  The
     file uses ONNX's QDQ format.
     """
     with silence_exporters():
@@ -87,7 +99,7 @@ def write_int8_onnx(
             batch = next(self.batches, None)
             return None if batch is None else {module.input_name: batch.numpy()}
 
-    with TemporaryDirectory() as folder, silence_exporters():
+    with TemporaryDirectory(dir=path.parent) as folder, silence_exporters():
         fp32_file = Path(folder) / "fp32.onnx"
         fp32_file.write_bytes(export_onnx_program(module).model_proto.SerializeToString())
         quantize_static(
@@ -105,7 +117,7 @@ def write_int8_onnx(
 def iterate_input_batches(
     module: InferenceModule, config: ModelConfig, pixels: Tensor
 ) -> Iterator[Tensor]:
-    """Yield images (n, c, h, w) uint8 in batches, normalised unless the module does that itself."""
+    """Yield images (n, c, h, w) uint8 in batches, normalised unless `module` does so itself."""
     for batch in torch.split(pixels, INT8_BATCH_SIZE):
         images = (
             batch
@@ -124,14 +136,14 @@ def measure_int8_cost(
 ) -> dict[str, Json]:
     """Compare the predictions of fp32 and int8 on the test images.
 
-    `agreement` is the share of images with the same prediction.  If the labels match the model,
-    `fp32_error` and `int8_error` are the shares of wrong predictions.
+    In the returned dict, `agreement` is the share of images for which int8 and fp32 predict the
+    same class.  `fp32_error` and `int8_error` are the shares of wrong predictions; they are absent
+    if the labels are not indices into the model's classes.  Raises RecordError if a score is not
+    finite.
     """
     batches = list(iterate_input_batches(module, config, samples.held_out.pixels))
-    fp32_predictions, int8_predictions = (
-        torch.cat([compute_scores(batch).argmax(1) for batch in batches])
-        for compute_scores in (compute_fp32_scores, compute_int8_scores)
-    )
+    fp32_predictions = predict_finite(compute_fp32_scores, batches, "fp32")
+    int8_predictions = predict_finite(compute_int8_scores, batches, "int8")
     results: dict[str, Json] = {
         "calibrated_on": len(samples.calibration_pixels),
         "images": len(fp32_predictions),
@@ -145,3 +157,18 @@ def measure_int8_cost(
             "int8_error": (int8_predictions != labels).double().mean().item(),
         }
     return results
+
+
+def predict_finite(
+    compute_scores: Callable[[Tensor], Tensor], batches: list[Tensor], precision: str
+) -> Tensor:
+    """The classes (n,) with the largest scores; raises RecordError if a score is not finite."""
+    predictions = []
+    for batch in batches:
+        scores = compute_scores(batch)
+        if not scores.isfinite().all():  # argmax takes nan for the largest score
+            raise RecordError(
+                f"no int8 file was written: scores in {precision} are not finite; leave --int8 out"
+            )
+        predictions.append(scores.argmax(1))
+    return torch.cat(predictions)

@@ -1,11 +1,13 @@
 """Images of a data set or a photo folder in the shape that a trained model takes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
 from residua.data.read import Images, read_split
-from residua.data.sources.resolve import resolve_dataset
+from residua.data.sources.image_folder import list_unlabelled_folder
+from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resolve_dataset
 from residua.errors import UsageError
 
 
@@ -24,6 +26,30 @@ def resolve_dataset_of_model_shape(source: str, config: ModelConfig) -> Dataset:
     return data
 
 
+def resolve_labelled_or_not(source: str, config: ModelConfig) -> tuple[Dataset, bool]:
+    """The data set or photos at `source`, and whether their labels are the model's classes.
+
+    Photos need no labels: a folder without folders of classes is read, too.  Raises UsageError and
+    DataError as `resolve_dataset_of_model_shape`.
+    """
+    listing = list_unlabelled_folder(Path(source).expanduser())
+    if listing is not None:
+        return dataset_from_listing(listing, config.input), False
+    try:
+        data = resolve_dataset(source, config.input, config.classes)
+    except UsageError:  # it has other classes
+        data = resolve_dataset_of_model_shape(source, config)
+    if data.input != config.input:
+        return resolve_dataset_of_model_shape(source, config), False
+    return data, data.classes == config.classes
+
+
 def read_training_crops(data: Dataset, config: ModelConfig, data_dir: Path | None) -> Images:
-    """The training images of `data`, center-cropped to the model's input size."""
+    """The training images of `data`, center-cropped to the model's input size.
+
+    Photographs are decoded with the model's white level.
+    """
+    if isinstance(data, PhotoDataset):
+        listing = replace(data.listing, white_level=config.white_level)
+        data = replace(data, listing=listing)
     return read_split(data, "train", data_dir).center_crop(config.input[1:])

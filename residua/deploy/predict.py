@@ -1,6 +1,5 @@
 """Classifies image files in batches while threads decode the next ones."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,35 +10,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.serialize import Json
-from residua.data.decode import HasPreprocessing, decode_image, preprocess_image
+from residua.data.decode import HasPreprocessing, decode_photo, preprocess_image
 from residua.data.threads import count_available_cores
 from residua.errors import ImageError
 
-PREDICTABLE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-)
 PREDICTION_BATCH_SIZE = 32
-BATCHES_DECODED_AHEAD = 4  # batches that are decoded, or in decoding, while one is classified
+BATCHES_DECODED_AHEAD = 4  # batches decoded or being decoded while one is classified
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An image file with the probabilities of its classes, or with an error if it is unreadable."""
+    """An image file with its class probabilities, or with an error if the file is unreadable."""
 
     path: Path
     pixels: Tensor | None  # (c, h, w) uint8, preprocessed for the network
     probabilities: Tensor | None  # (classes,)
-    error: str = ""  # why the file cannot be read, without a subject, e.g. "is truncated"
+    error: str = ""  # why the file is unreadable, as a phrase after its name, e.g. "is truncated"
+    highest_level: int = 0  # of an image of more than 8 bits, if its white level is assumed
 
     def top_classes(self, k: int) -> list[tuple[int, float]]:
         """The k most probable classes as (index, probability); empty if the file is unreadable."""
@@ -56,9 +45,10 @@ def rank_top_classes(probabilities: Tensor, k: int) -> list[tuple[int, float]]:
 
 
 def make_prediction_json(top: Sequence[tuple[str, float]]) -> dict[str, Json]:
-    """JSON of the most probable classes (name, probability); `top` is sorted and not empty.
+    """Make the JSON object of a prediction from the most probable classes of an image.
 
-    The server's answers and `residua predict --json` share this form.
+    `top` holds at least one (name, probability), the most probable first.  The server's answers and
+    `residua predict --json` contain this object.
     """
     name, probability = top[0]
     return {
@@ -73,13 +63,15 @@ def predict_files(
     classify: Callable[[Tensor], Tensor],
     preprocessing: HasPreprocessing,
     batch_size: int = PREDICTION_BATCH_SIZE,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Iterator[Prediction]:
     """Yield one prediction per file, in the order of `paths`.
 
-    `classify` maps images (n, c, h, w) uint8 to probabilities (n, classes).  While it computes one
-    batch, threads decode the next ones.  An unreadable file yields a prediction with an error.
+    `classify` maps images (n, c, h, w) uint8 to probabilities (n, classes).  While a batch is
+    classified, threads decode the next ones.  An unreadable file, or an image of more than
+    `max_pixels` pixels, yields a prediction with an error.
     """
-    images = decode_files(paths, preprocessing, BATCHES_DECODED_AHEAD * batch_size)
+    images = decode_files(paths, preprocessing, BATCHES_DECODED_AHEAD * batch_size, max_pixels)
     while batch := list(islice(images, batch_size)):
         pixels = [image.pixels for image in batch if image.pixels is not None]
         probabilities = iter(classify(torch.stack(pixels)) if pixels else ())
@@ -94,17 +86,18 @@ def decode_files(
     paths: Iterable[Path],
     preprocessing: HasPreprocessing,
     max_waiting: int = BATCHES_DECODED_AHEAD * PREDICTION_BATCH_SIZE,
+    max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Iterator[Prediction]:
-    """Yield one prediction per file, still without probabilities, in the order of `paths`.
+    """Decode files on threads; yield a prediction without probabilities for each, in order.
 
-    One thread per available CPU core decodes; at most `max_waiting` images are decoded ahead of the
-    consumer, which bounds the memory.
+    There is one thread per available CPU core.  To bound the memory, at most `max_waiting` images
+    are decoded ahead of the consumer.
     """
     pool = ThreadPoolExecutor(count_available_cores())
     pending: deque[Future[Prediction]] = deque()
     try:
         for path in paths:
-            pending.append(pool.submit(decode_or_error, path, preprocessing))
+            pending.append(pool.submit(decode_or_error, path, preprocessing, max_pixels))
             if len(pending) == max_waiting:
                 yield pending.popleft().result()
         while pending:
@@ -113,27 +106,15 @@ def decode_files(
         pool.shutdown(cancel_futures=True)
 
 
-def decode_or_error(path: Path, preprocessing: HasPreprocessing) -> Prediction:
+def decode_or_error(
+    path: Path, preprocessing: HasPreprocessing, max_pixels: int = MAX_IMAGE_PIXELS
+) -> Prediction:
     """Decode one file into a prediction that has pixels or an error, and no probabilities yet."""
     if path.exists() and not path.is_file():  # reading a pipe or a device might never end
         return Prediction(path, None, None, "is not a regular file")
     try:
-        return Prediction(path, preprocess_image(decode_image(path), preprocessing), None)
+        photo = decode_photo(path, max_pixels, preprocessing.white_level)
+        pixels = preprocess_image(photo.image, preprocessing)
+        return Prediction(path, pixels, None, highest_level=photo.highest_level)
     except ImageError as error:
         return Prediction(path, None, None, error.detail)
-
-
-def find_image_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder` that have an image suffix, sorted by name in each folder.
-
-    Hidden files and folders are skipped, and so are symbolic links that lead out of `folder`.
-    """
-    root = folder.resolve()
-    for directory, subfolders, file_names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(file_names):
-            path = Path(directory, name)
-            if name.startswith(".") or path.suffix.lower() not in PREDICTABLE_SUFFIXES:
-                continue
-            if not path.is_symlink() or path.resolve().is_relative_to(root):
-                yield path

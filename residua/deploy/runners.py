@@ -1,4 +1,4 @@
-"""Runs exported models in ONNX Runtime and OpenVINO, on the CPU with as many threads as PyTorch."""
+"""Runs exported models in ONNX Runtime and OpenVINO, on as many CPU threads as PyTorch uses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import openvino  # type: ignore[import-untyped]
 
 ExportedRunner: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Maps the input of an exported model (n, c, h, w) to scores and probabilities, (n, classes)."""
+"""Maps a model's input images (n, c, h, w) to scores and probabilities, each (n, classes)."""
 
 
 def make_onnx_runner(onnx_bytes: bytes) -> ExportedRunner:
-    """Load the content of an ONNX file into ONNX Runtime."""
+    """Load an ONNX file's bytes into ONNX Runtime, and return the function that runs the model."""
     from onnxruntime import InferenceSession, SessionOptions  # type: ignore[import-untyped]
 
     options = SessionOptions()
@@ -38,7 +38,10 @@ def make_onnx_runner(onnx_bytes: bytes) -> ExportedRunner:
 def make_openvino_runner(
     model: "openvino.Model | Path", precision: Literal["bf16", "f32"] = "f32"
 ) -> ExportedRunner:
-    """Compile an OpenVINO model, or the file of one (.xml or .onnx), for this CPU."""
+    """Compile an OpenVINO model for this machine's CPU, and return the function that runs it.
+
+    `model` is the model itself, or the path of an .xml or .onnx file.
+    """
     with silence_exporters():
         import openvino
     compile_options = {

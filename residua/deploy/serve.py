@@ -1,4 +1,4 @@
-"""Runs a prediction service on a socket until it is asked to stop."""
+"""Runs a prediction service on a socket until SIGINT or SIGTERM."""
 
 import asyncio
 import os
@@ -11,11 +11,12 @@ from types import FrameType
 
 import uvicorn
 
+from residua.deploy.access import SECURITY_HEADERS
+from residua.deploy.connections import ConnectionGuard, GuardedConfig, raise_open_file_limit
 from residua.deploy.service import PredictionService
 from residua.errors import ResiduaError, UsageError
 
-MAX_HEADER_BYTES = 16_384
-MAX_CONNECTIONS = 1024
+LISTEN_BACKLOG = 512
 KEEP_ALIVE_SECONDS = 15
 SHUTDOWN_SECONDS = 15  # time that accepted requests get to finish after a stop signal; our choice
 
@@ -34,7 +35,7 @@ def open_listener(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
+        return socket.create_server(address[:2], family=family, backlog=LISTEN_BACKLOG)
     except OSError as error:
         # Errors of name resolution have negative numbers, which `strerror` does not know.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
@@ -45,10 +46,10 @@ def open_listener(host: str, port: int) -> socket.socket:
 
 
 class GracefulServer(uvicorn.Server):
-    """A uvicorn server that SIGINT (Ctrl-C) or SIGTERM stops after it has answered open requests.
+    """A uvicorn server that answers open requests before it stops on SIGINT (Ctrl-C) or SIGTERM.
 
-    A second signal stops it immediately.  uvicorn itself would raise the signal again after the
-    shutdown, and the command would end with an error.
+    A second signal stops the server immediately.  uvicorn's own handler would raise the signal
+    again after the shutdown, and the command would end with an error.
     """
 
     @contextmanager
@@ -67,22 +68,24 @@ class GracefulServer(uvicorn.Server):
                 signal.signal(signal_number, handler)
 
     def request_stop(self, signal_number: int, frame: FrameType | None) -> None:
-        """Signal handler: the first call asks for a graceful stop, the second forces the exit."""
+        """Handle a signal: the first asks for a graceful stop, the second forces the exit."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def make_server(service: PredictionService) -> GracefulServer:
-    """The HTTP server of a service, with limits on headers, connections and idle time."""
-    settings = uvicorn.Config(
+    """Make the HTTP server of a service, with guarded connections and secure headers."""
+    guard = ConnectionGuard(service.limits, service.metrics, raise_open_file_limit())
+    settings = GuardedConfig(
         service.application,
-        http="h11",
+        guard,
         ws="none",
-        log_level="warning",
+        log_level="error",  # otherwise every malformed request of a stranger would be logged
         access_log=False,
+        proxy_headers=False,
         server_header=False,
-        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        limit_concurrency=MAX_CONNECTIONS,
+        headers=list(SECURITY_HEADERS.items()),
+        backlog=LISTEN_BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
@@ -92,7 +95,10 @@ def make_server(service: PredictionService) -> GracefulServer:
 def serve_until_stopped(
     service: PredictionService, listener: socket.socket, on_listening: Callable[[str], None]
 ) -> None:
-    """Answer requests on `listener` until SIGINT or SIGTERM; `on_listening` first gets the URL."""
+    """Answer requests on `listener` until SIGINT or SIGTERM.
+
+    `on_listening` is called with the URL before the server starts.
+    """
     host, port = listener.getsockname()[:2]
     on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     asyncio.run(make_server(service).serve(sockets=[listener]))

@@ -1,76 +1,57 @@
-"""A web application around an engine: a page, predictions as JSON, a health check and metrics."""
+"""The web application of a model: a page, predictions as JSON, a health check and metrics."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
 from time import perf_counter
 from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from torch import Tensor
 
 from residua.config.serialize import Json
-from residua.data.decode import decode_image, preprocess_image
-from residua.data.thumbnails import encode_data_uri, pixels_to_image
+from residua.deploy.access import AccessCheck, AccessRules
 from residua.deploy.batcher import RequestBatcher
+from residua.deploy.body_budget import BodyBudget
+from residua.deploy.decoding import DecodingMemory, decode_upload
 from residua.deploy.engine import InferenceEngine
-from residua.deploy.explain import GradCamExplainer, draw_heat_layer
+from residua.deploy.explain import GradCamExplainer
+from residua.deploy.explanation import explain_answer
+from residua.deploy.limits import ServerLimits
 from residua.deploy.metrics import ServerMetrics
 from residua.deploy.predict import make_prediction_json, rank_top_classes
+from residua.deploy.query import PredictionQuery, parse_prediction_query
 from residua.deploy.similar import SimilarImageIndex
-from residua.deploy.upload import make_http_error, read_uploaded_image
+from residua.deploy.upload import (
+    MAX_REQUEST_IMAGES,
+    UploadedImages,
+    make_http_error,
+    parse_upload,
+    receive_body,
+)
 from residua.errors import ImageError
 
 PoolResult = TypeVar("PoolResult")
 
-# The page is one file: scripts and styles are inline, images are data URIs or the user's own file.
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "img-src data: blob:",
-        "style-src 'unsafe-inline'",
-        "script-src 'unsafe-inline'",
-        "connect-src 'self'",
-    ]
-)
-SECURITY_HEADERS = {
-    "content-security-policy": CONTENT_SECURITY_POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
+DECODING_THREADS = 2
 
-
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """Limits on requests; the defaults are our choice."""
-
-    max_body_bytes: int = 20_000_000
-    max_image_pixels: int = 50_000_000
-    max_waiting_images: int = 256  # images that are accepted and not answered yet
-    timeout_seconds: float = 30.0  # for the body to arrive, and again for the prediction
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionQuery:
-    """What a prediction request asks for, from its query string."""
-
-    top_count: int  # classes in the answer
-    wants_heatmap: bool
-    similar_count: int  # similar training images in the answer
+logger = logging.getLogger(__name__)
 
 
 class PredictionService:
     """Answers HTTP requests with the predictions of an engine.
 
-    If it has an explainer, it also returns heat maps.  If it has an index of training images, it
-    also returns the ones most similar to the image.
+    With an explainer, the service also returns heat maps.  With an index of training images, it
+    also returns the training images that are most similar to the uploaded image.  With a
+    threshold, it also says whether the probability of the answer is below it.
     """
 
     def __init__(
@@ -80,15 +61,21 @@ class PredictionService:
         limits: ServerLimits,
         explainer: GradCamExplainer | None = None,
         similar_images: SimilarImageIndex | None = None,
+        access: AccessRules | None = None,
+        threshold: float = 0.0,
     ) -> None:
         self.engine = engine
         self.page_html = page_html
         self.limits = limits
         self.explainer = explainer
         self.similar_images = similar_images
+        self.access = access or AccessRules()
+        self.threshold = threshold
         self.metrics = ServerMetrics()
         self.batcher = RequestBatcher(engine, self.metrics.batch_sizes.observe_value)
-        self.decode_pool = ThreadPoolExecutor(2, "decode")
+        self.body_budget = BodyBudget(limits.max_total_bytes)
+        self.decoding_memory = DecodingMemory(limits.max_image_pixels)
+        self.decode_pool = ThreadPoolExecutor(DECODING_THREADS, "decode")
         # One thread: the explainer's hooks on the network are not thread-safe.
         self.explain_pool = ThreadPoolExecutor(1, "explain")
 
@@ -100,8 +87,15 @@ class PredictionService:
             Route("/health", self.handle_health),
             Route("/metrics", self.handle_metrics),
         ]
+        middleware = [Middleware(AccessCheck, rules=self.access, metrics=self.metrics)]
+        if self.access.origins:
+            origins, methods = self.access.origins, ("GET", "POST")
+            middleware.append(
+                Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods)
+            )
         return Starlette(
             routes=routes,
+            middleware=middleware,
             lifespan=self.lifespan,
             exception_handlers={HTTPException: make_error_response},
         )
@@ -116,7 +110,7 @@ class PredictionService:
             await batcher_task
 
     async def handle_page(self, request: Request) -> Response:
-        return HTMLResponse(self.page_html, headers=SECURITY_HEADERS)
+        return HTMLResponse(self.page_html)
 
     async def handle_health(self, request: Request) -> Response:
         config = self.engine.config
@@ -131,13 +125,14 @@ class PredictionService:
         )
 
     async def handle_metrics(self, request: Request) -> Response:
+        self.metrics.body_bytes = self.body_budget.used_bytes
         return PlainTextResponse(
             self.metrics.format_prometheus_text(),
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
     async def handle_prediction(self, request: Request) -> Response:
-        """Classify the image in the request's body, or in the only file of its form."""
+        """Classify the images of the request: its body, the files of a form, or base64 in JSON."""
         started_at = perf_counter()
         try:
             response: Response = JSONResponse(await self.classify_upload(request))
@@ -145,85 +140,130 @@ class PredictionService:
         except HTTPException as error:
             response = await make_error_response(request, error)
         except Exception:
-            self.metrics.requests_by_status[500] += 1
-            raise
+            logger.exception("a prediction failed")
+            message = "the prediction failed: the server's log has the reason"
+            response = JSONResponse({"error": message}, HTTPStatus.INTERNAL_SERVER_ERROR)
         self.metrics.requests_by_status[response.status_code] += 1
         return response
 
-    async def classify_upload(self, request: Request) -> dict[str, Json]:
-        """The prediction for an uploaded image as JSON; HTTPException if it cannot be made."""
+    async def classify_upload(self, request: Request) -> Json:
+        """Classify the uploaded images and return the answer, or the list of answers, as JSON.
+
+        Raises HTTPException if the request is invalid, if its only image is, or if the server is
+        too busy.
+        """
         query = parse_prediction_query(request)
         self.refuse_when_full()
-        content = await read_uploaded_image(
-            request, self.limits.max_body_bytes, self.limits.timeout_seconds
-        )
-        self.refuse_when_full()  # again, because other images were accepted during the upload
-        self.metrics.waiting_images += 1
-        try:
-            async with asyncio.timeout(self.limits.timeout_seconds):
-                return await self.answer_query(query, content)
-        except ImageError as error:
-            raise make_http_error(http_status_for(error), f"the image {error.detail}") from None
-        except TimeoutError:
-            raise make_http_error(
-                HTTPStatus.SERVICE_UNAVAILABLE, "too busy to answer in time", retry_after="5"
-            ) from None
-        finally:
-            self.metrics.waiting_images -= 1
+        with self.body_budget.open_share() as share:
+            body = await receive_body(
+                request,
+                self.limits.max_body_bytes,
+                self.limits.timeout_seconds,
+                share,
+                self.metrics.count_refusal,
+            )
+            try:
+                with self.count_waiting(1):
+                    async with asyncio.timeout(self.limits.timeout_seconds):
+                        upload = await self.parse_body(request, body)
+                        del body  # the images are copies
+                        with self.count_waiting(len(upload.contents) - 1):
+                            return await self.answer_upload(query, upload)
+            except TimeoutError:
+                raise make_http_error(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "too busy to answer in time", retry_after="5"
+                ) from None
 
-    async def answer_query(self, query: PredictionQuery, content: bytes) -> dict[str, Json]:
+    async def parse_body(self, request: Request, body: bytes) -> UploadedImages:
+        """Find the images in the request's body on a thread, because a form may be large."""
+        content_type = request.headers.get("content-type", "")
+        max_images = min(MAX_REQUEST_IMAGES, self.limits.max_waiting_images)
+        return await run_in_pool(
+            self.decode_pool, lambda: parse_upload(content_type, body, max_images)
+        )
+
+    async def answer_upload(self, query: PredictionQuery, upload: UploadedImages) -> Json:
+        """Answer one image, or each image of a list, as JSON.
+
+        In a list, the answer to an image that cannot be decoded is its error.  Raises HTTPException
+        for an only image that cannot be decoded.
+        """
+        if not upload.is_list:
+            try:
+                return await self.answer_image(query, upload.contents[0])
+            except ImageError as error:
+                raise make_http_error(http_status_for(error), f"the image {error.detail}") from None
+        results = await asyncio.gather(
+            *(self.answer_image(query, content) for content in upload.contents),
+            return_exceptions=True,
+        )
+        answers: list[Json] = []
+        for result in results:
+            if isinstance(result, ImageError):
+                answers.append({"error": f"the image {result.detail}"})
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                answers.append(result)
+        return answers
+
+    async def answer_image(self, query: PredictionQuery, content: bytes) -> dict[str, Json]:
         """Decode and classify the bytes of an image file; return the answer as JSON.
 
-        Raises ImageError if they cannot be decoded.
+        Raises ImageError if the bytes cannot be decoded, and HTTPException 500 if the network's
+        probabilities are not finite.
         """
         config = self.engine.config
-        pixels = await run_in_pool(
+        upload = await run_in_pool(
             self.decode_pool,
-            lambda: preprocess_image(decode_image(content, self.limits.max_image_pixels), config),
+            lambda: decode_upload(
+                content, config, self.limits.max_image_pixels, self.decoding_memory
+            ),
         )
-        probabilities = await self.batcher(pixels)
+        probabilities = await self.batcher(upload.pixels)
+        if not probabilities.isfinite().all():  # a NaN is no JSON, and would win or lose silently
+            raise make_http_error(
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "the network has no finite probabilities for this image: its weights are damaged, "
+                "or their products overflow",
+            )
         top = rank_top_classes(probabilities, max(1, query.top_count))
         answer = make_prediction_json([(config.classes[i], p) for i, p in top])
-        if query.wants_heatmap:
-            answer["view"] = encode_data_uri(pixels_to_image(pixels))
-            answer["heat"] = await run_in_pool(
+        if self.threshold:
+            answer["unsure"] = top[0][1] < self.threshold
+        if query.wants_heatmap or query.similar_count:
+            answer |= await run_in_pool(
                 self.explain_pool,
-                lambda: self.make_heatmap_uri(pixels, int(probabilities.argmax())),
-            )
-        if query.similar_count:
-            answer["similar"] = await run_in_pool(
-                self.explain_pool, lambda: self.list_similar_images(pixels, query.similar_count)
+                lambda: explain_answer(
+                    query,
+                    upload,
+                    int(probabilities.argmax()),
+                    self.explainer,
+                    self.similar_images,
+                ),
             )
         return answer
 
-    def refuse_when_full(self) -> None:
-        """Raise HTTPException 503 if the number of waiting images has reached the limit."""
+    @contextmanager
+    def count_waiting(self, count: int) -> Iterator[None]:
+        """Count images as waiting inside the context.
+
+        Raises HTTPException 503 if there would be more than the limit.
+        """
+        self.refuse_when_full(count)
+        self.metrics.waiting_images += count
+        try:
+            yield
+        finally:
+            self.metrics.waiting_images -= count
+
+    def refuse_when_full(self, count: int = 1) -> None:
+        """Raise HTTPException 503 if `count` more waiting images would exceed the limit."""
         max_waiting = self.limits.max_waiting_images
-        if self.metrics.waiting_images >= max_waiting:
+        if self.metrics.waiting_images + count > max_waiting:
+            self.metrics.count_refusal("queue_full")
             message = f"the queue is full ({max_waiting} images): try again in a second"
             raise make_http_error(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after="1")
-
-    def make_heatmap_uri(self, pixels: Tensor, class_index: int) -> str | None:
-        """The heat map of a class as a data URI, to lay over the image.
-
-        None if the service has no explainer.
-        """
-        if self.explainer is None:
-            return None
-        return encode_data_uri(draw_heat_layer(self.explainer.compute_heatmap(pixels, class_index)))
-
-    def list_similar_images(self, pixels: Tensor, count: int) -> list[Json]:
-        """The most similar training images as JSON; empty without an index."""
-        if self.similar_images is None:
-            return []
-        return [
-            {
-                "class": similar.class_name,
-                "cosine": similar.cosine,
-                "image": encode_data_uri(pixels_to_image(similar.pixels)),
-            }
-            for similar in self.similar_images.find_nearest(pixels, count)
-        ]
 
 
 async def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[], PoolResult]) -> PoolResult:
@@ -234,32 +274,6 @@ async def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[], PoolResult]) 
 async def make_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-def parse_prediction_query(request: Request) -> PredictionQuery:
-    """Read `top`, `explain` and `similar` from the query.
-
-    Raises HTTPException 400 for a bad value.
-    """
-    return PredictionQuery(
-        top_count=parse_query_number(request, "top", 5, 1000),
-        wants_heatmap=bool(parse_query_number(request, "explain", 0, 1)),
-        similar_count=parse_query_number(request, "similar", 0, 24),
-    )
-
-
-def parse_query_number(request: Request, name: str, default: int, maximum: int) -> int:
-    """A whole number in [0, maximum] from the query.
-
-    Raises HTTPException 400 for anything else.
-    """
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= maximum):
-        raise make_http_error(
-            HTTPStatus.BAD_REQUEST,
-            f"{name}={text[:40]} is invalid: give a whole number up to {maximum}",
-        )
-    return int(text)
 
 
 def http_status_for(error: ImageError) -> HTTPStatus:

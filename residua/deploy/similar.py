@@ -1,4 +1,7 @@
-"""Finds training images similar to a new image, by the features before the last layer."""
+"""Finds the training images most similar to a new image, by the cosine of their features.
+
+The features of an image are the inputs of the network's last layer.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,7 +28,10 @@ ShowProgress = Callable[[Iterable[Tensor]], Iterable[Tensor]]
 
 
 class FeatureExtractor(nn.Module):
-    """Maps normalised images (n, c, h, w) to unit-length inputs of the last layer (n, features)."""
+    """Maps normalised images (n, c, h, w) to features (n, features) of unit length.
+
+    The features are the inputs of the network's last layer.
+    """
 
     def __init__(self, net: ResidualNetwork | VladNetwork) -> None:
         super().__init__()
@@ -38,11 +44,11 @@ class FeatureExtractor(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class SimilarImage:
-    """A training image found for a query image."""
+    """A training image that is similar to a query image."""
 
     pixels: Tensor  # (c, h, w) uint8
     class_name: str
-    cosine: float  # of the angle between its features and the query's, in [-1, 1]
+    cosine: float  # cosine similarity of its features and the query's, in [-1, 1]
 
 
 class SimilarImageIndex:
@@ -59,7 +65,7 @@ class SimilarImageIndex:
     ) -> None:
         """Index a random sample of at most `max_images` images.
 
-        `classes` are the names of the images' labels.  The network is copied, not changed.
+        `classes[k]` is the name of label k.  The network is copied, not changed.
         """
         chosen_indices = random_permutation(len(images), 0)[:max_images]
         self.images = images[chosen_indices]

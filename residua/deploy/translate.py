@@ -1,4 +1,4 @@
-"""Translates an inference module to torch.export, ONNX and OpenVINO with a dynamic batch size."""
+"""Converts an inference module to torch.export, ONNX or OpenVINO, with a dynamic batch size."""
 
 import logging
 import warnings
@@ -39,7 +39,7 @@ def silence_exporters() -> Iterator[None]:
 
 
 def make_example_input(module: InferenceModule) -> Tensor:
-    """Make a batch of two black images to export the module with.
+    """Make a batch of two all-zero images, with which exporters trace the module.
 
     With only one image, an exporter would treat the batch size 1 as a constant.
     """
@@ -49,7 +49,7 @@ def make_example_input(module: InferenceModule) -> Tensor:
 
 
 def export_torch_program(module: InferenceModule) -> ExportedProgram:
-    """Export with `torch.export`; remove the stack traces that it attaches to nodes.
+    """Export a module with `torch.export`, without the stack traces of its nodes.
 
     The stack traces would put paths of this machine into the file.
     """
@@ -63,9 +63,9 @@ def export_torch_program(module: InferenceModule) -> ExportedProgram:
 
 
 def export_onnx_program(module: InferenceModule) -> ONNXProgram:
-    """Export to ONNX, opset `ONNX_OPSET`; leave out the exporter's notes on nodes and values.
+    """Export a module to ONNX, opset `ONNX_OPSET`, without the metadata of its nodes and values.
 
-    The notes would put stack traces and paths of this machine into the file.
+    The metadata would put stack traces and paths of this machine into the file.
     """
     with silence_exporters(), torch.no_grad():
         program = torch.onnx.export(
@@ -91,7 +91,7 @@ def export_onnx_program(module: InferenceModule) -> ONNXProgram:
 
 
 def convert_to_openvino(module: InferenceModule) -> "openvino.Model":
-    """Convert to an OpenVINO model, from the `torch.export` program."""
+    """Convert a module to an OpenVINO model, by way of `torch.export`."""
     with silence_exporters():
         import openvino
 

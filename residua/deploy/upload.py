@@ -1,17 +1,39 @@
-"""Reads an uploaded image from a request, with a limit on the bytes in memory."""
+"""Reads the images of a request: the body itself, the files of a form, or base64 in JSON."""
 
 import asyncio
+import base64
+import binascii
 import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import File, parse_options_header
+from python_multipart.multipart import Field, File, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from residua.bounded_json import parse_json
+from residua.deploy.body_budget import BodyEvictedError, BodyShare
+
+MAX_REQUEST_IMAGES = 64  # our choice
+MAX_FORM_FIELDS = 16  # a browser's form may have a few besides its files; our choice
+MAX_JSON_MARKS = 10_000  # millions of tiny values would take 40 times their bytes in memory
+QUERY_OPTIONS = ("top", "explain", "similar")
+
 # By default the library logs a warning for every malformed form that a client sends.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedImages:
+    """The encoded images of a request."""
+
+    contents: list[bytes]
+    is_list: bool  # whether the client expects a list of answers
 
 
 def make_http_error(status: HTTPStatus, message: str, **headers: str) -> HTTPException:
@@ -21,35 +43,52 @@ def make_http_error(status: HTTPStatus, message: str, **headers: str) -> HTTPExc
     )
 
 
-async def read_uploaded_image(request: Request, max_bytes: int, timeout_seconds: float) -> bytes:
-    """The bytes of the request's body, or of the only file in a multipart form.
+async def receive_body(
+    request: Request,
+    max_bytes: int,
+    timeout_seconds: float,
+    share: BodyShare,
+    count_refusal: Callable[[str], None],
+) -> bytes:
+    """Receive the request's body, whose bytes are counted in `share` while they arrive.
 
     Raises an HTTPException: 413 for a body above `max_bytes`, before the rest is received; 408 if
-    it does not arrive in time; 400 if it is empty or not a form with exactly one file.
+    it does not arrive in time; 503 if the bodies of all requests take too much memory.
+    `count_refusal` gets the reason.  The answers 413 and 503 leave the connection open, so that a
+    client that is still sending reads them.
     """
     try:
-        async with asyncio.timeout(timeout_seconds):
-            body = await read_body(request, max_bytes)
-    except TimeoutError:
+        async with asyncio.timeout(timeout_seconds) as arrival:
+            with share.allow_eviction(arrival):
+                return await read_body(request, max_bytes, share)
+    except (TimeoutError, BodyEvictedError):
+        if share.is_evicted:
+            count_refusal("body_memory")
+            raise make_http_error(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"unfinished requests fill the memory for bodies ({share.budget.max_bytes:,} "
+                "bytes): try again in a second",
+                retry_after="1",
+            ) from None
+        count_refusal("body_timeout")
         raise make_http_error(
             HTTPStatus.REQUEST_TIMEOUT,
             f"the image did not arrive within {timeout_seconds:g} seconds",
             connection="close",
         ) from None
+    except HTTPException:
+        count_refusal("body_size")
+        raise
     except ClientDisconnect:
         raise make_http_error(HTTPStatus.BAD_REQUEST, "the client disconnected") from None
-    content_type = request.headers.get("content-type", "")
-    if content_type.startswith("multipart/form-data"):
-        body = extract_form_file(content_type, body)
-    if not body:
-        raise make_http_error(
-            HTTPStatus.BAD_REQUEST, "the body is empty: send an image, or a form with a file"
-        )
-    return body
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The request's body; HTTPException 413 if it is larger than `max_bytes`."""
+async def read_body(request: Request, max_bytes: int, share: BodyShare) -> bytes:
+    """Read the request's body.
+
+    Raises HTTPException 413 if it is larger than `max_bytes`, and BodyEvictedError if `share`
+    cannot hold it.
+    """
     content_length = request.headers.get("content-length", "0")
     chunks, size = [], int(content_length) if content_length.isdecimal() else 0
     if size <= max_bytes:  # otherwise the announced length is reason enough to refuse
@@ -58,46 +97,131 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             size += len(chunk)
             if size > max_bytes:
                 break
+            share.add_bytes(len(chunk))
             chunks.append(chunk)
     if size > max_bytes:
         raise make_http_error(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than {max_bytes:,} bytes",
-            connection="close",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {max_bytes:,} bytes"
         )
     return b"".join(chunks)
 
 
-def extract_form_file(content_type: str, body: bytes) -> bytes:
-    """The bytes of the only file in a multipart form.
+def parse_upload(content_type: str, body: bytes, max_images: int) -> UploadedImages:
+    """Find the images in a request's body; `content_type` is the request's header.
+
+    Raises HTTPException: 400 if there are none, or the form or the JSON cannot be read; 413 if
+    there are more than `max_images`.
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if not body:
+        raise make_bad_request("the body is empty: send an image, or a form with a file")
+    if media_type == "multipart/form-data":
+        contents = extract_form_files(content_type, body, max_images)
+        return UploadedImages(contents, len(contents) > 1)
+    if media_type == "application/json":
+        return extract_json_images(body, max_images)
+    return UploadedImages([body], False)
+
+
+def make_bad_request(message: str) -> HTTPException:
+    return make_http_error(HTTPStatus.BAD_REQUEST, message)
+
+
+def make_too_many_images(max_images: int) -> HTTPException:
+    return make_http_error(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the request has more than {max_images} images: send several requests",
+    )
+
+
+def extract_form_files(content_type: str, body: bytes, max_files: int) -> list[bytes]:
+    """Extract the bytes of all files in a multipart form, in their order.
 
     `content_type` is the request's header, which names the boundary of the parts.  Raises
-    HTTPException 400 unless the form has exactly one file.
+    HTTPException 400 if the form is incomplete, has no file, or has a field that is an option of
+    the query; 413 as soon as it has more than `max_files`.
     """
     files: list[File] = []
+    fields: list[str] = []
+    has_ended: list[bool] = []
+
+    def take_file(file: File) -> None:
+        files.append(file)
+        if len(files) > max_files:
+            raise make_too_many_images(max_files)
+
+    def take_field(field: Field) -> None:
+        fields.append((field.field_name or b"").decode(errors="replace"))
+        if len(fields) > MAX_FORM_FIELDS:
+            raise make_bad_request(f"the form has more than {MAX_FORM_FIELDS} fields: send fewer")
+
     try:
-        boundary = parse_options_header(content_type)[1][b"boundary"]
-        # Keep files in memory, where the body is already, instead of temporary files.
-        settings = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
         parser = FormParser(
             "multipart/form-data",
-            lambda field: None,
-            files.append,
-            boundary=boundary,
-            config=settings,
+            take_field,
+            take_file,
+            on_end=lambda: has_ended.append(True),
+            boundary=parse_options_header(content_type)[1][b"boundary"],
+            # Keep files in memory, where the body is already, instead of temporary files.
+            config={"MAX_MEMORY_FILE_SIZE": len(body) + 1},
         )
         parser.write(body)
         parser.finalize()
     except KeyError:
-        raise make_http_error(
-            HTTPStatus.BAD_REQUEST, "the form cannot be read: its content type has no boundary"
+        raise make_bad_request(
+            "the form cannot be read: its content type has no boundary"
         ) from None
     except (FormParserError, ValueError) as error:
-        raise make_http_error(HTTPStatus.BAD_REQUEST, f"the form cannot be read: {error}") from None
-    if len(files) != 1:
-        raise make_http_error(
-            HTTPStatus.BAD_REQUEST,
-            f"the form has {len(files)} complete files: send exactly one image",
+        raise make_bad_request(f"the form cannot be read: {error}") from None
+    if options := [name for name in fields if name in QUERY_OPTIONS]:
+        raise make_bad_request(
+            f"the form has a field {options[0]!r}: give it in the query, as in /predict?"
+            f"{options[0]}=1"
         )
-    files[0].file_object.seek(0)
-    return files[0].file_object.read()
+    if not files or not has_ended:
+        raise make_bad_request(
+            f"the form has {len(files)} complete files{'' if has_ended else ' and no end'}: "
+            "send at least one image"
+        )
+    for file in files:
+        file.file_object.seek(0)
+    return [file.file_object.read() for file in files]
+
+
+def extract_json_images(body: bytes, max_images: int) -> UploadedImages:
+    """Decode the images of `{"image": base64}` or `{"images": [base64, ...]}`.
+
+    Raises HTTPException 400 for any other JSON, and 413 for more than `max_images`.
+    """
+    document = None
+    if sum(body.count(mark) for mark in (b'"', b",", b"[", b"{")) <= MAX_JSON_MARKS:
+        try:
+            document = parse_json(body)
+        except (ValueError, RecursionError):
+            raise make_bad_request(
+                "the body is not JSON, though its content type says so"
+            ) from None
+    match document:
+        case {"images": [*texts]} if len(texts) > max_images:
+            raise make_too_many_images(max_images)
+        case {"image": str(text), **others} if not others:
+            return UploadedImages([decode_base64(text)], False)
+        case {"images": [_, *_] as texts, **others} if not others:
+            return UploadedImages([decode_base64(text) for text in texts], True)
+    raise make_bad_request(
+        'the JSON has the wrong form: send {"image": base64} or {"images": [base64, ...]}, and '
+        "options in the query"
+    )
+
+
+def decode_base64(text: Any) -> bytes:
+    """Decode base64 text or a data URI.  Raises HTTPException 400 for anything else."""
+    try:
+        if not isinstance(text, str):
+            raise ValueError
+        encoded = re.sub(r"\s+", "", re.sub(r"\Adata:[^,]{0,200};base64,", "", text))
+        return base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        raise make_bad_request(
+            "an image in the JSON is not base64: encode the bytes of its file"
+        ) from None

@@ -1,28 +1,30 @@
 """Build, load, change, save and convert networks.
 
-layers, joins          the modules of planned layers and of joins
-weight_init            initial weights, as a function of a seed
-build                  a plan as a module: `build.build(network, seed)`
-create                 a network by name, with new or pretrained weights
+layers, joins          make the PyTorch modules of layers and of joins
+weight_init            initialise weights from a seed
+build                  build the PyTorch module of a network: `build.build(network, seed)`
+create                 create a network by name, with new or pretrained weights
 vlad                   NetVLAD as a layer, and the classical VLAD pipeline
 
 model_folder           save, find, check and load model folders
-model_card             the README.md of a model folder
+model_card             render the README.md of a model folder
 edit_folder            edit the network of a folder, and save the result as a new one
-hub                    find weights on this machine or on the Hugging Face hub
-pretrained             the weights that a network starts from
-convert                weights of other projects
+model_weights          check the weights of a model folder against its config
+safetensors_file       read and write safetensors files
+hub                    find weights on this machine, or download hf:OWNER/NAME
+pretrained             load the weights from which the training of a network starts
+convert                convert weights from and to other projects
 
-surgery                deepen networks with unchanged outputs, remove units, add shortcuts
+surgery                deepen networks without changing outputs, remove units, add shortcuts
 add_skips              add skip connections to an nn.Sequential
-freeze                 freeze a body, so that only the last layer learns
+freeze                 freeze a network except its last layer
 swap_batchnorm         replace BN by another kind of BN that shares its tensors
 
 activation_checkpoint  recompute activations in the backward pass
 fold_bn                fold BN into the weights before it, for inference
 fused_bn               compute BN, addition and ReLU in one kernel, for training on a CPU in bf16
-fused_bn_kernels       compile, load and call its C kernels
-native_bf16            whether a device multiplies bf16 matrices in hardware
+fused_bn_kernels       compile, load and call the C kernels of `fused_bn`
+native_bf16            detect whether a device multiplies bf16 matrices in hardware
 """
 
 from typing import TYPE_CHECKING
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from residua.net.freeze import last_layer_parameters as last_layer_parameters
     from residua.net.fused_bn import install_fused_batchnorm as install_fused_batchnorm
     from residua.net.fused_bn_kernels import describe_fused_kernels as describe_fused_kernels
+    from residua.net.hub import download_if_on_hub as download_if_on_hub
     from residua.net.hub import resolve_weights_path as resolve_weights_path
     from residua.net.joins import DropJoin as DropJoin
     from residua.net.joins import GatedSum as GatedSum
@@ -78,7 +81,7 @@ __getattr__, __dir__ = export_lazily(
         "freeze": "FrozenStatsBatchNorm freeze_backbone last_layer_parameters",
         "fused_bn": "install_fused_batchnorm",
         "fused_bn_kernels": "describe_fused_kernels",
-        "hub": "resolve_weights_path",
+        "hub": "download_if_on_hub resolve_weights_path",
         "joins": "DropJoin GatedSum",
         "model_folder": (
             "build_untrained compute_file_sha256 find_model_folder fingerprint_model_folder "

@@ -1,7 +1,8 @@
 """Activation checkpointing: recompute activations in the backward pass (Chen et al. 2016).
 
-Each stage is cut into segments of consecutive units; a segment saves only its input.  Losses,
-gradients, running statistics and dropout are bit-identical to those without checkpointing.
+Each stage is split into segments of consecutive units.  The forward pass saves only the inputs of
+the segments.  Losses, gradients, running statistics and dropout masks are bit-identical to those
+without checkpointing.
 """
 
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from residua.net.build import ResidualNetwork
 
 
 def checkpoint_activations(net: ResidualNetwork, mode: RecomputeMode) -> None:
-    """Replace the stages of `net`, in place, by stages made of recomputed segments.
+    """Replace the stages of `net`, in place, by stages that recompute their activations.
 
-    The state_dict keeps its keys, and the parameters are the same tensors.
+    The keys of the state_dict and the parameter tensors stay the same.
     """
     segment_lengths = recompute_segment_lengths(net.plan, mode)
     for (name, stage), lengths in zip(list(net.stages.items()), segment_lengths, strict=True):
@@ -50,11 +51,11 @@ class CheckpointedStage(nn.Sequential):
 
 
 class RecomputedSegment(torch.autograd.Function):
-    """An autograd Function that applies a segment's units to `x` (n, c, h, w).
+    """An autograd Function that applies the units of a segment to `x` (n, c, h, w).
 
-    It saves only `x` and recomputes the activations in the backward pass.  `torch.utils.checkpoint`
-    is not used, because it requires both passes to save the same tensors.  Here they do not, since
-    BN must not update its running statistics in the second pass.
+    The activations are not saved, but recomputed from `x` in the backward pass.
+    `torch.utils.checkpoint` is not used, because it requires both passes to save the same tensors.
+    This fails here, since BN does not update its running statistics in the second pass.
     """
 
     @staticmethod
@@ -84,10 +85,10 @@ class RecomputedSegment(torch.autograd.Function):
 
 
 def capture_autocast(device: torch.device) -> "partial[torch.autocast]":
-    """Return a function that makes context managers with the current autocast settings.
+    """Return a function that makes autocast contexts with the current dtype and on/off state.
 
-    They disable autocast's weight cache, which would keep the cast weights until the outer autocast
-    ends.  Without the cache, each pass through a segment casts each weight once.
+    These contexts do not use the weight cache of autocast, which would keep all cast weights until
+    the outer autocast ends.  Without the cache, each pass through a segment casts its weights anew.
     """
     dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
     return partial(torch.autocast, device.type, dtype, enabled, cache_enabled=False)
@@ -114,9 +115,9 @@ def use_rng_state(device: torch.device, state: Tensor) -> Iterator[None]:
 
 @contextmanager
 def frozen_running_stats(module: nn.Module) -> Iterator[None]:
-    """Within the context, no BN of `module` updates its running statistics.
+    """Keep the BN layers of `module` from updating their running statistics within the context.
 
-    Outputs in training mode do not change, as they depend only on the statistics of the batch.
+    Outputs in training mode do not change, since they depend only on the batch statistics.
     """
     norms = [
         norm

@@ -19,11 +19,11 @@ GROUPABLE_LAYERS = (
     nn.Dropout2d,
     *ACTIVATION_LAYERS,
 )
-"""The layers that a group may hold besides its weight layers."""
+"""The layers that a group may contain besides its weight layers."""
 
 
 class SkipConnection(nn.Module):
-    """y = after(shortcut(x) + branch(x))."""
+    """A branch with a skip connection: y = after(shortcut(x) + branch(x))."""
 
     def __init__(self, branch: nn.Sequential, shortcut: nn.Module, after: nn.Module) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class SkipConnection(nn.Module):
 def add_skips_to_sequential(
     net: nn.Sequential, every: int, generator: torch.Generator
 ) -> nn.Sequential:
-    """Add a skip connection over each group of `every` weight layers; returns a new nn.Sequential.
+    """Return a new nn.Sequential with a skip connection over each group of `every` weight layers.
 
-    The modules of `net` are used, not copied.  Raises UsageError if `net` has no such group, or if
-    a group's output cannot be added to its input.
+    The new net contains the modules of `net` themselves, not copies.  Raises UsageError if `net`
+    has no such group, or if the output of a group cannot be added to its input.
     """
     modules, new_modules = list(net), list[nn.Module]()
     weight_indices = [i for i, module in enumerate(modules) if isinstance(module, WEIGHT_LAYERS)]
@@ -62,10 +62,10 @@ def add_skips_to_sequential(
 
 
 def find_group_end(modules: list[nn.Module], start: int, last_weight_index: int, every: int) -> int:
-    """The index after the group of `every` weight layers that begins at `start`.
+    """The end (exclusive) of the group of `every` weight layers that begins at index `start`.
 
-    Returns `start` itself if no group begins there.  The net's last weight layer, its classifier,
-    belongs to no group.
+    Returns `start` itself if no group begins there.  The last weight layer of the net is its
+    classifier and belongs to no group.
     """
     weight_count = 0
     for i in range(start, len(modules) + 1):
@@ -81,9 +81,10 @@ def find_group_end(modules: list[nn.Module], start: int, last_weight_index: int,
 
 
 def wrap_with_skip(group: list[nn.Module], generator: torch.Generator) -> SkipConnection:
-    """Put a shortcut around a group of layers, and move the group's last activation behind the sum.
+    """Add a shortcut around a group of layers, and apply its last activation after the addition.
 
-    For two layers: a[l+2] = g(z[l+2] + a[l]), with z the output of a layer before the activation g.
+    For two layers: a[l+2] = g(z[l+2] + a[l]).  Here g is the activation, z[l] the output of layer l
+    before g, and a[l] = g(z[l]).
     """
     weight_layers = [module for module in group if isinstance(module, WEIGHT_LAYERS)]
     activations = [i for i, module in enumerate(group) if isinstance(module, ACTIVATION_LAYERS)]
@@ -100,7 +101,10 @@ def wrap_with_skip(group: list[nn.Module], generator: torch.Generator) -> SkipCo
 def make_projection_or_identity(
     weight_layers: list[nn.Conv2d | nn.Linear], generator: torch.Generator
 ) -> nn.Module:
-    """The shortcut: the identity, or a projection W_s if the weight layers change the shape."""
+    """Make a group's shortcut: the identity, or a projection if the weight layers change the shape.
+
+    Raises UsageError if no projection can match the shapes.
+    """
     first, last = weight_layers[0], weight_layers[-1]
     if isinstance(first, nn.Linear) and isinstance(last, nn.Linear):
         if first.in_features == last.out_features:
@@ -127,7 +131,7 @@ def make_projection_or_identity(
 
 
 def is_same_padded(conv: nn.Conv2d) -> bool:
-    """Whether only the stride of a convolution makes its output smaller than its input."""
+    """Whether the padding of a convolution is 'same', so that only its stride shrinks the image."""
     half_kernel = tuple(
         dilation * (kernel - 1) // 2
         for kernel, dilation in zip(conv.kernel_size, conv.dilation, strict=True)

@@ -1,4 +1,4 @@
-"""Translate a plan into PyTorch modules; `plan` has taken every decision."""
+"""Build the PyTorch modules of a plan; all design decisions are made in `config.plan`."""
 
 from itertools import groupby
 
@@ -12,7 +12,7 @@ from residua.net.weight_init import initialise_weights
 
 
 def build(network: Network, seed: int = 0) -> "ResidualNetwork":
-    """The network as an ordinary module, whose initial weights are a function of `seed`."""
+    """Build the PyTorch module of a network; `seed` determines its initial weights."""
     net = ResidualNetwork(plan(network))
     initialise_weights(net, seed)
     for unit, planned in zip(net.units, net.plan.units, strict=True):
@@ -25,7 +25,7 @@ def build(network: Network, seed: int = 0) -> "ResidualNetwork":
 
 
 class ResidualNetwork(nn.Module):
-    """Images (n, *plan.network.input) -> class scores (n, classes)."""
+    """A residual or plain network: images (n, *plan.network.input) -> class scores (n, classes)."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class ResidualNetwork(nn.Module):
 class ResidualUnit(nn.Module):
     """A unit: y = after(join(shortcut(x), branch(x))), x = lead(input) (He et al. 2016, Eq. 1-2).
 
-    `lead` holds the layers before shortcut and branch separate, such as an activation that both
-    use; it is usually empty.  A unit of a plain net has neither shortcut nor join; there, y =
-    after(branch(x)).
+    `lead` contains the layers whose output is the input of both shortcut and branch, such as a
+    shared activation.  It is usually empty.  A unit of a plain net has no shortcut and uses no
+    join: y = after(branch(x)).
     """
 
     def __init__(self, planned: PlannedUnit) -> None:

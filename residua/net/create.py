@@ -21,9 +21,9 @@ def create_model(
     """Create a network by name, e.g. `cifar-resnet20`; `input` is (channels, height, width).
 
     Weights are initialised from `seed`, or loaded from `pretrained`: another project's weight file,
-    a model folder, or OWNER/NAME on the Hugging Face hub.  If `num_classes` differs from the number
-    of classes of the pretrained weights, the head is new.  Raises UsageError if no such network
-    exists, RecordError if the weights belong to another network.
+    a model folder, or hf:OWNER/NAME on the Hugging Face hub.  If `num_classes` differs from the
+    number of classes of the pretrained weights, the head is initialised anew.  Raises UsageError if
+    no network has this name, and RecordError if the weights belong to another network.
     """
     requested = network(
         name, input=input, classes=num_classes, block=block, shortcut=shortcut, order=order

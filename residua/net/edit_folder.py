@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from residua.config.serialize import Json
-from residua.errors import UsageError
+from residua.files import claim_new_output
 from residua.net.build import ResidualNetwork
 from residua.net.model_folder import (
     find_model_folder,
@@ -22,12 +22,17 @@ def edit_model_folder(
 ) -> dict[str, Json]:
     """Apply `edit` to the network of a run or a model folder, and write the result to `out`.
 
-    The new folder keeps the classes and the preprocessing.  It keeps the test error and the
-    training data only if the outputs for 16 random images are bit-identical, which the returned
-    facts state under `identical`.  Raises UsageError if `out` exists.
+    The outputs before and after the edit are compared on 16 random images.  The result dict says
+    under `identical` whether they are bit-identical.  If they are not, the new config drops the
+    data set, recipe, test error and temperature.  Raises UsageError if `out` exists.
     """
-    if out.exists():
-        raise UsageError(f"{out} already exists: choose another --out")
+    with claim_new_output(out):
+        return edit_new_model_folder(folder, out, edit)
+
+
+def edit_new_model_folder(
+    folder: Path, out: Path, edit: Callable[[ResidualNetwork], ResidualNetwork]
+) -> dict[str, Json]:
     source = find_model_folder(folder)
     config, net = read_model_config(source), load_residual_network(source)
     edited = edit(net).eval()
@@ -35,7 +40,7 @@ def edit_model_folder(
     with torch.inference_mode():
         is_identical = torch.equal(net(images), edited(images))
     config = replace(config, network=edited.plan.network)
-    if not is_identical:  # what is known of the trained network does not hold for the edited one
+    if not is_identical:  # the training data and results no longer describe the edited network
         config = replace(
             config,
             dataset="",

@@ -1,4 +1,4 @@
-"""Fold BN into the weights before it: the same function in fewer passes, for inference."""
+"""Fold each BN into the weight layer before it, to make inference faster."""
 
 from copy import deepcopy
 
@@ -7,10 +7,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 
 def fold_batchnorm(net: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, with every BN that directly follows a weight layer folded into it.
+    """Copy a net in evaluation mode, with each BN folded into the weight layer directly before it.
 
-    The layer then computes W' x + b' with W' = W gamma / s and b' = beta + (b - mean) gamma / s,
-    s = sqrt(var + eps).  A BN before its weight layer, as in pre-activation nets, stays.
+    A folded layer computes W' x + b', where W' = W gamma / s, b' = beta + (b - mean) gamma / s and
+    s = sqrt(var + eps).  A BN without a weight layer directly before it stays, as at the start of a
+    pre-activation unit.
     """
     net = deepcopy(net).eval()
     for module in list(net.modules()):
@@ -22,7 +23,7 @@ def fold_batchnorm(net: nn.Module) -> nn.Module:
 
 
 def fold_batchnorm_in_layers(layers: list[nn.Module]) -> list[nn.Module]:
-    """The layers of a sequence, each weight layer merged with the BN that follows it."""
+    """Return the layers, with each BN merged into the weight layer directly before it."""
     merged: list[nn.Module] = []
     for layer in layers:
         previous = merged[-1] if merged else None

@@ -1,4 +1,4 @@
-"""Freeze a network's body, so that only its last layer learns."""
+"""Freeze a network except its last layer."""
 
 from typing import Self
 
@@ -11,20 +11,20 @@ from residua.net.swap_batchnorm import swap_batchnorms
 class FrozenStatsBatchNorm(nn.BatchNorm2d):
     """A BN that always normalises by its running statistics and never updates them.
 
-    It stays in evaluation mode, whichever mode the network is in.
+    It stays in evaluation mode, also when the network is in training mode.
     """
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Accept images and vectors alike."""
+        """Accept any number of dimensions, since this class replaces both BatchNorm1d and 2d."""
 
 
 def freeze_backbone(net: ResidualNetwork) -> None:
-    """Freeze all of `net` except its last layer, in place: no gradients, and every BN is frozen.
+    """Freeze `net` in place, including its BN statistics, but not its last layer.
 
-    The state_dict keeps its keys.
+    The keys of the state_dict stay the same.
     """
     net.requires_grad_(False)
     net.head[-1].requires_grad_(True)

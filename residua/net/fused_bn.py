@@ -1,8 +1,8 @@
-"""Compute BN, the unit's addition and ReLU in one kernel, for training on a CPU in bf16.
+"""Compute BN, the addition of a unit and ReLU in one kernel, for training on a CPU in bf16.
 
-PyTorch's own passes over the activations take half of a small network's step.  The forward of a
-fused unit or sequence decides, from its input, which layers the kernel computes; it calls all other
-layers as PyTorch modules.  Layers, parameters and names are the usual ones.
+With PyTorch's own operators, these layers take half of the training step of a small network.  In
+a fused unit or sequence, `forward` decides from the input which layers the kernel computes, and
+calls the other layers as PyTorch modules.  Layers, parameters and names do not change.
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ from residua.net.joins import ScaledSum
 def install_fused_batchnorm(net: ResidualNetwork) -> str:
     """Replace units and sequences of `net`, in place, by fused ones if the kernels compile.
 
-    The state_dict keeps its keys; parameters and buffers are the same tensors.  Returns
-    `describe_fused_kernels()`.
+    The keys of the state_dict and its tensors stay the same.  Returns `describe_fused_kernels()`, a
+    text that says whether the kernels are used.
     """
     if not isinstance(load_kernel_library(), str):
         fuse_sequences(net)
@@ -46,9 +46,9 @@ def fuse_sequences(module: nn.Module) -> None:
 
 
 def can_fuse_addition(unit: ResidualUnit) -> bool:
-    """Whether the unit ends in what the kernel computes: a BN, then a plain sum or no addition.
+    """Whether the kernel can compute the last BN of the unit and its addition, if it has one.
 
-    There is no addition if the unit has no shortcut.
+    The branch must end in a BN, and the unit must have either a plain sum or no shortcut.
     """
     if not len(unit.branch):
         return False
@@ -60,10 +60,9 @@ def can_fuse_addition(unit: ResidualUnit) -> bool:
 
 
 class FusedSequential(nn.Sequential):
-    """An nn.Sequential that runs each BN, and a ReLU directly after it, in the fused kernel.
+    """An nn.Sequential that computes each BN, and any ReLU directly after it, in the fused kernel.
 
-    The kernel runs only for inputs that it supports: bf16, channels-last, on a CPU, in training
-    mode.
+    The kernel is used only in training mode, and only for bf16 channels-last inputs on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,9 +70,9 @@ class FusedSequential(nn.Sequential):
 
 
 class FusedUnit(ResidualUnit):
-    """A unit whose last BN, addition and ReLU run in one kernel call if the input is supported.
+    """A unit that computes its last BN, addition and ReLU in one kernel call if the input allows.
 
-    Its branch ends in a BN; its join is a plain sum, or it has no shortcut.
+    The unit must satisfy `can_fuse_addition`.
     """
 
     def __init__(self, unit: ResidualUnit) -> None:
@@ -102,7 +101,7 @@ class FusedUnit(ResidualUnit):
 
 
 def apply_fused_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers in order; the kernel computes each BN that it can, with any ReLU after it."""
+    """Apply layers in order; the kernel computes each BN it supports, with any ReLU right after."""
     remaining = list(layers)
     while remaining:
         layer = remaining.pop(0)
@@ -117,7 +116,10 @@ def apply_fused_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def can_fuse_norm(layer: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether the kernel can compute `layer` on `x`: a BN in training, on bf16, channels-last."""
+    """Whether the kernel can compute `layer` for the input `x`.
+
+    `layer` must be a BN in training mode, and `x` bf16 and channels-last, on a CPU.
+    """
     return (
         type(layer) is nn.BatchNorm2d
         and layer.training
@@ -136,16 +138,16 @@ def can_fuse_norm(layer: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
 
 
 def can_fuse_shortcut(shortcut: Tensor | None, branch: Tensor) -> bool:
-    """Whether the kernel can add the shortcut to the branch; True without a shortcut."""
+    """Whether the kernel can add the shortcut to the branch; True if there is no shortcut."""
     return shortcut is None or (shortcut.dtype == torch.bfloat16 and shortcut.shape == branch.shape)
 
 
 def normalise_add_relu(
     norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, apply_relu: bool
 ) -> Tensor:
-    """Compute BN(x), plus `residual` unless None, and the ReLU if `apply_relu`, by the kernel.
+    """Compute BN(x) in the kernel, add `residual` if it is given, and apply ReLU if `apply_relu`.
 
-    Running statistics are updated if the BN tracks them.
+    The running statistics of the BN are updated if it tracks them.
     """
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)

@@ -1,7 +1,7 @@
 """Compile, load and call the C kernels of `fused_bn.c`: BN, addition and ReLU in one pass.
 
-The machine's own C compiler compiles them on the first call, for exactly this CPU; the result is
-cached.  torch.compile is not used, since the exact bits of its results depend on its version.
+The kernels are compiled on the first call by the C compiler of this machine, for its CPU, and
+cached.  torch.compile is not used, since the exact bits of its results vary between versions.
 """
 
 import ctypes
@@ -19,16 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from residua.files import atomic_write
+from residua.files import atomic_write, hold_output_lock
 
 KERNEL_SOURCE = Path(__file__).with_name("fused_bn.c")
 COMPILE_FLAGS = "-O3 -march=native -std=gnu11 -fno-math-errno -fopenmp -fPIC -w -c"
-# linked without OpenMP: PyTorch has loaded its symbols, so that both share one pool of threads
+# not linked with OpenMP: PyTorch has loaded that library, and the kernels share its thread pool
 LINK_FLAGS = "-shared"
 
 
 def describe_fused_kernels() -> str:
-    """Describe the kernels that `install_fused_batchnorm` makes BN use, or why there are none."""
+    """Name the kernels that `install_fused_batchnorm` uses, or say why there are none."""
     kernel_library = load_kernel_library()
     if isinstance(kernel_library, str):
         return f"no fused kernels: {kernel_library}"
@@ -36,12 +36,10 @@ def describe_fused_kernels() -> str:
 
 
 class BatchNormAddReLUFunction(torch.autograd.Function):
-    """Autograd Function: BN(x) in training mode, then optional addition and optional ReLU.
+    """Autograd Function: BN(x) in training mode, then an optional addition and an optional ReLU.
 
-    Arithmetic is in fp32, and the result is rounded once to bf16.
-
-    `x` and `residual` are bf16, channels-last (n, c, h, w).  Running statistics are updated if the
-    BN tracks them.
+    `x` and `residual` are bf16, channels-last (n, c, h, w).  Arithmetic is in fp32, and the result
+    is rounded once to bf16.  The running statistics of the BN are updated if it tracks them.
     """
 
     @staticmethod
@@ -78,7 +76,7 @@ class BatchNormAddReLUFunction(torch.autograd.Function):
         dresidual = None if y is None else torch.empty_like(x)
         tensors = dy, x, y, batch_stats, dweight, dbias, dx, dresidual
         call_kernel("residua_backward", *tensors, ctx.rows, x.shape[1], ctx.relu)
-        if ctx.adds and y is None:  # without a ReLU, the sum passes its gradient on
+        if ctx.adds and y is None:  # without a ReLU, the gradient of the sum is that of `residual`
             dresidual = dy
         return dx, dresidual, dweight, dbias, None, None
 
@@ -91,15 +89,18 @@ def call_kernel(kernel_name: str, *arguments: Tensor | float | None) -> None:
 
 @cache
 def load_kernel_library() -> ctypes.CDLL | str:
-    """The kernels, compiled on the first call on this machine, or the reason why there are none."""
+    """Load the kernels, compiled first if necessary; on failure, return the reason as text."""
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         return "no C compiler was found"
     try:
         path = kernel_cache_folder() / f"{compute_kernel_cache_key(compiler)[:16]}.so"
         if not path.exists():
-            with atomic_write(path) as unfinished_path:
-                compile_kernels(unfinished_path, shlex.split(compiler))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with hold_output_lock(path):
+                if not path.exists():  # no other process has compiled them meanwhile
+                    with atomic_write(path) as unfinished_path:
+                        compile_kernels(unfinished_path, shlex.split(compiler))
         kernel_library = ctypes.CDLL(str(path))
         p, n, i, d = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
         kernel_library.residua_forward.argtypes = [p] * 8 + [n, n, d, d, i, i]
@@ -130,8 +131,11 @@ def compute_kernel_cache_key(compiler: str) -> str:
 
 
 def compile_kernels(library_path: Path, compiler_command: list[str]) -> None:
-    """Compile and link the kernels; raises subprocess.SubprocessError if the compiler fails."""
-    object_file = library_path.with_suffix(".o")
+    """Compile and link the kernels.
+
+    Raises subprocess.SubprocessError if the compiler fails.
+    """
+    object_file = library_path.with_name("kernels.o")
     commands = (
         [*COMPILE_FLAGS.split(), str(KERNEL_SOURCE), "-o", str(object_file)],
         [*LINK_FLAGS.split(), str(object_file), "-lm", "-o", str(library_path)],

@@ -1,53 +1,63 @@
-"""Find weights on this machine or on the Hugging Face hub."""
+"""Find weights on this machine, or download them if their name is `hf:OWNER/NAME`."""
 
-import json
-import re
 from pathlib import Path
 
-from residua.errors import RecordError, UsageError
+from residua.bounded_json import read_json
+from residua.config.hub_name import HUB_PREFIX, is_on_hub, is_repository, parse_hub_name
+from residua.errors import MissingRecordError, RecordError, UsageError
+from residua.files import recover_interrupted
 from residua.net.convert.state_dict import WEIGHT_SUFFIXES
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def find_or_download_model_folder(source: str | Path) -> Path:
-    """Return the path `source` if it exists; otherwise download OWNER/NAME from the hub.
+def download_if_on_hub(source: str | Path) -> Path:
+    """Return the path `source`, or download the repository that `hf:OWNER/NAME` names.
 
-    A `source` that does not exist and does not read OWNER/NAME is returned unchanged.  Raises
-    RecordError if OWNER/NAME cannot be downloaded or is not one of residua's model folders.
+    The path of a downloaded repository is that of a model folder or of a weight file.  A local path
+    is returned even if nothing is there.  Raises UsageError for any other name that starts with
+    `hf:`, and RecordError if the repository cannot be downloaded or holds no weights.
     """
+    if is_on_hub(source):
+        return download_from_hub(parse_hub_name(source))
     path = Path(source)
-    if path.exists() or not looks_like_hub_repo(path):
-        return path
-    downloaded = download_from_hub(path.as_posix())
-    if not downloaded.is_dir():
+    recover_interrupted(path)
+    return path
+
+
+def find_or_download_model_folder(source: str | Path) -> Path:
+    """Find or download as `download_if_on_hub` does, but refuse another project's repository.
+
+    Raises RecordError if the repository is not one of residua's model folders.
+    """
+    path = download_if_on_hub(source)
+    if is_on_hub(source) and not path.is_dir():
         raise RecordError(
             f"{source} on the Hugging Face hub holds another project's weights: "
             f"load them with create_model(..., pretrained={str(source)!r})"
         )
-    return downloaded
+    return path
 
 
-def looks_like_hub_repo(source: str | Path) -> bool:
-    """Whether `source` may be OWNER/NAME, rather than a file name or a path such as ./NAME."""
-    if Path(source).suffix in (*WEIGHT_SUFFIXES, ".onnx"):
-        return False
-    return re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", str(source)) is not None
+def suggest_hub_name(missing_path: str | Path) -> str:
+    """A suffix for the error of a missing path that may be meant as a name on the hub, or ""."""
+    name = str(missing_path)
+    if Path(name).suffix in (*WEIGHT_SUFFIXES, ".onnx") or not is_repository(name):
+        return ""
+    return f", or {HUB_PREFIX}{name} if it is on the Hugging Face hub"
 
 
 def resolve_weights_path(source: str | Path) -> Path:
-    """Find residua's model folder, or another project's weight file, at a path or on the hub.
+    """The path of one of residua's model folders, or of another project's weight file.
 
-    Raises RecordError if `source` holds neither.
+    `source` is a path, or `hf:OWNER/NAME`, which is downloaded.  Raises RecordError if `source`
+    does not exist or contains neither.
     """
-    path = Path(source)
+    path = download_if_on_hub(source)
     if not path.exists():
-        if not looks_like_hub_repo(source):
-            raise RecordError(
-                f"there is no file or folder {source}: "
-                "check the path, or give a network of the Hugging Face hub as OWNER/NAME"
-            )
-        return download_from_hub(str(source))
+        raise RecordError(
+            f"there is no file or folder {source}: check the path{suggest_hub_name(source)}"
+        )
     weights_path = find_model_folder_or_weight_file(path) if path.is_dir() else path
     if weights_path is None:
         raise RecordError(
@@ -57,41 +67,44 @@ def resolve_weights_path(source: str | Path) -> Path:
 
 
 def find_model_folder_or_weight_file(folder: Path) -> Path | None:
-    """The folder itself if it is a residua model folder, else its weight file; None without one."""
+    """`folder` itself if it is one of residua's model folders, else the weight file in it.
+
+    Returns None if there is no weight file either.  Raises RecordError if config.json is damaged.
+    """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json")
+    except MissingRecordError:
         config = None
     if isinstance(config, dict) and {"format", "network"} <= set(config):
         return folder
     return next((folder / file for file in WEIGHT_FILES if (folder / file).exists()), None)
 
 
-def download_from_hub(repo_id: str) -> Path:
-    """Download OWNER/NAME from the Hugging Face hub; return a path as `find_model_folder_or_weight_file` does.
+def download_from_hub(repository: str) -> Path:
+    """Download OWNER/NAME from the Hugging Face hub; return the model folder or the weight file.
 
-    Files that are in the hub's cache are not downloaded again.  Raises UsageError if
-    huggingface_hub is not installed, RecordError if the download fails.
+    Files already in the local cache are not downloaded again.  Raises UsageError if
+    huggingface_hub is not installed, RecordError if the download fails or holds no weights.
     """
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise UsageError(
-            f"{repo_id} is downloaded by huggingface_hub, which is not installed: "
+            f"{HUB_PREFIX}{repository} is downloaded by huggingface_hub, which is not installed: "
             "pip install huggingface_hub"
         ) from None
     for files in (["config.json", WEIGHT_FILES[0]], [WEIGHT_FILES[1]]):
         try:
-            weights_path = find_model_folder_or_weight_file(
-                Path(snapshot_download(repo_id, allow_patterns=files))
-            )
+            folder = Path(snapshot_download(repository, allow_patterns=files))
         except Exception as error:
-            # no network, no such repository, no permission: the library has a class for each
+            # no connection, no such repository, no permission: the library has a class for each
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise RecordError(
-                f"{repo_id} is not a file on this machine, "
-                f"and could not be downloaded from the Hugging Face hub: {reason[0]}"
+                f"{HUB_PREFIX}{repository} could not be downloaded from the Hugging Face hub: "
+                f"{reason[0]}"
             ) from error
-        if weights_path is not None:
+        if weights_path := find_model_folder_or_weight_file(folder):
             return weights_path
-    raise RecordError(f"{repo_id} on the Hugging Face hub holds none of {', '.join(WEIGHT_FILES)}")
+    raise RecordError(
+        f"{HUB_PREFIX}{repository} on the Hugging Face hub holds none of {', '.join(WEIGHT_FILES)}"
+    )

@@ -1,4 +1,4 @@
-"""The modules that join shortcut and branch, each registered for its class in `config.joins`."""
+"""Modules that join shortcut and branch; each implements a class of `config.joins`."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from residua.net.layers import make_weight_layer
 
 
 class ScaledSum(nn.Module):
-    """shortcut_scale * shortcut + branch_scale * branch."""
+    """A weighted sum: shortcut_scale * shortcut + branch_scale * branch."""
 
     def __init__(self, shortcut_scale: float, branch_scale: float) -> None:
         super().__init__()
@@ -24,10 +24,10 @@ class ScaledSum(nn.Module):
 
 
 class GatedSum(nn.Module):
-    """(1 - g) * shortcut + g * branch, with the gate g = sigmoid(gate(x)).
+    """A gated sum: (1 - g) * shortcut + g * branch, with the gate g = sigmoid(gate(x)).
 
     With `scales_branch=False`, the gate scales the shortcut alone: (1 - g) * shortcut + branch.
-    The gate's bias starts at `initial_bias`.
+    `build` sets the gate's bias to `initial_bias`.
     """
 
     def __init__(self, gate: Layers, scales_branch: bool, initial_bias: float) -> None:
@@ -42,10 +42,10 @@ class GatedSum(nn.Module):
 
 
 class DropJoin(nn.Module):
-    """dropout(shortcut) + drop_path(branch); drop-path is stochastic depth (Huang et al. 2016).
+    """A sum with dropout on the shortcut and stochastic depth on the branch (Huang et al. 2016).
 
-    In training, each image drops its whole branch with probability `drop_path`; a branch that is
-    kept is divided by 1 - drop_path.  In evaluation the join is the plain sum.
+    In training mode, the branch of each image is set to 0 with probability `drop_path`, or else
+    divided by 1 - drop_path.  In evaluation mode, the join is a plain sum.
     """
 
     def __init__(self, shortcut_dropout: float, drop_path: float) -> None:
@@ -70,6 +70,6 @@ register(Drop, implementation=lambda join, gate: DropJoin(join.shortcut, join.br
 
 
 def make_join(join: Join, gate: Layers) -> nn.Module:
-    """The module of a join; `gate` holds the weight layer of the gate, if the join has one."""
+    """Make the module of a join; `gate` is the weight layer of a gated join, else empty."""
     module: nn.Module = implementation_of(join)(join, gate)
     return module

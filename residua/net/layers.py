@@ -1,4 +1,4 @@
-"""The modules of planned layers, made one by one."""
+"""Make the PyTorch module of each layer of a plan."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from residua.net.vlad import NetVlad
 
 
 class ZeroInitScale(nn.Module):
-    """alpha * x, with one learned number alpha that starts at 0."""
+    """Multiplication by a learned scalar alpha that starts at 0: x -> alpha * x."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class ZeroInitScale(nn.Module):
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A shortcut (He et al. 2015): every `stride`-th pixel, with channels of zeros added."""
+    """An option A shortcut (He et al. 2015): subsampling by `stride`, and zero-padded channels."""
 
     def __init__(self, stride: int, channels_before: int, channels_after: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ZeroPadShortcut(nn.Module):
 
 
 class GlobalAvgPool(nn.Module):
-    """Mean over all positions: (n, channels, *size) -> (n, channels)."""
+    """The mean over all positions: (n, channels, *size) -> (n, channels)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(2).mean(2)

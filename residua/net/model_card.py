@@ -1,4 +1,4 @@
-"""Write a model card: a README.md with metadata for the Hugging Face hub, facts and usage."""
+"""Render a model card: a README.md with metadata for the hub, a table and a usage example."""
 
 import json
 
@@ -6,11 +6,11 @@ from residua.config.evaluation_results import wilson_interval
 from residua.config.model import ModelConfig
 from residua.config.serialize import Json
 
-MAX_LISTED_CLASSES = 200  # a longer list of classes is in config.json alone
+MAX_LISTED_CLASSES = 200  # a longer list of classes is left out of the card
 
 
 def render_model_card(config: ModelConfig, parameter_count: int) -> str:
-    """The model card of a network with `parameter_count` parameters, in Markdown."""
+    """Render the model card of a network with `parameter_count` parameters, in Markdown."""
     network, shape = config.network, "x".join(map(str, config.network.input))
     data_name = config.dataset or "unnamed data"
     if not network.IS_TRAINED_BY_STEPS:
@@ -31,7 +31,7 @@ def render_model_card(config: ModelConfig, parameter_count: int) -> str:
 
 
 def render_card_metadata(config: ModelConfig, tag: str) -> str:
-    """The metadata block that the hub reads, as YAML.
+    """Render the YAML metadata at the top of the card, which the Hugging Face hub reads.
 
     Every value is written as JSON, which is valid YAML and needs no further quoting.
     """
@@ -52,7 +52,7 @@ def render_card_metadata(config: ModelConfig, tag: str) -> str:
 
 
 def collect_model_facts(config: ModelConfig) -> dict[str, str]:
-    """The facts about a model by name; "" for a fact that is unknown."""
+    """The rows of the card's table, as a dict from name to value; "" for an unknown value."""
     mean, std = (
         ", ".join(f"{level:.4g}" for level in levels) for levels in (config.mean, config.std)
     )
@@ -72,7 +72,10 @@ def collect_model_facts(config: ModelConfig) -> dict[str, str]:
 
 
 def format_test_error(config: ModelConfig) -> str:
-    """The test error in percent, with its 95 % confidence interval if the image count is known."""
+    """Format the test error in percent, or return "" if it is unknown.
+
+    A 95 % confidence interval is added if the number of test images is known.
+    """
     if config.test_error is None:
         return ""
     error_percent = f"{100 * config.test_error:.2f} %"

@@ -1,31 +1,47 @@
 """Save, find, check and load model folders: config.json, model.safetensors and a model card."""
 
 import hashlib
-import json
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from residua.bounded_json import read_json
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
 from residua.config.serialize import FORMAT_VERSION, from_json, to_json
 from residua.config.vlad_config import ClassifierConfig, VladClassifier
-from residua.errors import RecordError, UsageError
-from residua.files import atomic_write, write_json, write_text
+from residua.errors import MissingRecordError, RecordError, UsageError
+from residua.files import (
+    atomic_write,
+    hold_output_lock,
+    read_undisturbed,
+    recover_interrupted,
+    render_json,
+    write_json,
+)
 from residua.net.build import ResidualNetwork, build
 from residua.net.convert.state_dict import WEIGHT_SUFFIXES
-from residua.net.hub import find_or_download_model_folder
+from residua.net.hub import find_or_download_model_folder, suggest_hub_name
 from residua.net.model_card import render_model_card
+from residua.net.model_weights import (
+    explain_missing_weights,
+    explain_unusable_values,
+    explain_weights_mismatch,
+)
+from residua.net.safetensors_file import load_safetensors, save_safetensors
 from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
 
 
 def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
-    """Write a model folder atomically; RecordError if its weights cannot be written."""
+    """Write a model folder atomically, with a checksum of the weights in its config.
+
+    Raises RecordError if the weights cannot be written.
+    """
     tensors = {
         name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()
     }
@@ -36,19 +52,23 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
         unfinished_folder.mkdir()
         weights_path = unfinished_folder / "model.safetensors"
         try:
-            save_file(tensors, weights_path)
+            save_safetensors(tensors, weights_path)
         except SafetensorError as error:  # e.g. a full disk
             raise RecordError(f"no model was written to {folder}: {error}") from error
         config = replace(config, weights=compute_file_sha256(weights_path))
-        write_json(unfinished_folder / "config.json", to_json(config))
-        write_text(unfinished_folder / "README.md", render_model_card(config, parameter_count))
+        texts = {
+            "config.json": render_json(to_json(config)),
+            "README.md": render_model_card(config, parameter_count),
+        }
+        for name, text in texts.items():
+            (unfinished_folder / name).write_text(text, encoding="utf-8")
 
 
 def find_model_folder(run_or_model: Path) -> Path:
-    """Find the model folder at a path: the path itself, a run's last network, or a hub download.
+    """Find the model folder at a path; in a finished run, this is the folder `last`.
 
-    A path that does not exist and reads OWNER/NAME is a repository on the Hugging Face hub.  Raises
-    UsageError if the path holds an unfinished run.
+    `hf:OWNER/NAME` is downloaded from the Hugging Face hub.  Raises UsageError if the path is an
+    unfinished run.
     """
     run_or_model = find_or_download_model_folder(run_or_model)
     record = RunRecord(run_or_model)
@@ -62,17 +82,33 @@ def find_model_folder(run_or_model: Path) -> Path:
     return run_or_model / "last"
 
 
+def replace_model_config(folder: Path, config: ModelConfig) -> None:
+    """Replace the config of a model folder, whose weights stay those of `config`.
+
+    Raises RecordError if the folder has other weights by now.
+    """
+    with hold_output_lock(folder):
+        if read_model_config(folder).weights != config.weights:
+            raise RecordError(
+                f"another process has replaced the network in {folder}, whose config was to be "
+                "changed: repeat the command"
+            )
+        write_json(folder / "config.json", to_json(config))
+
+
 def read_model_config(folder: Path) -> ModelConfig:
-    """The config of a model folder; RecordError if it is missing, inconsistent or too new."""
+    """Read the config of a model folder.
+
+    Raises RecordError if the config is missing or invalid, or of a format newer than this version.
+    """
+    recover_interrupted(folder)
     path = folder / "config.json"
     if folder.is_file():
         raise RecordError(f"{folder} {explain_not_model_folder(folder)}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        data = read_json(path)
+    except MissingRecordError:
         raise RecordError(explain_missing_config(folder)) from None
-    except ValueError as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
     stored_format = data.get("format") if isinstance(data, dict) else None
     if isinstance(stored_format, int) and stored_format > FORMAT_VERSION:
         raise RecordError(
@@ -83,10 +119,15 @@ def read_model_config(folder: Path) -> ModelConfig:
         return from_json(ModelConfig, data)
     except UsageError as error:
         raise RecordError(f"{path} is not a valid model config: {error}") from error
+    except RecordError as error:
+        raise RecordError(f"{path} is {error}") from error
 
 
 def read_compatible_config(data: Dataset, folder: Path) -> ModelConfig:
-    """The config of a model folder; UsageError if its classes or images are not those of `data`."""
+    """Read the config of a model folder that is to be used on the data set `data`.
+
+    Raises UsageError if the two differ in classes or in image shape.
+    """
     config = read_model_config(folder)
     if config.classes != data.classes:
         only_model, only_data = [
@@ -111,7 +152,7 @@ def read_compatible_config(data: Dataset, folder: Path) -> ModelConfig:
 def explain_not_model_folder(file: Path) -> str:
     """Explain why a file is not a model folder, and what to give instead.
 
-    The text continues a message that begins with the file's path.
+    The text is to follow the path of the file: `PATH is a weight file, ...`.
     """
     suffix = file.suffix.lower()
     if suffix == ".onnx":
@@ -129,7 +170,8 @@ def explain_not_model_folder(file: Path) -> str:
 def explain_missing_config(folder: Path) -> str:
     """Explain why a folder without config.json is not a model folder, and what to give instead."""
     if not folder.exists():
-        return f"{folder} does not exist: give the folder of a run or of a model"
+        suggestion = suggest_hub_name(folder)
+        return f"{folder} does not exist: give the folder of a run or of a model{suggestion}"
     if (folder / "study.json").exists():
         return f"{folder} holds a study: give one of its runs, {folder / 'runs'}/..."
     return f"{folder} is not a model folder: it has no config.json"
@@ -142,55 +184,77 @@ def compute_file_sha256(path: Path) -> str:
 
 
 def fingerprint_model_folder(folder: Path) -> str:
-    """A hash of a model folder's config and weights, 16 digits; RecordError if one is missing."""
-    digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise RecordError(f"{folder} is not a model folder: it has no {name}")
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()[:16]
+    """The first 16 hexadecimal digits of the SHA-256 of a model folder's config and weights.
+
+    Raises RecordError if one of the two files is missing.
+    """
+
+    def hash_files() -> str:
+        digest = hashlib.sha256()
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise RecordError(f"{folder} is not a model folder: it has no {name}")
+            digest.update((folder / name).read_bytes())
+        return digest.hexdigest()[:16]
+
+    return read_undisturbed(folder, hash_files)
 
 
 def build_untrained(classifier: ClassifierConfig, seed: int = 0) -> ResidualNetwork | VladNetwork:
-    """The module of a classifier: a network with initial weights, or a VLAD not fitted yet."""
+    """Build the module of a classifier: a network with initial weights, or VLAD before fitting."""
     if isinstance(classifier, VladClassifier):
         return VladNetwork(classifier)
     return build(classifier, seed)
 
 
 def from_pretrained(source: str | Path) -> ResidualNetwork | VladNetwork:
-    """The network or VLAD of a model folder, in evaluation mode.
+    """Load the network or VLAD of a model folder, in evaluation mode.
 
-    `source` is a folder on this machine or OWNER/NAME on the Hugging Face hub.  Raises RecordError
-    if the folder is damaged or its weights do not match the checksum in its config.
+    `source` is a folder on this machine, or hf:OWNER/NAME on the Hugging Face hub.  Raises
+    RecordError if the folder is damaged, or if its weights do not match its config or are not
+    finite.
     """
     return load_model_folder(find_or_download_model_folder(source))[0]
 
 
 def load_model_folder(folder: Path) -> tuple[ResidualNetwork | VladNetwork, ModelConfig]:
-    """The network of a model folder in evaluation mode, with its config; reads config.json once.
+    """Load the network or VLAD of a model folder, in evaluation mode, together with the config.
 
-    RecordError if the folder is damaged or its weights do not match the checksum in the config.
+    Raises RecordError if the folder is damaged, or if its weights do not match its config or are
+    not finite.
     """
-    config = read_model_config(folder)
-    path, net = folder / "model.safetensors", build_untrained(config.network)
+    return read_undisturbed(folder, partial(read_network_and_config, folder))
+
+
+def read_network_and_config(folder: Path) -> tuple[ResidualNetwork | VladNetwork, ModelConfig]:
+    """Read the files of a model folder as `load_model_folder` does, but only once."""
+    config, path = read_model_config(folder), folder / "model.safetensors"
     try:
         if config.weights and (actual_sha256 := compute_file_sha256(path)) != config.weights:
             raise RecordError(
                 f"{path} does not match its config.json: "
                 f"its SHA-256 sum is {actual_sha256[:12]}..., not {config.weights[:12]}..."
             )
-        net.load_state_dict(load_file(path))
+        tensors = load_safetensors(path)
     except FileNotFoundError:
         raise RecordError(f"{folder} is not a model folder: it has no model.safetensors") from None
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RecordError(f"{path} does not match its config.json: {reason}") from error
+    except SafetensorError as error:
+        raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
+    if mismatch := explain_missing_weights(tensors, config.network):
+        raise RecordError(f"{path} does not match its config.json: {mismatch}")
+    net = build_untrained(config.network)
+    if mismatch := explain_weights_mismatch(tensors, net, config.network.name):
+        raise RecordError(f"{path} does not match its config.json: {mismatch}")
+    if problem := explain_unusable_values(tensors, net):
+        raise RecordError(
+            f"{path} cannot be used, because {problem}: use another copy of it, or train again"
+        )
+    net.load_state_dict(tensors)
     return net.eval(), config
 
 
 def load_residual_network(folder: str | Path) -> ResidualNetwork:
-    """The network of a folder, as by `from_pretrained`; UsageError if the folder holds VLAD."""
+    """Load a residual network as `from_pretrained` does; raises UsageError for VLAD."""
     net = from_pretrained(folder)
     if isinstance(net, VladNetwork):
         raise UsageError(f"{folder} holds VLAD, which has no units: give the folder of a network")

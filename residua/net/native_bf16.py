@@ -1,10 +1,10 @@
-"""Whether a device multiplies bf16 matrices in hardware; if it emulates them, fp32 is faster."""
+"""Detect whether a device multiplies bf16 matrices in hardware; if not, fp32 is faster."""
 
 import torch
 
 
 def device_has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is native: on a GPU from Ampere on, on a CPU with AVX512-BF16 or AMX."""
+    """Whether a device has hardware bf16: a GPU since Ampere, or a CPU with AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return cpu_has_bf16()

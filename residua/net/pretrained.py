@@ -1,4 +1,4 @@
-"""Load the weights that a network starts from: another project's file or a model folder."""
+"""Load pretrained weights from another project's file or from a model folder."""
 
 import warnings
 from dataclasses import replace
@@ -22,11 +22,12 @@ def load_pretrained_weights(
 ) -> tuple[Network, StateDict]:
     """Load pretrained weights; return the network to build, and its weights under residua's names.
 
-    `source` is a weight file, a model folder, or OWNER/NAME on the Hugging Face hub.  `requested`
-    is the network `network_name` with the wanted input shape and classes.  If the source's head has
-    another number of classes, the returned weights lack the head.  Bottlenecks stride where those
-    of the source do, unless `network_name` sets `stride=`.  Raises RecordError if the source does
-    not exist or holds another network, or if the head does not fit and `num_classes` is None.
+    `source` is a weight file, a model folder, or hf:OWNER/NAME on the Hugging Face hub.
+    `requested` is the network `network_name` with the desired input shape and number of classes.
+    If the source has another number of classes, the returned weights lack the head.  Bottlenecks
+    stride on the same convolution as in the source, unless `network_name` sets `stride=`.  Raises
+    RecordError if the source does not exist or holds another network, or if its head does not fit
+    and `num_classes` is None.
     """
     path = resolve_weights_path(source)
     source_network, tensors = (
@@ -48,7 +49,7 @@ def load_pretrained_weights(
 
 
 def drop_head_tensors(tensors: StateDict, network: Network) -> StateDict:
-    """The tensors except those of the network's last layer, whose shapes depend on the classes."""
+    """Return `tensors` without those of the last layer of `network`."""
     head_prefix = f"head.{len(plan(network).head) - 1}."
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(head_prefix)}
 
@@ -56,9 +57,10 @@ def drop_head_tensors(tensors: StateDict, network: Network) -> StateDict:
 def load_from_model_folder(
     folder: Path, network_name: str, requested: Network
 ) -> tuple[Network, StateDict]:
-    """Load a model folder: its network, changed to the input shape of `requested`, and its weights.
+    """Load the network and the weights of a model folder.
 
-    Raises RecordError if the folder holds another network than `requested`.
+    The network gets the input shape of `requested`.  Raises RecordError if the folder holds another
+    network than `requested`, or one for another number of input channels.
     """
     saved = read_model_config(folder).network
     if not isinstance(saved, Network):
@@ -84,9 +86,9 @@ def load_from_foreign_file(
 ) -> tuple[Network, StateDict]:
     """Load another project's weight file: its network, and its weights under residua's names.
 
-    If `num_classes` is None, the network has the classes of `requested`.  Otherwise it has as many
-    classes as the head in the file; the caller then replaces the head if that number differs from
-    `num_classes`.  Warns of properties of the network that the file cannot show.
+    If `num_classes` is None, the network has as many classes as `requested`.  Otherwise it has as
+    many as the head in the file; if this is not `num_classes`, the caller must replace the head.
+    Warns of the properties of the network that weights cannot show.
     """
     foreign_tensors = read_state_dict(path)
     class_count = (

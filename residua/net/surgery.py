@@ -1,4 +1,4 @@
-"""Deepen trained networks with unchanged outputs, remove units, add or remove shortcuts."""
+"""Deepen trained networks without changing outputs, remove units, add or remove shortcuts."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -20,11 +20,11 @@ from residua.net.build import ResidualNetwork, build
 def append_identity_units(
     net: ResidualNetwork, stage: int, count: int, seed: int = 0
 ) -> ResidualNetwork:
-    """A copy of `net` with `count` more units at the end of stage `stage` (from 1).
+    """Copy `net`, and append `count` units to the given stage (counted from 1) of the copy.
 
-    The new units start as the identity, so that the outputs are bit-identical to those of `net`;
-    they can learn from there, since only the last layer of each new branch is 0.  Raises UsageError
-    if there is no such stage, or if no unit of this design is an identity.
+    Each new unit is an identity at first, so that the outputs are bit-identical to those of `net`.
+    The new units can learn, since only the last layer of each new branch is 0.  Raises UsageError
+    if there is no such stage, or for a reason that `explain_not_identity` finds.
     """
     network = net.plan.network
     if not 1 <= stage <= len(network.stages):
@@ -36,7 +36,7 @@ def append_identity_units(
     unit_counts = tuple(s.units + count * (i == stage) for i, s in enumerate(network.stages, 1))
     deeper = build(with_units_per_stage(network, unit_counts), seed)
     copy_device_mode_and_freezing(net, deeper)
-    # new units come last in their stage, so that the names of the old ones stay
+    # new units come last in their stage, so that the old units keep their names
     deeper.load_state_dict(net.state_dict(), strict=False)
     stage_units = [
         (unit, planned)
@@ -54,7 +54,10 @@ def append_identity_units(
 def copy_device_mode_and_freezing(
     source: ResidualNetwork, target: ResidualNetwork
 ) -> ResidualNetwork:
-    """Move `target` to the device, dtype and mode of `source`, and freeze the same parameters."""
+    """Give `target` the device, dtype, mode and frozen parameters of `source`; return `target`.
+
+    Parameters are matched by name, and `target` is changed in place.
+    """
     frozen = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
     for name, parameter in target.named_parameters():
         parameter.requires_grad_(name not in frozen)
@@ -63,9 +66,9 @@ def copy_device_mode_and_freezing(
 
 
 def explain_not_identity(network: Network) -> str:
-    """Explain why a unit whose branch is 0 is not the identity, or cannot learn from that start.
+    """Explain why a new unit of `network` cannot start as an identity and learn from there.
 
-    "" if it is the identity and can learn.
+    Such a unit has zero weights in the last layer of its branch.  Returns "" if it can.
     """
     unit = network.unit
     match unit.join:
@@ -85,11 +88,10 @@ def explain_not_identity(network: Network) -> str:
 
 
 def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNetwork:
-    """A copy without the named units, e.g. `stage2.unit3`; the others keep their weights.
+    """Copy `net` without the named units, e.g. `stage2.unit3`; the others keep their weights.
 
-    The remaining units of a stage are renumbered.  Raises UsageError for a name that does not
-    exist, and for the first unit of a stage if it changes the shape or, in a pre-activation net,
-    applies the activation that branch and shortcut share.
+    The remaining units of a stage are renumbered.  Raises UsageError for an unknown name, for a
+    unit that cannot be removed (see `is_removable_unit`), and if no unit of a stage would be left.
     """
     planned = {unit.name: unit for unit in net.plan.units}
     for name in unit_names:
@@ -123,10 +125,10 @@ def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNet
 
 
 def is_removable_unit(unit: PlannedUnit) -> bool:
-    """Whether the unit can be removed from its network.
+    """Whether a unit can be removed from its network.
 
-    It can if its output has the shape of its input, its shortcut is the identity or absent, and it
-    has no lead, i.e. no layer before branch and shortcut separate.
+    Its output must have the shape of its input, its shortcut must be the identity or absent, and it
+    must have no lead, i.e. no layer whose output is the input of both branch and shortcut.
     """
     return (
         not unit.lead
@@ -149,13 +151,13 @@ def residualize(
     shortcut: Shortcut = "project",
     seed: int = 0,
 ) -> ResidualNetwork | nn.Sequential:
-    """A copy of a plain net with a skip connection over every `every` weight layers.
+    """Copy a plain net, and add a skip connection over each group of `every` weight layers.
 
-    The weights are kept.  If the shapes differ, the shortcut is a new projection W_s, or zero
-    padding with shortcut="pad".  In an nn.Sequential, only a projection is possible; a skip
-    connection spans only weight layers, normalisations and activations, and never the last weight
-    layer.  Raises UsageError if the layers cannot be grouped in this way, or if the net has skip
-    connections already.
+    The copy keeps the weights.  Where the shape changes, the shortcut is a new projection, or zero
+    padding with shortcut="pad".  In an nn.Sequential, only projections are possible.  There, a skip
+    connection can span weight layers, normalisation, dropout and activations, but never the last
+    weight layer.  Raises UsageError if the layers cannot be grouped in this way, or if the net
+    already has skip connections.
     """
     if every < 1:
         raise UsageError(f"a skip connection cannot span {every} layers: give at least 1")
@@ -177,7 +179,10 @@ def residualize(
 
 
 def regroup_plain_layers(network: Network, every: int) -> Network:
-    """A plain network with the same layers in units of `every` layers; UsageError if impossible."""
+    """Regroup the layers of a plain network into units of `every` layers.
+
+    Raises UsageError if this is impossible.
+    """
     unit, layers = network.unit, len(network.unit.kernels)
     last_layer = f"{unit.order.last} {unit.order.after}".strip()
     if unit.order.each.startswith("weight") and unit.order.each != last_layer:
@@ -196,7 +201,7 @@ def regroup_plain_layers(network: Network, every: int) -> Network:
 
 
 def remove_shortcuts(net: ResidualNetwork) -> ResidualNetwork:
-    """The plain twin of `net`: a copy that keeps the branches, without shortcuts and gates."""
+    """Copy `net` without its shortcuts and gates; the copy is a plain net with the same weights."""
     network = net.plan.network
     twin = replace(network, unit=replace(network.unit, shortcut="none", join=Add(), start="he"))
     return copy_layer_weights(
@@ -205,9 +210,10 @@ def remove_shortcuts(net: ResidualNetwork) -> ResidualNetwork:
 
 
 def copy_layer_weights(source: ResidualNetwork, target: ResidualNetwork) -> ResidualNetwork:
-    """`target` with the weights of `source`, layer by layer along the main path.
+    """Copy the weights of `source` into `target`, layer by layer, and return `target`.
 
-    Shortcuts and gates, which only one of the two nets may have, are not copied.
+    The weights of shortcuts and gates are not copied, since one of the nets may not have them.
+    Device, dtype, mode and frozen parameters are copied, too.
     """
     copy_device_mode_and_freezing(source, target)
     main_paths = iterate_main_path_layers(source), iterate_main_path_layers(target)
@@ -217,7 +223,7 @@ def copy_layer_weights(source: ResidualNetwork, target: ResidualNetwork) -> Resi
 
 
 def iterate_main_path_layers(net: ResidualNetwork) -> Iterator[nn.Module]:
-    """Every module with weights from input to output, without shortcuts and gates."""
+    """Iterate over all modules with weights, from input to output, except shortcuts and gates."""
     unit_parts = (part for unit in net.units for part in (unit.lead, unit.branch, unit.after))
     parts = [net.stem, *unit_parts, net.head]
     return (module for part in parts for module in part.children() if module.state_dict())

@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 def swap_batchnorms(net: nn.Module, make_norm: Callable[..., BatchNorm]) -> None:
     """Replace every BN of `net`, in place; state_dict keys, parameters and buffers do not change.
 
-    `make_norm(num_features, eps, momentum, affine, track_running_stats)` makes a replacement, which
-    takes over the mode (training or evaluation) of the BN that it replaces.
+    `make_norm(num_features, eps, momentum, affine, track_running_stats)` must return the new BN.
+    The new BN is then put in the mode (training or evaluation) of the BN that it replaces.
     """
     for module in list(net.modules()):
         for name, norm in list(module.named_children()):
@@ -19,10 +19,10 @@ def swap_batchnorms(net: nn.Module, make_norm: Callable[..., BatchNorm]) -> None
 
 
 def make_sharing_norm(norm: BatchNorm, make_norm: Callable[..., BatchNorm]) -> BatchNorm:
-    """A BN made by `make_norm` that shares the parameters and buffers of `norm`, and its mode."""
+    """Make a BN by `make_norm`, with the mode, the parameters and the buffers of `norm`."""
     sharing_norm = make_norm(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )
-    # the dictionaries themselves, so that a later replacement of a tensor is shared too
+    # the dictionaries themselves are shared, so that both modules see a tensor replaced later
     sharing_norm._parameters, sharing_norm._buffers = norm._parameters, norm._buffers
     return sharing_norm.train(norm.training)

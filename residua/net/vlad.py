@@ -1,4 +1,4 @@
-"""VLAD: sum the residuals of local features to their nearest visual words (centres)."""
+"""VLAD: describe an image by the residuals of its local features to visual words (centres)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,15 +6,16 @@ from torch import Tensor, nn
 
 from residua.config.vlad_config import VladClassifier
 
-IMAGES_PER_CHUNK = 64  # images whose patches are in memory at the same time
+IMAGES_PER_CHUNK = 64  # number of images whose patches are in memory at the same time
 
 
 class NetVlad(nn.Module):
-    """Features (n, channels, *size) -> descriptors (n, words * channels) of length 1.
+    """NetVLAD: features (n, channels, *size) -> unit vectors (n, words * channels).
 
-    NetVLAD (Arandjelovic et al. 2016, Eq. 4): each position's feature vector, of length 1, is
-    shared among the words by a softmax; a word sums its share of the residuals to its centre.  At
-    the start the shares follow from the distances to the centres: exp(-sharpness d^2).
+    The feature vector at each position is normalised to length 1, and assigned to all words with
+    weights from a softmax.  For each word, the layer sums the weighted residuals to the centre of
+    the word (Arandjelovic et al. 2016, Eq. 4).  At initialisation, the weights are proportional to
+    exp(-sharpness d^2), with d the distance to the centre.
     """
 
     def __init__(self, channels: int, words: int, sharpness: float = 10.0) -> None:
@@ -25,7 +26,7 @@ class NetVlad(nn.Module):
         self.bias = nn.Parameter(torch.empty(words))
 
     def reset_parameters(self, generator: torch.Generator) -> None:
-        """Draw centres of length 1 in random directions; weight and bias follow from them."""
+        """Draw centres of length 1 in random directions; set weight and bias to match them."""
         with torch.no_grad():
             self.centres.copy_(F.normalize(torch.randn(self.centres.shape, generator=generator)))
             self.weight.copy_(2 * self.sharpness * self.centres)
@@ -39,9 +40,9 @@ class NetVlad(nn.Module):
 
 
 class VladNetwork(nn.Module):
-    """Images (n, *classifier.input) -> class scores (n, classes), by the classical VLAD pipeline.
+    """The classical VLAD pipeline: images (n, *classifier.input) -> class scores (n, classes).
 
-    Its buffers are fitted by `residua.training.vlad`, not trained by gradient descent.
+    The buffers are fitted by `residua.training.vlad`, not trained by gradient descent.
     """
 
     mean: Tensor
@@ -64,11 +65,11 @@ class VladNetwork(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def compute_features(self, images: Tensor) -> Tensor:
-        """The inputs (n, features) of the last layer: the descriptors of images (n, c, h, w)."""
+        """The inputs (n, features) of the last layer, which are the descriptors of the images."""
         return self.compute_descriptors(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        # without autocast: near a border between words, bf16 chooses another word than fp32
+        # without autocast: a patch almost as near to another word could be assigned to it in bf16
         with torch.autocast(images.device.type, enabled=False):
             if torch.compiler.is_compiling():
                 # an exported graph cannot split a batch whose size it does not know
@@ -80,28 +81,30 @@ class VladNetwork(nn.Module):
         return self.compute_descriptors(images) @ self.weight.T + self.bias
 
     def extract_patches(self, images: Tensor) -> Tensor:
-        """All patches of images (n, c, h, w), normalised: (n, positions, patch_numel).
+        """Extract and normalise patches: images (n, c, h, w) -> (n, positions, patch_numel).
 
-        Each patch has mean 0, and is divided by sqrt(variance + classifier.contrast).
+        There is a patch at every position.  Its mean is subtracted, and the result is divided by
+        sqrt(variance + classifier.contrast).
         """
         patches = F.unfold(images, self.classifier.patch).transpose(1, 2)
         patches = patches - patches.mean(2, keepdim=True)
         return patches / (patches.square().mean(2, keepdim=True) + self.classifier.contrast).sqrt()
 
     def whiten_patches(self, patches: Tensor) -> Tensor:
-        """PCA whitening (Jegou & Chum 2012): (..., patch_numel) -> (..., dimensions).
+        """Apply PCA whitening (Jegou & Chum 2012): (..., patch_numel) -> (..., dimensions).
 
-        Over the patches that the whitening was fitted to, the results are uncorrelated and have
-        variance 1.
+        On the patches to which the whitening was fitted, the resulting dimensions are uncorrelated
+        and have variance 1.
         """
         return (patches - self.mean) @ self.whitening
 
     def compute_descriptors(self, images: Tensor) -> Tensor:
-        """The VLAD descriptors of images (n, c, h, w): (n, descriptor_length), of length 1.
+        """Compute VLAD descriptors: images (n, c, h, w) -> unit vectors (n, descriptor_length).
 
-        Each cell of the image contributes one vector per word, cell by cell.  A patch belongs to
-        its nearest word; a word sums the residuals of its patches (Jegou et al. 2010, Eq. 1).
-        Signed square roots damp frequent words (Jegou et al. 2012, section 3).
+        A patch belongs to its nearest word.  The image is divided into a grid of cells; for each
+        cell and word, the residuals of the patches are summed (Jegou et al. 2010, Eq. 1).  A
+        descriptor concatenates these sums, cell by cell, after a signed square root, which damps
+        frequent words (Jegou et al. 2012, section 3).
         """
         patches = self.extract_patches(images.to(self.mean.dtype))
         x = torch.unflatten(self.whiten_patches(patches), 1, self.classifier.patch_grid)
@@ -119,13 +122,13 @@ class VladNetwork(nn.Module):
         return F.normalize(descriptors, dim=1)
 
     def split_cells(self, x: Tensor) -> list[Tensor]:
-        """The cells of `x` (n, rows, columns, d), row by row."""
+        """Split `x` (n, rows, columns, d) into a grid of cells, and list them row by row."""
         cells = self.classifier.cells
         return [cell for row in x.tensor_split(cells, 1) for cell in row.tensor_split(cells, 2)]
 
     def sum_residuals(self, x: Tensor, assignments: Tensor) -> Tensor:
-        """The residuals x - word of a cell, summed by word: (n, words, d).
+        """For each word, sum the residuals x - word of its patches in one cell: (n, words, d).
 
-        `x` is (n, patches, d); `assignments` (n, patches, words) is 1 for a patch's word, else 0.
+        `x` is (n, patches, d).  `assignments` (n, patches, words) is one-hot.
         """
         return assignments.transpose(1, 2) @ x - assignments.sum(1)[:, :, None] * self.words

@@ -1,4 +1,4 @@
-"""Initial weights, as a function of a seed."""
+"""Initialise the weights of a network from a seed."""
 
 from math import sqrt
 
@@ -9,10 +9,10 @@ from residua.net.vlad import NetVlad
 
 
 def initialise_weights(net: nn.Module, seed: int) -> None:
-    """Draw the weights of `net` by `draw_he_normal`, in order; biases start at 0.
+    """Initialise `net` in place: weights by `draw_he_normal`, biases to 0.
 
-    BN keeps PyTorch's start, scale 1 and shift 0.  Our choice: the last, fully connected layer is
-    drawn by the same rule; the papers do not say.
+    BN keeps PyTorch's defaults, scale 1 and shift 0.  NetVLAD uses its own `reset_parameters`.  The
+    papers do not say how to initialise the last, fully connected layer; we use the same rule.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
@@ -25,6 +25,6 @@ def initialise_weights(net: nn.Module, seed: int) -> None:
 
 
 def draw_he_normal(weight: Tensor, generator: torch.Generator) -> None:
-    """Fill a weight (outputs, ...) in place from N(0, 2 / fan_in) (He et al. 2015b, Eq. 10)."""
+    """Fill a weight (outputs, ...) with draws from N(0, 2 / fan_in) (He et al. 2015b, Eq. 10)."""
     fan_in = weight[0].numel()
     nn.init.normal_(weight, std=sqrt(2 / fan_in), generator=generator)

@@ -1,29 +1,33 @@
-"""Self-contained pages, figures and summaries, made from records; no torch.
+"""Reports as self-contained HTML pages, SVG figures and text, made from records without torch.
+
+An arm is one candidate that a study compares: a network family and its changes to the recipe.  A
+cell is one arm at one depth, averaged over seeds.  A unit is a residual unit, or its counterpart in
+a plain net.
 
 study                 the page of a study or a run, and its results.json
-verdict, trend        the findings in sentences
-significance          whether two cells differ significantly, and text for their values
-runs, recorded_run    the records of a folder as values
+verdict, trend        the findings of a study, as text
+significance          tests whether two cells of a study differ; the values of cells as text
+runs, recorded_run    read the run records in a folder
 tables                averages over the seeds of a study's runs
-method                how a study was measured, in words
-study_figures         chooses which figures a study has, and renders them
+method                text on how a study was measured
+study_figures         choose and render the figures of a study
 depth_figures         figures against depth: errors, and steps until learning starts
 arms_figure           the figure of the errors of arms that share one depth
 learning_curves       the figure of errors over training steps
 
 signals, signals_record, signals_summary, signals_figures
-                      the page of a network's signals, its record, sentences and figures
+                      the page of a network's signals, its record, text and figures
 lesion, lesion_summary, lesion_figures, lesion_unit_figure, lesion_curve_figures, lesion_panels
-                      the page of a lesion study, its sentences and figures
+                      the page of a lesion study, its text and figures
 evaluation_page, evaluation_summary, calibration_figure
-                      the page of an evaluation, its sentences and the reliability diagram
-data_report           the page of a checked photo data set
+                      the page of an evaluation, its text and the reliability diagrams
+data_report           the page of a data set check
 network_diagram, diagram_svg, plan_notation
                       a network as a diagram and as short text
 
 figures, line_labels  style, colors, axes and labels of all figures; figures as SVG
 format                numbers, counts and lists as text
-html, json_record     pages from templates; reading JSON records
+html                  pages from templates
 """
 
 from typing import TYPE_CHECKING
@@ -38,12 +42,16 @@ if TYPE_CHECKING:
     from residua.report.evaluation_page import write_evaluation_report as write_evaluation_report
     from residua.report.evaluation_summary import describe_evaluation as describe_evaluation
     from residua.report.evaluation_summary import describe_wrong_images as describe_wrong_images
+    from residua.report.evaluation_summary import (
+        has_informative_top5_error as has_informative_top5_error,
+    )
     from residua.report.evaluation_summary import list_skipped_files as list_skipped_files
     from residua.report.format import format_counted_noun as format_counted_noun
     from residua.report.format import format_duration as format_duration
     from residua.report.format import format_percent as format_percent
     from residua.report.format import format_percent_number as format_percent_number
     from residua.report.html import render_template as render_template
+    from residua.report.lesion import LESION_RECORD as LESION_RECORD
     from residua.report.lesion import check_lesion_output_folder as check_lesion_output_folder
     from residua.report.lesion import holds_lesion_study as holds_lesion_study
     from residua.report.lesion import make_lesion_json as make_lesion_json
@@ -56,6 +64,7 @@ if TYPE_CHECKING:
     from residua.report.plan_notation import format_layer_sequence as format_layer_sequence
     from residua.report.plan_notation import format_plan_shape as format_plan_shape
     from residua.report.runs import StudyRuns as StudyRuns
+    from residua.report.runs import holds_run_records as holds_run_records
     from residua.report.runs import read_study_runs as read_study_runs
     from residua.report.signals import choose_signals_folder as choose_signals_folder
     from residua.report.signals import write_and_summarize_signals as write_and_summarize_signals
@@ -74,17 +83,20 @@ __getattr__, __dir__ = export_lazily(
     {
         "data_report": "render_data_report",
         "evaluation_page": "collect_evaluation_metrics write_evaluation_report",
-        "evaluation_summary": "describe_evaluation describe_wrong_images list_skipped_files",
+        "evaluation_summary": (
+            "describe_evaluation describe_wrong_images has_informative_top5_error "
+            "list_skipped_files"
+        ),
         "format": ("format_counted_noun format_duration format_percent format_percent_number"),
         "html": "render_template",
         "lesion": (
-            "check_lesion_output_folder holds_lesion_study make_lesion_json "
+            "LESION_RECORD check_lesion_output_folder holds_lesion_study make_lesion_json "
             "read_lesion_study write_lesion_report"
         ),
         "lesion_summary": "format_lesion_for_terminal",
         "network_diagram": "render_network_diagram",
         "plan_notation": "format_layer_sequence format_plan_shape",
-        "runs": "StudyRuns read_study_runs",
+        "runs": "StudyRuns holds_run_records read_study_runs",
         "signals": "choose_signals_folder write_and_summarize_signals",
         "signals_record": "SIGNALS_RECORD write_signals_record",
         "study": "StudySummary make_study_results read_study_summary write_study_report",

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def render_arms_figure(
     cells: Sequence[StudyCell], num_classes: int, width: float = DESKTOP_WIDTH
 ) -> str:
-    """Render, as SVG, the final training error (hollow) and test error (filled) of each arm.
+    """Render an SVG of the final training error (hollow) and test error (filled) of each arm.
 
-    All `cells` have the same depth.  The arm with the lowest test error is at the top; bars are one
-    standard deviation over seeds.  `width` is in inches.
+    All `cells` have the same depth.  The arm with the lowest test error is at the top.  Error bars
+    show one standard deviation of the test error over seeds.  `width` is in inches.
     """
     sorted_cells = sorted(cells, key=lambda cell: -cell.test_error)
     arms = [cell.arm for cell in cells]
@@ -61,7 +61,10 @@ def render_arms_figure(
 
 
 def make_arm_axes(labels: list[str], width: float) -> tuple["Figure", "Axes"]:
-    """A figure, and axes with one row per label, the first label at the bottom."""
+    """Make a figure, and axes with one row per label; the first label is at the bottom.
+
+    `width` is in inches.
+    """
     label_lines = [label.split("\n") for label in labels]
     height = 0.95 + sum(0.2 + 0.15 * len(lines) for lines in label_lines)
     left = 0.25 + CHARACTER_INCHES * max(len(line) for lines in label_lines for line in lines)
@@ -76,9 +79,9 @@ def make_arm_axes(labels: list[str], width: float) -> tuple["Figure", "Axes"]:
 
 
 def set_horizontal_error_axis(axes: "Axes", max_error: float) -> None:
-    """Make the x axis show errors in percent: linear below 1 %, logarithmic above.
+    """Scale the x axis for errors in percent: linear below 1 %, logarithmic above.
 
-    So both 1 % and 90 % can be read well.
+    This keeps errors of 1 % and of 90 % readable.  `max_error` is in [0, 1].
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -91,7 +94,7 @@ def set_horizontal_error_axis(axes: "Axes", max_error: float) -> None:
 
 
 def draw_arm_row(axes: "Axes", row: int, cell: StudyCell, color: str) -> None:
-    """Draw the two errors of one arm, and the spread of its test error."""
+    """Draw the training and test errors of one arm; a bar shows one sd of the test error."""
     train_percent, test_percent = 100 * cell.comparable_train_error, 100 * cell.test_error
     axes.plot(
         train_percent, row, color=color, marker="o", ms=5, mfc="none", ls="none", clip_on=False

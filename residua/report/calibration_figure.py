@@ -1,4 +1,4 @@
-"""The reliability diagram, as SVG text: accuracy by confidence (Guo et al. 2017)."""
+"""Reliability diagrams as SVG: accuracy against confidence (Guo et al. 2017)."""
 
 from typing import TYPE_CHECKING
 
@@ -23,17 +23,18 @@ CALIBRATION_COLORS = BASE_COLORS | {
     color: SERIES_COLORS[color] for color in (GAP_COLOR, ACCURACY_COLOR)
 }
 LEFT_INCHES, RIGHT_INCHES, COLUMN_GAP_INCHES = 0.62, 0.2, 0.5
-TITLE_INCHES, BELOW_SQUARE_INCHES = 0.5, 1.3  # below the square: the bars of images, labels
+TITLE_INCHES, BELOW_SQUARE_INCHES = 0.5, 1.3  # below the square: bin sizes and labels
 BAR_PANEL_INCHES = 0.55
 
 
 def render_reliability_figure(
     calibrations: dict[str, CalibrationResult], width: float = DESKTOP_WIDTH
 ) -> str:
-    """Render one reliability diagram per calibration as SVG; `calibrations` maps titles to data.
+    """Render an SVG with one reliability diagram per calibration.
 
-    Each diagram is a square that plots accuracy against confidence; below it is the share of images
-    in each bin.  `width` is in inches.
+    `calibrations` maps the title of each diagram to its data.  A diagram is a square that plots
+    accuracy against confidence, and below it the percentage of images in each bin.  `width` is in
+    inches.
     """
     columns = len(calibrations) if width == DESKTOP_WIDTH else 1
     rows = -(-len(calibrations) // columns)
@@ -61,9 +62,10 @@ def render_reliability_figure(
 def add_reliability_axes(
     figure: "Figure", left_inches: float, top_inches: float, square_inches: float
 ) -> "tuple[Axes, Axes]":
-    """Add the square axes of a diagram and the flat axes below them; return both.
+    """Add a diagram's square accuracy axes and, below, its flat axes for bin sizes; return both.
 
-    Their position is measured in inches from the figure's upper left corner.
+    The square's upper left corner is `left_inches` from the left and `top_inches` from the top of
+    the figure.  Its sides are `square_inches` long.
     """
     figure_width, figure_height = figure.get_figwidth(), figure.get_figheight()
     left, width = left_inches / figure_width, square_inches / figure_width
@@ -89,7 +91,7 @@ def label_reliability_axes(axes: "Axes", title: str, calibration: CalibrationRes
 
 
 def draw_bin_accuracies(axes: "Axes", calibration: CalibrationResult) -> None:
-    """Draw each bin as a bar up to its accuracy, and the gap to its mean confidence."""
+    """Draw each bin's accuracy as a bar, and shade the gap between accuracy and mean confidence."""
     num_bins = len(calibration.bins)
     axes.plot([0, 100], [0, 100], color=MUTED_COLOR, lw=1, ls=(0, (1, 2)), zorder=3)
     for i, b in enumerate(calibration.bins):
@@ -106,7 +108,7 @@ def draw_bin_accuracies(axes: "Axes", calibration: CalibrationResult) -> None:
 
 
 def draw_bin_shares(axes: "Axes", calibration: CalibrationResult) -> None:
-    """Draw the share of all images in each bin."""
+    """Draw the percentage of all images in each bin, as a bar chart."""
     num_bins, image_count = len(calibration.bins), sum(b.count for b in calibration.bins)
     bin_centers = [100 * (i + 0.5) / num_bins for i in range(num_bins)]
     shares = [100 * b.count / image_count for b in calibration.bins]

@@ -1,4 +1,4 @@
-"""The page of a checked photo data set: its problems with pictures, its classes and images."""
+"""The HTML page of a data set check: problems with thumbnails, classes, and image statistics."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,12 @@ PROBLEM_MEANINGS = {
     "truncated": "The image data end too early. These files are skipped in training.",
     "damaged": "These files cannot be decoded, and are skipped in training.",
     "empty": "These files have no content, and are skipped in training.",
-    "not an image": "Not JPEG, PNG, WebP, BMP, TIFF or GIF. These files are skipped in training.",
+    "two labels": "Listed several times, as different classes. The first row is used.",
+    "two splits": "Listed both to train on and as held out. They are held out.",
+    "unused levels": "Nearly black: probably 10, 12 or 14 bits in files of 16. See --white-level.",
+    "not an image": "Not in a known format of images. These files are skipped in training.",
+    "unsupported": "Images that cannot be read here. They are skipped in training.",
+    "changed": "Files that were changed while they were read. They are skipped in training.",
     "too large": "More pixels than the limit, as in a decompression bomb. Skipped in training.",
     "unknown class": "Test images of a class without training images. They are skipped.",
     "empty class": "Folders without images. They are not classes.",
@@ -24,7 +29,11 @@ PROBLEM_MEANINGS = {
     "duplicate": "The same file twice in one class.",
     "near duplicate": "Images that look the same: resized, recompressed or retouched copies.",
     "wrong extension": "The extension does not match the content. These files are used.",
-    "link outside": "Links to folders or out of the data set are not followed.",
+    "listed twice": "The same file in several rows of the table. It is used once.",
+    "left out": "Folders and files that are no part of the data set's layout.",
+    "own output": "Folders that residua wrote.",
+    "doubled": "Files that a shard holds twice. The second one is skipped.",
+    "link loop": "Links to a folder that contains them are not followed.",
     "broken link": "Links to files that do not exist.",
     "no class": "Images without a class. They are skipped.",
     "no image": "Labels without an image. They are skipped.",
@@ -44,9 +53,9 @@ MAX_CLASS_PICTURES = 4
 
 
 def render_data_report(check_facts: Mapping[str, Json], thumbnail_uris: Mapping[str, str]) -> str:
-    """The page as HTML.
+    """Render the report of a data set check as an HTML page.
 
-    `check_facts` is the content of `check.json`; `thumbnail_uris` maps the path of an image to its
+    `check_facts` is the content of `check.json`.  `thumbnail_uris` maps the path of an image to its
     thumbnail as a data URI.
     """
     problems = list_problems(check_facts)
@@ -65,7 +74,7 @@ def render_data_report(check_facts: Mapping[str, Json], thumbnail_uris: Mapping[
 
 
 def list_problems(check_facts: Mapping[str, Json]) -> list[dict[str, str]]:
-    """The problems of `check.json`: `path`, `kind` and `detail` of each."""
+    """List the problems in `check.json`, each a dict with `path`, `kind` and `detail`."""
     problems = check_facts["problems"]
     return [
         {key: str(text) for key, text in problem.items()}
@@ -75,7 +84,7 @@ def list_problems(check_facts: Mapping[str, Json]) -> list[dict[str, str]]:
 
 
 def get_split_counts_by_class(check_facts: Mapping[str, Json]) -> dict[str, dict[str, int]]:
-    """The number of usable images by class and split."""
+    """The number of decodable images, as {class: {split: count}}."""
     classes = check_facts["classes"]
     return {
         name: {split: int(str(count)) for split, count in counts.items()}
@@ -89,8 +98,8 @@ def group_problems(
 ) -> list[dict[str, object]]:
     """Group problems by their kind, the worst kind first.
 
-    Each group has the kind, what it means, the number of problems, and one row per problem: path,
-    detail and thumbnail.
+    Each group is a dict with `kind`, `meaning`, `count` and `rows`.  There is one row per problem:
+    (path, detail, thumbnail URI).  The URI is empty if the problem has no thumbnail.
     """
     counts = Counter(problem["kind"] for problem in problems)
     return [
@@ -114,7 +123,7 @@ def rank_problem_kind(kind: str) -> int:
 
 
 def summarize_check(check_facts: Mapping[str, Json]) -> str:
-    """How many images can be decoded, and how many problems of which kinds there are."""
+    """A sentence with the number of decodable images and the number of problems by kind."""
     class_count = format_counted_noun(
         len(get_split_counts_by_class(check_facts)), "class", "classes"
     )
@@ -132,7 +141,10 @@ def summarize_check(check_facts: Mapping[str, Json]) -> str:
 
 
 def list_splits(counts_by_class: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """The splits that have images, in the order train, dev, test."""
+    """The splits that have images, in the order train, dev, test.
+
+    A data set without splits has the single split `images`.
+    """
     splits = {split for counts in counts_by_class.values() for split in counts}
     return sorted(splits, key=SPLIT_NAMES.index)
 
@@ -140,11 +152,15 @@ def list_splits(counts_by_class: Mapping[str, Mapping[str, int]]) -> list[str]:
 def make_class_count_rows(
     counts_by_class: Mapping[str, Mapping[str, int]], thumbnail_uris: Mapping[str, str]
 ) -> list[dict[str, object]]:
-    """One row per class: its name, its number of images by split, and a few of its pictures."""
+    """One row per class: its name, its image count in each split, and up to four thumbnails."""
     splits = list_splits(counts_by_class)
     rows: list[dict[str, object]] = []
+    uris_by_folder: dict[str, list[str]] = {}
+    for path, uri in thumbnail_uris.items():
+        for folder in set(path.split("/")[:-1]):
+            uris_by_folder.setdefault(folder, []).append(uri)
     for name, counts in counts_by_class.items():
-        pictures = [uri for path, uri in thumbnail_uris.items() if f"/{name}/" in f"/{path}"]
+        pictures = uris_by_folder.get(name, [])
         rows.append(
             {
                 "name": name,
@@ -156,7 +172,7 @@ def make_class_count_rows(
 
 
 def describe_image_statistics(check_facts: Mapping[str, Json]) -> dict[str, str]:
-    """Range and median of width and height, and mean and standard deviation of each channel."""
+    """Text on the range and median of image sizes and each channel's mean and sd, by heading."""
     descriptions = {}
     for dimension in ("width", "height"):
         sizes = check_facts[dimension]
@@ -169,7 +185,7 @@ def describe_image_statistics(check_facts: Mapping[str, Json]) -> dict[str, str]
             )
     for heading, key in (("Mean", "mean"), ("Standard deviation", "std")):
         values = check_facts[key]
-        if isinstance(values, list):
+        if isinstance(values, list) and values:
             descriptions[heading] = ", ".join(
                 f"{channel} {value:.3f}"
                 for channel, value in zip(("red", "green", "blue"), values, strict=True)

@@ -1,6 +1,6 @@
-"""Figures over depth: errors, and steps until a run starts learning; one line per arm.
+"""Figures against depth: errors, and steps until a run starts learning; one line per arm.
 
-Errors come in as shares in [0, 1] and are drawn in percent.  Widths are in inches.
+Input errors are in [0, 1] and are drawn in percent.  Widths are in inches.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ARM_LABEL_CHARACTERS = 20  # in a line of an arm's name at the end of its line
+ARM_LABEL_CHARACTERS = 20  # per line of text in an arm's label
 MARGIN_INCHES = 0.62  # left of the axes, for the y axis' ticks and label
 CHARACTER_INCHES = 0.078  # mean width of a character at 9.5 points
 STEP_TICKS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
@@ -41,9 +41,9 @@ STEP_TICKS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5
 def render_depth_figure(
     cells: Sequence[StudyCell], num_classes: int, width: float = DESKTOP_WIDTH
 ) -> str:
-    """Render, as SVG, the final training error (dashed) and test error (solid) against depth.
+    """Render an SVG of the final training error (dashed) and test error (solid) against depth.
 
-    Bars are one standard deviation over seeds.
+    Error bars show one standard deviation over seeds.
     """
     with use_figure_style(f"depth {width}"):
         figure, axes = make_depth_axes(cells, width)
@@ -67,7 +67,7 @@ def render_depth_figure(
 
 
 def make_depth_axes(cells: Sequence[StudyCell], width: float) -> tuple["Figure", "Axes"]:
-    """A figure, and axes over the depths of `cells` with room for the arms' names to the right."""
+    """Make a figure, and axes with a logarithmic depth axis and room for arm names at the right."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     depths = sorted({cell.depth for cell in cells})
@@ -118,7 +118,7 @@ def draw_arm_errors(axes: "Axes", arm_cells: list[StudyCell], arm_index: int) ->
 
 
 def render_learning_start_figure(cells: Sequence[StudyCell], width: float = DESKTOP_WIDTH) -> str:
-    """Render, as SVG, the number of steps until runs start learning, against depth.
+    """Render an SVG of the number of steps until runs start learning, against depth.
 
     A cell in which no run ever started learning is drawn above a dotted line that marks the last
     training step.  Every cell must have a `first_learned_step`.
@@ -162,15 +162,15 @@ def set_step_axis(axes: "Axes", measured_every: int, max_steps: int) -> None:
 
 
 def get_learning_start_height(cell: StudyCell) -> float:
-    """The height, in steps, at which a cell's start of learning is drawn.
+    """The y value, in steps, at which to draw the start of learning of a cell.
 
-    If no seed started learning, this is above the dotted line that marks the last training step.
+    If no run of the cell started learning, the value is above the dotted line at the last step.
     """
     return (cell.first_learned_step or 1.0) * (1.18 if cell.learned_seeds == 0 else 1)
 
 
 def add_start_tooltips(axes: "Axes", cells_and_heights: Iterable[tuple[StudyCell, float]]) -> None:
-    """Add tooltips: each cell's mean step at which learning starts, and the measuring interval."""
+    """Add a tooltip per cell: mean step at which learning starts, and measuring interval."""
     for cell, height in cells_and_heights:
         text = (
             f"{format_arm_name(cell.arm)}, {cell.depth} layers: "
@@ -180,7 +180,7 @@ def add_start_tooltips(axes: "Axes", cells_and_heights: Iterable[tuple[StudyCell
 
 
 def format_cell_tooltip(cell: StudyCell) -> str:
-    """A cell's errors in a tooltip: `plain, 56 layers: test error 85.5 ± 0.7 %, ...; 2 seeds`."""
+    """Tooltip text for a cell: `plain, 56 layers: test error 85.5 ± 0.7 %, ...; 2 seeds`."""
     test_text = format_percent_with_sd(cell.test_error, cell.test_error_sd)
     train_text = format_percent_with_sd(cell.comparable_train_error, cell.comparable_train_error_sd)
     return (

@@ -1,7 +1,7 @@
-"""The SVG of network diagrams: colors and style, and boxes and labels along one column.
+"""Draw network diagrams as SVG: colors, CSS, and the boxes and labels of a single column.
 
-The SVG is written by hand rather than by a plotting library: its classes and `data-unit` attributes
-are read by tests and style sheets, and CSS variables make it follow light and dark mode.
+The SVG is written by hand rather than by a plotting library.  Tests and style sheets read its
+classes and `data-unit` attributes, and CSS variables adapt it to light and dark mode.
 """
 
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ DIAGRAM_CSS = """
 
 
 class DiagramColumn:
-    """The column drawn so far: its SVG elements, and `y`, how far down it reaches (pixels)."""
+    """A diagram's column as drawn so far: its SVG elements, and `y`, its lower end in pixels."""
 
     def __init__(self) -> None:
         self.elements: list[str] = []
@@ -67,13 +67,13 @@ class DiagramColumn:
         self.elements += elements
 
     def draw_line_down(self, distance: float) -> None:
-        """Extend the activations' line downwards by `distance` pixels."""
+        """Extend the column's vertical line downwards by `distance` pixels."""
         self.add_elements(f'<path class="line" d="M{COLUMN_X} {self.y:g}v{distance:g}"/>')
         self.y += distance
 
 
 def wrap_diagram(column: DiagramColumn, title: str) -> str:
-    """The column as an SVG element with its style; `title` is what a screen reader says."""
+    """The complete SVG of a diagram with its CSS; `title` is the text for screen readers."""
     width, height = DIAGRAM_WIDTH, column.y + 8
     light, dark = (
         " ".join(f"--d-{name}: {colors[i]};" for name, colors in DIAGRAM_COLORS.items())
@@ -116,9 +116,9 @@ def render_svg_box(
     size: tuple[float, float],
     *text_lines: str,
 ) -> Iterator[str]:
-    """Yield the SVG of a box around `center` (x, y) with lines of text in it.
+    """Yield the SVG of a box with lines of text in it.
 
-    `size` is (width, height).
+    `center` is (x, y) and `size` is (width, height), both in pixels.
     """
     (center_x, center_y), (width, height) = center, size
     left, top = center_x - width / 2, center_y - height / 2
@@ -134,7 +134,7 @@ def render_svg_box(
 
 
 def draw_shape_label(column: DiagramColumn, shape: ActivationShape, name: str = "") -> None:
-    """Write the shape of the activation next to the line: `input 3 × 32 × 32`."""
+    """Write `name` and the activation's shape beside the vertical line: `input 3 × 32 × 32`."""
     column.draw_line_down(20)
     label = f"{name} {format_plan_shape(shape, ' × ')}".strip()
     column.add_elements(render_svg_text(COLUMN_X + 9, column.y - 5, label, "shape"))

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.serialize import Json, from_json, to_json
-from residua.errors import RecordError, ResiduaError
-from residua.files import write_json, write_text
+from residua.errors import DamagedRecordError, ResiduaError
+from residua.files import render_json, write_text_files
 from residua.record import read_json_record
 from residua.report.calibration_figure import CALIBRATION_COLORS, render_reliability_figure
 from residua.report.evaluation_summary import (
@@ -20,6 +21,7 @@ from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_backgro
 from residua.report.format import format_percent, format_percent_number, make_percent_nonbreaking
 from residua.report.html import render_template
 from residua.report.method import describe_recorded_machine, describe_recorded_versions
+from residua.spreadsheet_cells import escape_formula
 
 EVALUATION_PAGE, EVALUATION_RECORD = "evaluation.html", "evaluation.json"
 MAX_MATRIX_CLASSES = 25  # with more classes the page lists the most frequent confusions
@@ -33,26 +35,29 @@ def write_evaluation_report(evaluation: EvaluationResult, folder: Path) -> Path:
     The data files are `evaluation.json`, `classes.csv` and `confusion.csv`.
     """
     reliability_svgs = render_evaluation_figures(evaluation)
-    write_json(folder / EVALUATION_RECORD, to_json(evaluation))
-    write_text(folder / "classes.csv", format_classes_csv(evaluation))
-    write_text(folder / "confusion.csv", format_confusion_csv(evaluation))
-    write_text(folder / "reliability.svg", add_white_background(reliability_svgs[0]))
-    write_text(folder / EVALUATION_PAGE, render_evaluation_page(evaluation, reliability_svgs))
+    texts = {
+        EVALUATION_RECORD: render_json(to_json(evaluation)),
+        "classes.csv": format_classes_csv(evaluation),
+        "confusion.csv": format_confusion_csv(evaluation),
+        "reliability.svg": add_white_background(reliability_svgs[0]),
+        EVALUATION_PAGE: render_evaluation_page(evaluation, reliability_svgs),
+    }
+    write_text_files(folder, texts)
     return folder / EVALUATION_PAGE
 
 
 def read_evaluation(folder: Path) -> EvaluationResult:
-    """Read `evaluation.json`; RecordError if it is missing or damaged."""
+    """Read `evaluation.json`; raise RecordError if it is missing or damaged."""
     path = folder / EVALUATION_RECORD
     content = read_json_record(path, "an evaluation")
     try:
         return from_json(EvaluationResult, content)
     except ResiduaError as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
+        raise DamagedRecordError(f"{path} is damaged: {error}") from error
 
 
 def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
-    """The numbers of an evaluation for scripts, without images; rates are in [0, 1]."""
+    """The metrics of an evaluation, for JSON output; rates are in [0, 1]."""
     class_metrics: list[Json] = [
         {
             "class": name,
@@ -65,6 +70,7 @@ def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
     ]
     return {
         "count": evaluation.count,
+        "split": evaluation.split,
         "wrong": evaluation.wrong,
         "error": evaluation.error_rate,
         "top5_error": evaluation.top5_error_rate,
@@ -74,6 +80,7 @@ def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
         "ece": evaluation.calibration.ece,
         "temperature": evaluation.temperature,
         "temperature_from": evaluation.fitted,
+        "temperature_note": evaluation.temperature_note,
         "scaled_ece": evaluation.scaled.ece,
         "scaled_loss": evaluation.scaled.loss,
         "classes": class_metrics,
@@ -83,7 +90,7 @@ def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
 
 
 def format_classes_csv(evaluation: EvaluationResult) -> str:
-    """One row per class; precision and recall in [0, 1], empty if undefined."""
+    """CSV text, one row per class; precision and recall are in [0, 1], or empty if undefined."""
     rows = [
         (
             name,
@@ -98,21 +105,22 @@ def format_classes_csv(evaluation: EvaluationResult) -> str:
 
 
 def format_confusion_csv(evaluation: EvaluationResult) -> str:
-    """The confusion matrix: one row per true class, one column per predicted class."""
+    """CSV text of the confusion matrix: one row per true class, one column per predicted class."""
     class_names = evaluation.classes
     rows = [(name, *row) for name, row in zip(class_names, evaluation.confusion, strict=True)]
     return format_csv([("", *class_names), *rows])
 
 
 def format_csv(rows: Sequence[tuple[object, ...]]) -> str:
-    """The rows as CSV text; a cell of None is empty."""
+    """The rows as CSV text; None becomes an empty cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    escaped_rows = (map(escape_formula, row) for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(escaped_rows)
     return text.getvalue()
 
 
 def render_evaluation_figures(evaluation: EvaluationResult) -> tuple[str, str]:
-    """The reliability diagram as SVG, for a desktop and for a phone."""
+    """Render the reliability diagrams as two SVGs: one for a desktop and one for a phone."""
     calibrations = {
         "without temperature scaling": evaluation.calibration,
         f"at temperature {evaluation.temperature:.2f}": evaluation.scaled,
@@ -124,7 +132,7 @@ def render_evaluation_figures(evaluation: EvaluationResult) -> tuple[str, str]:
 
 
 def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple[str, str]) -> str:
-    """The page as HTML; style, figures and thumbnails are inside."""
+    """Render the evaluation page as HTML, with style, figures and thumbnails embedded."""
     lead, *findings = map(make_percent_nonbreaking, describe_evaluation(evaluation))
     figures = inline_figures(
         {"reliability": reliability_svgs},
@@ -133,7 +141,8 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
     )
     images, class_count = describe_evaluated_images(evaluation), len(evaluation.classes)
     environment: dict[str, Json] = {
-        name: int(value) if value.isdigit() else value for name, value in evaluation.environment
+        name: int(value) if re.fullmatch("[0-9]{1,15}", value) else value
+        for name, value in evaluation.environment
     }
     return render_template(
         "evaluation.html.j2",
@@ -161,9 +170,10 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
 
 
 def make_class_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, str, str]]:
-    """Rows (class, images, precision, recall, interval of the recall), from the lowest recall up.
+    """Rows (class, images, precision, recall, interval of the recall), lowest recall first.
 
-    All but the first two are in percent.  Classes without images have no recall and come last.
+    Precision, recall and interval are in percent.  Classes without images have no recall and come
+    last.
     """
 
     def get_sort_key(class_index: int) -> float:
@@ -187,7 +197,7 @@ def make_class_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, s
 
 
 def make_matrix_rows(evaluation: EvaluationResult) -> list[tuple[str, list[tuple[int, float]]]]:
-    """(class, cells) for each row of the confusion matrix; a cell is (images, share of the row)."""
+    """Rows (class, cells) of the confusion matrix; a cell is (images, fraction of the row)."""
     return [
         (name, [(count, count / max(sum(row), 1)) for count in row])
         for name, row in zip(evaluation.classes, evaluation.confusion, strict=True)
@@ -195,10 +205,10 @@ def make_matrix_rows(evaluation: EvaluationResult) -> list[tuple[str, list[tuple
 
 
 def compute_max_confusion_share(evaluation: EvaluationResult) -> float:
-    """The largest off-diagonal cell of the confusion matrix, as a share of its true class.
+    """The largest fraction of a true class that is classified as one other class, in [0, 1].
 
-    It is in [0, 1], and 1 if there are no mistakes.  The page divides all shares by it, to color
-    the cells.
+    The fraction is 1 if there are no mistakes.  The page colors each cell of the confusion matrix
+    by the cell's fraction relative to this one.
     """
     shares = [
         count / evaluation.count_images_of_class(truth)
@@ -208,7 +218,10 @@ def compute_max_confusion_share(evaluation: EvaluationResult) -> float:
 
 
 def make_confusion_rows(evaluation: EvaluationResult) -> list[tuple[int, str, str, int]]:
-    """Rows (images, true class, predicted class, images of the true class), most frequent first."""
+    """Rows (images, true class, predicted class, images of the true class), most frequent first.
+
+    There is one row per listed confusion.  The first number counts the confused images.
+    """
     return [
         (
             count,
@@ -221,7 +234,7 @@ def make_confusion_rows(evaluation: EvaluationResult) -> list[tuple[int, str, st
 
 
 def make_mistake_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, str, str]]:
-    """Rows (thumbnail's data URI, image's name, true class, predicted class, confidence)."""
+    """A row per mistake: (thumbnail URI, image name, true class, predicted class, confidence)."""
     return [
         (
             mistake.thumbnail,

@@ -1,4 +1,4 @@
-"""The results of an evaluation in sentences."""
+"""Text that summarizes the results of an evaluation."""
 
 from residua.config.evaluation_results import EvaluationResult
 from residua.report.format import format_confidence_interval, format_percent
@@ -12,9 +12,9 @@ TEMPERATURE_SOURCES = {
 
 
 def describe_evaluation(evaluation: EvaluationResult) -> list[str]:
-    """Describe the error, the calibration, recall by class and the main confusion, a sentence each.
+    """Summarize error, calibration, extreme recalls and the main confusion, one text each.
 
-    The last two are absent if there is nothing to report, e.g. no mistakes.
+    The last two are left out if there is nothing to report, e.g. no mistakes.
     """
     sentences = [
         describe_error(evaluation),
@@ -26,15 +26,23 @@ def describe_evaluation(evaluation: EvaluationResult) -> list[str]:
 
 
 def describe_error(evaluation: EvaluationResult) -> str:
-    """The error and, with more than five classes, the top-5 error, with confidence intervals."""
+    """A sentence with the error and, for more than five classes, the top-5 error.
+
+    Each comes with its 95 % confidence interval.
+    """
     error = format_percent(evaluation.error_rate, 2)
     interval = format_confidence_interval(evaluation.error_interval)
     sentence = f"{describe_wrong_images(evaluation)}: error {error} ({interval})"
-    if len(evaluation.classes) > 5:
+    if has_informative_top5_error(evaluation):
         top5_error = format_percent(evaluation.top5_error_rate, 2)
         top5_interval = format_confidence_interval(evaluation.top5_error_interval)
         sentence += f", top-5 error {top5_error} ({top5_interval})"
     return f"{sentence}."
+
+
+def has_informative_top5_error(evaluation: EvaluationResult) -> bool:
+    """Whether there are more than five classes; with fewer the top-5 error is 0 by definition."""
+    return len(evaluation.classes) > 5
 
 
 def describe_wrong_images(evaluation: EvaluationResult) -> str:
@@ -49,7 +57,10 @@ def describe_evaluated_images(evaluation: EvaluationResult) -> str:
 
 
 def describe_calibration(evaluation: EvaluationResult) -> str:
-    """Confidence, accuracy and expected calibration error, also after temperature scaling."""
+    """Text on mean confidence, accuracy, and the ECE without and with temperature scaling.
+
+    ECE is the expected calibration error.
+    """
     bins = evaluation.calibration.bins
     mean_confidence = sum(b.count * b.confidence for b in bins) / evaluation.count
     accuracy, ece = 1 - evaluation.error_rate, evaluation.calibration.ece
@@ -68,7 +79,7 @@ def describe_calibration(evaluation: EvaluationResult) -> str:
 
 
 def describe_extreme_recalls(evaluation: EvaluationResult) -> str:
-    """The classes of highest and lowest recall; empty if all recalls are equal."""
+    """A sentence on the classes of highest and lowest recall; empty if all recalls are equal."""
     recalls = [
         (recall, k)
         for k in range(len(evaluation.classes))
@@ -84,7 +95,7 @@ def describe_extreme_recalls(evaluation: EvaluationResult) -> str:
 
 
 def describe_main_confusion(evaluation: EvaluationResult) -> str:
-    """The most frequent confusion, and how often the reverse happens; empty without mistakes."""
+    """A sentence on the most frequent confusion and its reverse; empty if there are no mistakes."""
     confusions = evaluation.most_frequent_confusions()
     if not confusions:
         return ""

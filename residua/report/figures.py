@@ -1,8 +1,8 @@
-"""The style of all figures, their colors, error axes and tooltips, and their SVG.
+"""Shared parts of all figures: style, colors, error axes, tooltips and conversion to SVG.
 
-matplotlib draws a figure in fixed colors.  `inline_svg` replaces these by CSS variables, so that a
-page can choose other colors on a dark screen; `add_white_background` makes a figure a file of its
-own.
+matplotlib draws a figure in fixed colors.  For an HTML page, `inline_svg` replaces them by CSS
+variables, so that the page can use other colors in dark mode.  For a separate SVG file,
+`add_white_background` adds a background.
 """
 
 import re
@@ -83,8 +83,9 @@ def set_error_axis(
 ) -> None:
     """Scale the y axis for errors in percent: linear below 1 %, logarithmic above.
 
-    The limits fit `error_percents`.  If one of these exceeds half of `chance_percent`, the error of
-    random guessing, the limits include `chance_percent` too, and a dotted line marks it.
+    The limits fit `error_percents`.  `chance_percent` is the error of random guessing.  If an error
+    exceeds half of it, the limits also include `chance_percent`, and a dotted line marks it.  With
+    `chance_percent` 0 there is no such line.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -120,9 +121,9 @@ def mark_level(axes: "Axes", height: float, label: str) -> None:
 
 
 def add_tooltip(axes: "Axes", x: float, y: float, text: str) -> None:
-    """Show `text` while the pointer rests near a point given in data units.
+    """Show `text` while the pointer is near the point (`x`, `y`), given in data units.
 
-    An invisible marker carries the text in its id; `figure_to_svg` turns it into a `<title>`.
+    An invisible marker carries the text in its id.  `figure_to_svg` turns the id into a `<title>`.
     """
     axes.plot(
         [x],
@@ -142,7 +143,7 @@ def add_tooltip(axes: "Axes", x: float, y: float, text: str) -> None:
 def make_legend_line(
     line_style: str, label: str, line_width: float = 1.5, marker: str = ""
 ) -> "Line2D":
-    """An entry for a legend; `line_style` "none" shows the marker alone."""
+    """Make a legend entry; with `line_style` "none" it shows only the marker."""
     from matplotlib.lines import Line2D
 
     return Line2D(
@@ -151,19 +152,19 @@ def make_legend_line(
 
 
 def pick_series_color(index: int) -> str:
-    """The color of the series with that index; colors repeat after the last."""
+    """The color of the series number `index`, from 0; colors repeat after the last one."""
     return list(SERIES_COLORS)[index % len(SERIES_COLORS)]
 
 
 def pick_series_marker(index: int) -> str:
-    """The marker of the series with that index; markers repeat after the last."""
+    """The marker of the series number `index`, from 0; markers repeat after the last one."""
     return SERIES_MARKERS[index % len(SERIES_MARKERS)]
 
 
 def make_depth_colors(num_depths: int) -> dict[str, str]:
-    """Make one color per depth, from warm to dark as depth grows.
+    """Choose one color per depth, from warm to dark with increasing depth.
 
-    Each color is mapped to the color that replaces it on a dark screen.
+    The dict maps each color to its replacement on a dark screen.
     """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
@@ -176,15 +177,15 @@ def make_depth_colors(num_depths: int) -> dict[str, str]:
 
 
 def make_figure_colors(num_depths: int) -> dict[str, str]:
-    """Map every color that a study's figures use to the color that replaces it on a dark screen."""
+    """Map each color in a study's figures to its replacement on a dark screen."""
     return BASE_COLORS | SERIES_COLORS | make_depth_colors(num_depths)
 
 
 @contextmanager
 def use_figure_style(id_salt: str) -> Iterator[None]:
-    """Draw in `FIGURE_STYLE`, whatever the user's matplotlibrc says.
+    """Apply `FIGURE_STYLE` within a `with` block, and ignore the user's matplotlibrc.
 
-    `id_salt` determines the ids inside the SVG, so that the same figure always has the same bytes.
+    `id_salt` seeds the ids inside the SVG, so that the same figure always gives the same bytes.
     """
     from matplotlib import rc_context, rcdefaults, rcParams
 
@@ -195,14 +196,14 @@ def use_figure_style(id_salt: str) -> Iterator[None]:
 
 
 def make_blank_figure(width_inches: float, height_inches: float) -> "Figure":
-    """An empty figure, made without pyplot: it needs no display and leaves no global state."""
+    """Make an empty figure without pyplot: no display is needed and no global state remains."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_inches, height_inches))
 
 
 def figure_to_svg(figure: "Figure") -> str:
-    """The figure as SVG, with no date or random id: the same figure gives the same bytes."""
+    """Convert a figure to SVG without dates or random ids: the same figure gives the same bytes."""
     text = StringIO()
     figure.savefig(
         text,
@@ -220,10 +221,11 @@ def figure_to_svg(figure: "Figure") -> str:
 
 
 def inline_svg(svg: str, id_prefix: str, title: str, colors: Iterable[str]) -> str:
-    """The `<svg>` element for use inside a page.
+    """Convert a figure's SVG file to an `<svg>` element for an HTML page.
 
-    The XML prologue is removed, ids begin with `id_prefix` so that figures of one page do not
-    clash, and each of `colors` becomes a CSS variable: `#c2410c` becomes `var(--c2410c)`.
+    The XML prologue is removed.  Ids get the prefix `id_prefix`, so that the figures of a page do
+    not clash.  Each of `colors` becomes a CSS variable: `#c2410c` becomes `var(--c2410c)`.  `title`
+    is the text for screen readers.
     """
     body = svg[svg.index("<svg") :]
     opening_tag, rest = body.split(">", 1)
@@ -239,9 +241,10 @@ def inline_svg(svg: str, id_prefix: str, title: str, colors: Iterable[str]) -> s
 def inline_figures(
     figure_svgs: Mapping[str, Sequence[str]], titles: Mapping[str, str], colors: Iterable[str]
 ) -> dict[str, list[str]]:
-    """Each figure's (wide, narrow) SVG for use inside a page, by the figure's name.
+    """Convert the (wide, narrow) SVGs of each figure to `<svg>` elements for an HTML page.
 
-    The page's style shows the one of the two that fits the screen.
+    All dicts are keyed by the figure's name.  The page's style sheet shows the version that fits
+    the screen.
     """
     colors = list(colors)
     return {
@@ -254,6 +257,6 @@ def inline_figures(
 
 
 def add_white_background(svg: str) -> str:
-    """The SVG with a white background, for a file of its own."""
+    """Add a white background to an SVG that is written to a separate file."""
     start = svg.index(">", svg.index("<svg")) + 1
     return f'{svg[:start]}\n <rect width="100%" height="100%" fill="#ffffff"/>{svg[start:]}'

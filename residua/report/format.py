@@ -1,17 +1,19 @@
-"""Numbers, counts and lists as text for people.
+"""Functions that write numbers, counts and lists as text for people.
 
-Only this module turns a share in [0, 1] into percent, and knows the unit of each number: percent,
-percentage points, a count of things, or time.  All functions are pure and import nothing.
+They give numbers their units: percent, percentage points, a count of things, or time.  The table
+`QUANTITY_FORMATS` says how each quantity that commands print is written.  All functions are pure,
+and the module imports no other module of residua.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-NO_VALUE = "–"  # stands in a table where there is no number
+NO_VALUE = "–"  # stands in a table where a number is missing
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def format_percent_number(share: float | None, digits: int = 1) -> str:
-    """A share in [0, 1] in percent, without `%`, for tables: `12.3`; a dash for None."""
+    """A share in [0, 1] as a percentage without the sign, for tables: `12.3`; None gives a dash."""
     return NO_VALUE if share is None else f"{100 * share:.{digits}f}"
 
 
@@ -24,57 +26,162 @@ def format_percent(share: float, digits: int = 1) -> str:
 
 
 def format_exact_percent(share: float) -> str:
-    """A setting in [0, 1] in percent, with all its digits: `20 %`, `0.25 %`."""
+    """A share in [0, 1] as a percentage with only the digits it needs: `20 %`, `0.25 %`.
+
+    At most six significant digits are written.
+    """
     return f"{100 * share:g} %"
 
 
 def format_percent_number_with_sd(mean: float, sd: float | None, digits: int = 1) -> str:
-    """A mean share and its standard deviation in percent, without the percent sign: `17.3 ± 2.1`.
+    """A mean and its standard deviation as percentages without the sign: `17.3 ± 2.1`.
 
-    A mean of one seed has no standard deviation, and is printed alone.
+    Both are in [0, 1].  The mean is written alone if `sd` is None, as it is for a single seed.
     """
     number = format_percent_number(mean, digits)
     return number if sd is None else f"{number} ± {format_percent_number(sd, digits)}"
 
 
 def format_percent_with_sd(mean: float, sd: float | None, digits: int = 1) -> str:
-    """A mean share and its standard deviation: `17.3 ± 2.1 %`, or `17.3 %` if there is none."""
+    """A mean and its standard deviation in percent: `17.3 ± 2.1 %`, or `17.3 %` if `sd` is None.
+
+    Both are in [0, 1].
+    """
     if sd is None:
         return format_percent(mean, digits)
     return f"{format_percent_number_with_sd(mean, sd, digits)} %"
 
 
 def format_confidence_interval(interval: tuple[float, float], digits: int = 1) -> str:
-    """The limits of a share's 95 % confidence interval: `95 % CI 37.2-45.8 %`."""
+    """A 95 % confidence interval, given in [0, 1], in percent: `95 % CI 37.2-45.8 %`."""
     low, high = (format_percent_number(limit, digits) for limit in interval)
     return f"95 % CI {low}-{high} %"
 
 
 def format_points(difference: float) -> str:
-    """A difference of two shares in percentage points: `4.1 points`."""
+    """A difference of two shares in [0, 1], in percentage points: `4.1 points`."""
     return f"{100 * difference:.1f} points"
 
 
 def format_three_digits(value: float | None) -> str:
-    """A number to three significant digits: `0.0398`, `12.3`, `1,250`, `3.2e-12`; dash for None."""
+    """A number to three significant digits: `0.0398`, `12.3`, `3.2e-12`; None gives a dash.
+
+    Absolute values from 1,000 up to a million are rounded to an integer instead: `1,250`.
+    """
     if value is None:
         return NO_VALUE
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def format_counted_noun(count: int, noun: str, plural: str = "") -> str:
-    """A count with its noun in the right number: `1 image`, `1,200 images`.
+    """A count with its noun in the singular or plural: `1 image`, `1,200 images`.
 
-    `plural` is needed only if the noun does not just take an s: `classes`.
+    `plural` is needed only if the plural is not the noun plus s, e.g. `classes`.
     """
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def format_duration(seconds: float) -> str:
-    """A time in the unit that suits it: `119 s`, `12 min`, `2.5 h`."""
+    """A duration in seconds, minutes or hours, whichever suits it: `119 s`, `12 min`, `2.5 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def format_error(share: float) -> str:
+    """A share in [0, 1] of wrong predictions, in percent: `8.75 %`."""
+    return format_percent(share, digits=2)
+
+
+def format_integer(value: int) -> str:
+    """A whole number with commas between thousands: `1,438`."""
+    return f"{value:,}"
+
+
+def format_mebibytes(byte_count: int) -> str:
+    """A number of bytes in MiB: `12.3 MiB`."""
+    return f"{byte_count / 2**20:,.1f} MiB"
+
+
+def format_rate(per_second: float) -> str:
+    """A number of items per second: `1,250/s`."""
+    return f"{format_three_digits(per_second)}/s"
+
+
+def format_lr_changes(changes: Sequence[Mapping[str, Any]]) -> str:
+    """Learning rates, each with its first step: `0.1 from step 0, 0.01 from step 500`."""
+    return ", ".join(f"{change['lr']:.4g} from step {change['step']:,}" for change in changes)
+
+
+def format_yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
+    format_error: "error top5_error train_error train_error_reestimated dev_error best_dev_error "
+    "test_error",
+    format_percent: "ece scaled_ece data_wait",
+    format_three_digits: "loss train_loss dev_loss lr epochs",
+    format_integer: "steps depth parameters training_images dev_images test_images batch_size "
+    "patches_per_image descriptor_numbers",
+    format_mebibytes: "activation_bytes memory_bytes memory_activations_bytes memory_weights_bytes "
+    "memory_data_bytes descriptor_bytes",
+    format_duration: "seconds estimated_seconds",
+    format_rate: "images_per_second",
+    format_confidence_interval: "dev_error_interval test_error_interval",
+    format_lr_changes: "learning_rates",
+    format_yes_or_no: "trained",
+    str: "model data recipe recompute precision weight_decay_on folder",
+}
+QUANTITY_FORMATS = {
+    name: format_value for format_value, names in NAMES_BY_FORMAT.items() for name in names.split()
+}
+IMAGE_COUNT_OF_ERROR = {
+    "dev_error": "dev_images",
+    "best_dev_error": "dev_images",
+    "test_error": "test_images",
+}
+PRECISE_IMAGE_COUNT = 2000  # from which an error is written in hundredths of a percent
+
+
+def format_quantity(name: str, value: object) -> str:
+    """Write a quantity that a command prints in its unit; None gives a dash.
+
+    A name that is not in `QUANTITY_FORMATS` has no unit: its value is written as it is.
+    """
+    return NO_VALUE if value is None else QUANTITY_FORMATS.get(name, str)(value)
+
+
+def format_quantities(quantities: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line for each quantity: its name and its value.
+
+    The number of images and the confidence interval of an error stand on the line of the error, as
+    in `4.2 % (95 % CI 2.0-8.5 %, 160 images)`, and not on lines of their own.
+    """
+    counts = {
+        error: count
+        for error, count in IMAGE_COUNT_OF_ERROR.items()
+        if error in quantities and count in quantities
+    }
+    merged = {f"{error}_interval" for error in counts} | set(counts.values())
+    for name, value in quantities.items():
+        if name in counts and value is not None:
+            interval = quantities.get(f"{name}_interval")
+            text = format_measured_error(value, quantities[counts[name]], interval)
+        else:
+            text = format_quantity(name, value)
+        if name not in merged:
+            yield f"{name.replace('_', ' '):24} {text}"
+
+
+def format_measured_error(
+    error: float, image_count: int, interval: tuple[float, float] | None = None
+) -> str:
+    """An error in [0, 1] with its number of images: `4.2 % (95 % CI 2.0-8.5 %, 160 images)`."""
+    digits = 2 if image_count >= PRECISE_IMAGE_COUNT else 1
+    images = format_counted_noun(image_count, "image")
+    details = [format_confidence_interval(interval, digits), images] if interval else [images]
+    return f"{format_percent(error, digits)} ({', '.join(details)})"
 
 
 def join_with_and(words: Sequence[str]) -> str:
@@ -83,11 +190,14 @@ def join_with_and(words: Sequence[str]) -> str:
 
 
 def capitalize_first(text: str) -> str:
-    """The text with a capital first letter; `str.capitalize` would lower all other letters."""
+    """The text with its first letter capitalized and all other letters unchanged.
+
+    `str.capitalize` would lower the other letters.
+    """
     return text[:1].upper() + text[1:]
 
 
 def make_percent_nonbreaking(sentence: str) -> str:
-    """Prevent line breaks inside values such as `17.3 ± 2.1 %` in the sentence, for HTML."""
+    """Replace the spaces inside values such as `17.3 ± 2.1 %` by no-break spaces, for HTML."""
     unbroken_signs = sentence.replace(" %", f"{NO_BREAK_SPACE}%")
     return unbroken_signs.replace(" ± ", f"{NO_BREAK_SPACE}±{NO_BREAK_SPACE}")

@@ -1,19 +1,19 @@
 """HTML pages from the templates in `templates/`.
 
-Each page is one self-contained file: style and figures are inside, and nothing is fetched.
-`templates/base.html.j2` holds the style that all pages share.
+Each page is one self-contained file: style and figures are embedded, and the page loads no other
+file.  `templates/base.html.j2` holds the style that all pages share.
 """
 
 from pathlib import Path
 
 REPORT_PAGE = "report.html"
-"""The file name of every report in its folder."""
+"""The file name of the page of a study, of a lesion study, or of a network's signals."""
 
 
 def render_template(template: str, **values: object) -> str:
-    """The HTML of a file in `templates/`; values are escaped unless the template says `safe`.
+    """Render a file in `templates/` to HTML; values are escaped unless the template says `safe`.
 
-    A value that the template uses but does not get raises jinja2.UndefinedError.
+    Raises jinja2.UndefinedError if the template uses a value that is not passed.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -28,10 +28,10 @@ MAX_COLUMNS = 3  # panels next to each other on a wide screen
 
 
 def render_learning_curves(runs: Sequence[FinishedRun], width: float = DESKTOP_WIDTH) -> str:
-    """Render, as SVG, training and dev error over steps, and the final test error as a dot.
+    """Render an SVG of training and dev error over steps, with final test errors as dots.
 
-    Errors are in percent.  There is one panel per arm, and in it one color per depth.  `width` is
-    in inches.
+    Errors are in percent.  There is one panel per arm; within a panel, each depth has its own
+    color.  `width` is in inches.
     """
     arms = list(dict.fromkeys(run.arm for run in runs))
     columns = min(MAX_COLUMNS if width == DESKTOP_WIDTH else 1, len(arms))
@@ -66,7 +66,7 @@ def list_error_percents(runs: Sequence[FinishedRun]) -> list[float]:
 
 
 def make_panel_grid(num_panels: int, columns: int, width: float) -> tuple["Figure", "GridSpec"]:
-    """Make a figure and the grid of its panels, which is filled row by row."""
+    """Make a figure and a grid for its panels, which the caller fills row by row."""
     rows = -(-num_panels // columns)
     row_height = 2.55 if columns > 1 or width == DESKTOP_WIDTH else 2.2
     height = row_height * rows + 0.75
@@ -96,7 +96,10 @@ def set_training_axis(axes: "Axes", max_steps: int, num_ticks: int) -> None:
 def draw_run_curves(
     axes: "Axes", runs: list[FinishedRun], color_by_depth: dict[int, str], show_tooltips: bool
 ) -> None:
-    """Draw the curves of one arm's runs, and label each depth at the mean of its test errors."""
+    """Draw the curves of one arm's runs.
+
+    Each depth's label is to the right of the axes, at the mean final test error of its runs.
+    """
     test_percents_by_depth: dict[int, list[float]] = {}
     for run in runs:
         color = color_by_depth[run.depth]
@@ -117,16 +120,17 @@ def draw_run_curves(
 
 
 def format_run_tooltip(run: FinishedRun) -> str:
-    """A run's result in a tooltip: `plain, 20 layers, seed 0: test error 6.0 %`."""
+    """Tooltip text for a run: `plain, 20 layers, seed 0: test error 6.0 %`."""
     run_title = f"{format_arm_name(run.arm)}, {run.depth} layers, seed {run.seed}"
     return f"{run_title}: test error {format_percent(run.result.test_error)}"
 
 
 def get_error_curve(run: FinishedRun, error_name: str) -> tuple[list[float], list[float]]:
-    """The steps at which an error was measured, and the error there in percent.
+    """The curve of one error over a run: its steps, and the errors at these steps in percent.
 
-    `error_name` is a key of the run's metrics.  A last training error that was averaged over less
-    than half the usual steps is omitted: over so few batches it is noise.
+    `error_name` is a column of metrics.jsonl, e.g. `dev_error`.  The last training error is left
+    out if it is an average over less than half the usual number of steps, because it is then too
+    noisy.
     """
     points = [(row["step"], row.get(error_name)) for row in run.metric_lines]
     curve = [
@@ -140,7 +144,7 @@ def get_error_curve(run: FinishedRun, error_name: str) -> tuple[list[float], lis
 
 
 def add_curves_legend(figure: "Figure", width: float) -> None:
-    """Add a legend above the panels that explains the lines and the dot."""
+    """Add a legend above the panels that explains the lines and the dots."""
     legend_lines = [
         make_legend_line("-", "dev", 1.5),
         make_legend_line("--", "training", 0.9),

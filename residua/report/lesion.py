@@ -1,14 +1,14 @@
 """The report of a lesion study: an HTML page, its figures, and `results.json`."""
 
-import json
 from pathlib import Path
 from statistics import median
 
+from residua.bounded_json import read_json
 from residua.config.lesion_results import LesionStudyResult, NetworkLesionResult
 from residua.config.plan import plan
 from residua.config.serialize import Json, from_json, to_json
-from residua.errors import RecordError, UsageError
-from residua.files import write_json, write_text
+from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
+from residua.files import holds_visible_files, render_json, write_text_files
 from residua.record import read_json_record
 from residua.report.figures import add_white_background, inline_figures, make_figure_colors
 from residua.report.format import (
@@ -27,8 +27,8 @@ LESION_RECORD = "results.json"
 
 
 def check_lesion_output_folder(folder: Path) -> None:
-    """Raise UsageError if `folder` is a file, or holds anything but a lesion study."""
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    """Raise UsageError if `folder` is a file, or a non-empty folder without a lesion study."""
+    is_free = not folder.exists() or (folder.is_dir() and not holds_visible_files(folder))
     if not is_free and not holds_lesion_study(folder):
         raise UsageError(
             f"{folder} is not empty and contains no lesion study: choose another --out"
@@ -36,18 +36,19 @@ def check_lesion_output_folder(folder: Path) -> None:
 
 
 def holds_lesion_study(folder: Path) -> bool:
-    """Whether `results.json` in `folder` is that of a lesion study, in any format version."""
+    """Whether `folder` has the `results.json` of a lesion study, in any format version."""
     try:
-        content = json.loads((folder / LESION_RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(folder / LESION_RECORD)
+    except RecordError:
         return False
     return isinstance(content, dict) and content.get("kind") == "lesion"
 
 
 def make_lesion_json(study: LesionStudyResult) -> dict[str, Json]:
-    """The content of `results.json`: the study, and the sentences of its page as `verdict`.
+    """The content of `results.json`: the study's data, and its findings as text under `verdict`.
 
-    `nets` have `error`, `units`, `thinned`, `swapped` and `paths`; errors are in [0, 1].
+    Each entry of `nets` has `error`, `units`, `thinned`, `swapped` and `paths`.  Errors are in
+    [0, 1].
     """
     content = to_json(study)
     if not isinstance(content, dict):
@@ -56,7 +57,7 @@ def make_lesion_json(study: LesionStudyResult) -> dict[str, Json]:
 
 
 def read_lesion_study(folder: Path) -> LesionStudyResult:
-    """Read `results.json`; RecordError if it is missing, damaged, or not a lesion study's."""
+    """Read `results.json`; raise RecordError if it is missing, damaged, or of another kind."""
     path = folder / LESION_RECORD
     content = read_json_record(path, "a lesion study")
     if content.get("kind") != "lesion":
@@ -64,22 +65,23 @@ def read_lesion_study(folder: Path) -> LesionStudyResult:
     content.pop("verdict", None)  # it follows from the numbers
     try:
         return from_json(LesionStudyResult, content)
-    except RecordError as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
+    except ResiduaError as error:
+        raise DamagedRecordError(f"{path} is damaged: {error}") from error
 
 
 def write_lesion_report(study: LesionStudyResult, folder: Path) -> Path:
     """Write `report.html`, `results.json` and `figures/`; return the page's path."""
     figure_svgs = render_lesion_figures(study)
-    for name, (wide_svg, _) in figure_svgs.items():
-        write_text(folder / "figures" / f"{name}.svg", add_white_background(wide_svg))
-    write_json(folder / LESION_RECORD, make_lesion_json(study))
-    write_text(folder / REPORT_PAGE, render_lesion_page(study, figure_svgs))
+    figures = {
+        f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
+    }
+    record, page = render_json(make_lesion_json(study)), render_lesion_page(study, figure_svgs)
+    write_text_files(folder, figures | {LESION_RECORD: record, REPORT_PAGE: page})
     return folder / REPORT_PAGE
 
 
 def render_lesion_page(study: LesionStudyResult, figure_svgs: dict[str, tuple[str, str]]) -> str:
-    """The page as HTML; style, script and figures are inside."""
+    """Render the page of a lesion study as HTML, with style, script and figures embedded."""
     colors = make_figure_colors(1)
     lead, *findings, standard_error = map(make_percent_nonbreaking, describe_lesion_study(study))
     net_labels = join_with_and([net.label for net in study.nets])
@@ -102,10 +104,11 @@ def render_lesion_page(study: LesionStudyResult, figure_svgs: dict[str, tuple[st
 
 
 def make_net_row(net: NetworkLesionResult) -> list[str]:
-    """The cells of a net's row in the page's table; errors are in percent.
+    """A net's row in the page's table, as the text of each cell; errors are in percent.
 
-    They are: label; number of units; error of the intact net; median and worst error without one
-    unit; median error without a unit that changes the shape; and error without two random units.
+    The cells are: label; number of units; error of the intact net; median and worst error without
+    one unit; median error without one of the units that change the shape; error without two random
+    units.
     """
     shape_changing_errors = get_shape_changing_errors(net)
     return [
@@ -120,7 +123,10 @@ def make_net_row(net: NetworkLesionResult) -> list[str]:
 
 
 def format_error_after_deletions(net: NetworkLesionResult, deleted_count: int) -> str:
-    """The error in percent after `deleted_count` random deletions, with its sd; else a dash."""
+    """The error and its sd in percent after `deleted_count` random deletions.
+
+    Returns a dash if that number of deletions was not measured.
+    """
     for many in net.thinned:
         if many.deleted == deleted_count:
             return format_percent_number_with_sd(many.error, many.error_sd)

@@ -1,6 +1,6 @@
-"""The curves of a lesion study: errors by deletions, swaps and kept units, gradient by path length.
+"""The curves of a lesion study: error after deletions and swaps, and gradient by path length.
 
-Errors come in [0, 1] and are drawn in percent.
+Input errors are in [0, 1] and are drawn in percent.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def render_deletions_swaps_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
-    """Render, as SVG, the error against the number of random deletions, and against that of swaps.
+    """Render an SVG with two panels: the error after random deletions and after random swaps.
 
     `width` is in inches.
     """
@@ -64,7 +64,7 @@ def make_intact_point(x: float, net: NetworkLesionResult) -> ErrorPoint:
 
 
 def make_deletion_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error by the number of deleted units, at their `doubling_axis_position`."""
+    """The net's error against the number of deleted units; x is the `doubling_axis_position`."""
     points = [make_intact_point(doubling_axis_position(0), net)]
     for many in net.thinned:
         error_text = format_percent_with_sd(many.error, many.error_sd)
@@ -76,7 +76,7 @@ def make_deletion_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
 
 
 def make_swap_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error by the number of swaps, at their `doubling_axis_position`."""
+    """The net's error against the number of swaps; x is the `doubling_axis_position`."""
     points = [make_intact_point(doubling_axis_position(0), net)]
     for many in net.swapped:
         error_text = format_percent_with_sd(many.error, many.error_sd)
@@ -88,12 +88,15 @@ def make_swap_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
 
 
 def doubling_axis_position(count: int) -> float:
-    """The position of a count on an axis with equal steps between 0, 1, 2, 4, 8, ..."""
+    """The position of a count on an axis on which 0, 1, 2, 4, 8, ... are equally spaced."""
     return log2(count) + 1 if count else 0.0
 
 
 def set_doubling_ticks(axes: "Axes", max_position: float) -> None:
-    """Set ticks at the counts 0, 1, 2, 4, ...; `max_position` is a `doubling_axis_position`."""
+    """Set ticks at the counts 0, 1, 2, 4, ... on an axis that ends at `max_position`.
+
+    `max_position` is a `doubling_axis_position`, not a count.
+    """
     from matplotlib.ticker import FixedLocator, NullLocator
 
     ticks = [0, *(2**i for i in range(int(max_position)))]
@@ -104,9 +107,9 @@ def set_doubling_ticks(axes: "Axes", max_position: float) -> None:
 
 
 def render_path_length_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
-    """Render, as SVG, the error against the number of kept units, and the gradient by path length.
+    """Render an SVG with two panels: error by number of kept units, and gradient by path length.
 
-    `width` is in inches.  Only residual nets are drawn, as a plain net has one path.
+    `width` is in inches.  Only residual nets are drawn, because a plain net has a single path.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -127,7 +130,7 @@ def render_path_length_figure(study: LesionStudyResult, width: float = DESKTOP_W
 
 
 def make_kept_unit_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error by the number of units that keep their branch."""
+    """The net's error against the number of units that are not deleted."""
     points = []
     for many in reversed(net.thinned):
         error_text = format_percent_with_sd(many.error, many.error_sd)
@@ -139,7 +142,7 @@ def make_kept_unit_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
 def draw_path_shares(
     axes: "Axes", nets: Sequence[NetworkLesionResult], colors: Sequence[str]
 ) -> None:
-    """Draw the share of the gradient by path length and, dashed, the share of all paths."""
+    """Draw each net's gradient share (solid) and share of all paths (dashed) by path length."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for net, color in zip(nets, colors, strict=True):

@@ -1,4 +1,4 @@
-"""The three figures of a lesion study, as SVG text; each point shows its value as a tooltip."""
+"""The three figures of a lesion study, as SVG; each point has a tooltip with its value."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ LESION_FIGURE_TITLES = {
 
 
 def render_lesion_figures(study: LesionStudyResult) -> dict[str, tuple[str, str]]:
-    """Each figure by its file name, in two versions: for a desktop and for a phone."""
+    """Render the figures of a lesion study, as {name: (desktop SVG, phone SVG)}."""
     return {
         name: (render(study, DESKTOP_WIDTH), render(study, PHONE_WIDTH))
         for name, render in LESION_FIGURES.items()

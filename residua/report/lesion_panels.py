@@ -1,4 +1,4 @@
-"""What the figures of a lesion study share: the colors of nets, margins, and curves of errors."""
+"""Code that the figures of a lesion study share: net colors, panels, legends and error curves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LEFT_MARGIN_INCHES = 0.62
 
 @dataclass(frozen=True, slots=True)
 class ErrorPoint:
-    """A point of a curve; its tooltip shows `text`."""
+    """A point of an error curve; `text` is its tooltip."""
 
     x: float
     error_percent: float
@@ -32,12 +32,12 @@ class ErrorPoint:
 
 
 def make_error_point(x: float, error: float, sd: float | None, text: str) -> ErrorPoint:
-    """Make the point of a curve from an error in [0, 1]."""
+    """Make a point of an error curve; `error` and `sd` are in [0, 1], `text` is its tooltip."""
     return ErrorPoint(x, 100 * error, None if sd is None else 100 * sd, text)
 
 
 def pick_net_colors(nets: Sequence[NetworkLesionResult]) -> list[str]:
-    """The color of each net; plain nets have the same color as in studies of depth."""
+    """Choose the color of each net; all plain nets get the color of plain nets in depth figures."""
     colors, residual_count = [], 0
     for net in nets:
         residual_count += net.is_residual
@@ -46,7 +46,7 @@ def pick_net_colors(nets: Sequence[NetworkLesionResult]) -> list[str]:
 
 
 def make_two_panels(width: float) -> "tuple[Figure, tuple[Axes, Axes]]":
-    """A figure of two panels: side by side at the desktop's width, else one above the other."""
+    """Make a figure of two panels, side by side if `width` is `DESKTOP_WIDTH`, else stacked."""
     is_wide = width == DESKTOP_WIDTH
     figure = make_blank_figure(width, 3.5 if is_wide else 6.4)
     bottom, top = compute_margin_fractions(figure, 0.52, 0.4)
@@ -65,7 +65,7 @@ def make_two_panels(width: float) -> "tuple[Figure, tuple[Axes, Axes]]":
 def compute_margin_fractions(
     figure: "Figure", bottom_inches: float, top_inches: float
 ) -> tuple[float, float]:
-    """Convert margins in inches to the panels' lower and upper edge, as fractions of the height."""
+    """Convert margins in inches to the bottom and top of the panels, as fractions of the height."""
     height = figure.get_figheight()
     return bottom_inches / height, 1 - top_inches / height
 
@@ -76,7 +76,10 @@ def draw_error_curves(
     curves: Sequence[Sequence[ErrorPoint]],
     colors: Sequence[str],
 ) -> None:
-    """Draw one curve of errors per net, with bars of one sd; all panels have the same scale."""
+    """Draw one error curve per net, with bars of one standard deviation.
+
+    The y axis follows from all errors of `study`, so that all panels have the same scale.
+    """
     set_error_axis(axes, list_ablation_percents(study))
     for points, color in zip(curves, colors, strict=True):
         x, errors = [point.x for point in points], [point.error_percent for point in points]
@@ -88,7 +91,7 @@ def draw_error_curves(
 
 
 def list_ablation_percents(study: LesionStudyResult) -> list[float]:
-    """List all errors after deletions, in percent; the scale of the panels follows from them."""
+    """List the errors of intact nets and after all deletions, in percent, to scale the y axis."""
     return [
         100 * error
         for net in study.nets
@@ -97,7 +100,7 @@ def list_ablation_percents(study: LesionStudyResult) -> list[float]:
 
 
 def draw_sd_bar(axes: "Axes", point: ErrorPoint, color: str) -> None:
-    """Draw a bar of one sd up and down, but not below 0; nothing for a single draw."""
+    """Draw an error bar of one sd, cut off at 0; draw nothing for a point without sd."""
     if point.sd_percent is None:
         return
     below = min(point.sd_percent, point.error_percent)

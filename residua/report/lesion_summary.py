@@ -1,4 +1,4 @@
-"""The results of a lesion study in sentences, and as a table for the terminal."""
+"""The results of a lesion study as text: the findings, and all errors for the terminal."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -27,9 +27,11 @@ SUMMARY_WIDTH = 100  # columns of a terminal
 
 
 def describe_lesion_study(study: LesionStudyResult) -> list[str]:
-    """Describe a lesion study in sentences.
+    """Describe the findings of a lesion study as a list of texts.
 
-    The answer comes first, then each net's findings as `label: finding`, then the standard error.
+    The first text gives the median error of each net without one unit.  The next texts are the
+    findings of each net, as `label: finding`.  The last text gives the standard error of the first
+    net's error.
     """
     findings = [
         f"{net.label}: {finding}" for net in study.nets for finding in describe_net_findings(net)
@@ -45,7 +47,7 @@ def describe_lesion_study(study: LesionStudyResult) -> list[str]:
 
 
 def describe_median_errors(nets: Sequence[NetworkLesionResult]) -> str:
-    """The median error of each net after the deletion of one unit, and its error when intact."""
+    """Text with each net's median error after deleting one unit, and its error when intact."""
     first_net, *other_nets = nets
     return join_with_and(
         [
@@ -56,13 +58,13 @@ def describe_median_errors(nets: Sequence[NetworkLesionResult]) -> str:
 
 
 def format_deletion_and_intact_error(net: NetworkLesionResult) -> str:
-    """`13.5 % (intact 11.6 %)`."""
+    """The median error after one deletion, and the intact error: `13.5 % (intact 11.6 %)`."""
     deletion_error = format_percent_number(net.median_deletion_error)
     return f"{deletion_error} % (intact {format_percent_number(net.error)} %)"
 
 
 def describe_net_findings(net: NetworkLesionResult) -> list[str]:
-    """One finding each for single deletions, random deletions, swaps and paths, if measured."""
+    """One text for each of single deletions, random deletions, swaps and paths, if measured."""
     single_deletions = [
         describe_single_deletions(net),
         describe_shape_changing_units(net),
@@ -78,7 +80,10 @@ def describe_net_findings(net: NetworkLesionResult) -> list[str]:
 
 
 def describe_single_deletions(net: NetworkLesionResult) -> str:
-    """How many single deletions are harmless, and the worst one."""
+    """A sentence on how many single deletions are harmless, and on the worst one.
+
+    A deletion is harmless if it raises the error by at most one percentage point.
+    """
     rounding_error = 1e-9
     harmless_count = sum(
         error - net.error <= SMALL_RISE + rounding_error for error in net.deletion_errors
@@ -120,7 +125,11 @@ def describe_random_deletions(net: NetworkLesionResult) -> str:
 
 
 def describe_random_swaps(net: NetworkLesionResult) -> str:
-    """The errors after 1 and 4 swaps; Kendall's tau is 1 if the units are in their true order."""
+    """A sentence with the errors after 1 and 4 random swaps; empty if they were not measured.
+
+    Each error comes with Kendall's tau, the rank correlation between the new and the original order
+    of the units.  Tau is 1 if the orders are equal.
+    """
     errors = [
         f"{format_percent_with_sd(swap.error, swap.error_sd)} "
         f"after {format_counted_noun(swap.swaps, 'swap')} (tau {swap.tau:.2f})"
@@ -131,7 +140,7 @@ def describe_random_swaps(net: NetworkLesionResult) -> str:
 
 
 def describe_gradient_paths(net: NetworkLesionResult) -> str:
-    """The lengths of the paths that carry 90 % of the gradient; empty for a plain net."""
+    """A sentence on the path lengths that carry 90 % of the gradient; empty for a plain net."""
     if not net.paths:
         return ""
     (low, high), unit_count = central_length_range(net.paths), len(net.units)
@@ -144,12 +153,12 @@ def describe_gradient_paths(net: NetworkLesionResult) -> str:
 
 
 def get_shape_changing_errors(net: NetworkLesionResult) -> list[float]:
-    """The error without each of the units that change the shape and can be deleted."""
+    """The net's error after deleting each deletable unit that changes the shape, one at a time."""
     return [unit.error for unit in net.units if unit.changes_shape and unit.error is not None]
 
 
 def format_lesion_for_terminal(study: LesionStudyResult) -> list[str]:
-    """Lines for the terminal: errors in percent after each deletion and swap, and the sentences."""
+    """Lines for the terminal: each net's errors in percent, then the findings of the study."""
     lines = [
         f"{study.images:,} {study.split} images of {study.dataset}; "
         "errors in percent, * marks units that change the shape"
@@ -160,7 +169,7 @@ def format_lesion_for_terminal(study: LesionStudyResult) -> list[str]:
 
 
 def format_net_errors(net: NetworkLesionResult) -> list[str]:
-    """The errors of one net: without each unit, by stage, then after random deletions and swaps."""
+    """Lines with a net's errors: without each unit, then after random deletions and swaps."""
     lines = [f"{net.label}: intact {format_percent_number(net.error)}; without one unit:"]
     for stage, units in groupby(net.units, key=lambda unit: unit.stage):
         lines.append(wrap_labelled_text(f"stage{stage}", " ".join(map(format_unit_error, units))))
@@ -173,15 +182,18 @@ def format_net_errors(net: NetworkLesionResult) -> list[str]:
 
 
 def format_unit_error(unit: UnitDeletionResult) -> str:
-    """The error without a unit, in percent: `7.0`.
+    """The error in percent without a unit, e.g. `7.0`; an asterisk marks a change of shape.
 
-    It is `7.0*` for a unit that changes the shape, and `–*` for one that cannot be deleted.
+    The text is `7.0*` for a unit that changes the shape, and `–*` if such a unit cannot be deleted.
     """
     return format_percent_number(unit.error) + ("*" if unit.changes_shape else "")
 
 
 def format_error_series(counts_and_errors: Iterable[tuple[int, float, float | None]]) -> str:
-    """`1: 9.0 ± 1.2, 2: ...` from (count, error, sd); spaces inside an entry do not break."""
+    """Write (count, error, sd) tuples as `1: 9.0 ± 1.2, 2: ...`, in percent.
+
+    Errors and sds are in [0, 1].  Spaces inside an entry are no-break spaces.
+    """
     entries = (
         f"{count}: {format_percent_number_with_sd(error, sd)}"
         for count, error, sd in counts_and_errors
@@ -190,6 +202,6 @@ def format_error_series(counts_and_errors: Iterable[tuple[int, float, float | No
 
 
 def wrap_labelled_text(label: str, text: str) -> str:
-    """The text as lines of the terminal's width, indented behind a label."""
+    """Wrap the text to the terminal's width: the label comes first, and all lines are indented."""
     lines = fill(text, SUMMARY_WIDTH, initial_indent=f"  {label:9}", subsequent_indent=" " * 11)
     return lines.replace(NO_BREAK_SPACE, " ")

@@ -37,9 +37,10 @@ MIN_PANEL_SHARE = 1 / 2.5  # smallest width of a panel, relative to that of the 
 
 
 def render_single_deletion_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
-    """Render, as SVG, the error without each unit, in one panel per net.
+    """Render an SVG of the error without each unit, in one panel per net.
 
-    Panels are side by side or one above the other.  `width` is in inches.
+    Up to three panels are side by side at `DESKTOP_WIDTH`; otherwise they are stacked.  `width` is
+    in inches.
     """
     is_single_row = width == DESKTOP_WIDTH and len(study.nets) <= 3
     with use_figure_style(f"units {width}"):
@@ -68,9 +69,9 @@ def render_single_deletion_figure(study: LesionStudyResult, width: float = DESKT
 def make_net_panels(
     study: LesionStudyResult, width: float, is_single_row: bool
 ) -> "tuple[Figure, list[Axes]]":
-    """Make a figure with one panel per net, side by side if `is_single_row`.
+    """Make a figure with one panel per net, side by side if `is_single_row`, else stacked.
 
-    Panels side by side have widths that follow the nets' depths, and share one scale.
+    All panels share the y axis.  Side by side, a net with more units gets a wider panel.
     """
     unit_counts = [len(net.units) for net in study.nets]
     panel_widths = [max(count, MIN_PANEL_SHARE * max(unit_counts)) for count in unit_counts]
@@ -94,7 +95,7 @@ def make_net_panels(
 
 
 def list_deletion_percents(study: LesionStudyResult) -> list[float]:
-    """The errors of the intact nets and after each single deletion, in percent."""
+    """The errors of all nets in percent, intact and after each single deletion."""
     return [100 * error for net in study.nets for error in (net.error, *net.deletion_errors)]
 
 
@@ -104,7 +105,7 @@ def compute_chance_percent(study: LesionStudyResult) -> float:
 
 
 def draw_single_deletions(axes: "Axes", net: NetworkLesionResult, color: str) -> None:
-    """Draw a line at the intact net's error, and from it a stem to the error without each unit."""
+    """Draw a line at the intact error, and from this line a stem to the error without each unit."""
     axes.axhline(100 * net.error, color=color, lw=1.1, ls=(0, (4, 2)), zorder=1)
     small_marks = len(net.units) > MAX_LARGE_MARKS
     for i, unit in enumerate(net.units):
@@ -157,7 +158,7 @@ def draw_deleted_unit(
 
 
 def label_net_stages(axes: "Axes", net: NetworkLesionResult) -> None:
-    """Write the names of the stages below the axis, and draw a line between adjacent stages."""
+    """Write the names of the stages below the x axis, and draw lines that separate the stages."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     stage_centers, first_unit = [], 0

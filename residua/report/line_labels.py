@@ -1,4 +1,4 @@
-"""Labels at the ends of lines and at ticks, placed so that none covers another."""
+"""Place labels at the ends of lines and at ticks so that they do not overlap."""
 
 from itertools import pairwise
 from math import asinh, log
@@ -13,9 +13,9 @@ NUM_SPREAD_ROUNDS = 200  # enough for the labels of a dozen lines to settle
 
 
 class LineEnd(NamedTuple):
-    """The label of a line that ends at the right of the axes.
+    """A label for the right end of a line.
 
-    `value` is its height in data units; an empty `marker` draws none.
+    `value` is the y value of the line's end, in data units.  If `marker` is empty, none is drawn.
     """
 
     value: float
@@ -25,7 +25,7 @@ class LineEnd(NamedTuple):
 
 
 def label_line_ends(axes: "Axes", line_ends: list[LineEnd], font_size: float) -> None:
-    """Write each label to the right of the axes, as near to its line's end as readability allows.
+    """Write each label to the right of the axes, near its line's end but without overlaps.
 
     The y axis must be logarithmic or asinh with a linear width of 1.  `font_size` is in points.
     """
@@ -62,7 +62,7 @@ def label_line_ends(axes: "Axes", line_ends: list[LineEnd], font_size: float) ->
 
 
 def measure_axes_points(axes: "Axes") -> tuple[float, float]:
-    """Width and height of the axes in points, 1/72 inch."""
+    """The width and height of the axes in points (1/72 inch)."""
     figure: Any = axes.figure  # matplotlib types it as possibly None
     position = axes.get_position()
     width_inches, height_inches = figure.get_figwidth(), figure.get_figheight()
@@ -72,8 +72,8 @@ def measure_axes_points(axes: "Axes") -> tuple[float, float]:
 def spread_labels(heights: list[float], min_gap: float) -> list[float]:
     """Move the heights apart, as little as possible, until they are at least `min_gap` apart.
 
-    Their order is kept.  Heights are shares of the axes' height.  No label moves above the axes,
-    where the legend is, unless a label was above them already.
+    Their order is kept.  Heights and gap are fractions of the axes' height.  No label moves above
+    the axes, where the legend is, unless a label starts there.
     """
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     spread_heights = list(heights)
@@ -91,7 +91,10 @@ def spread_labels(heights: list[float], min_gap: float) -> list[float]:
 
 
 def hide_crowded_labels(depths: list[int]) -> list[str]:
-    """Label each depth's tick on a logarithmic axis; "" if it would touch the label before it."""
+    """The tick label of each depth on a logarithmic axis.
+
+    A label is empty if it would touch the label before it.
+    """
     labels = [str(depths[0])]
     last_labelled = depths[0]
     min_ratio = max((depths[-1] / depths[0]) ** 0.06, 1.03)

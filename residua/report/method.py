@@ -1,4 +1,4 @@
-"""How a study was measured, in words: data, arms, training, machine, versions and errors."""
+"""Text on how a study was measured: data, arms, training, machine, versions and errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ VERDICT_RULE = (
 
 
 def describe_method(study_runs: StudyRuns) -> dict[str, str]:
-    """The text of each part of the method by its heading; empty if there is nothing to say."""
+    """The parts of the method section, as {heading: text}; some texts may be empty."""
     finished_runs = study_runs.finished
     machines = dict.fromkeys(describe_recorded_machine(run.environment) for run in finished_runs)
     versions = dict.fromkeys(describe_recorded_versions(run.environment) for run in finished_runs)
@@ -43,7 +43,7 @@ def describe_method(study_runs: StudyRuns) -> dict[str, str]:
 
 
 def describe_run_dataset(run: FinishedRun) -> str:
-    """The data set, its classes and images, and the files that were skipped."""
+    """A sentence on a run's data set: its classes and images, and the number of skipped files."""
     text = f"{capitalize_first(format_dataset_name(run.dataset))}, {run.num_classes} classes"
     if dataset := DATASETS.get(run.dataset):
         channels, height, width = dataset.input
@@ -58,12 +58,15 @@ def describe_run_dataset(run: FinishedRun) -> str:
 
 
 def format_dataset_name(dataset: str) -> str:
-    """A data set's name; of a folder of photos, its last path component."""
+    """The name of a data set; for a folder of photos, the last component of its path."""
     return dataset if dataset in DATASETS else Path(dataset).name
 
 
 def describe_labelled_arms(study_runs: StudyRuns) -> str:
-    """The family and the changes behind each label; arms named after their family need no entry."""
+    """Text that gives the network family and recipe changes of each arm that has a label.
+
+    An arm without a label is named after its family and is left out.
+    """
     arms = study_runs.study.arms if study_runs.study else ()
     finished_arms = {run.arm for run in study_runs.finished}
     arm_texts = [
@@ -75,7 +78,7 @@ def describe_labelled_arms(study_runs: StudyRuns) -> str:
 
 
 def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
-    """What an error is, and how the training error was measured."""
+    """Text on what an error is and how the training error was measured."""
     text = (
         "An error is the share of images whose most probable class is wrong. The table's errors "
         "are measured once, after the last step, without augmentation. The test images were used "
@@ -95,7 +98,7 @@ def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
 
 
 def describe_training_recipe(study_runs: StudyRuns) -> str:
-    """The recipe that all arms share; an arm's changes of it are described with the arm."""
+    """A sentence on the study's recipe, without the changes that single arms make to the recipe."""
     finished_runs = study_runs.finished
     first_run = finished_runs[0]
     steps = join_with_and([f"{n:,}" for n in sorted({run.result.steps for run in finished_runs})])
@@ -118,7 +121,7 @@ def describe_training_recipe(study_runs: StudyRuns) -> str:
 
 
 def describe_schedule(schedule: Schedule) -> str:
-    """The learning rate over a run."""
+    """Text on the learning rate over the steps of a run."""
     if isinstance(schedule, OneCycle):
         return (
             f"the learning rate rises to {schedule.lr:g} over the first "
@@ -132,7 +135,10 @@ def describe_schedule(schedule: Schedule) -> str:
 
 
 def list_recipe_settings(recipe: Recipe, max_depth: int) -> list[str]:
-    """The settings that differ from plain training, one text each."""
+    """List the settings that differ from plain training, one text each.
+
+    `max_depth` is the depth of the deepest net: warmup is listed only if it applies to that depth.
+    """
     settings = []
     warmup = recipe.warmup
     if warmup and max_depth >= warmup.from_depth:
@@ -156,9 +162,9 @@ def list_recipe_settings(recipe: Recipe, max_depth: int) -> list[str]:
 
 
 def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
-    """The random changes of training images.
+    """Text on the random augmentation of training images.
 
-    `flips_allowed` is False for data whose classes a mirror changes, such as digits.
+    `flips_allowed` is False if mirroring can change the class, as for digits.
     """
     text = f"images are shifted by up to {format_counted_noun(augment.pad, 'pixel')}"
     if augment.area < 1:
@@ -190,7 +196,7 @@ def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
 
 
 def describe_recorded_machine(environment: dict[str, Json]) -> str:
-    """Device, CPU threads and precision, as far as a record states them."""
+    """The device, CPU threads and precision, as text; unrecorded values are left out."""
     threads = environment.get("threads")
     thread_text = format_counted_noun(threads, "thread") if isinstance(threads, int) else None
     machine_facts = [environment.get("device"), thread_text, environment.get("precision")]
@@ -198,7 +204,7 @@ def describe_recorded_machine(environment: dict[str, Json]) -> str:
 
 
 def describe_recorded_versions(environment: dict[str, Json]) -> str:
-    """The versions of the programs that ran, as far as a record states them."""
+    """The versions of residua, torch and Python, as text; unrecorded versions are left out."""
     return ", ".join(
         f"{program} {environment[program]}"
         for program in ("residua", "torch", "python")

@@ -1,8 +1,9 @@
 """The diagram of a network, drawn from its plan: one column from the input to the class scores.
 
-Every element has a class that names it (`unit`, `weight`, `bn`, `shortcut identity`, `join add`,
-`fold`, `shape`, ...), and each unit has its name as `data-unit`.  Of equal units in a row only the
-last is drawn, below a mark that counts the others, so that 1,202 layers fit a page.
+Every element has a CSS class that names it (`unit`, `weight`, `bn`, `shortcut identity`,
+`join add`, `fold`, `shape`, ...), and each unit has its name as `data-unit`.  Of consecutive equal
+units only the last is drawn, below a mark with the number of the others.  This way a network of
+1,202 layers fits on a page.
 """
 
 from dataclasses import dataclass, replace
@@ -36,14 +37,14 @@ FOLD_HEIGHT = 26
 
 @dataclass(frozen=True, slots=True)
 class DrawnUnit:
-    """A unit in the diagram, and how many equal units before it are not drawn."""
+    """A unit in the diagram, and the number of equal units before it that are not drawn."""
 
     unit: PlannedUnit
     hidden_count: int = 0
 
 
 def render_network_diagram(plan: Plan) -> str:
-    """The diagram as an SVG element with its own style, for a file or for a page."""
+    """Render the diagram of a network as a self-contained SVG element."""
     column = DiagramColumn()
     draw_shape_label(column, plan.stem[0].input_shape, "input")
     draw_layer_boxes(column, plan.stem)
@@ -61,9 +62,9 @@ def render_network_diagram(plan: Plan) -> str:
 
 
 def fold_identical_units(units: list[PlannedUnit]) -> list[DrawnUnit]:
-    """The units of a stage to draw: its first unit, and the last of each series of equal units.
+    """Choose which units of a stage to draw: the first, and the last of each series of equal units.
 
-    A series of two is drawn in full: a mark in place of one unit would save no space.
+    A series of two is drawn in full, because a mark in place of one unit would save no space.
     """
     drawn_units: list[DrawnUnit] = []
     for _, group in groupby(units, key=strip_unit_position):
@@ -77,15 +78,16 @@ def fold_identical_units(units: list[PlannedUnit]) -> list[DrawnUnit]:
 
 
 def strip_unit_position(unit: PlannedUnit) -> PlannedUnit:
-    """The unit without its index and its join, the parts in which equal units may differ.
+    """The unit with index 0 and the join `Add()`, so that otherwise equal units compare equal.
 
-    All units of a network have the same join, but its drop-path probability grows with depth.
+    The joins of a network's units differ at most in the drop-path probability, which grows with
+    depth.
     """
     return replace(unit, index=0, join=Add())
 
 
 def draw_stage_units(column: DiagramColumn, stage: int, units: list[PlannedUnit]) -> None:
-    """Draw the units of a stage, and a bracket at the left with the stage's name and size."""
+    """Draw the units of a stage, and a bracket with the stage's name and number of units."""
     top_y = column.y
     for drawn_unit in fold_identical_units(units):
         if drawn_unit.hidden_count:
@@ -101,7 +103,7 @@ def draw_stage_units(column: DiagramColumn, stage: int, units: list[PlannedUnit]
 
 
 def draw_fold_mark(column: DiagramColumn, hidden_count: int) -> None:
-    """Draw a dotted line in place of `hidden_count` units that equal the next drawn unit."""
+    """Draw a dotted line in place of `hidden_count` units that equal the next unit."""
     line_path = f"M{COLUMN_X} {column.y:g}v{FOLD_HEIGHT}"
     label = f"{hidden_count:,} more like the next"
     column.add_elements(
@@ -136,7 +138,7 @@ def draw_planned_unit(column: DiagramColumn, unit: PlannedUnit) -> None:
 def draw_shortcut_and_join(
     column: DiagramColumn, unit: PlannedUnit, shortcut: Layers, fork_y: float
 ) -> None:
-    """Draw the join, and the shortcut and the gate that lead from the fork to it."""
+    """Draw a unit's join, and the shortcut and gate that lead to it from the fork at `fork_y`."""
     join_y = column.y + JOIN_RADIUS
     middle_y = (fork_y + join_y) / 2
     shortcut_path = make_bypass_path(fork_y, join_y, SHORTCUT_X)
@@ -165,13 +167,13 @@ def draw_shortcut_and_join(
 
 
 def classify_shortcut(shortcut: Layers) -> str:
-    """The CSS class of a shortcut: project, pad or identity."""
+    """The CSS class of a shortcut: `project`, `pad` or `identity`."""
     ops = {layer.op for layer in shortcut}
     return "project" if "weight" in ops else "pad" if "pad" in ops else "identity"
 
 
 def make_bypass_path(start_y: float, end_y: float, axis_x: float) -> str:
-    """SVG path from the column at `start_y`, down along `axis_x`, and back to it at `end_y`."""
+    """The SVG path from the column at `start_y`, down along `axis_x`, and back at `end_y`."""
     side = 1 if axis_x > COLUMN_X else -1
     bend = min(14.0, (end_y - start_y) / 2)  # radius of the two corners
     near_axis_x, join_edge_x = axis_x - side * bend, COLUMN_X + side * JOIN_RADIUS
@@ -184,7 +186,7 @@ def make_bypass_path(start_y: float, end_y: float, axis_x: float) -> str:
 
 
 def draw_shortcut_layers(column: DiagramColumn, layers: Layers, center_y: float) -> None:
-    """Draw the layers of a shortcut as boxes on its line."""
+    """Draw the layers of a shortcut as boxes on the shortcut's line, centered at `center_y`."""
     heights = [get_box_height(layer) for layer in layers]
     top_y = center_y - (sum(heights) + LAYER_GAP * max(len(layers) - 1, 0)) / 2
     for layer, height in zip(layers, heights, strict=True):

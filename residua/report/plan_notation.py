@@ -1,15 +1,15 @@
-"""The layers of a plan in short text, for the terminal and for diagrams."""
+"""Short text for the layers of a plan, for the terminal and for diagrams."""
 
 from residua.config.plan import ActivationShape, Layer, Layers
 
 
 def format_layer_sequence(layers: Layers) -> str:
-    """`3x3 bn relu 3x3/2`: weight layers by kernel and stride, other operations by name."""
+    """Write layers as `3x3 bn relu 3x3/2`: weight layers by kernel and stride, others by name."""
     return " ".join(map(format_layer, layers))
 
 
 def format_layer(layer: Layer) -> str:
-    """`3x3/2`, or `full` for a fully connected layer; other operations by name: `bn`."""
+    """Write a weight layer as `3x3/2`, or `full` if fully connected, and others by name: `bn`."""
     if layer.op != "weight":
         return layer.op
     kernel = format_kernel(layer, "x")
@@ -17,7 +17,7 @@ def format_layer(layer: Layer) -> str:
 
 
 def format_layer_label(layer: Layer) -> str:
-    """The label of a layer's box in a diagram, with its output channels: `3×3, 128, /2`."""
+    """The label of a layer's box: `3×3, 128, /2` is kernel, output channels and stride."""
     stride = f", /{layer.stride}" if layer.stride > 1 else ""
     channels, input_channels = layer.output_shape.channels, layer.input_shape.channels
     match layer.op:
@@ -36,12 +36,12 @@ def format_layer_label(layer: Layer) -> str:
 
 
 def format_kernel(layer: Layer, times_sign: str) -> str:
-    """`3x3` with `times_sign` as the x, or `full` for a fully connected layer."""
+    """The kernel size, e.g. `3x3` with `times_sign` x; `full` for a fully connected layer."""
     if not layer.output_shape.size:
         return "full"
     return f"{layer.kernel}{times_sign}{layer.kernel}"
 
 
 def format_plan_shape(shape: ActivationShape, times_sign: str = "x") -> str:
-    """`64x32x32`: channels, height and width; for vectors the number of features."""
+    """Channels, height and width as `64x32x32`; for a vector only the number of features."""
     return times_sign.join(map(str, (shape.channels, *shape.size)))

@@ -1,8 +1,9 @@
-"""One run as a value, read from its record; an unfinished run has no result yet.
+"""Read the record of one run, finished or not, into a dataclass.
 
-A record that an earlier version wrote is converted to this version's form.
+The recipe in the record of an earlier version is converted to this version's form.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from residua.config.network import Network
@@ -14,10 +15,12 @@ from residua.config.study import Arm, Study
 from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
 from residua.record import MetricsRow, RunRecord
 
+MAX_CLASSES = 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The final numbers of a finished run; errors in [0, 1]."""
+    """The final metrics of a finished run; errors are in [0, 1]."""
 
     steps: int
     seconds: float  # of all training steps
@@ -50,7 +53,7 @@ class FinishedRun:
 
 @dataclass(frozen=True, slots=True, order=True)
 class UnfinishedRun:
-    """A run without a result."""
+    """A run that has no result yet, whether or not it was started."""
 
     name: str  # of the network
     seed: int
@@ -59,24 +62,29 @@ class UnfinishedRun:
 
 
 def read_recorded_run(record: RunRecord, study: Study | None) -> FinishedRun | UnfinishedRun:
-    """The run in a folder; `study` gives the arms that it may belong to.
+    """Read the run in `record`, and find its arm among those of `study`.
 
-    Raises DamagedRecordError if the record is cut short or lacks a part, and RecordError if it has
-    another format or describes no network.
+    Raises DamagedRecordError if the record is cut short or lacks a part.  Raises RecordError if the
+    record has another format or describes no trained network.
     """
     run_json = record.read_run_json()
     try:
         return parse_recorded_run(run_json, record, study)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise DamagedRecordError(f"{record.run_json_path} is damaged: {error!r}") from error
+    except (KeyError, IndexError) as error:
+        raise DamagedRecordError(f"{record.run_json_path} is damaged: it lacks {error}") from error
+    except UsageError:
+        raise
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise DamagedRecordError(f"{record.run_json_path} is damaged: {error}") from error
 
 
 def parse_recorded_run(
     run_json: dict[str, Json], record: RunRecord, study: Study | None
 ) -> FinishedRun | UnfinishedRun:
-    """Parse the run that `run.json` holds, finished or not.
+    """Parse the content of `run.json`; the run may be finished or not.
 
-    Raises KeyError, TypeError or AttributeError if a part is missing.
+    Raises KeyError, TypeError or AttributeError if a part is missing.  Raises RecordError if the
+    run trained no network.
     """
     run_spec, result_json = run_json["run"], run_json["result"]
     if not isinstance(run_spec, dict):
@@ -95,6 +103,12 @@ def parse_recorded_run(
     if not isinstance(result_json, dict):
         return UnfinishedRun(name, seed, read_last_step(record), arm)
     family, depth = split_network_name(name)
+    num_classes = int(str(network_json["classes"]))
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"its network has {num_classes} classes")
+    metric_lines = tuple(record.read_metrics())
+    for line in metric_lines:
+        check_error_rates(line)
     environment = run_json.get("environment")
     return FinishedRun(
         name=name,
@@ -103,21 +117,20 @@ def parse_recorded_run(
         depth=depth,
         seed=seed,
         start_fingerprint=str(run_spec.get("start", "")),
-        num_classes=int(str(network_json["classes"])),
+        num_classes=num_classes,
         parameters=count_network_parameters(network_json),
         dataset=str(run_spec["dataset"]),
         recipe=recipe,
         environment=environment if isinstance(environment, dict) else {},
         result=parse_run_result(result_json),
-        metric_lines=tuple(record.read_metrics()),
+        metric_lines=metric_lines,
     )
 
 
 def parse_run_result(result_json: dict[str, Json]) -> RunResult:
-    """The result, without the keys that a report does not need.
+    """Parse the result in `run.json`; keys that a report does not need are ignored.
 
-    Raises KeyError if a number is missing that every version writes, and TypeError if a value is
-    not a number.
+    Raises KeyError if a required number is missing, and TypeError if a value is not a number.
     """
     known_fields = {
         field.name: result_json[field.name]
@@ -125,13 +138,24 @@ def parse_run_result(result_json: dict[str, Json]) -> RunResult:
         if field.name in result_json or field.default is not None
     }
     try:
-        return from_json(RunResult, known_fields)
+        result = from_json(RunResult, known_fields)
     except RecordError as error:
         raise TypeError(str(error)) from error
+    if result.steps < 1 or result.seconds < 0:
+        raise ValueError(f"its result has {result.steps} steps and {result.seconds} seconds")
+    check_error_rates(known_fields)
+    return result
+
+
+def check_error_rates(values: Mapping[str, Json] | MetricsRow) -> None:
+    """Raise ValueError if an error rate, such as `dev_error`, is not in [0, 1]."""
+    for name, value in values.items():
+        if "_error" in name and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}, which is not in [0, 1]")
 
 
 def upgrade_recipe_json(recipe_json: dict[str, Json]) -> dict[str, Json]:
-    """Convert a recipe's JSON to this version's form; unchanged if this version cannot read it."""
+    """Convert a recipe's JSON to this version's form; return it unchanged if that fails."""
     try:
         upgraded_json = to_json(from_json(Recipe, recipe_json))
     except ResiduaError:
@@ -140,7 +164,7 @@ def upgrade_recipe_json(recipe_json: dict[str, Json]) -> dict[str, Json]:
 
 
 def match_arm_title(study: Study | None, network_name: str, recipe: dict[str, Json]) -> str:
-    """The title of the arm with that network and recipe; the network's family if no arm matches."""
+    """The title of the arm with this network and recipe; the network's family if no arm matches."""
     for arm in find_arms_of_network(study, network_name):
         if make_arm_recipe_json(arm, study) == recipe:
             return arm.title
@@ -148,7 +172,7 @@ def match_arm_title(study: Study | None, network_name: str, recipe: dict[str, Js
 
 
 def find_arms_of_network(study: Study | None, network_name: str) -> list[Arm]:
-    """The study's arms that have a network of that name."""
+    """The study's arms that include the network `network_name`; [] without a study."""
     matching_arms = []
     for arm in study.arms if study else ():
         try:
@@ -160,21 +184,24 @@ def find_arms_of_network(study: Study | None, network_name: str) -> list[Arm]:
 
 
 def make_arm_recipe_json(arm: Arm, study: Study | None) -> Json:
-    """The JSON of the study's recipe with the arm's changes; None without a study."""
+    """The JSON of the study's recipe after the arm's changes; None without a study."""
     return to_json(arm.apply_changes(study.recipe)) if study else None
 
 
 def read_last_step(record: RunRecord) -> int | None:
-    """The last step that an unfinished run measured; None if it has measured none."""
+    """The step of the last row in an unfinished run's metrics.jsonl.
+
+    Returns None if there is no row, or if the file is damaged.
+    """
     try:
-        steps = [row["step"] for row in record.read_metrics()]
-    except RecordError:  # a row is being written at this moment
+        steps = [row["step"] for row in record.read_metrics_so_far()]
+    except RecordError:
         return None
     return int(steps[-1]) if steps and steps[-1] is not None else None
 
 
 def count_network_parameters(network_json: Json) -> int | None:
-    """The number of parameters of a network; None if its JSON is in another version's form."""
+    """The number of parameters of a network; None if this version cannot read its JSON."""
     try:
         return plan(from_json(Network, network_json)).parameters
     except ResiduaError:

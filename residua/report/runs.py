@@ -1,4 +1,4 @@
-"""All runs of a study's folder as values: finished and unfinished runs, and damaged records."""
+"""Read all runs in a study's folder: finished runs, unfinished runs and damaged records."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,12 @@ from residua.report.recorded_run import (
     make_arm_recipe_json,
     read_recorded_run,
 )
-from residua.study_records import list_run_records, read_study_json, to_folder_name
+from residua.study_records import (
+    PACKED_RUNS,
+    list_run_records,
+    read_study_json,
+    to_folder_name,
+)
 
 RunSortKey = tuple[int, int, str, int, int]
 """The key by which runs are sorted.
@@ -29,7 +34,7 @@ and the seed.
 
 @dataclass(frozen=True, slots=True)
 class DamagedRun:
-    """A run whose record cannot be read; it is not part of any average."""
+    """A run whose record cannot be read, so that averages leave it out; `why` is the reason."""
 
     folder: str
     why: str
@@ -46,10 +51,10 @@ class StudyRuns:
 
 
 def read_study_runs(folder: Path) -> StudyRuns:
-    """The runs of a study's folder, or the one run of a run's folder.
+    """Read all runs in a study's folder, or the single run in a run's folder.
 
-    Raises RecordError if no run is finished, if a record has another format, or if runs differ in
-    more than arm, depth and seed and so cannot be compared.
+    Raises RecordError if no run is finished, if a record has another format, if a run occurs twice,
+    or if runs differ in more than arm, depth and seed and so cannot be compared.
     """
     records = find_run_records(folder)
     study_file = folder / "study.json"
@@ -84,8 +89,16 @@ def read_study_runs(folder: Path) -> StudyRuns:
     return StudyRuns(tuple(sorted_runs), tuple(unfinished), tuple(damaged), study)
 
 
+def holds_run_records(folder: Path) -> bool:
+    """Whether a folder is that of a study or of a run, finished or not."""
+    return (
+        any((folder / name).exists() for name in ("run.json", "study.json", PACKED_RUNS))
+        or next(folder.glob("runs/*/run.json"), None) is not None
+    )
+
+
 def find_run_records(folder: Path) -> list[RunRecord]:
-    """The record of each run of a folder; RecordError if there is none."""
+    """The records of all runs in a folder; raises RecordError if there are none."""
     if (folder / "run.json").exists():
         return [RunRecord(folder)]
     if records := list_run_records(folder):
@@ -145,9 +158,9 @@ def check_runs_comparable(
 
 
 def collect_comparable_facts(run: FinishedRun, other: FinishedRun) -> dict[str, Json]:
-    """The facts of `run` that `other` must share for the two to be comparable.
+    """The properties of `run` that `other` must share for the two runs to be comparable.
 
-    Of the environment, these are only facts that both runs recorded.
+    The fingerprint of the images and the precision are included only if both runs recorded them.
     """
     facts: dict[str, Json] = {
         "dataset": run.dataset,
@@ -162,9 +175,10 @@ def collect_comparable_facts(run: FinishedRun, other: FinishedRun) -> dict[str, 
 
 
 def make_run_sort_key(study: Study | None) -> Callable[[FinishedRun], RunSortKey]:
-    """Make the function that returns a run's sort key: by arm, depth and seed.
+    """Make a sort key function that orders runs by arm, depth and seed.
 
-    Arms are in the study's order; runs outside its arms follow in the papers' order of families.
+    Arms are in the study's order.  Runs that belong to no arm of the study follow, in the order of
+    `CIFAR_FAMILIES`.
     """
     arm_order = [arm.title for arm in study.arms] if study else []
     family_order = list(CIFAR_FAMILIES)

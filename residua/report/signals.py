@@ -1,11 +1,11 @@
 """The report of a network's signals: an HTML page and figures, made from `signals.json` alone."""
 
-import json
 from pathlib import Path
 
 from residua.config.serialize import Json
 from residua.errors import UsageError
-from residua.files import write_text
+from residua.files import holds_visible_files, write_text_files
+from residua.record import read_json_record
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
 from residua.report.format import format_three_digits, make_percent_nonbreaking
 from residua.report.html import REPORT_PAGE, render_template
@@ -49,20 +49,20 @@ SIGNAL_SHORT_NAMES = {
 
 
 def choose_signals_folder(out_folder: Path | None, model: str) -> Path:
-    """The folder to write to: `out_folder`, or signals/NAME by default.
+    """Choose the folder to write to: `out_folder`, or signals/NAME if it is None.
 
-    Raises UsageError if this is a file, or a folder that is not empty and holds no `signals.json`.
+    Raises UsageError if this path is a file, or a non-empty folder without `signals.json`.
     """
     folder = out_folder or folder_for_name(Path("signals"), name_signals_folder(model))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SIGNALS_RECORD).exists():
+    if folder.is_dir() and holds_visible_files(folder) and not (folder / SIGNALS_RECORD).exists():
         raise UsageError(f"{folder} is not empty and has no {SIGNALS_RECORD}: choose another --out")
     return folder
 
 
 def name_signals_folder(model: str) -> str:
-    """The network's name, or the last part of its folder: `resnet56`, `resnet56-best`."""
+    """A folder name for a model: `resnet56` for a network, `resnet56-best` for resnet56/best."""
     if "/" not in model and not Path(model).is_dir():
         return model
     folder = Path(model).resolve()
@@ -72,7 +72,7 @@ def name_signals_folder(model: str) -> str:
 
 
 def write_signals_report(folder: Path) -> list[str]:
-    """Write `report.html` and `figures/` from `signals.json`; return the sentences of the page."""
+    """Write `report.html` and `figures/` from `signals.json`; return the text of the findings."""
     signals = read_signals_record(folder / SIGNALS_RECORD)
     figure_svgs = {
         name: tuple(
@@ -80,27 +80,29 @@ def write_signals_report(folder: Path) -> list[str]:
         )
         for name, panels in SIGNALS_FIGURES.items()
     }
-    for name, (wide_svg, _) in figure_svgs.items():
-        write_text(folder / "figures" / f"{name}.svg", add_white_background(wide_svg))
+    figures = {
+        f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
+    }
     sentences = [describe_signals_answer(signals), *describe_signals_findings(signals)]
-    write_text(folder / REPORT_PAGE, render_signals_page(signals, sentences, figure_svgs))
+    page = render_signals_page(signals, sentences, figure_svgs)
+    write_text_files(folder, figures | {REPORT_PAGE: page})
     return sentences
 
 
 def write_and_summarize_signals(folder: Path) -> tuple[list[str], dict[str, Json]]:
-    """Write the report; return its sentences, and the content of `signals.json`.
+    """Write the report; return its findings as text, and the content of `signals.json`.
 
-    The keys `findings` and `page` are added to the content.
+    The returned content has two additional keys: `findings`, and `page`, the path of the page.
     """
     sentences = write_signals_report(folder)
-    content: dict[str, Json] = json.loads((folder / SIGNALS_RECORD).read_text(encoding="utf-8"))
+    content = read_json_record(folder / SIGNALS_RECORD, "the signals of a network")
     return sentences, content | {"findings": list(sentences), "page": str(folder / REPORT_PAGE)}
 
 
 def render_signals_page(
     signals: SignalsRecord, sentences: list[str], figure_svgs: dict[str, tuple[str, ...]]
 ) -> str:
-    """The page as HTML; style, script and figures are inside."""
+    """Render the page of a network's signals as HTML, with style, script and figures embedded."""
     state = "trained" if signals.trained else "at initialisation"
     lead, *findings = map(make_percent_nonbreaking, sentences)
     return render_template(
@@ -124,7 +126,7 @@ def render_signals_page(
 
 
 def describe_signals_method(signals: SignalsRecord) -> dict[str, str]:
-    """What was measured, on which images and machine, by heading."""
+    """The network, images, machine and versions of the measurement, as {heading: text}."""
     weights = "trained weights" if signals.trained else f"initial weights from seed {signals.seed}"
     return {
         "Network": f"{signals.model}, {signals.depth:,} layers, "
@@ -137,15 +139,16 @@ def describe_signals_method(signals: SignalsRecord) -> dict[str, str]:
 
 
 def compute_panel_extent(figure_width: float) -> tuple[float, float]:
-    """The left and right edges of the panels, in percent of the figure's width (inches)."""
+    """The left and right edges of the panels, in percent of `figure_width`, which is in inches."""
     return 100 * PANEL_LEFT_INCHES / figure_width, 100 - 100 * PANEL_RIGHT_INCHES / figure_width
 
 
 def make_hover_values(signals: SignalsRecord) -> dict[str, Json]:
     """Make the values that the page shows for the unit under the pointer, as JSON.
 
-    `names` lists the units.  `figures` holds, for each figure, a list of its panels.  A panel is
-    (short name, measured values, predicted values or None); its values are texts, one per unit.
+    `names` lists the units.  `figures` maps the name of each figure to a list of its panels.  A
+    panel is (short name, measured values, predicted values or None); its values are texts, one per
+    unit.
     """
     figures: dict[str, Json] = {
         name: [format_panel_values(signals, panel) for panel in panels]
@@ -155,7 +158,7 @@ def make_hover_values(signals: SignalsRecord) -> dict[str, Json]:
 
 
 def format_panel_values(signals: SignalsRecord, panel: SignalPanel) -> Json:
-    """A panel as (short name, measured values, predicted values or None if there are none)."""
+    """A panel's texts for the page: (short name, measured values, predicted values or None)."""
     format_value = format_signal_percent if panel.is_percent else format_three_digits
     predicted = signals.predicted.get(panel.signal, ())
     has_prediction = any(value is not None for value in predicted)
@@ -167,11 +170,12 @@ def format_panel_values(signals: SignalsRecord, panel: SignalPanel) -> Json:
 
 
 def make_stage_row(signals: SignalsRecord, stage: int) -> list[str]:
-    """Make the cells of a stage's row in the page's table.
+    """A stage's row in the page's table, as the text of each cell.
 
-    They are: stage; number of units; share of values clipped by the first and by the last unit;
-    share of identity paths left at the stage's end; |F| / |x|, mean and variance there; and the
-    gradient norm of the first and of the last unit's weights.
+    The cells are: stage; number of units; share of values clipped by the first unit; share of
+    values clipped by the last unit; share of identity paths that no unit of the stage clips;
+    |F| / |x|, mean and variance at the last unit; gradient norms of the first and the last unit's
+    weights.
     """
     first_unit, last_unit = signals.unit_stages.index(stage), signals.last_unit_index(stage)
     measured = signals.measured
@@ -192,7 +196,7 @@ def make_stage_row(signals: SignalsRecord, stage: int) -> list[str]:
 
 
 def format_measured_and_predicted(signals: SignalsRecord, signal: str, unit: int) -> str:
-    """A unit's share in percent, without the sign, and the predicted one in brackets: `31 (28)`."""
+    """A unit's measured share and, in brackets, the predicted one, as percentages: `31 (28)`."""
     measured, predicted = (
         values[signal][unit] if signal in values else None
         for values in (signals.measured, signals.predicted)

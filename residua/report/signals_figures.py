@@ -1,7 +1,8 @@
-"""The figures of a network's signals, as SVG text.
+"""The figures of a network's signals, as SVG.
 
-Each figure has panels one above the other, whose horizontal axis is the unit.  A panel shows the
-measured values of one signal, and dashed those that the random-walk model predicts.
+Each figure is a stack of panels, with the units along the horizontal axis.  A panel shows one
+signal: a solid line for the measured values, and a dashed line for those that the random-walk model
+predicts.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ MAX_MARKED_UNITS = 60  # in a wide figure; with more units the lines have no mar
 
 @dataclass(frozen=True, slots=True)
 class SignalPanel:
-    """Which signal a panel shows, and how."""
+    """The signal that a panel shows, the panel's title, and the scale of its vertical axis."""
 
     signal: str
     title: str
@@ -75,7 +76,7 @@ SIGNALS_FIGURES: dict[str, tuple[SignalPanel, ...]] = {
 def render_signals_figure(
     panels: Sequence[SignalPanel], signals: SignalsRecord, width: float
 ) -> str:
-    """The figure as SVG text; `width` in inches."""
+    """Render the panels as one SVG figure; `width` is in inches."""
     has_prediction = any(is_predicted(signals, panel.signal) for panel in panels)
     with use_figure_style(f"{panels[0].signal} {width}"):
         figure, panel_axes = make_stacked_panels(
@@ -103,7 +104,7 @@ def is_predicted(signals: SignalsRecord, signal: str) -> bool:
 
 
 def make_stacked_panels(count: int, width: float, top_inches: float) -> "tuple[Figure, list[Axes]]":
-    """A figure of `count` panels, one above the other, with `top_inches` free above them."""
+    """Make a figure of `count` stacked panels, with a margin of `top_inches` above them."""
     height = 1.62 * count + 0.85
     figure = make_blank_figure(width, height)
     grid = figure.add_gridspec(
@@ -121,7 +122,7 @@ def make_stacked_panels(count: int, width: float, top_inches: float) -> "tuple[F
 def draw_signal_panel(
     axes: "Axes", panel: SignalPanel, signals: SignalsRecord, figure_width: float
 ) -> None:
-    """Draw the lines of a signal, and set title and axes."""
+    """Draw a panel's measured and predicted values, and set the title and the axes."""
     unit_count = len(signals.unit_stages)
     factor = 100 if panel.is_percent else 1
     measured = scale_none_to_nan(signals.measured[panel.signal], factor)
@@ -159,7 +160,7 @@ def draw_signal_panel(
 def find_stage_ranges(unit_stages: Sequence[int]) -> list[tuple[int, int]]:
     """For each stage, the index of its first unit and the index after its last unit.
 
-    The predictions of the random-walk model start again at each stage.
+    Lines are drawn stage by stage, because the random-walk model starts anew at each stage.
     """
     ranges = []
     for stage in dict.fromkeys(unit_stages):
@@ -180,14 +181,14 @@ def make_signals_legend() -> "list[Line2D]":
 
 
 def scale_none_to_nan(values: SignalValues, factor: float) -> list[float]:
-    """The values times a factor, NaN for None: matplotlib leaves a gap in the line at a NaN."""
+    """Multiply the values by `factor`; None becomes NaN, at which matplotlib leaves a gap."""
     return [nan if value is None else factor * value for value in values]
 
 
 def set_signal_axis(axes: "Axes", panel: SignalPanel, values: Sequence[float]) -> None:
-    """Set the vertical axis: logarithmic for positive values of several magnitudes, else linear.
+    """Scale the vertical axis: logarithmic for positive values of a wide range, else linear.
 
-    A linear axis includes 0.
+    `panel.log_scale` makes it logarithmic for any positive values.  A linear axis includes 0.
     """
     finite_values = [value for value in values if not isnan(value)]
     if not finite_values:
@@ -208,9 +209,10 @@ def set_signal_axis(axes: "Axes", panel: SignalPanel, values: Sequence[float]) -
 
 
 def set_log_axis(axes: "Axes", low: float, high: float) -> None:
-    """Set ticks at powers of 10, or at 1, 2 and 5 times them if the axis is short.
+    """Make the vertical axis logarithmic, with ticks at powers of 10.
 
-    The axis covers at least one decade.
+    If `high / low` is at most 100, there are also ticks at 2 and 5 times these powers.  The axis
+    covers at least one decade.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -232,7 +234,7 @@ def set_linear_axis(axes: "Axes", low: float, high: float) -> None:
 
 
 def mark_stage_starts(axes: "Axes", unit_stages: Sequence[int], show_names: bool) -> None:
-    """Draw a dotted line before the first unit of each stage, and write the stages' names."""
+    """Draw a dotted line between adjacent stages, and write the stages' names if `show_names`."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 5, 10)))

@@ -1,4 +1,4 @@
-"""The record of a network's signals, `signals.json`."""
+"""Read and write `signals.json`, the record of a network's signals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from residua.config.serialize import Json
-from residua.errors import RecordError
+from residua.errors import DamagedRecordError
 from residua.files import write_json
 from residua.record import read_json_record
 
@@ -27,12 +27,12 @@ SIGNAL_NAMES = (
 )
 
 SignalValues = Sequence[float | None]
-"""The values of one signal, one per unit from input to output; None where it is not defined."""
+"""The values of one signal, one per unit from input to output; None if the signal is undefined."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignalsRecord:
-    """The content of `signals.json`: what was measured, on which network and images."""
+    """The content of `signals.json`: the signals of a network, and how they were measured."""
 
     model: str
     depth: int
@@ -48,7 +48,7 @@ class SignalsRecord:
     predicted: dict[str, SignalValues]  # by the random-walk model; empty if it does not apply
 
     def last_unit_index(self, stage: int) -> int:
-        """The index of the stage's last unit in `names`, from 0."""
+        """The index in `names` of the stage's last unit, counted from 0."""
         return len(self.unit_stages) - 1 - self.unit_stages[::-1].index(stage)
 
 
@@ -57,18 +57,21 @@ def write_signals_record(signals_json: dict[str, Json], folder: Path) -> None:
 
 
 def read_signals_record(path: Path) -> SignalsRecord:
-    """Read `signals.json`; RecordError if it is missing, damaged or of another format version."""
+    """Read `signals.json`.
+
+    Raises RecordError if the file is missing, damaged or of another format version.
+    """
     content = read_json_record(path, "the signals of a network", SIGNALS_KEYS)
     try:
         return parse_signals_record(content)
     except KeyError as error:
-        raise RecordError(f"{path} is damaged: it lacks {error}") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
+        raise DamagedRecordError(f"{path} is damaged: it lacks {error}") from error
+    except (TypeError, AttributeError, ValueError, IndexError) as error:
+        raise DamagedRecordError(f"{path} is damaged: {error}") from error
 
 
 def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
-    """Check the parts of `signals.json` and return them.
+    """Check the content of `signals.json` and convert it to a `SignalsRecord`.
 
     Raises KeyError, TypeError, AttributeError or ValueError if a part is missing or has the wrong
     form; the error's text names that part.

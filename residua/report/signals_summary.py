@@ -1,4 +1,4 @@
-"""The signals of a network in sentences; every sentence follows from the numbers of the record."""
+"""Text on the signals of a network; every sentence follows from the record's numbers."""
 
 from math import sqrt
 
@@ -6,13 +6,14 @@ from residua.report.format import NO_VALUE, format_three_digits, join_with_and
 from residua.report.signals_record import SignalsRecord, SignalValues
 
 EVEN_GRADIENT_FACTOR = 10.0  # our choice: a gradient that changes by less stays even
-EXTREME_GRADIENT_FACTOR = 1e3  # our choice: from here on it vanishes or explodes
+EXTREME_GRADIENT_FACTOR = 1e3  # our choice: one that changes by more vanishes or explodes
 
 
 def describe_signals_answer(signals: SignalsRecord) -> str:
-    """The first sentence: how much of the identity path survives.
+    """The lead of the report: the share of identity paths that pass each stage unclipped.
 
-    For a net whose activations overflow, or that has no shortcuts, it describes that instead.
+    If activations overflow, the text says so instead.  For a net without shortcuts it describes how
+    the gradient changes.
     """
     if (overflow_unit := find_overflowing_unit(signals)) is not None:
         name = signals.names[overflow_unit]
@@ -28,7 +29,7 @@ def describe_signals_answer(signals: SignalsRecord) -> str:
 
 
 def describe_path_survival(signals: SignalsRecord) -> str:
-    """The share of identity paths that pass each stage, measured and predicted."""
+    """Text on the measured and predicted share of identity paths that no unit of a stage clips."""
     survival_by_stage = get_stage_end_values(signals, signals.measured["survival"])
     (first_stage, first_share), *later_shares = survival_by_stage.items()
     survival_text = join_with_and(
@@ -52,7 +53,7 @@ def describe_path_survival(signals: SignalsRecord) -> str:
 
 
 def describe_signals_findings(signals: SignalsRecord) -> list[str]:
-    """The sentences after the first."""
+    """The findings of the report that follow its lead, one text each."""
     sentences = [
         describe_null_model_difference(signals),
         describe_branch_sizes(signals),
@@ -64,14 +65,16 @@ def describe_signals_findings(signals: SignalsRecord) -> list[str]:
 
 
 def find_overflowing_unit(signals: SignalsRecord) -> int | None:
-    """The index of the first unit whose output is not finite, or None."""
+    """The index of the first unit whose output is not finite; None if all outputs are finite."""
     return next((i for i, value in enumerate(signals.measured["variance"]) if value is None), None)
 
 
 def describe_null_model_difference(signals: SignalsRecord) -> str:
-    """Describe how much the measured shares differ from those of the random-walk (null) model.
+    """Describe how far the measured shares are from the predictions of the random-walk model.
 
-    The shares are those of clipped values and of surviving identity paths; "" if one is unknown.
+    The random-walk model is the null model.  The shares are those of clipped values and of
+    surviving identity paths.  The text is empty if no unit has both a measured and a predicted
+    value of one of them.
     """
     if not signals.predicted:
         return "The random-walk model does not apply to this design."
@@ -96,7 +99,7 @@ def describe_null_model_difference(signals: SignalsRecord) -> str:
 
 
 def compute_null_model_differences(signals: SignalsRecord, signal: str) -> list[float]:
-    """|measured - predicted| of each unit for which both are known."""
+    """|measured - predicted| for each unit of which both values are known."""
     pairs = zip(signals.measured[signal], signals.predicted.get(signal, ()), strict=False)
     return [
         abs(measured - predicted)
@@ -106,7 +109,7 @@ def compute_null_model_differences(signals: SignalsRecord, signal: str) -> list[
 
 
 def has_no_clipping(signals: SignalsRecord) -> bool:
-    """Whether no unit clips any value, either as measured or as predicted."""
+    """Whether neither the measured nor the predicted values show any clipping."""
     return not any(signals.measured["clip_fraction"]) and not any(
         signals.predicted["clip_fraction"]
     )
@@ -118,7 +121,7 @@ def format_rms_points(differences: list[float]) -> str:
 
 
 def describe_branch_sizes(signals: SignalsRecord) -> str:
-    """The ratio |F| / |x| of the first and of the last unit; empty for a plain net."""
+    """A sentence with the ratio |F| / |x| of the first and the last unit; empty for a plain net."""
     ratios = [
         (name, ratio)
         for name, ratio in zip(signals.names, signals.measured["residual_ratio"], strict=True)
@@ -138,7 +141,7 @@ def describe_branch_sizes(signals: SignalsRecord) -> str:
 
 
 def describe_gradient_growth(signals: SignalsRecord) -> str:
-    """Describe how the norm of the activations' gradient changes from last to first unit."""
+    """Describe how the gradient norm of the unit outputs changes from last to first unit."""
     norms = [value for value in signals.measured["activation_gradient_norm"] if value is not None]
     if not norms:
         return "The gradient is not finite."
@@ -156,9 +159,9 @@ def describe_gradient_growth(signals: SignalsRecord) -> str:
 
 
 def name_gradient_growth(growth: float) -> str:
-    """The verb for a gradient norm that is multiplied by `growth` from the last unit to the first.
+    """A verb phrase for the change of the gradient norm, e.g. `vanishes` or `explodes`.
 
-    It is e.g. `vanishes` or `explodes`.
+    `growth` is the norm at the first unit divided by the norm at the last.
     """
     if growth >= EXTREME_GRADIENT_FACTOR:
         return "explodes"
@@ -170,7 +173,7 @@ def name_gradient_growth(growth: float) -> str:
 
 
 def describe_weight_gradients(signals: SignalsRecord) -> str:
-    """How much the gradient norms of the units' weights differ; empty if one of them is 0."""
+    """Text on how much the gradient norms of the units' weights differ; empty if a norm is 0."""
     norms = [value for value in signals.measured["gradient_norm"] if value is not None]
     if not norms or min(norms) <= 0:
         return ""
@@ -179,7 +182,10 @@ def describe_weight_gradients(signals: SignalsRecord) -> str:
 
 
 def describe_activation_statistics(signals: SignalsRecord) -> str:
-    """Mean and variance of the first and of the last unit's output; empty after an overflow."""
+    """Text on the mean and variance of the first and the last unit's output.
+
+    The text is empty if an output overflows.
+    """
     if find_overflowing_unit(signals) is not None:
         return ""
     means, variances = signals.measured["mean"], signals.measured["variance"]
@@ -192,7 +198,11 @@ def describe_activation_statistics(signals: SignalsRecord) -> str:
 
 
 def describe_signal_growth(first_variance: float | None, last_variance: float | None) -> str:
-    """A sentence for a variance that changes by several magnitudes, else empty."""
+    """A sentence saying that the signal explodes or vanishes, or "" if it does neither.
+
+    The signal explodes if its variance grows by a factor of at least 1,000, and vanishes if its
+    variance falls by such a factor.
+    """
     if not first_variance or last_variance is None:
         return ""
     growth = last_variance / first_variance
@@ -222,7 +232,7 @@ def describe_gradient_cosines(signals: SignalsRecord) -> str:
 
 
 def get_stage_end_values(signals: SignalsRecord, values: SignalValues) -> dict[int, float | None]:
-    """The value at the last unit of each stage, by stage."""
+    """The value at the last unit of each stage, as {stage: value}."""
     return {
         stage: values[signals.last_unit_index(stage)]
         for stage in dict.fromkeys(signals.unit_stages)
@@ -230,5 +240,5 @@ def get_stage_end_values(signals: SignalsRecord, values: SignalValues) -> dict[i
 
 
 def format_signal_percent(share: float | None) -> str:
-    """A share in [0, 1] in percent to three digits: `31 %`, `0.0398 %`; a dash for None."""
+    """A share in [0, 1] in percent to three significant digits: `0.0398 %`; None gives a dash."""
     return NO_VALUE if share is None else f"{format_three_digits(100 * share)} %"

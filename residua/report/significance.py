@@ -1,10 +1,11 @@
-"""Decide whether two cells of a study differ significantly, and format their values as text.
+"""Test whether two cells of a study differ significantly, and format the values of cells as text.
 
-Two means differ if a two-sided t-test over seeds is significant at the 5 % level.  If both cells
-have at least three seeds, the test is Welch's.  Otherwise a cell's own variance is too uncertain,
-so the test uses one pooled variance, and the means must also differ by at least one percentage
-point (our choice).  If a difference is picked as the largest of several, and it is below five
-points, the level is 5 % divided by their number (Bonferroni).
+A cell holds the results of one arm at one depth over several seeds.  Two means differ significantly
+if a two-sided t-test over seeds is significant at the 5 % level.  If both cells have at least three
+seeds, the test is Welch's.  Otherwise the variance of a single cell is too uncertain, so the test
+pools the variances of both cells, and the means must also differ by at least one percentage point
+(our choice).  If the difference is the largest of n differences and below five points, the level is
+5 % / n (Bonferroni).
 """
 
 from collections.abc import Sequence
@@ -25,14 +26,14 @@ Measure = Literal["train", "test", "gap", "start"]
 """Training error, test error, test minus training error, and steps until a run starts learning."""
 
 SIGNIFICANCE_LEVEL = 0.05  # of the two-sided t-test between means over seeds
-# A rise of training error is harmless if even the largest one that chance may hide stays below
+# A rise of training error counts as harmless if the rise plus its significance threshold is below
 # this; our choice.
 HARMLESS_RISE = 0.05
-MIN_WELCH_SEEDS = 3  # seeds on each side from which Welch's test is used
+MIN_WELCH_SEEDS = 3  # Welch's test is used if both cells have this many seeds or more
 MIN_DIFFERENCE_FEW_SEEDS = 0.01  # the smallest difference of errors with fewer seeds than that
 MIN_DIFFERENCE = 0.001  # the smallest difference of errors: tables print tenths of a point
 ROUNDING_TOLERANCE = 1e-12  # a difference that equals the threshold counts, despite rounding
-CHANCE_SHARE = 0.9  # of the guessing error, from which a net counts as guessing; our choice
+CHANCE_SHARE = 0.9  # a net counts as guessing from this share of the guessing error; our choice
 FAMILY_DISPLAY_NAMES = {
     "plain": "plain",
     "resnet": "residual",
@@ -43,7 +44,7 @@ FAMILY_DISPLAY_NAMES = {
 
 
 def get_cell_measure(cell: StudyCell, measure: Measure) -> float:
-    """The cell's mean: steps for "start", and a share in [0, 1] otherwise."""
+    """The cell's mean of `measure`: in steps for "start", and a share (0.01 is 1 %) otherwise."""
     match measure:
         case "train":
             return cell.comparable_train_error
@@ -58,7 +59,7 @@ def get_cell_measure(cell: StudyCell, measure: Measure) -> float:
 
 
 def get_cell_sd(cell: StudyCell, measure: Measure) -> float | None:
-    """The standard deviation over seeds of `get_cell_measure`; None for a single seed."""
+    """The standard deviation of the cell's `measure` over seeds; None for a single seed."""
     match measure:
         case "train":
             return cell.comparable_train_error_sd
@@ -72,7 +73,7 @@ def get_cell_sd(cell: StudyCell, measure: Measure) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class CellComparison:
-    """One measure of two cells, and whether they differ significantly.
+    """A comparison of two cells in one measure, and a test of whether they differ significantly.
 
     If the two cells were picked as the most extreme of several pairs, `num_comparisons` is the
     number of pairs, for the Bonferroni correction.
@@ -85,21 +86,25 @@ class CellComparison:
 
     @property
     def difference(self) -> float:
-        """The measure of `to_cell` minus that of `from_cell`; in [-1, 1], or in steps."""
+        """The measure of `to_cell` minus that of `from_cell`.
+
+        The difference is in steps for the measure "start", and a share (0.01 is one percentage
+        point) otherwise.
+        """
         from_value = get_cell_measure(self.from_cell, self.measure)
         return get_cell_measure(self.to_cell, self.measure) - from_value
 
     @property
     def min_seeds(self) -> int:
-        """The number of seeds of the cell that has fewer seeds."""
+        """The smaller of the two cells' numbers of seeds."""
         return min(self.from_cell.seeds, self.to_cell.seeds)
 
     @property
     def min_difference(self) -> float:
         """The smallest difference that counts as significant, however small the spread is.
 
-        The start of learning is known to within one interval between measurements, so with few
-        seeds the difference must be at least two intervals.
+        The start of learning is known only to within one interval between measurements.  With few
+        seeds, starts must therefore differ by at least two intervals.
         """
         has_few_seeds = self.min_seeds < MIN_WELCH_SEEDS
         if self.measure == "start":
@@ -109,7 +114,7 @@ class CellComparison:
 
     @property
     def significance_threshold(self) -> float:
-        """The smallest significant difference, as a positive number."""
+        """The smallest absolute difference that counts as significant."""
         seeds_and_sds = [
             (cell.seeds, sd)
             for cell in (self.from_cell, self.to_cell)
@@ -147,7 +152,7 @@ class CellComparison:
 
     @property
     def inconclusive_reason(self) -> str:
-        """The text that explains why a difference is not significant."""
+        """Text that says why the difference is not significant."""
         if self.min_seeds > 1:
             return "within the spread over seeds"
         return "too close to tell apart with one seed"
@@ -160,10 +165,10 @@ class CellComparison:
 
 
 def find_largest_rise(arm_cells: Sequence[StudyCell], measure: Measure) -> CellComparison:
-    """Find the largest significant rise from a shallower to a deeper net of an arm.
+    """Find the largest significant rise of `measure` from a shallower to a deeper net of an arm.
 
-    `arm_cells` must be sorted by depth.  If there is no such rise, returns a comparison of the
-    first cell with itself, whose difference is never significant.
+    `arm_cells` must be sorted by depth.  If there is no such rise, the function returns a
+    comparison of the first cell with itself, whose difference is 0 and never significant.
     """
     pairs = list(combinations(arm_cells, 2))
     comparisons = [CellComparison(a, b, measure, num_comparisons=len(pairs)) for a, b in pairs]
@@ -176,10 +181,11 @@ def find_largest_rise(arm_cells: Sequence[StudyCell], measure: Measure) -> CellC
 
 
 def rules_out_degradation(arm_cells: Sequence[StudyCell]) -> bool:
-    """Whether the runs show that no deeper net of an arm has a harmfully higher training error.
+    """Whether a harmful rise of an arm's training error with depth can be ruled out.
 
     True if the deepest net's training error is significantly lower than the shallowest net's.  Also
-    true if every rise, plus its smallest significant difference, is below `HARMLESS_RISE`.
+    true if, for every two depths, the rise plus its significance threshold is below
+    `HARMLESS_RISE`.  `arm_cells` must be sorted by depth.
     """
     if CellComparison(arm_cells[0], arm_cells[-1], "train").falls_significantly:
         return True
@@ -191,16 +197,17 @@ def rules_out_degradation(arm_cells: Sequence[StudyCell]) -> bool:
 
 
 def is_at_chance(cell: StudyCell, num_classes: int) -> bool:
-    """Whether the test error minus one standard deviation is at least 0.9 of the guessing error.
+    """Whether a cell's test error is close to that of random guessing.
 
-    The guessing error among n classes is 1 - 1/n.
+    This is so if the test error minus one standard deviation is at least 0.9 times the guessing
+    error, which is 1 - 1/n for n classes.
     """
     lower_error = cell.test_error - (cell.test_error_sd or 0)
     return num_classes > 1 and lower_error >= CHANCE_SHARE * (1 - 1 / num_classes)
 
 
 def group_cells_by_arm(cells: Sequence[StudyCell]) -> dict[str, list[StudyCell]]:
-    """The cells of each arm sorted by depth; arms in the order of `cells`."""
+    """Group cells by arm and sort each group by depth; arms keep their order in `cells`."""
     cells_by_arm: dict[str, list[StudyCell]] = {cell.arm: [] for cell in cells}
     for cell in sorted(cells, key=lambda cell: cell.depth):
         cells_by_arm[cell.arm].append(cell)
@@ -208,21 +215,21 @@ def group_cells_by_arm(cells: Sequence[StudyCell]) -> dict[str, list[StudyCell]]
 
 
 def describe_measure_by_depth(arm_cells: Sequence[StudyCell], measure: Measure) -> str:
-    """The measure at every depth: `2.6 % at 20 layers, 71.0 % at 56 and 89.9 % at 110`."""
+    """The measure at every depth, as text: `2.6 % at 20 layers, 71.0 % at 56 and 89.9 % at 110`."""
     first, *others = arm_cells
     first_text = f"{format_measure_at_depth(first, measure)} layers"
     return join_with_and([first_text, *(format_measure_at_depth(c, measure) for c in others)])
 
 
 def format_measure_at_depth(cell: StudyCell, measure: Measure) -> str:
-    """The measure of a cell and the cell's depth: `2.6 % at 20`."""
+    """The cell's measure and its depth, as text: `2.6 % at 20`."""
     return f"{format_cell_measure(cell, measure)} at {cell.depth}"
 
 
 def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
     """The cell's mean with its unit: percent for an error, points for a gap, none for steps.
 
-    The steps until learning starts are `more than 242` if a seed did not start learning in time.
+    The number of steps is written as `more than 242` if some run never started learning.
     """
     value = get_cell_measure(cell, measure)
     if measure == "gap":
@@ -235,9 +242,9 @@ def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
 
 
 def format_point_difference(comparison: CellComparison) -> str:
-    """The difference of the two errors in percentage points, computed from their rounded values.
+    """The absolute difference of two errors in percentage points: `4.1 points`.
 
-    So it equals what a reader gets by subtracting the printed errors.
+    The difference is computed from the rounded errors, so that it agrees with the printed errors.
     """
     from_percent, to_percent = (
         round(100 * get_cell_measure(cell, comparison.measure), 1)
@@ -255,16 +262,17 @@ def format_seed_range(cells: Sequence[StudyCell]) -> str:
 
 
 def describe_too_few_seeds(cells: Sequence[StudyCell]) -> str:
-    """`2 seeds are too few`: the text for cells that do not differ significantly."""
+    """Text for cells that do not differ significantly: `2 seeds are too few`."""
     verb = "is" if all(cell.seeds == 1 for cell in cells) else "are"
     return f"{format_seed_range(cells)} {verb} too few"
 
 
 def format_arm_name(arm: str) -> str:
-    """An arm's name in a sentence: the papers' name of its family, and its changes in parentheses.
+    """An arm's name for use in a sentence.
 
-    `resnet,shortcut=project` becomes `residual (shortcut=project)`; a label that the study gives
-    the arm is unchanged.
+    `resnet,shortcut=project` becomes `residual (shortcut=project)`: the papers' name of the family,
+    and the changes in parentheses.  If the study gives the arm a label, the label is returned
+    unchanged.
     """
     family, comma, changes = arm.partition(",")
     if comma and not all("=" in change for change in changes.split(",")):

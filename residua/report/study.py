@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from residua.config.serialize import FORMAT_VERSION, Json
-from residua.files import write_json, write_text
+from residua.files import render_json, write_text_files
 from residua.report.figures import add_white_background, inline_figures, make_figure_colors
 from residua.report.format import (
     NO_VALUE,
@@ -40,11 +40,11 @@ from residua.report.verdict import describe_study_verdict
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
-    """The runs of a study, or one run, with everything that a report derives from them."""
+    """The runs of a study, or a single run, with the averages and findings derived from them."""
 
     runs: StudyRuns
     cells: tuple[StudyCell, ...]  # averages over seeds, by arm and depth
-    findings: tuple[str, ...]  # the verdict's sentences; the answer first
+    findings: tuple[str, ...]  # of the verdict; the answer comes first
 
     @property
     def num_classes(self) -> int:
@@ -52,7 +52,7 @@ class StudySummary:
 
 
 def read_study_summary(folder: Path) -> StudySummary:
-    """Read all records of a study's or a run's folder once.
+    """Read the runs in a study's or a run's folder, and derive their averages and findings.
 
     Raises RecordError if no run is finished, or if the runs cannot be compared.
     """
@@ -65,19 +65,20 @@ def read_study_summary(folder: Path) -> StudySummary:
 def write_study_report(summary: StudySummary, folder: Path) -> Path:
     """Write `report.html`, `results.json` and `figures/`; return the page's path."""
     figure_svgs = render_study_figures(summary.runs.finished, summary.cells)
-    for name, (wide, _) in figure_svgs.items():
-        write_text(folder / "figures" / f"{name}.svg", add_white_background(wide))
-    figure_paths: Json = [f"figures/{name}.svg" for name in figure_svgs]
-    files: dict[str, Json] = {"page": REPORT_PAGE, "figures": figure_paths}
-    write_json(folder / "results.json", make_study_results(summary) | files)
-    write_text(folder / REPORT_PAGE, render_study_page(summary, figure_svgs))
+    figures = {
+        f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
+    }
+    files: dict[str, Json] = {"page": REPORT_PAGE, "figures": list(figures)}
+    results = make_study_results(summary) | files
+    page = render_study_page(summary, figure_svgs)
+    write_text_files(folder, figures | {"results.json": render_json(results), REPORT_PAGE: page})
     return folder / REPORT_PAGE
 
 
 def make_study_results(summary: StudySummary) -> dict[str, Json]:
-    """A study in numbers, for JSON.
+    """The results of a study as a dict for `results.json`.
 
-    `cells` hold errors in [0, 1]; `verdict` has one finding per line; `unfinished` and `damaged`
+    `cells` hold errors in [0, 1].  `verdict` has one finding per line.  `unfinished` and `damaged`
     list the runs that are not part of any cell.
     """
     runs = summary.runs
@@ -96,7 +97,7 @@ def make_study_results(summary: StudySummary) -> dict[str, Json]:
 
 
 def render_study_page(summary: StudySummary, figure_svgs: dict[str, tuple[str, str]]) -> str:
-    """The page as HTML, with style and figures inside; it loads nothing else."""
+    """Render the study's page as HTML, with style and figures embedded; it loads no other file."""
     runs, cells, num_classes = summary.runs, summary.cells, summary.num_classes
     answer, *findings = map(make_percent_nonbreaking, summary.findings)
     colors = make_figure_colors(len({cell.depth for cell in cells}))
@@ -129,7 +130,7 @@ def render_study_page(summary: StudySummary, figure_svgs: dict[str, tuple[str, s
 
 
 def make_study_title(summary: StudySummary) -> str:
-    """The study's question; a general one if it states none."""
+    """The title of the page: the study's question, or a general question if the study has none."""
     study = summary.runs.study
     if study and study.question:
         return study.question
@@ -148,9 +149,9 @@ def make_study_subtitle(cells: Sequence[StudyCell], dataset_name: str) -> str:
 
 
 def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
-    """A row of the table; each entry comes with the small text below it.
+    """A cell's row in the page's table: (text, small text below it) for each column.
 
-    The entries are: depth; training, dev and test error (%); gap (points); steps until learning
+    The columns are: depth; training, dev and test error (%); gap (points); steps until learning
     starts; seeds; parameters; time.
     """
     means_and_sds = [
@@ -176,7 +177,10 @@ def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
 
 
 def format_half_interval(sd: float | None, seeds: int) -> str:
-    """Half the width of the mean's 95 % confidence interval in percent; empty for one seed."""
+    """Half the width of a mean's 95 % confidence interval: `CI ± 1.2`, in percent.
+
+    The text is empty for one seed.  `sd` is in [0, 1].
+    """
     half_width = ci_half_width(sd, seeds)
     return "" if half_width is None else f"CI ± {format_percent_number(half_width)}"
 
@@ -192,9 +196,9 @@ def describe_damaged_run(run: DamagedRun) -> str:
 
 
 def split_finding_heading(finding: str, cells: Sequence[StudyCell]) -> tuple[str, str]:
-    """Split `Plain: error rises` into ("Plain", "Error rises").
+    """Split a finding into heading and text: `Plain: error rises` into ("Plain", "Error rises").
 
-    If the finding names no subject, the result is ("", finding).
+    If the finding has no heading, the result is ("", finding).
     """
     arm_names = [capitalize_first(format_arm_name(cell.arm)) for cell in cells]
     for subject in ("Slow start", "Over-fitting", *arm_names):

@@ -1,4 +1,4 @@
-"""Choose the figures for which a study has data, and render each of them in two widths."""
+"""Choose the figures for which a study has data, and render each of them at two widths."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,7 +24,7 @@ STUDY_FIGURE_TITLES = {
 def render_study_figures(
     runs: Sequence[FinishedRun], cells: Sequence[StudyCell]
 ) -> dict[str, tuple[str, str]]:
-    """The (wide, narrow) SVG of each figure that a study has data for, by the figure's name.
+    """Render each figure that the study has data for, as {name: (wide SVG, narrow SVG)}.
 
     `cells` are the averages of `runs` over seeds.
     """

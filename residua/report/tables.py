@@ -1,4 +1,4 @@
-"""A study's numbers: for each arm and depth the mean over seeds and its standard deviation."""
+"""Averages over the seeds of a study: mean and standard deviation for each arm and depth."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,13 +26,15 @@ RENAMED_KEYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyCell:
-    """An arm at a depth: means over `seeds` runs, and their sample standard deviations (`*_sd`).
+    """One arm at one depth: means over `seeds` runs, and sample standard deviations (`*_sd`).
 
-    Errors are in [0, 1].  The standard deviation of a single seed is None.  `first_learned_step` is
-    the first measured step at which the training error is below 8/9 of the error of guessing.  That
-    training error is measured on the augmented batches since the previous measurement, so the step
-    is known only to within `measured_every` steps.  A run that never starts learning enters the
-    mean with its total number of steps.
+    Errors are in [0, 1].  The standard deviation of a single seed is None.
+
+    A run starts learning at the first measured step at which its training error is below 8/9 of the
+    error of random guessing.  This training error is an average over the augmented batches since
+    the previous measurement, so the step is known only to within `measured_every` steps.
+    `first_learned_step` is the mean of this step over the runs; a run that never starts learning
+    counts with its total number of steps.
     """
 
     arm: str
@@ -50,7 +52,7 @@ class StudyCell:
     dev_error_sd: float | None = None
     test_error: float
     test_error_sd: float | None = None
-    gap: float | None = None  # test error minus the training error to compare
+    gap: float | None = None  # test error minus `comparable_train_error`
     gap_sd: float | None = None
     learned_seeds: int | None = None  # the number of seeds that started learning
     first_learned_step: float | None = None
@@ -76,10 +78,10 @@ class StudyCell:
 
     @property
     def json(self) -> dict[str, Json]:
-        """All fields, and for each `*_sd` half the mean's confidence interval as `*_ci`.
+        """All fields, and for each `*_sd` half the width of the 95 % confidence interval as `*_ci`.
 
-        The keys of version 0.1 in `RENAMED_KEYS` are written next to their successors for one more
-        version.
+        For one more version, some values are also written under their keys of version 0.1: see
+        `RENAMED_KEYS`.
         """
         content: dict[str, Json] = asdict(self)
         for name in [name for name in content if name.endswith("_sd")]:
@@ -89,7 +91,7 @@ class StudyCell:
 
 
 def average_runs_over_seeds(runs: StudyRuns) -> list[StudyCell]:
-    """The finished runs averaged over seeds, by arm and depth, in the order of the runs."""
+    """Average the finished runs over seeds: one cell per arm and depth, in order of the runs."""
     groups: dict[tuple[str, int], list[FinishedRun]] = {}
     for run in runs.finished:
         groups.setdefault((run.arm, run.depth), []).append(run)
@@ -150,7 +152,7 @@ def find_first_learned_step(run: FinishedRun) -> int | None:
 
 
 def compute_learned_error(num_classes: int) -> float:
-    """The training error in [0, 1] below which a run has started learning."""
+    """The training error in [0, 1] below which a run counts as having started learning."""
     return LEARNED_CHANCE_SHARE * (1 - 1 / num_classes)
 
 
@@ -164,17 +166,17 @@ def all_known_or_empty(values: list[float | None]) -> list[float]:
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:
-    """The mean; None without values."""
+    """The mean of the values; None if there are no values."""
     return fmean(values) if values else None
 
 
 def sample_sd_or_none(values: Sequence[float]) -> float | None:
-    """The sample standard deviation, with n - 1 in its denominator; None for fewer than two."""
+    """The sample standard deviation (divisor n - 1); None for fewer than two values."""
     return stdev(values) if len(values) > 1 else None
 
 
 def ci_half_width(sd: float | None, num_seeds: int) -> float | None:
-    """Half the width of a mean's 95 % confidence interval, by Student's t; None for one seed."""
+    """Half the width of a mean's 95 % confidence interval (Student's t); None if `sd` is None."""
     if sd is None:
         return None
     from scipy.stats import t  # slow to import, and not needed for a single seed

@@ -1,8 +1,9 @@
-"""Optimisation or over-fitting: what one arm's errors over depth show, by fixed rules.
+"""Fixed rules that tell failure to optimise from over-fitting, by one arm's errors over depth.
 
 - If the training error rises with depth, that is a failure to optimise: degradation (He et al.
   2015, section 1).
-- If the gap to the test error grows without a rise of the training error, that is over-fitting.
+- The gap is the test error minus the training error.  If it grows without a rise of the training
+  error, that is over-fitting.
 - An arm can show both.  It is said to over-fit in addition to degrading only if the gap grows by
   more than the training error rises.  That threshold is our choice, as the gap of a net that does
   not fit the training images means little.  A smaller growth of the gap is still mentioned if it is
@@ -33,7 +34,7 @@ MIN_GAP_GROWTH_SHARE = 0.1
 
 
 def describe_depth_trend(arm_cells: Sequence[StudyCell]) -> str:
-    """Describe one arm over depth: its training error, its test error, and what the two show.
+    """Describe an arm's training and test error over depth, and what the two errors show.
 
     `arm_cells` are at least two cells, sorted by depth.
     """
@@ -44,7 +45,7 @@ def describe_depth_trend(arm_cells: Sequence[StudyCell]) -> str:
 
 
 def describe_degradation(arm_cells: Sequence[StudyCell], train_rise: CellComparison) -> str:
-    """Describe an arm whose training error rises significantly, and its test error."""
+    """Describe an arm's errors over depth if its training error rises significantly."""
     test_change = find_largest_rise(arm_cells, "test")
     if not test_change.is_significant:
         test_change = CellComparison(train_rise.from_cell, train_rise.to_cell, "test")
@@ -80,7 +81,7 @@ def describe_degradation(arm_cells: Sequence[StudyCell], train_rise: CellCompari
 
 
 def describe_trend_without_degradation(arm_cells: Sequence[StudyCell]) -> str:
-    """Describe an arm whose training error does not rise significantly, and its test error."""
+    """Describe an arm's errors over depth if its training error does not rise significantly."""
     first, last = arm_cells[0], arm_cells[-1]
     train_change = CellComparison(first, last, "train")
     train_series = describe_measure_by_depth(arm_cells, "train")
@@ -103,9 +104,9 @@ def describe_trend_without_degradation(arm_cells: Sequence[StudyCell]) -> str:
 
 
 def describe_test_rise(arm_cells: Sequence[StudyCell], test_rise: CellComparison) -> str:
-    """Describe a significant rise of the test error without one of the training error.
+    """Describe a significant rise of test error when training error does not rise significantly.
 
-    It is called over-fitting if the gap grows significantly and degradation is ruled out.
+    The text calls it over-fitting if the gap grows significantly and degradation is ruled out.
     """
     gap_change = CellComparison(test_rise.from_cell, test_rise.to_cell, "gap")
     gap_grows = gap_change.rises_significantly
@@ -134,8 +135,8 @@ def describe_unclear_test_error(test_change: CellComparison) -> str:
 def describe_slow_starts(cells_by_arm: dict[str, list[StudyCell]], num_classes: int) -> list[str]:
     """Name the arms whose deeper nets start learning later, and the arms that prevent that.
 
-    Returns one text of a few sentences in a list, or an empty list if no arm starts significantly
-    later with depth.
+    The list has one text of a few sentences.  It is empty if no arm starts significantly later with
+    depth.
     """
     measured_by_arm = {
         arm: [cell for cell in arm_cells if cell.first_learned_step is not None]
@@ -166,10 +167,10 @@ def describe_slow_starts(cells_by_arm: dict[str, list[StudyCell]], num_classes: 
 def describe_slow_start_cures(
     slow_by_arm: dict[str, list[StudyCell]], cells_by_arm: dict[str, list[StudyCell]]
 ) -> list[str]:
-    """Name the arms that have no slow start at the depth at which the slow arms are slowest.
+    """Name the arms that avoid the slow start, at the depth of the slowest net.
 
-    Such an arm starts learning earlier there, and its training error is below half of the slowest
-    net's.  At most one sentence.
+    Such an arm starts learning significantly earlier at that depth, and its training error is below
+    half of the slowest net's.  The list has at most one sentence.
     """
     slowest_cell = max(
         (find_largest_rise(arm_cells, "start").to_cell for arm_cells in slow_by_arm.values()),
@@ -202,10 +203,10 @@ def describe_slow_start_cures(
 
 
 def describe_smaller_gaps(cells_by_arm: dict[str, list[StudyCell]]) -> list[str]:
-    """For each arm that over-fits when deeper, name the arms with a smaller gap at that depth.
+    """For each arm that over-fits when deeper, name the arms with a smaller gap at the same depth.
 
-    An arm is named only if its training error is not significantly higher.  There is one sentence
-    per arm that over-fits.
+    Only arms whose training error is not significantly higher are named.  There is one sentence for
+    each over-fitting arm for which such arms exist.
     """
     sentences = []
     for arm, arm_cells in cells_by_arm.items():

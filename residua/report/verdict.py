@@ -1,4 +1,4 @@
-"""The verdict of a study in plain sentences, each of which follows from the cells' numbers."""
+"""The verdict of a study as text; each sentence follows from the numbers of the study's cells."""
 
 from collections.abc import Sequence
 
@@ -24,10 +24,11 @@ SLIGHT_RISE = 0.02
 
 
 def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list[str]:
-    """The findings of a study, each a sentence or a few.
+    """The findings of a study, each a text of one or a few sentences.
 
-    The answer comes first, then each arm over depth, slow starts, smaller gaps, the arms at each
-    depth, and how large a difference must be to be significant.
+    The first finding says which arms train worse when deeper.  The others describe each arm over
+    depth, slow starts, smaller gaps, the arms at each depth, and how large a difference must be to
+    be significant.
     """
     if len(cells) == 1:
         return [describe_single_cell(cells[0], num_classes)]
@@ -45,7 +46,7 @@ def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list
 
 
 def describe_single_cell(cell: StudyCell, num_classes: int) -> str:
-    """The errors of a study's only network."""
+    """A sentence with the errors of a study's only network."""
     chance_text = ""
     if is_at_chance(cell, num_classes):
         chance_text = f", which is chance among {num_classes} classes"
@@ -95,7 +96,7 @@ def answer_depth_question(cells_by_arm: dict[str, list[StudyCell]], num_classes:
 
 
 def describe_degraded_arm(arm: str, train_rise: CellComparison) -> str:
-    """The answer for an arm whose training error rises significantly with depth."""
+    """A sentence on an arm whose training error rises significantly with depth."""
     slightly = "slightly " if train_rise.difference < SLIGHT_RISE else ""
     return (
         f"Deeper {format_arm_name(arm)} nets train {slightly}worse: "
@@ -109,7 +110,7 @@ def join_arm_names(arms: Sequence[str]) -> str:
 
 
 def describe_best_and_worst(cells: Sequence[StudyCell]) -> str:
-    """The arms with the lowest and the highest test error at one depth."""
+    """A sentence on the arms with the lowest and the highest test error at one depth."""
     best, worst = (choose(cells, key=lambda cell: cell.test_error) for choose in (min, max))
     comparison = CellComparison(best, worst, "test")
     text = (
@@ -121,7 +122,7 @@ def describe_best_and_worst(cells: Sequence[StudyCell]) -> str:
 
 
 def describe_arm_over_depths(arm: str, arm_cells: list[StudyCell], num_classes: int) -> str:
-    """One arm over depth: training and test error, and the depths at which it is at chance."""
+    """Text on an arm: its errors by depth, and the depths where it only guesses."""
     cells_at_chance = [cell for cell in arm_cells if is_at_chance(cell, num_classes)]
     heading = capitalize_first(format_arm_name(arm))
     guessing_text = (
@@ -141,7 +142,7 @@ def describe_arm_over_depths(arm: str, arm_cells: list[StudyCell], num_classes: 
 
 
 def compare_arms_per_depth(cells: Sequence[StudyCell]) -> list[str]:
-    """The arms' test errors from worst to best, at each depth that several arms share."""
+    """For each depth that several arms share, a text on their test errors from worst to best."""
     findings = []
     for depth in sorted({cell.depth for cell in cells}):
         cells_at_depth = [cell for cell in cells if cell.depth == depth]
@@ -175,9 +176,9 @@ def describe_arms_at_depth(depth: int, cells_at_depth: list[StudyCell]) -> str:
 
 
 def group_indistinguishable_cells(cells_at_depth: list[StudyCell]) -> list[list[StudyCell]]:
-    """Group neighbors in the order of test error if no two of a group differ significantly.
+    """Group cells of neighboring test errors if no two cells of a group differ significantly.
 
-    Groups of one cell are omitted.
+    `cells_at_depth` must be sorted by test error.  Groups of one cell are omitted.
     """
     groups = []
     start = 0
@@ -193,7 +194,7 @@ def group_indistinguishable_cells(cells_at_depth: list[StudyCell]) -> list[list[
 
 
 def describe_indistinguishable_arms(group: list[StudyCell]) -> str:
-    """One sentence, without its full stop, for arms that do not differ significantly."""
+    """A sentence, without its full stop, that names arms which do not differ significantly."""
     arm_names = join_arm_names([cell.arm for cell in group])
     if CellComparison(group[0], group[-1], "test").min_seeds > 1:
         return f"The {arm_names} nets differ by no more than the spread over seeds"

@@ -37,7 +37,7 @@ class RunProgressEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StudyJob:
-    """A run of a study to be trained, with its folder and its training options."""
+    """One run of a study that is to be trained, with its folder and its training options."""
 
     run: Run
     folder: Path
@@ -47,7 +47,7 @@ class StudyJob:
     def train_or_resume(
         self, on_progress: ProgressListener, should_stop: Callable[[], bool]
     ) -> None:
-        """Train the run, from its last checkpoint if it has one.  Raises Interrupted if stopped."""
+        """Train the run from its last checkpoint, if any.  Raises Interrupted if told to stop."""
         if should_stop():
             raise Interrupted("stopped before the run began")
         train_run(
@@ -66,9 +66,9 @@ def train_jobs_locally(
 ) -> dict[str, str]:
     """Train `jobs`, given by run name, in `workers` processes.
 
-    Returns the failed runs as {name: reason}.  With `workers` 0 there is one process per core, or
-    just one if there is a GPU.  Raises UsageError if `workers` is negative, and Interrupted after
-    Ctrl-C or SIGTERM.
+    Returns the failed runs as {name: reason}.  If `workers` is 0, there is one process per core, or
+    a single one if there is a GPU.  Raises UsageError if `workers` is negative, and Interrupted
+    after Ctrl-C or SIGTERM.
     """
     if workers < 0:
         raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
@@ -102,7 +102,8 @@ def train_jobs_locally(
 def describe_job_failure(future: Future[None]) -> str:
     """Say in one line why a job failed; re-raise the exception if it is a bug.
 
-    A ResiduaError or an OSError is a user's mistake or a problem of the machine; others are bugs.
+    A ResiduaError, an OSError and a killed process are mistakes of the user or problems of the
+    machine.  All other exceptions are bugs.
     """
     match future.exception():
         case ResiduaError() | OSError() as error:
@@ -113,8 +114,8 @@ def describe_job_failure(future: Future[None]) -> str:
             raise error or AssertionError
 
 
-# State of a worker process, which `init_worker_process` sets: an executor passes neither queues nor
-# events as arguments of a job.
+# State of a worker process, set by `init_worker_process`, because an executor cannot pass queues or
+# events to a job.
 worker_progress_events: "Queue[RunProgressEvent]"
 worker_should_stop: Callable[[], bool]
 
@@ -122,14 +123,17 @@ worker_should_stop: Callable[[], bool]
 def init_worker_process(
     progress_events: "Queue[RunProgressEvent]", halt_event: Event, parent_pid: int, threads: int
 ) -> None:
-    """Set up a worker process with `threads` threads that stops if its parent asks or dies."""
+    """Set up a worker process with `threads` threads.
+
+    Training in the process stops if the parent process sets `halt_event` or dies.
+    """
     global worker_progress_events, worker_should_stop
 
     def is_halted_or_orphaned() -> bool:
         return halt_event.is_set() or os.getppid() != parent_pid
 
     worker_progress_events, worker_should_stop = progress_events, is_halted_or_orphaned
-    # Ctrl-C reaches the whole process group; the parent handles it for all.
+    # Ctrl-C reaches every process of the group; the parent alone handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 

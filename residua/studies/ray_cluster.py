@@ -1,4 +1,4 @@
-"""Train the runs of a study on a Ray cluster whose machines share the disk of the study's folder.
+"""Train the runs of a study on a Ray cluster; its machines must share the study's folder.
 
 In this module `ray` has the type Any: Ray is optional, so its types may not be available.
 """
@@ -30,15 +30,15 @@ RAY_ENVIRONMENT = {
 
 @contextmanager
 def connect_to_ray() -> Iterator[Any]:
-    """Yield the module `ray`, connected to the cluster of $RAY_ADDRESS.
+    """Yield the module `ray`, connected to the cluster at $RAY_ADDRESS.
 
-    Without that variable, a cluster of this machine alone is started, and stopped afterwards.
+    Without that variable, a cluster on this machine alone is started and, at the end, stopped.
     Raises UsageError if Ray is not installed or the cluster cannot be reached.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of Ray's own code
+        warnings.simplefilter("ignore")  # warnings in Ray's own code
         try:
             ray = import_module("ray")
         except ImportError:
@@ -94,9 +94,9 @@ def train_jobs_on_ray(
 
 
 def train_in_ray_worker(job: StudyJob) -> None:
-    """Train one run in a worker process of the cluster; if cancelled, it writes a checkpoint.
+    """Train one run in a worker process of the cluster; a cancelled run writes a checkpoint.
 
-    Ray cancels a task by sending the signal of Ctrl-C, SIGINT.
+    Ray cancels a task by sending SIGINT, as Ctrl-C does.
     """
     torch.set_num_threads(1)
     with catch_stop_signals() as should_stop:
@@ -125,12 +125,12 @@ def iterate_failures(ray: Any, finished: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def report_recorded_progress(run_name: str, job: StudyJob, on_progress: NamedCountListener) -> None:
-    """Report a run's progress as read from its record, because Ray workers send no messages."""
+    """Report a run's progress, read from its files because Ray workers send no messages."""
     record = RunRecord(job.folder)
-    with suppress(RecordError):  # not begun, or being written just now
+    with suppress(RecordError):  # not begun
         if record.read_result() is not None:
             on_progress(run_name, 1, 1)
-        elif (metric_rows := record.read_metrics()) and (recipe := job.run.recipe):
+        elif (metric_rows := record.read_metrics_so_far()) and (recipe := job.run.recipe):
             step, epoch = metric_rows[-1]["step"] or 0, metric_rows[-1]["epoch"] or 1
             total_steps = recipe.steps or round(recipe.epochs * step / epoch)
             on_progress(run_name, int(step), total_steps)

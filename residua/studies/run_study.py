@@ -1,4 +1,4 @@
-"""Train every run of a study (arms x depths x seeds), each in a folder of its own."""
+"""Train every run of a study (arms x depths x seeds), each in its own folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from residua.config.serialize import Json, to_json
 from residua.config.study import Study
 from residua.data.read import read_split
 from residua.errors import RecordError, UsageError
-from residua.files import write_json
+from residua.files import hold_output_lock, holds_visible_files, write_json
 from residua.record import RunRecord, describe_first_difference
 from residua.studies.local import StudyJob, train_jobs_locally
 from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
@@ -39,10 +39,11 @@ def train_study(
 
     Returns the failed runs as {name: reason}; a failed run does not stop the others.  Runs are
     trained in parallel, by `workers` processes on this machine or, with `ray`, on the machines of a
-    Ray cluster.  Unfinished runs resume from their checkpoints.  Raises UsageError if the study is
-    impossible, or if the folder holds a study with other data, another recipe or runs in another
-    precision; `auto` means that of the runs in the folder.  After Ctrl-C, waits until every run has
-    written its checkpoint, then raises Interrupted.
+    Ray cluster.  Unfinished runs resume from their checkpoints.  If the folder holds runs already,
+    precision `auto` means the precision of those runs.  Raises UsageError if a run of the study
+    cannot be built, or if the folder holds a study with another data set, another recipe or runs in
+    another precision.  After Ctrl-C, waits until every run has written its checkpoint, then raises
+    Interrupted.
     """
     runs = study.make_runs()
     precision = resolve_study_precision(folder, precision)
@@ -66,10 +67,10 @@ def train_study(
 
 
 def resolve_study_precision(folder: Path, precision: Precision) -> Precision:
-    """The precision of the runs in a study's folder, or `precision` if it has none yet.
+    """The precision of the runs in a study's folder, or `precision` if there are no runs yet.
 
-    Runs in different precisions cannot be compared.  Raises UsageError if an explicit `precision`
-    differs from that of a run.
+    Runs in different precisions cannot be compared.  Raises UsageError if `precision` is not `auto`
+    and differs from that of a run.
     """
     for record in list_run_records(folder):
         stored = read_run_precision(record)
@@ -84,7 +85,7 @@ def resolve_study_precision(folder: Path, precision: Precision) -> Precision:
 
 
 def read_run_precision(record: RunRecord) -> Precision | None:
-    """The precision in which a run was started; None if its record is damaged."""
+    """The precision in which a run was started; None if run.json is damaged or does not say."""
     try:
         environment = record.read_run_json()["environment"]
     except RecordError:  # this run fails later by itself, without stopping the others
@@ -94,9 +95,9 @@ def read_run_precision(record: RunRecord) -> Precision | None:
 
 
 def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
-    """Find, by name, the study's runs whose results are packed into the folder's `runs.jsonl`.
+    """Return the names of the study's runs whose results are in the folder's `runs.jsonl`.
 
-    Raises UsageError if a packed run has the name of one of the study's runs, but other settings.
+    Raises UsageError if a run in that file has the name of a run of the study, but other settings.
     """
     names: set[str] = set()
     names_by_folder = {to_folder_name(name): name for name in runs}
@@ -109,23 +110,26 @@ def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
 
 
 def claim_study_folder(folder: Path, study: Study) -> None:
-    """Write `study.json`; arms of an earlier study in the folder are kept.
+    """Write `study.json`, and keep in it the arms of an earlier study that already has runs.
 
-    Raises UsageError if the folder holds other files or a study that cannot be merged.
+    Raises UsageError if the folder holds other files, or a study that cannot be merged with this
+    one.
     """
     path = folder / "study.json"
-    has_runs = any((folder / "runs").glob("*")) or (folder / PACKED_RUNS).exists()
-    if path.exists() and has_runs:
-        study = merge_studies(read_study_json(path), study, folder)
-    elif not path.exists() and folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and contains no study: choose another --out")
-    write_json(path, study.json)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_output_lock(path):
+        has_runs = any((folder / "runs").glob("*")) or (folder / PACKED_RUNS).exists()
+        if path.exists() and has_runs:
+            study = merge_studies(read_study_json(path), study, folder)
+        elif not path.exists() and holds_visible_files(folder):
+            raise UsageError(f"{folder} is not empty and contains no study: choose another --out")
+        write_json(path, study.json)
 
 
 def merge_studies(old: Study, new: Study, folder: Path) -> Study:
-    """Add to `new` the arms that only `old` has.
+    """Return `new` with the arms added that only `old` has.
 
-    Raises UsageError if data set, recipe or a shared arm differ.
+    Raises UsageError if the two studies differ in data set, recipe or an arm that both have.
     """
     shared_titles = {arm.title for arm in old.arms} & {arm.title for arm in new.arms}
     old_settings = extract_fixed_settings(old, shared_titles)
@@ -142,7 +146,10 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
 
 
 def extract_fixed_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
-    """Return the settings that may not change in a study's folder: data set, recipe, given arms."""
+    """The settings that may not change in a study's folder.
+
+    These are the data set, the recipe, and the arms whose titles are in `arm_titles`.
+    """
     arms: dict[str, Json] = {
         arm.title: {"family": arm.family, "changes": list(arm.changes)}
         for arm in study.arms

@@ -1,4 +1,4 @@
-"""Training: everything from a `Run` value to a trained network with its record.
+"""Training: everything between a `Run` value and a trained network in its run folder.
 
 run               train a run into its folder, and measure its result
 prepared_run      read the data, build the network, and choose the function that trains it
@@ -6,21 +6,24 @@ loop              the training loop: steps, evaluations, metrics, checkpoints
 step              one step: forward pass, backward pass, update
 optimisers        build torch optimisers and their parameter groups
 muon              the Muon optimiser
-progress          how far a run is, and what it measured since the last metrics line
+progress          the progress of a run, and the step results not yet in metrics.jsonl
 checkpoint        checkpoint files, with a checksum
 training_state    save the state of a run to a checkpoint, and restore it
 machine           device, precision and process group
 memory            compare the memory that a run needs with the memory that is free
 distributed       data-parallel processes, started by torchrun
+rank_failures     how the processes of a run learn that one of them has stopped
+rank_agreement    check that all processes of a run train the same on the same data
 sync_batchnorm    BN and drop-path over the ranks that share a BN split
 cuda_graph        a training step as one CUDA graph
 initial_weights   the weights that a run starts from
 auto_config       choose network, image size, recipe and duration for a folder of photos
 dry_run           preview a run without training it
-evaluate          the evaluation loop, and error counts
+evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
 calibration       calibration error and temperature scaling
-recalibrate_bn    training error with BN statistics of the final weights
+stored_temperature  store a temperature in a model folder if it helps, or remove it
+recalibrate_bn    training error with BN statistics recomputed for the final weights
 vlad              fit VLAD classifiers, which are not trained by gradient descent
 """
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from residua.training.checkpoint import parse_save_interval as parse_save_interval
     from residua.training.distributed import DataParallelGroup as DataParallelGroup
     from residua.training.distributed import join_process_group as join_process_group
+    from residua.training.distributed import tell_other_ranks as tell_other_ranks
     from residua.training.dry_run import preview_run as preview_run
     from residua.training.evaluate import EvaluationScore as EvaluationScore
     from residua.training.evaluate import evaluate_network as evaluate_network
@@ -58,7 +62,7 @@ __getattr__, __dir__ = export_lazily(
         "assess": "evaluate_model_folder predict_log_probabilities",
         "auto_config": "choose_config",
         "checkpoint": "CheckpointPolicy parse_save_interval",
-        "distributed": "DataParallelGroup join_process_group",
+        "distributed": "DataParallelGroup join_process_group tell_other_ranks",
         "dry_run": "preview_run",
         "evaluate": "EvaluationScore evaluate_network",
         "initial_weights": "adapt_network_to_data read_image_size resolve_weight_source",

@@ -1,8 +1,9 @@
-"""Evaluate a model folder in full: confusion matrix, calibration, intervals, confident mistakes.
+"""Evaluate a model folder: error intervals, confusion matrix, calibration, confident mistakes.
 
-`evaluate_network` counts errors alone; this module keeps the log probabilities of every image.
+`evaluate_network` only counts errors; this module keeps the log probabilities of every image.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,22 +17,28 @@ from residua.config.dataset import Dataset
 from residua.config.evaluation_results import ConfidentMistake, EvaluationResult, wilson_interval
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
-from residua.config.serialize import to_json
 from residua.data.read import Images, NamedImages, read_preprocessed_split
-from residua.data.sources.listing import Split
+from residua.data.summarize import summarize_evaluated_data
+from residua.data.summary import USED_KINDS, DataSummary, ignore_summary
 from residua.data.thumbnails import make_thumbnail_uri
-from residua.errors import UsageError
-from residua.files import write_json
-from residua.net.model_folder import find_model_folder, from_pretrained, read_compatible_config
+from residua.data.unseen_images import EvaluatedSplit, ImageChoice, choose_images
+from residua.errors import RecordError, UsageError
+from residua.net.model_folder import (
+    find_model_folder,
+    fingerprint_model_folder,
+    from_pretrained,
+    read_compatible_config,
+)
 from residua.training.calibration import (
     FloatArray,
     LabelArray,
     cross_fit_temperatures,
-    fit_temperature,
     measure_calibration,
 )
 from residua.training.evaluate import predict_own_batches
 from residua.training.machine import Machine
+from residua.training.rank_agreement import RankFacts, require_equal_ranks
+from residua.training.stored_temperature import fit_stored_temperature, remove_stored_temperature
 
 MAX_MISTAKES = 24  # confident mistakes that an evaluation shows; our choice
 
@@ -45,10 +52,10 @@ def predict_log_probabilities(
     *,
     mirror: bool = False,
 ) -> Tensor:
-    """Log probabilities (n, classes) of uint8 images, in fp32 and in the order of the images.
+    """Predict log probabilities (n, classes) of uint8 images, in fp32 and in the images' order.
 
-    The ranks of the machine's group share the batches, and each gets the rows of all images.  The
-    mode of `net` is restored.
+    The ranks of the machine's group share the batches, and every rank returns the log probabilities
+    of all images.  `net` runs in evaluation mode, and returns to its previous mode.
     """
     log_probs = torch.zeros(len(images), len(config.classes), device=machine.device)
     for batch_slice, _, batch_log_probs in predict_own_batches(
@@ -61,60 +68,98 @@ def predict_log_probabilities(
 def evaluate_model_folder(
     folder: Path,
     data: Dataset,
-    split: Split | Literal["all"],
+    split: EvaluatedSplit | None,
     machine: Machine,
     data_dir: Path | None = None,
     *,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
     mirror: bool = False,
     calibrate: bool = False,
+    forget_temperature: bool = False,
 ) -> EvaluationResult:
-    """Evaluate a model folder, or the last network of a run, on a split of a data set.
+    """Evaluate the network in `folder` on a split of a data set.
 
-    Images are preprocessed as the model folder's config says.  With `mirror`, the probabilities of
-    each image and its mirror image are averaged.  With `calibrate`, a temperature is first fitted
-    on the dev split and stored in the config.  Raises UsageError if the data set's classes or image
-    shapes differ from the model's, if `mirror` is set but a mirror image may belong to another
-    class, or if `calibrate` is set and the evaluated split contains the dev split.  Raises
-    RecordError if the model folder cannot be read, and DataError if the images cannot.
+    `folder` is a model folder, or the folder of a run, whose model folder `last` is then used.
+    Without a `split`, the images are those that the model was not trained on (`choose_images`).
+    `on_data` is called with what was understood of the images before they are classified.  Images
+    are preprocessed as the model folder's config says.  With `mirror`, the probabilities of each
+    image and its mirror image are averaged.  With `calibrate`, a temperature is first fitted on the
+    dev split, and stored in the config if it lowers the loss of images that it was not fitted on;
+    with `forget_temperature`, a stored temperature is first removed.  Raises UsageError if the data
+    set's classes or image shapes differ from the model's, if `mirror` is set but a mirror image may
+    belong to another class, or if `calibrate` is set and the evaluated images contain the dev split
+    or the dev split is too small.  Raises RecordError if the model folder cannot be read, and
+    DataError if the images cannot.
     """
     if mirror and not data.flip_keeps_class:
         raise UsageError(
             f"--mirror cannot be used with {data.name}, because a mirrored image may belong to "
             "another class: remove --mirror"
         )
-    if calibrate and split in ("dev", "all"):
+    folder = find_model_folder(folder)
+    config = read_compatible_config(data, folder)
+    choice = choose_images(data, split, config)
+    if calibrate and choice.label in ("dev", "all"):
         raise UsageError(
             "--calibrate fits on the dev split, so an evaluation on it would be too optimistic: "
             "choose another --split"
         )
-    folder = find_model_folder(folder)
-    config = read_compatible_config(data, folder)
+    agreed_facts: RankFacts = {"command": "evaluate", "--mirror": mirror, "--calibrate": calibrate}
+    if machine.group.world_size > 1:
+        agreed_facts["model"] = fingerprint_model_folder(folder)
     net = machine.prepare_model(from_pretrained(folder))
-
-    def load_and_predict(split: Split | Literal["all"]) -> tuple[NamedImages, FloatArray]:
-        named_images = machine.group.run_local_rank0_first(
-            partial(read_preprocessed_split, data, split, config, data_dir)
-        )
-        log_probs = predict_log_probabilities(
-            net, named_images.images, config, machine, mirror=mirror
-        )
-        return named_images, log_probs.numpy()
-
+    predict = partial(
+        load_and_predict, net, config, machine, data_dir, on_data, mirror, agreed_facts
+    )
+    source: Literal["dev", "folder"] = "folder"
+    note, is_main = "", machine.group.is_main
     if calibrate:
-        dev, log_probs = load_and_predict("dev")
-        config = replace(config, temperature=fit_temperature(log_probs, dev.images.labels.numpy()))
-        if machine.group.is_main:
-            write_json(folder / "config.json", to_json(config))
-    named_images, log_probs = load_and_predict(split)
-    evaluation = build_evaluation(named_images, log_probs, config, "dev" if calibrate else "folder")
+        dev, log_probs = predict(choose_images(data, "dev", config))
+        config, note, source = fit_stored_temperature(
+            folder, config, log_probs, dev.images.labels.numpy(), write=is_main
+        )
+    elif forget_temperature:
+        config, note = remove_stored_temperature(folder, config, write=is_main)
     environment = machine.describe_environment()
     return replace(
-        evaluation,
+        build_evaluation(*predict(choice), config, source),
         dataset=data.name,
-        split=split,
+        split=choice.label,
         mirror=mirror,
         environment=tuple((name, str(value)) for name, value in environment.items()),
+        temperature_note=note,
     )
+
+
+def load_and_predict(
+    net: nn.Module,
+    config: ModelConfig,
+    machine: Machine,
+    data_dir: Path | None,
+    on_data: Callable[[DataSummary], None],
+    mirror: bool,
+    agreed_facts: RankFacts,
+    choice: ImageChoice,
+) -> tuple[NamedImages, FloatArray]:
+    """Read the chosen images, and predict their log probabilities (n, classes).
+
+    Before that, `on_data` gets their summary.  All ranks must agree on `agreed_facts` and on the
+    images.  Raises RecordError if the network's scores are not finite.
+    """
+    named_images = machine.group.run_local_rank0_first(
+        partial(read_preprocessed_split, choice.dataset, choice.split, config, data_dir)
+    )
+    images, problems = named_images.images, named_images.problems
+    require_equal_ranks(machine, lambda: agreed_facts | {"images": images.fingerprint})
+    labels = images.labels.tolist()
+    on_data(summarize_evaluated_data(choice.dataset, choice.label, labels, problems, choice.reason))
+    log_probs = predict_log_probabilities(net, images, config, machine, mirror=mirror)
+    if bad_count := int(log_probs.isnan().any(1).sum()):
+        raise RecordError(
+            f"{config.network.name} gives scores that are not finite for {bad_count:,} of "
+            f"{len(images):,} images: use other weights, such as those of another epoch"
+        )
+    return named_images, log_probs.numpy()
 
 
 def build_evaluation(
@@ -125,9 +170,9 @@ def build_evaluation(
 ) -> EvaluationResult:
     """Compute all measures of an evaluation from log probabilities (n, classes).
 
-    `temperature_source` says what `config.temperature` was fitted on: the dev split, for this
-    evaluation ("dev"), or earlier, as stored in the model folder ("folder").  A temperature of 1
-    means that none has been fitted yet.  In that case the images are split into two halves, and the
+    `temperature_source` is "dev" if `config.temperature` was fitted on the dev split for this
+    evaluation, and "folder" if it was stored in the model folder before.  A temperature of 1 means
+    that none has been fitted yet.  In that case the images are split into two halves, and the
     scores of each half are scaled by the temperature fitted on the other half.
     """
     labels = named_images.images.labels.numpy()
@@ -164,14 +209,18 @@ def build_evaluation(
         temperature=float(temperatures.mean()),
         fitted="halves" if cross_fits_temperature else temperature_source,
         mistakes=find_confident_mistakes(named_images, log_probs, top5_classes[:, 0]),
-        left_out=tuple(f"{problem.path} {problem.detail}" for problem in named_images.problems),
+        left_out=tuple(
+            f"{problem.path} {problem.detail}"
+            for problem in named_images.problems
+            if problem.kind not in USED_KINDS
+        ),
     )
 
 
 def count_confusions(
     labels: LabelArray, predicted_classes: LabelArray, class_count: int
 ) -> LabelArray:
-    """The confusion matrix (classes, classes): rows are labels, columns predicted classes."""
+    """Count the confusion matrix (classes, classes): labels in rows, predictions in columns."""
     pairs = labels * class_count + predicted_classes
     return np.bincount(pairs, minlength=class_count**2).reshape(class_count, class_count)
 
@@ -179,7 +228,7 @@ def count_confusions(
 def find_confident_mistakes(
     named_images: NamedImages, log_probs: FloatArray, predicted_classes: LabelArray
 ) -> tuple[ConfidentMistake, ...]:
-    """The `MAX_MISTAKES` wrong predictions of highest probability, the most confident first."""
+    """The most confident mistakes, at most `MAX_MISTAKES`, in descending order of probability."""
     labels = named_images.images.labels.numpy()
     predicted_log_probs = log_probs[np.arange(len(labels)), predicted_classes]
     wrong = np.flatnonzero(predicted_classes != labels)

@@ -1,24 +1,22 @@
 """Choose network, image size, recipe and duration for a folder of photos.
 
-All rules are our choice.  They depend on the data and on the kind of device alone, so the same
-command always gives the same run.
+The rules are our own choice.  They use only the data and the kind of device (CPU or GPU), so the
+same command on the same kind of device always gives the same run.
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from io import BytesIO
 from statistics import median
 
-from PIL import Image, UnidentifiedImageError
-
 from residua.config.recipe import Recipe, recipe
-from residua.data.decode import IMAGE_FORMATS, silence_pillow_warnings
+from residua.data.decode import open_image_header, read_entry_bytes, silence_pillow_warnings
 from residua.data.sources.listing import ImageListing
+from residua.errors import ImageError
 from residua.training.machine import Machine
 
 MAX_FILES_SAMPLED = 100  # files whose image size is read
-# Crops of 96 x 96 pixels in a whole training on a CPU: 4 minutes on two cores for resnet18
-# (experiments/photos).
+# Number of 96 x 96 crops in a whole training run on a CPU; resnet18 takes 4 minutes for them on two
+# cores (experiments/photos).
 CPU_CROP_BUDGET = 40_000
 MAX_AUTO_EPOCHS, MIN_AUTO_EPOCHS = 100, 5
 DEFAULT_PHOTO_SIDE = 224  # assumed if no image can be read
@@ -39,7 +37,8 @@ def choose_config(
 ) -> AutoConfig:
     """Choose how to train on a folder of photos.
 
-    `finetune` says that the run starts from trained weights; an `image_size` that is not 0 is kept.
+    `finetune` says that the run starts from trained weights.  `image_size` is the side of the
+    images in pixels; if it is 0, the side is chosen too.
     """
     label_counts = Counter(entry.label for entry in listing.entries if entry.split in ("train", ""))
     image_count = sum(label_counts.values())
@@ -70,7 +69,10 @@ def choose_config(
 
 
 def choose_model(image_count: int, shorter_side: int, device_phrase: str) -> tuple[str, str]:
-    """Choose the network; return its name and the reason for the choice."""
+    """Choose the network; return its name and the reason for the choice.
+
+    `device_phrase` is "a CPU" or "a GPU".
+    """
     if shorter_side <= 40:
         return (
             "cifar-resnet20",
@@ -86,8 +88,9 @@ def choose_model(image_count: int, shorter_side: int, device_phrase: str) -> tup
 def choose_image_size(image_count: int, shorter_side: int, device_phrase: str) -> int:
     """Choose the side of the input images in pixels, a multiple of 32.
 
-    It is what this kind of device can train on in reasonable time, but not larger than the photos'
-    shorter side `shorter_side`, rounded up to a multiple of 32.
+    The device can train on images of this side in reasonable time.  The side is at most
+    `shorter_side`, the photos' shorter side in pixels, rounded up to a multiple of 32.
+    `device_phrase` is "a CPU" or "a GPU".
     """
     cpu_side = 96 if image_count <= 5000 else 64
     affordable = 224 if device_phrase == "a GPU" else cpu_side
@@ -98,7 +101,10 @@ def choose_image_size(image_count: int, shorter_side: int, device_phrase: str) -
 def choose_recipe(
     image_count: int, image_size: int, device_phrase: str, finetune: bool
 ) -> tuple[Recipe, str]:
-    """Choose the recipe, its epochs and batch size; return it and the reason for the epochs."""
+    """Choose a recipe with its epochs and batch size; return it with the reason for the epochs.
+
+    `device_phrase` is "a CPU" or "a GPU".
+    """
     base_recipe = recipe("tuning" if finetune else "photos")
     epochs = base_recipe.epochs
     why = "few images: many epochs with random crops"
@@ -114,23 +120,19 @@ def choose_recipe(
 
 
 def median_shorter_side(listing: ImageListing) -> int:
-    """The median of the photos' shorter sides in pixels, from about `MAX_FILES_SAMPLED` files.
+    """The median of the photos' shorter sides in pixels, from a sample of the files.
 
-    Files that cannot be read are skipped; returns 224 if no file can be read.
+    About `MAX_FILES_SAMPLED` files are read.  Unreadable files are skipped; if none can be read,
+    the result is 224.
     """
     step = max(len(listing.entries) // MAX_FILES_SAMPLED, 1)
     sides = []
     with silence_pillow_warnings():
         for entry in listing.entries[::step]:
             try:
-                with Image.open(BytesIO(entry.read_bytes()), formats=IMAGE_FORMATS) as image:
+                content = read_entry_bytes(entry)
+                with open_image_header(content, entry.name, listing.max_pixels) as image:
                     sides.append(min(image.size))
-            except (
-                OSError,
-                UnidentifiedImageError,
-                Image.DecompressionBombError,
-                SyntaxError,
-                ValueError,
-            ):
+            except ImageError:
                 continue
     return round(median(sides)) if sides else DEFAULT_PHOTO_SIDE

@@ -1,10 +1,12 @@
 """Calibration of probabilities: expected calibration error and temperature scaling.
 
-Both follow Guo et al. 2017.  A temperature divides the logits before the softmax: above 1 it makes
-a network less confident, below 1 more, and it never changes which class is the most probable.
+Both follow Guo et al. 2017.  The logits are divided by the temperature before the softmax.  A
+temperature above 1 makes a network less confident, and one below 1 makes it more confident.  The
+most probable class never changes.
 """
 
-from math import exp, log
+from dataclasses import dataclass
+from math import exp, isfinite, log, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +19,16 @@ FloatArray = NDArray[np.float32]
 LabelArray = NDArray[np.int64]
 
 CALIBRATION_BINS = 15  # as Guo et al.
-MAX_TEMPERATURE = 100.0  # the fit searches from its inverse to this
+MAX_TEMPERATURE = 100.0  # the fit searches between 1 / MAX_TEMPERATURE and MAX_TEMPERATURE
 
 
 def measure_calibration(
     logits: FloatArray, labels: LabelArray, temperatures: FloatArray | None = None
 ) -> CalibrationResult:
-    """Calibration of softmax(logits / temperatures), for logits (n, classes) and labels (n,).
+    """Measure the calibration of softmax(logits / temperatures).
 
-    `temperatures` (n, 1) has one value per image; None means 1.
+    `logits` is (n, classes) and `labels` (n,).  `temperatures` (n, 1) has one value per image; None
+    means a temperature of 1 for all images.
     """
     scaled_logits = logits if temperatures is None else logits / temperatures
     log_probs = log_softmax(scaled_logits, axis=1)
@@ -51,7 +54,7 @@ def measure_calibration(
 
 
 def fit_temperature(logits: FloatArray, labels: LabelArray) -> float:
-    """The temperature that minimises the mean cross-entropy of softmax(logits / temperature)."""
+    """The temperature t that minimises the mean cross-entropy of softmax(logits / t)."""
 
     def loss_at(log_temperature: float) -> float:
         temperature = np.float32(exp(log_temperature))
@@ -63,9 +66,10 @@ def fit_temperature(logits: FloatArray, labels: LabelArray) -> float:
 
 
 def cross_fit_temperatures(logits: FloatArray, labels: LabelArray) -> FloatArray:
-    """Temperatures (n, 1), each fitted on images that do not include its own.
+    """Fit a temperature on each half of the images, and give each image that of the other half.
 
-    Images of even index get the temperature fitted on those of odd index, and the reverse.
+    Returns temperatures (n, 1).  The halves are the images with an even and with an odd index.  If
+    the other half is empty, the temperature is 1.
     """
     odd = np.arange(len(labels)) % 2 == 1
     temperatures = np.empty((len(labels), 1), np.float32)
@@ -74,7 +78,37 @@ def cross_fit_temperatures(logits: FloatArray, labels: LabelArray) -> FloatArray
     return temperatures
 
 
+@dataclass(frozen=True, slots=True)
+class TemperatureGain:
+    """How much a temperature lowers the mean loss of images that it was not fitted on, in nats."""
+
+    mean: float
+    standard_error: float
+
+    @property
+    def is_beyond_its_error(self) -> bool:
+        """Whether the loss falls by more than the standard error; False if either is not finite."""
+        return isfinite(self.standard_error) and self.mean > self.standard_error
+
+
+def measure_temperature_gain(logits: FloatArray, labels: LabelArray) -> TemperatureGain:
+    """Compare each image's loss with that at the temperature fitted on the other half."""
+    temperatures = cross_fit_temperatures(logits, labels)
+    before, after = (
+        image_losses(log_softmax(scaled, axis=1), labels)
+        for scaled in (logits, logits / temperatures)
+    )
+    gains = before - after
+    return TemperatureGain(
+        float(gains.mean()), float(gains.std(ddof=1) / sqrt(len(gains))) if len(gains) > 1 else nan
+    )
+
+
+def image_losses(log_probs: FloatArray, labels: LabelArray) -> NDArray[np.float64]:
+    """The cross-entropy (n,) of each image, in nats, from log probabilities (n, classes)."""
+    return -log_probs[np.arange(len(labels)), labels].astype(np.float64)
+
+
 def mean_cross_entropy(log_probs: FloatArray, labels: LabelArray) -> float:
-    """Mean cross-entropy in nats of log probabilities (n, classes), summed in float64."""
-    label_log_probs = log_probs[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-label_log_probs.mean())
+    """The mean cross-entropy of log probabilities (n, classes), in nats, computed in float64."""
+    return float(image_losses(log_probs, labels).mean())

@@ -1,6 +1,6 @@
 """Checkpoint files: the whole state of a run at one step, in one safetensors file with a checksum.
 
-A checkpoint is written whole or not at all, and the newest few are kept.
+Checkpoints are written atomically, and only the newest few are kept.
 """
 
 import hashlib
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from residua.bounded_json import parse_json
 from residua.errors import RecordError, UsageError
-from residua.files import atomic_write
+from residua.files import atomic_write, clean_up_interrupted_writes, delete_path
+from residua.net.safetensors_file import save_safetensors
+from residua.record import is_number
 
 TensorGroups = dict[str, dict[str, Tensor]]
 CheckpointScalars = dict[str, float | None]
@@ -23,10 +25,13 @@ CheckpointScalars = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
-    """How often a checkpoint is written, by time or by steps, and how many are kept."""
+    """How often a checkpoint is written, by time or by steps, and how many are kept.
+
+    With `every_steps`, the time does not matter.
+    """
 
     every_seconds: float = 60.0
-    every_steps: int = 0  # 0 means by time alone
+    every_steps: int = 0  # 0 means by time
     keep_last: int = 2
 
     def __post_init__(self) -> None:
@@ -37,9 +42,9 @@ class CheckpointPolicy:
 
     def is_due(self, elapsed_seconds: float, step: int) -> bool:
         """Whether to write a checkpoint after step `step`, `elapsed_seconds` after the last one."""
-        return elapsed_seconds > self.every_seconds or (
-            self.every_steps > 0 and step % self.every_steps == 0
-        )
+        if self.every_steps:
+            return step % self.every_steps == 0
+        return elapsed_seconds > self.every_seconds
 
 
 DEFAULT_CHECKPOINT_POLICY = CheckpointPolicy()
@@ -47,7 +52,7 @@ DEFAULT_CHECKPOINT_POLICY = CheckpointPolicy()
 
 def parse_save_interval(text: str) -> CheckpointPolicy:
     """Parse `500` (steps), `30s` (seconds) or `5m` (minutes); UsageError for anything else."""
-    match = re.fullmatch(r"(\d+)([sm]?)", text)
+    match = re.fullmatch(r"([0-9]{1,9})([sm]?)", text)
     if match is None:
         raise UsageError(
             f"{text!r} is not an interval between checkpoints: "
@@ -62,10 +67,10 @@ def parse_save_interval(text: str) -> CheckpointPolicy:
 def write_checkpoint(
     folder: Path, step: int, groups: TensorGroups, scalars: CheckpointScalars, keep_last: int
 ) -> None:
-    """Write the checkpoint of `step`, and delete all but the newest `keep_last`.
+    """Write the checkpoint of `step`, and delete all but the newest `keep_last` checkpoints.
 
-    It holds named groups of named tensors, and a few named numbers.  Raises RecordError if it
-    cannot be written; the earlier checkpoints are then kept.
+    A checkpoint holds named groups of named tensors (`groups`) and a few named numbers (`scalars`).
+    Raises RecordError if the file cannot be written; the earlier checkpoints are then kept.
     """
     tensors = {
         f"{group}/{name}": t.detach().contiguous().cpu()
@@ -75,15 +80,16 @@ def write_checkpoint(
     scalars_json = json.dumps(scalars)
     checksum = checksum_tensors(tensors, scalars_json)
     path = folder / f"step-{step:09}.safetensors"
+    clean_up_interrupted_writes(folder)  # before they fill the disk
     try:
         with atomic_write(path) as temporary_path:
-            save_file(tensors, temporary_path, {"facts": scalars_json, "sha256": checksum})
+            save_safetensors(tensors, temporary_path, {"facts": scalars_json, "sha256": checksum})
     except (OSError, SafetensorError) as error:
         raise RecordError(
             f"no checkpoint was written to {path}: {error}; the earlier checkpoint is kept"
         ) from error
     for old in list_checkpoints(folder)[keep_last:]:
-        old.unlink(missing_ok=True)
+        delete_path(old)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -92,10 +98,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_newest_intact(folder: Path) -> tuple[TensorGroups, CheckpointScalars, list[str]] | None:
-    """Load the newest intact checkpoint, and delete damaged newer ones.
+    """Load the newest intact checkpoint, and delete any newer, damaged ones.
 
-    Returns its tensors, its numbers, and one warning per damaged file; None if the folder holds no
-    checkpoint.  Raises RecordError if all of them are damaged.
+    Returns the tensors and numbers of the checkpoint, and one warning for each damaged file.
+    Returns None if the folder holds no checkpoint.  Raises RecordError if all are damaged.
     """
     damaged = []
     for path in list_checkpoints(folder):
@@ -105,7 +111,7 @@ def load_newest_intact(folder: Path) -> tuple[TensorGroups, CheckpointScalars, l
             damaged.append((path, str(error)))
             continue
         for damaged_path, _ in damaged:
-            damaged_path.unlink()
+            delete_path(damaged_path)
         warnings = [f"{error}; resuming from the earlier {path.name}" for _, error in damaged]
         return groups, scalars, warnings
     if damaged:
@@ -122,7 +128,7 @@ def load_checkpoint(path: Path) -> tuple[TensorGroups, CheckpointScalars]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            scalars = json.loads(metadata["facts"])
+            scalars = parse_scalars(metadata["facts"])
             for key in file.keys():  # noqa: SIM118 -- not a dictionary
                 group, _, name = key.partition("/")
                 tensors[key] = groups.setdefault(group, {})[name] = file.get_tensor(key)
@@ -133,8 +139,18 @@ def load_checkpoint(path: Path) -> tuple[TensorGroups, CheckpointScalars]:
     return groups, scalars
 
 
+def parse_scalars(text: str) -> CheckpointScalars:
+    """Parse the JSON of a checkpoint's numbers; raises ValueError if it is anything else."""
+    scalars = parse_json(text)
+    if not isinstance(scalars, dict):
+        raise ValueError("its facts are not an object")
+    if not all(value is None or is_number(value) for value in scalars.values()):
+        raise ValueError("a value of its facts is not a number")
+    return scalars  # type: ignore[return-value]
+
+
 def checksum_tensors(tensors: dict[str, Tensor], metadata_json: str) -> str:
-    """SHA-256, in hexadecimal, of the metadata and of all names, types, shapes and values."""
+    """The SHA-256 (hex) of the metadata and of the tensors' names, dtypes, shapes and values."""
     checksum = hashlib.sha256(metadata_json.encode())
     for name, tensor in sorted(tensors.items()):
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

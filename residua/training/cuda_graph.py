@@ -8,19 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Calls before the capture: libraries set themselves up in them, which cannot be captured.
+# Calls before the capture.  In these, libraries initialise themselves, which cannot be captured.
 WARMUP_CALLS = 3
 
 BatchFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class CudaGraphedCallable:
-    """Calls a function of images and labels, from the fourth call on by replaying a CUDA graph.
+    """A function of images and labels that is replayed as a CUDA graph from the fourth call on.
 
-    Each replay reads and writes the same memory.  So inputs are copied to where the graph reads
-    them, results are copied from where it writes them, and all tensors that the function changes
-    must stay in place.  Each replay draws new random numbers, from the current seed.
-    Batches of another shape than the captured one are computed without the graph.
+    A graph always reads and writes the same memory.  Therefore inputs are copied to that memory and
+    results are copied from it, and the function must change its other tensors in place.  Each
+    replay draws new random numbers that depend on the current seed.  A batch whose shape differs
+    from the captured one is computed without the graph.
     """
 
     def __init__(self, function: BatchFunction) -> None:

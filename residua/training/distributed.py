@@ -19,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from residua.config.recipe import Recipe
 from residua.errors import ResiduaError, TrainingError, UsageError
+from residua.training.rank_failures import FailureBoard, leave_after_failure
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import PrefixStore, Store
@@ -26,11 +27,9 @@ else:
     from torch.distributed import PrefixStore
 
 JOIN_TIMEOUT = timedelta(minutes=5)  # for all processes to arrive
+TELL_TIMEOUT = timedelta(seconds=10)  # for them to arrive at a process that has failed before
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # for a joined process, which may be downloading data
-STORE_ERROR_KEY = "residua's error"  # in the shared store: why a process failed
-CONNECTION_LOST_PATTERN = re.compile(
-    r"gloo|nccl|connection (closed|reset)|timed out|broken pipe", re.IGNORECASE
-)
+AGENT_STORE_VARIABLE = "TORCHELASTIC_USE_AGENT_STORE"  # "True" if torchrun serves the store
 
 BroadcastT = TypeVar("BroadcastT")
 
@@ -66,10 +65,19 @@ class DataParallelGroup:
         dist.broadcast_object_list(values, src=0)
         return values[0]  # type: ignore[return-value]
 
+    def gather_from_all_ranks(self, value: BroadcastT) -> list[BroadcastT]:
+        """Return the `value` of each rank, in the order of the ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[BroadcastT | None] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
     def true_on_any_rank(self, predicate: Callable[[], bool]) -> Callable[[], bool]:
         """Make a predicate that is true if `predicate` is true on any rank.
 
-        All ranks must call it equally often, as each call is a collective operation.
+        All ranks must call the returned function equally many times, because each call is a
+        collective operation.
         """
         if self.world_size == 1:
             return predicate
@@ -78,7 +86,7 @@ class DataParallelGroup:
     def run_local_rank0_first(self, make: Callable[[], BroadcastT]) -> BroadcastT:
         """Call `make` on every rank, but first on local rank 0 of each machine.
 
-        So one process downloads or caches the files that the others on its machine then read.
+        That process downloads or caches the files, and the others on its machine then read them.
         """
         if self.local_rank != 0:
             self.wait_for_all_ranks()
@@ -115,10 +123,10 @@ SINGLE_PROCESS = DataParallelGroup()
 
 
 def assign_batch_share(recipe: Recipe, group: DataParallelGroup) -> tuple[int, int]:
-    """The rank's share of each batch, as (index of the share, number of equal shares).
+    """This rank's share of each batch, as (index of the share, number of equal shares).
 
-    Raises UsageError, with the nearest sizes that work, if the batch or its BN splits do not divide
-    evenly over the ranks.
+    Raises UsageError if the batch or its BN splits do not divide evenly over the ranks; the message
+    suggests the nearest sizes that do.
     """
     bn_splits, world_size = recipe.bn_splits, group.world_size
     if not divides_either_way(bn_splits, world_size):
@@ -147,7 +155,7 @@ def divides_either_way(a: int, b: int) -> bool:
 
 
 def local_bn_splits(bn_splits: int, group: DataParallelGroup) -> range:
-    """The indices of those BN splits of a batch that this rank works on.
+    """The indices of the BN splits of a batch that this rank computes.
 
     A rank computes several whole splits or, if there are more ranks than splits, part of one split.
     """
@@ -160,44 +168,41 @@ def join_process_group(timeout: timedelta = JOIN_TIMEOUT) -> Iterator[DataParall
     """Join the group that torchrun's environment variables describe, and leave it at the end.
 
     Without torchrun, the group is this process alone.  Raises TrainingError if the other processes
-    do not arrive within `timeout`, or if one of them is lost; the message then quotes that
-    process's own error if it is known.
+    do not connect within `timeout`, and RankStoppedError, which quotes the error of that rank, if
+    one of them stops.  The error of a rank that fails is raised there as it is.
     """
     group = group_from_environment(os.environ)
     if group.world_size == 1:
         yield group
         return
     store = init_process_group(group, timeout)
+    hosts_store = group.is_main and os.environ.get(AGENT_STORE_VARIABLE) != "True"
+    board = FailureBoard(store, group.rank, group.local_rank, group.world_size, hosts_store)
     try:
         yield group
         group.wait_for_all_ranks()  # rank 0 may still be writing
-    except (ResiduaError, OSError) as error:
-        with suppress(RuntimeError):  # the store is gone if the process that hosts it is gone
-            store.set(STORE_ERROR_KEY, f"process {group.rank}: {error}")
-        raise
-    except RuntimeError as error:
-        if not CONNECTION_LOST_PATTERN.search(str(error)):
+    except BaseException as error:
+        final_error = leave_after_failure(board, error)
+        if final_error is error:
             raise
-        raise TrainingError(explain_lost_process(store)) from error
-    finally:
-        dist.destroy_process_group()
+        raise final_error from error
+    dist.destroy_process_group()
 
 
-def explain_lost_process(store: "Store") -> str:
-    """The error that another process stored before it failed, or else general advice."""
-    with suppress(RuntimeError):
-        if store.check([STORE_ERROR_KEY]):
-            return store.get(STORE_ERROR_KEY).decode()
-    return (
-        "another process of the run was killed or cannot be reached: continue with --resume, "
-        "or start with torchrun --max-restarts, which resumes by itself"
-    )
+def tell_other_ranks(error_text: str, timeout: timedelta = TELL_TIMEOUT) -> None:
+    """Tell the other ranks that this one stops before it has joined them, and why.
+
+    If they do not arrive within `timeout`, nobody is told.
+    """
+    with suppress(ResiduaError), join_process_group(timeout):
+        raise UsageError(error_text)
 
 
 def group_from_environment(environment: Mapping[str, str]) -> DataParallelGroup:
     """Read the group from torchrun's environment variables.
 
-    Without RANK and WORLD_SIZE it is a group of one; UsageError if only some variables are set.
+    If RANK or WORLD_SIZE is not set, the group is this process alone.  Raises UsageError if both
+    are set but another variable is missing.
     """
     if not {"RANK", "WORLD_SIZE"} <= set(environment):
         return DataParallelGroup()
@@ -207,16 +212,35 @@ def group_from_environment(environment: Mapping[str, str]) -> DataParallelGroup:
             f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}: "
             "start with torchrun, or unset them"
         )
-    rank, world_size, local_rank = (int(environment[name]) for name in variables[:3])
-    return DataParallelGroup(
-        rank, world_size, local_rank, int(environment.get("TORCHELASTIC_RESTART_COUNT", 0))
+    rank, world_size, local_rank, restart_count = (
+        parse_count_variable(environment, name)
+        for name in (*variables[:3], "TORCHELASTIC_RESTART_COUNT")
     )
+    if not rank < world_size:
+        raise UsageError(
+            f"RANK is {rank} and WORLD_SIZE is {world_size}: start with torchrun, or unset them"
+        )
+    return DataParallelGroup(rank, world_size, local_rank, restart_count)
+
+
+def parse_count_variable(environment: Mapping[str, str], name: str) -> int:
+    """The whole number in an environment variable; 0 if it is not set.
+
+    Raises UsageError if it holds anything else.
+    """
+    text = environment.get(name, "0")
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise UsageError(
+            f"{name} is {text!r}, not a whole number: start with torchrun, or unset it"
+        )
+    return int(text)
 
 
 def init_process_group(group: DataParallelGroup, timeout: timedelta) -> "Store":
     """Wait for all ranks, initialise torch.distributed, and return the key-value store they share.
 
-    Raises UsageError for more processes than GPUs, TrainingError if the ranks do not meet.
+    Raises UsageError if there are more processes than GPUs on this machine, and TrainingError if
+    the ranks cannot connect.
     """
     if torch.cuda.is_available():
         select_own_gpu(group)
@@ -240,7 +264,10 @@ def init_process_group(group: DataParallelGroup, timeout: timedelta) -> "Store":
 
 
 def select_own_gpu(group: DataParallelGroup) -> None:
-    """Select the GPU of this process's local rank; UsageError if there are too few."""
+    """Select the GPU of this process's local rank.
+
+    Raises UsageError if this machine has fewer GPUs than processes.
+    """
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", group.local_rank + 1))
     gpu_count = torch.cuda.device_count()
     if local_world_size > gpu_count:
@@ -254,7 +281,7 @@ def select_own_gpu(group: DataParallelGroup) -> None:
 def explain_failed_rendezvous(
     error_text: str, address: str, world_size: int, timeout: timedelta
 ) -> str:
-    """Why the ranks did not meet at `address`, from torch's error, and what to do."""
+    """Explain torch's error: why the ranks could not connect at `address`, and what to do."""
     if "EADDRINUSE" in error_text:
         return (
             f"{address} is in use: choose another MASTER_PORT, or start with torchrun --standalone"

@@ -1,6 +1,7 @@
 """Preview a run: its sizes, schedule, memory and estimated time, without training it."""
 
 import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -11,44 +12,62 @@ from residua.config.network import Network
 from residua.config.plan import Plan, plan
 from residua.config.recipe import Recipe
 from residua.config.run import Run
+from residua.config.schedules import StepDecay
 from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import Images, read_split
 from residua.data.sources.resolve import resolve_dataset
+from residua.data.summarize import summarize_training_data
+from residua.data.summary import DataSummary, ignore_summary
 from residua.net.build import build
 from residua.training.distributed import assign_batch_share
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
+from residua.training.rank_agreement import describe_run_on_rank, require_equal_ranks
 from residua.training.step import TrainingStep
 from residua.training.sync_batchnorm import convert_to_sync_modules
 
 TIMED_STEPS = 3  # after one warm-up step
+MAX_LISTED_STEPS = 10_000
 
 
 def preview_run(
-    run: Run, machine: Machine, data_dir: Path | None, data: Dataset | None = None
+    run: Run,
+    machine: Machine,
+    data_dir: Path | None,
+    data: Dataset | None = None,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> dict[str, Json]:
-    """The facts that `residua train --dry-run` prints; `data` is the run's data set, if resolved.
+    """Return the values that `residua train --dry-run` prints, as a dict.
 
-    The network takes a few real steps to estimate the time.  For VLAD there is no estimate, as the
-    time that an SVM takes is not known in advance.
+    `data` is the run's data set if the caller has resolved it already; `on_data` is called with
+    what was understood of it.  The network takes a few
+    real steps to estimate the training time.  For VLAD there is no estimate, as the time to fit an
+    SVM is not known in advance.
     """
     data = data or resolve_dataset(run.dataset, run.network.input)
     if isinstance(run.network, Network):
         require_enough_memory(run, plan(run.network), data, machine)  # for the real steps
     images = machine.group.run_local_rank0_first(partial(read_split, data, "train", data_dir))
+    on_data(summarize_training_data(data, images, read_split(data, "dev", data_dir)))
     images = images.to(machine.device)
+    require_equal_ranks(
+        machine,
+        lambda: (
+            {"command": "train --dry-run"} | describe_run_on_rank(run, data, [images.fingerprint])
+        ),
+    )
     if isinstance(run.network, VladClassifier):
         return preview_vlad_fit(run.network, run.dataset, images)
     return preview_network_training(run, data, plan(run.network), images, machine)
 
 
 def preview_vlad_fit(classifier: VladClassifier, dataset: str, images: Images) -> dict[str, Json]:
-    """The facts about fitting VLAD.
+    """Return the numbers of images, patches and descriptors in a VLAD fit, as a dict.
 
-    `descriptor_bytes` is the size of the descriptors of all training images.  The SVM needs up to
-    twice as much in addition.
+    `descriptor_bytes` is the memory of the descriptors of all training images.  The SVM needs up to
+    twice as much again.
     """
     return {
         "model": classifier.name,
@@ -65,10 +84,10 @@ def preview_vlad_fit(classifier: VladClassifier, dataset: str, images: Images) -
 def preview_network_training(
     run: Run, data: Dataset, network_plan: Plan, images: Images, machine: Machine
 ) -> dict[str, Json]:
-    """The facts about training a network: sizes, steps, learning rates, memory, estimated time.
+    """Return sizes, steps, learning rates, memory and estimated time of training, as a dict.
 
-    `activation_bytes` and the memory are those of one process, which computes one BN split of its
-    share at a time.
+    `activation_bytes` and the `memory_` values are for one process, which computes one BN split of
+    its share at a time.
     """
     recipe, group = run.recipe_for_depth(network_plan.depth), machine.group
     batch_share = assign_batch_share(recipe, group)
@@ -105,21 +124,45 @@ def preview_network_training(
 
 
 def list_lr_changes(recipe: Recipe, total_steps: int) -> list[tuple[int, float]]:
-    """Each step at which the learning rate changes, with the new rate.
+    """List each step at which the learning rate changes, with the new rate.
 
-    If it changes more than ten times, the rates at ten equally spaced steps instead.
+    If the rate changes more than ten times, the list has ten equally spaced steps instead.
     """
-    lrs = [recipe.lr_at_step(step, total_steps) for step in range(total_steps)]
-    change_steps = [step for step in range(total_steps) if step == 0 or lrs[step] != lrs[step - 1]]
+    change_steps = [
+        step
+        for step in list_possible_change_steps(recipe, total_steps)
+        if step == 0
+        or recipe.lr_at_step(step, total_steps) != recipe.lr_at_step(step - 1, total_steps)
+    ]
     if len(change_steps) > 10:
         change_steps = [total_steps * i // 10 for i in range(10)]
-    return [(step, lrs[step]) for step in change_steps]
+    return [(step, recipe.lr_at_step(step, total_steps)) for step in change_steps]
+
+
+def list_possible_change_steps(recipe: Recipe, total_steps: int) -> Iterable[int]:
+    """List the steps at which the learning rate may change, in order.
+
+    A schedule that changes at every step is represented by its first `MAX_LISTED_STEPS` steps,
+    since a run may have too many steps to look at each.
+    """
+    if not isinstance(recipe.schedule, StepDecay):
+        return range(min(total_steps, MAX_LISTED_STEPS))
+    warmup_end = min(recipe.warmup.steps, total_steps // 10) if recipe.warmup else 0
+    steps = {0, warmup_end}
+    for progress in recipe.schedule.at:
+        if 0 <= progress <= 1:
+            # one step earlier or later, because progress is a rounded number
+            steps |= {round(progress * total_steps) + offset for offset in (-1, 0, 1)}
+    return sorted(step for step in steps if 0 <= step < total_steps)
 
 
 def measure_step_seconds(
     network: Network, recipe: Recipe, batches: TrainingBatches, machine: Machine
 ) -> float:
-    """Mean seconds per step of an untrained network, with making batches, at learning rate 0."""
+    """Measure the mean seconds per step of an untrained network, including batch preparation.
+
+    The steps have learning rate 0.
+    """
     net = build(network, batches.seed)
     net = machine.prepare_model(convert_to_sync_modules(net, recipe.bn_splits, machine))
     training_step = TrainingStep(

@@ -1,4 +1,4 @@
-"""Evaluate a network on a split: the one loop over batches and ranks, and error counts from it."""
+"""Evaluate a network on a split, with the batches shared by the ranks, and count its errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from residua.training.machine import Machine
 
 @dataclass(frozen=True, slots=True)
 class EvaluationScore:
-    """Error counts and loss over a whole split; each image counts once, whatever the batch size."""
+    """Error counts and mean loss over a whole split; every image has the same weight."""
 
     count: int  # images
     wrong: int  # images whose most probable class is not their label
@@ -26,12 +26,12 @@ class EvaluationScore:
 
     @property
     def error(self) -> float:
-        """Share of wrong images, in [0, 1]."""
+        """The fraction of misclassified images, in [0, 1]."""
         return self.wrong / self.count
 
     @property
     def top5_error(self) -> float:
-        """Share of images whose label is not among the top five, in [0, 1]."""
+        """The fraction of images whose label is not among the top five classes, in [0, 1]."""
         return self.wrong5 / self.count
 
 
@@ -45,10 +45,12 @@ def evaluate_network(
     *,
     mirror: bool = False,
 ) -> EvaluationScore:
-    """Score `net` in evaluation mode on uint8 images, over all ranks of the machine's group.
+    """Score `net` on uint8 images, shared by all ranks of the machine's group.
 
-    `mirror` averages the probabilities of each image and its mirror image.  The mode of `net` is
-    restored.  Every rank must call this, and every rank gets the score of all images.
+    With `mirror`, the probabilities of each image and its mirror image are averaged.  An image with
+    a probability that is not finite counts as wrong, and the loss is then nan.  `net` runs in
+    evaluation mode, and returns to its previous mode.  Every rank must call this function, and
+    every rank gets the score of all images.
     """
     counts = torch.zeros(2, dtype=torch.int64, device=machine.device)
     loss = torch.zeros((), dtype=torch.float64, device=machine.device)
@@ -56,6 +58,7 @@ def evaluate_network(
         net, images, mean, std, machine, batch_size, mirror=mirror
     ):
         top5_hits = log_probs.topk(min(5, log_probs.shape[1])).indices == labels[:, None]
+        top5_hits &= ~log_probs.isnan().any(1, keepdim=True)  # topk takes nan for the largest
         counts += torch.stack([(~top5_hits[:, 0]).sum(), (~top5_hits.any(1)).sum()])
         loss += F.cross_entropy(log_probs, labels, reduction="sum").double()
     wrong, wrong5 = machine.group.all_reduce_sum(counts).tolist()
@@ -74,10 +77,11 @@ def predict_own_batches(
     *,
     mirror: bool = False,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Predict this rank's batches: every n-th batch of `images`, for a world size of n.
+    """Predict the classes of this rank's share of `images`: every n-th batch, for n ranks.
 
-    Yields the batch's place among the images, its labels (b,) and log probabilities (b, classes)
-    in fp32.  Evaluates in evaluation mode, and restores the mode of `net` at the end.
+    Yields, for each batch, its slice of the images, its labels (b,), and log probabilities
+    (b, classes) in fp32.  `net` runs in evaluation mode, and returns to its previous mode at the
+    end.
     """
     group = machine.group
     with evaluation_mode(net):
@@ -90,7 +94,7 @@ def predict_own_batches(
 
 @contextmanager
 def evaluation_mode(net: nn.Module) -> Iterator[None]:
-    """Put `net` into evaluation mode, and restore its mode at the end."""
+    """Put `net` into evaluation mode within the context, and restore the previous mode on exit."""
     was_training = net.training
     net.eval()
     try:
@@ -107,7 +111,7 @@ def batch_log_probabilities(
     machine: Machine,
     mirror: bool,
 ) -> Tensor:
-    """Log probabilities (n, classes) in fp32 of uint8 images (n, c, h, w).
+    """Compute log probabilities (n, classes), in fp32, of uint8 images (n, c, h, w).
 
     With `mirror`, the probabilities of each image and its mirror image are averaged first.
     """

@@ -1,6 +1,6 @@
-"""Initial weights of a run: a model folder, another project's weight file, or either on the hub.
+"""Load a run's initial weights, from a model folder, another project's weight file or the hub.
 
-If the classes differ, the network gets a new last layer.
+If the classes of the data differ from those of the weights, the network gets a new last layer.
 """
 
 from dataclasses import dataclass, replace
@@ -30,8 +30,8 @@ class WeightSource:
 def resolve_weight_source(name: str | Path) -> WeightSource:
     """Find the weights that `--from` names, and download them if they are on the hub.
 
-    `name` is a run, whose last network is used, a model folder, a file, or OWNER/NAME on the
-    Hugging Face hub.
+    `name` is the folder of a run (its last network is used), a model folder, a weight file, or
+    hf:OWNER/NAME on the Hugging Face hub.
     """
     path = resolve_weights_path(find_model_folder(Path(name)) if Path(name).is_dir() else name)
     if path.is_dir():
@@ -49,10 +49,12 @@ def read_image_size(weight_source: WeightSource) -> int:
 def adapt_network_to_data(
     weight_source: WeightSource, data: Dataset, model_name: str | None
 ) -> Network:
-    """The source's network, changed to the image shape and the classes of `data`.
+    """Return the network of the source, adapted to the image shape and the classes of `data`.
 
-    `model_name` names the network of a weight file; by default it is identified from the tensors.
-    Raises UsageError if the images have other channels, or another size that cannot be adapted.
+    `model_name` names the network of a weight file; if it is None, the network is identified from
+    the tensors.  The network of a model folder can be adapted to another image size only if `data`
+    is a folder of photos.  Raises UsageError if the image shapes still differ, or if the model
+    folder holds a VLAD classifier.
     """
     path = weight_source.path
     if not path.is_dir():
@@ -79,10 +81,11 @@ def adapt_network_to_data(
 def load_initial_weights(
     path: Path, target_network: Network, data: Dataset
 ) -> tuple[StateDict, tuple[float, ...], tuple[float, ...]]:
-    """Load the weights that `target_network` starts from, and the mean and std to train with.
+    """Load the weights that `target_network` starts from, and the mean and std of its inputs.
 
-    The last layer's weights are dropped if a model folder's classes are not those of `data`.
-    Raises RecordError if the stored network differs from `target_network`.
+    The mean and std are those of the model folder, or of `data` for a weight file.  The last
+    layer's weights are dropped if the classes of a model folder are not those of `data`.  Raises
+    RecordError if the stored network differs from `target_network`.
     """
     loaded_network, weights = load_pretrained_weights(
         path, target_network.name, target_network, target_network.classes

@@ -1,7 +1,8 @@
-"""The training loop: from batches to a trained network and the lines of its record."""
+"""The training loop: trains a network on batches, and writes metrics and checkpoints."""
 
 import time
 from collections.abc import Callable
+from math import isfinite
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from residua.training.training_state import (
     save_training_state,
 )
 
-# Steps run ahead of a GPU; looking at a loss waits for it, so that is done rarely.
+# Python runs ahead of the GPU.  Reading a loss waits for the GPU, so losses are read rarely.
 FINITE_CHECK_SECONDS = 10.0
 
 
@@ -38,12 +39,12 @@ def fit_network(
     on_progress: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> TrainingProgress:
-    """Train `net` from the record's newest checkpoint to the end of the recipe.
+    """Train `net` to the end of the recipe, from the newest checkpoint of `record` if it has one.
 
-    Stops early, with a checkpoint, once `should_stop()` is true.  `save_best` is called each time
-    the error on `dev_images` is the lowest so far, and `on_progress` after each step.  A run that
-    does not start learning gets a note in its progress.  Raises TrainingError, with the step, if a
-    loss is not finite.
+    Once `should_stop()` is true, training writes a checkpoint and stops.  `save_best` is called
+    each time the error on `dev_images` is the lowest so far, and `on_progress` after each step.  If
+    the run does not start learning, `on_progress` gets a warning in `progress.note`.  Raises
+    TrainingError, which names the step, if a loss is not finite.
     """
     total_steps = recipe.total_steps(len(batches.images))
     training_step = TrainingStep(
@@ -89,7 +90,7 @@ def take_step(
     recipe: Recipe,
     progress: TrainingProgress,
 ) -> None:
-    """Train on the next batch, and add the result to `progress`."""
+    """Train on the next batch, and add its loss and error count to `progress`."""
     wait_started = time.perf_counter()
     images, labels = batches.make_batch(progress.step)
     progress.data_wait_seconds += time.perf_counter() - wait_started
@@ -100,10 +101,10 @@ def take_step(
 
 
 def is_metrics_step(step: int, recipe: Recipe, batches: TrainingBatches, total_steps: int) -> bool:
-    """Whether a metrics line is due after `step`.
+    """Whether a row of metrics.jsonl is due after `step`.
 
-    A line is due every epoch, or every hundredth of the run if that is longer, and always after the
-    last step.  The last interval is 0.5 to 1.5 times as long as the others.
+    A row is due once per epoch, or once per hundredth of the run if that is longer, and always
+    after the last step.  The last interval is 0.5 to 1.5 times as long as the others.
     """
     interval = max(round(len(batches.images) / recipe.batch_size), total_steps // 100)
     return step == total_steps or (step % interval == 0 and total_steps - step > interval / 2)
@@ -115,7 +116,11 @@ def make_metrics_line(
     batches: TrainingBatches,
     dev_score: EvaluationScore | None,
 ) -> MetricsRow:
-    """A metrics line with the means over the steps since the last line."""
+    """Make the next row of metrics.jsonl: loss and training error are means since the last row.
+
+    A dev loss that is not finite, as of a very deep net whose running statistics lag behind, is
+    null, because JSON has no such number.
+    """
     losses, wrong_counts = progress.pop_step_results()
     return {
         "step": progress.step,
@@ -124,7 +129,7 @@ def make_metrics_line(
         "loss": losses.mean().item(),
         "train_error": wrong_counts.sum().item() / (len(wrong_counts) * recipe.batch_size),
         "dev_error": dev_score.error if dev_score else None,
-        "dev_loss": dev_score.loss if dev_score else None,
+        "dev_loss": dev_score.loss if dev_score and isfinite(dev_score.loss) else None,
         "seconds": progress.seconds,
     }
 
@@ -132,17 +137,17 @@ def make_metrics_line(
 def learning_start_deadline(recipe: Recipe, total_steps: int) -> int:
     """The step by which a run should have started learning.
 
-    It is step 400 or the end of the warm-up, whichever is later, but at most half of the run's
-    steps.  This rule is our choice.
+    The deadline is step 400 or the end of the warm-up, whichever is later, but at most half of the
+    run's steps.  This rule is our choice.
     """
     return min(max(400, recipe.warmup.steps if recipe.warmup else 0), total_steps // 2)
 
 
 def warning_if_stalled(line: MetricsRow, batches: TrainingBatches) -> str:
-    """A warning if the training error is still near chance, otherwise "".
+    """A warning if the training error is still near chance level, otherwise "".
 
-    Near chance means above 8/9 of the error that results from always guessing the largest class;
-    for ten equal classes that is above 80 % (He et al. 2015, section 4.2).
+    An error is near chance level if it is above 8/9 of the error of always guessing the largest
+    class; with ten classes of equal size this means above 80 % (He et al. 2015, section 4.2).
     """
     chance_error = 1 - batches.images.labels.bincount().max().item() / len(batches.images)
     train_error = line["train_error"] or 0.0

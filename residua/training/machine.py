@@ -1,4 +1,4 @@
-"""The machine that trains: its device, precision and process group, described for the record."""
+"""The device, precision and process group of training, and their description for run.json."""
 
 import ctypes
 import platform
@@ -40,7 +40,8 @@ class Machine:
     def prepare_model(self, net: ModuleT) -> ModuleT:
         """Move `net` to the device in channels-last layout, and prepare it in place.
 
-        Fused BN is installed if it is faster, and activation checkpointing if it is asked for.
+        Fused BN is installed if `uses_fused_bn` is true, and activation checkpointing if
+        `recompute` is not "none".
         """
         if isinstance(net, ResidualNetwork):
             if self.uses_fused_bn:
@@ -52,14 +53,14 @@ class Machine:
 
     @property
     def uses_fused_bn(self) -> bool:
-        """Whether `prepare_model` installs fused BN: in bf16 on a CPU."""
+        """Whether `prepare_model` installs fused BN, which it does in bf16 on a CPU."""
         return self.device.type == "cpu" and self.precision == "bf16"
 
     def can_use_cuda_graph(self, net: nn.Module) -> bool:
         """Whether a step of `net` can be captured as one CUDA graph.
 
-        A captured step must do the same work each time.  Our own networks do, without activation
-        checkpointing; of other modules it is not known.
+        A captured step must do the same work each time.  Our own networks do so without activation
+        checkpointing.  Other modules are never captured, because they might not.
         """
         return (
             self.device.type == "cuda"
@@ -68,7 +69,7 @@ class Machine:
         )
 
     def describe_environment(self, bn_splits: int = 1) -> dict[str, Json]:
-        """Versions, hardware and settings, for the record of a run with `bn_splits`."""
+        """The versions, hardware and settings to write to run.json, for a run with `bn_splits`."""
         device = f"CPU, {platform.machine()}"
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name()
@@ -94,8 +95,9 @@ def detect_machine(
 ) -> Machine:
     """The machine that this process runs on: its GPU, or else its CPU.
 
-    Precision `auto` means bf16 if the device computes it natively, otherwise fp32.  Sets options of
-    cuDNN or of the heap for the whole process.  Raises UsageError for an unknown option.
+    Precision `auto` means bf16 if the device computes it natively, otherwise fp32.  On a GPU, cuDNN
+    is made deterministic for the whole process; on a CPU, glibc is told to keep freed memory.
+    Raises UsageError for an unknown precision or recompute mode.
     """
     if precision not in ("auto", "bf16", "fp32"):
         raise UsageError(f"no precision {precision!r}: choose from auto, bf16, fp32")
@@ -113,7 +115,7 @@ def detect_machine(
 
 
 def make_cudnn_deterministic() -> None:
-    """Make GPU convolutions bit-identical each time, and compute fp32 ones in fp32, not TF32."""
+    """Make GPU convolutions deterministic, and compute fp32 ones in fp32 rather than TF32."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False
 
@@ -121,7 +123,7 @@ def make_cudnn_deterministic() -> None:
 def keep_freed_heap_memory() -> None:
     """Let glibc keep freed memory for the next step's activations.
 
-    Returning the pages to the system takes 8 % of a step.
+    Otherwise 8 % of the time of a step is spent on returning memory pages to the system.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

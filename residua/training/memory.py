@@ -26,8 +26,8 @@ def estimate_memory_on_machine(
 ) -> MemoryEstimate:
     """Estimate the memory in bytes that one process of a run needs.
 
-    A `batch_size` other than 0 replaces the recipe's.  Images that the operating system reads from
-    disk as needed are not counted.
+    A `batch_size` other than 0 replaces that of the recipe.  Images that are mapped from disk are
+    not counted (see `disk_backed_bytes`).
     """
     recipe = run.recipe_for_depth(network_plan.depth)
     shares = max(recipe.bn_splits, machine.group.world_size)
@@ -45,11 +45,11 @@ def estimate_memory_on_machine(
 
 
 def disk_backed_bytes(data: Dataset, machine: Machine) -> int:
-    """The size in bytes of the images that need not stay in memory, as they are mapped from disk.
+    """The size, in bytes, of the images that are mapped from disk and need not stay in memory.
 
-    The operating system reads them from the on-disk cache when needed, and may evict them.  0
-    unless the images are photos, training is on a CPU, and they fill more than half of the free
-    memory.
+    The operating system reads these images from the on-disk cache when needed, and may evict them.
+    The size is 0 unless the data set is a folder of photos, training is on a CPU, and the images
+    fill more than half of the free memory.
     """
     free_bytes = available_memory(machine.device)
     image_bytes = prod(data.stored_shape) * data.num_images
@@ -59,7 +59,7 @@ def disk_backed_bytes(data: Dataset, machine: Machine) -> int:
 
 
 def describe_memory(run: Run, network_plan: Plan, data: Dataset, machine: Machine) -> str:
-    """One line on the memory that a run needs, what needs it, and how much memory is free."""
+    """Say in one line how much memory a run needs, for what, and how much is free."""
     memory = estimate_memory_on_machine(run, network_plan, data, machine)
     free_bytes = available_memory(machine.device)
     disk_bytes = disk_backed_bytes(data, machine)
@@ -77,7 +77,7 @@ def describe_memory(run: Run, network_plan: Plan, data: Dataset, machine: Machin
 
 
 def require_enough_memory(run: Run, network_plan: Plan, data: Dataset, machine: Machine) -> None:
-    """Raise TrainingError, with options that fit, if a run needs more memory than is free."""
+    """Raise TrainingError if a run needs more memory than is free, and suggest options that fit."""
     needed_bytes = estimate_memory_on_machine(run, network_plan, data, machine).total
     free_bytes = available_memory(machine.device)
     if free_bytes is not None and needed_bytes > free_bytes:
@@ -93,8 +93,9 @@ def suggest_memory_fix(
 ) -> str:
     """Suggest options with which a run fits into `free_bytes`.
 
-    The suggestion is the leanest mode of activation checkpointing; if that is not enough, also the
-    largest batch that fits.  If photos alone fill half of the memory, it is a smaller image size.
+    The suggestion is the mode of activation checkpointing that needs the least memory.  If that is
+    not enough, the largest batch size that fits is suggested too.  If the photos alone fill more
+    than half of `free_bytes`, a smaller image size is suggested instead.
     """
     data_bytes = estimate_data_bytes(data, 0) - disk_backed_bytes(data, machine)
     if data.kind == "folder" and data_bytes > free_bytes // 2:
@@ -119,7 +120,7 @@ def suggest_memory_fix(
 def find_fitting_batch_size(
     run: Run, network_plan: Plan, data: Dataset, machine: Machine, free_bytes: int
 ) -> int:
-    """The largest batch size below the recipe's that fits into `free_bytes`; 0 if none does."""
+    """The largest batch size below the recipe's that fits into `free_bytes`; 0 if none fits."""
     fitting, failing = 0, run.recipe_for_depth(network_plan.depth).batch_size
     while failing - fitting > 1:
         batch_size = (fitting + failing) // 2
@@ -145,8 +146,8 @@ def suggest_smaller_images(data: Dataset, max_bytes: int) -> str:
 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Free bytes of a GPU's memory, or of the machine's; None if unknown.
+    """The free memory in bytes, of the GPU if `device` is one, otherwise of the machine.
 
-    `root` is the folder with the system's files proc/ and sys/.
+    Returns None if the free memory is unknown.  `root` is the folder that holds proc/ and sys/.
     """
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes(root)

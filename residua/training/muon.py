@@ -1,4 +1,4 @@
-"""Muon: momentum orthogonalised before it is added to the weights (Jordan et al. 2024)."""
+"""The Muon optimiser, which orthogonalises the momentum before each update (Jordan et al. 2024)."""
 
 from collections import defaultdict
 from typing import Any
@@ -13,12 +13,12 @@ QUINTIC_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class MuonOptimiser(Optimizer):
-    """Nesterov's momentum, orthogonalised for the groups with "is_unit_weights".
+    """Nesterov momentum, orthogonalised in the parameter groups that set "is_unit_weights".
 
-    torch.optim.Muon takes only matrices.  Here a filter (out, in, k, k) counts as a matrix (out, in
-    k k), and filters of one shape are orthogonalised as one batch, as networks have many filters of
-    few shapes.  Weight decay is decoupled for orthogonalised groups, and added to the gradient for
-    the others, as in SGD.
+    torch.optim.Muon takes only matrices.  Here a convolution weight (out, in, k, k) is treated as a
+    matrix (out, in * k * k).  Weights of the same shape are orthogonalised as one batch, because
+    networks have many weights but few shapes.  Weight decay is decoupled in the orthogonalised
+    groups; in the others it is added to the gradient, as in SGD.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
@@ -48,7 +48,7 @@ class MuonOptimiser(Optimizer):
 
 
 def orthogonalise_by_shape(tensors: list[Tensor]) -> list[Tensor]:
-    """Orthogonalise weights (out, ...), those of one shape as one batch; the order is kept."""
+    """Orthogonalise tensors (out, ...), in one batch per shape; return them in the same order."""
     indices_by_shape = defaultdict(list)
     for i, tensor in enumerate(tensors):
         indices_by_shape[tensor.shape].append(i)
@@ -63,7 +63,8 @@ def orthogonalise_by_shape(tensors: list[Tensor]) -> list[Tensor]:
 def orthogonalise_matrices(matrices: Tensor) -> Tensor:
     """Approximate the nearest orthogonal matrix of each of n matrices (n, rows, columns).
 
-    For G = U S V^T it is U V^T, by Newton-Schulz steps in bf16; the result is fp32.
+    The nearest orthogonal matrix of G = U S V^T is U V^T.  It is computed by Newton-Schulz steps in
+    bf16 and returned in fp32.
     """
     a, b, c = QUINTIC_COEFFICIENTS
     x = matrices.bfloat16()

@@ -55,10 +55,10 @@ def make_parameter_groups(
     head_parameters: Set[Tensor] = frozenset(),
     body_lr_scale: float = 1.0,
 ) -> list[ParameterGroup]:
-    """Group the trainable parameters by weight decay and by their factor on the learning rate.
+    """Group the trainable parameters by weight decay and by learning rate.
 
-    `optimiser.decay` says which parameters are decayed.  `body_lr_scale` is the factor of all
-    parameters but `head_parameters`, those of the last layer.
+    `optimiser.decay` says which parameters are decayed.  `body_lr_scale` multiplies the learning
+    rate of all parameters except `head_parameters`, which are those of the last layer.
     """
     groups = group_by_decay(net, optimiser)
     if body_lr_scale == 1:

@@ -10,13 +10,24 @@ from typing import Protocol
 import torch
 
 from residua.config.dataset import Dataset
-from residua.config.model import ModelConfig
+from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
 from residua.config.network import Network
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.batches import make_training_batches
-from residua.data.read import Images, ensure_dataset_available, list_skipped_images, read_split
-from residua.data.sources.listing import problems_to_json
+from residua.data.read import (
+    Images,
+    ensure_dataset_available,
+    list_skipped_images,
+    load_decoded_photos,
+    read_split,
+)
+from residua.data.seen_images import store_seen_images
+from residua.data.sources.listing import ImageListing, problems_to_json
+from residua.data.sources.resolve import PhotoDataset
+from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
+from residua.data.summarize import summarize_training_data
+from residua.data.summary import DataSummary
 from residua.net.build import ResidualNetwork
 from residua.net.freeze import freeze_backbone
 from residua.net.model_folder import build_untrained, save_pretrained
@@ -28,12 +39,16 @@ from residua.training.initial_weights import load_initial_weights
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
 from residua.training.progress import ProgressListener, TrainingProgress
+from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
 from residua.training.sync_batchnorm import convert_to_sync_modules
 from residua.training.vlad import fit_vlad
 
 
 class TrainFunction(Protocol):
-    """Trains or fits to the end, or until `should_stop()` returns true; reports its progress."""
+    """A function that trains a network to the end, or until `should_stop()` returns true.
+
+    It calls `on_progress` as it goes, and returns the progress.
+    """
 
     def __call__(
         self, *, on_progress: ProgressListener, should_stop: Callable[[], bool]
@@ -42,7 +57,7 @@ class TrainFunction(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """Data, network and training function of a run, ready to train."""
+    """A run that is ready to train: its images, its network and the function that trains it."""
 
     net: ResidualNetwork | VladNetwork
     config: ModelConfig  # for the model folders that the run writes
@@ -52,6 +67,7 @@ class PreparedRun:
     total_steps: int  # 0 for VLAD
     images_seen: int  # training images in all steps, repetitions included
     environment: dict[str, Json]  # for the record: versions, device, fingerprint of the images
+    data_summary: DataSummary
 
 
 def prepare_run(
@@ -75,6 +91,9 @@ def prepare_run(
     ]
     fingerprint = train_images.fingerprint
     config = make_model_config(run, data, fingerprint)
+    if isinstance(data, PhotoDataset):
+        config = store_seen_images(config, load_decoded_photos(data))
+    summary = summarize_training_data(data, train_images, dev_images)
     net = build_untrained(run.network, run.seed)
     if initial_weights is not None and isinstance(run.network, Network):
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
@@ -83,8 +102,17 @@ def prepare_run(
     environment: dict[str, Json] = {"images": fingerprint}
     if skipped := list_skipped_images(data):
         environment["left_out"] = problems_to_json(skipped)
+    if isinstance(data, PhotoDataset) and data.listing.dev_share:
+        environment["dev_share"] = data.listing.dev_share
+        environment |= describe_decoding(data.listing)
+    require_equal_ranks(
+        machine,
+        partial(describe_training_on_rank, run, data, fingerprint, dev_images, data_dir),
+    )
     if isinstance(net, VladNetwork):
-        return prepare_vlad_fit(run, net, config, train_images, dev_images, machine, environment)
+        return prepare_vlad_fit(
+            run, net, config, train_images, dev_images, machine, environment, summary
+        )
     return prepare_network_training(
         run,
         data,
@@ -96,11 +124,59 @@ def prepare_run(
         record,
         checkpoint_policy,
         environment,
+        summary,
     )
 
 
+def describe_training_on_rank(
+    run: Run, data: Dataset, train_fingerprint: str, dev_images: Images, data_dir: Path | None
+) -> RankFacts:
+    """What all ranks must agree on before they train `run`, with fingerprints of all splits.
+
+    The test files of a published data set are not opened: their checksums are known.
+    """
+    fingerprints = [train_fingerprint, dev_images.fingerprint]
+    if isinstance(data, PhotoDataset):
+        fingerprints.append(read_split(data, "test", data_dir).fingerprint)
+    return {"command": "train"} | describe_run_on_rank(run, data, fingerprints)
+
+
+def describe_decoding(listing: ImageListing) -> dict[str, Json]:
+    """How photographs are decoded, for the record: the settings that are not the usual ones."""
+    settings: dict[str, Json] = {}
+    if listing.white_level:
+        settings["white_level"] = listing.white_level
+    if listing.max_pixels != MAX_IMAGE_PIXELS:
+        settings["max_pixels"] = listing.max_pixels
+    return settings
+
+
+def keep_data_settings_of_run(data: Dataset, record: RunRecord) -> Dataset:
+    """Give photos the dev share with which the run in `record` began, or that of a new run.
+
+    A run that does not record its share began when it was `FIRST_DEV_SHARE`.  The white level and
+    the limit of pixels are also those of the run, unless `data` has other than the usual ones.
+    """
+    if not isinstance(data, PhotoDataset):
+        return data
+    share = choose_dev_share(len(data.listing.entries))
+    settings: dict[str, Json] = {}
+    if record.run_json_path.exists():
+        environment = record.read_run_json()["environment"]
+        settings = environment if isinstance(environment, dict) else {}
+        stored = settings.get("dev_share")
+        share = stored if isinstance(stored, float) else FIRST_DEV_SHARE
+    white_level, max_pixels = settings.get("white_level"), settings.get("max_pixels")
+    listing = replace(data.listing, dev_share=share)
+    if isinstance(white_level, int) and not listing.white_level:
+        listing = replace(listing, white_level=white_level)
+    if isinstance(max_pixels, int) and listing.max_pixels == MAX_IMAGE_PIXELS:
+        listing = replace(listing, max_pixels=max_pixels)
+    return replace(data, listing=listing)
+
+
 def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:
-    """The config of the run's model folders; `fingerprint` is that of the training images."""
+    """Make the config of the run's model folders; `fingerprint` identifies the training images."""
     return ModelConfig(
         network=run.network,
         classes=data.classes,
@@ -112,6 +188,7 @@ def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:
         residua=version("residua"),
         torch=torch.__version__,
         resize=data.resize,
+        white_level=data.listing.white_level if isinstance(data, PhotoDataset) else 0,
     )
 
 
@@ -123,8 +200,9 @@ def prepare_vlad_fit(
     dev_images: Images,
     machine: Machine,
     environment: dict[str, Json],
+    summary: DataSummary,
 ) -> PreparedRun:
-    """Prepare to fit VLAD on the center crops of the training images, each used once."""
+    """Prepare to fit VLAD on the training images; the center crop of each image is used once."""
     net = machine.prepare_model(net)
     train_images = train_images.center_crop(dev_images.image_size)
     return PreparedRun(
@@ -136,6 +214,7 @@ def prepare_vlad_fit(
         total_steps=0,
         images_seen=len(train_images),
         environment=machine.describe_environment() | environment,
+        data_summary=summary,
     )
 
 
@@ -150,6 +229,7 @@ def prepare_network_training(
     record: RunRecord,
     checkpoint_policy: CheckpointPolicy,
     environment: dict[str, Json],
+    summary: DataSummary,
 ) -> PreparedRun:
     """Prepare to train a network by gradient descent; the ranks share each batch."""
     recipe = run.recipe_for_depth(net.plan.depth)
@@ -182,8 +262,9 @@ def prepare_network_training(
         total_steps,
         images_seen=total_steps * recipe.batch_size,
         environment=machine.describe_environment(recipe.bn_splits) | environment,
+        data_summary=summary,
     )
 
 
 def do_nothing() -> None:
-    """Do nothing: passed as `save_best` on the ranks that write no files."""
+    """Do nothing; this is the `save_best` of the ranks that write no files."""

@@ -1,4 +1,4 @@
-"""How far a run is, and what it measured since the last line of its record."""
+"""The progress of a run, with the step results since the last row of metrics.jsonl."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from residua.record import MetricsRow
 
 @dataclass
 class TrainingProgress:
-    """Steps, time and best error of a run so far, and the results of steps not yet recorded."""
+    """The steps, time and best error of a run so far, and the step results not yet recorded."""
 
     total_steps: int  # of the whole run
     step: int = 0  # steps done
     seconds: float = 0.0  # spent on steps, including waits for data, over all sessions
     best_dev_error: float | None = None  # lowest error on the dev split so far
-    losses: list[Tensor] = field(default_factory=list)  # per step, since the last metrics line
-    wrong_counts: list[Tensor] = field(default_factory=list)  # the same for wrong predictions
+    losses: list[Tensor] = field(default_factory=list)  # per step, since the last metrics row
+    wrong_counts: list[Tensor] = field(default_factory=list)  # likewise, wrong predictions
     clock_started: float = 0.0  # time.perf_counter() when the clock was last started
     data_wait_seconds: float = 0.0  # the part of `seconds` in which a step waited for its batch
     note: str = ""  # a message to show to the user now
@@ -37,23 +37,26 @@ class TrainingProgress:
         return True
 
     def start_clock(self) -> None:
-        """Start to count `seconds`; the clock is stopped during evaluations and checkpoints."""
+        """Start the clock behind `seconds`, which is stopped during evaluations and checkpoints."""
         self.clock_started = time.perf_counter()
 
     def stop_clock(self) -> None:
         self.seconds += time.perf_counter() - self.clock_started
 
     def pop_step_results(self) -> tuple[Tensor, Tensor]:
-        """Losses (n,) and numbers of wrong predictions (n,) of the n steps since the last call."""
+        """Return and clear the step results since the last call.
+
+        These are the losses (n,) and the numbers of wrong predictions (n,) of n steps.
+        """
         losses, wrong_counts = torch.stack(self.losses), torch.stack(self.wrong_counts)
         self.losses, self.wrong_counts = [], []
         return losses, wrong_counts
 
 
 class ProgressListener(Protocol):
-    """A callback after each step; it gets a metrics line if one was recorded.
+    """A callback that is called after each step, with the new row of metrics.jsonl, if any.
 
-    It must not change anything.
+    The callback must not modify its arguments.
     """
 
     def __call__(self, progress: TrainingProgress, line: MetricsRow | None) -> None: ...

@@ -1,7 +1,7 @@
 """Training error with BN statistics recalibrated for the final weights.
 
-Running averages lag behind the weights.  In networks of 1,000 layers they lag so far that the error
-measured with them says little.
+Running averages lag behind the weights.  In networks of 1,000 layers they lag so far that an error
+measured with them is of little use.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ MAX_BN_IMAGES = 5_000  # images from which statistics are estimated
 
 
 def list_unfrozen_batchnorms(net: nn.Module) -> list[BatchNorm]:
-    """The BN modules of `net` that update running statistics; frozen ones do not."""
+    """List the BN modules of `net` that update running statistics, i.e. all but the frozen ones."""
     unfrozen = [
         module
         for module in net.modules()
@@ -38,10 +38,10 @@ def score_with_recalibrated_bn(
     std: tuple[float, ...],
     machine: Machine,
 ) -> EvaluationScore:
-    """Score `net` on its training images, with BN statistics of its current weights.
+    """Score `net` on its training images, with BN statistics recomputed for its current weights.
 
-    The statistics are estimated from at most `MAX_BN_IMAGES` images.  All state of `net` is
-    restored bit-identically.
+    The statistics are estimated from at most `MAX_BN_IMAGES` images.  Afterwards the state of `net`
+    is restored bit-identically.
     """
     with recalibrated_batchnorm(net, images, mean, std, machine):
         return evaluate_network(net, images, mean, std, machine)
@@ -55,10 +55,10 @@ def recalibrated_batchnorm(
     std: tuple[float, ...],
     machine: Machine,
 ) -> Iterator[None]:
-    """Within the context, `net` uses recalibrated BN statistics in place of its running ones.
+    """Make `net` use recalibrated BN statistics within the context, not its running averages.
 
-    They are the means of batch statistics over every k-th image, without augmentation; the batches
-    have nearly equal sizes.  The state of `net` is restored on exit.
+    Recalibrated statistics are averages of batch statistics.  The batches are of nearly equal size
+    and hold every k-th image, without augmentation.  The state of `net` is restored on exit.
     """
     batchnorms, was_training = list_unfrozen_batchnorms(net), net.training
     saved_state = [

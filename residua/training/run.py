@@ -1,28 +1,32 @@
-"""Train a run: from a `Run` value to a folder with its record, its networks and its result."""
+"""Train a run, and write its record, its networks and its result to a folder."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from residua.config.dataset import Dataset
+from residua.config.evaluation_results import wilson_interval
 from residua.config.network import Network
 from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.read import Images, read_split
 from residua.data.sources.resolve import resolve_dataset
+from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import Interrupted, RecordError, UsageError
-from residua.files import try_lock_folder
+from residua.files import delete_path, try_lock_folder
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
+from residua.training.distributed import DataParallelGroup
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
-from residua.training.prepared_run import PreparedRun, prepare_run
+from residua.training.prepared_run import PreparedRun, keep_data_settings_of_run, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.recalibrate_bn import list_unfrozen_batchnorms, score_with_recalibrated_bn
 
@@ -37,22 +41,25 @@ def train_run(
     data_dir: Path | None = None,
     resume: bool = False,
     checkpoint_policy: CheckpointPolicy = DEFAULT_CHECKPOINT_POLICY,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
     on_progress: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> dict[str, Json]:
     """Train `run`, write its record to `folder`, and return its result.
 
     A finished run is not trained again; its stored result is returned.  `data` is the run's data
-    set if the caller has resolved it already.  `initial_weights` is a model folder, whose mean and
-    std are then used too, or a weight file.  `resume` continues from the newest checkpoint.  VLAD
-    models have no checkpoints, metrics or `best`: they are fitted in one go, and start over if
-    interrupted.
+    set if the caller has resolved it already.  `initial_weights` is a weight file or a model
+    folder; with a model folder, its mean and std are used too.  With `resume`, training continues
+    from the newest checkpoint.  VLAD models are fitted in one go: they write no checkpoints, no
+    metrics and no model folder `best`, and start over if interrupted.  `on_data` is called before
+    training with what was understood of the data.
 
-    Every rank of the machine's group must call this; rank 0 writes.  A run may resume with another
-    number of processes, with the same results up to rounding.  Processes that torchrun restarted
-    resume even without `resume`.  Raises UsageError if the folder holds another run, RecordError if
-    another process is training it, DataError if images cannot be read, TrainingError if training
-    cannot start or continue, and Interrupted once `should_stop()` is true.
+    Every rank of the machine's group must call this function; only rank 0 writes files.  A run may
+    resume with another number of processes, and its results are then the same up to rounding.
+    Processes that torchrun restarted resume even if `resume` is False.  Raises UsageError if the
+    folder holds another run, RecordError if another process is training this run, DataError if
+    images cannot be read, TrainingError if training cannot start or continue, and Interrupted once
+    `should_stop()` is true.
     """
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
@@ -61,22 +68,23 @@ def train_run(
             raise UsageError(
                 f"{run.network.name} is fitted by a single process: start it without torchrun"
             )
-    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = keep_data_settings_of_run(
+        data or resolve_dataset(run.dataset, run.network.input), record
+    )
     is_finished = record.run_json_path.exists() and bool(record.read_result())
     if isinstance(run.network, Network) and not is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
     prepared_run = prepare_run(
         run, data, record, machine, initial_weights, data_dir, checkpoint_policy
     )
+    on_data(add_moved_note(prepared_run, record.find_moved_images(run, prepared_run.environment)))
     may_resume = resume or group.restart_count > 0
-    earlier_result = group.broadcast_from_rank0(
-        lambda: begin_or_load_result(record, run, prepared_run.environment, may_resume)
-    )
-    if earlier_result is not None:
-        return earlier_result
-    with try_lock_folder(folder) if group.is_main else nullcontext(True) as has_lock:
-        if not has_lock:
-            raise RecordError(f"the run in {folder} is being trained by another process")
+    with lock_run_folder(folder, group):
+        earlier_result = group.broadcast_from_rank0(
+            lambda: begin_or_load_result(record, run, prepared_run.environment, may_resume)
+        )
+        if earlier_result is not None:
+            return earlier_result
         progress = prepared_run.train_function(
             on_progress=on_progress, should_stop=group.true_on_any_rank(should_stop)
         )
@@ -88,12 +96,38 @@ def train_run(
         return finish_run(prepared_run, progress, data, record, machine, data_dir)
 
 
+def add_moved_note(prepared_run: PreparedRun, former_path: str) -> DataSummary:
+    """The summary of the data, with a note if the photographs were elsewhere, else unchanged."""
+    summary = prepared_run.data_summary
+    note = f"when this run was started, the same photographs were in {former_path}"
+    return replace(summary, notes=(*summary.notes, note)) if former_path else summary
+
+
+@contextmanager
+def lock_run_folder(folder: Path, group: DataParallelGroup) -> Iterator[None]:
+    """Make `folder` and, inside the context, keep other processes from training the run in it.
+
+    Raises RecordError if one does so.  Only rank 0 of the group takes the lock.
+    """
+    if not group.is_main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with try_lock_folder(folder) as has_lock:
+        if not has_lock:
+            raise RecordError(f"the run in {folder} is being trained by another process")
+        yield
+
+
 def begin_or_load_result(
     record: RunRecord, run: Run, environment: dict[str, Json], resume: bool
 ) -> dict[str, Json] | None:
     """Claim the record's folder for `run`; return the stored result if the run is finished."""
     record.claim_folder(run, environment, resume)
-    return record.read_result()
+    result = record.read_result()
+    if result is not None:  # a process that was killed after it had written the result left them
+        delete_path(record.checkpoints_folder)
+    return result
 
 
 def finish_run(
@@ -104,16 +138,19 @@ def finish_run(
     machine: Machine,
     data_dir: Path | None,
 ) -> dict[str, Json]:
-    """Evaluate the trained network in fp32, and write the model folder `last` and the result."""
+    """Evaluate the trained network in fp32, write the model folder `last`, and store the result."""
     fp32_machine = replace(machine, precision="fp32")
     splits = load_evaluation_splits(prepared_run, data, data_dir)
     errors = measure_errors(prepared_run, splits, fp32_machine)
-    result = summarise_run(prepared_run, progress, errors)
+    is_last_best = progress.update_best(errors["dev_error"])
+    result = summarise_run(prepared_run, progress, errors, splits)
     result |= measure_recalibrated_error(prepared_run, splits["train"], fp32_machine)
     if machine.group.is_main:
         test_error, test_images = errors["test_error"], len(splits["test"])
         config = replace(prepared_run.config, test_error=test_error, test_images=test_images)
         save_pretrained(prepared_run.net, config, record.folder / "last")
+        if is_last_best and (record.folder / "best").exists():  # VLAD has no such folder
+            save_pretrained(prepared_run.net, prepared_run.config, record.folder / "best")
         record.write_result(result)
     return result
 
@@ -121,9 +158,9 @@ def finish_run(
 def load_evaluation_splits(
     prepared_run: PreparedRun, data: Dataset, data_dir: Path | None
 ) -> dict[str, Images]:
-    """The images to evaluate, by split, all at the network's input size.
+    """Return the images to evaluate, by split, all at the network's input size.
 
-    The test split is read only now, after the training.
+    The test images are read here, and not before training.
     """
     dev_images = prepared_run.dev_images
     return {
@@ -136,7 +173,7 @@ def load_evaluation_splits(
 def measure_errors(
     prepared_run: PreparedRun, splits: dict[str, Images], machine: Machine
 ) -> dict[str, float]:
-    """The share of wrong images of each split, in [0, 1], as `train_error`, `dev_error` etc."""
+    """Measure the error of each split, in [0, 1]; the keys are `train_error`, `dev_error` etc."""
     net, config = prepared_run.net, prepared_run.config
     return {
         f"{split}_error": evaluate_network(net, images, config.mean, config.std, machine).error
@@ -147,35 +184,54 @@ def measure_errors(
 def measure_recalibrated_error(
     prepared_run: PreparedRun, train_images: Images, machine: Machine
 ) -> dict[str, Json]:
-    """The training error and loss with BN statistics of the final weights; empty without BN."""
+    """The training error and loss with BN statistics recomputed for the final weights.
+
+    The dict is empty if the network has no BN that updates running statistics.  A loss that is not
+    finite is left out, because JSON has no such number.
+    """
     net, config = prepared_run.net, prepared_run.config
     if not list_unfrozen_batchnorms(net):
         return {}
     score = score_with_recalibrated_bn(net, train_images, config.mean, config.std, machine)
-    return {"train_error_reestimated": score.error, "train_loss": score.loss}
+    loss: dict[str, Json] = {"train_loss": score.loss} if isfinite(score.loss) else {}
+    return {"train_error_reestimated": score.error} | loss
 
 
 def summarise_run(
-    prepared_run: PreparedRun, progress: TrainingProgress, errors: dict[str, float]
+    prepared_run: PreparedRun,
+    progress: TrainingProgress,
+    errors: dict[str, float],
+    splits: dict[str, Images],
 ) -> dict[str, Json]:
-    """The result of a run: steps, time, throughput and errors."""
-    best_dev_error = progress.best_dev_error
+    """The result of a run: steps, time, throughput and errors.
+
+    The errors on the dev and test images come with their 95 % confidence intervals.
+    """
+    counts = {split: len(images) for split, images in splits.items() if split != "train"}
+    intervals: dict[str, Json] = {
+        f"{split}_error_interval": list(
+            wilson_interval(round(errors[f"{split}_error"] * count), count)
+        )
+        for split, count in counts.items()
+    }
     return {
         "model": prepared_run.config.network.name,
         "steps": prepared_run.total_steps,
         "seconds": progress.seconds,
         "images_per_second": prepared_run.images_seen / progress.seconds,
         **errors,
-        "best_dev_error": errors["dev_error"] if best_dev_error is None else best_dev_error,
+        "best_dev_error": progress.best_dev_error,
+        **{f"{split}_images": count for split, count in counts.items()},
+        **intervals,
     }
 
 
 @contextmanager
 def catch_stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that is true once Ctrl-C was pressed or SIGTERM received.
+    """Yield a function that returns true after Ctrl-C or SIGTERM.
 
-    The first signal asks for a stop after the current step; a second one stops immediately, by
-    KeyboardInterrupt.  Outside of the main thread no signal is caught.
+    After the first signal, the caller is expected to stop at the end of the current step.  A second
+    signal raises KeyboardInterrupt.  Outside the main thread, no signal is caught.
     """
     stop_requested = threading.Event()
 

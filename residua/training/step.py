@@ -16,7 +16,7 @@ from residua.training.optimisers import build_torch_optimiser, make_parameter_gr
 class TrainingStep:
     """Trains `net` on one batch per call, and holds the optimiser's state.
 
-    A batch is split into `bn_splits` equal parts with BN statistics of their own.  Gradients and
+    A batch is split into `bn_splits` equal parts, each with its own BN statistics.  Gradients and
     running statistics are averaged over the splits, and over the ranks of the machine's group.
     `body_lr_scale` multiplies the learning rate of all parameters but those of the last layer.
     """
@@ -50,9 +50,10 @@ class TrainingStep:
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Train on a batch; return its mean loss and its number of wrong predictions, as scalars.
 
-        `images` and `labels` are this rank's share of the batch; the results are of the whole
-        batch, before the update.  Labels are classes (n,), or class shares (n, classes); the class
-        of the largest share then counts as the right one.  The call does not wait for the device.
+        `images` and `labels` are this rank's share of the batch; loss and wrong predictions are
+        those of the whole batch, before the update.  Labels are classes (n,) or class probabilities
+        (n, classes); the most probable class then counts as correct.  The call does not wait for
+        the device.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -67,8 +68,8 @@ class TrainingStep:
     ) -> tuple[Tensor, Tensor]:
         """Run one forward and backward pass; return mean loss and number of wrong predictions.
 
-        Both are scalar tensors.  The gradient of loss / `loss_divisor` is added to the parameters'
-        `.grad`.
+        Both results are scalar tensors.  The gradient of loss / `loss_divisor` is added to the
+        `.grad` of the parameters.
         """
         with self.machine.autocast():
             logits = self.net(images)
@@ -78,9 +79,10 @@ class TrainingStep:
         return loss.detach(), (logits.argmax(1) != true_classes).sum()
 
     def accumulate_over_splits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a forward and backward pass over this rank's BN splits; return means over all ranks.
+        """Run a forward and backward pass over this rank's BN splits, and average over all ranks.
 
-        Each split starts from the same running statistics, which end as the mean over all splits.
+        Returns the mean loss and the number of wrong predictions of the whole batch.  Each split
+        starts from the same running statistics; afterwards these are the mean over all splits.
         """
         group = self.machine.group
         local_splits = local_bn_splits(self.bn_splits, group)
@@ -105,7 +107,7 @@ class TrainingStep:
         return means[0], (means[1] * count * group.world_size).round().long()
 
     def optimiser_state(self) -> dict[str, Tensor]:
-        """The optimiser's tensors (e.g. momentum) by `PARAMETER/STATE`, both given by name."""
+        """The optimiser's tensors (e.g. momentum), keyed by the names `PARAMETER/STATE`."""
         return {
             f"{name}/{state_key}": value
             for name, parameter in self.net.named_parameters()
@@ -114,7 +116,7 @@ class TrainingStep:
         }
 
     def load_optimiser_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `optimiser_state` returned, in the memory layout of each parameter."""
+        """Restore the tensors of `optimiser_state`, each in the memory layout of its parameter."""
         parameters = dict(self.net.named_parameters())
         for key, value in state.items():
             name, _, state_key = key.rpartition("/")
@@ -126,8 +128,8 @@ class TrainingStep:
 def flatten_gradients(net: nn.Module) -> Tensor:
     """Allocate all gradients of `net` as views of one zero tensor, and return that tensor.
 
-    The tensor is kept for the whole run: gradients allocated among activations, which come and go,
-    would each leave a gap in the heap.
+    The tensor is kept for the whole run.  Separate gradients would be allocated between activations
+    and would fragment the heap when these are freed.
     """
     parameters = [p for p in net.parameters() if p.requires_grad]
     sizes = [p.numel() for p in parameters]

@@ -1,7 +1,7 @@
 """Modules for a BN split that several ranks compute together: synchronised BN and drop-path.
 
-Up to rounding, the result is that of a single process that computes the whole split, whatever the
-number of ranks.
+For any number of ranks, the result equals, up to rounding, that of one process that computes the
+whole split.
 """
 
 from functools import partial
@@ -19,10 +19,10 @@ from residua.training.machine import Machine, ModuleT
 
 
 def convert_to_sync_modules(net: ModuleT, bn_splits: int, machine: Machine) -> ModuleT:
-    """Replace BN and drop modules of `net`, in place, by ones synchronised over each BN split.
+    """Replace BN and `DropJoin` modules of `net`, in place, by ones synchronised per BN split.
 
     Nothing is replaced if each rank computes whole splits.  The state_dict keeps its keys.  Every
-    rank must call this.
+    rank must call this function.
     """
     if bn_splits >= machine.group.world_size:
         return net
@@ -57,9 +57,10 @@ class CpuSyncBatchNorm(BatchNorm):
         """Accept images and vectors alike."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (n, c, ...) by mean and variance over the samples of all ranks in the group.
+        """Normalise x (n, c, ...) by the mean and variance over the samples of all ranks.
 
-        In training mode y = (x - mean) / sqrt(var + eps) * weight + bias.
+        In training mode, y = (x - mean) / sqrt(var + eps) * weight + bias.  In evaluation mode, the
+        running statistics are used.
         """
         if not self.training:
             y: Tensor = super().forward(x)
@@ -84,9 +85,9 @@ class CpuSyncBatchNorm(BatchNorm):
         return y.to(x.dtype)
 
     def update_running_stats(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Update the running statistics from the biased variance of `count` values per channel.
+        """Update the running statistics from `mean` and `var` of `count` values per channel.
 
-        The running variance is unbiased, as in torch.
+        `var` is the biased variance; it is made unbiased for the running variance, as in torch.
         """
         if not self.track_running_stats:
             return
@@ -103,7 +104,7 @@ class CpuSyncBatchNorm(BatchNorm):
 
 
 class AllReduceSum(torch.autograd.Function):
-    """Sum over the ranks of a group, with gradients.
+    """A differentiable sum over the ranks of a group.
 
     torch.distributed.nn has one too, but warns that it will be removed.
     """
@@ -122,9 +123,10 @@ class AllReduceSum(torch.autograd.Function):
 
 
 class SyncDropJoin(DropJoin):
-    """Drop-path and shortcut dropout that are drawn for a whole BN split on every rank.
+    """Drop-path and shortcut dropout for one rank's slice of a BN split.
 
-    Each rank draws the same mask, as one process would, and applies its own slice.
+    Every rank draws the same mask for the whole split, as a single process would, and applies its
+    own slice of that mask.
     """
 
     def __init__(self, drop: DropJoin, rank_in_split: int, ranks_per_split: int) -> None:
@@ -142,7 +144,7 @@ class SyncDropJoin(DropJoin):
             keep_mask = draws[own_slice] >= self.drop_path
             branch = branch * (keep_mask / (1 - self.drop_path)).to(branch.dtype)
         if self.shortcut_dropout:
-            # cat keeps the memory layout of the shortcut, which decides the order of the draws
+            # cat keeps the shortcut's memory layout, which determines the order of the draws
             ones = torch.ones_like(torch.cat([shortcut] * self.ranks_per_split))
             shortcut = shortcut * F.dropout(ones, self.shortcut_dropout)[own_slice]
         return shortcut + branch

@@ -1,7 +1,7 @@
-"""Save the state of a run to a checkpoint, and restore it, so that resuming is bit-identical.
+"""Save and restore a run's state, so that a resumed run is bit-identical to an uninterrupted one.
 
 The state is all that the rest of the run depends on: weights, buffers, the optimiser's state, the
-step, and the step results that no metrics line holds yet.
+step, and the step results that are not yet in metrics.jsonl.
 """
 
 import torch
@@ -27,7 +27,7 @@ def save_training_state(
     progress: TrainingProgress,
     checkpoint_policy: CheckpointPolicy,
 ) -> None:
-    """Write a checkpoint, on rank 0; TrainingError if a loss or a weight is not finite."""
+    """Write a checkpoint on rank 0.  Raises TrainingError if a loss or a weight is not finite."""
     require_finite_losses(progress, record)
     progress.stop_clock()
     if not all(parameter.isfinite().all() for parameter in training_step.net.parameters()):
@@ -49,6 +49,7 @@ def save_training_state(
         "processes": training_step.machine.group.world_size,
     }
     if training_step.machine.group.is_main:
+        record.flush_metrics()
         write_checkpoint(
             record.checkpoints_folder, progress.step, groups, scalars, checkpoint_policy.keep_last
         )
@@ -60,9 +61,9 @@ def restore_training_state(
 ) -> TrainingProgress:
     """Restore the newest intact checkpoint into `training_step`, and return the run's progress.
 
-    Without a checkpoint the progress is that of a fresh start.  Metrics lines after the restored
-    step are removed.  Raises RecordError if the checkpoint is of another network, or if all are
-    damaged.
+    Without a checkpoint, progress starts at step 0.  Rows of metrics.jsonl after the restored step
+    are removed.  Raises RecordError if the checkpoint belongs to another network, or if all
+    checkpoints are damaged.
     """
     group = training_step.machine.group
     checkpoint = group.broadcast_from_rank0(lambda: load_newest_intact(record.checkpoints_folder))
@@ -91,7 +92,10 @@ def restore_training_state(
 
 
 def restore_weights(record: RunRecord, training_step: TrainingStep, groups: TensorGroups) -> None:
-    """Load the weights and the optimiser's state; RecordError if they are of another network."""
+    """Load the weights and the optimiser's state.
+
+    Raises RecordError if the weights do not fit the network.
+    """
     try:
         training_step.net.load_state_dict(groups["net"])
     except (KeyError, RuntimeError) as error:
@@ -108,7 +112,7 @@ def split_steps(values: Tensor | None, device: torch.device) -> list[Tensor]:
 
 
 def describe_world_size_change(previous: int, current: int) -> list[str]:
-    """A note if a run resumes with another number of processes, otherwise none."""
+    """A list with one note if the number of processes has changed, otherwise an empty list."""
     if previous == current:
         return []
     before = "1 process" if previous == 1 else f"{previous} processes"
@@ -119,9 +123,9 @@ def describe_world_size_change(previous: int, current: int) -> list[str]:
 
 
 def require_finite_losses(progress: TrainingProgress, record: RunRecord) -> None:
-    """Raise TrainingError if a loss since the last metrics line is not finite.
+    """Raise TrainingError if a loss since the last row of metrics.jsonl is not finite.
 
-    Waits for the device.
+    The check waits for the device.
     """
     losses = torch.stack(progress.losses) if progress.losses else torch.zeros(1)
     if not losses.isfinite().all():
@@ -134,9 +138,9 @@ def require_finite_losses(progress: TrainingProgress, record: RunRecord) -> None
 
 
 def suggest_divergence_fix(record: RunRecord) -> str:
-    """Text for an error message after a divergence.
+    """The end of an error message about diverged training.
 
-    It says whether a checkpoint from before the divergence exists, and suggests other settings.
+    The text says whether a checkpoint from before the divergence exists, and suggests settings.
     """
     has_checkpoint = bool(list_checkpoints(record.checkpoints_folder))
     checkpoint_note = (

@@ -1,7 +1,7 @@
 """Fit a VLAD classifier to images.
 
-First the whitening and the dictionary of visual words are fitted to random patches, then a linear
-SVM for each class to the descriptors of all images.
+First, the whitening and the dictionary of visual words are fitted to random patches.  Then one
+linear SVM per class is fitted to the descriptors of all images.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from residua.net.vlad import IMAGES_PER_CHUNK, VladNetwork
 from residua.training.progress import ProgressListener, TrainingProgress
 
 SAMPLING_CHUNK = 10_000  # images in memory at a time, to take one patch of each
-# Whitening divides by at least the root of this, so that it does not amplify noise; our choice.
+# Whitening divides by at least the square root of this, so as not to amplify noise; our choice.
 MIN_WHITENED_VARIANCE = 1e-4
 
 
@@ -32,11 +32,11 @@ def fit_vlad(
     on_progress: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> TrainingProgress:
-    """Fit `net` to uint8 images in place; the result depends on `seed` alone.
+    """Fit `net` to uint8 images in place; all random draws depend on `seed` alone.
 
     Stops early once `should_stop()` is true; there is no checkpoint to resume from.  Progress
-    counts as steps the dictionary, the descriptors of every 64 images, and the SVM of each class.
-    Raises DataError for a class without images.
+    counts one step for the dictionary, one for the descriptors of every 64 images, and one for the
+    SVM of each class.  Raises DataError for a class without images.
     """
     counts = torch.bincount(images.labels, minlength=net.classifier.classes)
     if not counts.all():
@@ -72,7 +72,7 @@ def fit_vlad_stepwise(
         descriptors[start : start + len(chunk)] = chunk_descriptors.cpu().numpy()
         yield
     labels = images.labels.cpu().numpy()
-    # One class against all others at a time, as LinearSVC itself does, so that each is a step.
+    # One class against all others, as LinearSVC itself does, so that each class is a step.
     for k in range(net.classifier.classes):
         svm = LinearSVC(C=net.classifier.cost, dual=True, tol=1e-3, random_state=seed)
         svm.fit(descriptors, labels == k)
@@ -84,7 +84,7 @@ def fit_vlad_stepwise(
 def sample_patches(
     net: VladNetwork, images: Images, mean: tuple[float, ...], std: tuple[float, ...], seed: int
 ) -> Tensor:
-    """Draw random patches (samples, patch_numel) of random images, both with replacement."""
+    """Draw random patches (samples, patch_numel) of images drawn with replacement."""
     side, patches = net.classifier.patch, []
     numbers = torch.arange(net.classifier.samples, device=images.labels.device)
     for chunk in torch.split(numbers, SAMPLING_CHUNK):

@@ -106,7 +106,11 @@ BAD_FILES = {
         "give a state_dict, "
         "as torch.save(model.state_dict(), FILE) writes it",
     ),
-    "no file": ("x.pth", lambda path: None, "there is no file {path}"),
+    "no file": (
+        "x.pth",
+        lambda path: None,
+        "there is no file or folder {path}: check the path",
+    ),
     "a folder": (
         "x",
         lambda path: path.mkdir(),
@@ -147,7 +151,9 @@ BAD_FILES = {
             path,
         ),
         (
-            "{path} has no classification head, which a model folder needs: use create_model(..., "
+            "{path} has no classification head, which a model folder needs (its last tensors: "
+            "layer3.0.bn2.bias 64, layer3.0.bn2.running_mean 64, layer3.0.bn2.running_var 64, "
+            "layer3.0.bn2.num_batches_tracked a single number): use create_model(..., "
             "pretrained=...) in Python, which makes a new one"
         ),
     ),
@@ -263,10 +269,15 @@ def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
         ),
         ("model --to torchvision --out peer.th", 2, "peer.th already exists: choose another --out"),
         (
+            "peer.th --to torchvision --out x.pth",
+            1,
+            "peer.th is not a model folder: give one, or leave out --to if this is another "
+            "project's weights file",
+        ),
+        (
             "none --to torchvision --out x.pth",
             1,
-            "none is not a model folder: give one, or leave out --to if this is another project's "
-            "weights file",
+            "none does not exist: give the folder of a run or of a model",
         ),
         (
             "empty --to torchvision --out x.pth",

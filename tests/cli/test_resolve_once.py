@@ -13,9 +13,9 @@ def listed_locations(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     locations, list_image_dataset = [], resolve.list_image_dataset
 
-    def list_and_count(location):
+    def list_and_count(location, *others, **options):
         locations.append(str(location))
-        return list_image_dataset(location)
+        return list_image_dataset(location, *others, **options)
 
     monkeypatch.setattr(resolve, "list_image_dataset", list_and_count)
     return locations

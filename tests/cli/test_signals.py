@@ -115,8 +115,8 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             ["nowhere/run"],
             1,
-            "residua: there is no folder nowhere/run: "
-            "give a run folder, a model folder or a network name",
+            "residua: there is no folder nowhere/run: give a run folder, a model folder or a "
+            "network name, or hf:nowhere/run if it is on the Hugging Face hub",
         ),
         (
             ["{empty}"],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,12 @@ from residua.data.near_duplicates import (
 from residua.data.sources.listing import escape_unprintable
 from residua.data.sources.resolve import list_image_dataset
 from residua.record import RunRecord
-from tests.data.faulty_photos import make_picture, write_clean_folder, write_faulty_folder
+from tests.data.faulty_photos import (
+    encode_image,
+    make_picture,
+    write_clean_folder,
+    write_faulty_folder,
+)
 
 SKIPPED_KINDS = (
     "truncated",
@@ -26,7 +32,7 @@ SKIPPED_KINDS = (
     "empty",
     "not an image",
     "too large",
-    "link outside",
+    "link loop",
     "broken link",
     "no file",
     "no class",
@@ -182,6 +188,67 @@ def test_near_duplicates_among_ten_thousand_are_found_without_comparing_all_pair
     assert find_near_duplicates(hashes, greys) == [(30, 7000)]
     compared = sum(len(bucket) * (len(bucket) - 1) // 2 for bucket in group_by_hash_band(hashes))
     assert compared < 50_000, compared  # of 50 million pairs
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_images_have_few_near_duplicates(count):
+    greys = [bytes([100] * 256)] * count
+    assert find_near_duplicates([7] * count, greys) == [(0, 1)] * (count == 2)
+
+
+def test_many_images_with_the_same_hash_are_compared_in_bounded_time():
+    """Dark images with a black background have the hash 0 in common."""
+    rng = np.random.default_rng(0)
+    count = 3000
+    greys = [bytes(row) for row in rng.integers(0, 256, (count, 256), dtype=np.uint8)]
+    greys[2500] = bytes(min(level + 8, 255) for level in greys[100])
+    greys[2900] = bytes(min(level + 20, 255) for level in greys[100])
+    start = time.perf_counter()
+    assert find_near_duplicates([0] * count, greys) == [(100, 2500)]
+    assert find_near_duplicates([0] * count, [bytes([i % 7] * 256) for i in range(count)]) == [
+        (0, i) for i in range(1, count)
+    ]
+    assert time.perf_counter() - start < 4
+
+
+def test_near_duplicates_equal_those_of_a_comparison_of_all_pairs():
+    rng = np.random.default_rng(1)
+    count = 250
+    hashes = [int(value) for value in rng.integers(0, 12, count) * 0x0101_0101_0101]
+    base = rng.integers(0, 256, (4, 256))
+    rows = base[rng.integers(0, 4, count)] + rng.integers(-11, 12, (count, 256))
+    greys = rows.clip(0, 255).astype(np.uint8)
+    wanted = {}
+    for j in range(count):
+        for i in range(j):
+            is_near = (hashes[i] ^ hashes[j]).bit_count() <= 4
+            difference = np.abs(greys[i].astype(int) - greys[j]).mean()
+            if is_near and difference <= 8:
+                wanted.setdefault(j, i)
+    found = find_near_duplicates(hashes, [bytes(row) for row in greys])
+    assert found == [(i, j) for j, i in wanted.items()]
+    assert 0 < len(found) < count - 4
+
+
+def test_a_check_without_a_decodable_image_reports_all_problems(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(2):
+            content = encode_image(make_picture(i))[: 300 + i]
+            (tmp_path / "d" / name / f"{i}.jpg").write_bytes(content)
+    out, clean = tmp_path / "o", tmp_path / "clean.csv"
+    arguments = ["data", "check", str(tmp_path / "d"), "--out", str(out), "--fix", str(clean)]
+    assert main(arguments) == 0
+    assert "0 usable images in 2 classes, 6 problems" in capsys.readouterr().out
+    facts = json.loads((out / "check.json").read_text())
+    assert (facts["images"], facts["mean"], facts["width"]) == (0, [], [])
+    assert sorted({problem["kind"] for problem in facts["problems"]}) == ["tiny class", "truncated"]
+    assert clean.read_text() == "path,label,split\n"
+    options = ["--model", "cifar-resnet8", "--size", "16", "--steps", "2", "--out"]
+    assert main(["train", str(tmp_path / "d"), *options, str(tmp_path / "r")]) == 1
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert "d has no usable image: " in last_line
+    assert not (tmp_path / "r").exists()
 
 
 def test_the_perceptual_hash_survives_resizing():

@@ -14,12 +14,7 @@ from PIL import Image
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.papers import network
 from residua.config.serialize import from_json, to_json
-from residua.data.decode import (
-    IMAGE_FORMATS,
-    decode_image,
-    preprocess_image,
-    silence_pillow_warnings,
-)
+from residua.data.decode import decode_image, preprocess_image, silence_pillow_warnings
 from residua.errors import DataError, ImageError, UsageError
 from tests import third_party  # noqa: F401 -- makes torchvision importable
 
@@ -61,7 +56,10 @@ def make_png_bomb(width, height):
     )
 
 
-@pytest.mark.parametrize("format", IMAGE_FORMATS)
+@pytest.mark.parametrize(
+    "format",
+    ["JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM"],
+)
 def test_every_format_decodes_to_the_same_photo(format):
     image = make_photo()
     found = decode_image(encode_image(image, format))
@@ -137,7 +135,7 @@ UNDECODABLE_FILES = {
         "damaged",
     ),
     "ten gigapixels": (make_png_bomb(100_000, 100_000), "too large"),
-    "half of what Pillow refuses itself": (make_png_bomb(11_000, 10_000), "too large"),
+    "half of what Pillow refuses itself": (make_png_bomb(16_000, 10_000), "too large"),
 }
 
 
@@ -162,7 +160,8 @@ def test_a_missing_file_is_reported_as_unreadable(tmp_path):
 
 def test_a_decompression_bomb_is_reported_with_its_pixels_and_the_limit():
     with pytest.raises(
-        ImageError, match=r"has 10,000,000,000 pixels, more than the limit of 100,000,000"
+        ImageError,
+        match=r"has 10,000,000,000 pixels, more than the limit of 128,000,000 \(--max-pixels\)",
     ):
         decode_image(make_png_bomb(100_000, 100_000))
     with pytest.raises(ImageError, match="has 1,200 pixels, more than the limit of 1,000"):

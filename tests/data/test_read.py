@@ -1,5 +1,6 @@
 """Reading data sets from their files: intact, damaged and hostile ones."""
 
+import codecs
 import gzip
 import os
 import pickle
@@ -174,6 +175,15 @@ def test_a_pickle_cannot_build_object_arrays_from_its_bytes(tmp_path):
         read_split(data, "train", tmp_path)
 
 
+def test_a_pickle_cannot_use_any_other_codec_than_that_of_numpy(tmp_path):
+    forged = PickledCall(codecs.encode, "x" * 99, "punycode")  # of quadratic time
+    data = write_small_cifar(tmp_path, data_batch_1=pickle.dumps({b"data": forged}, 2))
+    with pytest.raises(
+        DataError, match=r"data_batch_1 was not loaded: it encodes bytes as b?'punycode'"
+    ):
+        read_split(data, "train", tmp_path)
+
+
 def test_a_truncated_batch_is_reported_by_its_checksum(tmp_path):
     content, *_ = make_pickled_batch(4)
     data = write_small_cifar(tmp_path, data_batch_1=content)
@@ -306,6 +316,18 @@ def test_a_damaged_gz_file_is_reported(tmp_path, spoil):
         DataError,
         match=r"train-images-idx3-ubyte\.gz is truncated or altered: .+; "
         r"delete it and download it again$",
+    ):
+        read_split(data, "train", tmp_path)
+
+
+def test_a_gz_file_is_unpacked_no_further_than_the_largest_file_of_a_data_set(
+    tmp_path, monkeypatch
+):
+    pixels, labels = map(make_idx_bytes, make_mnist_arrays())
+    data = write_small_mnist(tmp_path, pixels, labels, compressed=True)
+    monkeypatch.setattr("residua.data.sources.array_files.MAX_FILE_BYTES", len(pixels) - 1)
+    with pytest.raises(
+        DataError, match=rf"\.gz is .*: it holds more than {len(pixels) - 1:,} byte"
     ):
         read_split(data, "train", tmp_path)
 

@@ -97,3 +97,21 @@ def send_raw_bytes(port, content, timeout=30):
             return connection.recv(65536)
         except ConnectionError:  # the server closed the connection before all bytes were sent
             return b""
+
+
+def read_until_closed(connection):
+    """The bytes that a server sends until it closes the connection."""
+    content = b""
+    try:
+        while received := connection.recv(65536):
+            content += received
+    except ConnectionResetError:  # it was closed with unread bytes
+        pass
+    return content
+
+
+def read_metrics(port):
+    """The server's metrics as numbers by name."""
+    text = send_request(port, path="/metrics", method="GET")[2].decode()
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 import residua
 from residua.config.model import ModelConfig
@@ -10,7 +11,8 @@ from residua.deploy import engine as engines
 from residua.deploy.engine import InferenceEngine, build_engine
 from residua.errors import RecordError, UsageError
 from residua.extras import EXTRA_PACKAGES
-from residua.net.model_folder import load_model_folder
+from residua.net.model_folder import load_model_folder, save_pretrained
+from tests.cli_runner import run_cli
 from tests.third_party import randomize_weights
 
 ENGINE_NETWORKS = {
@@ -96,10 +98,11 @@ def test_auto_chooses_an_engine_that_agrees_with_plain_pytorch():
     assert (build_engine(*model)(pixels) - expected).abs().max() < 0.01
 
 
-def test_auto_falls_back_to_pytorch_when_faster_engines_are_inaccurate(monkeypatch):
+@pytest.mark.parametrize("probabilities", [torch.eye(3), torch.full((3, 3), torch.nan)])
+def test_auto_falls_back_to_pytorch_when_faster_engines_are_inaccurate(monkeypatch, probabilities):
     def yield_wrong_engine(net, config):
         yield InferenceEngine(
-            "wrong", config, lambda pixels: torch.eye(3)[torch.arange(len(pixels)) % 3]
+            "wrong", config, lambda pixels: probabilities[torch.arange(len(pixels)) % 3]
         )
 
     monkeypatch.setattr(engines, "build_engines_by_speed", yield_wrong_engine)
@@ -127,6 +130,37 @@ def test_auto_falls_back_to_pytorch_when_conversion_fails_or_a_library_is_missin
         match=r"needs no-such-package, which is not installed: pip install 'residua\[openvino\]'",
     ):
         build_engine(*model, "openvino")
+
+
+def test_auto_builds_no_other_engine_for_a_few_images(monkeypatch):
+    """Another engine is built for more images, or for a number that is not known."""
+    built = []
+    monkeypatch.setattr(
+        engines,
+        "build_openvino_engine",
+        lambda net, config: built.append("openvino") or engines.build_torch_engine(net, config),
+    )
+    monkeypatch.setattr(engines, "find_missing_package", lambda extra: "")
+    for count, names in ((1, 0), (256, 0), (257, 1), (None, 1)):
+        built.clear()
+        assert build_engine(*make_model(), image_count=count).description.startswith("torch")
+        assert len(built) == names, count
+
+
+@pytest.mark.parametrize(("option", "built"), [([], 0), (["--engine", "openvino"], 1)])
+def test_predicting_one_image_takes_pytorch(tmp_path, monkeypatch, capsys, option, built):
+    names = []
+    build_openvino = engines.build_openvino_engine
+    monkeypatch.setattr(
+        engines,
+        "build_openvino_engine",
+        lambda *arguments: names.append("openvino") or build_openvino(*arguments),
+    )
+    save_pretrained(*make_model(), tmp_path / "m")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    code, _, message = run_cli(capsys, "predict", tmp_path / "m", tmp_path / "a.png", *option)
+    assert code == 0, message
+    assert len(names) == built
 
 
 def test_an_unknown_engine_and_a_folder_without_a_model_are_reported(tmp_path):

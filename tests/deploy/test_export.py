@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from residua.cli.export import compute_int8_loss_points
 from residua.cli.main import main
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
+from residua.data.read import Images
 from residua.deploy import export as exports
 from residua.deploy.export import export_model
-from residua.deploy.export_check import EXPORT_TOLERANCE, OutputDifference
+from residua.deploy.export_check import EXPORT_TOLERANCE, OutputDifference, largest_difference
 from residua.deploy.export_files import load_exported_runner
+from residua.deploy.inference_module import InferenceModule
+from residua.deploy.int8 import Int8Samples, measure_int8_cost
 from residua.errors import RecordError, UsageError
 from residua.extras import EXTRA_PACKAGES
 from residua.net.model_folder import save_pretrained
@@ -145,6 +149,67 @@ def test_an_export_that_differs_from_pytorch_is_not_written(tmp_path, monkeypatc
     ):
         export_model(*make_small_model(), "onnx", tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("output", [0, 1], ids=["scores", "probabilities"])
+def test_an_export_with_outputs_that_are_not_finite_is_not_written(
+    tmp_path, monkeypatch, bad, output
+):
+    """One such number among many: the largest of nan and a number may be the number."""
+    load_runner = exports.load_exported_runner
+
+    def load_faulty_runner(*arguments):
+        run_exported = load_runner(*arguments)
+
+        def run_faulty(images):
+            outputs = [x.clone() for x in run_exported(images)]
+            outputs[output][-1, 1] = bad
+            return tuple(outputs)
+
+        return run_faulty
+
+    monkeypatch.setattr(exports, "load_exported_runner", load_faulty_runner)
+    with pytest.raises(RecordError, match="was not written: its outputs, or those of PyTorch, are"):
+        export_model(*make_small_model(), "torch-export", tmp_path / "m.pt2")
+    assert not (tmp_path / "m.pt2").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_int8_scores_that_are_not_finite_are_refused(precision):
+    net, config = make_small_model()
+    module = InferenceModule(net, config, bake_preprocessing=True)
+    held_out = Images(make_random_pixels(5), torch.zeros(5, dtype=torch.int64))
+    samples = Int8Samples(make_random_pixels(2), held_out, True, "noise")
+    compute = {"fp32": lambda batch: module(batch)[0], "int8": lambda batch: module(batch)[0]}
+    assert measure_int8_cost(*compute.values(), module, config, samples)["agreement"] == 1
+    finite = compute[precision]
+    compute[precision] = lambda batch: finite(batch).where(torch.arange(3) > 0, torch.nan)
+    with pytest.raises(RecordError, match=f"scores in {precision} are not finite"):
+        measure_int8_cost(*compute.values(), module, config, samples)
+
+
+def test_engines_with_a_probability_that_is_not_finite_do_not_agree():
+    first = torch.tensor([[0.5, 0.5], [torch.nan, 0.5]])
+    for second in (first, torch.full((2, 2), 0.5)):
+        assert largest_difference(first, second) == float("inf")
+    assert largest_difference(torch.zeros(2, 3), torch.zeros(2, 2)) == float("inf")
+    assert largest_difference(torch.tensor([0.25]), torch.tensor([0.75])) == 0.5
+
+
+def test_the_temperature_that_is_baked_into_the_file_is_said(tmp_path, capsys):
+    net, config = make_small_model()
+    for temperature, sentence in (
+        (1.0, "probabilities: the softmax of the scores (the model stores no temperature)"),
+        (1.5, "probabilities: the softmax of scores / 1.500, the model's temperature"),
+    ):
+        folder = tmp_path / str(temperature)
+        save_pretrained(net, replace(config, temperature=temperature), folder)
+        command = ["export", str(folder), "--to", "torch-export", "--out"]
+        assert main([*command, str(folder / "m.pt2")]) == 0
+        assert sentence in capsys.readouterr().out.splitlines()
+        assert main([*command, str(folder / "n.pt2"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["temperature"] == temperature
 
 
 def test_the_tolerance_is_relative_for_large_scores_only():

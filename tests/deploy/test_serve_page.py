@@ -16,8 +16,10 @@ from starlette.routing import Route
 from residua.cli.serve import build_page_variables
 from residua.data.decode import decode_image, preprocess_image
 from residua.data.read import Images
+from residua.deploy.access import SECURITY_HEADERS
 from residua.deploy.explain import GradCamExplainer
-from residua.deploy.service import PredictionService, ServerLimits
+from residua.deploy.limits import ServerLimits
+from residua.deploy.service import PredictionService
 from residua.deploy.similar import SimilarImageIndex
 from residua.report.html import render_template
 from tests.browser import load_in_chromium, needs_chromium
@@ -49,6 +51,8 @@ frame.onload = async () => {
     content: root.scrollWidth, room: root.clientWidth, window: view.innerWidth,
     shown: shown.length, answer: page.getElementById("answer").textContent,
     status: page.getElementById("status").textContent,
+    photo: [page.getElementById("view").naturalWidth, page.getElementById("view").naturalHeight],
+    boxes: ["view", "heat"].map(id => page.getElementById(id).getBoundingClientRect().toJSON()),
   });
 };
 </script>"""
@@ -56,7 +60,14 @@ frame.onload = async () => {
 
 @pytest.mark.slow
 @needs_chromium
-def test_the_page_shows_a_prediction_in_a_browser(tmp_path):
+def test_the_page_shows_a_prediction_and_the_own_photograph_in_a_browser(tmp_path, monkeypatch):
+    policy = SECURITY_HEADERS["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy  # the harness shows the page in a frame
+    monkeypatch.setitem(
+        SECURITY_HEADERS,
+        "content-security-policy",
+        policy.replace("rs 'none'", "rs 'self'; frame-src 'self'"),
+    )
     engine, (net, config) = make_small_engine(), make_small_model()
     pixels = torch.stack(
         [preprocess_image(decode_image(make_image_bytes(seed)), config) for seed in range(8)]
@@ -93,7 +104,12 @@ def test_the_page_shows_a_prediction_in_a_browser(tmp_path):
 
     with run_server(
         ServiceWithHarness(
-            engine, page, ServerLimits(), GradCamExplainer(net, config), similar_images
+            engine,
+            page,
+            ServerLimits(),
+            GradCamExplainer(net, config),
+            similar_images,
+            threshold=1.0,
         )
     ) as port:
         for width in (390, 1280):
@@ -104,5 +120,11 @@ def test_the_page_shows_a_prediction_in_a_browser(tmp_path):
             assert state["window"] == width
             assert state["content"] <= state["room"] <= width
             assert state["shown"] == 3 + 6 + 2
-            assert state["answer"] in CLASSES
+            assert state["answer"].startswith("Unsure, perhaps: ")
+            assert state["answer"].removeprefix("Unsure, perhaps: ") in CLASSES
             assert state["status"].startswith(state["answer"])
+            assert state["photo"] == [20, 12]  # not the 16 x 16 pixels of the network's input
+            view, heat = state["boxes"]
+            assert view["width"] / view["height"] == pytest.approx(20 / 12, rel=0.01)
+            for side in ("left", "top", "width", "height"):  # the network sees all of the image
+                assert heat[side] == pytest.approx(view[side], abs=1)

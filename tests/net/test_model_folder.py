@@ -1,14 +1,19 @@
 import json
+import os
+import stat
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import residua
 from residua.config.model import ModelConfig
 from residua.config.papers import network
+from residua.config.vlad_config import make_vlad_classifier
 from residua.errors import RecordError, UsageError
-from residua.net.model_folder import read_model_config, save_pretrained
+from residua.net.convert.state_dict import write_state_dict
+from residua.net.model_folder import compute_file_sha256, read_model_config, save_pretrained
+from residua.net.vlad import VladNetwork
 from tests.net.test_pretrained import add_to_hub_cache, run_offline
 
 
@@ -99,7 +104,7 @@ def test_a_model_on_the_hub_is_loaded_by_its_name(model_folder, tmp_path):
     expected = residua.from_pretrained(model_folder)(torch.ones(1, 1, 8, 8))[0, 0].item()
     add_to_hub_cache(tmp_path, "someone/letters", model_folder)
     code = (
-        "import residua, torch; net = residua.from_pretrained('someone/letters'); "
+        "import residua, torch; net = residua.from_pretrained('hf:someone/letters'); "
         "print(net(torch.ones(1, 1, 8, 8))[0, 0].item())"
     )
     assert float(run_offline(tmp_path, code)) == pytest.approx(expected, rel=1e-6)
@@ -125,6 +130,23 @@ def test_truncated_weights_are_reported(model_folder):
             "config.json is not a valid model config: cifar-resnet8 has 3 classes, but 1 class "
             "names were given: give one name per class",
         ),
+        (
+            {"classes": ["a", "b", "a"]},
+            "config.json is not a valid model config: class names must be distinct, but 'a' "
+            "appears 2 times: rename all but one",
+        ),
+        (
+            {"classes": ["a", "b", 3]},
+            "config.json is not a valid model config: model config.classes[2] is 3, not str",
+        ),
+        (
+            {"classes": None},
+            "config.json is not a valid model config: model config.classes is None, not tuple",
+        ),
+        (
+            {"classes": ["a", "b", "c" * 1001]},
+            "the name of a class has 1,001 characters: give at most 1,000",
+        ),
         ({"mean": []}, "0 means and 1 stds do not fit: give one of each for every channel"),
         (
             {"mean": [0, 0], "std": [1, 1]},
@@ -137,7 +159,7 @@ def test_truncated_weights_are_reported(model_folder):
         ),
         (
             {"mean": [float("nan")]},
-            "means (nan,) and stds (0.25,) are invalid: give finite numbers, and stds above 0",
+            "config.json is damaged: it contains NaN, which is not a finite number",
         ),
         (
             {"colour": "red"},
@@ -151,6 +173,104 @@ def test_an_invalid_config_is_reported(model_folder, change, sentence):
     with pytest.raises(RecordError) as refused:
         residua.from_pretrained(model_folder)
     assert sentence in str(refused.value)
+
+
+UNFIT_TENSORS = {
+    "its stem.0.weight is 16x3x3x3, but cifar-resnet8 needs 16x1x3x3": {
+        "stem.0.weight": torch.zeros(16, 3, 3, 3)
+    },
+    "its head.1.bias is 4, but cifar-resnet8 needs 3": {"head.1.bias": torch.zeros(4)},
+    "cifar-resnet8 has no place for its head.2.weight": {"head.2.weight": torch.zeros(1)},
+    "it lacks head.1.bias, which cifar-resnet8 needs": {"head.1.bias": None, "x": torch.zeros(9)},
+    "it holds 74,544 numbers, but cifar-resnet8 needs 74,547": {
+        name: None
+        for name in residua.create_model("cifar-resnet8").state_dict()
+        if "running" in name or "num_batches" in name or name == "head.1.bias"
+    },
+}
+
+
+def change_tensors(folder, changes):
+    """Replace tensors of a model folder, or leave them out, and make the checksum anew."""
+    tensors = load_file(folder / "model.safetensors") | changes
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["weights"] = compute_file_sha256(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("sentence", UNFIT_TENSORS)
+def test_weights_that_do_not_fit_the_config_are_refused_with_the_difference(model_folder, sentence):
+    change_tensors(model_folder, UNFIT_TENSORS[sentence])
+    with pytest.raises(RecordError) as refused:
+        residua.from_pretrained(model_folder)
+    path = model_folder / "model.safetensors"
+    assert str(refused.value) == f"{path} does not match its config.json: {sentence}"
+
+
+def test_a_network_that_its_file_cannot_fill_is_not_built(model_folder, monkeypatch):
+    path = model_folder / "config.json"
+    config = json.loads(path.read_text())
+    for stage in config["network"]["stages"]:
+        stage["width"] = 2_000
+    path.write_text(json.dumps(config))
+    monkeypatch.setattr("residua.net.model_folder.build_untrained", None)  # fails if it is called
+    with pytest.raises(RecordError, match=r"it holds 75,034 numbers, but cifar-resnet8 needs 180,"):
+        residua.from_pretrained(model_folder)
+
+
+UNUSABLE_VALUES = {
+    "stem.0.weight is not finite everywhere": ("stem.0.weight", -torch.inf),
+    "stem.1.bias is not finite everywhere": ("stem.1.bias", torch.nan),
+    "stem.1.running_mean is not finite everywhere": ("stem.1.running_mean", torch.inf),
+    "stem.1.running_var is not finite everywhere": ("stem.1.running_var", torch.nan),
+    "stem.1.running_var is negative somewhere, but a variance cannot be": (
+        "stem.1.running_var",
+        -1e-3,
+    ),
+    "head.1.weight is as large as 2.6e+36, which no trained network is": ("head.1.weight", -2.6e36),
+}
+
+
+@pytest.mark.parametrize("problem", UNUSABLE_VALUES)
+def test_a_single_value_that_no_trained_network_has_is_refused_by_name(model_folder, problem):
+    name, value = UNUSABLE_VALUES[problem]
+    tensor = load_file(model_folder / "model.safetensors")[name]
+    tensor.view(-1)[tensor.numel() // 2] = value
+    change_tensors(model_folder, {name: tensor})
+    with pytest.raises(RecordError) as refused:
+        residua.from_pretrained(model_folder)
+    path = model_folder / "model.safetensors"
+    assert str(refused.value) == (
+        f"{path} cannot be used, because {problem}: use another copy of it, or train again"
+    )
+
+
+def test_fitted_vlad_numbers_that_are_not_finite_are_refused(tmp_path):
+    classifier = make_vlad_classifier("vlad", (1, 8, 8), 2)
+    config = ModelConfig(network=classifier, classes=("a", "b"), mean=(0.5,), std=(0.5,))
+    save_pretrained(VladNetwork(classifier), config, tmp_path / "vlad")
+    assert isinstance(residua.from_pretrained(tmp_path / "vlad"), VladNetwork)
+    change_tensors(tmp_path / "vlad", {"bias": torch.tensor([0.0, torch.nan])})
+    with pytest.raises(RecordError, match="because bias is not finite everywhere"):
+        residua.from_pretrained(tmp_path / "vlad")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_all_files_of_a_model_folder_have_the_permissions_that_the_umask_gives(model_folder, umask):
+    net, config = residua.from_pretrained(model_folder), read_model_config(model_folder)
+    folder, before = model_folder.with_name("new"), os.umask(umask)
+    try:
+        save_pretrained(net, config, folder)
+        write_state_dict(net.state_dict(), folder / "x.safetensors")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == dict.fromkeys(
+        ("config.json", "model.safetensors", "README.md", "x.safetensors"), 0o666 & ~umask
+    )
 
 
 def test_a_damaged_config_is_reported(model_folder):

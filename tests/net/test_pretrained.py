@@ -173,13 +173,17 @@ def test_a_model_folder_of_another_network_is_refused(tmp_path, asked, shape, se
         residua.create_model(asked, pretrained=tmp_path / "model", **shape)
 
 
-def test_a_name_that_is_neither_a_path_nor_on_the_hub_is_refused(tmp_path):
+def test_a_missing_path_is_said_to_be_missing(tmp_path):
     for nowhere in ("weights/nowhere.pth", "nowhere", tmp_path / "a" / "b" / "c"):
         with pytest.raises(
-            RecordError,
-            match=f"there is no file or folder {nowhere}: check the path, or give a network of the",
+            RecordError, match=f"there is no file or folder {nowhere}: check the path$"
         ):
             residua.create_model("cifar-resnet8", pretrained=nowhere)
+    with pytest.raises(
+        RecordError,
+        match="there is no file or folder runs/typo: check the path, or hf:runs/typo if it is on",
+    ):
+        residua.create_model("cifar-resnet8", pretrained="runs/typo")
     with pytest.raises(
         RecordError,
         match=r"is not a model folder, and holds none of model.safetensors, pytorch_model.bin",
@@ -244,16 +248,16 @@ def test_create_model_loads_networks_from_the_hub(tmp_path):
     for name in ("ours", "theirs"):
         add_to_hub_cache(tmp_path, f"someone/{name}", tmp_path / name)
         assert (
-            float(run_offline(tmp_path, CREATE_PRETRAINED_SCRIPT.format(f"someone/{name}")))
+            float(run_offline(tmp_path, CREATE_PRETRAINED_SCRIPT.format(f"hf:someone/{name}")))
             == net.stem[0].weight.sum().item()
         )
 
 
 def test_a_hub_name_that_cannot_be_downloaded_gives_a_one_line_error(tmp_path):
-    last = run_offline(tmp_path, CREATE_PRETRAINED_SCRIPT.format("someone/nothing"))
+    last = run_offline(tmp_path, CREATE_PRETRAINED_SCRIPT.format("hf:someone/nothing"))
     assert last.startswith(
-        "residua.errors.RecordError: someone/nothing is not a file on this machine, "
-        "and could not be downloaded from the Hugging Face hub: "
+        "residua.errors.RecordError: hf:someone/nothing could not be downloaded from the "
+        "Hugging Face hub: "
     )
 
 
@@ -261,9 +265,9 @@ def test_without_huggingface_hub_the_error_names_the_library(tmp_path):
     last = run_offline(
         tmp_path,
         "import sys; sys.modules['huggingface_hub'] = None; "
-        + CREATE_PRETRAINED_SCRIPT.format("someone/nothing"),
+        + CREATE_PRETRAINED_SCRIPT.format("hf:someone/nothing"),
     )
     assert last == (
-        "residua.errors.UsageError: someone/nothing is downloaded by huggingface_hub, "
+        "residua.errors.UsageError: hf:someone/nothing is downloaded by huggingface_hub, "
         "which is not installed: pip install huggingface_hub"
     )

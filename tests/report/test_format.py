@@ -11,6 +11,8 @@ from residua.report.format import (
     format_percent_number_with_sd,
     format_percent_with_sd,
     format_points,
+    format_quantities,
+    format_quantity,
     format_three_digits,
     join_with_and,
     make_percent_nonbreaking,
@@ -108,3 +110,59 @@ def test_only_the_first_letter_is_made_a_capital():
 def test_no_line_breaks_inside_a_percentage():
     space = "\N{NO-BREAK SPACE}"
     assert make_percent_nonbreaking("17.3 ± 2.1 % of it") == f"17.3{space}±{space}2.1{space}% of it"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("train_error_reestimated", 0.1, "10.00 %"),
+        ("train_error", 0.0867, "8.67 %"),
+        ("best_dev_error", 1 / 3, "33.33 %"),
+        ("top5_error", 0.0, "0.00 %"),
+        ("train_loss", 0.527, "0.527"),
+        ("lr", 0.1, "0.1"),
+        ("epochs", 2.981, "2.98"),
+        ("parameters", 75_002, "75,002"),
+        ("memory_weights_bytes", 3 * 2**20, "3.0 MiB"),
+        ("estimated_seconds", 9000.0, "2.5 h"),
+        ("images_per_second", 1250.4, "1,250/s"),
+        (
+            "learning_rates",
+            [{"step": 0, "lr": 0.1}, {"step": 900, "lr": 0.01}],
+            "0.1 from step 0, 0.01 from step 900",
+        ),
+        ("trained", False, "no"),
+        ("test_error", None, "–"),
+    ],
+)
+def test_each_quantity_is_printed_in_its_own_unit(name, value, text):
+    assert format_quantity(name, value) == text
+
+
+def test_an_error_is_printed_with_its_interval_and_its_number_of_images():
+    """The intervals are those of R's prop.test(7, 160, correct=FALSE) and of (875, 10000)."""
+    lines = format_quantities(
+        {
+            "train_error": 0.01,
+            "dev_error": 7 / 160,
+            "test_error": 0.0875,
+            "best_dev_error": 6 / 160,
+            "dev_images": 160,
+            "dev_error_interval": [0.02136, 0.08755],
+            "test_images": 10_000,
+            "test_error_interval": [0.08212, 0.09320],
+        }
+    )
+    assert list(lines) == [
+        "train error              1.00 %",
+        "dev error                4.4 % (95 % CI 2.1-8.8 %, 160 images)",
+        "test error               8.75 % (95 % CI 8.21-9.32 %, 10,000 images)",
+        "best dev error           3.8 % (160 images)",
+    ]
+
+
+def test_results_of_earlier_versions_are_printed_without_intervals():
+    assert list(format_quantities({"dev_error": 0.0438, "test_error": None})) == [
+        "dev error                4.38 %",
+        "test error               –",
+    ]

@@ -130,7 +130,7 @@ def test_a_record_with_a_non_numeric_result_or_a_truncated_line_is_skipped(tmp_p
     assert [run.seed for run in runs.finished] == [0]
     assert [run.why.split(":")[0] for run in runs.damaged] == [
         "run.json is damaged",
-        "metrics.jsonl is damaged",
+        "metrics.jsonl is damaged in line 3",
     ]
 
 

@@ -106,7 +106,7 @@ def test_an_unfinished_run_that_is_being_written_is_still_listed(tmp_path):
     write_run_record(tmp_path / "runs" / "more", "cifar-resnet20", 0.9, 0.9, seed=1, finished=False)
     with open(tmp_path / "runs" / "more" / "metrics.jsonl", "a") as file:
         file.write('{"step": 2')
-    assert read_study_runs(tmp_path).unfinished[0].step is None
+    assert read_study_runs(tmp_path).unfinished[0].step == 200
 
 
 def test_planned_runs_that_never_began_are_listed(tmp_path):
@@ -182,7 +182,8 @@ def test_a_result_without_a_test_error_is_reported_as_damaged(tmp_path):
     head = tmp_path / "runs" / "a" / "run.json"
     head.write_text(head.read_text().replace("test_error", "tost_error"))
     with pytest.raises(
-        RecordError, match=r"contains no finished run: a: run\.json is damaged: KeyError"
+        RecordError,
+        match=r"contains no finished run: a: run\.json is damaged: it lacks 'test_error'",
     ):
         read_study_runs(tmp_path)
 

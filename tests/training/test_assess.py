@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +14,24 @@ from residua.config.model import ModelConfig
 from residua.data.decode import decode_image, preprocess_image
 from residua.data.read import Images, NamedImages, read_preprocessed_split, read_split
 from residua.data.sources.resolve import resolve_dataset
-from residua.errors import UsageError
-from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
+from residua.errors import RecordError, UsageError
+from residua.net.model_folder import (
+    from_pretrained,
+    read_model_config,
+    replace_model_config,
+    save_pretrained,
+)
+from residua.training import assess, stored_temperature
 from residua.training.assess import (
     MAX_MISTAKES,
     build_evaluation,
     evaluate_model_folder,
     predict_log_probabilities,
 )
+from residua.training.calibration import TemperatureGain
 from residua.training.evaluate import evaluate_network
+from residua.training.stored_temperature import fit_stored_temperature
+from tests.cli_runner import run_cli
 from tests.third_party import randomize_weights
 from tests.training.short_runs import CPU_FP32
 
@@ -119,6 +130,79 @@ def test_calibrate_stores_a_temperature_fitted_on_another_split_than_reported(
     assert dict(after.environment)["precision"] == "fp32"
 
 
+@pytest.fixture
+def copied_model(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "m")
+    return tmp_path / "m"
+
+
+def test_calibrate_says_what_it_wrote_and_off_undoes_it(copied_model, capsys):
+    """Also as a flag before the other arguments."""
+    config_path = copied_model / "config.json"
+    before = config_path.read_bytes()
+    code, out, note = run_cli(capsys, "evaluate", "--calibrate", copied_model, "digits", "--json")
+    temperature = read_model_config(copied_model).temperature
+    assert (code, json.loads(out)["temperature"]) == (0, pytest.approx(temperature))
+    assert re.fullmatch(
+        rf"residua: temperature {temperature:.3f} was written to {config_path}: fitted on one half "
+        r"of 150 held-out images, it lowers the loss of the other half by \S+ ± \S+, "
+        "beyond its standard error",
+        note,
+    )
+    assert json.loads(out)["temperature_note"] == note.removeprefix("residua: ")
+    for note in ("temperature {t:.3f} was removed from {p}", "{p} has no temperature: nothing was"):
+        code, out, last_line = run_cli(
+            capsys, "evaluate", copied_model, "digits", "--json", "--calibrate", "off"
+        )
+        assert (code, json.loads(out)["temperature_from"]) == (0, "halves")
+        assert note.format(t=temperature, p=config_path) in last_line
+        assert config_path.read_bytes() == before
+
+
+def test_a_temperature_that_does_not_help_other_images_is_not_stored(copied_model, monkeypatch):
+    """A stored temperature then stays, and the note says so."""
+    before = (copied_model / "config.json").read_bytes()
+    monkeypatch.setattr(
+        stored_temperature, "measure_temperature_gain", lambda *_: TemperatureGain(0.02, 0.03)
+    )
+    found = evaluate_model_folder(copied_model, DIGITS, "test", CPU_FP32, calibrate=True)
+    assert found.temperature_note == (
+        "no temperature was written: fitted on one half of 150 held-out images, it lowers the loss "
+        "of the other half by 0.02 ± 0.03, not beyond its standard error"
+    )
+    assert (found.fitted, (copied_model / "config.json").read_bytes()) == ("halves", before)
+    replace_model_config(copied_model, replace(read_model_config(copied_model), temperature=1.5))
+    found = evaluate_model_folder(copied_model, DIGITS, "test", CPU_FP32, calibrate=True)
+    assert found.temperature_note.endswith(
+        f"; {copied_model / 'config.json'} keeps the temperature 1.500"
+    )
+    assert (found.fitted, found.temperature) == ("folder", 1.5)
+
+
+def test_no_temperature_is_fitted_to_images_without_a_mistake(copied_model):
+    before = (copied_model / "config.json").read_bytes()
+    logits, labels = np.eye(10, dtype=np.float32)[np.arange(150) % 10], np.arange(150) % 10
+    config, note, _ = fit_stored_temperature(
+        copied_model, read_model_config(copied_model), logits, labels, write=True
+    )
+    assert note == (
+        "no temperature was written: no mistake among 150 held-out images shows how sure to be"
+    )
+    assert (config.temperature, (copied_model / "config.json").read_bytes()) == (1.0, before)
+
+
+def test_calibration_on_too_few_images_is_refused(copied_model, capsys, monkeypatch):
+    before = (copied_model / "config.json").read_bytes()
+    monkeypatch.setattr(stored_temperature, "MIN_CALIBRATION_IMAGES", 151)
+    code, _, message = run_cli(capsys, "evaluate", copied_model, "digits", "--calibrate")
+    assert (code, message) == (
+        2,
+        "residua: --calibrate needs at least 151 held-out images, but the dev split has 150: "
+        "leave --calibrate out, or give more images",
+    )
+    assert (copied_model / "config.json").read_bytes() == before
+
+
 def test_split_all_means_the_images_of_all_three_splits(model_folder):
     assert evaluate_model_folder(model_folder, DIGITS, "all", CPU_FP32).count == 1797
 
@@ -204,3 +288,13 @@ def test_a_model_with_other_classes_is_refused_with_the_difference(model_folder,
     ):
         evaluate_model_folder(tmp_path / "m", DIGITS, "test", CPU_FP32)
     assert "temperature" not in json.loads((model_folder / "config.json").read_text())
+
+
+def test_scores_that_are_not_finite_are_refused(copied_model, monkeypatch):
+    monkeypatch.setattr(
+        assess,
+        "predict_log_probabilities",
+        lambda net, images, *_, **__: torch.full((len(images), 10), torch.nan),
+    )
+    with pytest.raises(RecordError, match="scores that are not finite for 359 of 359 images"):
+        evaluate_model_folder(copied_model, DIGITS, "test", CPU_FP32)

@@ -5,9 +5,11 @@ from scipy.special import softmax
 
 from residua.training.calibration import (
     CALIBRATION_BINS,
+    TemperatureGain,
     cross_fit_temperatures,
     fit_temperature,
     measure_calibration,
+    measure_temperature_gain,
 )
 from tests import third_party  # noqa: F401 -- torchmetrics imports torchvision
 
@@ -69,3 +71,36 @@ def test_a_perfect_network_gets_a_finite_temperature():
     scores = np.eye(4, dtype=np.float32) * 9
     assert 0 < fit_temperature(scores, np.arange(4)) < 0.2
     assert np.isfinite(cross_fit_temperatures(scores[:1], np.array([0]))).all()
+
+
+@pytest.mark.parametrize(("count", "temperature"), [(400, 2.0), (400, 1.0), (151, 1.3)])
+def test_the_gain_is_the_paired_difference_of_the_losses_of_images_not_fitted_on(
+    count, temperature
+):
+    scores, labels = sample_calibrated_scores(count, temperature=temperature)
+    truth = torch.from_numpy(labels)
+    gains = torch.empty(count, dtype=torch.float64)
+    for start in (0, 1):
+        other = fit_temperature(scores[1 - start :: 2], labels[1 - start :: 2])
+        before, after = (
+            torch.nn.functional.cross_entropy(
+                torch.from_numpy(scores[start::2]).double() / t, truth[start::2], reduction="none"
+            )
+            for t in (1.0, other)
+        )
+        gains[start::2] = before - after
+    found = measure_temperature_gain(scores, labels)
+    assert found.mean == pytest.approx(gains.mean().item(), rel=1e-3, abs=1e-6)
+    assert found.standard_error == pytest.approx((gains.std() / count**0.5).item(), rel=1e-3)
+
+
+def test_a_gain_counts_only_beyond_its_standard_error():
+    assert measure_temperature_gain(*sample_calibrated_scores(temperature=2.0)).is_beyond_its_error
+    kept = [
+        measure_temperature_gain(*sample_calibrated_scores(200, seed=seed)).is_beyond_its_error
+        for seed in range(20)
+    ]
+    assert sum(kept) <= 4  # these scores are calibrated: what is kept, is kept by chance
+    assert not TemperatureGain(0.1, 0.2).is_beyond_its_error
+    assert not TemperatureGain(float("nan"), 0.2).is_beyond_its_error
+    assert not TemperatureGain(0.1, float("nan")).is_beyond_its_error

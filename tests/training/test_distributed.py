@@ -252,7 +252,7 @@ def test_a_run_resumes_with_another_number_of_processes_and_reports_it(
 
 def test_rank_0_reports_the_failure_of_another_process(distributed_results):
     last = read_log(distributed_results / "logs", 0).splitlines()[-1]
-    assert last.endswith("TrainingError: process 1: the disk of this machine is gone")
+    assert last.endswith("RankStoppedError: rank 1 stopped: the disk of this machine is gone")
 
 
 def test_after_a_killed_process_restarts_the_run_is_bit_identical(cli_run_folder, tmp_path):

@@ -56,6 +56,23 @@ def test_mirrored_images_are_averaged():
     assert mirrored.loss == pytest.approx(torch.tensor(2.0).log().item())
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_image_with_a_score_that_is_not_finite_counts_as_wrong(bad):
+    """Whatever its label is; `topk` and `argmax` take nan for the largest score."""
+
+    class FaultyClassifier(BrightnessClassifier):
+        def forward(self, images):
+            scores = super().forward(images)
+            scores[0] = torch.where(torch.arange(8) == 2, bad, scores[0])
+            return scores
+
+    for label in range(8):
+        images = make_uniform_images([0, 1], [label, 1])
+        score = evaluate_network(FaultyClassifier(), images, (0.0,), (1 / 255,), CPU_FP32)
+        assert (score.wrong, score.wrong5) == (1, 1)
+        assert not torch.tensor(score.loss).isfinite()
+
+
 def test_a_net_is_evaluated_in_eval_mode_and_its_mode_is_restored():
     net = nn.Sequential(nn.BatchNorm2d(1), BrightnessClassifier()).train()
     before = net[0].running_mean.clone()

@@ -1,6 +1,7 @@
 """Training on a folder of photos: automatic choices, initial weights, bit-identical resuming."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,18 +12,24 @@ from residua.config.augmentation import Augmentation
 from residua.config.memory import estimate_data_bytes
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.papers import network
+from residua.config.recipe import recipe
+from residua.config.run import Run
 from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images
 from residua.data.read import Images
 from residua.data.sources.resolve import cached_image_side, list_image_dataset, resolve_dataset
+from residua.errors import Interrupted, UsageError
 from residua.net.build import build
 from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
+from residua.record import RunRecord
+from residua.training.assess import evaluate_model_folder
 from residua.training.auto_config import choose_config
 from residua.training.initial_weights import adapt_network_to_data, resolve_weight_source
 from residua.training.memory import suggest_smaller_images
+from residua.training.run import train_run
 from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
 from tests.third_party import randomize_weights, torchvision
-from tests.training.short_runs import CPU_FP32
+from tests.training.short_runs import CPU_FP32, ignore_progress, never_stop, stop_after
 
 SMALL_OPTIONS = [
     "--model",
@@ -408,3 +415,43 @@ def test_two_processes_see_the_same_batches_as_one(photo_folder):
         whole, first, second = [batches.make_batch(step) for batches in batches_by_share]
         assert torch.equal(whole[0], torch.cat([first[0], second[0]]))
         assert torch.equal(whole[1], torch.cat([first[1], second[1]]))
+
+
+def test_a_run_resumes_after_its_photographs_have_moved(photo_folder, tmp_path):
+    """Only if their content is the same; run.json then has the new path."""
+    before, after, out = tmp_path / "before", tmp_path / "after", tmp_path / "run"
+    shutil.copytree(photo_folder, before)
+    run = Run(
+        network("cifar-resnet8", input=(3, 16, 16), classes=3),
+        str(before),
+        replace(recipe("small"), batch_size=8).with_duration(steps=6),
+    )
+    with pytest.raises(Interrupted):
+        train_run(run, out, CPU_FP32, on_progress=ignore_progress, should_stop=stop_after(3))
+    before.rename(after)
+    moved_run, summaries = replace(run, dataset=str(after)), []
+
+    def resume_moved():
+        return train_run(
+            moved_run,
+            out,
+            CPU_FP32,
+            resume=True,
+            on_data=summaries.append,
+            on_progress=ignore_progress,
+            should_stop=never_stop,
+        )
+
+    changed = after / "train" / "cat" / "00.png"
+    original = changed.read_bytes()
+    changed.write_bytes((after / "train" / "cat" / "01.png").read_bytes())
+    with pytest.raises(UsageError, match=f"holds another run: dataset is .*{before}.* there"):
+        resume_moved()
+    changed.write_bytes(original)
+    assert resume_moved()["steps"] == 6
+    assert summaries[-1].notes[-1] == (
+        f"when this run was started, the same photographs were in {before}"
+    )
+    stored = RunRecord(out).read_run_json()
+    assert (stored["run"]["dataset"], stored["id"]) == (str(after), moved_run.id)
+    assert evaluate_model_folder(out, resolve_dataset(str(after), (3, 16, 16)), "test", CPU_FP32)

@@ -307,6 +307,12 @@ def test_save_every_is_parsed(text, saving):
     assert parse_save_interval(text) == saving
 
 
+def test_checkpoints_are_written_by_steps_or_by_time_but_not_by_both():
+    by_steps, by_time = parse_save_interval("500"), parse_save_interval("30s")
+    assert [by_steps.is_due(1e6, step) for step in (499, 500, 501, 1000)] == [0, 1, 0, 1]
+    assert [by_time.is_due(seconds, 500) for seconds in (29, 31)] == [0, 1]
+
+
 @pytest.mark.parametrize("text", ["", "often", "0", "0s", "-3", "1.5m"])
 def test_checkpoints_that_are_never_due_are_refused(text):
     with pytest.raises(UsageError, match="checkpoints"):

@@ -1,5 +1,7 @@
 """Whole runs on digits: golden losses, records, failures."""
 
+import json
+import math
 import os
 import re
 import signal
@@ -7,7 +9,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from scipy.stats import binomtest
 
+from residua.cli.main import main
 from residua.config.dataset import get_dataset
 from residua.config.papers import network
 from residua.config.recipe import recipe
@@ -18,9 +23,12 @@ from residua.data.read import read_split
 from residua.errors import Interrupted, RecordError, TrainingError, UsageError
 from residua.files import try_lock_folder
 from residua.record import RunRecord
+from residua.report.format import QUANTITY_FORMATS
 from residua.training.checkpoint import list_checkpoints
+from residua.training.evaluate import EvaluationScore
 from residua.training.loop import fit_network
 from residua.training.run import catch_stop_signals, train_run
+from tests.cli_runner import run_cli
 from tests.training.short_runs import (
     CPU_FP32,
     ignore_progress,
@@ -148,6 +156,115 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
         )
         == first
     )
+
+
+def test_the_errors_on_held_out_images_come_with_their_number_and_interval(tmp_path):
+    result = train_run(
+        make_digits_run(),
+        tmp_path / "r",
+        CPU_FP32,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    assert (result["dev_images"], result["test_images"]) == (150, 359)
+    for split in ("dev", "test"):
+        error, count = result[f"{split}_error"], result[f"{split}_images"]
+        interval = binomtest(round(error * count), count).proportion_ci(method="wilson")
+        assert result[f"{split}_error_interval"] == pytest.approx([interval.low, interval.high])
+
+
+def test_the_best_dev_error_includes_the_last_measurement(tmp_path, monkeypatch):
+    """The last measurement is in fp32, so that it can be lower than all others."""
+    monkeypatch.setattr(
+        "residua.training.run.evaluate_network",
+        lambda net, images, *_: EvaluationScore(len(images), wrong=0, wrong5=0, loss=0.1),
+    )
+    result = train_run(
+        make_digits_run(),
+        tmp_path / "r",
+        CPU_FP32,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    assert (result["dev_error"], result["best_dev_error"]) == (0.0, 0.0)
+    best, last = [
+        load_file(tmp_path / "r" / name / "model.safetensors") for name in ("best", "last")
+    ]
+    assert all(torch.equal(best[name], last[name]) for name in last)
+
+
+def test_a_dev_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path, monkeypatch):
+    """JSON has no nan: a row with it could not be read, and the run could not be resumed."""
+    monkeypatch.setattr(
+        "residua.training.loop.evaluate_network",
+        lambda net, images, *_: EvaluationScore(len(images), wrong=9, wrong5=0, loss=math.nan),
+    )
+    monkeypatch.setattr(
+        "residua.training.run.score_with_recalibrated_bn",
+        lambda *_: EvaluationScore(10, wrong=5, wrong5=0, loss=math.inf),
+    )
+    result = train_run(
+        make_digits_run(),
+        tmp_path / "r",
+        CPU_FP32,
+        on_progress=ignore_progress,
+        should_stop=never_stop,
+    )
+    assert RunRecord(tmp_path / "r").read_metrics()[0]["dev_loss"] is None
+    assert RunRecord(tmp_path / "r").read_result() == result
+    assert (result["train_error_reestimated"], "train_loss" in result) == (0.5, False)
+
+
+def test_every_printed_quantity_of_a_run_has_a_unit(tmp_path, capsys):
+    for model in ("cifar-resnet8", "vlad"):
+        steps = ["--steps", "4"] if model != "vlad" else []
+        for extra in (["--dry-run"], []):
+            out = ["--out", str(tmp_path / model), "--json"]
+            assert main(["train", "digits", "--model", model, *steps, *extra, *out]) == 0
+            facts = json.loads(capsys.readouterr().out)
+            summary_keys = {"classes", "splits", "split_from", "skipped"}
+            assert set(facts) - summary_keys <= set(QUANTITY_FORMATS)
+
+
+def test_training_a_finished_run_says_that_nothing_was_trained(tmp_path, capsys):
+    command = ["train", "digits", "--model", "cifar-resnet8", "--steps", "4"]
+    command += ["--out", str(tmp_path / "r"), "--json"]
+    code, out, _ = run_cli(capsys, *command)
+    assert (code, json.loads(out)["trained"]) == (0, True)
+    for extra in ([], ["--resume"]):
+        code, out, last_line = run_cli(capsys, *command, *extra)
+        assert (code, json.loads(out)["trained"]) == (0, False)
+        assert last_line == (
+            f"residua: the run in {tmp_path / 'r'} is already finished; nothing was trained: "
+            f"to train its network further, add --from {tmp_path / 'r'} and another --out"
+        )
+    for longer in (["--steps", "8"], ["--set", "schedule.lr=0.5"]):
+        code, _, last_line = run_cli(capsys, *command, *longer, "--resume")
+        assert code == 2
+        assert last_line.endswith(
+            f"; choose another --out, with --from {tmp_path / 'r'} to go on from its network"
+        )
+
+
+def test_resume_says_that_there_is_nothing_to_resume(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "digits", "--model", "cifar-resnet8", "--steps"]
+    _, _, first_line = run_cli_all_lines(capsys, *command, "4", "--resume")
+    [folder] = (tmp_path / "runs").iterdir()
+    assert first_line == (
+        f"residua: there is no run in runs/{folder.name} to resume: training starts from the "
+        "beginning"
+    )
+    _, _, first_line = run_cli_all_lines(capsys, *command, "6", "--resume")
+    assert first_line.endswith(f"(to go on from runs/{folder.name}, add --from runs/{folder.name})")
+
+
+def run_cli_all_lines(capsys, *arguments):
+    """The exit code, the standard output, and the first line of the standard error."""
+    capsys.readouterr()
+    code = main([*map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err.splitlines()[0]
 
 
 def test_a_folder_of_another_run_is_refused_and_not_modified(tmp_path):

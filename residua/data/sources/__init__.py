@@ -1,7 +1,7 @@
 """Sources of data sets: resolve their names and locations, list and read their files.
 
-resolve       a data set's name or location -> `Dataset`; the listing of any location
-listing       the listing that all sources have in common: entries, classes, splits, problems
+resolve       a data set's name or location -> `Dataset`; list the photos at any location
+listing       the common form of all listings: entries, classes, splits, problems
 image_folder  a folder of photos, by split and class
 table         a CSV, TSV or parquet table of paths and labels
 webdataset    tar shards of samples

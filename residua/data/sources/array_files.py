@@ -1,10 +1,9 @@
-"""The files of CIFAR (pickled batches) and MNIST (IDX) -> images and labels.
+"""Read images and labels from the files of CIFAR (pickled batches) and MNIST (IDX).
 
-Each reader returns pixels (n, channels, height, width) uint8 and labels (n,) int64, and raises
-DataError for a file that is damaged or holds something else.
+Each reader returns pixels (n, channels, height, width) uint8 and labels (n,) int64.  It raises
+DataError for a file that is damaged or does not hold what it should.
 """
 
-import codecs
 import gzip
 import io
 import pickle
@@ -22,11 +21,13 @@ from residua.config.dataset import DataFile, Dataset
 from residua.data.checksums import compute_md5
 from residua.errors import DataError
 
+MAX_FILE_BYTES = 2**28  # unpacked; the largest file, CIFAR-100's training images, has 155 MB
+
 
 def read_cifar_batches(
     dataset: Dataset, files: list[tuple[Path, DataFile]]
 ) -> tuple[Tensor, Tensor]:
-    """The images and labels of CIFAR's Python batches, each a pickled dictionary."""
+    """Read the images and labels of CIFAR's Python batches, each a pickled dictionary."""
     pixels, labels = [], []
     for path, file in files:
         batch = ArrayUnpickler(io.BytesIO(read_verified_bytes(path, file))).load_dictionary(path)
@@ -50,7 +51,7 @@ def read_cifar_batches(
 
 
 def unpickle_empty_array(*arguments: object) -> NDArray[np.generic]:
-    """Stand in for numpy's `_reconstruct`, which pickles up to protocol 4 call to begin an array.
+    """Replace numpy's `_reconstruct`: a pickle of protocol 4 or lower calls it to begin an array.
 
     The arguments are ignored: the array's true shape, type and content follow in the pickle.
     """
@@ -60,24 +61,34 @@ def unpickle_empty_array(*arguments: object) -> NDArray[np.generic]:
 def unpickle_array_from_buffer(
     content: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], order: Literal["C", "F"]
 ) -> NDArray[np.generic]:
-    """Stand in for numpy's `_frombuffer`, which pickles of protocol 5 call to make an array."""
+    """Replace numpy's `_frombuffer`: a pickle of protocol 5 calls it to make an array."""
     return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles containers, strings, numbers and numpy arrays, and refuses any other global.
+def unpickle_latin1_bytes(text: str, encoding: str) -> bytes:
+    """Replace `_codecs.encode`: a pickle of protocol 2 or lower calls it to make bytes.
 
-    Python's own unpickler would run whatever function a file names.  The numpy functions that files
-    name are replaced by functions of this module, both those in `numpy.core` and those in
-    `numpy._core`, its name since numpy 2.
+    The function itself would also compress, or take quadratic time, if a pickle asked for it.
+    """
+    if encoding != "latin1":
+        raise DataError(f"it encodes bytes as {encoding!r}, which numpy does not")
+    return text.encode(encoding)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles only containers, strings, numbers and numpy arrays.
+
+    Raises DataError if the file names any other function or class: Python's own unpickler would
+    call it.  Numpy's functions that make arrays are replaced by functions of this module, under
+    both names of numpy's module: `numpy.core`, and `numpy._core` since numpy 2.
     """
 
     ALLOWED_GLOBALS: dict[tuple[str, str], object] = {  # noqa: RUF012 -- never changed
-        # Pickles name the class as an argument of `_reconstruct`.  It must not be callable: it
-        # would make an array of pointers from any bytes.
+        # Pickles name the class as an argument of `_reconstruct`.  The class itself must not be
+        # allowed: called by a pickle, it would make an array of pointers from any bytes.
         ("numpy", "ndarray"): None,
         ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): codecs.encode,
+        ("_codecs", "encode"): unpickle_latin1_bytes,
         ("numpy.core.multiarray", "_reconstruct"): unpickle_empty_array,
         ("numpy._core.multiarray", "_reconstruct"): unpickle_empty_array,
         ("numpy.core.numeric", "_frombuffer"): unpickle_array_from_buffer,
@@ -114,7 +125,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_idx_files(dataset: Dataset, files: list[tuple[Path, DataFile]]) -> tuple[Tensor, Tensor]:
-    """The images and labels of two files in MNIST's IDX format, compressed or not."""
+    """Read images and labels from two files in MNIST's IDX format, compressed or not."""
     (image_path, image_file), (label_path, label_file) = files
     pixels = parse_idx_array(image_path, read_verified_bytes(image_path, image_file), 3)
     labels = parse_idx_array(label_path, read_verified_bytes(label_path, label_file), 1)
@@ -130,7 +141,7 @@ def read_idx_files(dataset: Dataset, files: list[tuple[Path, DataFile]]) -> tupl
 
 
 def parse_idx_array(path: Path, content: bytes, dimensions: int) -> NDArray[np.uint8]:
-    """Parse an array in IDX format.
+    """Parse an array in IDX format.  Raises DataError if the content is not such an array.
 
     A file holds the bytes 0, 0, 8 (for unsigned bytes) and the number of dimensions, then the size
     of each dimension as a big-endian 32-bit integer, then the data.
@@ -157,13 +168,19 @@ def read_verified_bytes(path: Path, file: DataFile) -> bytes:
     if is_compressed:
         path = gzip_path
     try:
-        content = gzip.decompress(path.read_bytes()) if is_compressed else path.read_bytes()
+        with gzip.open(path) if is_compressed else open(path, "rb") as opened:
+            content = opened.read(MAX_FILE_BYTES + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{path} is truncated or altered: {error}; delete it and download it again"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(
+            f"{path} is of another data set: it holds more than {MAX_FILE_BYTES:,} bytes; delete "
+            "it and download it again"
+        )
     if file.md5 and (actual_md5 := compute_md5(io.BytesIO(content))) != file.md5:
         raise DataError(
             f"{path} is truncated, altered or of another data set: its MD5 sum is {actual_md5}, "

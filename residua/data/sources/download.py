@@ -4,15 +4,11 @@ import gzip
 import os
 import shutil
 import ssl
-import sys
 import tarfile
-import time
 import zlib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.client import HTTPException
 from http.client import HTTPResponse as Response
-from itertools import count
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -22,7 +18,7 @@ from tqdm import tqdm
 from residua.config.dataset import DataFile, Dataset, DownloadArchive
 from residua.data.checksums import compute_md5
 from residua.errors import DataError
-from residua.files import atomic_write, delete_path, try_lock_folder
+from residua.files import atomic_write, delete_path, hold_output_lock
 
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
 DOWNLOAD_BLOCK_SIZE = 1 << 18  # bytes
@@ -32,11 +28,12 @@ NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SS
 def find_or_download(
     dataset: Dataset, data_dir: Path | None = None, files: tuple[DataFile, ...] = ()
 ) -> Path:
-    """The folder that holds `files`, by default all files of the data set.
+    """Return the folder that holds `files`, by default all files of the data set.
 
-    The function searches `data_dir`, $RESIDUA_DATA and the cache, in this order; each may be the
-    data set's own folder or a parent of it.  If none has the data set, it is downloaded into the
-    cache.  Raises DataError if a given folder is incomplete or the download fails.
+    The function searches `data_dir`, $RESIDUA_DATA and the cache, in this order.  `data_dir` and
+    $RESIDUA_DATA may be the data set's own folder or its parent.  If no place has the data set, it
+    is downloaded into the cache.  Raises DataError if `data_dir` or $RESIDUA_DATA is not a folder
+    or holds only a part of `files`, or if the download fails.
     """
     files = files or dataset.train + dataset.test
     user_folders = list_user_data_folders(data_dir)
@@ -54,27 +51,27 @@ def find_or_download(
                 )
             return dataset_folder
     cached_folder = get_cache_dir() / dataset.folder
-    if list_missing_files(cached_folder, files):
+    if list_missing_files(cached_folder, files) or partial_download_folder(cached_folder).exists():
         download_dataset(dataset, cached_folder, [folder for _, folder in user_folders])
     return cached_folder
 
 
 def list_user_data_folders(data_dir: Path | None) -> list[tuple[str, Path]]:
-    """The data folders that the user gives, as (option or variable, folder), first choice first."""
+    """The data folders that the user gives, first choice first: (option or variable, folder)."""
     options = [("--data-dir", data_dir), ("RESIDUA_DATA", os.environ.get("RESIDUA_DATA"))]
-    return [(title, Path(folder).expanduser()) for title, folder in options if folder]
+    return [(title, Path(os.path.expanduser(folder))) for title, folder in options if folder]
 
 
 def get_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/residua, by default ~/.cache/residua."""
+    """The cache folder: $XDG_CACHE_HOME/residua, by default ~/.cache/residua."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "residua"
 
 
 def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, ...]) -> Path | None:
-    """The data set's folder in `parent`, or `parent` itself if it holds any of `files`.
+    """The data set's folder in `parent`, or else `parent` itself if it holds any of `files`.
 
-    Returns None if neither exists.
+    Returns None if there is no such folder and no such file.
     """
     if (parent / dataset.folder).is_dir():
         return parent / dataset.folder
@@ -82,7 +79,7 @@ def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, .
 
 
 def list_missing_files(folder: Path, files: tuple[DataFile, ...]) -> list[str]:
-    """The names of those `files` that `folder` holds neither as they are nor compressed as .gz."""
+    """The names of those `files` that `folder` lacks, both as they are and compressed as .gz."""
     return [
         file.name
         for file in files
@@ -93,16 +90,17 @@ def list_missing_files(folder: Path, files: tuple[DataFile, ...]) -> list[str]:
 def download_dataset(dataset: Dataset, target: Path, searched: list[Path]) -> None:
     """Download the data set into the folder `target`, which appears only once it is complete.
 
-    A partial download is kept next to `target`, and the next attempt resumes it.  `searched` are
-    folders to name in the error if the download fails.
+    A partial download is kept next to `target`, and the next attempt resumes it.  Raises DataError
+    if the download fails; the message names the folders in `searched`.
     """
-    downloads = target.with_name(f".{dataset.folder}.download")
+    downloads = partial_download_folder(target)
     expected_files = dataset.train + dataset.test
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with hold_folder_lock(target.parent):
+        with hold_output_lock(target):
             # Another process may have downloaded it while this one waited for the lock.
             if not list_missing_files(target, expected_files):
+                delete_path(downloads)  # a process that was killed after the download left it
                 return
             downloads.mkdir(exist_ok=True)
             archive_files = [
@@ -127,20 +125,8 @@ def download_dataset(dataset: Dataset, target: Path, searched: list[Path]) -> No
         ) from error
 
 
-@contextmanager
-def hold_folder_lock(folder: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock of `folder`, and hold it inside the context.
-
-    Prints a line to stderr if it has to wait.
-    """
-    for attempt in count():
-        with try_lock_folder(folder) as acquired:
-            if acquired:
-                yield
-                return
-        if not attempt:
-            print(f"waiting for another process that writes to {folder}", file=sys.stderr)
-        time.sleep(0.5)
+def partial_download_folder(target: Path) -> Path:
+    return target.with_name(f".{target.name}.download")
 
 
 def download_archive(
@@ -167,8 +153,8 @@ def download_archive(
 
 
 def download_and_verify(url: str, archive: DownloadArchive, partial_file: Path) -> None:
-    """Complete `partial_file` from one URL.  Raises DataError if its checksum is wrong."""
-    # If the file continues an earlier attempt, that may be at fault: start over once.
+    """Complete `partial_file` from one URL.  Raises DataError if the checksum is wrong."""
+    # The file may continue an earlier attempt that was damaged: then start over once.
     for _ in range(2 if partial_file.exists() else 1):
         download_with_retries(url, partial_file)
         if (actual_md5 := compute_file_md5(partial_file)) == archive.md5:
@@ -178,7 +164,7 @@ def download_and_verify(url: str, archive: DownloadArchive, partial_file: Path) 
 
 
 def download_with_retries(url: str, partial_file: Path) -> None:
-    """Resume an interrupted download for as long as each attempt adds bytes."""
+    """Download a file; resume after network errors for as long as each attempt adds bytes."""
     while True:
         size_before = file_size_or_zero(partial_file)
         try:
@@ -189,7 +175,7 @@ def download_with_retries(url: str, partial_file: Path) -> None:
 
 
 def download_remaining_bytes(url: str, partial_file: Path) -> None:
-    """Append the missing bytes to `partial_file`, or replace it if the server sends all.
+    """Append the missing bytes to `partial_file`, or replace it if the server sends all bytes.
 
     Raises ConnectionError if the connection ends before the announced length.
     """
@@ -246,7 +232,7 @@ def unpack_archive(
 
 
 def describe_network_error(error: Exception) -> str:
-    """The operating system's message if the error wraps one, otherwise the error's own message."""
+    """The operating system's message if the error contains one, otherwise the error's message."""
     cause: object = error
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
         cause = error.reason

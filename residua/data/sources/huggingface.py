@@ -1,47 +1,50 @@
 """Hugging Face data sets, on the hub, in a folder written by `save_to_disk` or in a parquet file.
 
 Each row is an image and its label.  The datasets library memory-maps its tables, so that a row is
-read only when it is needed.  No code of a data set is run: since its version 4 the library has no
-loading scripts.
+read only when it is needed.  No code of a data set is run, because version 4 of the library no
+longer supports loading scripts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from residua.data.sources.download import get_cache_dir
+from residua.data.sources.huggingface_files import (
+    find_parquet_files,
+    is_binary_type,
+    is_saved_dataset,
+    list_saved_files,
+    load_huggingface_splits,
+)
 from residua.data.sources.listing import (
     LABEL_COLUMN_NAMES,
     DataProblem,
     ImageEntry,
     ImageListing,
     OptionalSplit,
+    clean_cell,
     ensure_test_split,
     escape_unprintable,
     index_class_names,
     parse_split_name,
     sort_class_names,
+    source_of_splits,
 )
 from residua.errors import DataError
-from residua.extras import require_extra
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
-    from pyarrow import DataType
 
-HUB_PREFIX = "hf:"
-# `save_to_disk` writes the first for several splits, the others for a single table.
-SAVED_DATASET_FILES = (("dataset_dict.json",), ("state.json", "dataset_info.json"))
 IMAGE_COLUMN_NAMES = ("image", "img")
 
 
 class ImageColumn:
     """A column of encoded images, each of which is read when needed.
 
-    `allowed_folders` are the library's own cache folders: a row may name a file only inside them.
+    A row may name a file instead of holding the image.  The file is read only if it is inside one
+    of `allowed_folders`, the library's own cache folders.
     """
 
     def __init__(self, table: "Dataset", column: str, allowed_folders: Sequence[Path]) -> None:
@@ -76,7 +79,7 @@ class ImageColumn:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """An image inside a table, as an `EmbeddedFile`: a column and a row."""
+    """An `EmbeddedFile` in a table: the image in one row of a column."""
 
     column: ImageColumn
     row: int
@@ -87,7 +90,7 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSplit:
-    """A split to use: its name in the data set, the `Split` it stands for, images and labels."""
+    """A split of a Hugging Face data set: its name there, our name, its images and labels."""
 
     name: str
     split: OptionalSplit
@@ -95,41 +98,15 @@ class LabelledSplit:
     label_texts: list[str]  # empty for a row without a label
 
 
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether `folder` was written by `save_to_disk`."""
-    return any(all((folder / name).is_file() for name in names) for names in SAVED_DATASET_FILES)
-
-
-def has_image_column(parquet_path: Path) -> bool:
-    """Whether a parquet file has a column of bytes.  Raises DataError if it cannot be read."""
-    require_extra("a parquet table")
-    from pyarrow import parquet
-
-    try:
-        schema = parquet.read_schema(parquet_path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{parquet_path} cannot be read as parquet: {error}") from error
-    return any(is_binary_type(field.type) for field in schema)
-
-
-def is_binary_type(arrow_type: "DataType") -> bool:
-    """Whether a column's type is bytes, or a structure with bytes in it, as for hub images."""
-    from pyarrow import types
-
-    if types.is_struct(arrow_type):
-        return any(is_binary_type(field.type) for field in arrow_type if field.name == "bytes")
-    return bool(types.is_binary(arrow_type) or types.is_large_binary(arrow_type))
-
-
 def list_huggingface_dataset(location: str) -> ImageListing:
-    """List the images of a data set's splits: train, validation and test, or its only split.
+    """List the images of a data set's train, validation and test splits, or of its only split.
 
-    `location` is hf:OWNER/NAME or hf:OWNER/NAME:CONFIG, a folder of `save_to_disk` or a parquet
-    file.
+    `location` is hf:OWNER/NAME, hf:OWNER/NAME:CONFIG, a folder written by `save_to_disk`, a parquet
+    file, or a folder of parquet files.
     """
     path = Path(location)
-    saved_files = [path / name for names in SAVED_DATASET_FILES for name in names]
-    stamped_files = saved_files if path.is_dir() else [path]
+    stamped_files = list_saved_files(path) if is_saved_dataset(path) else find_parquet_files(path)
+    stamped_files = stamped_files or [path]
     modified_times = tuple(file.stat().st_mtime_ns for file in stamped_files if file.is_file())
     return list_huggingface_cached(location, modified_times)
 
@@ -147,13 +124,17 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
     labelled_splits, problems = [], []
     for name, table in tables.items():
         split = parse_split_name(name)
-        if split or len(tables) == 1:
+        missing = [name for name in (image_column, label_column) if name not in table.features]
+        if missing:
+            detail = f"has no column {' and '.join(missing)}, and is skipped"
+        elif not split and len(tables) > 1:
+            detail = "is not a training, validation or test split, and is skipped"
+        else:
             images = ImageColumn(table, image_column, list_huggingface_cache_folders())
             label_texts = read_label_texts(table, label_column)
             labelled_splits.append(LabelledSplit(name, split, images, label_texts))
-        else:
-            detail = "is not a training, validation or test split, and is skipped"
-            problems.append(DataProblem(escape_unprintable(name), "other split", detail))
+            continue
+        problems.append(DataProblem(escape_unprintable(name), "other split", detail, len(table)))
     class_names = getattr(features[label_column], "names", ())
     classes = tuple(map(escape_unprintable, class_names)) or sort_class_names(
         text for labelled in labelled_splits for text in labelled.label_texts if text
@@ -165,10 +146,29 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
         entries.extend(new_entries)
         if unlabelled_count := len(labelled.label_texts) - len(new_entries):
             detail = f"has {unlabelled_count:,} rows without a label, which are skipped"
-            problems.append(DataProblem(escape_unprintable(labelled.name), "no class", detail))
+            name = escape_unprintable(labelled.name)
+            problems.append(DataProblem(name, "no class", detail, unlabelled_count))
     if not entries:
         raise DataError(f"{location} contains no image with a label")
-    return ImageListing(location, classes, ensure_test_split(entries), tuple(problems))
+    entries_with_test = ensure_test_split(entries)
+    return ImageListing(
+        location,
+        classes,
+        entries_with_test,
+        tuple(problems),
+        source_of_splits(entries_with_test, "dataset"),
+        notes=tuple(describe_merged_splits(labelled_splits)),
+    )
+
+
+def describe_merged_splits(labelled_splits: Sequence[LabelledSplit]) -> Iterator[str]:
+    """Notes on splits of the data set that are used together, e.g. train and train_extra."""
+    names_by_split: dict[OptionalSplit, list[str]] = {}
+    for labelled in labelled_splits:
+        names_by_split.setdefault(labelled.split, []).append(escape_unprintable(labelled.name))
+    for split, names in names_by_split.items():
+        if len(names) > 1:
+            yield f"the splits {' and '.join(names)} are both used as the {split} split"
 
 
 def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> list[ImageEntry]:
@@ -186,31 +186,6 @@ def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> 
     ]
 
 
-def load_huggingface_splits(location: str) -> dict[str, "Dataset"]:
-    """The non-empty tables of a data set by split.  Raises DataError if it cannot be loaded."""
-    require_extra("a Hugging Face data set")
-    import datasets
-
-    try:
-        if location.startswith(HUB_PREFIX):
-            name, _, config = location.removeprefix(HUB_PREFIX).partition(":")
-            loaded = datasets.load_dataset(name, config or None)
-        elif Path(location).is_dir():
-            loaded = datasets.load_from_disk(location)
-        else:
-            loaded = datasets.load_dataset(
-                "parquet", data_files=escape(location), cache_dir=str(get_cache_dir() / "datasets")
-            )
-    except Exception as error:  # the library raises many kinds for network, names and damage
-        reason = " ".join(str(error).partition("\nExample")[0].split()) or type(error).__name__
-        raise DataError(f"{location} cannot be read: {reason}") from error
-    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
-    non_empty_splits = {str(name): table for name, table in splits.items() if len(table)}
-    if not non_empty_splits:
-        raise DataError(f"{location} is empty: it has no rows")
-    return non_empty_splits
-
-
 def list_huggingface_cache_folders() -> list[Path]:
     """The folders in which the library stores the files it downloads."""
     from datasets.config import HF_DATASETS_CACHE
@@ -220,10 +195,10 @@ def list_huggingface_cache_folders() -> list[Path]:
 
 
 def find_image_and_label_columns(location: str, features: "Features") -> tuple[str, str]:
-    """The names of the columns of images and of labels, found by their types.
+    """The names of the image column and the label column, found by the types of the columns.
 
-    Raises DataError if there is no column of one of the types, or if there are several and none of
-    them has the usual name.
+    Raises DataError if there is no image column or no label column, or if there are several and
+    their names do not decide; see `pick_single_column`.
     """
     import datasets
 
@@ -250,7 +225,7 @@ def pick_single_column(
     usual_names: Sequence[str],
     features: "Features",
 ) -> str:
-    """The column to use: the only candidate, or the only candidate with a usual name.
+    """Pick the column to use: the only candidate, or the only candidate with a usual name.
 
     Raises DataError if there is no such column.
     """
@@ -270,13 +245,15 @@ def pick_single_column(
 
 
 def read_label_texts(table: "Dataset", label_column: str) -> list[str]:
-    """The label of each row: its class name if the table has names, else as text; "" if missing."""
+    """The label of each row as text: a class name if the table has names; "" if missing."""
     feature = table.features[label_column]
     label_table = table.select_columns([label_column]).with_format("arrow")[:]
     values = label_table.column(label_column).to_pylist()
     names = getattr(feature, "names", None)
     if names is None:
-        return ["" if value is None else escape_unprintable(str(value)) for value in values]
+        texts = ["" if value is None else str(value) for value in values]
+        name_by_text = {text: escape_unprintable(clean_cell(text)) for text in set(texts)}
+        return [name_by_text[text] for text in texts]
     return [
         escape_unprintable(names[value]) if value is not None and 0 <= value < len(names) else ""
         for value in values

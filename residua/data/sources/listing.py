@@ -1,38 +1,43 @@
-"""List data sets: images, classes, splits and the problems found; nothing is decoded.
+"""Listings of data sets: images, classes, splits and the problems found; nothing is decoded.
 
 Every kind of source (a folder, a table, shards, a Hugging Face data set) is listed as an
-`ImageListing`, and the code that reads a listing does not depend on the kind.
+`ImageListing`, so that the code that uses a listing does not depend on the kind of source.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.serialize import Json
 
 Split = Literal["train", "dev", "test"]
 OptionalSplit = Literal[Split, ""]  # "": `assign_splits` decides by content
+# What says which image is in which split: folders, a table's column, the names of shards, the
+# splits of a Hugging Face data set, nothing but the images' content, or, for a data set known by
+# name, its publication.
+SplitSource = Literal["folders", "column", "shards", "dataset", "content", "published"]
 SPLIT_NAMES: dict[OptionalSplit, tuple[str, ...]] = {
     "train": ("train", "training"),
-    "dev": ("val", "valid", "validation", "dev"),
+    "dev": ("val", "valid", "validation", "dev", "development"),
     "test": ("test", "testing"),
 }
+# Words that may follow the name of a split without a separator, as in `trainset`.
+SPLIT_NOUNS = "set|data|images|imgs|img|photos|pics|split|folder"
 LABEL_COLUMN_NAMES = ("label", "class", "category")  # of table columns and of JSON keys
-TEST_SHARE, DEV_SHARE = 0.2, 0.05  # held out of data without splits; our choice
-# The file name extensions of each image format, by Pillow's names; MPO is what some cameras call
-# JPEG.
-SUFFIXES_BY_FORMAT = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "GIF": (".gif",),
-    "MPO": (".jpg", ".jpeg", ".mpo"),
-}
-SYSTEM_FILE_NAMES = ("Thumbs.db", "desktop.ini", "__MACOSX")  # that file managers leave in folders
+ZERO_WIDTH_CHARACTERS = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+# Files and folders of operating systems, file managers and network drives, in lower case.
+SYSTEM_FILE_NAMES = (
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"),
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+    *("$recycle.bin", "recycler", "system volume information", "lost+found", "found.000"),
+    *("network trash folder", "temporary items", "thevolumesettingsfolder"),
+)
+# Files that residua writes into the folders of its runs and data checks.
+OUTPUT_FILE_NAMES = ("run.json", "check.json", "study.json", "signals.json", "model.safetensors")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,13 +47,14 @@ class DataProblem:
     path: str  # printable, relative to the data set; or the name of a class
     kind: str
     detail: str  # continues a sentence that begins with the path
+    count: int = 1  # the images or files that the problem concerns
 
 
 class EmbeddedFile(Protocol):
     """An image file that is stored inside a larger file, such as a shard or a table.
 
-    An implementer holds the location of the image (a file and an offset, or a column and a row),
-    and reads its bytes when asked, in any order and from several threads.
+    An implementation stores where the image is (a file and an offset, or a column and a row).
+    Images may be read in any order and from several threads.
     """
 
     def read_bytes(self) -> bytes:
@@ -57,9 +63,9 @@ class EmbeddedFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageEntry:
-    """One image of a data set, not decoded: where it is, its class and its split."""
+    """One image of a data set, not decoded: its location, its class and its split."""
 
-    path: Path  # of the file; for an embedded one, its name below the larger file, or empty
+    path: Path  # of the file; for an embedded file, its name appended to the larger file, or empty
     name: str  # within the data set, printable
     label: int
     split: OptionalSplit
@@ -79,6 +85,11 @@ class ImageListing:
     classes: tuple[str, ...]
     entries: tuple[ImageEntry, ...]
     problems: tuple[DataProblem, ...]
+    split_source: SplitSource = "content"
+    dev_share: float = 0.0  # of the training images; 0: `choose_dev_share` decides
+    notes: tuple[str, ...] = ()  # sentences on what was guessed, e.g. a table's encoding
+    max_pixels: int = MAX_IMAGE_PIXELS  # of one image; larger ones are not decoded
+    white_level: int = 0  # as in `ImagePreprocessing`
 
     @property
     def name(self) -> str:
@@ -92,26 +103,50 @@ def problems_to_json(problems: Iterable[DataProblem]) -> Json:
 
 
 def parse_split_name(name: str) -> OptionalSplit:
-    """The split for which `name` is a usual name; "" if there is none."""
-    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), "")
+    """The split that a word of `name` stands for; "" if no word does, or if words disagree.
+
+    Words are separated by other characters or by capitals: `Training set`, `seg_train`, `TestData`.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    words = re.findall("[a-z]+", spaced.lower())
+    splits: set[OptionalSplit] = {
+        split
+        for word in words
+        for split, names in SPLIT_NAMES.items()
+        if re.fullmatch(f"({'|'.join(names)})({SPLIT_NOUNS})?", word)
+    }
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def describe_split_names() -> str:
+    """The words that stand for splits, for messages: `train (or training), dev (or val, ...)`."""
+    return ", ".join(
+        f"{split} (or {', '.join(name for name in names if name != split)})"
+        for split, names in SPLIT_NAMES.items()
+    )
 
 
 def ensure_test_split(entries: Iterable[ImageEntry]) -> tuple[ImageEntry, ...]:
-    """Make sure that the entries have a test split, or clear all splits.
+    """Make sure that training images come with a test split, or clear all splits.
 
     If there are only training and dev images, the dev images become the test split.  If all entries
-    are in one split, the split of every entry is cleared, so that it is chosen later by the SHA-256
-    sum of the image's file.
+    are training images, the split of every entry is cleared, so that it is chosen later by the
+    SHA-256 sum of the image's file.  Entries that are all held out stay so.
     """
     entries = tuple(entries)
     splits = {entry.split for entry in entries}
-    if len(splits) == 1:
+    if splits == {"train"}:
         return tuple(replace(entry, split="") for entry in entries)
     if splits == {"train", "dev"}:
         return tuple(
             replace(entry, split="test") if entry.split == "dev" else entry for entry in entries
         )
     return entries
+
+
+def source_of_splits(entries: Iterable[ImageEntry], declared_by: SplitSource) -> SplitSource:
+    """`declared_by` if any entry has a split, otherwise "content"."""
+    return declared_by if any(entry.split for entry in entries) else "content"
 
 
 def sort_class_names(labels: Iterable[str]) -> tuple[str, ...]:
@@ -128,21 +163,22 @@ def sort_class_names(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def index_class_names(classes: Iterable[str]) -> dict[str, int]:
-    """The label of each class name: its position in `classes`."""
+    """Map each class name to its label, which is its position in `classes`."""
     return {name: label for label, name in enumerate(classes)}
 
 
 def list_visible_children(folder: Path) -> list[Path]:
     """Files and folders in `folder`, sorted by name.
 
-    Hidden files and files of file managers are omitted.  Raises OSError if the folder cannot be
-    read.
+    Hidden files, and files of file managers such as Thumbs.db, are omitted.  Raises OSError if the
+    folder cannot be read.
     """
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name not in SYSTEM_FILE_NAMES
-    )
+    return sorted(path for path in folder.iterdir() if is_visible(path.name))
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder is neither hidden nor left behind by a system or a file manager."""
+    return not name.startswith(".") and name.lower() not in SYSTEM_FILE_NAMES
 
 
 def printable_relative_path(root: Path, path: Path) -> str:
@@ -151,6 +187,8 @@ def printable_relative_path(root: Path, path: Path) -> str:
 
 def escape_unprintable(name: str) -> str:
     """Make a name printable on one line: escape control characters and bytes that are not UTF-8."""
+    if name.isascii() and name.isprintable():  # almost always
+        return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode()
@@ -158,8 +196,24 @@ def escape_unprintable(name: str) -> str:
     )
 
 
+def clean_cell(text: str) -> str:
+    """A label or another cell of a table, without blanks and other characters that nobody sees.
+
+    They are removed from both ends, and every other run of blanks becomes a single one.
+    """
+    if text.isascii():  # almost always, and there may be millions of cells
+        return " ".join(text.split())
+    return " ".join(strip_invisible(text).split())
+
+
+def strip_invisible(text: str) -> str:
+    """Remove blanks, of any width or none, from both ends of a text."""
+    stripped = text.strip().strip(ZERO_WIDTH_CHARACTERS)
+    return stripped if stripped == text else strip_invisible(stripped)
+
+
 def make_file_name_safe(name: str) -> str:
-    """Make a name usable in file names: other characters become `-`."""
+    """Make a name usable in file names: replace all but letters, digits and `-_.` by `-`."""
     slug = "".join(c if c.isalnum() or c in "-_." else "-" for c in escape_unprintable(name))
     return slug or "images"
 

@@ -1,129 +1,286 @@
 """Tables of image paths, labels and, optionally, splits: CSV, TSV or parquet."""
 
-import csv
+import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from residua.data.sources.listing import (
-    LABEL_COLUMN_NAMES,
     DataProblem,
     ImageEntry,
     ImageListing,
     OptionalSplit,
+    clean_cell,
+    describe_split_names,
     ensure_test_split,
     escape_unprintable,
     index_class_names,
+    join_first_names,
     parse_split_name,
+    source_of_splits,
+    strip_invisible,
 )
+from residua.data.sources.table_columns import (
+    ALL_COLUMN_NAMES,
+    find_table_columns,
+    normalise_header,
+)
+from residua.data.sources.table_text import read_text_table
 from residua.errors import DataError
 from residua.extras import require_extra
+from residua.file_names import encode_file_name
+from residua.spreadsheet_cells import unescape_formula
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
-COLUMN_NAMES = {
-    "path": ("path", "file", "filename", "image", "filepath"),
-    "label": LABEL_COLUMN_NAMES,
-    "split": ("split",),
-}
+FileKey = tuple[int, int] | str  # device and inode, or the real path where there are no inodes
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row of a table: the path as it is written, the class, and the split."""
+
+    path: str
+    class_name: str
+    split: OptionalSplit
+
+
+@dataclass(slots=True)
+class ListedFile:
+    """A file that a table lists, with its first row and what its later rows say otherwise."""
+
+    entry: ImageEntry
+    repeats: int = 0
+    other_names: list[str] = field(default_factory=list)  # paths by which it is listed, too
+    other_labels: list[int] = field(default_factory=list)
+    splits: set[OptionalSplit] = field(default_factory=set)  # if its rows state several
 
 
 def list_image_table(table_path: Path) -> ImageListing:
     """List the images of a table with the columns path, label and, optionally, split.
 
-    Paths are relative to the table's folder.  Raises DataError if the table cannot be read or
-    none of its files exists.
+    Paths are relative to the table's folder.  A file that is listed several times is one image, of
+    the class in its first row.  Raises DataError if the table cannot be read, if none of its files
+    exists, or if its splits cannot be understood.
     """
-    rows = list(read_table_rows(table_path))
-    classes = tuple(sorted({label for _, label, _ in rows}))
+    rows, problems, notes = read_table_rows(table_path)
+    classes = tuple(sorted({row.class_name for row in rows}))
     label_by_name = index_class_names(classes)
-    entries, problems, root = [], [], table_path.parent
-    for path, label, split_name in rows:
-        name, image_path = escape_unprintable(path), root / path
-        if stat.S_ISREG(file_mode_or_zero(image_path)):
-            split = parse_split_name(split_name)
-            entries.append(make_file_entry(image_path, name, label_by_name[label], split))
-        else:
+    listed: dict[FileKey, ListedFile] = {}
+    root, used_slashes = table_path.parent, False
+    root_text = str(root)
+    for row in rows:
+        found = find_listed_file(root_text, row.path)
+        if found is None:
             table_name = escape_unprintable(table_path.name)
             detail = f"is listed in {table_name}, but there is no such file"
-            problems.append(DataProblem(name, "missing", detail))
-    if rows and not entries:
+            problems.append(DataProblem(escape_unprintable(row.path), "missing", detail))
+            continue
+        spelling, file_stat = found
+        used_slashes |= "\\" in row.path and "\\" not in spelling
+        entry = make_stat_entry(
+            root / spelling,
+            escape_unprintable(spelling),
+            label_by_name[row.class_name],
+            row.split,
+            file_stat,
+        )
+        add_listed_file(listed, entry, file_stat)
+    if rows and not listed:
+        guesses = f" (guessed: {'; '.join(notes)})" if notes else ""
         raise DataError(
             f"{table_path} lists {len(rows)} files, and none of them exists: "
-            f"paths are relative to {root}"
+            f"paths are relative to {root}{guesses}"
         )
-    entries.sort(key=lambda entry: entry.name)
-    return ImageListing(str(table_path), classes, ensure_test_split(entries), tuple(problems))
+    problems += [problem for file in listed.values() for problem in describe_repeats(file, classes)]
+    contradictions = [problem for problem in problems if problem.kind == "two labels"]
+    if contradictions:
+        first = contradictions[0]
+        notes.append(
+            f"{len(contradictions):,} of its files are listed as different classes, e.g. "
+            f"{first.path} {first.detail.removeprefix('is listed ')}"
+        )
+    if used_slashes:
+        notes.append("the backslashes in its paths are taken for slashes")
+    entries = ensure_test_split(
+        sorted((file.entry for file in listed.values()), key=lambda entry: entry.name)
+    )
+    return ImageListing(
+        str(table_path),
+        classes,
+        entries,
+        tuple(problems),
+        source_of_splits(entries, "column"),
+        notes=tuple(f"{escape_unprintable(table_path.name)}: {note}" for note in notes),
+    )
 
 
 def make_file_entry(path: Path, name: str, label: int, split: OptionalSplit) -> ImageEntry:
-    """Make the entry of an image that is stored as a file of its own."""
-    file_stat = path.stat()
+    """Make the entry of an image file at `path`, with its size and modification time."""
+    return make_stat_entry(path, name, label, split, path.stat())
+
+
+def make_stat_entry(
+    path: Path, name: str, label: int, split: OptionalSplit, file_stat: os.stat_result
+) -> ImageEntry:
     return ImageEntry(path, name, label, split, (file_stat.st_size, file_stat.st_mtime_ns))
 
 
-def file_mode_or_zero(path: Path) -> int:
-    """The mode bits of a file; 0 if the file does not exist or the path cannot name a file."""
-    try:
-        return path.stat().st_mode
-    except (OSError, ValueError):
-        return 0
+def find_listed_file(root: str, cell: str) -> tuple[str, os.stat_result] | None:
+    """The spelling of a path with which its file exists, and the file's `os.stat`, or None.
 
-
-def read_table_rows(table_path: Path) -> Iterator[tuple[str, str, str]]:
-    """The path, label and split of each row that has a path and a label; the split may be empty.
-
-    Raises DataError if the table is damaged, empty or without a path and a label column.
+    Blanks around the path may be left out, the apostrophe that `escape_formula` puts in front of
+    it, too, and backslashes may be taken for slashes.
     """
-    try:
-        rows = (
-            read_parquet_rows(table_path)
-            if table_path.suffix.lower() == ".parquet"
-            else read_csv_rows(table_path)
-        )
-    except OSError as error:
-        raise DataError(f"{table_path} cannot be read: {error.strerror or error}") from error
-    except (csv.Error, ValueError) as error:
-        raise DataError(f"{table_path} is not a text table: {error}") from error
-    if not rows:
+    stripped = strip_invisible(cell)
+    for text in (cell, stripped, unescape_formula(stripped), stripped.replace("\\", "/")):
+        spelling = encode_file_name(text)
+        try:
+            file_stat = os.stat(os.path.join(root, spelling))
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(file_stat.st_mode):
+            return spelling, file_stat
+    return None
+
+
+def add_listed_file(
+    listed: dict[FileKey, ListedFile], entry: ImageEntry, file_stat: os.stat_result
+) -> None:
+    """Add an entry, or note what it says otherwise about a file that is listed already.
+
+    A file that is listed to train on and as held out is held out.
+    """
+    key: FileKey = (file_stat.st_dev, file_stat.st_ino)
+    if not file_stat.st_ino:
+        key = os.path.realpath(entry.path)
+    first = listed.get(key)
+    if first is None:
+        listed[key] = ListedFile(entry)
+        return
+    first.repeats += 1
+    if entry.name != first.entry.name:
+        first.other_names.append(entry.name)
+    if entry.label != first.entry.label:
+        first.other_labels.append(entry.label)
+    if entry.split != first.entry.split:
+        first.splits |= {entry.split, first.entry.split}
+        if first.entry.split == "train":
+            first.entry = replace(first.entry, split=entry.split)
+
+
+def describe_repeats(file: ListedFile, classes: Sequence[str]) -> Iterator[DataProblem]:
+    """The problems of a file that is listed in several rows."""
+    entry = file.entry
+    if not file.repeats:
+        return
+    detail = f"is listed {file.repeats + 1} times, and used once"
+    if file.other_names:
+        others = join_first_names(dict.fromkeys(file.other_names))
+        detail = f"is the same file as {others}, and is used once"
+    yield DataProblem(entry.name, "listed twice", detail, file.repeats)
+    if file.other_labels:
+        others = join_first_names(classes[label] for label in dict.fromkeys(file.other_labels))
+        detail = f"is listed as {classes[entry.label]} and as {others}: the first one is used"
+        yield DataProblem(entry.name, "two labels", detail, file.repeats)
+    if file.splits:
+        names = " and ".join(sorted(file.splits))
+        detail = f"is listed in the splits {names}: it is used in {entry.split}"
+        yield DataProblem(entry.name, "two splits", detail, file.repeats)
+
+
+def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem], list[str]]:
+    """Read the rows with a path and a label, a problem for the other rows, and notes on guesses.
+
+    Raises DataError if the table is damaged or empty, lacks a path or a label column, or has splits
+    that cannot be understood.
+    """
+    is_parquet = table_path.suffix.lower() == ".parquet"
+    cells, notes = (
+        (read_parquet_rows(table_path), []) if is_parquet else read_text_table(table_path)
+    )
+    if not cells:
         raise DataError(
             f"{table_path} is empty: it needs the header path,label and a row for each image"
         )
-    header = [name.strip().lower() for name in rows[0]]
-    column_indices = {
-        column: next((header.index(name) for name in names if name in header), None)
-        for column, names in COLUMN_NAMES.items()
+    columns = find_table_columns(table_path, cells)
+    width = len(cells[0])
+    content = cells[1:] if columns.has_header else cells
+    for row in content:
+        if len(row) > width and any(map(str.strip, row[width:])):
+            raise DataError(
+                f"{table_path} has {width} columns, but a row with {len(row)} cells "
+                f"({' | '.join(row)}): put cells that contain a delimiter in quotes"
+            )
+    paths, labels, splits = [
+        [row[i] if i is not None and i < len(row) else "" for row in content]
+        for i in (columns.path, columns.label, columns.split)
+    ]
+    name_by_cell = {
+        cell: escape_unprintable(clean_cell(unescape_formula(cell))) for cell in set(labels)
     }
-    if column_indices["path"] is None or column_indices["label"] is None:
-        raise DataError(
-            f"{table_path} has the columns {', '.join(rows[0])}: "
-            "one must be called path and one label"
+    rows = [
+        TableRow(path, name_by_cell[label], split)
+        for path, label, split in zip(
+            paths, labels, parse_split_cells(table_path, splits), strict=True
         )
-    for row in rows[1:]:
-        path, label, split_name = [
-            row[i] if i is not None and i < len(row) else "" for i in column_indices.values()
-        ]
-        if path and label:
-            yield path, escape_unprintable(label), split_name
+        if name_by_cell[label] and path.strip()
+    ]
+    problems = []
+    if missing := len(content) - len(rows):
+        detail = f"has {missing:,} rows without a path or a label, which are skipped"
+        name = escape_unprintable(table_path.name)
+        problems.append(DataProblem(name, "no class", detail, missing))
+    return rows, problems, [*notes, *columns.notes]
 
 
-def read_csv_rows(table_path: Path) -> list[list[str]]:
-    with open(table_path, encoding="utf-8-sig", newline="") as file:
-        delimiter = "\t" if table_path.suffix.lower() == ".tsv" else ","
-        return list(csv.reader(file, delimiter=delimiter))
+def parse_split_cells(table_path: Path, cells: Sequence[str]) -> list[OptionalSplit]:
+    """The split of each cell; "" for all of them if all are empty.
+
+    Raises DataError if a cell names no known split, or if only some cells are empty.
+    """
+    counts = Counter(cells)
+    split_by_cell = {cell: parse_split_name(cell) for cell in counts}
+    blank_count = sum(count for cell, count in counts.items() if not clean_cell(cell))
+    unknown = {
+        escape_unprintable(clean_cell(cell)): None
+        for cell, split in split_by_cell.items()
+        if clean_cell(cell) and not split
+    }
+    if unknown:
+        row_count = len(cells) - blank_count - sum(counts[c] for c, s in split_by_cell.items() if s)
+        raise DataError(
+            f"in {table_path} the splits of {row_count:,} of {len(cells):,} rows are unknown "
+            f"({join_first_names(unknown)}): the known ones are {describe_split_names()}"
+        )
+    if 0 < blank_count < len(cells):
+        raise DataError(
+            f"in {table_path} {blank_count:,} of {len(cells):,} rows have no split: give every row "
+            f"one of {describe_split_names()}, or none"
+        )
+    return [split_by_cell[cell] for cell in cells]
 
 
 def read_parquet_rows(table_path: Path) -> list[list[str]]:
-    """The header and the rows of a parquet table, as text.
+    """Read the header and the rows of a parquet table, as text.
 
-    Only the columns of `COLUMN_NAMES` are read, or all columns if the table has none of them.
+    Only columns with known names are read, or all columns if the table has none of them.
     """
     require_extra("a parquet table")
     from pyarrow import parquet
 
-    known_names = [name for names in COLUMN_NAMES.values() for name in names]
-    header: list[str] = parquet.read_schema(table_path).names
-    if known_columns := [name for name in header if name.strip().lower() in known_names]:
-        header = known_columns
-    columns: dict[str, list[object]] = parquet.read_table(table_path, columns=header).to_pydict()
+    try:
+        header: list[str] = parquet.read_schema(table_path).names
+        names = normalise_header(header)
+        if known := [
+            column for column, name in zip(header, names, strict=True) if name in ALL_COLUMN_NAMES
+        ]:
+            header = known
+        columns: dict[str, list[object]] = parquet.read_table(
+            table_path, columns=header
+        ).to_pydict()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{table_path} cannot be read as parquet: {error}") from error
     rows = zip(*columns.values(), strict=True)
     return [header, *(["" if value is None else str(value) for value in row] for row in rows)]

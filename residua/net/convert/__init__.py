@@ -1,11 +1,14 @@
-"""Convert weights of other projects' residual networks to residua's names, and back.
+"""Convert the weights of residual networks from and to the tensor names of other projects.
 
-state_dict  read and write files of named tensors, without running their code
-positions   the tensors of a plan by position, independent of names
-names       the names of other projects: parse them, and write them
-match       compare a file's tensors with a network, explain differences, suggest a network
-caveats     outputs that differ between projects although the weights are the same
-weights     convert state dicts
+state_dict      read and write files of named tensors, without running code from them
+torch_file      read files of torch.save, within limits of memory
+pickle_reader   read pickles without calling what they name
+pickled_values  the dictionaries and tensors that pickles describe
+positions       identify tensors by their position in a network, not by their names
+names           parse and write the tensor names of other projects
+match           compare a file's tensors with a network, explain differences, suggest a network
+caveats         explain why the same weights can give different outputs in another project
+weights         convert state dicts
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +17,7 @@ from residua.lazy import export_lazily
 
 if TYPE_CHECKING:
     from residua.net.convert.caveats import explain_output_difference as explain_output_difference
+    from residua.net.convert.match import describe_last_tensors as describe_last_tensors
     from residua.net.convert.names import map_names_to_project as map_names_to_project
     from residua.net.convert.state_dict import read_state_dict as read_state_dict
     from residua.net.convert.state_dict import write_state_dict as write_state_dict
@@ -27,6 +31,7 @@ __getattr__, __dir__ = export_lazily(
     __name__,
     {
         "caveats": "explain_output_difference",
+        "match": "describe_last_tensors",
         "names": "map_names_to_project",
         "state_dict": "read_state_dict write_state_dict",
         "weights": (

@@ -1,8 +1,8 @@
-"""Explain when the same weights compute different outputs in different projects.
+"""Explain why the same weights can give different outputs in different projects.
 
-In a pre-activation net, the first unit's shortcut can branch off the input either before or after
-the first activation.  Residua branches off after it (He et al. 2016, appendix); much other code
-does so before it.
+In a pre-activation net, the shortcut of the first unit can branch off either before or after the
+first activation.  In residua it branches off after the activation (He et al. 2016, appendix), in
+many other projects before it.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from residua.config.plan import plan
 from residua.net.convert.positions import HEAD_POSITION, NamedShape, TensorShapes
 
 PROJECTS_WITH_KNOWN_FORK = ("timm", "pytorchcv", "WideResNet-pytorch")
-"""Projects whose pre-activation shortcuts start after the activation only if channels change."""
+"""Projects whose pre-activation shortcuts follow the activation only if channels change."""
 FORK_CAVEAT = (
     "in the first unit, and where channels change, residua forks after the activation "
     "(He et al. 2016, appendix); much code forks before it, which weights cannot show: "
@@ -25,12 +25,12 @@ ZERO_PADDING_CAVEAT = (
     "if your code appends them, ask for shortcut=pad-last"
 )
 ASSUMED_ORDERS = (ORDERS["original"], ORDERS["full-preact"], ORDERS["bare"])
-"""Orders of BN and ReLU that need no caveat, because weights usually belong to them."""
+"""The usual orders of BN and ReLU, which need no caveat."""
 IMAGENET_STEM = Stem(width=64, kernel=7, stride=2, pool=True)
 
 
 def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> Iterator[str]:
-    """Yield one sentence for each property of `network` that a file's weights cannot show."""
+    """Yield a caveat for each property of `network` that the weights of a file cannot confirm."""
     if network.unit.order == ORDERS["full-preact"] and project not in PROJECTS_WITH_KNOWN_FORK:
         yield FORK_CAVEAT
     head = file_tensors.get((HEAD_POSITION, "weight"), NamedShape("", ()))
@@ -58,11 +58,11 @@ def is_scaled_join(join: Join) -> bool:
 
 
 def explain_fork_difference(network: Network, project: str) -> str:
-    """Explain where the first unit's shortcut branches off in `project`, if not as in residua.
+    """Explain that the first shortcut branches off elsewhere in `project` than in residua.
 
-    "" if there is no difference.  A difference exists for the projects in
-    `PROJECTS_WITH_KNOWN_FORK`, for pre-activation nets whose first unit has an identity shortcut:
-    the project's shortcut branches off before the first activation, residua's after it.
+    Returns "" if there is no known difference.  Only pre-activation nets whose first unit has an
+    identity shortcut differ, and only for `PROJECTS_WITH_KNOWN_FORK`.  The shortcut branches off
+    before the first activation in these projects, and after it in residua.
     """
     first = plan(network).units[0]
     if (
@@ -78,10 +78,9 @@ def explain_fork_difference(network: Network, project: str) -> str:
 
 
 def explain_output_difference(network: Network, project: str) -> str:
-    """Explain why the other project's networks compute other outputs from the same weights.
+    """Explain why no network of `project` computes the same outputs from the weights of `network`.
 
-    "" in the usual case that a network of the project computes the same outputs.  None of these
-    differences can be seen in the weights.
+    Returns "" if a network of the project does.
     """
     unit, name = network.unit, network.name
     stem_at_imagenet_width = replace(network.stem, width=IMAGENET_STEM.width)

@@ -2,7 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from torch import Tensor
 
 from residua.config.network import Network
 from residua.config.papers import network as network_of
@@ -21,10 +23,11 @@ from residua.net.convert.positions import (
 
 
 def relabel_tail_norm(file_tensors: TensorShapes, expected: TensorShapes) -> TensorShapes:
-    """Return the file's tensors; a stem norm becomes a tail norm if only that is expected.
+    """Return the tensors of a file, with its stem norm relabelled as tail norm if necessary.
 
-    Some projects give the norm after the stem and the norm before the head the same name, so a name
-    alone does not tell which of the two it is.  `expected` holds the tensors of the network.
+    Some projects use the same name for the norm after the stem and the norm before the head.  A
+    norm with this name is first taken for a stem norm.  It is relabelled if the network, whose
+    tensors are `expected`, has a tail norm but no stem norm.
     """
     stem, tail = ModulePosition("stem norm"), ModulePosition("tail norm")
     if (
@@ -40,9 +43,9 @@ def relabel_tail_norm(file_tensors: TensorShapes, expected: TensorShapes) -> Ten
 
 
 def explain_mismatch(file_tensors: TensorShapes, network: Network) -> str:
-    """Why a file's tensors are not those of `network`, as a sentence; "" if they are.
+    """Explain how the tensors of a file differ from those of `network`; return "" if they match.
 
-    A file that lacks only the head matches.
+    Only the first difference is explained.  A file that lacks only the head matches.
     """
     expected = list_expected_tensors(plan(network))
     file_tensors = relabel_tail_norm(file_tensors, expected)
@@ -155,9 +158,10 @@ def list_wrong_shapes(file_tensors: TensorShapes, expected: TensorShapes) -> lis
 def suggest_network(
     file_tensors: TensorShapes, network: Network, is_refused: Callable[[Network], object]
 ) -> str:
-    """The question ": is it NAME?" if a known network matches the file's tensors, else "".
+    """A suffix for an error message, e.g. ": is it resnet18?"; "" if no candidate matches the file.
 
-    Networks with names like that of `network` are tried first; `is_refused` excludes candidates.
+    Networks of the same family as `network` are tried first.  A network for which `is_refused`
+    returns a true value is not suggested.
     """
     classes = count_classes(file_tensors) if has_head(file_tensors) else network.classes
     for name in list_candidate_networks(file_tensors, network.name):
@@ -167,7 +171,7 @@ def suggest_network(
             continue
         if (
             candidate.name != network.name
-            # checked first, since a file may claim 100,000 layers, whose plan would take long
+            # checked first: a file may claim 100,000 layers, and the plan would take too long
             and has_same_unit_counts(candidate, file_tensors)
             and not explain_mismatch(file_tensors, candidate)
             and not is_refused(candidate)
@@ -185,7 +189,10 @@ def has_same_unit_counts(network: Network, file_tensors: TensorShapes) -> bool:
 
 
 def list_candidate_networks(file_tensors: TensorShapes, preferred_name: str) -> Iterator[str]:
-    """List named networks as deep as the file's, starting with the family of the preferred name."""
+    """Yield names of networks of the file's depth, starting with the family of `preferred_name`.
+
+    Some of these names may not exist.
+    """
     units_per_stage = count_units_per_stage(file_tensors)
     if not units_per_stage:
         return
@@ -203,7 +210,7 @@ def list_candidate_networks(file_tensors: TensorShapes, preferred_name: str) -> 
 
 
 def count_units_per_stage(keys: Iterable[TensorKey]) -> tuple[int, ...]:
-    """The number of units of each stage, read off the convolutions; 0 for a stage without any."""
+    """The number of units in each stage; 0 for a stage without convolutions."""
     last_unit = Counter[int]()
     for position, _ in keys:
         if position.role == "conv":
@@ -212,7 +219,7 @@ def count_units_per_stage(keys: Iterable[TensorKey]) -> tuple[int, ...]:
 
 
 def count_convs_per_unit(keys: Iterable[TensorKey]) -> int:
-    """The largest number of convolutions of a unit."""
+    """The largest number of convolutions in a unit; 0 if there are none."""
     return max((position.layer for position, _ in keys if position.role == "conv"), default=0)
 
 
@@ -248,7 +255,14 @@ def format_tensor_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a single number"
 
 
+def describe_last_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The names and shapes of the last four tensors of a file, e.g. `fc.weight 10x64`."""
+    return ", ".join(
+        f"{name} {format_tensor_shape(tuple(tensors[name].shape))}" for name in [*tensors][-4:]
+    )
+
+
 def list_first_three(names: Sequence[str]) -> str:
-    """The names as `a, b, c and 4 more`."""
+    """Join the first three names and count the rest, e.g. `a, b, c and 4 more`."""
     more = f" and {len(names) - 3} more" if names[3:] else ""
     return ", ".join(names[:3]) + more

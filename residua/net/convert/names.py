@@ -1,8 +1,8 @@
-"""The names that projects give to the parts of a residual network: parse them, and write them.
+"""Parse and write the names that projects give to the parts of a residual network.
 
-The plan gives every module with weights a position, such as the second convolution of the first
-unit of stage 3 (see `positions`), and each project has a name for it.  The prefixes of wrappers
-(`module.`, `backbone.`, ...) are found in the file, not listed here.
+Every module with weights has a position, such as the second convolution of the first unit of stage
+3 (see `positions`).  Each project has its own name for the module at a position.  Prefixes that
+wrappers add (`module.`, `backbone.`, ...) are not listed here, but found in the file.
 """
 
 import re
@@ -16,6 +16,7 @@ from residua.config.network import Network
 from residua.config.plan import plan
 from residua.errors import RecordError, UsageError, unknown_name_error
 from residua.net.convert.positions import (
+    HEAD_POSITION,
     ModulePosition,
     NamedShape,
     TensorShapes,
@@ -25,7 +26,7 @@ from residua.net.convert.state_dict import is_dense_tensor
 
 ExportProject = Literal["torchvision", "timm", "huggingface"]
 NAME_TEMPLATES: dict[str, dict[str, str]] = {
-    "torchvision": {  # and timm, and most code for CIFAR
+    "torchvision": {  # also timm, and most code for CIFAR
         "stem": "conv1",
         "stem norm": "bn1",
         "unit": "layer{s}.{u0}",
@@ -35,7 +36,7 @@ NAME_TEMPLATES: dict[str, dict[str, str]] = {
         "project norm": "downsample.1",
         "head": "fc",
     },
-    "timm": {  # its resnetv2
+    "timm": {  # only its resnetv2
         "stem": "stem.conv",
         "tail norm": "norm",
         "unit": "stages.{s0}.blocks.{u0}",
@@ -79,17 +80,18 @@ NAME_TEMPLATES: dict[str, dict[str, str]] = {
         "head": "linear classifier last_linear",
     },
 }
-"""The name templates of each project, by role; inside a unit, names continue the unit's name.
+"""The module name templates of each project, by role.
 
-{s}, {u} and {k} count stages, units and layers from 1; {s0}, {u0} and {k0} from 0; {ka} from a.
-Alternatives are separated by spaces.
+Templates of roles inside a unit are relative to the name of the unit.  {s}, {u} and {k} are the
+numbers of stage, unit and layer, from 1; {s0}, {u0} and {k0} are these numbers from 0; {ka} is the
+layer as a letter, from a.  Alternatives are separated by spaces.
 """
 
 NETWORK_ROLES = ("stem", "stem norm", "tail norm", "head")
 UNIT_ROLES = ("conv", "norm", "project", "project norm")
 PROFILER_TENSORS = ("total_ops", "total_params")  # left in every module by the profiler thop
 FIELD_PATTERNS = {"s": r"\d{1,2}", "u": r"\d{1,4}", "k": r"\d{1,2}"}
-"""Patterns for the numbers of a stage, a unit and a layer; no network needs more digits."""
+"""Regular expressions for the numbers of a stage (s), a unit (u) and a layer (k)."""
 
 
 def map_names_to_project(network: Network, project: ExportProject) -> dict[str, str]:
@@ -116,15 +118,17 @@ def map_names_to_project(network: Network, project: ExportProject) -> dict[str, 
 
 
 def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str]:
-    """Parse a file's tensor names: its tensors by position, and the project that uses such names.
+    """Return the tensors of a file by position, and the project that uses such names.
 
-    A tensor that belongs to no unit and has an unknown name is skipped.  Raises RecordError if the
-    file holds no known residual network, or if a tensor is not dense.
+    A tensor outside the units is skipped if its name is unknown.  Raises RecordError if the file
+    holds no known residual network, or if a tensor is not dense.
     """
     modules = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
     prefix = find_wrapper_prefix(modules)
     names = {module: strip_wrapper_prefix(module, prefix) for module in modules}
     positions = {module: parse_module_name(name) for module, name in names.items()}
+    if HEAD_POSITION not in positions.values():
+        positions |= dict.fromkeys(find_unnamed_head(tensors, positions), HEAD_POSITION)
     file_tensors: TensorShapes = {}
     for name, tensor in tensors.items():
         module, _, suffix = name.rpartition(".")
@@ -143,10 +147,36 @@ def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str
     return file_tensors, next(projects, "others")
 
 
-def find_wrapper_prefix(module_names: Collection[str]) -> str:
-    """Find the prefix that wrappers put before every name, from the first convolution's name.
+def find_unnamed_head(
+    tensors: Mapping[str, Tensor], positions: Mapping[str, ModulePosition | None]
+) -> list[str]:
+    """Find the head of a file by its shape, if its name is unknown: [its module], or [].
 
-    Raises RecordError if no name is a first convolution's, or if the names are residua's own.
+    It is the only unknown module outside the units that has a weight, and its weight is a matrix
+    with as many columns as the last convolution has outputs.
+    """
+    unknown_modules = [
+        module
+        for module, position in positions.items()
+        if position is None and f"{module}.weight" in tensors
+    ]
+    convs = {
+        position: tensors[f"{module}.weight"]
+        for module, position in positions.items()
+        if position and position.role == "conv" and f"{module}.weight" in tensors
+    }
+    if len(unknown_modules) != 1 or not convs:
+        return []
+    head_shape, conv_shape = tensors[f"{unknown_modules[0]}.weight"].shape, convs[max(convs)].shape
+    is_matrix = len(head_shape) in (2, 4) and head_shape[2:].numel() == 1
+    return unknown_modules if is_matrix and head_shape[1:2] == conv_shape[:1] else []
+
+
+def find_wrapper_prefix(module_names: Collection[str]) -> str:
+    """Find the prefix that wrappers have added to the module names, e.g. `module.`.
+
+    The prefix is what precedes the name of the first convolution.  Raises RecordError if no known
+    name of a first convolution is found, or if the names are residua's own.
     """
     own_unit = re.compile(r"(?:^|\.)stages\.stage\d+\.\d+\.branch\.")
     if any(own_unit.search(name) for name in module_names):
@@ -164,7 +194,7 @@ def find_wrapper_prefix(module_names: Collection[str]) -> str:
     units = "|".join(
         template_to_regex(names["unit"], named_groups=False) for names in NAME_TEMPLATES.values()
     )
-    # a convolution inside a unit may be called as a stem elsewhere is
+    # a convolution inside a unit may have the name that is a stem's in another project
     prefixes = [prefix for prefix in prefixes if not re.search(rf"(?:^|\.)(?:{units})\.", prefix)]
     if not prefixes:
         examples = ", ".join([*module_names][:3])
@@ -176,10 +206,10 @@ def find_wrapper_prefix(module_names: Collection[str]) -> str:
 
 
 def strip_wrapper_prefix(module_name: str, prefix: str) -> str:
-    """A module's name without those leading components that it has in common with the prefix.
+    """Remove from a module name the leading components that it shares with `prefix`.
 
-    The name may lack some or all components of the prefix: the head is often outside the wrapped
-    backbone.
+    The name may lack some or all components of the prefix, since the head is often outside the
+    wrapped backbone.
     """
     components, prefix_components = module_name.split("."), prefix.split(".")[:-1]
     shared_count = next(
@@ -191,9 +221,9 @@ def strip_wrapper_prefix(module_name: str, prefix: str) -> str:
 
 @cache
 def parse_module_name(module_name: str) -> ModulePosition | None:
-    """The position in the network of the module with this name, from which any prefix is removed.
+    """The position of a module, by its name without wrapper prefix.
 
-    Returns None for an unknown name outside of the units.
+    An unknown name gives the role "part" inside a unit, and None outside the units.
     """
     for names in NAME_TEMPLATES.values():
         if unit := re.match(template_to_regex(names["unit"]) + r"\.", f"{module_name}."):
@@ -210,7 +240,7 @@ def parse_module_name(module_name: str) -> ModulePosition | None:
 
 
 def list_name_templates(roles: Iterable[str]) -> list[tuple[str, str]]:
-    """All projects' (role, template) pairs for some roles, one pair per alternative."""
+    """List the templates of all projects for some roles, as (role, template) pairs."""
     return [
         (role, template)
         for names in NAME_TEMPLATES.values()
@@ -221,7 +251,7 @@ def list_name_templates(roles: Iterable[str]) -> list[tuple[str, str]]:
 
 @cache
 def template_to_regex(template: str, named_groups: bool = True) -> str:
-    """A regular expression for a template, in which each field such as {u0} is a group."""
+    """A regular expression for a template; each field, e.g. {u0}, becomes a group."""
 
     def field_to_group(field: re.Match[str]) -> str:
         opening = f"(?P<{field[1]}>" if named_groups else "(?:"
@@ -231,7 +261,10 @@ def template_to_regex(template: str, named_groups: bool = True) -> str:
 
 
 def parse_field_number(match: re.Match[str], field: str) -> int:
-    """The number of a stage (s), unit (u) or layer (k), counted from 1; 0 if the name has none."""
+    """Read the number of a stage (field "s"), unit ("u") or layer ("k") from a match.
+
+    Numbers count from 1, even if the project counts from 0.  Returns 0 without such a field.
+    """
     for name, text in match.groupdict().items():
         if name[0] == field:
             return ord(text) - ord("a") + 1 if name == "ka" else int(text) + name.endswith("0")

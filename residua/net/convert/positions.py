@@ -1,6 +1,6 @@
-"""The tensors of a network's plan by position, independent of any project's names.
+"""Identify the tensors of a network by position, independently of any project's names.
 
-A position says what a module is for: e.g. the second convolution of the first unit of stage 3.
+A position is, for example, the second convolution of the first unit of stage 3.
 """
 
 from collections import Counter
@@ -12,16 +12,16 @@ from residua.errors import UsageError
 
 
 class ModulePosition(NamedTuple):
-    """A module's role and its place in the network; numbers count from 1, and are 0 outside units.
+    """The role of a module and its place in the network.
 
-    The roles are stem, stem norm, conv, norm, project, project norm, tail norm, head, and "part"
-    for a module of a unit whose role is unknown.
+    The roles are stem, stem norm, conv, norm, project, project norm, tail norm and head; "part" is
+    any other module of a unit.  Numbers count from 1; outside the units, they are 0.
     """
 
     role: str
     stage: int = 0
     unit: int = 0
-    layer: int = 0  # index among the unit's convolutions, or among its norms; else 0
+    layer: int = 0  # number among the unit's convolutions or norms; 0 for other roles
 
 
 class NamedShape(NamedTuple):
@@ -32,7 +32,7 @@ class NamedShape(NamedTuple):
 
     @property
     def output_count(self) -> int:
-        """The outputs of a weight, its first dimension; 0 for a single number."""
+        """The number of outputs of a weight, i.e. its first dimension; 0 for a scalar."""
         return self.shape[0] if self.shape else 0
 
 
@@ -48,11 +48,14 @@ LAYER_ROLES = {
     ("head", "bn"): "tail norm",
     ("head", "weight"): "head",
 }
-"""The role of a layer by part and operation; the other parts of a unit hold convs and norms."""
+"""The role of a layer, by (part, operation); any other layer of a unit is a conv or a norm."""
 
 
 def list_expected_tensors(planned: Plan) -> TensorShapes:
-    """List a network's tensors in residua; UsageError if no other project has a name for a part."""
+    """The tensors of a network by position, with their names in residua and their shapes.
+
+    Raises UsageError if the network has a part that no other project has, such as a gate.
+    """
     expected: TensorShapes = {}
     for prefix, part, layers, (stage, unit), role_counts in iterate_plan_parts(planned):
         for i, layer in enumerate(layers):
@@ -74,10 +77,11 @@ def list_expected_tensors(planned: Plan) -> TensorShapes:
 def iterate_plan_parts(
     planned: Plan,
 ) -> Iterator[tuple[str, str, Layers, tuple[int, int], Counter[str]]]:
-    """Yield each part of a network as (residua's name, part, layers, (stage, unit), role counts).
+    """Yield each part of a network as (prefix, part, layers, (stage, unit), role counts).
 
-    Role counts hold how often each role has occurred so far.  All parts of a unit share one
-    counter, so that the unit's convolutions are numbered consecutively.
+    The names of the part's tensors in residua start with the prefix.  The role counts are a counter
+    in which the caller must count the role of each layer.  All parts of a unit share one counter,
+    so that the convolutions of a unit are numbered consecutively.
     """
     yield "stem", "stem", planned.stem, (0, 0), Counter()
     for unit in planned.units:
@@ -96,7 +100,7 @@ def iterate_plan_parts(
 
 
 def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors of a layer's module, by their names within the module."""
+    """The shapes of a layer's tensors, by name within its module, e.g. `weight`."""
     c = layer.output_shape.channels
     if layer.op == "bn":
         vectors = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (c,))
@@ -109,6 +113,6 @@ def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
 
 
 def count_classes(file_tensors: Mapping[TensorKey, NamedShape]) -> int:
-    """The number of output classes of a file's head; 0 without a head."""
+    """The number of classes of the head in a file; 0 if the file has no head."""
     head = file_tensors.get((HEAD_POSITION, "weight"))
     return head.output_count if head else 0

@@ -1,131 +1,104 @@
-"""Read and write files of named tensors, also of other projects; no code in them is run."""
+"""Read and write files of named tensors without running code that they may contain."""
 
-import argparse
-import re
-import warnings
-from collections import deque
-from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from residua.errors import RecordError, UsageError
 from residua.files import atomic_write
+from residua.net.convert.pickled_values import STATE_DICT_HINT, UnusableFileError
+from residua.net.convert.torch_file import MAX_TENSORS, read_torch_file
+from residua.net.convert.torch_file import StateDict as StateDict
+from residua.net.safetensors_file import load_safetensors, save_safetensors
 
-StateDict = dict[str, Tensor]
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PICKLE_SUFFIXES = (".pth", ".th", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
-STATE_DICT_HINT = "give a state_dict, as torch.save(model.state_dict(), FILE) writes it"
-NUMPY_SCALAR = cast(Callable[..., object], np.float64(0).__reduce__()[0])
-"""The function that a pickle calls to make a numpy scalar."""
-SAFE_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-    argparse.Namespace,
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"},
-    (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
-    (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
-]
-"""Makers of harmless values that checkpoints hold besides tensors; none has side effects."""
+MAX_NAME_LENGTH = 500  # characters of a tensor's name; our choice
+MAX_WEIGHT, MAX_VARIANCE = 1e12, 1e24
+"""Magnitudes that no trained network has, even on 16-bit pixels that are not normalised."""
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The named tensors of a file, whatever dictionaries they are nested in.
+    """Read the named tensors of a file, also if they are nested in dictionaries.
 
-    If the file holds averaged weights too (`ema`), the plain ones are read.  Raises RecordError if
-    the file is missing or damaged, contains no tensors, or asks to run code, which is not run.
+    If the file also holds averaged weights (`ema`), the weights before averaging are returned.
+    Raises RecordError if the file is missing or damaged, contains no tensors, asks for much more
+    memory than its size, or could be read only by running code.  Such code is not run.
     """
     if not path.is_file():
         raise RecordError(f"there is no file {path}")
     try:
-        content: object = (
-            load_file(path) if path.suffix == ".safetensors" else unpickle_safely(path)
-        )
+        tensors = load_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
     except SafetensorError as error:
         raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
-    state_dicts = {where: tensors for where, tensors in collect_state_dicts(content) if tensors}
-    if not state_dicts:
+    if not tensors:
         raise RecordError(f"{path} contains no named tensors: {STATE_DICT_HINT}")
-    largest_size = max(map(len, state_dicts.values()))
-    averaged_last = sorted(state_dicts, key=lambda where: "ema" in where)
-    return next(
-        state_dicts[where] for where in averaged_last if 2 * len(state_dicts[where]) > largest_size
-    )
+    if len(tensors) > MAX_TENSORS:
+        raise RecordError(f"{path} has more than {MAX_TENSORS:,} tensors: {STATE_DICT_HINT}")
+    if any(len(name) > MAX_NAME_LENGTH or not name.isprintable() for name in tensors):
+        raise RecordError(
+            f"{path} has a tensor whose name is longer than {MAX_NAME_LENGTH} characters or cannot "
+            f"be printed: {STATE_DICT_HINT}"
+        )
+    return tensors
 
 
-def unpickle_safely(path: Path) -> object:
-    """The content of a file that torch.save wrote, if it is tensors and harmless values.
+def load_torch_file(path: Path) -> StateDict:
+    """Load the tensors of a file written by torch.save, without running code that it contains.
 
-    Raises RecordError otherwise.
+    Raises RecordError if the file is damaged or too large, or if it names functions to be run.
     """
     try:
-        with (
-            torch.serialization.safe_globals(SAFE_GLOBALS),
-            warnings.catch_warnings(action="ignore"),
-        ):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
-        refused_global = re.search(r"GLOBAL (\w[\w.]*\.(\w+)) ", str(error))
-        if refused_global:
-            name = refused_global[2].encode()
-            if name not in path.read_bytes()[-len(name) - 1 :]:  # else the file is truncated there
-                raise RecordError(
-                    f"{path} was not loaded, for safety: reading it would run {refused_global[1]}; "
-                    f"{STATE_DICT_HINT}"
-                ) from error
-        if "TorchScript" in str(error):
-            raise RecordError(f"{path} holds a TorchScript program: {STATE_DICT_HINT}") from error
+        with open(path, "rb") as file:
+            return read_torch_file(file)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnusableFileError as error:
+        raise RecordError(f"{path} {error}") from error
+    except MemoryError as error:
+        raise RecordError(f"{path} does not fit into memory: {STATE_DICT_HINT}") from error
+    except Exception as error:  # a damaged file may raise anything
         raise RecordError(f"{path} is damaged or not written by torch.save") from error
 
 
-def collect_state_dicts(content: object) -> list[tuple[str, StateDict]]:
-    """Every dictionary nested in `content`, outermost first, as (path of its keys, its tensors)."""
-    state_dicts, queue, visited_ids = [], deque([("", content)]), set()
-    while queue:
-        key_path, value = queue.popleft()
-        if isinstance(value, dict) and id(value) not in visited_ids:
-            visited_ids.add(id(value))  # a pickled dictionary may contain itself
-            tensors = {
-                name: item
-                for name, item in value.items()
-                if isinstance(name, str) and isinstance(item, Tensor)
-            }
-            state_dicts.append((key_path, tensors))
-            queue.extend((f"{key_path}.{name}", item) for name, item in value.items())
-    return state_dicts
-
-
 def find_tensor_problem(tensor: Tensor, tensor_name: str) -> str:
-    """Why a dense tensor cannot be a layer's `tensor_name`, e.g. `running_var`; "" if it can.
+    """Explain what is wrong with a dense tensor, e.g. "not finite everywhere"; "" if nothing is.
 
-    The reason continues a sentence that begins with "NAME is".
+    `tensor_name` is the tensor's own name, e.g. `running_var`.  The text is to follow "NAME is".
     """
     if tensor_name == "num_batches_tracked":
         is_number = not tensor.dtype.is_complex and not tensor.is_quantized
         return "" if is_number and tensor.float().isfinite().all() else "not a count"
     if tensor.dtype not in FLOAT_DTYPES:
         return f"of type {str(tensor.dtype).removeprefix('torch.')}, not of floating-point numbers"
-    if not tensor.float().isfinite().all():
+    if not tensor.numel():
+        return ""
+    smallest, largest = [value.item() for value in tensor.float().aminmax()]  # both nan for a nan
+    if not (isfinite(smallest) and isfinite(largest)):
         return "not finite everywhere"
-    if tensor_name == "running_var" and tensor.lt(0).any():
+    is_variance = tensor_name == "running_var"
+    if is_variance and smallest < 0:
         return "negative somewhere, but a variance cannot be"
+    magnitude = max(-smallest, largest)
+    if magnitude > (MAX_VARIANCE if is_variance else MAX_WEIGHT):
+        return f"as large as {magnitude:.1e}, which no trained network is"
     return ""
 
 
 def is_dense_tensor(tensor: Tensor) -> bool:
-    """Whether the tensor is a plain array with data: not sparse, nested or on the meta device."""
+    """Whether a tensor is an ordinary array: not sparse, not nested and not on the meta device."""
     return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
 def write_state_dict(tensors: StateDict, path: Path) -> None:
-    """Write tensors atomically, as safetensors or by torch.save, depending on the file's suffix."""
+    """Write tensors atomically: as safetensors if `path` has that suffix, else by torch.save.
+
+    Raises UsageError for an unknown suffix, and RecordError if the file cannot be written.
+    """
     if path.suffix not in WEIGHT_SUFFIXES:
         raise UsageError(
             f"{path} has an unknown file format: "
@@ -138,7 +111,7 @@ def write_state_dict(tensors: StateDict, path: Path) -> None:
     try:
         with atomic_write(path) as unfinished_path:
             if path.suffix == ".safetensors":
-                save_file(tensors, unfinished_path, {"format": "pt"})
+                save_safetensors(tensors, unfinished_path, {"format": "pt"})
             else:
                 torch.save(tensors, unfinished_path)
     except (SafetensorError, RuntimeError) as error:  # e.g. a full disk

@@ -1,9 +1,11 @@
-"""Convert weights of other projects' residual networks to residua's names, and back.
+"""Convert the weights of residual networks from and to the tensor names of other projects.
 
-Weights cannot show three properties of a network: where a bottleneck has its stride (see
-`adopt_foreign_stride`); where the shortcut of a pre-activation unit branches off (see
-`explain_fork_difference`); and where option A adds its zero channels.  Residua adds them on both
-sides, as akamaster's code does; other code appends them, which is `shortcut=pad-last` here.
+Three properties of a network cannot be seen in its weights:
+
+- which convolution of a bottleneck has the stride (see `adopt_foreign_stride`)
+- where a pre-activation shortcut branches off (see `explain_fork_difference`)
+- on which side an option A shortcut adds zero channels.  Residua adds them on both sides, as
+  akamaster's code does.  Other code appends them, as residua does with `shortcut=pad-last`.
 """
 
 from collections.abc import Mapping
@@ -36,20 +38,21 @@ class ConvertedWeights:
     """Another project's weights under residua's names."""
 
     tensors: dict[str, Tensor]
-    ours_by_theirs: dict[str, str]  # residua's names by the other project's
+    ours_by_theirs: dict[str, str]  # from the other project's names to residua's
     missing: tuple[str, ...]  # residua's names of the head's tensors, if the file has no head
     unexpected: tuple[str, ...]  # the file's tensors that the network has no place for
-    project: str  # the project whose names the file has
-    caveats: str = ""  # properties of the network that weights cannot show, as sentences
+    project: str  # the project that uses the names in the file
+    caveats: str = ""  # text on properties of the network that weights cannot show
 
 
 def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> ConvertedWeights:
     """Convert another project's state dict to the weights of `network`, under residua's names.
 
-    Shapes may differ by trailing 1s.  If the file has no `num_batches_tracked` for BN, as files
-    from before torch 0.4, these counters start at 0.  Raises RecordError if the file holds another
-    network; the message names the difference and a network that fits.  Also raises it if the
-    project computes different outputs from the same weights.
+    Shapes may differ by trailing 1s.  Files from before torch 0.4 have no `num_batches_tracked` for
+    BN; these counters are then set to 0.  Raises RecordError if the tensors are those of another
+    network; the message names the first difference and, if known, a network that fits.  Also raises
+    RecordError if a tensor has invalid values, or if the other project is known to compute
+    different outputs from the same weights.
     """
     file_tensors, project = parse_tensor_names(tensors)
     if mismatch := explain_mismatch(file_tensors, network):
@@ -96,7 +99,10 @@ def count_head_classes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def identify_network(tensors: Mapping[str, Tensor]) -> str:
-    """The name of the network that another project's state dict holds; UsageError if none fits."""
+    """Find the name of the network to which another project's state dict belongs.
+
+    Raises UsageError if no network fits.
+    """
     file_tensors, project = parse_tensor_names(tensors)
     classes = count_classes(file_tensors) if has_head(file_tensors) else None
     for name in list_candidate_networks(file_tensors, "resnet"):
@@ -114,7 +120,10 @@ def identify_network(tensors: Mapping[str, Tensor]) -> str:
 def convert_to_project(
     tensors: Mapping[str, Tensor], network: Network, project: ExportProject
 ) -> dict[str, Tensor]:
-    """Rename residua's state dict to another project's names; UsageError if a name is missing."""
+    """Rename the tensors of a residua state dict to the names of another project.
+
+    Raises UsageError if the project has no name for one of the tensors.
+    """
     theirs = {
         name: tensors[ours].detach()
         for ours, name in map_names_to_project(network, project).items()
@@ -127,12 +136,12 @@ def convert_to_project(
 def adopt_foreign_stride(
     network: Network, requested_name: str, converted: ConvertedWeights
 ) -> Network:
-    """Move the stride of bottlenecks to the 3x3 convolution if the weights' project has it there.
+    """Return `network` with bottlenecks that stride as in the project of the weights.
 
-    Returns the network, which is unchanged if `requested_name` sets `stride=`.  Residua, like the
-    paper, strides on the 1x1; torchvision, timm and Hugging Face stride on the 3x3 ("v1.5"), and so
-    do other projects' nets for CIFAR, including pytorchcv's.  pytorchcv has ImageNet nets of both
-    kinds (resnet50, resnet50b), and these keep their stride.
+    Residua has the stride on the first 1x1 convolution, like the paper.  Other projects have it on
+    the 3x3 convolution ("v1.5"), so the stride is moved there.  pytorchcv has ImageNet networks of
+    both kinds (resnet50, resnet50b), so these are returned unchanged.  So is any network for which
+    `requested_name` sets `stride=`.
     """
     is_ambiguous = converted.project == "pytorchcv" and len(network.stages) == 4
     strides_on_first_conv = network.unit.kernels == (1, 3, 1) and network.unit.stride_at == 0

@@ -266,6 +266,82 @@ def test_a_parquet_table_of_paths_is_read_like_a_csv_table(tmp_path):
         list_image_dataset(tmp_path / "no.parquet")
 
 
+def write_parquet_splits(root, *names):
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        make_split(2, 100 * seed).to_parquet(root / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"data/{name}.parquet" for name in ("train-0-of-2", "train-1-of-2", "test-0-of-1")],
+        ("train.parquet", "train-2.parquet", "test.parquet"),
+        ("train/0000.parquet", "train/0001.parquet", "test/0000.parquet"),
+    ],
+    ids=["data", "flat", "folders"],
+)
+def test_a_downloaded_folder_of_parquet_files_is_read(tmp_path, names):
+    root = write_parquet_splits(tmp_path / "d", *names)
+    (root / "README.md").write_text("---\n---\n")
+    found = list_image_dataset(root)
+    assert found.classes == ("bird", "cat", "dog")
+    assert (found.name, found.split_source) == ("d", "dataset")
+    assert sorted(part for _, _, part in list_entries(found)) == ["test"] * 6 + ["train"] * 12
+    # the same images as in the files one by one
+    contents = [e.read_bytes() for e in found.entries if e.split == "test"]
+    one = list_image_dataset(root / names[2])
+    assert contents == [entry.read_bytes() for entry in one.entries]
+
+
+def test_parquet_files_without_splits_are_split_by_content(tmp_path):
+    root = write_parquet_splits(tmp_path / "d", "part-0.parquet", "part-1.parquet")
+    found = list_image_dataset(root)
+    assert ({part for _, _, part in list_entries(found)}, len(found.entries)) == ({""}, 12)
+    assert found.split_source == "content"
+
+
+def test_ambiguous_folders_of_parquet_files_are_refused(tmp_path):
+    root = write_parquet_splits(tmp_path / "a", "data/train-0.parquet", "data/holdout-0.parquet")
+    with pytest.raises(DataError, match=r"holds 1 of 2 parquet files .* no split \(holdout-0.parq"):
+        list_image_dataset(root)
+    root = write_parquet_splits(tmp_path / "b", "en/train-0.parquet", "fr/train-0.parquet")
+    with pytest.raises(DataError, match=r"parquet files in the folders en, fr: give one of them"):
+        list_image_dataset(root)
+
+
+def test_a_parquet_file_beside_folders_of_classes_does_not_hide_them(tmp_path):
+    write_clean_folder(tmp_path / "d")
+    make_split(2).to_parquet(tmp_path / "d" / "train" / "extra.parquet")
+    assert len(list_image_dataset(tmp_path / "d" / "train").entries) == 36
+
+
+def test_splits_that_are_used_together_are_said(tmp_path):
+    parts = {"train": make_split(2), "train_extra": make_split(1, 50), "test": make_split(1, 60)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    found = list_image_dataset(tmp_path / "d")
+    assert found.notes == ("the splits train and train_extra are both used as the train split",)
+    assert sum(part == "train" for _, _, part in list_entries(found)) == 9
+
+
+def test_a_split_without_labels_is_reported(tmp_path):
+    parts = {"train": make_split(2), "test": make_split(1, 60).remove_columns("kind")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    [problem] = list_image_dataset(tmp_path / "d").problems
+    assert (problem.path, problem.detail, problem.count) == (
+        "test",
+        "has no column kind, and is skipped",
+        3,
+    )
+
+
+def test_labels_in_text_that_look_equal_are_one_class(tmp_path):
+    rows = {"image": make_png_files(1), "label": ["cat", "cat\u00a0", " dog"]}
+    parquet.write_table(pa.table(rows), tmp_path / "d.parquet")
+    assert list_image_dataset(tmp_path / "d.parquet").classes == ("cat", "dog")
+
+
 def test_a_hub_data_set_is_loaded_by_name_and_configuration(tmp_path, monkeypatch):
     requests = []
 
@@ -295,6 +371,28 @@ def test_a_hub_data_set_is_loaded_by_name_and_configuration(tmp_path, monkeypatc
         r"Please .* configs: \['a', 'b'\]$",
     ):
         resolve_dataset("hf:me/many")
+
+
+@pytest.mark.parametrize("name", ["..", "../pets", "/pets", "pets", "./pets", "", "a/../pets"])
+def test_a_prefix_without_a_hub_name_reads_no_local_folder(tmp_path, monkeypatch, name):
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "pets" / "pets").mkdir()
+    monkeypatch.chdir(tmp_path / "pets")
+    monkeypatch.setattr(datasets, "load_dataset", None)  # so that calling it would fail
+    with pytest.raises(UsageError, match=r"names n.*Hugging Face hub: .*|hf: names no data set"):
+        resolve_dataset(f"hf:{name}")
+
+
+def test_a_hub_name_is_not_read_from_a_folder_of_the_same_name(tmp_path, monkeypatch):
+    (tmp_path / "me" / "pets").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", None)
+    with pytest.raises(
+        UsageError,
+        match="hf:me/pets names a data set on the Hugging Face hub, but me/pets is also on this "
+        "machine: give me/pets to read it, or start the command in another folder",
+    ):
+        resolve_dataset("hf:me/pets")
 
 
 def test_without_the_datasets_library_the_error_gives_the_extra_to_install(monkeypatch, tmp_path):

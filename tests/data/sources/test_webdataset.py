@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from residua.data.check import check_dataset
 from residua.data.image_cache import load_or_decode_images
 from residua.data.read import read_split
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
+from residua.data.sources.webdataset import read_class_list
 from residua.errors import DataError
 from tests.data.faulty_photos import CLASS_CHANNELS, encode_image, make_picture, write_clean_folder
 
@@ -136,6 +138,74 @@ def test_shard_and_folder_names_determine_the_splits(tmp_path, names, wanted):
         for name, _, part in list_entries(list_image_dataset(tmp_path / "d"))
     }
     assert tuple(found[name] for name in names) == wanted
+
+
+def test_the_splits_come_from_the_shards_or_from_the_content(tmp_path):
+    write_shard(tmp_path / "d" / "train-0.tar", make_samples(2))
+    assert list_image_dataset(tmp_path / "d").split_source == "content"
+    write_shard(tmp_path / "d" / "test-0.tar", make_samples(1, 50))
+    assert list_image_dataset(tmp_path / "d").split_source == "shards"
+
+
+@pytest.mark.parametrize("other", ["holdout-000.tar", "private/0.tar", "train-test-0.tar", "0.tar"])
+def test_shards_without_a_split_beside_others_are_refused(tmp_path, other):
+    write_shard(tmp_path / "d" / "train-000.tar", make_samples(2))
+    write_shard(tmp_path / "d" / "val-000.tar", make_samples(1, 30))
+    write_shard(tmp_path / "d" / other, make_samples(1, 50))
+    with pytest.raises(DataError) as caught:
+        list_image_dataset(tmp_path / "d")
+    assert str(caught.value) == (
+        f"{tmp_path / 'd'} has shards of the split dev and train, but the names of others "
+        f"({other}, 3 images) state no split: move them elsewhere, or name them by a split, "
+        "train (or training), dev (or val, valid, validation, development), test (or testing)"
+    )
+
+
+def test_labels_that_look_equal_are_one_class(tmp_path):
+    texts = ("cat", "cat\u00a0", "\ufeff cat\u200b\n")
+    members = make_samples(1, label=lambda c: texts[c].encode())
+    members |= {"z.png": encode_image(make_picture(9), "PNG"), "z.cls": b"guinea\tpig"}
+    assert list_image_dataset(write_shard(tmp_path / "0.tar", members)).classes == (
+        "cat",
+        "guinea pig",
+    )
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.TAR.ZST", "a.zip", "a.tar.xz"])
+def test_packed_archives_are_named_with_what_to_do(tmp_path, name):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).write_bytes(b"\x1f\x8b")
+    for place in (tmp_path / "d", tmp_path / "d" / name):
+        with pytest.raises(DataError, match="must be unpacked first: unpack shards of samples to"):
+            list_image_dataset(place)
+
+
+def test_packed_archives_and_images_beside_shards_are_reported(tmp_path):
+    write_shard(tmp_path / "d" / "0.tar", make_samples(2))
+    for name in ("1.tar.gz", "2.tar.gz", "a.jpg", "README.md"):
+        (tmp_path / "d" / name).write_bytes(b"x")
+    problems = list_image_dataset(tmp_path / "d").problems
+    assert [(p.path, p.kind, p.count) for p in problems] == [
+        ("*.gz", "left out", 2),
+        ("*.jpg", "left out", 1),
+    ]
+
+
+def test_shards_behind_links_are_read(tmp_path):
+    """The cache of the Hugging Face hub stores files as links."""
+    write_shard(tmp_path / "blobs" / "0a1b", make_samples(2))
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "0.tar").symlink_to(tmp_path / "blobs" / "0a1b")
+    assert len(list_image_dataset(tmp_path / "d").entries) == 6
+
+
+def test_a_list_of_a_hundred_thousand_classes_is_read_in_linear_time(tmp_path):
+    write_shard(tmp_path / "0.tar", make_samples(2))
+    names = [f"class {i}" for i in range(100_000)]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    start = time.perf_counter()
+    assert read_class_list(tmp_path) == tuple(names)
+    assert time.perf_counter() - start < 2
 
 
 def test_archives_inside_a_folder_of_classes_are_ignored(tmp_path):
@@ -269,7 +339,10 @@ def test_no_pickle_in_a_shard_is_loaded(tmp_path):
             "samples are stored as KEY.jpg next to KEY.cls",
         ),
         ({"a.png": b"x"}, r"0.tar/a.png has no label next to it, in .cls or .json"),
-        ({"a.png": b"x", "a.cls": b"1"}, "holds only one class, 1"),
+        (
+            {"a.png": encode_image(make_picture(1), "PNG"), "a.cls": b"1"},
+            "holds only one class, 1",
+        ),
     ],
     ids=str,
 )

@@ -226,6 +226,47 @@ def test_a_head_that_is_a_convolution_is_reshaped():
     ].shape == (10, 64)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "model.backbone."])
+def test_a_head_behind_dropout_is_recognised_by_its_shape(prefix):
+    theirs = torchvision.models.resnet18(num_classes=7)
+    theirs.fc = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(512, 7))
+    state = {
+        f"{prefix}{key}": tensor for key, tensor in randomize_weights(theirs).state_dict().items()
+    }
+    conversion, _, net = load_converted(state, "resnet18", classes=7)
+    assert conversion.ours_by_theirs[f"{prefix}fc.1.weight"] == "head.1.weight"
+    assert (conversion.missing, conversion.unexpected) == ((), ())
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(theirs(images), net(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fc_out", "classifier.1", "head.fc", "logits", "my_linear"])
+def test_a_head_is_recognised_by_its_shape_under_any_name(name):
+    theirs = ThirdPartyCifarResNet(1, "A").state_dict()
+    renamed = {key.replace("linear", name): tensor for key, tensor in theirs.items()}
+    conversion = convert_foreign_weights(renamed, network("cifar-resnet8"))
+    assert conversion.ours_by_theirs[f"{name}.weight"] == "head.1.weight"
+    assert torch.equal(conversion.tensors["head.1.bias"], theirs["linear.bias"])
+
+
+OTHER_HEADS = {
+    "two layers": {"fc.0": (32, 64), "fc.2": (10, 32)},
+    "a norm before the layer": {"fc.0": (64,), "fc.1": (10, 64)},
+    "another number of columns": {"fc.1": (10, 128)},
+    "a kernel of 3x3": {"fc.1": (10, 64, 3, 3)},
+}
+
+
+@pytest.mark.parametrize("case", OTHER_HEADS)
+def test_layers_that_are_not_a_plain_head_are_not_taken_for_one(case):
+    theirs = ThirdPartyCifarResNet(1, "A").state_dict()
+    theirs = {key: tensor for key, tensor in theirs.items() if "linear" not in key}
+    layers = {f"{name}.weight": torch.zeros(shape) for name, shape in OTHER_HEADS[case].items()}
+    conversion = convert_foreign_weights(theirs | layers, network("cifar-resnet8"))
+    assert conversion.missing == ("head.1.weight", "head.1.bias")
+    assert conversion.unexpected == tuple(layers)
+
+
 def test_old_files_without_num_batches_tracked_get_zeros():
     theirs = {
         key: tensor

@@ -10,6 +10,7 @@ from residua.errors import RecordError
 from residua.net.build import build
 from residua.net.convert.caveats import ZERO_PADDING_CAVEAT
 from residua.net.convert.names import map_names_to_project
+from residua.net.convert.state_dict import read_state_dict
 from residua.net.convert.weights import (
     convert_foreign_weights,
     convert_to_project,
@@ -214,6 +215,12 @@ INVALID_TENSORS = {
     "linear.bias is of type complex64, not of floating-point numbers": {
         "linear.bias": torch.ones(10, dtype=torch.complex64)
     },
+    "linear.weight is as large as 2.6e+36, which no trained network is": {
+        "linear.weight": torch.full((10, 64), -2.6e36)
+    },
+    "bn1.running_var is as large as 1.0e+30, which no trained network is": {
+        "bn1.running_var": torch.full((16,), 1e30)
+    },
     "bn1.num_batches_tracked is not a count": {"bn1.num_batches_tracked": torch.tensor(1j)},
 }
 
@@ -226,6 +233,25 @@ def test_tensors_that_cannot_be_weights_are_refused(sentence):
             network("cifar-resnet8"),
         )
     assert str(refused.value) == sentence
+
+
+def test_statistics_of_16_bit_pixels_that_are_not_normalised_are_accepted():
+    large = {"bn1.running_mean": torch.full((16,), 1e6), "bn1.running_var": torch.full((16,), 1e13)}
+    state = ThirdPartyCifarResNet(1, "A").state_dict() | large
+    assert convert_foreign_weights(state, network("cifar-resnet8")).unexpected == ()
+
+
+def test_a_flipped_exponent_bit_in_a_file_without_checksums_is_refused(tmp_path):
+    path, state = tmp_path / "x.th", ThirdPartyCifarResNet(1, "A").state_dict()
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    start = whole.index(state["layer3.0.conv2.weight"].numpy().tobytes())
+    for number in range(0, 36_864, 4_001):
+        damaged = bytearray(whole)
+        damaged[start + 4 * number + 3] ^= 0x40  # the highest bit of the exponent
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match=r"^layer3.0.conv2.weight is as large as \d"):
+            convert_foreign_weights(read_state_dict(path), network("cifar-resnet8"))
 
 
 def test_a_nine_digit_stage_number_is_not_a_stage():

@@ -1,0 +1,65 @@
+"""Limits of the size of a network, checked by arithmetic when its value is made.
+
+A file or a name can describe a network that no machine can hold.  It is refused before anything is
+planned or built from it.
+"""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from math import prod
+
+from residua.errors import UsageError
+
+MAX_LAYERS = 20_000  # of a network; to build so many takes a minute
+MAX_PARAMETERS = 2 * 10**9  # of a network, 8 GB in fp32; our choice, 16 times the papers' largest
+MAX_INPUT_VALUES = 5 * 10**7  # of one image: 4,000 x 4,000 pixels, 3 channels; our choice
+MAX_NAME_LENGTH = 1_000  # characters, of a network or a class; our choice
+LARGEST_WRITTEN = 10**15  # larger numbers are not written out in messages
+
+
+def check_layer_count(layers: int) -> None:
+    """Raise UsageError if a network of so many layers would be too deep to build."""
+    if layers > MAX_LAYERS:
+        raise UsageError(
+            f"a network of {format_bound(layers)} layers is too deep: choose at most {MAX_LAYERS:,}"
+        )
+
+
+def check_classifier_size(name: str, parameters: int, input_shape: tuple[int, ...]) -> None:
+    """Raise UsageError if a classifier, one of its images or its name is too large."""
+    check_name_lengths([name], "a network")
+    if parameters > MAX_PARAMETERS:
+        raise UsageError(
+            f"a network of {format_bound(parameters)} parameters is too large: choose a smaller "
+            f"width or depth, or fewer classes, for at most {MAX_PARAMETERS:,}"
+        )
+    if prod(input_shape) > MAX_INPUT_VALUES:
+        raise UsageError(
+            f"an input of {format_bound(prod(input_shape))} values is too large: "
+            f"choose a smaller image size, for at most {MAX_INPUT_VALUES:,}"
+        )
+
+
+def check_name_lengths(names: Iterable[str], noun: str) -> None:
+    """Raise UsageError if a name of `noun`, e.g. "a class", is longer than `MAX_NAME_LENGTH`."""
+    for name in names:
+        if len(name) > MAX_NAME_LENGTH:
+            raise UsageError(
+                f"the name of {noun} has {len(name):,} characters: give at most {MAX_NAME_LENGTH:,}"
+            )
+
+
+def format_bound(number: int) -> str:
+    """Format a number, or a bound below one of more than 15 digits, as `at least 300,000`."""
+    return f"at least {min(number, LARGEST_WRITTEN):,}"
+
+
+def count_branch_weights(
+    kernels: tuple[int, ...], inputs: int, inner_width: int, outputs: int
+) -> int:
+    """Count the weights of a branch's layers, given the channels before, inside and after it."""
+    channels = pairwise([inputs, *[inner_width] * (len(kernels) - 1), outputs])
+    return sum(
+        kernel**2 * fan_in * fan_out
+        for kernel, (fan_in, fan_out) in zip(kernels, channels, strict=True)
+    )

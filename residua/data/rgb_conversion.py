@@ -1,0 +1,73 @@
+"""Opened images of any mode -> upright RGB of 8 bits."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from residua.data.grey_levels import (
+    find_highest_level,
+    has_16_bits_per_colour,
+    has_deep_grey,
+    has_white_at_zero,
+    read_white_level,
+    scale_grey_to_uint8,
+)
+from residua.errors import ImageError
+
+WHITE_RGBA = (255, 255, 255, 255)
+
+
+class DecodedPhoto(NamedTuple):
+    """An image decoded to upright RGB, and the highest of its levels.
+
+    The highest level is 0 if the image has 8 bits, or if it is known which level is white.
+    """
+
+    image: Image.Image
+    highest_level: int
+
+
+def apply_exif_orientation(image: Image.Image) -> Image.Image:
+    """Rotate or mirror an image as its EXIF orientation says, if its EXIF data can be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF does not affect the pixels
+        return image
+
+
+def convert_to_rgb(image: Image.Image, display_name: str, white_level: int) -> DecodedPhoto:
+    """Decode an opened image of any mode to upright RGB: blend alpha with white, scale deep grey.
+
+    Raises ImageError if a white level is given, but the image has 16 bits per colour.
+    """
+    # known only before the pixels are decoded
+    white_level_in_use = white_level or read_white_level(image)
+    white_at_zero, has_16_bit_colours = has_white_at_zero(image), has_16_bits_per_colour(image)
+    if has_16_bit_colours and white_level:
+        raise ImageError(
+            display_name,
+            "unsupported",
+            "has 16 bits per colour, of which only the upper 8 can be read, and a white level "
+            "is given: convert it to grey, or to 8 bits",
+        )
+    image.load()
+    upright = apply_exif_orientation(image)
+    highest_level = 0
+    if has_deep_grey(upright):
+        if not white_level_in_use:
+            highest_level = find_highest_level(upright)
+        levels = scale_grey_to_uint8(
+            np.asarray(upright), white_level_in_use, white_at_zero=white_at_zero
+        )
+        return DecodedPhoto(Image.fromarray(levels).convert("RGB"), highest_level)
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, WHITE_RGBA)
+        rgb = Image.alpha_composite(white, rgba).convert("RGB")
+    else:
+        rgb = upright.convert("RGB")
+    if has_16_bit_colours:
+        brightest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
+        highest_level = 256 * int(brightest) + 255  # the lower 8 bits are unknown
+    return DecodedPhoto(rgb, highest_level)

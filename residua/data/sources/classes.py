@@ -1,0 +1,130 @@
+"""The classes of a listing: those that can be trained on, or those that a model knows."""
+
+from collections import Counter
+from dataclasses import replace
+
+from residua.data.decode import has_image_signature
+from residua.data.sources.listing import (
+    DataProblem,
+    ImageListing,
+    escape_unprintable,
+    index_class_names,
+    join_first_names,
+)
+from residua.errors import DataError, UsageError
+
+
+def keep_trainable_classes(listing: ImageListing) -> ImageListing:
+    """Keep the classes with at least one training image; each other class becomes a problem.
+
+    A file counts as an image if its first bytes are those of an image format.  Raises DataError if
+    fewer than two classes are left.
+    """
+    trainable: set[int] = set()
+    for entry in listing.entries:
+        is_undecided = entry.split in ("train", "") and entry.label not in trainable
+        if is_undecided and has_image_signature(entry):
+            trainable.add(entry.label)
+    names = [name for label, name in enumerate(listing.classes) if label in trainable]
+    if not any(entry.split in ("train", "") for entry in listing.entries):
+        raise DataError(
+            f"{listing.location} holds only images of held-out splits: add training images, "
+            "e.g. train/CLASS/image.jpg"
+        )
+    if not names:
+        raise DataError(
+            f"{listing.location} holds no class with images to train on: give at least two "
+            "classes, each a folder of its images"
+        )
+    if len(names) == 1:
+        raise DataError(
+            f"{listing.location} holds only one class, {names[0]}: give at least two classes, each "
+            "a folder of its images"
+        )
+    return keep_only_classes(listing, names)
+
+
+def keep_only_classes(listing: ImageListing, class_names: list[str]) -> ImageListing:
+    """Return the listing with only the given classes; every other class becomes a problem."""
+    label_by_name = index_class_names(listing.classes)
+    new_labels = {label_by_name[name]: i for i, name in enumerate(class_names)}
+    dropped = Counter(
+        (entry.label, entry.split in ("train", ""))
+        for entry in listing.entries
+        if entry.label not in new_labels
+    )
+    problems = []
+    for label, name in enumerate(listing.classes):
+        if label in new_labels:
+            continue
+        if count := dropped[label, True]:
+            detail = f"holds {count:,} files, but no image to train on, and is skipped"
+            problems.append(DataProblem(name, "empty class", detail, count))
+        elif count := dropped[label, False]:
+            detail = f"has images to test, {count}, but none to train on, and is skipped"
+            problems.append(DataProblem(name, "unknown class", detail, count))
+        else:
+            detail = "has no file to train on, and is skipped"
+            problems.append(DataProblem(name, "empty class", detail))
+    entries = tuple(
+        replace(entry, label=new_labels[entry.label])
+        for entry in listing.entries
+        if entry.label in new_labels
+    )
+    return replace(
+        listing,
+        classes=tuple(class_names),
+        entries=entries,
+        problems=tuple(sorted([*listing.problems, *problems])),
+    )
+
+
+def match_model_classes(
+    listing: ImageListing, model_classes: tuple[str, ...], *, skip_unknown: bool
+) -> ImageListing:
+    """Give every image the label that its class has in a model, matched by the class's name.
+
+    Classes of the model without images are allowed.  Raises UsageError for classes that the model
+    does not know, unless `skip_unknown` is set: their images then become problems.
+    """
+    label_by_name = index_class_names(model_classes)
+    counts = Counter(entry.label for entry in listing.entries)
+    unknown = [
+        label
+        for label, name in enumerate(listing.classes)
+        if name not in label_by_name and counts[label]
+    ]
+    if unknown and not skip_unknown:
+        names = join_first_names((listing.classes[label] for label in unknown), limit=5)
+        known = join_first_names(map(escape_unprintable, model_classes), limit=10)
+        raise UsageError(
+            f"{listing.location} has classes that the model does not know, {names}: rename them "
+            f"to the model's classes ({known}), or add --skip-unknown-classes"
+        )
+    problems = [
+        DataProblem(
+            listing.classes[label],
+            "unknown class",
+            f"is not a class of the model, and its {counts[label]:,} images are skipped",
+            counts[label],
+        )
+        for label in unknown
+    ]
+    new_labels = {
+        label: label_by_name[name]
+        for label, name in enumerate(listing.classes)
+        if name in label_by_name
+    }
+    entries = tuple(
+        replace(entry, label=new_labels[entry.label])
+        for entry in listing.entries
+        if entry.label in new_labels
+    )
+    if not entries:
+        raise UsageError(f"{listing.location} has no image of a class that the model knows")
+    return replace(
+        listing,
+        classes=model_classes,
+        entries=entries,
+        problems=tuple(sorted([*listing.problems, *problems])),
+    )

@@ -1,0 +1,274 @@
+"""Find out what the folders of a photo folder are: splits, classes, or neither.
+
+A folder is a split only if its name says so and it holds folders of classes.  A layout with two
+possible meanings raises an error that states both, because with a wrong guess a network would train
+on held-out images or learn to tell the splits apart.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from residua.data.sources.listing import (
+    OUTPUT_FILE_NAMES,
+    SPLIT_NAMES,
+    DataProblem,
+    OptionalSplit,
+    is_visible,
+    join_first_names,
+    list_visible_children,
+    parse_split_name,
+    printable_relative_path,
+)
+from residua.errors import DataError
+
+KNOWN_SPLIT_NAMES = "train, val and test"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderLayout:
+    """The folder of each split, which holds class folders, and the folders that are left out."""
+
+    folder_by_split: dict[OptionalSplit, Path]  # {"": folder} if the images' content decides
+    left_out: tuple[DataProblem, ...]
+
+
+def read_folder_layout(root: Path, folders: list[Path]) -> FolderLayout:
+    """Tell split folders, class folders and other folders apart; `folders` are those in `root`.
+
+    Raises DataError if the layout can be read in two ways.
+    """
+    own_outputs = [folder for folder in folders if holds_own_output(folder)]
+    folders = [folder for folder in folders if folder not in own_outputs]
+    left_out = [
+        describe_left_out(root, folder, "own output", "was written by residua, and is left out")
+        for folder in own_outputs
+    ]
+    split_folders = find_split_folders(root, folders)
+    others = [
+        folder
+        for folder in folders
+        if not any(used.is_relative_to(folder) for used in split_folders.values())
+        and count_files(folder)
+    ]
+    if "train" not in split_folders:
+        if split_folders and not others:  # to evaluate on, not to train on
+            return FolderLayout(split_folders, tuple(left_out))
+        refuse_splits_as_classes(root, folders)
+        return FolderLayout({"": root}, tuple(left_out))
+    if len(split_folders) == 1:
+        refuse_classes_beside_train(root, split_folders["train"], others)
+    left_out += [describe_unused_folder(root, folder) for folder in others]
+    return FolderLayout(assign_split_roles(split_folders), tuple(left_out))
+
+
+def assign_split_roles(split_folders: dict[OptionalSplit, Path]) -> dict[OptionalSplit, Path]:
+    """Use a validation folder without a test folder as the test split.
+
+    A training folder alone gets the key "", so that it is split by the content of its images.
+    """
+    if set(split_folders) == {"train"}:
+        return {"": split_folders["train"]}
+    if "test" not in split_folders:
+        return {"train": split_folders["train"], "test": split_folders["dev"]}
+    return split_folders
+
+
+def find_split_folders(root: Path, folders: list[Path]) -> dict[OptionalSplit, Path]:
+    """The folder of class folders of each split, e.g. `seg_train/seg_train` for "train".
+
+    Raises DataError if two folders claim the same split.
+    """
+    found: dict[OptionalSplit, Path] = {}
+    for folder in folders:
+        split = parse_split_name(folder.name)
+        if not split:
+            continue
+        class_root = unwrap_split_folder(folder)
+        if not any(count_files(child, limit=1) for child in list_subfolders(class_root)):
+            continue
+        if other := found.get(split):
+            raise DataError(
+                f"{root} has two folders for the {split} split, "
+                f"{printable_relative_path(root, other)} and "
+                f"{printable_relative_path(root, class_root)}: rename or move one of them"
+            )
+        found[split] = class_root
+    return {split: found[split] for split in SPLIT_NAMES if split in found}
+
+
+def unwrap_split_folder(folder: Path) -> Path:
+    """The folder inside a split folder that repeats its split, as in `seg_train/seg_train/CLASS`.
+
+    It is the split folder itself if that holds anything else.
+    """
+    split = parse_split_name(folder.name)
+    children = list_children_or_none(folder)
+    while len(children) == 1 and children[0].is_dir():
+        if parse_split_name(children[0].name) != split:
+            break
+        folder, children = children[0], list_children_or_none(children[0])
+    return folder
+
+
+def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
+    """Raise DataError if folders that would be classes look like splits.
+
+    They do if their names say so, or if they hold no images themselves but the same subfolders.
+    """
+    used = [folder for folder in folders if count_files(folder, limit=1)]
+    named_splits = {parse_split_name(folder.name) for folder in used} - {""}
+    names = join_first_names(folder.name for folder in used)
+    if len(named_splits) > 1:
+        raise DataError(
+            f"{root} holds {names}, which are named like splits, but no train folder with one "
+            "folder for each class: put the images of each class into a folder of their own, "
+            f"e.g. {root / 'train' / 'CLASS' / 'image.jpg'}"
+        )
+    subfolders = {
+        folder: {child.name for child in list_subfolders(folder) if count_files(child, limit=1)}
+        for folder in used
+    }
+    with_subfolders_only = [
+        folder for folder in used if subfolders[folder] and not holds_files_directly(folder)
+    ]
+    if len(with_subfolders_only) < 2:
+        return
+    shared = set.intersection(*(subfolders[folder] for folder in with_subfolders_only))
+    outer = join_first_names(folder.name for folder in with_subfolders_only)
+    inner = join_first_names(sorted(shared))
+    if any(parse_split_name(name) for name in shared):
+        raise DataError(
+            f"{root} holds folders ({outer}) that each hold the splits {inner}: put the splits "
+            f"above the classes, e.g. {root / 'train' / with_subfolders_only[0].name}"
+        )
+    if len(shared) > 1:
+        raise DataError(
+            f"{root} holds folders ({outer}) that hold the same folders ({inner}): if {inner} are "
+            f"the classes, name the outer folders {KNOWN_SPLIT_NAMES}; otherwise move the images "
+            f"of each class directly into its folder"
+        )
+
+
+def refuse_classes_beside_train(root: Path, train_folder: Path, others: list[Path]) -> None:
+    """Raise DataError if folders of images lie beside the only split, and may be classes."""
+    flat = [
+        folder
+        for folder in others
+        if not parse_split_name(folder.name)
+        and not any(count_files(child, limit=1) for child in list_subfolders(folder))
+    ]
+    if flat:
+        counts = join_first_names(
+            f"{folder.name} with {count_files(folder)} files" for folder in flat
+        )
+        inner = join_first_names(child.name for child in list_subfolders(train_folder))
+        raise DataError(
+            f"{root} holds {train_folder.name} with the folders {inner}, and beside it {counts}: "
+            f"move {join_first_names(folder.name for folder in flat)} elsewhere if "
+            f"{train_folder.name} is the training split, or rename {train_folder.name} if it is "
+            "a class"
+        )
+
+
+def describe_unused_folder(root: Path, folder: Path) -> DataProblem:
+    """The problem of a folder beside the splits: its images are not used."""
+    if parse_split_name(folder.name):
+        detail = (
+            "holds no folders of classes, and is left out: its images have no labels; "
+            "classify them with residua predict"
+        )
+    else:
+        detail = f"is not named like a split ({KNOWN_SPLIT_NAMES}), and is left out"
+    return describe_left_out(root, folder, "left out", detail)
+
+
+def describe_left_out(root: Path, folder: Path, kind: str, detail: str) -> DataProblem:
+    return DataProblem(printable_relative_path(root, folder), kind, detail, count_files(folder))
+
+
+def holds_own_output(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, was written by a command of residua."""
+    return any(
+        (place / name).is_file()
+        for place in (folder, *list_subfolders(folder))
+        for name in OUTPUT_FILE_NAMES
+    )
+
+
+def count_files(folder: Path, limit: int | None = None) -> int:
+    """The number of visible files in a folder and its subfolders, at most `limit`."""
+    count = 0
+    for _ in iter_files(folder):
+        count += 1
+        if count == limit:
+            break
+    return count
+
+
+def iter_files(folder: Path) -> Iterator[Path]:
+    """Yield the visible files below a folder; a folder that cannot be read counts as empty."""
+    yield from walk_with_loop_guard(folder, list_children_or_none, lambda path: None)
+
+
+def walk_with_loop_guard(
+    folder: Path,
+    list_children: Callable[[Path], list[Path]],
+    on_loop: Callable[[Path], None],
+) -> Iterator[Path]:
+    """Yield the files below `folder` in sorted order, following links, at any depth.
+
+    A link to a folder that contains the link is passed to `on_loop` and not followed.
+    """
+    pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    while pending:
+        current, ancestors = pending.pop()
+        if not ancestors:
+            yield current
+            continue
+        for child in reversed(list_children(current)):
+            if not child.is_dir():
+                pending.append((child, ()))
+            elif not child.is_symlink():
+                pending.append((child, (*ancestors, os.path.join(ancestors[-1], child.name))))
+            elif leads_back(real := os.path.realpath(child), ancestors):
+                on_loop(child)
+            else:
+                pending.append((child, (*ancestors, real)))
+
+
+def leads_back(real_path: str, ancestors: tuple[str, ...]) -> bool:
+    """Whether a folder is one of `ancestors`, or contains one of them."""
+    prefix = os.path.join(real_path, "")
+    return any(os.path.join(ancestor, "").startswith(prefix) for ancestor in ancestors)
+
+
+def list_children_or_none(folder: Path) -> list[Path]:
+    """The visible files and folders in a folder; none if it cannot be read."""
+    try:
+        return list_visible_children(folder)
+    except OSError:
+        return []
+
+
+def list_subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, sorted by name; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as children:
+            return sorted(
+                folder / child.name
+                for child in children
+                if is_visible(child.name) and child.is_dir()
+            )
+    except OSError:
+        return []
+
+
+def holds_files_directly(folder: Path) -> bool:
+    """Whether a folder holds a visible file itself, not only in subfolders."""
+    try:
+        with os.scandir(folder) as children:
+            return any(is_visible(child.name) and child.is_file() for child in children)
+    except OSError:
+        return False

@@ -1,0 +1,91 @@
+"""Summaries of a data set, as training, evaluation and `residua data check` use it."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from residua.config.dataset import Dataset
+from residua.data.check import DatasetCheck
+from residua.data.read import Images, load_decoded_photos
+from residua.data.sources.listing import DataProblem, SplitSource
+from residua.data.sources.resolve import PhotoDataset
+from residua.data.splits import SPLIT_ORDER, assign_splits, choose_dev_share
+from residua.data.summary import DataSummary, list_level_notes, summarize_problems
+
+PUBLISHED: SplitSource = "published"
+
+
+def summarize_training_data(
+    dataset: Dataset, train_images: Images, dev_images: Images
+) -> DataSummary:
+    """Summarize the data of a run; `classes` counts its training images."""
+    counts = count_labels(train_images.labels.tolist(), dataset.classes)
+    if not isinstance(dataset, PhotoDataset):
+        splits = {"train": len(train_images), "dev": len(dev_images)}
+        return DataSummary(dataset.name, counts, splits, "published", {})
+    images = load_decoded_photos(dataset)
+    skipped, details = summarize_problems(images.problems)
+    return DataSummary(
+        dataset.listing.location,
+        counts,
+        {split: images.count_split(split) for split in SPLIT_ORDER},
+        dataset.listing.split_source,
+        skipped,
+        details,
+        (*dataset.listing.notes, *list_level_notes(images.problems)),
+    )
+
+
+def summarize_evaluated_data(
+    dataset: Dataset,
+    split: str,
+    labels: Iterable[int],
+    problems: Iterable[DataProblem],
+    choice: str,
+) -> DataSummary:
+    """Summarize the images of an evaluation; `choice` says why these, and may be empty."""
+    all_counts = count_labels(labels, dataset.classes)
+    counts = {name: count for name, count in all_counts.items() if count}
+    absent = [name for name, count in all_counts.items() if not count]
+    notes = [choice] if choice else []
+    if absent:
+        notes.append(f"no images of {len(absent):,} of the model's classes: {', '.join(absent)}")
+    location, source = dataset.name, PUBLISHED
+    if isinstance(dataset, PhotoDataset):
+        location, source = dataset.listing.location, dataset.listing.split_source
+        notes.extend(dataset.listing.notes)
+    problems = list(problems)
+    notes.extend(list_level_notes(problems))
+    skipped, details = summarize_problems(problems)
+    splits = {split: sum(counts.values())}
+    return DataSummary(location, counts, splits, source, skipped, details, tuple(notes))
+
+
+def summarize_checked_data(checked: DatasetCheck) -> DataSummary:
+    """Summarize a data set that was checked, with the splits that a training run would use."""
+    listing = checked.listing
+    entries = [image.entry for image in checked.images]
+    dev_share = choose_dev_share(len(listing.entries))
+    splits = assign_splits(entries, [image.sha256 for image in checked.images], dev_share)
+    split_counts = Counter(splits)
+    usable_names = {entry.name for entry in entries}
+    unusable_names = {entry.name for entry in listing.entries} - usable_names
+    problems = [problem for problem in checked.problems if problem.path in unusable_names]
+    skipped, details = summarize_problems([*listing.problems, *problems])
+    train_labels = [
+        entry.label for entry, split in zip(entries, splits, strict=True) if split == "train"
+    ]
+    return DataSummary(
+        listing.location,
+        count_labels(train_labels, listing.classes),
+        {split: split_counts[split] for split in SPLIT_ORDER},
+        listing.split_source,
+        skipped,
+        details,
+        listing.notes,
+    )
+
+
+def count_labels(labels: Iterable[int], classes: tuple[str, ...]) -> dict[str, int]:
+    """The number of images of each class, in the order of the classes."""
+    counts = Counter(labels)
+    return {name: counts[label] for label, name in enumerate(classes)}

@@ -1,0 +1,91 @@
+"""What was understood of a data set, to be said before a command works on it."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from residua.config.serialize import Json
+from residua.data.sources.listing import DataProblem, SplitSource, join_first_names
+
+MAX_NAMED_CLASSES = 10
+MAX_DETAILS = 10  # folders and classes that are left out, each with its sentence
+SOURCE_PHRASES: dict[SplitSource, str] = {
+    "folders": "by the folders' names",
+    "column": "by the table's column split",
+    "shards": "by the shards' names",
+    "dataset": "by the data set's own splits",
+    "content": "by the images' content, as nothing else names them",
+    "published": "as published",
+}
+# Problems that concern a whole folder or class: each is said in full.
+DETAILED_KINDS = ("left out", "own output", "unknown class", "empty class", "other split")
+# Problems of images that are used all the same.
+NOTED_KINDS = ("unused levels", "two labels", "two splits")
+USED_KINDS = ("tiny class", *NOTED_KINDS)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSummary:
+    """Classes, splits, and what was skipped, of one data set as a command uses it."""
+
+    location: str
+    classes: dict[str, int]  # training images, or for an evaluation all images that are used
+    splits: dict[str, int]  # images of train, dev, test, or all that are evaluated
+    split_source: SplitSource
+    skipped: dict[str, int]  # files or images, by the kind of the problem
+    details: tuple[str, ...] = ()  # sentences about what was left out as a whole
+    notes: tuple[str, ...] = ()
+
+    @property
+    def json(self) -> dict[str, Json]:
+        """The summary as printed by --json: `classes`, `splits`, `split_from` and `skipped`."""
+        return {
+            "classes": dict(self.classes),
+            "splits": dict(self.splits),
+            "split_from": self.split_source,
+            "skipped": dict(self.skipped),
+        }
+
+    def describe(self) -> Iterator[str]:
+        """Yield the lines of the block that commands print."""
+        image_count = sum(self.splits.values())
+        yield f"data {self.location}: {image_count:,} images in {len(self.classes):,} classes"
+        named = [f"{name} {count:,}" for name, count in self.classes.items()]
+        yield f"  classes   {join_first_names(named, MAX_NAMED_CLASSES)}"
+        splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+        source = SOURCE_PHRASES[self.split_source]
+        yield f"  splits    {splits}" + (f" ({source})" if "all" not in self.splits else "")
+        if self.skipped:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
+            yield f"  skipped   {kinds}"
+        for detail in self.details[:MAX_DETAILS]:
+            yield f"  left out  {detail}"
+        if len(self.details) > MAX_DETAILS:
+            yield f"  left out  {len(self.details) - MAX_DETAILS:,} more folders or classes"
+        for note in self.notes:
+            yield f"  note      {note}"
+
+
+def list_level_notes(problems: Iterable[DataProblem]) -> Iterator[str]:
+    """Yield the sentences about images in which white seems to be another level than assumed."""
+    yield from (problem.detail for problem in problems if problem.kind == "unused levels")
+
+
+def ignore_summary(summary: DataSummary) -> None:
+    """Do nothing with a summary; for callers that do not print it."""
+
+
+def summarize_problems(
+    problems: Iterable[DataProblem],
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Count what was skipped by kind, and make a sentence for each folder or class left out."""
+    counts: Counter[str] = Counter()
+    details = []
+    for problem in problems:
+        if problem.kind in USED_KINDS:
+            continue
+        counts[problem.kind] += problem.count
+        if problem.kind in DETAILED_KINDS:
+            files = f" ({problem.count:,} files)" if problem.count > 1 else ""
+            details.append(f"{problem.path} {problem.detail}{files}")
+    return dict(counts), tuple(details)

@@ -1,0 +1,136 @@
+"""Choose the images to evaluate a model on: those that it was not trained on.
+
+A folder of photos without splits is split by content, which says nothing about a folder that the
+model was never trained on.  The digests in the model folder tell, wherever the folder of photos
+lies and whatever was added to it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from residua.config.dataset import Dataset
+from residua.config.model import ImagePreprocessing, ModelConfig
+from residua.data.image_cache import hash_listing, load_or_decode_images
+from residua.data.read import Images
+from residua.data.seen_images import DIGEST_BYTES, SeenImages
+from residua.data.sources.listing import Split
+from residua.data.sources.resolve import PhotoDataset
+from residua.data.splits import FIRST_DEV_SHARE
+from residua.errors import DataError
+
+EvaluatedSplit = Literal[Split, "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChoice:
+    """The images that were chosen: the split `split` of `dataset`, and a sentence on why.
+
+    `label` names them in results.  The sentence is "" if the images are what was asked for.
+    """
+
+    dataset: Dataset
+    split: EvaluatedSplit
+    label: EvaluatedSplit
+    reason: str = ""
+
+
+def choose_images(
+    dataset: Dataset, requested: EvaluatedSplit | None, config: ModelConfig
+) -> ImageChoice:
+    """Choose the images to evaluate a model on; None means images that it was not trained on.
+
+    That is the test split.  Of photos that no folder, column or shard splits, it is all images, or
+    those that the model has not seen.  A run that split its photos by content keeps its split.
+    Raises DataError if the model has seen all images.
+    """
+    if not isinstance(dataset, PhotoDataset):
+        split = requested or "test"
+        return ImageChoice(dataset, split, split)
+    listing = dataset.listing
+    if requested == "all":
+        return ImageChoice(dataset, "all", "all")
+    if listing.split_source != "content":
+        if requested is None and not any(entry.split == "test" for entry in listing.entries):
+            return ImageChoice(dataset, "all", "all", "all images are evaluated: none is in test")
+        if requested != "dev" or any(entry.split == "dev" for entry in listing.entries):
+            split = requested or "test"
+            return ImageChoice(dataset, split, split)
+    seen = SeenImages.from_config(config)
+    if not seen.train:
+        return choose_by_fingerprint(dataset, requested, config)
+    return choose_by_digests(dataset, requested, seen)
+
+
+def choose_by_digests(
+    dataset: PhotoDataset, requested: Split | None, seen: SeenImages
+) -> ImageChoice:
+    """Choose images by what the model has seen of them, as `choose_images` does."""
+    listing = dataset.listing
+    starts = [bytes.fromhex(digest[: 2 * DIGEST_BYTES]) for digest in hash_listing(listing)]
+    in_train = [start in seen.train for start in starts]
+    in_dev = [
+        start in seen.dev and not trained for start, trained in zip(starts, in_train, strict=True)
+    ]
+    unseen = [not (train or dev) for train, dev in zip(in_train, in_dev, strict=True)]
+    seen_count = len(unseen) - sum(unseen)
+    if not seen_count:
+        if requested is not None:
+            return ImageChoice(dataset, requested, requested)
+        reason = f"all {len(unseen):,} images are evaluated: the model was trained on none of them"
+        return ImageChoice(put_into_test_split(dataset, unseen), "test", "all", reason)
+    chosen = {"train": in_train, "dev": in_dev, "test": unseen, None: unseen}[requested]
+    split = requested or "test"
+    if not any(chosen):
+        raise DataError(
+            f"{listing.location} has no images for the {split} split: the model was trained on "
+            f"{sum(in_train):,} of its {len(starts):,} images, and chosen by {sum(in_dev):,}; "
+            "give other images, or add --split all"
+        )
+    reason = (
+        f"{sum(chosen):,} of {len(starts):,} images are evaluated: the model was trained on "
+        f"{sum(in_train):,}, and its best epoch was chosen by {sum(in_dev):,}"
+    )
+    return ImageChoice(put_into_test_split(dataset, chosen), "test", split, reason)
+
+
+def choose_by_fingerprint(
+    dataset: PhotoDataset, requested: Split | None, config: ModelConfig
+) -> ImageChoice:
+    """Choose images, as `choose_images` does, for a model that stores no digests of its images.
+
+    It was trained on these photos if their training split has the fingerprint that it stores.
+    """
+    first_listing = replace(dataset.listing, dev_share=FIRST_DEV_SHARE)
+    side = config.resize or config.input[1]
+    view = ImagePreprocessing(
+        (config.input[0], side, side),
+        side,
+        white_level=dataset.listing.white_level or config.white_level,
+    )
+    images = load_or_decode_images(first_listing, view)
+    split = requested or "test"
+    if Images(*images.split_tensors("train")).fingerprint == config.fingerprint:
+        return ImageChoice(
+            replace(dataset, listing=first_listing),
+            split,
+            split,
+            "the model was trained on these photographs, and their splits are those of its run",
+        )
+    if requested is not None:
+        return ImageChoice(dataset, requested, requested)
+    count = len(dataset.listing.entries)
+    reason = f"all {count:,} images are evaluated: they are not those that the model learned from"
+    return ImageChoice(put_into_test_split(dataset, [True] * count), "test", "all", reason)
+
+
+def put_into_test_split(dataset: PhotoDataset, is_chosen: list[bool]) -> PhotoDataset:
+    """The data set with the chosen entries alone, all in the test split.
+
+    That split is the only one of which nothing is held out.
+    """
+    entries = tuple(
+        replace(entry, split="test")
+        for entry, chosen in zip(dataset.listing.entries, is_chosen, strict=True)
+        if chosen
+    )
+    return replace(dataset, listing=replace(dataset.listing, entries=entries))

@@ -1,0 +1,64 @@
+"""Find the image files in a folder, and count the files that are passed over."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from residua.data.image_formats import IMAGE_SUFFIXES, identify_file_format
+from residua.data.sources.folder_layout import walk_with_loop_guard
+from residua.data.sources.listing import list_visible_children
+
+# What stands behind the last dot of a name is taken for a suffix only if it looks like one.
+SUFFIX_PATTERN = re.compile(r"\.[a-z][a-z0-9]{0,7}", re.ASCII)
+MAX_NAMED_KINDS = 10
+
+
+@dataclass(slots=True)
+class PassedOverFiles:
+    """The files that were not taken for images, by kind: a suffix, or why they were passed over."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def describe(self) -> str:
+        """A sentence such as `3 files passed over: 2 .txt, 1 .mp4`; "" if there is none."""
+        if not self.counts:
+            return ""
+        total = self.counts.total()
+        named = self.counts.most_common(MAX_NAMED_KINDS)
+        kinds = [f"{count:,} {kind}" for kind, count in named]
+        if other_count := total - sum(count for _, count in named):
+            kinds.append(f"{other_count:,} of other kinds")
+        return f"{total:,} file{'s' * (total != 1)} passed over: {', '.join(kinds)}"
+
+
+def find_image_files(folder: Path, passed_over: PassedOverFiles | None = None) -> Iterator[Path]:
+    """Yield the image files below `folder`, in sorted order, and count the others in `passed_over`.
+
+    A file is taken for an image if its suffix is an image's, or if it has no suffix but begins like
+    an image.  Hidden files are left out, and links are followed, except those to a folder that
+    contains them.
+    """
+    counts = (passed_over or PassedOverFiles()).counts
+
+    def list_children(place: Path) -> list[Path]:
+        try:
+            return list_visible_children(place)
+        except OSError:
+            counts["folder that cannot be read"] += 1
+            return []
+
+    def count_loop(link: Path) -> None:
+        counts["link to a folder that contains it"] += 1
+
+    for path in walk_with_loop_guard(folder, list_children, count_loop):
+        suffix = path.suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            yield path
+        elif SUFFIX_PATTERN.fullmatch(suffix):
+            counts[suffix] += 1
+        elif path.is_file() and identify_file_format(path):
+            yield path
+        else:
+            counts["without a known suffix"] += 1

@@ -1,0 +1,109 @@
+"""Check that all ranks of a distributed run train the same on the same data, with the same code.
+
+Ranks that differ would not notice: each would compute its own gradients, the average of which
+belongs to no run, or would wait for collective operations that the others never call.
+"""
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from residua.config.dataset import Dataset
+from residua.config.run import Run
+from residua.config.serialize import Json
+from residua.errors import RankStoppedError, UsageError
+from residua.record import describe_first_difference
+from residua.training.machine import Machine
+
+RankFacts = dict[str, Json]
+
+SAME_OPTIONS = "start all ranks with the same options"
+REMEDIES = {
+    "residua": "install the same version on all machines",
+    "torch": "install the same version on all machines",
+    "code": "install the same code on all machines",
+    "device": "start all ranks on devices of one kind",
+    "precision": "give all ranks the same --precision",
+    "classes": "give all ranks the same images",
+    "images": "give all ranks the same images",
+}
+
+
+def require_equal_ranks(machine: Machine, collect_facts: Callable[[], RankFacts]) -> None:
+    """Compare with the other ranks what this one is about to compute; with one process, do nothing.
+
+    `collect_facts` returns what must be equal: the command, the run, fingerprints of the images.
+    The versions, the code, the device and the precision are compared, too.  All ranks must call
+    this function.  A rank whose facts are not those of rank 0 raises UsageError, which says the
+    first difference; the others raise RankStoppedError, which names the first such rank.
+    """
+    group = machine.group
+    if group.world_size == 1:
+        return
+    facts_by_rank = group.gather_from_all_ranks(describe_software(machine) | collect_facts())
+    reference, own_facts = facts_by_rank[0], facts_by_rank[group.rank]
+    if own_facts != reference:
+        raise UsageError(explain_difference(reference, own_facts, group.rank))
+    for rank, facts in enumerate(facts_by_rank):
+        if facts != reference:
+            raise RankStoppedError(
+                f"rank {rank} stopped: {explain_difference(reference, facts, rank)}"
+            )
+
+
+def describe_run_on_rank(run: Run, data: Dataset, image_fingerprints: list[str]) -> RankFacts:
+    """What all ranks must agree on about a run on `data`, whose images have these fingerprints.
+
+    The path of photographs is left out, because machines may keep them in different places.
+    """
+    run_json = run.json
+    assert isinstance(run_json, dict)
+    if data.kind == "folder":
+        run_json = {name: value for name, value in run_json.items() if name != "dataset"}
+    return {
+        "size of images": [*data.input, data.resize],
+        "classes": list(data.classes),
+        "images": [*image_fingerprints],
+        "run": run_json,
+    }
+
+
+def describe_software(machine: Machine) -> RankFacts:
+    """The versions, the code and the settings that decide what a rank computes."""
+    return {
+        "residua": version("residua"),
+        "torch": torch.__version__,
+        "code": hash_source_code(),
+        "device": machine.device.type,
+        "precision": machine.precision,
+    }
+
+
+def hash_source_code() -> str:
+    """A hash of this package's source files, which may differ while the version is the same."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.c")]):
+        digest.update(str(path.relative_to(package)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def explain_difference(reference: RankFacts, facts: RankFacts, rank: int) -> str:
+    """Say where the facts of `rank` first differ from those of rank 0, and what to do."""
+    name = next(name for name in [*reference, *facts] if reference.get(name) != facts.get(name))
+    remedy = REMEDIES.get(name, SAME_OPTIONS)
+    if name == "code":
+        return f"the source code of residua in rank {rank} is not that in rank 0: {remedy}"
+    if name in ("images", "classes"):
+        return f"the {name} of rank {rank} are not those of rank 0: {remedy}"
+    difference = describe_first_difference(
+        reference.get(name),
+        facts.get(name),
+        "" if isinstance(reference.get(name), dict) else name,
+        places=("in rank 0", f"in rank {rank}"),
+    )
+    return f"{difference}: {remedy}"

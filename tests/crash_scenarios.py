@@ -1,0 +1,340 @@
+"""Commands that write, each with a reader of what a kill may leave.
+
+`prepare(folder)` makes the state before the command, `act(folder)` runs the command, and
+`read_state(folder)` reads what it writes as another command would, and returns a value that tells
+the old from the new state.  It fails if anything half-written is read.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from PIL import Image
+
+import residua
+from residua.config.dataset import DataFile, DownloadArchive, get_dataset
+from residua.config.model import ImagePreprocessing, ModelConfig
+from residua.data.image_cache import decode_to_cache, hash_listing, load_cached_images
+from residua.data.sources.download import find_or_download, list_missing_files
+from residua.data.sources.image_folder import list_image_folder
+from residua.deploy import export
+from residua.deploy.export_check import OutputDifference
+from residua.errors import UsageError
+from residua.files import claim_new_output, write_json
+from residua.net.model_folder import (
+    compute_file_sha256,
+    read_model_config,
+    replace_model_config,
+    save_pretrained,
+)
+from residua.record import RunRecord
+from residua.report import study
+from residua.report.runs import read_study_runs
+from residua.study_records import pack_runs
+from residua.training.checkpoint import load_newest_intact, write_checkpoint
+from tests.report.fake_records import write_study_records
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    act: Callable[[Path], object]
+    read_state: Callable[[Path], Any]
+    prepare: Callable[[Path], object] = lambda folder: None
+    between: tuple[object, ...] = ()  # states that a kill may leave besides the old and the new one
+    is_done_once: bool = (
+        False  # whether the command, repeated, finds its work done and takes no lock
+    )
+
+
+# One JSON file.
+
+
+def write_new_json(folder):
+    write_json(folder / "a.json", ["new"] * 100)
+
+
+def read_new_json(folder):
+    return json.loads((folder / "a.json").read_text())[0]
+
+
+# Model folders.
+
+
+@cache
+def make_model(seed):
+    net = residua.create_model("cifar-resnet8", num_classes=3, input=(1, 8, 8), seed=seed)
+    config = ModelConfig(
+        network=net.plan.network, classes=("a", "b", "c"), mean=(0.5,), std=(0.25,), dataset="d"
+    )
+    return net, config
+
+
+def save_old_model(folder):
+    save_pretrained(*make_model(0), folder / "m")
+
+
+def save_new_model(folder):
+    save_pretrained(*make_model(1), folder / "m")
+
+
+def read_model(folder):
+    """The checksum of the weights in the model folder, and its temperature."""
+    config = read_model_config(folder / "m")
+    assert compute_file_sha256(folder / "m" / "model.safetensors") == config.weights
+    assert (folder / "m" / "README.md").exists()
+    return config.weights, config.temperature
+
+
+def change_temperature(folder):
+    config = read_model_config(folder / "m")
+    replace_model_config(folder / "m", replace(config, temperature=2.0))
+
+
+def convert_new_model(folder):
+    with suppress(UsageError), claim_new_output(folder / "m"):  # as `residua convert`
+        save_new_model(folder)
+
+
+def read_model_or_nothing(folder):
+    return read_model(folder) if (folder / "m").exists() else None
+
+
+# Checkpoints and metrics of a run.
+
+
+def write_step(folder, step):
+    groups = {"net": {"w": torch.full((50,), float(step))}}
+    write_checkpoint(folder / "checkpoints", step, groups, {"step": float(step)}, keep_last=2)
+
+
+def write_old_steps(folder):
+    for step in (1, 2):
+        write_step(folder, step)
+
+
+def write_next_step(folder):
+    _, scalars, _ = load_newest_intact(folder / "checkpoints")
+    write_step(folder, int(scalars["step"]) + 1)
+
+
+def read_newest_step(folder):
+    groups, scalars, warnings = load_newest_intact(folder / "checkpoints")
+    assert groups["net"]["w"].eq(scalars["step"]).all()
+    assert not warnings
+    return "old" if scalars["step"] == 2 else "new"
+
+
+def append_old_row(folder):
+    RunRecord(folder).append_metrics({"step": 1, "loss": 0.5})
+
+
+def append_new_row(folder):
+    RunRecord(folder).append_metrics({"step": 2, "loss": 0.25})
+
+
+def read_rows(folder):
+    steps = [row["step"] for row in RunRecord(folder).read_metrics_so_far()]
+    assert steps in ([1], [1, 2], [1, 2, 2])
+    return len(set(steps))
+
+
+def truncate_rows(folder):
+    RunRecord(folder).truncate_metrics_after(1)
+
+
+def append_two_rows(folder):
+    append_old_row(folder)
+    append_new_row(folder)
+
+
+# The runs of a study.
+
+
+def write_two_runs(folder):
+    write_study_records(folder, {"cifar-resnet20": [(0.01, 0.05), (0.02, 0.06)]})
+
+
+def read_two_runs(folder):
+    runs = read_study_runs(folder).finished
+    assert [(run.seed, run.result.test_error, len(run.metric_lines)) for run in runs] == [
+        (0, 0.05, 3),
+        (1, 0.06, 3),
+    ]
+    names = {path.name for path in folder.rglob("*.json*")}
+    return "packed" if names == {"runs.jsonl"} else "not packed"
+
+
+def write_result(folder):
+    record = RunRecord(folder / "runs" / "cifar-resnet20-seed0")
+    record.write_result({"test_error": 0.04})
+
+
+def write_unfinished_run(folder):
+    write_two_runs(folder)
+    record = RunRecord(folder / "runs" / "cifar-resnet20-seed0")
+    write_json(record.run_json_path, record.read_run_json() | {"result": None})
+    write_old_steps(record.folder)
+
+
+def read_result(folder):
+    record = RunRecord(folder / "runs" / "cifar-resnet20-seed0")
+    if record.read_result() is None:
+        assert read_newest_step(record.folder) == "old"  # the run can be resumed
+        return "unfinished"
+    return "finished" if not record.checkpoints_folder.exists() else "checkpoints left"
+
+
+# Reports.
+
+
+def write_report(text):
+    def act(folder):
+        summary = study.read_study_summary(folder)
+        figures = {"depth": (f"<svg>{text}</svg>", "")}
+        with (
+            mock.patch.object(study, "render_study_figures", return_value=figures),
+            mock.patch.object(study, "render_study_page", return_value=f"<html>{text}</html>"),
+            mock.patch.object(study, "add_white_background", str),
+        ):
+            study.write_study_report(summary, folder)
+
+    return act
+
+
+def prepare_report(folder):
+    write_two_runs(folder)
+    write_report("old")(folder)
+
+
+def read_report(folder):
+    page = (folder / "report.html").read_text()
+    svgs = {path.read_text() for path in (folder / "figures").iterdir() if path.name[0] != "."}
+    assert svgs <= {"<svg>old</svg>", "<svg>new</svg>"}
+    assert json.loads((folder / "results.json").read_text())["cells"]
+    assert page in ("<html>old</html>", "<html>new</html>")
+    return page
+
+
+# The cache of decoded images.
+
+
+IMAGE_VIEW = ImagePreprocessing((3, 8, 8))
+
+
+def write_photos(folder):
+    for name in ("cat", "dog"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(2):
+            colour = (80 * i, 20, 200 if name == "cat" else 90)
+            Image.new("RGB", (8, 8), colour).save(folder / "photos" / name / f"{i}.png")
+
+
+def decode_photos(folder):
+    listing = list_image_folder(folder / "photos")
+    return decode_to_cache(listing, hash_listing(listing), IMAGE_VIEW, folder / "cache" / "k")
+
+
+def read_cached_photos(folder):
+    images = load_cached_images(folder / "cache" / "k")
+    if images is None:
+        return None
+    assert len(images.pixels) == 4
+    return images.pixels.double().sum().item()
+
+
+# Downloads.
+
+
+FILE_CONTENTS = {name: name.encode() * 500 for name in ("data_batch_1", "test_batch")}
+
+
+def write_archive(folder):
+    with tarfile.open(folder / "a.tar.gz", "w:gz") as tar:
+        for name, content in FILE_CONTENTS.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def make_published_dataset(folder):
+    files = [
+        DataFile(n, md5(c, usedforsecurity=False).hexdigest()) for n, c in FILE_CONTENTS.items()
+    ]
+    archive = folder / "a.tar.gz"
+    checksum = md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    return replace(
+        get_dataset("cifar10"),
+        train=(files[0],),
+        test=(files[1],),
+        archives=(DownloadArchive((archive.as_uri(),), checksum),),
+    )
+
+
+def download_dataset(folder):
+    with (
+        mock.patch.dict("os.environ", {"XDG_CACHE_HOME": str(folder / "cache")}),
+        mock.patch("residua.data.sources.download.tqdm", mock.MagicMock()),
+    ):
+        find_or_download(make_published_dataset(folder))
+
+
+def read_downloaded(folder):
+    dataset = make_published_dataset(folder)
+    target = folder / "cache" / "residua" / dataset.folder
+    if not target.exists():
+        return None
+    assert not list_missing_files(target, dataset.train + dataset.test)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == FILE_CONTENTS
+    return "downloaded"
+
+
+# Exports, with a writer that takes no time.
+
+
+def export_file(folder):
+    net, config = make_model(0)
+    difference = OutputDifference(0.0, 0.0, 1.0)
+    with (
+        suppress(UsageError),  # an export that was killed after it was done
+        mock.patch.object(export, "write_export", lambda *a: a[-1].write_bytes(b"model" * 100)),
+        mock.patch.object(export, "load_exported_runner"),
+        mock.patch.object(export, "measure_output_difference", return_value=difference),
+    ):
+        export.export_model(net, config, "torch-export", folder / "e.pt2")
+
+
+def read_exported(folder):
+    path = folder / "e.pt2"
+    if not path.exists():
+        return None
+    assert path.read_bytes() == b"model" * 100
+    return "exported"
+
+
+SCENARIOS = [
+    Scenario("write_json", write_new_json, read_new_json, lambda f: write_json(f / "a.json", [1])),
+    Scenario("model folder", save_new_model, read_model, save_old_model),
+    Scenario("config of a model folder", change_temperature, read_model, save_old_model),
+    Scenario("convert", convert_new_model, read_model_or_nothing),
+    Scenario("checkpoint", write_next_step, read_newest_step, write_old_steps),
+    Scenario("append to metrics", append_new_row, read_rows, append_old_row),
+    Scenario("truncate metrics", truncate_rows, read_rows, append_two_rows),
+    Scenario(
+        "result of a run", write_result, read_result, write_unfinished_run, ("checkpoints left",)
+    ),
+    Scenario("pack runs", pack_runs, read_two_runs, write_two_runs),
+    Scenario("report", write_report("new"), read_report, prepare_report),
+    Scenario("image cache", decode_photos, read_cached_photos, write_photos),
+    Scenario("download", download_dataset, read_downloaded, write_archive, is_done_once=True),
+    Scenario("export", export_file, read_exported),
+]
