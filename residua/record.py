@@ -155,7 +155,7 @@ class RunRecord:
             difference = describe_first_difference(stored_run.json, run.json)
             raise UsageError(
                 f"{self.folder} holds another run: {difference}; choose another --out"
-                f"{self.suggest_start()}"
+                f"{self.suggest_start() if difference.startswith('recipe.') else ''}"
             )
         if stored["result"] is not None:
             return
@@ -197,7 +197,7 @@ class RunRecord:
         return stored_run.dataset if is_moved else ""
 
     def suggest_start(self) -> str:
-        """The end of an error: how another run can start from this one's network, if it has one."""
+        """The end of an error: how more training can start from this run's network, if any."""
         models = {self.folder / "last": self.folder, self.folder / "best": self.folder / "best"}
         for model, name in models.items():
             if model.exists():

@@ -16,6 +16,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import torch
+
 from tests.crash_commands import COMMANDS
 from tests.crash_points import count_operations, run_counted
 from tests.crash_scenarios import SCENARIOS
@@ -89,20 +91,27 @@ def parse_trace(text, main_thread, folder):
         yield "main" if thread == main_thread else "other", name, numbers[thread, name]
 
 
+def act_in_fork(scenario, folder):
+    """Run the scenario; not in this process, which could then have threads and not be forked."""
+    assert run_forked(scenario.act, folder) == 0, "the command failed"
+
+
 def kill_everywhere(scenario, root, kill_points, kill):
     """Kill the scenario at each of the points; return how many of them leave no damage."""
     before = root / "before"
     reference = shutil.copytree(before, root / "reference")
-    scenario.act(reference)
+    act_in_fork(scenario, reference)
     new_state = scenario.read_state(reference)
-    states = (scenario.read_state(before), new_state, *scenario.between)
+    old_state = scenario.read_state(before)
     survived = 0
     for point in kill_points:
         folder = shutil.copytree(before, root / "work")
         try:
             kill(folder, point)
-            assert scenario.read_state(folder) in states, "half-written"
-            scenario.act(folder)
+            state = scenario.read_state(folder)
+            if scenario.between is not None:
+                assert state in (old_state, new_state, *scenario.between), "half-written"
+            act_in_fork(scenario, folder)
             assert scenario.read_state(folder) == new_state, "another result after repeating"
             left = [p.name for p in folder.rglob(".*") if p.suffix != ".lock"]
             assert not left, f"left over: {left}"
@@ -132,7 +141,7 @@ def enumerate_scenario(scenario, root, with_kernel):
     """Print and return (points, survived)."""
     before = root / "before"
     before.mkdir()
-    scenario.prepare(before)
+    assert run_forked(scenario.prepare, before) == 0
     counts = count_operations(scenario.act, shutil.copytree(before, root / "work"))
     shutil.rmtree(root / "work")
     total = counts.total()
@@ -148,7 +157,8 @@ def enumerate_scenario(scenario, root, with_kernel):
     python_kinds = Counter()
     for kind, count in counts.items():  # a write of Python has two points
         python_kinds[PYTHON_KINDS.get(kind, kind)] += count // 2 if kind == "write" else count
-    print(f"{'':28} kernel: {dict(sorted(kinds.items()))}; Python: {dict(sorted(python_kinds.items()))}")
+    print(f"{'':28} kernel: {dict(sorted(kinds.items()))}")
+    print(f"{'':28} Python: {dict(sorted(python_kinds.items()))}")
     points = [(name, number) for thread, name, number in trace if thread == "main"]
     kernel_survived = kill_everywhere(scenario, root, points, kill_at_system_call(scenario))
     others = len(trace) - len(points)
@@ -162,9 +172,10 @@ def enumerate_scenario(scenario, root, with_kernel):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--commands", action="store_true", help="whole commands, too (an hour)")
+    parser.add_argument("--commands", action="store_true", help="whole commands, too (minutes)")
     parser.add_argument("--only", default="", help="only scenarios whose name contains this")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # forked processes cannot use the threads of their parent
     with_kernel = shutil.which("strace") is not None
     if not with_kernel:
         print("strace is not installed: only the operations of Python are tried")

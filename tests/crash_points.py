@@ -8,6 +8,7 @@ import builtins
 import io
 import os
 from collections import Counter
+from pathlib import Path
 
 import torch
 
@@ -83,10 +84,13 @@ class OperationCounter:
     def wrap_library_writer(self, name, function):
         """Count a library's writer as two operations, of which the second leaves a half."""
 
-        def call(content, target, *arguments):
+        def call(content, target, *arguments, **options):
+            if not isinstance(target, Path):
+                return function(content, target, *arguments, **options)
             self.count(name)
-            function(content, target, *arguments)
+            function(content, target, *arguments, **options)
             self.count(name, lambda: cut_off_file(target))
+            return None
 
         return call
 

@@ -44,13 +44,17 @@ from residua.training.checkpoint import load_newest_intact, write_checkpoint
 from tests.report.fake_records import write_study_records
 
 
+def do_nothing(folder):
+    pass
+
+
 @dataclass(frozen=True)
 class Scenario:
     name: str
     act: Callable[[Path], object]
     read_state: Callable[[Path], Any]
-    prepare: Callable[[Path], object] = lambda folder: None
-    between: tuple[object, ...] = ()  # states that a kill may leave besides the old and the new one
+    prepare: Callable[[Path], object] = do_nothing
+    between: tuple[object, ...] | None = ()  # other states that a kill may leave; None: any
     is_done_once: bool = (
         False  # whether the command, repeated, finds its work done and takes no lock
     )

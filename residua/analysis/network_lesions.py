@@ -34,6 +34,7 @@ from residua.training.progress import NamedCountListener
 
 MAX_UNIT_INPUT_BYTES = 2**29  # of the inputs of all units for one batch
 MAX_GRADIENT_IMAGES = 64
+MAX_DRAWS = 10_000  # our choice
 PATHS_PER_DRAW = 4  # paths of each length per draw; a path costs less than an ablation
 
 ErrorByAblation: TypeAlias = Mapping[Ablation, float]
@@ -52,8 +53,10 @@ class LesionSampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise UsageError(f"draws must be at least 1, got {self.draws}")
+        if not 1 <= self.draws <= MAX_DRAWS:
+            raise UsageError(
+                f"draws must be at least 1 and at most {MAX_DRAWS:,}, got {self.draws:,}"
+            )
         check_seed(self.seed)
 
     @property

@@ -49,8 +49,9 @@ def add_arguments(parser: CommandParser) -> None:
         nargs="?",
         const="on",
         choices=("on", "off"),
-        help="fit a temperature on the dev split, and store it in the model folder if it lowers "
-        "the loss of images that it was not fitted on; off removes a stored temperature",
+        help="fit a temperature on the dev split, of at least 100 images, and store it in the "
+        "model folder if it lowers the loss of images that it was not fitted on; off removes a "
+        "stored temperature",
     )
     add_out_option(parser, "a folder for the page and CSV tables of the evaluation (default: none)")
     add_max_pixels_option(parser)

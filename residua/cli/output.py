@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,6 +18,8 @@ CONTROL_CHARACTER_ESCAPES = {
     code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) != "\n"
 }
 """Maps control characters, which may stand in file names and steer a terminal, to escapes."""
+
+MAX_WORD_LENGTH, SHOWN_START = 4096, 100  # Linux allows paths of 4,096 bytes
 
 
 def print_json(value: object) -> None:
@@ -40,9 +43,15 @@ def print_note(message: str, program: str = "residua", *, on_every_rank: bool = 
     """
     is_started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if on_every_rank or not is_started_by_torchrun or os.environ.get("LOCAL_RANK", "0") == "0":
-        text = f"{program}: {message}\n".translate(CONTROL_CHARACTER_ESCAPES)
+        text = f"{program}: {shorten_words(message)}\n".translate(CONTROL_CHARACTER_ESCAPES)
         with suppress(OSError, ValueError):  # nobody reads standard error any more
             sys.stderr.write(text)
+
+
+def shorten_words(message: str) -> str:
+    """Cut words that are longer than any path, such as a number of 5,000 digits."""
+    long_word = rf"(\S{{{SHOWN_START}}})\S{{{MAX_WORD_LENGTH - SHOWN_START},}}"
+    return re.sub(long_word, r"\1...", message)
 
 
 def print_notes(messages: Iterable[str]) -> None:

@@ -156,17 +156,18 @@ def train_and_report(
     if is_main:
         print_notes(describe_skipped_files(RunRecord(folder).read_skipped_images()))
     if is_main and was_finished:
-        print_note(
-            f"the run in {folder} is already finished; nothing was trained: "
-            f"to train its network further, add --from {folder} and another --out"
-        )
+        remedy = "to repeat it, choose another --out"
+        if run_config.recipe is not None:
+            remedy = f"to train its network further, add --from {folder} and another --out"
+        print_note(f"the run in {folder} is already finished; nothing was trained: {remedy}")
     return {**result, "folder": str(folder), "trained": not was_finished}
 
 
 def describe_missing_run(folder: Path, run: Run) -> str:
     """Say that there is no run to resume, and name the newest run beside it of the same network."""
     hint = ""
-    if similar_runs := find_runs_of_network(folder.parent, run):
+    similar_runs = find_runs_of_network(folder.parent, run)
+    if similar_runs and run.recipe is not None:
         newest = similar_runs[-1]
         option = "--from" if is_finished_run(newest) else "--out"
         hint = f" (to go on from {newest}, add {option} {newest})"

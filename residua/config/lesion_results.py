@@ -1,11 +1,13 @@
 """Results of a lesion study (Veit et al. 2016).  All errors are error rates in [0, 1]."""
 
 from dataclasses import dataclass, field
-from math import exp, lgamma, log
+from math import exp, lgamma, log, nextafter
 from statistics import median
 
+from residua.config.checks import check_range
 from residua.config.network import Network
 from residua.config.serialize import FORMAT_VERSION
+from residua.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,20 @@ class NetworkLesionResult:
     swapped: tuple[RandomSwapResult, ...]
     paths: tuple[PathLengthShare, ...]
     gradient_images: int
+
+    def __post_init__(self) -> None:
+        if not any(unit.error is not None for unit in self.units):
+            raise UsageError(f"{self.label} has no unit that was deleted: give one with an error")
+        lengths = [path.units for path in self.paths]
+        if lengths and lengths != list(range(len(self.units) + 1)):
+            raise UsageError(
+                f"{self.label} has {len(self.units)} units, but paths of {len(lengths)} lengths: "
+                "give those of each length from 0"
+            )
+        for result in (self, *self.units, *self.thinned, *self.swapped):
+            check_range(result.error or 0.0, "error", 0, nextafter(1, 2))
+        for many in (*self.thinned, *self.swapped):
+            check_range(many.error_sd or 0.0, "error_sd", 0, nextafter(1, 2))
 
     @property
     def is_residual(self) -> bool:

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from math import isfinite, isqrt
+from math import isfinite, isqrt, nextafter
 from typing import Literal
 
+from residua.config.checks import check_range
 from residua.config.serialize import FORMAT_VERSION
 from residua.config.size_limits import check_name_lengths
 from residua.config.vlad_config import ClassifierConfig
@@ -115,6 +116,9 @@ class ModelConfig:
             raise UsageError(
                 f"{mismatch}, but {means} means are given: give one mean and one std per channel"
             )
+        if self.test_error is not None:
+            check_range(self.test_error, "test_error", 0, nextafter(1, 2))
+        check_range(self.test_images, "test_images", 0)
         if not (isfinite(self.temperature) and self.temperature > 0):
             raise UsageError(
                 f"temperature={self.temperature} is invalid: give a finite number above 0"

@@ -119,15 +119,17 @@ def has_image_signature(entry: ImageEntry) -> bool:
 
 
 def open_image_header(content: bytes, display_name: str, max_pixels: int) -> Image.Image:
-    """Open an image of a known format and check its size, without decoding its pixels."""
+    """Open an image of a known format and check its size, without decoding its pixels.
+
+    To be called inside `silence_pillow_warnings`, because Pillow has a limit of its own.
+    """
     format_name = identify_format(content)
     if not format_name:
         raise ImageError(display_name, "not an image", f"is not a {FORMAT_NAMES} image")
     if reason := explain_unreadable_format(format_name):
         raise ImageError(display_name, "unsupported", reason)
     try:
-        with silence_pillow_warnings():
-            image = Image.open(BytesIO(content), formats=[format_name])
+        image = Image.open(BytesIO(content), formats=[format_name])
     except UnidentifiedImageError as error:
         raise ImageError(
             display_name, "damaged", "is damaged: its header cannot be read"

@@ -43,6 +43,7 @@ SIGNATURES = {
     "BMP": rb"BM.{12}" + BMP_HEADER_SIZES,
     "PPM": rb"P[1-6](\s|#[^\n]*\n)+\d+[\s#]",
 }
+SIGNATURE_PATTERNS = {name: re.compile(start, re.DOTALL) for name, start in SIGNATURES.items()}
 MAX_SIGNATURE_BYTES = 256
 # Pillow is built with these formats or without them; by the names of its feature checks.
 OPTIONAL_FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
@@ -55,9 +56,10 @@ HEIC_PACKAGE = EXTRA_PACKAGES[HEIC_FEATURE][1][0]
 def identify_format(start: bytes) -> str:
     """Pillow's name of the format of an image file that begins with `start`; "" if unknown."""
     start = start[:MAX_SIGNATURE_BYTES]
-    return next(
-        (name for name, pattern in SIGNATURES.items() if re.match(pattern, start, re.DOTALL)), ""
-    )
+    for name, pattern in SIGNATURE_PATTERNS.items():
+        if pattern.match(start):
+            return name
+    return ""
 
 
 def identify_file_format(path: Path) -> str:

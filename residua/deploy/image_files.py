@@ -1,5 +1,6 @@
 """Find the image files in a folder, and count the files that are passed over."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ class PassedOverFiles:
         if not self.counts:
             return ""
         total = self.counts.total()
-        named = self.counts.most_common(MAX_NAMED_KINDS)
+        by_count = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        named = by_count[:MAX_NAMED_KINDS]
         kinds = [f"{count:,} {kind}" for kind, count in named]
         if other_count := total - sum(count for _, count in named):
             kinds.append(f"{other_count:,} of other kinds")
@@ -58,7 +60,7 @@ def find_image_files(folder: Path, passed_over: PassedOverFiles | None = None) -
             yield path
         elif SUFFIX_PATTERN.fullmatch(suffix):
             counts[suffix] += 1
-        elif path.is_file() and identify_file_format(path):
+        elif os.path.isfile(path) and identify_file_format(path):
             yield path
         else:
             counts["without a known suffix"] += 1

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from residua.files import atomic_write, hold_output_lock
+from residua.files import atomic_write, clean_up_interrupted_writes, hold_output_lock
 
 KERNEL_SOURCE = Path(__file__).with_name("fused_bn.c")
 COMPILE_FLAGS = "-O3 -march=native -std=gnu11 -fno-math-errno -fopenmp -fPIC -w -c"
@@ -95,6 +95,7 @@ def load_kernel_library() -> ctypes.CDLL | str:
         return "no C compiler was found"
     try:
         path = kernel_cache_folder() / f"{compute_kernel_cache_key(compiler)[:16]}.so"
+        clean_up_interrupted_writes(path.parent)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with hold_output_lock(path):

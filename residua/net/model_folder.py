@@ -15,6 +15,7 @@ from residua.config.model import ModelConfig
 from residua.config.serialize import FORMAT_VERSION, from_json, to_json
 from residua.config.vlad_config import ClassifierConfig, VladClassifier
 from residua.errors import MissingRecordError, RecordError, UsageError
+from residua.file_names import encode_utf8
 from residua.files import (
     atomic_write,
     hold_output_lock,
@@ -61,7 +62,7 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
             "README.md": render_model_card(config, parameter_count),
         }
         for name, text in texts.items():
-            (unfinished_folder / name).write_text(text, encoding="utf-8")
+            (unfinished_folder / name).write_bytes(encode_utf8(text))
 
 
 def find_model_folder(run_or_model: Path) -> Path:

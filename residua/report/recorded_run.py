@@ -72,8 +72,8 @@ def read_recorded_run(record: RunRecord, study: Study | None) -> FinishedRun | U
         return parse_recorded_run(run_json, record, study)
     except (KeyError, IndexError) as error:
         raise DamagedRecordError(f"{record.run_json_path} is damaged: it lacks {error}") from error
-    except UsageError:
-        raise
+    except UsageError as error:  # e.g. a name from which no network can be made
+        raise DamagedRecordError(f"{record.run_json_path} cannot be reported: {error}") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DamagedRecordError(f"{record.run_json_path} is damaged: {error}") from error
 

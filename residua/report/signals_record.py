@@ -3,16 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
-from residua.config.serialize import Json
+from residua.config.serialize import Json, quote_json
 from residua.errors import DamagedRecordError
 from residua.files import write_json
 from residua.record import read_json_record
 
 SIGNALS_RECORD = "signals.json"
-SETTING_KEYS = ("model", "depth", "plain", "trained", "seed", "data", "images", "environment")
-SIGNALS_KEYS = ("format", *SETTING_KEYS, "units", "null")
+MAX_SIGNAL = 1e100  # larger than any number that a network computes
+SETTING_TYPES: dict[str, type | UnionType] = {
+    "model": str,
+    "depth": int,
+    "plain": bool,
+    "trained": bool,
+    "seed": int | None,
+    "data": str,
+    "images": int,
+    "environment": dict,
+}
+SIGNALS_KEYS = ("format", *SETTING_TYPES, "units", "null")
 SIGNAL_NAMES = (
     "clip_fraction",
     "survival",
@@ -81,8 +92,12 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
         raise ValueError("it lists no units")
     if predicted_units and len(predicted_units) != len(units):
         raise ValueError("its predictions and its units differ in number")
-    if not isinstance(content["environment"], dict):
-        raise ValueError("its environment is not an object")
+    for key, kinds in SETTING_TYPES.items():
+        if not isinstance(content[key], kinds):
+            raise ValueError(f"its {key} is {quote_json(content[key])}")
+    for unit in units:
+        if not isinstance(unit["name"], str) or not isinstance(unit["stage"], int):
+            raise ValueError("a unit has no name, or its stage is no number")
     measured = {
         signal: require_numbers_or_none(signal, [unit[signal] for unit in units])
         for signal in SIGNAL_NAMES
@@ -94,7 +109,7 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
         for signal in (SIGNAL_NAMES if predicted_units else ())
     }
     return SignalsRecord(
-        **{key: content[key] for key in SETTING_KEYS},
+        **{key: content[key] for key in SETTING_TYPES},
         names=[unit["name"] for unit in units],
         unit_stages=[unit["stage"] for unit in units],
         measured=measured,
@@ -106,4 +121,6 @@ def require_numbers_or_none(signal: str, values: SignalValues) -> SignalValues:
     """Return the values of a signal; raise ValueError if one is neither a number nor None."""
     if not all(value is None or isinstance(value, int | float) for value in values):
         raise ValueError(f"a value of {signal} is not a number")
+    if max((abs(value) for value in values if value is not None), default=0) > MAX_SIGNAL:
+        raise ValueError(f"a value of {signal} is beyond {MAX_SIGNAL:.0e}")
     return values

@@ -81,54 +81,62 @@ def evaluate_model_folder(
 
     `folder` is a model folder, or the folder of a run, whose model folder `last` is then used.
     Without a `split`, the images are those that the model was not trained on (`choose_images`).
-    `on_data` is called with what was understood of the images before they are classified.  Images
-    are preprocessed as the model folder's config says.  With `mirror`, the probabilities of each
-    image and its mirror image are averaged.  With `calibrate`, a temperature is first fitted on the
-    dev split, and stored in the config if it lowers the loss of images that it was not fitted on;
-    with `forget_temperature`, a stored temperature is first removed.  Raises UsageError if the data
-    set's classes or image shapes differ from the model's, if `mirror` is set but a mirror image may
-    belong to another class, or if `calibrate` is set and the evaluated images contain the dev split
-    or the dev split is too small.  Raises RecordError if the model folder cannot be read, and
+    `on_data` is called with what was understood of the images before they are classified.  With
+    `mirror`, the probabilities of each image and its mirror image are averaged.  With `calibrate`,
+    a temperature is first fitted on the dev split, and stored in the config if it lowers the loss
+    of images that it was not fitted on; with `forget_temperature`, a stored one is removed.
+
+    Raises UsageError if the data set's classes or image shapes differ from the model's, or if the
+    images do not allow `mirror` or `calibrate`; RecordError if the model folder cannot be read, and
     DataError if the images cannot.
     """
-    if mirror and not data.flip_keeps_class:
-        raise UsageError(
-            f"--mirror cannot be used with {data.name}, because a mirrored image may belong to "
-            "another class: remove --mirror"
-        )
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
     choice = choose_images(data, split, config)
-    if calibrate and choice.label in ("dev", "all"):
-        raise UsageError(
-            "--calibrate fits on the dev split, so an evaluation on it would be too optimistic: "
-            "choose another --split"
-        )
-    agreed_facts: RankFacts = {"command": "evaluate", "--mirror": mirror, "--calibrate": calibrate}
+    check_evaluation_options(data, choice, mirror=mirror, calibrate=calibrate)
+    agreed_facts: RankFacts = {
+        "command": "evaluate",
+        "options": [mirror, calibrate, forget_temperature],
+    }
     if machine.group.world_size > 1:
         agreed_facts["model"] = fingerprint_model_folder(folder)
     net = machine.prepare_model(from_pretrained(folder))
     predict = partial(
         load_and_predict, net, config, machine, data_dir, on_data, mirror, agreed_facts
     )
+    dev = predict(choose_images(data, "dev", config)) if calibrate else None
+    named_images, log_probs = predict(choice)
     source: Literal["dev", "folder"] = "folder"
     note, is_main = "", machine.group.is_main
-    if calibrate:
-        dev, log_probs = predict(choose_images(data, "dev", config))
-        config, note, source = fit_stored_temperature(
-            folder, config, log_probs, dev.images.labels.numpy(), write=is_main
-        )
+    if dev is not None:
+        config, note, source = fit_stored_temperature(folder, config, *dev, write=is_main)
     elif forget_temperature:
         config, note = remove_stored_temperature(folder, config, write=is_main)
     environment = machine.describe_environment()
     return replace(
-        build_evaluation(*predict(choice), config, source),
+        build_evaluation(named_images, log_probs, config, source),
         dataset=data.name,
         split=choice.label,
         mirror=mirror,
         environment=tuple((name, str(value)) for name, value in environment.items()),
         temperature_note=note,
     )
+
+
+def check_evaluation_options(
+    data: Dataset, choice: ImageChoice, *, mirror: bool, calibrate: bool
+) -> None:
+    """Raise UsageError if mirroring may change an image's class, or the dev split is evaluated."""
+    if mirror and not data.flip_keeps_class:
+        raise UsageError(
+            f"--mirror cannot be used with {data.name}, because a mirrored image may belong to "
+            "another class: remove --mirror"
+        )
+    if calibrate and choice.label in ("dev", "all"):
+        raise UsageError(
+            "--calibrate fits on the dev split, so an evaluation on it would be too optimistic: "
+            "choose another --split"
+        )
 
 
 def load_and_predict(

@@ -63,11 +63,7 @@ def train_run(
     """
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
-        machine = replace(machine, precision="fp32")
-        if group.world_size > 1:
-            raise UsageError(
-                f"{run.network.name} is fitted by a single process: start it without torchrun"
-            )
+        machine = prepare_single_process_machine(run, machine)
     data = keep_data_settings_of_run(
         data or resolve_dataset(run.dataset, run.network.input), record
     )
@@ -94,6 +90,15 @@ def train_run(
                 f"add --resume to continue, with --out {folder}"
             )
         return finish_run(prepared_run, progress, data, record, machine, data_dir)
+
+
+def prepare_single_process_machine(run: Run, machine: Machine) -> Machine:
+    """The machine for a run of VLAD, in fp32; raises UsageError if it has several processes."""
+    if machine.group.world_size > 1:
+        raise UsageError(
+            f"{run.network.name} is fitted by a single process: start it without torchrun"
+        )
+    return replace(machine, precision="fp32")
 
 
 def add_moved_note(prepared_run: PreparedRun, former_path: str) -> DataSummary:

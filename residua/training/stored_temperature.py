@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from residua.config.model import ModelConfig
+from residua.data.read import NamedImages
 from residua.errors import UsageError
 from residua.net.model_folder import replace_model_config
 from residua.training.calibration import (
     FloatArray,
-    LabelArray,
     TemperatureGain,
     fit_temperature,
     measure_temperature_gain,
@@ -19,17 +19,19 @@ MIN_CALIBRATION_IMAGES = 100  # our choice; below, the gain is mostly noise
 
 
 def fit_stored_temperature(
-    folder: Path, config: ModelConfig, logits: FloatArray, labels: LabelArray, *, write: bool
+    folder: Path, config: ModelConfig, held_out: NamedImages, logits: FloatArray, *, write: bool
 ) -> tuple[ModelConfig, str, Literal["dev", "folder"]]:
     """Fit a temperature on held-out images, and store it in `folder` if it lowers their loss.
 
     The loss of each half of the images is measured at the temperature fitted on the other half, and
     must fall by more than its standard error.  Without a mistake among the images, any temperature
-    near 0 would be best, and none is stored.  Returns the config, with the new temperature or
-    unchanged, a sentence that says which, and where the temperature of the config comes from.  The
-    file is written only if `write` is set.  Raises UsageError if there are fewer than
-    `MIN_CALIBRATION_IMAGES` images.
+    near 0 would be best, and none is stored.  `logits` is (n, classes).
+
+    Returns the config, with the new temperature or unchanged, a sentence that says which, and where
+    the temperature of the config comes from.  The file is written only if `write` is set.  Raises
+    UsageError if there are fewer than `MIN_CALIBRATION_IMAGES` images.
     """
+    labels = held_out.images.labels.numpy()
     if len(labels) < MIN_CALIBRATION_IMAGES:
         raise UsageError(
             f"--calibrate needs at least {MIN_CALIBRATION_IMAGES} held-out images, but the dev "

@@ -187,7 +187,10 @@ def test_a_usage_error_gives_one_line(capsys, trained_nets, lesion_folder, tmp_p
             f"and compare it with this one by --beside {plain}",
         ),
         (resnet, "digits", "--images", 0, *out): (2, "images must be at least 1, got 0"),
-        (resnet, "digits", "--draws", 0, *out): (2, "draws must be at least 1, got 0"),
+        (resnet, "digits", "--draws", 0, *out): (
+            2,
+            "draws must be at least 1 and at most 10,000, got 0",
+        ),
         (resnet, "digits", "--seed=-1", *out): (
             2,
             "seed -1 is invalid: give a whole number from 0 to 4294967295",

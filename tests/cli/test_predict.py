@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import residua
+from residua.cli.main import main
 from residua.config.model import ModelConfig
 from residua.net.model_folder import save_pretrained
 from tests.cli_runner import run_cli
@@ -149,3 +150,48 @@ def test_a_folder_without_a_model_gives_a_one_line_error(run_predict, image_fold
         1,
         f"residua: {image_folder} is not a model folder: it has no config.json",
     )
+
+
+def test_files_that_are_passed_over_are_said_and_images_without_a_suffix_are_classified(
+    run_predict, image_folder, capsys
+):
+    (image_folder / "2.png").rename(image_folder / "half.png")
+    (image_folder / "0.png").rename(image_folder / "IMG_0")
+    (image_folder / "notes.txt").touch()
+    (image_folder / "film.mp4").touch()
+    (image_folder / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    code, out, last = run_predict(image_folder, "--json")
+    records = {line["path"].rpartition("/")[2]: line for line in map(json.loads, out.splitlines())}
+    assert sorted(records) == ["1.png", "IMG_0", "a.heic", "half.png"]
+    assert [name for name, record in records.items() if "error" in record] == ["a.heic", "half.png"]
+    assert (code, last) == (1, "residua: 2 of 4 files could not be read")
+    for name in ("1.png", "IMG_0", "a.heic", "half.png"):
+        (image_folder / name).unlink()
+    code, _, last = run_predict(image_folder)
+    assert (code, last) == (
+        1,
+        f"residua: no image in {image_folder}: give image files, or folders of them",
+    )
+
+
+def test_the_files_passed_over_are_named_on_standard_error(model_folder, image_folder, capfd):
+    for name in ("notes.txt", "more.txt", "film.mp4", "LICENSE"):
+        (image_folder / name).touch()
+    (image_folder / "2.png").unlink()
+    assert main(["predict", str(model_folder), str(image_folder), "--engine", "torch"]) == 0
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "residua: 4 files passed over: 2 .txt, 1 .mp4, 1 without a known suffix"
+    )
+
+
+def test_an_image_of_too_many_pixels_names_the_option(run_predict, image_folder):
+    code, out, _ = run_predict(image_folder / "0.png", "--max-pixels", "107")
+    assert (code, out) == (
+        1,
+        f"not read: {image_folder / '0.png'} has 108 pixels, more than the limit of 107 "
+        "(--max-pixels)\n",
+    )
+    assert run_predict(image_folder / "0.png", "--max-pixels", "108")[0] == 0
+    for value in ("0", "-5"):
+        code, _, last = run_predict(image_folder / "0.png", f"--max-pixels={value}")
+        assert (code, last) == (2, f"residua: --max-pixels {value} is invalid: give 1 or more")

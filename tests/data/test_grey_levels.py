@@ -130,11 +130,11 @@ def test_16_bits_per_colour_are_reported_if_they_are_dark_and_refused_with_a_whi
     assert describe_unused_levels(decode_photo(bright).highest_level) == ""
 
 
-def write_12_bit_folder(root):
+def write_12_bit_folder(root, count=3):
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
-        for i in range(3):
+        for i in range(count):
             levels = rng.integers(0, 3901, (20, 20), dtype=np.uint16)
             levels[0, 0] = 3900
             (root / name / f"{i}.png").write_bytes(encode_array(levels, "PNG"))
@@ -177,3 +177,41 @@ def test_the_white_level_is_kept_in_a_model_folder():
         from_json(ModelConfig, stored | {"white_level": -1})
     with pytest.raises(UsageError, match="white_level=-1 is invalid"):
         ImagePreprocessing((3, 8, 8), white_level=-1)
+
+
+def test_training_keeps_the_white_level_for_prediction_evaluation_and_resuming(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, run = tmp_path / "d", tmp_path / "r"
+    write_12_bit_folder(folder, count=12)
+    options = [
+        *("train", str(folder), "--model", "cifar-resnet8", "--size", "16", "--steps", "2"),
+        *("--set", "batch_size=8", "--precision", "fp32", "--out"),
+    ]
+    note = "images of more than 8 bits ({}) have no level above 3,900, and another white is assumed"
+    assert main([*options, str(tmp_path / "dark")]) == 0
+    assert note.format(24) in capsys.readouterr().err
+    assert main([*options, str(run), "--white-level", "4095"]) == 0
+    assert "of more than 8 bits" not in capsys.readouterr().err
+    assert json.loads((run / "last" / "config.json").read_text())["white_level"] == 4095
+    # the images are those of the run without the option, too
+    assert main([*options, str(run), "--resume"]) == 0
+    assert main(["evaluate", str(run), str(folder), "--json"]) == 0
+    image = str(folder / "cat" / "0.png")
+    capsys.readouterr()
+
+    def predict(model, *more):
+        assert main(["predict", str(model), image, "--json", "--engine", "torch", *more]) == 0
+        captured = capsys.readouterr()
+        return json.loads(captured.out)["top"], captured.err
+
+    top, error = predict(run)
+    assert "of more than 8 bits" not in error
+    assert predict(run, "--white-level", "4095")[0] == top
+    assert predict(run, "--white-level", "65535")[0] != top
+    assert note.format(1) in predict(tmp_path / "dark")[1]
+    assert main(["train", "digits", "--white-level", "4095"]) == 2
+    assert "--white-level applies only to photographs: leave it out for digits" in (
+        capsys.readouterr().err
+    )

@@ -1,6 +1,8 @@
 """The image files of a folder: found by suffix or by content, and nothing passed over silently."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -73,18 +75,39 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     )
 
 
-def test_fifteen_hundred_nested_folders_are_walked(tmp_path):
-    folder = tmp_path
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("d", dir_fd=descriptor)
-        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+def test_more_nested_folders_than_python_allows_nested_calls_are_walked(tmp_path):
+    folders = [f"{tmp_path}{'/d' * depth}" for depth in range(1, 400)]
+    for folder in folders:
+        os.mkdir(folder)
+    image = write_image(Path(folders[-1], "deep.png"), "PNG")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        assert list_found(tmp_path) == ([str(image.relative_to(tmp_path))], "")
+    finally:
+        sys.setrecursionlimit(limit)
+        image.unlink()
+        for folder in reversed(folders):
+            os.rmdir(folder)
+
+
+def test_a_folder_whose_path_is_too_long_is_passed_over(tmp_path):
+    write_image(tmp_path / "a.jpg")
+    descriptor, opened = os.open(tmp_path, os.O_RDONLY), []
+    for _ in range(21):
+        os.mkdir("d" * 200, dir_fd=descriptor)
+        opened.append(descriptor)
+        descriptor = os.open("d" * 200, os.O_RDONLY, dir_fd=descriptor)
+    try:
+        assert list_found(tmp_path) == (
+            ["a.jpg"],
+            "1 file passed over: 1 without a known suffix",
+        )
+    finally:
         os.close(descriptor)
-        descriptor, folder = below, folder / "d"
-    os.close(descriptor)
-    write_image(folder / "deep.png", "PNG")
-    found, _ = list_found(tmp_path)
-    assert [name[-10:] for name in found] == ["d/deep.png"]
+        for parent in reversed(opened):
+            os.rmdir("d" * 200, dir_fd=parent)
+            os.close(parent)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")

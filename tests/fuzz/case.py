@@ -9,12 +9,15 @@ import io
 import json
 import os
 import tarfile
+import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+ZEROS = 10**6  # bytes that are compressed at once
 
 
 @dataclass
@@ -69,9 +72,11 @@ def make_content(content, seeds):
         made = content["text"].encode(content["encoding"], "replace")
     elif "lines" in content:
         made = "\n".join(map(str, range(content["lines"]))).encode()
+    elif "zip" in content:
+        made = make_zip(content["zip"], seeds)
     else:
         before, middle, count, after = content["repeat"]
-        made = f"{before}{middle * count}{after}".encode()
+        made = f"{before}{middle * count}{after}".encode("latin-1")
     return apply_edits(made, content.get("edits", []))
 
 
@@ -104,6 +109,22 @@ def make_tar(members, seeds):
     return file.getvalue()
 
 
+def make_zip(members, seeds):
+    """A compressed archive of members (name, content); {"zeros": n} is not held in memory."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            header = zipfile.ZipInfo(name)
+            header.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(header, "w") as member:
+                if isinstance(content, dict) and "zeros" in content:
+                    for _ in range(content["zeros"] // ZEROS):
+                        member.write(bytes(ZEROS))
+                else:
+                    member.write(make_content(content, seeds))
+    return file.getvalue()
+
+
 def lay_out(case, folder, seeds):
     """Write the files of a case into `folder`."""
     for name in ("in", "out", "tmp", "cache", "home"):
@@ -129,7 +150,7 @@ def replace_cache_key(name, seeds):
     """Put the name of the only folder in the seeds' cache in the place of KEY."""
     if "/KEY/" not in name:
         return name
-    (folder,) = [path for path in (seeds / "cache" / "residua" / "images").iterdir()]
+    (folder,) = (seeds / "cache" / "residua" / "images").iterdir()
     return name.replace("/KEY/", f"/{folder.name}/")
 
 

@@ -124,9 +124,9 @@ def run_command(command, folder):
         os.dup2(handle, number)
         os.close(handle)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdin = open(0, closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
     started = time.monotonic()
     try:
         code = main(command)
@@ -142,8 +142,8 @@ def run_command(command, folder):
 
 def read_status(key):
     """A number of bytes from /proc/self/status."""
-    line = next(line for line in open("/proc/self/status") if line.startswith(key))
-    return int(line.split()[1]) * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def check_outcome(outcome, command):
@@ -157,9 +157,9 @@ def check_outcome(outcome, command):
         yield "memory", f"{title}: {outcome.err.strip()[-300:]}"
     if outcome.code in (1, 2):
         last = re.split(r"[\r\n]+", outcome.err.strip())[-1].strip()
-        for word in command:  # what the user typed may be as long as they like
-            last = last.replace(word, "...") if len(word) > 100 else last
-            last = last.replace(word.partition("=")[2], "...") if len(word) > 100 else last
+        for typed in [*command, *(word.partition("=")[2] for word in command)]:
+            if len(typed) > 100:  # what the user typed may be as long as they like
+                last = last.replace(typed, "...")
         if problem := find_sentence_problem(last):
             yield "sentence", f"{title}: {problem}: {last[:400]!r}"
     if "--json" in command:
@@ -180,8 +180,8 @@ def find_sentence_problem(line):
     text = re.sub(r"'[^']*'", "''", match[2])
     if len(line) > 1500:
         return f"it has {len(line)} characters"
-    if text.endswith((".", ":")) and not text.endswith("..."):
-        return "it ends with a full stop or a colon"
+    if text.endswith(".") and not text.endswith("..."):
+        return "it ends with a full stop"
     if found := PYTHON_WORDS.search(text):
         return f"it speaks Python ({found[0]})"
     if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in line):
@@ -190,10 +190,11 @@ def find_sentence_problem(line):
 
 
 def take_snapshot(folder):
-    """The content of all inputs, as digests by path."""
+    """The content of all files, as digests by path."""
     return {
         str(path.relative_to(folder)): path.is_symlink() or hash_file(path)
-        for path in list_files(folder / "in")
+        for name in ("in", "out", "cache")
+        for path in list_files(folder / name)
     }
 
 
@@ -209,15 +210,16 @@ def check_files(folder, before):
     """Complaints about files: inputs are as they were, and nothing else is half-written."""
     after = take_snapshot(folder)
     changed = sorted(n for n in before.keys() | after if before.get(n) != after.get(n))
-    if changed:
-        yield "inputs", f"changed inputs: {changed[:5]}"
+    if changed_inputs := [name for name in changed if name.startswith("in/")]:
+        yield "inputs", f"changed inputs: {changed_inputs[:5]}"
     strangers = sorted(set(os.listdir(folder)) - {"in", "out", "tmp", "cache", "home"})
     if strangers:
         yield "strange files", f"written outside the output: {strangers[:5]}"
     if left := list_files(folder / "tmp"):
         yield "strange files", f"left in the temporary folder: {left[:3]}"
-    for path in [*list_files(folder / "out"), *list_files(folder / "cache")]:
-        yield from check_written_file(path)
+    for name in changed:
+        if (folder / name).is_file():
+            yield from check_written_file(folder / name)
 
 
 def check_written_file(path):

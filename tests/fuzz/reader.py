@@ -50,7 +50,13 @@ def read_folder(root):
     """DIR/CLASS/..., or DIR/SPLIT/CLASS/...; a split may be wrapped in a folder of its name."""
     found = []
     for folder, children, files in os.walk(root, followlinks=True):
-        children[:] = [name for name in children if not LITTER.match(name)]
+        real = os.path.realpath(folder) + os.sep
+        children[:] = [
+            name
+            for name in children
+            if not LITTER.match(name)
+            and not real.startswith(os.path.realpath(os.path.join(folder, name)) + os.sep)
+        ]
         if OUTPUTS & set(files) and folder != str(root):
             children.clear()
             continue
@@ -65,21 +71,21 @@ def read_folder(root):
     for parts, path in found:
         place = list(parts)
         role = roles.get(place[0], "")
-        if by_role and len(inner[parts[0]]) == 1 and role == find_role(place[1:2] and place[1] or ""):
-            place.pop(0)
-        name = (place[1] if len(place) > 1 else "") if by_role else place[0]
+        if by_role and role and len(inner[parts[0]]) == 1 and role == find_role((*place, "")[1]):
+            place.pop(0)  # wrapped
+        name = (*place, "")[1] if by_role else place[0]
         with open(path, "rb") as file:
-            photos.append(make_photo(file.read(), "" if name == "." else name, role))
+            photo = make_photo(file.read(), "" if name == "." else name, role)
+        if photo.is_image or parts != ["."]:  # a text beside the folders is nobody's photo
+            photos.append(photo)
     shared = set.intersection(*(inner[top] for top in tops)) - {""} if len(tops) > 1 else set()
     has_train = list(roles.values()).count("train") == 1
-    is_plain = len(set(roles.values())) == len(roles) and not {"other", "doubt"} & set(
-        roles.values()
-    )
+    kinds = set(roles.values())
+    is_plain = len(kinds) == len(roles) and not kinds & {"other", "doubt"}
     flat = any(inner[top] == {""} for top in tops)
-    doubt = (
-        flat or not (by_role and has_train and is_plain) if any(roles.values()) else len(shared) > 0
-    )
-    return Reading(photos, doubt)
+    if not any(roles.values()):
+        return Reading(photos, bool(shared))
+    return Reading(photos, flat or not (by_role and has_train and is_plain))
 
 
 def read_table(path, delimiter=",", encoding="utf-8-sig"):

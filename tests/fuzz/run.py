@@ -1,8 +1,8 @@
 """Find inputs that residua does not handle: make cases, run them, and shrink those that fail.
 
-    python -m tests.fuzz.run --minutes 5          random cases, until the time is over
-    python -m tests.fuzz.run --fixed              the corpus and fixed cases of each kind
-    python -m tests.fuzz.run --replay CASE        one case again, as a failure prints it
+python -m tests.fuzz.run --minutes 5          random cases, until the time is over
+python -m tests.fuzz.run --fixed              the corpus and fixed cases of each kind
+python -m tests.fuzz.run --replay CASE        one case again, as a failure prints it
 """
 
 import argparse
@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -30,11 +31,32 @@ from tests.fuzz.seeds import make_seeds
 
 CORPUS = Path(__file__).with_name("corpus.jsonl")
 FIXED_SEED = 2015
-FIXED_CASES = {"folder": 24, "table": 24, "shards": 16, "weights": 16, "records": 12, "options": 24, "images": 12,
-               "http": 4}
+FIXED_CASES = {
+    "folder": 24,
+    "table": 24,
+    "shards": 16,
+    "weights": 16,
+    "records": 12,
+    "options": 24,
+    "images": 12,
+    "http": 4,
+}
 SHRINK_SECONDS = 30
-LIBRARIES = ("torchvision", "sklearn.datasets", "matplotlib.figure", "scipy.stats", "safetensors.torch", "jinja2",
-             "starlette.applications", "uvicorn", "captum.attr", "huggingface_hub", "numpy", "PIL.Image")
+LONGEST_WORD = 2000  # characters of a case on the command line
+LIBRARIES = (
+    "torchvision",
+    "sklearn.datasets",
+    "matplotlib.figure",
+    "scipy.stats",
+    "safetensors.torch",
+    "jinja2",
+    "starlette.applications",
+    "uvicorn",
+    "captum.attr",
+    "huggingface_hub",
+    "numpy",
+    "PIL.Image",
+)
 
 
 def main():
@@ -53,7 +75,10 @@ def main():
         make_seeds(seeds)
         hunt = Hunt(seeds, arguments.first)
         if arguments.replay:
-            hunt.try_case(unpack_case(arguments.replay), "replay")
+            word = arguments.replay
+            if word.endswith(".case"):
+                word = Path(word).read_text()
+            hunt.try_case(unpack_case(word), "replay")
         elif arguments.fixed:
             hunt.run_fixed(arguments.kind)
         else:
@@ -68,7 +93,12 @@ def prepare():
     """Import all that a command needs, so that a forked child need not, and use one thread."""
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    modules = [m.name for m in pkgutil.walk_packages(residua.__path__, "residua.") if "__main__" not in m.name]
+    modules = [
+        m.name
+        for m in pkgutil.walk_packages(residua.__path__, "residua.")
+        if "__main__" not in m.name
+    ]
+    warnings.simplefilter("ignore")
     for name in (*modules, *LIBRARIES):
         with suppress(ImportError):  # old names of modules say so when they are imported
             importlib.import_module(name)
@@ -113,18 +143,32 @@ class Hunt:
         if not complaints:
             return
         kind, text = complaints[0]
-        signature = f"{case.kind}: {kind}: {text[:60] if kind in ('sentence', 'unexpected error') else ''}"
+        signature = (
+            f"{case.kind}: {kind}: {text[:60] if kind in ('sentence', 'unexpected error') else ''}"
+        )
         self.known[signature] += 1
         if self.known[signature] > 3:
             return
         seconds = time.monotonic() - self.started
-        print(f"\nFOUND {case.kind}, {origin}, after {seconds:.0f} s: {case.name}\n  {kind}: {text}", flush=True)
+        print(
+            f"\nFOUND {case.kind}, {origin}, after {seconds:.0f} s: {case.name}\n  {kind}: {text}",
+            flush=True,
+        )
         small = self.shrink(case, kind)
         for command in small.commands:
             print(f"  $ residua {' '.join(command)}"[:600])
-        print(f"  replay: scripts/fuzz --replay {pack_case(small)[:20_000]}", flush=True)
-        self.failures.append({"kind": case.kind, "origin": origin, "name": case.name, "complaint": kind, "text": text,
-                              "seconds": seconds, "case": small.to_line()})
+        print(f"  replay: scripts/fuzz --replay {name_replay(small)}", flush=True)
+        self.failures.append(
+            {
+                "kind": case.kind,
+                "origin": origin,
+                "name": case.name,
+                "complaint": kind,
+                "text": text,
+                "seconds": seconds,
+                "case": small.to_line(),
+            }
+        )
 
     def shrink(self, case, complaint):
         """Leave out files, commands and requests as long as the complaint stays."""
@@ -137,8 +181,14 @@ class Hunt:
         while size:
             for start in range(0, len(case.files), size):
                 names = [*case.files][start : start + size]
-                smaller = replace(case, files={n: c for n, c in case.files.items() if n not in names})
-                if time.monotonic() < end and len(smaller.files) < len(case.files) and fails(smaller):
+                smaller = replace(
+                    case, files={n: c for n, c in case.files.items() if n not in names}
+                )
+                if (
+                    time.monotonic() < end
+                    and len(smaller.files) < len(case.files)
+                    and fails(smaller)
+                ):
                     case = smaller
             size //= 2
         for request in list(case.requests):
@@ -151,20 +201,41 @@ class Hunt:
         if time.monotonic() - self.printed > 30:
             self.printed = time.monotonic()
             cases, seconds = sum(self.counts.values()), self.printed - self.started
-            print(f"{cases:,} cases, {cases / seconds:.1f} a second, {len(self.failures)} failures, "
-                  f"{max(end - self.printed, 0) / 60:.1f} minutes left", flush=True)
+            print(
+                f"{cases:,} cases, {cases / seconds:.1f} a second, {len(self.failures)} failures, "
+                f"{max(end - self.printed, 0) / 60:.1f} minutes left",
+                flush=True,
+            )
 
     def print_summary(self):
         seconds = time.monotonic() - self.started
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.counts.items())
-        print(f"{sum(self.counts.values()):,} cases in {seconds:.0f} s ({kinds}); {len(self.failures)} failures")
+        print(
+            f"{sum(self.counts.values()):,} cases in {seconds:.0f} s ({kinds}); "
+            f"{len(self.failures)} failures"
+        )
         for signature, count in self.known.most_common():
             print(f"  {count:4} x {signature}")
 
 
+def name_replay(case):
+    """A word that replays a case, or the file in which the word is if it is long."""
+    word = pack_case(case)
+    if len(word) <= LONGEST_WORD:
+        return word
+    handle, path = tempfile.mkstemp(prefix=f"residua-fuzz-{case.kind}-", suffix=".case")
+    with os.fdopen(handle, "w") as file:
+        file.write(word)
+    return path
+
+
 def read_corpus():
     """The lines of the corpus, one case each: all inputs that ever failed."""
-    return [line for line in CORPUS.read_text(encoding="utf-8").splitlines() if line.strip()] if CORPUS.exists() else []
+    return (
+        [line for line in CORPUS.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if CORPUS.exists()
+        else []
+    )
 
 
 if __name__ == "__main__":

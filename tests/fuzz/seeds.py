@@ -50,7 +50,9 @@ def write_seeds(folder):
     peer = randomize_weights(ThirdPartyCifarResNet(1, "A"))
     torch.save(peer.state_dict(), folder / "peer.pth")
     digits = ["--classes", *"abcdefghij"]
-    run(folder, "convert", "peer.pth", "--model", "cifar-resnet8", *digits, *NORMAL, "--out", "peer")
+    run(
+        folder, "convert", "peer.pth", "--model", "cifar-resnet8", *digits, *NORMAL, "--out", "peer"
+    )
     predict = ["--json", "--engine", "torch", "--top", "10"]
     for model, result in (("run/last", "predict.json"), ("peer", "predict_peer.json")):
         (folder / result).write_text(run(folder, "predict", model, "one.png", *predict))

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import time
 
 from residua import deploy, net
 from tests.deploy.live_server import run_server, send_request
@@ -33,14 +34,23 @@ def answer_requests(requests, seeds):
         after = send_request(port, honest)
         if before[0] != 200 or before[2] != after[2]:
             complaints.append(("server", f"the answer changed: {before[2]} and then {after[2]}"))
-        waiting = send_request(port, path="/health", method="GET")[2]["waiting"]
-        if waiting:
+        if waiting := count_waiting(port):
             complaints.append(("server", f"{waiting} images wait for ever"))
     wanted = json.loads((seeds / "predict.json").read_text())
     if abs(before[2]["probability"] - wanted["probability"]) > 1e-5:
         complaints.append(("server", f"{before[2]} is not what predict says: {wanted}"))
     complaints += [("server", f"logged: {text[-300:]}") for text in logged]
     return complaints
+
+
+def count_waiting(port):
+    """The images that wait, after a time in which all should have been answered."""
+    end = time.monotonic() + TIMEOUT
+    while waiting := send_request(port, path="/health", method="GET")[2]["waiting"]:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    return waiting
 
 
 def make_handler(logged):

@@ -181,9 +181,11 @@ def test_a_temperature_that_does_not_help_other_images_is_not_stored(copied_mode
 
 def test_no_temperature_is_fitted_to_images_without_a_mistake(copied_model):
     before = (copied_model / "config.json").read_bytes()
-    logits, labels = np.eye(10, dtype=np.float32)[np.arange(150) % 10], np.arange(150) % 10
+    labels = torch.arange(150) % 10
+    held_out = NamedImages(Images(torch.zeros(150, 1, 8, 8, dtype=torch.uint8), labels), [])
+    logits = np.eye(10, dtype=np.float32)[labels.numpy()]
     config, note, _ = fit_stored_temperature(
-        copied_model, read_model_config(copied_model), logits, labels, write=True
+        copied_model, read_model_config(copied_model), held_out, logits, write=True
     )
     assert note == (
         "no temperature was written: no mistake among 150 held-out images shows how sure to be"

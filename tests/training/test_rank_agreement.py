@@ -52,6 +52,7 @@ def make_cases(folder):
         "argument": ([digits, [*digits, "--steps", "two"]], {}),
         "all alike": ([[*digits, "--seed", "-1"]] * 2, {}),
         "moved": ([train(photos, 2, *sized), train(moved, 2, *sized)], {}),
+        "evaluate": ([["evaluate", str(folder / "run"), str(d)] for d in (photos, changed)], {}),
         "killed": ([train("digits", 50, "--out", str(folder / "killed"))] * 3, {"kill": [2, 3]}),
         "killed host": ([train("digits", 50, "--out", str(folder / "k"))] * 2, {"kill": [0, 3]}),
     }
@@ -113,6 +114,7 @@ IMAGES_REMEDY = "give all ranks the same images"
         ("residua", f'in rank 0, "0.0.1" in rank 1: {VERSION_REMEDY}'),
         ("model", '"cifar-resnet8" in rank 0, "cifar-resnet14" in rank 1'),
         ("recipe", f'recipe.name is "small" in rank 0, "fast" in rank 1: {OPTIONS_REMEDY}'),
+        ("evaluate", f"the images of rank 1 are not those of rank 0: {IMAGES_REMEDY}"),
         ("test image", f"the images of rank 1 are not those of rank 0: {IMAGES_REMEDY}"),
     ],
 )

@@ -1,13 +1,18 @@
 """Sources of data sets: resolve their names and locations, list and read their files.
 
-resolve       a data set's name or location -> `Dataset`; list the photos at any location
-listing       the common form of all listings: entries, classes, splits, problems
-image_folder  a folder of photos, by split and class
-table         a CSV, TSV or parquet table of paths and labels
-webdataset    tar shards of samples
-huggingface   Hugging Face data sets, and parquet files of images
-download      find the files of published data sets, or download them into the cache
-array_files   the files of CIFAR and MNIST -> images and labels
+resolve            a data set's name or location -> `Dataset`; list the photos at any location
+listing            the common form of all listings: entries, classes, splits, problems
+image_folder       a folder of photos, by split and class
+table              a CSV, TSV or parquet table of paths and labels
+table_text         text tables of unknown encoding and delimiter -> rows of cells
+table_columns      what the columns of a table hold, by name or by content
+webdataset         tar shards of samples
+shard_samples      the samples of one shard
+tar_archive        the members of a tar archive, read from its headers alone
+huggingface        Hugging Face data sets, and parquet files of images
+huggingface_files  load their tables, from the hub, a folder or parquet files
+download           find the files of published data sets, or download them into the cache
+array_files        the files of CIFAR and MNIST -> images and labels
 """
 
 from typing import TYPE_CHECKING

@@ -56,6 +56,7 @@ def read_folder_layout(root: Path, folders: list[Path]) -> FolderLayout:
         if split_folders and not others:  # to evaluate on, not to train on
             return FolderLayout(split_folders, tuple(left_out))
         refuse_splits_as_classes(root, folders)
+        refuse_classes_beside_held_out(root, split_folders, others)
         return FolderLayout({"": root}, tuple(left_out))
     if len(split_folders) == 1:
         refuse_classes_beside_train(root, split_folders["train"], others)
@@ -172,6 +173,22 @@ def refuse_classes_beside_train(root: Path, train_folder: Path, others: list[Pat
         )
 
 
+def refuse_classes_beside_held_out(
+    root: Path, split_folders: dict[OptionalSplit, Path], others: list[Path]
+) -> None:
+    """Raise DataError if a held-out split lies among folders, which would make it a class."""
+    if not split_folders:
+        return
+    split_folder = next(iter(split_folders.values()))
+    inner = join_first_names(child.name for child in list_subfolders(split_folder))
+    raise DataError(
+        f"{root} holds {printable_relative_path(root, split_folder)} with the folders {inner}, and "
+        f"beside it {join_first_names(folder.name for folder in others)}, but no train folder: put "
+        f"the training images of each class into a folder of their own, e.g. "
+        f"{root / 'train' / 'CLASS' / 'image.jpg'}"
+    )
+
+
 def describe_unused_folder(root: Path, folder: Path) -> DataProblem:
     """The problem of a folder beside the splits: its images are not used."""
     if parse_split_name(folder.name):
@@ -228,7 +245,7 @@ def walk_with_loop_guard(
             yield current
             continue
         for child in reversed(list_children(current)):
-            if not child.is_dir():
+            if not os.path.isdir(child):  # also if its path is too long for the system
                 pending.append((child, ()))
             elif not child.is_symlink():
                 pending.append((child, (*ancestors, os.path.join(ancestors[-1], child.name))))
@@ -236,6 +253,13 @@ def walk_with_loop_guard(
                 on_loop(child)
             else:
                 pending.append((child, (*ancestors, real)))
+
+
+def is_link_loop(folder: Path) -> bool:
+    """Whether a folder is a link to a folder that contains the link."""
+    return folder.is_symlink() and leads_back(
+        os.path.realpath(folder), (os.path.realpath(folder.parent),)
+    )
 
 
 def leads_back(real_path: str, ancestors: tuple[str, ...]) -> bool:

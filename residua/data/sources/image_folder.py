@@ -6,12 +6,15 @@ DIR/CLASS/..., and is split by the SHA-256 sums of its images.  Classes are sort
 files are ignored, and links are followed.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from residua.data.decode import has_image_signature
+from residua.data.image_formats import IMAGE_SUFFIXES
 from residua.data.sources.folder_layout import (
     count_files,
+    is_link_loop,
     list_subfolders,
     read_folder_layout,
     walk_with_loop_guard,
@@ -27,13 +30,15 @@ from residua.data.sources.listing import (
 )
 from residua.data.sources.table import make_file_entry
 
+LOOP_DETAIL = "is a link to a folder that contains it, and is not followed"
+
 
 def list_image_folder(root: Path) -> ImageListing:
     """List the photos of a folder of splits, or of a folder of classes.
 
     Raises DataError if the layout can be read in two ways.
     """
-    layout = read_folder_layout(root, list_subfolders(root))
+    layout = read_folder_layout(root, [f for f in list_subfolders(root) if not is_link_loop(f)])
     problems = list(layout.left_out)
     left_out_names = {problem.path for problem in layout.left_out}
     files_by_class: dict[str, list[tuple[OptionalSplit, Path]]] = {}
@@ -43,9 +48,13 @@ def list_image_folder(root: Path) -> ImageListing:
             if not child.is_dir():
                 detail = "is next to the folders of classes, not in one, and is skipped"
                 problems.append(DataProblem(name, "no class", detail))
+            elif is_link_loop(child):
+                problems.append(DataProblem(name, "link loop", LOOP_DETAIL))
             elif name not in left_out_names:
                 files = [(split, path) for path in walk_files(child, root, problems)]
                 files_by_class.setdefault(escape_unprintable(child.name), []).extend(files)
+    if root not in layout.folder_by_split.values():
+        problems += find_images_beside_splits(root)
     classes = tuple(sorted(files_by_class))
     entries = [
         make_file_entry(path, printable_relative_path(root, path), label, split)
@@ -60,6 +69,16 @@ def list_image_folder(root: Path) -> ImageListing:
         tuple(problems),
         source_of_splits(entries, "folders"),
     )
+
+
+def find_images_beside_splits(root: Path) -> list[DataProblem]:
+    """A problem for each image that lies beside the folders of the splits."""
+    problems: list[DataProblem] = []
+    detail = "is next to the folders of the splits, not in one, and is skipped"
+    for child in list_valid_children(root, root, problems):
+        if child.suffix.lower() in IMAGE_SUFFIXES and not child.is_dir():
+            problems.append(DataProblem(printable_relative_path(root, child), "no class", detail))
+    return problems
 
 
 def list_unlabelled_folder(root: Path) -> ImageListing | None:
@@ -102,9 +121,10 @@ def list_valid_children(folder: Path, root: Path, problems: list[DataProblem]) -
 
 def find_path_problem(path: Path) -> tuple[str, str] | None:
     """Explain why a path is not a file or folder, as (kind, detail); None if it is one."""
-    if path.is_dir() or path.is_file():
+    # unlike the methods of Path, these are False for a path that is too long for the system
+    if os.path.isdir(path) or os.path.isfile(path):
         return None
-    if path.is_symlink():
+    if os.path.islink(path):
         return "broken link", "is a link to a file that does not exist"
     return "no file", "is neither a file nor a folder"
 
@@ -117,8 +137,7 @@ def walk_files(folder: Path, root: Path, problems: list[DataProblem]) -> Iterato
     """
 
     def report_loop(link: Path) -> None:
-        detail = "is a link to a folder that contains it, and is not followed"
-        problems.append(DataProblem(printable_relative_path(root, link), "link loop", detail))
+        problems.append(DataProblem(printable_relative_path(root, link), "link loop", LOOP_DETAIL))
 
     yield from walk_with_loop_guard(
         folder, lambda place: list_valid_children(place, root, problems), report_loop

@@ -133,16 +133,24 @@ def find_listed_file(root: str, cell: str) -> tuple[str, os.stat_result] | None:
     Blanks around the path may be left out, the apostrophe that `escape_formula` puts in front of
     it, too, and backslashes may be taken for slashes.
     """
+    spelling = encode_file_name(cell)
+    if file_stat := find_file_stat(os.path.join(root, spelling)):
+        return spelling, file_stat
     stripped = strip_invisible(cell)
-    for text in (cell, stripped, unescape_formula(stripped), stripped.replace("\\", "/")):
+    for text in (stripped, unescape_formula(stripped), stripped.replace("\\", "/")):
         spelling = encode_file_name(text)
-        try:
-            file_stat = os.stat(os.path.join(root, spelling))
-        except (OSError, ValueError):
-            continue
-        if stat.S_ISREG(file_stat.st_mode):
+        if file_stat := find_file_stat(os.path.join(root, spelling)):
             return spelling, file_stat
     return None
+
+
+def find_file_stat(path: str) -> os.stat_result | None:
+    """The `os.stat` of a file; None if there is no such file, or if its path is invalid."""
+    try:
+        file_stat = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return file_stat if stat.S_ISREG(file_stat.st_mode) else None
 
 
 def add_listed_file(

@@ -37,6 +37,11 @@ def read_text_table(table_path: Path) -> tuple[list[list[str]], list[str]]:
         rows = parse_rows(text.splitlines(keepends=True), delimiter)
     except OSError as error:
         raise DataError(f"{table_path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        encoding = "Windows-1252" if error.encoding == "charmap" else error.encoding.upper()
+        raise DataError(
+            f"{table_path} is not a text table: its byte {error.start:,} is not text in {encoding}"
+        ) from error
     except (csv.Error, ValueError) as error:
         raise DataError(f"{table_path} is not a text table: {error}") from error
     notes = [note] if note else []

@@ -135,6 +135,14 @@ AMBIGUOUS_FOLDERS = {
         {f"{outer}/{inner}": 2 for outer in ("val", "test") for inner in ("cat", "dog")},
         "holds only images of held-out splits: add training images, e.g. train/CLASS/image.jpg",
     ),
+    "classes beside a test folder of classes": (
+        {"cat": 3, "dog": 3, "test/cat": 2, "test/dog": 2},
+        "holds test with the folders cat, dog, and beside it cat, dog, but no train folder",
+    ),
+    "held-out images beside images of an unknown split": (
+        {f"{outer}/{inner}": 2 for outer in ("unseen/unseen", "testing/testing") for inner in "ab"},
+        "holds testing/testing with the folders a, b, and beside it unseen, but no train folder",
+    ),
     "two test folders": (
         {f"{outer}/{inner}": 2 for outer in ("train", "test", "Test set") for inner in "ab"},
         "has two folders for the test split, Test set and test: rename or move one of them",
@@ -148,6 +156,17 @@ def test_a_layout_that_can_be_read_in_two_ways_is_refused_with_both_readings(
 ):
     with pytest.raises(DataError, match=sentence):
         list_image_dataset(write_image_folder(tmp_path / "d", folders))
+
+
+def test_images_beside_the_splits_are_skipped_and_said_to_be(tmp_path):
+    root = write_image_folder(tmp_path / "d", {"train/a": 2, "train/b": 2, "test/a": 1, "": 2})
+    (root / "README.md").write_text("no photograph")
+    listing, _ = list_splits(root)
+    assert len(listing.entries) == 5
+    assert [(p.path, p.kind) for p in listing.problems] == [
+        ("0.png", "no class"),
+        ("1.png", "no class"),
+    ]
 
 
 def test_classes_may_have_one_subfolder_of_the_same_name_or_images_beside_it(tmp_path):

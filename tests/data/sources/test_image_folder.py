@@ -110,6 +110,20 @@ def test_links_to_files_and_folders_anywhere_are_followed_but_not_in_circles(tmp
     }
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_link_from_beside_the_classes_to_a_folder_above_is_no_class(tmp_path, split):
+    root = write_image_folder(tmp_path / "d", {f"{split}a": 2, f"{split}b": 2, f"{split}c": 2})
+    os.symlink("..", root / split / "loop")
+    os.symlink(root, root / split / "again")
+    found = list_image_dataset(root)
+    assert found.classes == ("a", "b", "c")
+    assert len(found.entries) == 6
+    assert [(p.path, p.kind) for p in found.problems] == [
+        (f"{split}again", "link loop"),
+        (f"{split}loop", "link loop"),
+    ]
+
+
 def test_a_table_gives_paths_labels_and_splits(tmp_path):
     root = write_image_folder(tmp_path / "d", {"x": 4})
     (root / "t.csv").write_text(

@@ -1,6 +1,15 @@
 """A module for each kind of input; each makes a case from a `random.Random` and nothing else."""
 
-from tests.fuzz.generators import folders, images, options, records, requests, shards, tables, weights
+from tests.fuzz.generators import (
+    folders,
+    images,
+    options,
+    records,
+    requests,
+    shards,
+    tables,
+    weights,
+)
 
 GENERATORS = {
     "folder": folders.make_case,

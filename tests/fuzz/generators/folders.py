@@ -3,16 +3,62 @@
 from tests.fuzz.case import Case
 from tests.fuzz.seeds import NETWORK
 
-TRAIN_NAMES = ("train", "Train", "TRAIN", "training", "Training set", "train_images", "trainset", "seg_train",
-               "my-train", "TrainData", "01_train")
-TEST_NAMES = ("test", "Test", "testing", "Test set", "test_images", "testset", "seg_test", "TestData", "02_test",
-              "my-test")
+TRAIN_NAMES = (
+    "train",
+    "Train",
+    "TRAIN",
+    "training",
+    "Training set",
+    "train_images",
+    "trainset",
+    "seg_train",
+    "my-train",
+    "TrainData",
+    "01_train",
+)
+TEST_NAMES = (
+    "test",
+    "Test",
+    "testing",
+    "Test set",
+    "test_images",
+    "testset",
+    "seg_test",
+    "TestData",
+    "02_test",
+    "my-test",
+)
 DEV_NAMES = ("val", "valid", "Validation", "dev", "val_images", "Validation set", "seg_val")
 OTHER_NAMES = ("holdout", "evaluation", "eval set", "unseen", "extra", "raw", "private")
-CLASS_NAMES = ("cat", "dog", "bird", "Cat fish", "7", "008", "né", "a,b", "=sum", "-x", "train_station", "car's",
-               'a"b', "tester", "contest", " ox")
-LITTER = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__",
-          ".hidden", "__MACOSX", "@EADIR")
+CLASS_NAMES = (
+    "cat",
+    "dog",
+    "bird",
+    "Cat fish",
+    "7",
+    "008",
+    "né",
+    "a,b",
+    "=sum",
+    "-x",
+    "train_station",
+    "car's",
+    'a"b',
+    "tester",
+    "contest",
+    " ox",
+)
+LITTER = (
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+    "__pycache__",
+    ".hidden",
+    "__MACOSX",
+    "@EADIR",
+)
 FORMATS = ("PNG", "PNG", "PNG", "JPEG", "BMP", "GIF", "WEBP")
 
 
@@ -20,7 +66,9 @@ def make_case(rng, seeds):
     """A folder of two to four classes in one of the layouts, with some irregularities."""
     photos, files = PhotoMaker(rng), {}
     classes = rng.sample(CLASS_NAMES, rng.randint(2, 4))
-    layout = rng.choice(("classes", "classes", "splits", "splits", "splits", "wrapped", "beside", "flat"))
+    layout = rng.choice(
+        ("classes", "classes", "splits", "splits", "splits", "wrapped", "beside", "flat")
+    )
     root = "in/photos"
     if layout == "classes":
         photos.add_classes(files, root, classes, 9)
@@ -114,7 +162,11 @@ def choose_commands(rng, case, root, reader="folder", **arguments):
         case.commands.append(["train", root, *NETWORK, "--dry-run", "--json"])
     elif other < 0.6 and reader == "folder":
         copy = root.replace("photos", "else/photos")
-        case.files |= {path.replace(root, copy, 1): c for path, c in case.files.items() if path.startswith(root)}
+        case.files |= {
+            path.replace(root, copy, 1): c
+            for path, c in case.files.items()
+            if path.startswith(root)
+        }
         case.commands.append(["data", "check", copy, "--out", "out/other", "--json"])
         case.checks["same"] = [[0, 1, ["data", "page"]]]
     return case
@@ -126,6 +178,9 @@ def set_of_classes_is_known(case, root, reader):
         return False
     known = {"cat", "dog", "bird"}
     return all(
-        known & set(path.split("/")) and isinstance(content, dict) and set(content) == {"image", "format"}
-        for path, content in case.files.items() if path.startswith(root)
+        known & set(path.split("/"))
+        and isinstance(content, dict)
+        and set(content) == {"image", "format"}
+        for path, content in case.files.items()
+        if path.startswith(root)
     )

@@ -44,9 +44,21 @@ def make_image(rng):
     if kind == "edits":
         content = edit(rng, content)
     elif kind == "bomb":
-        return ".png", make_png(rng.choice((10, 20_000, 2**31 - 1)), rng.choice((1, 20_000, 2**31 - 1)), rng)
+        return ".png", make_png(
+            rng.choice((10, 20_000, 2**31 - 1)), rng.choice((1, 20_000, 2**31 - 1)), rng
+        )
     elif kind == "text":
-        content = rng.choice((b"", b"<html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", rng.randbytes(300)))
+        content = rng.choice(
+            (
+                b"",
+                b"<html>",
+                b"\x89PNG\r\n\x1a\n",
+                b"\xff\xd8\xff",
+                b"GIF89a",
+                b"BM",
+                rng.randbytes(300),
+            )
+        )
     elif kind == "chunks":
         return ".png", make_png(8, 8, rng, extra=True)
     return suffix, content
@@ -57,7 +69,9 @@ def encode_image(rng, image_format, mode):
     levels = np.frombuffer(rng.randbytes(side * side * 3), np.uint8).reshape(side, side, 3)
     image = Image.fromarray(levels)
     try:
-        image = image.convert("L").convert(mode) if mode in ("I;16", "F", "I") else image.convert(mode)
+        image = (
+            image.convert("L").convert(mode) if mode in ("I;16", "F", "I") else image.convert(mode)
+        )
         file = io.BytesIO()
         image.save(file, image_format)
     except (OSError, ValueError, KeyError):  # a format without this mode
@@ -83,10 +97,22 @@ def make_png(width, height, rng, extra=False):
         chunks.append((b"PLTE", rng.randbytes(rng.choice((3, 768, 0)))))
     if extra:
         bomb = zlib.compress(bytes(rng.choice((100, 30_000_000))))
-        chunks += rng.sample([(b"zTXt", b"a\0\0" + bomb), (b"iCCP", b"a\0\0" + bomb), (b"tRNS", rng.randbytes(6)),
-                              (b"eXIf", rng.randbytes(40)), (b"acTL", struct.pack(">II", 2**31, 0)),
-                              (b"gAMA", bytes(4)), (b"pHYs", rng.randbytes(9)), (b"tEXt", b"a" * 10**6)], 3)
+        chunks += rng.sample(
+            [
+                (b"zTXt", b"a\0\0" + bomb),
+                (b"iCCP", b"a\0\0" + bomb),
+                (b"tRNS", rng.randbytes(6)),
+                (b"eXIf", rng.randbytes(40)),
+                (b"acTL", struct.pack(">II", 2**31, 0)),
+                (b"gAMA", bytes(4)),
+                (b"pHYs", rng.randbytes(9)),
+                (b"tEXt", b"a" * 10**6),
+            ],
+            3,
+        )
     rows = zlib.compress(bytes((width * 8 + 1) * height) if width * height < 10**4 else bytes(1000))
     chunks += [(b"IDAT", rows), (b"IEND", b"")]
-    parts = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks]
+    parts = [
+        struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -4,17 +4,41 @@ import base64
 import json
 
 NASTY_NUMBERS = (0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1e308, -1e308, 0.5, 1e-320)
-NASTY_TEXTS = ("", " ", "\x00", "\ud800", "\x1b[2J", "../../etc", "é" * 50, "=1+1", "a" * 5000, "nan")
+NASTY_TEXTS = (
+    "",
+    " ",
+    "\x00",
+    "\ud800",
+    "\x1b[2J",
+    "../../etc",
+    "é" * 50,
+    "=1+1",
+    "a" * 5000,
+    "nan",
+)
 RAW_JSON = (
-    "[" * 100_000, '{"a":' * 3000, "9" * 6000, "NaN", "-Infinity", "1e999", '"\\ud800"', "", "\ufeff{}",
-    "[" * 70 + "]" * 70, '{"a": 1, "a": 2}', "tru", "\x00",
+    "[" * 100_000,
+    '{"a":' * 3000,
+    "9" * 6000,
+    "NaN",
+    "-Infinity",
+    "1e999",
+    '"\\ud800"',
+    "",
+    "\ufeff{}",
+    "[" * 70 + "]" * 70,
+    '{"a": 1, "a": 2}',
+    "tru",
+    "\x00",
 )
 
 
 def make_edits(rng, size, most=4):
     """Edits of a file of about `size` bytes: flipped bits, cuts, repeats, zeros, insertions."""
     kind = rng.choice(("flip", "flip", "cut", "zeros", "insert", "end", "random"))
-    offset = rng.randrange(max(size, 1)) if rng.random() < 0.7 else rng.randrange(min(size, 600) + 1)
+    offset = (
+        rng.randrange(max(size, 1)) if rng.random() < 0.7 else rng.randrange(min(size, 600) + 1)
+    )
     if kind == "cut":
         return [[offset, rng.choice((1, 4, 100, 10**9)), ""]]
     if kind == "end":
@@ -79,7 +103,13 @@ def mutate_json(rng, value):
 def list_places(value, path=()):
     """The path of each value inside a JSON value."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in list(items):
         yield from list_places(inner, (*path, key))
 
@@ -94,7 +124,11 @@ def mutate_json_text(rng, text):
         return text[:cut]
     if kind == 2:
         place = rng.randrange(len(text))
-        return text[:place] + rng.choice(('"', "[", "}", ",", "\\", "\x00", "é", "NaN")) + text[place + 1 :]
+        return (
+            text[:place]
+            + rng.choice(('"', "[", "}", ",", "\\", "\x00", "é", "NaN"))
+            + text[place + 1 :]
+        )
     value = json.loads(text)
     for _ in range(rng.choice((1, 1, 2))):
         value = mutate_json(rng, value)

@@ -6,19 +6,48 @@ from tests.fuzz.generators.mutate import mutate_json_text
 
 def make_case(rng, seeds):
     """A run whose run.json, metrics.jsonl or config.json is changed."""
-    target = rng.choice(("run.json", "run.json", "metrics.jsonl", "last/config.json", "last/config.json"))
+    target = rng.choice(
+        ("run.json", "run.json", "metrics.jsonl", "last/config.json", "last/config.json")
+    )
     text = mutate_json_text(rng, (seeds / "run" / target).read_text())
-    files = {"in/run": {"folder": "run"}, f"in/run/{target}": text, "in/one.png": {"seed": "one.png"},
-             "in/photos": {"folder": "photos"}}
+    files = {
+        "in/run": {"folder": "run"},
+        f"in/run/{target}": text,
+        "in/one.png": {"seed": "one.png"},
+        "in/photos": {"folder": "photos"},
+    }
     commands = [
         ["report", "in/copy", "--json"],
         ["predict", "in/run", "in/one.png", "--json", "--engine", "torch"],
         ["evaluate", "in/run", "in/photos", "--json"],
-        ["train", "in/photos", "--from", "in/run", "--size", "8", "--steps", "1", "--dry-run", "--json"],
+        [
+            "train",
+            "in/photos",
+            "--from",
+            "in/run",
+            "--size",
+            "8",
+            "--steps",
+            "1",
+            "--dry-run",
+            "--json",
+        ],
         ["convert", "in/run", "--to", "timm", "--out", "out/a.safetensors"],
         ["evaluate", "in/run/last", "in/photos", "--json", "--split", "all"],
-        ["train", "in/photos", "--out", "out/run", "--resume", "--model", "cifar-resnet8", "--size", "8",
-         "--steps", "1", "--json"],
+        [
+            "train",
+            "in/photos",
+            "--out",
+            "out/run",
+            "--resume",
+            "--model",
+            "cifar-resnet8",
+            "--size",
+            "8",
+            "--steps",
+            "1",
+            "--json",
+        ],
         ["deepen", "in/run", "--out", "out/deep"],
         ["lesion", "in/run", "--data", "in/photos", "--out", "out/lesion", "--json"],
     ]

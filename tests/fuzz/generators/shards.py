@@ -6,20 +6,51 @@ from tests.fuzz.case import Case, make_tar
 from tests.fuzz.generators.folders import PhotoMaker, choose_commands
 from tests.fuzz.generators.mutate import encode, make_edits
 
-NAMES = {"": ("shard", "a", "images"), "train": ("train", "my-train", "training"),
-         "test": ("test", "my_test", "testing"), "dev": ("val", "validation", "dev"),
-         "other": ("holdout", "eval", "private", "unseen")}
-SIZE_FIELDS = (b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000001\0", b"99999999999\0", b"\xff" * 11 + b"\x00",
-               b"7777777777 \0", b"            ", b"0x000000010\0", b"\xff" * 10 + b"\xfe\x00")
-PAX_RECORDS = (b"size=-5", b"size=-512", b"size=" + b"9" * 500_000, b"size=1e3", b"size=", b"path=../../x.jpg",
-               b"GNU.sparse.size=5", b"size=0", b"path=" + b"a/" * 5000)
+NAMES = {
+    "": ("shard", "a", "images"),
+    "train": ("train", "my-train", "training"),
+    "test": ("test", "my_test", "testing"),
+    "dev": ("val", "validation", "dev"),
+    "other": ("holdout", "eval", "private", "unseen"),
+}
+SIZE_FIELDS = (
+    b"\xff" * 12,
+    b"\x80" + b"\xff" * 11,
+    b"-0000000001\0",
+    b"99999999999\0",
+    b"\xff" * 11 + b"\x00",
+    b"7777777777 \0",
+    b"            ",
+    b"0x000000010\0",
+    b"\xff" * 10 + b"\xfe\x00",
+)
+PAX_RECORDS = (
+    b"size=-5",
+    b"size=-512",
+    b"size=" + b"9" * 500_000,
+    b"size=1e3",
+    b"size=",
+    b"path=../../x.jpg",
+    b"GNU.sparse.size=5",
+    b"size=0",
+    b"path=" + b"a/" * 5000,
+)
 
 
 def make_case(rng, seeds):
     photos, files = PhotoMaker(rng), {}
     classes = rng.sample(("cat", "dog", "bird", "0", "1", "né"), rng.randint(2, 3))
-    style = rng.choice((("",), ("train", "test"), ("train", "test"), ("train", "dev", "test"), ("train", "dev"),
-                        ("train", "other"), ("", "test")))
+    style = rng.choice(
+        (
+            ("",),
+            ("train", "test"),
+            ("train", "test"),
+            ("train", "dev", "test"),
+            ("train", "dev"),
+            ("train", "other"),
+            ("", "test"),
+        )
+    )
     for role in style:
         least = 4 if role in ("test", "dev", "other") else 9
         name = f"in/shards/{rng.choice(NAMES[role])}-{rng.randrange(20):03}.tar"
@@ -76,7 +107,11 @@ def find_header(rng, content):
 
 
 def fix_sum(content, header):
-    block = bytes(content[header : header + 148]) + b" " * 8 + bytes(content[header + 156 : header + 512])
+    block = (
+        bytes(content[header : header + 148])
+        + b" " * 8
+        + bytes(content[header + 156 : header + 512])
+    )
     content[header + 148 : header + 156] = b"%06o\0 " % sum(block)
 
 

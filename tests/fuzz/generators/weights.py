@@ -17,20 +17,35 @@ CONVERT = ["--model", "cifar-resnet8", "--classes", *"abcdefghij", *NORMAL, "--o
 
 
 def make_case(rng, seeds):
-    return rng.choice((flip_pth, flip_pth, flip_safetensors, flip_model, flip_cache, forge_safetensors,
-                       forge_pth, spoil_numbers))(rng)
+    return rng.choice(
+        (
+            flip_pth,
+            flip_pth,
+            flip_safetensors,
+            flip_model,
+            flip_cache,
+            forge_safetensors,
+            forge_pth,
+            spoil_numbers,
+        )
+    )(rng)
 
 
 def convert_and_predict(case, file):
     """Convert a file; what it then predicts must be what the intact file predicts."""
     case.files["in/one.png"] = {"seed": "one.png"}
-    case.commands += [["convert", file, *CONVERT, "--json"], ["predict", "out/model", "in/one.png", *PREDICT]]
+    case.commands += [
+        ["convert", file, *CONVERT, "--json"],
+        ["predict", "out/model", "in/one.png", *PREDICT],
+    ]
     return case
 
 
 def flip_pth(rng):
     edits = make_edits(rng, PEER_BYTES, most=20)
-    case = Case("weights", "a .pth file with edits", {"in/a.pth": {"seed": "peer.pth", "edits": edits}}, [])
+    case = Case(
+        "weights", "a .pth file with edits", {"in/a.pth": {"seed": "peer.pth", "edits": edits}}, []
+    )
     case.checks["as_seed"] = [[1, "predict_peer.json"]]
     return convert_and_predict(case, "in/a.pth")
 
@@ -39,7 +54,9 @@ def flip_safetensors(rng):
     """Edits of a .safetensors file of others, which has no sum: only order is expected."""
     edits = make_edits(rng, rng.choice((2_000, PEER_BYTES)))
     files = {"in/a.safetensors": {"seed": "peer.safetensors", "edits": edits}}
-    return convert_and_predict(Case("weights", "a .safetensors file with edits", files, []), "in/a.safetensors")
+    return convert_and_predict(
+        Case("weights", "a .safetensors file with edits", files, []), "in/a.safetensors"
+    )
 
 
 def flip_model(rng):
@@ -48,7 +65,9 @@ def flip_model(rng):
     edits = make_edits(rng, rng.choice((2_000, PEER_BYTES)))
     files["in/model/model.safetensors"] = {"seed": "run/last/model.safetensors", "edits": edits}
     commands = [["predict", "in/model", "in/one.png", *PREDICT]]
-    return Case("weights", "a model folder with edits", files, commands, {"as_seed": [[0, "predict.json"]]})
+    return Case(
+        "weights", "a model folder with edits", files, commands, {"as_seed": [[0, "predict.json"]]}
+    )
 
 
 def flip_cache(rng):
@@ -58,11 +77,20 @@ def flip_cache(rng):
     edits = make_edits(rng, size)
     if name == "index.json" and rng.random() < 0.5:  # valid JSON with another digit
         edits = [[rng.randrange(size), 1, encode(rng.choice(b"0123456789").to_bytes())]]
-    files = {"in/photos": {"folder": "photos"}, "in/model": {"folder": "run/last"}, "cache": {"folder": "cache"}}
+    files = {
+        "in/photos": {"folder": "photos"},
+        "in/model": {"folder": "run/last"},
+        "cache": {"folder": "cache"},
+    }
     files[path] = {"seed": path, "edits": edits}
     commands = [["evaluate", "in/model", "in/photos", "--split", "all", "--json"]]
-    return Case("weights", f"a cache with edits of {name}", files, commands,
-                {"as_seed": [[0, "evaluate.json"]], "accepted": [0]})
+    return Case(
+        "weights",
+        f"a cache with edits of {name}",
+        files,
+        commands,
+        {"as_seed": [[0, "evaluate.json"]], "accepted": [0]},
+    )
 
 
 def spoil_numbers(rng):
@@ -70,12 +98,23 @@ def spoil_numbers(rng):
     value = rng.choice((float("nan"), float("inf"), float("-inf"), 1e38, -3e38))
     place = rng.randrange(0, 200_000, 4)
     finite = value == value and abs(value) != float("inf")
-    content = {"seed": "run/last/model.safetensors", "edits": [[-place - 5, 4, encode(struct.pack("<f", value))]]}
-    files = {"in/model": {"folder": "run/last"}, "in/one.png": {"seed": "one.png"},
-             "in/model/model.safetensors": content, "in/model/config.json": {"seed": "run/last/config.json",
-             "sum_of": "in/model/model.safetensors"}}
-    commands = [["predict", "in/model", "in/one.png", *PREDICT],
-                ["evaluate", "in/model", "in/photos", "--split", "all", "--json"]]
+    content = {
+        "seed": "run/last/model.safetensors",
+        "edits": [[-place - 5, 4, encode(struct.pack("<f", value))]],
+    }
+    files = {
+        "in/model": {"folder": "run/last"},
+        "in/one.png": {"seed": "one.png"},
+        "in/model/model.safetensors": content,
+        "in/model/config.json": {
+            "seed": "run/last/config.json",
+            "sum_of": "in/model/model.safetensors",
+        },
+    }
+    commands = [
+        ["predict", "in/model", "in/one.png", *PREDICT],
+        ["evaluate", "in/model", "in/photos", "--split", "all", "--json"],
+    ]
     files["in/photos"] = {"folder": "photos"}
     checks = {} if finite else {"refused": [0, 1]}
     return Case("weights", f"a weight of {value} with the right sum", files, commands, checks)
@@ -93,7 +132,9 @@ def forge_safetensors(rng):
     length = rng.choice((len(text), len(text), len(text), 2**63, 2**40, 0, len(text) + 1))
     content = struct.pack("<Q", length) + text + bytes(rng.choice((24, 24, 0, 100)))
     files = {"in/a.safetensors": {"base64": encode(content)}}
-    return convert_and_predict(Case("weights", "forged .safetensors", files, []), "in/a.safetensors")
+    return convert_and_predict(
+        Case("weights", "forged .safetensors", files, []), "in/a.safetensors"
+    )
 
 
 class Calls:
