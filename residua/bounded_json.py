@@ -78,9 +78,9 @@ def parse_json(content: str | bytes) -> Json:
     structure = re.sub(rb'"[^"]*"?', b"", data.replace(rb"\\", b"").replace(rb"\"", b""))
     depths = accumulate(map(NESTING_STEPS.__getitem__, structure.translate(None, NOT_BRACKETS)))
     if max(depths, default=0) > MAX_NESTING:
-        raise JsonLimitError(f"its values are nested more than {MAX_NESTING} deep")
+        raise JsonLimitError(f"its values are nested more than {MAX_NESTING} levels deep")
     if re.search(rb"[0-9]{%d}" % (MAX_DIGITS + 1), structure):
-        raise JsonLimitError(f"it has a number of more than {MAX_DIGITS} digits")
+        raise JsonLimitError(f"it has a number with more than {MAX_DIGITS} digits")
     has_long_exponent = re.search(rb"[eE]\+?[0-9]{3}", structure)
     value: Json = json.loads(
         content if isinstance(content, str) else content.decode("utf-8-sig"),

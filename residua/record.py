@@ -81,7 +81,7 @@ def check_run_json(record: Json, path: Path) -> JsonObject:
         is_unfinished = part == "result" and value is None
         if not is_unfinished and (not isinstance(value, dict) or not value):
             raise DamagedRecordError(
-                f"{path} is damaged: its {part} is {quote_json(value)}, not an object with content"
+                f"{path} is damaged: its {part} is {quote_json(value)}, not a non-empty object"
             )
     if isinstance(result := content["result"], dict):
         check_result(result, path)
@@ -150,7 +150,7 @@ class RunRecord:
     def check_same_run(self, run: Run, environment: JsonObject, resume: bool) -> None:
         """Raise UsageError if the folder holds another run, or `run` cannot go on as requested."""
         stored = self.read_run_json()
-        stored_run = parse_run(stored["run"])
+        stored_run = self.read_run()
         if stored_run != run and not self.find_moved_images(run, environment):
             difference = describe_first_difference(stored_run.json, run.json)
             raise UsageError(
@@ -186,7 +186,7 @@ class RunRecord:
         if not self.run_json_path.exists():
             return ""
         stored = self.read_run_json()
-        stored_run, stored_environment = parse_run(stored["run"]), stored["environment"]
+        stored_run, stored_environment = self.read_run(), stored["environment"]
         is_moved = (
             stored_run != run
             and replace(stored_run, dataset=run.dataset) == run
@@ -207,6 +207,15 @@ class RunRecord:
     def read_run_json(self) -> JsonObject:
         """Read run.json: a dict with the keys format, id, run, environment and result."""
         return check_run_json(read_json_record(self.run_json_path, "a run"), self.run_json_path)
+
+    def read_run(self) -> Run:
+        """Read the run in run.json; raises DamagedRecordError if it does not describe a run."""
+        try:
+            return parse_run(self.read_run_json()["run"])
+        except (RecordError, UsageError) as error:
+            if str(self.run_json_path) in str(error):
+                raise
+            raise DamagedRecordError(f"{self.run_json_path} is damaged: {error}") from error
 
     def read_result(self) -> JsonObject | None:
         """Read the result of the run; None if the run is not finished."""

@@ -139,6 +139,8 @@ def read_study_json(path: Path) -> Study:
     """Read a study.json; RecordError if it is missing, damaged or has another format version."""
     content = read_json_record(path, "a study")
     try:
-        return parse_study(content)
+        study = parse_study(content)
+        study.points_by_run_name()  # fails if an arm has no network of one of its depths
+        return study
     except ResiduaError as error:
         raise DamagedRecordError(f"{path} is damaged: {error}") from error

@@ -180,7 +180,7 @@ def test_a_part_without_implementation_is_refused_when_it_is_built():
         pass
 
     spec = make_network(unit=Unit(join=Unbuildable()))
-    with pytest.raises(UsageError, match="nothing builds Unbuildable: call register"):
+    with pytest.raises(UsageError, match="Unbuildable has no implementation: call register"):
         build(spec)
 
 

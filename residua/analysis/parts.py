@@ -116,7 +116,8 @@ def dissect_sequential(net: nn.Sequential, unit_names: Sequence[str]) -> Dissect
     last = first + len(unit_names)
     if child_names[first:last] != list(unit_names):
         raise UsageError(
-            f"the units {', '.join(unit_names)} do not follow one another: the network has "
+            f"the units {', '.join(unit_names)} are not consecutive: give neighbours, in order, "
+            "from "
             f"{listing}"
         )
     units = [

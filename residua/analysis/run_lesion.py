@@ -51,8 +51,8 @@ def run_lesion_study(
     nets = [load_residual_network(folder) for folder in model_folders]
     if nets[0].plan.network.unit.shortcut == "none":
         raise UsageError(
-            f"{nets[0].plan.network.name} has no shortcuts: put a residual network first, "
-            f"and compare it with this one by --beside {folders[0]}"
+            f"{nets[0].plan.network.name} has no shortcuts: give a residual network first, "
+            f"and this one with --beside {folders[0]}"
         )
     sample = read_split(data, split, data_dir)[slice(0, image_count)].to(machine.device)
     net_labels = make_net_labels([net.plan.network.name for net in nets], folders)

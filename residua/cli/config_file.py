@@ -44,7 +44,7 @@ def read_config_options(argument: str, options: Mapping[str, Action]) -> dict[st
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise UsageError(f"{source} has no options: write one OPTION: VALUE in each line")
+        raise UsageError(f"{source} has no options: write one OPTION: VALUE on each line")
     values: dict[str, OptionValue] = {}
     for key_node, value_node in root.value:
         name = str(key_node.value).replace("-", "_")
@@ -66,7 +66,9 @@ def read_config_text(argument: str) -> tuple[str, str]:
         content = read_regular_file(Path(argument), MAX_CONFIG_BYTES)
     except MissingRecordError:
         if ":" not in argument:
-            raise UsageError(f"{argument} is neither a file nor YAML with options") from None
+            raise UsageError(
+                f"{argument} is neither a file nor YAML: check the path, or write OPTION: VALUE"
+            ) from None
         return "the text of --config", argument
     except RecordError as error:
         raise UsageError(str(error)) from None
@@ -91,7 +93,7 @@ def check_yaml_size(text: str, source: str) -> None:
         if count > MAX_CONFIG_NODES or depth > MAX_CONFIG_NESTING:
             raise UsageError(
                 f"{source} has more than {MAX_CONFIG_NODES:,} values or {MAX_CONFIG_NESTING} "
-                "levels: write one OPTION: VALUE in each line"
+                "levels: write one OPTION: VALUE on each line"
             )
 
 
@@ -120,7 +122,7 @@ def get_scalar_text(node: yaml.Node, place: str) -> str:
         raise UsageError(f"{place} contains {kind}: write a single value, in quotes if it has a :")
     if node.tag not in TYPED_TAGS or node.tag == NULL_TAG:
         tag = node.tag.replace(YAML_TAG, "!!")
-        raise UsageError(f"{place} has no text but is {tag}: write a single value, without a tag")
+        raise UsageError(f"{place} is {tag}, not plain text: write a single value, without a tag")
     if "\0" in node.value:
         raise UsageError(f"{place} has a NUL byte, which no option can have: remove it")
     return encode_file_name(node.value)  # as Python decodes the command line

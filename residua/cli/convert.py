@@ -103,7 +103,7 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     if source.is_dir():
         raise RecordError(
             f"{arguments.source} is a folder: give a weights file, "
-            "or add --to to write the folder's weights for another project"
+            "or add --to PROJECT, which writes the folder's weights for another project"
         )
     tensors = convert.read_state_dict(net.resolve_weights_path(source))
     conversion = convert.convert_foreign_weights(tensors, requested_network)
@@ -111,7 +111,7 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
         raise RecordError(
             f"{arguments.source} has no classification head, which a model folder needs "
             f"(its last tensors: {convert.describe_last_tensors(tensors)}): "
-            "use create_model(..., pretrained=...) in Python, which makes a new one"
+            "use create_model(..., pretrained=...) in Python, which adds a new head"
         )
     stored_network = convert.adopt_foreign_stride(requested_network, arguments.model, conversion)
     model = residua.build(stored_network)

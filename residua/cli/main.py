@@ -82,7 +82,7 @@ def run_command(words: list[str]) -> None:
     Raises UsageError if there is no such command.
     """
     if not words:
-        raise UsageError("no command was given: residua --help lists them")
+        raise UsageError("no command was given: see residua --help for the commands")
     first_word, *others = words
     if first_word in ("-h", "--help"):
         print(format_overview(), end="")

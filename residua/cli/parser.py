@@ -32,11 +32,11 @@ RECIPE_SPELLINGS = {
     "--batch-size": "batch_size=64",
     "--optimizer": """'optimiser={"kind": "Muon"}'""",
     "--optimiser": """'optimiser={"kind": "Muon"}'""",
-    "--momentum": "optimiser.momentum=0.9",
+    "--momentum": "optimiser.momentum=0.95",
     "--weight-decay": "optimiser.weight_decay=0.0005",
     "--wd": "optimiser.weight_decay=0.0005",
     "--scheduler": """'schedule={"kind": "OneCycle"}'""",
-    "--warmup": """'warmup={"steps": 400}'""",
+    "--warmup": """'warmup={"steps": 1000}'""",
     "--label-smoothing": "smoothing=0.1",
     "--mixup": "augment.mixup=0.2",
     "--cutmix": "augment.cutmix=0.5",
@@ -183,13 +183,15 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unused = message.removeprefix("unrecognized arguments: ")
-        if unused != message and not unused.startswith("-"):
-            message = self.explain_unused_words(unused.split(" ")[0])
+        if unused != message:
+            message = self.explain_unused_word(unused.split(" ")[0])
         print_note(explain_parse_error(message, ex), self.prog)
         raise SystemExit(2)
 
-    def explain_unused_words(self, word: str) -> str:
-        """Say that `word` is one argument too many; it may be part of a path with a space."""
+    def explain_unused_word(self, word: str) -> str:
+        """Say that `word` is no option, or one argument too many: part of a path with a space."""
+        if word.startswith("-"):
+            return f"no option {word!r}: see {self.prog} --help"
         words = list(self.args)
         before = words[words.index(word) - 1] if word in words[1:] else "-"
         path = "my photos" if before.startswith("-") else f"{before} {word}"

@@ -129,10 +129,13 @@ def refuse_misplaced_arguments(model: Path, images: list[str]) -> None:
     """Raise UsageError if an image is an address, or if the model stands among the images."""
     for image in images:
         if not image:
-            raise UsageError("one of the images is an empty text: give files, or folders of them")
+            raise UsageError(
+                "one of the images is an empty string: give image files, or folders of them"
+            )
         if "://" in image:
-            raise UsageError(f"{image} is an address: download the image, and give its file")
-        if not is_run_or_model(model) and is_run_or_model(Path(image)):
+            raise UsageError(f"{image} is a URL: download the image, and give the file")
+        is_model = is_run_or_model(model) or str(model).startswith("hf:")
+        if not is_model and is_run_or_model(Path(image)):
             raise UsageError(
                 f"{model} is not a model, but {image} is: give the model first, "
                 f"as in residua predict {image} {model}"
@@ -163,7 +166,9 @@ def read_stdin_paths(nul_separated: bool) -> Iterator[Path]:
     The paths may contain bytes that are not UTF-8.
     """
     if sys.stdin is None:
-        raise DataError("standard input is closed: give image files, or send paths to it")
+        raise DataError(
+            "standard input is closed: give image files, or pipe paths into the command"
+        )
     separator, rest, empty_count = (b"\0" if nul_separated else b"\n"), b"", 0
     stream = cast("BufferedReader", sys.stdin.buffer)
     while chunk := stream.read1(MAX_PATH_BYTES):
@@ -172,7 +177,7 @@ def read_stdin_paths(nul_separated: bool) -> Iterator[Path]:
         empty_count = 0 if paths else empty_count + len(complete)
         if len(rest) > MAX_PATH_BYTES or empty_count > MAX_EMPTY_PATHS:
             ending = "a NUL byte" if nul_separated else "a line break"
-            raise DataError(f"standard input holds no list of paths: end each path with {ending}")
+            raise DataError(f"standard input is not a list of paths: end each path with {ending}")
         yield from (Path(os.fsdecode(path)) for path in paths)
     if rest:
         yield Path(os.fsdecode(rest))

@@ -157,7 +157,7 @@ def require_valid_limits(arguments: Namespace) -> None:
     if (arguments.max_total_bytes or arguments.max_bytes) < arguments.max_bytes:
         raise UsageError(
             f"--max-total-bytes {arguments.max_total_bytes} is less than --max-bytes "
-            f"{arguments.max_bytes}: a single body must fit"
+            f"{arguments.max_bytes}: raise the first, or lower the second"
         )
     if not 0 <= arguments.threshold <= 1:
         raise UsageError(

@@ -29,7 +29,7 @@ from residua.cli.progress import ProgressBar, TrainingListener
 from residua.cli.run_options import ResolvedRun, resolve_run
 from residua.config.network import Network
 from residua.config.plan import plan
-from residua.config.run import Run, parse_run
+from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.errors import RecordError, UsageError
 from residua.record import RunRecord
@@ -179,7 +179,7 @@ def find_runs_of_network(parent: Path, run: Run) -> list[Path]:
     folders = []
     for path in parent.glob("*/run.json"):
         with suppress(RecordError, UsageError):
-            if parse_run(RunRecord(path.parent).read_run_json()["run"]).network == run.network:
+            if RunRecord(path.parent).read_run().network == run.network:
                 folders.append((path.stat().st_mtime, path.parent))
     return [folder for _, folder in sorted(folders)]
 

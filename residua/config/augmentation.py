@@ -70,7 +70,7 @@ class Augmentation:
         check_range(self.pad, "pad", 0)
         check_range(self.cut, "cut", 0)
         if not 0 < self.area <= 1:
-            raise UsageError(f"area={self.area} is invalid: it must be above 0, and 1 at most")
+            raise UsageError(f"area={self.area} is invalid: it must be above 0 and at most 1")
         check_range(self.stretch, "stretch", 1)
         check_range(self.colour, "colour", 0, 1)
         check_range(self.mixup, "mixup", 0)

@@ -19,8 +19,8 @@ def check_kernels(kernels: tuple[int, ...]) -> None:
     """
     if not kernels or any(side < 1 or side % 2 == 0 for side in kernels):
         raise UsageError(
-            f"kernels {kernels} are invalid: give at least one, each odd, "
-            "so that 'same' convolutions keep shapes"
+            f"kernels {kernels} are invalid: give at least one, and only odd sizes, "
+            "because only these keep shapes in 'same' convolutions"
         )
 
 

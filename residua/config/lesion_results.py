@@ -101,12 +101,14 @@ class NetworkLesionResult:
 
     def __post_init__(self) -> None:
         if not any(unit.error is not None for unit in self.units):
-            raise UsageError(f"{self.label} has no unit that was deleted: give one with an error")
+            raise UsageError(
+                f"no unit of {self.label} was deleted: give at least one unit with an error"
+            )
         lengths = [path.units for path in self.paths]
         if lengths and lengths != list(range(len(self.units) + 1)):
             raise UsageError(
                 f"{self.label} has {len(self.units)} units, but paths of {len(lengths)} lengths: "
-                "give those of each length from 0"
+                "give one entry per length, from 0 to the number of units"
             )
         for result in (self, *self.units, *self.thinned, *self.swapped):
             check_range(result.error or 0.0, "error", 0, nextafter(1, 2))

@@ -104,7 +104,7 @@ class ModelConfig:
                 )
         if means != len(self.std):
             raise UsageError(
-                f"{means} means and {len(self.std)} stds do not fit: "
+                f"{means} means and {len(self.std)} stds do not match: "
                 "give one of each for every channel"
             )
         if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
@@ -142,7 +142,8 @@ class ModelConfig:
         if side * side * channels != numbers:
             raise UsageError(
                 f"{self.network.name} takes {numbers} input values, which cannot be arranged "
-                f"as a square image with {channels} channels: give as many means as channels"
+                f"as a square image with {channels} channels (one per mean): give one mean per "
+                "channel of the images"
             )
         return channels, side, side
 

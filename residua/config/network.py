@@ -129,7 +129,7 @@ class Unit:
         check_kernels(self.kernels)
         if self.squeeze < 1:
             raise UsageError(
-                f"squeeze {self.squeeze} is invalid: give a number from 1 that divides the widths"
+                f"squeeze {self.squeeze} is invalid: give a positive number that divides the widths"
             )
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(

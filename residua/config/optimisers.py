@@ -65,7 +65,9 @@ class Sgd(Optimiser):
         check_range(self.momentum, "momentum", 0, 1)
         check_range(self.weight_decay, "weight_decay", 0)
         if self.nesterov and not self.momentum:
-            raise UsageError("Nesterov's momentum needs a momentum above 0")
+            raise UsageError(
+                "nesterov needs momentum above 0: raise momentum, or leave nesterov out"
+            )
 
     @property
     def description(self) -> str:

@@ -168,7 +168,8 @@ def split_network_name(name: str) -> tuple[str, int]:
     match = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?([0-9]{1,9})(-\d+)?(,.*)?", name)
     if match is None:
         raise UsageError(
-            f"the network's name {name!r} has no family and depth: name it like cifar-resnet56"
+            f"the network name {name!r} lacks a family or a depth: write a name such as "
+            "cifar-resnet56"
         )
     prefix = "imagenet " if not match[1] and f"cifar-{match[2]}" in NETWORK_MAKERS else ""
     return f"{prefix}{match[2]}{match[4] or ''}{match[5] or ''}", int(match[3])

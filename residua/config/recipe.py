@@ -53,12 +53,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.epochs <= MAX_EPOCHS:
             raise UsageError(
-                f"a training of {self.epochs} epochs is too long: give at most {MAX_EPOCHS:,}"
+                f"training for {self.epochs} epochs is too long: give at most {MAX_EPOCHS:,}"
             )
         check_step_count(self.steps)
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
             raise UsageError(
-                "a recipe needs either steps or epochs above 0, and the other at 0: "
+                "a recipe needs steps above 0 and epochs at 0, or the other way round: "
                 f"got steps={self.steps}, epochs={self.epochs}"
             )
         if self.batch_size < 1:
@@ -97,7 +97,7 @@ class Recipe:
 def check_step_count(steps: int) -> None:
     """Raise UsageError if a training of so many steps would never end."""
     if steps > MAX_STEPS:
-        raise UsageError(f"a training of {steps:,} steps is too long: give at most {MAX_STEPS:,}")
+        raise UsageError(f"training for {steps:,} steps is too long: give at most {MAX_STEPS:,}")
 
 
 RECIPES = {

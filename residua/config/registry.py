@@ -112,5 +112,5 @@ def implementation_of(part: Part) -> Callable[..., Any]:
     """
     if (implementation := _implementations.get(type(part))) is None:
         name = type(part).__name__
-        raise UsageError(f"nothing builds {name}: call register({name}, implementation=...)")
+        raise UsageError(f"{name} has no implementation: call register({name}, implementation=...)")
     return implementation

@@ -31,7 +31,7 @@ class Run:
         check_seed(self.seed)
         if (self.recipe is not None) != self.network.IS_TRAINED_BY_STEPS:
             raise UsageError(
-                f"{self.network.name} is trained by steps: give the run a recipe"
+                f"{self.network.name} is trained in steps, but has no recipe: give the run a recipe"
                 if self.recipe is None
                 else f"{self.network.name} is fitted without training steps: set recipe=None"
             )
@@ -43,7 +43,7 @@ class Run:
         """
         if self.recipe is None:
             raise UsageError(
-                f"{self.network.name} is fitted without training steps: it has no recipe"
+                f"{self.network.name} has no recipe: only the run of a network has one"
             )
         return self.recipe.drop_unneeded_warmup(depth)
 

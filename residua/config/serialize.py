@@ -126,7 +126,7 @@ def decode_json_object(value_type: Any, data: Json, path: str) -> Any:
         first_key = next(iter(names), "FIELD")
         raise TypeError(
             f"{path} is {quote_json(data)}, not an object with fields: "
-            f"set a field of it, such as {path}.{first_key}, or write it as JSON"
+            f"set one of its fields, such as {path}.{first_key}, or give all of it as JSON"
         )
     if unknown_keys := set(data) - set(names):
         raise unknown_name_error("field", sorted(unknown_keys)[0], names, path)

@@ -1,6 +1,7 @@
 """The description of a study: the arms it compares, depths, seeds and a shared recipe."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -12,6 +13,8 @@ from residua.config.recipe import Recipe
 from residua.config.run import Run
 from residua.config.serialize import FORMAT_VERSION, Json, apply_override, from_json, to_json
 from residua.errors import UsageError
+
+MAX_RUNS = 10_000  # of a study; our choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,16 @@ class Study:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        titles = [arm.title for arm in self.arms]
-        if duplicates := [title for title in titles if titles.count(title) > 1]:
+        run_count = len(self.seeds) * sum(len(arm.depths or self.depths) for arm in self.arms)
+        if run_count > MAX_RUNS:
             raise UsageError(
-                f"two arms of the study are called {duplicates[0]!r}: give them different labels"
+                f"a study of {run_count:,} runs is too large: choose at most {MAX_RUNS:,}"
             )
+        for title, count in Counter(arm.title for arm in self.arms).items():
+            if count > 1:
+                raise UsageError(
+                    f"two arms of the study are called {title!r}: give them different labels"
+                )
         if not (self.arms and self.seeds and all(arm.depths or self.depths for arm in self.arms)):
             raise UsageError(
                 "a study needs at least one arm, one depth and one seed: there is nothing to train"

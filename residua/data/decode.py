@@ -149,7 +149,7 @@ def open_image_header(content: bytes, display_name: str, max_pixels: int) -> Ima
         raise ImageError(
             display_name,
             "unsupported",
-            "is a camera's raw file, of which only a small preview could be read: "
+            "is a camera raw file, and only its small preview can be read: "
             "convert it to JPEG, PNG or TIFF",
         )
     return image

@@ -48,8 +48,8 @@ def convert_to_rgb(image: Image.Image, display_name: str, white_level: int) -> D
         raise ImageError(
             display_name,
             "unsupported",
-            "has 16 bits per colour, of which only the upper 8 can be read, and a white level "
-            "is given: convert it to grey, or to 8 bits",
+            "has 16 bits per colour, but only the upper 8 can be read, so a white level "
+            "cannot be used: convert it to grey, or to 8 bits",
         )
     image.load()
     upright = apply_exif_orientation(image)

@@ -83,7 +83,8 @@ def choose_by_digests(
     if not any(chosen):
         raise DataError(
             f"{listing.location} has no images for the {split} split: the model was trained on "
-            f"{sum(in_train):,} of its {len(starts):,} images, and chosen by {sum(in_dev):,}; "
+            f"{sum(in_train):,} of its {len(starts):,} images, and its best epoch was chosen on "
+            f"{sum(in_dev):,}; "
             "give other images, or add --split all"
         )
     reason = (

@@ -69,7 +69,8 @@ class DecodingMemory:
                 "the image",
                 "too large",
                 f"needs {count / 1e6:,.0f} MB of memory to be decoded, more than the limit of "
-                f"{self.max_bytes / 1e6:,.0f} MB: send fewer pixels, or 8 bits per channel",
+                f"{self.max_bytes / 1e6:,.0f} MB: send a smaller image, or one with 8 bits per "
+                "channel",
             )
         with self.released:
             self.released.wait_for(lambda: self.used_bytes + count <= self.max_bytes)

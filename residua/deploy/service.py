@@ -224,7 +224,8 @@ class PredictionService:
         if not probabilities.isfinite().all():  # a NaN is no JSON, and would win or lose silently
             raise make_http_error(
                 HTTPStatus.INTERNAL_SERVER_ERROR,
-                "the network has no finite probabilities for this image: its weights are damaged, "
+                "the probabilities for this image are not finite: the network's weights are "
+                "damaged, "
                 "or their products overflow",
             )
         top = rank_top_classes(probabilities, max(1, query.top_count))

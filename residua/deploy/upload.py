@@ -66,7 +66,7 @@ async def receive_body(
             count_refusal("body_memory")
             raise make_http_error(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"unfinished requests fill the memory for bodies ({share.budget.max_bytes:,} "
+                f"the memory for request bodies is full ({share.budget.max_bytes:,} "
                 "bytes): try again in a second",
                 retry_after="1",
             ) from None
@@ -180,8 +180,8 @@ def extract_form_files(content_type: str, body: bytes, max_files: int) -> list[b
         )
     if not files or not has_ended:
         raise make_bad_request(
-            f"the form has {len(files)} complete files{'' if has_ended else ' and no end'}: "
-            "send at least one image"
+            f"the form has {len(files)} complete files{'' if has_ended else ' and is cut off'}: "
+            "send the whole form, with at least one image"
         )
     for file in files:
         file.file_object.seek(0)

@@ -55,8 +55,8 @@ def add_skips_to_sequential(
         start = max(end, start + 1)
     if not any(isinstance(module, SkipConnection) for module in new_modules):
         raise UsageError(
-            f"cannot add skip connections over {every} layers: this net does not have {every} "
-            "weight layers in a row that a skip connection can span; choose a smaller 'every'"
+            f"this net does not have {every} consecutive "
+            "weight layers that a skip connection can span: choose a smaller 'every'"
         )
     return nn.Sequential(*new_modules).train(net.training)
 

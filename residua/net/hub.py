@@ -90,7 +90,7 @@ def download_from_hub(repository: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise UsageError(
-            f"{HUB_PREFIX}{repository} is downloaded by huggingface_hub, which is not installed: "
+            f"downloading {HUB_PREFIX}{repository} needs huggingface_hub, which is not installed: "
             "pip install huggingface_hub"
         ) from None
     for files in (["config.json", WEIGHT_FILES[0]], [WEIGHT_FILES[1]]):

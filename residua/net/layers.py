@@ -76,7 +76,7 @@ def make_layer_module(layer: Layer) -> nn.Module:
             return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
         case "pad":
             return ZeroPadShortcut(layer.stride, layer.pad_before, c_out - c_in - layer.pad_before)
-    raise ValueError(f"a layer {layer.op!r} has no pooling: set its `pooling`")
+    raise ValueError(f"a {layer.op!r} layer needs a pooling, but has none: set its `pooling`")
 
 
 def make_weight_layer(layer: Layer) -> nn.Conv2d | nn.Linear:

@@ -91,7 +91,7 @@ def replace_model_config(folder: Path, config: ModelConfig) -> None:
     with hold_output_lock(folder):
         if read_model_config(folder).weights != config.weights:
             raise RecordError(
-                f"another process has replaced the network in {folder}, whose config was to be "
+                f"another process has replaced the network in {folder}, so its config was not "
                 "changed: repeat the command"
             )
         write_json(folder / "config.json", to_json(config))

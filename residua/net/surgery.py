@@ -164,8 +164,9 @@ def residualize(
     if isinstance(net, nn.Sequential):
         if shortcut != "project":
             raise UsageError(
-                f"shortcut={shortcut!r} is not supported for an nn.Sequential, where a projection "
-                "matches shapes that differ: use shortcut='project'"
+                f"shortcut={shortcut!r} is not supported for an nn.Sequential, which can only "
+                "match "
+                "shapes by a projection: use shortcut='project'"
             )
         return add_skips_to_sequential(deepcopy(net), every, torch.Generator().manual_seed(seed))
     plain = net.plan.network
@@ -194,7 +195,7 @@ def regroup_plain_layers(network: Network, every: int) -> Network:
     if has_mixed_layers or any(stage.units * layers % every for stage in network.stages):
         raise UsageError(
             f"{network.name} cannot be cut into units of {every} layers: "
-            "choose a divisor of each stage's layers"
+            "choose an 'every' that divides each stage's number of layers"
         )
     stages = tuple(replace(stage, units=stage.units * layers // every) for stage in network.stages)
     return replace(network, unit=replace(unit, kernels=unit.kernels[:1] * every), stages=stages)

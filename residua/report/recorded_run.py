@@ -105,7 +105,7 @@ def parse_recorded_run(
     family, depth = split_network_name(name)
     num_classes = int(str(network_json["classes"]))
     if not 1 <= num_classes <= MAX_CLASSES:
-        raise ValueError(f"its network has {num_classes} classes")
+        raise ValueError(f"its network has an impossible number of classes, {num_classes}")
     metric_lines = tuple(record.read_metrics())
     for line in metric_lines:
         check_error_rates(line)
@@ -142,7 +142,9 @@ def parse_run_result(result_json: dict[str, Json]) -> RunResult:
     except RecordError as error:
         raise TypeError(str(error)) from error
     if result.steps < 1 or result.seconds < 0:
-        raise ValueError(f"its result has {result.steps} steps and {result.seconds} seconds")
+        raise ValueError(
+            f"its result is impossible: it has {result.steps} steps and {result.seconds} seconds"
+        )
     check_error_rates(known_fields)
     return result
 

@@ -79,7 +79,7 @@ def read_study_runs(folder: Path) -> StudyRuns:
     if not finished:
         raise RecordError(
             f"{folder} contains no finished run yet: {format_counted_noun(len(records), 'run')} "
-            "started; repeat the command that started them to continue"
+            "started; repeat the original command to continue"
         )
     check_runs_comparable(folder, finished, study)
     if study:

@@ -94,10 +94,10 @@ def parse_signals_record(content: dict[str, Any]) -> SignalsRecord:
         raise ValueError("its predictions and its units differ in number")
     for key, kinds in SETTING_TYPES.items():
         if not isinstance(content[key], kinds):
-            raise ValueError(f"its {key} is {quote_json(content[key])}")
+            raise ValueError(f"its {key} has the wrong type: {quote_json(content[key])}")
     for unit in units:
         if not isinstance(unit["name"], str) or not isinstance(unit["stage"], int):
-            raise ValueError("a unit has no name, or its stage is no number")
+            raise ValueError("a unit has no name, or its stage is not a number")
     measured = {
         signal: require_numbers_or_none(signal, [unit[signal] for unit in units])
         for signal in SIGNAL_NAMES

@@ -143,9 +143,9 @@ def parse_scalars(text: str) -> CheckpointScalars:
     """Parse the JSON of a checkpoint's numbers; raises ValueError if it is anything else."""
     scalars = parse_json(text)
     if not isinstance(scalars, dict):
-        raise ValueError("its facts are not an object")
+        raise ValueError("its metadata entry 'facts' is not an object")
     if not all(value is None or is_number(value) for value in scalars.values()):
-        raise ValueError("a value of its facts is not a number")
+        raise ValueError("a value in its metadata entry 'facts' is not a number")
     return scalars  # type: ignore[return-value]
 
 

@@ -18,7 +18,7 @@ from residua.data.read import Images, read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import Interrupted, RecordError, UsageError
-from residua.files import delete_path, try_lock_folder
+from residua.files import clean_up_interrupted_writes, delete_path, try_lock_folder
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
@@ -121,6 +121,7 @@ def lock_run_folder(folder: Path, group: DataParallelGroup) -> Iterator[None]:
     with try_lock_folder(folder) as has_lock:
         if not has_lock:
             raise RecordError(f"the run in {folder} is being trained by another process")
+        clean_up_interrupted_writes(folder)
         yield
 
 

@@ -1,6 +1,7 @@
 """`residua convert`, as a user calls it."""
 
 from residua.cli.main import main
+from tests.cli_runner import require_no_finding
 
 IMAGENET_MEAN, IMAGENET_STD = ("0.485", "0.456", "0.406"), ("0.229", "0.224", "0.225")
 CIFAR10_OPTIONS = ["--classes", "cifar10", "--mean", *IMAGENET_MEAN, "--std", *IMAGENET_STD]
@@ -13,6 +14,6 @@ def run_convert(capsys, *arguments):
     except SystemExit as stop:
         code = stop.code
     out, err = capsys.readouterr()
-    assert "Traceback" not in err
+    require_no_finding(err)
     assert len(err.splitlines()) <= 1
     return code, out, err.strip()

@@ -154,7 +154,7 @@ BAD_FILES = {
             "{path} has no classification head, which a model folder needs (its last tensors: "
             "layer3.0.bn2.bias 64, layer3.0.bn2.running_mean 64, layer3.0.bn2.running_var 64, "
             "layer3.0.bn2.num_batches_tracked a single number): use create_model(..., "
-            "pretrained=...) in Python, which makes a new one"
+            "pretrained=...) in Python, which adds a new head"
         ),
     ),
 }

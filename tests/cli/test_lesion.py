@@ -183,8 +183,8 @@ def test_a_usage_error_gives_one_line(capsys, trained_nets, lesion_folder, tmp_p
     cases = {
         (plain, "digits", *out): (
             2,
-            "cifar-plain14 has no shortcuts: put a residual network first, "
-            f"and compare it with this one by --beside {plain}",
+            "cifar-plain14 has no shortcuts: give a residual network first, "
+            f"and this one with --beside {plain}",
         ),
         (resnet, "digits", "--images", 0, *out): (2, "images must be at least 1, got 0"),
         (resnet, "digits", "--draws", 0, *out): (

@@ -143,7 +143,7 @@ def test_a_configuration_file_can_replace_the_options(capsys, tmp_path):
 
 USAGE_ERRORS = [
     (["trian"], "residua: no command 'trian': did you mean 'train'?"),
-    ([], "residua: no command was given: residua --help lists them"),
+    ([], "residua: no command was given: see residua --help for the commands"),
     (["train"], "residua: DATA is missing: see residua train --help"),
     (
         ["train", "digits", "--modle", "x"],

@@ -27,14 +27,14 @@ from residua.errors import UsageError
         ),
         (
             lambda: Unit(kernels=(2,)),
-            "kernels (2,) are invalid: give at least one, each odd, so that 'same' "
-            "convolutions keep shapes",
+            "kernels (2,) are invalid: give at least one, and only odd sizes, because only "
+            "these keep shapes in 'same' convolutions",
         ),
         (lambda: Gate(-6.0, scales="bth"), "no gate scaling 'bth': did you mean 'both'?"),
         (
             lambda: Gate(-6.0, kernel=2),
-            "kernels (2,) are invalid: give at least one, each odd, so that 'same' "
-            "convolutions keep shapes",
+            "kernels (2,) are invalid: give at least one, and only odd sizes, because only "
+            "these keep shapes in 'same' convolutions",
         ),
         (
             lambda: Stem(width=0),
@@ -47,7 +47,7 @@ from residua.errors import UsageError
         ),
         (
             lambda: Unit(squeeze=0),
-            "squeeze 0 is invalid: give a number from 1 that divides the widths",
+            "squeeze 0 is invalid: give a positive number that divides the widths",
         ),
         (
             lambda: Scale(float("nan")),

@@ -328,8 +328,8 @@ CONTRADICTORY_NAMES = {
         "starts at 0: use start='he'"
     ),
     "cifar-resnet29,block=bottleneck,width=3": (
-        "width=3 does not suit a bottleneck 4 times narrower inside: choose a width factor that "
-        "divides 4"
+        "width=3 is impossible for bottlenecks with 4 times narrower inner layers: choose a width "
+        "factor that divides 4"
     ),
     "cifar-resnet20,stem=7x7": (
         "stem applies only to ImageNet networks, as in resnet18,stem=3x3: leave it out"
@@ -378,7 +378,7 @@ def test_a_name_and_its_family_and_depth_determine_each_other(name, family):
 def test_a_name_without_a_depth_is_refused():
     assert split_network_name("my-net-12") == ("my-net", 12)
     with pytest.raises(
-        UsageError, match="'mine' has no family and depth: name it like cifar-resnet56"
+        UsageError, match="'mine' lacks a family or a depth: write a name such as cifar-"
     ):
         split_network_name("mine")
 

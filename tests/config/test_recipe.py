@@ -55,7 +55,9 @@ def test_epochs_are_converted_to_steps():
 
 def test_a_recipe_lasts_for_steps_or_for_epochs():
     for length in ({}, {"steps": 3, "epochs": 2.0}, {"steps": -1}):
-        with pytest.raises(UsageError, match="either steps or epochs above 0"):
+        with pytest.raises(
+            UsageError, match="needs steps above 0 and epochs at 0, or the other way"
+        ):
             Recipe(name="r", schedule=StepDecay(), **length)
 
 

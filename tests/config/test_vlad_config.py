@@ -127,7 +127,9 @@ def test_json_without_a_kind_is_read_as_a_network():
 def test_a_network_has_a_recipe_and_vlad_has_none():
     with pytest.raises(UsageError, match="fitted without training steps: set recipe=None"):
         Run(COLOUR_VLAD, "cifar10", recipe("he2015"))
-    with pytest.raises(UsageError, match="is trained by steps: give the run a recipe"):
+    with pytest.raises(
+        UsageError, match="is trained in steps, but has no recipe: give the run a recipe"
+    ):
         Run(network("cifar-resnet20"), "cifar10", None)
-    with pytest.raises(UsageError, match="vlad is fitted without training steps: it has no recipe"):
+    with pytest.raises(UsageError, match="vlad has no recipe: only the run of a network has one"):
         Run(COLOUR_VLAD, "cifar10", None).recipe_for_depth(20)

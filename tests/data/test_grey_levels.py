@@ -124,7 +124,7 @@ def test_16_bits_per_colour_are_reported_if_they_are_dark_and_refused_with_a_whi
     photo = decode_photo(content)
     assert len(np.unique(np.asarray(photo.image))) == 16
     assert photo.highest_level == 4095
-    with pytest.raises(ImageError, match="has 16 bits per colour, of which only the upper 8"):
+    with pytest.raises(ImageError, match="has 16 bits per colour, but only the upper 8"):
         decode_image(content, white_level=4095)
     bright = make_tiff((colour * 16).tobytes(), 64, 64, (16, 16, 16), photometric=2)
     assert describe_unused_levels(decode_photo(bright).highest_level) == ""

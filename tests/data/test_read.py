@@ -283,7 +283,7 @@ def test_idx_files_are_read_unchanged(tmp_path, packed, name):
         (make_idx_bytes(make_mnist_arrays()[1]), "is not an IDX file of 3 dimensions$"),
         (
             make_idx_bytes(make_mnist_arrays(4)[0]),
-            "holds 4 images but train-labels-idx1-ubyte 5 labels$",
+            "holds 4 images, but train-labels-idx1-ubyte holds 5 labels$",
         ),
         (
             make_idx_bytes(make_mnist_arrays()[0][:, 1:]),

@@ -161,7 +161,7 @@ def test_a_form_without_an_end_or_with_an_option_is_refused(server_port):
         part = body.removesuffix(b"--edge--\r\n") + (b"" if end == b"--edge--\r\n" else end)
         status, _, found = send_request(server_port, part, headers=headers)
         assert status == 400
-        assert "send at least one image" in found["error"]
+        assert "send the whole form, with at least one image" in found["error"]
     field = b'--edge\r\nContent-Disposition: form-data; name="top"\r\n\r\n3\r\n'
     status, _, found = send_request(server_port, field + body, headers=headers)
     assert (status, found["error"]) == (

@@ -24,7 +24,8 @@ LITTER = re.compile(
 )
 OUTPUTS = {"run.json", "check.json", "study.json", "signals.json", "model.safetensors"}
 Photo = namedtuple("Photo", "digest class_name role is_image")
-Reading = namedtuple("Reading", "photos is_doubtful")
+Reading = namedtuple("Reading", "photos is_doubtful")  # False, True, or REFUSE
+REFUSE = "whatever is done with it may be wrong"
 
 
 def find_role(name):
@@ -84,7 +85,8 @@ def read_folder(root):
     is_plain = len(kinds) == len(roles) and not kinds & {"other", "doubt"}
     flat = any(inner[top] == {""} for top in tops)
     if not any(roles.values()):
-        return Reading(photos, bool(shared))
+        only_folders = all("" not in inner[top] for top in tops)
+        return Reading(photos, REFUSE if len(shared) > 1 and only_folders else bool(shared))
     return Reading(photos, flat or not (by_role and has_train and is_plain))
 
 
@@ -106,8 +108,8 @@ def read_table(path, delimiter=",", encoding="utf-8-sig"):
             if first is None or first.role == "train":
                 photos[name] = new if first is None else first._replace(role=role)
     unknown = any(row.get("split") and not find_role(row["split"]) for row in rows)
-    doubt = unknown or bool({"other", "doubt"} & roles) or ("" in roles and len(roles) > 1)
-    return Reading(list(photos.values()), doubt)
+    doubt = unknown or {"other", "doubt"} & roles or ("" in roles and len(roles) > 1)
+    return Reading(list(photos.values()), REFUSE if doubt else False)
 
 
 def read_shards(root):
@@ -124,4 +126,5 @@ def read_shards(root):
             for n, content in members.items()
             if not n.endswith(".cls") and labels.get(n.rsplit(".", 1)[0])
         ]
-    return Reading(photos, bool({"other", "doubt"} & roles) or ("" in roles and len(roles) > 1))
+    doubt = ({"other", "doubt"} & roles and len(roles) > 1) or ("" in roles and len(roles) > 1)
+    return Reading(photos, REFUSE if doubt else bool({"other", "doubt"} & roles))

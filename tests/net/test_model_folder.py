@@ -147,7 +147,7 @@ def test_truncated_weights_are_reported(model_folder):
             {"classes": ["a", "b", "c" * 1001]},
             "the name of a class has 1,001 characters: give at most 1,000",
         ),
-        ({"mean": []}, "0 means and 1 stds do not fit: give one of each for every channel"),
+        ({"mean": []}, "0 means and 1 stds do not match: give one of each for every channel"),
         (
             {"mean": [0, 0], "std": [1, 1]},
             "cifar-resnet8 takes images of 1 channels, but 2 means are given: give one mean and "

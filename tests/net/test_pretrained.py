@@ -268,6 +268,6 @@ def test_without_huggingface_hub_the_error_names_the_library(tmp_path):
         + CREATE_PRETRAINED_SCRIPT.format("hf:someone/nothing"),
     )
     assert last == (
-        "residua.errors.UsageError: hf:someone/nothing is downloaded by huggingface_hub, "
+        "residua.errors.UsageError: downloading hf:someone/nothing needs huggingface_hub, "
         "which is not installed: pip install huggingface_hub"
     )

@@ -280,7 +280,7 @@ def test_layers_that_no_shortcut_can_match_are_refused():
         residualize(valid)
     with pytest.raises(
         UsageError,
-        match="this net does not have 2 weight layers in a row that a skip connection can span",
+        match="this net does not have 2 consecutive weight layers that a skip connection can span",
     ):
         residualize(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)))
 

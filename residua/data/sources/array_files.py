@@ -71,7 +71,7 @@ def unpickle_latin1_bytes(text: str, encoding: str) -> bytes:
     The function itself would also compress, or take quadratic time, if a pickle asked for it.
     """
     if encoding != "latin1":
-        raise DataError(f"it encodes bytes as {encoding!r}, which numpy does not")
+        raise DataError(f"it encodes bytes as {encoding!r}, an encoding that numpy does not use")
     return text.encode(encoding)
 
 
@@ -131,7 +131,8 @@ def read_idx_files(dataset: Dataset, files: list[tuple[Path, DataFile]]) -> tupl
     labels = parse_idx_array(label_path, read_verified_bytes(label_path, label_file), 1)
     if len(pixels) != len(labels):
         raise DataError(
-            f"{image_path} holds {len(pixels)} images but {label_path.name} {len(labels)} labels"
+            f"{image_path} holds {len(pixels)} images, but {label_path.name} holds {len(labels)} "
+            "labels"
         )
     if pixels.shape[1:] != dataset.input[1:]:
         raise DataError(

@@ -121,7 +121,10 @@ def match_model_classes(
         if entry.label in new_labels
     )
     if not entries:
-        raise UsageError(f"{listing.location} has no image of a class that the model knows")
+        raise UsageError(
+            f"{listing.location} has no image of a class that the model knows: give images of the "
+            "model's classes"
+        )
     return replace(
         listing,
         classes=model_classes,

@@ -166,7 +166,7 @@ def refuse_classes_beside_train(root: Path, train_folder: Path, others: list[Pat
         )
         inner = join_first_names(child.name for child in list_subfolders(train_folder))
         raise DataError(
-            f"{root} holds {train_folder.name} with the folders {inner}, and beside it {counts}: "
+            f"{root} holds {train_folder.name} (folders {inner}) next to {counts}: "
             f"move {join_first_names(folder.name for folder in flat)} elsewhere if "
             f"{train_folder.name} is the training split, or rename {train_folder.name} if it is "
             "a class"
@@ -182,8 +182,9 @@ def refuse_classes_beside_held_out(
     split_folder = next(iter(split_folders.values()))
     inner = join_first_names(child.name for child in list_subfolders(split_folder))
     raise DataError(
-        f"{root} holds {printable_relative_path(root, split_folder)} with the folders {inner}, and "
-        f"beside it {join_first_names(folder.name for folder in others)}, but no train folder: put "
+        f"{root} holds the split {printable_relative_path(root, split_folder)} (folders {inner}) "
+        "next "
+        f"to {join_first_names(folder.name for folder in others)}, but no train folder: put "
         f"the training images of each class into a folder of their own, e.g. "
         f"{root / 'train' / 'CLASS' / 'image.jpg'}"
     )

@@ -240,7 +240,7 @@ def pick_single_column(
         )
     raise DataError(
         f"{location} has {len(candidates)} columns of {content_kind}, {', '.join(candidates)}: "
-        f"give the right one the name {usual_names[0]!r}, and save the data set by save_to_disk"
+        f"rename the right one to {usual_names[0]!r}, and save the data set with save_to_disk"
     )
 
 

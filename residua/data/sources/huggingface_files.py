@@ -118,8 +118,9 @@ def group_by_split(location: Path) -> dict[str, list[str]]:
         return {"train": [escape(str(path)) for path in files]}
     if unknown:
         raise DataError(
-            f"{location} holds {len(unknown)} of {len(files)} parquet files whose names state no "
-            f"split ({join_first_names(unknown)}): move them elsewhere, or name them by a split, "
+            f"in {location} the names of {len(unknown)} of {len(files)} parquet files state no "
+            f"split ({join_first_names(unknown)}): move them elsewhere, or name them after a "
+            "split, "
             f"{describe_split_names()}"
         )
     return {

@@ -60,7 +60,9 @@ def resolve_dataset(
     if name_or_location in DATASETS:
         return DATASETS[name_or_location]
     if not name_or_location:
-        raise UsageError("the data set is an empty text: give its name, or the path of photographs")
+        raise UsageError(
+            "the data set is an empty string: give its name, or the path of photographs"
+        )
     path = Path(os.path.expanduser(name_or_location))  # Path.expanduser fails for unknown users
     is_location = (
         is_on_hub(name_or_location)
@@ -158,7 +160,9 @@ def list_image_dataset(
     images, and UsageError for unknown classes.
     """
     if not str(location):
-        raise UsageError("the data set is an empty text: give its name, or the path of photographs")
+        raise UsageError(
+            "the data set is an empty string: give its name, or the path of photographs"
+        )
     if str(location) == HUB_PREFIX:
         raise UsageError(f"{HUB_PREFIX} names no data set: give {HUB_PREFIX}OWNER/NAME")
     listing = (

@@ -264,8 +264,9 @@ def parse_split_cells(table_path: Path, cells: Sequence[str]) -> list[OptionalSp
         )
     if 0 < blank_count < len(cells):
         raise DataError(
-            f"in {table_path} {blank_count:,} of {len(cells):,} rows have no split: give every row "
-            f"one of {describe_split_names()}, or none"
+            f"in {table_path} {blank_count:,} of {len(cells):,} rows have no split: leave all "
+            "splits "
+            f"empty, or give every row one of {describe_split_names()}"
         )
     return [split_by_cell[cell] for cell in cells]
 

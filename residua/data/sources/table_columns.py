@@ -77,7 +77,7 @@ def find_table_columns(table_path: Path, rows: Sequence[Sequence[str]]) -> Table
         return find_columns_by_content(table_path, rows)
     raise DataError(
         f"{table_path} has the columns {', '.join(rows[0])}: "
-        "one must be called path and one label, or by another usual name "
+        "name one of them path and one label, or use other usual names "
         f"({', '.join(OTHER_NAMES['path'][:3])}; {', '.join(OTHER_NAMES['label'][:2])})"
     )
 
@@ -153,8 +153,8 @@ def find_split_column(
     if candidates or flags:
         names = " and ".join([*(header[i] for i in candidates), *flags])
         raise DataError(
-            f"{table_path} has the column {names}, which seems to say what is held out: write it "
-            f"as one column called {SPLIT_COLUMN}, with {describe_split_names()}"
+            f"{table_path} seems to mark held-out rows in the column {names}: put the splits "
+            f"into one column called {SPLIT_COLUMN}, with {describe_split_names()}"
         )
     folds = [name for name in header if name in FOLD_NAMES]
     note = f"its column {folds[0]} is not used, and splits are made by content" if folds else ""

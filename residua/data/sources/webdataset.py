@@ -135,7 +135,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
         first = f": {problems[0].path} {problems[0].detail}" if problems else ""
         raise DataError(
             f"{location} holds shards, but no image with a class: "
-            f"samples are stored as KEY.jpg next to KEY.cls{first}"
+            f"store each sample as KEY.jpg next to KEY.cls{first}"
         )
     entries_with_test = ensure_test_split(entries)
     return ImageListing(
@@ -164,7 +164,7 @@ def parse_shard_splits(
         raise DataError(
             f"{location} has shards of the split {' and '.join(known)}, but the names of others "
             f"({join_first_names(unknown)}, {image_count:,} images) state no split: move them "
-            f"elsewhere, or name them by a split, {describe_split_names()}"
+            f"elsewhere, or name them after a split, {describe_split_names()}"
         )
     return split_by_shard
 

@@ -73,7 +73,7 @@ class PickleReader:
         if action := ACTIONS.get(name):
             action(self, argument)
         elif argument is None or name in UNSUPPORTED_STEPS:
-            raise ValueError(f"weight files have no instruction {name}")
+            raise ValueError(f"it uses the instruction {name}, which weight files never contain")
         else:
             self.stack.append(argument)  # a number or a text
 
@@ -96,7 +96,7 @@ class PickleReader:
 
     def push_global(self, name: str) -> None:
         if not re.fullmatch(r"\w[\w.]{,200}", name):
-            raise ValueError("the name of a function is not one")
+            raise ValueError("a function name is not valid")
         if not KNOWN_GLOBALS.fullmatch(name):
             raise UnusableFileError(
                 f"was not loaded, for safety: reading it would run {name}; {STATE_DICT_HINT}"
@@ -174,5 +174,5 @@ def join_texts(values: Iterable[object]) -> str:
     """Join texts by dots; other values, which could be endless as texts, raise ValueError."""
     texts = [value for value in values if isinstance(value, str)]
     if len(texts) != 2:
-        raise ValueError("the name of a function is not a text")
+        raise ValueError("a function name is not a string")
     return ".".join(texts)

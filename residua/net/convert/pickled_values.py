@@ -110,7 +110,7 @@ def interpret_storage(reference: object) -> PickledStorage:
     Raises ValueError for any other reference.
     """
     if not isinstance(reference, tuple) or len(reference) not in (5, 6):
-        raise ValueError("a reference is not one to a storage")
+        raise ValueError("a reference does not point to a storage")
     kind, storage_class, key, _, count, *view = reference
     is_valid = kind == "storage" and isinstance(key, str | int) and is_size(count)
     if not is_valid or not isinstance(storage_class, PickledGlobal) or view not in ([], [None]):

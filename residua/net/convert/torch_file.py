@@ -73,7 +73,7 @@ def open_archive(archive: ZipFile) -> TorchFile:
     folder = entries[0].filename.partition("/")[0]
     records = {entry.filename.removeprefix(f"{folder}/"): entry for entry in entries}
     if len(records) < len(entries):
-        raise ValueError("an entry stands twice in the archive")
+        raise ValueError("an entry appears twice in the archive")
     if "constants.pkl" in records:
         raise UnusableFileError(f"holds a TorchScript program: {STATE_DICT_HINT}")
     if records["data.pkl"].file_size > MAX_PICKLE_BYTES:
@@ -83,13 +83,13 @@ def open_archive(archive: ZipFile) -> TorchFile:
     byteorder = read_entry(archive, records["byteorder"]) if "byteorder" in records else b"little"
     if byteorder != sys.byteorder.encode():
         raise UnusableFileError(
-            "was written on a machine with another byte order: write it again on this one"
+            "was written on a machine with a different byte order: save it again on this machine"
         )
 
     def read_storage(storage: PickledStorage) -> bytes:
         entry = records[f"data/{storage.key}"]
         if entry.file_size != storage.nbytes:
-            raise ValueError("a storage has another size than its description")
+            raise ValueError("the size of a storage differs from its description")
         return read_entry(archive, entry)
 
     content = PickleReader().read(BytesIO(read_entry(archive, records["data.pkl"])))
@@ -121,7 +121,7 @@ def open_stream(file: BinaryIO, file_bytes: int) -> TorchFile:
     """
     pickles = BytesIO(file.read(MAX_PICKLE_BYTES))
     if PickleReader().read(pickles) != STREAM_MAGIC:
-        raise ValueError("the file does not begin as torch.save begins it")
+        raise ValueError("the file does not begin like one that torch.save writes")
     PickleReader().read(pickles)  # the version of the format
     PickleReader().read(pickles)  # sizes of numbers on the writing machine
     reader = PickleReader()
@@ -134,7 +134,7 @@ def open_stream(file: BinaryIO, file_bytes: int) -> TorchFile:
             raise UnusableFileError(f"holds quantised numbers: {STATE_DICT_HINT}")
         file.seek(position)
         if int.from_bytes(file.read(8), "little") * storage.dtype.itemsize != storage.nbytes:
-            raise ValueError("a storage has another size than its description")
+            raise ValueError("the size of a storage differs from its description")
         starts[key] = position + 8
         position += 8 + storage.nbytes
     if position > file_bytes or not reader.storages.keys() <= starts.keys():
@@ -162,7 +162,7 @@ def choose_state_dict(content: object) -> PickledStateDict:
         visited_ids.add(id(value))  # a pickled dictionary may contain itself
         if depth > MAX_NESTING:
             raise UnusableFileError(
-                f"nests its dictionaries more than {MAX_NESTING} deep: {STATE_DICT_HINT}"
+                f"nests its dictionaries more than {MAX_NESTING} levels deep: {STATE_DICT_HINT}"
             )
         tensors: PickledStateDict = {}
         for key, item in value.pairs:

@@ -114,7 +114,9 @@ def identify_network(tensors: Mapping[str, Tensor]) -> str:
                 and not explain_fork_difference(net, project)
             ):
                 return net.name
-    raise UsageError("the network of these weights cannot be identified: give its name by --model")
+    raise UsageError(
+        "the network of these weights cannot be identified: give its name with --model"
+    )
 
 
 def convert_to_project(

@@ -113,7 +113,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path, name):
 AMBIGUOUS_FOLDERS = {
     "classes beside a train folder with subfolders": (
         {"bus": 4, "car": 2, "train/steam": 3, "train/diesel": 3},
-        "holds train with the folders diesel, steam, and beside it bus with 4 files, car with 2 "
+        r"holds train \(folders diesel, steam\) next to bus with 4 files, car with 2 "
         "files: move bus, car elsewhere if train is the training split, or rename train if it is "
         "a class",
     ),
@@ -137,11 +137,11 @@ AMBIGUOUS_FOLDERS = {
     ),
     "classes beside a test folder of classes": (
         {"cat": 3, "dog": 3, "test/cat": 2, "test/dog": 2},
-        "holds test with the folders cat, dog, and beside it cat, dog, but no train folder",
+        r"holds the split test \(folders cat, dog\) next to cat, dog, but no train folder",
     ),
     "held-out images beside images of an unknown split": (
         {f"{outer}/{inner}": 2 for outer in ("unseen/unseen", "testing/testing") for inner in "ab"},
-        "holds testing/testing with the folders a, b, and beside it unseen, but no train folder",
+        r"holds the split testing/testing \(folders a, b\) next to unseen, but no train folder",
     ),
     "two test folders": (
         {f"{outer}/{inner}": 2 for outer in ("train", "test", "Test set") for inner in "ab"},

@@ -147,7 +147,7 @@ def test_columns_are_chosen_by_type_and_an_ambiguous_choice_is_refused(tmp_path)
     with pytest.raises(
         DataError,
         match=r"d has 2 columns of labels, kind, coarse: "
-        r"give the right one the name 'label', and save the data",
+        r"rename the right one to 'label', and save the data",
     ):
         list_classes("d", make_split(2, coarse=datasets.ClassLabel(names=CLASS_NAMES)))
     with pytest.raises(
@@ -159,7 +159,7 @@ def test_columns_are_chosen_by_type_and_an_ambiguous_choice_is_refused(tmp_path)
     two = make_split(2)
     with pytest.raises(
         DataError,
-        match=r"g has 2 columns of images, picture, mask: give the right one the name 'image'",
+        match=r"g has 2 columns of images, picture, mask: rename the right one to 'image'",
     ):
         list_classes(
             "g",
@@ -258,7 +258,7 @@ def test_a_parquet_table_of_paths_is_read_like_a_csv_table(tmp_path):
     assert {part for _, _, part in list_entries(one)} == {"train", "test"}
     parquet.write_table(pa.table({"name": ["a"], "kind": ["b"]}), tmp_path / "other.parquet")
     with pytest.raises(
-        DataError, match=r"has the columns name, kind: one must be called path and one label"
+        DataError, match=r"has the columns name, kind: name one of them path and one label"
     ):
         list_image_dataset(tmp_path / "other.parquet")
     (tmp_path / "no.parquet").write_bytes(b"PAR1")
@@ -304,7 +304,9 @@ def test_parquet_files_without_splits_are_split_by_content(tmp_path):
 
 def test_ambiguous_folders_of_parquet_files_are_refused(tmp_path):
     root = write_parquet_splits(tmp_path / "a", "data/train-0.parquet", "data/holdout-0.parquet")
-    with pytest.raises(DataError, match=r"holds 1 of 2 parquet files .* no split \(holdout-0.parq"):
+    with pytest.raises(
+        DataError, match=r"the names of 1 of 2 parquet files state no split \(holdout-0.parq"
+    ):
         list_image_dataset(root)
     root = write_parquet_splits(tmp_path / "b", "en/train-0.parquet", "fr/train-0.parquet")
     with pytest.raises(DataError, match=r"parquet files in the folders en, fr: give one of them"):

@@ -156,7 +156,7 @@ def test_shards_without_a_split_beside_others_are_refused(tmp_path, other):
         list_image_dataset(tmp_path / "d")
     assert str(caught.value) == (
         f"{tmp_path / 'd'} has shards of the split dev and train, but the names of others "
-        f"({other}, 3 images) state no split: move them elsewhere, or name them by a split, "
+        f"({other}, 3 images) state no split: move them elsewhere, or name them after a split, "
         "train (or training), dev (or val, valid, validation, development), test (or testing)"
     )
 
@@ -335,8 +335,7 @@ def test_no_pickle_in_a_shard_is_loaded(tmp_path):
     [
         (
             {},
-            "holds shards, but no image with a class: "
-            "samples are stored as KEY.jpg next to KEY.cls",
+            "holds shards, but no image with a class: store each sample as KEY.jpg next to KEY.cls",
         ),
         ({"a.png": b"x"}, r"0.tar/a.png has no label next to it, in .cls or .json"),
         (

@@ -5,6 +5,7 @@ import io
 
 from tests.fuzz.case import Case
 from tests.fuzz.generators.folders import PhotoMaker, choose_commands
+from tests.fuzz.seeds import CLASSES as MODEL_CLASSES
 
 SPLIT_CELLS = {
     "train": ("train", "Train", "training", "TRAIN"),
@@ -27,7 +28,8 @@ def make_case(rng, seeds):
     """A table of ten to thirty images beside it."""
     photos, files = PhotoMaker(rng), {}
     photos.add_files(files, "in/table/images", rng.randint(14, 26))
-    classes = rng.sample(CLASS_NAMES, rng.randint(2, 3))
+    names = MODEL_CLASSES if rng.random() < 0.3 else CLASS_NAMES
+    classes = rng.sample(names, rng.randint(2, 3))
     header = rng.choice(HEADERS)
     style = rng.choice(
         (
