@@ -9,6 +9,7 @@ best/           model folder with the weights of the lowest error on the dev spl
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -251,6 +252,8 @@ class RunRecord:
         return read_regular_file(self.metrics_path, MAX_JSON_BYTES)
 
     def parse_metrics(self, content: bytes) -> list[MetricsRow]:
+        # Version 0.1 wrote losses that are not finite as words that are not JSON.
+        content = re.sub(rb": (NaN|-?Infinity)(?=[,}])", b": null", content)
         rows = parse_json_lines(content, self.metrics_path)
         return [check_metrics_row(row, self.metrics_path) for row in rows]
 

@@ -129,3 +129,11 @@ def test_anything_but_a_record_is_one_sentence(tmp_path, text, kind, message):
         read_json_record(path, "a run", ["run"])
     with pytest.raises(RecordError):
         RunRecord(tmp_path).read_run_json()
+
+
+def test_losses_that_version_0_1_wrote_as_nan_are_read_as_missing(tmp_path):
+    row = '{"step": 3, "dev_loss": NaN, "train_error": 0.5, "loss": Infinity}'
+    (tmp_path / "metrics.jsonl").write_text(row + "\n")
+    assert RunRecord(tmp_path).read_metrics() == [
+        {"step": 3, "dev_loss": None, "train_error": 0.5, "loss": None}
+    ]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -65,8 +66,8 @@ def test_the_usable_images_are_read_back_with_their_classes_and_paths(tmp_path):
     for label, name in enumerate(classes):
         (tmp_path / name).mkdir()
         for i in range(3):
-            image = Image.new("RGB", (8, 8), (40 * label, 90 * i, 7))
-            image.putpixel((label, i), (255, 0, 0))
+            pixels = Random(10 * label + i).randbytes(3 * 16 * 16)
+            image = Image.frombytes("RGB", (16, 16), pixels)
             image.save(tmp_path / name / f"{NAMES[i][:1]}{i}.png")
     checked = check_dataset(list_image_dataset(tmp_path))
     table = tmp_path / "clean.csv"
@@ -78,3 +79,4 @@ def test_the_usable_images_are_read_back_with_their_classes_and_paths(tmp_path):
         (image.entry.path.name, checked.listing.classes[image.entry.label])
         for image in checked.images
     }
+    assert len(read_back.entries) == 3 * len(classes)

@@ -64,3 +64,19 @@ def test_a_recipe_lasts_for_steps_or_for_epochs():
 def test_an_unknown_recipe_is_refused_with_the_nearest_name():
     with pytest.raises(UsageError, match="no recipe 'smal': did you mean 'small'"):
         recipe("smal")
+
+
+@pytest.mark.parametrize(
+    "length",
+    [{"steps": 10**14}, {"epochs": 1e300}, {"epochs": float("inf")}, {"epochs": float("nan")}],
+)
+def test_a_run_that_never_ends_is_refused(length):
+    with pytest.raises(UsageError, match="is too long: give at most"):
+        Recipe(name="r", **length)
+
+
+def test_epochs_of_a_large_data_set_are_bounded_in_steps():
+    with pytest.raises(
+        UsageError, match="10,000,000,000 steps is too long: give at most 1,000,000"
+    ):
+        Recipe(name="r", epochs=10**6, batch_size=128).total_steps(1_280_000)

@@ -121,3 +121,24 @@ def test_the_run_id_depends_on_everything_that_affects_the_outcome():
     ]
     assert len({run.id, *(other.id for other in others)}) == 6
     assert replace(run).id == run.id
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"classes": None}, "network.classes is None, not int"),
+        ({"classes": 10**99}, "is too large"),
+        ({"unit": []}, "network.unit is [], not an object"),
+        ({"head": {"kind": {}}}, "network.head is of kind {}, not one of"),
+        ({"head": 3}, "network.head is 3, not an object with a kind"),
+        ({"stem": {"kernel": 3}}, "network.stem lacks width"),
+        ({"stages": [{"width": 10**90, "units": 10**90}]}, "is too"),
+        ({"name": ["x"] * 10_000}, "network.name is ['x', 'x', "),
+    ],
+)
+def test_a_part_of_the_wrong_form_is_named_and_not_printed_at_length(change, reason):
+    content = to_json(network("cifar-resnet20")) | change
+    with pytest.raises((RecordError, UsageError)) as refused:
+        from_json(Network, content)
+    assert reason in str(refused.value)
+    assert len(str(refused.value)) < 300

@@ -142,8 +142,9 @@ def lay_out(case, folder, seeds):
         else:
             path.unlink(missing_ok=True)
             path.write_bytes(make_content(content, seeds))
+    for name, content in case.files.items():
         if isinstance(content, dict) and "sum_of" in content:
-            correct_checksum(path, folder / content["sum_of"])
+            correct_checksum(locate(folder, name), folder / content["sum_of"])
 
 
 def replace_cache_key(name, seeds):

@@ -42,9 +42,9 @@ def run_case(case, seeds):
         lay_out(case, folder, seeds)
         before = take_snapshot(folder)
         outcomes, complaints = run_in_child(case, folder, seeds)
-        complaints += check_files(folder, before)
         for outcome, command in zip(outcomes, case.commands, strict=False):
             complaints += check_outcome(outcome, command)
+        complaints += check_files(folder, before)
         if len(outcomes) == len(case.commands):
             for check, arguments in case.checks.items():
                 complaints += [

@@ -66,6 +66,7 @@ def main():
     parser.add_argument("--seed", type=int, help="of the first case (default: by chance)")
     parser.add_argument("--fixed", action="store_true", help="run the corpus and fixed cases")
     parser.add_argument("--replay", metavar="CASE", help="run one case, as a failure prints it")
+    parser.add_argument("--keep", action="store_true", help="add what fails to the corpus")
     parser.add_argument("--first", action="store_true", help="stop after the first failure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write counts and failures")
     arguments = parser.parse_args()
@@ -84,6 +85,9 @@ def main():
         else:
             hunt.run_random(arguments.minutes, arguments.kind, arguments.seed)
     hunt.print_summary()
+    if arguments.keep:
+        with CORPUS.open("a", encoding="utf-8") as file:
+            file.writelines(f"{failure['case']}\n" for failure in hunt.failures)
     if arguments.json:
         arguments.json.write_text(json.dumps({"cases": hunt.counts, "failures": hunt.failures}))
     return 1 if hunt.failures else 0
@@ -183,6 +187,9 @@ class Hunt:
             except (OSError, LookupError):  # the reader misses a file
                 return False
 
+        only_check = {name: case.checks[name] for name in case.checks if name == complaint}
+        if fails(smaller := replace(case, checks=only_check)):
+            case = smaller
         size = max(len(case.files) // 2, 1)
         while size:
             for start in range(0, len(case.files), size):

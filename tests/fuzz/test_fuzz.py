@@ -109,6 +109,9 @@ def test_generators_are_pure_functions_of_their_seed(tmp_path):
     (tmp_path / "run" / "last").mkdir(parents=True)
     for name in ("run.json", "metrics.jsonl", "last/config.json"):
         (tmp_path / "run" / name).write_text('{"a": [1, {"b": 2}]}')
+    cache = tmp_path / "cache" / "residua" / "images" / "a"
+    cache.mkdir(parents=True)
+    (cache / "index.json").write_text('{"index": {"labels": [0], "names": [""], "counts": [1]}}')
     for kind, make_case in GENERATORS.items():
         first, second, other = [make_case(random.Random(s), tmp_path) for s in (1, 1, 2)]
         assert first == second != other, kind

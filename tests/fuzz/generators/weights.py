@@ -6,7 +6,7 @@ import pickle
 import struct
 import zipfile
 
-from tests.fuzz.case import Case
+from tests.fuzz.case import Case, locate, replace_cache_key
 from tests.fuzz.generators.mutate import encode, make_edits, mutate_json
 from tests.fuzz.seeds import NORMAL
 
@@ -17,18 +17,12 @@ CONVERT = ["--model", "cifar-resnet8", "--classes", *"abcdefghij", *NORMAL, "--o
 
 
 def make_case(rng, seeds):
-    return rng.choice(
-        (
-            flip_pth,
-            flip_pth,
-            flip_safetensors,
-            flip_model,
-            flip_cache,
-            forge_safetensors,
-            forge_pth,
-            spoil_numbers,
-        )
-    )(rng)
+    makers = (
+        *(flip_pth, flip_pth, flip_safetensors, flip_model, forge_safetensors, forge_pth),
+        *(spoil_numbers, spoil_numbers),
+    )
+    chosen = rng.randrange(len(makers) + 2)
+    return makers[chosen](rng) if chosen < len(makers) else flip_cache(rng, seeds)
 
 
 def convert_and_predict(case, file):
@@ -70,19 +64,19 @@ def flip_model(rng):
     )
 
 
-def flip_cache(rng):
+def flip_cache(rng, seeds):
     """Edits of cached pixels or of their index: the result must not change."""
     name, size = rng.choice((("pixels.npy", PIXEL_BYTES), ("index.json", INDEX_BYTES)))
     path = f"cache/residua/images/KEY/{name}"
-    edits = make_edits(rng, size)
-    if name == "index.json" and rng.random() < 0.5:  # valid JSON with another digit
-        edits = [[rng.randrange(size), 1, encode(rng.choice(b"0123456789").to_bytes())]]
+    content = {"seed": path, "edits": make_edits(rng, size)}
+    if name == "index.json" and rng.random() < 0.6:
+        content = exchange_labels(rng, locate(seeds, replace_cache_key(path, seeds)).read_text())
     files = {
         "in/photos": {"folder": "photos"},
         "in/model": {"folder": "run/last"},
         "cache": {"folder": "cache"},
     }
-    files[path] = {"seed": path, "edits": edits}
+    files[path] = content
     commands = [["evaluate", "in/model", "in/photos", "--split", "all", "--json"]]
     return Case(
         "weights",
@@ -91,6 +85,17 @@ def flip_cache(rng):
         commands,
         {"as_seed": [[0, "evaluate.json"]], "accepted": [0]},
     )
+
+
+def exchange_labels(rng, text):
+    """An index of the right form in which labels, names or counts have changed their places."""
+    stored = json.loads(text)
+    numbers = stored["index"][rng.choice(("labels", "labels", "names", "counts"))]
+    first, second = rng.randrange(len(numbers)), rng.randrange(len(numbers))
+    numbers[first], numbers[second] = numbers[second], numbers[first]
+    if rng.random() < 0.5:
+        numbers.reverse()
+    return json.dumps(stored)
 
 
 def spoil_numbers(rng):
