@@ -10,96 +10,18 @@ best/           model folder with the weights of the lowest error on the dev spl
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
-from residua.bounded_json import (
-    MAX_JSON_BYTES,
-    Json,
-    parse_json_lines,
-    read_json,
-    read_regular_file,
-)
+from residua.bounded_json import MAX_JSON_BYTES, Json, parse_json_lines, read_regular_file
 from residua.config.dataset import DATASETS
 from residua.config.run import Run, parse_run
-from residua.config.serialize import FORMAT_VERSION, quote_json
-from residua.errors import DamagedRecordError, MissingRecordError, RecordError, UsageError
+from residua.config.serialize import FORMAT_VERSION
+from residua.errors import DamagedRecordError, RecordError, UsageError
 from residua.files import append_line, delete_path, fsync_file, write_json, write_text
-
-RUN_PARTS = ("run", "environment", "result")  # keys of run.json, besides its format
-RESULT_NUMBERS = (
-    "steps",
-    "seconds",
-    "images_per_second",
-    "train_loss",
-    "dev_images",
-    "test_images",
-)
-JsonObject: TypeAlias = dict[str, Json]
-MetricsRow: TypeAlias = dict[str, float | None]
-
-
-def read_json_record(path: Path, content: str, keys: Iterable[str] = ()) -> JsonObject:
-    """Read a JSON object from `path`; check its format version and that it has all of `keys`.
-
-    `content` names what the file should hold in error messages, e.g. "a run".  Raises RecordError
-    if the file is missing or has another format version.  Raises DamagedRecordError if it is not
-    valid JSON, not an object, or lacks a key.
-    """
-    try:
-        record = read_json(path)
-    except MissingRecordError:
-        what = content.split(" ", 1)[1]
-        raise MissingRecordError(
-            f"{path.parent} contains no {what}: it has no {path.name}"
-        ) from None
-    return check_json_record(record, path, content, keys)
-
-
-def check_json_record(
-    record: Json, path: Path, content: str, keys: Iterable[str] = ()
-) -> JsonObject:
-    """Check `record`, already read from `path`, as `read_json_record` does, and return it."""
-    if not isinstance(record, dict) or not set(keys) <= set(record):
-        raise DamagedRecordError(f"{path} is damaged: it does not describe {content}")
-    if (found := record.get("format", FORMAT_VERSION)) != FORMAT_VERSION:
-        raise RecordError(
-            f"{path} has format {quote_json(found)}; this version reads format {FORMAT_VERSION}"
-        )
-    return record
-
-
-def check_run_json(record: Json, path: Path) -> JsonObject:
-    """Check the content of a run.json, already read from `path`, and return it.
-
-    Raises the errors of `check_json_record`, and DamagedRecordError if a part has the wrong form.
-    """
-    content = check_json_record(record, path, "a run", ("format", *RUN_PARTS))
-    for part in RUN_PARTS:
-        value = content[part]
-        is_unfinished = part == "result" and value is None
-        if not is_unfinished and (not isinstance(value, dict) or not value):
-            raise DamagedRecordError(
-                f"{path} is damaged: its {part} is {quote_json(value)}, not a non-empty object"
-            )
-    if isinstance(result := content["result"], dict):
-        check_result(result, path)
-    return content
-
-
-def check_result(result: JsonObject, path: Path) -> None:
-    """Raise DamagedRecordError if an error, an interval or a count of a result is no number."""
-    for name, value in result.items():
-        if name.endswith("_interval"):
-            is_valid = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
-        elif "error" in name or name in RESULT_NUMBERS:
-            is_valid = value is None or is_number(value)
-        else:
-            continue
-        if not is_valid:
-            raise DamagedRecordError(f"{path} is damaged: {name} is {quote_json(value)}")
+from residua.record_checks import JsonObject as JsonObject
+from residua.record_checks import MetricsRow as MetricsRow
+from residua.record_checks import check_metrics_row, check_run_json, read_json_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,24 +197,6 @@ class RunRecord:
         """Mark the run as finished: write its result to run.json and delete its checkpoints."""
         write_json(self.run_json_path, self.read_run_json() | {"result": result})
         delete_path(self.checkpoints_folder)
-
-
-def check_metrics_row(row: Json, path: Path) -> MetricsRow:
-    if not isinstance(row, dict) or not is_number(row.get("step")):
-        text = json.dumps(row)[:60]
-        raise DamagedRecordError(
-            f"{path} is damaged: {text} is not a row of metrics, because it has no step"
-        )
-    for name, value in row.items():
-        if value is not None and not is_number(value):
-            raise DamagedRecordError(
-                f"{path} is damaged: {name} is {quote_json(value)} in a row, not a number"
-            )
-    return row  # type: ignore[return-value]
-
-
-def is_number(value: Json) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def describe_first_difference(

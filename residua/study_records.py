@@ -14,10 +14,10 @@ from residua.bounded_json import read_json_lines
 from residua.config.study import Study, parse_study
 from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
 from residua.files import delete_path, hold_output_lock, write_text
-from residua.record import (
+from residua.record import RunRecord
+from residua.record_checks import (
     JsonObject,
     MetricsRow,
-    RunRecord,
     check_metrics_row,
     check_run_json,
     read_json_record,

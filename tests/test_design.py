@@ -14,7 +14,9 @@ import residua
 from residua.cli.main import COMMANDS
 
 PACKAGE = Path(residua.__file__).parent
-RECORDS = {"errors", "bounded_json", "files", "config", "record", "study_records"}
+RECORDS = {
+    "errors", "bounded_json", "files", "config", "record_checks", "record", "study_records"
+}  # fmt: skip
 ALLOWED_IMPORTS = {
     "errors": set(),
     "file_locks": set(),
@@ -26,9 +28,10 @@ ALLOWED_IMPORTS = {
     "spreadsheet_cells": set(),
     "file_names": set(),
     "config": {"errors", "bounded_json"},
-    "record": {"errors", "bounded_json", "files", "config"},
-    "study_records": {"errors", "bounded_json", "files", "config", "record"},
-    "net": {"errors", "bounded_json", "files", "config", "record"},
+    "record_checks": {"errors", "bounded_json", "config"},
+    "record": {"errors", "bounded_json", "files", "config", "record_checks"},
+    "study_records": {"errors", "bounded_json", "files", "config", "record_checks", "record"},
+    "net": {"errors", "bounded_json", "files", "file_names", "config", "record"},
     "data": {
         "errors",
         "bounded_json",

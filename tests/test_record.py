@@ -5,7 +5,8 @@ import json
 import pytest
 
 from residua.errors import DamagedRecordError, RecordError, UsageError
-from residua.record import RunRecord, read_json_record
+from residua.record import RunRecord
+from residua.record_checks import read_json_record
 from residua.report.runs import read_study_runs
 from residua.report.tables import average_runs_over_seeds
 from residua.study_records import (

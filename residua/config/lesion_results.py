@@ -110,10 +110,12 @@ class NetworkLesionResult:
                 f"{self.label} has {len(self.units)} units, but paths of {len(lengths)} lengths: "
                 "give one entry per length, from 0 to the number of units"
             )
-        for result in (self, *self.units, *self.thinned, *self.swapped):
-            check_range(result.error or 0.0, "error", 0, nextafter(1, 2))
-        for many in (*self.thinned, *self.swapped):
-            check_range(many.error_sd or 0.0, "error_sd", 0, nextafter(1, 2))
+        samples: list[RandomDeletionResult | RandomSwapResult] = [*self.thinned, *self.swapped]
+        errors = [self.error, *(unit.error for unit in self.units), *(s.error for s in samples)]
+        for error in errors:
+            check_range(error or 0.0, "error", 0, nextafter(1, 2))
+        for sample in samples:
+            check_range(sample.error_sd or 0.0, "error_sd", 0, nextafter(1, 2))
 
     @property
     def is_residual(self) -> bool:

@@ -10,7 +10,7 @@ from residua.config.evaluation_results import EvaluationResult
 from residua.config.serialize import Json, from_json, to_json
 from residua.errors import DamagedRecordError, ResiduaError
 from residua.files import render_json, write_text_files
-from residua.record import read_json_record
+from residua.record_checks import read_json_record
 from residua.report.calibration_figure import CALIBRATION_COLORS, render_reliability_figure
 from residua.report.evaluation_summary import (
     describe_evaluated_images,

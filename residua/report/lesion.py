@@ -9,7 +9,7 @@ from residua.config.plan import plan
 from residua.config.serialize import Json, from_json, to_json
 from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
 from residua.files import holds_visible_files, render_json, write_text_files
-from residua.record import read_json_record
+from residua.record_checks import read_json_record
 from residua.report.figures import add_white_background, inline_figures, make_figure_colors
 from residua.report.format import (
     NO_VALUE,

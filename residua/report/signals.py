@@ -5,7 +5,7 @@ from pathlib import Path
 from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.files import holds_visible_files, write_text_files
-from residua.record import read_json_record
+from residua.record_checks import read_json_record
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
 from residua.report.format import format_three_digits, make_percent_nonbreaking
 from residua.report.html import REPORT_PAGE, render_template

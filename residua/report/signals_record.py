@@ -9,7 +9,7 @@ from typing import Any
 from residua.config.serialize import Json, quote_json
 from residua.errors import DamagedRecordError
 from residua.files import write_json
-from residua.record import read_json_record
+from residua.record_checks import read_json_record
 
 SIGNALS_RECORD = "signals.json"
 MAX_SIGNAL = 1e100  # larger than any number that a network computes

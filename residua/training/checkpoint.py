@@ -17,7 +17,7 @@ from residua.bounded_json import parse_json
 from residua.errors import RecordError, UsageError
 from residua.files import atomic_write, clean_up_interrupted_writes, delete_path
 from residua.net.safetensors_file import save_safetensors
-from residua.record import is_number
+from residua.record_checks import is_number
 
 TensorGroups = dict[str, dict[str, Tensor]]
 CheckpointScalars = dict[str, float | None]

@@ -164,7 +164,10 @@ def check_evaluated(folder, outcomes, arguments, seeds):
     if outcome.code != 0 or reading.is_doubtful:
         return
     known = json.loads((seeds / "run" / "last" / "config.json").read_text())["classes"]
-    photos = [p for p in reading.photos if p.is_image and p.class_name in known]
+    images = [photo for photo in reading.photos if photo.is_image]
+    photos = [photo for photo in images if photo.class_name in known]
+    if {photo.role for photo in photos} != {photo.role for photo in images if photo.class_name}:
+        return  # a split has only classes that the model does not know
     count = json.loads(outcome.out)["count"]
     tests = sum(photo.role == "test" for photo in photos)
     devs = sum(photo.role == "dev" for photo in photos)
