@@ -123,7 +123,7 @@ def test_any_changed_value_is_reported_or_refused_with_the_name_of_the_file(tmp_
     [
         ("environment", None, "its environment is None"),
         ("environment", [], "its environment is []"),
-        ("result", {}, "its result is {}"),
+        ("result", {}, "its result is empty"),
         ("result", [1], "its result is [1]"),
         ("run", None, "its run is None"),
     ],
