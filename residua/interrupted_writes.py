@@ -26,6 +26,7 @@ from residua.file_locks import acquire_lock, release_lock
 
 MAX_STEM_BYTES = 200  # of the 255 that a file name may have, so that the endings fit
 MAX_READS = 100  # of a folder that other processes keep replacing
+MAX_TIMES_MISSING = 3
 
 ReadT = TypeVar("ReadT")
 held_locks = threading.local()  # `paths` are the locks that this thread holds
@@ -79,13 +80,17 @@ def read_undisturbed(folder: Path, read: Callable[[], ReadT]) -> ReadT:
 
     If another process replaces or changes the folder meanwhile, it is read again.
     """
-    recover_interrupted(folder)
+    times_missing = 0
     for _ in range(MAX_READS):
+        recover_interrupted(folder)
         before = identify_folder(folder)
         try:
             content = read()
         except Exception:
-            if identify_folder(folder) == before:
+            is_undisturbed = identify_folder(folder) == before
+            times_missing += before is None
+            # once may be a moment between two renames
+            if is_undisturbed and (before is not None or times_missing == MAX_TIMES_MISSING):
                 raise
         else:
             if identify_folder(folder) == before:

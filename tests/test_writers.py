@@ -4,17 +4,32 @@ import ast
 import json
 import os
 import shutil
+import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import residua
+from residua import study_records
 from residua.cli.main import main
-from residua.net.model_folder import load_model_folder
+from residua.config.recipe import recipe
+from residua.config.study import Arm, Study
+from residua.deploy import export
+from residua.deploy.export_check import OutputDifference
+from residua.errors import RecordError, UsageError
+from residua.files import try_lock_folder
+from residua.net.model_folder import load_model_folder, read_model_config, replace_model_config
 from residua.record import RunRecord
-from residua.study_records import pack_runs, read_packed_runs
+from residua.report import study
+from residua.report.lesion import check_lesion_output_folder
+from residua.report.signals import choose_signals_folder
+from residua.studies.run_study import claim_study_folder
+from residua.study_records import read_packed_runs
+from tests.crash_scenarios import decode_photos, save_new_model, save_old_model, write_photos
 from tests.forks import run_at_once
 from tests.report.fake_records import write_study_records
 from tests.third_party import ThirdPartyCifarResNet
@@ -217,8 +232,11 @@ def test_three_calibrations_at_once_leave_a_whole_model_folder(run_folder, tmp_p
     assert_no_left_overs(tmp_path)
 
 
-def test_four_reports_at_once_leave_a_whole_report(tmp_path):
+def test_four_reports_at_once_leave_a_whole_report(tmp_path, monkeypatch):
     folder = write_study_records(tmp_path / "s", {"cifar-resnet20": [(0.01, 0.05), (0.02, 0.06)]})
+    summary = study.read_study_summary(folder)
+    figures = study.render_study_figures(summary.runs.finished, summary.cells)
+    monkeypatch.setattr(study, "render_study_figures", lambda runs, cells: figures)  # takes seconds
     words = ["report", folder]
     codes, _ = run_commands_at_once(tmp_path, words, words, words, words)
     assert codes == [0, 0, 0, 0]
@@ -230,7 +248,19 @@ def test_four_reports_at_once_leave_a_whole_report(tmp_path):
 def test_runs_that_are_packed_by_three_processes_at_once_are_all_there(tmp_path):
     errors = [(0.01, 0.05), (0.02, 0.06), (0.03, 0.07)]
     folder = write_study_records(tmp_path / "s", {"cifar-resnet20": errors})
-    assert run_at_once([lambda: pack_runs(folder) and 0] * 3) == [0, 0, 0]
+    list_run_records = study_records.list_run_records
+
+    def pack_slowly(seconds):
+        def list_then_wait(study_folder):
+            records = list_run_records(study_folder)
+            time.sleep(seconds)
+            return records
+
+        study_records.list_run_records = list_then_wait
+        study_records.pack_runs(folder)
+
+    packers = [partial(pack_slowly, seconds) for seconds in (0, 0.1, 0.2)]
+    assert run_at_once(packers) == [0, 0, 0]
     rows = read_packed_runs(folder / "runs.jsonl")
     assert [len(row.read_metrics()) for row in rows] == [3, 3, 3]
     assert not (folder / "runs").exists()
@@ -250,13 +280,96 @@ def test_of_two_conversions_at_once_one_is_written_and_one_is_refused(tmp_path):
     assert_no_left_overs(tmp_path)
 
 
-def test_of_two_exports_at_once_one_is_written_and_one_is_refused(run_folder, tmp_path):
+def test_of_two_exports_at_once_one_is_written_and_one_is_refused(
+    run_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "write_export", lambda *a: a[-1].write_bytes(b"model"))
+    monkeypatch.setattr(export, "load_exported_runner", lambda *a: time.sleep(0.3))
+    difference = OutputDifference(0.0, 0.0, 1.0)
+    monkeypatch.setattr(export, "measure_output_difference", lambda *a: difference)
     words = ["export", run_folder, "--to", "torch-export", "--out", tmp_path / "e.pt2"]
     codes, texts = run_commands_at_once(tmp_path, words, words)
     assert sorted(codes) == [0, 2], texts
     assert "already exists: choose another --out" in texts[codes.index(2)]
-    torch.export.load(tmp_path / "e.pt2")
+    assert (tmp_path / "e.pt2").read_bytes() == b"model"
     assert_no_left_overs(tmp_path)
+
+
+def test_a_network_can_be_read_at_any_moment_while_it_is_replaced(tmp_path):
+    save_old_model(tmp_path)
+
+    def replace_often():
+        for _ in range(15):
+            save_new_model(tmp_path)
+            save_old_model(tmp_path)
+
+    def read_often():
+        for _ in range(30):
+            load_model_folder(tmp_path / "m")
+
+    assert run_at_once([replace_often, read_often]) == [0, 0]
+    assert_no_left_overs(tmp_path)
+
+
+def test_a_config_is_not_written_beside_the_weights_of_another_network(tmp_path):
+    save_old_model(tmp_path)
+    config = read_model_config(tmp_path / "m")
+    save_new_model(tmp_path)
+    with pytest.raises(RecordError, match="another process has replaced the network in .*/m"):
+        replace_model_config(tmp_path / "m", replace(config, temperature=2.0))
+    load_model_folder(tmp_path / "m")
+
+
+def test_a_second_training_does_not_claim_a_folder_in_which_a_first_one_begins(tmp_path):
+    folder = tmp_path / "r"
+    folder.mkdir()
+    words = ["train", "digits", "--model", "cifar-resnet8", "--steps", "1", "--out", folder]
+    with try_lock_folder(folder) as is_ours:
+        assert is_ours
+        codes, texts = run_commands_at_once(tmp_path, words)
+    assert codes == [1]
+    assert texts[0].endswith(f"residua: the run in {folder} is being trained by another process\n")
+    assert os.listdir(folder) == []
+
+
+def test_checkpoints_that_a_killed_process_left_in_a_finished_run_are_deleted(run_folder, tmp_path):
+    (run_folder / "checkpoints").mkdir()
+    (run_folder / "checkpoints" / "step-000000001.safetensors").write_bytes(b"")
+    (run_folder / ".run.json.lock").touch()
+    (run_folder / ".run.json.1-00000000.part").mkdir()
+    words = ["train", "digits", "--model", "cifar-resnet8", "--steps", "4", "--out", run_folder]
+    assert run_commands_at_once(tmp_path, words)[0] == [0]
+    assert sorted(os.listdir(run_folder)) == ["best", "last", "metrics.jsonl", "run.json"]
+
+
+def test_decoding_deletes_what_a_killed_process_left_of_other_images(tmp_path):
+    write_photos(tmp_path)
+    (tmp_path / "cache" / ".other.1-00000000.part").mkdir(parents=True)
+    (tmp_path / "cache" / ".other.lock").touch()
+    decode_photos(tmp_path)
+    assert os.listdir(tmp_path / "cache") == ["k"]
+
+
+STUDY = Study(dataset="digits", recipe=recipe("small"), arms=(Arm("resnet"),), depths=(8,))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        lambda folder: claim_study_folder(folder, STUDY),
+        lambda folder: choose_signals_folder(folder, "cifar-resnet8"),
+        check_lesion_output_folder,
+    ],
+    ids=["study", "signals", "lesion"],
+)
+def test_a_folder_that_holds_only_what_a_killed_process_left_counts_as_empty(tmp_path, claim):
+    (tmp_path / ".study.json.lock").touch()
+    (tmp_path / ".study.json.1-00000000.part").mkdir()
+    claim(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    (tmp_path / "study.json").unlink(missing_ok=True)
+    with pytest.raises(UsageError, match="is not empty"):
+        claim(tmp_path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a forked process cannot use CUDA")

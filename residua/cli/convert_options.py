@@ -7,12 +7,16 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from residua.bounded_json import read_regular_file
 from residua.config.dataset import DATASETS
 from residua.config.model import explain_channel_mismatch
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.errors import UsageError
+from residua.file_names import decode_file_name
 from residua.report.format import format_counted_noun
+
+MAX_CLASSES_BYTES = 2**26  # of a file of class names
 
 
 def to_string_list(value: object) -> list[str]:
@@ -35,7 +39,10 @@ def resolve_network_and_classes(
         data = DATASETS[class_words[0]]
         return network(name, input=data.input, classes=len(data.classes)), data.classes
     if len(class_words) == 1:
-        class_words = read_class_names(Path(class_words[0])) or class_words[0].split(",")
+        names_in_file = read_class_names(Path(class_words[0]))
+        class_words = names_in_file or decode_file_name(class_words[0]).split(",")
+    else:
+        class_words = list(map(decode_file_name, class_words))
     classes = tuple(word.strip() for word in class_words)
     for class_name, count in Counter(classes).items():
         if count > 1 or not class_name:
@@ -54,7 +61,8 @@ def read_class_names(path: Path) -> list[str]:
     if not os.path.isfile(path):
         return []
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        content = read_regular_file(path, MAX_CLASSES_BYTES)
+        return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UsageError(
             f"--classes {path} is not a text file: give a file with one class name per line"

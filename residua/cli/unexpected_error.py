@@ -1,7 +1,6 @@
 """Report an error that residua did not foresee: one sentence, and a file with the traceback."""
 
 import os
-import platform
 import sys
 import tempfile
 import traceback
@@ -43,7 +42,6 @@ def write_traceback_file(error: Exception) -> str:
     descriptor, path = tempfile.mkstemp(prefix="residua-error-", suffix=".txt")
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"command: {sys.argv}\n")
-        file.write(f"residua {version('residua')}, Python {platform.python_version()}, ")
-        file.write(f"{platform.platform()}\n\n")
+        file.write(f"residua {version('residua')}, Python {sys.version} on {sys.platform}\n\n")
         traceback.print_exception(error, file=file)
     return path

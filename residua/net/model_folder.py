@@ -20,7 +20,6 @@ from residua.files import (
     atomic_write,
     hold_output_lock,
     read_undisturbed,
-    recover_interrupted,
     render_json,
     write_json,
 )
@@ -102,12 +101,11 @@ def read_model_config(folder: Path) -> ModelConfig:
 
     Raises RecordError if the config is missing or invalid, or of a format newer than this version.
     """
-    recover_interrupted(folder)
     path = folder / "config.json"
     if folder.is_file():
         raise RecordError(f"{folder} {explain_not_model_folder(folder)}")
     try:
-        data = read_json(path)
+        data = read_undisturbed(folder, partial(read_json, path))
     except MissingRecordError:
         raise RecordError(explain_missing_config(folder)) from None
     stored_format = data.get("format") if isinstance(data, dict) else None

@@ -73,7 +73,8 @@ def train_jobs_locally(
     if workers < 0:
         raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
     core_count = os.cpu_count() or 1
-    workers = workers or (1 if torch.cuda.is_available() else min(core_count, len(jobs)))
+    workers = workers or (1 if torch.cuda.is_available() else core_count)
+    workers = min(workers, len(jobs))  # more would have nothing to do
     # Processes are spawned, because forked ones could not use CUDA.
     spawn_context = multiprocessing.get_context("spawn")
     progress_events: Queue[RunProgressEvent] = spawn_context.Queue()

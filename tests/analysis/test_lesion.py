@@ -345,5 +345,5 @@ def test_a_third_party_sequential_is_ablated_by_the_names_of_its_children():
             )
     with pytest.raises(UsageError, match="no child module 'layer1': the network has 0, 1, 2"):
         dissect_sequential(net, ["layer1"])
-    with pytest.raises(UsageError, match="do not follow one another"):
+    with pytest.raises(UsageError, match="are not consecutive: give neighbours"):
         dissect_sequential(net, ["2", "4"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import residua
+from residua.cli.convert_options import resolve_network_and_classes
 from residua.cli.main import main
 from residua.net.convert.state_dict import read_state_dict
 from residua.net.convert.weights import convert_to_project
@@ -358,3 +359,10 @@ def test_akamasters_resnet20_makes_827_errors_on_the_cifar10_test_images(
     )
     score = json.loads(capsys.readouterr().out)
     assert (score["count"], score["wrong"]) == (10_000, 827)
+
+
+def test_class_names_are_read_without_a_byte_order_mark(tmp_path):
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\r\ndog\r\n")
+    words = [str(tmp_path / "classes.txt")]
+    _, classes = resolve_network_and_classes("cifar-resnet8", words)
+    assert classes == ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "dog")

@@ -114,8 +114,8 @@ BAD_FILES = {
     "a folder": (
         "x",
         lambda path: path.mkdir(),
-        "{path} is a folder: give a weights file, or add --to to write the folder's weights for "
-        "another project",
+        "{path} is a folder: give a weights file, or add --to PROJECT, which writes the folder's "
+        "weights for another project",
     ),
     "a short bias": (
         "x.pth",

@@ -74,7 +74,7 @@ def test_a_refused_body_gets_503_and_when_to_try_again():
         status, headers, found = send_request(port, bytes(2_000))
         assert (status, headers["retry-after"]) == (503, "1")
         assert found["error"] == (
-            "unfinished requests fill the memory for bodies (10,000 bytes): try again in a second"
+            "the memory for request bodies is full (10,000 bytes): try again in a second"
         )
         assert service.body_budget.used_bytes == 9_000
         assert send_request(port, make_image_bytes()[:900])[0] == 400  # it fits, and is truncated

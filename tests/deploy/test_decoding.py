@@ -118,7 +118,7 @@ def test_a_float_tiff_is_refused_before_it_is_decoded():
     assert (status, found["error"]) == (
         413,
         "the image needs 1,029 MB of memory to be decoded, more than the limit of 650 MB: send "
-        "fewer pixels, or 8 bits per channel",
+        "a smaller image, or one with 8 bits per channel",
     )
 
 

@@ -209,7 +209,7 @@ def test_a_network_without_finite_probabilities_gets_500_and_a_sentence(shared_e
     with run_server(PredictionService(engine, "", ServerLimits())) as port:
         status, _, found = send_request(port, black.getvalue())
         assert status == 500
-        assert found["error"].startswith("the network has no finite probabilities for this image")
+        assert found["error"].startswith("the probabilities for this image are not finite")
         assert send_request(port, make_image_bytes())[0] == 200
         images = [make_image_bytes(), black.getvalue()]
         assert send_request(port, encode_json(images), headers=JSON_TYPE)[0] == 500

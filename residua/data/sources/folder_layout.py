@@ -6,6 +6,7 @@ on held-out images or learn to tell the splits apart.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,7 @@ def unwrap_split_folder(folder: Path) -> Path:
 def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
     """Raise DataError if folders that would be classes look like splits.
 
-    They do if their names say so, or if they hold no images themselves but the same subfolders.
+    They do if their names say so, or if some hold no images themselves but the same subfolders.
     """
     used = [folder for folder in folders if count_files(folder, limit=1)]
     named_splits = {parse_split_name(folder.name) for folder in used} - {""}
@@ -134,9 +135,8 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
     with_subfolders_only = [
         folder for folder in used if subfolders[folder] and not holds_files_directly(folder)
     ]
-    if len(with_subfolders_only) < 2:
-        return
-    shared = set.intersection(*(subfolders[folder] for folder in with_subfolders_only))
+    counts = Counter(name for folder in with_subfolders_only for name in subfolders[folder])
+    shared = {name for name, count in counts.items() if count > 1}
     outer = join_first_names(folder.name for folder in with_subfolders_only)
     inner = join_first_names(sorted(shared))
     if any(parse_split_name(name) for name in shared):

@@ -122,6 +122,10 @@ AMBIGUOUS_FOLDERS = {
         r"holds folders \(Exam, Learn\) that hold the same folders \(cat, dog\): if cat, dog are "
         "the classes, name the outer folders train, val and test",
     ),
+    "unknown words for some splits": (
+        {"Learn/cat": 2, "Learn/dog": 2, "unseen/cat": 2, "unseen/dog": 2, "more/dog": 1},
+        r"holds folders \(Learn, more, unseen\) that hold the same folders \(cat, dog\)",
+    ),
     "splits below the classes": (
         {f"{outer}/{inner}": 2 for outer in ("cat", "dog") for inner in ("train", "test")},
         "that each hold the splits test, train: put the splits above the classes",
