@@ -53,13 +53,14 @@ def read_json_lines(path: Path, max_bytes: int = MAX_JSON_BYTES) -> list[Json]:
 def parse_json_lines(content: bytes, path: Path) -> list[Json]:
     """Parse the content of the file `path`, one JSON value per line; empty lines are skipped.
 
+    NaN and Infinity, which earlier versions wrote for losses that were not finite, become None.
     Raises DamagedRecordError if a line is not acceptable JSON; the message names file and line.
     """
     values = []
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             try:
-                values.append(parse_json(line))
+                values.append(parse_json(line, non_finite_as_none=True))
             except (ValueError, RecursionError, MemoryError) as error:
                 reason = describe_json_error(error)
                 message = f"{path} is damaged in line {number}: {reason}"
@@ -67,7 +68,7 @@ def parse_json_lines(content: bytes, path: Path) -> list[Json]:
     return values
 
 
-def parse_json(content: str | bytes) -> Json:
+def parse_json(content: str | bytes, *, non_finite_as_none: bool = False) -> Json:
     """Parse JSON; bytes are UTF-8.
 
     Raises json.JSONDecodeError or UnicodeDecodeError if `content` is not JSON.  Raises
@@ -84,7 +85,7 @@ def parse_json(content: str | bytes) -> Json:
     has_long_exponent = re.search(rb"[eE]\+?[0-9]{3}", structure)
     value: Json = json.loads(
         content if isinstance(content, str) else content.decode("utf-8-sig"),
-        parse_constant=refuse_constant,
+        parse_constant=(lambda name: None) if non_finite_as_none else refuse_constant,
         parse_float=parse_finite_float if has_long_exponent else None,
         object_pairs_hook=make_object_of_unique_keys,
     )

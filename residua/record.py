@@ -11,6 +11,7 @@ best/           model folder with the weights of the lowest error on the dev spl
 import json
 import re
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 from residua.bounded_json import MAX_JSON_BYTES, Json, parse_json_lines, read_regular_file
@@ -180,7 +181,10 @@ class RunRecord:
         return [check_metrics_row(row, self.metrics_path) for row in rows]
 
     def append_metrics(self, row: MetricsRow) -> None:
-        append_line(self.metrics_path, json.dumps(row))
+        finite_row = {
+            name: value if value is None or isfinite(value) else None for name, value in row.items()
+        }
+        append_line(self.metrics_path, json.dumps(finite_row))
 
     def flush_metrics(self) -> None:
         """Flush metrics.jsonl to disk, so that a power failure leaves no checkpoint ahead of it."""

@@ -1,6 +1,7 @@
 """JSON that others wrote ends in a value or in one sentence, within bounded time."""
 
 import json
+import math
 import os
 import re
 import time
@@ -18,6 +19,7 @@ from residua.bounded_json import (
     read_regular_file,
 )
 from residua.errors import DamagedRecordError, MissingRecordError, RecordError
+from residua.record import RunRecord
 from tests.test_design import PACKAGE
 
 json_values = st.recursive(
@@ -98,6 +100,19 @@ def test_a_damaged_line_is_named(tmp_path):
         read_json_lines(path)
     path.write_text('{"step": 1}\n\n{"step": "\N{LINE SEPARATOR}"}\n')
     assert read_json_lines(path) == [{"step": 1}, {"step": "\N{LINE SEPARATOR}"}]
+
+
+def test_a_loss_that_was_not_finite_is_none_in_the_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "dev_loss": NaN, "loss": -Infinity, "lr": 0.1}\n')
+    rows = [{"step": 1, "dev_loss": None, "loss": None, "lr": 0.1}]
+    assert RunRecord(tmp_path).read_metrics() == read_json_lines(path) == rows
+    RunRecord(tmp_path).append_metrics({"step": 2, "dev_loss": math.inf, "loss": math.nan})
+    assert json.loads(path.read_text().splitlines()[1]) == {
+        "step": 2,
+        "dev_loss": None,
+        "loss": None,
+    }
 
 
 def test_folders_pipes_devices_and_impossible_paths_are_refused_without_waiting(tmp_path):
