@@ -286,7 +286,9 @@ def make_published_dataset(folder):
 
 def download_dataset(folder):
     with (
-        mock.patch.dict("os.environ", {"XDG_CACHE_HOME": str(folder / "cache")}),
+        mock.patch.dict(
+            "os.environ", {"XDG_CACHE_HOME": str(folder / "cache"), "RESIDUA_DATA": ""}
+        ),
         mock.patch("residua.data.sources.download.tqdm", mock.MagicMock()),
     ):
         find_or_download(make_published_dataset(folder))
