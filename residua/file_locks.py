@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 IS_POSIX = os.name == "posix"
 POLL_SECONDS = 0.02
@@ -17,8 +17,7 @@ QUIET_SECONDS = 1.0  # of waiting, before a line says so
 NO_LOCK = -1
 
 
-@dataclass(frozen=True, slots=True)
-class FileLock:
+class FileLock(NamedTuple):
     """A lock that this process holds."""
 
     path: Path

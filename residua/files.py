@@ -5,7 +5,6 @@ staging folder beside it, flushes that to disk, and puts the result in place in 
 `interrupted_writes` describes what a killed writer leaves, and cleans it up.
 """
 
-import ctypes
 import errno
 import json
 import os
@@ -50,9 +49,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary = staging / target.name
         try:
             with name_target_in_errors(path, staging):
-                staging.mkdir(mode=0o700)
+                folder_mode = make_private_folder(staging)
                 yield temporary
-                set_permissions(temporary, target)
+                set_permissions(temporary, target, folder_mode)
                 fsync_tree(temporary)
                 if target.is_dir() and temporary.is_dir():
                     replace_folder(temporary, target, hidden_sibling(target, f"{token}.old"))
@@ -202,6 +201,8 @@ def exchange_paths(first: Path, second: Path) -> bool:
     """Exchange two paths in one step; where this is impossible, do nothing and return False."""
     if not sys.platform.startswith("linux"):
         return False
+    import ctypes
+
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # absent from old C libraries
     names = os.fsencode(first), os.fsencode(second)
     return renameat2 is not None and not renameat2(
@@ -209,18 +210,26 @@ def exchange_paths(first: Path, second: Path) -> bool:
     )
 
 
-def set_permissions(new: Path, target: Path) -> None:
+def make_private_folder(folder: Path) -> int:
+    """Make a folder for this user alone; return the permissions that a new folder has otherwise."""
+    folder.mkdir()
+    mode = folder.stat().st_mode & 0o777
+    folder.chmod(0o700)
+    return mode
+
+
+def set_permissions(new: Path, target: Path, folder_mode: int) -> None:
     """Give `new` the permissions of `target`, which it replaces, or those that `open` gives.
 
     Without this, files of libraries that write for their owner alone would stay unreadable.
+    `folder_mode` holds the permissions of a new folder, from which those of a file follow: the
+    umask itself cannot be read without being set, for all threads.
     """
     if not IS_POSIX:
         return
-    umask = os.umask(0o077)  # it cannot be read without being set
-    os.umask(umask)
     for file in list_files(new):
         mode = stat.S_IMODE(file.stat().st_mode)
-        usual_mode = (0o777 if mode & 0o100 else 0o666) & ~umask
+        usual_mode = folder_mode if mode & 0o100 else folder_mode & 0o666
         if mode != usual_mode:
             file.chmod(usual_mode)
     if target.exists() and target.is_dir() == new.is_dir():

@@ -132,6 +132,7 @@ def test_no_imports_form_a_circle_not_even_inside_functions():
 
 LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "captum.attr",
+    "ctypes",
     "datasets",
     "datasets.config",
     "fcntl",

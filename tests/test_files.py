@@ -198,7 +198,7 @@ def test_files_have_the_permissions_that_open_gives(tmp_path, umask):
         with atomic_write(tmp_path / "program") as temporary:
             temporary.write_text("")
             temporary.chmod(0o700)
-        assert os.umask(umask) == umask  # as it was
+        assert os.umask(umask) == umask  # it was not changed
     finally:
         os.umask(before)
     modes = {p: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*")}
@@ -338,7 +338,7 @@ def test_if_the_second_rename_fails_the_old_folder_is_back(tmp_path, monkeypatch
 
 def test_an_old_c_library_or_kernel_is_no_error(tmp_path, monkeypatch):
     write_folder(tmp_path / "m", "old")
-    monkeypatch.setattr(files.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     write_folder(tmp_path / "m", "new")
     assert read_folder(tmp_path / "m") == "new"
 
