@@ -92,8 +92,8 @@ def check_yaml_size(text: str, source: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if count > MAX_CONFIG_NODES or depth > MAX_CONFIG_NESTING:
             raise UsageError(
-                f"{source} has more than {MAX_CONFIG_NODES:,} values or {MAX_CONFIG_NESTING} "
-                "levels: write one OPTION: VALUE on each line"
+                f"{source} has more than {MAX_CONFIG_NODES:,} values, or is nested more than "
+                f"{MAX_CONFIG_NESTING} levels deep: write a flat list, one option on each line"
             )
 
 

@@ -18,7 +18,7 @@ LARGEST_WRITTEN = 10**15  # larger numbers are not written out in messages
 
 
 def check_layer_count(layers: int) -> None:
-    """Raise UsageError if a network of so many layers would be too deep to build."""
+    """Raise UsageError if a network of this many layers would be too deep to build."""
     if layers > MAX_LAYERS:
         raise UsageError(
             f"a network of {format_bound(layers)} layers is too deep: choose at most {MAX_LAYERS:,}"

@@ -14,12 +14,12 @@ UINT64_MASK = (1 << 64) - 1
 
 
 class RandomStream(IntEnum):
-    """The purposes of random bits, such as crops: different purposes get independent bits.
+    """The purposes of random bits, such as crops: different numbers give independent bits.
 
     A member is the second key of `random_bits_from_keys`, after the seed.  Its number must not
-    change, because that would change the batches of every seed.  Members with the same number are
-    enum aliases.  Two purposes may share a number only if no computation needs both: VLAD is fitted
-    without `TrainingBatches`, and lesions are drawn for networks that are already trained.
+    change, because that would change the batches of every seed.  Two purposes share a number only
+    if no computation needs both: those of VLAD and of lesions share numbers with those of training
+    batches, because VLAD is fitted without batches and lesions do not train.
     """
 
     # of training batches

@@ -112,7 +112,7 @@ def export_fp32(
 
 
 def describe_difference(difference: OutputDifference) -> str:
-    """Say how the outputs of a file differ from those of PyTorch."""
+    """Say how the outputs of an exported model differ from those of PyTorch."""
     if isinf(difference.probability_difference) or isinf(difference.score_difference):
         return "its outputs, or those of PyTorch, are not finite"
     return (

@@ -247,7 +247,7 @@ class PredictionService:
 
     @contextmanager
     def count_waiting(self, count: int) -> Iterator[None]:
-        """Count images as waiting inside the context.
+        """Inside the context, count `count` images as waiting.
 
         Raises HTTPException 503 if there would be more than the limit.
         """

@@ -145,7 +145,7 @@ PRECISE_IMAGE_COUNT = 2000  # from which an error is written in hundredths of a 
 
 
 def format_quantity(name: str, value: object) -> str:
-    """Write a quantity that a command prints in its unit; None gives a dash.
+    """Format the value of the quantity `name` with its unit; None gives a dash.
 
     A name that is not in `QUANTITY_FORMATS` has no unit: its value is written as it is.
     """

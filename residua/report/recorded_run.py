@@ -91,8 +91,8 @@ def parse_recorded_run(
         raise TypeError("`run` is not an object that records a network and a recipe")
     if run_spec["recipe"] is None:  # VLAD is fitted in one pass: it has no depth and no curve
         raise RecordError(
-            f"{record.folder} contains no trained network, so there is no report: its result on "
-            f"{run_spec['dataset']} is in its run.json, under result"
+            f"{record.folder} contains no trained network, so there is no report to write: the "
+            f"run's result on {run_spec['dataset']} is in {record.folder / 'run.json'}"
         )
     network_json, recipe_json = run_spec["network"], run_spec["recipe"]
     if not isinstance(network_json, dict) or not isinstance(recipe_json, dict):

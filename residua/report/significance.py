@@ -103,8 +103,9 @@ class CellComparison:
     def min_difference(self) -> float:
         """The smallest difference that counts as significant, however small the spread is.
 
-        The start of learning is known only to within one interval between measurements.  With few
-        seeds, starts must therefore differ by at least two intervals.
+        Errors must differ by a constant.  The step at which learning starts is known only to within
+        one interval between measurements: two such steps must differ by at least one interval, and
+        with few seeds by two.
         """
         has_few_seeds = self.min_seeds < MIN_WELCH_SEEDS
         if self.measure == "start":

@@ -218,7 +218,8 @@ def group_from_environment(environment: Mapping[str, str]) -> DataParallelGroup:
     )
     if not rank < world_size:
         raise UsageError(
-            f"RANK is {rank} and WORLD_SIZE is {world_size}: start with torchrun, or unset them"
+            f"the environment variables RANK={rank} and WORLD_SIZE={world_size} contradict each "
+            "other (ranks count from 0 to WORLD_SIZE - 1): start with torchrun, or unset both"
         )
     return DataParallelGroup(rank, world_size, local_rank, restart_count)
 

@@ -64,8 +64,8 @@ def adapt_network_to_data(
     source_network = model.read_model_config(path).network
     if not isinstance(source_network, Network):
         raise UsageError(
-            f"--from needs the weights of a network, but {path} holds {source_network.name}: "
-            "give another folder"
+            f"--from needs a folder with a network's weights, but {path} holds a "
+            f"{source_network.name} model, which has none: give another folder"
         )
     adapted_network = source_network
     if data.kind == "folder" and source_network.input[0] == data.input[0]:

@@ -33,7 +33,7 @@ REMEDIES = {
 
 
 def require_equal_ranks(machine: Machine, collect_facts: Callable[[], RankFacts]) -> None:
-    """Compare with the other ranks what this one is about to compute; with one process, do nothing.
+    """Check that all ranks are about to compute the same; with one process, do nothing.
 
     `collect_facts` returns what must be equal: the command, the run, fingerprints of the images.
     The versions, the code, the device and the precision are compared, too.  All ranks must call

@@ -123,10 +123,10 @@ class AllReduceSum(torch.autograd.Function):
 
 
 class SyncDropJoin(DropJoin):
-    """Drop-path and shortcut dropout for one rank's slice of a BN split.
+    """Drop-path and shortcut dropout for one rank's slice of the images normalised together.
 
-    Every rank draws the same mask for the whole split, as a single process would, and applies its
-    own slice of that mask.
+    Every rank draws the same mask for all of these images, as a single process would, and applies
+    its own slice of that mask.
     """
 
     def __init__(self, drop: DropJoin, rank_in_split: int, ranks_per_split: int) -> None:

@@ -151,7 +151,7 @@ class PickledCall:
         (eval, ("1",), r"\w+\.eval"),
         (np.load, ("x",), r"numpy\.load"),
     ],
-    ids=str,
+    ids=["os.system", "eval", "numpy.load"],
 )
 @pytest.mark.parametrize("protocol", [0, 4])
 def test_a_pickle_that_runs_code_is_refused(tmp_path, monkeypatch, what, arguments, name, protocol):

@@ -292,7 +292,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path):
 def test_the_report_states_that_vlad_is_not_a_network(fitted_run):
     with pytest.raises(
         RecordError,
-        match=r"contains no trained network, so there is no report: "
-        r"its result on digits is in its run",
+        match=r"contains no trained network, so there is no report to write: "
+        r"the run's result on digits is in .*run\.json",
     ):
         read_records(fitted_run)

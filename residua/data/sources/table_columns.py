@@ -76,9 +76,9 @@ def find_table_columns(table_path: Path, rows: Sequence[Sequence[str]]) -> Table
     if any(map(has_image_suffix, rows[0])):
         return find_columns_by_content(table_path, rows)
     raise DataError(
-        f"{table_path} has the columns {', '.join(rows[0])}: "
-        "name one of them path and one label, or use other usual names "
-        f"({', '.join(OTHER_NAMES['path'][:3])}; {', '.join(OTHER_NAMES['label'][:2])})"
+        f"{table_path} has the columns {', '.join(rows[0])}, but needs one of paths and one of "
+        f"classes: rename the first to 'path' (or {', '.join(OTHER_NAMES['path'][:3])}) and the "
+        f"second to 'label' (or {', '.join(OTHER_NAMES['label'][:2])})"
     )
 
 

@@ -68,7 +68,8 @@ def load_torch_file(path: Path) -> StateDict:
 def find_tensor_problem(tensor: Tensor, tensor_name: str) -> str:
     """Explain what is wrong with a dense tensor, e.g. "not finite everywhere"; "" if nothing is.
 
-    `tensor_name` is the tensor's own name, e.g. `running_var`.  The text is to follow "NAME is".
+    `tensor_name` is the last part of the tensor's name, e.g. `running_var`.  The returned text
+    completes a sentence that begins with the tensor's name and "is".
     """
     if tensor_name == "num_batches_tracked":
         is_number = not tensor.dtype.is_complex and not tensor.is_quantized

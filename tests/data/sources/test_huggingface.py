@@ -258,7 +258,7 @@ def test_a_parquet_table_of_paths_is_read_like_a_csv_table(tmp_path):
     assert {part for _, _, part in list_entries(one)} == {"train", "test"}
     parquet.write_table(pa.table({"name": ["a"], "kind": ["b"]}), tmp_path / "other.parquet")
     with pytest.raises(
-        DataError, match=r"has the columns name, kind: name one of them path and one label"
+        DataError, match=r"has the columns name, kind, but needs one of paths and one of classes"
     ):
         list_image_dataset(tmp_path / "other.parquet")
     (tmp_path / "no.parquet").write_bytes(b"PAR1")

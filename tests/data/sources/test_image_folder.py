@@ -194,7 +194,7 @@ def test_other_invalid_data_arguments_give_a_one_line_error(tmp_path, capsys):
     )
     (tmp_path / "t.csv").write_text("name,kind\na.png,a\n")
     assert (
-        "has the columns name, kind: name one of them path and one label"
+        "has the columns name, kind, but needs one of paths and one of classes"
         in run_train(tmp_path / "t.csv")[1]
     )
     (tmp_path / "t.csv").write_bytes(b"path,label\n\x81\x8d,a\n")

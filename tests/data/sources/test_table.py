@@ -129,7 +129,10 @@ def test_labels_and_splits_that_look_equal_are_equal(folder):
         ("img,image_path,label\nx/0.png,x/0.png,a", "columns img and image_path, which may both"),
         ("path,target,labels\nx/0.png,1,a", "columns target and labels, which may both hold the"),
         ("path,label,label\nx/0.png,1,a", "columns label and label, which may both hold the label"),
-        ("name,kind\na.png,a\nb.png,b", "has the columns name, kind: name one of them path"),
+        (
+            "name,kind\na.png,a\nb.png,b",
+            "has the columns name, kind, but needs one of paths and one of classes",
+        ),
         ("x/0.png,cat,dog\nx/1.png,dog,cat", "no header, and its columns may be understood in"),
         ("x/0.png,train,test\nx/1.png,val,test", "no header, and its columns may be understood"),
         ("x/0.png,x/1.png\nx/2.png,x/3.png", "no header, and its columns may be understood"),
