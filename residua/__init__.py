@@ -13,7 +13,6 @@ cli                 the command line
 `import residua` is fast: a public name's module, and torch if needed, is imported at first use.
 """
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from residua.lazy import export_lazily
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from residua.net.create import create_model
     from residua.net.model_folder import from_pretrained, save_pretrained
 
-__version__ = version("residua")
+__version__ = "0.1.0"
 
 __getattr__, __dir__ = export_lazily(
     __name__,

@@ -11,3 +11,13 @@ convert_options  the options of `convert` that describe another project's weight
 
 Every other module is the command of the same name.
 """
+
+from typing import TYPE_CHECKING
+
+from residua.lazy import export_lazily
+
+if TYPE_CHECKING:
+    from residua.cli.parser import CommandParser as CommandParser
+    from residua.cli.parser import make_command_parser as make_command_parser
+
+__getattr__, __dir__ = export_lazily(__name__, {"parser": "CommandParser make_command_parser"})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 import residua
-from residua import net
+from residua import __version__, net
 from residua.cli.convert_options import (
     parse_channel_values,
     resolve_network_and_classes,
@@ -157,7 +157,7 @@ def make_requested_config(arguments: Namespace) -> tuple[Network, ModelConfig]:
         classes=classes,
         mean=parse_channel_values("mean", arguments, requested_network, channels),
         std=parse_channel_values("std", arguments, requested_network, channels),
-        residua=version("residua"),
+        residua=__version__,
         torch=version("torch"),
         resize=arguments.resize,
         interpolation=arguments.interpolation,

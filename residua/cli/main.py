@@ -1,22 +1,26 @@
 """The entry point of the command line: parse the arguments, run one command, report errors."""
 
+import ast
 import os
 import sys
 from collections.abc import Callable
 from errno import ENOSPC
 from importlib import import_module
-from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from jsonargparse import Namespace
-
-from residua import training
+from residua import __version__, cli, training
 from residua.cli.output import print_note
-from residua.cli.parser import CommandParser
 from residua.cli.streams import discard_further_output, flush_standard_output, prepare_process
 from residua.cli.unexpected_error import describe_unexpected_error
 from residua.errors import ResiduaError, UsageError, describe_os_error, unknown_name_error
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from residua.cli import CommandParser
 
 COMMANDS = (
     "study",
@@ -87,7 +91,7 @@ def run_command(words: list[str]) -> None:
     if first_word in ("-h", "--help"):
         print(format_overview(), end="")
     elif first_word == "--version":
-        print(f"residua {version('residua')}")
+        print(f"residua {__version__}")
     elif first_word.startswith("-"):
         raise unknown_name_error("option", first_word, ["--help", "--version"])
     elif first_word in OTHER_SPELLINGS:
@@ -96,7 +100,7 @@ def run_command(words: list[str]) -> None:
         raise unknown_name_error("command", first_word, COMMANDS)
     else:
         command = import_command(first_word)
-        parser = make_command_parser(first_word, command)
+        parser = cli.make_command_parser(first_word, command)
         if os.environ.get("WORLD_SIZE", "1") == "1":
             parsed = parser.parse_args(others)
         elif first_word in DISTRIBUTED_COMMANDS:
@@ -107,7 +111,7 @@ def run_command(words: list[str]) -> None:
         command.run(parsed)
 
 
-def parse_on_each_rank(parser: CommandParser, words: list[str]) -> Namespace:
+def parse_on_each_rank(parser: "CommandParser", words: list[str]) -> "Namespace":
     """Parse the arguments of one process of a distributed run.
 
     If they are invalid, the other processes are told, which would otherwise wait for this one.
@@ -129,19 +133,20 @@ def import_command(name: str) -> ModuleType:
     return import_module(f"residua.cli.{name}")
 
 
-def make_command_parser(name: str, command: ModuleType) -> CommandParser:
-    parser = CommandParser(prog=f"residua {name}", description=command.__doc__)
-    command.add_arguments(parser)
-    parser.add_config_option()
-    return parser
-
-
 def format_overview() -> str:
     """Format the help of `residua` itself, with one line per command."""
-    summaries = {name: str(import_command(name).__doc__).splitlines()[0] for name in COMMANDS}
+    summaries = {name: read_summary(name) for name in COMMANDS}
     return OVERVIEW.format(
         commands="\n".join(f"  {name:12} {summary}" for name, summary in summaries.items())
     )
+
+
+def read_summary(command: str) -> str:
+    """The first line of a command's docstring, without importing its module."""
+    spec = find_spec(f"residua.cli.{command}")
+    assert spec is not None
+    source = Path(str(spec.origin)).read_text(encoding="utf-8")
+    return str(ast.get_docstring(ast.parse(source))).splitlines()[0]
 
 
 def run_reporting_errors(action: Callable[[], None]) -> int:

@@ -10,6 +10,7 @@ from argparse import SUPPRESS, Action, ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import yaml
@@ -271,3 +272,11 @@ def make_choice_parser(option: str, choices: Sequence[str]) -> Callable[[object]
         return str(value)
 
     return parse_choice
+
+
+def make_command_parser(name: str, command: ModuleType) -> CommandParser:
+    """Make the parser of a command, whose module defines `add_arguments`."""
+    parser = CommandParser(prog=f"residua {name}", description=command.__doc__)
+    command.add_arguments(parser)
+    parser.add_config_option()
+    return parser

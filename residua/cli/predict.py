@@ -110,8 +110,8 @@ def run(arguments: Namespace) -> None:
             arguments.max_pixels or MAX_IMAGE_PIXELS,
         ):
             count, failed = count + 1, failed + bool(prediction.error)
-            if prediction.highest_level:
-                highest_levels.append(prediction.highest_level)
+            if prediction.brightest_level:
+                highest_levels.append(prediction.brightest_level)
             top = [(config.classes[k], p) for k, p in prediction.top_classes(arguments.top)]
             picture = draw_explanation(prediction, count)
             print_prediction(prediction.path, top, prediction.error, picture)

@@ -4,7 +4,8 @@ import os
 import sys
 import tempfile
 import traceback
-from importlib.metadata import version
+
+from residua import __version__
 
 UNEXPECTED_ERROR = "unexpected error"  # begins the sentence; tests search for it
 MAX_REASON_LENGTH = 200
@@ -42,6 +43,6 @@ def write_traceback_file(error: Exception) -> str:
     descriptor, path = tempfile.mkstemp(prefix="residua-error-", suffix=".txt")
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"command: {sys.argv}\n")
-        file.write(f"residua {version('residua')}, Python {sys.version} on {sys.platform}\n\n")
+        file.write(f"residua {__version__}, Python {sys.version} on {sys.platform}\n\n")
         traceback.print_exception(error, file=file)
     return path

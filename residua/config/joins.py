@@ -160,7 +160,7 @@ class Gate(Join):
         return "shortcut", "gate", "new"
 
     @property
-    def gate_kernel(self) -> int | None:
+    def gate_kernel(self) -> int:
         return self.kernel
 
 

@@ -181,7 +181,7 @@ def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
 
     A tensor that several of these parts need is counted once, for the first of them.
     """
-    tensors = SavedBytesCounter(bytes_per_number)
+    tensors = PlannedBytesCounter(bytes_per_number)
     x = tensors.add_layers(plan.stem, tensors.new_tensor_id())
     running_totals = [0, tensors.total_bytes]
     for unit in plan.units:
@@ -192,7 +192,7 @@ def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
     return [after - before for before, after in pairwise(running_totals)]
 
 
-class SavedBytesCounter:
+class PlannedBytesCounter:
     """Counts the bytes per image that layers save for the backward pass, each tensor once."""
 
     def __init__(self, bytes_per_number: int) -> None:

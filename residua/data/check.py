@@ -151,35 +151,34 @@ def find_duplicate_problems(
         if first == i:
             unique.append(i)
             continue
-        problems[i] = describe_duplicate(
-            listing, images[i].entry, images[first].entry, "duplicate", "is the same file as"
+        problems[i] = make_duplicate_problem(
+            listing, images[i].entry, images[first].entry, has_same_bytes=True
         )
     pairs = find_near_duplicates(
         [images[i].difference_hash for i in unique], [images[i].grey_thumbnail for i in unique]
     )
     for original, duplicate in pairs:
-        problems[unique[duplicate]] = describe_duplicate(
+        problems[unique[duplicate]] = make_duplicate_problem(
             listing,
             images[unique[duplicate]].entry,
             images[unique[original]].entry,
-            "near duplicate",
-            "looks the same as",
+            has_same_bytes=False,
         )
     return problems
 
 
-def describe_duplicate(
-    listing: ImageListing, entry: ImageEntry, original: ImageEntry, kind: str, relation: str
+def make_duplicate_problem(
+    listing: ImageListing, entry: ImageEntry, original: ImageEntry, *, has_same_bytes: bool
 ) -> DataProblem:
-    """Describe the problem that `entry` duplicates `original`.
+    """Make the problem that `entry` duplicates `original`, or looks the same as it.
 
-    `kind` is "duplicate" for the same bytes, and "near duplicate" for images that look the same.
-    The problem's kind is `kind`, with two exceptions: it is "leakage" if only the splits differ,
-    and "two classes" if the bytes are the same but the classes differ.
+    The problem's kind is "duplicate" or "near duplicate", with two exceptions: it is "leakage" if
+    only the splits differ, and "two classes" if the bytes are the same but the classes differ.
     """
-    detail = f"{relation} {original.name}"
+    kind = "duplicate" if has_same_bytes else "near duplicate"
+    detail = f"{'is the same file as' if has_same_bytes else 'looks the same as'} {original.name}"
     if entry.label != original.label:
-        kind = "two classes" if kind == "duplicate" else kind
+        kind = "two classes" if has_same_bytes else kind
         detail += f", of the class {listing.classes[original.label]}"
     elif entry.split != original.split:
         kind = "leakage"

@@ -40,7 +40,7 @@ def check_image(
     """Check one image: returns a `CheckedImage`, or the reason why it cannot be decoded."""
     try:
         content = read_entry_bytes(entry)
-        image, highest_level = decode_photo(content, max_pixels, white_level)
+        image, brightest_level = decode_photo(content, max_pixels, white_level)
     except ImageError as error:
         return DataProblem(entry.name, error.kind, error.detail)
     return CheckedImage(
@@ -50,12 +50,12 @@ def check_image(
         grey_thumbnail=make_grey_thumbnail(image),
         size=image.size,
         histogram=np.array(image.histogram(), np.uint32).reshape(3, 256),
-        warnings=tuple(find_image_warnings(entry, content, image, highest_level)),
+        warnings=tuple(find_image_warnings(entry, content, image, brightest_level)),
     )
 
 
 def find_image_warnings(
-    entry: ImageEntry, content: bytes, image: Image.Image, highest_level: int
+    entry: ImageEntry, content: bytes, image: Image.Image, brightest_level: int
 ) -> Iterator[DataProblem]:
     """Warn about a wrong file extension, more than one frame, unused levels, or too few pixels.
 
@@ -72,7 +72,7 @@ def find_image_warnings(
     if frames > 1 and actual_format != "MPO":
         detail = f"has {frames} frames, of which only the first is used"
         yield DataProblem(entry.name, "film", detail)
-    if detail := describe_unused_levels(highest_level):
+    if detail := describe_unused_levels(brightest_level):
         yield DataProblem(entry.name, "unused levels", detail)
     if min(image.size) < MIN_IMAGE_SIDE:
         detail = f"has only {image.width} x {image.height} pixels"

@@ -139,7 +139,7 @@ class PreprocessedPhoto(NamedTuple):
     """A preprocessed image (c, h, w) uint8, and the highest level as in `DecodedPhoto`."""
 
     pixels: Tensor
-    highest_level: int
+    brightest_level: int
 
 
 def find_unused_levels(highest_levels: Sequence[int]) -> Iterator[DataProblem]:
@@ -160,7 +160,7 @@ def decode_entry(
         if digest and compute_sha256(content) != digest:
             return DataProblem(entry.name, "changed", "was changed while it was being read")
         photo = decode_photo(content, max_pixels, view.white_level)
-        return PreprocessedPhoto(preprocess_image(photo.image, view), photo.highest_level)
+        return PreprocessedPhoto(preprocess_image(photo.image, view), photo.brightest_level)
     except ImageError as error:
         return DataProblem(entry.name, error.kind, error.detail)
 
@@ -213,5 +213,5 @@ def decode_in_order(
             else:
                 write_image(len(written), result.pixels)
                 written.append(i)
-                highest_levels.append(result.highest_level)
+                highest_levels.append(result.brightest_level)
     return written, problems, highest_levels

@@ -56,28 +56,28 @@ def find_highest_level(image: Image.Image) -> int:
     return max(int(np.asarray(image).max()), 0)
 
 
-def guess_white_level(highest_level: int) -> int:
+def guess_white_level(brightest_level: int) -> int:
     """The white level that the highest level of a 16-bit image suggests; 0 if it suggests none.
 
     E.g. 4095 for 3,900: an image of 16 bits in which no level exceeds 3,900 has probably 12 bits.
     """
-    if highest_level > MAX_LEVEL_16_BITS:
-        return highest_level
-    return next((white for white in COMMON_WHITE_LEVELS if 0 < highest_level <= white), 0)
+    if brightest_level > MAX_LEVEL_16_BITS:
+        return brightest_level
+    return next((white for white in COMMON_WHITE_LEVELS if 0 < brightest_level <= white), 0)
 
 
-def describe_unused_levels(highest_level: int) -> str:
+def describe_unused_levels(brightest_level: int) -> str:
     """Say that an image seems to have another white level than assumed, after its name; or ""."""
-    white = guess_white_level(highest_level)
+    white = guess_white_level(brightest_level)
     if not white:
         return ""
-    if highest_level > MAX_LEVEL_16_BITS:
+    if brightest_level > MAX_LEVEL_16_BITS:
         return (
-            f"has levels up to {highest_level:,}, which are taken for white in this image alone: "
+            f"has levels up to {brightest_level:,}, which are taken for white in this image alone: "
             "give the white level of all images by --white-level"
         )
     return (
-        f"is nearly black, because it has 16 bits but no level above {highest_level:,}: "
+        f"is nearly black, because it has 16 bits but no level above {brightest_level:,}: "
         f"if its white is {white:,}, give --white-level {white}"
     )
 

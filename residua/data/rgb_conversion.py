@@ -25,7 +25,7 @@ class DecodedPhoto(NamedTuple):
     """
 
     image: Image.Image
-    highest_level: int
+    brightest_level: int
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
@@ -53,14 +53,14 @@ def convert_to_rgb(image: Image.Image, display_name: str, white_level: int) -> D
         )
     image.load()
     upright = apply_exif_orientation(image)
-    highest_level = 0
+    brightest_level = 0
     if has_deep_grey(upright):
         if not white_level_in_use:
-            highest_level = find_highest_level(upright)
+            brightest_level = find_highest_level(upright)
         levels = scale_grey_to_uint8(
             np.asarray(upright), white_level_in_use, white_at_zero=white_at_zero
         )
-        return DecodedPhoto(Image.fromarray(levels).convert("RGB"), highest_level)
+        return DecodedPhoto(Image.fromarray(levels).convert("RGB"), brightest_level)
     if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, WHITE_RGBA)
@@ -69,5 +69,5 @@ def convert_to_rgb(image: Image.Image, display_name: str, white_level: int) -> D
         rgb = upright.convert("RGB")
     if has_16_bit_colours:
         brightest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
-        highest_level = 256 * int(brightest) + 255  # the lower 8 bits are unknown
-    return DecodedPhoto(rgb, highest_level)
+        brightest_level = 256 * int(brightest) + 255  # the lower 8 bits are unknown
+    return DecodedPhoto(rgb, brightest_level)

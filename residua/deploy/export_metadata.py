@@ -1,8 +1,8 @@
 """Metadata in an exported file: the model, its classes and how to prepare images for it."""
 
 import json
-from importlib.metadata import version
 
+from residua import __version__
 from residua.config.model import ModelConfig
 from residua.deploy.inference_module import InferenceModule
 
@@ -23,7 +23,7 @@ def make_export_metadata(config: ModelConfig, module: InferenceModule) -> dict[s
         "white_level": json.dumps(config.white_level),
         "temperature": json.dumps(config.temperature),
         "preprocessing": describe_preprocessing(config, module),
-        "residua": version("residua"),
+        "residua": __version__,
     }
 
 

@@ -28,7 +28,7 @@ class Prediction:
     pixels: Tensor | None  # (c, h, w) uint8, preprocessed for the network
     probabilities: Tensor | None  # (classes,)
     error: str = ""  # why the file is unreadable, as a phrase after its name, e.g. "is truncated"
-    highest_level: int = 0  # of an image of more than 8 bits, if its white level is assumed
+    brightest_level: int = 0  # of an image of more than 8 bits, if its white level is assumed
 
     def top_classes(self, k: int) -> list[tuple[int, float]]:
         """The k most probable classes as (index, probability); empty if the file is unreadable."""
@@ -115,6 +115,6 @@ def decode_or_error(
     try:
         photo = decode_photo(path, max_pixels, preprocessing.white_level)
         pixels = preprocess_image(photo.image, preprocessing)
-        return Prediction(path, pixels, None, highest_level=photo.highest_level)
+        return Prediction(path, pixels, None, brightest_level=photo.brightest_level)
     except ImageError as error:
         return Prediction(path, None, None, error.detail)

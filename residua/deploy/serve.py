@@ -73,7 +73,7 @@ class GracefulServer(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(service: PredictionService) -> GracefulServer:
+def make_unbound_server(service: PredictionService) -> GracefulServer:
     """Make the HTTP server of a service, with guarded connections and secure headers."""
     guard = ConnectionGuard(service.limits, service.metrics, raise_open_file_limit())
     settings = GuardedConfig(
@@ -101,4 +101,4 @@ def serve_until_stopped(
     """
     host, port = listener.getsockname()[:2]
     on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    asyncio.run(make_server(service).serve(sockets=[listener]))
+    asyncio.run(make_unbound_server(service).serve(sockets=[listener]))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from residua.config.plan import plan
 from residua.config.vlad_config import ClassifierConfig, VladClassifier
 from residua.net.convert.match import format_tensor_shape, list_first_three
-from residua.net.convert.state_dict import find_tensor_problem
+from residua.net.convert.state_dict import find_value_problem
 
 
 def explain_missing_weights(tensors: Mapping[str, Tensor], classifier: ClassifierConfig) -> str:
@@ -43,6 +43,6 @@ def explain_unusable_values(tensors: Mapping[str, Tensor], net: nn.Module) -> st
     for key, tensor in net.state_dict().items():
         name = key.rpartition(".")[2]
         is_checked = tensor.is_floating_point() or name == "num_batches_tracked"
-        if is_checked and (problem := find_tensor_problem(tensors[key], name)):
+        if is_checked and (problem := find_value_problem(tensors[key], name)):
             return f"{key} is {problem}"
     return ""

@@ -72,7 +72,7 @@ class DiagramColumn:
         self.y += distance
 
 
-def wrap_diagram(column: DiagramColumn, title: str) -> str:
+def render_diagram_svg(column: DiagramColumn, title: str) -> str:
     """The complete SVG of a diagram with its CSS; `title` is the text for screen readers."""
     width, height = DIAGRAM_WIDTH, column.y + 8
     light, dark = (

@@ -19,9 +19,9 @@ from residua.report.diagram_svg import (
     draw_layer_boxes,
     draw_shape_label,
     get_box_height,
+    render_diagram_svg,
     render_svg_box,
     render_svg_text,
-    wrap_diagram,
 )
 from residua.report.format import format_counted_noun
 from residua.report.plan_notation import format_layer_label
@@ -58,7 +58,7 @@ def render_network_diagram(plan: Plan) -> str:
     column.y += 12
     column.add_elements(render_svg_text(COLUMN_X, column.y, "class scores", "small"))
     title = f"{plan.network.name}: {plan.depth:,} layers, {plan.parameters:,} parameters"
-    return wrap_diagram(column, title)
+    return render_diagram_svg(column, title)
 
 
 def fold_identical_units(units: list[PlannedUnit]) -> list[DrawnUnit]:

@@ -242,7 +242,7 @@ def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
     return f"{value:,.0f}" if cell.learned_seeds == cell.seeds else f"more than {value:,.0f}"
 
 
-def format_point_difference(comparison: CellComparison) -> str:
+def format_points_apart(comparison: CellComparison) -> str:
     """The absolute difference of two errors in percentage points: `4.1 points`.
 
     The difference is computed from the rounded errors, so that it agrees with the printed errors.

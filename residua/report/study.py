@@ -111,7 +111,7 @@ def render_study_page(summary: StudySummary, figure_svgs: dict[str, tuple[str, s
     learned_below = format_percent(compute_learned_error(num_classes), digits=0)
     return render_template(
         "report.html.j2",
-        title=make_study_title(summary),
+        title=make_title_question(summary),
         subject=make_study_subtitle(cells, format_dataset_name(runs.finished[0].dataset)),
         answer=answer,
         findings=[split_finding_heading(finding, cells) for finding in findings],
@@ -129,7 +129,7 @@ def render_study_page(summary: StudySummary, figure_svgs: dict[str, tuple[str, s
     )
 
 
-def make_study_title(summary: StudySummary) -> str:
+def make_title_question(summary: StudySummary) -> str:
     """The title of the page: the study's question, or a general question if the study has none."""
     study = summary.runs.study
     if study and study.question:

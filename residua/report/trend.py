@@ -24,7 +24,7 @@ from residua.report.significance import (
     find_largest_rise,
     format_arm_name,
     format_cell_measure,
-    format_point_difference,
+    format_points_apart,
     rules_out_degradation,
 )
 from residua.report.tables import StudyCell, compute_learned_error
@@ -128,7 +128,7 @@ def describe_unclear_test_error(test_change: CellComparison) -> str:
     """Describe a change of the test error with depth that is not significant."""
     return (
         f"Test error goes {test_change.from_to_text}: "
-        f"{format_point_difference(test_change)}, {test_change.inconclusive_reason}."
+        f"{format_points_apart(test_change)}, {test_change.inconclusive_reason}."
     )
 
 

@@ -10,7 +10,7 @@ from residua.report.significance import (
     describe_too_few_seeds,
     find_largest_rise,
     format_arm_name,
-    format_point_difference,
+    format_points_apart,
     format_seed_range,
     group_cells_by_arm,
     is_at_chance,
@@ -165,7 +165,7 @@ def describe_arms_at_depth(depth: int, cells_at_depth: list[StudyCell]) -> str:
     text = (
         f"At {depth} layers the {format_arm_name(first.arm)} net gets "
         f"{format_percent(first.test_error)} test error, {join_with_and(other_texts)}: "
-        f"{format_point_difference(worst_to_best)}"
+        f"{format_points_apart(worst_to_best)}"
     )
     if len(cells_at_depth) > 2:
         text += " from worst to best"

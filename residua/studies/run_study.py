@@ -132,8 +132,8 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
     Raises UsageError if the two studies differ in data set, recipe or an arm that both have.
     """
     shared_titles = {arm.title for arm in old.arms} & {arm.title for arm in new.arms}
-    old_settings = extract_fixed_settings(old, shared_titles)
-    new_settings = extract_fixed_settings(new, shared_titles)
+    old_settings = extract_locked_settings(old, shared_titles)
+    new_settings = extract_locked_settings(new, shared_titles)
     if old_settings != new_settings:
         difference = describe_first_difference(old_settings, new_settings)
         raise UsageError(f"{folder} holds another study: {difference}; choose another --out")
@@ -145,7 +145,7 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
     return replace(new, arms=(*new.arms, *earlier_arms))
 
 
-def extract_fixed_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
+def extract_locked_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
     """The settings that may not change in a study's folder.
 
     These are the data set, the recipe, and the arms whose titles are in `arm_titles`.

@@ -5,12 +5,12 @@ import platform
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
+from residua import __version__
 from residua.config.memory import RECOMPUTE_MODES, RecomputeMode
 from residua.config.serialize import Json
 from residua.errors import UsageError, unknown_name_error
@@ -76,7 +76,7 @@ class Machine:
         # synchronised BN, with more ranks than splits, has no fused kernels
         has_fused_kernels = self.uses_fused_bn and bn_splits >= self.group.world_size
         return {
-            "residua": version("residua"),
+            "residua": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "device": device,

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from residua import __version__
 from residua.config.dataset import Dataset
 from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
 from residua.config.network import Network
@@ -185,7 +185,7 @@ def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:
         dataset=data.name,
         recipe=run.recipe.name if run.recipe else "",
         fingerprint=fingerprint,
-        residua=version("residua"),
+        residua=__version__,
         torch=torch.__version__,
         resize=data.resize,
         white_level=data.listing.white_level if isinstance(data, PhotoDataset) else 0,

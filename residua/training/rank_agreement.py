@@ -6,11 +6,11 @@ belongs to no run, or would wait for collective operations that the others never
 
 import hashlib
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from residua import __version__
 from residua.config.dataset import Dataset
 from residua.config.run import Run
 from residua.config.serialize import Json
@@ -74,7 +74,7 @@ def describe_run_on_rank(run: Run, data: Dataset, image_fingerprints: list[str])
 def describe_software(machine: Machine) -> RankFacts:
     """The versions, the code and the settings that decide what a rank computes."""
     return {
-        "residua": version("residua"),
+        "residua": __version__,
         "torch": torch.__version__,
         "code": hash_source_code(),
         "device": machine.device.type,

@@ -124,12 +124,12 @@ def leave_after_failure(board: FailureBoard, error: BaseException) -> BaseExcept
                 dist.destroy_process_group()
             board.wait_until_all_stop(ANSWER_SECONDS if board.hosts_store else 0.0)
         else:
-            error = post_own_failure(board, error)
+            error = leave_after_own_failure(board, error)
         board.leave_store()
         return error
 
 
-def post_own_failure(board: FailureBoard, error: BaseException) -> BaseException:
+def leave_after_own_failure(board: FailureBoard, error: BaseException) -> BaseException:
     """Tell the other ranks why this one stops, and return the error to raise here."""
     text = describe_failure(error)
     board.post_error(text)

@@ -84,7 +84,7 @@ def test_a_tiff_file_that_states_12_bits_is_scaled_by_them(big_endian):
         assert error.kind == "damaged"
         return
     assert (np.asarray(photo.image)[..., 0] == np.rint(RAMP / 4095 * 255)).all()
-    assert photo.highest_level == 0
+    assert photo.brightest_level == 0
 
 
 def test_a_tiff_file_in_which_zero_is_white_is_inverted():
@@ -123,11 +123,11 @@ def test_16_bits_per_colour_are_reported_if_they_are_dark_and_refused_with_a_whi
     content = make_tiff(colour.tobytes(), 64, 64, (16, 16, 16), photometric=2)
     photo = decode_photo(content)
     assert len(np.unique(np.asarray(photo.image))) == 16
-    assert photo.highest_level == 4095
+    assert photo.brightest_level == 4095
     with pytest.raises(ImageError, match="has 16 bits per colour, but only the upper 8"):
         decode_image(content, white_level=4095)
     bright = make_tiff((colour * 16).tobytes(), 64, 64, (16, 16, 16), photometric=2)
-    assert describe_unused_levels(decode_photo(bright).highest_level) == ""
+    assert describe_unused_levels(decode_photo(bright).brightest_level) == ""
 
 
 def write_12_bit_folder(root, count=3):

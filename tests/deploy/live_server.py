@@ -14,7 +14,7 @@ from PIL import Image
 import residua
 from residua.config.model import ModelConfig
 from residua.deploy.engine import build_torch_engine
-from residua.deploy.serve import make_server, open_listener
+from residua.deploy.serve import make_unbound_server, open_listener
 from tests.third_party import randomize_weights
 
 CLASSES = ("ant", "bee", "cat")
@@ -51,7 +51,7 @@ def run_server(service):
     """Run `service` on a free port, in a thread, and yield the port."""
     torch.set_num_threads(1)
     with open_listener("127.0.0.1", 0) as listener:
-        uvicorn_server = make_server(service)
+        uvicorn_server = make_unbound_server(service)
         thread = threading.Thread(target=lambda: uvicorn_server.run(sockets=[listener]))
         thread.start()
         try:

@@ -25,7 +25,7 @@ from residua.data.read import Images
 from residua.deploy.batcher import RequestBatcher
 from residua.deploy.engine import InferenceEngine
 from residua.deploy.limits import ServerLimits
-from residua.deploy.serve import make_server
+from residua.deploy.serve import make_unbound_server
 from residua.deploy.service import PredictionService
 from residua.deploy.similar import SimilarImageIndex
 from residua.net.model_folder import save_pretrained
@@ -327,7 +327,7 @@ def test_a_port_in_use_and_invalid_serve_options_are_reported(tmp_path, capsys):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_stops_gracefully_and_the_second_forces_exit(shared_engine, signal_number):
-    uvicorn_server = make_server(PredictionService(shared_engine, "", ServerLimits()))
+    uvicorn_server = make_unbound_server(PredictionService(shared_engine, "", ServerLimits()))
     with uvicorn_server.capture_signals():
         signal.raise_signal(signal_number)
         assert (uvicorn_server.should_exit, uvicorn_server.force_exit) == (True, False)

@@ -116,7 +116,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
     label_by_name = index_class_names(classes)
     if listed_classes:  # a label may then be the number of a line, too
         label_by_name = index_class_names(map(str, range(len(listed_classes)))) | label_by_name
-    split_by_shard = parse_shard_splits(location, contents)
+    split_by_shard = map_shards_to_splits(location, contents)
     entries = []
     for shard in contents:
         for sample in shard.samples:
@@ -147,7 +147,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
     )
 
 
-def parse_shard_splits(
+def map_shards_to_splits(
     location: Path, contents: Iterable[ShardContents]
 ) -> dict[str, OptionalSplit]:
     """The split of each shard, by its name; "" for all if no name states a split.

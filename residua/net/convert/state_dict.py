@@ -65,13 +65,13 @@ def load_torch_file(path: Path) -> StateDict:
         raise RecordError(f"{path} is damaged or not written by torch.save") from error
 
 
-def find_tensor_problem(tensor: Tensor, tensor_name: str) -> str:
+def find_value_problem(tensor: Tensor, own_name: str) -> str:
     """Explain what is wrong with a dense tensor, e.g. "not finite everywhere"; "" if nothing is.
 
-    `tensor_name` is the last part of the tensor's name, e.g. `running_var`.  The returned text
+    `own_name` is the last part of the tensor's name, e.g. `running_var`.  The returned text
     completes a sentence that begins with the tensor's name and "is".
     """
-    if tensor_name == "num_batches_tracked":
+    if own_name == "num_batches_tracked":
         is_number = not tensor.dtype.is_complex and not tensor.is_quantized
         return "" if is_number and tensor.float().isfinite().all() else "not a count"
     if tensor.dtype not in FLOAT_DTYPES:
@@ -81,7 +81,7 @@ def find_tensor_problem(tensor: Tensor, tensor_name: str) -> str:
     smallest, largest = [value.item() for value in tensor.float().aminmax()]  # both nan for a nan
     if not (isfinite(smallest) and isfinite(largest)):
         return "not finite everywhere"
-    is_variance = tensor_name == "running_var"
+    is_variance = own_name == "running_var"
     if is_variance and smallest < 0:
         return "negative somewhere, but a variance cannot be"
     magnitude = max(-smallest, largest)

@@ -30,7 +30,7 @@ from residua.net.convert.match import (
 )
 from residua.net.convert.names import ExportProject, map_names_to_project, parse_tensor_names
 from residua.net.convert.positions import BATCH_COUNTER, count_classes, list_expected_tensors
-from residua.net.convert.state_dict import find_tensor_problem
+from residua.net.convert.state_dict import find_value_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> 
     expected = list_expected_tensors(plan(network))
     matched = relabel_tail_norm(file_tensors, expected)
     for (_, tensor), entry in matched.items():
-        if problem := find_tensor_problem(tensors[entry.name], tensor):
+        if problem := find_value_problem(tensors[entry.name], tensor):
             raise RecordError(f"{entry.name} is {problem}")
     found = {key: ours for key, ours in expected.items() if key in matched}
     absent = {key: ours for key, ours in expected.items() if key not in matched}
