@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from residua.data.image_formats import IMAGE_SUFFIXES, identify_file_format
-from residua.data.sources.folder_layout import walk_with_loop_guard
+from residua.data.sources.folder_walk import walk_with_loop_guard
 from residua.data.sources.listing import list_visible_children
 
 # What stands behind the last dot of a name is taken for a suffix only if it looks like one.

@@ -3,6 +3,8 @@
 resolve            a data set's name or location -> `Dataset`; list the photos at any location
 listing            the common form of all listings: entries, classes, splits, problems
 image_folder       a folder of photos, by split and class
+folder_layout      which folders of a folder of photos are splits, classes or neither
+folder_walk        walk through folders and links, never in a circle
 table              a CSV, TSV or parquet table of paths and labels
 table_text         text tables of unknown encoding and delimiter -> rows of cells
 table_columns      what the columns of a table hold, by name or by content

@@ -5,20 +5,23 @@ possible meanings raises an error that states both, because with a wrong guess a
 on held-out images or learn to tell the splits apart.
 """
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from residua.data.image_formats import IMAGE_SUFFIXES
+from residua.data.sources.folder_walk import (
+    count_files,
+    holds_files_directly,
+    is_link_loop,
+    list_subfolders,
+)
 from residua.data.sources.listing import (
     OUTPUT_FILE_NAMES,
     SPLIT_NAMES,
     DataProblem,
     OptionalSplit,
-    is_visible,
     join_first_names,
-    list_visible_children,
     parse_split_name,
     printable_relative_path,
 )
@@ -103,14 +106,18 @@ def find_split_folders(root: Path, folders: list[Path]) -> dict[OptionalSplit, P
 def unwrap_split_folder(folder: Path) -> Path:
     """The folder inside a split folder that repeats its split, as in `seg_train/seg_train/CLASS`.
 
-    It is the split folder itself if that holds anything else.
+    It is the split folder itself if that holds images, or other folders that hold files.
     """
     split = parse_split_name(folder.name)
-    children = list_children_or_none(folder)
-    while len(children) == 1 and children[0].is_dir():
-        if parse_split_name(children[0].name) != split:
+    while not holds_files_directly(folder, IMAGE_SUFFIXES):
+        used = [
+            child
+            for child in list_subfolders(folder)
+            if not is_link_loop(child) and count_files(child, limit=1)
+        ]
+        if len(used) != 1 or parse_split_name(used[0].name) != split:
             break
-        folder, children = children[0], list_children_or_none(children[0])
+        folder = used[0]
     return folder
 
 
@@ -213,87 +220,3 @@ def holds_own_output(folder: Path) -> bool:
         for place in (folder, *list_subfolders(folder))
         for name in OUTPUT_FILE_NAMES
     )
-
-
-def count_files(folder: Path, limit: int | None = None) -> int:
-    """The number of visible files in a folder and its subfolders, at most `limit`."""
-    count = 0
-    for _ in iter_files(folder):
-        count += 1
-        if count == limit:
-            break
-    return count
-
-
-def iter_files(folder: Path) -> Iterator[Path]:
-    """Yield the visible files below a folder; a folder that cannot be read counts as empty."""
-    yield from walk_with_loop_guard(folder, list_children_or_none, lambda path: None)
-
-
-def walk_with_loop_guard(
-    folder: Path,
-    list_children: Callable[[Path], list[Path]],
-    on_loop: Callable[[Path], None],
-) -> Iterator[Path]:
-    """Yield the files below `folder` in sorted order, following links, at any depth.
-
-    A link to a folder that contains the link is passed to `on_loop` and not followed.
-    """
-    pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
-    while pending:
-        current, ancestors = pending.pop()
-        if not ancestors:
-            yield current
-            continue
-        for child in reversed(list_children(current)):
-            if not os.path.isdir(child):  # also if its path is too long for the system
-                pending.append((child, ()))
-            elif not child.is_symlink():
-                pending.append((child, (*ancestors, os.path.join(ancestors[-1], child.name))))
-            elif leads_back(real := os.path.realpath(child), ancestors):
-                on_loop(child)
-            else:
-                pending.append((child, (*ancestors, real)))
-
-
-def is_link_loop(folder: Path) -> bool:
-    """Whether a folder is a link to a folder that contains the link."""
-    return folder.is_symlink() and leads_back(
-        os.path.realpath(folder), (os.path.realpath(folder.parent),)
-    )
-
-
-def leads_back(real_path: str, ancestors: tuple[str, ...]) -> bool:
-    """Whether a folder is one of `ancestors`, or contains one of them."""
-    prefix = os.path.join(real_path, "")
-    return any(os.path.join(ancestor, "").startswith(prefix) for ancestor in ancestors)
-
-
-def list_children_or_none(folder: Path) -> list[Path]:
-    """The visible files and folders in a folder; none if it cannot be read."""
-    try:
-        return list_visible_children(folder)
-    except OSError:
-        return []
-
-
-def list_subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, sorted by name; none if it cannot be read."""
-    try:
-        with os.scandir(folder) as children:
-            return sorted(
-                folder / child.name
-                for child in children
-                if is_visible(child.name) and child.is_dir()
-            )
-    except OSError:
-        return []
-
-
-def holds_files_directly(folder: Path) -> bool:
-    """Whether a folder holds a visible file itself, not only in subfolders."""
-    try:
-        with os.scandir(folder) as children:
-            return any(is_visible(child.name) and child.is_file() for child in children)
-    except OSError:
-        return False

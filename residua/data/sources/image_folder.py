@@ -12,11 +12,11 @@ from pathlib import Path
 
 from residua.data.decode import has_image_signature
 from residua.data.image_formats import IMAGE_SUFFIXES
-from residua.data.sources.folder_layout import (
+from residua.data.sources.folder_layout import read_folder_layout
+from residua.data.sources.folder_walk import (
     count_files,
     is_link_loop,
     list_subfolders,
-    read_folder_layout,
     walk_with_loop_guard,
 )
 from residua.data.sources.listing import (

@@ -225,3 +225,24 @@ def test_fifteen_hundred_nested_folders_are_walked(tmp_path):
     deep.mkdir(parents=True)
     (root / "cat" / "0.png").rename(deep / "deep.png")
     assert len(list_image_dataset(root).entries) == 2
+
+
+@pytest.mark.parametrize("beside", ["loop", "readme.txt", "empty"])
+def test_a_split_folder_inside_its_split_is_unwrapped_whatever_holds_no_image_beside_it(
+    tmp_path, beside
+):
+    root = write_image_folder(
+        tmp_path / "d",
+        {f"{s}/{s}/{c}": 2 for s in ("01_train", "02_test") for c in ("cat", "dog")},
+    )
+    for split in ("01_train", "02_test"):
+        path = root / split / beside
+        if beside == "loop":
+            path.symlink_to("..")
+        elif beside == "empty":
+            path.mkdir()
+        else:
+            path.write_text("how they were taken")
+    listing, splits = list_splits(root)
+    assert listing.classes == ("cat", "dog")
+    assert splits == {"01_train": "train", "02_test": "test"}

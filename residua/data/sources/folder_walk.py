@@ -1,0 +1,91 @@
+"""Walk through folders in sorted order, with links followed but never in a circle."""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from residua.data.sources.listing import is_visible, list_visible_children
+
+
+def count_files(folder: Path, limit: int | None = None) -> int:
+    """The number of visible files in a folder and its subfolders, at most `limit`."""
+    count = 0
+    for _ in iter_files(folder):
+        count += 1
+        if count == limit:
+            break
+    return count
+
+
+def iter_files(folder: Path) -> Iterator[Path]:
+    """Yield the visible files below a folder; a folder that cannot be read counts as empty."""
+    yield from walk_with_loop_guard(folder, list_children_or_none, lambda path: None)
+
+
+def walk_with_loop_guard(
+    folder: Path,
+    list_children: Callable[[Path], list[Path]],
+    on_loop: Callable[[Path], None],
+) -> Iterator[Path]:
+    """Yield the files below `folder` in sorted order, following links, at any depth.
+
+    A link to a folder that contains the link is passed to `on_loop` and not followed.
+    """
+    pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+    while pending:
+        current, ancestors = pending.pop()
+        if not ancestors:
+            yield current
+            continue
+        for child in reversed(list_children(current)):
+            if not os.path.isdir(child):  # also if its path is too long for the system
+                pending.append((child, ()))
+            elif not child.is_symlink():
+                pending.append((child, (*ancestors, os.path.join(ancestors[-1], child.name))))
+            elif leads_back(real := os.path.realpath(child), ancestors):
+                on_loop(child)
+            else:
+                pending.append((child, (*ancestors, real)))
+
+
+def is_link_loop(folder: Path) -> bool:
+    """Whether a folder is a link to a folder that contains the link."""
+    return folder.is_symlink() and leads_back(
+        os.path.realpath(folder), (os.path.realpath(folder.parent),)
+    )
+
+
+def leads_back(real_path: str, ancestors: tuple[str, ...]) -> bool:
+    """Whether a folder is one of `ancestors`, or contains one of them."""
+    prefix = os.path.join(real_path, "")
+    return any(os.path.join(ancestor, "").startswith(prefix) for ancestor in ancestors)
+
+
+def list_children_or_none(folder: Path) -> list[Path]:
+    """The visible files and folders in a folder; none if it cannot be read."""
+    try:
+        return list_visible_children(folder)
+    except OSError:
+        return []
+
+
+def list_subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, sorted by name; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as children:
+            return sorted(
+                folder / child.name
+                for child in children
+                if is_visible(child.name) and child.is_dir()
+            )
+    except OSError:
+        return []
+
+
+def holds_files_directly(folder: Path, suffixes: Collection[str] = ()) -> bool:
+    """Whether a folder itself holds a visible file, with one of `suffixes` if these are given."""
+    return any(
+        not suffixes or child.suffix.lower() in suffixes
+        for child in list_children_or_none(folder)
+        if child.is_file()
+    )
