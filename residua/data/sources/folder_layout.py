@@ -24,10 +24,12 @@ from residua.data.sources.listing import (
     join_first_names,
     parse_split_name,
     printable_relative_path,
+    split_words,
 )
 from residua.errors import DataError
 
 KNOWN_SPLIT_NAMES = "train, val and test"
+HELD_OUT_WORDS = {"holdout", "heldout", "eval", "evaluation", "unseen"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,14 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
             f"{root} holds folders ({outer}) that hold the same folders ({inner}): if {inner} are "
             f"the classes, name the outer folders {KNOWN_SPLIT_NAMES}; otherwise move the images "
             f"of each class directly into its folder"
+        )
+    held_out = [folder for folder in used if HELD_OUT_WORDS & set(split_words(folder.name))]
+    if held_out and held_out != used:
+        raise DataError(
+            f"{root} holds {held_out[0].name}, which is named like held-out images, beside "
+            f"{join_first_names(folder.name for folder in used if folder not in held_out)}: name "
+            f"the folders of splits {KNOWN_SPLIT_NAMES}, or rename {held_out[0].name} if it is a "
+            "class"
         )
 
 

@@ -19,7 +19,7 @@ OptionalSplit = Literal[Split, ""]  # "": `assign_splits` decides by content
 # What says which image is in which split: folders, a table's column, the names of shards, the
 # splits of a Hugging Face data set, nothing but the images' content, or, for a data set known by
 # name, its publication.
-SplitSource = Literal["folders", "column", "shards", "dataset", "content", "published"]
+SplitSource = Literal["folders", "column", "shards", "dataset", "content", "published", "given"]
 SPLIT_NAMES: dict[OptionalSplit, tuple[str, ...]] = {
     "train": ("train", "training"),
     "dev": ("val", "valid", "validation", "dev", "development"),
@@ -107,15 +107,18 @@ def parse_split_name(name: str) -> OptionalSplit:
 
     Words are separated by other characters or by capitals: `Training set`, `seg_train`, `TestData`.
     """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = re.findall("[a-z]+", spaced.lower())
     splits: set[OptionalSplit] = {
         split
-        for word in words
+        for word in split_words(name)
         for split, names in SPLIT_NAMES.items()
         if re.fullmatch(f"({'|'.join(names)})({SPLIT_NOUNS})?", word)
     }
     return splits.pop() if len(splits) == 1 else ""
+
+
+def split_words(name: str) -> list[str]:
+    """The words of a name in small letters, e.g. ["test", "data"] for `TestData2`."""
+    return re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
 def describe_split_names() -> str:

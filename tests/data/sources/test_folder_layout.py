@@ -117,6 +117,11 @@ AMBIGUOUS_FOLDERS = {
         r"class \(beside it are bus with 4 files, car with 2 files\): if it is the split, move "
         "bus, car elsewhere; if it is a class, rename it",
     ),
+    "held-out images beside folders that are no splits": (
+        {"Learn/cat": 3, "Learn/dog": 3, "unseen": 3},
+        r"holds unseen, which is named like held-out images, beside Learn: name the folders of "
+        "splits train, val and test, or rename unseen if it is a class",
+    ),
     "unknown words for the splits": (
         {f"{outer}/{inner}": 2 for outer in ("Learn", "Exam") for inner in ("cat", "dog")},
         r"holds folders \(Exam, Learn\) that hold the same folders \(cat, dog\): if cat, dog are "
