@@ -63,6 +63,7 @@ def read_folder_layout(root: Path, folders: list[Path]) -> FolderLayout:
             return FolderLayout(split_folders, tuple(left_out))
         refuse_splits_as_classes(root, folders)
         refuse_classes_beside_held_out(root, split_folders, others)
+        refuse_held_out_as_class(root, folders)
         return FolderLayout({"": root}, tuple(left_out))
     if len(split_folders) == 1:
         refuse_classes_beside_train(root, split_folders["train"], others)
@@ -159,6 +160,11 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
             f"the classes, name the outer folders {KNOWN_SPLIT_NAMES}; otherwise move the images "
             f"of each class directly into its folder"
         )
+
+
+def refuse_held_out_as_class(root: Path, folders: list[Path]) -> None:
+    """Raise DataError if a folder that would be a class is named like held-out images."""
+    used = [folder for folder in folders if count_files(folder, limit=1)]
     held_out = [folder for folder in used if HELD_OUT_WORDS & set(split_words(folder.name))]
     if held_out and held_out != used:
         raise DataError(
