@@ -10,7 +10,7 @@ import io
 import os
 import re
 import tarfile
-from collections import namedtuple
+from collections import Counter, namedtuple
 
 from PIL import Image
 
@@ -79,14 +79,15 @@ def read_folder(root):
             photo = make_photo(file.read(), "" if name == "." else name, role)
         if photo.is_image or parts != ["."]:  # a text beside the folders is nobody's photo
             photos.append(photo)
-    shared = set.intersection(*(inner[top] for top in tops)) - {""} if len(tops) > 1 else set()
+    counts = Counter(name for top in tops for name in inner[top] - {""})
+    shared = {name for name, count in counts.items() if count > 1}
     has_train = list(roles.values()).count("train") == 1
     kinds = set(roles.values())
     is_plain = len(kinds) == len(roles) and not kinds & {"other", "doubt"}
     flat = any(inner[top] == {""} for top in tops)
     if not any(roles.values()):
-        only_folders = all("" not in inner[top] for top in tops)
-        return Reading(photos, REFUSE if len(shared) > 1 and only_folders else bool(shared))
+        is_split = len(shared) > 1 and all("" not in inner[top] for top in tops)
+        return Reading(photos, REFUSE if is_split else bool(shared))
     return Reading(photos, flat or not (by_role and has_train and is_plain))
 
 
