@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.deploy.engine import build_onnx_engine, build_openvino_engine, build_torch_engine
 from residua.deploy.inference_module import InferenceModule
 from residua.deploy.int8 import load_int8_samples, write_int8_onnx

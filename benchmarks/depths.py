@@ -29,7 +29,7 @@ from residua import create_model
 from residua.config.dataset import get_dataset
 from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.training.machine import detect_machine
 from residua.training.step import TrainingStep
 

@@ -17,7 +17,8 @@ from residua.config.augmentation import Augmentation
 from residua.config.dataset import get_dataset
 from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.data.sources.resolve import IMAGENET_MEAN, IMAGENET_STD
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import detect_machine

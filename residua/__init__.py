@@ -8,6 +8,8 @@ training            training step and loop, evaluation, checkpoints, multi-proce
 studies, analysis   studies of many runs; measurements inside a network
 deploy              prediction, explanation, export and serving
 report              pages, figures and verdicts made from records
+console             what is printed on a terminal
+api                 the Python functions `train`, `load` and others
 cli                 the command line
 
 `import residua` is fast: a public name's module, and torch if needed, is imported at first use.
@@ -16,8 +18,12 @@ cli                 the command line
 from typing import TYPE_CHECKING
 
 from residua.lazy import export_lazily
+from residua.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from residua.api.classifier import Classifier, load
+    from residua.api.train import train
+    from residua.api.training_session import TrainingResult
     from residua.config.heads import Head
     from residua.config.memory import activation_bytes
     from residua.config.model import ModelConfig
@@ -39,11 +45,12 @@ if TYPE_CHECKING:
     from residua.net.create import create_model
     from residua.net.model_folder import from_pretrained, save_pretrained
 
-__version__ = "0.1.0"
-
 __getattr__, __dir__ = export_lazily(
     __name__,
     {
+        "api.classifier": "Classifier load",
+        "api.train": "train",
+        "api.training_session": "TrainingResult",
         "errors": "DataError Interrupted RecordError ResiduaError TrainingError UsageError",
         "net.build": "build",
         "net.create": "create_model",
@@ -61,6 +68,7 @@ __getattr__, __dir__ = export_lazily(
 )
 
 __all__ = [
+    "Classifier",
     "DataError",
     "Head",
     "Interrupted",
@@ -74,6 +82,7 @@ __all__ = [
     "Stage",
     "Stem",
     "TrainingError",
+    "TrainingResult",
     "Unit",
     "UsageError",
     "activation_bytes",
@@ -81,9 +90,11 @@ __all__ = [
     "create_model",
     "from_pretrained",
     "list_models",
+    "load",
     "network",
     "plan",
     "recipe",
     "register",
     "save_pretrained",
+    "train",
 ]

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """`python -m residua`."""
 
 from residua.cli.main import exit_process, main

@@ -26,3 +26,8 @@ def encode_utf8(text: str) -> bytes:
     except UnicodeEncodeError:
         data = text.encode("utf-8", "surrogateescape")
         return data.decode("utf-8", "backslashreplace").encode("utf-8")
+
+
+def format_printable_path(path: str | Path) -> str:
+    r"""Format a path as text; each byte that is not UTF-8 is shown as an escape such as `\xff`."""
+    return encode_utf8(decode_file_name(path)).decode("utf-8")

@@ -246,8 +246,10 @@ def fsync_tree(path: Path) -> None:
 
 
 def list_files(path: Path) -> list[Path]:
-    """The files below a folder, or the file itself."""
-    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    """The files below a folder, without links, which belong to others; or the file itself."""
+    if not path.is_dir():
+        return [path]
+    return [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
 
 
 def fsync_file(path: Path) -> None:

@@ -101,6 +101,15 @@ class RunRecord:
                 f"the images have changed since the run in {self.folder} was started: "
                 "choose another --out"
             )
+        stored_transform, transform = (
+            f"the transform {name}" if (name := facts.get("transform")) else "no transform"
+            for facts in (stored_environment, environment)
+        )
+        if stored_transform != transform:
+            raise UsageError(
+                f"{self.folder} holds this run with {stored_transform}, not {transform}: give the "
+                "same one, or choose another --out"
+            )
 
     def find_moved_images(self, run: Run, environment: JsonObject) -> str:
         """The path of the run's photographs in run.json, if they are now elsewhere, else "".

@@ -28,6 +28,7 @@ from residua.data.sources.download import find_or_download, list_missing_files
 from residua.data.sources.image_folder import list_image_folder
 from residua.deploy import export
 from residua.deploy.export_check import OutputDifference
+from residua.deploy.sort_images import open_image_sorter
 from residua.errors import UsageError
 from residua.files import claim_new_output, write_json
 from residua.net.model_folder import (
@@ -304,6 +305,29 @@ def read_downloaded(folder):
     return "downloaded"
 
 
+# Sorted images.
+
+
+def write_two_images(folder):
+    for name in "ab":
+        (folder / f"{name}.jpg").write_bytes(name.encode() * 100)
+
+
+def sort_two_images(folder):
+    with suppress(UsageError), open_image_sorter(folder / "s", ("cat", "dog")) as sorter:
+        sorter.place_image(folder / "a.jpg", "cat", 0.9)
+        sorter.place_image(folder / "b.jpg", "dog", 0.1)
+
+
+def read_sorted_images(folder):
+    if not (folder / "s").exists():
+        return None
+    files = {path for path in (folder / "s").rglob("*") if path.is_file()}
+    assert files == {folder / "s" / "cat" / "a.jpg", folder / "s" / "unsure" / "b.jpg"}
+    assert all(path.read_bytes() == path.stem.encode() * 100 for path in files)
+    return "sorted"
+
+
 # Exports, with a writer that takes no time.
 
 
@@ -343,4 +367,5 @@ SCENARIOS = [
     Scenario("image cache", decode_photos, read_cached_photos, write_photos),
     Scenario("download", download_dataset, read_downloaded, write_archive, is_done_once=True),
     Scenario("export", export_file, read_exported),
+    Scenario("sort images", sort_two_images, read_sorted_images, write_two_images),
 ]

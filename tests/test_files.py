@@ -207,6 +207,18 @@ def test_files_have_the_permissions_that_open_gives(tmp_path, umask):
     assert set(modes.values()) == {expected} == {0o666 & ~umask}
 
 
+def test_links_in_a_new_folder_leave_the_files_to_which_they_refer_as_they_are(tmp_path):
+    write_text(tmp_path / "photo", "x")
+    (tmp_path / "photo").chmod(0o400)
+    before = (tmp_path / "photo").stat()
+    with atomic_write(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "link").symlink_to(tmp_path / "photo")
+        (temporary / "nowhere").symlink_to(tmp_path / "missing")
+    assert (tmp_path / "photo").stat() == before
+    assert list_names(tmp_path / "folder") == ["link", "nowhere"]
+
+
 def test_a_replaced_file_or_folder_keeps_its_permissions(tmp_path):
     write_text(tmp_path / "private", "old")
     write_folder(tmp_path / "shared", "old")

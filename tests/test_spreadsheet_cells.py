@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from residua.cli.predict import make_csv_printer
+from residua.cli.prediction_printers import ImageResult, make_csv_printer
 from residua.data.check import check_dataset, format_usable_csv
 from residua.data.sources.resolve import list_image_dataset
 from residua.report.evaluation_page import format_classes_csv, format_confusion_csv
@@ -52,12 +53,13 @@ def test_the_tables_of_an_evaluation_have_no_formulas(render):
 
 
 def test_the_table_of_predictions_has_no_formulas(capsys, tmp_path):
-    print_row = make_csv_printer(2)
-    print_row(tmp_path / "a.png", [(NAMES[0], 0.75), (NAMES[3], 0.25)], "", "")
-    print_row(type(tmp_path)("-x.png"), [], "=is no image", "")
-    assert read_cells(capsys.readouterr().out)[6:] == [
-        str(tmp_path / "a.png"), f"'{NAMES[0]}", "0.75", f"'{NAMES[3]}", "0.25", "",
-        "'-x.png", "", "", "", "", "'=is no image",
+    print_row = make_csv_printer(2, with_sorted_to=True)
+    top, sorted_to = [(NAMES[0], 0.75), (NAMES[3], 0.25)], Path("=1/a.png")
+    print_row(ImageResult(tmp_path / "a.png", top, sorted_to=sorted_to))
+    print_row(ImageResult(Path("-x.png"), [], "=is no image"))
+    assert read_cells(capsys.readouterr().out)[7:] == [
+        str(tmp_path / "a.png"), f"'{NAMES[0]}", "0.75", f"'{NAMES[3]}", "0.25", "", "'=1/a.png",
+        "'-x.png", "", "", "", "", "'=is no image", "",
     ]  # fmt: skip
 
 

@@ -24,7 +24,8 @@ from residua.analysis.random_walk import predict_initial_signals
 from residua.analysis.signals import measure_signals
 from residua.config.dataset import get_dataset
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.files import write_json
 from residua.net.build import ResidualNetwork
 from residua.net.create import create_model

@@ -14,7 +14,8 @@ from residua.config.hub_name import is_on_hub
 from residua.config.papers import network
 from residua.config.serialize import FORMAT_VERSION, Json
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.data.sources.download import (
     find_dataset_folder,
     get_cache_dir,

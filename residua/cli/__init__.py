@@ -3,9 +3,9 @@
 main             parses the arguments, runs one command, reports errors
 parser           parses the arguments of a command, with our own error messages
 options          arguments that several commands share
-output           prints results on standard output, notes on standard error
-progress         the progress bar
-run_options      turns the options of `train` into a run
+option_groups    groups the options of a command in its help
+completion       the shell's tab key, through argcomplete
+run_options      turns the options of `train` into a request to train
 preset           the command line of the study scripts in experiments/
 convert_options  the options of `convert` that describe another project's weights
 

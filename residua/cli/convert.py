@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 import residua
-from residua import __version__, net
+from residua import net
 from residua.cli.convert_options import (
     parse_channel_values,
     resolve_network_and_classes,
     to_string_list,
 )
 from residua.cli.options import add_json_option, add_out_option, is_given
-from residua.cli.output import print_note, print_result
 from residua.cli.parser import CommandParser
 from residua.config.dataset import DATASETS
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.serialize import Json
+from residua.console.output import print_note, print_result
 from residua.errors import RecordError, UsageError
 from residua.files import claim_new_output
 from residua.net import convert
 from residua.report.format import format_counted_noun
+from residua.version import __version__
 
 if TYPE_CHECKING:
     from residua.net.convert.weights import ConvertedWeights

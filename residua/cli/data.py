@@ -13,9 +13,9 @@ from residua.cli.image_options import (
     check_image_options,
 )
 from residua.cli.options import add_data_argument, add_json_option, add_out_option
-from residua.cli.output import print_data_summary, print_note, print_result
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
+from residua.console.output import print_data_summary, print_note, print_result
 from residua.errors import UsageError
 from residua.files import render_json, write_text, write_text_files
 from residua.report.format import format_counted_noun

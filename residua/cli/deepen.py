@@ -9,10 +9,10 @@ from residua.cli.options import (
     add_out_option,
     add_seed_option,
 )
-from residua.cli.output import print_result
 from residua.cli.parser import CommandParser
 from residua.config.checks import check_seed
 from residua.config.serialize import Json
+from residua.console.output import print_result
 
 
 def add_arguments(parser: CommandParser) -> None:

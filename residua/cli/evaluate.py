@@ -14,14 +14,15 @@ from residua.cli.image_options import (
 from residua.cli.options import (
     add_data_argument,
     add_data_dir_option,
+    add_device_option,
     add_json_option,
     add_model_argument,
     add_out_option,
     add_precision_option,
 )
-from residua.cli.output import DataSummaryPrinter, print_notes, print_result
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
+from residua.console.output import DataSummaryPrinter, print_notes, print_result
 from residua.report.format import format_percent
 
 
@@ -56,6 +57,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_out_option(parser, "a folder for the page and CSV tables of the evaluation (default: none)")
     add_max_pixels_option(parser)
     add_white_level_option(parser, "the model's")
+    add_device_option(parser)
     add_precision_option(parser, default="fp32")
     add_data_dir_option(parser)
     add_json_option(parser)
@@ -63,7 +65,9 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
-        machine = training.detect_machine(arguments.precision, group=group)
+        machine = training.detect_machine(
+            arguments.precision, group=group, device_choice=arguments.device
+        )
         folder = net.find_model_folder(arguments.model)
         config = net.read_model_config(folder)
         check_image_options(arguments)

@@ -12,10 +12,10 @@ from residua.cli.options import (
     add_model_argument,
     add_out_option,
 )
-from residua.cli.output import print_note, print_result
 from residua.cli.parser import CommandParser
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.serialize import Json
+from residua.console.output import print_note, print_result
 from residua.errors import UsageError
 from residua.report.format import format_counted_noun, format_percent
 

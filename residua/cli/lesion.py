@@ -8,15 +8,16 @@ from residua import analysis, report, training
 from residua.cli.options import (
     add_data_argument,
     add_data_dir_option,
+    add_device_option,
     add_json_option,
     add_model_argument,
     add_out_option,
     add_seed_option,
 )
-from residua.cli.output import print_published_data, print_result
 from residua.cli.parser import CommandParser
-from residua.cli.progress import ProgressBar
 from residua.config.dataset import get_dataset
+from residua.console.output import print_published_data, print_result
+from residua.console.progress import ProgressBar
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -49,6 +50,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_seed_option(parser, "these samples")
     add_out_option(parser, "the folder for the page and the numbers", default=Path("lesion"))
+    add_device_option(parser)
     add_data_dir_option(parser)
     add_json_option(parser)
 
@@ -62,7 +64,7 @@ def run(arguments: Namespace) -> None:
             [arguments.model, *arguments.beside],
             dataset,
             arguments.split,
-            training.detect_machine("fp32"),
+            training.detect_machine("fp32", device_choice=arguments.device),
             analysis.LesionSampling(arguments.draws, arguments.seed),
             image_count=arguments.images,
             data_dir=arguments.data_dir,

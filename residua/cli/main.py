@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The entry point of the command line: parse the arguments, run one command, report errors."""
 
 import ast
@@ -11,11 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from residua import __version__, cli, training
-from residua.cli.output import print_note
+from residua import cli, training
+from residua.cli.completion import is_completion_requested, print_completions
 from residua.cli.streams import discard_further_output, flush_standard_output, prepare_process
 from residua.cli.unexpected_error import describe_unexpected_error
+from residua.console.output import print_note
 from residua.errors import ResiduaError, UsageError, describe_os_error, unknown_name_error
+from residua.version import __version__
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -34,6 +37,7 @@ COMMANDS = (
     "data",
     "show",
     "models",
+    "recipes",
     "report",
     "deepen",
     "residualize",
@@ -76,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # torch's stack traces of lost connections; the errors themselves are reported
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if is_completion_requested():
+        print_completions(COMMANDS, make_parser)
     words = sys.argv[1:] if arguments is None else arguments
     return run_reporting_errors(lambda: run_command(words))
 
@@ -99,8 +105,7 @@ def run_command(words: list[str]) -> None:
     elif first_word not in COMMANDS:
         raise unknown_name_error("command", first_word, COMMANDS)
     else:
-        command = import_command(first_word)
-        parser = cli.make_command_parser(first_word, command)
+        parser = make_parser(first_word)
         if os.environ.get("WORLD_SIZE", "1") == "1":
             parsed = parser.parse_args(others)
         elif first_word in DISTRIBUTED_COMMANDS:
@@ -108,7 +113,7 @@ def run_command(words: list[str]) -> None:
         else:
             parser.parse_args(others)
             raise UsageError(f"{first_word} runs in a single process: start it without torchrun")
-        command.run(parsed)
+        import_command(first_word).run(parsed)
 
 
 def parse_on_each_rank(parser: "CommandParser", words: list[str]) -> "Namespace":
@@ -122,6 +127,11 @@ def parse_on_each_rank(parser: "CommandParser", words: list[str]) -> "Namespace"
         if isinstance(error, UsageError) or error.code:
             training.tell_other_ranks("its arguments are invalid")
         raise
+
+
+def make_parser(command: str) -> "CommandParser":
+    """Make the parser of a command's arguments."""
+    return cli.make_command_parser(command, import_command(command))
 
 
 def import_command(name: str) -> ModuleType:
@@ -189,7 +199,8 @@ def exit_process(exit_code: int) -> NoReturn:
 
 
 def report_failure(message: str, exit_code: int, on_every_rank: bool = False) -> int:
-    print_note(" ".join(message.splitlines()), on_every_rank=on_every_rank)
+    message = " ".join(message.splitlines())
+    print_note(message, on_every_rank=on_every_rank, is_error=True)
     return exit_code
 
 

@@ -3,12 +3,12 @@
 from jsonargparse import Namespace
 
 from residua.cli.options import add_json_option
-from residua.cli.output import print_result
 from residua.cli.parser import CommandParser
 from residua.config.name_parts import UNIT_PARTS
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import list_models, network
 from residua.config.plan import Plan, plan
+from residua.console.output import print_result
 
 NAMING_HELP = """\
 Any depth that a family allows can be named, e.g. cifar-resnet26.  A part of the network is replaced

@@ -9,10 +9,20 @@ from residua.cli.parser import CommandParser
 from residua.config.dataset import Dataset
 from residua.config.name_parts import UNIT_PARTS
 from residua.config.network import Network
+from residua.config.optimisers import Optimiser
 from residua.config.papers import network
-from residua.config.recipe import Recipe, recipe
-from residua.config.serialize import apply_override
+from residua.config.recipe import RECIPES, Recipe, recipe
+from residua.config.registry import registered_kinds, stored_kind_of
+from residua.config.serialize import apply_override, parse_literal, quote_json
+from residua.console.output import print_note
 from residua.errors import UsageError
+
+FIELDS_OF_OPTIONS = {
+    "batch_size": "batch_size",
+    "lr": "schedule.lr",
+    "weight_decay": "optimiser.weight_decay",
+}
+"""The options that set one field of a recipe, with the field in the notation of `--set`."""
 
 MODEL_HELP = (
     "a run's folder (its last network is used), a model folder, such as RUN/best, "
@@ -57,6 +67,15 @@ def add_precision_option(parser: CommandParser, default: str) -> None:
         default=default,
         help="number format of the computation: fp32, bf16, or auto: "
         "bf16 if the machine computes fast in it, else fp32",
+    )
+
+
+def add_device_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="what computes: cpu, cuda (an NVIDIA or AMD GPU), or auto: the GPU if there is one",
     )
 
 
@@ -117,10 +136,12 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
 
     `default` is the help text for the recipe that is used if the user chooses none.
     """
+    *names, last_name = RECIPES
     parser.add_argument(
         "--recipe",
-        help="the training recipe: he2015, he2016, fast, small, photos or tuning "
-        f"(default: {default})",
+        completions=RECIPES,
+        help=f"the training recipe: {', '.join(names)} or {last_name}; residua recipes describes "
+        f"them (default: {default})",
     )
     parser.add_argument(
         "--steps", type=int, help="training length in batches (default: the recipe's)"
@@ -131,11 +152,35 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
         help="training length in passes over the training images (default: the recipe's)",
     )
     parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="images per step, summed over all processes (default: the recipe's)",
+    )
+    kinds = [kind.lower() for kind in registered_kinds(Optimiser)]
+    parser.add_argument(
+        "--optimiser",
+        "--optimizer",
+        dest="optimizer",
+        metavar="NAME",
+        completions=kinds,
+        help=f"the update rule: {', '.join(kinds)}; one that is not the recipe's has its own usual "
+        "settings and learning rate (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--lr",
+        type=float,
+        help="the highest learning rate of the schedule (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--weight-decay", type=float, help="the optimiser's weight decay (default: the recipe's)"
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="change one field of the recipe, e.g. batch_size=64; can be repeated",
+        help="change any field of the recipe, e.g. augment.mixup=0.2; can be repeated; "
+        "residua recipes NAME lists the fields",
     )
 
 
@@ -154,8 +199,12 @@ def parse_recipe_options(
 def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
     """Make the recipe that `--recipe` names, or else `base`, changed by the other recipe options.
 
-    Raises UsageError if an option is invalid, or if both `--steps` and `--epochs` are given.
+    If `--optimizer` changes the kind of the optimiser and no learning rate is given, the rate is
+    the usual one of the optimiser; a note on standard error says so.  Raises UsageError if an
+    option is invalid, if both `--steps` and `--epochs` are given, if an option and `--set` set the
+    same field, and if an optimiser without a usual learning rate gets none.
     """
+    refuse_conflicting_settings(arguments)
     new_recipe = recipe(arguments.recipe) if arguments.recipe else base
     if arguments.steps is not None and arguments.epochs is not None:
         raise UsageError("--steps and --epochs cannot be combined: give one of them")
@@ -166,4 +215,60 @@ def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
         new_recipe = new_recipe.with_duration(
             steps=arguments.steps or 0, epochs=arguments.epochs or 0
         )
-    return reduce(apply_override, arguments.set, new_recipe)
+    kind_before = type(new_recipe.optimiser)
+    if arguments.optimizer:
+        new_recipe = new_recipe.with_optimiser(arguments.optimizer)
+    has_new_kind = type(new_recipe.optimiser) is not kind_before
+    new_recipe = reduce(apply_override, arguments.set, new_recipe)
+    if has_new_kind and not is_lr_given(arguments):
+        new_recipe = set_usual_lr(new_recipe)
+    settings = [
+        f"{field}={arguments[option]}"
+        for option, field in FIELDS_OF_OPTIONS.items()
+        if is_given(arguments, option)
+    ]
+    return reduce(apply_override, settings, new_recipe)
+
+
+def refuse_conflicting_settings(arguments: Namespace) -> None:
+    """Raise UsageError if `--set` sets a field that another given option sets, too."""
+    for option, field in {**FIELDS_OF_OPTIONS, "optimizer": "optimiser"}.items():
+        for assignment in arguments.set:
+            if is_given(arguments, option) and sets_field(assignment, field):
+                flag = f"--{option.replace('_', '-')}"
+                raise UsageError(
+                    f"{flag} and --set {quote_json(assignment)} cannot be combined, because both "
+                    f"set {field}: give one of them"
+                )
+
+
+def sets_field(assignment: str, field: str) -> bool:
+    """Whether an assignment, as given to `--set`, sets `field` of a recipe.
+
+    The assignment names the field, or gives the JSON of its part with a value for the field.
+    """
+    path, _, text = assignment.partition("=")
+    part, _, key = field.rpartition(".")
+    if path == field or not part or path != part:
+        return path == field
+    value = parse_literal(text)
+    return isinstance(value, dict) and key in value
+
+
+def is_lr_given(arguments: Namespace) -> bool:
+    """Whether `--lr` or `--set` gives the learning rate."""
+    lr_field = FIELDS_OF_OPTIONS["lr"]
+    return arguments.lr is not None or any(sets_field(item, lr_field) for item in arguments.set)
+
+
+def set_usual_lr(recipe_without_lr: Recipe) -> Recipe:
+    """Return the recipe with the usual learning rate of its optimiser; a note says so.
+
+    Raises UsageError if the optimiser has no usual learning rate.
+    """
+    optimiser = recipe_without_lr.optimiser
+    kind, lr = stored_kind_of(type(optimiser)), optimiser.USUAL_LR
+    if lr is None:
+        raise UsageError(f"{kind} has no usual learning rate: add --lr")
+    print_note(f"learning rate {lr:g}, the usual one of {kind} (override: --lr)")
+    return apply_override(recipe_without_lr, f"{FIELDS_OF_OPTIONS['lr']}={lr}")

@@ -22,27 +22,23 @@ from jsonargparse import (  # type: ignore[attr-defined]
 )
 
 from residua.cli.config_file import read_config_options
-from residua.cli.output import print_note
+from residua.cli.option_groups import group_options
 from residua.config.name_parts import UNIT_PARTS
+from residua.console.output import print_note
 from residua.errors import UsageError, unknown_name_error
 from residua.file_names import decode_file_name
 
 RECIPE_SPELLINGS = {
-    "--lr": "schedule.lr=0.05",
-    "--learning-rate": "schedule.lr=0.05",
-    "--batch-size": "batch_size=64",
-    "--optimizer": """'optimiser={"kind": "Muon"}'""",
-    "--optimiser": """'optimiser={"kind": "Muon"}'""",
-    "--momentum": "optimiser.momentum=0.95",
-    "--weight-decay": "optimiser.weight_decay=0.0005",
-    "--wd": "optimiser.weight_decay=0.0005",
-    "--scheduler": """'schedule={"kind": "OneCycle"}'""",
-    "--warmup": """'warmup={"steps": 1000}'""",
-    "--label-smoothing": "smoothing=0.1",
-    "--mixup": "augment.mixup=0.2",
-    "--cutmix": "augment.cutmix=0.5",
+    "--learning-rate": "--lr 0.05",
+    "--wd": "--weight-decay 0.0005",
+    "--momentum": "--set optimiser.momentum=0.95",
+    "--scheduler": """--set 'schedule={"kind": "OneCycle"}'""",
+    "--warmup": """--set 'warmup={"steps": 1000}'""",
+    "--label-smoothing": "--set smoothing=0.1",
+    "--mixup": "--set augment.mixup=0.2",
+    "--cutmix": "--set augment.cutmix=0.5",
 }
-"""Options of other programs that train, with the `--set` that does the same here."""
+"""Options of other programs that train, with the options that do the same here."""
 
 
 class OptionValueError(ArgumentTypeError, ValueError):
@@ -92,7 +88,9 @@ class CommandParser(ArgumentParser):
         """Add an argument, with error messages that name it.
 
         The types int, float and Path, and `choices`, are replaced by the parsers of this module.
+        `completions`, by default the `choices`, are the values that the shell's tab key offers.
         """
+        completions = settings.pop("completions", settings.get("choices"))
         if settings.get("type") in (int, float):
             settings["type"] = make_number_parser(names[-1], settings["type"])
         if settings.get("type") is Path:
@@ -103,6 +101,8 @@ class CommandParser(ArgumentParser):
             if settings.get("nargs") == "?":
                 self.optional_values[names[-1]] = choices
         action: Action = super().add_argument(*names, **settings)
+        if completions:
+            vars(action)["completer"] = lambda **_: list(completions)  # read by argcomplete
         return action
 
     def add_config_option(self) -> None:
@@ -155,7 +155,7 @@ class CommandParser(ArgumentParser):
                 example = f"--model cifar-resnet20,{flag[2:]}=..."
                 self.error(f"no option {flag!r}: write it into the network's name, as in {example}")
             if flag in RECIPE_SPELLINGS and "--set" in self._option_string_actions:
-                self.error(f"no option {flag!r}: write --set {RECIPE_SPELLINGS[flag]}")
+                self.error(f"no option {flag!r}: write {RECIPE_SPELLINGS[flag]}")
             options = [name for name in self._option_string_actions if name.startswith("--")]
             self.error(str(unknown_name_error("option", flag, options)))
 
@@ -186,7 +186,7 @@ class CommandParser(ArgumentParser):
         unused = message.removeprefix("unrecognized arguments: ")
         if unused != message:
             message = self.explain_unused_word(unused.split(" ")[0])
-        print_note(explain_parse_error(message, ex), self.prog)
+        print_note(explain_parse_error(message, ex), self.prog, is_error=True)
         raise SystemExit(2)
 
     def explain_unused_word(self, word: str) -> str:
@@ -279,4 +279,5 @@ def make_command_parser(name: str, command: ModuleType) -> CommandParser:
     parser = CommandParser(prog=f"residua {name}", description=command.__doc__)
     command.add_arguments(parser)
     parser.add_config_option()
+    group_options(parser)
     return parser

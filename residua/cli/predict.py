@@ -1,12 +1,11 @@
 """Classify images: top classes and probabilities."""
 
-import csv
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 from jsonargparse import Namespace
 
@@ -17,15 +16,25 @@ from residua.cli.image_options import (
     check_image_options,
 )
 from residua.cli.options import add_engine_option, add_model_argument
-from residua.cli.output import print_json, print_notes
 from residua.cli.parser import CommandParser
-from residua.cli.progress import ProgressBar
+from residua.cli.prediction_printers import (
+    ImageResult,
+    ResultPrinter,
+    make_csv_printer,
+    make_table_printer,
+    print_result_json,
+)
+from residua.cli.sort_options import (
+    add_sort_options,
+    check_sort_options,
+    open_sorting,
+    require_sort_folder,
+)
 from residua.config.model import MAX_IMAGE_PIXELS
-from residua.config.serialize import Json
+from residua.console.output import print_notes
+from residua.console.progress import ProgressBar
 from residua.errors import DataError, UsageError
-from residua.file_names import decode_file_name, encode_utf8
-from residua.report.format import format_percent_number
-from residua.spreadsheet_cells import escape_formula
+from residua.file_names import format_printable_path
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -35,16 +44,9 @@ if TYPE_CHECKING:
     from residua.config.model import ModelConfig
     from residua.deploy import PassedOverFiles, Prediction
 
-CLASS_COLUMN_WIDTH = 24  # characters of a class name in the table
 MAX_TOP = MAX_BATCH = 10_000  # no more classes have been trained, and no more images fit in memory
 MAX_PATH_BYTES = 2**16  # of one path on standard input; Linux allows 4,096
 MAX_EMPTY_PATHS = 10**6  # in a row, after which no path is expected any more
-TopClasses: TypeAlias = list[tuple[str, float]]  # (class, probability), most probable first
-PredictionPrinter: TypeAlias = Callable[[Path, TopClasses, str, str], None]
-"""Prints an image's path, its top classes, its error and the path of its Grad-CAM picture.
-
-The error is "" if the image was read.  The picture's path is "" if no picture was written.
-"""
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -74,11 +76,61 @@ def add_arguments(parser: CommandParser) -> None:
         help="write pictures to this folder that highlight the pixels that speak for the top "
         "class (Grad-CAM)",
     )
+    add_sort_options(parser)
     parser.add_argument("--json", action="store_true", help="print only one JSON object per image")
     parser.add_argument("--csv", action="store_true", help="print a CSV table")
 
 
 def run(arguments: Namespace) -> None:
+    check_options(arguments)
+    refuse_misplaced_arguments(arguments.model, arguments.images)
+    network, config = net.load_model_folder(net.find_model_folder(arguments.model))
+    require_sort_folder(arguments, config.classes)
+    draw_explanation = make_explanation_drawer(network, config, arguments.explain)
+    passed_over = deploy.PassedOverFiles()
+    paths = expand_image_arguments(arguments, passed_over)
+    total = None
+    if "-" not in arguments.images:
+        paths = list(paths)  # so that the remaining time is known
+        total = len(paths)
+    engine = deploy.build_engine(network, config, arguments.engine, total)
+    preprocessing = replace(config, white_level=arguments.white_level or config.white_level)
+    max_pixels = arguments.max_pixels or MAX_IMAGE_PIXELS
+    count = failed = 0
+    highest_levels: list[int] = []
+    with open_sorting(arguments, config.classes) as sort_image:
+        print_result = choose_printer(arguments, config.classes)
+        with ProgressBar("image", hidden=sys.stdout.isatty()) as bar:
+            for prediction in deploy.predict_files(
+                paths, engine, preprocessing, arguments.batch, max_pixels
+            ):
+                count, failed = count + 1, failed + bool(prediction.error)
+                if prediction.brightest_level:
+                    highest_levels.append(prediction.brightest_level)
+                top = [(config.classes[k], p) for k, p in prediction.top_classes(arguments.top)]
+                picture = draw_explanation(prediction, count)
+                sorted_to = sort_image(prediction.path, top)
+                error = prediction.error
+                print_result(ImageResult(prediction.path, top, error, picture, sorted_to))
+                bar.update("predict", count, total)
+        print_notes(
+            filter(None, (passed_over.describe(), data.summarize_unused_levels(highest_levels)))
+        )
+        if not count:
+            places = ", ".join(map(format_printable_path, arguments.images))
+            raise DataError(f"no image in {places}: give image files, or folders of them")
+        if failed == count:  # inside, so that no empty folder is made
+            raise unreadable_files_error(failed, count)
+    if failed:
+        raise unreadable_files_error(failed, count)
+
+
+def unreadable_files_error(failed: int, count: int) -> DataError:
+    return DataError(f"{failed:,} of {count:,} files could not be read")
+
+
+def check_options(arguments: Namespace) -> None:
+    """Raise UsageError if an option's value is out of range, or if options contradict."""
     if arguments.json and arguments.csv:
         raise UsageError("--json and --csv cannot be combined: give one of them")
     for option, limit in (("top", MAX_TOP), ("batch", MAX_BATCH)):
@@ -87,42 +139,15 @@ def run(arguments: Namespace) -> None:
         if arguments[option] > limit:
             raise UsageError(f"--{option} {arguments[option]} is too large: give at most {limit:,}")
     check_image_options(arguments)
-    refuse_misplaced_arguments(arguments.model, arguments.images)
-    network, config = net.load_model_folder(net.find_model_folder(arguments.model))
-    draw_explanation = make_explanation_drawer(network, config, arguments.explain)
-    passed_over = deploy.PassedOverFiles()
-    paths: Iterable[Path] = expand_image_arguments(arguments.images, arguments.null, passed_over)
-    total = None
-    if "-" not in arguments.images:
-        paths = list(paths)  # so that the remaining time is known
-        total = len(paths)
-    engine = deploy.build_engine(network, config, arguments.engine, total)
-    print_prediction = choose_printer(arguments, config.classes)
-    preprocessing = replace(config, white_level=arguments.white_level or config.white_level)
-    count = failed = 0
-    highest_levels: list[int] = []
-    with ProgressBar("image", hidden=sys.stdout.isatty()) as bar:
-        for prediction in deploy.predict_files(
-            paths,
-            engine,
-            preprocessing,
-            arguments.batch,
-            arguments.max_pixels or MAX_IMAGE_PIXELS,
-        ):
-            count, failed = count + 1, failed + bool(prediction.error)
-            if prediction.brightest_level:
-                highest_levels.append(prediction.brightest_level)
-            top = [(config.classes[k], p) for k, p in prediction.top_classes(arguments.top)]
-            picture = draw_explanation(prediction, count)
-            print_prediction(prediction.path, top, prediction.error, picture)
-            bar.update("predict", count, total)
-    notes = (passed_over.describe(), data.summarize_unused_levels(highest_levels))
-    print_notes(filter(None, notes))
-    if not count:
-        places = ", ".join(map(format_printable_path, arguments.images))
-        raise DataError(f"no image in {places}: give image files, or folders of them")
-    if failed:
-        raise DataError(f"{failed:,} of {count:,} files could not be read")
+    check_sort_options(arguments)
+
+
+def choose_printer(arguments: Namespace, classes: tuple[str, ...]) -> ResultPrinter:
+    if arguments.json:
+        return print_result_json
+    if arguments.csv:
+        return make_csv_printer(arguments.top, with_sorted_to=arguments.sort_into is not None)
+    return make_table_printer(classes)
 
 
 def refuse_misplaced_arguments(model: Path, images: list[str]) -> None:
@@ -147,17 +172,21 @@ def is_run_or_model(path: Path) -> bool:
     return any(os.path.isfile(path / name) for name in ("run.json", "config.json"))
 
 
-def expand_image_arguments(
-    image_arguments: list[str], nul_separated: bool, passed_over: "PassedOverFiles"
-) -> Iterator[Path]:
+def expand_image_arguments(arguments: Namespace, passed_over: "PassedOverFiles") -> Iterable[Path]:
     """Yield the paths of the images that the arguments name.
 
     A folder stands for the image files in it; its other files are counted in `passed_over`.  `-`
-    stands for the paths on standard input.
+    stands for the paths on standard input.  Raises UsageError if images would be sorted into a
+    folder that is searched.
     """
-    for name in image_arguments:
-        for path in read_stdin_paths(nul_separated) if name == "-" else [Path(name)]:
-            yield from deploy.find_image_files(path, passed_over) if path.is_dir() else [path]
+    target: Path | None = arguments.sort_into
+    for name in arguments.images:
+        for path in read_stdin_paths(arguments.null) if name == "-" else [Path(name)]:
+            if not path.is_dir():
+                yield path
+                continue
+            found = deploy.find_image_files(path, passed_over)
+            yield from deploy.refuse_searched_folder(target, path, found) if target else found
 
 
 def read_stdin_paths(nul_separated: bool) -> Iterator[Path]:
@@ -204,67 +233,3 @@ def make_explanation_drawer(
         return str(path)
 
     return draw_explanation
-
-
-def choose_printer(arguments: Namespace, classes: tuple[str, ...]) -> PredictionPrinter:
-    if arguments.json:
-        return print_prediction_json
-    return make_csv_printer(arguments.top) if arguments.csv else make_table_printer(classes)
-
-
-def print_prediction_json(path: Path, top: TopClasses, error: str, explanation_path: str) -> None:
-    record: dict[str, Json] = {"path": decode_file_name(path)}
-    if error:
-        record["error"] = error
-    else:
-        record |= deploy.make_prediction_json(top)
-    if explanation_path:
-        record["explanation"] = explanation_path
-    print_json(record)
-
-
-def make_csv_printer(top_k: int) -> PredictionPrinter:
-    """Print the header of a CSV table, and return the function that prints one row per image.
-
-    A row has the path, then `top_k` classes with their probabilities, then the error.
-    """
-    rows = csv.writer(sys.stdout, lineterminator="\n")
-    next_columns = [f"{name}{i}" for i in range(2, top_k + 1) for name in ("class", "probability")]
-    rows.writerow(["path", "class", "probability", *next_columns, "error"])
-
-    def print_csv_row(path: Path, top: TopClasses, error: str, explanation_path: str) -> None:
-        cells = [value for class_and_probability in top for value in class_and_probability]
-        empty_cells = [""] * (2 * top_k - len(cells))
-        row = [format_printable_path(path), *cells, *empty_cells, error]
-        rows.writerow(map(escape_formula, row))
-
-    return print_csv_row
-
-
-def make_table_printer(classes: tuple[str, ...]) -> PredictionPrinter:
-    """Make the function that prints one line per image: the top classes in columns, then the path.
-
-    The path is last because it may be long.
-    """
-    width = min(CLASS_COLUMN_WIDTH, max(map(len, classes)))
-
-    def print_table_row(path: Path, top: TopClasses, error: str, explanation_path: str) -> None:
-        if not top:
-            print(f"not read: {format_printable_path(path)} {error}")
-            return
-        columns = [
-            f"{format_percent_number(p, digits=2):>6} % {truncate_name(name, width):{width}}"
-            for name, p in top
-        ]
-        print("  ".join([*columns, format_printable_path(path)]))
-
-    return print_table_row
-
-
-def truncate_name(name: str, width: int) -> str:
-    return name if len(name) <= width else f"{name[: width - 1]}…"
-
-
-def format_printable_path(path: str | Path) -> str:
-    r"""Format a path as text; each byte that is not UTF-8 is shown as an escape such as `\xff`."""
-    return encode_utf8(decode_file_name(path)).decode("utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from residua.cli.main import run_reporting_errors
+from residua.cli.option_groups import group_options
 from residua.cli.options import add_recipe_options, apply_recipe_options
 from residua.cli.parser import CommandParser
 from residua.cli.streams import prepare_process
@@ -47,6 +48,7 @@ def run_study_script(study: Study, arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", help=f"the data set (default: {study.dataset})")
     add_recipe_options(parser, default="the study's")
     add_execution_options(parser, default_folder=Path("runs") / Path(file).stem)
+    group_options(parser)
 
     def run_script() -> None:
         parsed = parser.parse_args(arguments)

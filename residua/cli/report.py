@@ -6,9 +6,9 @@ from jsonargparse import Namespace
 
 from residua import report
 from residua.cli.options import add_json_option
-from residua.cli.output import print_notes, print_result
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
+from residua.console.output import print_notes, print_result
 from residua.errors import UsageError
 from residua.report.format import format_counted_noun
 from residua.study_records import PACKED_RUNS, pack_runs

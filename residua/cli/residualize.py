@@ -5,9 +5,9 @@ from jsonargparse import Namespace
 from residua import net
 from residua.cli.deepen import format_edit_summary
 from residua.cli.options import add_json_option, add_model_argument, add_out_option
-from residua.cli.output import print_result
 from residua.cli.parser import CommandParser
 from residua.config.name_parts import SHORTCUT_LETTERS
+from residua.console.output import print_result
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 from residua import deploy, net, report
 from residua.cli.options import add_data_dir_option, add_engine_option, add_model_argument
 from residua.cli.parser import CommandParser
-from residua.cli.progress import ProgressBar
+from residua.console.progress import ProgressBar
 from residua.errors import UsageError
 from residua.extras import require_extra
 from residua.report.format import format_counted_noun, format_percent

@@ -7,7 +7,6 @@ from jsonargparse import Namespace
 
 from residua.cli.models import has_paper_stride
 from residua.cli.options import add_json_option, add_network_options, parse_network_options
-from residua.cli.output import print_result
 from residua.cli.parser import CommandParser
 from residua.config.dataset import get_dataset
 from residua.config.joins import Join
@@ -15,6 +14,7 @@ from residua.config.memory import activation_bytes
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import network
 from residua.config.plan import Layers, Plan, PlannedUnit, plan
+from residua.console.output import print_result
 from residua.files import write_text
 from residua.report.network_diagram import render_network_diagram
 from residua.report.plan_notation import format_layer_sequence, format_plan_shape

@@ -5,14 +5,15 @@ from jsonargparse import Namespace
 from residua import analysis, report, training
 from residua.cli.options import (
     add_data_dir_option,
+    add_device_option,
     add_json_option,
     add_out_option,
     add_seed_option,
 )
-from residua.cli.output import print_published_data, print_result
 from residua.cli.parser import CommandParser
-from residua.cli.progress import ProgressBar
 from residua.config.dataset import get_dataset
+from residua.console.output import print_published_data, print_result
+from residua.console.progress import ProgressBar
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -32,6 +33,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_seed_option(parser, "the initial weights")
     add_out_option(parser, "the folder of the page (default: signals/NAME)")
+    add_device_option(parser)
     add_data_dir_option(parser)
     add_json_option(parser)
 
@@ -41,7 +43,7 @@ def run(arguments: Namespace) -> None:
     with ProgressBar("unit") as bar:
         signals_record = analysis.measure_signals_record(
             arguments.model,
-            training.detect_machine("fp32"),
+            training.detect_machine("fp32", device_choice=arguments.device),
             data=arguments.data,
             image_count=arguments.images,
             seed=arguments.seed,

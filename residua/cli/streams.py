@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import suppress
 
-from residua.cli.progress import update_bars_rarely_in_logs
+from residua.console.progress import update_bars_rarely_in_logs
 
 
 def prepare_process() -> None:

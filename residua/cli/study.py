@@ -7,17 +7,18 @@ from jsonargparse import Namespace
 from residua import report, studies
 from residua.cli.options import (
     add_data_dir_option,
+    add_device_option,
     add_json_option,
     add_out_option,
     add_precision_option,
     add_recipe_options,
     parse_recipe_options,
 )
-from residua.cli.output import print_published_data, print_result
 from residua.cli.parser import CommandParser
-from residua.cli.progress import ProgressBar, StudyProgress
 from residua.config.dataset import get_dataset
 from residua.config.study import Arm, Study
+from residua.console.output import print_published_data, print_result
+from residua.console.progress import ProgressBar, StudyProgress
 from residua.errors import TrainingError
 
 
@@ -62,6 +63,7 @@ def add_execution_options(parser: CommandParser, default_folder: Path) -> None:
         help="train the runs on the machines of a Ray cluster ($RAY_ADDRESS), which share the "
         "disk of the folder",
     )
+    add_device_option(parser)
     add_precision_option(parser, default="auto")
     add_data_dir_option(parser)
     add_json_option(parser)
@@ -91,6 +93,7 @@ def run_and_report_study(study: Study, arguments: Namespace) -> None:
             study,
             arguments.out,
             precision=arguments.precision,
+            device_choice=arguments.device,
             data_dir=arguments.data_dir,
             workers=arguments.workers,
             ray=arguments.ray,

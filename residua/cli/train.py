@@ -17,27 +17,29 @@ from residua.cli.image_options import (
 from residua.cli.options import (
     add_data_argument,
     add_data_dir_option,
+    add_device_option,
     add_json_option,
     add_out_option,
     add_precision_option,
     add_recipe_options,
     add_seed_option,
 )
-from residua.cli.output import DataSummaryPrinter, print_note, print_notes, print_result
 from residua.cli.parser import CommandParser
-from residua.cli.progress import ProgressBar, TrainingListener
-from residua.cli.run_options import ResolvedRun, resolve_run
+from residua.cli.run_options import make_run_request
 from residua.config.network import Network
+from residua.config.papers import list_models
 from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
+from residua.console.output import DataSummaryPrinter, print_note, print_notes, print_result
+from residua.console.progress import ProgressBar, TrainingListener
 from residua.errors import RecordError, UsageError
 from residua.record import RunRecord
 from residua.report.format import format_quantities
 from residua.study_records import folder_for_name
 
 if TYPE_CHECKING:
-    from residua.training import Machine
+    from residua.training import Machine, ResolvedRun
 
 MAX_NAMED_FILES = 20  # skipped files that are printed
 
@@ -46,6 +48,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_data_argument(parser)
     parser.add_argument(
         "--model",
+        completions=list_models("*"),
         help="a network's name, or vlad (default: the network of --from; else chosen for "
         "photographs, cifar-resnet20 for other data)",
     )
@@ -84,6 +87,7 @@ def add_arguments(parser: CommandParser) -> None:
         default="60s",
         help="how often a checkpoint is written: steps (500), seconds (30s) or minutes (5m)",
     )
+    add_device_option(parser)
     add_precision_option(parser, default="auto")
     parser.add_argument(
         "--recompute",
@@ -103,16 +107,18 @@ def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
         check_image_options(arguments)
         dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
-        machine = training.detect_machine(arguments.precision, arguments.recompute or "none", group)
+        machine = training.detect_machine(
+            arguments.precision, arguments.recompute or "none", group, arguments.device
+        )
         print_summary = DataSummaryPrinter(group.is_main)
         if arguments.dry_run:
             training.parse_save_interval(arguments.save_every)
-            resolved = resolve_run(arguments, dataset, machine)
+            resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
             facts = training.preview_run(
                 resolved.run, machine, arguments.data_dir, resolved.dataset, print_summary
             )
         else:
-            resolved = resolve_run(arguments, dataset, machine)
+            resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
             facts = train_and_report(arguments, resolved, machine, print_summary)
     if group.is_main:
         lines = format_quantities(facts)
@@ -121,7 +127,7 @@ def run(arguments: Namespace) -> None:
 
 def train_and_report(
     arguments: Namespace,
-    resolved: ResolvedRun,
+    resolved: "ResolvedRun",
     machine: "Machine",
     print_summary: DataSummaryPrinter,
 ) -> dict[str, Json]:
@@ -135,7 +141,7 @@ def train_and_report(
     folder = arguments.out or folder_for_name(Path("runs"), folder_name)
     was_finished = is_finished_run(folder)
     if is_main:
-        print_notes(resolved.choice_notes)
+        print_notes(f"{why} (override: --{option})" for option, why in resolved.reasons.items())
         if arguments.resume and not RunRecord(folder).run_json_path.exists():
             print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
@@ -190,7 +196,7 @@ def is_finished_run(folder: Path) -> bool:
     return record.run_json_path.exists() and record.read_result() is not None
 
 
-def describe_run_memory(resolved: ResolvedRun, machine: "Machine") -> str:
+def describe_run_memory(resolved: "ResolvedRun", machine: "Machine") -> str:
     """Describe the estimated memory of a network's run; "" for VLAD, which has no estimate."""
     network = resolved.run.network
     if not isinstance(network, Network):

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import traceback
 
-from residua import __version__
+from residua.version import __version__
 
 UNEXPECTED_ERROR = "unexpected error"  # begins the sentence; tests search for it
 MAX_REASON_LENGTH = 200

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from residua.config.checks import check_range
 from residua.config.registry import Part, register
@@ -24,6 +24,9 @@ class Optimiser(Part):
     """
 
     __slots__ = ()
+
+    USUAL_LR: ClassVar[float | None] = None
+    """A learning rate that usually trains; None if there is none, so that it must be given."""
 
     weight_decay: float
     decay: DecayScope
@@ -55,6 +58,8 @@ class Sgd(Optimiser):
     This is the rule of the papers.  Whether BN parameters and biases are decayed is our choice: the
     papers do not say.
     """
+
+    USUAL_LR: ClassVar[float | None] = 0.1  # He et al. 2015
 
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -88,6 +93,8 @@ class Sgd(Optimiser):
 class AdamW(Optimiser):
     """Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
+    USUAL_LR: ClassVar[float | None] = 0.001  # Kingma & Ba 2015
+
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 0.01
@@ -112,6 +119,8 @@ class AdamW(Optimiser):
 @dataclass(frozen=True, slots=True)
 class RmsProp(Optimiser):
     """RMSprop: gradients are divided by their running root mean square (Tieleman & Hinton 2012)."""
+
+    USUAL_LR: ClassVar[float | None] = 0.001  # Tieleman & Hinton 2012
 
     smoothing: float = 0.99
     momentum: float = 0.0
@@ -144,6 +153,8 @@ class Muon(Optimiser):
     momentum, at `lr_scale` times the learning rate and without weight decay.  The units' weight
     decay is decoupled: it is multiplied by the learning rate and not added to the gradient.
     """
+
+    USUAL_LR: ClassVar[float | None] = 0.03  # that of our recipe `fast`
 
     momentum: float = 0.9
     weight_decay: float = 0.03

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from residua.config.augmentation import Augmentation
 from residua.config.checks import check_range
 from residua.config.optimisers import Muon, Optimiser, Sgd
+from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.schedules import OneCycle, Schedule, StepDecay, Warmup
+from residua.config.serialize import apply_override
 from residua.errors import UsageError, unknown_name_error
 
 MAX_STEPS, MAX_EPOCHS = 10**9, 10**6  # a GPU takes weeks for so many steps; our choice
@@ -81,6 +83,21 @@ class Recipe:
         """Return this recipe with another duration; the schedule is stretched to fit it."""
         return replace(self, steps=steps, epochs=epochs)
 
+    def with_optimiser(self, name: str) -> "Recipe":
+        """Return this recipe with the optimiser whose kind is `name`, in any letter case.
+
+        An optimiser of the recipe's own kind keeps its settings; one of another kind has its
+        default settings.  The learning rate stays the same.  Raises UsageError if there is no such
+        kind.
+        """
+        kinds = {kind.lower(): kind for kind in registered_kinds(Optimiser)}
+        if name.lower() not in kinds:
+            raise unknown_name_error("optimizer", name, kinds)
+        kind = kinds[name.lower()]
+        if kind == stored_kind_of(type(self.optimiser)):
+            return self
+        return apply_override(self, f'optimiser={{"kind": "{kind}"}}')
+
     def drop_unneeded_warmup(self, depth: int) -> "Recipe":
         """Return this recipe, without its warm-up if a network of `depth` layers needs none."""
         is_unneeded = self.warmup is not None and depth < self.warmup.from_depth
@@ -137,6 +154,16 @@ RECIPES = {
         ),
     )
 }
+
+RECIPE_PURPOSES = {
+    "he2015": "He et al. 2015, for CIFAR-10: residual and plain nets",
+    "he2016": "He et al. 2016, for CIFAR-10: pre-activation nets",
+    "fast": "small images in a fifth of the papers' steps",
+    "small": "data sets of a few thousand small images, such as digits",
+    "photos": "photographs, from random weights",
+    "tuning": "photographs, from pretrained weights",
+}
+"""What each of `RECIPES` is for."""
 
 
 def recipe(name: str) -> Recipe:

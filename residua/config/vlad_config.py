@@ -6,14 +6,16 @@ The classifier is not trained by gradient descent.
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import inf
 from typing import ClassVar, TypeAlias
 
 from residua.config.checks import check_range
+from residua.config.module_classifier import ModuleClassifier
 from residua.config.network import Network
 from residua.config.serialize import Json, decode_json, parse_literal
 from residua.config.size_limits import check_classifier_size
-from residua.errors import UsageError
+from residua.errors import UsageError, unknown_name_error
 
 SMALL_IMAGE_SIDE = 16  # images up to this side have fewer words and cells by default
 VLAD_CHANGE_KEYS = ("patch", "contrast", "dimensions", "words", "cells", "samples", "cost")
@@ -113,7 +115,7 @@ class VladClassifier:
         )
 
 
-ClassifierConfig: TypeAlias = Network | VladClassifier
+ClassifierConfig: TypeAlias = Network | VladClassifier | ModuleClassifier
 """The config of the model that a run trains or a model folder holds."""
 
 
@@ -150,3 +152,11 @@ def make_vlad_classifier(name: str, input: tuple[int, ...], classes: int) -> Vla
     except TypeError as error:
         raise UsageError(str(error)) from None
     return value
+
+
+def is_vlad_name(model: str) -> bool:
+    """Whether `model` names VLAD.  Raises UsageError for a misspelled `vlad`."""
+    name = model.partition(",")[0]
+    if name != "vlad" and get_close_matches(name, ["vlad"]):
+        raise unknown_name_error("model", name, ["vlad"])
+    return name == "vlad"

@@ -1,6 +1,7 @@
 """Data sets: from a name or a folder of photos to augmented training batches.
 
 sources          find data sets by name or location, and list or download their files
+images           images in memory, with their labels
 read             data set -> uint8 images and labels of a split
 decode           image file -> pixels, the same for training and prediction
 image_formats    the formats that are read: suffixes and signatures
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from residua.data.decode import silence_pillow_warnings as silence_pillow_warnings
     from residua.data.grey_levels import summarize_unused_levels as summarize_unused_levels
     from residua.data.image_cache import delete_damaged_caches as delete_damaged_caches
-    from residua.data.read import Images as Images
+    from residua.data.images import Images as Images
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_available as ensure_dataset_available
     from residua.data.read import list_skipped_images as list_skipped_images
@@ -82,9 +83,10 @@ __getattr__, __dir__ = export_lazily(
     __name__,
     {
         "read": (
-            "Images NamedImages ensure_dataset_available list_skipped_images "
+            "NamedImages ensure_dataset_available list_skipped_images "
             "read_preprocessed_split read_split"
         ),
+        "images": "Images",
         "image_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",

@@ -22,8 +22,9 @@ from residua.data.augment import (
     random_resized_crop,
 )
 from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.data.trivial_augment import apply_trivial_augment
+from residua.data.user_transform import UserTransform, apply_user_transform
 from residua.errors import UsageError
 
 
@@ -38,8 +39,8 @@ class TrainingBatches:
     processes together compute the batch that a single process would.  Images may be larger than
     `crop_size`.  Random crops are taken from the whole image; without random crops, the center of
     the image is used.  With `balance_classes` an epoch has the same number of samples, but equally
-    many of each class, so that some images are repeated and others left out.  Raises UsageError if
-    the batch is larger than the data set.
+    many of each class, so that some images are repeated and others left out.  `transform` changes
+    each image before all else.  Raises UsageError if the batch is larger than the data set.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class TrainingBatches:
         crop_size: tuple[int, int] | None = None,
         balance_classes: bool = False,
         num_classes: int = 0,
+        transform: UserTransform | None = None,
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
@@ -66,9 +68,11 @@ class TrainingBatches:
         self.rank_and_world_size = rank_and_world_size
         self.crop_size = crop_size or images.image_size
         self.num_classes = num_classes or int(images.labels.max()) + 1
-        # Padding all images in advance copies them, and a large data set may not fit twice.
+        self.transform = transform
+        # Padding all images in advance copies them, and a large data set may not fit twice; the
+        # user's transform gets images without padding.
         is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
-        self.on_the_fly_padding = augment.pad if is_large else 0
+        self.on_the_fly_padding = augment.pad if is_large or transform else 0
         self.pixels = (
             pad_with_mean(images.pixels, augment.pad, mean)
             if augment.pad > self.on_the_fly_padding
@@ -192,6 +196,8 @@ class TrainingBatches:
         """The images (n, c, h, w) of sample numbers (n,), padded and cropped to `crop_size`."""
         augment, image_indices = self.augment, samples % len(self.images)
         pixels = self.pixels[image_indices]
+        if self.transform is not None:
+            pixels = apply_user_transform(pixels, self.transform, self.seed, epoch, samples)
         if self.on_the_fly_padding:
             pixels = pad_with_mean(pixels, self.on_the_fly_padding, self.mean)
         if augment.area < 1:
@@ -232,6 +238,7 @@ def make_training_batches(
     std: tuple[float, ...],
     seed: int,
     rank_and_world_size: tuple[int, int],
+    transform: UserTransform | None = None,
 ) -> TrainingBatches:
     """Make the training batches that a recipe describes, from a data set's training images."""
     return TrainingBatches(
@@ -244,4 +251,5 @@ def make_training_batches(
         rank_and_world_size,
         crop_size=(dataset.input[1], dataset.input[2]),
         balance_classes=recipe.balance,
+        transform=transform,
     )

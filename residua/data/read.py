@@ -1,24 +1,24 @@
 """Read the uint8 images and the labels of data sets."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from residua.config.dataset import Dataset
 from residua.config.model import ImagePreprocessing
 from residua.data.counter_rng import random_permutation
-from residua.data.decode import HasPreprocessing, center_offset
+from residua.data.decode import HasPreprocessing
 from residua.data.decode_listing import DecodedImages
 from residua.data.image_cache import (
     load_or_decode_images,
     require_images_of_split,
     require_trainable_images,
 )
+from residua.data.images import Images
+from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.array_files import read_cifar_batches, read_idx_files
 from residua.data.sources.download import find_or_download
 from residua.data.sources.listing import DataProblem, Split
@@ -26,47 +26,7 @@ from residua.data.sources.resolve import PhotoDataset
 from residua.data.summary import NOTED_KINDS
 from residua.errors import DataError
 
-FINGERPRINT_CHUNK = 256  # images hashed together: all of them may exceed memory
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """Images (n, channels, height, width) uint8 and their labels (n,) int64."""
-
-    pixels: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Tensor | slice) -> "Images":
-        return Images(self.pixels[index], self.labels[index])
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return self.pixels.shape[2], self.pixels.shape[3]
-
-    def center_crop(self, size: tuple[int, int]) -> "Images":
-        """The images cropped to (height, width) around their centers, as views."""
-        top, left = [
-            center_offset(side, crop_side)
-            for side, crop_side in zip(self.image_size, size, strict=True)
-        ]
-        return Images(self.pixels[:, :, top : top + size[0], left : left + size[1]], self.labels)
-
-    def to(self, device: torch.device) -> "Images":
-        return Images(self.pixels.to(device), self.labels.to(device))
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of all pixels and labels, in 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for pixels in torch.split(self.pixels, FINGERPRINT_CHUNK):
-            digest.update(pixels.contiguous().cpu().numpy().data)
-        digest.update(self.labels.cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> Images:
@@ -77,6 +37,10 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     and the training images are larger than the network's input, so that random crops can be taken
     from them.  Raises DataError for files that are missing, truncated or altered.
     """
+    if isinstance(dataset, InMemoryDataset):
+        if split not in dataset.images:
+            raise DataError(f"images in memory are all in the split test: leave split={split} out")
+        return dataset.images[split]
     if isinstance(dataset, PhotoDataset):
         decoded = load_decoded_photos(dataset)
         require_images_of_split(decoded, dataset.listing, split)

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 from residua.config.dataset import Dataset
 from residua.data.check import DatasetCheck
-from residua.data.read import Images, load_decoded_photos
+from residua.data.images import Images
+from residua.data.in_memory import InMemoryDataset
+from residua.data.read import load_decoded_photos
 from residua.data.sources.listing import DataProblem, SplitSource
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, assign_splits, choose_dev_share
@@ -19,6 +21,9 @@ def summarize_training_data(
 ) -> DataSummary:
     """Summarize the data of a run; `classes` counts its training images."""
     counts = count_labels(train_images.labels.tolist(), dataset.classes)
+    if isinstance(dataset, InMemoryDataset):
+        sizes: dict[str, int] = {split: len(dataset.images[split]) for split in SPLIT_ORDER}
+        return DataSummary(dataset.name, counts, sizes, dataset.split_source, {})
     if not isinstance(dataset, PhotoDataset):
         splits = {"train": len(train_images), "dev": len(dev_images)}
         return DataSummary(dataset.name, counts, splits, "published", {})

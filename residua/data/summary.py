@@ -16,6 +16,7 @@ SOURCE_PHRASES: dict[SplitSource, str] = {
     "dataset": "by the data set's own splits",
     "content": "by the images' content, as nothing else names them",
     "published": "as published",
+    "given": "as given",
 }
 # Problems that concern a whole folder or class: each is said in full.
 DETAILED_KINDS = ("left out", "own output", "unknown class", "empty class", "other split")

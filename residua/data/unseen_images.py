@@ -11,7 +11,7 @@ from typing import Literal
 from residua.config.dataset import Dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.image_cache import hash_listing, load_or_decode_images
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.data.seen_images import DIGEST_BYTES, SeenImages
 from residua.data.sources.listing import Split
 from residua.data.sources.resolve import PhotoDataset

@@ -3,6 +3,7 @@
 engine            runs a network in PyTorch, ONNX Runtime or OpenVINO
 predict           classifies image files in batches
 image_files       finds the image files in a folder
+sort_images       sorts classified images into one folder per class
 explain           draws Grad-CAM heat maps
 similar           finds similar training images
 export            writes a network to one file and checks it
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from residua.deploy.service import PredictionService as PredictionService
     from residua.deploy.similar import SimilarImageIndex as SimilarImageIndex
     from residua.deploy.similar import build_similar_image_index as build_similar_image_index
+    from residua.deploy.sort_images import DEFAULT_UNSURE_BELOW as DEFAULT_UNSURE_BELOW
+    from residua.deploy.sort_images import check_sort_folder as check_sort_folder
+    from residua.deploy.sort_images import open_image_sorter as open_image_sorter
+    from residua.deploy.sort_images import refuse_searched_folder as refuse_searched_folder
 
 __getattr__, __dir__ = export_lazily(
     __name__,
@@ -65,5 +70,8 @@ __getattr__, __dir__ = export_lazily(
         "serve": "open_listener serve_until_stopped",
         "service": "PredictionService",
         "similar": "SimilarImageIndex build_similar_image_index",
+        "sort_images": (
+            "DEFAULT_UNSURE_BELOW check_sort_folder open_image_sorter refuse_searched_folder"
+        ),
     },
 )

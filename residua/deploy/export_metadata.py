@@ -2,9 +2,9 @@
 
 import json
 
-from residua import __version__
 from residua.config.model import ModelConfig
 from residua.deploy.inference_module import InferenceModule
+from residua.version import __version__
 
 METADATA_SECTION = "residua"  # name of the metadata section, in formats that have sections
 

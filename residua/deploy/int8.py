@@ -14,7 +14,8 @@ from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
 from residua.config.serialize import Json
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
-from residua.data.read import Images, read_preprocessed_split
+from residua.data.images import Images
+from residua.data.read import read_preprocessed_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.unseen_images import choose_images
 from residua.deploy.inference_module import InferenceModule

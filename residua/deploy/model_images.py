@@ -5,7 +5,8 @@ from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.data.sources.image_folder import list_unlabelled_folder
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resolve_dataset
 from residua.errors import UsageError

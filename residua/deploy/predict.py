@@ -4,8 +4,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from residua.errors import ImageError
 
 PREDICTION_BATCH_SIZE = 32
 BATCHES_DECODED_AHEAD = 4  # batches decoded or being decoded while one is classified
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +69,28 @@ def predict_files(
     batch_size: int = PREDICTION_BATCH_SIZE,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Iterator[Prediction]:
-    """Yield one prediction per file, in the order of `paths`.
+    """Yield one prediction per file, in the order of `paths`, as `predict_images` does.
 
-    `classify` maps images (n, c, h, w) uint8 to probabilities (n, classes).  While a batch is
-    classified, threads decode the next ones.  An unreadable file, or an image of more than
-    `max_pixels` pixels, yields a prediction with an error.
+    An unreadable file, or an image of more than `max_pixels` pixels, yields a prediction with an
+    error.
     """
-    images = decode_files(paths, preprocessing, BATCHES_DECODED_AHEAD * batch_size, max_pixels)
+    decode = partial(decode_or_error, preprocessing=preprocessing, max_pixels=max_pixels)
+    return predict_images(paths, decode, classify, batch_size)
+
+
+def predict_images(
+    items: Iterable[ItemT],
+    decode: Callable[[ItemT], Prediction],
+    classify: Callable[[Tensor], Tensor],
+    batch_size: int = PREDICTION_BATCH_SIZE,
+) -> Iterator[Prediction]:
+    """Yield one prediction per item, in order.
+
+    `decode` turns an item into a prediction that has pixels or an error, and `classify` maps images
+    (n, c, h, w) uint8 to probabilities (n, classes).  While a batch is classified, threads decode
+    the next ones.
+    """
+    images = decode_ahead(items, decode, BATCHES_DECODED_AHEAD * batch_size)
     while batch := list(islice(images, batch_size)):
         pixels = [image.pixels for image in batch if image.pixels is not None]
         probabilities = iter(classify(torch.stack(pixels)) if pixels else ())
@@ -82,13 +101,10 @@ def predict_files(
                 yield replace(image, probabilities=next(probabilities))
 
 
-def decode_files(
-    paths: Iterable[Path],
-    preprocessing: HasPreprocessing,
-    max_waiting: int = BATCHES_DECODED_AHEAD * PREDICTION_BATCH_SIZE,
-    max_pixels: int = MAX_IMAGE_PIXELS,
+def decode_ahead(
+    items: Iterable[ItemT], decode: Callable[[ItemT], Prediction], max_waiting: int
 ) -> Iterator[Prediction]:
-    """Decode files on threads; yield a prediction without probabilities for each, in order.
+    """Decode items on threads; yield a prediction without probabilities for each, in order.
 
     There is one thread per available CPU core.  To bound the memory, at most `max_waiting` images
     are decoded ahead of the consumer.
@@ -96,8 +112,8 @@ def decode_files(
     pool = ThreadPoolExecutor(count_available_cores())
     pending: deque[Future[Prediction]] = deque()
     try:
-        for path in paths:
-            pending.append(pool.submit(decode_or_error, path, preprocessing, max_pixels))
+        for item in items:
+            pending.append(pool.submit(decode, item))
             if len(pending) == max_waiting:
                 yield pending.popleft().result()
         while pending:

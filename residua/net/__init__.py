@@ -4,6 +4,7 @@ layers, joins          make the PyTorch modules of layers and of joins
 weight_init            initialise weights from a seed
 build                  build the PyTorch module of a network: `build.build(network, seed)`
 create                 create a network by name, with new or pretrained weights
+stage_features         return the outputs of a network's stages, for detection and segmentation
 vlad                   NetVLAD as a layer, and the classical VLAD pipeline
 
 model_folder           save, find, check and load model folders
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from residua.net.native_bf16 import device_has_bf16 as device_has_bf16
     from residua.net.pretrained import drop_head_tensors as drop_head_tensors
     from residua.net.pretrained import load_pretrained_weights as load_pretrained_weights
+    from residua.net.stage_features import StageFeatures as StageFeatures
     from residua.net.surgery import append_identity_units as append_identity_units
     from residua.net.surgery import remove_shortcuts as remove_shortcuts
     from residua.net.surgery import remove_units as remove_units
@@ -90,6 +92,7 @@ __getattr__, __dir__ = export_lazily(
         ),
         "native_bf16": "cpu_has_bf16 device_has_bf16",
         "pretrained": "drop_head_tensors load_pretrained_weights",
+        "stage_features": "StageFeatures",
         "surgery": "append_identity_units remove_shortcuts remove_units residualize",
         "swap_batchnorm": "swap_batchnorms",
         "vlad": "IMAGES_PER_CHUNK VladNetwork",

@@ -1,5 +1,6 @@
 """Build the PyTorch modules of a plan; all design decisions are made in `config.plan`."""
 
+from dataclasses import replace
 from itertools import groupby
 
 from torch import Tensor, nn
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from residua.config.network import Network
 from residua.config.plan import Plan, PlannedUnit, plan
 from residua.net.joins import GatedSum, make_join
-from residua.net.layers import make_sequential
+from residua.net.layers import make_layer_module, make_sequential
 from residua.net.weight_init import initialise_weights
 
 
@@ -25,7 +26,12 @@ def build(network: Network, seed: int = 0) -> "ResidualNetwork":
 
 
 class ResidualNetwork(nn.Module):
-    """A residual or plain network: images (n, *plan.network.input) -> class scores (n, classes)."""
+    """A residual or plain network: images (n, *plan.network.input) -> class scores (n, classes).
+
+    If `num_classes` is 0, the plan's head has no last layer, and the network returns the features
+    (n, num_features).  An `nn.Identity` takes the place of the layer, so that the other modules
+    keep their names.  `plan.network` is then the classifier without its last layer.
+    """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -38,6 +44,19 @@ class ResidualNetwork(nn.Module):
             }
         )
         self.head = make_sequential(plan.head)
+        if not self.num_classes:
+            self.head.append(nn.Identity())
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 0 if the network returns features."""
+        return sum(layer.output_shape.channels for layer in self.plan.head if layer.op == "weight")
+
+    @property
+    def num_features(self) -> int:
+        """The number of features per image, which are the inputs of the last layer."""
+        shapes = [layer.output_shape for layer in self.plan.head if layer.op != "weight"]
+        return [self.plan.units[-1].output_shape, *shapes][-1].channels
 
     @property
     def units(self) -> list["ResidualUnit"]:
@@ -57,8 +76,39 @@ class ResidualNetwork(nn.Module):
 
     def compute_features(self, images: Tensor) -> Tensor:
         """The inputs (n, features) of the last layer for images (n, *plan.network.input)."""
-        features: Tensor = self.head[:-1](self.compute_feature_maps(images))
-        return features
+        return self.forward_head(self.compute_feature_maps(images), pre_logits=True)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Do the same as `compute_feature_maps`; this is its name in timm."""
+        return self.compute_feature_maps(images)
+
+    def forward_head(self, feature_maps: Tensor, pre_logits: bool = False) -> Tensor:
+        """Turn the last stage's output (n, channels, *size) into class scores (n, classes).
+
+        With `pre_logits`, return the features (n, num_features) instead.
+        """
+        output: Tensor = (self.head[:-1] if pre_logits else self.head)(feature_maps)
+        return output
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer; an `nn.Identity` if the network returns features."""
+        return self.head[-1]
+
+    def reset_classifier(self, num_classes: int, *, seed: int = 0) -> None:
+        """Replace the last layer by one for `num_classes` classes, and update `plan`.
+
+        `seed` determines the initial weights of the new layer.  With 0 classes, the network then
+        returns features.  Raises UsageError if `num_classes` is negative.
+        """
+        if num_classes:
+            self.plan = plan(replace(self.plan.network, classes=num_classes))
+            layer = make_layer_module(self.plan.head[-1])
+            initialise_weights(layer, seed)
+            weight = next(self.parameters())
+            self.head[-1] = layer.to(weight.device, weight.dtype).train(self.training)
+        elif self.num_classes:
+            self.plan = replace(self.plan, head=self.plan.head[:-1])
+            self.head[-1] = nn.Identity()
 
 
 class ResidualUnit(nn.Module):

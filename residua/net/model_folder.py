@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from residua.bounded_json import read_json
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
+from residua.config.module_classifier import ModuleClassifier
 from residua.config.serialize import FORMAT_VERSION, from_json, to_json
 from residua.config.vlad_config import ClassifierConfig, VladClassifier
 from residua.errors import MissingRecordError, RecordError, UsageError
@@ -28,6 +29,7 @@ from residua.net.convert.state_dict import WEIGHT_SUFFIXES
 from residua.net.hub import find_or_download_model_folder, suggest_hub_name
 from residua.net.model_card import render_model_card
 from residua.net.model_weights import (
+    check_classes_of_config,
     explain_missing_weights,
     explain_unusable_values,
     explain_weights_mismatch,
@@ -40,8 +42,11 @@ from residua.record import RunRecord
 def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
     """Write a model folder atomically, with a checksum of the weights in its config.
 
-    Raises RecordError if the weights cannot be written.
+    Raises UsageError if the network returns features, or class scores for another number of classes
+    than the config has.  Raises RecordError if the weights cannot be written.
     """
+    if isinstance(net, ResidualNetwork):
+        check_classes_of_config(net, config)
     tensors = {
         name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()
     }
@@ -128,6 +133,15 @@ def read_compatible_config(data: Dataset, folder: Path) -> ModelConfig:
     Raises UsageError if the two differ in classes or in image shape.
     """
     config = read_model_config(folder)
+    check_compatibility(config, data, str(folder))
+    return config
+
+
+def check_compatibility(config: ModelConfig, data: Dataset, model: str) -> None:
+    """Raise UsageError if a model and a data set differ in classes or in image shape.
+
+    `model` is what the error calls the model.
+    """
     if config.classes != data.classes:
         only_model, only_data = [
             ", ".join(name for name in names if name not in other_names) or "none"
@@ -137,15 +151,14 @@ def read_compatible_config(data: Dataset, folder: Path) -> ModelConfig:
             )
         ]
         raise UsageError(
-            f"the classes of {folder} and {data.name} differ in name or order (only in the model: "
+            f"the classes of {model} and {data.name} differ in name or order (only in the model: "
             f"{only_model}; only in the data: {only_data}): use data with the model's classes"
         )
     if config.network.input not in (data.input, (prod(data.input),)):
         raise UsageError(
-            f"{folder} takes images of {config.network.input}, "
+            f"{model} takes images of {config.network.input}, "
             f"but those of {data.name} are {data.input}"
         )
-    return config
 
 
 def explain_not_model_folder(file: Path) -> str:
@@ -200,9 +213,17 @@ def fingerprint_model_folder(folder: Path) -> str:
 
 
 def build_untrained(classifier: ClassifierConfig, seed: int = 0) -> ResidualNetwork | VladNetwork:
-    """Build the module of a classifier: a network with initial weights, or VLAD before fitting."""
+    """Build the module of a classifier: a network with initial weights, or VLAD before fitting.
+
+    Raises UsageError for a module of the user's own.
+    """
     if isinstance(classifier, VladClassifier):
         return VladNetwork(classifier)
+    if isinstance(classifier, ModuleClassifier):
+        raise UsageError(
+            f"{classifier.name} is a module of your own, which its weights do not describe: load "
+            "it in Python, with residua.load(FOLDER, module=net)"
+        )
     return build(classifier, seed)
 
 
@@ -227,6 +248,14 @@ def load_model_folder(folder: Path) -> tuple[ResidualNetwork | VladNetwork, Mode
 
 def read_network_and_config(folder: Path) -> tuple[ResidualNetwork | VladNetwork, ModelConfig]:
     """Read the files of a model folder as `load_model_folder` does, but only once."""
+    config, tensors = read_config_and_tensors(folder)
+    net = build_untrained(config.network)
+    load_checked_tensors(net, tensors, config, folder)
+    return net, config
+
+
+def read_config_and_tensors(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Read config and weights of a model folder, and compare their checksums and numbers."""
     config, path = read_model_config(folder), folder / "model.safetensors"
     try:
         if config.weights and (actual_sha256 := compute_file_sha256(path)) != config.weights:
@@ -241,7 +270,14 @@ def read_network_and_config(folder: Path) -> tuple[ResidualNetwork | VladNetwork
         raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
     if mismatch := explain_missing_weights(tensors, config.network):
         raise RecordError(f"{path} does not match its config.json: {mismatch}")
-    net = build_untrained(config.network)
+    return config, tensors
+
+
+def load_checked_tensors(
+    net: nn.Module, tensors: dict[str, Tensor], config: ModelConfig, folder: Path
+) -> None:
+    """Load tensors into `net`, in evaluation mode; raises RecordError if they do not fit."""
+    path = folder / "model.safetensors"
     if mismatch := explain_weights_mismatch(tensors, net, config.network.name):
         raise RecordError(f"{path} does not match its config.json: {mismatch}")
     if problem := explain_unusable_values(tensors, net):
@@ -249,7 +285,7 @@ def read_network_and_config(folder: Path) -> tuple[ResidualNetwork | VladNetwork
             f"{path} cannot be used, because {problem}: use another copy of it, or train again"
         )
     net.load_state_dict(tensors)
-    return net.eval(), config
+    net.eval()
 
 
 def load_residual_network(folder: str | Path) -> ResidualNetwork:

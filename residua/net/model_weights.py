@@ -1,11 +1,15 @@
-"""Check the weights of a model folder against its config, before a network computes with them."""
+"""Check the weights of a model folder against its config, before they are used or written."""
 
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from residua.config.model import ModelConfig
+from residua.config.network import Network
 from residua.config.plan import plan
-from residua.config.vlad_config import ClassifierConfig, VladClassifier
+from residua.config.vlad_config import ClassifierConfig
+from residua.errors import UsageError
+from residua.net.build import ResidualNetwork
 from residua.net.convert.match import format_tensor_shape, list_first_three
 from residua.net.convert.state_dict import find_value_problem
 
@@ -15,7 +19,7 @@ def explain_missing_weights(tensors: Mapping[str, Tensor], classifier: Classifie
 
     Only the numbers are counted, so that a network which its file cannot fill is never built.
     """
-    planned = classifier if isinstance(classifier, VladClassifier) else plan(classifier)
+    planned = plan(classifier) if isinstance(classifier, Network) else classifier
     needed = planned.parameters
     stored = sum(tensor.numel() for tensor in tensors.values())
     if stored >= needed:
@@ -46,3 +50,17 @@ def explain_unusable_values(tensors: Mapping[str, Tensor], net: nn.Module) -> st
         if is_checked and (problem := find_value_problem(tensors[key], name)):
             return f"{key} is {problem}"
     return ""
+
+
+def check_classes_of_config(net: ResidualNetwork, config: ModelConfig) -> None:
+    """Raise UsageError unless `net` returns a score for each class of `config`."""
+    if not net.num_classes:
+        raise UsageError(
+            "a network with num_classes=0 cannot be a model folder, because it has no last layer: "
+            "call reset_classifier first, or save its state_dict"
+        )
+    if net.num_classes != config.network.classes:
+        raise UsageError(
+            f"the network has {net.num_classes} classes, but its config {config.network.classes}: "
+            "give a config with network=net.plan.network and a name for each class"
+        )

@@ -34,7 +34,7 @@ def append_identity_units(
     if reason := explain_not_identity(network):
         raise UsageError(f"{network.name} cannot be deepened with its outputs unchanged: {reason}")
     unit_counts = tuple(s.units + count * (i == stage) for i, s in enumerate(network.stages, 1))
-    deeper = build(with_units_per_stage(network, unit_counts), seed)
+    deeper = build_with_same_output_kind(net, with_units_per_stage(network, unit_counts), seed)
     copy_device_mode_and_freezing(net, deeper)
     # new units come last in their stage, so that the old units keep their names
     deeper.load_state_dict(net.state_dict(), strict=False)
@@ -49,6 +49,16 @@ def append_identity_units(
                 if layer.zero_init:
                     nn.init.zeros_(module.get_parameter("weight"))
     return deeper
+
+
+def build_with_same_output_kind(
+    net: ResidualNetwork, network: Network, seed: int = 0
+) -> ResidualNetwork:
+    """Build `network`, which returns features instead of class scores if `net` does."""
+    built = build(network, seed)
+    if not net.num_classes:
+        built.reset_classifier(0)
+    return built
 
 
 def copy_device_mode_and_freezing(
@@ -115,7 +125,7 @@ def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNet
     if 0 in unit_counts:
         raise UsageError(f"stage {unit_counts.index(0) + 1} would have no unit left: keep one")
     smaller = copy_device_mode_and_freezing(
-        net, build(with_units_per_stage(net.plan.network, unit_counts))
+        net, build_with_same_output_kind(net, with_units_per_stage(net.plan.network, unit_counts))
     )
     sources = [net.stem, *(module for module, _ in kept_units), net.head]
     targets = [smaller.stem, *smaller.units, smaller.head]
@@ -176,7 +186,8 @@ def residualize(
         raise UsageError("shortcut='none' adds no skip connections: choose project or pad")
     grouped = plain if every == len(plain.unit.kernels) else regroup_plain_layers(plain, every)
     residual = replace(grouped, unit=replace(grouped.unit, shortcut=shortcut))
-    return copy_layer_weights(net, build(with_canonical_name(residual, plain="resnet"), seed))
+    residual = with_canonical_name(residual, plain="resnet")
+    return copy_layer_weights(net, build_with_same_output_kind(net, residual, seed))
 
 
 def regroup_plain_layers(network: Network, every: int) -> Network:
@@ -205,9 +216,8 @@ def remove_shortcuts(net: ResidualNetwork) -> ResidualNetwork:
     """Copy `net` without its shortcuts and gates; the copy is a plain net with the same weights."""
     network = net.plan.network
     twin = replace(network, unit=replace(network.unit, shortcut="none", join=Add(), start="he"))
-    return copy_layer_weights(
-        net, build(with_canonical_name(twin, resnet="plain", preresnet="plain", highway="plain"))
-    )
+    twin = with_canonical_name(twin, resnet="plain", preresnet="plain", highway="plain")
+    return copy_layer_weights(net, build_with_same_output_kind(net, twin))
 
 
 def copy_layer_weights(source: ResidualNetwork, target: ResidualNetwork) -> ResidualNetwork:

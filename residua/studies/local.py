@@ -19,7 +19,7 @@ import torch
 from residua.config.run import Run
 from residua.errors import Interrupted, ResiduaError, UsageError
 from residua.record import MetricsRow
-from residua.training.machine import Precision, detect_machine
+from residua.training.machine import DeviceChoice, Precision, detect_machine
 from residua.training.progress import NamedCountListener, ProgressListener, TrainingProgress
 from residua.training.run import catch_stop_signals, train_run
 
@@ -42,6 +42,7 @@ class StudyJob:
     run: Run
     folder: Path
     precision: Precision
+    device_choice: DeviceChoice
     data_dir: Path | None
 
     def train_or_resume(
@@ -53,7 +54,7 @@ class StudyJob:
         train_run(
             self.run,
             self.folder,
-            detect_machine(self.precision),
+            detect_machine(self.precision, device_choice=self.device_choice),
             data_dir=self.data_dir,
             resume=True,
             on_progress=on_progress,
@@ -67,13 +68,14 @@ def train_jobs_locally(
     """Train `jobs`, given by run name, in `workers` processes.
 
     Returns the failed runs as {name: reason}.  If `workers` is 0, there is one process per core, or
-    a single one if there is a GPU.  Raises UsageError if `workers` is negative, and Interrupted
+    a single one if they use a GPU.  Raises UsageError if `workers` is negative, and Interrupted
     after Ctrl-C or SIGTERM.
     """
     if workers < 0:
         raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
     core_count = os.cpu_count() or 1
-    workers = workers or (1 if torch.cuda.is_available() else core_count)
+    uses_gpu = next(iter(jobs.values())).device_choice != "cpu" and torch.cuda.is_available()
+    workers = workers or (1 if uses_gpu else core_count)
     workers = min(workers, len(jobs))  # more would have nothing to do
     # Processes are spawned, because forked ones could not use CUDA.
     spawn_context = multiprocessing.get_context("spawn")

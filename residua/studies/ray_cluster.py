@@ -69,7 +69,8 @@ def train_jobs_on_ray(
     Returns the failed runs as {name: reason}.  A run whose machine is lost restarts on another one
     from its last checkpoint.  Raises Interrupted after Ctrl-C or SIGTERM.
     """
-    gpus_per_job = 1 if ray.cluster_resources().get("GPU") else 0
+    uses_gpu = next(iter(jobs.values())).device_choice != "cpu"
+    gpus_per_job = 1 if uses_gpu and ray.cluster_resources().get("GPU") else 0
     remote_train = ray.remote(num_cpus=1, num_gpus=gpus_per_job, max_retries=MAX_RETRIES)(
         train_in_ray_worker
     )

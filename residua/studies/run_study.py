@@ -21,7 +21,7 @@ from residua.study_records import (
     read_study_json,
     to_folder_name,
 )
-from residua.training.machine import Precision, detect_machine
+from residua.training.machine import DeviceChoice, Precision, detect_machine
 from residua.training.progress import NamedCountListener
 
 
@@ -30,6 +30,7 @@ def train_study(
     folder: Path,
     *,
     precision: Precision = "auto",
+    device_choice: DeviceChoice = "auto",
     data_dir: Path | None = None,
     workers: int = 0,
     ray: bool = False,
@@ -48,11 +49,14 @@ def train_study(
     runs = study.make_runs()
     precision = resolve_study_precision(folder, precision)
     # Problems of machine and data are reported here once, not by every worker.
-    detect_machine(precision)
+    # Of a Ray cluster, this machine may be one without a GPU.
+    detect_machine(precision, device_choice="auto" if ray else device_choice)
     read_split(get_dataset(study.dataset), "dev", data_dir)
     packed_names = find_packed_results(folder, runs)
     jobs = {
-        name: StudyJob(run, folder_for_name(folder / "runs", name), precision, data_dir)
+        name: StudyJob(
+            run, folder_for_name(folder / "runs", name), precision, device_choice, data_dir
+        )
         for name, run in runs.items()
         if name not in packed_names
     }

@@ -17,7 +17,9 @@ rank_agreement    check that all processes of a run train the same on the same d
 sync_batchnorm    BN and drop-path over the ranks that share a BN split
 cuda_graph        a training step as one CUDA graph
 initial_weights   the weights that a run starts from
-auto_config       choose network, image size, recipe and duration for a folder of photos
+auto_config       choose network, image size, recipe and duration for images
+run_request       turn a request to train into a run
+user_additions    a module and a transform of the user's, which no JSON describes
 dry_run           preview a run without training it
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
@@ -34,7 +36,6 @@ from residua.lazy import export_lazily
 if TYPE_CHECKING:
     from residua.training.assess import evaluate_model_folder as evaluate_model_folder
     from residua.training.assess import predict_log_probabilities as predict_log_probabilities
-    from residua.training.auto_config import choose_config as choose_config
     from residua.training.checkpoint import CheckpointPolicy as CheckpointPolicy
     from residua.training.checkpoint import parse_save_interval as parse_save_interval
     from residua.training.distributed import DataParallelGroup as DataParallelGroup
@@ -54,13 +55,15 @@ if TYPE_CHECKING:
     from residua.training.progress import TrainingProgress as TrainingProgress
     from residua.training.run import catch_stop_signals as catch_stop_signals
     from residua.training.run import train_run as train_run
+    from residua.training.run_request import ResolvedRun as ResolvedRun
+    from residua.training.run_request import RunRequest as RunRequest
+    from residua.training.run_request import resolve_run as resolve_run
     from residua.training.step import TrainingStep as TrainingStep
 
 __getattr__, __dir__ = export_lazily(
     __name__,
     {
         "assess": "evaluate_model_folder predict_log_probabilities",
-        "auto_config": "choose_config",
         "checkpoint": "CheckpointPolicy parse_save_interval",
         "distributed": "DataParallelGroup join_process_group tell_other_ranks",
         "dry_run": "preview_run",
@@ -69,6 +72,7 @@ __getattr__, __dir__ = export_lazily(
         "machine": "Machine Precision detect_machine",
         "memory": "describe_memory",
         "progress": "ProgressListener TrainingProgress",
+        "run_request": "ResolvedRun RunRequest resolve_run",
         "run": "catch_stop_signals train_run",
         "step": "TrainingStep",
     },

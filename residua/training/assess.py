@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,15 @@ from residua.config.dataset import Dataset
 from residua.config.evaluation_results import ConfidentMistake, EvaluationResult, wilson_interval
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
-from residua.data.read import Images, NamedImages, read_preprocessed_split
+from residua.data.images import Images
+from residua.data.read import NamedImages, read_preprocessed_split
 from residua.data.summarize import summarize_evaluated_data
 from residua.data.summary import USED_KINDS, DataSummary, ignore_summary
 from residua.data.thumbnails import make_thumbnail_uri
 from residua.data.unseen_images import EvaluatedSplit, ImageChoice, choose_images
 from residua.errors import RecordError, UsageError
 from residua.net.model_folder import (
+    check_compatibility,
     find_model_folder,
     fingerprint_model_folder,
     from_pretrained,
@@ -120,6 +123,38 @@ def evaluate_model_folder(
         mirror=mirror,
         environment=tuple((name, str(value)) for name, value in environment.items()),
         temperature_note=note,
+    )
+
+
+def evaluate_classifier(
+    net: nn.Module,
+    config: ModelConfig,
+    data: Dataset,
+    split: EvaluatedSplit | None,
+    machine: Machine,
+    data_dir: Path | None = None,
+    *,
+    mirror: bool = False,
+) -> EvaluationResult:
+    """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
+    check_compatibility(config, data, config.network.name)
+    choice = choose_images(data, split, config)
+    check_evaluation_options(data, choice, mirror=mirror, calibrate=False)
+    named_images, log_probs = load_and_predict(
+        machine.prepare_model(deepcopy(net)),
+        config,
+        machine,
+        data_dir,
+        ignore_summary,
+        mirror,
+        {"command": "evaluate"},
+        choice,
+    )
+    return replace(
+        build_evaluation(named_images, log_probs, config),
+        dataset=data.name,
+        split=choice.label,
+        mirror=mirror,
     )
 
 

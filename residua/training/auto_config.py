@@ -32,18 +32,37 @@ class AutoConfig:
     reasons: dict[str, str]  # sentences, by the option of `residua train` that overrides each
 
 
-def choose_config(
+def choose_config_for_photos(
     listing: ImageListing, machine: Machine, *, finetune: bool = False, image_size: int = 0
 ) -> AutoConfig:
-    """Choose how to train on a folder of photos.
-
-    `finetune` says that the run starts from trained weights.  `image_size` is the side of the
-    images in pixels; if it is 0, the side is chosen too.
-    """
+    """Choose how to train on photos; the other arguments are those of `choose_config`."""
     label_counts = Counter(entry.label for entry in listing.entries if entry.split in ("train", ""))
+    return choose_config(
+        label_counts,
+        median_shorter_side(listing),
+        machine,
+        finetune=finetune,
+        image_size=image_size,
+    )
+
+
+def choose_config(
+    label_counts: Counter[int],
+    shorter_side: int,
+    machine: Machine,
+    *,
+    finetune: bool = False,
+    image_size: int = 0,
+    scratch_recipe: str = "photos",
+) -> AutoConfig:
+    """Choose how to train on images, from the number of images of each class.
+
+    `shorter_side` is the images' shorter side in pixels, or its median.  `finetune` says that the
+    run starts from trained weights.  `image_size` is the side of the images in pixels; if it is 0,
+    the side is chosen too.  `scratch_recipe` is the recipe for random initial weights.
+    """
     image_count = sum(label_counts.values())
     device_phrase = "a GPU" if machine.device.type == "cuda" else "a CPU"
-    shorter_side = median_shorter_side(listing)
     model_name, why_model = choose_model(image_count, shorter_side, device_phrase)
     why_size = "as requested"
     if not image_size:
@@ -52,7 +71,9 @@ def choose_config(
             f"the median shorter side of the {image_count:,} photos is {shorter_side} pixels, "
             f"and the device is {device_phrase}"
         )
-    chosen_recipe, why_epochs = choose_recipe(image_count, image_size, device_phrase, finetune)
+    chosen_recipe, why_epochs = choose_recipe(
+        image_count, image_size, device_phrase, finetune, scratch_recipe
+    )
     reasons = {
         "model": f"network {model_name}: {why_model}",
         "size": f"image size {image_size} x {image_size} pixels: {why_size}",
@@ -99,13 +120,13 @@ def choose_image_size(image_count: int, shorter_side: int, device_phrase: str) -
 
 
 def choose_recipe(
-    image_count: int, image_size: int, device_phrase: str, finetune: bool
+    image_count: int, image_size: int, device_phrase: str, finetune: bool, scratch_recipe: str
 ) -> tuple[Recipe, str]:
     """Choose a recipe with its epochs and batch size; return it with the reason for the epochs.
 
     `device_phrase` is "a CPU" or "a GPU".
     """
-    base_recipe = recipe("tuning" if finetune else "photos")
+    base_recipe = recipe("tuning" if finetune else scratch_recipe)
     epochs = base_recipe.epochs
     why = "few images: many epochs with random crops"
     if device_phrase == "a CPU":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.memory import activation_bytes
+from residua.config.module_classifier import ModuleClassifier
 from residua.config.network import Network
 from residua.config.plan import Plan, plan
 from residua.config.recipe import Recipe
@@ -16,10 +17,12 @@ from residua.config.schedules import StepDecay
 from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
 from residua.data.batches import TrainingBatches, make_training_batches
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
+from residua.errors import UsageError
 from residua.net.build import build
 from residua.training.distributed import assign_batch_share
 from residua.training.machine import Machine
@@ -60,6 +63,8 @@ def preview_run(
     )
     if isinstance(run.network, VladClassifier):
         return preview_vlad_fit(run.network, run.dataset, images)
+    if isinstance(run.network, ModuleClassifier):
+        raise UsageError(f"{run.network.name} is a module of your own, which has no preview")
     return preview_network_training(run, data, plan(run.network), images, machine)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from residua.config.memory import EVAL_BATCH
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.training.machine import Machine
 
 

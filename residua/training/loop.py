@@ -9,7 +9,7 @@ from torch import nn
 
 from residua.config.recipe import Recipe
 from residua.data.batches import TrainingBatches
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.record import MetricsRow, RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
 from residua.training.evaluate import EvaluationScore, evaluate_network

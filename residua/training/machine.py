@@ -5,12 +5,11 @@ import platform
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import nn
 
-from residua import __version__
 from residua.config.memory import RECOMPUTE_MODES, RecomputeMode
 from residua.config.serialize import Json
 from residua.errors import UsageError, unknown_name_error
@@ -20,8 +19,10 @@ from residua.net.fused_bn import install_fused_batchnorm
 from residua.net.fused_bn_kernels import describe_fused_kernels
 from residua.net.native_bf16 import device_has_bf16
 from residua.training.distributed import SINGLE_PROCESS, DataParallelGroup
+from residua.version import __version__
 
 Precision = Literal["auto", "bf16", "fp32"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -92,18 +93,24 @@ def detect_machine(
     precision: Precision = "auto",
     recompute: RecomputeMode = "none",
     group: DataParallelGroup = SINGLE_PROCESS,
+    device_choice: DeviceChoice = "auto",
 ) -> Machine:
     """The machine that this process runs on: its GPU, or else its CPU.
 
+    `device_choice` is `cpu` to ignore a GPU, and `cuda` to require one.
     Precision `auto` means bf16 if the device computes it natively, otherwise fp32.  On a GPU, cuDNN
     is made deterministic for the whole process; on a CPU, glibc is told to keep freed memory.
-    Raises UsageError for an unknown precision or recompute mode.
+    Raises UsageError for an unknown precision, recompute mode or device, and for a missing GPU.
     """
     if precision not in ("auto", "bf16", "fp32"):
         raise UsageError(f"no precision {precision!r}: choose from auto, bf16, fp32")
     if recompute not in RECOMPUTE_MODES:
         raise unknown_name_error("mode of activation checkpointing", recompute, RECOMPUTE_MODES)
-    if torch.cuda.is_available():
+    if device_choice not in get_args(DeviceChoice):
+        raise unknown_name_error("device", device_choice, get_args(DeviceChoice))
+    if device_choice == "cuda" and not torch.cuda.is_available():
+        raise UsageError("PyTorch finds no GPU on this machine: use the device cpu or auto")
+    if device_choice != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda")
         make_cudnn_deterministic()
     else:

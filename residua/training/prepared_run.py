@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import nn
 
-from residua import __version__
 from residua.config.dataset import Dataset
 from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
+from residua.config.module_classifier import ModuleClassifier
 from residua.config.network import Network
+from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.batches import make_training_batches
+from residua.data.images import Images
 from residua.data.read import (
-    Images,
     ensure_dataset_available,
     list_skipped_images,
     load_decoded_photos,
@@ -28,6 +30,7 @@ from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary
+from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 from residua.net.freeze import freeze_backbone
 from residua.net.model_folder import build_untrained, save_pretrained
@@ -41,7 +44,9 @@ from residua.training.machine import Machine
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
 from residua.training.sync_batchnorm import convert_to_sync_modules
+from residua.training.user_additions import NO_ADDITIONS, UserAdditions, describe_function
 from residua.training.vlad import fit_vlad
+from residua.version import __version__
 
 
 class TrainFunction(Protocol):
@@ -59,7 +64,7 @@ class TrainFunction(Protocol):
 class PreparedRun:
     """A run that is ready to train: its images, its network and the function that trains it."""
 
-    net: ResidualNetwork | VladNetwork
+    net: nn.Module
     config: ModelConfig  # for the model folders that the run writes
     train_images: Images
     dev_images: Images
@@ -78,6 +83,7 @@ def prepare_run(
     initial_weights: Path | None,
     data_dir: Path | None,
     checkpoint_policy: CheckpointPolicy,
+    additions: UserAdditions = NO_ADDITIONS,
 ) -> PreparedRun:
     """Read the images of `data` and build the network of `run` on the machine.
 
@@ -94,12 +100,14 @@ def prepare_run(
     if isinstance(data, PhotoDataset):
         config = store_seen_images(config, load_decoded_photos(data))
     summary = summarize_training_data(data, train_images, dev_images)
-    net = build_untrained(run.network, run.seed)
+    net = additions.module or build_untrained(run.network, run.seed)
     if initial_weights is not None and isinstance(run.network, Network):
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
         net.load_state_dict({**net.state_dict(), **weights})
         config = replace(config, mean=mean, std=std)
     environment: dict[str, Json] = {"images": fingerprint}
+    if additions.transform is not None:
+        environment["transform"] = describe_function(additions.transform)
     if skipped := list_skipped_images(data):
         environment["left_out"] = problems_to_json(skipped)
     if isinstance(data, PhotoDataset) and data.listing.dev_share:
@@ -125,6 +133,7 @@ def prepare_run(
         checkpoint_policy,
         environment,
         summary,
+        additions,
     )
 
 
@@ -221,7 +230,7 @@ def prepare_vlad_fit(
 def prepare_network_training(
     run: Run,
     data: Dataset,
-    net: ResidualNetwork,
+    net: nn.Module,
     config: ModelConfig,
     train_images: Images,
     dev_images: Images,
@@ -230,15 +239,28 @@ def prepare_network_training(
     checkpoint_policy: CheckpointPolicy,
     environment: dict[str, Json],
     summary: DataSummary,
+    additions: UserAdditions,
 ) -> PreparedRun:
     """Prepare to train a network by gradient descent; the ranks share each batch."""
-    recipe = run.recipe_for_depth(net.plan.depth)
+    recipe = run.recipe_for_depth(get_depth(run))
     if recipe.freeze:
+        if not isinstance(net, ResidualNetwork):
+            raise UsageError(
+                f"freeze needs a network of residua, and {run.network.name} is a module of your "
+                "own: call requires_grad_(False) on its layers instead"
+            )
         freeze_backbone(net)
     net = machine.prepare_model(convert_to_sync_modules(net, recipe.bn_splits, machine))
     batch_share = assign_batch_share(recipe, machine.group)
     batches = make_training_batches(
-        train_images, recipe, data, config.mean, config.std, run.seed, batch_share
+        train_images,
+        recipe,
+        data,
+        config.mean,
+        config.std,
+        run.seed,
+        batch_share,
+        additions.transform,
     )
     total_steps = recipe.total_steps(len(train_images))
     save_best = partial(save_pretrained, net, config, record.folder / "best")
@@ -264,6 +286,14 @@ def prepare_network_training(
         environment=machine.describe_environment(recipe.bn_splits) | environment,
         data_summary=summary,
     )
+
+
+def get_depth(run: Run) -> int:
+    """The number of layers of the run's network, on which its warm-up depends."""
+    if isinstance(run.network, ModuleClassifier):
+        return run.network.depth
+    assert isinstance(run.network, Network)  # VLAD is fitted without steps
+    return plan(run.network).depth
 
 
 def do_nothing() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from residua import __version__
 from residua.config.dataset import Dataset
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.errors import RankStoppedError, UsageError
 from residua.record import describe_first_difference
 from residua.training.machine import Machine
+from residua.version import __version__
 
 RankFacts = dict[str, Json]
 

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from residua.config.memory import EVAL_BATCH
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.net.freeze import FrozenStatsBatchNorm
 from residua.training.evaluate import EvaluationScore, evaluate_network
 from residua.training.machine import Machine

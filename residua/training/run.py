@@ -14,7 +14,8 @@ from residua.config.network import Network
 from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import Interrupted, RecordError, UsageError
@@ -29,6 +30,7 @@ from residua.training.memory import require_enough_memory
 from residua.training.prepared_run import PreparedRun, keep_data_settings_of_run, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.recalibrate_bn import list_unfrozen_batchnorms, score_with_recalibrated_bn
+from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 
 
 def train_run(
@@ -41,6 +43,7 @@ def train_run(
     data_dir: Path | None = None,
     resume: bool = False,
     checkpoint_policy: CheckpointPolicy = DEFAULT_CHECKPOINT_POLICY,
+    additions: UserAdditions = NO_ADDITIONS,
     on_data: Callable[[DataSummary], None] = ignore_summary,
     on_progress: ProgressListener,
     should_stop: Callable[[], bool],
@@ -51,8 +54,8 @@ def train_run(
     set if the caller has resolved it already.  `initial_weights` is a weight file or a model
     folder; with a model folder, its mean and std are used too.  With `resume`, training continues
     from the newest checkpoint.  VLAD models are fitted in one go: they write no checkpoints, no
-    metrics and no model folder `best`, and start over if interrupted.  `on_data` is called before
-    training with what was understood of the data.
+    metrics and no model folder `best`, and start over if interrupted.  `additions` holds what JSON
+    cannot describe.  `on_data` is called before training with what was understood of the data.
 
     Every rank of the machine's group must call this function; only rank 0 writes files.  A run may
     resume with another number of processes, and its results are then the same up to rounding.
@@ -71,7 +74,7 @@ def train_run(
     if isinstance(run.network, Network) and not is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
     prepared_run = prepare_run(
-        run, data, record, machine, initial_weights, data_dir, checkpoint_policy
+        run, data, record, machine, initial_weights, data_dir, checkpoint_policy, additions
     )
     on_data(add_moved_note(prepared_run, record.find_moved_images(run, prepared_run.environment)))
     may_resume = resume or group.restart_count > 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from residua.data.augment import normalise_pixels, random_crop
 from residua.data.counter_rng import RandomStream, random_bits_from_keys
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.errors import DataError
 from residua.net.vlad import IMAGES_PER_CHUNK, VladNetwork
 from residua.training.progress import ProgressListener, TrainingProgress

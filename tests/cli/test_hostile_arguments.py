@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import time
 
@@ -12,7 +13,8 @@ import pytest
 from residua.cli.evaluate import format_evaluation_summary
 from residua.cli.main import COMMANDS, OTHER_SPELLINGS, main
 from residua.cli.models import describe_wide_depth
-from residua.cli.parser import RECIPE_SPELLINGS
+from residua.cli.options import add_recipe_options, apply_recipe_options
+from residua.cli.parser import RECIPE_SPELLINGS, CommandParser
 from residua.config.papers import network
 from residua.config.plan import plan
 from residua.config.recipe import recipe
@@ -115,8 +117,8 @@ def test_a_path_with_a_nul_byte_is_a_file_that_cannot_be_read(capsys, monkeypatc
 
 HINTS = [
     (["explain", "x"], "no command 'explain': write residua predict --explain"),
-    (["train", "digits", "--lr", "1"], "no option '--lr': write --set schedule.lr=0.05"),
-    (["train", "digits", "--batch-size=3"], "no option '--batch-size': write --set batch_size=64"),
+    (["train", "digits", "--wd", "1"], "no option '--wd': write --weight-decay 0.0005"),
+    (["train", "digits", "--mixup=1"], "no option '--mixup': write --set augment.mixup=0.2"),
     (["train", "digits", "--set", "lr=1"], "recipe has no field 'lr': did you mean schedule.lr?"),
     (["train", "digits", "--set", "momentum=1"], "did you mean optimiser.momentum?"),
     (["evaluate", "x", "y", "--batch-size", "3"], "no option '--batch-size': choose from --"),
@@ -149,9 +151,12 @@ def test_the_order_of_model_and_images_is_explained(capsys, run_folder, tmp_path
 
 
 @pytest.mark.parametrize("option", RECIPE_SPELLINGS)
-def test_the_suggested_settings_exist(option):
+def test_the_suggested_options_change_the_recipe(option):
     base = recipe("he2015")
-    assert apply_override(base, RECIPE_SPELLINGS[option].strip("'")) != base
+    parser = CommandParser(prog="residua x")
+    add_recipe_options(parser, default="the base")
+    parsed = parser.parse_args(shlex.split(RECIPE_SPELLINGS[option]))
+    assert apply_recipe_options(parsed, base) != base
 
 
 def test_every_value_without_a_kind_is_answered_with_one_that_works():
@@ -173,6 +178,8 @@ def test_every_value_without_a_kind_is_answered_with_one_that_works():
         ("--calibrat", ["--mirror", "--calibrate"], "--calibrate"),
         ("trian", COMMANDS, "train"),
         ("explain", COMMANDS, None),
+        ("xylophone", COMMANDS, None),
+        ("resnet", COMMANDS, None),
         ("sqtr", ["none", "unit", "sqrt"], "sqrt"),
     ],
 )

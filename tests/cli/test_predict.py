@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -195,3 +196,73 @@ def test_an_image_of_too_many_pixels_names_the_option(run_predict, image_folder)
     for value in ("0", "-5"):
         code, _, last = run_predict(image_folder / "0.png", f"--max-pixels={value}")
         assert (code, last) == (2, f"residua: --max-pixels {value} is invalid: give 1 or more")
+
+
+def test_images_are_sorted_into_folders_and_each_way_of_printing_says_where(
+    run_predict, image_folder, tmp_path
+):
+    target = tmp_path / "sorted"
+    options = ("--sort-into", target, "--unsure-below", "0")
+    code, out, last = run_predict(image_folder, *options, "--json")
+    first, second, third = map(json.loads, out.splitlines())
+    assert (code, last) == (1, "residua: 1 of 3 files could not be read")
+    for record, name in ((first, "0.png"), (second, "1.png")):
+        assert record["sorted_to"] == str(target / record["class"] / name)
+        with open(record["sorted_to"], "rb") as copy:
+            assert copy.read() == (image_folder / name).read_bytes()
+    assert "sorted_to" not in third
+    assert sum(path.is_file() for path in target.rglob("*")) == 2
+    shutil.rmtree(target)
+    _, out, _ = run_predict(image_folder, *options, "--csv", "--link")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["sorted_to"] for row in rows] == [first["sorted_to"], second["sorted_to"], ""]
+    assert os.readlink(first["sorted_to"]) == str(image_folder / "0.png")
+
+
+def test_images_of_low_probability_are_unsure_and_the_last_line_counts_all(
+    run_predict, image_folder, tmp_path
+):
+    (image_folder / "2.png").unlink()
+    target = tmp_path / "a" / "sorted"
+    code, _, last = run_predict(image_folder, "--sort-into", target, "--unsure-below", "1")
+    assert (code, last) == (0, f"residua: sorted 2 images into {target}: 2 unsure")
+    assert sorted(os.listdir(target / "unsure")) == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--link"], "--link says how images are sorted: add --sort-into DIR"),
+        (["--unsure-below", "0"], "--unsure-below says how images are sorted: add --sort-into DIR"),
+        (
+            ["--sort-into", "{tmp}/s", "--unsure-below", "1.5"],
+            "--unsure-below 1.5 is invalid: give a probability from 0 to 1",
+        ),
+        (
+            ["--sort-into", "{tmp}/s", "--explain", "{tmp}/s/maps"],
+            "--explain {tmp}/s/maps is inside --sort-into {tmp}/s: choose a folder outside of it",
+        ),
+        (
+            ["--sort-into", "{tmp}"],
+            "{tmp} is not empty, it holds images: choose a new or an empty folder for --sort-into",
+        ),
+        (
+            ["--sort-into", "{tmp}/images/s"],
+            "{tmp}/images/s is inside {tmp}/images, whose images are classified: "
+            "choose a folder for --sort-into outside of it",
+        ),
+    ],
+)
+def test_sorting_that_is_impossible_is_refused_before_any_image(
+    run_predict, image_folder, tmp_path, arguments, sentence
+):
+    words = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert run_predict(image_folder, *words) == (2, "", f"residua: {sentence.format(tmp=tmp_path)}")
+    assert os.listdir(tmp_path) == ["images"]
+
+
+@pytest.mark.parametrize("name", ["2.png", "missing.png"])
+def test_without_a_readable_image_no_folder_is_made(run_predict, image_folder, tmp_path, name):
+    code, _, last = run_predict(image_folder / name, "--sort-into", tmp_path / "sorted")
+    assert (code, last) == (1, "residua: 1 of 1 files could not be read")
+    assert os.listdir(tmp_path) == ["images"]

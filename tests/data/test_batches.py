@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from residua.config.augmentation import Augmentation
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.errors import UsageError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

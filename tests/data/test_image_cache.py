@@ -19,8 +19,9 @@ from residua.config.model import ImagePreprocessing
 from residua.config.papers import network
 from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images
+from residua.data.images import Images
 from residua.data.pixel_file import memory_map_images, open_cache_writer
-from residua.data.read import Images, read_split
+from residua.data.read import read_split
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError
 from residua.net.build import build

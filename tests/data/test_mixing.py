@@ -9,7 +9,7 @@ from residua.config.papers import network
 from residua.data.augment import apply_mixup_or_cutmix
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.errors import UsageError
 from residua.net.build import build
 from residua.training.step import TrainingStep

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from residua.config.dataset import get_dataset
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.errors import DataError
 
 SPLITS = ("train", "dev", "test")

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from residua.config.augmentation import Augmentation
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.data.trivial_augment import (
     STRENGTH_LEVELS,
     TRIVIAL_CHANGES,

@@ -15,7 +15,7 @@ from residua.cli.export import compute_int8_loss_points
 from residua.cli.main import main
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.deploy import export as exports
 from residua.deploy.export import export_model
 from residua.deploy.export_check import EXPORT_TOLERANCE, OutputDifference, largest_difference

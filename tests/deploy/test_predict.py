@@ -8,7 +8,7 @@ from PIL import Image
 import residua
 from residua.config.dataset import get_dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.data.read import read_split as read_split
 from residua.deploy.engine import build_engine
 from residua.deploy.predict import Prediction, decode_files, predict_files

@@ -21,7 +21,7 @@ pytest.importorskip("starlette")
 
 from residua.cli.main import main
 from residua.data.decode import decode_image, preprocess_image
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.deploy.batcher import RequestBatcher
 from residua.deploy.engine import InferenceEngine
 from residua.deploy.limits import ServerLimits

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from residua.cli.serve import build_page_variables
 from residua.data.decode import decode_image, preprocess_image
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.deploy.access import SECURITY_HEADERS
 from residua.deploy.explain import GradCamExplainer
 from residua.deploy.limits import ServerLimits

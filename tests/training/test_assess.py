@@ -12,7 +12,8 @@ import residua
 from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.data.decode import decode_image, preprocess_image
-from residua.data.read import Images, NamedImages, read_preprocessed_split, read_split
+from residua.data.images import Images
+from residua.data.read import NamedImages, read_preprocessed_split, read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.errors import RecordError, UsageError
 from residua.net.model_folder import (

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
 

@@ -16,14 +16,14 @@ from residua.config.recipe import recipe
 from residua.config.run import Run
 from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images
-from residua.data.read import Images
+from residua.data.images import Images
 from residua.data.sources.resolve import cached_image_side, list_image_dataset, resolve_dataset
 from residua.errors import Interrupted, UsageError
 from residua.net.build import build
 from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
 from residua.record import RunRecord
 from residua.training.assess import evaluate_model_folder
-from residua.training.auto_config import choose_config
+from residua.training.auto_config import choose_config_for_photos
 from residua.training.initial_weights import adapt_network_to_data, resolve_weight_source
 from residua.training.memory import suggest_smaller_images
 from residua.training.run import train_run
@@ -103,7 +103,7 @@ def test_automatic_choices_are_reported_with_their_reasons(photo_folder, capsys)
     )
     assert code == 0
     assert json.loads(out)["recipe"] == "photos"
-    chosen = choose_config(list_image_dataset(photo_folder), CPU_FP32)
+    chosen = choose_config_for_photos(list_image_dataset(photo_folder), CPU_FP32)
     assert (chosen.model_name, chosen.image_size, chosen.recipe.name) == (
         "cifar-resnet20",
         64,
@@ -115,11 +115,12 @@ def test_automatic_choices_are_reported_with_their_reasons(photo_folder, capsys)
     )
     assert chosen.recipe.batch_size == 12
     assert (
-        choose_config(list_image_dataset(photo_folder), CPU_FP32) == chosen
+        choose_config_for_photos(list_image_dataset(photo_folder), CPU_FP32) == chosen
     )  # the same command is the same run
     gpu = replace(CPU_FP32, device=torch.device("cuda"))
     assert (
-        choose_config(list_image_dataset(photo_folder), gpu, finetune=True).recipe.name == "tuning"
+        choose_config_for_photos(list_image_dataset(photo_folder), gpu, finetune=True).recipe.name
+        == "tuning"
     )
 
 
@@ -150,15 +151,18 @@ def test_an_interrupted_run_is_bit_identical(photo_folder, tmp_path, capsys):
 
 def train_and_interrupt(steps, photos, out):
     from residua.cli.parser import CommandParser
-    from residua.cli.train import add_arguments, resolve_run
+    from residua.cli.run_options import make_run_request
+    from residua.cli.train import add_arguments
     from residua.errors import Interrupted
     from residua.training.run import train_run
+    from residua.training.run_request import resolve_run
     from tests.training.short_runs import ignore_progress, stop_after
 
     parser = CommandParser(prog="residua")
     add_arguments(parser)
     arguments = parser.parse_args([str(photos), *SMALL_OPTIONS, "--steps", "12", "--balance"])
-    resolved = resolve_run(arguments, resolve_dataset(str(photos)), CPU_FP32)
+    data = resolve_dataset(str(photos))
+    resolved = resolve_run(make_run_request(arguments), data, CPU_FP32)
     with pytest.raises(Interrupted):
         train_run(
             resolved.run,

@@ -7,7 +7,8 @@ from torch import nn
 import residua
 from residua.config.dataset import get_dataset
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
 from residua.training.recalibrate_bn import (

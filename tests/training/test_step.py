@@ -156,3 +156,21 @@ def test_adamw_decays_weights_separately_from_the_gradient():
     step(torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, 1, 0]), 0.01)
     moved = (net.weight - before * (1 - 0.01 * 0.1)).abs()
     assert (moved - 0.01).abs().max() < 1e-6
+
+
+def test_adamw_is_bit_identical_to_torch_optim_adamw():
+    images, labels = torch.randn(16, 3), torch.arange(16) % 2
+    net, reference = nn.Linear(3, 2), nn.Linear(3, 2)
+    reference.load_state_dict(net.state_dict())
+    step = TrainingStep(net, AdamW(0.8, 0.9, weight_decay=0.1), CPU_FP32)
+    adamw = torch.optim.AdamW(
+        reference.parameters(), lr=0.01, betas=(0.8, 0.9), weight_decay=0.1, fused=True
+    )
+    for lr in (0.01, 0.02, 0.005):
+        step(images, labels, lr)
+        adamw.param_groups[0]["lr"] = lr
+        adamw.zero_grad()
+        nn.functional.cross_entropy(reference(images), labels).backward()
+        adamw.step()
+    assert torch.equal(net.weight, reference.weight)
+    assert torch.equal(net.bias, reference.bias)

@@ -11,7 +11,8 @@ from residua.config.dataset import get_dataset
 from residua.config.run import Run
 from residua.config.vlad_config import make_vlad_classifier
 from residua.data.augment import normalise_pixels
-from residua.data.read import Images, read_split
+from residua.data.images import Images
+from residua.data.read import read_split
 from residua.errors import DataError, Interrupted, RecordError
 from residua.net.vlad import VladNetwork
 from residua.report.runs import read_study_runs as read_records

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
-from residua.cli.output import print_note
+from residua.console.output import print_note
 from residua.report.format import format_quantity
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from residua.config.dataset import Dataset
 from residua.config.serialize import Json
+from residua.console.colours import embolden_labels, redden_text
 
 if TYPE_CHECKING:
     from residua.data import DataSummary
@@ -30,22 +31,30 @@ def print_json(value: object) -> None:
 def print_result(facts: object, summary: str, as_json: bool) -> None:
     """Print the result of a command as JSON or as text.
 
-    `facts` holds the values for the JSON; `summary` is the text.
+    `facts` holds the values for the JSON; `summary` is the text, whose labels are bold on a
+    terminal.
     """
-    print(json.dumps(facts) if as_json else summary)
+    print(json.dumps(facts) if as_json else embolden_labels(summary, sys.stdout))
 
 
-def print_note(message: str, program: str = "residua", *, on_every_rank: bool = False) -> None:
-    """Print `program: message` on standard error.
+def print_note(
+    message: str,
+    program: str = "residua",
+    *,
+    on_every_rank: bool = False,
+    is_error: bool = False,
+) -> None:
+    """Print `program: message` on standard error; the program of an error is red on a terminal.
 
     Of the processes that torchrun started on a machine, only the one with local rank 0 prints,
     unless `on_every_rank` is set.  Processes that were started by hand all print.
     """
     is_started_by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if on_every_rank or not is_started_by_torchrun or os.environ.get("LOCAL_RANK", "0") == "0":
-        text = f"{program}: {shorten_words(message)}\n".translate(CONTROL_CHARACTER_ESCAPES)
+        text = f"{shorten_words(message)}\n".translate(CONTROL_CHARACTER_ESCAPES)
+        label = f"{program}:".translate(CONTROL_CHARACTER_ESCAPES)
         with suppress(OSError, ValueError):  # nobody reads standard error any more
-            sys.stderr.write(text)
+            sys.stderr.write(f"{redden_text(label, sys.stderr) if is_error else label} {text}")
 
 
 def shorten_words(message: str) -> str:

@@ -1,0 +1,261 @@
+"""A trained network as a Python object that predicts, evaluates, explains and exports."""
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from residua.api.given_images import (
+    GivenImage,
+    decode_given_image,
+    list_given_images,
+    number_images,
+)
+from residua.api.own_errors import name_keywords_in_errors
+from residua.config.evaluation_results import EvaluationResult
+from residua.config.model import ModelConfig
+from residua.config.serialize import Json
+from residua.data.augment import normalise_pixels
+from residua.data.user_data import ImagesAndLabels, resolve_evaluation_data
+from residua.deploy.engine import EngineName, InferenceEngine, build_engine
+from residua.deploy.explain import GradCamExplainer, draw_heat_overlay
+from residua.deploy.export import export_model
+from residua.deploy.export_files import ExportFormat
+from residua.deploy.predict import Prediction, predict_images
+from residua.errors import DataError, UsageError, unknown_name_error
+from residua.net.build import ResidualNetwork
+from residua.net.model_folder import find_model_folder, load_model_folder
+from residua.net.own_module import load_own_module
+from residua.report.format import format_percent
+from residua.training.assess import evaluate_classifier
+from residua.training.machine import detect_machine
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPrediction:
+    """The classes of one image.
+
+    source       the path or address of the image, or its number, e.g. "image 3"
+    label        the most probable class; "" if the image could not be read
+    probability  its probability, in [0, 1]
+    top          the most probable classes with their probabilities, in descending order
+    error        why the image could not be read; "" if it was
+    """
+
+    source: str
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.error:
+            return f"{self.source} {self.error}"
+        return f"{self.label} ({format_percent(self.probability)})"
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Classifier:
+    """A trained network with its classes.
+
+    net     the PyTorch module, in evaluation mode
+    config  classes, normalisation and origin
+    folder  the model folder; None if the network was never stored
+    """
+
+    net: nn.Module
+    config: ModelConfig
+    folder: Path | None = None
+    engines: dict[str, InferenceEngine] = field(default_factory=dict)  # by name, once built
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the scores."""
+        return self.config.classes
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.config.network.name}, {len(self.classes)} classes)"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        config = self.config
+        facts = {
+            "network": config.network.name,
+            "classes": ", ".join(self.classes[:10]) + ", ..." * (len(self.classes) > 10),
+            "input": " x ".join(map(str, config.input)),
+            "parameters": f"{sum(p.numel() for p in self.net.parameters()):,}",
+            "trained on": config.dataset,
+            "test error": "" if config.test_error is None else format_percent(config.test_error),
+        }
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in facts.items()
+            if value
+        )
+        return f"<table>{rows}</table>"
+
+    def transform(self, image: GivenImage) -> Tensor:
+        """Turn one image into the input (c, h, w) of `net`: cropped, resized and normalised."""
+        pixels = self.read_pixels(image)
+        return normalise_pixels(pixels[None], self.config.mean, self.config.std)[0]
+
+    def read_pixels(self, image: GivenImage) -> Tensor:
+        """Turn one image into pixels (c, h, w) uint8 of the network's input size."""
+        [item], _ = list_given_images([image])
+        prediction = decode_given_image((1, item), self.config)
+        if prediction.pixels is None:
+            raise DataError(f"{prediction.path} {prediction.error}")
+        return prediction.pixels
+
+    @name_keywords_in_errors
+    def predict(
+        self,
+        images: GivenImage | Iterable[GivenImage],
+        *,
+        top: int = 5,
+        batch_size: int = 32,
+        engine: EngineName = "auto",
+        unreadable: Literal["raise", "keep"] = "raise",
+    ) -> "ClassPrediction | list[ClassPrediction]":
+        """Classify images: paths, folders, addresses, PIL images or arrays, one or several.
+
+        Returns a `ClassPrediction` for a single image, else a list, in the order of the images.
+        `engine` is what computes the network, as for `residua predict`.  An image that cannot be
+        read raises DataError or, with unreadable="keep", yields a prediction with an `error`.
+        """
+        if unreadable not in ("raise", "keep"):
+            raise unknown_name_error("value of unreadable", unreadable, ("raise", "keep"))
+        for name, value in (("top", top), ("batch_size", batch_size)):
+            if value < 1:
+                raise UsageError(f"{name}={value} is invalid: give 1 or more")
+        listed, is_single = list_given_images(images)
+        results = []
+        decode = partial(decode_given_image, config=self.config)
+        for prediction in predict_images(
+            number_images(listed), decode, self.get_engine(engine, len(listed)), batch_size
+        ):
+            if prediction.error and unreadable == "raise":
+                raise DataError(f"{prediction.path} {prediction.error}")
+            results.append(self.name_classes(prediction, top))
+        return results[0] if is_single else results
+
+    def get_engine(self, name: EngineName, image_count: int) -> InferenceEngine:
+        """The engine `name`, which is built only once; `auto` depends on the number of images."""
+        is_large = image_count > 100
+        key = f"{name} for many" if name == "auto" and is_large else name
+        if key not in self.engines:
+            self.engines[key] = build_engine(self.net, self.config, name, image_count)
+        return self.engines[key]
+
+    def name_classes(self, prediction: Prediction, top: int) -> ClassPrediction:
+        """A prediction with the names of its `top` most probable classes."""
+        named = tuple((self.classes[k], p) for k, p in prediction.top_classes(top))
+        label, probability = named[0] if named else ("", 0.0)
+        return ClassPrediction(str(prediction.path), label, probability, named, prediction.error)
+
+    @name_keywords_in_errors
+    def evaluate(
+        self,
+        data: str | Path | ImagesAndLabels,
+        *,
+        split: Literal["train", "dev", "test", "all"] | None = None,
+        mirror: bool = False,
+        skip_unknown_classes: bool = False,
+        data_dir: str | Path | None = None,
+    ) -> EvaluationResult:
+        """Evaluate the network on a data set, photographs, or images with labels.
+
+        Without a `split`, these are images that the network was not trained on.  Arrays and Python
+        data sets are evaluated whole; their labels are numbers of `classes`, or names.
+        """
+        dataset = resolve_evaluation_data(data, self.config, skip_unknown=skip_unknown_classes)
+        return evaluate_classifier(
+            self.net,
+            self.config,
+            dataset,
+            split,
+            detect_machine("fp32"),
+            Path(data_dir) if data_dir else None,
+            mirror=mirror,
+        )
+
+    @name_keywords_in_errors
+    def explain(self, image: GivenImage, target: str | None = None) -> Image.Image:
+        """Draw the image, and beside it which pixels speak for a class (Grad-CAM).
+
+        `target` is the name of the class, by default the most probable one.
+        """
+        pixels = self.read_pixels(image)
+        if target is None:
+            index = int(self.get_engine("torch", 1)(pixels[None]).argmax())
+        elif target in self.classes:
+            index = self.classes.index(target)
+        else:
+            raise unknown_name_error("class", target, self.classes)
+        heatmap = GradCamExplainer(self.net, self.config).compute_heatmap(pixels, index)
+        return draw_heat_overlay(pixels, heatmap)
+
+    @name_keywords_in_errors
+    def features(
+        self, images: GivenImage | Iterable[GivenImage], *, batch_size: int = 32
+    ) -> Tensor:
+        """The features (n, num_features) of images, which are the inputs of the last layer.
+
+        Raises UsageError for a VLAD classifier and for a module of the user's own.
+        """
+        net = self.net
+        if not isinstance(net, ResidualNetwork):
+            raise UsageError(
+                f"{self.config.network.name} has no features: only networks of residua have them"
+            )
+        listed, _ = list_given_images(images)
+        pieces: list[Tensor] = [torch.empty(0, net.num_features)]
+        device = next(net.parameters()).device
+        with torch.inference_mode():
+            for start in range(0, len(listed), batch_size):
+                batch = [self.read_pixels(image) for image in listed[start : start + batch_size]]
+                x = normalise_pixels(torch.stack(batch), self.config.mean, self.config.std)
+                pieces.append(net.compute_features(x.to(device)).cpu())
+        return torch.cat(pieces)
+
+    @name_keywords_in_errors
+    def export(
+        self,
+        out: str | Path,
+        to: ExportFormat = "onnx",
+        *,
+        bake_preprocessing: bool = False,
+        int8: str | Path | None = None,
+    ) -> dict[str, Json]:
+        """Write the network to a file for other programs, checked against PyTorch.
+
+        The arguments mean what the options of `residua export` mean; `int8` is the data to
+        calibrate with.  Returns a description of the file.
+        """
+        return export_model(
+            self.net,
+            self.config,
+            to,
+            Path(out),
+            bake_preprocessing=bake_preprocessing,
+            calibration_source=str(int8) if int8 is not None else "",
+        )
+
+
+@name_keywords_in_errors
+def load(source: str | Path, module: nn.Module | None = None) -> Classifier:
+    """Load a trained network: a run's folder, a model folder, or hf:OWNER/NAME.
+
+    `module` is needed if the network is a module of the user's own; the weights are loaded into it.
+    Raises RecordError if the folder is damaged, and UsageError if the module does not fit it.
+    """
+    folder = find_model_folder(Path(source))
+    if module is not None:
+        return Classifier(module, load_own_module(folder, module), folder)
+    return Classifier(*load_model_folder(folder), folder)

@@ -1,0 +1,122 @@
+"""The images that a classifier is given: paths, addresses, PIL images and arrays."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from residua.config.model import ModelConfig
+from residua.data.convert_arrays import COUNTS_OF_CHANNELS, convert_image, convert_images
+from residua.data.decode import decode_image, preprocess_image
+from residua.data.rgb_conversion import convert_to_rgb
+from residua.data.thumbnails import pixels_to_image
+from residua.deploy.image_files import find_image_files
+from residua.deploy.predict import Prediction, decode_or_error
+from residua.errors import DataError, ImageError
+from residua.version import __version__
+
+GivenImage: TypeAlias = Any
+"""A path, an http(s) address, a PIL image, or an array (h, w), (h, w, c) or (c, h, w)."""
+
+MAX_DOWNLOAD_BYTES = 100 * 2**20
+DOWNLOAD_SECONDS = 30.0  # without any byte
+
+
+def list_given_images(images: GivenImage | Iterable[GivenImage]) -> tuple[list[GivenImage], bool]:
+    """List the images that a user gives; return them and whether it is a single image.
+
+    A folder stands for the image files in it, and an array (n, h, w, c) or (n, c, h, w) for its n
+    images.  Raises DataError for an array that can be read in two ways, and for a folder without
+    images.
+    """
+    if isinstance(images, str | os.PathLike):
+        return list_path(os.fspath(images))
+    if isinstance(images, Image.Image):
+        return [images], True
+    if isinstance(images, np.ndarray | Tensor):
+        if images.ndim == 4:
+            return list(convert_images(images)), False
+        return [convert_single_array(images)], True
+    listed: list[GivenImage] = []
+    for image in images:
+        if isinstance(image, np.ndarray | Tensor):
+            image = convert_single_array(image)
+        is_path = isinstance(image, str | os.PathLike)
+        listed += list_path(os.fspath(image))[0] if is_path else [image]
+    return listed, False
+
+
+def list_path(path: str) -> tuple[list[GivenImage], bool]:
+    """The image files of a folder, or a single file or address as it is."""
+    if is_address(path) or not os.path.isdir(path):
+        return [path], True
+    files: list[GivenImage] = list(find_image_files(Path(path)))
+    if not files:
+        raise DataError(f"no image in {path}: give image files, or folders of them")
+    return files, False
+
+
+def is_address(path: str) -> bool:
+    return path.startswith(("http://", "https://"))
+
+
+def convert_single_array(array: Any) -> Tensor:
+    """Convert one image (h, w), (h, w, c) or (c, h, w) to uint8 (c, h, w)."""
+    if array.ndim == 3 and not {array.shape[0], array.shape[2]} & set(COUNTS_OF_CHANNELS):
+        raise DataError(
+            f"an array of the shape {tuple(array.shape)} is no image: give (height, width), "
+            "(height, width, channels) or (channels, height, width), with 1 or 3 channels"
+        )
+    return convert_image(array)
+
+
+def decode_given_image(item: tuple[int, GivenImage], config: ModelConfig) -> Prediction:
+    """Decode one image, with its number, into a prediction that has pixels or an error."""
+    number, image = item
+    if isinstance(image, str | os.PathLike) and not is_address(os.fspath(image)):
+        return decode_or_error(Path(image), config)
+    source = Path(image if isinstance(image, str) else f"image {number}")
+    try:
+        return Prediction(source, preprocess_image(open_given_image(image, config), config), None)
+    except ImageError as error:
+        return Prediction(source, None, None, error.detail)
+    except DataError as error:
+        return Prediction(source, None, None, f"cannot be used: {error}")
+
+
+def open_given_image(image: GivenImage, config: ModelConfig) -> Image.Image:
+    """An address, a PIL image or pixels (c, h, w) as a PIL image."""
+    if isinstance(image, str):
+        return decode_image(download_image(image))
+    if isinstance(image, Image.Image):
+        return convert_to_rgb(image, "the image", config.white_level).image
+    if not isinstance(image, Tensor):
+        raise DataError(
+            f"{type(image).__name__} is no image: give a path, an address, a PIL image or an array"
+        )
+    return pixels_to_image(image)
+
+
+def download_image(address: str) -> bytes:
+    """Download an image of at most `MAX_DOWNLOAD_BYTES`; raises DataError if this fails."""
+    request = Request(address, headers={"User-Agent": f"residua/{__version__}"})
+    try:
+        with urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
+            content: bytes = response.read(MAX_DOWNLOAD_BYTES + 1)
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise DataError(f"the address cannot be read ({reason})") from error
+    if len(content) > MAX_DOWNLOAD_BYTES:
+        raise DataError(f"the file is larger than {MAX_DOWNLOAD_BYTES:,} bytes")
+    return content
+
+
+def number_images(images: Iterable[GivenImage]) -> Iterator[tuple[int, GivenImage]]:
+    """Pair each image with its number, counted from 1."""
+    return enumerate(images, 1)

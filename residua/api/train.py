@@ -1,0 +1,77 @@
+"""Train a network from Python, on any images."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from residua.api.own_errors import name_keywords_in_errors
+from residua.api.training_session import (
+    ProgressReport,
+    TrainingResult,
+    TrainingSession,
+    make_run_request,
+)
+from residua.config.memory import RecomputeMode
+from residua.config.network import Network
+from residua.config.recipe import Recipe
+from residua.data.user_data import ImagesAndLabels, UserData, resolve_user_data
+from residua.data.user_transform import UserTransform
+from residua.training.distributed import join_process_group
+from residua.training.machine import DeviceChoice, Precision, detect_machine
+from residua.training.run_request import resolve_run
+
+
+@name_keywords_in_errors
+def train(
+    model: str | Network | nn.Module | None,
+    data: UserData,
+    *,
+    test: ImagesAndLabels | None = None,
+    dev: ImagesAndLabels | None = None,
+    classes: Sequence[str] | None = None,
+    recipe: str | Recipe | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    from_: str | Path | None = None,
+    freeze: bool = False,
+    balance: bool = False,
+    size: int | None = None,
+    transform: UserTransform | None = None,
+    precision: Precision = "auto",
+    device: DeviceChoice = "auto",
+    recompute: RecomputeMode = "none",
+    out: str | Path | None = None,
+    resume: bool = False,
+    save_every: str = "60s",
+    data_dir: str | Path | None = None,
+    on_progress: Callable[[ProgressReport], None] | None = None,
+    quiet: bool = False,
+) -> TrainingResult:
+    """Train a network on images; the same run as that of `residua train` ends in the same bits.
+
+    Keywords that are not listed mean what the options of `residua train` mean.  What is left out is
+    chosen to suit the data and the machine, and said on standard error unless `quiet`.
+
+    model        name of a network, a `Network`, a module, which is trained in place, or None
+    data         a data set's name, the path of photographs, (images, labels), a map-style data set
+                 of such pairs, or a dict of these by split; `resolve_user_data` says more
+    test, dev    held-out images, for data in memory; without them, some images are held out
+    transform    f(image, rng) -> image, on each training image (h, w, c) uint8
+    out          folder of the run; if None, nothing is kept, and a stopped run is lost
+    on_progress  called after each step; an error that it raises stops the run, which can be resumed
+
+    Raises UsageError, DataError, TrainingError, RecordError, and Interrupted after Ctrl-C.
+    """
+    request = make_run_request(
+        *(model, from_, size, seed, recipe, epochs, steps, precision),
+        balance=balance,
+        freeze=freeze,
+    )
+    session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet)
+    with join_process_group() as group:
+        dataset = resolve_user_data(data, test=test, dev=dev, classes=classes)
+        machine = detect_machine(precision, recompute, group, device)
+        module = model if isinstance(model, nn.Module) else None
+        return session.train(resolve_run(request, dataset, machine), machine, module, transform)

@@ -1,0 +1,231 @@
+"""One call of `residua.train`: where its run is kept, and what is said of its progress."""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from residua.api.classifier import Classifier
+from residua.config.model import ModelConfig
+from residua.config.network import Network
+from residua.config.recipe import Recipe
+from residua.config.recipe import recipe as get_recipe
+from residua.config.serialize import Json
+from residua.console.output import DataSummaryPrinter, print_notes
+from residua.console.progress import ProgressBar, TrainingListener
+from residua.data.user_transform import UserTransform
+from residua.errors import Interrupted, UsageError
+from residua.net.model_folder import load_model_folder, read_model_config
+from residua.record import MetricsRow, RunRecord
+from residua.training.checkpoint import parse_save_interval
+from residua.training.machine import Machine
+from residua.training.progress import TrainingProgress
+from residua.training.run import catch_stop_signals, train_run
+from residua.training.run_request import ResolvedRun, RunRequest
+from residua.training.user_additions import UserAdditions
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """The state of a run after a step, as a callback gets it.
+
+    `metrics` is the new row of metrics.jsonl after an evaluation on the dev images, else None.
+    """
+
+    step: int
+    total_steps: int
+    seconds: float
+    metrics: MetricsRow | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingResult:
+    """A trained network.
+
+    net      the network with the weights after the last step, in evaluation mode
+    config   its classes, normalisation and origin
+    metrics  what `residua train --json` prints
+    folder   the run's folder; None if `out` was None
+    """
+
+    net: nn.Module
+    config: ModelConfig
+    metrics: dict[str, Json]
+    folder: Path | None
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network as a classifier, as `residua.load` returns it."""
+        return Classifier(self.net, self.config, self.folder)
+
+    def __repr__(self) -> str:
+        error = self.metrics["test_error"]
+        place = f", in {self.folder}" if self.folder else ""
+        return f"TrainingResult({self.config.network.name}, test error {error:.2%}{place})"
+
+
+class CallbackListener:
+    """Calls a user's callback after each step, and stops the run if it raises an error."""
+
+    def __init__(self, callback: Callable[[ProgressReport], None]) -> None:
+        self.callback = callback
+        self.error: Exception | None = None
+
+    def __call__(self, progress: TrainingProgress, line: MetricsRow | None) -> None:
+        if self.error is None:
+            report = ProgressReport(progress.step, progress.total_steps, progress.seconds, line)
+            try:
+                self.callback(report)
+            except Exception as error:
+                self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSession:
+    """Where a run is kept, and what is said of its progress."""
+
+    out: str | Path | None
+    resume: bool
+    save_every: str
+    data_dir: str | Path | None
+    on_progress: Callable[[ProgressReport], None] | None
+    quiet: bool
+
+    def train(
+        self,
+        resolved: ResolvedRun,
+        machine: Machine,
+        module: nn.Module | None,
+        transform: UserTransform | None,
+    ) -> TrainingResult:
+        """Train the run, and return its network; all ranks must call this method."""
+        if self.out is None and self.resume:
+            raise UsageError("--resume needs the folder of the run: add --out")
+        with ExitStack() as stack:
+            folder = Path(
+                self.out
+                if self.out is not None
+                else stack.enter_context(tempfile.TemporaryDirectory(prefix="residua-run-"))
+            )
+            if self.out is None:
+                folder = folder / "run"
+            metrics = self.train_in_folder(
+                resolved, machine, folder, UserAdditions(module, transform)
+            )
+            if module is not None:
+                return self.make_result(module, read_model_config(folder / "last"), metrics)
+            net, config = load_model_folder(folder / "last")
+            return self.make_result(net, config, metrics)
+
+    def make_result(
+        self, net: nn.Module, config: ModelConfig, metrics: dict[str, Json]
+    ) -> TrainingResult:
+        kept_folder = None if self.out is None else Path(self.out)
+        place: Json = None if kept_folder is None else str(kept_folder)
+        return TrainingResult(net.eval(), config, metrics | {"folder": place}, kept_folder)
+
+    def train_in_folder(
+        self, resolved: ResolvedRun, machine: Machine, folder: Path, additions: UserAdditions
+    ) -> dict[str, Json]:
+        """Train the run in `folder`; return what `residua train --json` prints, but the folder."""
+        is_main = machine.group.is_main
+        is_said = is_main and not self.quiet
+        if is_said:
+            print_notes(f"{why} (override: {name})" for name, why in resolved.reasons.items())
+        print_summary = DataSummaryPrinter(is_said)
+        record = RunRecord(folder)
+        was_finished = record.run_json_path.exists() and record.read_result() is not None
+        callback = CallbackListener(self.on_progress) if self.on_progress and is_main else None
+        bar = ProgressBar("step", hidden=not is_said)
+        show = TrainingListener(bar, resolved.run.network.name)
+
+        def listen(progress: TrainingProgress, line: MetricsRow | None) -> None:
+            show(progress, line)
+            if callback is not None:
+                callback(progress, line)
+
+        with bar, catch_stop_signals() as is_stop_requested:
+            try:
+                result = train_run(
+                    resolved.run,
+                    folder,
+                    machine,
+                    data=resolved.dataset,
+                    initial_weights=resolved.weights_path,
+                    data_dir=Path(self.data_dir) if self.data_dir else None,
+                    resume=self.resume,
+                    checkpoint_policy=parse_save_interval(self.save_every),
+                    additions=additions,
+                    on_data=print_summary,
+                    on_progress=listen,
+                    should_stop=lambda: (
+                        is_stop_requested() or (callback is not None and callback.error is not None)
+                    ),
+                )
+            except Interrupted as error:
+                raise self.explain_stop(error, callback) from None
+        if callback is not None and callback.error is not None:
+            raise callback.error
+        return {**result, "trained": not was_finished, **print_summary.json}
+
+    def explain_stop(self, error: Interrupted, callback: CallbackListener | None) -> Exception:
+        """The error to raise after a stop: the callback's own, or one without a lost folder."""
+        way_on = (
+            "nothing was kept, since out is None"
+            if self.out is None
+            else f"to go on, call it again with resume=True and out={str(self.out)!r}"
+        )
+        if callback is not None and callback.error is not None:
+            callback.error.add_note(f"residua.train: the run was stopped; {way_on}")
+            return callback.error
+        steps = str(error).partition(":")[0]
+        return Interrupted(f"{steps}: {way_on}")
+
+
+def make_run_request(
+    model: str | Network | nn.Module | None,
+    weights: str | Path | None,
+    size: int | None,
+    seed: int,
+    recipe: str | Recipe | None,
+    epochs: float | None,
+    steps: int | None,
+    precision: str,
+    *,
+    balance: bool,
+    freeze: bool,
+) -> RunRequest:
+    """Make the request that the arguments of `residua.train` describe.
+
+    Raises UsageError if both `epochs` and `steps` are given.
+    """
+    if epochs is not None and steps is not None:
+        raise UsageError("epochs and steps cannot be combined: give one of them")
+
+    def change_recipe(base: Recipe) -> Recipe:
+        if epochs is not None or steps is not None:
+            base = base.with_duration(steps=steps or 0, epochs=epochs or 0)
+        return replace(base, balance=base.balance or balance, freeze=base.freeze or freeze)
+
+    choices = {
+        "model": model,
+        "size": size,
+        "recipe": recipe,
+        "epochs": epochs,
+        "steps": steps,
+        "balance": balance or None,
+    }
+    return RunRequest(
+        model=model,
+        weights=weights,
+        size=size,
+        seed=seed,
+        recipe=get_recipe(recipe) if isinstance(recipe, str) else recipe,
+        change_recipe=change_recipe,
+        freeze=freeze,
+        precision=precision,
+        given=frozenset(name for name, value in choices.items() if value is not None),
+    )

@@ -1,0 +1,37 @@
+"""Groups of options in the help of commands that have many."""
+
+from argparse import ArgumentParser
+
+MIN_GROUPED_OPTIONS = 14  # below, one list is easily read
+
+OPTION_GROUPS = {
+    "data": "data size split max-pixels white-level skip-unknown-classes images null data-dir",
+    "network": "arms model from freeze families depths",
+    "recipe": "recipe steps epochs batch-size optimizer lr weight-decay set balance",
+    "run": "seed seeds resume save-every workers ray device precision recompute engine batch "
+    "dry-run",
+    "evaluation": "mirror calibrate",
+    "server": "host port allow-host allow-origin threshold",
+    "limits": "max-bytes max-total-bytes max-waiting timeout head-timeout",
+    "sorting": "sort-into unsure-below link",
+    "output": "out top explain json csv",
+}
+"""The names of the options in each group of the help, in the order of the groups."""
+
+
+def group_options(parser: ArgumentParser) -> None:
+    """Show the options of a command in groups in its help, if there are many.
+
+    Options that are in no group, such as `--help`, come last.
+    """
+    ungrouped = parser._optionals._group_actions
+    options = {action.option_strings[-1].removeprefix("--"): action for action in ungrouped}
+    if len(options) < MIN_GROUPED_OPTIONS:
+        return
+    for title, names in OPTION_GROUPS.items():
+        members = [options[name] for name in names.split() if name in options]
+        if members:
+            parser.add_argument_group(title)._group_actions.extend(members)
+            ungrouped[:] = [action for action in ungrouped if action not in members]
+    parser._action_groups.remove(parser._optionals)
+    parser._action_groups.append(parser._optionals)

@@ -1,0 +1,35 @@
+"""Colours and bold text, only for terminals that show them and users who want them."""
+
+import os
+import re
+import sys
+from typing import TextIO
+
+BOLD, RED, RESET = "\x1b[1m", "\x1b[1;31m", "\x1b[0m"  # ECMA-48, select graphic rendition
+
+FIRST_COLUMN = re.compile(r"^\S+(?: \S+)*(?=  )", re.MULTILINE)
+"""The words at the start of a line that at least two spaces separate from the rest."""
+
+
+def shows_colours(stream: TextIO) -> bool:
+    """Whether to write colours to a stream.
+
+    NO_COLOR forbids them, and FORCE_COLOR asks for them, if they are not empty; else they are
+    written to terminals that TERM does not call dumb.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    is_old_console = sys.platform == "win32" and "WT_SESSION" not in os.environ
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not is_old_console
+
+
+def embolden_labels(text: str, stream: TextIO) -> str:
+    """Make the first column of tables in `text` bold, if `stream` shows colours."""
+    return FIRST_COLUMN.sub(rf"{BOLD}\g<0>{RESET}", text) if shows_colours(stream) else text
+
+
+def redden_text(text: str, stream: TextIO) -> str:
+    """Make `text` red and bold, if `stream` shows colours."""
+    return f"{RED}{text}{RESET}" if shows_colours(stream) else text

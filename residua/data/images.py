@@ -1,0 +1,50 @@
+"""Images in memory, with their labels."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from residua.data.decode import center_offset
+
+FINGERPRINT_CHUNK = 256  # images hashed together: all of them may exceed memory
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images (n, channels, height, width) uint8 and their labels (n,) int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Images":
+        return Images(self.pixels[index], self.labels[index])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.pixels.shape[2], self.pixels.shape[3]
+
+    def center_crop(self, size: tuple[int, int]) -> "Images":
+        """The images cropped to (height, width) around their centers, as views."""
+        top, left = [
+            center_offset(side, crop_side)
+            for side, crop_side in zip(self.image_size, size, strict=True)
+        ]
+        return Images(self.pixels[:, :, top : top + size[0], left : left + size[1]], self.labels)
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all pixels and labels, in 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for pixels in torch.split(self.pixels, FINGERPRINT_CHUNK):
+            digest.update(pixels.contiguous().cpu().numpy().data)
+        digest.update(self.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,216 @@
+"""Turn a request to train into a run: choose what the request leaves open."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from residua.config.dataset import Dataset
+from residua.config.network import Network
+from residua.config.papers import network
+from residua.config.recipe import Recipe, recipe
+from residua.config.run import Run
+from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
+from residua.data.in_memory import InMemoryDataset
+from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
+from residua.errors import UsageError
+from residua.net.own_module import make_module_classifier
+from residua.training.auto_config import (
+    AutoConfig,
+    choose_config,
+    choose_config_for_photos,
+)
+from residua.training.initial_weights import (
+    adapt_network_to_data,
+    read_image_size,
+    resolve_weight_source,
+)
+from residua.training.machine import Machine
+
+DEFAULT_MODEL = "cifar-resnet20"
+MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # allowed range of the image size, in pixels
+SMALL_IMAGE_SIDE = 40  # in pixels, up to which images in memory get a recipe for small images
+SMALL_RECIPE_IMAGES = 20_000  # from which the recipe `fast` is used rather than `small`
+VLAD_IMAGE_SIDE = 64  # default size of photographs for VLAD, in pixels; our choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a user asks of a run; what is None is chosen to suit the data and the machine.
+
+    model          name of a network or of VLAD, a network, or a module of the user's own
+    weights        the weights to start from: a folder, a file or hf:OWNER/NAME; None: random ones
+    size           side of photographs in pixels
+    recipe         the recipe to train by
+    change_recipe  function that changes the recipe, given or chosen
+    given          names of the options that the user gave
+    """
+
+    model: str | Network | nn.Module | None = None
+    weights: str | Path | None = None
+    size: int | None = None
+    seed: int = 0
+    recipe: Recipe | None = None
+    change_recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    freeze: bool = False
+    precision: str = "auto"
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRun:
+    """A run with its data set, the weights it starts from, and the reasons of automatic choices."""
+
+    run: Run
+    dataset: Dataset
+    weights_path: Path | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)  # by the option that overrides each
+
+
+def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> ResolvedRun:
+    """Make the run on `dataset` that the request describes.
+
+    For photographs and for images in memory, what is left open is chosen to suit the images and the
+    machine.  Raises UsageError for values that do not fit the data, the model or each other.
+    """
+    if isinstance(request.model, str) and is_vlad_name(request.model):
+        return resolve_vlad_run(request, request.model, dataset)
+    if request.freeze and not request.weights:
+        raise UsageError("--freeze needs pretrained weights: add --from")
+    if isinstance(dataset, PhotoDataset):
+        return resolve_photo_run(request, dataset, machine)
+    if request.size is not None:
+        _, height, width = dataset.input
+        raise UsageError(
+            f"--size applies only to photographs: leave it out, "
+            f"because images of {dataset.name} are always {height} x {width}"
+        )
+    if isinstance(dataset, InMemoryDataset):
+        auto_config = choose_config_for_arrays(dataset, machine, request)
+        return make_run(request, dataset, dataset.name, auto_config)
+    usual_recipe = recipe("small" if dataset.name == "digits" else "he2015")
+    auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], usual_recipe, {})
+    return make_run(request, dataset, dataset.name, auto_config)
+
+
+def choose_config_for_arrays(
+    dataset: InMemoryDataset, machine: Machine, request: RunRequest
+) -> AutoConfig:
+    """Choose the network and the recipe for images in memory, whose size is given."""
+    labels, side = dataset.images["train"].labels, min(dataset.input[1:])
+    small_recipe = "small" if len(labels) < SMALL_RECIPE_IMAGES else "fast"
+    auto_config = choose_config(
+        Counter(labels.tolist()),
+        side,
+        machine,
+        finetune=request.weights is not None,
+        image_size=side,
+        scratch_recipe=small_recipe if side <= SMALL_IMAGE_SIDE else "photos",
+    )
+    reasons = {name: text for name, text in auto_config.reasons.items() if name != "size"}
+    return replace(auto_config, reasons=reasons)
+
+
+def resolve_photo_run(request: RunRequest, dataset: PhotoDataset, machine: Machine) -> ResolvedRun:
+    """Make the run on photographs; choose the image size, the network and the recipe if not given.
+
+    Raises UsageError if the image size is out of range.
+    """
+    side = request.size or 0
+    if request.size is not None and not MIN_IMAGE_SIDE <= side <= MAX_IMAGE_SIDE:
+        raise UsageError(
+            f"--size {request.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
+        )
+    is_fine_tuning = request.weights is not None
+    if request.weights is not None and not side:
+        side = read_image_size(resolve_weight_source(request.weights))
+    auto_config = choose_config_for_photos(
+        dataset.listing, machine, finetune=is_fine_tuning, image_size=side
+    )
+    image_shape = (3, auto_config.image_size, auto_config.image_size)
+    sized_dataset = dataset_from_listing(dataset.listing, image_shape)
+    return make_run(request, sized_dataset, dataset.folder, auto_config)
+
+
+def make_run(
+    request: RunRequest, dataset: Dataset, data_name: str, auto_config: AutoConfig
+) -> ResolvedRun:
+    """Make the run from the request and from the choices for what it leaves open."""
+    start = resolve_start(request, dataset, auto_config.model_name)
+    chosen_recipe = request.change_recipe(request.recipe or auto_config.recipe)
+    settled = set(request.given)
+    if settled & {"steps", "epochs"}:
+        settled.add("recipe")
+    if request.weights:
+        settled.add("model")
+    return ResolvedRun(
+        Run(start.network, data_name, chosen_recipe, request.seed, start.fingerprint),
+        dataset,
+        start.weights_path,
+        {option: why for option, why in auto_config.reasons.items() if option not in settled},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """A network and the weights that it starts from.
+
+    For random weights, and for a module of the user's own, `weights_path` is None and `fingerprint`
+    is "".
+    """
+
+    network: ClassifierConfig
+    weights_path: Path | None = None
+    fingerprint: str = ""
+
+
+def resolve_start(request: RunRequest, dataset: Dataset, default_model: str) -> RunStart:
+    """Find the network to train and the weights that it starts from.
+
+    If weights are given, both come from them.  Otherwise the network is that of the request, or
+    `default_model`, with random weights.  Raises UsageError if both a model folder and a network
+    are given, or if a network does not fit the data.
+    """
+    model, shape, classes = request.model, dataset.input, len(dataset.classes)
+    if request.weights is None:
+        if isinstance(model, nn.Module):
+            return RunStart(make_module_classifier(model, shape, classes))
+        if isinstance(model, Network):
+            return RunStart(adapt_given_network(model, dataset))
+        return RunStart(network(model or default_model, input=shape, classes=classes))
+    weights_source = resolve_weight_source(request.weights)
+    if model is not None and (weights_source.path.is_dir() or not isinstance(model, str)):
+        raise UsageError(f"--from {request.weights} already decides the network: leave --model out")
+    adapted_network = adapt_network_to_data(weights_source, dataset, model)
+    return RunStart(adapted_network, weights_source.path, weights_source.fingerprint)
+
+
+def adapt_given_network(given: Network, dataset: Dataset) -> Network:
+    """The network for the classes of the data, and for its photographs in the network's own size.
+
+    Raises UsageError if the network takes other images.
+    """
+    if given.input != dataset.input:
+        raise UsageError(
+            f"{given.name} takes images of {given.input}, but those of {dataset.name} are "
+            f"{dataset.input}: make the network with input={dataset.input}"
+        )
+    return replace(given, classes=len(dataset.classes))
+
+
+def resolve_vlad_run(request: RunRequest, model: str, dataset: Dataset) -> ResolvedRun:
+    """Make the run of a VLAD classifier.  Raises UsageError for bf16, in which it is not fitted."""
+    if request.precision not in ("auto", "fp32"):
+        raise UsageError(
+            f"--precision {request.precision} does not apply to vlad, "
+            "which is always fitted in fp32: leave it out"
+        )
+    name = dataset.name
+    if isinstance(dataset, PhotoDataset):
+        side = request.size or VLAD_IMAGE_SIDE
+        dataset = dataset_from_listing(dataset.listing, (3, side, side))
+        name = dataset.folder
+    classifier = make_vlad_classifier(model, dataset.input, len(dataset.classes))
+    return ResolvedRun(Run(classifier, name, recipe=None, seed=request.seed), dataset)

@@ -1,0 +1,24 @@
+"""What a Python program adds to a run that no JSON can describe: a module, a transform."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from residua.data.user_transform import UserTransform
+
+
+@dataclass(frozen=True, slots=True)
+class UserAdditions:
+    """A module to train instead of a network of residua, and a random change of the images."""
+
+    module: nn.Module | None = None
+    transform: UserTransform | None = None
+
+
+NO_ADDITIONS = UserAdditions()
+
+
+def describe_function(function: object) -> str:
+    """The qualified name of a function, or of the class of another callable."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -1,0 +1,30 @@
+"""The device that computes is the one that was asked for."""
+
+import pytest
+import torch
+
+from residua.errors import UsageError
+from residua.training import machine
+from residua.training.machine import detect_machine
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_the_cpu_computes_if_asked_for_whether_or_not_there_is_a_gpu(monkeypatch, has_gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert detect_machine("fp32", device_choice="cpu").device == torch.device("cpu")
+
+
+def test_a_gpu_is_taken_unless_the_cpu_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "make_cudnn_deterministic", lambda: None)
+    for device_choice in ("auto", "cuda"):
+        assert detect_machine("fp32", device_choice=device_choice).device.type == "cuda"
+
+
+def test_a_missing_gpu_and_an_unknown_device_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert detect_machine("fp32").device.type == "cpu"
+    with pytest.raises(UsageError, match="PyTorch finds no GPU on this machine: use the device"):
+        detect_machine("fp32", device_choice="cuda")
+    with pytest.raises(UsageError, match="no device 'gpu': choose from auto, cpu, cuda"):
+        detect_machine("fp32", device_choice="gpu")
