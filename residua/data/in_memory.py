@@ -36,10 +36,13 @@ def make_in_memory_dataset(
     Raises DataError if images of two splits differ in shape, or if a class has no training images.
     """
     require_equal_shapes(images_by_split)
-    is_all_given = {"dev", "test"} <= set(images_by_split)
     if not {"", "train"} & set(images_by_split):
         raise DataError("the data set has no training images: give the split train")
-    given = images_by_split if is_all_given else hold_out_images(images_by_split)
+    given: dict[OptionalSplit, Images] = (
+        {split or "train": images for split, images in images_by_split.items()}
+        if {"dev", "test"} <= set(images_by_split)
+        else hold_out_images(images_by_split)
+    )
     images: dict[Split, Images] = {split: given[split] for split in SPLIT_ORDER}
     train = images["train"]
     require_images_of_all_classes(train.labels, classes)
@@ -62,18 +65,29 @@ def make_in_memory_dataset(
 
 def make_evaluation_dataset(images: Images, config: ModelConfig) -> InMemoryDataset:
     """Make a data set whose images are all in the split test, to evaluate a model on."""
+    return make_one_split_dataset(images, "test", config.classes, config.mean, config.std)
+
+
+def make_one_split_dataset(
+    images: Images,
+    split: Split,
+    classes: tuple[str, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> InMemoryDataset:
+    """Make a data set whose images are all in one split; a class may have no images."""
     channels, height, width = images.pixels.shape[1:]
     return InMemoryDataset(
         name=f"arrays-{images.fingerprint}",
         input=(channels, height, width),
-        classes=config.classes,
-        mean=config.mean,
-        std=config.std,
-        num_images=0,
-        num_dev_images=0,
+        classes=classes,
+        mean=mean,
+        std=std,
+        num_images=len(images) if split != "test" else 0,
+        num_dev_images=len(images) if split == "dev" else 0,
         kind="arrays",
         flip_keeps_class=channels == 3,
-        images={"test": images},
+        images={split: images},
     )
 
 

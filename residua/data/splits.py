@@ -5,6 +5,7 @@ added or removed, and copies of an image are always in the same split.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 
 from residua.data.sources.listing import DataProblem, ImageEntry, OptionalSplit, Split
 
@@ -42,14 +43,25 @@ def assign_splits(
     for i in sorted(chosen_by_digest, key=lambda i: digests[i]):
         indices_by_class.setdefault(entries[i].label, []).append(i)
     for indices in indices_by_class.values():
+        copies = group_copies(indices, digests)
         if all(splits[i] == "test" for i in indices):
-            splits[indices[-1]] = "train"
-        elif len(indices) > 1 and all(splits[i] == "train" for i in indices):
-            splits[indices[0]] = "test"
+            for i in copies[-1]:
+                splits[i] = "train"
+        elif len(copies) > 1 and all(splits[i] == "train" for i in indices):
+            for i in copies[0]:
+                splits[i] = "test"
     if not has_dev_split:
         share = dev_share or choose_dev_share(len(entries))
         hold_out_dev_split(splits, entries, digests, share)
     return splits
+
+
+def group_copies(indices: Iterable[int], digests: list[str]) -> list[list[int]]:
+    """Group the indices of images with the same digest, in the order of their first ones."""
+    groups: dict[str, list[int]] = {}
+    for i in indices:
+        groups.setdefault(digests[i], []).append(i)
+    return list(groups.values())
 
 
 def choose_train_or_test(digest: str) -> OptionalSplit:
@@ -64,19 +76,24 @@ def hold_out_dev_split(
 
     Digits of an image's SHA-256 sum decide whether it is moved; the choice of the test split uses
     other digits.  If this chooses no image, one image of the largest class is moved.  Every class
-    keeps at least one training image.
+    keeps at least one training image, and copies of an image move together.
     """
     train_indices = sorted(
         (i for i, split in enumerate(splits) if split == "train"), key=lambda i: digests[i][13:]
     )
     remaining_by_class = Counter(entries[i].label for i in train_indices)
-    candidates = [i for i in train_indices if hex_fraction(digests[i][13:26]) < dev_share]
+    copies = group_copies(train_indices, digests)
+    candidates = [group for group in copies if hex_fraction(digests[group[0]][13:26]) < dev_share]
     if not candidates:  # too few images: one of the largest class
-        candidates = sorted(train_indices, key=lambda i: -remaining_by_class[entries[i].label])[:1]
-    for i in candidates:
-        if remaining_by_class[entries[i].label] > 1:
-            splits[i] = "dev"
-            remaining_by_class[entries[i].label] -= 1
+        candidates = sorted(copies, key=lambda group: -remaining_by_class[entries[group[0]].label])[
+            :1
+        ]
+    for group in candidates:
+        labels = Counter(entries[i].label for i in group)
+        if all(remaining_by_class[label] > count for label, count in labels.items()):
+            remaining_by_class -= labels
+            for i in group:
+                splits[i] = "dev"
 
 
 def hex_fraction(digits: str) -> float:

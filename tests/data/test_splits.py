@@ -1,6 +1,7 @@
 """The splits of digits and of CIFAR-10: their images, which never change."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from residua.config.dataset import get_dataset
 from residua.data.images import Images
 from residua.data.read import read_split
+from residua.data.sources.listing import ImageEntry
+from residua.data.splits import assign_splits
 from residua.errors import DataError
 
 SPLITS = ("train", "dev", "test")
@@ -142,3 +145,18 @@ def test_training_on_cifar10_does_not_need_the_test_file(
     assert read_split(data, "dev", tmp_path).fingerprint == cifar10_splits["dev"].fingerprint
     with pytest.raises(DataError, match="lacks test_batch of cifar10"):
         read_split(data, "test", tmp_path)
+
+
+@pytest.mark.parametrize("different", [1, 2, 3, 12, 40])
+def test_copies_of_an_image_are_always_in_one_split(different):
+    digests = [f"{i * 7919 + 13:064x}"[::-1] for i in range(different) for _ in range(3)]
+    for labels in ([0] * len(digests), [i % 2 for i in range(len(digests))]):
+        entries = [ImageEntry(Path(), "", label, "") for label in labels]
+        splits = assign_splits(entries, digests)
+        for digest in set(digests):
+            of_copies = {
+                (label, split)
+                for label, split, other in zip(labels, splits, digests, strict=True)
+                if other == digest
+            }
+            assert len({split for label, split in of_copies if label == labels[0]}) == 1
