@@ -10,6 +10,7 @@ deploy              prediction, explanation, export and serving
 report              pages, figures and verdicts made from records
 console             what is printed on a terminal
 api                 the Python functions `train`, `load` and others
+sklearn             a classifier for scikit-learn
 cli                 the command line
 
 `import residua` is fast: a public name's module, and torch if needed, is imported at first use.
@@ -22,6 +23,9 @@ from residua.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from residua.api.classifier import Classifier, load
+    from residua.api.network_signals import signals
+    from residua.api.studies import lesion, study
+    from residua.api.surgery import deepen, residualize
     from residua.api.train import train
     from residua.api.training_session import TrainingResult
     from residua.config.heads import Head
@@ -49,6 +53,9 @@ __getattr__, __dir__ = export_lazily(
     __name__,
     {
         "api.classifier": "Classifier load",
+        "api.network_signals": "signals",
+        "api.studies": "lesion study",
+        "api.surgery": "deepen residualize",
         "api.train": "train",
         "api.training_session": "TrainingResult",
         "errors": "DataError Interrupted RecordError ResiduaError TrainingError UsageError",
@@ -88,13 +95,18 @@ __all__ = [
     "activation_bytes",
     "build",
     "create_model",
+    "deepen",
     "from_pretrained",
+    "lesion",
     "list_models",
     "load",
     "network",
     "plan",
     "recipe",
     "register",
+    "residualize",
     "save_pretrained",
+    "signals",
+    "study",
     "train",
 ]

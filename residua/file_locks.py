@@ -84,6 +84,28 @@ def try_lock_folder(folder: Path) -> Iterator[bool]:
             release_lock(lock)
 
 
+def is_locked_elsewhere(folder: Path) -> bool:
+    """Whether another process or thread holds the lock of `folder`; nothing is written."""
+    if not IS_POSIX:
+        return False
+    import fcntl
+
+    try:
+        handle = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: others may ask, too
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
 def open_lock_file(lock_path: Path) -> tuple[int, bool]:
     """Open the file of a lock; return its handle, and whether the file is new."""
     if not IS_POSIX:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from residua.errors import UsageError
+from residua.file_locks import is_locked_elsewhere as is_locked_elsewhere
 from residua.file_locks import try_lock_folder as try_lock_folder
 from residua.file_names import encode_utf8
 from residua.interrupted_writes import clean_up_interrupted_writes as clean_up_interrupted_writes

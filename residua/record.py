@@ -6,6 +6,8 @@ metrics.jsonl   one row per evaluation: step, epoch, lr, loss, train_error, dev_
 checkpoints/    the newest few checkpoints; deleted when the run is finished
 last/           model folder with the weights after the last step
 best/           model folder with the weights of the lowest error on the dev split
+
+`residua train` adds the report of a finished run, and its evaluation in `evaluation/`.
 """
 
 import json

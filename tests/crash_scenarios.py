@@ -169,6 +169,10 @@ def write_two_runs(folder):
     write_study_records(folder, {"cifar-resnet20": [(0.01, 0.05), (0.02, 0.06)]})
 
 
+def pack_two_runs(folder):
+    assert pack_runs(folder) == 2
+
+
 def read_two_runs(folder):
     runs = read_study_runs(folder).finished
     assert [(run.seed, run.result.test_error, len(run.metric_lines)) for run in runs] == [
@@ -362,7 +366,7 @@ SCENARIOS = [
     Scenario(
         "result of a run", write_result, read_result, write_unfinished_run, ("checkpoints left",)
     ),
-    Scenario("pack runs", pack_runs, read_two_runs, write_two_runs),
+    Scenario("pack runs", pack_two_runs, read_two_runs, write_two_runs),
     Scenario("report", write_report("new"), read_report, prepare_report),
     Scenario("image cache", decode_photos, read_cached_photos, write_photos),
     Scenario("download", download_dataset, read_downloaded, write_archive, is_done_once=True),

@@ -6,15 +6,18 @@ the intact network.  `residua lesion` runs them in fp32.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from residua.analysis.network_lesions import LesionSampling, measure_lesions
 from residua.config.dataset import Dataset
 from residua.config.lesion_results import LesionStudyResult
+from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.data.read import read_split
 from residua.data.sources.listing import Split
 from residua.errors import UsageError
+from residua.net.build import ResidualNetwork
 from residua.net.model_folder import (
     find_model_folder,
     load_residual_network,
@@ -22,6 +25,15 @@ from residua.net.model_folder import (
 )
 from residua.training.machine import Machine
 from residua.training.progress import NamedCountListener
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkInStudy:
+    """A trained network to lesion; `source` tells it from others of the same name."""
+
+    net: ResidualNetwork
+    config: ModelConfig
+    source: str
 
 
 def run_lesion_study(
@@ -44,8 +56,6 @@ def run_lesion_study(
     network do not match `data`, if a folder holds VLAD, which has no units, or if `image_count` is
     below 1.  Raises RecordError if a folder cannot be read, DataError if the images cannot.
     """
-    if image_count is not None and image_count < 1:
-        raise UsageError(f"images must be at least 1, got {image_count}")
     model_folders = [find_model_folder(folder) for folder in folders]
     configs = [read_compatible_config(data, folder) for folder in model_folders]
     nets = [load_residual_network(folder) for folder in model_folders]
@@ -54,18 +64,53 @@ def run_lesion_study(
             f"{nets[0].plan.network.name} has no shortcuts: give a residual network first, "
             f"and this one with --beside {folders[0]}"
         )
+    networks = [
+        NetworkInStudy(net, config, str(folder))
+        for net, config, folder in zip(nets, configs, folders, strict=True)
+    ]
+    return measure_lesion_study(
+        networks,
+        data,
+        split,
+        machine,
+        sampling,
+        image_count=image_count,
+        data_dir=data_dir,
+        on_progress=on_progress,
+    )
+
+
+def measure_lesion_study(
+    networks: Sequence[NetworkInStudy],
+    data: Dataset,
+    split: Split,
+    machine: Machine,
+    sampling: LesionSampling,
+    *,
+    image_count: int | None = None,
+    data_dir: Path | None = None,
+    on_progress: NamedCountListener,
+) -> LesionStudyResult:
+    """Run a lesion study of networks that are in memory, and whose classes are those of `data`.
+
+    The networks are moved to the machine's device, and stay there.  Raises UsageError if
+    `image_count` is below 1.
+    """
+    if image_count is not None and image_count < 1:
+        raise UsageError(f"images must be at least 1, got {image_count}")
+    names = [network.net.plan.network.name for network in networks]
     sample = read_split(data, split, data_dir)[slice(0, image_count)].to(machine.device)
-    net_labels = make_net_labels([net.plan.network.name for net in nets], folders)
+    net_labels = make_net_labels(names, [network.source for network in networks])
     net_results = [
         measure_lesions(
-            machine.prepare_model(net),
+            machine.prepare_model(network.net),
             label,
-            normalise_pixels(sample.pixels, config.mean, config.std),
+            normalise_pixels(sample.pixels, network.config.mean, network.config.std),
             sample.labels,
             sampling,
             on_progress,
         )
-        for net, label, config in zip(nets, net_labels, configs, strict=True)
+        for network, label in zip(networks, net_labels, strict=True)
     ]
     return LesionStudyResult(
         dataset=data.name,
@@ -78,9 +123,9 @@ def run_lesion_study(
     )
 
 
-def make_net_labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Label each network by its name, followed by its folder if another has the same name."""
+def make_net_labels(names: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Label each network by its name, followed by its source if another has the same name."""
     return [
-        f"{name} ({folder})" if names.count(name) > 1 else name
-        for name, folder in zip(names, folders, strict=True)
+        f"{name} ({source})" if names.count(name) > 1 else name
+        for name, source in zip(names, sources, strict=True)
     ]

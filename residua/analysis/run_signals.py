@@ -6,6 +6,8 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import nn
+
 from residua.analysis.random_walk import predict_initial_signals
 from residua.analysis.signals import check_image_count, ignore_unit_progress, measure_signals
 from residua.config.checks import check_seed
@@ -40,13 +42,20 @@ SIGNALS_SPLIT: Split = "train"  # so that the gradients are those at the start o
 
 @dataclass(frozen=True, slots=True)
 class NetworkWithData:
-    """A network to examine, the data set to use, and the normalisation that the network expects."""
+    """A network to examine, the data set to use, and the normalisation that the network expects.
 
-    net: ResidualNetwork
+    name, depth  those of the network
+    mean, std    of each channel, for pixels in [0, 1]
+    is_trained   False if the network was initialised for this measurement
+    """
+
+    net: nn.Module
+    name: str
+    depth: int
     data: Dataset
-    mean: tuple[float, ...]  # of each channel, for pixels in [0, 1]
+    mean: tuple[float, ...]
     std: tuple[float, ...]
-    is_trained: bool  # loaded from a folder, not freshly initialised
+    is_trained: bool
 
 
 def measure_signals_record(
@@ -70,8 +79,32 @@ def measure_signals_record(
     does not fit the network.  Raises RecordError if the folder, DataError if the data set, is
     missing or damaged.
     """
-    check_image_count(image_count)
     examined = resolve_network_with_data(model, data, seed, data_dir)
+    return measure_network_signals(
+        examined,
+        machine,
+        image_count=image_count,
+        seed=seed,
+        data_dir=data_dir,
+        on_progress=on_progress,
+    )
+
+
+def measure_network_signals(
+    examined: NetworkWithData,
+    machine: Machine,
+    *,
+    image_count: int = 16,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    on_progress: CountListener = ignore_unit_progress,
+) -> dict[str, Json]:
+    """Measure and predict the signals of a network that is in memory, as a JSON record.
+
+    The network is moved to the machine's device, and stays there.  There are predictions only for a
+    network that residua has built.  Raises UsageError for fewer than 2 or too many images.
+    """
+    check_image_count(image_count)
     batch = read_first_images(examined.data, image_count, data_dir).to(machine.device)
     unit_signals = measure_signals(
         machine.prepare_model(examined.net),
@@ -79,16 +112,16 @@ def measure_signals_record(
         batch.labels,
         on_progress=on_progress,
     )
-    plan = examined.net.plan
-    expected_signals = predict_initial_signals(plan)
+    net = examined.net
+    expected_signals = predict_initial_signals(net.plan) if isinstance(net, ResidualNetwork) else []
     expected_json: list[Json] = [
         None if unit is None else asdict(unit) for unit in expected_signals
     ]
     return {
         "format": FORMAT_VERSION,
-        "model": plan.network.name,
-        "depth": plan.depth,
-        "plain": plan.network.unit.shortcut == "none",
+        "model": examined.name,
+        "depth": examined.depth,
+        "plain": isinstance(net, ResidualNetwork) and net.plan.network.unit.shortcut == "none",
         "trained": examined.is_trained,
         "seed": None if examined.is_trained else seed,
         "data": examined.data.name,
@@ -113,28 +146,45 @@ def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) ->
     return images[slice(0, image_count)]
 
 
+def is_network_name(model: str) -> bool:
+    """Whether a text is no place of a network: no existing folder, no "/", and not on the hub."""
+    return not (is_on_hub(model) or Path(model).is_dir() or "/" in model)
+
+
 def resolve_network_with_data(
     model: str, data: str, seed: int, data_dir: Path | None
 ) -> NetworkWithData:
     """Load the network of a folder, or build a new one by name, and choose its data set.
 
-    `model` counts as a path if it is an existing folder or contains "/", and `hf:OWNER/NAME` is
-    downloaded from the Hugging Face hub.  Raises UsageError for VLAD, which has no units.
+    `hf:OWNER/NAME` is downloaded from the Hugging Face hub.  Raises UsageError for VLAD, which has
+    no units.
     """
     if model.split(",")[0] == "vlad":
         raise UsageError(f"{model} has no units: give a network, e.g. cifar-resnet110")
-    if is_on_hub(model) or Path(model).is_dir() or "/" in model:
+    if not is_network_name(model):
         return load_network_with_data(find_or_download_model_folder(model), data)
     chosen_data = get_dataset(data) if data else choose_default_dataset(model, data_dir)
     check_seed(seed)
     network_config = network(model, input=chosen_data.input, classes=len(chosen_data.classes))
-    return NetworkWithData(
+    return examine_built_network(
         build(network_config, seed),
         chosen_data,
         chosen_data.mean,
         chosen_data.std,
         is_trained=False,
     )
+
+
+def examine_built_network(
+    net: ResidualNetwork,
+    data: Dataset,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    is_trained: bool,
+) -> NetworkWithData:
+    """Take the name and the depth of a network from its plan."""
+    return NetworkWithData(net, net.plan.network.name, net.plan.depth, data, mean, std, is_trained)
 
 
 def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
@@ -160,7 +210,7 @@ def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
         raise UsageError(f"{folder} does not say which data it was trained on: give --data")
     chosen_data = get_dataset(data or config.dataset)
     read_compatible_config(chosen_data, folder)
-    return NetworkWithData(net, chosen_data, config.mean, config.std, is_trained=True)
+    return examine_built_network(net, chosen_data, config.mean, config.std, is_trained=True)
 
 
 def choose_default_dataset(model: str, data_dir: Path | None) -> Dataset:

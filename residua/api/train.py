@@ -10,7 +10,7 @@ from residua.api.training_session import (
     ProgressReport,
     TrainingResult,
     TrainingSession,
-    make_run_request,
+    make_training_request,
 )
 from residua.config.memory import RecomputeMode
 from residua.config.network import Network
@@ -64,7 +64,7 @@ def train(
 
     Raises UsageError, DataError, TrainingError, RecordError, and Interrupted after Ctrl-C.
     """
-    request = make_run_request(
+    request = make_training_request(
         *(model, from_, size, seed, recipe, epochs, steps, precision),
         balance=balance,
         freeze=freeze,

@@ -185,7 +185,7 @@ class TrainingSession:
         return Interrupted(f"{steps}: {way_on}")
 
 
-def make_run_request(
+def make_training_request(
     model: str | Network | nn.Module | None,
     weights: str | Path | None,
     size: int | None,

@@ -39,6 +39,7 @@ COMMANDS = (
     "models",
     "recipes",
     "report",
+    "runs",
     "deepen",
     "residualize",
     "convert",

@@ -26,6 +26,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.cli.run_options import make_run_request
+from residua.cli.training_outcome import describe_training_outcome, write_run_pages
 from residua.config.network import Network
 from residua.config.papers import list_models
 from residua.config.plan import plan
@@ -120,9 +121,23 @@ def run(arguments: Namespace) -> None:
         else:
             resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
             facts = train_and_report(arguments, resolved, machine, print_summary)
-    if group.is_main:
-        lines = format_quantities(facts)
-        print_result(facts | print_summary.json, "\n".join(lines), arguments.json)
+    if not group.is_main:
+        return
+    outcome: list[str] = []
+    if not arguments.dry_run:
+        folder = Path(str(facts["folder"]))
+        outcome = describe_training_outcome(facts, folder, resolved.dataset, arguments)
+        facts |= write_run_pages(
+            folder,
+            resolved.dataset,
+            machine,
+            arguments.data_dir,
+            was_finished=not facts["trained"],
+        )
+    pages = {"page", "evaluation_page"}
+    shown = {name: value for name, value in facts.items() if value or name not in pages}
+    lines = [*format_quantities(shown), *outcome]
+    print_result(facts | print_summary.json, "\n".join(lines), arguments.json)
 
 
 def train_and_report(

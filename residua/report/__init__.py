@@ -22,6 +22,8 @@ lesion, lesion_summary, lesion_figures, lesion_unit_figure, lesion_curve_figures
 evaluation_page, evaluation_summary, calibration_figure
                       the page of an evaluation, its text and the reliability diagrams
 data_report           the page of a data set check
+runs_page, runs_figure, listed_runs, run_settings
+                      the page that compares the runs below a folder, its figure, and the runs
 network_diagram, diagram_svg, plan_notation
                       a network as a diagram and as short text
 
@@ -60,12 +62,14 @@ if TYPE_CHECKING:
     from residua.report.lesion_summary import (
         format_lesion_for_terminal as format_lesion_for_terminal,
     )
+    from residua.report.listed_runs import list_runs as list_runs
     from residua.report.network_diagram import render_network_diagram as render_network_diagram
     from residua.report.plan_notation import format_layer_sequence as format_layer_sequence
     from residua.report.plan_notation import format_plan_shape as format_plan_shape
     from residua.report.runs import StudyRuns as StudyRuns
     from residua.report.runs import holds_run_records as holds_run_records
     from residua.report.runs import read_study_runs as read_study_runs
+    from residua.report.runs_page import write_runs_page as write_runs_page
     from residua.report.signals import choose_signals_folder as choose_signals_folder
     from residua.report.signals import write_and_summarize_signals as write_and_summarize_signals
     from residua.report.signals_record import SIGNALS_RECORD as SIGNALS_RECORD
@@ -94,9 +98,11 @@ __getattr__, __dir__ = export_lazily(
             "read_lesion_study write_lesion_report"
         ),
         "lesion_summary": "format_lesion_for_terminal",
+        "listed_runs": "list_runs",
         "network_diagram": "render_network_diagram",
         "plan_notation": "format_layer_sequence format_plan_shape",
         "runs": "StudyRuns holds_run_records read_study_runs",
+        "runs_page": "write_runs_page",
         "signals": "choose_signals_folder write_and_summarize_signals",
         "signals_record": "SIGNALS_RECORD write_signals_record",
         "study": "StudySummary make_study_results read_study_summary write_study_report",

@@ -131,7 +131,7 @@ NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
     format_confidence_interval: "dev_error_interval test_error_interval",
     format_lr_changes: "learning_rates",
     format_yes_or_no: "trained",
-    str: "model data recipe recompute precision weight_decay_on folder",
+    str: "model data recipe recompute precision weight_decay_on folder page evaluation_page",
 }
 QUANTITY_FORMATS = {
     name: format_value for format_value, names in NAMES_BY_FORMAT.items() for name in names.split()

@@ -23,6 +23,7 @@ user_additions    a module and a transform of the user's, which no JSON describe
 dry_run           preview a run without training it
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
+final_evaluation  the full evaluation of a finished run on its test images
 calibration       calibration error and temperature scaling
 stored_temperature  store a temperature in a model folder if it helps, or remove it
 recalibrate_bn    training error with BN statistics recomputed for the final weights
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from residua.training.dry_run import preview_run as preview_run
     from residua.training.evaluate import EvaluationScore as EvaluationScore
     from residua.training.evaluate import evaluate_network as evaluate_network
+    from residua.training.final_evaluation import evaluate_finished_run as evaluate_finished_run
     from residua.training.initial_weights import adapt_network_to_data as adapt_network_to_data
     from residua.training.initial_weights import read_image_size as read_image_size
     from residua.training.initial_weights import resolve_weight_source as resolve_weight_source
@@ -68,6 +70,7 @@ __getattr__, __dir__ = export_lazily(
         "distributed": "DataParallelGroup join_process_group tell_other_ranks",
         "dry_run": "preview_run",
         "evaluate": "EvaluationScore evaluate_network",
+        "final_evaluation": "evaluate_finished_run",
         "initial_weights": "adapt_network_to_data read_image_size resolve_weight_source",
         "machine": "Machine Precision detect_machine",
         "memory": "describe_memory",

@@ -197,12 +197,17 @@ def load_and_predict(
     labels = images.labels.tolist()
     on_data(summarize_evaluated_data(choice.dataset, choice.label, labels, problems, choice.reason))
     log_probs = predict_log_probabilities(net, images, config, machine, mirror=mirror)
+    require_finite_scores(log_probs, config)
+    return named_images, log_probs.numpy()
+
+
+def require_finite_scores(log_probs: Tensor, config: ModelConfig) -> None:
+    """Raise RecordError if log probabilities (n, classes) of the network are not finite."""
     if bad_count := int(log_probs.isnan().any(1).sum()):
         raise RecordError(
             f"{config.network.name} gives scores that are not finite for {bad_count:,} of "
-            f"{len(images):,} images: use other weights, such as those of another epoch"
+            f"{len(log_probs):,} images: use other weights, such as those of another epoch"
         )
-    return named_images, log_probs.numpy()
 
 
 def build_evaluation(

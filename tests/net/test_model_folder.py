@@ -12,7 +12,12 @@ from residua.config.papers import network
 from residua.config.vlad_config import make_vlad_classifier
 from residua.errors import RecordError, UsageError
 from residua.net.convert.state_dict import write_state_dict
-from residua.net.model_folder import compute_file_sha256, read_model_config, save_pretrained
+from residua.net.model_folder import (
+    compute_file_sha256,
+    find_model_folder,
+    read_model_config,
+    save_pretrained,
+)
 from residua.net.vlad import VladNetwork
 from tests.net.test_pretrained import add_to_hub_cache, run_offline
 
@@ -299,3 +304,15 @@ def test_image_channels_must_divide_the_features_of_a_fully_connected_net(channe
             f"but {channels} means are given: give one mean and one std per channel",
         ):
             ModelConfig(**asked)
+
+
+def test_the_model_folder_of_a_finished_run_is_its_last_network(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    facts = {"format": 1, "id": "x", "run": {}, "environment": {}, "result": None}
+    (run / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match=r"the run in .*run is not finished: continue it"):
+        find_model_folder(run)
+    (run / "run.json").write_text(json.dumps(facts | {"result": {"steps": 1}}))
+    assert find_model_folder(run) == run / "last"
+    assert find_model_folder(tmp_path) == tmp_path  # a model folder, or what is none

@@ -68,7 +68,9 @@ def test_a_vlad_result_has_the_same_keys_as_a_network_result(capsys, tmp_path):
     ]  # of BN
     assert out[0]["steps"] == 0
     assert out[0]["best_dev_error"] == out[0]["dev_error"]
-    assert {path.name for path in (tmp_path / SMALL_VLAD).iterdir()} == {"run.json", "last"}
+    names = {path.name for path in (tmp_path / SMALL_VLAD).iterdir()}
+    assert names == {"run.json", "last", "evaluation"}
+    assert out[0]["page"] is None  # nothing was trained by steps
 
 
 def test_evaluate_reproduces_the_error_of_the_run(capsys, fitted_run):

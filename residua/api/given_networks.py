@@ -1,0 +1,68 @@
+"""The networks that a function is given: paths, classifiers, results of training and modules."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import nn
+
+from residua.api.classifier import Classifier, load
+from residua.api.training_session import TrainingResult
+from residua.config.dataset import DATASETS, Dataset, get_dataset
+from residua.config.model import ModelConfig
+from residua.errors import UsageError
+from residua.net.build import ResidualNetwork
+
+TrainedNetwork: TypeAlias = str | Path | Classifier | TrainingResult
+"""A run's folder, a model folder or hf:OWNER/NAME, or what `load` and `train` return."""
+GivenNetwork: TypeAlias = TrainedNetwork | nn.Module
+"""A trained network, or a module, whose classes and normalisation nobody says."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkAndConfig:
+    """A network; `config` is None if it was given as a module, `folder` if it has none."""
+
+    net: nn.Module
+    config: ModelConfig | None
+    folder: Path | None = None
+
+
+def read_given_network(given: GivenNetwork) -> NetworkAndConfig:
+    """Load the network that is given by a path, or take that of the object.
+
+    Raises UsageError for another object, and what `load` raises.
+    """
+    if isinstance(given, nn.Module):
+        return NetworkAndConfig(given, None)
+    if isinstance(given, str | Path):
+        classifier = load(given)
+        return NetworkAndConfig(classifier.net, classifier.config, Path(given))
+    if isinstance(given, Classifier | TrainingResult):
+        return NetworkAndConfig(given.net, given.config, given.folder)
+    raise UsageError(
+        f"{type(given).__name__} is no network: give a run's folder, a model folder, "
+        "hf:OWNER/NAME, what residua.load or residua.train returns, or a module"
+    )
+
+
+def require_own_network(net: nn.Module) -> ResidualNetwork:
+    """Return the network if residua has built it; raises UsageError if not, e.g. for VLAD."""
+    if isinstance(net, ResidualNetwork):
+        return net
+    raise UsageError(
+        f"{type(net).__name__} has no units that residua knows: give a network that it has built, "
+        "e.g. by residua.create_model"
+    )
+
+
+def find_training_dataset(config: ModelConfig) -> Dataset:
+    """The published data set that a network was trained on; raises UsageError if it is none."""
+    if config.dataset in DATASETS:
+        return get_dataset(config.dataset)
+    reason = (
+        f"was trained on {config.dataset}, which is not a data set that residua knows by name"
+        if config.dataset
+        else "does not say what it was trained on"
+    )
+    raise UsageError(f"{config.network.name} {reason}: give data")

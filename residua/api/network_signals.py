@@ -1,0 +1,150 @@
+"""Measure the activations and the gradients of a network, unit by unit."""
+
+from copy import deepcopy
+from math import prod
+from pathlib import Path
+
+from torch import nn
+
+from residua.analysis.run_signals import (
+    SIGNALS_SPLIT,
+    NetworkWithData,
+    examine_built_network,
+    is_network_name,
+    measure_network_signals,
+    resolve_network_with_data,
+)
+from residua.api.given_networks import (
+    GivenNetwork,
+    find_training_dataset,
+    read_given_network,
+)
+from residua.api.own_errors import name_keywords_in_errors
+from residua.config.checks import check_seed
+from residua.config.dataset import Dataset, get_dataset
+from residua.config.model import ModelConfig
+from residua.config.papers import network
+from residua.console.progress import ProgressBar
+from residua.data.in_memory import make_one_split_dataset, measure_channels
+from residua.data.user_data import ImagesAndLabels, read_part
+from residua.errors import UsageError
+from residua.net.build import ResidualNetwork, build
+from residua.net.model_folder import check_compatibility
+from residua.net.own_module import make_module_classifier
+from residua.net.vlad import VladNetwork
+from residua.report.signals import choose_signals_folder, write_and_summarize_signals
+from residua.report.signals_record import (
+    SignalsRecord,
+    parse_signals_record,
+    write_signals_record,
+)
+from residua.training.machine import DeviceChoice, detect_machine
+
+
+@name_keywords_in_errors
+def signals(
+    model: GivenNetwork,
+    data: str | ImagesAndLabels | None = None,
+    *,
+    images: int = 16,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: DeviceChoice = "auto",
+    data_dir: str | Path | None = None,
+    quiet: bool = False,
+) -> SignalsRecord:
+    """Measure the activations and the gradients of a network unit by unit, on one batch.
+
+    `model` may also be the name of a network, which is initialised from `seed`.  A module counts as
+    trained; one that residua has not built has a unit at each residual addition.  The batch is the
+    first `images` training images of the data set that `data` names, or the first of (images,
+    labels).  By default `data` is what the network was trained on; a module needs it.  With `out`,
+    the page and `signals.json` are written to this folder.
+
+    Raises UsageError if network and data do not fit, or for fewer than 2 or too many images.
+    """
+    folder = None if out is None else choose_signals_folder(Path(out), "")
+    machine = detect_machine("fp32", device_choice=device)
+    place = None if data_dir is None else Path(data_dir)
+    examined = resolve_examined_network(model, data, seed, place)
+    with ProgressBar("unit", hidden=quiet) as bar:
+        content = measure_network_signals(
+            examined,
+            machine,
+            image_count=images,
+            seed=seed,
+            data_dir=place,
+            on_progress=lambda done, total: bar.update(examined.name, done, total),
+        )
+    if folder is not None:
+        write_signals_record(content, folder)
+        write_and_summarize_signals(folder)
+    return parse_signals_record(content)
+
+
+def resolve_examined_network(
+    model: GivenNetwork, data: str | ImagesAndLabels | None, seed: int, data_dir: Path | None
+) -> NetworkWithData:
+    """Find the network to examine, and its data, as `signals` describes.
+
+    Networks that are given as objects are copied.  Raises UsageError if network and data do not
+    fit, or if a module is given without data.
+    """
+    if isinstance(model, str) and is_network_name(model):
+        if data is None or isinstance(data, str):
+            return resolve_network_with_data(model, data or "", seed, data_dir)
+        dataset = resolve_signals_data(data, None)
+        check_seed(seed)
+        new_net = build(network(model, input=dataset.input, classes=len(dataset.classes)), seed)
+        return examine_built_network(new_net, dataset, dataset.mean, dataset.std, is_trained=False)
+    given = read_given_network(model)
+    dataset = resolve_signals_data(data, given.config)
+    return examine_given_network(deepcopy(given.net), given.config, dataset)
+
+
+def resolve_signals_data(data: str | ImagesAndLabels | None, config: ModelConfig | None) -> Dataset:
+    """The data set to examine a network on, by default the one that its config names.
+
+    Images in memory are all in the split that is examined.
+    """
+    if isinstance(data, str):
+        return get_dataset(data)
+    if data is not None:
+        images, classes = read_part(data, config.classes if config else None)
+        mean, std = (config.mean, config.std) if config else measure_channels(images.pixels)
+        return make_one_split_dataset(images, SIGNALS_SPLIT, classes, mean, std)
+    if config is None:
+        raise UsageError("a module does not say what it was trained on: give data")
+    return find_training_dataset(config)
+
+
+def examine_given_network(
+    net: nn.Module, config: ModelConfig | None, data: Dataset
+) -> NetworkWithData:
+    """A network that counts as trained, with its data, and the normalisation of its config.
+
+    Without a config, the normalisation is that of the data.  Raises UsageError if network and data
+    do not fit, or for VLAD, which has no units.
+    """
+    mean, std = (config.mean, config.std) if config else (data.mean, data.std)
+    if config is not None:
+        check_compatibility(config, data, config.network.name)
+    if isinstance(net, VladNetwork):
+        raise UsageError("vlad has no units: give a network, e.g. cifar-resnet110")
+    if isinstance(net, ResidualNetwork):
+        check_network_fits(net, data)
+        return examine_built_network(net, data, mean, std, is_trained=True)
+    described = make_module_classifier(net, data.input, len(data.classes))
+    return NetworkWithData(net, described.name, described.depth, data, mean, std, is_trained=True)
+
+
+def check_network_fits(net: ResidualNetwork, data: Dataset) -> None:
+    """Raise UsageError if a network takes other images, or has another number of classes."""
+    described, classes = net.plan.network, len(data.classes)
+    fits_images = described.input in (data.input, (prod(data.input),))
+    if not fits_images or net.num_classes != classes:
+        raise UsageError(
+            f"{described.name} takes images of {described.input} and has {net.num_classes} "
+            f"classes, but {data.name} has images of {data.input} and {classes} classes: give data "
+            "that fits the network"
+        )

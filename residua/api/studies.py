@@ -1,0 +1,207 @@
+"""Studies of networks: their errors without some units, and families and depths compared."""
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from pathlib import Path
+
+from residua.analysis.network_lesions import LesionSampling
+from residua.analysis.run_lesion import NetworkInStudy, measure_lesion_study
+from residua.api.given_networks import (
+    NetworkAndConfig,
+    TrainedNetwork,
+    find_training_dataset,
+    read_given_network,
+    require_own_network,
+)
+from residua.api.own_errors import name_keywords_in_errors
+from residua.config.dataset import Dataset, get_dataset
+from residua.config.lesion_results import LesionStudyResult
+from residua.config.model import ModelConfig
+from residua.config.recipe import Recipe
+from residua.config.recipe import recipe as get_recipe
+from residua.config.study import Arm, Study
+from residua.console.progress import ProgressBar, StudyProgress
+from residua.data.sources.listing import Split
+from residua.data.user_data import ImagesAndLabels, resolve_evaluation_data
+from residua.errors import Interrupted, TrainingError, UsageError
+from residua.net.model_folder import check_compatibility
+from residua.report.lesion import check_lesion_output_folder, write_lesion_report
+from residua.report.study import StudySummary, read_study_summary, write_study_report
+from residua.studies.run_study import train_study
+from residua.training.machine import DeviceChoice, Precision, detect_machine
+
+
+@name_keywords_in_errors
+def lesion(
+    runs: TrainedNetwork | Sequence[TrainedNetwork],
+    data: str | ImagesAndLabels | None = None,
+    *,
+    split: Split = "test",
+    images: int | None = None,
+    draws: int = 5,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: DeviceChoice = "auto",
+    data_dir: str | Path | None = None,
+    quiet: bool = False,
+) -> LesionStudyResult:
+    """Measure the error of trained networks after units are deleted or reordered.
+
+    The first of `runs` is a residual network, with which the others are compared.  The images are
+    the first `images` of a split of the data set that `data` names, or (images, labels), which are
+    all in the split test.  By default `data` is what the first network was trained on.  With `out`,
+    the page and `results.json` are written to this folder.
+
+    Raises UsageError if the first network has no shortcuts, or if network and data do not fit.
+    """
+    if out is not None:
+        check_lesion_output_folder(Path(out))
+    sampling = LesionSampling(draws, seed)
+    given = runs if isinstance(runs, list | tuple) else [runs]
+    networks = [
+        make_lesion_subject(read_given_network(network), number)
+        for number, network in enumerate(given, 1)
+    ]
+    if not networks:
+        raise UsageError("there is no network to lesion: give at least one")
+    first = networks[0].net.plan.network
+    if first.unit.shortcut == "none":
+        raise UsageError(f"{first.name} has no shortcuts: give a residual network first")
+    dataset = resolve_lesion_data(data, networks[0].config)
+    for network in networks:
+        check_compatibility(network.config, dataset, network.net.plan.network.name)
+    with ProgressBar("ablation", hidden=quiet) as bar:
+        result = measure_lesion_study(
+            networks,
+            dataset,
+            split,
+            detect_machine("fp32", device_choice=device),
+            sampling,
+            image_count=images,
+            data_dir=None if data_dir is None else Path(data_dir),
+            on_progress=bar.update,
+        )
+    if out is not None:
+        write_lesion_report(result, Path(out))
+    return result
+
+
+def make_lesion_subject(given: NetworkAndConfig, number: int) -> NetworkInStudy:
+    """Copy a network for a lesion study; `number` counts the networks of the study from 1.
+
+    Raises UsageError for a module, which has no config, and for a network without known units.
+    """
+    net = require_own_network(given.net)
+    if given.config is None:
+        raise UsageError(
+            "a module has no class names and no normalisation: give a run's folder, a model "
+            "folder, or what residua.load or residua.train returns"
+        )
+    source = f"network {number}" if given.folder is None else str(given.folder)
+    return NetworkInStudy(deepcopy(net), given.config, source)
+
+
+def resolve_lesion_data(data: str | ImagesAndLabels | None, config: ModelConfig) -> Dataset:
+    """The data set of a lesion study; by default the one that the network was trained on."""
+    if isinstance(data, str):
+        return get_dataset(data)
+    if data is not None:
+        return resolve_evaluation_data(data, config)
+    return find_training_dataset(config)
+
+
+@name_keywords_in_errors
+def study(
+    families: Sequence[str | Arm] = ("plain", "resnet", "preresnet"),
+    depths: Sequence[int] = (20, 56, 110),
+    *,
+    seeds: Sequence[int] = (0, 1),
+    data: str = "digits",
+    recipe: str | Recipe | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    workers: int = 0,
+    precision: Precision = "auto",
+    device: DeviceChoice = "auto",
+    data_dir: str | Path | None = None,
+    quiet: bool = False,
+) -> StudySummary:
+    """Train every family at every depth with every seed, and compare the networks.
+
+    With `out`, the runs, the page and `results.json` are kept in this folder, whose finished runs
+    are not trained again; otherwise nothing is kept.  The runs are trained by `workers` processes
+    (0: one per core), so a script must call this function under `if __name__ == "__main__":`.
+
+    Runs that fail are among `summary.runs.unfinished`, and a warning says why the first one did.
+    Raises TrainingError if all fail, and UsageError for a study that is impossible.
+    """
+    dataset = get_dataset(data)
+    described = Study(
+        dataset=dataset.name,
+        arms=tuple(Arm(f) if isinstance(f, str) else f for f in dict.fromkeys(families)),
+        depths=tuple(depths),
+        seeds=tuple(seeds),
+        recipe=make_study_recipe(recipe, dataset, epochs, steps),
+    )
+    points = described.points_by_run_name()
+    is_kept = out is not None
+    with ExitStack() as stack:
+        if out is None:
+            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="residua-study-"))
+        bar = stack.enter_context(ProgressBar(hidden=quiet))
+        try:
+            failures = train_study(
+                described,
+                Path(out),
+                precision=precision,
+                device_choice=device,
+                data_dir=None if data_dir is None else Path(data_dir),
+                workers=workers,
+                on_progress=StudyProgress(bar, {name: p.depth for name, p in points.items()}),
+            )
+        except Interrupted:
+            raise Interrupted(describe_stop(out if is_kept else None)) from None
+        if len(failures) == len(points):
+            raise TrainingError(f"no run finished: {next(iter(failures.values()))}")
+        summary = read_study_summary(Path(out))
+        if is_kept:
+            write_study_report(summary, Path(out))
+    warn_of_failed_runs(failures, len(points))
+    return summary
+
+
+def describe_stop(out: str | Path | None) -> str:
+    """Say whether a study that was stopped can go on, and how."""
+    if out is None:
+        return "the study was stopped: nothing was kept, since out is None"
+    return f"the study was stopped: to go on, call it again with out={str(out)!r}"
+
+
+def make_study_recipe(
+    given: str | Recipe | None, dataset: Dataset, epochs: float | None, steps: int | None
+) -> Recipe:
+    """The recipe of a study: the one that is given, or the usual one of the data set.
+
+    Raises UsageError for a duration that is impossible, or given twice.
+    """
+    usual = "small" if dataset.name == "digits" else "he2015"
+    chosen = given if isinstance(given, Recipe) else get_recipe(given or usual)
+    if epochs is not None and steps is not None:
+        raise UsageError("epochs and steps cannot be combined: give one of them")
+    if epochs is None and steps is None:
+        return chosen
+    return chosen.with_duration(steps=steps or 0, epochs=epochs or 0)
+
+
+def warn_of_failed_runs(failures: Mapping[str, str], run_count: int) -> None:
+    """Warn if some runs of a study failed, with the reason of the first one."""
+    if failures:
+        name, reason = next(iter(failures.items()))
+        warnings.warn(
+            f"{len(failures)} of {run_count} runs failed, e.g. {name}: {reason}",
+            stacklevel=4,  # at the call of `study`
+        )

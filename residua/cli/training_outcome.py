@@ -1,0 +1,178 @@
+"""The end of `residua train`: the pages of the run, its accuracy, its curve, the next commands."""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from residua import data, report, training
+from residua.cli.unexpected_error import describe_unexpected_error
+from residua.config.dataset import Dataset
+from residua.config.evaluation_results import wilson_interval
+from residua.config.serialize import Json
+from residua.console.error_chart import draw_error_chart
+from residua.console.output import print_note
+from residua.deploy.image_files import find_image_files
+from residua.errors import RecordError, ResiduaError, describe_os_error
+from residua.record import MetricsRow, RunRecord
+from residua.report.evaluation_page import EVALUATION_PAGE
+from residua.report.format import PRECISE_IMAGE_COUNT, format_percent_number
+from residua.report.html import REPORT_PAGE
+from residua.training.stored_temperature import MIN_CALIBRATION_IMAGES
+
+EVALUATION_FOLDER = "evaluation"  # in the folder of the run
+
+
+def write_run_pages(
+    folder: Path,
+    dataset: Dataset,
+    machine: "training.Machine",
+    data_dir: Path | None,
+    *,
+    was_finished: bool,
+) -> dict[str, Json]:
+    """Write the report and the evaluation of the finished run in `folder`.
+
+    Returns the paths of the two pages, or None for a page that could not be written; a note then
+    says why, and no error is raised.  VLAD has no report, as nothing was trained by steps.  Pages
+    of a run that `was_finished` before are written only if they are missing.
+    """
+    report_page = folder / REPORT_PAGE
+    evaluation_page = folder / EVALUATION_FOLDER / EVALUATION_PAGE
+
+    def write_report() -> None:
+        report.write_study_report(report.read_study_summary(folder), folder)
+
+    def write_evaluation() -> None:
+        evaluation = training.evaluate_finished_run(folder, dataset, machine, data_dir)
+        report.write_evaluation_report(evaluation, evaluation_page.parent)
+
+    has_report = (was_finished and report_page.exists()) or (
+        RunRecord(folder).read_run().recipe is not None
+        and write_or_explain(write_report, f"the report of the run in {folder}")
+    )
+    has_evaluation = (was_finished and evaluation_page.exists()) or write_or_explain(
+        write_evaluation, f"the evaluation of the run in {folder}"
+    )
+    return {
+        "page": str(report_page) if has_report else None,
+        "evaluation_page": str(evaluation_page) if has_evaluation else None,
+    }
+
+
+def write_or_explain(write: Callable[[], None], what: str) -> bool:
+    """Call `write` and return True; if it fails or is interrupted, print a note, return False.
+
+    The run is finished and stored by then, so that nothing else may fail.
+    """
+    try:
+        write()
+    except KeyboardInterrupt:
+        reason = "it was interrupted"
+    except ResiduaError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = describe_os_error(error)
+    except Exception as error:
+        reason = describe_unexpected_error(error)
+    else:
+        return True
+    print_note(f"{what} was not written (the run itself is complete): {reason}")
+    return False
+
+
+def describe_training_outcome(
+    result: dict[str, Json], folder: Path, dataset: Dataset, arguments: Namespace
+) -> list[str]:
+    """Describe what was achieved: the accuracy, the learning curve, and the next commands."""
+    is_vlad = result["steps"] == 0
+    chart = draw_error_chart(
+        read_readable_metrics(folder),
+        shutil.get_terminal_size().columns,
+        sys.stdout.encoding or "ascii",
+    )
+    commands = suggest_next_commands(result, folder, dataset, arguments, has_report=not is_vlad)
+    return [
+        "",
+        describe_accuracy(result, dataset),
+        *(["", *chart] if chart else []),
+        "",
+        "Next:",
+        *(f"  {command}" for command in commands),
+    ]
+
+
+def read_readable_metrics(folder: Path) -> list[MetricsRow]:
+    """The rows of a run's metrics.jsonl; [] if they are damaged, as only a chart needs them."""
+    try:
+        return RunRecord(folder).read_metrics()
+    except RecordError:
+        return []
+
+
+def describe_accuracy(result: dict[str, Json], dataset: Dataset) -> str:
+    """The accuracy: `58.6 % right on 500 test photos, 95 % interval 54.2 to 62.8`.
+
+    Records of version 0.1 have no number of images, and so no interval.
+    """
+    error, count = result["test_error"], result.get("test_images")
+    assert isinstance(error, int | float)
+    images = "photos" if isinstance(dataset, data.PhotoDataset) else "images"
+    if not isinstance(count, int) or count < 1:
+        return f"{format_percent_number(1 - error)} % right on the test {images}"
+    digits = 2 if count >= PRECISE_IMAGE_COUNT else 1
+    low, high = wilson_interval(count - round(error * count), count)
+    right, lowest, highest = (
+        format_percent_number(share, digits) for share in (1 - error, low, high)
+    )
+    noun = report.format_counted_noun(count, f"test {images[:-1]}")
+    return f"{right} % right on {noun}, 95 % interval {lowest} to {highest}"
+
+
+def suggest_next_commands(
+    result: dict[str, Json],
+    folder: Path,
+    dataset: Dataset,
+    arguments: Namespace,
+    *,
+    has_report: bool,
+) -> list[str]:
+    """Three commands that go on from a run, with its paths, quoted for a shell."""
+    run_folder, location = quote_path(folder), quote_path(arguments.data)
+    options = [
+        f"--{name} {quote_path(value)}"
+        for name, value in (
+            ("data-dir", arguments.data_dir),
+            ("max-pixels", arguments.max_pixels),
+        )
+        if value is not None
+    ]
+    dev_images = result.get("dev_images")
+    if isinstance(dev_images, int) and dev_images >= MIN_CALIBRATION_IMAGES:
+        options.append("--calibrate")
+    options.append(f"--out {quote_path(folder / EVALUATION_FOLDER)}")
+    others = f"residua runs {quote_path(folder.parent)}"
+    last_command = f"residua report {run_folder}" if has_report else others
+    if isinstance(dataset, data.PhotoDataset) and holds_image_files(arguments.data):
+        last_command = f"residua predict {run_folder} {location}"
+    return [
+        f"residua evaluate {run_folder} {location} {' '.join(options)}",
+        f"residua serve {run_folder}",
+        last_command,
+    ]
+
+
+def holds_image_files(location: str) -> bool:
+    """Whether `residua predict` finds images at `location`: a folder that holds image files."""
+    folder = Path(os.path.expanduser(location))
+    return folder.is_dir() and next(find_image_files(folder), None) is not None
+
+
+def quote_path(path: object) -> str:
+    """Quote a path for a shell; a path that begins like an option gets `./` in front."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

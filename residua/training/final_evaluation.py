@@ -1,0 +1,54 @@
+"""Evaluate a finished run on its test images, as they were read at the end of its training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from residua.config.dataset import Dataset
+from residua.config.evaluation_results import EvaluationResult
+from residua.data.read import NamedImages, list_skipped_images, load_decoded_photos, read_split
+from residua.data.sources.resolve import PhotoDataset
+from residua.net.model_folder import from_pretrained, read_model_config
+from residua.record import RunRecord
+from residua.training.assess import (
+    build_evaluation,
+    predict_log_probabilities,
+    require_finite_scores,
+)
+from residua.training.distributed import SINGLE_PROCESS
+from residua.training.machine import Machine
+from residua.training.prepared_run import keep_data_settings_of_run
+
+
+def evaluate_finished_run(
+    folder: Path, data: Dataset, machine: Machine, data_dir: Path | None = None
+) -> EvaluationResult:
+    """Evaluate the network of the finished run in `folder` on the test split of `data`, in fp32.
+
+    It is a single pass over the test images.  Photographs are taken from the cache that training
+    has filled, so that none is decoded again.  This process evaluates alone, even if `machine`
+    belongs to a group.  Raises the errors of `evaluate_model_folder`.
+    """
+    data = keep_data_settings_of_run(data, RunRecord(folder))
+    machine = replace(machine, precision="fp32", recompute="none", group=SINGLE_PROCESS)
+    config = read_model_config(folder / "last")
+    net = machine.prepare_model(from_pretrained(folder / "last"))
+    named_images = read_named_test_images(data, data_dir)
+    log_probs = predict_log_probabilities(net, named_images.images, config, machine)
+    require_finite_scores(log_probs, config)
+    environment = machine.describe_environment()
+    return replace(
+        build_evaluation(named_images, log_probs.numpy(), config),
+        dataset=data.name,
+        split="test",
+        environment=tuple((name, str(value)) for name, value in environment.items()),
+    )
+
+
+def read_named_test_images(data: Dataset, data_dir: Path | None) -> NamedImages:
+    """Read the test images with the names that `residua evaluate` gives them."""
+    images = read_split(data, "test", data_dir)
+    if not isinstance(data, PhotoDataset):
+        return NamedImages(images, [f"test image {i}" for i in range(len(images))])
+    decoded = load_decoded_photos(data)
+    names = list(decoded.names[decoded.split_slice("test")])
+    return NamedImages(images, names, list_skipped_images(data))

@@ -1,0 +1,127 @@
+import json
+import os
+import time
+
+import pytest
+
+from residua.cli.runs import MAX_NAMED_SKIPPED
+from residua.report.runs_page import PAGE_MARK
+from tests.cli_runner import run_cli
+from tests.report.fake_records import write_run_record
+
+COUNTS = {"test_images": 359, "dev_images": 150}
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Three runs: the first in the alphabet is the newest, and the worst."""
+    root = tmp_path / "runs"
+    for age, (name, error) in enumerate((("a", 0.3), ("b", 0.1), ("c", 0.2))):
+        write_run_record(root / name, "cifar-resnet20", 0.01, error, extra_result=COUNTS)
+        for path in (root / name).iterdir():
+            os.utime(path, (1e9 - age, 1e9 - age))
+    return root
+
+
+def list_names(out):
+    return [line.split()[0] for line in out.splitlines()[1:] if line.strip()]
+
+
+def test_the_newest_run_is_last(capsys, run_folder):
+    code, out, error = run_cli(capsys, "runs", run_folder, "--no-page")
+    assert (code, error) == (0, "")
+    assert list_names(out) == ["c", "b", "a"]
+    assert "70.0 % (65.0-74.4)" in out  # Wilson, 108 of 359
+    assert not (run_folder / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "names"), [("run", "abc"), ("test", "acb"), ("dev", "acb"), ("newest", "cba")]
+)
+def test_the_list_is_sorted_by_any_column(capsys, run_folder, column, names):
+    _, out, _ = run_cli(capsys, "runs", run_folder, "--no-page", "--sort", column)
+    assert list_names(out) == list(names)
+
+
+def test_json_has_the_promised_keys(capsys, run_folder):
+    (run_folder / "notes").mkdir()
+    code, out, _ = run_cli(capsys, "runs", run_folder, "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["page"] == str(run_folder / "index.html")
+    assert facts["skipped"] == [{"folder": "notes", "why": "it contains no run"}]
+    newest = facts["runs"][-1]
+    interval = newest.pop("test_error_interval")
+    assert interval == pytest.approx([0.256, 0.350], abs=2e-3)
+    assert newest == {
+        "run": "a",
+        "folder": str(run_folder / "a"),
+        "data": "digits",
+        "model": "cifar-resnet20",
+        "recipe": "small",
+        "seed": 0,
+        "state": "finished",
+        "step": 200,
+        "total_steps": 200,
+        "seconds": 12.5,
+        "dev_error": 0.155,
+        "dev_images": 150,
+        "dev_error_interval": newest["dev_error_interval"],
+        "test_error": 0.3,
+        "test_images": 359,
+        "modified": "2001-09-09T01:46:40+00:00",
+    }
+
+
+def test_the_page_is_written_where_out_says(capsys, run_folder, tmp_path):
+    for out in (tmp_path / "page.html", tmp_path / "folder"):
+        code, printed, _ = run_cli(capsys, "runs", run_folder, "--out", out)
+        page = out if out.suffix else out / "index.html"
+        assert code == 0
+        assert printed.endswith(f"The page: {page}\n")
+        assert PAGE_MARK in page.read_text()
+    assert not (run_folder / "index.html").exists()
+
+
+def test_a_page_of_others_is_kept_and_the_runs_are_listed_all_the_same(capsys, run_folder):
+    page = run_folder / "index.html"
+    page.write_text("mine")
+    code, out, error = run_cli(capsys, "runs", run_folder)
+    assert (code, list_names(out)) == (0, ["c", "b", "a"])
+    assert error == (
+        f"residua: no page was written: {page} is not a page of residua runs, so it is not "
+        "replaced: give another place with --out, or add --no-page"
+    )
+    assert run_cli(capsys, "runs", run_folder, "--out", page)[0] == 2
+    assert page.read_text() == "mine"
+
+
+def test_what_is_no_run_is_named_up_to_a_limit(capsys, run_folder):
+    for i in range(MAX_NAMED_SKIPPED + 2):
+        (run_folder / f"notes{i:02}").mkdir()
+    assert run_cli(capsys, "runs", run_folder, "--no-page")[2] == (
+        "residua: 2 more were skipped: --json names all"
+    )
+
+
+def test_an_empty_folder_a_missing_one_and_options_that_exclude_each_other(capsys, tmp_path):
+    code, out, _ = run_cli(capsys, "runs", tmp_path)
+    assert code == 0
+    assert out == f"There are no runs in {tmp_path} yet: residua train DATA stores one.\n"
+    assert json.loads(run_cli(capsys, "runs", tmp_path, "--json")[1])["runs"] == []
+    assert run_cli(capsys, "runs", tmp_path / "none")[0] == 1
+    code, _, error = run_cli(capsys, "runs", tmp_path, "--no-page", "--out", tmp_path / "p.html")
+    assert (code, error) == (
+        2, "residua: --out names a page and --no-page forbids it: leave one of them out"
+    )  # fmt: skip
+
+
+def test_a_thousand_runs_are_listed_in_seconds(capsys, run_folder):
+    content = (run_folder / "a" / "run.json").read_bytes()
+    for i in range(1000):
+        (run_folder / f"r{i}").mkdir()
+        (run_folder / f"r{i}" / "run.json").write_bytes(content)
+    start = time.process_time()
+    code, out, _ = run_cli(capsys, "runs", run_folder, "--no-page")
+    assert (code, len(list_names(out))) == (0, 1003)
+    assert time.process_time() - start < 5
