@@ -107,7 +107,7 @@ class Classifier:
 
     def read_pixels(self, image: GivenImage) -> Tensor:
         """Turn one image into pixels (c, h, w) uint8 of the network's input size."""
-        [item], _ = list_given_images([image])
+        [item] = list_given_images([image])
         prediction = decode_given_image((1, item), self.config)
         if prediction.pixels is None:
             raise DataError(f"{prediction.path} {prediction.error}")
@@ -122,19 +122,19 @@ class Classifier:
         batch_size: int = 32,
         engine: EngineName = "auto",
         unreadable: Literal["raise", "keep"] = "raise",
-    ) -> "ClassPrediction | list[ClassPrediction]":
+    ) -> list[ClassPrediction]:
         """Classify images: paths, folders, addresses, PIL images or arrays, one or several.
 
-        Returns a `ClassPrediction` for a single image, else a list, in the order of the images.
-        `engine` is what computes the network, as for `residua predict`.  An image that cannot be
-        read raises DataError or, with unreadable="keep", yields a prediction with an `error`.
+        The predictions are in the order of the images.  `engine` is what computes the network, as
+        for `residua predict`.  An image that cannot be read raises DataError or, with
+        unreadable="keep", yields a prediction with an `error`.
         """
         if unreadable not in ("raise", "keep"):
             raise unknown_name_error("value of unreadable", unreadable, ("raise", "keep"))
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise UsageError(f"{name}={value} is invalid: give 1 or more")
-        listed, is_single = list_given_images(images)
+        listed = list_given_images(images)
         results = []
         decode = partial(decode_given_image, config=self.config)
         for prediction in predict_images(
@@ -143,7 +143,14 @@ class Classifier:
             if prediction.error and unreadable == "raise":
                 raise DataError(f"{prediction.path} {prediction.error}")
             results.append(self.name_classes(prediction, top))
-        return results[0] if is_single else results
+        return results
+
+    def predict_one(self, image: GivenImage, *, top: int = 5) -> ClassPrediction:
+        """Classify one image: a path, an address, a PIL image or an array."""
+        predictions = self.predict([image], top=top)
+        if len(predictions) != 1:
+            raise UsageError(f"{image} holds {len(predictions)} images: call predict instead")
+        return predictions[0]
 
     def get_engine(self, name: EngineName, image_count: int) -> InferenceEngine:
         """The engine `name`, which is built only once; `auto` depends on the number of images."""
@@ -214,7 +221,7 @@ class Classifier:
             raise UsageError(
                 f"{self.config.network.name} has no features: only networks of residua have them"
             )
-        listed, _ = list_given_images(images)
+        listed = list_given_images(images)
         pieces: list[Tensor] = [torch.empty(0, net.num_features)]
         device = next(net.parameters()).device
         with torch.inference_mode():

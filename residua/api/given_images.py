@@ -28,38 +28,36 @@ MAX_DOWNLOAD_BYTES = 100 * 2**20
 DOWNLOAD_SECONDS = 30.0  # without any byte
 
 
-def list_given_images(images: GivenImage | Iterable[GivenImage]) -> tuple[list[GivenImage], bool]:
-    """List the images that a user gives; return them and whether it is a single image.
+def list_given_images(images: GivenImage | Iterable[GivenImage]) -> list[GivenImage]:
+    """List the images that a user gives, one or several.
 
     A folder stands for the image files in it, and an array (n, h, w, c) or (n, c, h, w) for its n
     images.  Raises DataError for an array that can be read in two ways, and for a folder without
     images.
     """
-    if isinstance(images, str | os.PathLike):
-        return list_path(os.fspath(images))
-    if isinstance(images, Image.Image):
-        return [images], True
-    if isinstance(images, np.ndarray | Tensor):
-        if images.ndim == 4:
-            return list(convert_images(images)), False
-        return [convert_single_array(images)], True
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        return list(convert_images(images))
+    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor):
+        images = [images]
     listed: list[GivenImage] = []
     for image in images:
-        if isinstance(image, np.ndarray | Tensor):
-            image = convert_single_array(image)
-        is_path = isinstance(image, str | os.PathLike)
-        listed += list_path(os.fspath(image))[0] if is_path else [image]
-    return listed, False
+        if isinstance(image, str | os.PathLike):
+            listed += list_path(os.fspath(image))
+        elif isinstance(image, np.ndarray | Tensor):
+            listed.append(convert_single_array(image))
+        else:
+            listed.append(image)
+    return listed
 
 
-def list_path(path: str) -> tuple[list[GivenImage], bool]:
+def list_path(path: str) -> list[GivenImage]:
     """The image files of a folder, or a single file or address as it is."""
     if is_address(path) or not os.path.isdir(path):
-        return [path], True
+        return [path]
     files: list[GivenImage] = list(find_image_files(Path(path)))
     if not files:
         raise DataError(f"no image in {path}: give image files, or folders of them")
-    return files, False
+    return files
 
 
 def is_address(path: str) -> bool:

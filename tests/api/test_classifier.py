@@ -59,10 +59,10 @@ def test_the_same_photograph_in_every_form_has_the_same_prediction(classifier, p
     image = Image.open(path)
     pixels = np.array(image)
     forms = [path, str(path), image, pixels, torch.from_numpy(pixels.transpose(2, 0, 1).copy())]
-    expected = classifier.predict(path)
+    expected = classifier.predict_one(path)
     assert str(expected).startswith(expected.label)
     for form in forms:
-        single = classifier.predict(form)
+        single = classifier.predict_one(form)
         assert (single.label, single.top) == (expected.label, expected.top)
     for together in classifier.predict(forms):
         assert together.label == expected.label
@@ -84,8 +84,8 @@ def test_an_image_is_read_from_its_address(classifier, photos):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         base = f"http://127.0.0.1:{server.server_port}"
-        assert classifier.predict(f"{base}/owl/1.png").top == (
-            classifier.predict(photos / "owl" / "1.png").top
+        assert classifier.predict_one(f"{base}/owl/1.png").top == (
+            classifier.predict_one(photos / "owl" / "1.png").top
         )
         with pytest.raises(DataError, match=r"1/none.png the address cannot be read|none.png"):
             classifier.predict(f"{base}/none.png")
@@ -133,12 +133,17 @@ def test_a_folder_without_images_is_refused(classifier, tmp_path):
         classifier.predict(tmp_path)
 
 
+def test_a_folder_is_not_one_image(classifier, photos):
+    with pytest.raises(UsageError, match="cat holds 14 images: call predict instead"):
+        classifier.predict_one(photos / "cat")
+
+
 def test_the_input_of_the_network_gives_its_probabilities(classifier, photos):
     path = photos / "cat" / "2.png"
     with torch.no_grad():
         scores = classifier.net(classifier.transform(path)[None])
     probabilities = torch.softmax(scores / classifier.config.temperature, 1)[0]
-    label, probability = classifier.predict(path, engine="torch").top[0]
+    label, probability = classifier.predict(path, engine="torch")[0].top[0]
     assert CLASSES[int(probabilities.argmax())] == label
     assert float(probabilities.max()) == pytest.approx(probability, abs=1e-3)
 
@@ -189,7 +194,7 @@ def test_an_export_predicts_the_same(classifier, photos, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     pixels = classifier.read_pixels(photos / "cat" / "0.png").numpy()[None]
     outputs = session.run(None, {session.get_inputs()[0].name: pixels})
-    prediction = classifier.predict(photos / "cat" / "0.png")
+    prediction = classifier.predict_one(photos / "cat" / "0.png")
     assert CLASSES[outputs[1].argmax()] == prediction.label
     with pytest.raises(UsageError, match="already exists: choose another out"):
         classifier.export(tmp_path / "model.onnx")
