@@ -115,7 +115,7 @@ def find_end_of_lines(file: IO[bytes]) -> int:
     return file.read().rfind(b"\n") + 1
 
 
-def holds_visible_files(folder: Path) -> bool:
+def holds_visible_entries(folder: Path) -> bool:
     """Whether a folder holds anything but hidden files, such as those of killed writers."""
     return any(not name.startswith(".") for name in os.listdir(folder))
 

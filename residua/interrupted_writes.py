@@ -163,7 +163,7 @@ def hidden_sibling(path: Path, ending: str) -> Path:
 
 
 def hidden_stem(name: str) -> str:
-    """`.NAME`, shortened if the name is so long that no ending fits."""
+    """`.NAME`; the name is cut if the longest file name would leave no room for a suffix."""
     if len(os.fsencode(name)) <= MAX_STEM_BYTES:
         return f".{name}"
     return f".{name[:40]}~{zlib.crc32(os.fsencode(name)):08x}"

@@ -68,11 +68,11 @@ def check_run_json(record: Json, path: Path) -> JsonObject:
     if result == {}:
         raise DamagedRecordError(f"{path} is damaged: its result is empty")
     if isinstance(result, dict):
-        check_result(result, path)
+        check_result_numbers(result, path)
     return content
 
 
-def check_result(result: JsonObject, path: Path) -> None:
+def check_result_numbers(result: JsonObject, path: Path) -> None:
     """Raise DamagedRecordError if an error, an interval or a count of a result is no number."""
     for name, value in result.items():
         if name.endswith("_interval"):

@@ -200,7 +200,10 @@ def make_splits_without_held_out_images(
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    """The seed that a parameter `random_state` stands for; raises UsageError if there is none."""
+    """Make a seed of the parameter `random_state`; None draws one.
+
+    Raises UsageError if the parameter is neither a seed nor a random state.
+    """
     if isinstance(random_state, int | np.integer):
         if not 0 <= random_state <= LARGEST_SEED:
             raise UsageError(

@@ -21,3 +21,18 @@ def use_one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def write_no_run_pages(request):
+    """Training by the command line writes no pages, which take two seconds.
+
+    A test module that looks at them says so with `WRITES_RUN_PAGES = True`.
+    """
+    if getattr(request.module, "WRITES_RUN_PAGES", False):
+        yield
+        return
+    no_pages = {"page": None, "evaluation_page": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("residua.cli.train.write_run_pages", lambda *args, **keywords: no_pages)
+        yield

@@ -20,6 +20,8 @@ from residua.config.run import parse_run
 from residua.record import RunRecord
 from residua.study_records import PACKED_RUNS, read_packed_runs
 
+WRITES_RUN_PAGES = True
+
 ROOT = Path(__file__).parent.parent
 TROUBLESHOOTING_PAGE = ROOT / "docs" / "troubleshooting.md"
 OTHER_PAGES = {ROOT / "docs" / name for name in ("commands.md", "design.md", "results.md")}

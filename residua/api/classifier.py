@@ -178,8 +178,9 @@ class Classifier:
     ) -> EvaluationResult:
         """Evaluate the network on a data set, photographs, or images with labels.
 
-        Without a `split`, these are images that the network was not trained on.  Arrays and Python
-        data sets are evaluated whole; their labels are numbers of `classes`, or names.
+        Without a `split`, a data set or a folder is evaluated on the images that the network was
+        not trained on.  Arrays and Python data sets are always evaluated whole; their labels are
+        indices into `classes`, or names of classes.
         """
         dataset = resolve_evaluation_data(data, self.config, skip_unknown=skip_unknown_classes)
         return evaluate_classifier(

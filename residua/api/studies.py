@@ -66,7 +66,7 @@ def lesion(
         for number, network in enumerate(given, 1)
     ]
     if not networks:
-        raise UsageError("there is no network to lesion: give at least one")
+        raise UsageError("no network was given to the lesion study: give at least one")
     first = networks[0].net.plan.network
     if first.unit.shortcut == "none":
         raise UsageError(f"{first.name} has no shortcuts: give a residual network first")

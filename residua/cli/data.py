@@ -54,20 +54,20 @@ def run(arguments: Namespace) -> None:
     listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
     if arguments.fix:
         require_separate_files(listing)
-    check_result = data.check_dataset(listing)
-    summary = data.summarize_checked_data(check_result)
+    check_result_numbers = data.check_dataset(listing)
+    summary = data.summarize_checked_data(check_result_numbers)
     print_data_summary(summary)
     if damaged := data.delete_damaged_caches(listing.location):
         print_note(f"{damaged} damaged caches of its decoded images were deleted")
-    facts = check_result.json_summary | {
+    facts = check_result_numbers.json_summary | {
         key: value for key, value in summary.json.items() if key != "classes"
     }
-    out = arguments.out or Path("runs") / f"check-{check_result.listing.name}"
+    out = arguments.out or Path("runs") / f"check-{check_result_numbers.listing.name}"
     page = out / "check.html"
-    page_text = report.render_data_report(facts, data.make_check_thumbnails(check_result))
+    page_text = report.render_data_report(facts, data.make_check_thumbnails(check_result_numbers))
     write_text_files(out, {"check.json": render_json(facts), page.name: page_text})
     if arguments.fix:
-        write_text(arguments.fix, data.format_usable_csv(check_result, arguments.fix))
+        write_text(arguments.fix, data.format_usable_csv(check_result_numbers, arguments.fix))
     text = format_check_summary(facts, page, arguments.fix)
     print_result(facts | {"page": str(page)}, text, arguments.json)
 

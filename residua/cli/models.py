@@ -50,7 +50,7 @@ def describe_wide_depth(plans: dict[str, Plan]) -> str:
     )
 
 
-def describe_bottleneck_stride(plans: dict[str, Plan]) -> str:
+def explain_bottleneck_multiply_adds(plans: dict[str, Plan]) -> str:
     """Say which stride the multiply-adds of ImageNet bottlenecks are for; "" if none is listed."""
     if not any(has_paper_stride(planned) for planned in plans.values()):
         return ""
@@ -85,7 +85,7 @@ def format_model_table(plans: dict[str, Plan]) -> str:
         error = PAPER_RESULTS[name].error if name in PAPER_RESULTS else ""
         sizes = f"{planned.depth:6,} {planned.parameters:12,} {planned.multiply_adds:15,}"
         lines.append(f"{name:22} {sizes}   {error}")
-    lines += filter(None, (describe_wide_depth(plans), describe_bottleneck_stride(plans)))
+    lines += filter(None, (describe_wide_depth(plans), explain_bottleneck_multiply_adds(plans)))
     parts = {**UNIT_PARTS, **OTHER_PARTS}
     lines.append(NAMING_HELP)
     lines += [f"  {part:9} {', '.join(values)}" for part, values in parts.items()]

@@ -45,7 +45,7 @@ class OptionValueError(ArgumentTypeError, ValueError):
     """The value of an option is invalid; the message names the option."""
 
 
-class PlainHelpFormatter(DefaultHelpFormatter):
+class HelpWithoutTypes(DefaultHelpFormatter):
     """Formats help texts that state the default of an option, but no Python types."""
 
     def _get_help_string(self, action: Action) -> str:
@@ -82,7 +82,7 @@ class CommandParser(ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         self.optional_values: dict[str, Sequence[str]] = {}  # by option, of those with nargs="?"
-        super().__init__(allow_abbrev=False, formatter_class=PlainHelpFormatter, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=HelpWithoutTypes, **settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> Action:
         """Add an argument, with error messages that name it.

@@ -74,8 +74,8 @@ def keep_lesion_record(folder: Path) -> None:
     kept = folder / "lesion-results.json"
     if kept.exists():
         raise UsageError(
-            f"{folder} holds a study and the results.json of a lesion study, which the study's "
-            "report would overwrite: move that results.json to another folder"
+            f"{folder} also holds the results.json of a lesion study, and the report of the study "
+            "would overwrite that file: move it to another folder"
         )
     (folder / report.LESION_RECORD).rename(kept)
     print_notes([f"{folder / report.LESION_RECORD} of a lesion study is now called {kept.name}"])

@@ -218,10 +218,8 @@ def assemble_network(
     if width_factor > 1 and unit.squeeze > 1:  # a wide bottleneck has a wider inner layer
         if unit.squeeze % width_factor:
             raise UsageError(
-                f"width={width_factor} is impossible for bottlenecks with {unit.squeeze} times "
-                "narrower "
-                "inner layers: "
-                f"choose a width factor that divides {unit.squeeze}"
+                f"width={width_factor} is impossible for bottlenecks whose inner layers are "
+                f"{unit.squeeze} times narrower: choose a width factor that divides {unit.squeeze}"
             )
         unit = replace(unit, squeeze=unit.squeeze // width_factor)
     elif width_factor > 1:

@@ -21,7 +21,7 @@ def is_repository(name: str) -> bool:
     return len(words) == 2 and all(map(REPOSITORY_WORD.fullmatch, words))
 
 
-def parse_hub_name(source: str | Path) -> str:
+def require_hub_name(source: str | Path) -> str:
     """Return OWNER/NAME of `hf:OWNER/NAME`; raises UsageError if `source` has another form."""
     repository = str(source).removeprefix(HUB_PREFIX)
     if not is_repository(repository):

@@ -145,9 +145,9 @@ def make_base_network(base: str, changes: NameChanges) -> Network:
 def compose_network_name(family: str, depth: int) -> str:
     """Compose a network's name from a family and a depth.
 
-    For example, `("resnet,join=add", 56)` gives `cifar-resnet56,join=add`.  The prefix `cifar-` may
-    be omitted; other families are given in full, e.g. `fc-resnet`.  If a family exists for CIFAR
-    and for ImageNet, the ImageNet one is written with a prefix, e.g. `imagenet resnet`.
+    For example, `("resnet,join=add", 56)` gives `cifar-resnet56,join=add`.  In `family`, the prefix
+    `cifar-` may be omitted, and any other family is given in full, e.g. `fc-resnet`.  For a family
+    that exists for CIFAR and for ImageNet, `imagenet resnet` stands for that of ImageNet.
     """
     makers = NETWORK_MAKERS | WIDE_NETWORK_MAKERS
     match = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)

@@ -88,7 +88,7 @@ class DataSummaryPrinter:
 
 
 def print_published_data(dataset: Dataset, split: str, image_count: int | None = None) -> None:
-    """Print which images of a data set known by name a command reads; None: all of the split."""
+    """Print which images a command reads of a named data set; None stands for the whole split."""
     count = "all" if image_count is None else f"the first {image_count:,}"
     print_note(
         f"data {dataset.name}: {count} images of {split}, in {len(dataset.classes):,} classes"

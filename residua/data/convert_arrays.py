@@ -83,8 +83,8 @@ def to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     lowest, highest = float(array.min()), float(array.max())
     if not (lowest >= 0 and highest <= 1):  # also if a value is not a number
         raise DataError(
-            f"images of floating point have values from {lowest:g} to {highest:g}: give values in "
-            "[0, 1], before any normalisation, or uint8"
+            f"these floating-point images have values from {lowest:g} to {highest:g}, outside of "
+            "[0, 1]: give images that are not normalised, in [0, 1] or as uint8"
         )
     return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
 

@@ -19,7 +19,7 @@ from residua.config.model import ImagePreprocessing
 from residua.config.serialize import to_json
 from residua.data.checksums import compute_sha256
 from residua.data.decode_listing import DecodedImages, DecodedIndex, decode_all_images
-from residua.data.image_formats import list_optional_decoders
+from residua.data.image_formats import list_readable_optional_formats
 from residua.data.pixel_file import (
     INDEX_FILE,
     memory_map_images,
@@ -146,7 +146,7 @@ def compute_cache_key(
         [
             CACHE_VERSION,
             PIL.__version__,
-            list_optional_decoders(),
+            list_readable_optional_formats(),
             listing.max_pixels,
             to_json(view),
             listing.classes,

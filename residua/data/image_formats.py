@@ -92,7 +92,7 @@ def explain_unreadable_format(name: str) -> str:
     return f"is a {name} image, which the installed Pillow does not read: pip install -U pillow"
 
 
-def list_optional_decoders() -> list[str]:
+def list_readable_optional_formats() -> list[str]:
     """The optional formats that can be read here, with the version of the HEIC decoder."""
     formats = [name for name in OPTIONAL_FEATURES if not explain_unreadable_format(name)]
     if not find_missing_package(HEIC_FEATURE):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from residua.bounded_json import read_json
-from residua.config.hub_name import HUB_PREFIX, is_on_hub, is_repository, parse_hub_name
+from residua.config.hub_name import HUB_PREFIX, is_on_hub, is_repository, require_hub_name
 from residua.errors import MissingRecordError, RecordError, UsageError
 from residua.files import recover_interrupted
 from residua.net.convert.state_dict import WEIGHT_SUFFIXES
@@ -19,7 +19,7 @@ def download_if_on_hub(source: str | Path) -> Path:
     `hf:`, and RecordError if the repository cannot be downloaded or holds no weights.
     """
     if is_on_hub(source):
-        return download_from_hub(parse_hub_name(source))
+        return download_from_hub(require_hub_name(source))
     path = Path(source)
     recover_interrupted(path)
     return path

@@ -142,7 +142,7 @@ def render_learning_start_figure(cells: Sequence[StudyCell], width: float = DESK
             )
             line_ends.append(make_arm_line_end(arm, i, heights[-1]))
             if width == DESKTOP_WIDTH:
-                add_start_tooltips(axes, zip(arm_cells, heights, strict=True))
+                add_learning_start_tooltips(axes, zip(arm_cells, heights, strict=True))
         label_line_ends(axes, line_ends, font_size=9.5)
         return figure_to_svg(figure)
 
@@ -169,7 +169,9 @@ def get_learning_start_height(cell: StudyCell) -> float:
     return (cell.first_learned_step or 1.0) * (1.18 if cell.learned_seeds == 0 else 1)
 
 
-def add_start_tooltips(axes: "Axes", cells_and_heights: Iterable[tuple[StudyCell, float]]) -> None:
+def add_learning_start_tooltips(
+    axes: "Axes", cells_and_heights: Iterable[tuple[StudyCell, float]]
+) -> None:
     """Add a tooltip per cell: mean step at which learning starts, and measuring interval."""
     for cell, height in cells_and_heights:
         text = (

@@ -8,7 +8,7 @@ from residua.config.lesion_results import LesionStudyResult, NetworkLesionResult
 from residua.config.plan import plan
 from residua.config.serialize import Json, from_json, to_json
 from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
-from residua.files import holds_visible_files, render_json, write_text_files
+from residua.files import holds_visible_entries, render_json, write_text_files
 from residua.record_checks import read_json_record
 from residua.report.figures import add_white_background, inline_figures, make_figure_colors
 from residua.report.format import (
@@ -28,7 +28,7 @@ LESION_RECORD = "results.json"
 
 def check_lesion_output_folder(folder: Path) -> None:
     """Raise UsageError if `folder` is a file, or a non-empty folder without a lesion study."""
-    is_free = not folder.exists() or (folder.is_dir() and not holds_visible_files(folder))
+    is_free = not folder.exists() or (folder.is_dir() and not holds_visible_entries(folder))
     if not is_free and not holds_lesion_study(folder):
         raise UsageError(
             f"{folder} is not empty and contains no lesion study: choose another --out"

@@ -123,7 +123,7 @@ def walk_run_records(
         yield SkippedFolder(name_path(place, root), describe_os_error(error))
         return
     if (place / PACKED_RUNS).exists() or (place / "study.json").exists():
-        yield from read_study_records(place, root)
+        yield from find_study_records(place, root)
         return
     is_deepest = len(place.relative_to(root).parts) >= MAX_FOLDER_DEPTH
     for child in [] if is_deepest else children:
@@ -134,7 +134,7 @@ def walk_run_records(
             yield SkippedFolder(name_path(child, root), "it contains no run")
 
 
-def read_study_records(study_folder: Path, root: Path) -> Iterator[RunRecord | SkippedFolder]:
+def find_study_records(study_folder: Path, root: Path) -> Iterator[RunRecord | SkippedFolder]:
     """Yield the records of a study; if its packed runs are damaged, those in folders alone."""
     try:
         yield from list_run_records(study_folder)

@@ -67,7 +67,7 @@ def fold_identical_units(units: list[PlannedUnit]) -> list[DrawnUnit]:
     A series of two is drawn in full, because a mark in place of one unit would save no space.
     """
     drawn_units: list[DrawnUnit] = []
-    for _, group in groupby(units, key=strip_unit_position):
+    for _, group in groupby(units, key=strip_index_and_join):
         equal_units = list(group)
         if not drawn_units or len(equal_units) == 2:
             drawn_units.append(DrawnUnit(equal_units[0]))
@@ -77,7 +77,7 @@ def fold_identical_units(units: list[PlannedUnit]) -> list[DrawnUnit]:
     return drawn_units
 
 
-def strip_unit_position(unit: PlannedUnit) -> PlannedUnit:
+def strip_index_and_join(unit: PlannedUnit) -> PlannedUnit:
     """The unit with index 0 and the join `Add()`, so that otherwise equal units compare equal.
 
     The joins of a network's units differ at most in the drop-path probability, which grows with

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from residua.config.serialize import Json
 from residua.errors import UsageError
-from residua.files import holds_visible_files, write_text_files
+from residua.files import holds_visible_entries, write_text_files
 from residua.record_checks import read_json_record
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
 from residua.report.format import format_three_digits, make_percent_nonbreaking
@@ -56,7 +56,7 @@ def choose_signals_folder(out_folder: Path | None, model: str) -> Path:
     folder = out_folder or folder_for_name(Path("signals"), name_signals_folder(model))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: choose another --out")
-    if folder.is_dir() and holds_visible_files(folder) and not (folder / SIGNALS_RECORD).exists():
+    if folder.is_dir() and holds_visible_entries(folder) and not (folder / SIGNALS_RECORD).exists():
         raise UsageError(f"{folder} is not empty and has no {SIGNALS_RECORD}: choose another --out")
     return folder
 

@@ -9,7 +9,7 @@ from residua.config.serialize import Json, to_json
 from residua.config.study import Study
 from residua.data.read import read_split
 from residua.errors import RecordError, UsageError
-from residua.files import hold_output_lock, holds_visible_files, write_json
+from residua.files import hold_output_lock, holds_visible_entries, write_json
 from residua.record import RunRecord, describe_first_difference
 from residua.studies.local import StudyJob, train_jobs_locally
 from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
@@ -125,7 +125,7 @@ def claim_study_folder(folder: Path, study: Study) -> None:
         has_runs = any((folder / "runs").glob("*")) or (folder / PACKED_RUNS).exists()
         if path.exists() and has_runs:
             study = merge_studies(read_study_json(path), study, folder)
-        elif not path.exists() and holds_visible_files(folder):
+        elif not path.exists() and holds_visible_entries(folder):
             raise UsageError(f"{folder} is not empty and contains no study: choose another --out")
         write_json(path, study.json)
 

@@ -110,7 +110,7 @@ def test_an_unreadable_file_is_raised_or_kept(classifier, photos, tmp_path):
     [
         (np.zeros((4, 5, 6, 7)), {}, "have neither 1 channel nor 3"),
         (np.zeros((5, 6, 7), np.uint8), {}, r"an array of the shape \(5, 6, 7\) is no image"),
-        (np.full((5, 6), 3.0), {}, "images of floating point have values from 3 to 3"),
+        (np.full((5, 6), 3.0), {}, "floating-point images have values from 3 to 3"),
         ([3], {}, "image 1 cannot be used: int is no image"),
         ("nothing.png", {}, "nothing.png cannot be read: No such file"),
         ([], {"top": 0}, "top=0 is invalid"),

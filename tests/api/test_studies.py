@@ -71,7 +71,7 @@ def test_lesions_that_are_impossible_are_refused_with_one_sentence(trained, tmp_
     (tmp_path / "thesis.tex").write_text("")
     cases = [
         ((plain,), {}, "cifar-plain8 has no shortcuts: give a residual network first$"),
-        (([],), {}, "there is no network to lesion"),
+        (([],), {}, "no network was given to the lesion study"),
         ((residual.net,), {}, "a module has no class names and no normalisation"),
         ((nn.Linear(2, 2),), {}, "Linear has no units that residua knows"),
         ((residual, "mnist"), {}, "cifar-resnet8 takes images of"),

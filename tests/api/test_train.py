@@ -132,7 +132,7 @@ def raise_in_the_middle(i, image, label):
         ),
         (
             lambda i, image, label: (torch.randn(3, 12, 12), label),
-            "item 0 of the data set: images of floating point have values from .* before any",
+            "item 0 of the data set: these floating-point images have values from .* not norm",
         ),
     ],
 )
@@ -158,7 +158,7 @@ IMAGES, LABELS = make_arrays()
             {},
             "images have the dtype int64: give uint8, or floating",
         ),
-        (IMAGES * 1.0, LABELS, {}, r"have values from 0 to .*: give values in \[0, 1\]"),
+        (IMAGES * 1.0, LABELS, {}, r"have values from 0 to .*, outside of \[0, 1\]: give images"),
         (IMAGES / np.nan, LABELS, {}, "values from nan to nan"),
         (IMAGES[0], LABELS, {}, r"labels have the shape \(90,\): give \(12,\)"),
         (IMAGES[:, :, :3], LABELS, {}, None),
@@ -191,7 +191,7 @@ IMAGES, LABELS = make_arrays()
         (IMAGES, LABELS, {"classes": list("abcd")}, "class d has no training images"),
         (IMAGES * 0, LABELS, {}, "a channel has the same value in all training images"),
         (IMAGES, LABELS, {"test": (IMAGES[:, :9], LABELS)}, "bring all images to one shape"),
-        (IMAGES, LABELS, {"test": (IMAGES * 1.0, LABELS)}, "in the split test, images of floating"),
+        (IMAGES, LABELS, {"test": (IMAGES * 1.0, LABELS)}, "in the split test, these floating"),
         (IMAGES, LABELS, {"size": 32}, "^size applies only to photographs: leave it out"),
         (IMAGES, LABELS, {"freeze": True}, "^freeze needs pretrained weights: add from_"),
         (IMAGES, LABELS, {"epochs": 1}, "epochs and steps cannot be combined"),

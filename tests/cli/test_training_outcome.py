@@ -15,6 +15,8 @@ from residua.record import RunRecord
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import write_clean_folder
 
+WRITES_RUN_PAGES = True
+
 OPTIONS = ["--model", "cifar-resnet8", "--steps", "3", "--precision", "fp32"]
 
 

@@ -328,8 +328,8 @@ CONTRADICTORY_NAMES = {
         "starts at 0: use start='he'"
     ),
     "cifar-resnet29,block=bottleneck,width=3": (
-        "width=3 is impossible for bottlenecks with 4 times narrower inner layers: choose a width "
-        "factor that divides 4"
+        "width=3 is impossible for bottlenecks whose inner layers are 4 times narrower: choose a "
+        "width factor that divides 4"
     ),
     "cifar-resnet20,stem=7x7": (
         "stem applies only to ImageNet networks, as in resnet18,stem=3x3: leave it out"

@@ -26,6 +26,9 @@ DIGITS = get_dataset("digits")
 SMALL_VLAD = "vlad,words=4,cells=1,samples=2000"
 
 
+WRITES_RUN_PAGES = True
+
+
 def ignore_progress(progress, line):
     pass
 

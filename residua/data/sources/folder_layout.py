@@ -189,10 +189,10 @@ def refuse_classes_beside_train(root: Path, train_folder: Path, others: list[Pat
         )
         inner = join_first_names(child.name for child in list_subfolders(train_folder))
         raise DataError(
-            f"in {root}, the folder {train_folder.name!r} may be the training split (it has the "
-            f"folders {inner}) or a class (beside it are {counts}): if it is the split, move "
+            f"in {root}, the folder {train_folder.name!r} may be the training split, as it holds "
+            f"the folders {inner}, or a class beside {counts}: if it is the split, move "
             f"{join_first_names(folder.name for folder in flat)} elsewhere; if it is a class, "
-            "rename it"
+            f"rename {train_folder.name}"
         )
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from residua.config.hub_name import HUB_PREFIX, is_on_hub, parse_hub_name
+from residua.config.hub_name import HUB_PREFIX, is_on_hub, require_hub_name
 from residua.data.image_formats import IMAGE_SUFFIXES
 from residua.data.sources.download import get_cache_dir
 from residua.data.sources.listing import (
@@ -82,7 +82,7 @@ def find_parquet_files(folder: Path) -> list[Path]:
         for path in place
         if path.suffix.lower() == PARQUET_SUFFIX and path.is_file()
     ]
-    suffixes = {child.name: list_first_suffixes(child) for child in others}
+    suffixes = {child.name: list_suffixes_of_first_files(child) for child in others}
     if any(found & IMAGE_SUFFIXES for found in suffixes.values()):
         return []
     configurations = [name for name, found in suffixes.items() if PARQUET_SUFFIX in found]
@@ -94,7 +94,7 @@ def find_parquet_files(folder: Path) -> list[Path]:
     return files if files and has_image_column(files[0]) else []
 
 
-def list_first_suffixes(folder: Path) -> set[str]:
+def list_suffixes_of_first_files(folder: Path) -> set[str]:
     """The suffixes of the first files in a folder, which may hold millions."""
     try:
         with os.scandir(folder) as children:
@@ -172,7 +172,7 @@ def parse_hub_location(location: str) -> tuple[str, str | None]:
     Raises UsageError if it is no name of the hub, or if the library would read a local folder.
     """
     source, _, config = location.removeprefix(HUB_PREFIX).partition(":")
-    name = parse_hub_name(f"{HUB_PREFIX}{source}")
+    name = require_hub_name(f"{HUB_PREFIX}{source}")
     if Path(name).exists():
         raise UsageError(
             f"{location} names a data set on the Hugging Face hub, but {name} is also on this "

@@ -153,8 +153,8 @@ def find_split_column(
     if candidates or flags:
         names = " and ".join([*(header[i] for i in candidates), *flags])
         raise DataError(
-            f"{table_path} seems to mark held-out rows in the column {names}: put the splits "
-            f"into one column called {SPLIT_COLUMN}, with {describe_split_names()}"
+            f"{table_path} seems to mark held-out rows in the column {names}: use one "
+            f"column called {SPLIT_COLUMN} instead, whose values are {describe_split_names()}"
         )
     folds = [name for name in header if name in FOLD_NAMES]
     note = f"its column {folds[0]} is not used, and splits are made by content" if folds else ""

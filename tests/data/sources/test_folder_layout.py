@@ -113,9 +113,9 @@ def test_a_class_may_be_called_like_a_split(tmp_path, name):
 AMBIGUOUS_FOLDERS = {
     "classes beside a train folder with subfolders": (
         {"bus": 4, "car": 2, "train/steam": 3, "train/diesel": 3},
-        r"the folder 'train' may be the training split \(it has the folders diesel, steam\) or a "
-        r"class \(beside it are bus with 4 files, car with 2 files\): if it is the split, move "
-        "bus, car elsewhere; if it is a class, rename it",
+        r"the folder 'train' may be the training split, as it holds the folders diesel, steam, "
+        "or a class beside bus with 4 files, car with 2 files: if it is the split, move bus, car "
+        "elsewhere; if it is a class, rename train",
     ),
     "held-out images beside folders that are no splits": (
         {"Learn/cat": 3, "Learn/dog": 3, "unseen": 3},
