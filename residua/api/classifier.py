@@ -15,7 +15,6 @@ from residua.api.given_images import (
     GivenImage,
     decode_given_image,
     list_given_images,
-    number_images,
 )
 from residua.api.own_errors import name_keywords_in_errors
 from residua.config.evaluation_results import EvaluationResult
@@ -138,7 +137,7 @@ class Classifier:
         results = []
         decode = partial(decode_given_image, config=self.config)
         for prediction in predict_images(
-            number_images(listed), decode, self.get_engine(engine, len(listed)), batch_size
+            enumerate(listed, 1), decode, self.get_engine(engine, len(listed)), batch_size
         ):
             if prediction.error and unreadable == "raise":
                 raise DataError(f"{prediction.path} {prediction.error}")

@@ -1,7 +1,7 @@
 """The images that a classifier is given: paths, addresses, PIL images and arrays."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.error import URLError
@@ -113,8 +113,3 @@ def download_image(address: str) -> bytes:
     if len(content) > MAX_DOWNLOAD_BYTES:
         raise DataError(f"the file is larger than {MAX_DOWNLOAD_BYTES:,} bytes")
     return content
-
-
-def number_images(images: Iterable[GivenImage]) -> Iterator[tuple[int, GivenImage]]:
-    """Pair each image with its number, counted from 1."""
-    return enumerate(images, 1)

@@ -102,8 +102,10 @@ class TrainingSession:
         transform: UserTransform | None,
     ) -> TrainingResult:
         """Train the run, and return its network; all ranks must call this method."""
-        if self.out is None and self.resume:
-            raise UsageError("--resume needs the folder of the run: add --out")
+        group = machine.group
+        if self.out is None and (self.resume or group.world_size > 1):
+            need = "--resume needs" if self.resume else "several processes need"
+            raise UsageError(f"{need} the folder of the run: add --out")
         with ExitStack() as stack:
             folder = Path(
                 self.out
@@ -115,6 +117,7 @@ class TrainingSession:
             metrics = self.train_in_folder(
                 resolved, machine, folder, UserAdditions(module, transform)
             )
+            group.broadcast_from_rank0(lambda: None)  # waits until rank 0 has written the network
             if module is not None:
                 return self.make_result(module, read_model_config(folder / "last"), metrics)
             net, config = load_model_folder(folder / "last")
