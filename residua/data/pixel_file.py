@@ -94,7 +94,7 @@ def memory_map_images(
     ValueError or RecordError if the folder does not hold intact images.
     """
     stored = read_json(cache_folder / INDEX_FILE, MAX_INDEX_BYTES)
-    pixels = np.load(cache_folder / PIXELS_FILE, mmap_mode="r", allow_pickle=False)
+    pixels = memory_map_array(cache_folder / PIXELS_FILE)
     if not isinstance(stored, dict) or pixels.dtype != np.uint8 or pixels.ndim != 4:
         raise ValueError(f"{cache_folder} contains no images")
     index = stored.get("index")
@@ -107,6 +107,17 @@ def memory_map_images(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of tensors that must not be written to
         return torch.from_numpy(pixels), index
+
+
+def memory_map_array(path: Path) -> NDArray[np.uint8]:
+    """Memory-map a .npy file; raises ValueError if its header is damaged."""
+    try:
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, which may raise anything
+        raise ValueError(f"the header of {path} is damaged") from error
+    return array
 
 
 def read_cache_location(cache_folder: Path) -> str:
