@@ -19,11 +19,9 @@ def list_dataclasses(package_name):
 
 
 def list_mutable_dataclasses(package_name):
-    """The names of dataclasses that are not frozen, not compared by value, or without slots."""
+    """The names of dataclasses that are not frozen, or without slots."""
     return {
         value.__name__
         for value in list_dataclasses(package_name)
-        if not value.__dataclass_params__.frozen
-        or not value.__dataclass_params__.eq
-        or "__slots__" not in vars(value)
+        if not value.__dataclass_params__.frozen or "__slots__" not in vars(value)
     }

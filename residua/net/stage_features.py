@@ -25,7 +25,7 @@ class StageOutput(NamedTuple):
     module_name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StageFeatureInfo:
     """Describes the feature maps that a `StageFeatures` returns, in their order."""
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from residua.bounded_json import parse_json
 from residua.config.serialize import Json
 from residua.report.recorded_run import upgrade_recipe_json
 
@@ -46,7 +47,7 @@ def collect_run_settings(run: dict[str, Json], environment: Json) -> dict[str, s
 @lru_cache(maxsize=4096)  # the runs of a study share their recipe
 def flatten_recipe(recipe_text: str) -> tuple[tuple[str, str], ...]:
     """The fields of a recipe's JSON, in this version's form, as (dotted name, text)."""
-    recipe = json.loads(recipe_text)
+    recipe = parse_json(recipe_text)
     return tuple(
         (name, format_setting(value)) for name, value in flatten_json(upgrade_recipe_json(recipe))
     )

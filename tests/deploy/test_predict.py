@@ -1,5 +1,6 @@
 import os
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.images import Images
 from residua.data.read import read_split as read_split
 from residua.deploy.engine import build_engine
-from residua.deploy.predict import Prediction, decode_files, predict_files
+from residua.deploy.predict import Prediction, decode_ahead, decode_or_error, predict_files
 from residua.net.model_folder import from_pretrained, read_model_config, save_pretrained
 from residua.training.assess import predict_log_probabilities
 from tests.third_party import randomize_weights
@@ -106,7 +107,9 @@ def test_images_are_decoded_only_as_far_ahead_as_requested(tmp_path):
             requested_paths.append(path)
             yield path
 
-    images = decode_files(yield_recorded_paths(), SMALL_VIEW, max_waiting=5)
+    images = decode_ahead(
+        yield_recorded_paths(), partial(decode_or_error, preprocessing=SMALL_VIEW), max_waiting=5
+    )
     next(images)
     assert len(requested_paths) == 5
     next(images)

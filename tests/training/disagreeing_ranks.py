@@ -33,7 +33,7 @@ def run_case(case, rank, world_size):
         "MASTER_PORT": str(case["port"]),
     }
     versions = case.get("versions", {}).get(str(rank), {})
-    version, add_step = rank_agreement.version, TrainingProgress.add_step
+    version, add_step = rank_agreement.__version__, TrainingProgress.add_step
 
     def add_step_or_die(progress, loss, wrong):
         add_step(progress, loss, wrong)
@@ -42,7 +42,7 @@ def run_case(case, rank, world_size):
 
     errors = io.StringIO()
     with (
-        patch.object(rank_agreement, "version", lambda name: versions.get(name) or version(name)),
+        patch.object(rank_agreement, "__version__", versions.get("residua", version)),
         patch.object(torch, "__version__", versions.get("torch", torch.__version__)),
         patch.object(TrainingProgress, "add_step", add_step_or_die),
         redirect_stderr(errors),

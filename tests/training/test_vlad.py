@@ -265,7 +265,10 @@ def test_vlad_weights_are_refused_as_initial_weights_of_a_network(capsys, fitted
     code, _, sentence = run_cli(
         capsys, "train", "digits", "--from", str(fitted_run), "--out", str(tmp_path / "r")
     )
-    assert (code, sentence.partition(" holds ")[2]) == (2, "vlad: give another folder")
+    assert (code, sentence.partition(" holds ")[2]) == (
+        2,
+        "a vlad model, which has none: give another folder",
+    )
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(capsys, tmp_path):
