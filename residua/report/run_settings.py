@@ -48,6 +48,7 @@ def collect_run_settings(run: dict[str, Json], environment: Json) -> dict[str, s
 def flatten_recipe(recipe_text: str) -> tuple[tuple[str, str], ...]:
     """The fields of a recipe's JSON, in this version's form, as (dotted name, text)."""
     recipe = parse_json(recipe_text)
+    assert isinstance(recipe, dict)  # as its caller wrote it
     return tuple(
         (name, format_setting(value)) for name, value in flatten_json(upgrade_recipe_json(recipe))
     )
