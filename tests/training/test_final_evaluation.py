@@ -7,6 +7,8 @@ from residua.data import image_cache
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import write_clean_folder
 
+WRITES_RUN_PAGES = True
+
 OPTIONS = ["--model", "cifar-resnet8", "--size", "24", "--steps", "2", "--precision", "fp32"]
 
 
