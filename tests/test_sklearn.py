@@ -119,7 +119,7 @@ def test_flat_images_need_their_shape_and_are_then_the_same_images():
 def test_what_cannot_be_fitted_is_a_value_error_of_one_sentence():
     cases = [
         ((X, Y[:5]), {}, "X has 120 images and y 5 labels: give one label for each image"),
-        ((X * 16, Y), {}, "give values in \\[0, 1\\]"),
+        ((X * 16, Y), {}, "give images that are not normalised"),
         ((X[Y == 1], Y[Y == 1]), {}, "there is only one class"),
         ((X, Y + 0.5), {}, "Unknown label type"),
         ((X, Y), {"model": "cifar-resnet9"}, "depth must be"),
