@@ -157,6 +157,11 @@ class RunRecord:
         result = self.read_run_json()["result"]
         return result if isinstance(result, dict) else None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the folder holds a run that has a result."""
+        return self.run_json_path.exists() and self.read_result() is not None
+
     def read_skipped_images(self) -> list[dict[str, str]]:
         """List the image files that were skipped as unreadable: path, kind and detail of each."""
         environment = self.read_run_json()["environment"]

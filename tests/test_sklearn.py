@@ -123,7 +123,7 @@ def test_what_cannot_be_fitted_is_a_value_error_of_one_sentence():
         ((X[Y == 1], Y[Y == 1]), {}, "there is only one class"),
         ((X, Y + 0.5), {}, "Unknown label type"),
         ((X, Y), {"model": "cifar-resnet9"}, "depth must be"),
-        ((X, Y), {"epochs": 1}, "epochs and steps cannot be combined"),
+        ((X, Y), {"epochs": 1}, "steps and epochs cannot be combined"),
         ((X, Y), {"freeze": True}, "freeze needs pretrained weights: add initial_weights$"),
         ((X, Y), {"random_state": -1}, "random_state=-1 is invalid"),
     ]

@@ -7,21 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from residua.net.activation_checkpoint import frozen_running_stats
-
-
-@contextmanager
-def restore_training_modes(net: nn.Module) -> Iterator[None]:
-    """Restore `module.training` of every module of `net` on leaving the context.
-
-    Calling `net.train(mode)` instead would set all modules to the same mode, even if their modes
-    differed before.
-    """
-    training_modes = [(module, module.training) for module in net.modules()]
-    try:
-        yield
-    finally:
-        for module, was_training in training_modes:
-            module.training = was_training
+from residua.net.training_modes import restore_training_modes
 
 
 @contextmanager

@@ -63,15 +63,16 @@ class ClassPrediction:
 class Classifier:
     """A trained network with its classes.
 
-    net     the PyTorch module, in evaluation mode
-    config  classes, normalisation and origin
-    folder  the model folder; None if the network was never stored
+    net      the PyTorch module, in evaluation mode
+    config   classes, normalisation and origin
+    folder   the model folder; None if the network was never stored
+    engines  what computes the network, by name, as soon as it has been built
     """
 
     net: nn.Module
     config: ModelConfig
     folder: Path | None = None
-    engines: dict[str, InferenceEngine] = field(default_factory=dict)  # by name, once built
+    engines: dict[str, InferenceEngine] = field(default_factory=dict, init=False)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from residua.errors import ResiduaError
 
 ParametersT = ParamSpec("ParametersT")
 ResultT = TypeVar("ResultT")
-KEYWORDS = {"from": "from_", "resume": "resume=True", "model": "model"}  # by option
+KEYWORDS = {"from": "from_", "resume": "resume=True"}  # by option
 
 
 def name_keywords_in_errors(

@@ -20,8 +20,7 @@ from residua.api.own_errors import name_keywords_in_errors
 from residua.config.dataset import Dataset, get_dataset
 from residua.config.lesion_results import LesionStudyResult
 from residua.config.model import ModelConfig
-from residua.config.recipe import Recipe
-from residua.config.recipe import recipe as get_recipe
+from residua.config.recipe import Recipe, resolve_recipe, usual_recipe
 from residua.config.study import Arm, Study
 from residua.console.progress import ProgressBar, StudyProgress
 from residua.data.sources.listing import Split
@@ -140,12 +139,13 @@ def study(
     Raises TrainingError if all fail, and UsageError for a study that is impossible.
     """
     dataset = get_dataset(data)
+    chosen_recipe = resolve_recipe(recipe, usual_recipe(dataset.name))
     described = Study(
         dataset=dataset.name,
         arms=tuple(Arm(f) if isinstance(f, str) else f for f in dict.fromkeys(families)),
         depths=tuple(depths),
         seeds=tuple(seeds),
-        recipe=make_study_recipe(recipe, dataset, epochs, steps),
+        recipe=chosen_recipe.change_duration(steps, epochs),
     )
     points = described.points_by_run_name()
     is_kept = out is not None
@@ -179,22 +179,6 @@ def describe_stop(out: str | Path | None) -> str:
     if out is None:
         return "the study was stopped: nothing was kept, since out is None"
     return f"the study was stopped: to go on, call it again with out={str(out)!r}"
-
-
-def make_study_recipe(
-    given: str | Recipe | None, dataset: Dataset, epochs: float | None, steps: int | None
-) -> Recipe:
-    """The recipe of a study: the one that is given, or the usual one of the data set.
-
-    Raises UsageError for a duration that is impossible, or given twice.
-    """
-    usual = "small" if dataset.name == "digits" else "he2015"
-    chosen = given if isinstance(given, Recipe) else get_recipe(given or usual)
-    if epochs is not None and steps is not None:
-        raise UsageError("epochs and steps cannot be combined: give one of them")
-    if epochs is None and steps is None:
-        return chosen
-    return chosen.with_duration(steps=steps or 0, epochs=epochs or 0)
 
 
 def warn_of_failed_runs(failures: Mapping[str, str], run_count: int) -> None:

@@ -11,8 +11,7 @@ from torch import nn
 from residua.api.classifier import Classifier
 from residua.config.model import ModelConfig
 from residua.config.network import Network
-from residua.config.recipe import Recipe
-from residua.config.recipe import recipe as get_recipe
+from residua.config.recipe import Recipe, resolve_recipe
 from residua.config.serialize import Json
 from residua.console.output import DataSummaryPrinter, print_notes
 from residua.console.progress import ProgressBar, TrainingListener
@@ -139,8 +138,7 @@ class TrainingSession:
         if is_said:
             print_notes(f"{why} (override: {name})" for name, why in resolved.reasons.items())
         print_summary = DataSummaryPrinter(is_said)
-        record = RunRecord(folder)
-        was_finished = record.run_json_path.exists() and record.read_result() is not None
+        was_finished = RunRecord(folder).is_finished
         callback = CallbackListener(self.on_progress) if self.on_progress and is_main else None
         bar = ProgressBar("step", hidden=not is_said)
         show = TrainingListener(bar, resolved.run.network.name)
@@ -201,17 +199,11 @@ def make_training_request(
     balance: bool,
     freeze: bool,
 ) -> RunRequest:
-    """Make the request that the arguments of `residua.train` describe.
-
-    Raises UsageError if both `epochs` and `steps` are given.
-    """
-    if epochs is not None and steps is not None:
-        raise UsageError("epochs and steps cannot be combined: give one of them")
+    """Make the request that the arguments of `residua.train` describe."""
 
     def change_recipe(base: Recipe) -> Recipe:
-        if epochs is not None or steps is not None:
-            base = base.with_duration(steps=steps or 0, epochs=epochs or 0)
-        return replace(base, balance=base.balance or balance, freeze=base.freeze or freeze)
+        changed = resolve_recipe(recipe, base).change_duration(steps, epochs)
+        return replace(changed, balance=changed.balance or balance, freeze=changed.freeze or freeze)
 
     choices = {
         "model": model,
@@ -226,9 +218,7 @@ def make_training_request(
         weights=weights,
         size=size,
         seed=seed,
-        recipe=get_recipe(recipe) if isinstance(recipe, str) else recipe,
         change_recipe=change_recipe,
-        freeze=freeze,
         precision=precision,
         given=frozenset(name for name, value in choices.items() if value is not None),
     )

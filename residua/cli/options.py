@@ -11,7 +11,7 @@ from residua.config.name_parts import UNIT_PARTS
 from residua.config.network import Network
 from residua.config.optimisers import Optimiser
 from residua.config.papers import network
-from residua.config.recipe import RECIPES, Recipe, recipe
+from residua.config.recipe import RECIPES, Recipe, resolve_recipe
 from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.serialize import apply_override, parse_literal, quote_json
 from residua.console.output import print_note
@@ -184,18 +184,6 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
     )
 
 
-def parse_recipe_options(
-    arguments: Namespace, data: Dataset, default: Recipe | None = None
-) -> Recipe:
-    """Make the recipe from the options of `add_recipe_options`.
-
-    If no option names a recipe, the options change `default`; if `default` is None, they change the
-    usual recipe of the data set.
-    """
-    usual_recipe = default or recipe("small" if data.name == "digits" else "he2015")
-    return apply_recipe_options(arguments, usual_recipe)
-
-
 def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
     """Make the recipe that `--recipe` names, or else `base`, changed by the other recipe options.
 
@@ -205,16 +193,8 @@ def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
     same field, and if an optimiser without a usual learning rate gets none.
     """
     refuse_conflicting_settings(arguments)
-    new_recipe = recipe(arguments.recipe) if arguments.recipe else base
-    if arguments.steps is not None and arguments.epochs is not None:
-        raise UsageError("--steps and --epochs cannot be combined: give one of them")
-    for length in (arguments.steps, arguments.epochs):
-        if length is not None and length <= 0:
-            raise UsageError(f"training length must be positive, got {length}")
-    if arguments.steps or arguments.epochs:
-        new_recipe = new_recipe.with_duration(
-            steps=arguments.steps or 0, epochs=arguments.epochs or 0
-        )
+    new_recipe = resolve_recipe(arguments.recipe or None, base)
+    new_recipe = new_recipe.change_duration(arguments.steps, arguments.epochs)
     kind_before = type(new_recipe.optimiser)
     if arguments.optimizer:
         new_recipe = new_recipe.with_optimiser(arguments.optimizer)

@@ -54,7 +54,6 @@ def make_run_request(arguments: Namespace) -> "training.RunRequest":
         size=arguments.size,
         seed=arguments.seed,
         change_recipe=change_recipe,
-        freeze=arguments.freeze,
         precision=arguments.precision,
         given=frozenset(name for name in CHOSEN_OPTIONS if is_given(arguments, name)),
     )

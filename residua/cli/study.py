@@ -12,10 +12,11 @@ from residua.cli.options import (
     add_out_option,
     add_precision_option,
     add_recipe_options,
-    parse_recipe_options,
+    apply_recipe_options,
 )
 from residua.cli.parser import CommandParser
 from residua.config.dataset import get_dataset
+from residua.config.recipe import usual_recipe
 from residua.config.study import Arm, Study
 from residua.console.output import print_published_data, print_result
 from residua.console.progress import ProgressBar, StudyProgress
@@ -76,7 +77,7 @@ def run(arguments: Namespace) -> None:
         arms=tuple(Arm(family) for family in dict.fromkeys(arguments.families)),
         depths=tuple(arguments.depths),
         seeds=tuple(arguments.seeds),
-        recipe=parse_recipe_options(arguments, dataset),
+        recipe=apply_recipe_options(arguments, usual_recipe(dataset.name)),
     )
     run_and_report_study(study, arguments)
 

@@ -154,7 +154,7 @@ def train_and_report(
     name = run_config.network.name
     folder_name = f"{name}-{resolved.dataset.name}-{run_config.id}"
     folder = arguments.out or folder_for_name(Path("runs"), folder_name)
-    was_finished = is_finished_run(folder)
+    was_finished = RunRecord(folder).is_finished
     if is_main:
         print_notes(f"{why} (override: --{option})" for option, why in resolved.reasons.items())
         if arguments.resume and not RunRecord(folder).run_json_path.exists():
@@ -190,7 +190,7 @@ def describe_missing_run(folder: Path, run: Run) -> str:
     similar_runs = find_runs_of_network(folder.parent, run)
     if similar_runs and run.recipe is not None:
         newest = similar_runs[-1]
-        option = "--from" if is_finished_run(newest) else "--out"
+        option = "--from" if RunRecord(newest).is_finished else "--out"
         hint = f" (to go on from {newest}, add {option} {newest})"
     return f"there is no run in {folder} to resume: training starts from the beginning{hint}"
 
@@ -203,12 +203,6 @@ def find_runs_of_network(parent: Path, run: Run) -> list[Path]:
             if RunRecord(path.parent).read_run().network == run.network:
                 folders.append((path.stat().st_mtime, path.parent))
     return [folder for _, folder in sorted(folders)]
-
-
-def is_finished_run(folder: Path) -> bool:
-    """Whether a folder holds a run that has a result."""
-    record = RunRecord(folder)
-    return record.run_json_path.exists() and record.read_result() is not None
 
 
 def describe_run_memory(resolved: "ResolvedRun", machine: "Machine") -> str:

@@ -14,6 +14,7 @@ augmentation, recipe    how a network is trained
 run, study              a training run, and a comparison of many runs
 model                   config.json of a model folder
 vlad_config             the classical VLAD classifier
+module_classifier       a classifier that is a PyTorch module of the user's own
 evaluation_results,
 lesion_results          results that reports read
 serialize, checks       conversion to and from JSON, overrides, range checks

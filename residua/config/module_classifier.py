@@ -34,3 +34,9 @@ class ModuleClassifier:
             raise UsageError(f"input {self.input} is invalid: give (channels, height, width)")
         if self.classes < 1:
             raise UsageError(f"{self.classes} classes are invalid: give at least 1")
+
+
+def qualified_name(value: object) -> str:
+    """The qualified name of a function or a class, or of the class of another value."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -98,6 +98,20 @@ class Recipe:
             return self
         return apply_override(self, f'optimiser={{"kind": "{kind}"}}')
 
+    def change_duration(self, steps: int | None, epochs: float | None) -> "Recipe":
+        """Return this recipe with the duration that a user gives; None leaves it as it is.
+
+        Raises UsageError if both are given, or if one is not positive.
+        """
+        if steps is not None and epochs is not None:
+            raise UsageError("--steps and --epochs cannot be combined: give one of them")
+        for length in (steps, epochs):
+            if length is not None and length <= 0:
+                raise UsageError(f"training length must be positive, got {length}")
+        if steps is None and epochs is None:
+            return self
+        return self.with_duration(steps=steps or 0, epochs=epochs or 0)
+
     def drop_unneeded_warmup(self, depth: int) -> "Recipe":
         """Return this recipe, without its warm-up if a network of `depth` layers needs none."""
         is_unneeded = self.warmup is not None and depth < self.warmup.from_depth
@@ -174,3 +188,13 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown_name_error("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def usual_recipe(dataset: str) -> Recipe:
+    """The recipe that is used for a published data set if the user chooses none."""
+    return recipe("small" if dataset == "digits" else "he2015")
+
+
+def resolve_recipe(given: str | Recipe | None, default: Recipe) -> Recipe:
+    """The recipe that a user gives by name or as it is, or else `default`."""
+    return recipe(given) if isinstance(given, str) else given or default

@@ -3,6 +3,10 @@
 sources          find data sets by name or location, and list or download their files
 images           images in memory, with their labels
 read             data set -> uint8 images and labels of a split
+in_memory        data sets of images that are in memory
+convert_arrays   arrays and Python data sets -> uint8 images and labels
+user_data        what a Python program gives as data -> a data set
+user_transform   a random change of the training images by a function of the user's
 decode           image file -> pixels, the same for training and prediction
 image_formats    the formats that are read: suffixes and signatures
 rgb_conversion   opened images of any mode -> upright RGB of 8 bits

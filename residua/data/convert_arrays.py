@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from residua.data.grey_levels import has_deep_grey
 from residua.data.images import Images
+from residua.data.rgb_conversion import convert_to_rgb
 from residua.errors import DataError
 
 COUNTS_OF_CHANNELS = (1, 3)
@@ -41,15 +43,16 @@ def convert_images(images: object) -> Tensor:
     return torch.from_numpy(to_uint8(put_channels_first(array)))
 
 
-def to_numpy(images: object) -> NDArray[Any]:
-    if isinstance(images, Tensor):
-        return np.asarray(images.detach().cpu().numpy())
+def to_numpy(values: object, what: str = "images") -> NDArray[Any]:
+    """Convert to an array; raises DataError, which calls the values `what`, if they form none."""
+    if isinstance(values, Tensor):
+        return np.asarray(values.detach().cpu().numpy())
     try:
-        array = np.asarray(images)
-    except ValueError as error:  # images of several sizes
-        raise DataError(f"images are no array: {error}") from error
+        array = np.asarray(values)
+    except ValueError as error:  # e.g. images of several sizes
+        raise DataError(f"{what} are no array: {error}") from error
     if array.dtype == object:
-        raise DataError("images are no array of numbers: give uint8, or floating point in [0, 1]")
+        raise DataError(f"{what} are no array of numbers or texts, but of objects: convert them")
     return array
 
 
@@ -97,7 +100,7 @@ def convert_labels(
     Labels are whole numbers from 0, or the classes' names.  `classes` are the names by number; by
     default they are the numbers as text, or the sorted names.  Raises DataError for other labels.
     """
-    array = to_numpy(labels) if isinstance(labels, Tensor) else np.asarray(labels)
+    array = to_numpy(labels, "labels")
     if array.shape != (count,):
         raise DataError(
             f"labels have the shape {array.shape}: give ({count},), one class for each image"
@@ -180,8 +183,9 @@ def read_item(dataset: MapStyleDataset, index: int) -> tuple[Tensor, Any]:
 def convert_image(image: object) -> Tensor:
     """Convert a PIL image, or an array (h, w), (h, w, c) or (c, h, w), to uint8 (c, h, w)."""
     if isinstance(image, Image.Image):
-        is_grey = image.mode in ("1", "L")
-        image = np.array(image.convert("L" if is_grey else "RGB"))
+        is_grey = image.mode in ("1", "L") or has_deep_grey(image)
+        rgb = convert_to_rgb(image, "the image", white_level=0).image
+        image = np.array(rgb.convert("L") if is_grey else rgb)
     return convert_images(to_numpy(image)[None])[0]
 
 

@@ -47,20 +47,8 @@ def make_in_memory_dataset(
     train = images["train"]
     require_images_of_all_classes(train.labels, classes)
     mean, std = measure_channels(train.pixels)
-    channels, height, width = train.pixels.shape[1:]
-    return InMemoryDataset(
-        name=f"arrays-{fingerprint_splits(images)}",
-        input=(channels, height, width),
-        classes=classes,
-        mean=mean,
-        std=std,
-        num_images=len(train) + len(images["dev"]),
-        num_dev_images=len(images["dev"]),
-        kind="arrays",
-        flip_keeps_class=channels == 3,
-        images=images,
-        split_source="given" if "test" in images_by_split else "content",
-    )
+    source: SplitSource = "given" if "test" in images_by_split else "content"
+    return assemble_dataset(images, classes, mean, std, source)
 
 
 def make_evaluation_dataset(images: Images, config: ModelConfig) -> InMemoryDataset:
@@ -76,18 +64,32 @@ def make_one_split_dataset(
     std: tuple[float, ...],
 ) -> InMemoryDataset:
     """Make a data set whose images are all in one split; a class may have no images."""
-    channels, height, width = images.pixels.shape[1:]
+    return assemble_dataset({split: images}, classes, mean, std, "given")
+
+
+def assemble_dataset(
+    images: Mapping[Split, Images],
+    classes: tuple[str, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    split_source: SplitSource,
+) -> InMemoryDataset:
+    """Make a data set of images by split, whose name is a hash of them."""
+    channels, height, width = next(iter(images.values())).pixels.shape[1:]
+    counts = {split: len(part) for split, part in images.items()}
+    dev_count = counts.get("dev", 0)
     return InMemoryDataset(
-        name=f"arrays-{images.fingerprint}",
+        name=f"arrays-{fingerprint_splits(images)}",
         input=(channels, height, width),
         classes=classes,
         mean=mean,
         std=std,
-        num_images=len(images) if split != "test" else 0,
-        num_dev_images=len(images) if split == "dev" else 0,
+        num_images=counts.get("train", 0) + dev_count,
+        num_dev_images=dev_count,
         kind="arrays",
         flip_keeps_class=channels == 3,
-        images={split: images},
+        images=images,
+        split_source=split_source,
     )
 
 
@@ -162,5 +164,6 @@ def measure_channels(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
 
 def fingerprint_splits(images: Mapping[Split, Images]) -> str:
     """A hash of the images and labels of all splits, in 16 hexadecimal digits."""
-    text = " ".join(f"{split}={images[split].fingerprint}" for split in SPLIT_ORDER)
+    parts = {split: images[split].fingerprint for split in SPLIT_ORDER if split in images}
+    text = " ".join(f"{split}={fingerprint}" for split, fingerprint in parts.items())
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -11,7 +11,9 @@ model_folder           save, find, check and load model folders
 model_card             render the README.md of a model folder
 edit_folder            edit the network of a folder, and save the result as a new one
 model_weights          check the weights of a model folder against its config
+own_module             modules of the user's own: their config, and their weights in a folder
 safetensors_file       read and write safetensors files
+tensor_checksum        a checksum of named tensors
 hub                    find weights on this machine, or download hf:OWNER/NAME
 pretrained             load the weights from which the training of a network starts
 convert                convert weights from and to other projects
@@ -19,6 +21,7 @@ convert                convert weights from and to other projects
 surgery                deepen networks without changing outputs, remove units, add shortcuts
 add_skips              add skip connections to an nn.Sequential
 freeze                 freeze a network except its last layer
+training_modes         restore the modes of the modules of a network
 swap_batchnorm         replace BN by another kind of BN that shares its tensors
 
 activation_checkpoint  recompute activations in the backward pass

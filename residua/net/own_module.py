@@ -1,6 +1,5 @@
 """Modules of the user's own: their config, and their weights in a model folder."""
 
-import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -8,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from residua.config.model import ModelConfig
-from residua.config.module_classifier import ModuleClassifier
+from residua.config.module_classifier import ModuleClassifier, qualified_name
 from residua.errors import UsageError
 from residua.files import read_undisturbed
 from residua.net.model_folder import load_checked_tensors, read_config_and_tensors
+from residua.net.tensor_checksum import checksum_tensors
+from residua.net.training_modes import restore_training_modes
 
 PROBED_IMAGES = 2  # more than one, as BN in training mode needs
 
@@ -24,7 +25,7 @@ def make_module_classifier(
     The module computes the scores of two noise images, to see whether it can.  Raises UsageError if
     it cannot, if it has no trainable parameters, or if its output is not (n, classes).
     """
-    name = describe_class(module)
+    name = qualified_name(module)
     parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
     if not parameters:
         raise UsageError(f"{name} has no trainable parameters: give a module that can be trained")
@@ -43,7 +44,7 @@ def make_module_classifier(
         classes=classes,
         parameters=parameters,
         depth=len(weight_layers),
-        state=hash_state(module),
+        state=checksum_tensors(module.state_dict())[:16],
     )
 
 
@@ -54,31 +55,17 @@ def compute_output_shape(
     parameter = next(module.parameters())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((PROBED_IMAGES, *input), generator=generator)
-    was_training = module.training
-    module.eval()
     try:
-        with torch.no_grad():
-            output = module(images.to(parameter.device, parameter.dtype))
+        with restore_training_modes(module), torch.no_grad():
+            output = module.eval()(images.to(parameter.device, parameter.dtype))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{name} cannot compute images of {input}: {reason}") from error
-    finally:
-        module.train(was_training)
     if not isinstance(output, Tensor):
         raise UsageError(
             f"{name} returns {type(output).__name__}: its output must be a tensor of class scores"
         )
     return tuple(output.shape)
-
-
-def hash_state(module: nn.Module) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a module's state_dict."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def load_own_module(folder: Path, module: nn.Module) -> ModelConfig:
@@ -88,7 +75,7 @@ def load_own_module(folder: Path, module: nn.Module) -> ModelConfig:
     residua or weights of another class, and RecordError as `load_model_folder` does.
     """
     config, tensors = read_undisturbed(folder, partial(read_config_and_tensors, folder))
-    name = describe_class(module)
+    name = qualified_name(module)
     if not isinstance(config.network, ModuleClassifier):
         raise UsageError(f"{folder} holds {config.network.name}: leave module out")
     if config.network.name != name:
@@ -98,8 +85,3 @@ def load_own_module(folder: Path, module: nn.Module) -> ModelConfig:
         )
     load_checked_tensors(module, tensors, config, folder)
     return config
-
-
-def describe_class(module: nn.Module) -> str:
-    """The qualified name of a module's class, e.g. `my_nets.Small`."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"

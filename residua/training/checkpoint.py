@@ -3,13 +3,11 @@
 Checkpoints are written atomically, and only the newest few are kept.
 """
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from residua.bounded_json import parse_json
 from residua.errors import RecordError, UsageError
 from residua.files import atomic_write, clean_up_interrupted_writes, delete_path
 from residua.net.safetensors_file import save_safetensors
+from residua.net.tensor_checksum import checksum_tensors
 from residua.record_checks import is_number
 
 TensorGroups = dict[str, dict[str, Tensor]]
@@ -147,12 +146,3 @@ def parse_scalars(text: str) -> CheckpointScalars:
     if not all(value is None or is_number(value) for value in scalars.values()):
         raise ValueError("a value in its metadata entry 'facts' is not a number")
     return scalars  # type: ignore[return-value]
-
-
-def checksum_tensors(tensors: dict[str, Tensor], metadata_json: str) -> str:
-    """The SHA-256 (hex) of the metadata and of the tensors' names, dtypes, shapes and values."""
-    checksum = hashlib.sha256(metadata_json.encode())
-    for name, tensor in sorted(tensors.items()):
-        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        checksum.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return checksum.hexdigest()

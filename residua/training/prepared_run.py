@@ -11,7 +11,7 @@ from torch import nn
 
 from residua.config.dataset import Dataset
 from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
-from residua.config.module_classifier import ModuleClassifier
+from residua.config.module_classifier import ModuleClassifier, qualified_name
 from residua.config.network import Network
 from residua.config.plan import plan
 from residua.config.run import Run
@@ -44,7 +44,7 @@ from residua.training.machine import Machine
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
 from residua.training.sync_batchnorm import convert_to_sync_modules
-from residua.training.user_additions import NO_ADDITIONS, UserAdditions, describe_function
+from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 from residua.training.vlad import fit_vlad
 from residua.version import __version__
 
@@ -107,7 +107,7 @@ def prepare_run(
         config = replace(config, mean=mean, std=std)
     environment: dict[str, Json] = {"images": fingerprint}
     if additions.transform is not None:
-        environment["transform"] = describe_function(additions.transform)
+        environment["transform"] = qualified_name(additions.transform)
     if skipped := list_skipped_images(data):
         environment["left_out"] = problems_to_json(skipped)
     if isinstance(data, PhotoDataset) and data.listing.dev_share:

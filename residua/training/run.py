@@ -70,8 +70,7 @@ def train_run(
     data = keep_data_settings_of_run(
         data or resolve_dataset(run.dataset, run.network.input), record
     )
-    is_finished = record.run_json_path.exists() and bool(record.read_result())
-    if isinstance(run.network, Network) and not is_finished:
+    if isinstance(run.network, Network) and not record.is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
     prepared_run = prepare_run(
         run, data, record, machine, initial_weights, data_dir, checkpoint_policy, additions

@@ -10,7 +10,7 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import network
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe, usual_recipe
 from residua.config.run import Run
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
@@ -43,8 +43,7 @@ class RunRequest:
     model          name of a network or of VLAD, a network, or a module of the user's own
     weights        the weights to start from: a folder, a file or hf:OWNER/NAME; None: random ones
     size           side of photographs in pixels
-    recipe         the recipe to train by
-    change_recipe  function that changes the recipe, given or chosen
+    change_recipe  function from the recipe that is chosen for the data to the one to train by
     given          names of the options that the user gave
     """
 
@@ -52,9 +51,7 @@ class RunRequest:
     weights: str | Path | None = None
     size: int | None = None
     seed: int = 0
-    recipe: Recipe | None = None
     change_recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
-    freeze: bool = False
     precision: str = "auto"
     given: frozenset[str] = frozenset()
 
@@ -77,8 +74,6 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
     """
     if isinstance(request.model, str) and is_vlad_name(request.model):
         return resolve_vlad_run(request, request.model, dataset)
-    if request.freeze and not request.weights:
-        raise UsageError("--freeze needs pretrained weights: add --from")
     if isinstance(dataset, PhotoDataset):
         return resolve_photo_run(request, dataset, machine)
     if request.size is not None:
@@ -90,8 +85,8 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
     if isinstance(dataset, InMemoryDataset):
         auto_config = choose_config_for_arrays(dataset, machine, request)
         return make_run(request, dataset, dataset.name, auto_config)
-    usual_recipe = recipe("small" if dataset.name == "digits" else "he2015")
-    auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], usual_recipe, {})
+    recipe = usual_recipe(dataset.name)
+    auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], recipe, {})
     return make_run(request, dataset, dataset.name, auto_config)
 
 
@@ -139,7 +134,9 @@ def make_run(
 ) -> ResolvedRun:
     """Make the run from the request and from the choices for what it leaves open."""
     start = resolve_start(request, dataset, auto_config.model_name)
-    chosen_recipe = request.change_recipe(request.recipe or auto_config.recipe)
+    chosen_recipe = request.change_recipe(auto_config.recipe)
+    if chosen_recipe.freeze and not request.weights:
+        raise UsageError("--freeze needs pretrained weights: add --from")
     settled = set(request.given)
     if settled & {"steps", "epochs"}:
         settled.add("recipe")

@@ -16,9 +16,3 @@ class UserAdditions:
 
 
 NO_ADDITIONS = UserAdditions()
-
-
-def describe_function(function: object) -> str:
-    """The qualified name of a function, or of the class of another callable."""
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"

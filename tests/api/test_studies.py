@@ -117,7 +117,7 @@ def test_studies_that_are_impossible_are_refused_with_one_sentence(tmp_path):
         (["resnet"], [9], {}, "9"),
         ([], [8], {}, "a study needs at least one arm"),
         (["resnet"], [8], {"data": "digit"}, "did you mean 'digits'"),
-        (["resnet"], [8], {"epochs": 1}, "epochs and steps cannot be combined: give one of them"),
+        (["resnet"], [8], {"epochs": 1}, "steps and epochs cannot be combined: give one of them"),
         (["resnet"], [8], {"workers": -1}, "workers must be 1 or more"),
         (["resnet"], [8], {"out": tmp_path}, "contains no study: choose another out$"),
     ]

@@ -1,14 +1,18 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import residua
 from residua.cli.main import main
+from residua.data.convert_arrays import convert_image
 from residua.errors import DataError, Interrupted, UsageError
 from residua.net.model_folder import from_pretrained
+from residua.net.own_module import make_module_classifier
 from tests.same_weights import require_equal_weights
 
 RNG = np.random.default_rng(5)
@@ -194,7 +198,7 @@ IMAGES, LABELS = make_arrays()
         (IMAGES, LABELS, {"test": (IMAGES * 1.0, LABELS)}, "in the split test, these floating"),
         (IMAGES, LABELS, {"size": 32}, "^size applies only to photographs: leave it out"),
         (IMAGES, LABELS, {"freeze": True}, "^freeze needs pretrained weights: add from_"),
-        (IMAGES, LABELS, {"epochs": 1}, "epochs and steps cannot be combined"),
+        (IMAGES, LABELS, {"epochs": 1}, "steps and epochs cannot be combined"),
         (IMAGES, LABELS, {"resume": True}, "^resume=True needs the folder of the run: add out"),
         (IMAGES, LABELS, {"recipe": "fats"}, "did you mean 'fast'"),
         (IMAGES, LABELS, {"model": "cifar-resnet9"}, "no 9-layer cifar-resnet"),
@@ -381,3 +385,31 @@ def test_the_choices_and_the_data_are_said_unless_quiet(capsys):
     assert "splits    train" in text
     train_quickly((IMAGES, LABELS), None)
     assert capsys.readouterr().err == ""
+
+
+def test_pil_images_of_any_mode_are_read_as_photographs_are():
+    """Deep grey is scaled rather than clipped, and alpha is blended with white."""
+    deep = Image.fromarray(np.array([[0, 65535], [32768, 256]], np.uint16))
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert convert_image(deep).tolist() == [[[0, 255], [128, 1]]]
+    assert convert_image(clear).tolist() == [[[255, 255], [255, 255]]] * 3
+    assert convert_image(Image.new("L", (3, 2), 7)).tolist() == [[[7] * 3] * 2]
+
+
+@pytest.mark.parametrize("labels", [[[1], [2, 3]] * 45, [None] * 90])
+def test_labels_that_form_no_array_are_refused(labels):
+    with pytest.raises(DataError, match="labels are no array"):
+        train_quickly((IMAGES, labels))
+
+
+def test_a_recipe_that_freezes_needs_pretrained_weights_however_it_was_given():
+    recipe = replace(residua.recipe("small"), freeze=True)
+    with pytest.raises(UsageError, match="^freeze needs pretrained weights: add from_"):
+        train_quickly((IMAGES, LABELS), recipe=recipe)
+
+
+def test_a_module_keeps_the_modes_of_its_parts_when_it_is_described():
+    module = make_module()
+    module[1].eval()
+    make_module_classifier(module, (3, 12, 12), 3)
+    assert [part.training for part in module] == [True, False, True, True, True]

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from residua.errors import RecordError
-from residua.training.checkpoint import checksum_tensors, load_checkpoint
+from residua.net.tensor_checksum import checksum_tensors
+from residua.training.checkpoint import load_checkpoint
 
 
 @pytest.mark.parametrize(
