@@ -1,6 +1,7 @@
 """List the training recipes, or every field of one with its value and its meaning."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -152,13 +153,8 @@ def format_recipe_fields(name: str, recipe_fields: list[RecipeField]) -> str:
     for path, value, meaning in recipe_fields:
         text = value if isinstance(value, str) else json.dumps(value)
         assignment = f"{path}={text}"
-        lines.append(f"{quote_for_shell(assignment):36} {meaning}")
+        lines.append(f"{shlex.quote(assignment):36} {meaning}")
     return "\n".join(lines)
-
-
-def quote_for_shell(assignment: str) -> str:
-    """Quote an assignment that has characters with a meaning to the shell, such as `{`."""
-    return f"'{assignment}'" if set(assignment) & set(' {}[]"') else assignment
 
 
 def iterate_fields(value: Any, prefix: str = "") -> Iterator[RecipeField]:
