@@ -110,7 +110,7 @@ def render_study_page(summary: StudySummary, figure_svgs: dict[str, tuple[str, s
     method = describe_method(runs)
     learned_below = format_percent(compute_learned_error(num_classes), digits=0)
     return render_template(
-        "report.html.j2",
+        "report.html.j2" if is_single_run(runs) else "study.html.j2",
         title=make_title_question(summary),
         subject=make_study_subtitle(cells, format_dataset_name(runs.finished[0].dataset)),
         answer=answer,
@@ -127,6 +127,11 @@ def render_study_page(summary: StudySummary, figure_svgs: dict[str, tuple[str, s
             *map(describe_damaged_run, runs.damaged),
         ],
     )
+
+
+def is_single_run(runs: StudyRuns) -> bool:
+    """Whether the folder is that of one run, and not of a study."""
+    return runs.study is None and len(runs.finished) == 1
 
 
 def make_title_question(summary: StudySummary) -> str:
