@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from residua.config.evaluation_results import (
     CalibrationBin,
     CalibrationResult,
-    ConfidentMistake,
+    ClassifiedImage,
     EvaluationResult,
     wilson_interval,
 )
@@ -51,7 +51,7 @@ def make_evaluation(**changes):
         "temperature": 1.5,
         "fitted": "halves",
         "mistakes": (
-            ConfidentMistake(
+            ClassifiedImage(
                 where="image 4",
                 thumbnail="data:image/png;base64,AAAA",
                 truth=1,

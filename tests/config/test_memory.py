@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from residua.config.joins import Drop, Gate, Scale
-from residua.config.memory import activation_bytes
+from residua.config.memory import activation_bytes, estimate_evaluation_bytes
 from residua.config.papers import SHORTCUT_ABLATIONS, network
 from residua.config.plan import plan
 from residua.net.build import build
@@ -70,3 +70,17 @@ def test_activation_bytes_include_tensors_saved_by_vlad():
     planned = plan(network("cifar-resnet20,head=vlad"))
     kept, _ = measure_saved_by_autograd(build(planned.network), batch=3)
     assert kept == 3 * activation_bytes(planned) + count_bn_statistics_bytes(planned)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        # image and its normalised copy; a unit's input; a convolution's input and output; the sum
+        ("cifar-resnet20", 2 * 3 * 32**2 + (1 + 2 + 1) * 16 * 32**2),
+        ("cifar-plain20", 2 * 3 * 32**2 + (1 + 2) * 16 * 32**2),
+        # a gate keeps the shortcut, too
+        ("cifar-highway20", 2 * 3 * 32**2 + (1 + 2 + 2) * 16 * 32**2),
+    ],
+)
+def test_memory_of_inference_is_that_of_the_widest_unit(name, numbers):
+    assert estimate_evaluation_bytes(plan(network(name)), batch_size=10) == 10 * 4 * numbers
