@@ -23,11 +23,14 @@ from residua.record import RunRecord
 from tests.test_design import PACKAGE
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=40)

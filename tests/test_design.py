@@ -14,9 +14,7 @@ import residua
 from residua.cli.main import COMMANDS
 
 PACKAGE = Path(residua.__file__).parent
-RECORDS = {
-    "errors", "bounded_json", "files", "config", "record_checks", "record", "study_records"
-}  # fmt: skip
+RECORDS = {"errors", "bounded_json", "files", "config", "record_checks", "record", "study_records"}
 ALLOWED_IMPORTS = {
     "errors": set(),
     "file_locks": set(),

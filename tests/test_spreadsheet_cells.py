@@ -58,9 +58,21 @@ def test_the_table_of_predictions_has_no_formulas(capsys, tmp_path):
     print_row(ImageResult(tmp_path / "a.png", top, sorted_to=sorted_to))
     print_row(ImageResult(Path("-x.png"), [], "=is no image"))
     assert read_cells(capsys.readouterr().out)[7:] == [
-        str(tmp_path / "a.png"), f"'{NAMES[0]}", "0.75", f"'{NAMES[3]}", "0.25", "", "'=1/a.png",
-        "'-x.png", "", "", "", "", "'=is no image", "",
-    ]  # fmt: skip
+        str(tmp_path / "a.png"),
+        f"'{NAMES[0]}",
+        "0.75",
+        f"'{NAMES[3]}",
+        "0.25",
+        "",
+        "'=1/a.png",
+        "'-x.png",
+        "",
+        "",
+        "",
+        "",
+        "'=is no image",
+        "",
+    ]
 
 
 def test_the_usable_images_are_read_back_with_their_classes_and_paths(tmp_path):

@@ -50,8 +50,9 @@ def test_the_tab_key_completes_commands_options_and_values(tmp_path, line, words
 
 def test_python_m_residua_is_completed_too(tmp_path):
     assert complete_line("python -m residua train --rec", tmp_path, program_words=3) == [
-        "--recipe", "--recompute"
-    ]  # fmt: skip
+        "--recipe",
+        "--recompute",
+    ]
 
 
 def test_files_are_completed_where_a_path_is_expected(tmp_path):

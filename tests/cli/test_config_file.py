@@ -35,11 +35,13 @@ def run_config(capsys, tmp_path):
         ("data: digits\nset: batch_size=64", {"set": ["batch_size=64"]}),
         ("data: digits\nset: [batch_size=64, a=b]", {"set": ["batch_size=64", "a=b"]}),
         ("data: digits\nsave-every: 5m\nfreeze: True", {"save_every": "5m", "freeze": True}),
-        ("data: caf\N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}",
-         {"data": "caf\N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}"}),
+        (
+            "data: caf\N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}",
+            {"data": "caf\N{LATIN SMALL LETTER E WITH ACUTE}\N{GRINNING FACE}"},
+        ),
         ('{"data": "digits", "epochs": 1e-3}', {"epochs": 0.001}),
     ],
-)  # fmt: skip
+)
 def test_a_value_counts_as_it_is_written(run_config, text, options):
     code, printed, err = run_config(text)
     assert (code, err) == (0, "")

@@ -123,13 +123,15 @@ HINTS = [
     (["train", "digits", "--set", "momentum=1"], "did you mean optimiser.momentum?"),
     (["evaluate", "x", "y", "--batch-size", "3"], "no option '--batch-size': choose from --"),
     (["show", "cifar-resnet20", "-q"], "no option '-q': see residua show --help"),
-    (["train", "my", "photos"], "'photos' is one argument too many: write a path with a space as "
-     "'my photos'"),
+    (
+        ["train", "my", "photos"],
+        "'photos' is one argument too many: write a path with a space as 'my photos'",
+    ),
     (["data", "check", "my", "photos"], "'my photos'"),
     (["train", ""], "the data set is an empty"),
     (["report", ""], "folder is empty"),
     (["train", "digits", "--out="], "--out is empty"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("words", "hint"), HINTS)

@@ -133,9 +133,7 @@ def test_a_configuration_file_takes_plain_options(tmp_path):
 @pytest.mark.parametrize("command", ["train", "evaluate", "study", "signals", "lesion"])
 def test_a_command_that_computes_takes_a_device(capsys, command):
     code, _, line = run_cli(capsys, command, "--device", "gpu")
-    assert (code, line) == (
-        2, f"residua {command}: no --device 'gpu': choose from auto, cpu, cuda"
-    )  # fmt: skip
+    assert (code, line) == (2, f"residua {command}: no --device 'gpu': choose from auto, cpu, cuda")
 
 
 def list_groups(parser):

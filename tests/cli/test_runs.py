@@ -112,8 +112,9 @@ def test_an_empty_folder_a_missing_one_and_options_that_exclude_each_other(capsy
     assert run_cli(capsys, "runs", tmp_path / "none")[0] == 1
     code, _, error = run_cli(capsys, "runs", tmp_path, "--no-page", "--out", tmp_path / "p.html")
     assert (code, error) == (
-        2, "residua: --out names a page and --no-page forbids it: leave one of them out"
-    )  # fmt: skip
+        2,
+        "residua: --out names a page and --no-page forbids it: leave one of them out",
+    )
 
 
 def test_a_thousand_runs_are_listed_in_seconds(capsys, run_folder):

@@ -57,8 +57,9 @@ def test_the_pages_of_a_finished_run_are_written_only_if_they_are_missing(capsys
     command = ["train", "digits", *OPTIONS, "--out", finished_run, "--json"]
     facts = json.loads(run_cli(capsys, *command)[1])
     assert (facts["page"], facts["evaluation_page"]) == (
-        str(finished_run / "report.html"), str(page)
-    )  # fmt: skip
+        str(finished_run / "report.html"),
+        str(page),
+    )
     assert page.exists()
     assert (finished_run / "report.html").read_text() == "old"
 

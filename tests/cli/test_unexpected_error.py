@@ -83,10 +83,12 @@ def test_without_a_temporary_folder_the_sentence_names_the_line(run_failing, mon
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate"
-                     " memory: you tried to allocate 1 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate"
+            " memory: you tried to allocate 1 bytes"
+        ),
     ],
-)  # fmt: skip
+)
 def test_too_little_memory_is_no_unexpected_error(run_failing, tmp_path, error):
     assert run_failing(error) == (
         1,

@@ -70,12 +70,17 @@ TOO_LARGE = {
     ),
     "a billion words": (
         lambda: VladClassifier(
-            input=(3, 32, 32), classes=10, patch=4, dimensions=24, words=10**9, cells=3,
+            input=(3, 32, 32),
+            classes=10,
+            patch=4,
+            dimensions=24,
+            words=10**9,
+            cells=3,
             samples=10**10,
         ),
         "a network of at least 2,184,000,001,210 parameters is too large",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)

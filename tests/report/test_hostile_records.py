@@ -23,10 +23,35 @@ from tests.report.test_lesion import STUDY as LESION_STUDY
 from tests.report.test_signals import write_example_signals
 
 HOSTILE = [
-    None, True, 0, -1, 1, 10**99, -(10**50), 1e308, -1e308, 1e-320, 0.5, "", "x", "\N{SNOWMAN}",
-    "\udcff", "a" * 3000, "9" * 5000, "\N{SUPERSCRIPT TWO}", [], {}, [[]], [None], [1, 2, 3],
-    {"a": 1}, {"kind": []}, "null", "\x1b[31m", "a\nb",
-]  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1,
+    10**99,
+    -(10**50),
+    1e308,
+    -1e308,
+    1e-320,
+    0.5,
+    "",
+    "x",
+    "\N{SNOWMAN}",
+    "\udcff",
+    "a" * 3000,
+    "9" * 5000,
+    "\N{SUPERSCRIPT TWO}",
+    [],
+    {},
+    [[]],
+    [None],
+    [1, 2, 3],
+    {"a": 1},
+    {"kind": []},
+    "null",
+    "\x1b[31m",
+    "a\nb",
+]
 
 
 def list_places(value, place=()):

@@ -107,9 +107,7 @@ def test_a_record_of_another_form_is_skipped_and_named(run_folder, change):
 def test_runs_of_a_study_count_in_folders_and_packed(tmp_path):
     study = write_study_records(tmp_path / "s", {"cifar-resnet20": [(0.1, 0.2), (0.1, 0.3)]})
     in_folders = list_by_name(tmp_path)[0]
-    assert in_folders.keys() == {
-        "s/runs/cifar-resnet20-seed0", "s/runs/cifar-resnet20-seed1"
-    }  # fmt: skip
+    assert in_folders.keys() == {"s/runs/cifar-resnet20-seed0", "s/runs/cifar-resnet20-seed1"}
     pack_runs(study)
     packed = list_by_name(tmp_path)[0]
     assert packed.keys() == {"s/cifar-resnet20-seed0", "s/cifar-resnet20-seed1"}
@@ -235,9 +233,9 @@ def test_a_click_or_a_key_sorts_the_table_and_missing_values_stay_last(run_folde
     </script></body>"""
     (tmp_path / "page.html").write_text(html.replace("</body>", script))
     document = load_in_chromium((tmp_path / "page.html").as_uri(), tmp_path)
-    focused, up, ascending, down, descending = re.search(
-        r"<title>(.*?)</title>", document
-    )[1].split("|")  # fmt: skip
+    focused, up, ascending, down, descending = re.search(r"<title>(.*?)</title>", document)[
+        1
+    ].split("|")
     assert (focused, up, down) == ("true", "ascending", "descending")
     assert ascending.split()[:2] == ["a", "b/deep"]  # 80 and 90 % right
     assert descending.split()[:2] == ["b/deep", "a"]

@@ -42,7 +42,10 @@ def test_the_changes_of_the_learning_rate_are_those_of_all_steps(schedule, warmu
 def test_the_longest_run_is_planned_at_once():
     start = time.perf_counter()
     assert [step for step, _ in list_lr_changes(recipe("he2015"), MAX_STEPS)] == [
-        0, 400, MAX_STEPS // 2, 3 * MAX_STEPS // 4
-    ]  # fmt: skip
+        0,
+        400,
+        MAX_STEPS // 2,
+        3 * MAX_STEPS // 4,
+    ]
     assert len(list_lr_changes(recipe("fast"), MAX_STEPS)) == 10
     assert time.perf_counter() - start < 0.5

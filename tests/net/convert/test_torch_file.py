@@ -206,7 +206,7 @@ BOMBS = {
     "a header of safetensors of a terabyte": lambda path: path.write_bytes(
         struct.pack("<Q", 2**40) + b"{}"
     ),
-}  # fmt: skip
+}
 
 
 @contextmanager
