@@ -75,13 +75,14 @@ class DecodedIndex:
         labels, counts = [
             torch.tensor(numbers, dtype=torch.int64) for numbers in (self.labels, self.counts)
         ]
+        problems = [DataProblem(**fields) for fields in self.problems]  # type: ignore[arg-type]
         return DecodedImages(
             pixels=pixels[: len(self.names)],
             labels=labels,
             split_counts=counts,
             names=tuple(self.names),
             digests=tuple(self.digests),
-            problems=tuple(DataProblem(**problem) for problem in self.problems),  # type: ignore[arg-type]
+            problems=tuple(problems),
         )
 
 
