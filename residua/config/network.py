@@ -133,8 +133,8 @@ class Unit:
             )
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(
-                f"stride_at={self.stride_at} is out of range: "
-                f"give the index of a weight layer, 0 to {len(self.kernels) - 1}"
+                f"stride_at={self.stride_at} is not the index of a weight layer: "
+                f"give 0 to {len(self.kernels) - 1}"
             )
         if self.start not in get_args(BranchStart):
             raise unknown_name_error("start", str(self.start), get_args(BranchStart))

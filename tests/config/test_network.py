@@ -23,7 +23,7 @@ from residua.errors import UsageError
         (lambda: Drop(1.5), "a dropout probability of 1.5 is invalid: it must be in [0, 1)"),
         (
             lambda: Unit(stride_at=2),
-            "stride_at=2 is out of range: give the index of a weight layer, 0 to 1",
+            "stride_at=2 is not the index of a weight layer: give 0 to 1",
         ),
         (
             lambda: Unit(kernels=(2,)),
