@@ -6,6 +6,7 @@ added or removed, and copies of an image are always in the same split.
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 
 from residua.data.sources.listing import DataProblem, ImageEntry, OptionalSplit, Split
 
@@ -20,7 +21,7 @@ SMALL_DATASET = 2000  # images
 
 
 def choose_dev_share(image_count: int) -> float:
-    """The share of the training images that is held out as the dev split."""
+    """Choose the share of the training images that is held out as the dev split."""
     return SMALL_DEV_SHARE if image_count < SMALL_DATASET else DEV_SHARE
 
 
@@ -57,7 +58,7 @@ def assign_splits(
 
 
 def group_copies(indices: Iterable[int], digests: list[str]) -> list[list[int]]:
-    """Group the indices of images with the same digest, in the order of their first ones."""
+    """Group the indices of images with equal digests, in the order of their first occurrences."""
     groups: dict[str, list[int]] = {}
     for i in indices:
         groups.setdefault(digests[i], []).append(i)
@@ -75,7 +76,7 @@ def hold_out_dev_split(
     """Move a share `dev_share` of the training images to the dev split, modifying `splits`.
 
     Digits of an image's SHA-256 sum decide whether it is moved; the choice of the test split uses
-    other digits.  If this chooses no image, one image of the largest class is moved.  Every class
+    other digits.  If this moves no image, one image of the largest class is moved.  Every class
     keeps at least one training image, and copies of an image move together.
     """
     train_indices = sorted(
@@ -83,17 +84,25 @@ def hold_out_dev_split(
     )
     remaining_by_class = Counter(entries[i].label for i in train_indices)
     copies = group_copies(train_indices, digests)
-    candidates = [group for group in copies if hex_fraction(digests[group[0]][13:26]) < dev_share]
-    if not candidates:  # too few images: one of the largest class
-        candidates = sorted(copies, key=lambda group: -remaining_by_class[entries[group[0]].label])[
-            :1
-        ]
-    for group in candidates:
-        labels = Counter(entries[i].label for i in group)
-        if all(remaining_by_class[label] > count for label, count in labels.items()):
-            remaining_by_class -= labels
-            for i in group:
-                splits[i] = "dev"
+    chosen = [group for group in copies if hex_fraction(digests[group[0]][13:26]) < dev_share]
+    moved = [group for group in chosen if take_from_classes(group, entries, remaining_by_class)]
+    if not moved:  # too few images
+        groups = sorted(copies, key=lambda group: -remaining_by_class[entries[group[0]].label])
+        usable = (g for g in groups if take_from_classes(g, entries, remaining_by_class))
+        moved = [next(usable, [])]
+    for i in chain.from_iterable(moved):
+        splits[i] = "dev"
+
+
+def take_from_classes(
+    group: list[int], entries: list[ImageEntry], remaining_by_class: Counter[int]
+) -> bool:
+    """Subtract the images of a group from their classes, unless a class would keep no image."""
+    counts = Counter(entries[i].label for i in group)
+    if any(remaining_by_class[label] <= count for label, count in counts.items()):
+        return False
+    remaining_by_class.subtract(counts)
+    return True
 
 
 def hex_fraction(digits: str) -> float:

@@ -160,3 +160,22 @@ def test_copies_of_an_image_are_always_in_one_split(different):
                 if other == digest
             }
             assert len({split for label, split in of_copies if label == labels[0]}) == 1
+
+
+def test_dev_images_are_held_out_where_a_class_can_spare_one():
+    rng = np.random.default_rng(0)
+    without_dev = 0
+    for _ in range(300):
+        labels = rng.integers(0, 4, rng.integers(4, 20)).tolist()
+        digests = [rng.bytes(32).hex() for _ in labels]
+        entries = [ImageEntry(Path(), "", label, "") for label in labels]
+        splits = assign_splits(entries, digests)
+        kept = Counter(
+            label for label, split in zip(labels, splits, strict=True) if split != "test"
+        )
+        without_dev += "dev" not in splits
+        assert ("dev" in splits) == (max(kept.values()) > 1)
+        assert set(kept) == {
+            label for label, split in zip(labels, splits, strict=True) if split == "train"
+        }
+    assert 0 < without_dev < 150

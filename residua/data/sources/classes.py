@@ -57,12 +57,15 @@ def keep_only_classes(listing: ImageListing, class_names: list[str]) -> ImageLis
     for label, name in enumerate(listing.classes):
         if label in new_labels:
             continue
-        if count := dropped[label, True]:
-            detail = f"holds {count:,} files, but no image to train on, and is skipped"
+        to_train, to_test = dropped[label, True], dropped[label, False]
+        if to_train:
+            count = to_train + to_test
+            files = f"{count:,} file{'s' * (count != 1)}"
+            detail = f"holds {files}, but no image to train on, and is skipped"
             problems.append(DataProblem(name, "empty class", detail, count))
-        elif count := dropped[label, False]:
-            detail = f"has images to test, {count}, but none to train on, and is skipped"
-            problems.append(DataProblem(name, "unknown class", detail, count))
+        elif to_test:
+            detail = f"has images to test, {to_test:,}, but none to train on, and is skipped"
+            problems.append(DataProblem(name, "unknown class", detail, to_test))
         else:
             detail = "has no file to train on, and is skipped"
             problems.append(DataProblem(name, "empty class", detail))

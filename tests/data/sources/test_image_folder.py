@@ -1,5 +1,6 @@
 """Folders and tables of photos: their contents, and a one-line error if there is no data set."""
 
+import json
 import os
 
 import pytest
@@ -14,6 +15,7 @@ from residua.data.read import read_split
 from residua.data.sources.resolve import cached_image_side, list_image_dataset, resolve_dataset
 from residua.data.splits import SPLIT_ORDER, assign_splits
 from residua.errors import DataError, UsageError
+from tests.cli_runner import run_cli
 from tests.data.faulty_photos import encode_image, make_picture
 
 
@@ -178,14 +180,17 @@ def test_other_invalid_data_arguments_give_a_one_line_error(tmp_path, capsys):
 
     assert run_train(tmp_path / "gone") == (
         1,
-        f"residua: there is no folder or table {tmp_path / 'gone'}\n",
+        f"residua: there is no folder or table {tmp_path / 'gone'}: check the path\n",
     )
-    assert run_train("cifar11") == (2, "residua: no data set 'cifar11': did you mean 'cifar10'?\n")
+    assert run_train("cifar11") == (
+        2,
+        "residua: there is no data set 'cifar11': did you mean 'cifar10'?\n",
+    )
     (tmp_path / "x.png").write_bytes(encode_image(make_picture(1), "PNG"))
     assert run_train(tmp_path / "x.png") == (
         1,
         f"residua: {tmp_path / 'x.png'} is a file: give a folder of classes, "
-        "or a table that ends in .csv, .tsv, .parquet\n",
+        "or a table whose name ends in .csv, .tsv, .parquet\n",
     )
     (tmp_path / "t.csv").write_text("path,label\na.png,a\nb.png,b\n")
     assert (
@@ -387,3 +392,15 @@ def test_photos_of_unusual_modes_are_cached_together(tmp_path):
         + len(read_split(resolve_dataset(str(root), (3, 24, 24)), "dev"))
         == 8
     )
+
+
+def test_all_images_of_a_class_without_one_to_train_on_are_counted_as_skipped(tmp_path, capsys):
+    counts = {"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2, "test/c": 3}
+    root = write_image_folder(tmp_path / "d", counts)
+    (root / "train" / "c").mkdir()
+    (root / "train" / "c" / "torn.png").write_bytes(b"no image")
+    code, out, err = run_cli(capsys, "data", "check", root, "--out", tmp_path / "check", "--json")
+    facts = json.loads(out)
+    assert sum(facts["splits"].values()) == 12
+    assert facts["skipped"] == {"empty class": 4}
+    assert "c holds 4 files, but no image to train on" in err
