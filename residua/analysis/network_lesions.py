@@ -18,7 +18,7 @@ from residua.analysis.ablation import (
 from residua.analysis.modes import frozen_eval_mode
 from residua.analysis.parts import DissectedNetwork, dissect_network
 from residua.analysis.path_gradients import count_sampled_paths, measure_gradient_shares
-from residua.config.checks import check_seed
+from residua.config.checks import check_seed_range
 from residua.config.lesion_results import (
     NetworkLesionResult,
     PathLengthShare,
@@ -57,7 +57,7 @@ class LesionSampling:
             raise UsageError(
                 f"draws must be at least 1 and at most {MAX_DRAWS:,}, got {self.draws:,}"
             )
-        check_seed(self.seed)
+        check_seed_range(self.seed)
 
     @property
     def paths_per_length(self) -> int:
@@ -89,10 +89,10 @@ def measure_lesions(
 ) -> NetworkLesionResult:
     """Measure the error of `net` under each ablation, and its gradient shares by path length.
 
-    `pixels` are images (n, c, h, w), which the caller must have normalised, with `labels` (n,).
-    Gradient shares are measured only if every unit has a shortcut.  `label` names the network in
-    error messages, progress and results.  `net` is unchanged afterwards.  Raises UsageError if no
-    unit can be deleted.
+    `pixels` are normalised images (n, c, h, w), and `labels` (n,) are their classes.  Gradient
+    shares are measured only if every unit has a shortcut.  `label` names the network in error
+    messages, progress and results.  `net` is unchanged afterwards.  Raises UsageError if no unit
+    can be deleted.
     """
     dissected = dissect_network(net)
     if not dissected.deletable_indices:
@@ -165,11 +165,11 @@ def collect_unit_deletions(
 def summarize_random_deletions(
     dissected: DissectedNetwork, plan: AblationPlan, error_by_ablation: ErrorByAblation
 ) -> tuple[RandomDeletionResult, ...]:
-    """Compute the mean and sd of the error for each number of deleted units."""
+    """Summarize the errors for each number of deleted units."""
     deletable_count = len(dissected.deletable_indices)
     return tuple(
         RandomDeletionResult(
-            count, deletable_count - count, *mean_and_sd_of_errors(error_by_ablation, draws)
+            count, deletable_count - count, *summarize_errors(error_by_ablation, draws)
         )
         for count, draws in plan.deletions_by_count.items()
     )
@@ -178,26 +178,28 @@ def summarize_random_deletions(
 def summarize_random_swaps(
     plan: AblationPlan, error_by_ablation: ErrorByAblation
 ) -> tuple[RandomSwapResult, ...]:
-    """Compute the mean Kendall tau, and the mean and sd of the error, for each number of swaps."""
+    """Compute the mean Kendall tau, and summarize the errors, for each number of swaps."""
     return tuple(
         RandomSwapResult(
             count,
             fmean(ablation.kendall_tau for ablation in draws),
-            *mean_and_sd_of_errors(error_by_ablation, draws),
+            *summarize_errors(error_by_ablation, draws),
         )
         for count, draws in plan.swaps_by_count.items()
     )
 
 
-def mean_and_sd_of_errors(
+def summarize_errors(
     error_by_ablation: ErrorByAblation, ablations: Iterable[Ablation]
-) -> tuple[float, float | None]:
-    """Return the mean and the sample sd of the errors of these ablations.
+) -> tuple[float, float | None, tuple[float, float] | None]:
+    """Return the mean, the sample sd and the range of the errors of these ablations.
 
-    The sd is None for a single ablation.
+    The sd and the range are None for a single ablation.
     """
     errors = [error_by_ablation[ablation] for ablation in ablations]
-    return fmean(errors), stdev(errors) if len(errors) > 1 else None
+    if len(errors) == 1:
+        return errors[0], None, None
+    return fmean(errors), stdev(errors), (min(errors), max(errors))
 
 
 def choose_lesion_batch_size(plan: Plan) -> int:
@@ -214,7 +216,7 @@ def choose_lesion_batch_size(plan: Plan) -> int:
 def make_step_counter(
     label: str, total_steps: int, on_progress: NamedCountListener
 ) -> Callable[[], None]:
-    """Make a function that, on each call, reports the number of its calls to `on_progress`."""
+    """Make a function that, on each call, passes the number of its calls to `on_progress`."""
     done = 0
 
     def count_step() -> None:

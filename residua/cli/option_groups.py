@@ -11,7 +11,7 @@ OPTION_GROUPS = {
     "run": "seed seeds resume save-every workers ray device precision recompute engine batch "
     "dry-run",
     "evaluation": "mirror calibrate",
-    "server": "host port allow-host allow-origin threshold",
+    "server": "host port allow-host allow-origin threshold examples",
     "limits": "max-bytes max-total-bytes max-waiting timeout head-timeout",
     "sorting": "sort-into unsure-below link",
     "output": "out top explain json csv",

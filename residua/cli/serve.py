@@ -1,22 +1,24 @@
 """Serve a trained network over HTTP: a page for people, JSON for programs."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from residua import deploy, net, report
 from residua.cli.options import add_data_dir_option, add_engine_option, add_model_argument
-from residua.cli.parser import CommandParser
+from residua.cli.parser import CommandParser, make_number_parser
 from residua.console.progress import ProgressBar
 from residua.errors import UsageError
 from residua.extras import require_extra
-from residua.report.format import format_counted_noun, format_percent
+from residua.report.format import format_counted_noun, format_percent, format_shortest_percent
 
 if TYPE_CHECKING:
     from torch import nn
 
     from residua.config.model import ModelConfig
-    from residua.deploy import GradCamExplainer, SimilarImageIndex
+    from residua.deploy import ExampleImage, GradCamExplainer, SimilarImageIndex
     from residua.net.build import ResidualNetwork
     from residua.net.vlad import VladNetwork
 
@@ -41,11 +43,20 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_engine_option(parser)
     parser.add_argument(
+        "--examples",
+        type=Path,
+        metavar="DIR",
+        help="a folder of images that the page offers to click, up to "
+        f"{deploy.MAX_EXAMPLES} in turn from each of its subfolders (default: none)",
+    )
+    parser.add_argument(
+        "--unsure-below",
         "--threshold",
-        type=float,
-        default=0.0,
-        help="mark answers with a probability below this one, from 0 to 1, as unsure "
-        "(default: none)",
+        dest="threshold",
+        type=make_number_parser("--unsure-below", float),
+        metavar="PROBABILITY",
+        help="answers with a probability below this one, from 0 to 1, are unsure (default: "
+        f"{deploy.DEFAULT_UNSURE_BELOW} on the page; without the option, JSON does not say)",
     )
     add_limit_options(parser)
     add_access_options(parser)
@@ -95,6 +106,7 @@ def add_access_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--allow-host",
         nargs="+",
+        action="extend",
         default=[],
         metavar="HOST",
         help="names under which clients reach the server, besides localhost, --host and its own "
@@ -103,6 +115,7 @@ def add_access_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--allow-origin",
         nargs="+",
+        action="extend",
         default=[],
         metavar="ORIGIN",
         help="other sites whose pages may send requests and read the answers (CORS), such as "
@@ -129,15 +142,31 @@ def run(arguments: Namespace) -> None:
             arguments.max_total_bytes or max(MAX_TOTAL_BYTES, arguments.max_bytes),
             arguments.head_timeout,
         )
-        similar_images = index_similar_images(network, config, arguments)
+        examples = arguments.examples and deploy.load_example_images(
+            arguments.examples, config, limits
+        )
+        similar_images = index_training_images(network, config, arguments)
         page = report.render_template(
             "serve.html.j2",
-            **build_page_variables(config, engine.description, limits.max_body_bytes),
-            similar=SIMILAR_IMAGES if similar_images else 0,
+            **build_page_variables(
+                config,
+                engine.description,
+                limits.max_body_bytes,
+                arguments.threshold,
+                examples or (),
+                SIMILAR_IMAGES if similar_images else 0,
+            ),
         )
         explainer = try_build_explainer(network, config)
         service = deploy.PredictionService(
-            engine, page, limits, explainer, similar_images, access, arguments.threshold
+            engine,
+            page,
+            limits,
+            explainer,
+            similar_images,
+            access,
+            arguments.threshold or 0.0,
+            examples or (),
         )
         greeting = f"{config.network.name} by {engine.description}"
         deploy.serve_until_stopped(
@@ -159,16 +188,26 @@ def require_valid_limits(arguments: Namespace) -> None:
             f"--max-total-bytes {arguments.max_total_bytes} is less than --max-bytes "
             f"{arguments.max_bytes}: raise the first, or lower the second"
         )
-    if not 0 <= arguments.threshold <= 1:
+    if not 0 <= (arguments.threshold or 0.0) <= 1:
         raise UsageError(
-            f"--threshold must be a probability from 0 to 1, got {arguments.threshold}"
+            f"--unsure-below {arguments.threshold} is invalid: give a probability from 0 to 1"
         )
 
 
 def build_page_variables(
-    config: "ModelConfig", engine_name: str, max_bytes: int
+    config: "ModelConfig",
+    engine_name: str,
+    max_bytes: int,
+    threshold: float | None = None,
+    examples: "Sequence[ExampleImage]" = (),
+    similar_count: int = 0,
 ) -> dict[str, object]:
-    """Build the variables of the template serve.html.j2 that describe the model."""
+    """Build the variables of the template serve.html.j2.
+
+    `threshold` is the probability below which an answer is unsure, by default that of
+    `residua predict`.
+    """
+    unsure_below = deploy.DEFAULT_UNSURE_BELOW if threshold is None else threshold
     trained_text = f", trained on {config.dataset}" if config.dataset else ""
     error_text = ""
     if config.test_error is not None:
@@ -179,6 +218,10 @@ def build_page_variables(
         "inks": {},
         "classes": config.classes,
         "most": max_bytes,
+        "unsure_below": unsure_below,
+        "unsure_text": format_shortest_percent(unsure_below),
+        "examples": examples,
+        "similar": similar_count,
         "subject": f"{config.network.name} knows {class_count}{trained_text}",
         "facts": f"It runs by {engine_name}{error_text}.",
     }
@@ -195,7 +238,7 @@ def try_build_explainer(network: "nn.Module", config: "ModelConfig") -> "GradCam
         return None
 
 
-def index_similar_images(
+def index_training_images(
     network: "ResidualNetwork | VladNetwork", config: "ModelConfig", arguments: Namespace
 ) -> "SimilarImageIndex | None":
     """Index the training images of `--images`; None if the option is not given."""

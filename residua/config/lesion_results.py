@@ -30,33 +30,39 @@ class UnitDeletionResult:
 class RandomDeletionResult:
     """The error after deleting several random units at once, over several random draws.
 
-    deleted   number of deleted units
-    kept      number of deletable units that remain, which is the length of the longest path
-    error     mean error over the draws
-    error_sd  sample standard deviation of the error over the draws; None for a single draw
+    deleted      number of deleted units
+    kept         number of deletable units that remain, which is the length of the longest path
+    error        mean error over the draws
+    error_sd     sample standard deviation of the error over the draws; None for a single draw
+    error_range  smallest and largest error of the draws; None for a single draw, and in records of
+                 versions before 0.2
     """
 
     deleted: int
     kept: int
     error: float
     error_sd: float | None
+    error_range: tuple[float, float] | None = field(default=None, metadata={"added_later": True})
 
 
 @dataclass(frozen=True, slots=True)
 class RandomSwapResult:
     """The error after swapping random pairs of units, over several random draws.
 
-    swaps     number of swaps
-    tau       Kendall's rank correlation between the new and the original order of the units, as a
-              mean over the draws; 1 if the orders are equal, -1 if one is the reverse of the other
-    error     mean error over the draws
-    error_sd  sample standard deviation of the error over the draws; None for a single draw
+    swaps        number of swaps
+    tau          Kendall's rank correlation between the new and the original order of the units, as
+                 a mean over the draws; 1 if the orders are equal, -1 if one is the reverse of the
+                 other
+    error        mean error over the draws
+    error_sd     sample standard deviation of the error over the draws; None for a single draw
+    error_range  as of `RandomDeletionResult`
     """
 
     swaps: int
     tau: float
     error: float
     error_sd: float | None
+    error_range: tuple[float, float] | None = field(default=None, metadata={"added_later": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,8 @@ class NetworkLesionResult:
     def __post_init__(self) -> None:
         if not any(unit.error is not None for unit in self.units):
             raise UsageError(
-                f"no unit of {self.label} was deleted: give at least one unit with an error"
+                f"no unit of {self.label} was deleted: give the error after the deletion of at "
+                "least one unit"
             )
         lengths = [path.units for path in self.paths]
         if lengths and lengths != list(range(len(self.units) + 1)):
@@ -116,6 +123,8 @@ class NetworkLesionResult:
             check_range(error or 0.0, "error", 0, nextafter(1, 2))
         for sample in samples:
             check_range(sample.error_sd or 0.0, "error_sd", 0, nextafter(1, 2))
+            for error in sample.error_range or ():
+                check_range(error, "error_range", 0, nextafter(1, 2))
 
     @property
     def is_residual(self) -> bool:

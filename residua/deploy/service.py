@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from http import HTTPStatus
@@ -23,6 +23,7 @@ from residua.deploy.batcher import RequestBatcher
 from residua.deploy.body_budget import BodyBudget
 from residua.deploy.decoding import DecodingMemory, decode_upload
 from residua.deploy.engine import InferenceEngine
+from residua.deploy.example_images import ExampleImage
 from residua.deploy.explain import GradCamExplainer
 from residua.deploy.explanation import explain_answer
 from residua.deploy.limits import ServerLimits
@@ -33,6 +34,7 @@ from residua.deploy.similar import SimilarImageIndex
 from residua.deploy.upload import (
     MAX_REQUEST_IMAGES,
     UploadedImages,
+    http_status_for,
     make_http_error,
     parse_upload,
     receive_body,
@@ -50,8 +52,9 @@ class PredictionService:
     """Answers HTTP requests with the predictions of an engine.
 
     With an explainer, the service also returns heat maps.  With an index of training images, it
-    also returns the training images that are most similar to the uploaded image.  With a
-    threshold, it also says whether the probability of the answer is below it.
+    also returns the training images that are most similar to the uploaded image.  With a threshold,
+    it also says whether the answer's probability is below the threshold.  With examples, it hands
+    out their files, which the page offers to click.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class PredictionService:
         similar_images: SimilarImageIndex | None = None,
         access: AccessRules | None = None,
         threshold: float = 0.0,
+        examples: Sequence[ExampleImage] = (),
     ) -> None:
         self.engine = engine
         self.page_html = page_html
@@ -71,6 +75,7 @@ class PredictionService:
         self.similar_images = similar_images
         self.access = access or AccessRules()
         self.threshold = threshold
+        self.examples = examples
         self.metrics = ServerMetrics()
         self.batcher = RequestBatcher(engine, self.metrics.batch_sizes.observe_value)
         self.body_budget = BodyBudget(limits.max_total_bytes)
@@ -83,16 +88,20 @@ class PredictionService:
     def application(self) -> Starlette:
         routes = [
             Route("/", self.handle_page),
+            Route("/examples/{index:int}", self.handle_example),
             Route("/predict", self.handle_prediction, methods=["POST"]),
             Route("/health", self.handle_health),
             Route("/metrics", self.handle_metrics),
         ]
         middleware = [Middleware(AccessCheck, rules=self.access, metrics=self.metrics)]
         if self.access.origins:
-            origins, methods = self.access.origins, ("GET", "POST")
-            middleware.append(
-                Middleware(CORSMiddleware, allow_origins=origins, allow_methods=methods)
+            cors = Middleware(
+                CORSMiddleware,
+                allow_origins=self.access.origins,
+                allow_methods=("GET", "POST"),
+                expose_headers=("Retry-After",),
             )
+            middleware.append(cors)
         return Starlette(
             routes=routes,
             middleware=middleware,
@@ -111,6 +120,15 @@ class PredictionService:
 
     async def handle_page(self, request: Request) -> Response:
         return HTMLResponse(self.page_html)
+
+    async def handle_example(self, request: Request) -> Response:
+        """Answer with the bytes of an example's file, or with 404 if there is no such example."""
+        index = request.path_params["index"]
+        if index >= len(self.examples):
+            return JSONResponse(
+                {"error": f"there is no example {index}: reload the page"}, HTTPStatus.NOT_FOUND
+            )
+        return Response(self.examples[index].content, media_type="application/octet-stream")
 
     async def handle_health(self, request: Request) -> Response:
         config = self.engine.config
@@ -149,8 +167,8 @@ class PredictionService:
     async def classify_upload(self, request: Request) -> Json:
         """Classify the uploaded images and return the answer, or the list of answers, as JSON.
 
-        Raises HTTPException if the request is invalid, if its only image is, or if the server is
-        too busy.
+        Raises HTTPException if the request or its only image is invalid, or if the server is too
+        busy.
         """
         query = parse_prediction_query(request)
         self.refuse_when_full()
@@ -185,8 +203,8 @@ class PredictionService:
     async def answer_upload(self, query: PredictionQuery, upload: UploadedImages) -> Json:
         """Answer one image, or each image of a list, as JSON.
 
-        In a list, the answer to an image that cannot be decoded is its error.  Raises HTTPException
-        for an only image that cannot be decoded.
+        In a list, the answer to an image that cannot be decoded or classified is its error.
+        Outside a list, such an image raises HTTPException.
         """
         if not upload.is_list:
             try:
@@ -201,18 +219,24 @@ class PredictionService:
         for result in results:
             if isinstance(result, ImageError):
                 answers.append({"error": f"the image {result.detail}"})
+            elif isinstance(result, HTTPException):
+                answers.append({"error": result.detail})
             elif isinstance(result, BaseException):
                 raise result
             else:
                 answers.append(result)
         return answers
 
-    async def answer_image(self, query: PredictionQuery, content: bytes) -> dict[str, Json]:
+    async def answer_image(
+        self, query: PredictionQuery, content: bytes | ImageError
+    ) -> dict[str, Json]:
         """Decode and classify the bytes of an image file; return the answer as JSON.
 
-        Raises ImageError if the bytes cannot be decoded, and HTTPException 500 if the network's
-        probabilities are not finite.
+        Raises ImageError if `content` is one or cannot be decoded, and HTTPException 500 if the
+        network's probabilities are not finite.
         """
+        if isinstance(content, ImageError):
+            raise content
         config = self.engine.config
         upload = await run_in_pool(
             self.decode_pool,
@@ -225,8 +249,7 @@ class PredictionService:
             raise make_http_error(
                 HTTPStatus.INTERNAL_SERVER_ERROR,
                 "the probabilities for this image are not finite: the network's weights are "
-                "damaged, "
-                "or their products overflow",
+                "damaged, or their products overflow",
             )
         top = rank_top_classes(probabilities, max(1, query.top_count))
         answer = make_prediction_json([(config.classes[i], p) for i, p in top])
@@ -247,9 +270,9 @@ class PredictionService:
 
     @contextmanager
     def count_waiting(self, count: int) -> Iterator[None]:
-        """Inside the context, count `count` images as waiting.
+        """Count `count` images as waiting inside the context.
 
-        Raises HTTPException 503 if there would be more than the limit.
+        Raises HTTPException 503 if more images than the limit would then wait.
         """
         self.refuse_when_full(count)
         self.metrics.waiting_images += count
@@ -275,12 +298,3 @@ async def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[], PoolResult]) 
 async def make_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-def http_status_for(error: ImageError) -> HTTPStatus:
-    """The HTTP status for an image that cannot be decoded."""
-    status_by_kind = {
-        "not an image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        "too large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    }
-    return status_by_kind.get(error.kind, HTTPStatus.BAD_REQUEST)

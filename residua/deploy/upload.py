@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
@@ -16,13 +15,15 @@ from python_multipart.multipart import Field, File, parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from residua.bounded_json import parse_json
+from residua.bounded_json import parse_strict_json
 from residua.deploy.body_budget import BodyEvictedError, BodyShare
+from residua.errors import ImageError
 
 MAX_REQUEST_IMAGES = 64  # our choice
 MAX_FORM_FIELDS = 16  # a browser's form may have a few besides its files; our choice
 MAX_JSON_MARKS = 10_000  # millions of tiny values would take 40 times their bytes in memory
 QUERY_OPTIONS = ("top", "explain", "similar")
+NOT_BASE64 = "an image in the JSON is not base64: encode the bytes of its file"
 
 # By default the library logs a warning for every malformed form that a client sends.
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -30,9 +31,9 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 @dataclass(frozen=True, slots=True)
 class UploadedImages:
-    """The encoded images of a request."""
+    """The encoded images of a request; an error in place of one that is not base64."""
 
-    contents: list[bytes]
+    contents: list[bytes | ImageError]
     is_list: bool  # whether the client expects a list of answers
 
 
@@ -43,6 +44,15 @@ def make_http_error(status: HTTPStatus, message: str, **headers: str) -> HTTPExc
     )
 
 
+def http_status_for(error: ImageError) -> HTTPStatus:
+    """Return the HTTP status for an image that cannot be decoded."""
+    status_by_kind = {
+        "not an image": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "too large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    }
+    return status_by_kind.get(error.kind, HTTPStatus.BAD_REQUEST)
+
+
 async def receive_body(
     request: Request,
     max_bytes: int,
@@ -50,12 +60,13 @@ async def receive_body(
     share: BodyShare,
     count_refusal: Callable[[str], None],
 ) -> bytes:
-    """Receive the request's body, whose bytes are counted in `share` while they arrive.
+    """Receive the request's body, and count its bytes in `share` while they arrive.
 
-    Raises an HTTPException: 413 for a body above `max_bytes`, before the rest is received; 408 if
-    it does not arrive in time; 503 if the bodies of all requests take too much memory.
-    `count_refusal` gets the reason.  The answers 413 and 503 leave the connection open, so that a
-    client that is still sending reads them.
+    `share` is the body's part of the memory for all bodies.  Raises an HTTPException: 413 for a
+    body above `max_bytes`, before the rest is received; 408 if it does not arrive in time; 503 if
+    the bodies of all requests take too much memory.  `count_refusal` is called with the reason.
+    The answers 413 and 503 leave the connection open, so that a client that is still sending reads
+    them.
     """
     try:
         async with asyncio.timeout(timeout_seconds) as arrival:
@@ -86,8 +97,8 @@ async def receive_body(
 async def read_body(request: Request, max_bytes: int, share: BodyShare) -> bytes:
     """Read the request's body.
 
-    Raises HTTPException 413 if it is larger than `max_bytes`, and BodyEvictedError if `share`
-    cannot hold it.
+    Raises HTTPException 413 if it is larger than `max_bytes`, and BodyEvictedError if the memory
+    for all bodies is full.
     """
     content_length = request.headers.get("content-length", "0")
     chunks, size = [], int(content_length) if content_length.isdecimal() else 0
@@ -116,8 +127,8 @@ def parse_upload(content_type: str, body: bytes, max_images: int) -> UploadedIma
     if not body:
         raise make_bad_request("the body is empty: send an image, or a form with a file")
     if media_type == "multipart/form-data":
-        contents = extract_form_files(content_type, body, max_images)
-        return UploadedImages(contents, len(contents) > 1)
+        files = extract_form_files(content_type, body, max_images)
+        return UploadedImages([*files], len(files) > 1)
     if media_type == "application/json":
         return extract_json_images(body, max_images)
     return UploadedImages([body], False)
@@ -191,37 +202,39 @@ def extract_form_files(content_type: str, body: bytes, max_files: int) -> list[b
 def extract_json_images(body: bytes, max_images: int) -> UploadedImages:
     """Decode the images of `{"image": base64}` or `{"images": [base64, ...]}`.
 
-    Raises HTTPException 400 for any other JSON, and 413 for more than `max_images`.
+    In a list, a text that is not base64 is an image with an error.  Raises HTTPException 400 for
+    any other JSON, and 413 for more than `max_images`.
     """
     document = None
     if sum(body.count(mark) for mark in (b'"', b",", b"[", b"{")) <= MAX_JSON_MARKS:
         try:
-            document = parse_json(body)
+            document = parse_strict_json(body)
         except (ValueError, RecursionError):
             raise make_bad_request(
-                "the body is not JSON, though its content type says so"
+                "the content type is JSON, but the body is not valid JSON: correct one of them"
             ) from None
     match document:
         case {"images": [*texts]} if len(texts) > max_images:
             raise make_too_many_images(max_images)
         case {"image": str(text), **others} if not others:
-            return UploadedImages([decode_base64(text)], False)
+            content = decode_base64(text)
+            if isinstance(content, ImageError):
+                raise make_bad_request(NOT_BASE64)
+            return UploadedImages([content], False)
         case {"images": [_, *_] as texts, **others} if not others:
-            return UploadedImages([decode_base64(text) for text in texts], True)
+            if not all(isinstance(text, str) for text in texts):
+                raise make_bad_request(NOT_BASE64)
+            return UploadedImages([decode_base64(str(text)) for text in texts], True)
     raise make_bad_request(
         'the JSON has the wrong form: send {"image": base64} or {"images": [base64, ...]}, and '
         "options in the query"
     )
 
 
-def decode_base64(text: Any) -> bytes:
-    """Decode base64 text or a data URI.  Raises HTTPException 400 for anything else."""
+def decode_base64(text: str) -> bytes | ImageError:
+    """Decode base64 text or a data URI; return an error for anything else."""
     try:
-        if not isinstance(text, str):
-            raise ValueError
         encoded = re.sub(r"\s+", "", re.sub(r"\Adata:[^,]{0,200};base64,", "", text))
         return base64.b64decode(encoded, validate=True)
     except (ValueError, binascii.Error):
-        raise make_bad_request(
-            "an image in the JSON is not base64: encode the bytes of its file"
-        ) from None
+        return ImageError("the image", "not base64", "is not base64: encode the bytes of its file")

@@ -1,7 +1,8 @@
 """The report of a lesion study: an HTML page, its figures, and `results.json`."""
 
+import csv
+from io import StringIO
 from pathlib import Path
-from statistics import median
 
 from residua.bounded_json import read_json
 from residua.config.lesion_results import LesionStudyResult, NetworkLesionResult
@@ -10,20 +11,24 @@ from residua.config.serialize import Json, from_json, to_json
 from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
 from residua.files import holds_visible_entries, render_json, write_text_files
 from residua.record_checks import read_json_record
-from residua.report.figures import add_white_background, inline_figures, make_figure_colors
+from residua.report.figures import add_white_background, inline_figures, map_figure_colors_to_dark
 from residua.report.format import (
-    NO_VALUE,
     format_percent_number,
-    format_percent_number_with_sd,
     join_with_and,
     make_percent_nonbreaking,
 )
-from residua.report.html import REPORT_PAGE, render_template
+from residua.report.html import REPORT_PAGE, make_download, render_template
 from residua.report.lesion_figures import LESION_FIGURE_TITLES, render_lesion_figures
-from residua.report.lesion_summary import describe_lesion_study, get_shape_changing_errors
+from residua.report.lesion_summary import (
+    compute_error_spread,
+    describe_lesion_answer,
+    describe_lesion_study,
+)
 from residua.report.network_diagram import render_network_diagram
+from residua.spreadsheet_cells import escape_formula
 
 LESION_RECORD = "results.json"
+LESION_TABLE = "lesion.csv"
 
 
 def check_lesion_output_folder(folder: Path) -> None:
@@ -36,7 +41,7 @@ def check_lesion_output_folder(folder: Path) -> None:
 
 
 def holds_lesion_study(folder: Path) -> bool:
-    """Whether `folder` has the `results.json` of a lesion study, in any format version."""
+    """Return whether `folder` has the `results.json` of a lesion study, in any format version."""
     try:
         content = read_json(folder / LESION_RECORD)
     except RecordError:
@@ -45,7 +50,7 @@ def holds_lesion_study(folder: Path) -> bool:
 
 
 def make_lesion_json(study: LesionStudyResult) -> dict[str, Json]:
-    """The content of `results.json`: the study's data, and its findings as text under `verdict`.
+    """Make the content of `results.json`: the study's data, and its findings under `verdict`.
 
     Each entry of `nets` has `error`, `units`, `thinned`, `swapped` and `paths`.  Errors are in
     [0, 1].
@@ -75,59 +80,77 @@ def write_lesion_report(study: LesionStudyResult, folder: Path) -> Path:
     figures = {
         f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
     }
-    record, page = render_json(make_lesion_json(study)), render_lesion_page(study, figure_svgs)
+    record = render_json(make_lesion_json(study))
+    page = render_lesion_page(study, figure_svgs, figures)
     write_text_files(folder, figures | {LESION_RECORD: record, REPORT_PAGE: page})
     return folder / REPORT_PAGE
 
 
-def render_lesion_page(study: LesionStudyResult, figure_svgs: dict[str, tuple[str, str]]) -> str:
-    """Render the page of a lesion study as HTML, with style, script and figures embedded."""
-    colors = make_figure_colors(1)
-    lead, *findings, standard_error = map(make_percent_nonbreaking, describe_lesion_study(study))
+def render_lesion_page(
+    study: LesionStudyResult,
+    figure_svgs: dict[str, tuple[str, str]],
+    figure_files: dict[str, str],
+) -> str:
+    """Render the page of a lesion study as HTML, with style, script and figures embedded.
+
+    `figure_files` are the figures that the page's reader can save, by their path.
+    """
+    colors = map_figure_colors_to_dark(1)
+    _, *findings, standard_error = map(make_percent_nonbreaking, describe_lesion_study(study))
     net_labels = join_with_and([net.label for net in study.nets])
     images = f"{study.images:,} {study.split} images of {study.dataset}"
     return render_template(
         "lesion.html.j2",
         title="What does removing a unit cost?",
         subject=f"{net_labels} on {images}",
-        lead=lead,
+        lead=make_percent_nonbreaking(describe_lesion_answer(study)),
         findings=[finding.split(": ", 1) for finding in findings],
         standard_error=standard_error,
         figures=inline_figures(figure_svgs, LESION_FIGURE_TITLES, colors),
+        files={
+            Path(path).stem: make_download(Path(path).name, svg)
+            for path, svg in figure_files.items()
+        },
+        table=make_download(LESION_TABLE, make_lesion_table(study)),
         inks=colors,
         study=study,
         rows=[make_net_row(net) for net in study.nets],
         has_plain_net=any(not net.is_residual for net in study.nets),
+        has_range=any(many.error_range for net in study.nets for many in net.thinned),
         is_interpolated=any(not path.sampled for net in study.nets for path in net.paths),
         diagrams=[(net.label, render_network_diagram(plan(net.network))) for net in study.nets],
     )
 
 
 def make_net_row(net: NetworkLesionResult) -> list[str]:
-    """A net's row in the page's table, as the text of each cell; errors are in percent.
+    """Make a net's row in the page's table, as the text of each cell; errors are in percent.
 
-    The cells are: label; number of units; error of the intact net; median and worst error without
-    one unit; median error without one of the units that change the shape; error without two random
-    units.
+    The cells are: label; error of the intact net; median error without one unit; error without the
+    worst unit; the name of that unit.
     """
-    shape_changing_errors = get_shape_changing_errors(net)
     return [
         net.label,
-        str(len(net.units)),
         format_percent_number(net.error),
         format_percent_number(net.median_deletion_error),
         format_percent_number(net.worst_deletion.error),
-        format_percent_number(median(shape_changing_errors) if shape_changing_errors else None),
-        format_error_after_deletions(net, 2),
+        net.worst_deletion.name,
     ]
 
 
-def format_error_after_deletions(net: NetworkLesionResult, deleted_count: int) -> str:
-    """The error and its sd in percent after `deleted_count` random deletions.
-
-    Returns a dash if that number of deletions was not measured.
-    """
-    for many in net.thinned:
-        if many.deleted == deleted_count:
-            return format_percent_number_with_sd(many.error, many.error_sd)
-    return NO_VALUE
+def make_lesion_table(study: LesionStudyResult) -> str:
+    """Format all errors of a study as CSV: one line per net and per unit, deletion or swap."""
+    file = StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["net", "change", "unit_or_count", "error", "lower", "upper"])
+    for net in study.nets:
+        label = escape_formula(net.label)
+        writer.writerow([label, "intact", "", net.error, "", ""])
+        for unit in net.units:
+            writer.writerow([label, "one deleted", escape_formula(unit.name), unit.error, "", ""])
+        for many in net.thinned:
+            spread = compute_error_spread(many) or ("", "")
+            writer.writerow([label, "random deleted", many.deleted, many.error, *spread])
+        for swap in net.swapped:
+            spread = compute_error_spread(swap) or ("", "")
+            writer.writerow([label, "random swaps", swap.swaps, swap.error, *spread])
+    return file.getvalue()

@@ -19,22 +19,22 @@ from residua.report.figures import (
     make_legend_line,
     use_figure_style,
 )
-from residua.report.format import (
-    format_counted_noun,
-    format_percent_number,
-    format_percent_with_sd,
-)
+from residua.report.format import format_counted_noun
 from residua.report.lesion_panels import (
     ErrorPoint,
     add_net_legend,
+    compute_legend_inches,
     draw_error_curves,
-    make_error_point,
+    make_drawn_point,
+    make_intact_point,
     make_two_panels,
     pick_net_colors,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SHARE_LEGEND_INCHES = 0.2  # height of the legend of shares, which lies above the right panel
 
 
 def render_deletions_swaps_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
@@ -46,7 +46,9 @@ def render_deletions_swaps_figure(study: LesionStudyResult, width: float = DESKT
     deletion_curves = [make_deletion_curve(net) for net in study.nets]
     swap_curves = [make_swap_curve(net) for net in study.nets]
     with use_figure_style(f"many {width}"):
-        figure, (left, right) = make_two_panels(width)
+        figure, (left, right) = make_two_panels(
+            width, compute_legend_inches(len(study.nets), width)
+        )
         for axes, curves, label in (
             (left, deletion_curves, "random units deleted"),
             (right, swap_curves, "random pairs of units swapped"),
@@ -58,37 +60,26 @@ def render_deletions_swaps_figure(study: LesionStudyResult, width: float = DESKT
         return figure_to_svg(figure)
 
 
-def make_intact_point(x: float, net: NetworkLesionResult) -> ErrorPoint:
-    text = f"{net.label}, intact: {format_percent_number(net.error)} %"
-    return make_error_point(x, net.error, None, text)
-
-
 def make_deletion_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error against the number of deleted units; x is the `doubling_axis_position`."""
+    """Return the net's error against the number of deletions; x is `doubling_axis_position`."""
     points = [make_intact_point(doubling_axis_position(0), net)]
     for many in net.thinned:
-        error_text = format_percent_with_sd(many.error, many.error_sd)
-        count_text = f"{many.deleted} of {many.deleted + many.kept} deleted"
-        text = f"{net.label}, {count_text}: {error_text}"
-        x = doubling_axis_position(many.deleted)
-        points.append(make_error_point(x, many.error, many.error_sd, text))
+        heading = f"{net.label}, {many.deleted} of {many.deleted + many.kept} deleted"
+        points.append(make_drawn_point(doubling_axis_position(many.deleted), many, heading))
     return points
 
 
 def make_swap_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error against the number of swaps; x is the `doubling_axis_position`."""
+    """Return the net's error against the number of swaps; x is the `doubling_axis_position`."""
     points = [make_intact_point(doubling_axis_position(0), net)]
     for many in net.swapped:
-        error_text = format_percent_with_sd(many.error, many.error_sd)
-        count_text = f"{format_counted_noun(many.swaps, 'swap')} (tau {many.tau:.2f})"
-        text = f"{net.label}, {count_text}: {error_text}"
-        x = doubling_axis_position(many.swaps)
-        points.append(make_error_point(x, many.error, many.error_sd, text))
+        heading = f"{net.label}, {format_counted_noun(many.swaps, 'swap')} (tau {many.tau:.2f})"
+        points.append(make_drawn_point(doubling_axis_position(many.swaps), many, heading))
     return points
 
 
 def doubling_axis_position(count: int) -> float:
-    """The position of a count on an axis on which 0, 1, 2, 4, 8, ... are equally spaced."""
+    """Return the position of a count on an axis on which 0, 1, 2, 4, 8, ... are equally spaced."""
     return log2(count) + 1 if count else 0.0
 
 
@@ -106,7 +97,7 @@ def set_doubling_ticks(axes: "Axes", max_position: float) -> None:
     axes.set_xticklabels([f"{count:,}" for count in ticks])
 
 
-def render_path_length_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
+def render_kept_units_paths_figure(study: LesionStudyResult, width: float = DESKTOP_WIDTH) -> str:
     """Render an SVG with two panels: error by number of kept units, and gradient by path length.
 
     `width` is in inches.  Only residual nets are drawn, because a plain net has a single path.
@@ -117,7 +108,10 @@ def render_path_length_figure(study: LesionStudyResult, width: float = DESKTOP_W
     drawn = [(net, color) for net, color in colors_of_nets if net.paths]
     residual_nets, colors = [net for net, _ in drawn], [color for _, color in drawn]
     with use_figure_style(f"paths {width}"):
-        figure, (left, right) = make_two_panels(width)
+        top_inches = compute_legend_inches(len(drawn), width)
+        if width == DESKTOP_WIDTH:
+            top_inches += SHARE_LEGEND_INCHES
+        figure, (left, right) = make_two_panels(width, top_inches)
         kept_unit_curves = [make_kept_unit_curve(net) for net in residual_nets]
         draw_error_curves(left, study, kept_unit_curves, colors)
         left.set_xlabel("units kept, the length of the longest path")
@@ -130,12 +124,11 @@ def render_path_length_figure(study: LesionStudyResult, width: float = DESKTOP_W
 
 
 def make_kept_unit_curve(net: NetworkLesionResult) -> list[ErrorPoint]:
-    """The net's error against the number of units that are not deleted."""
+    """Return the net's error against the number of units that are not deleted."""
     points = []
     for many in reversed(net.thinned):
-        error_text = format_percent_with_sd(many.error, many.error_sd)
-        text = f"{net.label}, {format_counted_noun(many.kept, 'unit')} kept: {error_text}"
-        points.append(make_error_point(many.kept, many.error, many.error_sd, text))
+        heading = f"{net.label}, {format_counted_noun(many.kept, 'unit')} kept"
+        points.append(make_drawn_point(many.kept, many, heading))
     return [*points, make_intact_point(len(net.units), net)]
 
 
@@ -162,7 +155,9 @@ def draw_path_shares(
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}"))
     axes.legend(
-        loc="upper right",
+        loc="lower left",
+        bbox_to_anchor=(0, 1),  # above the panel, where it covers no line
+        ncols=2,
         handles=[
             make_legend_line("-", "of the gradient", 1.8),
             make_legend_line("--", "of all paths", 1.2),

@@ -6,14 +6,14 @@ from residua.config.lesion_results import LesionStudyResult
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH
 from residua.report.lesion_curve_figures import (
     render_deletions_swaps_figure,
-    render_path_length_figure,
+    render_kept_units_paths_figure,
 )
 from residua.report.lesion_unit_figure import render_single_deletion_figure
 
 LESION_FIGURES: dict[str, Callable[[LesionStudyResult, float], str]] = {
     "units": render_single_deletion_figure,
     "many": render_deletions_swaps_figure,
-    "paths": render_path_length_figure,
+    "paths": render_kept_units_paths_figure,
 }
 LESION_FIGURE_TITLES = {
     "units": "Error without each unit",

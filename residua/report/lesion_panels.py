@@ -4,15 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from residua.config.lesion_results import LesionStudyResult, NetworkLesionResult
+from residua.config.lesion_results import (
+    LesionStudyResult,
+    NetworkLesionResult,
+    RandomDeletionResult,
+    RandomSwapResult,
+)
 from residua.report.figures import (
     DESKTOP_WIDTH,
     add_tooltip,
     make_blank_figure,
     make_legend_line,
     pick_series_color,
-    set_error_axis,
+    set_asinh_error_y_axis,
 )
+from residua.report.format import format_percent_number
+from residua.report.lesion_summary import compute_error_spread, format_drawn_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,13 +34,23 @@ class ErrorPoint:
 
     x: float
     error_percent: float
-    sd_percent: float | None  # None for a single draw
+    spread_percents: tuple[float, float] | None  # lower and upper end; None for a single draw
     text: str
 
 
-def make_error_point(x: float, error: float, sd: float | None, text: str) -> ErrorPoint:
-    """Make a point of an error curve; `error` and `sd` are in [0, 1], `text` is its tooltip."""
-    return ErrorPoint(x, 100 * error, None if sd is None else 100 * sd, text)
+def make_intact_point(x: float, net: NetworkLesionResult) -> ErrorPoint:
+    """Make the point of the intact net on an error curve."""
+    text = f"{net.label}, intact: {format_percent_number(net.error)} %"
+    return ErrorPoint(x, 100 * net.error, None, text)
+
+
+def make_drawn_point(
+    x: float, sample: RandomDeletionResult | RandomSwapResult, heading: str
+) -> ErrorPoint:
+    """Make the point of an error over random draws; its tooltip is the heading and the error."""
+    spread = compute_error_spread(sample)
+    percents = None if spread is None else (100 * spread[0], 100 * spread[1])
+    return ErrorPoint(x, 100 * sample.error, percents, f"{heading}: {format_drawn_error(sample)}")
 
 
 def pick_net_colors(nets: Sequence[NetworkLesionResult]) -> list[str]:
@@ -45,11 +62,14 @@ def pick_net_colors(nets: Sequence[NetworkLesionResult]) -> list[str]:
     return colors
 
 
-def make_two_panels(width: float) -> "tuple[Figure, tuple[Axes, Axes]]":
-    """Make a figure of two panels, side by side if `width` is `DESKTOP_WIDTH`, else stacked."""
+def make_two_panels(width: float, top_inches: float) -> "tuple[Figure, tuple[Axes, Axes]]":
+    """Make a figure of two panels, side by side if `width` is `DESKTOP_WIDTH`, else stacked.
+
+    The panels have a margin of `top_inches` above them.
+    """
     is_wide = width == DESKTOP_WIDTH
-    figure = make_blank_figure(width, 3.5 if is_wide else 6.4)
-    bottom, top = compute_margin_fractions(figure, 0.52, 0.4)
+    figure = make_blank_figure(width, (3.1 if is_wide else 6.0) + top_inches)
+    bottom, top = compute_margin_fractions(figure, 0.52, top_inches)
     grid = figure.add_gridspec(
         *((1, 2) if is_wide else (2, 1)),
         left=LEFT_MARGIN_INCHES / width,
@@ -60,6 +80,15 @@ def make_two_panels(width: float) -> "tuple[Figure, tuple[Axes, Axes]]":
         hspace=0.32,
     )
     return figure, (figure.add_subplot(grid[0]), figure.add_subplot(grid[1]))
+
+
+def compute_legend_inches(net_count: int, width: float) -> float:
+    """Compute the height of the legend of `net_count` nets, and of the gap below it, in inches."""
+    return 0.2 + 0.19 * -(-net_count // count_legend_columns(width))
+
+
+def count_legend_columns(width: float) -> int:
+    return 3 if width == DESKTOP_WIDTH else 1
 
 
 def compute_margin_fractions(
@@ -76,35 +105,38 @@ def draw_error_curves(
     curves: Sequence[Sequence[ErrorPoint]],
     colors: Sequence[str],
 ) -> None:
-    """Draw one error curve per net, with bars of one standard deviation.
+    """Draw one error curve per net, with bars from the lower to the upper end of each spread.
 
-    The y axis follows from all errors of `study`, so that all panels have the same scale.
+    The y axis is scaled to all errors of `study`, so that all panels have the same scale.
     """
-    set_error_axis(axes, list_ablation_percents(study))
+    set_asinh_error_y_axis(axes, list_ablation_percents(study))
     for points, color in zip(curves, colors, strict=True):
         x, errors = [point.x for point in points], [point.error_percent for point in points]
         axes.plot(x, errors, color=color, lw=1.6, marker="o", ms=4, clip_on=False)
         for point in points:
-            draw_sd_bar(axes, point, color)
+            draw_spread_bar(axes, point, color)
             add_tooltip(axes, point.x, point.error_percent, point.text)
     axes.set_ylabel("error (%)")
 
 
 def list_ablation_percents(study: LesionStudyResult) -> list[float]:
-    """List the errors of intact nets and after all deletions, in percent, to scale the y axis."""
-    return [
-        100 * error
-        for net in study.nets
-        for error in (net.error, *net.deletion_errors, *(many.error for many in net.thinned))
-    ]
+    """List all errors and ends of spreads of a study in percent, to scale the y axis."""
+    samples: list[RandomDeletionResult | RandomSwapResult] = []
+    errors: list[float] = []
+    for net in study.nets:
+        samples += [*net.thinned, *net.swapped]
+        errors += [net.error, *net.deletion_errors]
+    for sample in samples:
+        errors += [sample.error, *(compute_error_spread(sample) or ())]
+    return [100 * error for error in errors]
 
 
-def draw_sd_bar(axes: "Axes", point: ErrorPoint, color: str) -> None:
-    """Draw an error bar of one sd, cut off at 0; draw nothing for a point without sd."""
-    if point.sd_percent is None:
+def draw_spread_bar(axes: "Axes", point: ErrorPoint, color: str) -> None:
+    """Draw an error bar over the spread of a point; draw nothing for a single draw."""
+    if point.spread_percents is None:
         return
-    below = min(point.sd_percent, point.error_percent)
-    lengths = ([below], [point.sd_percent])
+    low, high = point.spread_percents
+    lengths = ([point.error_percent - low], [high - point.error_percent])
     axes.errorbar(point.x, point.error_percent, lengths, color=color, elinewidth=1, capsize=2.5)
 
 
@@ -120,5 +152,5 @@ def add_net_legend(
         handles=lines,
         loc="upper left",
         bbox_to_anchor=(0.5 / width, 1),
-        ncols=3 if width == DESKTOP_WIDTH else 1,
+        ncols=count_legend_columns(width),
     )

@@ -9,6 +9,8 @@ from textwrap import fill
 from residua.config.lesion_results import (
     LesionStudyResult,
     NetworkLesionResult,
+    RandomDeletionResult,
+    RandomSwapResult,
     UnitDeletionResult,
     central_length_range,
     share_of_paths_by_length,
@@ -46,8 +48,21 @@ def describe_lesion_study(study: LesionStudyResult) -> list[str]:
     ]
 
 
+def describe_lesion_answer(study: LesionStudyResult) -> str:
+    """Write the lead: what removing one unit adds to the error of each net, as a median."""
+    first, *others = [
+        (100 * (net.median_deletion_error - net.error), net.label) for net in study.nets
+    ]
+    additions = [
+        f"{first[0]:.1f} points to the error of {first[1]}",
+        *(f"{points:.1f} to that of {label}" for points, label in others),
+    ]
+    medians = "medians over its units" if not others else "medians over their units"
+    return f"Removing one unit adds {join_with_and(additions)} ({medians})."
+
+
 def describe_median_errors(nets: Sequence[NetworkLesionResult]) -> str:
-    """Text with each net's median error after deleting one unit, and its error when intact."""
+    """Describe each net's median error after deleting one unit, and its error when intact."""
     first_net, *other_nets = nets
     return join_with_and(
         [
@@ -58,13 +73,13 @@ def describe_median_errors(nets: Sequence[NetworkLesionResult]) -> str:
 
 
 def format_deletion_and_intact_error(net: NetworkLesionResult) -> str:
-    """The median error after one deletion, and the intact error: `13.5 % (intact 11.6 %)`."""
+    """Format median error after one deletion, and intact error: `13.5 % (intact 11.6 %)`."""
     deletion_error = format_percent_number(net.median_deletion_error)
     return f"{deletion_error} % (intact {format_percent_number(net.error)} %)"
 
 
 def describe_net_findings(net: NetworkLesionResult) -> list[str]:
-    """One text for each of single deletions, random deletions, swaps and paths, if measured."""
+    """Write a text for each of single deletions, random deletions, swaps and paths, if measured."""
     single_deletions = [
         describe_single_deletions(net),
         describe_shape_changing_units(net),
@@ -80,7 +95,7 @@ def describe_net_findings(net: NetworkLesionResult) -> list[str]:
 
 
 def describe_single_deletions(net: NetworkLesionResult) -> str:
-    """A sentence on how many single deletions are harmless, and on the worst one.
+    """Write a sentence on how many single deletions are harmless, and on the worst one.
 
     A deletion is harmless if it raises the error by at most one percentage point.
     """
@@ -117,7 +132,7 @@ def describe_undeletable_units(net: NetworkLesionResult) -> str:
 
 def describe_random_deletions(net: NetworkLesionResult) -> str:
     errors = [
-        f"{format_percent_with_sd(deletion.error, deletion.error_sd)} without {deletion.deleted}"
+        f"{format_drawn_error(deletion)} without {deletion.deleted}"
         for deletion in net.thinned
         if deletion.deleted in (2, 4, 8)
     ]
@@ -125,13 +140,13 @@ def describe_random_deletions(net: NetworkLesionResult) -> str:
 
 
 def describe_random_swaps(net: NetworkLesionResult) -> str:
-    """A sentence with the errors after 1 and 4 random swaps; empty if they were not measured.
+    """Write a sentence with the errors after 1 and 4 random swaps; empty if they were not measured.
 
     Each error comes with Kendall's tau, the rank correlation between the new and the original order
     of the units.  Tau is 1 if the orders are equal.
     """
     errors = [
-        f"{format_percent_with_sd(swap.error, swap.error_sd)} "
+        f"{format_drawn_error(swap)} "
         f"after {format_counted_noun(swap.swaps, 'swap')} (tau {swap.tau:.2f})"
         for swap in net.swapped
         if swap.swaps in (1, 4)
@@ -139,8 +154,32 @@ def describe_random_swaps(net: NetworkLesionResult) -> str:
     return f"with random units swapped, the error is {join_with_and(errors)}." if errors else ""
 
 
+def format_drawn_error(sample: RandomDeletionResult | RandomSwapResult) -> str:
+    """Format the mean error over the draws with their range: `17.2 % (3.1 to 60.2 %)`.
+
+    Records without the range have the standard deviation instead: `17.2 ± 24.6 %`.
+    """
+    if sample.error_range is None:
+        return format_percent_with_sd(sample.error, sample.error_sd)
+    low, high = map(format_percent_number, sample.error_range)
+    return f"{format_percent_number(sample.error)} % ({low} to {high} %)"
+
+
+def compute_error_spread(
+    sample: RandomDeletionResult | RandomSwapResult,
+) -> tuple[float, float] | None:
+    """Compute the spread of the error over the draws, inside [0, 1]; None for a single draw.
+
+    It is the range of the errors.  In records without the range it is one standard deviation on
+    each side of the mean, cut off at 0 and 1.
+    """
+    if sample.error_range is not None or sample.error_sd is None:
+        return sample.error_range
+    return max(0.0, sample.error - sample.error_sd), min(1.0, sample.error + sample.error_sd)
+
+
 def describe_gradient_paths(net: NetworkLesionResult) -> str:
-    """A sentence on the path lengths that carry 90 % of the gradient; empty for a plain net."""
+    """Write a sentence on the path lengths that carry 90 % of the gradient; "" for a plain net."""
     if not net.paths:
         return ""
     (low, high), unit_count = central_length_range(net.paths), len(net.units)
@@ -153,12 +192,12 @@ def describe_gradient_paths(net: NetworkLesionResult) -> str:
 
 
 def get_shape_changing_errors(net: NetworkLesionResult) -> list[float]:
-    """The net's error after deleting each deletable unit that changes the shape, one at a time."""
+    """Return the net's error after deleting each deletable unit that changes the shape."""
     return [unit.error for unit in net.units if unit.changes_shape and unit.error is not None]
 
 
 def format_lesion_for_terminal(study: LesionStudyResult) -> list[str]:
-    """Lines for the terminal: each net's errors in percent, then the findings of the study."""
+    """Format lines for the terminal: each net's errors in percent, then the study's findings."""
     lines = [
         f"{study.images:,} {study.split} images of {study.dataset}; "
         "errors in percent, * marks units that change the shape"
@@ -169,7 +208,7 @@ def format_lesion_for_terminal(study: LesionStudyResult) -> list[str]:
 
 
 def format_net_errors(net: NetworkLesionResult) -> list[str]:
-    """Lines with a net's errors: without each unit, then after random deletions and swaps."""
+    """Format a net's errors as lines: without each unit, then after random deletions and swaps."""
     lines = [f"{net.label}: intact {format_percent_number(net.error)}; without one unit:"]
     for stage, units in groupby(net.units, key=lambda unit: unit.stage):
         lines.append(wrap_labelled_text(f"stage{stage}", " ".join(map(format_unit_error, units))))
@@ -182,7 +221,7 @@ def format_net_errors(net: NetworkLesionResult) -> list[str]:
 
 
 def format_unit_error(unit: UnitDeletionResult) -> str:
-    """The error in percent without a unit, e.g. `7.0`; an asterisk marks a change of shape.
+    """Format the error in percent without a unit, e.g. `7.0`; an asterisk marks a change of shape.
 
     The text is `7.0*` for a unit that changes the shape, and `–*` if such a unit cannot be deleted.
     """

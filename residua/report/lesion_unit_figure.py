@@ -17,7 +17,7 @@ from residua.report.figures import (
     figure_to_svg,
     make_blank_figure,
     make_legend_line,
-    set_error_axis,
+    set_asinh_error_y_axis,
     use_figure_style,
 )
 from residua.report.format import format_percent_number
@@ -46,7 +46,9 @@ def render_single_deletion_figure(study: LesionStudyResult, width: float = DESKT
     with use_figure_style(f"units {width}"):
         figure, panel_axes = make_net_panels(study, width, is_single_row)
         colors = pick_net_colors(study.nets)
-        set_error_axis(panel_axes[0], list_deletion_percents(study), compute_chance_percent(study))
+        set_asinh_error_y_axis(
+            panel_axes[0], list_deletion_percents(study), compute_chance_percent(study)
+        )
         for net, color, axes in zip(study.nets, colors, panel_axes, strict=True):
             has_scale = axes is panel_axes[0] or not is_single_row
             axes.set_title(net.label, loc="left", fontsize=9.5, fontweight="bold", color=color)
@@ -77,7 +79,7 @@ def make_net_panels(
     panel_widths = [max(count, MIN_PANEL_SHARE * max(unit_counts)) for count in unit_counts]
     rows, columns = (1, len(study.nets)) if is_single_row else (len(study.nets), 1)
     figure = make_blank_figure(width, 3.4 if is_single_row else 2.5 * rows + 0.5)
-    bottom, top = compute_margin_fractions(figure, 0.45, 0.62)
+    bottom, top = compute_margin_fractions(figure, 0.45, 0.62 if width == DESKTOP_WIDTH else 0.72)
     grid = figure.add_gridspec(
         rows,
         columns,
@@ -95,12 +97,12 @@ def make_net_panels(
 
 
 def list_deletion_percents(study: LesionStudyResult) -> list[float]:
-    """The errors of all nets in percent, intact and after each single deletion."""
+    """List the errors of all nets in percent, intact and after each single deletion."""
     return [100 * error for net in study.nets for error in (net.error, *net.deletion_errors)]
 
 
 def compute_chance_percent(study: LesionStudyResult) -> float:
-    """The error of guessing one of the classes at random, in percent."""
+    """Compute the error of guessing one of the classes at random, in percent."""
     return 100 * (1 - 1 / study.classes)
 
 

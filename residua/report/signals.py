@@ -1,5 +1,7 @@
 """The report of a network's signals: an HTML page and figures, made from `signals.json` alone."""
 
+import csv
+from io import StringIO
 from pathlib import Path
 
 from residua.config.serialize import Json
@@ -7,23 +9,39 @@ from residua.errors import UsageError
 from residua.files import holds_visible_entries, write_text_files
 from residua.record_checks import read_json_record
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
-from residua.report.format import format_three_digits, make_percent_nonbreaking
-from residua.report.html import REPORT_PAGE, render_template
+from residua.report.format import (
+    NO_VALUE,
+    format_three_digits,
+    join_with_and,
+    make_percent_nonbreaking,
+)
+from residua.report.html import REPORT_PAGE, make_download, render_template
 from residua.report.method import describe_recorded_machine, describe_recorded_versions
 from residua.report.signals_figures import (
-    PANEL_LEFT_INCHES,
-    PANEL_RIGHT_INCHES,
     SIGNALS_COLORS,
     SIGNALS_FIGURES,
     SignalPanel,
+    is_predicted,
+    list_drawn_panels,
     render_signals_figure,
 )
-from residua.report.signals_record import SIGNALS_RECORD, SignalsRecord, read_signals_record
-from residua.report.signals_summary import (
-    describe_signals_answer,
-    describe_signals_findings,
-    format_signal_percent,
+from residua.report.signals_record import (
+    SIGNAL_NAMES,
+    SIGNALS_RECORD,
+    SignalsRecord,
+    read_signals_record,
 )
+from residua.report.signals_summary import describe_signals_findings
+from residua.report.signals_verdict import (
+    ENDED_PATH_SHARE,
+    EXTREME_GRADIENT_FACTOR,
+    choose_main_figure,
+    describe_signals_lead,
+    find_path_ends,
+    format_signal_percent,
+    get_stage_end_values,
+)
+from residua.spreadsheet_cells import escape_formula
 from residua.study_records import folder_for_name
 
 SIGNALS_FIGURE_TITLES = {
@@ -33,6 +51,7 @@ SIGNALS_FIGURE_TITLES = {
     "activations": "Mean and variance of activations, by unit",
     "agreement": "Directions of gradients, by unit",
 }
+SIGNALS_TABLE = "signals.csv"
 SIGNAL_SHORT_NAMES = {
     "clip_fraction": "zeroed",
     "survival": "paths unclipped so far",
@@ -62,7 +81,7 @@ def choose_signals_folder(out_folder: Path | None, model: str) -> Path:
 
 
 def name_signals_folder(model: str) -> str:
-    """A folder name for a model: `resnet56` for a network, `resnet56-best` for resnet56/best."""
+    """Name a model's folder: `resnet56` for a network, `resnet56-best` for resnet56/best."""
     if "/" not in model and not Path(model).is_dir():
         return model
     folder = Path(model).resolve()
@@ -78,18 +97,18 @@ def write_signals_report(folder: Path) -> list[str]:
         name: tuple(
             render_signals_figure(panels, signals, width) for width in (DESKTOP_WIDTH, PHONE_WIDTH)
         )
-        for name, panels in SIGNALS_FIGURES.items()
+        for name, panels in list_drawn_panels(signals).items()
     }
     figures = {
         f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
     }
-    sentences = [describe_signals_answer(signals), *describe_signals_findings(signals)]
-    page = render_signals_page(signals, sentences, figure_svgs)
+    page = render_signals_page(signals, figure_svgs, figures)
     write_text_files(folder, figures | {REPORT_PAGE: page})
-    return sentences
+    findings = describe_signals_findings(signals).values()
+    return [describe_signals_lead(signals), *filter(None, findings)]
 
 
-def write_and_summarize_signals(folder: Path) -> tuple[list[str], dict[str, Json]]:
+def write_signals_report_with_data(folder: Path) -> tuple[list[str], dict[str, Json]]:
     """Write the report; return its findings as text, and the content of `signals.json`.
 
     The returned content has two additional keys: `findings`, and `page`, the path of the page.
@@ -100,33 +119,75 @@ def write_and_summarize_signals(folder: Path) -> tuple[list[str], dict[str, Json
 
 
 def render_signals_page(
-    signals: SignalsRecord, sentences: list[str], figure_svgs: dict[str, tuple[str, ...]]
+    signals: SignalsRecord, figure_svgs: dict[str, tuple[str, ...]], figure_files: dict[str, str]
 ) -> str:
-    """Render the page of a network's signals as HTML, with style, script and figures embedded."""
+    """Render the page of a network's signals as HTML, with style, script and figures embedded.
+
+    `figure_files` are the figures that the page's reader can save, by their path.
+    """
     state = "trained" if signals.trained else "at initialisation"
-    lead, *findings = map(make_percent_nonbreaking, sentences)
+    findings = describe_signals_findings(signals)
+    files = {
+        Path(path).stem: make_download(Path(path).name, svg) for path, svg in figure_files.items()
+    }
     return render_template(
         "signals.html.j2",
         title="Signals and gradients, unit by unit",
         subject=f"{signals.model}, {state}, on {signals.images} images of {signals.data}",
-        lead=lead,
-        findings=findings,
+        lead=make_percent_nonbreaking(describe_signals_lead(signals)),
+        findings={name: make_percent_nonbreaking(text) for name, text in findings.items()},
+        main_figure=choose_main_figure(signals),
         figures=inline_figures(figure_svgs, SIGNALS_FIGURE_TITLES, SIGNALS_COLORS),
+        figure_files=files,
+        flat=make_percent_nonbreaking(describe_flat_panels(signals)),
         inks=SIGNALS_COLORS,
-        panel_extents={
-            "wide": compute_panel_extent(DESKTOP_WIDTH),
-            "narrow": compute_panel_extent(PHONE_WIDTH),
-        },
         hover_values=make_hover_values(signals),
+        table=make_download(SIGNALS_TABLE, make_signals_table(signals)),
+        survival_rows=list_survival_rows(signals),
+        start_unit=min(find_path_ends(signals).values(), default=0) + 1,
         rows=[make_stage_row(signals, stage) for stage in dict.fromkeys(signals.unit_stages)],
-        has_prediction=bool(signals.predicted),
+        has_prediction=any(is_predicted(signals, signal) for signal in SIGNAL_NAMES),
         signals=signals,
         method=describe_signals_method(signals),
+        extreme_factor=EXTREME_GRADIENT_FACTOR,
+        ended_share=make_percent_nonbreaking(format_signal_percent(ENDED_PATH_SHARE)),
     )
 
 
+def describe_flat_panels(signals: SignalsRecord) -> str:
+    """Write a sentence that names the signals that are the same at every unit, with their values.
+
+    The text is empty if there is none.
+    """
+    drawn = [panel for panels in list_drawn_panels(signals).values() for panel in panels]
+    flat_texts = []
+    for panel in (panel for panels in SIGNALS_FIGURES.values() for panel in panels):
+        if panel not in drawn:
+            _, measured, predicted = format_panel_values(signals, panel)
+            value = next((text for text in measured if text != NO_VALUE), "not finite")
+            model_texts = [text for text in predicted or () if text not in (NO_VALUE, value)]
+            model = f", model {model_texts[0]}" if model_texts else ""
+            flat_texts.append(f"{panel.title.removesuffix(' (%)')} ({value}{model})")
+    if not flat_texts:
+        return ""
+    return f"The same at every unit, so without a figure: {join_with_and(flat_texts)}."
+
+
+def make_signals_table(signals: SignalsRecord) -> str:
+    """Format all values of a record as CSV, one line per unit."""
+    file = StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    predicted = [name for name in SIGNAL_NAMES if is_predicted(signals, name)]
+    writer.writerow(["unit", "stage", *SIGNAL_NAMES, *(f"model_{name}" for name in predicted)])
+    for i, (name, stage) in enumerate(zip(signals.names, signals.unit_stages, strict=True)):
+        measured_values = [signals.measured[signal][i] for signal in SIGNAL_NAMES]
+        predicted_values = [signals.predicted[signal][i] for signal in predicted]
+        writer.writerow([escape_formula(name), stage, *measured_values, *predicted_values])
+    return file.getvalue()
+
+
 def describe_signals_method(signals: SignalsRecord) -> dict[str, str]:
-    """The network, images, machine and versions of the measurement, as {heading: text}."""
+    """Describe the network, images, machine and versions of the measurement, as {heading: text}."""
     weights = "trained weights" if signals.trained else f"initial weights from seed {signals.seed}"
     return {
         "Network": f"{signals.model}, {signals.depth:,} layers, "
@@ -138,11 +199,6 @@ def describe_signals_method(signals: SignalsRecord) -> dict[str, str]:
     }
 
 
-def compute_panel_extent(figure_width: float) -> tuple[float, float]:
-    """The left and right edges of the panels, in percent of `figure_width`, which is in inches."""
-    return 100 * PANEL_LEFT_INCHES / figure_width, 100 - 100 * PANEL_RIGHT_INCHES / figure_width
-
-
 def make_hover_values(signals: SignalsRecord) -> dict[str, Json]:
     """Make the values that the page shows for the unit under the pointer, as JSON.
 
@@ -150,27 +206,50 @@ def make_hover_values(signals: SignalsRecord) -> dict[str, Json]:
     panel is (short name, measured values, predicted values or None); its values are texts, one per
     unit.
     """
-    figures: dict[str, Json] = {
-        name: [format_panel_values(signals, panel) for panel in panels]
-        for name, panels in SIGNALS_FIGURES.items()
-    }
+    figures: dict[str, Json] = {}
+    for name, panels in list_drawn_panels(signals).items():
+        texts = [format_panel_values(signals, panel) for panel in panels]
+        figures[name] = [
+            [label, [*measured], [*predicted] if predicted else None]
+            for label, measured, predicted in texts
+        ]
     return {"names": list(signals.names), "figures": figures}
 
 
-def format_panel_values(signals: SignalsRecord, panel: SignalPanel) -> Json:
-    """A panel's texts for the page: (short name, measured values, predicted values or None)."""
+def format_panel_values(
+    signals: SignalsRecord, panel: SignalPanel
+) -> tuple[str, list[str], list[str] | None]:
+    """Format a panel's texts: (short name, measured values, predicted values or None)."""
     format_value = format_signal_percent if panel.is_percent else format_three_digits
     predicted = signals.predicted.get(panel.signal, ())
-    has_prediction = any(value is not None for value in predicted)
-    return [
+    return (
         SIGNAL_SHORT_NAMES[panel.signal],
         [format_value(value) for value in signals.measured[panel.signal]],
-        [format_value(value) for value in predicted] if has_prediction else None,
+        [format_value(value) for value in predicted]
+        if is_predicted(signals, panel.signal)
+        else None,
+    )
+
+
+def list_survival_rows(signals: SignalsRecord) -> list[tuple[int, str, str]]:
+    """List each stage's share of identity paths that pass it unclipped: measured, predicted.
+
+    The list is empty for a plain net, and for a net that clips no path.
+    """
+    if signals.plain or not any(signals.measured["clip_fraction"]):
+        return []
+    measured = get_stage_end_values(signals, signals.measured["survival"])
+    predicted = {}
+    if signals.predicted:
+        predicted = get_stage_end_values(signals, signals.predicted["survival"])
+    return [
+        (stage, format_signal_percent(share), format_signal_percent(predicted.get(stage)))
+        for stage, share in measured.items()
     ]
 
 
 def make_stage_row(signals: SignalsRecord, stage: int) -> list[str]:
-    """A stage's row in the page's table, as the text of each cell.
+    """Make a stage's row in the page's table, as the text of each cell.
 
     The cells are: stage; number of units; share of values clipped by the first unit; share of
     values clipped by the last unit; share of identity paths that no unit of the stage clips;
@@ -196,7 +275,7 @@ def make_stage_row(signals: SignalsRecord, stage: int) -> list[str]:
 
 
 def format_measured_and_predicted(signals: SignalsRecord, signal: str, unit: int) -> str:
-    """A unit's measured share and, in brackets, the predicted one, as percentages: `31 (28)`."""
+    """Format a unit's measured and, in brackets, predicted share as percentages: `31 (28)`."""
     measured, predicted = (
         values[signal][unit] if signal in values else None
         for values in (signals.measured, signals.predicted)

@@ -33,6 +33,7 @@ SIGNALS_COLORS = BASE_COLORS | {
     color: SERIES_COLORS[color] for color in (MEASURED_COLOR, PREDICTED_COLOR)
 }
 LOG_SCALE_RATIO = 100  # largest to smallest positive value from which an axis is logarithmic
+FLAT_TOLERANCE = 0.01  # a series that varies by less, relative to its size, is not drawn
 MAX_MARKED_UNITS = 60  # in a wide figure; with more units the lines have no markers
 
 
@@ -73,6 +74,28 @@ SIGNALS_FIGURES: dict[str, tuple[SignalPanel, ...]] = {
 """The panels of each figure, by the figure's file name."""
 
 
+def list_drawn_panels(signals: SignalsRecord) -> dict[str, tuple[SignalPanel, ...]]:
+    """List the panels of each figure that are not flat, without figures that have none."""
+    drawn_panels = {
+        name: tuple(panel for panel in panels if not is_flat(signals, panel.signal))
+        for name, panels in SIGNALS_FIGURES.items()
+    }
+    return {name: panels for name, panels in drawn_panels.items() if panels}
+
+
+def is_flat(signals: SignalsRecord, signal: str) -> bool:
+    """Return whether each series of a signal, measured or predicted, is the same at every unit.
+
+    Values that differ by at most `FLAT_TOLERANCE` of the largest are the same, and a series without
+    finite values is flat.
+    """
+    for series in (signals.measured[signal], signals.predicted.get(signal, ())):
+        values = [value for value in series if value is not None]
+        if values and max(values) - min(values) > FLAT_TOLERANCE * max(map(abs, values)):
+            return False
+    return True
+
+
 def render_signals_figure(
     panels: Sequence[SignalPanel], signals: SignalsRecord, width: float
 ) -> str:
@@ -82,7 +105,8 @@ def render_signals_figure(
         figure, panel_axes = make_stacked_panels(
             len(panels), width, 0.68 if has_prediction else 0.4
         )
-        for panel, axes in zip(panels, panel_axes, strict=True):
+        for i, (panel, axes) in enumerate(zip(panels, panel_axes, strict=True), 1):
+            axes.patch.set_gid(f"panel-{i}")  # the page finds the panel's extent by this id
             draw_signal_panel(axes, panel, signals, width)
             mark_stage_starts(axes, signals.unit_stages, show_names=axes is panel_axes[0])
             axes.tick_params(labelbottom=axes is panel_axes[-1])
@@ -99,7 +123,7 @@ def render_signals_figure(
 
 
 def is_predicted(signals: SignalsRecord, signal: str) -> bool:
-    """Whether the random-walk model predicts this signal for at least one unit."""
+    """Return whether the random-walk model predicts this signal for at least one unit."""
     return any(value is not None for value in signals.predicted.get(signal, ()))
 
 
@@ -158,7 +182,7 @@ def draw_signal_panel(
 
 
 def find_stage_ranges(unit_stages: Sequence[int]) -> list[tuple[int, int]]:
-    """For each stage, the index of its first unit and the index after its last unit.
+    """List for each stage the index of its first unit and the index after its last unit.
 
     Lines are drawn stage by stage, because the random-walk model starts anew at each stage.
     """
@@ -191,16 +215,6 @@ def set_signal_axis(axes: "Axes", panel: SignalPanel, values: Sequence[float]) -
     `panel.log_scale` makes it logarithmic for any positive values.  A linear axis includes 0.
     """
     finite_values = [value for value in values if not isnan(value)]
-    if not finite_values:
-        axes.set_ylim(0, 1)
-        axes.annotate(
-            "no finite values",
-            (0.5, 0.5),
-            xycoords="axes fraction",
-            ha="center",
-            color=MUTED_COLOR,
-        )
-        return
     low, high = min(finite_values), max(finite_values)
     if low > 0 and (panel.log_scale or high / low > LOG_SCALE_RATIO):
         set_log_axis(axes, low, high)

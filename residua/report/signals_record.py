@@ -59,11 +59,12 @@ class SignalsRecord:
     predicted: dict[str, SignalValues]  # by the random-walk model; empty if it does not apply
 
     def last_unit_index(self, stage: int) -> int:
-        """The index in `names` of the stage's last unit, counted from 0."""
+        """Return the index in `names` of the stage's last unit, counted from 0."""
         return len(self.unit_stages) - 1 - self.unit_stages[::-1].index(stage)
 
 
 def write_signals_record(signals_json: dict[str, Json], folder: Path) -> None:
+    """Write `signals.json` into a folder."""
     write_json(folder / SIGNALS_RECORD, signals_json)
 
 

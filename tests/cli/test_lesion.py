@@ -119,6 +119,11 @@ def test_json_has_the_promised_keys_and_the_same_seed_gives_the_same_files(
     assert [many["kept"] for many in residual["thinned"]] == [5, 4, 2, 1, 0]
     assert [many["swaps"] for many in residual["swapped"]] == [1, 2, 4]
     assert all(-1 <= many["tau"] <= 1 for many in residual["swapped"])
+    for many in (*residual["thinned"][:-1], *residual["swapped"]):  # of two draws
+        low, high = many["error_range"]
+        assert many["error"] == pytest.approx((low + high) / 2)
+        assert many["error_sd"] == pytest.approx((high - low) / 2**0.5)
+    assert "error_range" not in residual["thinned"][-1]  # of a single draw
     assert sum(path["share"] for path in residual["paths"]) == pytest.approx(1)
     assert (residual["gradient_images"], plain["gradient_images"], plain["paths"]) == (60, 0, [])
     for name in (

@@ -129,6 +129,30 @@ def test_allowed_origins_can_read_answers_and_errors_and_others_cannot(server_po
     assert "access-control-allow-origin" not in health[1]
 
 
+@pytest.mark.parametrize("origins", [(), ("https://gallery.example",)])
+def test_a_preflight_of_another_origin_allows_nothing(origins):
+    rules = AccessRules(origins=origins)
+    with run_server(PredictionService(make_small_engine(), "", LIMITS, access=rules)) as port:
+        for origin in ("https://other.example", "null", "https://gallery.example.x"):
+            headers = {
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "content-type",
+            }
+            status, answered, _ = send_request(port, None, "/predict", headers, "OPTIONS")
+            assert status == (400 if origins else 405)
+            assert "access-control-allow-origin" not in answered
+            status, answered, _ = send_request(port, make_image_bytes(), headers={"Origin": origin})
+            assert status == 403
+            assert "access-control-allow-origin" not in answered
+
+
+def test_allowed_pages_can_read_when_to_try_again(server_port):
+    headers = {"Origin": "https://gallery.example"}
+    answer = send_request(server_port, make_image_bytes(), headers=headers)
+    assert answer[1]["access-control-expose-headers"] == "Retry-After"
+
+
 def test_a_star_allows_every_origin_but_not_every_host():
     rules = AccessRules(origins=("*",))
     with run_server(PredictionService(make_small_engine(), "", LIMITS, access=rules)) as port:
@@ -170,7 +194,8 @@ def test_every_answer_has_the_security_headers(server_port):
         (["--allow-origin", "photos.example"], "'photos.example' is not an origin"),
         (["--allow-origin", "https://photos.example/"], "is not an origin"),
         (["--allow-origin", "null"], "is not an origin"),
-        (["--threshold", "60"], "--threshold must be a probability from 0 to 1, got 60.0"),
+        (["--threshold", "60"], "--unsure-below 60.0 is invalid: give a probability from 0 to 1"),
+        (["--unsure-below", "-0.1"], "--unsure-below -0.1 is invalid: give a probability"),
         (["--head-timeout", "0"], "--head-timeout must be positive, got 0.0"),
         (["--max-total-bytes", "10"], "--max-total-bytes 10 is less than --max-bytes 20000000"),
     ],
@@ -190,16 +215,30 @@ def test_the_options_reach_the_service(tmp_path, monkeypatch):
         lambda service, listener, on_listening: services.append(service),
     )
     options = ["--allow-host", "a.example", "B.example", "--allow-origin", "https://C.example"]
-    options += ["--threshold", "0.6", "--head-timeout", "3", "--timeout", "4"]
+    options += [
+        "--allow-origin",
+        "https://d.example",
+        "http://e.example",
+        "--threshold",
+        "0.6",
+        "--head-timeout",
+        "3",
+        "--timeout",
+        "4",
+    ]
     options += ["--max-bytes", "300000000", "--max-pixels", "7", "--max-waiting", "8"]
     command = ["serve", str(tmp_path / "model"), "--port", "0", "--engine", "torch"]
     assert main([*command, *options]) == 0
     assert main([*command, "--max-bytes", "5", "--max-total-bytes", "6"]) == 0
-    first, second = services
+    assert main([*command, "--unsure-below", "0.7"]) == 0
+    first, second, third = services
     assert first.access == AccessRules(
-        ("127.0.0.1", "a.example", "B.example"), ("https://c.example",)
+        ("127.0.0.1", "a.example", "B.example"),
+        ("https://c.example", "https://d.example", "http://e.example"),
     )
-    assert first.threshold == 0.6
+    assert (first.threshold, second.threshold, third.threshold) == (0.6, 0, 0.7)
+    for service, unsure_below in ((first, 0.6), (second, 0.5), (third, 0.7)):
+        assert f"unsureBelow = {unsure_below};" in service.page_html
     assert first.limits == ServerLimits(300_000_000, 7, 8, 4.0, 300_000_000, 3.0)
     assert second.limits == ServerLimits(5, max_total_bytes=6)
 

@@ -84,12 +84,10 @@ def test_a_network_without_feature_maps_is_refused():
         )
 
 
-def test_without_captum_a_one_line_error_gives_the_extra(monkeypatch):
+def test_without_captum_a_one_line_error_gives_the_package(monkeypatch):
     monkeypatch.setattr("residua.extras.find_spec", lambda name: None)
     with pytest.raises(
         UsageError,
-        match=re.escape(
-            "Grad-CAM needs captum, which is not installed: pip install 'residua[explain]'"
-        ),
+        match=re.escape("Grad-CAM needs captum, which is not installed: pip install captum"),
     ):
         make_explainer()

@@ -305,7 +305,7 @@ def test_a_port_in_use_and_invalid_serve_options_are_reported(tmp_path, capsys):
         assert main(["serve", str(tmp_path / "model"), "--port", str(port)]) == 1
     err = capsys.readouterr().err
     assert err == (
-        f"residua: cannot listen on port {port} of 127.0.0.1: address already in use; "
+        f"residua: the server cannot listen on port {port} of 127.0.0.1: address already in use; "
         "choose another --port or --host\n"
     )
     assert main(["serve", str(tmp_path / "model"), "--port", "70000"]) == 2

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytest.importorskip("captum")
 
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from residua.cli.serve import build_page_variables
 from residua.data.decode import decode_image, preprocess_image
 from residua.data.images import Images
 from residua.deploy.access import SECURITY_HEADERS
+from residua.deploy.engine import build_torch_engine
+from residua.deploy.example_images import load_example_images
 from residua.deploy.explain import GradCamExplainer
 from residua.deploy.limits import ServerLimits
 from residua.deploy.service import PredictionService
@@ -26,33 +29,45 @@ from tests.browser import load_in_chromium, needs_chromium
 from tests.deploy.live_server import (
     CLASSES,
     make_image_bytes,
-    make_small_engine,
     make_small_model,
     run_server,
 )
 
+NOT_AN_IMAGE = (
+    "b.txt: the image is not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC, JPEG 2000 or PPM image."
+)
 HARNESS_PAGE = """<!DOCTYPE html><title>waiting</title><body style="margin: 0">
 <iframe id="frame" width="WIDTH" height="1500" style="border: 0" src="/"></iframe>
 <script>
 const frame = document.getElementById("frame");
 frame.onload = async () => {
   const page = frame.contentDocument, view = frame.contentWindow;
-  const image = await (await fetch("/image")).blob();
+  const pause = () => new Promise(done => setTimeout(done, 20));
+  const bytes = await (await fetch("/examples/1")).blob();
   const files = new view.DataTransfer();
-  files.items.add(new view.File([image], "a.png"));
+  for (const [name, part] of [["a.png", bytes], ["b.txt", "no image"], ["=c.png", bytes]])
+    files.items.add(new view.File([part], name));
   page.getElementById("file").files = files.files;
   page.getElementById("file").dispatchEvent(new view.Event("change", {bubbles: true}));
-  while (page.getElementById("found").hidden) await new Promise(done => setTimeout(done, 20));
+  while (page.querySelectorAll(".answer").length < 3) await pause();
+  page.querySelector("[data-example='0']").click();
+  while (page.querySelectorAll(".answer").length < 4) await pause();
   await new Promise(done => setTimeout(done, 300));
-  const root = page.documentElement;
-  const elements = [...page.querySelectorAll(".bars li, .album li, #view, #heat")];
-  const shown = elements.filter(element => element.offsetHeight);
+  const root = page.documentElement, card = page.querySelectorAll(".result")[1];
+  const image = card.querySelector("img.view");
+  const boxes = [image, card.querySelector(".heat")].map(part => part.getBoundingClientRect());
   document.title = JSON.stringify({
     content: root.scrollWidth, room: root.clientWidth, window: view.innerWidth,
-    shown: shown.length, answer: page.getElementById("answer").textContent,
+    names: [...page.querySelectorAll(".file")].map(file => file.textContent),
+    answers: [...page.querySelectorAll(".answer")].map(answer => answer.textContent),
+    shown: card.querySelectorAll(".bars li, .album li").length,
+    count: page.getElementById("count").textContent,
     status: page.getElementById("status").textContent,
-    photo: [page.getElementById("view").naturalWidth, page.getElementById("view").naturalHeight],
-    boxes: ["view", "heat"].map(id => page.getElementById(id).getBoundingClientRect().toJSON()),
+    caption: card.querySelector("figcaption").textContent,
+    alt: image.alt,
+    photo: [image.naturalWidth, image.naturalHeight],
+    boxes: boxes.map(box => box.toJSON()),
+    unseen: card.querySelector(".unseen").style.clipPath,
   });
 };
 </script>"""
@@ -60,7 +75,9 @@ frame.onload = async () => {
 
 @pytest.mark.slow
 @needs_chromium
-def test_the_page_shows_a_prediction_and_the_own_photograph_in_a_browser(tmp_path, monkeypatch):
+def test_the_page_shows_each_file_s_answer_over_the_own_photograph_in_a_browser(
+    tmp_path, monkeypatch
+):
     policy = SECURITY_HEADERS["content-security-policy"]
     assert "frame-ancestors 'none'" in policy  # the harness shows the page in a frame
     monkeypatch.setitem(
@@ -68,30 +85,29 @@ def test_the_page_shows_a_prediction_and_the_own_photograph_in_a_browser(tmp_pat
         "content-security-policy",
         policy.replace("rs 'none'", "rs 'self'; frame-src 'self'"),
     )
-    engine, (net, config) = make_small_engine(), make_small_model()
+    net, config = make_small_model()
+    config = replace(config, resize=24)
+    engine = build_torch_engine(net, config, "fp32")
+    for name, size in (("a.png", (40, 30)), ("b.png", (20, 12))):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(make_image_bytes(3, size=size))
+    examples = load_example_images(tmp_path / "images", config, ServerLimits())
     pixels = torch.stack(
         [preprocess_image(decode_image(make_image_bytes(seed)), config) for seed in range(8)]
     )
     similar_images = SimilarImageIndex(net, config, Images(pixels, torch.arange(8) % 3), CLASSES)
     page = render_template(
-        "serve.html.j2", **build_page_variables(config, engine.description, 1000), similar=6
+        "serve.html.j2",
+        **build_page_variables(config, engine.description, 10_000, 1.0, examples, 6),
     )
     assert "http" not in page
 
     class ServiceWithHarness(PredictionService):
-        """Also serves the harness page and the image that it uploads."""
+        """Also serves the harness page."""
 
         @property
         def application(self):
             application = super().application
-            application.routes.append(
-                Route(
-                    "/image",
-                    lambda request: Response(
-                        make_image_bytes(3, size=(20, 12)), media_type="image/png"
-                    ),
-                )
-            )
             application.routes.append(
                 Route(
                     "/{width:int}",
@@ -110,6 +126,7 @@ def test_the_page_shows_a_prediction_and_the_own_photograph_in_a_browser(tmp_pat
             GradCamExplainer(net, config),
             similar_images,
             threshold=1.0,
+            examples=examples,
         )
     ) as port:
         for width in (390, 1280):
@@ -119,12 +136,32 @@ def test_the_page_shows_a_prediction_and_the_own_photograph_in_a_browser(tmp_pat
             state = json.loads(re.search(r"<title>(\{.*\})</title>", document)[1])
             assert state["window"] == width
             assert state["content"] <= state["room"] <= width
-            assert state["shown"] == 3 + 6 + 2
-            assert state["answer"].startswith("Unsure, perhaps: ")
-            assert state["answer"].removeprefix("Unsure, perhaps: ") in CLASSES
-            assert state["status"].startswith(state["answer"])
+            assert state["names"] == ["a.png", "a.png", NOT_AN_IMAGE, "=c.png"]
+            example, first, second, third = state["answers"]
+            assert second == "No answer"
+            assert first == third
+            for answer in (example, first):
+                assert answer.startswith("Unsure, perhaps: ")
+                assert answer.removeprefix("Unsure, perhaps: ") in CLASSES
+            assert state["count"] == "4 of 4 images"
+            assert state["status"].startswith(f"a.png: {example}, ")
+            assert state["shown"] == 3 + 6
             assert state["photo"] == [20, 12]  # not the 16 x 16 pixels of the network's input
-            view, heat = state["boxes"]
-            assert view["width"] / view["height"] == pytest.approx(20 / 12, rel=0.01)
-            for side in ("left", "top", "width", "height"):  # the network sees all of the image
-                assert heat[side] == pytest.approx(view[side], abs=1)
+            assert state["alt"] == "Your image a.png"
+            assert "it sees the middle, 27 % of the image" in state["caption"]
+            photo, heat = state["boxes"]
+            assert photo["width"] / photo["height"] == pytest.approx(20 / 12, rel=0.01)
+            # Of the image, resized to 40 x 24 pixels, the network sees 16 x 16.
+            for start, side, pixels, seen_from in (
+                ("left", "width", 40, 12),
+                ("top", "height", 24, 4),
+            ):
+                offset = photo[side] * seen_from / pixels
+                assert heat[start] == pytest.approx(photo[start] + offset, abs=1)
+                assert heat[side] == pytest.approx(photo[side] * 16 / pixels, abs=1)
+            assert re.findall(r"[\d.]+% [\d.]+%", state["unseen"])[5:9] == [
+                "30% 16.6667%",
+                "30% 83.3333%",
+                "70% 83.3333%",
+                "70% 16.6667%",
+            ]

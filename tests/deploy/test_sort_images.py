@@ -122,7 +122,9 @@ def test_classes_of_other_bytes_than_utf8_name_folders_and_broken_text_does_not(
 
 def test_a_class_named_unsure_needs_sorting_without_that_folder(tmp_path):
     image = write_file(tmp_path / "a.jpg")
-    with pytest.raises(UsageError, match=r"has a class 'unsure'.*by --unsure-below 0$"):
+    with pytest.raises(
+        UsageError, match=r"has a class 'unsure'.*add --unsure-below 0, which needs no such folder$"
+    ):
         check_sort_folder(tmp_path / "s", ("unsure", "cat"))
     paths, sentence = sort_files(
         tmp_path / "s", [(image, "unsure", 0.1)], classes=("unsure", "cat"), unsure_below=0
@@ -167,7 +169,7 @@ def test_a_folder_that_holds_anything_is_refused_and_an_empty_one_is_used(tmp_pa
     with pytest.raises(UsageError) as error:
         sort_files(tmp_path / "full", [(image, "cat", 0.9)])
     assert str(error.value) == (
-        f"{tmp_path / 'full'} is not empty, it holds {name}: "
+        f"{tmp_path / 'full'} is not empty (it holds {name}): "
         "choose a new or an empty folder for --sort-into"
     )
     with pytest.raises(UsageError, match="a.jpg is not a folder: choose"):
@@ -177,7 +179,7 @@ def test_a_folder_that_holds_anything_is_refused_and_an_empty_one_is_used(tmp_pa
 def test_what_comes_into_the_folder_meanwhile_is_kept(tmp_path):
     image = write_file(tmp_path / "new" / "a.jpg")
     with (
-        pytest.raises(UsageError, match="is not empty, it holds mine"),
+        pytest.raises(UsageError, match=r"is not empty \(it holds mine"),
         open_image_sorter(tmp_path / "s", CLASSES) as sorter,
     ):
         sorter.place_image(image, "cat", 0.9)

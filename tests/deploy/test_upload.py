@@ -93,6 +93,23 @@ def test_one_image_in_json_gets_one_answer_and_a_list_of_one_gets_a_list(
     assert [item["probability"] for item in found] == [expected]
 
 
+def test_in_a_list_a_text_that_is_not_base64_has_its_own_error(server_port):
+    good = base64.b64encode(make_image_bytes()).decode()
+    for bad in ("not base64!", "aaa", "\u00e9", "data:image/png,aaaa", good[:-1]):
+        body = json.dumps({"images": [good, bad, good]}).encode()
+        status, _, found = send_request(server_port, body, headers=JSON_TYPE)
+        assert status == 200
+        assert found[1]["error"].startswith("the image is not base64: encode the bytes of its file")
+        assert found[0] == found[2]
+        assert "class" in found[0]
+        body = json.dumps({"image": bad}).encode()
+        status, _, found = send_request(server_port, body, headers=JSON_TYPE)
+        assert (status, found["error"].partition(":")[0]) == (
+            400,
+            "an image in the JSON is not base64",
+        )
+
+
 def test_in_a_list_an_image_that_cannot_be_decoded_has_its_own_error(server_port):
     contents = [make_image_bytes(), b"no image", make_image_bytes()[:500], b""]
     body, headers = make_form_of(*contents)
@@ -110,12 +127,12 @@ def test_in_a_list_an_image_that_cannot_be_decoded_has_its_own_error(server_port
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"{", "the body is not JSON"),
-        (b"\xff\xfe", "the body is not JSON"),
-        (b"[" * 9_000, "the body is not JSON"),
+        (b"{", "the body is not valid JSON"),
+        (b"\xff\xfe", "the body is not valid JSON"),
+        (b"[" * 9_000, "the body is not valid JSON"),
         (b"[" * 9_000_000, "the JSON has the wrong form"),
-        (b'{"image": ' + b"9" * 10_000 + b"}", "the body is not JSON"),
-        (make_image_bytes(), "the body is not JSON"),
+        (b'{"image": ' + b"9" * 10_000 + b"}", "the body is not valid JSON"),
+        (make_image_bytes(), "the body is not valid JSON"),
         (b'{"images": [' + b'"a",' * 3_000_000 + b'"a"]}', "the JSON has the wrong form"),
         (b"[]", "the JSON has the wrong form"),
         (b"null", "the JSON has the wrong form"),
@@ -128,6 +145,12 @@ def test_in_a_list_an_image_that_cannot_be_decoded_has_its_own_error(server_port
         (b'{"image": "aaa"}', "an image in the JSON is not base64"),
         (b'{"image": "\\ud800"}', "JSON"),
         (b'{"images": ["aaaa", 7]}', "an image in the JSON is not base64"),
+        (b'{"images": ["aaaa", null]}', "an image in the JSON is not base64"),
+        (b'{"images": [["aaaa"]]}', "an image in the JSON is not base64"),
+        (b'{"images": {"0": "aaaa"}}', "the JSON has the wrong form"),
+        (b'{"images": ' + b"[" * 65 + b"]" * 65 + b"}", "the body is not valid JSON"),
+        (b'{"image": "aaaa", "image": "aaaa"}', "the body is not valid JSON"),
+        (b'{"images": NaN}', "the body is not valid JSON"),
         (b'{"image": ""}', "the image is empty"),
     ],
 )
@@ -212,7 +235,9 @@ def test_a_network_without_finite_probabilities_gets_500_and_a_sentence(shared_e
         assert found["error"].startswith("the probabilities for this image are not finite")
         assert send_request(port, make_image_bytes())[0] == 200
         images = [make_image_bytes(), black.getvalue()]
-        assert send_request(port, encode_json(images), headers=JSON_TYPE)[0] == 500
+        status, _, (first, second) = send_request(port, encode_json(images), headers=JSON_TYPE)
+        assert (status, "class" in first) == (200, True)
+        assert second["error"].startswith("the probabilities for this image are not finite")
 
 
 def test_an_unexpected_error_gets_500_as_json(shared_engine):

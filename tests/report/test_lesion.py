@@ -2,6 +2,7 @@
 
 import json
 import re
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,9 +29,9 @@ from residua.report.lesion import (
 )
 from residua.report.lesion_curve_figures import (
     render_deletions_swaps_figure,
-    render_path_length_figure,
+    render_kept_units_paths_figure,
 )
-from residua.report.lesion_panels import pick_net_colors
+from residua.report.lesion_panels import make_drawn_point, pick_net_colors
 from residua.report.lesion_summary import describe_lesion_study, format_lesion_for_terminal
 from residua.report.lesion_unit_figure import render_single_deletion_figure
 from tests.browser import assert_page_fits, needs_chromium
@@ -178,12 +179,20 @@ def test_the_page_starts_with_the_answer_draws_the_nets_and_loads_nothing(tmp_pa
     ]
     assert order == sorted(order)
     assert not re.search(
-        r'(src|href)="(?!#|results\.json)[^"]*"', html.replace("xlink:href", "href")
+        r'(src|href)="(?!#|results\.json|data:)[^"]*"', html.replace("xlink:href", "href")
     )
     assert "http" not in html.replace("http://www.w3.org/", "")
     assert html.count('data-unit="stage1.unit1"') == 2
     text = extract_text(html).replace("\N{NO-BREAK SPACE}", " ")
-    assert "cifar-plain20 at 86.0 % (intact 6.0 %)" in text
+    assert (
+        "Removing one unit adds 0.0 points to the error of cifar-resnet20 and 80.0 to that of "
+        "cifar-plain20 (medians over their units)."
+    ) in text
+    assert html.count("<table>") == 1
+    assert "net intact median without one unit worst unit" in text
+    assert (
+        "cifar-resnet20 5.0 5.0 35.0 stage1.unit3 cifar-plain20 6.0 86.0 86.0 stage1.unit1" in text
+    )
     assert not re.search(r"\b(nan|inf|None|undefined)\b", text)
 
 
@@ -191,7 +200,7 @@ def test_every_point_has_its_value_as_a_tooltip():
     units, many, paths = (
         render_single_deletion_figure(STUDY),
         render_deletions_swaps_figure(STUDY),
-        render_path_length_figure(STUDY),
+        render_kept_units_paths_figure(STUDY),
     )
     assert units.count('class="tip"') == 18
     assert "<title>without stage1.unit3: 35.0 %</title>" in units
@@ -203,10 +212,40 @@ def test_every_point_has_its_value_as_a_tooltip():
         assert (
             re.findall(
                 r"#[0-9a-f]{6}\b",
-                figures.inline_svg(svg, "a", "A figure", figures.make_figure_colors(1)),
+                figures.inline_svg(svg, "a", "A figure", figures.map_figure_colors_to_dark(1)),
             )
             == []
         )
+
+
+def test_the_ends_of_every_spread_are_inside_0_and_100_percent():
+    for sample, ends, text in (
+        (RandomDeletionResult(2, 7, 0.9, 0.3), [60, 100], "90.0 ± 30.0 %"),
+        (RandomSwapResult(2, 0.5, 0.1, 0.3), [0, 40], "10.0 ± 30.0 %"),
+        (RandomSwapResult(2, 0.5, 0.1, 0.3, (0.02, 0.7)), [2, 70], "10.0 % (2.0 to 70.0 %)"),
+    ):
+        point = make_drawn_point(3, sample, "a net")
+        assert [*point.spread_percents] == pytest.approx(ends)
+        assert point.text == f"a net: {text}"
+    assert make_drawn_point(3, RandomDeletionResult(2, 7, 0.9, None), "").spread_percents is None
+    with pytest.raises(UsageError, match="error_range=1.2 is invalid"):
+        replace(RESIDUAL, swapped=(RandomSwapResult(2, 0.5, 0.1, 0.3, (0.02, 1.2)),))
+
+
+def test_the_range_of_the_draws_is_stored_and_drawn(tmp_path):
+    swaps = (RandomSwapResult(1, 0.94, 0.06, 0.01, (0.05, 0.08)),)
+    deletions = (RandomDeletionResult(2, 7, 0.3, 0.4, (0.1, 0.9)),)
+    study = replace(STUDY, nets=(replace(RESIDUAL, swapped=swaps, thinned=deletions),))
+    html = write_lesion_report(study, tmp_path).read_text()
+    assert read_lesion_study(tmp_path) == study
+    assert "bars are the smallest and the largest error" in extract_text(html)
+    encoded = re.search(r'download="lesion.csv" href="data:text/csv;base64,([^"]*)"', html)[1]
+    rows = b64decode(encoded).decode().splitlines()
+    assert rows[1] == "cifar-resnet20,intact,,0.05,,"
+    assert rows[-2:] == [
+        "cifar-resnet20,random deleted,2,0.3,0.1,0.9",
+        "cifar-resnet20,random swaps,1,0.06,0.05,0.08",
+    ]
 
 
 def test_a_plain_net_has_the_same_colour_as_in_other_figures():
@@ -231,7 +270,8 @@ def test_a_folder_without_a_lesion_study_is_reported(tmp_path):
     for text, sentence in {
         "{": "is damaged",
         '{"kind": "study"}': "contains no lesion study",
-        '{"kind": "lesion", "format": 9}': "has format 9; this version reads format 1",
+        '{"kind": "lesion", "format": 9}': "has format 9, but this version of residua reads "
+        "format 1",
         '{"kind": "lesion", "format": 1}': "not a valid lesion study result",
     }.items():
         (tmp_path / "results.json").write_text(text)
@@ -265,10 +305,22 @@ def test_a_browser_shows_the_page_without_errors_and_values_on_hover(tmp_path, w
       const isVisible = svg => svg.getBoundingClientRect().height > 100;
       const shown = [...page.querySelectorAll('figure svg')].filter(isVisible);
       const point = shown[0].querySelector('.tip use, .tip path');
-      point.dispatchEvent(new view.PointerEvent('pointerover', {bubbles: true}));"""
+      point.dispatchEvent(new view.PointerEvent('pointerover', {bubbles: true}));
+      const touches = (a, b) => a.left < b.right && b.left < a.right
+        && a.top < b.bottom - 1 && b.top < a.bottom - 1;
+      let legends = 0, covering = 0;
+      for (const svg of shown) {
+        const panels = [...svg.querySelectorAll('[id*="axes_"]')].map(
+          axes => axes.querySelector('[id*="patch_"]').getBoundingClientRect());
+        for (const legend of svg.querySelectorAll('[id*="legend_"]')) {
+          legends += 1;
+          covering += panels.some(panel => touches(panel, legend.getBoundingClientRect()));
+        }
+      }"""
     results = """shown.length, page.querySelectorAll('details svg').length,
-      page.getElementById('tooltip').textContent"""
+      page.getElementById('tooltip').textContent, legends, covering"""
     html = write_lesion_report(STUDY, tmp_path / "study").read_text()
     assert (
-        assert_page_fits(html, width, tmp_path, hover, results) == "3|2|without stage1.unit1: 5.0 %"
+        assert_page_fits(html, width, tmp_path, hover, results)
+        == "3|2|without stage1.unit1: 5.0 %|4|0"
     )
