@@ -18,7 +18,7 @@ from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.data.images import Images
 from residua.deploy.engine import build_onnx_engine, build_openvino_engine, build_torch_engine
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.int8 import load_int8_samples, write_int8_onnx
 from residua.deploy.runners import make_onnx_runner, make_openvino_runner
 from residua.net.model_folder import find_model_folder, load_model_folder
@@ -42,7 +42,7 @@ def make_classifiers(
         classifiers[f"residua, {engine.description}"] = engine
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
-        module = InferenceModule(net, config, bake_preprocessing=True)
+        module = ExportableClassifier(net, config, bake_preprocessing=True)
         write_int8_onnx(module, config, calibration_pixels, file)
         for name, run_exported in (
             ("ONNX Runtime", make_onnx_runner(file.read_bytes())),

@@ -30,7 +30,7 @@ from residua.config.dataset import get_dataset
 from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.images import Images
-from residua.training.machine import detect_machine
+from residua.training.machine import set_up_machine
 from residua.training.step import TrainingStep
 
 BOTTLENECK_LAYERS = (164, 1001)
@@ -63,8 +63,8 @@ def make_eager_step(layers: int, device: torch.device, use_bf16: bool) -> Callab
 
 def make_residua_step(layers: int) -> Callable[[], None]:
     """The training step of this package, including its batch."""
-    machine = detect_machine()
-    net = machine.prepare_model(create_model(network_name_for(layers), num_classes=10))
+    machine = set_up_machine()
+    net = machine.prepare_model_in_place(create_model(network_name_for(layers), num_classes=10))
     step, step_numbers = TrainingStep(net, HE2015.optimiser, machine), count()
     image_count = CIFAR10.num_images - CIFAR10.num_dev_images
     pixels = torch.randint(
@@ -100,7 +100,7 @@ def measure_depth(
         measure_step_rate(residua_step[0], 5, device)  # the fourth step captures a CUDA graph
 
     first_seconds = measure_seconds(start_residua)
-    # PyTorch's defaults, for the eager loops; `detect_machine` changed them.
+    # PyTorch's defaults, for the eager loops; `set_up_machine` changed them.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = False, True
     loops = {
         "eager fp32": make_eager_step(layers, device, use_bf16=False),
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    device, results = detect_machine().device, []
+    device, results = set_up_machine().device, []
     print(
         f"{'layers':>6} {'first':>8}  steps/s: {'eager fp32':>11} {'eager bf16':>11} "
         f"{'residua':>9}  {'ratios':>12}"
@@ -145,7 +145,7 @@ def main() -> None:
         )
         results.append({"layers": layers, "first_seconds": first_seconds, **rates})
     record = {
-        "machine": detect_machine().describe_environment(),
+        "machine": set_up_machine().describe_environment(),
         "batch": HE2015.batch_size,
         "results": results,
     }

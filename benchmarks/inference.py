@@ -27,7 +27,7 @@ from residua.deploy.engine import (
     build_torch_engine,
     max_probability_difference,
 )
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.int8 import write_int8_onnx
 from residua.deploy.runners import make_openvino_runner
 
@@ -81,7 +81,7 @@ def make_contenders(excluded: list[str]) -> dict[str, Classifier]:
     if "int8" not in excluded:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "int8.onnx"
-            module = InferenceModule(net, config, bake_preprocessing=True)
+            module = ExportableClassifier(net, config, bake_preprocessing=True)
             calibration_pixels = torch.randint(256, (8, 3, 224, 224), dtype=torch.uint8)
             write_int8_onnx(module, config, calibration_pixels, file)
             run_int8 = make_openvino_runner(file, "bf16")

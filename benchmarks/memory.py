@@ -25,11 +25,11 @@ from residua import create_model, network, plan
 from residua.config.memory import (
     RECOMPUTE_MODES,
     RecomputeMode,
+    estimate_activation_peak_bytes,
     estimate_cpu_step_bytes,
-    estimate_step_bytes,
 )
 from residua.config.recipe import recipe
-from residua.training.machine import Machine, Precision, detect_machine
+from residua.training.machine import Machine, Precision, set_up_machine
 from residua.training.step import TrainingStep
 
 MIB = 2**20
@@ -56,8 +56,8 @@ def measure_step_memory(
     connection: Connection,
 ) -> None:
     """Send the peak bytes above the start, and the seconds of each step after the first."""
-    machine = detect_machine(precision, recompute)
-    net = machine.prepare_model(create_model(model))
+    machine = set_up_machine(precision, recompute)
+    net = machine.prepare_model_in_place(create_model(model))
     step = TrainingStep(net, recipe("he2015").optimiser, machine)
     images = torch.randn(batch_size, 3, 32, 32).to(machine.device)
     labels = (torch.arange(batch_size) % 10).to(machine.device)
@@ -88,7 +88,7 @@ def measure_mode(
     process.join()
     planned = plan(network(model))
     estimate_bytes = (
-        estimate_cpu_step_bytes if machine.device.type == "cpu" else estimate_step_bytes
+        estimate_cpu_step_bytes if machine.device.type == "cpu" else estimate_activation_peak_bytes
     )
     return {
         "model": model,
@@ -137,7 +137,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not sys.platform.startswith("linux"):
         parser.error("peak memory is read from /proc, which only Linux has")
-    machine, rows = detect_machine(arguments.precision), []
+    machine, rows = set_up_machine(arguments.precision), []
     print(
         f"{'model':20} {'mode':6} {'estimated':>12} {'measured':>12} {'ratio':>6} "
         f"{'/ plain':>8} {'s/step':>8} {'/ plain':>8}"

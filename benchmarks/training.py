@@ -31,7 +31,7 @@ from training_loops import LOOP_FACTORIES, WORKLOADS, Workload
 
 from residua import network, plan
 from residua.net.fused_bn_kernels import BatchNormAddReLUFunction
-from residua.training.machine import detect_machine
+from residua.training.machine import set_up_machine
 
 FUSED_OPERATION = BatchNormAddReLUFunction.__name__
 STEP_PARTS = {  # parts of a training step -> the profiler's names of their operations
@@ -173,7 +173,7 @@ def print_results(
     for part, milliseconds in milliseconds_by_part.items():
         print(f"  {part:24} {milliseconds:7.1f} ms per step")
     record = {
-        "machine": detect_machine().describe_environment(),
+        "machine": set_up_machine().describe_environment(),
         "cores": os.cpu_count(),
         "whole": total,
         "steps": training,

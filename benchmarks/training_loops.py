@@ -21,7 +21,7 @@ from residua.data.images import Images
 from residua.data.read import read_split
 from residua.data.sources.resolve import IMAGENET_MEAN, IMAGENET_STD
 from residua.training.evaluate import evaluate_network
-from residua.training.machine import detect_machine
+from residua.training.machine import set_up_machine
 from residua.training.step import TrainingStep
 
 WORKER_COUNTS = 0, 2
@@ -145,7 +145,7 @@ def make_dataloader_loop(workload: Workload, photo_folder: Path | None, workers:
 
 def make_residua_loop(workload: Workload, photo_folder: Path | None) -> Loop:
     """This package's loop, with the recipe of He et al. 2015."""
-    machine, he2015 = detect_machine(), recipe("he2015")
+    machine, he2015 = set_up_machine(), recipe("he2015")
     if photo_folder is None:
         data = get_dataset("cifar10")
         images, held_out = read_split(data, "train"), read_split(data, "dev")
@@ -154,7 +154,7 @@ def make_residua_loop(workload: Workload, photo_folder: Path | None) -> Loop:
         images, held_out = (decode_photos(photo_folder / name) for name in ("train", "val"))
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     batches = TrainingBatches(images, workload.batch_size, Augmentation(), mean, std, seed=0)
-    net = machine.prepare_model(create_model(workload.model, num_classes=10))
+    net = machine.prepare_model_in_place(create_model(workload.model, num_classes=10))
     step, step_numbers = TrainingStep(net, he2015.optimiser, machine), count()
     eval_images = held_out[slice(0, workload.eval_images)]
 

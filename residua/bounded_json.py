@@ -25,7 +25,7 @@ NESTING_STEPS = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
 NOT_BRACKETS = bytes(byte for byte in range(256) if not NESTING_STEPS[byte])
 
 
-class JsonLimitError(ValueError):
+class UnacceptableJsonError(ValueError):
     """A text is nested too deeply, or has a value that no record can have."""
 
 
@@ -37,7 +37,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Json:
     """
     content = read_regular_file(path, max_bytes)
     try:
-        return parse_json(content)
+        return parse_strict_json(content)
     except (ValueError, RecursionError, MemoryError) as error:
         raise DamagedRecordError(f"{path} is damaged: {describe_json_error(error)}") from error
 
@@ -45,7 +45,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Json:
 def read_json_lines(path: Path, max_bytes: int = MAX_JSON_BYTES) -> list[Json]:
     """Read a file with one JSON value per line; empty lines are skipped.
 
-    Raises the errors of `read_json`; the message about a damaged line names the line, too.
+    Raises the errors of `read_json`; the message about a damaged line also names the line.
     """
     return parse_json_lines(read_regular_file(path, max_bytes), path)
 
@@ -60,7 +60,7 @@ def parse_json_lines(content: bytes, path: Path) -> list[Json]:
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             try:
-                values.append(parse_json(line, non_finite_as_none=True))
+                values.append(parse_strict_json(line, non_finite_as_none=True))
             except (ValueError, RecursionError, MemoryError) as error:
                 reason = describe_json_error(error)
                 message = f"{path} is damaged in line {number}: {reason}"
@@ -68,20 +68,20 @@ def parse_json_lines(content: bytes, path: Path) -> list[Json]:
     return values
 
 
-def parse_json(content: str | bytes, *, non_finite_as_none: bool = False) -> Json:
+def parse_strict_json(content: str | bytes, *, non_finite_as_none: bool = False) -> Json:
     """Parse JSON; bytes are UTF-8.
 
     Raises json.JSONDecodeError or UnicodeDecodeError if `content` is not JSON.  Raises
-    JsonLimitError if it is nested too deeply, or has a number that is too long or not finite, a key
-    twice in one object, or half of a surrogate pair.
+    UnacceptableJsonError if it is nested too deeply, or has a number that is too long or not
+    finite, a key twice in one object, or half of a surrogate pair.
     """
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     structure = re.sub(rb'"[^"]*"?', b"", data.replace(rb"\\", b"").replace(rb"\"", b""))
     depths = accumulate(map(NESTING_STEPS.__getitem__, structure.translate(None, NOT_BRACKETS)))
     if max(depths, default=0) > MAX_NESTING:
-        raise JsonLimitError(f"its values are nested more than {MAX_NESTING} levels deep")
+        raise UnacceptableJsonError(f"its values are nested more than {MAX_NESTING} levels deep")
     if re.search(rb"[0-9]{%d}" % (MAX_DIGITS + 1), structure):
-        raise JsonLimitError(f"it has a number with more than {MAX_DIGITS} digits")
+        raise UnacceptableJsonError(f"it has a number with more than {MAX_DIGITS} digits")
     has_long_exponent = re.search(rb"[eE]\+?[0-9]{3}", structure)
     value: Json = json.loads(
         content if isinstance(content, str) else content.decode("utf-8-sig"),
@@ -95,7 +95,7 @@ def parse_json(content: str | bytes, *, non_finite_as_none: bool = False) -> Jso
 
 
 def refuse_constant(name: str) -> NoReturn:
-    raise JsonLimitError(f"it contains {name}, which is not a finite number")
+    raise UnacceptableJsonError(f"it contains {name}, which is not a finite number")
 
 
 def parse_finite_float(text: str) -> float:
@@ -106,17 +106,17 @@ def parse_finite_float(text: str) -> float:
 
 
 def make_object_of_unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    """Make a JSON object; raises JsonLimitError if a key occurs twice."""
+    """Make a JSON object; raises UnacceptableJsonError if a key occurs twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         repeated = next(key for key, count in counts.items() if count > 1)
-        raise JsonLimitError(f"it has the key {repeated!r} twice in one object")
+        raise UnacceptableJsonError(f"it has the key {repeated!r} twice in one object")
     return content
 
 
 def check_surrogates(value: Json) -> None:
-    """Raise JsonLimitError if a text in `value` has half of a surrogate pair.
+    """Raise UnacceptableJsonError if a text in `value` has half of a surrogate pair.
 
     Surrogates that stand for the bytes of a file name that is not UTF-8 are allowed.
     """
@@ -132,7 +132,7 @@ def check_surrogates(value: Json) -> None:
                 part.encode("utf-8", "surrogateescape")
             except UnicodeEncodeError:
                 message = f"the text {part[:60]!r} has half of a surrogate pair"
-                raise JsonLimitError(message) from None
+                raise UnacceptableJsonError(message) from None
 
 
 def describe_json_error(error: BaseException) -> str:
@@ -148,7 +148,7 @@ def describe_json_error(error: BaseException) -> str:
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """Read a whole file, and never wait: folders, pipes and devices are refused.
+    """Read a whole file without blocking: folders, pipes and devices are refused.
 
     Raises MissingRecordError if there is no such file, DamagedRecordError if it has more than
     `max_bytes` bytes, and RecordError if it cannot be read.
@@ -175,5 +175,5 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
 
 
 def open_without_waiting(path: str, flags: int) -> int:
-    """Open a file for `open`; a pipe is opened even if no program writes to it."""
+    """Open a file, as an `opener` of `open`; opening a pipe does not wait for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

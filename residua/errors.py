@@ -86,7 +86,7 @@ class Interrupted(ResiduaError):
 
 
 def describe_os_error(error: OSError) -> str:
-    """The reason of an error of the operating system, and the file: `No space left: runs/a`."""
+    """Return the reason for an operating system error, and the file: `No space left: runs/a`."""
     reason = error.strerror or str(error)
     return f"{reason}: {error.filename}" if error.filename else reason
 
@@ -95,11 +95,11 @@ def unknown_name_error(kind: str, name: str, choices: Iterable[str], owner: str 
     """Make the error for an unknown name, with the nearest choice or, if none is near, all choices.
 
     `kind` says what the name stands for; `owner`, if given, is what has no such name.  E.g.
-    `no recipe 'he2051': did you mean 'he2015'?`, or, with the owner `recipe`,
+    `there is no recipe 'he2051': did you mean 'he2015'?`, or, with the owner `recipe`,
     `recipe has no field 'widht': did you mean 'width'?`
     """
     names = list(choices)
-    problem = f"{owner} has no {kind} {name!r}" if owner else f"no {kind} {name!r}"
+    problem = f"{owner} has no {kind} {name!r}" if owner else f"there is no {kind} {name!r}"
     # the dashes of options make all of them alike, so only the words are compared
     names_by_word = {choice.lstrip("-"): choice for choice in names}
     close_words = get_close_matches(name.lstrip("-"), names_by_word, n=1, cutoff=MIN_LIKENESS)

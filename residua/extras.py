@@ -5,32 +5,37 @@ from importlib.util import find_spec
 from residua.errors import UsageError
 
 EXTRA_PACKAGES = {
-    "onnx": ("export", ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": ("openvino", ("openvino",)),
-    "Grad-CAM": ("explain", ("captum",)),
-    "a parquet table": ("datasets", ("pyarrow",)),
-    "a Hugging Face data set": ("datasets", ("datasets",)),
-    "a HEIC image": ("heic", ("pillow_heif",)),
-    "serve": ("serve", ("starlette", "uvicorn", "python_multipart")),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "Grad-CAM": ("captum",),
+    "a parquet table": ("pyarrow",),
+    "a Hugging Face data set": ("datasets",),
+    "a HEIC image": ("pillow_heif",),
+    "serve": ("starlette", "uvicorn", "python_multipart"),
 }
-"""Maps each feature to the pip extra that installs it and to the packages that it needs."""
+"""Maps each feature to the packages that it needs, which an extra in pyproject.toml installs."""
 
 
-def find_missing_package(feature: str) -> str:
-    """Return the first missing package that `feature` needs; "" if all are installed."""
-    return next(
-        (package for package in EXTRA_PACKAGES[feature][1] if find_spec(package) is None), ""
-    )
+def list_missing_packages(feature: str) -> list[str]:
+    """Return the names, as pip knows them, of the missing packages that `feature` needs."""
+    return [
+        package.replace("_", "-")
+        for package in EXTRA_PACKAGES[feature]
+        if find_spec(package) is None
+    ]
 
 
 def require_extra(feature: str) -> None:
     """Raise UsageError if a package that `feature` needs is missing.
 
-    The message contains the command that installs the package.
+    The message contains the command that installs the missing packages.  It names them and not the
+    extra of residua: pip would look for residua itself where it is not installed, in a package
+    index that has no residua.
     """
-    if package := find_missing_package(feature):
-        extra = EXTRA_PACKAGES[feature][0]
+    missing = list_missing_packages(feature)
+    if feature in missing:
+        raise UsageError(f"{feature} is not installed: pip install {' '.join(missing)}")
+    if missing:
         raise UsageError(
-            f"{feature} needs {package.replace('_', '-')}, which is not installed: "
-            f"pip install 'residua[{extra}]'"
+            f"{feature} needs {missing[0]}, which is not installed: pip install {' '.join(missing)}"
         )

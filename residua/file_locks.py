@@ -32,9 +32,9 @@ class FileLock(NamedTuple):
 def acquire_lock(lock_path: Path, wait_for: Path | None = None) -> FileLock | None:
     """Take the lock, or return None if another process or thread holds it.
 
-    With `wait_for`, the output that the lock protects, wait until it is free; a line on stderr says
-    so if this takes long.  Where locks do not exist (Windows, some file systems, folders that
-    cannot be written to), a lock is returned that excludes nobody.
+    With `wait_for`, which names the output that the lock protects, wait until the lock is free, and
+    say so on stderr if this takes long.  Where locks do not exist (Windows, some file systems,
+    folders that cannot be written to), the returned lock excludes nobody.
     """
     deadline: float | None = time.monotonic() + QUIET_SECONDS
     while True:
@@ -85,7 +85,7 @@ def try_lock_folder(folder: Path) -> Iterator[bool]:
 
 
 def is_locked_elsewhere(folder: Path) -> bool:
-    """Whether another process or thread holds the lock of `folder`; nothing is written."""
+    """Return whether another process or thread holds the lock of `folder`; nothing is written."""
     if not IS_POSIX:
         return False
     import fcntl
@@ -134,7 +134,7 @@ def try_flock(handle: int) -> bool | None:
 
 
 def is_open_file(handle: int, path: Path) -> bool:
-    """Whether `path` still is the file that is open as `handle`."""
+    """Return whether `path` still names the file that is open as `handle`."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except OSError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def decode_file_name(name: str | Path) -> str:
-    """The text of a file name or a path; each byte that is not UTF-8 becomes a surrogate."""
+    """Return the text of a file name or a path; each byte that is not UTF-8 becomes a surrogate."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 

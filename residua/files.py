@@ -79,8 +79,8 @@ def render_json(value: object) -> str:
 def write_text_files(folder: Path, texts: dict[str, str]) -> None:
     """Write several files, given by their paths in `folder`, in this order.
 
-    Two processes that write the same files do so one after the other, so that the files of one
-    stay together.
+    Two processes that write the same files do so one after the other, so that their files are never
+    mixed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with hold_output_lock(folder / next(reversed(texts))):
@@ -106,7 +106,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def find_end_of_lines(file: IO[bytes]) -> int:
-    """The position after the last newline of an open file."""
+    """Find the position after the last newline of an open file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
     if file.read(1) in (b"", b"\n"):
@@ -116,15 +116,15 @@ def find_end_of_lines(file: IO[bytes]) -> int:
 
 
 def holds_visible_entries(folder: Path) -> bool:
-    """Whether a folder holds anything but hidden files, such as those of killed writers."""
+    """Return whether a folder holds anything but hidden files, such as those of killed writers."""
     return any(not name.startswith(".") for name in os.listdir(folder))
 
 
 @contextmanager
 def claim_new_output(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to `path`, which does not exist yet, inside the context.
+    """Keep other processes from writing to `path` inside the context; `path` must not exist yet.
 
-    Waits for the one that does.  Raises UsageError if `path` exists.
+    Waits while another process writes to it.  Raises UsageError if `path` exists.
     """
     with make_parent_folders(path), hold_output_lock(path):
         if os.path.lexists(path):
@@ -162,7 +162,7 @@ def require_replaceable(path: Path, target: Path) -> None:
 
 @contextmanager
 def name_target_in_errors(path: Path, staging: Path) -> Iterator[None]:
-    """Make an OSError about a file in `staging`, or about a full disk, name `path`."""
+    """Give an OSError about a file in `staging`, or about a full disk, the file name `path`."""
     try:
         yield
     except OSError as error:
@@ -175,7 +175,7 @@ def name_target_in_errors(path: Path, staging: Path) -> Iterator[None]:
 def replace_folder(new: Path, target: Path, backup: Path) -> None:
     """Put the folder `new` in the place of the folder `target`, whose old content is then at `new`.
 
-    Linux exchanges the two in one step.  Elsewhere `target` is renamed to `backup` in between.
+    Linux exchanges the two in one step.  On other systems, `target` is first renamed to `backup`.
     """
     if exchange_paths(new, target):
         return
@@ -222,9 +222,9 @@ def make_private_folder(folder: Path) -> int:
 def set_permissions(new: Path, target: Path, folder_mode: int) -> None:
     """Give `new` the permissions of `target`, which it replaces, or those that `open` gives.
 
-    Without this, files of libraries that write for their owner alone would stay unreadable.
-    `folder_mode` holds the permissions of a new folder, from which those of a file follow: the
-    umask itself cannot be read without being set, for all threads.
+    Without this, files would stay unreadable to others if a library writes them for the owner
+    alone.  `folder_mode` holds the permissions of a new folder, from which those of a file follow.
+    The umask itself is not read, because it can be read only by setting it, for all threads.
     """
     if not IS_POSIX:
         return
@@ -247,7 +247,7 @@ def fsync_tree(path: Path) -> None:
 
 
 def list_files(path: Path) -> list[Path]:
-    """The files below a folder, without links, which belong to others; or the file itself."""
+    """List the files below a folder, or the file itself; linked files belong to others."""
     if not path.is_dir():
         return [path]
     return [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]

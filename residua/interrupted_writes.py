@@ -36,8 +36,8 @@ held_locks = threading.local()  # `paths` are the locks that this thread holds
 def hold_output_lock(path: Path) -> Iterator[None]:
     """Keep other processes and threads from writing to `path` inside the context.
 
-    Waits for the one that does, and says so on stderr after a second.  What a killed writer left is
-    cleaned up first.  A thread may hold the same lock several times.  Where locks do not exist
+    Waits while another one writes, and says so on stderr after a second.  First cleans up what a
+    killed writer left.  A thread may hold the same lock several times.  Where locks do not exist
     (Windows, some file systems, folders that cannot be written to), nothing is excluded.
     """
     path = resolve_target(path)
@@ -50,7 +50,7 @@ def hold_output_lock(path: Path) -> Iterator[None]:
     assert lock is not None  # it was waited for
     held_paths.add(lock_path)
     try:
-        if lock.was_left or has_old_left_overs(path):
+        if lock.was_left or has_unlocked_left_overs(path):
             restore_replaced_folder(path)
             if lock.excludes_others:
                 delete_left_overs(path)
@@ -63,8 +63,8 @@ def hold_output_lock(path: Path) -> Iterator[None]:
 def recover_interrupted(path: Path) -> None:
     """Rename the old folder back to `path` if a killed writer had moved it away.
 
-    To be called before a folder is read that may be replaced.  If a live writer is between its two
-    renames, it is waited for.
+    Call this before reading a folder that may be replaced.  Waits for a live writer that is between
+    its two renames.
     """
     if path.exists():
         return
@@ -76,9 +76,9 @@ def recover_interrupted(path: Path) -> None:
 
 
 def read_undisturbed(folder: Path, read: Callable[[], ReadT]) -> ReadT:
-    """Return `read()`, which reads several files of `folder`, all of the same version of it.
+    """Return `read()`, which reads several files, all from the same version of `folder`.
 
-    If another process replaces or changes the folder meanwhile, it is read again.
+    If another process replaces or changes the folder meanwhile, `read` is called again.
     """
     times_missing = 0
     for _ in range(MAX_READS):
@@ -99,7 +99,7 @@ def read_undisturbed(folder: Path, read: Callable[[], ReadT]) -> ReadT:
 
 
 def identify_folder(folder: Path) -> tuple[int, int, int] | None:
-    """A value that changes if the folder is replaced or gets new files; None if it is missing."""
+    """Return a value that changes if a folder is replaced or gets files; None if it is missing."""
     try:
         status = folder.stat()
     except OSError:
@@ -110,7 +110,8 @@ def identify_folder(folder: Path) -> tuple[int, int, int] | None:
 def clean_up_interrupted_writes(folder: Path) -> None:
     """Delete what killed writers left in `folder`, whatever the names of their outputs.
 
-    For folders in which a name is seldom written twice, so that no later writer would find it.
+    This is for folders in which a name is seldom written twice, so that no later writer of that
+    name would clean up.
     """
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         if re.fullmatch(r"\..+\.lock", name) and (lock := acquire_lock(folder / name)):
@@ -124,7 +125,7 @@ def clean_up_interrupted_writes(folder: Path) -> None:
 
 
 def restore_replaced_folder(path: Path) -> None:
-    """If `path` is missing, rename the old folder back that a killed writer had moved away."""
+    """If `path` is missing, rename back the old folder that a killed writer moved away."""
     if not os.path.lexists(path) and (replaced := find_replaced_folders(path)):
         os.rename(max(replaced, key=lambda folder: folder.stat().st_ctime_ns), path)
         print(
@@ -133,7 +134,7 @@ def restore_replaced_folder(path: Path) -> None:
 
 
 def delete_left_overs(path: Path) -> None:
-    """Delete all that the writers of `path` left; the caller holds its lock, so none is live."""
+    """Delete what writers of `path` left; the caller holds the lock, so no writer is live."""
     for left_over in list_left_overs(path):
         # under a name that is never renamed back, since a kill may leave it half deleted
         doomed = hidden_sibling(path, f"{make_token()}.part")
@@ -147,14 +148,14 @@ def find_replaced_folders(path: Path) -> list[Path]:
 
 
 def list_left_overs(path: Path) -> list[Path]:
-    """The staging folders and old folders beside `path` of its writers, live or killed."""
+    """List the staging and old folders beside `path` that belong to its writers, live or killed."""
     pattern = re.escape(hidden_stem(path.name)) + r"(\.\d+-[0-9a-f]{8})?\.(part|old)"
     names = os.listdir(path.parent)
     return [path.parent / name for name in names if re.fullmatch(pattern, name)]
 
 
-def has_old_left_overs(path: Path) -> bool:
-    """Whether a killed writer of version 0.1, which had no locks, left something beside `path`."""
+def has_unlocked_left_overs(path: Path) -> bool:
+    """Return whether a killed writer of version 0.1 (without locks) left files beside `path`."""
     return any(os.path.lexists(hidden_sibling(path, ending)) for ending in ("part", "old"))
 
 
@@ -163,19 +164,19 @@ def hidden_sibling(path: Path, ending: str) -> Path:
 
 
 def hidden_stem(name: str) -> str:
-    """`.NAME`; the name is cut if the longest file name would leave no room for a suffix."""
+    """Return `.NAME`; NAME is cut if it leaves no room for a suffix within a file name."""
     if len(os.fsencode(name)) <= MAX_STEM_BYTES:
         return f".{name}"
     return f".{name[:40]}~{zlib.crc32(os.fsencode(name)):08x}"
 
 
 def make_token() -> str:
-    """A text that no other writer has."""
+    """Make a text that no other writer has."""
     return f"{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def resolve_target(path: Path) -> Path:
-    """The absolute path to which a write to `path` goes; OSError if links form a circle."""
+    """Return the absolute path to which a write to `path` goes; OSError if links form a circle."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))

@@ -54,12 +54,12 @@ class RunRecord:
         """Write run.json for a new `run`, or check that the folder already holds this run.
 
         The run may go on with the same photographs in another place: run.json then gets their new
-        path.  Raises UsageError if the folder holds another run, or other files and no run.  If it
-        holds this run, but unfinished, raises UsageError if `resume` is False, or if the run was
-        started in another precision or on other images.
+        path.  Raises UsageError if the folder holds another run, or other files and no run.  For an
+        unfinished run, also raises UsageError if `resume` is False, or if the run was started in
+        another precision or on other images.
         """
         if self.run_json_path.exists():
-            self.check_same_run(run, environment, resume)
+            self.check_can_continue(run, environment, resume)
             if self.find_moved_images(run, environment) and self.read_result() is None:
                 content = {"id": run.id, "run": run.json}
                 write_json(self.run_json_path, self.read_run_json() | content)
@@ -73,15 +73,16 @@ class RunRecord:
             content = {"format": FORMAT_VERSION, "id": run.id, "run": run.json}
             write_json(self.run_json_path, content | {"environment": environment, "result": None})
 
-    def check_same_run(self, run: Run, environment: JsonObject, resume: bool) -> None:
+    def check_can_continue(self, run: Run, environment: JsonObject, resume: bool) -> None:
         """Raise UsageError if the folder holds another run, or `run` cannot go on as requested."""
         stored = self.read_run_json()
         stored_run = self.read_run()
         if stored_run != run and not self.find_moved_images(run, environment):
             difference = describe_first_difference(stored_run.json, run.json)
+            differs_in_recipe = difference.startswith("recipe.")
+            way_on = self.suggest_training_from_this_run() if differs_in_recipe else ""
             raise UsageError(
-                f"{self.folder} holds another run: {difference}; choose another --out"
-                f"{self.suggest_start() if difference.startswith('recipe.') else ''}"
+                f"{self.folder} holds another run: {difference}; choose another --out{way_on}"
             )
         if stored["result"] is not None:
             return
@@ -109,14 +110,14 @@ class RunRecord:
         )
         if stored_transform != transform:
             raise UsageError(
-                f"{self.folder} holds this run with {stored_transform}, not {transform}: give the "
-                "same one, or choose another --out"
+                f"{self.folder} holds this run, but it was started with {stored_transform}, not "
+                f"{transform}: use {stored_transform}, or choose another --out"
             )
 
     def find_moved_images(self, run: Run, environment: JsonObject) -> str:
-        """The path of the run's photographs in run.json, if they are now elsewhere, else "".
+        """Return the path of the photographs in run.json if they have moved since, else "".
 
-        The folder must hold `run` on training images of the same content.
+        The folder must hold `run`, with training images of the same content.
         """
         if not self.run_json_path.exists():
             return ""
@@ -131,8 +132,8 @@ class RunRecord:
         )
         return stored_run.dataset if is_moved else ""
 
-    def suggest_start(self) -> str:
-        """The end of an error: how more training can start from this run's network, if any."""
+    def suggest_training_from_this_run(self) -> str:
+        """Return the end of an error: how to train on from this run's network, if it has one."""
         models = {self.folder / "last": self.folder, self.folder / "best": self.folder / "best"}
         for model, name in models.items():
             if model.exists():
@@ -178,9 +179,9 @@ class RunRecord:
         return self.parse_metrics(self.read_metrics_file())
 
     def read_metrics_so_far(self) -> list[MetricsRow]:
-        """Read the rows of an unfinished run, but not a last row that is not written in full.
+        """Read the metrics of an unfinished run, except a last row that is incomplete.
 
-        Its writer is not done with it, or was killed.
+        The writer of such a row is still writing it, or was killed.
         """
         content = self.read_metrics_file()
         return self.parse_metrics(content[: content.rfind(b"\n") + 1])
@@ -224,8 +225,8 @@ def describe_first_difference(
 ) -> str:
     """Say where two JSON values first differ, e.g. `seed is 0 there, 1 here`.
 
-    `places` says where `stored` and `requested` are.  `path` is the dotted key of the two values in
-    the object that contains them, if there is one.
+    `places` are the words for where `stored` and `requested` are, e.g. `there` and `here`.  `path`
+    is the values' dotted key in the object that contains them, if any.
     """
     if isinstance(stored, dict) and isinstance(requested, dict):
         for key in [*stored, *requested]:

@@ -25,7 +25,7 @@ MetricsRow: TypeAlias = dict[str, float | None]
 def read_json_record(path: Path, content: str, keys: Iterable[str] = ()) -> JsonObject:
     """Read a JSON object from `path`; check its format version and that it has all of `keys`.
 
-    `content` names what the file should hold in error messages, e.g. "a run".  Raises RecordError
+    In error messages, `content` names what the file should hold, e.g. "a run".  Raises RecordError
     if the file is missing or has another format version.  Raises DamagedRecordError if it is not
     valid JSON, not an object, or lacks a key.
     """
@@ -47,7 +47,8 @@ def check_json_record(
         raise DamagedRecordError(f"{path} is damaged: it does not describe {content}")
     if (found := record.get("format", FORMAT_VERSION)) != FORMAT_VERSION:
         raise RecordError(
-            f"{path} has format {quote_json(found)}; this version reads format {FORMAT_VERSION}"
+            f"{path} has format {quote_json(found)}, but this version of residua reads format "
+            f"{FORMAT_VERSION}: use the version that wrote it"
         )
     return record
 
@@ -73,7 +74,7 @@ def check_run_json(record: Json, path: Path) -> JsonObject:
 
 
 def check_result_numbers(result: JsonObject, path: Path) -> None:
-    """Raise DamagedRecordError if an error, an interval or a count of a result is no number."""
+    """Raise DamagedRecordError if an error, an interval or a count of a result is not a number."""
     for name, value in result.items():
         if name.endswith("_interval"):
             is_valid = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
@@ -94,7 +95,7 @@ def check_metrics_row(row: Json, path: Path) -> MetricsRow:
     for name, value in row.items():
         if value is not None and not is_number(value):
             raise DamagedRecordError(
-                f"{path} is damaged: {name} is {quote_json(value)} in a row, not a number"
+                f"{path} is damaged: in one row, {name} is {quote_json(value)}, not a number"
             )
     return row  # type: ignore[return-value]
 

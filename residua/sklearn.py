@@ -29,7 +29,9 @@ from residua.data.images import Images
 from residua.data.user_transform import UserTransform
 from residua.errors import DataError, UsageError
 from residua.training.assess import predict_log_probabilities
-from residua.training.machine import DeviceChoice, Precision, detect_machine
+from residua.training.machine import DeviceChoice, Precision, set_up_machine
+
+__all__ = ["ResiduaClassifier"]
 
 LARGEST_SEED = 2**32 - 1
 
@@ -38,13 +40,14 @@ class ResiduaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
     """Train a residual network on arrays of images, as a classifier of scikit-learn.
 
     X is (n, h, w), (n, h, w, c) or (n, c, h, w), uint8 or floating point in [0, 1]; with
-    image_shape=(c, h, w), also (n, c * h * w).  y (n,) holds any labels.  All images train: none
-    are held out, and nothing is chosen by an error.  Parameters mean what those of `residua.train`
-    mean, and are checked by `fit`.
+    image_shape=(c, h, w), also (n, c * h * w).  y (n,) holds any labels.  All images are used for
+    training: none are held out, and no model is selected by its error.  Parameters are those of
+    `residua.train`, and are checked by `fit`.
 
-    model            name of a network, a `Network`, a module, of which a copy is trained, or None
-    initial_weights  the parameter `from_` of `residua.train`, and train_transform its `transform`
-    random_state     the seed, a whole number; None or a RandomState: a seed is drawn
+    model            name of a network, a `Network`, a module (a copy is trained), or None
+    initial_weights  the parameter `from_` of `residua.train`
+    train_transform  the parameter `transform` of `residua.train`
+    random_state     the seed, a whole number; with None or a RandomState, a seed is drawn
     quiet            whether nothing is printed
 
     After `fit`, `classes_` are the sorted labels, `net_` is the network, in evaluation mode,
@@ -107,17 +110,17 @@ class ResiduaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             classes, indices = np.unique(labels, return_inverse=True)
             if len(labels) != len(pixels):
                 raise UsageError(
-                    f"X has {len(pixels)} images and y {len(labels)} labels: give one label for "
-                    "each image"
+                    f"X has {len(pixels)} images and y has {len(labels)} labels: give one label "
+                    "for each image"
                 )
             result = train(
                 deepcopy(self.model),
-                make_splits_without_held_out_images(pixels, indices),
+                make_splits_with_placeholder_eval(pixels, indices),
                 classes=[str(name) for name in classes],
                 recipe=self.recipe,
                 epochs=self.epochs,
                 steps=self.steps,
-                seed=draw_seed(self.random_state),
+                seed=seed_from_random_state(self.random_state),
                 from_=self.initial_weights,
                 freeze=self.freeze,
                 balance=self.balance,
@@ -142,17 +145,17 @@ class ResiduaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
     @name_keywords_in_errors
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """The probabilities (n, classes) of images X, in the order of `classes_`."""
+        """Predict the probabilities (n, classes) of images X, in the order of `classes_`."""
         check_is_fitted(self, "net_")
         with raise_as_value_error():
             pixels = self.convert_to_pixels(X)
             if (shape := tuple(pixels.shape[1:])) != self.config_.input:
                 raise UsageError(
-                    f"X has images of {shape}, but {type(self).__name__} was fitted to images of "
-                    f"{self.config_.input}: bring them to this shape"
+                    f"X has images of shape {shape}, but {type(self).__name__} was fitted to "
+                    f"images of shape {self.config_.input}: convert X to that shape"
                 )
-        machine = detect_machine("fp32", device_choice=self.device)
-        net = machine.prepare_model(deepcopy(self.net_))
+        machine = set_up_machine("fp32", device_choice=self.device)
+        net = machine.prepare_model_in_place(deepcopy(self.net_))
         images = Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
         scores = predict_log_probabilities(net, images, self.config_, machine)
         # in float64, so that the probabilities of an image sum to 1 as scikit-learn expects
@@ -160,7 +163,7 @@ class ResiduaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return probabilities
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The most probable label (n,) of each image of X."""
+        """Predict the most probable label (n,) of each image of X."""
         probabilities = self.predict_proba(X)
         predicted: NDArray[Any] = self.classes_[probabilities.argmax(1)]
         return predicted
@@ -172,7 +175,7 @@ class ResiduaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             return convert_images(X)
         if self.image_shape is None:
             raise UsageError(
-                f"X has the shape {shape}, which does not tell the shape of an image: give "
+                f"X has the shape {shape}, which does not determine the image shape: give "
                 "image_shape=(channels, height, width), or X as (n, height, width)"
             )
         image_shape = np.ravel(self.image_shape).tolist()
@@ -186,21 +189,21 @@ class ResiduaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
         return convert_images(images[:, 0] if image_shape[0] == 1 else images)
 
 
-def make_splits_without_held_out_images(
+def make_splits_with_placeholder_eval(
     pixels: Tensor, indices: NDArray[np.int64]
 ) -> dict[str, tuple[Tensor, NDArray[np.int64]]]:
-    """The data of a run that trains on all images, as `residua.train` takes them.
+    """Return the data of a run that trains on all images, as `residua.train` takes them.
 
-    Training measures errors on dev and test images, but chooses nothing by them.  Here these are
-    one training image of each class, so that it takes no time; their errors mean nothing.
+    Training measures errors on dev and test images, but chooses nothing by them.  Here both splits
+    hold one training image of each class, so that measuring takes no time; the errors mean nothing.
     """
     _, first_of_class = np.unique(indices, return_index=True)
     measured = pixels[torch.from_numpy(first_of_class)], indices[first_of_class]
     return {"train": (pixels, indices), "dev": measured, "test": measured}
 
 
-def draw_seed(random_state: int | np.random.RandomState | None) -> int:
-    """Make a seed of the parameter `random_state`; None draws one.
+def seed_from_random_state(random_state: int | np.random.RandomState | None) -> int:
+    """Make a seed from the parameter `random_state`; if it is None, draw one.
 
     Raises UsageError if the parameter is neither a seed nor a random state.
     """
@@ -216,9 +219,10 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 @contextmanager
 def raise_as_value_error() -> Iterator[None]:
-    """Raise UsageError, which is a ValueError, for data that cannot be used, as scikit-learn does.
+    """Turn DataError into UsageError, which is a ValueError, inside the context.
 
-    Data are arguments here, not files.  Errors name the parameter `initial_weights`, not `from_`.
+    Data are arguments here, not files, and scikit-learn raises ValueError for them.  Errors name
+    the parameter `initial_weights`, not `from_`.
     """
     try:
         yield

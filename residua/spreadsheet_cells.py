@@ -13,7 +13,7 @@ CellT = TypeVar("CellT")
 
 
 def escape_formula(cell: CellT) -> CellT | str:
-    """Put an apostrophe in front of a text that a spreadsheet would compute."""
+    """Put an apostrophe in front of a text that a spreadsheet would run as a formula."""
     if isinstance(cell, str) and FORMULA_START.match(cell):
         return f"'{cell}"
     return cell

@@ -1,6 +1,6 @@
 """The former name of `residua.studies` and `residua.analysis`."""
 
 raise ImportError(
-    "residua.study is called residua.studies now, and residua.analysis for signals and lesions: "
-    "import from there"
+    "residua.study is called residua.studies now, and its signals and lesions are in "
+    "residua.analysis: import from there"
 )

@@ -92,7 +92,7 @@ def read_packed_runs(path: Path) -> list[PackedRunRecord]:
     records = []
     for number, row in enumerate(read_json_lines(path, MAX_PACKED_BYTES), 1):
         if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-            raise RecordError(f"{path} is damaged in line {number}: it does not describe a run")
+            raise RecordError(f"{path} is damaged in line {number}: the line describes no run")
         records.append(PackedRunRecord(path.parent, row))
     for name, count in Counter(record.name for record in records).items():
         if count > 1:
@@ -125,9 +125,9 @@ def pack_runs(study_folder: Path) -> int:
 
 
 def delete_packed_files(record: RunRecord) -> None:
-    """Delete the files of a run that is packed, and its folder if it holds no more.
+    """Delete the files of a packed run, and its folder if that is then empty.
 
-    The files of a run that an earlier process packed are there only if that process was killed.
+    Files of a run that an earlier process packed exist only if that process was killed.
     """
     delete_path(record.run_json_path)  # first: without it, the packed record counts
     delete_path(record.metrics_path)

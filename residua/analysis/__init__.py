@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from residua.analysis.random_walk import ExpectedSignals as ExpectedSignals
     from residua.analysis.random_walk import predict_initial_signals as predict_initial_signals
     from residua.analysis.run_lesion import run_lesion_study as run_lesion_study
-    from residua.analysis.run_signals import measure_signals_record as measure_signals_record
+    from residua.analysis.run_signals import make_model_signals_record as make_model_signals_record
     from residua.analysis.signals import measure_signals as measure_signals
     from residua.analysis.unit_signals import UnitSignals as UnitSignals
 
@@ -37,7 +37,7 @@ __getattr__, __dir__ = export_lazily(
         "network_lesions": "LesionSampling",
         "random_walk": "ExpectedSignals predict_initial_signals",
         "run_lesion": "run_lesion_study",
-        "run_signals": "measure_signals_record",
+        "run_signals": "make_model_signals_record",
         "signals": "measure_signals",
         "unit_signals": "UnitSignals",
     },

@@ -40,8 +40,8 @@ class Ablation:
     def kendall_tau(self) -> float:
         """Kendall's tau between `unit_order` and the original order, in [-1, 1].
 
-        It is the share of pairs of units that are in their original order minus the share of pairs
-        in reverse order; 1 for fewer than two units.
+        It is the share of pairs of units in their original order minus the share of pairs in
+        reverse order.  It is 1 if there are fewer than two units.
         """
         order = torch.tensor(self.unit_order)
         concordant = (order[:, None] < order).triu(1).sum().item()
@@ -54,7 +54,7 @@ def delete_units(unit_count: int, *deleted_indices: int) -> Ablation:
     return Ablation(tuple(range(unit_count)), frozenset(deleted_indices))
 
 
-def doubling_counts_up_to(maximum: int) -> list[int]:
+def list_powers_of_two_and_maximum(maximum: int) -> list[int]:
     """List the powers of two up to `maximum`, and `maximum` itself: 1, 2, 4, ..., maximum."""
     powers = {2**i for i in range(maximum.bit_length()) if 2**i <= maximum}
     return sorted({maximum, *powers} - {0})
@@ -67,12 +67,12 @@ def sample_random_deletions(
 
     With N deletable units, the numbers of deleted units are 1, 2, 4, ..., N and
     N - 1, N - 2, N - 4, ... (Veit et al. 2016, section 4.2).  `draws_per_count` sets are drawn for
-    each number, but only one for N.  A network with k units left has paths of at most k branches,
-    and of k / 2 on average.
+    each number, but only one for N.  If k units are left, a path goes through at most k branches,
+    and through k / 2 on average.
     """
     deletable = dissected.deletable_indices
-    few_deleted = doubling_counts_up_to(len(deletable))
-    few_kept = doubling_counts_up_to(len(deletable) - 1)
+    few_deleted = list_powers_of_two_and_maximum(len(deletable))
+    few_kept = list_powers_of_two_and_maximum(len(deletable) - 1)
     deletion_counts = sorted({*few_deleted, *(len(deletable) - kept for kept in few_kept)})
 
     def sample_deletion(count: int, draw: int) -> Ablation:
@@ -95,9 +95,9 @@ def sample_random_swaps(
 ) -> dict[int, list[Ablation]]:
     """Draw random orders of the units, grouped by number of swaps (Veit et al. 2016, section 4.3).
 
-    A swap exchanges two units of one stage; both must keep the shape of their input.  With M units
-    in the network that keep the shape, the numbers of swaps are 1, 2, 4, ..., M.  The dictionary
-    is empty if no stage has two such units.
+    A swap exchanges two units of one stage; both must keep the shape of their input.  If M units of
+    the network keep the shape, the numbers of swaps are 1, 2, 4, ..., M.  The dictionary is empty
+    if no stage has two such units.
     """
     swappable = [i for i, unit in enumerate(dissected.units) if not unit.changes_shape]
     pairs = [
@@ -113,7 +113,7 @@ def sample_random_swaps(
             Ablation(apply_random_swaps(unit_count, pairs, count, draw, seed))
             for draw in range(draws_per_count)
         ]
-        for count in doubling_counts_up_to(len(swappable))
+        for count in list_powers_of_two_and_maximum(len(swappable))
     }
 
 
@@ -122,7 +122,7 @@ def apply_random_swaps(
 ) -> tuple[int, ...]:
     """Apply `swap_count` random swaps to the order 0, 1, 2, ..., and return the new order.
 
-    `draw` is the number of the draw; draws of different numbers are independent.
+    `draw` is the index of the draw; draws with different indices are independent.
     """
     bits = random_bits_from_keys(
         seed, RandomStream.LESION_SWAP, swap_count, draw, torch.arange(swap_count)
@@ -145,14 +145,14 @@ def measure_ablation_errors(
 ) -> list[float]:
     """Return the error of each ablation: the share in [0, 1] of images that it classifies wrongly.
 
-    `pixels` are images (n, c, h, w), which the caller must have normalised, with `labels` (n,).
-    `on_step` is called once per ablation and batch.
+    `pixels` are normalised images (n, c, h, w), and `labels` (n,) are their classes.  `on_step` is
+    called once per ablation and batch.
     """
     wrong_counts = [0] * len(ablations)
     batches = zip(torch.split(pixels, batch_size), torch.split(labels, batch_size), strict=True)
     for batch_pixels, batch_labels in batches:
         # Each ablation starts at its first changed unit: the units before it are computed once.
-        unit_inputs = compute_unit_inputs(dissected, batch_pixels)
+        unit_inputs = compute_unit_and_head_inputs(dissected, batch_pixels)
         for i, ablation in enumerate(ablations):
             x = unit_inputs[ablation.first_changed_index]
             logits = dissected.head(compute_last_unit_output(dissected, ablation, x))
@@ -161,7 +161,7 @@ def measure_ablation_errors(
     return [count / len(labels) for count in wrong_counts]
 
 
-def compute_unit_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Tensor]:
+def compute_unit_and_head_inputs(dissected: DissectedNetwork, pixels: Tensor) -> list[Tensor]:
     """Compute the input of every unit of the intact network, followed by the input of the head."""
     unit_inputs = [dissected.stem(pixels)]
     for unit in dissected.units:

@@ -81,7 +81,7 @@ class ActivationDistribution:
         return ActivationDistribution(self.mass_at_zero * factor, self.cell_masses * factor)
 
     def move_mass_to_zero(self, kept_share: float) -> "ActivationDistribution":
-        """Return the distribution when a share 1 - `kept_share` of the activations is set to 0."""
+        """Return the distribution after a share 1 - `kept_share` of the activations is set to 0."""
         return ActivationDistribution(
             self.mass_at_zero * kept_share + (1 - kept_share) * self.total_mass,
             self.cell_masses * kept_share,
@@ -98,24 +98,24 @@ def compute_cell_centers(histogram_cells: int) -> NDArray[np.float64]:
 @lru_cache(maxsize=32)
 def discretize_normal(histogram_cells: int, mean: float, variance: float) -> NDArray[np.float64]:
     """Return the mass of N(mean, variance) in each histogram cell (histogram_cells,)."""
-    return normal_mass_per_cell(compute_cell_centers(histogram_cells), mean, variance)
+    return approximate_cell_masses(compute_cell_centers(histogram_cells), mean, variance)
 
 
 @lru_cache(maxsize=32)
 def compute_noise_spectrum(
     histogram_cells: int, mean: float, variance: float
 ) -> NDArray[np.complex128]:
-    """Return the real FFT of the histogram of N(mean, variance), shifted so that 0 comes first.
+    """Return the real FFT of a histogram of N(mean, variance) whose first cell is that of 0.
 
     Multiplying a histogram's FFT by this FFT convolves the two, which adds the noise.
     """
     cell_offsets = np.fft.ifftshift(
         (np.arange(histogram_cells) - histogram_cells // 2) * CELL_WIDTH
     )
-    return np.fft.rfft(normal_mass_per_cell(cell_offsets, mean, variance))
+    return np.fft.rfft(approximate_cell_masses(cell_offsets, mean, variance))
 
 
-def normal_mass_per_cell(
+def approximate_cell_masses(
     cell_centers: NDArray[np.float64], mean: float, variance: float
 ) -> NDArray[np.float64]:
     """Approximate the mass of N(mean, variance) per cell: density at the center times width."""

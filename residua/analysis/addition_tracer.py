@@ -111,7 +111,7 @@ class AdditionTracer(TorchFunctionMode):
 
 
 def record_relu_after_addition(addition: TracedAddition, result: Tensor) -> None:
-    """Make the ReLU's output, `result`, the unit's output, and record which sums it sets to 0."""
+    """Take `result`, the ReLU's output, as the unit's output; record which sums the ReLU zeroes."""
     clip_mask, y = addition.unit_output.detach() < 0, result.detach()
     rectified_stats = compute_forward_stats(y, y, y, clip_mask)
     addition.unit_output = result
@@ -136,7 +136,7 @@ def iterate_tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 def track_module_calls(
     net: nn.Module, tracer: AdditionTracer, outputs: dict[str, Tensor]
 ) -> Iterator[None]:
-    """Within the context, keep `tracer.module_path` up to date and fill `outputs`.
+    """Keep `tracer.module_path` up to date, and fill `outputs`, inside the context.
 
     `outputs` maps the name of each called module to its last output, if that is a tensor.
     """

@@ -57,7 +57,7 @@ class DissectedNetwork:
     def is_residual(self) -> bool:
         """Whether every unit is known to have a shortcut.
 
-        False for a network without units, or if it was made by `dissect_sequential`.
+        It is False for a network without units, and for one made by `dissect_sequential`.
         """
         return bool(self.units) and all(
             unit.branch_gradient_only and unit.shortcut_gradient_only for unit in self.units
@@ -109,16 +109,15 @@ def dissect_sequential(net: nn.Sequential, unit_names: Sequence[str]) -> Dissect
     child_names = [name for name, _ in net.named_children()]
     listing = ", ".join(child_names)
     if missing := [name for name in unit_names if name not in child_names]:
-        raise UsageError(f"no child module {missing[0]!r}: the network has {listing}")
+        raise UsageError(f"the network has no child module {missing[0]!r}: choose from {listing}")
     if not unit_names:
-        raise UsageError("no units given: name the child modules that are units")
+        raise UsageError("no units were given: give the names of the child modules that are units")
     first = child_names.index(unit_names[0])
     last = first + len(unit_names)
     if child_names[first:last] != list(unit_names):
         raise UsageError(
-            f"the units {', '.join(unit_names)} are not consecutive: give neighbours, in order, "
-            "from "
-            f"{listing}"
+            f"the units {', '.join(unit_names)} are not consecutive: give adjacent child "
+            f"modules, in order, from {listing}"
         )
     units = [
         DissectedUnit(
@@ -176,6 +175,6 @@ def forward_with_shortcut_gradient(unit: ResidualUnit, x: Tensor) -> Tensor:
 def apply_shortcut(unit: ResidualUnit, x: Tensor) -> Tensor:
     """Compute the output of the shortcut of `unit`; TypeError if the unit has no shortcut."""
     if unit.shortcut is None:
-        raise TypeError(f"{unit} has no shortcut")
+        raise TypeError("this unit has no shortcut: give a unit of a residual network")
     y: Tensor = unit.shortcut(x)
     return y

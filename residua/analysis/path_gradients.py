@@ -27,8 +27,8 @@ class UnitGraph(NamedTuple):
     """
 
     x: Tensor
-    branch_output: Tensor  # its gradient flows through the branch alone
-    shortcut_output: Tensor  # its gradient flows through the shortcut alone
+    output_via_branch: Tensor  # its gradient flows through the branch alone
+    output_via_shortcut: Tensor  # its gradient flows through the shortcut alone
 
 
 class PathGradient(NamedTuple):
@@ -51,12 +51,12 @@ def measure_gradient_shares(
 ) -> tuple[PathLengthShare, ...]:
     """Measure the share of the gradient that the paths of each length carry.
 
-    `pixels` are images (n, c, h, w), which the caller must have normalised, with `labels` (n,).
+    `pixels` are normalised images (n, c, h, w), and `labels` (n,) are their classes.
 
     The gradient along a path is dL/dx at the first unit's input x, and its norm is taken over the
     whole batch.  For each length k, the mean norm over `draws_per_length` random paths is
-    multiplied by the number of paths of that length, C(N, k) for N units.  The share of a length
-    is its product divided by the sum of the products of all lengths.  Of a deep network only some
+    multiplied by the number of paths of that length, C(N, k) for N units.  The share of a length is
+    its product divided by the sum of the products of all lengths.  For a deep network, only some
     lengths are sampled, and the log norms of the others are interpolated.
 
     Veit et al. use these shares to measure which paths carry the gradient.  The shares are not an
@@ -123,7 +123,7 @@ def build_unit_graphs(
         unit_graphs.append(
             UnitGraph(x, unit.branch_gradient_only(x), unit.shortcut_gradient_only(x))
         )
-        x = unit_graphs[-1].branch_output
+        x = unit_graphs[-1].output_via_branch
     x = x.detach().requires_grad_()
     (output_gradient,) = torch.autograd.grad(F.cross_entropy(dissected.head(x), labels), x)
     return unit_graphs, output_gradient
@@ -143,7 +143,7 @@ def compute_path_gradient(
         norm = float(g.norm())
         if norm == 0 or not isfinite(norm):
             return PathGradient(torch.zeros_like(unit_graphs[0].x), -inf)
-        output = graph.branch_output if i in branch_units else graph.shortcut_output
+        output = graph.output_via_branch if i in branch_units else graph.output_via_shortcut
         (g,) = torch.autograd.grad(output, graph.x, g / norm, retain_graph=True)
         log_scale += log(norm)
     norm = float(g.norm())

@@ -94,11 +94,11 @@ class ExpectedSignals:
 
 def predict_initial_signals(plan: Plan) -> list[ExpectedSignals | None]:
     """Predict the signals of each unit of a new network; None if the model does not apply to it."""
-    return list(predict_unit_signals(plan, choose_histogram_cells(plan)))
+    return list(predict_unit_signals(plan, choose_histogram_cell_count(plan)))
 
 
-def choose_histogram_cells(plan: Plan) -> int:
-    """Choose how many cells (a power of 2) a histogram needs to hold a walk through all units."""
+def choose_histogram_cell_count(plan: Plan) -> int:
+    """Choose how many cells (a power of 2) a histogram needs for the activations of all units."""
     drift = sum(noise.mean for unit in plan.units if (noise := predict_branch_noise(unit)))
     reach = REACH_IN_SDS * sqrt(len(plan.units) + 4) + drift
     return int(2 ** np.ceil(np.log2(2 * reach / CELL_WIDTH)))
@@ -110,8 +110,8 @@ def predict_unit_signals(plan: Plan, histogram_cells: int) -> Iterator[ExpectedS
     uncut: ActivationDistribution | None = None  # the part that this stage has not clipped
     for unit in plan.units:
         noise = predict_branch_noise(unit)
-        has_known_after = list_op_names(unit.after) in ([], ["relu"])
-        if noise is None or not has_known_after or not is_plain_addition(unit):
+        has_known_after = list_op_names_without_flatten(unit.after) in ([], ["relu"])
+        if noise is None or not has_known_after or not is_sum_in_expectation(unit):
             yield None
             distribution = uncut = None
             continue
@@ -158,8 +158,8 @@ def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignal
     """Predict the signals of a unit whose branch is 0 and whose input distribution is unknown.
 
     Returns None if the branch is not 0, or if the shortcut is neither the identity nor padding.
-    Nothing is clipped in such a unit: if a ReLU follows the addition, the unit's input is already
-    the output of a ReLU.
+    Such a unit clips nothing: its sum is its input, and if a ReLU follows the addition, that input
+    is itself the output of a ReLU.
     """
     keeps_input = (
         noise.second_moment == 0
@@ -169,15 +169,15 @@ def predict_zero_branch(unit: PlannedUnit, noise: BranchNoise) -> ExpectedSignal
     return ExpectedSignals(0.0, 1.0, 0.0, 0.0) if keeps_input else None
 
 
-def is_plain_addition(unit: PlannedUnit) -> bool:
+def is_sum_in_expectation(unit: PlannedUnit) -> bool:
     """Return whether the expected output of the join is shortcut + branch, without scaling.
 
-    This holds for joins with dropout or drop-path too.
+    This also holds for joins with dropout or drop-path.
     """
     return unit.join.expected_output_is_sum
 
 
-def list_op_names(layers: Layers) -> list[str]:
+def list_op_names_without_flatten(layers: Layers) -> list[str]:
     """List the names of the layers' operations in order, without `flatten`."""
     return [layer.op for layer in layers if layer.op != "flatten"]
 
@@ -189,12 +189,15 @@ def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
     """
     if any(layer.zero_init or layer.op == "scale" for layer in unit.branch):
         return BranchNoise(0.0, 0.0)
-    match list_op_names(unit.branch):
+    match list_op_names_without_flatten(unit.branch):
         case [*_, "weight", "bn"]:
             return BranchNoise(0.0, 1.0)
         case [*_, "weight", "bn", "relu"]:
             return BranchNoise(1 / sqrt(2 * pi), 1 / 2 - 1 / (2 * pi))
-        case [*before, "weight"] if [*list_op_names(unit.lead), *before][-2:] == ["bn", "relu"]:
+        case [*before, "weight"] if [*list_op_names_without_flatten(unit.lead), *before][-2:] == [
+            "bn",
+            "relu",
+        ]:
             return BranchNoise(0.0, 1.0)
         case _:
             return None
@@ -202,7 +205,7 @@ def predict_branch_noise(unit: PlannedUnit) -> BranchNoise | None:
 
 def distribution_after_stem(stem: Layers, histogram_cells: int) -> ActivationDistribution | None:
     """Return the distribution after the stem; None if the model cannot predict it."""
-    match list_op_names(stem):
+    match list_op_names_without_flatten(stem):
         case ["weight", "bn"]:
             return standard_normal(histogram_cells)
         case ["weight", "bn", "relu"]:
@@ -215,7 +218,7 @@ def propagate_through_lead(
     unit: PlannedUnit, x: ActivationDistribution | None, histogram_cells: int
 ) -> ActivationDistribution | None:
     """Return the distribution after the layers that branch and shortcut share; None if unknown."""
-    for op in list_op_names(unit.lead):
+    for op in list_op_names_without_flatten(unit.lead):
         match op:
             case "bn":
                 x = standard_normal(histogram_cells)
@@ -235,7 +238,7 @@ def propagate_through_shortcut(
     """
     if unit.shortcut is None:
         return ActivationDistribution(1.0, np.zeros(histogram_cells))
-    match list_op_names(unit.shortcut):
+    match list_op_names_without_flatten(unit.shortcut):
         case []:
             return x
         case ["pad"]:

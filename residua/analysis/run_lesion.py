@@ -29,7 +29,7 @@ from residua.training.progress import NamedCountListener
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkInStudy:
-    """A trained network to lesion; `source` tells it from others of the same name."""
+    """A trained network in a lesion study; `source` distinguishes it from others of its name."""
 
     net: ResidualNetwork
     config: ModelConfig
@@ -54,7 +54,8 @@ def run_lesion_study(
 
     Raises UsageError if the first network has no shortcuts, if the classes or the input shape of a
     network do not match `data`, if a folder holds VLAD, which has no units, or if `image_count` is
-    below 1.  Raises RecordError if a folder cannot be read, DataError if the images cannot.
+    below 1.  Raises RecordError if a folder cannot be read, and DataError if the images cannot be
+    read.
     """
     model_folders = [find_model_folder(folder) for folder in folders]
     configs = [read_compatible_config(data, folder) for folder in model_folders]
@@ -103,7 +104,7 @@ def measure_lesion_study(
     net_labels = make_net_labels(names, [network.source for network in networks])
     net_results = [
         measure_lesions(
-            machine.prepare_model(network.net),
+            machine.prepare_model_in_place(network.net),
             label,
             normalise_pixels(sample.pixels, network.config.mean, network.config.std),
             sample.labels,

@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from residua.analysis.random_walk import predict_initial_signals
-from residua.analysis.signals import check_image_count, ignore_unit_progress, measure_signals
-from residua.config.checks import check_seed
+from residua.analysis.signals import ignore_unit_progress, measure_signals, require_two_images
+from residua.config.checks import check_seed_range
 from residua.config.dataset import Dataset, get_dataset
-from residua.config.hub_name import is_on_hub
+from residua.config.hub_name import is_hub_name
 from residua.config.papers import network
 from residua.config.serialize import FORMAT_VERSION, Json
 from residua.data.augment import normalise_pixels
@@ -58,7 +58,7 @@ class NetworkWithData:
     is_trained: bool
 
 
-def measure_signals_record(
+def make_model_signals_record(
     model: str,
     machine: Machine,
     *,
@@ -72,15 +72,16 @@ def measure_signals_record(
 
     `model` is a run folder, a model folder or a network name.  A network given by name is built and
     initialised from `seed`.  `data` is the name of a data set.  It defaults to the one that the
-    network was trained on or, for a network given by name, to `choose_default_dataset`.  The batch
-    is the first `image_count` images of the training split.
+    network was trained on or, for a network given by name, to
+    `choose_dataset_without_download`.  The batch is the first `image_count` images of the training
+    split.
 
     Raises UsageError for an unknown name, for fewer than 2 or too many images, or if the data set
-    does not fit the network.  Raises RecordError if the folder, DataError if the data set, is
-    missing or damaged.
+    does not fit the network.  Raises RecordError if the folder is missing or damaged, and DataError
+    if the data set is.
     """
     examined = resolve_network_with_data(model, data, seed, data_dir)
-    return measure_network_signals(
+    return make_network_signals_record(
         examined,
         machine,
         image_count=image_count,
@@ -90,7 +91,7 @@ def measure_signals_record(
     )
 
 
-def measure_network_signals(
+def make_network_signals_record(
     examined: NetworkWithData,
     machine: Machine,
     *,
@@ -104,10 +105,10 @@ def measure_network_signals(
     The network is moved to the machine's device, and stays there.  There are predictions only for a
     network that residua has built.  Raises UsageError for fewer than 2 or too many images.
     """
-    check_image_count(image_count)
-    batch = read_first_images(examined.data, image_count, data_dir).to(machine.device)
+    require_two_images(image_count)
+    batch = read_first_training_images(examined.data, image_count, data_dir).to(machine.device)
     unit_signals = measure_signals(
-        machine.prepare_model(examined.net),
+        machine.prepare_model_in_place(examined.net),
         normalise_pixels(batch.pixels, examined.mean, examined.std),
         batch.labels,
         on_progress=on_progress,
@@ -132,7 +133,7 @@ def measure_network_signals(
     }
 
 
-def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) -> Images:
+def read_first_training_images(data: Dataset, image_count: int, data_dir: Path | None) -> Images:
     """Read the first `image_count` images of the training split.
 
     Raises UsageError if the split has fewer images.
@@ -146,9 +147,9 @@ def read_first_images(data: Dataset, image_count: int, data_dir: Path | None) ->
     return images[slice(0, image_count)]
 
 
-def is_network_name(model: str) -> bool:
-    """Whether a text is no place of a network: no existing folder, no "/", and not on the hub."""
-    return not (is_on_hub(model) or Path(model).is_dir() or "/" in model)
+def may_be_network_name(model: str) -> bool:
+    """Return whether a text names a network: it is no folder, has no "/" and is not on the hub."""
+    return not (is_hub_name(model) or Path(model).is_dir() or "/" in model)
 
 
 def resolve_network_with_data(
@@ -161,12 +162,12 @@ def resolve_network_with_data(
     """
     if model.split(",")[0] == "vlad":
         raise UsageError(f"{model} has no units: give a network, e.g. cifar-resnet110")
-    if not is_network_name(model):
+    if not may_be_network_name(model):
         return load_network_with_data(find_or_download_model_folder(model), data)
-    chosen_data = get_dataset(data) if data else choose_default_dataset(model, data_dir)
-    check_seed(seed)
+    chosen_data = get_dataset(data) if data else choose_dataset_without_download(model, data_dir)
+    check_seed_range(seed)
     network_config = network(model, input=chosen_data.input, classes=len(chosen_data.classes))
-    return examine_built_network(
+    return pair_built_network_with_data(
         build(network_config, seed),
         chosen_data,
         chosen_data.mean,
@@ -175,7 +176,7 @@ def resolve_network_with_data(
     )
 
 
-def examine_built_network(
+def pair_built_network_with_data(
     net: ResidualNetwork,
     data: Dataset,
     mean: tuple[float, ...],
@@ -207,13 +208,15 @@ def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
     folder = find_model_folder(folder)
     net, config = load_residual_network(folder), read_model_config(folder)
     if not (data or config.dataset):
-        raise UsageError(f"{folder} does not say which data it was trained on: give --data")
+        raise UsageError(
+            f"{folder} does not record the data that its network was trained on: add --data"
+        )
     chosen_data = get_dataset(data or config.dataset)
     read_compatible_config(chosen_data, folder)
-    return examine_built_network(net, chosen_data, config.mean, config.std, is_trained=True)
+    return pair_built_network_with_data(net, chosen_data, config.mean, config.std, is_trained=True)
 
 
-def choose_default_dataset(model: str, data_dir: Path | None) -> Dataset:
+def choose_dataset_without_download(model: str, data_dir: Path | None) -> Dataset:
     """Choose CIFAR-10 for a CIFAR network if its files are on this machine, otherwise digits.
 
     Neither needs a download: the digits are part of scikit-learn.

@@ -59,7 +59,7 @@ def measure_signals(
     `residua` has built.  Raises UsageError for fewer than 2 images, for unknown names, and if `net`
     has nothing to measure.
     """
-    check_image_count(len(images))
+    require_two_images(len(images))
     with use_batch_statistics(net):
         if not isinstance(net, ResidualNetwork):
             validate_unit_names(unit_names, [name for name, _ in net.named_modules() if name])
@@ -69,7 +69,7 @@ def measure_signals(
         return [signals for signals in measured if not unit_names or signals.name in unit_names]
 
 
-def check_image_count(image_count: int) -> None:
+def require_two_images(image_count: int) -> None:
     """Raise UsageError for fewer than 2 images."""
     if image_count < 2:
         raise UsageError(
@@ -83,7 +83,8 @@ def validate_unit_names(unit_names: Sequence[str], valid_names: Sequence[str]) -
     for unit_name in unit_names:
         if unit_name not in valid_names:
             raise UsageError(
-                f"no unit {unit_name!r}: the network has {valid_names[0]} to {valid_names[-1]}"
+                f"the network has no unit {unit_name!r}: choose from {valid_names[0]} to "
+                f"{valid_names[-1]}"
             )
 
 

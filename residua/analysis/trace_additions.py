@@ -63,7 +63,7 @@ def measure_by_tracing(
                 "without them there is no loss to differentiate"
             )
         if unit_names:
-            units = select_traced_units(tracer.additions, unit_names, outputs)
+            units = make_units_of_named_modules(tracer.additions, unit_names, outputs)
         else:
             units = name_traced_additions(tracer.additions, modules)
         if not units:
@@ -135,7 +135,7 @@ def combine_traced_signals(
 
 
 def remove_addition_signals(signals: UnitSignals) -> UnitSignals:
-    """Set the signals to None that are defined only for a unit with an addition."""
+    """Set to None the signals that are defined only for a unit with an addition."""
     return replace(
         signals, clip_fraction=None, survival=None, response_std=None, residual_ratio=None
     )
@@ -163,7 +163,7 @@ def name_traced_additions(
     return units
 
 
-def select_traced_units(
+def make_units_of_named_modules(
     additions: list[TracedAddition], unit_names: Sequence[str], outputs: dict[str, Tensor]
 ) -> list[TracedUnit]:
     """Make one unit for each module in `unit_names`.

@@ -65,7 +65,8 @@ def compute_forward_stats(
 ) -> ForwardStats:
     """Compute a unit's statistics from its output y (n, ...) and the two operands of its addition.
 
-    `clip_mask` is True for the sums that the ReLU after the addition sets to 0; None without ReLU.
+    `clip_mask` is True where the ReLU after the addition sets the sum to 0; it is None without a
+    ReLU.
     """
     # in float64, because squares of large activations overflow fp32
     variance, mean = torch.var_mean(y.double(), correction=0)
@@ -155,7 +156,7 @@ def cosine_similarity(a: Tensor, b: Tensor) -> float | None:
 
 
 def mean_pairwise_cosine(gradient: Tensor) -> float | None:
-    """Return the mean cosine similarity of all pairs of rows of (n, ...); None if a row is 0."""
+    """Return the mean cosine similarity of all pairs of rows of `gradient`; None if a row is 0."""
     rows = gradient.double().flatten(1)
     row_norms = rows.norm(dim=1, keepdim=True)
     n = len(rows)

@@ -33,14 +33,14 @@ from residua.net.model_folder import find_model_folder, load_model_folder
 from residua.net.own_module import load_own_module
 from residua.report.format import format_percent
 from residua.training.assess import evaluate_classifier
-from residua.training.machine import detect_machine
+from residua.training.machine import set_up_machine
 
 
 @dataclass(frozen=True, slots=True)
 class ClassPrediction:
-    """The classes of one image.
+    """The predicted classes of one image.
 
-    source       the path or address of the image, or its number, e.g. "image 3"
+    source       the path or URL of the image, or its number, e.g. "image 3"
     label        the most probable class; "" if the image could not be read
     probability  its probability, in [0, 1]
     top          the most probable classes with their probabilities, in descending order
@@ -66,7 +66,7 @@ class Classifier:
     net      the PyTorch module, in evaluation mode
     config   classes, normalisation and origin
     folder   the model folder; None if the network was never stored
-    engines  what computes the network, by name, as soon as it has been built
+    engines  the inference engines that have been built so far, by name
     """
 
     net: nn.Module
@@ -83,7 +83,7 @@ class Classifier:
         return f"Classifier({self.config.network.name}, {len(self.classes)} classes)"
 
     def _repr_html_(self) -> str:
-        """A table for notebooks."""
+        """Render a table for notebooks."""
         config = self.config
         facts = {
             "network": config.network.name,
@@ -123,14 +123,14 @@ class Classifier:
         engine: EngineName = "auto",
         unreadable: Literal["raise", "keep"] = "raise",
     ) -> list[ClassPrediction]:
-        """Classify images: paths, folders, addresses, PIL images or arrays, one or several.
+        """Classify one or several images: paths, folders, URLs, PIL images or arrays.
 
-        The predictions are in the order of the images.  `engine` is what computes the network, as
-        for `residua predict`.  An image that cannot be read raises DataError or, with
+        The predictions are in the order of the images.  `engine` names the inference engine, as in
+        `residua predict`.  An image that cannot be read raises DataError or, with
         unreadable="keep", yields a prediction with an `error`.
         """
         if unreadable not in ("raise", "keep"):
-            raise unknown_name_error("value of unreadable", unreadable, ("raise", "keep"))
+            raise unknown_name_error("value", unreadable, ("raise", "keep"), "unreadable")
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise UsageError(f"{name}={value} is invalid: give 1 or more")
@@ -146,14 +146,14 @@ class Classifier:
         return results
 
     def predict_one(self, image: GivenImage, *, top: int = 5) -> ClassPrediction:
-        """Classify one image: a path, an address, a PIL image or an array."""
+        """Classify one image: a path, a URL, a PIL image or an array."""
         predictions = self.predict([image], top=top)
         if len(predictions) != 1:
             raise UsageError(f"{image} holds {len(predictions)} images: call predict instead")
         return predictions[0]
 
     def get_engine(self, name: EngineName, image_count: int) -> InferenceEngine:
-        """The engine `name`, which is built only once; `auto` depends on the number of images."""
+        """Return the engine `name`, built on first use; `auto` depends on the number of images."""
         is_large = image_count > 100
         key = f"{name} for many" if name == "auto" and is_large else name
         if key not in self.engines:
@@ -161,7 +161,7 @@ class Classifier:
         return self.engines[key]
 
     def name_classes(self, prediction: Prediction, top: int) -> ClassPrediction:
-        """A prediction with the names of its `top` most probable classes."""
+        """Turn a prediction into one that names its `top` most probable classes."""
         named = tuple((self.classes[k], p) for k, p in prediction.top_classes(top))
         label, probability = named[0] if named else ("", 0.0)
         return ClassPrediction(str(prediction.path), label, probability, named, prediction.error)
@@ -188,14 +188,14 @@ class Classifier:
             self.config,
             dataset,
             split,
-            detect_machine("fp32"),
+            set_up_machine("fp32"),
             Path(data_dir) if data_dir else None,
             mirror=mirror,
         )
 
     @name_keywords_in_errors
     def explain(self, image: GivenImage, target: str | None = None) -> Image.Image:
-        """Draw the image, and beside it which pixels speak for a class (Grad-CAM).
+        """Draw the image and, beside it, the pixels that raise the score of a class (Grad-CAM).
 
         `target` is the name of the class, by default the most probable one.
         """
@@ -213,14 +213,15 @@ class Classifier:
     def features(
         self, images: GivenImage | Iterable[GivenImage], *, batch_size: int = 32
     ) -> Tensor:
-        """The features (n, num_features) of images, which are the inputs of the last layer.
+        """Return the features (n, num_features) of images, which are the inputs of the last layer.
 
         Raises UsageError for a VLAD classifier and for a module of the user's own.
         """
         net = self.net
         if not isinstance(net, ResidualNetwork):
             raise UsageError(
-                f"{self.config.network.name} has no features: only networks of residua have them"
+                f"{self.config.network.name} has no features: only networks built by residua have "
+                "them"
             )
         listed = list_given_images(images)
         pieces: list[Tensor] = [torch.empty(0, net.num_features)]
@@ -243,8 +244,8 @@ class Classifier:
     ) -> dict[str, Json]:
         """Write the network to a file for other programs, checked against PyTorch.
 
-        The arguments mean what the options of `residua export` mean; `int8` is the data to
-        calibrate with.  Returns a description of the file.
+        The arguments are the options of `residua export`; `int8` is the calibration data.  Returns
+        a description of the file.
         """
         return export_model(
             self.net,

@@ -1,4 +1,4 @@
-"""The images that a classifier is given: paths, addresses, PIL images and arrays."""
+"""The images that a classifier is given: paths, URLs, PIL images and arrays."""
 
 import os
 from collections.abc import Iterable
@@ -51,12 +51,12 @@ def list_given_images(images: GivenImage | Iterable[GivenImage]) -> list[GivenIm
 
 
 def list_path(path: str) -> list[GivenImage]:
-    """The image files of a folder, or a single file or address as it is."""
+    """List the image files of a folder; a single file or a URL is listed as it is."""
     if is_address(path) or not os.path.isdir(path):
         return [path]
     files: list[GivenImage] = list(find_image_files(Path(path)))
     if not files:
-        raise DataError(f"no image in {path}: give image files, or folders of them")
+        raise DataError(f"no image was found in {path}: give image files, or folders of them")
     return files
 
 
@@ -68,14 +68,14 @@ def convert_single_array(array: Any) -> Tensor:
     """Convert one image (h, w), (h, w, c) or (c, h, w) to uint8 (c, h, w)."""
     if array.ndim == 3 and not {array.shape[0], array.shape[2]} & set(COUNTS_OF_CHANNELS):
         raise DataError(
-            f"an array of the shape {tuple(array.shape)} is no image: give (height, width), "
+            f"an array of shape {tuple(array.shape)} is not an image: give (height, width), "
             "(height, width, channels) or (channels, height, width), with 1 or 3 channels"
         )
     return convert_image(array)
 
 
 def decode_given_image(item: tuple[int, GivenImage], config: ModelConfig) -> Prediction:
-    """Decode one image, with its number, into a prediction that has pixels or an error."""
+    """Decode an image, given with its number; return a prediction with pixels or an error."""
     number, image = item
     if isinstance(image, str | os.PathLike) and not is_address(os.fspath(image)):
         return decode_or_error(Path(image), config)
@@ -89,14 +89,14 @@ def decode_given_image(item: tuple[int, GivenImage], config: ModelConfig) -> Pre
 
 
 def open_given_image(image: GivenImage, config: ModelConfig) -> Image.Image:
-    """An address, a PIL image or pixels (c, h, w) as a PIL image."""
+    """Open a URL, a PIL image or pixels (c, h, w) as a PIL image."""
     if isinstance(image, str):
         return decode_image(download_image(image))
     if isinstance(image, Image.Image):
         return convert_to_rgb(image, "the image", config.white_level).image
     if not isinstance(image, Tensor):
         raise DataError(
-            f"{type(image).__name__} is no image: give a path, an address, a PIL image or an array"
+            f"{type(image).__name__} is not an image: give a path, a URL, a PIL image or an array"
         )
     return pixels_to_image(image)
 
@@ -109,7 +109,7 @@ def download_image(address: str) -> bytes:
             content: bytes = response.read(MAX_DOWNLOAD_BYTES + 1)
     except (URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise DataError(f"the address cannot be read ({reason})") from error
+        raise DataError(f"the URL cannot be read ({reason})") from error
     if len(content) > MAX_DOWNLOAD_BYTES:
         raise DataError(f"the file is larger than {MAX_DOWNLOAD_BYTES:,} bytes")
     return content

@@ -17,11 +17,12 @@ TrainedNetwork: TypeAlias = str | Path | Classifier | TrainingResult
 """A run's folder, a model folder or hf:OWNER/NAME, or what `load` and `train` return."""
 GivenNetwork: TypeAlias = TrainedNetwork | nn.Module
 """A trained network, or a module, whose classes and normalisation nobody says."""
+GIVE_DATA = "give data=NAME or data=(images, labels)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkAndConfig:
-    """A network; `config` is None if it was given as a module, `folder` if it has none."""
+    """A network; `config` is None for a plain module, and `folder` is None without a folder."""
 
     net: nn.Module
     config: ModelConfig | None
@@ -29,9 +30,9 @@ class NetworkAndConfig:
 
 
 def read_given_network(given: GivenNetwork) -> NetworkAndConfig:
-    """Load the network that is given by a path, or take that of the object.
+    """Load a network from a path, or take it from an object that holds one.
 
-    Raises UsageError for another object, and what `load` raises.
+    Raises UsageError for an object without a network, and the errors of `load`.
     """
     if isinstance(given, nn.Module):
         return NetworkAndConfig(given, None)
@@ -41,8 +42,8 @@ def read_given_network(given: GivenNetwork) -> NetworkAndConfig:
     if isinstance(given, Classifier | TrainingResult):
         return NetworkAndConfig(given.net, given.config, given.folder)
     raise UsageError(
-        f"{type(given).__name__} is no network: give a run's folder, a model folder, "
-        "hf:OWNER/NAME, what residua.load or residua.train returns, or a module"
+        f"{type(given).__name__} is not a network: give a run's folder, a model folder, "
+        "hf:OWNER/NAME, a module, or the result of residua.load or residua.train"
     )
 
 
@@ -51,18 +52,18 @@ def require_own_network(net: nn.Module) -> ResidualNetwork:
     if isinstance(net, ResidualNetwork):
         return net
     raise UsageError(
-        f"{type(net).__name__} has no units that residua knows: give a network that it has built, "
-        "e.g. by residua.create_model"
+        f"{type(net).__name__} has no units that residua knows: give a network built by residua, "
+        "e.g. with residua.create_model"
     )
 
 
-def find_training_dataset(config: ModelConfig) -> Dataset:
-    """The published data set that a network was trained on; raises UsageError if it is none."""
+def find_published_training_dataset(config: ModelConfig) -> Dataset:
+    """Return the published data set that a network was trained on, or raise UsageError."""
     if config.dataset in DATASETS:
         return get_dataset(config.dataset)
     reason = (
         f"was trained on {config.dataset}, which is not a data set that residua knows by name"
         if config.dataset
-        else "does not say what it was trained on"
+        else "does not record the data that it was trained on"
     )
-    raise UsageError(f"{config.network.name} {reason}: give data")
+    raise UsageError(f"{config.network.name} {reason}: {GIVE_DATA}")

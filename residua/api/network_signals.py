@@ -9,18 +9,19 @@ from torch import nn
 from residua.analysis.run_signals import (
     SIGNALS_SPLIT,
     NetworkWithData,
-    examine_built_network,
-    is_network_name,
-    measure_network_signals,
+    make_network_signals_record,
+    may_be_network_name,
+    pair_built_network_with_data,
     resolve_network_with_data,
 )
 from residua.api.given_networks import (
+    GIVE_DATA,
     GivenNetwork,
-    find_training_dataset,
+    find_published_training_dataset,
     read_given_network,
 )
 from residua.api.own_errors import name_keywords_in_errors
-from residua.config.checks import check_seed
+from residua.config.checks import check_seed_range
 from residua.config.dataset import Dataset, get_dataset
 from residua.config.model import ModelConfig
 from residua.config.papers import network
@@ -32,13 +33,13 @@ from residua.net.build import ResidualNetwork, build
 from residua.net.model_folder import check_compatibility
 from residua.net.own_module import make_module_classifier
 from residua.net.vlad import VladNetwork
-from residua.report.signals import choose_signals_folder, write_and_summarize_signals
+from residua.report.signals import choose_signals_folder, write_signals_report_with_data
 from residua.report.signals_record import (
     SignalsRecord,
     parse_signals_record,
     write_signals_record,
 )
-from residua.training.machine import DeviceChoice, detect_machine
+from residua.training.machine import DeviceChoice, set_up_machine
 
 
 @name_keywords_in_errors
@@ -58,17 +59,17 @@ def signals(
     `model` may also be the name of a network, which is initialised from `seed`.  A module counts as
     trained; one that residua has not built has a unit at each residual addition.  The batch is the
     first `images` training images of the data set that `data` names, or the first of (images,
-    labels).  By default `data` is what the network was trained on; a module needs it.  With `out`,
-    the page and `signals.json` are written to this folder.
+    labels).  By default `data` is what the network was trained on; for a module, `data` is
+    required.  If `out` is given, the report page and `signals.json` are written to this folder.
 
     Raises UsageError if network and data do not fit, or for fewer than 2 or too many images.
     """
     folder = None if out is None else choose_signals_folder(Path(out), "")
-    machine = detect_machine("fp32", device_choice=device)
+    machine = set_up_machine("fp32", device_choice=device)
     place = None if data_dir is None else Path(data_dir)
     examined = resolve_examined_network(model, data, seed, place)
     with ProgressBar("unit", hidden=quiet) as bar:
-        content = measure_network_signals(
+        content = make_network_signals_record(
             examined,
             machine,
             image_count=images,
@@ -78,7 +79,7 @@ def signals(
         )
     if folder is not None:
         write_signals_record(content, folder)
-        write_and_summarize_signals(folder)
+        write_signals_report_with_data(folder)
     return parse_signals_record(content)
 
 
@@ -90,22 +91,24 @@ def resolve_examined_network(
     Networks that are given as objects are copied.  Raises UsageError if network and data do not
     fit, or if a module is given without data.
     """
-    if isinstance(model, str) and is_network_name(model):
+    if isinstance(model, str) and may_be_network_name(model):
         if data is None or isinstance(data, str):
             return resolve_network_with_data(model, data or "", seed, data_dir)
         dataset = resolve_signals_data(data, None)
-        check_seed(seed)
+        check_seed_range(seed)
         new_net = build(network(model, input=dataset.input, classes=len(dataset.classes)), seed)
-        return examine_built_network(new_net, dataset, dataset.mean, dataset.std, is_trained=False)
+        return pair_built_network_with_data(
+            new_net, dataset, dataset.mean, dataset.std, is_trained=False
+        )
     given = read_given_network(model)
     dataset = resolve_signals_data(data, given.config)
-    return examine_given_network(deepcopy(given.net), given.config, dataset)
+    return pair_given_network_with_data(deepcopy(given.net), given.config, dataset)
 
 
 def resolve_signals_data(data: str | ImagesAndLabels | None, config: ModelConfig | None) -> Dataset:
-    """The data set to examine a network on, by default the one that its config names.
+    """Return the data set to examine a network on, by default the one that its config names.
 
-    Images in memory are all in the split that is examined.
+    All images in memory belong to the examined split.
     """
     if isinstance(data, str):
         return get_dataset(data)
@@ -114,14 +117,14 @@ def resolve_signals_data(data: str | ImagesAndLabels | None, config: ModelConfig
         mean, std = (config.mean, config.std) if config else measure_channels(images.pixels)
         return make_one_split_dataset(images, SIGNALS_SPLIT, classes, mean, std)
     if config is None:
-        raise UsageError("a module does not say what it was trained on: give data")
-    return find_training_dataset(config)
+        raise UsageError(f"a module does not record the data that it was trained on: {GIVE_DATA}")
+    return find_published_training_dataset(config)
 
 
-def examine_given_network(
+def pair_given_network_with_data(
     net: nn.Module, config: ModelConfig | None, data: Dataset
 ) -> NetworkWithData:
-    """A network that counts as trained, with its data, and the normalisation of its config.
+    """Pair a trained network with its data, and with the normalisation of its config.
 
     Without a config, the normalisation is that of the data.  Raises UsageError if network and data
     do not fit, or for VLAD, which has no units.
@@ -133,18 +136,18 @@ def examine_given_network(
         raise UsageError("vlad has no units: give a network, e.g. cifar-resnet110")
     if isinstance(net, ResidualNetwork):
         check_network_fits(net, data)
-        return examine_built_network(net, data, mean, std, is_trained=True)
+        return pair_built_network_with_data(net, data, mean, std, is_trained=True)
     described = make_module_classifier(net, data.input, len(data.classes))
     return NetworkWithData(net, described.name, described.depth, data, mean, std, is_trained=True)
 
 
 def check_network_fits(net: ResidualNetwork, data: Dataset) -> None:
-    """Raise UsageError if a network takes other images, or has another number of classes."""
+    """Raise UsageError if a network's input shape or number of classes does not fit the data."""
     described, classes = net.plan.network, len(data.classes)
     fits_images = described.input in (data.input, (prod(data.input),))
     if not fits_images or net.num_classes != classes:
         raise UsageError(
-            f"{described.name} takes images of {described.input} and has {net.num_classes} "
-            f"classes, but {data.name} has images of {data.input} and {classes} classes: give data "
-            "that fits the network"
+            f"{described.name} takes images of shape {described.input} and has {net.num_classes} "
+            f"classes, but {data.name} has images of shape {data.input} and {classes} classes: "
+            "give data that fits the network"
         )

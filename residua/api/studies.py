@@ -12,7 +12,7 @@ from residua.analysis.run_lesion import NetworkInStudy, measure_lesion_study
 from residua.api.given_networks import (
     NetworkAndConfig,
     TrainedNetwork,
-    find_training_dataset,
+    find_published_training_dataset,
     read_given_network,
     require_own_network,
 )
@@ -30,7 +30,7 @@ from residua.net.model_folder import check_compatibility
 from residua.report.lesion import check_lesion_output_folder, write_lesion_report
 from residua.report.study import StudySummary, read_study_summary, write_study_report
 from residua.studies.run_study import train_study
-from residua.training.machine import DeviceChoice, Precision, detect_machine
+from residua.training.machine import DeviceChoice, Precision, set_up_machine
 
 
 @name_keywords_in_errors
@@ -50,9 +50,9 @@ def lesion(
     """Measure the error of trained networks after units are deleted or reordered.
 
     The first of `runs` is a residual network, with which the others are compared.  The images are
-    the first `images` of a split of the data set that `data` names, or (images, labels), which are
-    all in the split test.  By default `data` is what the first network was trained on.  With `out`,
-    the page and `results.json` are written to this folder.
+    the first `images` of a split of the data set that `data` names, or of (images, labels), which
+    count as the test split.  By default `data` is what the first network was trained on.  If `out`
+    is given, the report page and `results.json` are written to this folder.
 
     Raises UsageError if the first network has no shortcuts, or if network and data do not fit.
     """
@@ -61,14 +61,14 @@ def lesion(
     sampling = LesionSampling(draws, seed)
     given = runs if isinstance(runs, list | tuple) else [runs]
     networks = [
-        make_lesion_subject(read_given_network(network), number)
+        copy_network_for_lesions(read_given_network(network), number)
         for number, network in enumerate(given, 1)
     ]
     if not networks:
         raise UsageError("no network was given to the lesion study: give at least one")
     first = networks[0].net.plan.network
     if first.unit.shortcut == "none":
-        raise UsageError(f"{first.name} has no shortcuts: give a residual network first")
+        raise UsageError(f"{first.name} has no shortcuts: give a residual network before it")
     dataset = resolve_lesion_data(data, networks[0].config)
     for network in networks:
         check_compatibility(network.config, dataset, network.net.plan.network.name)
@@ -77,7 +77,7 @@ def lesion(
             networks,
             dataset,
             split,
-            detect_machine("fp32", device_choice=device),
+            set_up_machine("fp32", device_choice=device),
             sampling,
             image_count=images,
             data_dir=None if data_dir is None else Path(data_dir),
@@ -88,7 +88,7 @@ def lesion(
     return result
 
 
-def make_lesion_subject(given: NetworkAndConfig, number: int) -> NetworkInStudy:
+def copy_network_for_lesions(given: NetworkAndConfig, number: int) -> NetworkInStudy:
     """Copy a network for a lesion study; `number` counts the networks of the study from 1.
 
     Raises UsageError for a module, which has no config, and for a network without known units.
@@ -97,19 +97,19 @@ def make_lesion_subject(given: NetworkAndConfig, number: int) -> NetworkInStudy:
     if given.config is None:
         raise UsageError(
             "a module has no class names and no normalisation: give a run's folder, a model "
-            "folder, or what residua.load or residua.train returns"
+            "folder, or the result of residua.load or residua.train"
         )
     source = f"network {number}" if given.folder is None else str(given.folder)
     return NetworkInStudy(deepcopy(net), given.config, source)
 
 
 def resolve_lesion_data(data: str | ImagesAndLabels | None, config: ModelConfig) -> Dataset:
-    """The data set of a lesion study; by default the one that the network was trained on."""
+    """Return the data set of a lesion study; by default the one that the network was trained on."""
     if isinstance(data, str):
         return get_dataset(data)
     if data is not None:
         return resolve_evaluation_data(data, config)
-    return find_training_dataset(config)
+    return find_published_training_dataset(config)
 
 
 @name_keywords_in_errors
@@ -131,9 +131,10 @@ def study(
 ) -> StudySummary:
     """Train every family at every depth with every seed, and compare the networks.
 
-    With `out`, the runs, the page and `results.json` are kept in this folder, whose finished runs
-    are not trained again; otherwise nothing is kept.  The runs are trained by `workers` processes
-    (0: one per core), so a script must call this function under `if __name__ == "__main__":`.
+    If `out` is given, this folder keeps the runs, the report page and `results.json`, and its
+    finished runs are not trained again.  Otherwise nothing is kept.  The runs are trained by
+    `workers` processes (0: one per core), so a script must call it under
+    `if __name__ == "__main__":`.
 
     Runs that fail are among `summary.runs.unfinished`, and a warning says why the first one did.
     Raises TrainingError if all fail, and UsageError for a study that is impossible.
@@ -175,7 +176,7 @@ def study(
 
 
 def describe_stop(out: str | Path | None) -> str:
-    """Say whether a study that was stopped can go on, and how."""
+    """Say whether a stopped study can be resumed, and how."""
     if out is None:
         return "the study was stopped: nothing was kept, since out is None"
     return f"the study was stopped: to go on, call it again with out={str(out)!r}"

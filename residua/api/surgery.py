@@ -8,7 +8,7 @@ from torch import nn
 
 from residua.api.given_networks import GivenNetwork, read_given_network, require_own_network
 from residua.api.own_errors import name_keywords_in_errors
-from residua.config.checks import check_seed
+from residua.config.checks import check_seed_range
 from residua.config.name_parts import SHORTCUT_LETTERS
 from residua.config.network import Shortcut
 from residua.errors import UsageError
@@ -31,15 +31,16 @@ def deepen(
     seed: int = 0,
     out: str | Path | None = None,
 ) -> ResidualNetwork:
-    """Copy a network, and append `units` units to a stage, counted from 1; its outputs stay.
+    """Copy a network and append `units` units to a stage; its outputs do not change.
 
-    The new units start as the identity, and learn when the copy is trained.  `seed` is that of
-    their other weights.  With `out`, the copy is also written as a new model folder.
+    Stages are counted from 1.  The new units start as the identity, and learn when the copy is
+    trained.  Their other weights are drawn from `seed`.  With `out`, the copy is also written as a
+    new model folder.
 
     Raises UsageError if there is no such stage, if units of this network cannot start as the
-    identity, and if `out` exists or `model` is a module, which has no class names to write.
+    identity, if `out` exists, or if `out` is given for a module, which has no class names to write.
     """
-    check_seed(seed)
+    check_seed_range(seed)
     return edit_given_network(
         model, lambda net: surgery.append_identity_units(net, stage, units, seed), out
     )
@@ -74,15 +75,15 @@ def residualize(
 ) -> ResidualNetwork | nn.Sequential:
     """Copy a plain network, and add a skip connection over each group of `every` weight layers.
 
-    The copy keeps the weights, but its outputs differ.  `shortcut` is what it has where shapes
-    differ: project (option B), with new weights from `seed`, or pad (option A).  In an
+    The copy keeps the weights, but its outputs differ.  Where shapes differ, `shortcut` chooses
+    between project (option B), with new weights from `seed`, and pad (option A).  In an
     nn.Sequential, only projections are possible.  With `out`, the copy is also written as a new
     model folder.
 
-    Raises UsageError if the layers cannot be grouped so, if the network has skip connections, and
-    if `out` exists or `model` is a module, which has no class names to write.
+    Raises UsageError if the layers cannot be grouped this way, if the network has skip connections,
+    if `out` exists, or if `out` is given for a module, which has no class names to write.
     """
-    check_seed(seed)
+    check_seed_range(seed)
     kind = cast(Shortcut, SHORTCUT_LETTERS.get(shortcut, shortcut))
     if isinstance(model, nn.Sequential):
         require_no_folder(out)
@@ -113,6 +114,6 @@ def require_no_folder(out: str | Path | None) -> None:
     """Raise UsageError if a module is to be written to a folder."""
     if out is not None:
         raise UsageError(
-            f"a module has no class names to write to {out}: leave out out, and call "
-            "residua.save_pretrained with a config"
+            f"a module has no class names to write to {out}: omit out=, and save the result with "
+            "residua.save_pretrained and a config"
         )

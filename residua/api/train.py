@@ -18,7 +18,7 @@ from residua.config.recipe import Recipe
 from residua.data.user_data import ImagesAndLabels, UserData, resolve_user_data
 from residua.data.user_transform import UserTransform
 from residua.training.distributed import join_process_group
-from residua.training.machine import DeviceChoice, Precision, detect_machine
+from residua.training.machine import DeviceChoice, Precision, set_up_machine
 from residua.training.run_request import resolve_run
 
 
@@ -49,14 +49,14 @@ def train(
     on_progress: Callable[[ProgressReport], None] | None = None,
     quiet: bool = False,
 ) -> TrainingResult:
-    """Train a network on images; the same run as that of `residua train` ends in the same bits.
+    """Train a network on images, with the same result, bit by bit, as `residua train`.
 
-    Keywords that are not listed mean what the options of `residua train` mean.  What is left out is
-    chosen to suit the data and the machine, and said on standard error unless `quiet`.
+    Keywords that are not listed are the options of `residua train`.  Omitted values are chosen to
+    suit the data and the machine, and printed on standard error unless `quiet` is set.
 
     model        name of a network, a `Network`, a module, which is trained in place, or None
     data         a data set's name, the path of photographs, (images, labels), a map-style data set
-                 of such pairs, or a dict of these by split; `resolve_user_data` says more
+                 of (image, label), or a dict of these by split; see `resolve_user_data`
     test, dev    held-out images, for data in memory; without them, some images are held out
     transform    f(image, rng) -> image, on each training image (h, w, c) uint8
     out          folder of the run; if None, nothing is kept, and a stopped run is lost
@@ -72,6 +72,6 @@ def train(
     session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet)
     with join_process_group() as group:
         dataset = resolve_user_data(data, test=test, dev=dev, classes=classes)
-        machine = detect_machine(precision, recompute, group, device)
+        machine = set_up_machine(precision, recompute, group, device)
         module = model if isinstance(model, nn.Module) else None
         return session.train(resolve_run(request, dataset, machine), machine, module, transform)

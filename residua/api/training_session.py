@@ -13,7 +13,7 @@ from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.recipe import Recipe, resolve_recipe
 from residua.config.serialize import Json
-from residua.console.output import DataSummaryPrinter, print_notes
+from residua.console.output import DataSummaryRecorder, print_notes
 from residua.console.progress import ProgressBar, TrainingListener
 from residua.data.user_transform import UserTransform
 from residua.errors import Interrupted, UsageError
@@ -84,7 +84,7 @@ class CallbackListener:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSession:
-    """Where a run is kept, and what is said of its progress."""
+    """Trains a run in its folder, or in a temporary one, and reports its progress."""
 
     out: str | Path | None
     resume: bool
@@ -132,12 +132,12 @@ class TrainingSession:
     def train_in_folder(
         self, resolved: ResolvedRun, machine: Machine, folder: Path, additions: UserAdditions
     ) -> dict[str, Json]:
-        """Train the run in `folder`; return what `residua train --json` prints, but the folder."""
+        """Train the run in `folder`; return the JSON of `residua train` without the folder."""
         is_main = machine.group.is_main
         is_said = is_main and not self.quiet
         if is_said:
             print_notes(f"{why} (override: {name})" for name, why in resolved.reasons.items())
-        print_summary = DataSummaryPrinter(is_said)
+        print_summary = DataSummaryRecorder(is_said)
         was_finished = RunRecord(folder).is_finished
         callback = CallbackListener(self.on_progress) if self.on_progress and is_main else None
         bar = ProgressBar("step", hidden=not is_said)
@@ -167,13 +167,13 @@ class TrainingSession:
                     ),
                 )
             except Interrupted as error:
-                raise self.explain_stop(error, callback) from None
+                raise self.choose_stop_error(error, callback) from None
         if callback is not None and callback.error is not None:
             raise callback.error
         return {**result, "trained": not was_finished, **print_summary.json}
 
-    def explain_stop(self, error: Interrupted, callback: CallbackListener | None) -> Exception:
-        """The error to raise after a stop: the callback's own, or one without a lost folder."""
+    def choose_stop_error(self, error: Interrupted, callback: CallbackListener | None) -> Exception:
+        """Return the error to raise after a stop, which says whether and how to resume."""
         way_on = (
             "nothing was kept, since out is None"
             if self.out is None

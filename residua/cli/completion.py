@@ -13,7 +13,7 @@ Its value is the number of words at the start of the line that stand for the pro
 
 
 def is_completion_requested() -> bool:
-    """Whether a shell asks for completions, and argcomplete is installed to give them."""
+    """Return whether a shell asks for completions, and argcomplete is installed to give them."""
     return REQUEST_VARIABLE in os.environ and find_spec("argcomplete") is not None
 
 

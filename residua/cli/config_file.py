@@ -30,14 +30,14 @@ YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_config_options(argument: str, options: Mapping[str, Action]) -> dict[str, OptionValue]:
-    """Read the value of `--config`, a YAML file or YAML text, as values of `options` by name.
+    """Read `--config` (a YAML file or YAML text) as a mapping from option names to values.
 
     Options that are null in the file are left out.  Raises UsageError if the file cannot be read,
     is not YAML, has aliases or is too large, or if a value does not fit its option.
     """
     source, text = read_config_text(argument)
     try:
-        check_yaml_size(text, source)
+        check_yaml_limits(text, source)
         root = yaml.compose(text, Loader=YamlLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"{source} is not valid YAML{describe_yaml_error(error)}") from None
@@ -51,16 +51,16 @@ def read_config_options(argument: str, options: Mapping[str, Action]) -> dict[st
         if name not in options:
             raise unknown_name_error("option", name, options, source)
         if name in values:
-            raise UsageError(f"{source} sets {name} twice: remove one of them")
+            raise UsageError(f"{source} sets {name} twice: remove one of the two settings")
         if value_node.tag != NULL_TAG:
             values[name] = convert_option_value(value_node, options[name], f"{name} in {source}")
     return values
 
 
 def read_config_text(argument: str) -> tuple[str, str]:
-    """The name of the source and the YAML text that the value of `--config` stands for.
+    """Return the name of the source, and the YAML text, of the value of `--config`.
 
-    Raises UsageError if it is neither a readable file nor YAML.
+    Raises UsageError if the value is neither a readable file nor YAML.
     """
     try:
         content = read_regular_file(Path(argument), MAX_CONFIG_BYTES)
@@ -79,7 +79,7 @@ def read_config_text(argument: str) -> tuple[str, str]:
         raise UsageError(f"{argument} is not UTF-8 text: give a YAML file") from None
 
 
-def check_yaml_size(text: str, source: str) -> None:
+def check_yaml_limits(text: str, source: str) -> None:
     """Raise UsageError if YAML has aliases, or more values or nesting than options can need."""
     if len(text) > MAX_CONFIG_BYTES:
         raise UsageError(f"{source} has more than {MAX_CONFIG_BYTES:,} characters: shorten it")
@@ -116,10 +116,12 @@ def convert_option_value(node: yaml.Node, option: Action, place: str) -> OptionV
 
 
 def get_scalar_text(node: yaml.Node, place: str) -> str:
-    """The text of a single value, as it is written; raises UsageError for anything else."""
+    """Return the text of a single value, as it is written; raises UsageError for anything else."""
     if not isinstance(node, yaml.ScalarNode):
         kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
-        raise UsageError(f"{place} contains {kind}: write a single value, in quotes if it has a :")
+        raise UsageError(
+            f"{place} contains {kind}: write a single value, in quotes if it has a colon"
+        )
     if node.tag not in TYPED_TAGS or node.tag == NULL_TAG:
         tag = node.tag.replace(YAML_TAG, "!!")
         raise UsageError(f"{place} is {tag}, not plain text: write a single value, without a tag")

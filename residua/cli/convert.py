@@ -110,9 +110,9 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     conversion = convert.convert_foreign_weights(tensors, requested_network)
     if conversion.missing:
         raise RecordError(
-            f"{arguments.source} has no classification head, which a model folder needs "
-            f"(its last tensors: {convert.describe_last_tensors(tensors)}): "
-            "use create_model(..., pretrained=...) in Python, which adds a new head"
+            f"{arguments.source} has no classification head "
+            f"(its last tensors: {convert.describe_last_tensors(tensors)}), which a model folder "
+            "needs: use create_model(..., pretrained=...) in Python, which adds a new head"
         )
     stored_network = convert.adopt_foreign_stride(requested_network, arguments.model, conversion)
     model = residua.build(stored_network)
@@ -194,8 +194,8 @@ def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     ]
     if conflicting_options:
         raise UsageError(
-            f"{' and '.join(conflicting_options)} cannot be given with --to: "
-            "the model folder has its own"
+            "--to takes the network, the class names and the normalisation from the model folder: "
+            f"leave out {' and '.join(conflicting_options)}"
         )
     source = net.download_if_on_hub(arguments.source)
     if source.is_file():

@@ -39,7 +39,7 @@ def resolve_network_and_classes(
         data = DATASETS[class_words[0]]
         return network(name, input=data.input, classes=len(data.classes)), data.classes
     if len(class_words) == 1:
-        names_in_file = read_class_names(Path(class_words[0]))
+        names_in_file = read_class_names_if_present(Path(class_words[0]))
         class_words = names_in_file or decode_file_name(class_words[0]).split(",")
     else:
         class_words = list(map(decode_file_name, class_words))
@@ -52,7 +52,7 @@ def resolve_network_and_classes(
     return network(name, classes=len(classes)), classes
 
 
-def read_class_names(path: Path) -> list[str]:
+def read_class_names_if_present(path: Path) -> list[str]:
     """Read the lines of a text file; an empty list if the file does not exist.
 
     Raises UsageError if the file is not UTF-8 text.

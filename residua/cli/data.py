@@ -16,12 +16,13 @@ from residua.cli.options import add_data_argument, add_json_option, add_out_opti
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
 from residua.console.output import print_data_summary, print_note, print_result
+from residua.data.summary import SOURCE_PHRASES
 from residua.errors import UsageError
 from residua.files import render_json, write_text, write_text_files
-from residua.report.format import format_counted_noun
+from residua.report.format import format_counted_noun, quote_path
 
 if TYPE_CHECKING:
-    from residua.data import ImageListing
+    from residua.data import DatasetCheck, ImageListing
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -64,12 +65,42 @@ def run(arguments: Namespace) -> None:
     }
     out = arguments.out or Path("runs") / f"check-{check_result_numbers.listing.name}"
     page = out / "check.html"
-    page_text = report.render_data_report(facts, data.make_check_thumbnails(check_result_numbers))
+    understood = report.UnderstoodData(
+        SOURCE_PHRASES[summary.split_source],
+        (*summary.details, *summary.notes),
+        suggest_repair(check_result_numbers, arguments),
+    )
+    thumbnails = data.make_check_thumbnails(check_result_numbers)
+    page_text = report.render_data_report(facts, thumbnails, understood)
     write_text_files(out, {"check.json": render_json(facts), page.name: page_text})
     if arguments.fix:
         write_text(arguments.fix, data.format_usable_csv(check_result_numbers, arguments.fix))
     text = format_check_summary(facts, page, arguments.fix)
     print_result(facts | {"page": str(page)}, text, arguments.json)
+
+
+def suggest_repair(checked: "DatasetCheck", arguments: Namespace) -> list[str]:
+    """Suggest commands that make a table of the usable images, and train on it.
+
+    Without problems that a table solves, the only command is to train on the data as they are.
+    There is none if no image is usable.
+    """
+    listing, location = checked.listing, quote_path(arguments.data)
+    usable_count = len(list(checked.iterate_usable_entries()))
+    if not usable_count:
+        return []
+    if arguments.fix:
+        return [f"residua train {quote_path(arguments.fix)}"]
+    holds_files = not any(entry.embedded_file for entry in listing.entries)
+    if usable_count == len(listing.entries) or not holds_files:
+        return [f"residua train {location}"]
+    options = "".join(
+        f" --{name.replace('_', '-')} {arguments[name]}"
+        for name in ("max_pixels", "white_level")
+        if arguments[name] is not None
+    )
+    table = quote_path(f"{listing.name}-usable.csv")
+    return [f"residua data check {location}{options} --fix {table}", f"residua train {table}"]
 
 
 def require_separate_files(listing: "ImageListing") -> None:

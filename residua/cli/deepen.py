@@ -10,7 +10,7 @@ from residua.cli.options import (
     add_seed_option,
 )
 from residua.cli.parser import CommandParser
-from residua.config.checks import check_seed
+from residua.config.checks import check_seed_range
 from residua.config.serialize import Json
 from residua.console.output import print_result
 
@@ -30,7 +30,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    check_seed(arguments.seed)
+    check_seed_range(arguments.seed)
     facts = net.edit_model_folder(
         arguments.model,
         arguments.out,

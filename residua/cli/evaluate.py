@@ -22,7 +22,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
-from residua.console.output import DataSummaryPrinter, print_notes, print_result
+from residua.console.output import DataSummaryRecorder, print_notes, print_result
 from residua.report.format import format_percent
 
 
@@ -65,7 +65,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
-        machine = training.detect_machine(
+        machine = training.set_up_machine(
             arguments.precision, group=group, device_choice=arguments.device
         )
         folder = net.find_model_folder(arguments.model)
@@ -78,7 +78,7 @@ def run(arguments: Namespace) -> None:
             skip_unknown=arguments.skip_unknown_classes,
         )
         dataset = apply_to_dataset(dataset, arguments)
-        print_summary = DataSummaryPrinter(group.is_main)
+        print_summary = DataSummaryRecorder(group.is_main)
         evaluation = training.evaluate_model_folder(
             folder,
             dataset,

@@ -79,7 +79,7 @@ def run(arguments: Namespace) -> None:
 
 
 def format_export_summary(facts: dict[str, Json]) -> str:
-    """Summarise the exported file: its format, its input, and how close it comes to PyTorch."""
+    """Summarise the exported file: its format, its input, and its difference from PyTorch."""
     opset = f", opset {facts['opset']}" if "opset" in facts else ""
     precision = "int8" if "agreement" in facts else "fp32"
     classes = f"{facts['classes']:,} classes"
@@ -128,7 +128,7 @@ def format_int8_costs(facts: dict[str, Json]) -> str:
 
 
 def compute_int8_loss_points(facts: dict[str, Json]) -> float:
-    """The error in int8 minus that in fp32, in percentage points; 0 if errors were not counted."""
+    """Return int8's error minus fp32's, in percentage points; 0 if errors were not counted."""
     fp32_error, int8_error = facts.get("fp32_error", 0.0), facts.get("int8_error", 0.0)
     assert isinstance(fp32_error, float)
     assert isinstance(int8_error, float)

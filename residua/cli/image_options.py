@@ -42,12 +42,13 @@ def check_image_options(arguments: Namespace) -> None:
     level = arguments.get("white_level")
     if level is not None and not 1 <= level <= MAX_WHITE_LEVEL:
         raise UsageError(
-            f"--white-level {level} is invalid: give the level of white, e.g. 4095 for 12 bits"
+            f"--white-level {level} is invalid: give the pixel value of white, "
+            "e.g. 4095 for 12-bit images"
         )
 
 
 def apply_to_listing(listing: "ImageListing", arguments: Namespace) -> "ImageListing":
-    """The listing of images that are decoded as `--max-pixels` and `--white-level` say."""
+    """Return the listing with the values of `--max-pixels` and `--white-level`."""
     return replace(
         listing,
         max_pixels=arguments.max_pixels or listing.max_pixels,
@@ -56,9 +57,9 @@ def apply_to_listing(listing: "ImageListing", arguments: Namespace) -> "ImageLis
 
 
 def apply_to_dataset(dataset: Dataset, arguments: Namespace) -> Dataset:
-    """The data set, in which photographs are decoded as the options say; see `apply_to_listing`.
+    """Return the data set with the options applied to its photographs; see `apply_to_listing`.
 
-    Raises UsageError if an option is given, but the images are no photographs.
+    Raises UsageError if an option is given but the images are not photographs.
     """
     if isinstance(dataset, data.PhotoDataset):
         return replace(dataset, listing=apply_to_listing(dataset.listing, arguments))

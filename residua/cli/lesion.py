@@ -16,7 +16,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.dataset import get_dataset
-from residua.console.output import print_published_data, print_result
+from residua.console.output import print_published_split, print_result
 from residua.console.progress import ProgressBar
 
 
@@ -58,13 +58,13 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     dataset = get_dataset(arguments.data)
     report.check_lesion_output_folder(arguments.out)
-    print_published_data(dataset, arguments.split, arguments.images)
+    print_published_split(dataset, arguments.split, arguments.images)
     with ProgressBar("ablation") as bar:
         lesion_study = analysis.run_lesion_study(
             [arguments.model, *arguments.beside],
             dataset,
             arguments.split,
-            training.detect_machine("fp32", device_choice=arguments.device),
+            training.set_up_machine("fp32", device_choice=arguments.device),
             analysis.LesionSampling(arguments.draws, arguments.seed),
             image_count=arguments.images,
             data_dir=arguments.data_dir,

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from residua import cli, training
 from residua.cli.completion import is_completion_requested, print_completions
-from residua.cli.streams import discard_further_output, flush_standard_output, prepare_process
-from residua.cli.unexpected_error import describe_unexpected_error
+from residua.cli.streams import (
+    discard_further_output,
+    flush_standard_output,
+    prepare_streams_and_environment,
+)
+from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.console.output import print_note
 from residua.errors import ResiduaError, UsageError, describe_os_error, unknown_name_error
 from residua.version import __version__
@@ -77,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     The exit code is 0 if the command succeeded, 1 if something failed, 2 if the arguments are
     invalid, and 130 if Ctrl-C stopped the command.
     """
-    prepare_process()
+    prepare_streams_and_environment()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # torch's stack traces of lost connections; the errors themselves are reported
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -102,7 +106,9 @@ def run_command(words: list[str]) -> None:
     elif first_word.startswith("-"):
         raise unknown_name_error("option", first_word, ["--help", "--version"])
     elif first_word in OTHER_SPELLINGS:
-        raise UsageError(f"no command {first_word!r}: write residua {OTHER_SPELLINGS[first_word]}")
+        raise UsageError(
+            f"there is no command {first_word!r}: write residua {OTHER_SPELLINGS[first_word]}"
+        )
     elif first_word not in COMMANDS:
         raise unknown_name_error("command", first_word, COMMANDS)
     else:
@@ -110,23 +116,23 @@ def run_command(words: list[str]) -> None:
         if os.environ.get("WORLD_SIZE", "1") == "1":
             parsed = parser.parse_args(others)
         elif first_word in DISTRIBUTED_COMMANDS:
-            parsed = parse_on_each_rank(parser, others)
+            parsed = parse_and_notify_ranks(parser, others)
         else:
             parser.parse_args(others)
             raise UsageError(f"{first_word} runs in a single process: start it without torchrun")
         import_command(first_word).run(parsed)
 
 
-def parse_on_each_rank(parser: "CommandParser", words: list[str]) -> "Namespace":
+def parse_and_notify_ranks(parser: "CommandParser", words: list[str]) -> "Namespace":
     """Parse the arguments of one process of a distributed run.
 
-    If they are invalid, the other processes are told, which would otherwise wait for this one.
+    If they are invalid, this process tells the others, which would otherwise wait for it.
     """
     try:
         return parser.parse_args(words)
     except (SystemExit, UsageError) as error:
         if isinstance(error, UsageError) or error.code:
-            training.tell_other_ranks("its arguments are invalid")
+            training.report_failure_before_joining("its arguments are invalid")
         raise
 
 
@@ -153,7 +159,7 @@ def format_overview() -> str:
 
 
 def read_summary(command: str) -> str:
-    """The first line of a command's docstring, without importing its module."""
+    """Read the first line of a command's docstring, without importing its module."""
     spec = find_spec(f"residua.cli.{command}")
     assert spec is not None
     source = Path(str(spec.origin)).read_text(encoding="utf-8")
@@ -163,8 +169,8 @@ def read_summary(command: str) -> str:
 def run_reporting_errors(action: Callable[[], None]) -> int:
     """Run `action` and return an exit code.
 
-    Errors are printed on one line.  The traceback of an error that is a fault of residua is written
-    to a file, which the line names.
+    Errors are printed on one line.  If residua itself is at fault, the traceback is written to a
+    file that the line names.
     """
     try:
         action()
@@ -181,11 +187,11 @@ def run_reporting_errors(action: Callable[[], None]) -> int:
             discard_further_output()  # which may be what is full
         return report_failure(describe_os_error(error), 1)
     except Exception as error:
-        return report_failure(describe_unexpected_error(error), 1, on_every_rank=True)
+        return report_failure(save_traceback_and_describe(error), 1, on_every_rank=True)
     return 0
 
 
-def exit_process(exit_code: int) -> NoReturn:
+def exit_skipping_rank_cleanup(exit_code: int) -> NoReturn:
     """End the process with `exit_code`.
 
     In a distributed run (`WORLD_SIZE` above 1) Python's cleanup is skipped.  Threads that the gloo

@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> None:
 
 
 def describe_wide_depth(plans: dict[str, Plan]) -> str:
-    """Say why wide networks are listed with fewer layers than their name; "" if none is listed."""
+    """Say why wide networks have fewer layers than their name states; "" if none is listed."""
     if not any(name.startswith("cifar-wrn") for name in plans):
         return ""
     return (
@@ -50,8 +50,8 @@ def describe_wide_depth(plans: dict[str, Plan]) -> str:
     )
 
 
-def explain_bottleneck_multiply_adds(plans: dict[str, Plan]) -> str:
-    """Say which stride the multiply-adds of ImageNet bottlenecks are for; "" if none is listed."""
+def describe_bottleneck_stride(plans: dict[str, Plan]) -> str:
+    """Say which stride the multiply-adds of ImageNet bottlenecks assume; "" if none is listed."""
     if not any(has_paper_stride(planned) for planned in plans.values()):
         return ""
     return (
@@ -61,7 +61,7 @@ def explain_bottleneck_multiply_adds(plans: dict[str, Plan]) -> str:
 
 
 def has_paper_stride(planned: Plan) -> bool:
-    """Whether a network for ImageNet has bottlenecks that stride at their first layer."""
+    """Return whether a network for ImageNet has bottlenecks that stride at their first layer."""
     unit = planned.network.unit
     is_large = planned.network.input[1:] == (224, 224)
     return is_large and unit.kernels == (1, 3, 1) and unit.stride_at == 0
@@ -85,7 +85,7 @@ def format_model_table(plans: dict[str, Plan]) -> str:
         error = PAPER_RESULTS[name].error if name in PAPER_RESULTS else ""
         sizes = f"{planned.depth:6,} {planned.parameters:12,} {planned.multiply_adds:15,}"
         lines.append(f"{name:22} {sizes}   {error}")
-    lines += filter(None, (describe_wide_depth(plans), explain_bottleneck_multiply_adds(plans)))
+    lines += filter(None, (describe_wide_depth(plans), describe_bottleneck_stride(plans)))
     parts = {**UNIT_PARTS, **OTHER_PARTS}
     lines.append(NAMING_HELP)
     lines += [f"  {part:9} {', '.join(values)}" for part, values in parts.items()]

@@ -36,7 +36,7 @@ DATA_HELP = (
 
 
 def is_given(arguments: Namespace, option: str) -> bool:
-    """Whether the user gave a value for an option whose default is None, False or []."""
+    """Return whether the user gave a value for an option whose default is None, False or []."""
     value = arguments[option]
     return value is not None and value is not False and value != []
 
@@ -211,7 +211,7 @@ def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
 
 
 def refuse_conflicting_settings(arguments: Namespace) -> None:
-    """Raise UsageError if `--set` sets a field that another given option sets, too."""
+    """Raise UsageError if `--set` and another given option set the same field."""
     for option, field in {**FIELDS_OF_OPTIONS, "optimizer": "optimiser"}.items():
         for assignment in arguments.set:
             if is_given(arguments, option) and sets_field(assignment, field):
@@ -223,9 +223,9 @@ def refuse_conflicting_settings(arguments: Namespace) -> None:
 
 
 def sets_field(assignment: str, field: str) -> bool:
-    """Whether an assignment, as given to `--set`, sets `field` of a recipe.
+    """Return whether an assignment, as given to `--set`, sets `field` of a recipe.
 
-    The assignment names the field, or gives the JSON of its part with a value for the field.
+    The assignment names the field, or sets the part that contains it to JSON with the field.
     """
     path, _, text = assignment.partition("=")
     part, _, key = field.rpartition(".")
@@ -236,7 +236,7 @@ def sets_field(assignment: str, field: str) -> bool:
 
 
 def is_lr_given(arguments: Namespace) -> bool:
-    """Whether `--lr` or `--set` gives the learning rate."""
+    """Return whether `--lr` or `--set` gives the learning rate."""
     lr_field = FIELDS_OF_OPTIONS["lr"]
     return arguments.lr is not None or any(sets_field(item, lr_field) for item in arguments.set)
 
@@ -249,6 +249,6 @@ def set_usual_lr(recipe_without_lr: Recipe) -> Recipe:
     optimiser = recipe_without_lr.optimiser
     kind, lr = stored_kind_of(type(optimiser)), optimiser.USUAL_LR
     if lr is None:
-        raise UsageError(f"{kind} has no usual learning rate: add --lr")
-    print_note(f"learning rate {lr:g}, the usual one of {kind} (override: --lr)")
+        raise UsageError(f"{kind} has no default learning rate: add --lr")
+    print_note(f"learning rate {lr:g}, the default of {kind} (override: --lr)")
     return apply_override(recipe_without_lr, f"{FIELDS_OF_OPTIONS['lr']}={lr}")

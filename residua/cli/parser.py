@@ -105,7 +105,7 @@ class CommandParser(ArgumentParser):
             vars(action)["completer"] = lambda **_: list(completions)  # read by argcomplete
         return action
 
-    def add_config_option(self) -> None:
+    def add_config_options(self) -> None:
         """Add the options `--config` and `--print_config`, which read and print options as YAML."""
         self.add_argument(
             "--config", action=ConfigFileAction, help="a YAML file with any of these options"
@@ -114,7 +114,7 @@ class CommandParser(ArgumentParser):
         print_config.help = "print all options as YAML, for --config, and stop"
 
     def list_config_options(self) -> dict[str, Action]:
-        """The arguments that `--config` can set, by name."""
+        """List the arguments that `--config` can set, by name."""
         no_settings = ("help", "config", "print_config")
         return {
             action.dest: action
@@ -127,10 +127,10 @@ class CommandParser(ArgumentParser):
     ) -> Namespace:
         arguments = sys.argv[1:] if args is None else list(args)
         self.require_known_options(arguments)
-        return super().parse_args(self.complete_flags(arguments), *others, **settings)
+        return super().parse_args(self.insert_flag_values(arguments), *others, **settings)
 
-    def complete_flags(self, arguments: list[str]) -> list[str]:
-        """Give an option that is used as a flag its value, so that it does not take the next word.
+    def insert_flag_values(self, arguments: list[str]) -> list[str]:
+        """Add the value to an option used as a flag, so that it does not take the next word.
 
         This concerns options whose value is optional and one of a few words.
         """
@@ -153,9 +153,12 @@ class CommandParser(ArgumentParser):
                 continue
             if flag[2:] in UNIT_PARTS:
                 example = f"--model cifar-resnet20,{flag[2:]}=..."
-                self.error(f"no option {flag!r}: write it into the network's name, as in {example}")
+                self.error(
+                    f"there is no option {flag!r}: write it into the network's name, as in "
+                    f"{example}"
+                )
             if flag in RECIPE_SPELLINGS and "--set" in self._option_string_actions:
-                self.error(f"no option {flag!r}: write {RECIPE_SPELLINGS[flag]}")
+                self.error(f"there is no option {flag!r}: write {RECIPE_SPELLINGS[flag]}")
             options = [name for name in self._option_string_actions if name.startswith("--")]
             self.error(str(unknown_name_error("option", flag, options)))
 
@@ -164,9 +167,9 @@ class CommandParser(ArgumentParser):
         printable = cfg.clone()
         for name, value in vars(cfg).items():
             if isinstance(value, list):
-                printable[name] = [make_printable_option(item) for item in value]
+                printable[name] = [make_yaml_value(item) for item in value]
             else:
-                printable[name] = make_printable_option(value)
+                printable[name] = make_yaml_value(value)
         text: str = super().dump(printable, *others, **settings)
         try:
             text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -190,17 +193,17 @@ class CommandParser(ArgumentParser):
         raise SystemExit(2)
 
     def explain_unused_word(self, word: str) -> str:
-        """Say that `word` is no option, or one argument too many: part of a path with a space."""
+        """Say that `word` is no option, or is an extra argument (part of a path with a space)."""
         if word.startswith("-"):
-            return f"no option {word!r}: see {self.prog} --help"
+            return f"there is no option {word!r}: see {self.prog} --help"
         words = list(self.args)
         before = words[words.index(word) - 1] if word in words[1:] else "-"
         path = "my photos" if before.startswith("-") else f"{before} {word}"
         return f"{word!r} is one argument too many: write a path with a space as {path!r}"
 
 
-def make_printable_option(value: object) -> object:
-    """Make the value of an option that YAML can hold: paths and texts become text."""
+def make_yaml_value(value: object) -> object:
+    """Convert an option's value to one that YAML can hold: paths and texts become text."""
     return decode_file_name(value) if isinstance(value, str | Path) else value
 
 
@@ -248,7 +251,7 @@ def make_number_parser(
 def make_path_parser(option: str) -> Callable[[object], Path]:
     """Make the function that parses an option's path, for the argument `type` of `add_argument`.
 
-    Unlike jsonargparse, it takes every text as it is, also one that would be a YAML value.  The
+    Unlike jsonargparse, it keeps every text unchanged, even one that would be a YAML value.  The
     function raises OptionValueError for an empty text.
     """
 
@@ -268,7 +271,7 @@ def make_choice_parser(option: str, choices: Sequence[str]) -> Callable[[object]
 
     def parse_choice(value: object) -> str:
         if value not in choices:
-            raise OptionValueError(str(unknown_name_error(option, str(value), choices)))
+            raise OptionValueError(str(unknown_name_error("value", str(value), choices, option)))
         return str(value)
 
     return parse_choice
@@ -278,6 +281,6 @@ def make_command_parser(name: str, command: ModuleType) -> CommandParser:
     """Make the parser of a command, whose module defines `add_arguments`."""
     parser = CommandParser(prog=f"residua {name}", description=command.__doc__)
     command.add_arguments(parser)
-    parser.add_config_option()
+    parser.add_config_options()
     group_options(parser)
     return parser

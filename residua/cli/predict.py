@@ -20,7 +20,7 @@ from residua.cli.parser import CommandParser
 from residua.cli.prediction_printers import (
     ImageResult,
     ResultPrinter,
-    make_csv_printer,
+    begin_csv_table,
     make_table_printer,
     print_result_json,
 )
@@ -28,7 +28,7 @@ from residua.cli.sort_options import (
     add_sort_options,
     check_sort_options,
     open_sorting,
-    require_sort_folder,
+    require_sortable_classes,
 )
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.console.output import print_notes
@@ -83,9 +83,9 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     check_options(arguments)
-    refuse_misplaced_arguments(arguments.model, arguments.images)
+    check_positional_arguments(arguments.model, arguments.images)
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
-    require_sort_folder(arguments, config.classes)
+    require_sortable_classes(arguments, config.classes)
     draw_explanation = make_explanation_drawer(network, config, arguments.explain)
     passed_over = deploy.PassedOverFiles()
     paths = expand_image_arguments(arguments, passed_over)
@@ -114,11 +114,13 @@ def run(arguments: Namespace) -> None:
                 print_result(ImageResult(prediction.path, top, error, picture, sorted_to))
                 bar.update("predict", count, total)
         print_notes(
-            filter(None, (passed_over.describe(), data.summarize_unused_levels(highest_levels)))
+            filter(
+                None, (passed_over.describe(), data.summarize_doubtful_white_levels(highest_levels))
+            )
         )
         if not count:
             places = ", ".join(map(format_printable_path, arguments.images))
-            raise DataError(f"no image in {places}: give image files, or folders of them")
+            raise DataError(f"no image was found in {places}: give image files, or folders of them")
         if failed == count:  # inside, so that no empty folder is made
             raise unreadable_files_error(failed, count)
     if failed:
@@ -130,7 +132,7 @@ def unreadable_files_error(failed: int, count: int) -> DataError:
 
 
 def check_options(arguments: Namespace) -> None:
-    """Raise UsageError if an option's value is out of range, or if options contradict."""
+    """Raise UsageError if a value is out of range, or if options contradict each other."""
     if arguments.json and arguments.csv:
         raise UsageError("--json and --csv cannot be combined: give one of them")
     for option, limit in (("top", MAX_TOP), ("batch", MAX_BATCH)):
@@ -146,12 +148,12 @@ def choose_printer(arguments: Namespace, classes: tuple[str, ...]) -> ResultPrin
     if arguments.json:
         return print_result_json
     if arguments.csv:
-        return make_csv_printer(arguments.top, with_sorted_to=arguments.sort_into is not None)
+        return begin_csv_table(arguments.top, with_sorted_to=arguments.sort_into is not None)
     return make_table_printer(classes)
 
 
-def refuse_misplaced_arguments(model: Path, images: list[str]) -> None:
-    """Raise UsageError if an image is an address, or if the model stands among the images."""
+def check_positional_arguments(model: Path, images: list[str]) -> None:
+    """Raise UsageError if an image is a URL, or if the model is listed among the images."""
     for image in images:
         if not image:
             raise UsageError(
@@ -159,16 +161,16 @@ def refuse_misplaced_arguments(model: Path, images: list[str]) -> None:
             )
         if "://" in image:
             raise UsageError(f"{image} is a URL: download the image, and give the file")
-        is_model = is_run_or_model(model) or str(model).startswith("hf:")
-        if not is_model and is_run_or_model(Path(image)):
+        is_model = is_run_or_model_folder(model) or str(model).startswith("hf:")
+        if not is_model and is_run_or_model_folder(Path(image)):
             raise UsageError(
                 f"{model} is not a model, but {image} is: give the model first, "
                 f"as in residua predict {image} {model}"
             )
 
 
-def is_run_or_model(path: Path) -> bool:
-    """Whether a path is a run's folder or a model folder."""
+def is_run_or_model_folder(path: Path) -> bool:
+    """Return whether a path is a run's folder or a model folder."""
     return any(os.path.isfile(path / name) for name in ("run.json", "config.json"))
 
 

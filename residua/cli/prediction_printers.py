@@ -50,7 +50,7 @@ def print_result_json(result: ImageResult) -> None:
     print_json(record)
 
 
-def make_csv_printer(top_k: int, *, with_sorted_to: bool = False) -> ResultPrinter:
+def begin_csv_table(top_k: int, *, with_sorted_to: bool = False) -> ResultPrinter:
     """Print the header of a CSV table, and return the function that prints one row per image.
 
     A row has the path, then `top_k` classes with their probabilities, then the error, then, if

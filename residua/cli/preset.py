@@ -13,7 +13,7 @@ from residua.cli.main import run_reporting_errors
 from residua.cli.option_groups import group_options
 from residua.cli.options import add_recipe_options, apply_recipe_options
 from residua.cli.parser import CommandParser
-from residua.cli.streams import prepare_process
+from residua.cli.streams import prepare_streams_and_environment
 from residua.cli.study import add_execution_options, run_and_report_study
 from residua.config.study import Arm, Study
 from residua.errors import UsageError, unknown_name_error
@@ -24,7 +24,7 @@ def run_study_script(study: Study, arguments: list[str] | None = None) -> int:
 
     The exit codes are those of `residua study`.
     """
-    prepare_process()
+    prepare_streams_and_environment()
     file = Path(sys.argv[0]).name
     parser = CommandParser(prog=f"python {file}", description=study.question)
     parser.add_argument(
@@ -61,7 +61,7 @@ def apply_study_options(study: Study, arguments: Namespace) -> Study:
     """Return a copy of `study` with the arms, depths, seeds, data set and recipe of the options."""
     arms = select_arms(study.arms, arguments.arms) if arguments.arms else study.arms
     if arguments.depths:
-        arms = limit_arms_to_depths(arms, arguments.depths)
+        arms = restrict_own_arm_depths(arms, arguments.depths)
     return replace(
         study,
         dataset=arguments.data or study.dataset,
@@ -73,7 +73,7 @@ def apply_study_options(study: Study, arguments: Namespace) -> Study:
 
 
 def select_arms(arms: tuple[Arm, ...], titles: list[str]) -> tuple[Arm, ...]:
-    """The arms with these titles.  Raises UsageError for an unknown title."""
+    """Select the arms with these titles.  Raises UsageError for an unknown title."""
     arms_by_title = {arm.title: arm for arm in arms}
     for title in titles:
         if title not in arms_by_title:
@@ -81,7 +81,7 @@ def select_arms(arms: tuple[Arm, ...], titles: list[str]) -> tuple[Arm, ...]:
     return tuple(arms_by_title[title] for title in titles)
 
 
-def limit_arms_to_depths(arms: tuple[Arm, ...], depths: list[int]) -> tuple[Arm, ...]:
+def restrict_own_arm_depths(arms: tuple[Arm, ...], depths: list[int]) -> tuple[Arm, ...]:
     """Restrict the arms that have their own depths to the given depths.
 
     An arm whose own depths are all removed is dropped; arms without own depths are kept unchanged.

@@ -160,8 +160,8 @@ def format_recipe_fields(name: str, recipe_fields: list[RecipeField]) -> str:
 def iterate_fields(value: Any, prefix: str = "") -> Iterator[RecipeField]:
     """Yield the fields of a recipe, or of its part at `prefix`.
 
-    A part comes before its fields: its value is its kind, as in `optimiser={"kind": "Sgd"}`.  Parts
-    of a single kind are not listed themselves, but only their fields.
+    A part comes before its fields: its value is its kind, as in `optimiser={"kind": "Sgd"}`.  If a
+    part has only one kind, only its fields are listed.
     """
     optimisers, schedules = ", ".join(registered_kinds(Optimiser)), ", ".join(SCHEDULE_KINDS)
     meanings = FIELD_MEANINGS.get(type(value), {})

@@ -1,4 +1,4 @@
-"""Regenerate the report of a study, a run, signals or lesions from its records."""
+"""Regenerate the report of a study, a run, an evaluation, signals or lesions from its records."""
 
 from pathlib import Path
 
@@ -9,14 +9,16 @@ from residua.cli.options import add_json_option
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
 from residua.console.output import print_notes, print_result
-from residua.errors import UsageError
+from residua.errors import ResiduaError, UsageError
+from residua.report.evaluation_page import EVALUATION_RECORD
 from residua.report.format import format_counted_noun
+from residua.report.run_page import EVALUATION_FOLDER
 from residua.study_records import PACKED_RUNS, pack_runs
 
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
-        "folder", type=Path, help="the folder of a study, a run, signals or lesions"
+        "folder", type=Path, help="the folder of a study, a run, an evaluation, signals or lesions"
     )
     parser.add_argument(
         "--pack",
@@ -28,12 +30,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     if arguments.pack:
-        pack_study_records(arguments.folder)
+        move_records_into_one_file(arguments.folder)
     facts, findings = regenerate_report(arguments.folder)
     print_result(facts, findings, arguments.json)
 
 
-def pack_study_records(folder: Path) -> None:
+def move_records_into_one_file(folder: Path) -> None:
     """Move the records of a study's runs into one file, runs.jsonl.
 
     Raises UsageError if the folder is not a study, or if a run is unfinished.
@@ -54,14 +56,24 @@ def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
     """
     is_study = report.holds_run_records(folder)
     if is_study and report.holds_lesion_study(folder):
-        keep_lesion_record(folder)
+        set_aside_lesion_record(folder)
     elif not is_study and (folder / report.SIGNALS_RECORD).exists():
-        findings, facts = report.write_and_summarize_signals(folder)
+        findings, facts = report.write_signals_report_with_data(folder)
         return facts, "\n".join([*findings, "", f"The page: {facts['page']}"])
+    elif not is_study and (folder / EVALUATION_RECORD).exists():
+        evaluation = report.read_evaluation(folder)
+        page = report.write_evaluation_report(evaluation, folder)
+        facts = report.collect_evaluation_metrics(evaluation) | {"page": str(page)}
+        return facts, "\n".join([*report.describe_evaluation(evaluation), "", f"The page: {page}"])
     if not is_study and report.holds_lesion_study(folder):
         lesion_study = report.read_lesion_study(folder)
         page = report.write_lesion_report(lesion_study, folder)
         facts = report.make_lesion_json(lesion_study) | {"page": str(page)}
+    elif (folder / "run.json").exists():
+        regenerate_evaluation_page(folder / EVALUATION_FOLDER)
+        run_summary = report.read_study_summary(folder)
+        page = report.write_run_report(run_summary, folder)
+        facts = report.make_run_results(run_summary) | {"page": str(page)}
     else:
         study_summary = report.read_study_summary(folder)
         page = report.write_study_report(study_summary, folder)
@@ -69,13 +81,23 @@ def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
     return facts, f"{facts['verdict']}\n\nThe page: {page}"
 
 
-def keep_lesion_record(folder: Path) -> None:
+def regenerate_evaluation_page(folder: Path) -> None:
+    """Write the page of a run's evaluation again, if the run has one; a note says if that fails."""
+    if not (folder / EVALUATION_RECORD).exists():
+        return
+    try:
+        report.write_evaluation_report(report.read_evaluation(folder), folder)
+    except ResiduaError as error:
+        print_notes([f"the page of the evaluation was not written: {error}"])
+
+
+def set_aside_lesion_record(folder: Path) -> None:
     """Rename the results.json of a lesion study, which a study's report would overwrite."""
     kept = folder / "lesion-results.json"
     if kept.exists():
         raise UsageError(
-            f"{folder} also holds the results.json of a lesion study, and the report of the study "
-            "would overwrite that file: move it to another folder"
+            f"{folder} also holds a lesion study's results.json, which the report of this study "
+            "would overwrite: move that file to another folder"
         )
     (folder / report.LESION_RECORD).rename(kept)
     print_notes([f"{folder / report.LESION_RECORD} of a lesion study is now called {kept.name}"])

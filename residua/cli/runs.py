@@ -83,8 +83,8 @@ def write_page_or_explain(
 ) -> Path | None:
     """Write the page and return its path.
 
-    If the default page cannot be written, e.g. into a folder of another user, a note says why, and
-    None is returned; an error about a page that was asked for is raised.
+    If the default page cannot be written, e.g. into another user's folder, a note says why, and
+    None is returned.  If the page was asked for, the error is raised instead.
     """
     page = out or folder / RUNS_PAGE
     if page.suffix != ".html":
@@ -100,7 +100,7 @@ def write_page_or_explain(
 
 
 def describe_skipped_folders(skipped: Sequence[SkippedFolder]) -> list[str]:
-    """One line per folder that is not listed; after `MAX_NAMED_SKIPPED`, how many there are."""
+    """Write a line per skipped folder, up to `MAX_NAMED_SKIPPED`, and one that counts the rest."""
     lines = [f"skipped {folder.name}: {folder.why}" for folder in skipped[:MAX_NAMED_SKIPPED]]
     if len(skipped) > MAX_NAMED_SKIPPED:
         lines.append(f"{len(skipped) - MAX_NAMED_SKIPPED:,} more were skipped: --json names all")
@@ -121,7 +121,7 @@ def format_run_table(runs: Sequence[ListedRun]) -> list[str]:
 
 
 def list_run_texts(run: ListedRun) -> tuple[str, ...]:
-    """The texts of a run's line, one per column."""
+    """List the texts of a run's line, one per column."""
     return (
         run.name,
         run.data,
@@ -135,7 +135,7 @@ def list_run_texts(run: ListedRun) -> tuple[str, ...]:
 
 
 def format_accuracy_text(error: float | None, count: int | None) -> str:
-    """The share of right predictions with its 95 % interval: `98.1 % (96.1-99.1)`, or a dash."""
+    """Format right predictions with their 95 % interval: `98.1 % (96.1-99.1)`, or a dash."""
     if error is None:
         return "-"
     accuracy, interval = format_accuracy(error, count)

@@ -12,7 +12,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.dataset import get_dataset
-from residua.console.output import print_published_data, print_result
+from residua.console.output import print_published_split, print_result
 from residua.console.progress import ProgressBar
 
 
@@ -41,17 +41,17 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     folder = report.choose_signals_folder(arguments.out, arguments.model)
     with ProgressBar("unit") as bar:
-        signals_record = analysis.measure_signals_record(
+        signals_record = analysis.make_model_signals_record(
             arguments.model,
-            training.detect_machine("fp32", device_choice=arguments.device),
+            training.set_up_machine("fp32", device_choice=arguments.device),
             data=arguments.data,
             image_count=arguments.images,
             seed=arguments.seed,
             data_dir=arguments.data_dir,
             on_progress=lambda done, total: bar.update(arguments.model, done, total),
         )
-    print_published_data(get_dataset(str(signals_record["data"])), "train", arguments.images)
+    print_published_split(get_dataset(str(signals_record["data"])), "train", arguments.images)
     report.write_signals_record(signals_record, folder)
-    findings, facts = report.write_and_summarize_signals(folder)
+    findings, facts = report.write_signals_report_with_data(folder)
     summary = "\n".join([*findings, "", f"The page: {facts['page']}"])
     print_result(facts, summary, arguments.json)

@@ -38,7 +38,7 @@ def add_sort_options(parser: CommandParser) -> None:
 
 
 def check_sort_options(arguments: Namespace) -> None:
-    """Raise UsageError if an option's value is out of range, or if options contradict."""
+    """Raise UsageError if a value is out of range, or if options contradict each other."""
     if not 0 <= get_unsure_below(arguments) <= 1:
         raise UsageError(
             f"--unsure-below {arguments.unsure_below} is invalid: give a probability from 0 to 1"
@@ -47,7 +47,10 @@ def check_sort_options(arguments: Namespace) -> None:
     if folder is None:
         option = "--link" if arguments.link else "--unsure-below"
         if arguments.link or arguments.unsure_below is not None:
-            raise UsageError(f"{option} says how images are sorted: add --sort-into DIR")
+            raise UsageError(
+                f"{option} only applies with --sort-into: add --sort-into DIR, or leave {option} "
+                "out"
+            )
     elif explain and Path(os.path.realpath(explain)).is_relative_to(os.path.realpath(folder)):
         raise UsageError(
             f"--explain {explain} is inside --sort-into {folder}: choose a folder outside of it"
@@ -59,7 +62,7 @@ def get_unsure_below(arguments: Namespace) -> float:
     return deploy.DEFAULT_UNSURE_BELOW if value is None else value
 
 
-def require_sort_folder(arguments: Namespace, classes: tuple[str, ...]) -> None:
+def require_sortable_classes(arguments: Namespace, classes: tuple[str, ...]) -> None:
     """Raise UsageError if --sort-into is given and cannot get folders for these classes."""
     if arguments.sort_into is not None:
         deploy.check_sort_folder(arguments.sort_into, classes, get_unsure_below(arguments))
@@ -72,8 +75,8 @@ def open_sorting(
     """Yield the function that sorts an image by its top classes and returns where it will be.
 
     The function returns "" for an image without classes, which could not be read, and for all
-    images without --sort-into.  In the end the folder is put in place, and a note says how many
-    images went where.
+    images without --sort-into.  At the end, the folder is moved into place, and a note says how
+    many images went where.
     """
     if arguments.sort_into is None:
         yield lambda path, top: ""

@@ -7,14 +7,14 @@ from contextlib import suppress
 from residua.console.progress import update_bars_rarely_in_logs
 
 
-def prepare_process() -> None:
+def prepare_streams_and_environment() -> None:
     """Prepare the standard streams and the environment of a process that runs a command."""
-    prepare_standard_streams()
+    make_output_streams_safe()
     update_bars_rarely_in_logs()
     os.environ["MPLBACKEND"] = "agg"  # no figure is shown, and the user's value may be invalid
 
 
-def prepare_standard_streams() -> None:
+def make_output_streams_safe() -> None:
     """Make any text printable, and replace closed output streams by ones that discard their text.
 
     A character that the stream's encoding lacks is printed as an escape such as `\\xe9`.  Closed
@@ -33,7 +33,8 @@ def prepare_standard_streams() -> None:
 def occupy_descriptor(descriptor: int) -> None:
     """Open the null device as `descriptor` if it is free.
 
-    Otherwise the next file that is opened would get it, and C libraries would print into that file.
+    Otherwise the next file to be opened would get this descriptor, and C libraries would print into
+    that file.
     """
     try:
         os.fstat(descriptor)
@@ -51,7 +52,7 @@ def flush_standard_output() -> None:
 
 
 def discard_further_output() -> None:
-    """Let standard output discard what is not written yet, so that Python does not try again."""
+    """Discard what is not written yet to standard output, so that Python does not retry."""
     with suppress(OSError, ValueError, AttributeError):
         null_device = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null_device, sys.stdout.fileno())

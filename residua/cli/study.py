@@ -18,7 +18,7 @@ from residua.cli.parser import CommandParser
 from residua.config.dataset import get_dataset
 from residua.config.recipe import usual_recipe
 from residua.config.study import Arm, Study
-from residua.console.output import print_published_data, print_result
+from residua.console.output import print_published_split, print_result
 from residua.console.progress import ProgressBar, StudyProgress
 from residua.errors import TrainingError
 
@@ -88,7 +88,7 @@ def run_and_report_study(study: Study, arguments: Namespace) -> None:
     Raises TrainingError if a run failed; the page is still written if at least one run finished.
     """
     points_by_run = study.points_by_run_name()
-    print_published_data(get_dataset(study.dataset), "train, dev and test")
+    print_published_split(get_dataset(study.dataset), "train, dev and test")
     with ProgressBar() as bar:
         failures = studies.train_study(
             study,

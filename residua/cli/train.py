@@ -32,7 +32,7 @@ from residua.config.papers import list_models
 from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
-from residua.console.output import DataSummaryPrinter, print_note, print_notes, print_result
+from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
 from residua.console.progress import ProgressBar, TrainingListener
 from residua.errors import RecordError, UsageError
 from residua.record import RunRecord
@@ -108,10 +108,10 @@ def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
         check_image_options(arguments)
         dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
-        machine = training.detect_machine(
+        machine = training.set_up_machine(
             arguments.precision, arguments.recompute or "none", group, arguments.device
         )
-        print_summary = DataSummaryPrinter(group.is_main)
+        print_summary = DataSummaryRecorder(group.is_main)
         if arguments.dry_run:
             training.parse_save_interval(arguments.save_every)
             resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
@@ -144,7 +144,7 @@ def train_and_report(
     arguments: Namespace,
     resolved: "ResolvedRun",
     machine: "Machine",
-    print_summary: DataSummaryPrinter,
+    print_summary: DataSummaryRecorder,
 ) -> dict[str, Json]:
     """Train a run, with notes and a progress bar on standard error.
 
@@ -185,7 +185,7 @@ def train_and_report(
 
 
 def describe_missing_run(folder: Path, run: Run) -> str:
-    """Say that there is no run to resume, and name the newest run beside it of the same network."""
+    """Say that there is no run to resume; name the newest run of the same network beside it."""
     hint = ""
     similar_runs = find_runs_of_network(folder.parent, run)
     if similar_runs and run.recipe is not None:
@@ -196,7 +196,7 @@ def describe_missing_run(folder: Path, run: Run) -> str:
 
 
 def find_runs_of_network(parent: Path, run: Run) -> list[Path]:
-    """The folders in `parent` with runs of the network of `run`, the newest last."""
+    """Find the folders in `parent` with runs of the network of `run`, the newest last."""
     folders = []
     for path in parent.glob("*/run.json"):
         with suppress(RecordError, UsageError):

@@ -1,7 +1,6 @@
 """The end of `residua train`: the pages of the run, its accuracy, its curve, the next commands."""
 
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from residua import data, report, training
-from residua.cli.unexpected_error import describe_unexpected_error
+from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import wilson_interval
 from residua.config.serialize import Json
@@ -20,11 +19,10 @@ from residua.deploy.image_files import find_image_files
 from residua.errors import RecordError, ResiduaError, describe_os_error
 from residua.record import MetricsRow, RunRecord
 from residua.report.evaluation_page import EVALUATION_PAGE
-from residua.report.format import PRECISE_IMAGE_COUNT, format_percent_number
+from residua.report.format import PRECISE_IMAGE_COUNT, format_percent_number, quote_path
 from residua.report.html import REPORT_PAGE
+from residua.report.run_page import EVALUATION_FOLDER
 from residua.training.stored_temperature import MIN_CALIBRATION_IMAGES
-
-EVALUATION_FOLDER = "evaluation"  # in the folder of the run
 
 
 def write_run_pages(
@@ -38,25 +36,25 @@ def write_run_pages(
     """Write the report and the evaluation of the finished run in `folder`.
 
     Returns the paths of the two pages, or None for a page that could not be written; a note then
-    says why, and no error is raised.  VLAD has no report, as nothing was trained by steps.  Pages
-    of a run that `was_finished` before are written only if they are missing.
+    says why, and no error is raised.  VLAD has no report, because it is not trained in steps.
+    Pages of a run that `was_finished` before are written only if they are missing.
     """
     report_page = folder / REPORT_PAGE
     evaluation_page = folder / EVALUATION_FOLDER / EVALUATION_PAGE
 
     def write_report() -> None:
-        report.write_study_report(report.read_study_summary(folder), folder)
+        report.write_run_report(report.read_study_summary(folder), folder)
 
     def write_evaluation() -> None:
         evaluation = training.evaluate_finished_run(folder, dataset, machine, data_dir)
         report.write_evaluation_report(evaluation, evaluation_page.parent)
 
-    has_report = (was_finished and report_page.exists()) or (
-        RunRecord(folder).read_run().recipe is not None
-        and write_or_explain(write_report, f"the report of the run in {folder}")
-    )
     has_evaluation = (was_finished and evaluation_page.exists()) or write_or_explain(
         write_evaluation, f"the evaluation of the run in {folder}"
+    )
+    has_report = (was_finished and report_page.exists()) or (  # which shows mistakes of the first
+        RunRecord(folder).read_run().recipe is not None
+        and write_or_explain(write_report, f"the report of the run in {folder}")
     )
     return {
         "page": str(report_page) if has_report else None,
@@ -65,9 +63,9 @@ def write_run_pages(
 
 
 def write_or_explain(write: Callable[[], None], what: str) -> bool:
-    """Call `write` and return True; if it fails or is interrupted, print a note, return False.
+    """Call `write` and return True; if it fails or is interrupted, print a note and return False.
 
-    The run is finished and stored by then, so that nothing else may fail.
+    By then the run is finished and stored, so a failure here must not end the command.
     """
     try:
         write()
@@ -78,7 +76,7 @@ def write_or_explain(write: Callable[[], None], what: str) -> bool:
     except OSError as error:
         reason = describe_os_error(error)
     except Exception as error:
-        reason = describe_unexpected_error(error)
+        reason = save_traceback_and_describe(error)
     else:
         return True
     print_note(f"{what} was not written (the run itself is complete): {reason}")
@@ -91,7 +89,7 @@ def describe_training_outcome(
     """Describe what was achieved: the accuracy, the learning curve, and the next commands."""
     is_vlad = result["steps"] == 0
     chart = draw_error_chart(
-        read_readable_metrics(folder),
+        read_metrics_if_intact(folder),
         shutil.get_terminal_size().columns,
         sys.stdout.encoding or "ascii",
     )
@@ -106,8 +104,8 @@ def describe_training_outcome(
     ]
 
 
-def read_readable_metrics(folder: Path) -> list[MetricsRow]:
-    """The rows of a run's metrics.jsonl; [] if they are damaged, as only a chart needs them."""
+def read_metrics_if_intact(folder: Path) -> list[MetricsRow]:
+    """Read the rows of a run's metrics.jsonl for a chart; [] if they are damaged."""
     try:
         return RunRecord(folder).read_metrics()
     except RecordError:
@@ -115,7 +113,7 @@ def read_readable_metrics(folder: Path) -> list[MetricsRow]:
 
 
 def describe_accuracy(result: dict[str, Json], dataset: Dataset) -> str:
-    """The accuracy: `58.6 % right on 500 test photos, 95 % interval 54.2 to 62.8`.
+    """Describe the accuracy: `58.6 % right on 500 test photos, 95 % interval 54.2 to 62.8`.
 
     Records of version 0.1 have no number of images, and so no interval.
     """
@@ -141,7 +139,7 @@ def suggest_next_commands(
     *,
     has_report: bool,
 ) -> list[str]:
-    """Three commands that go on from a run, with its paths, quoted for a shell."""
+    """Suggest three next commands after a run, with its paths quoted for a shell."""
     run_folder, location = quote_path(folder), quote_path(arguments.data)
     options = [
         f"--{name} {quote_path(value)}"
@@ -167,12 +165,6 @@ def suggest_next_commands(
 
 
 def holds_image_files(location: str) -> bool:
-    """Whether `residua predict` finds images at `location`: a folder that holds image files."""
+    """Return whether `location` is a folder with image files that `residua predict` finds."""
     folder = Path(os.path.expanduser(location))
     return folder.is_dir() and next(find_image_files(folder), None) is not None
-
-
-def quote_path(path: object) -> str:
-    """Quote a path for a shell; a path that begins like an option gets `./` in front."""
-    text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)

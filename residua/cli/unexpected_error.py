@@ -11,7 +11,7 @@ UNEXPECTED_ERROR = "unexpected error"  # begins the sentence; tests search for i
 MAX_REASON_LENGTH = 200
 
 
-def describe_unexpected_error(error: Exception) -> str:
+def save_traceback_and_describe(error: Exception) -> str:
     """Write the traceback to a new file in the temporary folder; return a sentence that names it.
 
     If the memory was used up, the sentence says so instead, and no file is written.
@@ -30,7 +30,7 @@ def describe_unexpected_error(error: Exception) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, PyTorch on a CPU or PyTorch on a GPU could not allocate memory."""
+    """Return whether Python, PyTorch on a CPU or PyTorch on a GPU could not allocate memory."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)

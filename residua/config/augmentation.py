@@ -82,5 +82,5 @@ class Augmentation:
             )
 
     def adapt_to_dataset(self, dataset: Dataset) -> "Augmentation":
-        """Return this augmentation; `flip` is off if mirroring may change the class of an image."""
+        """Return this augmentation, with `flip` off if mirroring may change an image's class."""
         return replace(self, flip=self.flip and dataset.flip_keeps_class)

@@ -12,19 +12,19 @@ def check_range(value: float, name: str, low: float, high: float = inf) -> None:
         raise UsageError(f"{name}={value} is invalid: it must be at least {low}{limit}")
 
 
-def check_kernels(kernels: tuple[int, ...]) -> None:
+def require_odd_kernels(kernels: tuple[int, ...]) -> None:
     """Raise UsageError unless there is at least one kernel size and all of them are odd.
 
     Equal padding on both sides can keep the shape of the input only if kernel sizes are odd.
     """
     if not kernels or any(side < 1 or side % 2 == 0 for side in kernels):
         raise UsageError(
-            f"kernels {kernels} are invalid: give at least one, and only odd sizes, "
-            "because only these keep shapes in 'same' convolutions"
+            f"kernels {kernels} are invalid: give one or more odd sizes, "
+            "because only odd kernels keep the shape in a 'same' convolution"
         )
 
 
-def check_seed(seed: int) -> None:
+def check_seed_range(seed: int) -> None:
     """Raise UsageError unless 0 <= seed < 2^32, the range that all random functions accept."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed {seed} is invalid: give a whole number from 0 to {2**32 - 1}")

@@ -253,6 +253,7 @@ DATASETS = {
         ),
     )
 }
+"""The data sets known by name."""
 
 
 def get_dataset(name: str) -> Dataset:

@@ -7,6 +7,9 @@ from typing import Literal
 
 from residua.config.serialize import FORMAT_VERSION
 
+LabelCheck = Literal["", "last", "last and best"]
+# A label is doubted only if its probability is below this share of 1 / classes; our choice.
+DOUBTFUL_SHARE_OF_CHANCE = 0.5
 Z_95 = NormalDist().inv_cdf(0.975)  # two-sided 95 %
 
 
@@ -57,8 +60,8 @@ class CalibrationResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConfidentMistake:
-    """A misclassified image.
+class ClassifiedImage:
+    """An image of an evaluation, with the class that the network gives it.
 
     where         the image's path, or its position in the data set
     thumbnail     the image as a data URI
@@ -70,6 +73,23 @@ class ConfidentMistake:
     thumbnail: str
     truth: int
     guess: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtfulLabel:
+    """A label that is probably wrong, by confident learning (Northcutt et al. 2021).
+
+    where              the image's path, or its position in the data set
+    label, guess       indices of the label and of the most probable class
+    label_probability  predicted probability of the label
+    probability        predicted probability of the most probable class
+    """
+
+    where: str
+    label: int
+    guess: int
+    label_probability: float
     probability: float
 
 
@@ -93,8 +113,13 @@ class EvaluationResult:
                       (fitted on the dev split), or "halves" (fitted for each half of the images
                       on the other half)
     mistakes          misclassified images, the most confident mistake first
+    examples          other images of the cells of the confusion matrix, as many as fit on a page
     left_out          files that could not be read, each with the reason
-    temperature_note  which temperature this evaluation has stored or removed, or why it has not
+    temperature_note  which temperature this evaluation stored or removed, or why it did neither
+    label_check       which networks doubt a label: "last" (this one alone), "last and best" (also
+                      that of the run's best epoch), or "" (labels were not checked)
+    doubtful_count    number of labels that are probably wrong
+    doubtful_labels   the first of them, the most doubtful label first
     """
 
     model: str
@@ -114,10 +139,14 @@ class EvaluationResult:
     scaled: CalibrationResult
     temperature: float
     fitted: Literal["folder", "dev", "halves"]
-    mistakes: tuple[ConfidentMistake, ...]
+    mistakes: tuple[ClassifiedImage, ...]
     left_out: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
     temperature_note: str = field(default="", metadata={"added_later": True})
+    examples: tuple[ClassifiedImage, ...] = field(default=(), metadata={"added_later": True})
+    label_check: LabelCheck = field(default="", metadata={"added_later": True})
+    doubtful_count: int = field(default=0, metadata={"added_later": True})
+    doubtful_labels: tuple[DoubtfulLabel, ...] = field(default=(), metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     @property

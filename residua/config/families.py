@@ -106,7 +106,7 @@ def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
     nearest_depth = max(depth - (depth - 4) % 6, 10)
     if depth != nearest_depth:
         raise UsageError(
-            f"no {depth}-layer cifar-wrn network: depth must be 6n+4, "
+            f"cifar-wrn networks cannot have {depth} layers: depth must be 6n+4, "
             f"e.g. {nearest_depth} or {nearest_depth + 6}"
         )
     net = make_cifar_network("preresnet", depth - 2, {"block": "basic", "shortcut": "B"} | changes)
@@ -120,7 +120,9 @@ def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Netw
     """
     if depth not in IMAGENET_STAGE_UNITS and "units" not in changes:
         depths = ", ".join(map(str, IMAGENET_STAGE_UNITS))
-        raise UsageError(f"no {depth}-layer ImageNet network: depth must be one of {depths}")
+        raise UsageError(
+            f"ImageNet networks cannot have {depth} layers: depth must be one of {depths}"
+        )
     default_block = "bottleneck" if depth >= 50 else "basic"
     if "units" not in changes and changes.get("block", default_block) != default_block:
         raise UsageError(
@@ -170,7 +172,7 @@ def make_fc_network(family: str, depth: int, changes: NameChanges) -> Network:
     )
 
 
-def make_lecture_network(family: str, depth: int, changes: NameChanges) -> Network:
+def make_ng_lecture_network(family: str, depth: int, changes: NameChanges) -> Network:
     """Make a network of two-layer blocks with biases and without BN, after Ng's lecture on ResNets.
 
     The network has three stages with max-pools between them.  By default the stages have 1, 2 and 2
@@ -192,7 +194,8 @@ NETWORK_MAKERS: dict[str, NetworkMaker] = {
     **{f"cifar-{family}": partial(make_cifar_network, family) for family in CIFAR_FAMILIES},
     **{f"fc-{family}": partial(make_fc_network, family) for family in FC_FAMILIES},
     **{
-        f"lecture-{family}": partial(make_lecture_network, family) for family in ("plain", "resnet")
+        f"lecture-{family}": partial(make_ng_lecture_network, family)
+        for family in ("plain", "resnet")
     },
     **{family: partial(make_imagenet_network, family) for family in IMAGENET_FAMILIES},
 }
@@ -277,7 +280,7 @@ def resolve_units_per_stage(
     if remainder or units_in_each < 1:
         nearest_depth = max(depth - remainder, depth_step + 2)
         raise UsageError(
-            f"no {depth}-layer {family} network: depth must be {depth_step}n+2{hint}, "
+            f"{family} networks cannot have {depth} layers: depth must be {depth_step}n+2{hint}, "
             f"e.g. {nearest_depth} or {nearest_depth + depth_step}"
         )
     return (units_in_each,) * stage_count

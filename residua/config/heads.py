@@ -21,13 +21,13 @@ class Pooling(Part):
     __slots__ = ()
 
     @property
-    def layer_op(self) -> PoolingOp:
+    def op_name(self) -> PoolingOp:
         """The operation's name in plans and drawings."""
         return "pool"
 
     @abstractmethod
     def pooled_channels(self, channels: int) -> int:
-        """The number of values per image after pooling."""
+        """Return the number of values per image after pooling."""
 
     def count_pooling_parameters(self, channels: int) -> int:
         """Return the number of parameters of the pooling, for `channels` input channels."""
@@ -42,7 +42,7 @@ class Pooling(Part):
         return 0
 
     def saves_input(self) -> bool:
-        """Whether the backward pass reads the pooling's input."""
+        """Return whether the backward pass reads the pooling's input."""
         return True
 
 
@@ -65,7 +65,7 @@ class Head(Pooling):
             raise UsageError(f"VLAD with {self.words} words is invalid: give at least 1")
 
     @property
-    def layer_op(self) -> PoolingOp:
+    def op_name(self) -> PoolingOp:
         return self.pool
 
     def pooled_channels(self, channels: int) -> int:

@@ -10,13 +10,13 @@ REPOSITORY_WORD = re.compile(r"(?!.*(\.\.|--|\.git$))\w([\w.-]{0,94}\w)?", re.AS
 """An owner or a name, as the hub allows it; it cannot stand for a folder such as `..`."""
 
 
-def is_on_hub(source: str | Path) -> bool:
-    """Whether `source` is written as a name on the hub; anything else is a path or another name."""
+def is_hub_name(source: str | Path) -> bool:
+    """Return whether `source` is written as a name on the hub, not as a path or another name."""
     return str(source).startswith(HUB_PREFIX)
 
 
 def is_repository(name: str) -> bool:
-    """Whether `name` has the form OWNER/NAME of a repository on the hub."""
+    """Return whether `name` has the form OWNER/NAME of a repository on the hub."""
     words = name.split("/")
     return len(words) == 2 and all(map(REPOSITORY_WORD.fullmatch, words))
 
@@ -26,7 +26,7 @@ def require_hub_name(source: str | Path) -> str:
     repository = str(source).removeprefix(HUB_PREFIX)
     if not is_repository(repository):
         raise UsageError(
-            f"{source} names nothing on the Hugging Face hub: "
-            f"write {HUB_PREFIX}OWNER/NAME, or give a folder on this machine without {HUB_PREFIX}"
+            f"{source} is not a name on the Hugging Face hub: "
+            f"write {HUB_PREFIX}OWNER/NAME, or leave out {HUB_PREFIX} to give a local folder"
         )
     return repository

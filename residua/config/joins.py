@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
-from residua.config.checks import check_kernels
+from residua.config.checks import require_odd_kernels
 from residua.config.registry import Part, register
 from residua.errors import UsageError, unknown_name_error
 
@@ -143,7 +143,7 @@ class Gate(Join):
             raise unknown_name_error("gate scaling", str(self.scales), ("both", "shortcut"))
         if not isfinite(self.bias):
             raise UsageError(f"a gate's bias of {self.bias} is invalid: give a finite number")
-        check_kernels((self.kernel,))
+        require_odd_kernels((self.kernel,))
 
     @property
     def symbol(self) -> str:

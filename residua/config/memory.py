@@ -54,7 +54,7 @@ def estimate_run_memory(
     `batch_size` is the number of images per training step.  On a CPU, the estimate includes the
     temporary buffers of the operations.
     """
-    estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_step_bytes
+    estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_activation_peak_bytes
     step_bytes = estimate_step(plan, batch_size, recompute, bf16)
     evaluation_bytes = estimate_evaluation_bytes(plan, min(EVAL_BATCH, data.num_images))
     bn_channels = sum(layer.output_shape.channels for layer in plan.layers if layer.op == "bn")
@@ -71,14 +71,14 @@ def estimate_cpu_step_bytes(
 ) -> int:
     """Estimate the peak memory of a training step on a CPU, in bytes.
 
-    The estimate is `estimate_step_bytes` plus the extra memory that a CPU needs.  The constants
-    were measured with benchmarks/memory.py.
+    The estimate is `estimate_activation_peak_bytes` plus the extra memory that a CPU needs.  The
+    constants were measured with benchmarks/memory.py.
 
     Temporary buffers of the operations take 7 times the size of the largest activation in bf16, and
     12 times in fp32, which has no fused kernels.  With activation checkpointing, memory
     fragmentation adds 3.5 times the largest activation and a third of the largest segment.  The
-    reason is that glibc reuses a freed block only for something smaller, and activations have only
-    a few different sizes.
+    reason is that glibc reuses a freed block only for a smaller one, which is rare because
+    activations have only a few different sizes.
     """
     bytes_per_number = BF16_BYTES if bf16 else FP32_BYTES
     largest = batch_size * bytes_per_number * max(layer.output_shape.numel for layer in plan.layers)
@@ -90,11 +90,11 @@ def estimate_cpu_step_bytes(
         (sum(islice(unit_saved_bytes, length)) for length in segment_lengths), default=0
     )
     gaps = 3.5 * largest + largest_segment / 3 if segment_lengths else 0
-    step_bytes = estimate_step_bytes(plan, batch_size, recompute, bf16)
+    step_bytes = estimate_activation_peak_bytes(plan, batch_size, recompute, bf16)
     return round(step_bytes + (7 if bf16 else 12) * largest + gaps)
 
 
-def estimate_step_bytes(
+def estimate_activation_peak_bytes(
     plan: Plan, batch_size: int, recompute: RecomputeMode = "none", bf16: bool = False
 ) -> int:
     """Estimate the peak memory of a step's activations and bf16 copies of weights, in bytes.
@@ -138,7 +138,7 @@ def count_transient_numbers(unit: PlannedUnit) -> int:
     """Count the tensor elements per image that are in memory only while a unit is computed.
 
     These are the input and output of the current operation, and the result of the join.  If the
-    join is not the plain sum, the shortcut is counted, too.
+    join is not the plain sum, the shortcut is also counted.
     """
     join_numbers = 0
     if unit.shortcut is not None:
@@ -181,7 +181,7 @@ def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
 
     A tensor that several of these parts need is counted once, for the first of them.
     """
-    tensors = PlannedBytesCounter(bytes_per_number)
+    tensors = SavedBytesCounter(bytes_per_number)
     x = tensors.add_layers(plan.stem, tensors.new_tensor_id())
     running_totals = [0, tensors.total_bytes]
     for unit in plan.units:
@@ -192,7 +192,7 @@ def saved_bytes_per_part(plan: Plan, bytes_per_number: int) -> list[int]:
     return [after - before for before, after in pairwise(running_totals)]
 
 
-class PlannedBytesCounter:
+class SavedBytesCounter:
     """Counts the bytes per image that layers save for the backward pass, each tensor once."""
 
     def __init__(self, bytes_per_number: int) -> None:

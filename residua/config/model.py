@@ -24,8 +24,8 @@ class ImagePreprocessing:
     input        (channels, height, width)
     resize       length in pixels to which the shorter side is resized before the center crop; 0 if
                  the image is resized directly to the input's size, without a crop
-    white_level  the level of white in grey images of more than 8 bits, e.g. 4095 if they have 12
-                 bits; 0 if it is 65535, or for floating point 1, 255 or 65535
+    white_level  the level of white in grey images of more than 8 bits, e.g. 4095 for 12 bits;
+                 0 stands for 65535 or, in floating point, for 1, 255 or 65535
     """
 
     input: tuple[int, int, int]
@@ -64,7 +64,7 @@ class ModelConfig:
     weights         SHA-256 of the file model.safetensors
     license         license of the weights, as the Hugging Face hub names it, e.g. apache-2.0
     train_digests   which photographs the run trained on: base64 of 4 bytes of each SHA-256 sum
-    dev_digests     the same for the photographs that chose its best epoch
+    dev_digests     the same for the dev photographs, by which its best epoch was chosen
     """
 
     network: ClassifierConfig
@@ -149,10 +149,11 @@ class ModelConfig:
 
 
 def check_white_level(level: int) -> None:
-    """Raise UsageError unless `level` is 0, for the usual white, or a level that white can have."""
+    """Raise UsageError unless `level` is a possible white level, or 0 for the usual one."""
     if not 0 <= level <= MAX_WHITE_LEVEL:
         raise UsageError(
-            f"white_level={level} is invalid: give the level of white, e.g. 4095 for 12 bits"
+            f"white_level={level} is invalid: give the pixel value of white, "
+            "e.g. 4095 for 12-bit images"
         )
 
 

@@ -10,7 +10,7 @@ from residua.errors import UsageError
 class ModuleClassifier:
     """A module that maps images (n, *input) to class scores (n, classes).
 
-    The module itself is not described, so it has to be given again to load or resume its weights.
+    The module itself is not described, so it must be given again to load its weights or resume.
 
     name        qualified name of the module's class, e.g. `my_nets.Small`
     input       (channels, height, width)
@@ -37,6 +37,6 @@ class ModuleClassifier:
 
 
 def qualified_name(value: object) -> str:
-    """The qualified name of a function or a class, or of the class of another value."""
+    """Return the qualified name of a function or a class, or of the class of another value."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"

@@ -11,7 +11,7 @@ constructors raise UsageError if the parts contradict each other.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from residua.config.checks import check_kernels
+from residua.config.checks import require_odd_kernels
 from residua.config.heads import Head, Pooling
 from residua.config.joins import Add, Join
 from residua.config.size_limits import (
@@ -63,7 +63,7 @@ class Order:
         return "bn" not in f"{self.stem} {self.each} {self.last}"
 
     @property
-    def branch_has_scale(self) -> bool:
+    def branch_has_skipinit_scale(self) -> bool:
         """Whether the branch is multiplied by a learned number that starts at 0."""
         return "scale" in f"{self.each} {self.last}"
 
@@ -90,6 +90,7 @@ ORDERS = {
     # Highway networks, whose gate is applied to a whole layer (Srivastava et al. 2015, Eq. 3)
     "highway": Order("weight relu", "weight relu", stem="weight relu", project="weight"),
 }
+"""The orders of BN, ReLU and weights that are known by name."""
 
 Shortcut = Literal["none", "pad", "pad-last", "project", "project-all"]
 SHORTCUTS = get_args(Shortcut)
@@ -126,7 +127,7 @@ class Unit:
     def __post_init__(self) -> None:
         if self.shortcut not in SHORTCUTS:
             raise unknown_name_error("shortcut", str(self.shortcut), SHORTCUTS)
-        check_kernels(self.kernels)
+        require_odd_kernels(self.kernels)
         if self.squeeze < 1:
             raise UsageError(
                 f"squeeze {self.squeeze} is invalid: give a positive number that divides the widths"
@@ -156,7 +157,7 @@ class Unit:
                 "a plain net whose branches start at 0 always outputs 0: "
                 "add a shortcut, or use start='he'"
             )
-        if self.order.branch_has_scale:
+        if self.order.branch_has_skipinit_scale:
             raise UsageError(
                 "a plain net whose branches are scaled by 0 always outputs 0: "
                 "add a shortcut, or use another order"
@@ -164,10 +165,9 @@ class Unit:
 
     def check_identity_start(self) -> None:
         """Raise UsageError if start="identity" is impossible or unnecessary for this unit."""
-        if self.order.branch_has_scale:
+        if self.order.branch_has_skipinit_scale:
             raise UsageError(
-                "a unit whose branch ends in a scale of 0 already starts as the identity, "
-                "so start must stay at 'he'"
+                "the branch ends in a scale of 0, so it already starts at 0: use start='he'"
             )
         if self.order.last.endswith("relu"):
             raise UsageError(
@@ -212,7 +212,7 @@ class Stem:
     pool: bool = False
 
     def __post_init__(self) -> None:
-        check_kernels((self.kernel,))
+        require_odd_kernels((self.kernel,))
         if min(self.width, self.stride) < 1:
             raise UsageError(
                 f"a stem of width {self.width} and stride {self.stride} is invalid: "
@@ -263,10 +263,10 @@ class Network:
                 )
         # first, because counting the weights takes time in proportion to the layers
         check_layer_count(sum(stage.units for stage in self.stages) * len(self.unit.kernels))
-        check_classifier_size(self.name, self.count_weights(), self.input)
+        check_classifier_size(self.name, self.count_weights_without_projections(), self.input)
 
-    def count_weights(self) -> int:
-        """Count the weights of all layers but projections, by arithmetic alone."""
+    def count_weights_without_projections(self) -> int:
+        """Count the weights of all layers except projections, without building the layers."""
         unit, channels = self.unit, self.stem.width
         count = self.stem.kernel**2 * self.input[0] * channels
         for stage in self.stages:
@@ -293,7 +293,7 @@ class Network:
                 "a fully connected net has no image positions, so it cannot stride or pool: "
                 "set all strides to 1, and remove the pooling"
             )
-        if self.head.layer_op != "mean":
+        if self.head.op_name != "mean":
             raise UsageError(
                 "a fully connected net has no image positions, so its head cannot pool them: "
                 "use head=Head()"

@@ -115,7 +115,7 @@ def normalise_change_value(value: str) -> str:
     return str(int(value)) if value.isdecimal() else SHORTCUT_LETTERS.get(value, value)
 
 
-def parse_base_name(base: str) -> tuple[str, int, str]:
+def parse_family_depth_width(base: str) -> tuple[str, int, str]:
     """Split a name into family, depth and width factor; the factor is "" if the name has none.
 
     `cifar-wrn28-10` -> `("cifar-wrn", 28, "10")`.  Raises UsageError for an unknown family, and for
@@ -133,7 +133,7 @@ def parse_base_name(base: str) -> tuple[str, int, str]:
 
 def make_base_network(base: str, changes: NameChanges) -> Network:
     """Make the network `base`, e.g. `cifar-resnet56`, with `changes` applied to its parts."""
-    family, depth, factor = parse_base_name(base)
+    family, depth, factor = parse_family_depth_width(base)
     if not factor:
         return NETWORK_MAKERS[family](depth, changes)
     if "width" in changes:
@@ -146,8 +146,8 @@ def compose_network_name(family: str, depth: int) -> str:
     """Compose a network's name from a family and a depth.
 
     For example, `("resnet,join=add", 56)` gives `cifar-resnet56,join=add`.  In `family`, the prefix
-    `cifar-` may be omitted, and any other family is given in full, e.g. `fc-resnet`.  For a family
-    that exists for CIFAR and for ImageNet, `imagenet resnet` stands for that of ImageNet.
+    `cifar-` may be omitted, and any other family is given in full, e.g. `fc-resnet`.  If a family
+    exists for both CIFAR and ImageNet, `imagenet resnet`, for example, is ImageNet's.
     """
     makers = NETWORK_MAKERS | WIDE_NETWORK_MAKERS
     match = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
@@ -197,7 +197,7 @@ def with_canonical_name(net: Network, **replaced_families: str) -> Network:
     """
     base, *name_changes = net.name.split(",")
     try:
-        family, _, factor = parse_base_name(base)
+        family, _, factor = parse_family_depth_width(base)
         changes = parse_name_changes([word for word in name_changes if word != CUSTOM_TAG])
     except UsageError:
         return replace(net, name=f"{base},{CUSTOM_TAG}")

@@ -32,7 +32,7 @@ class ActivationShape(NamedTuple):
 class Layer:
     """One operation and its shapes.
 
-    kernel, stride  kernel size and stride; an option-A shortcut has a stride only
+    kernel, stride  kernel size and stride; an option-A shortcut has only a stride
     bias            whether a weight layer has a bias
     pad_before      number of zero channels that option A puts first; the other ones come last
     zero_init       whether the layer's weight starts at 0
@@ -186,7 +186,7 @@ def plan_head(network: Network, input_shape: ActivationShape) -> Layers:
     if input_shape.size:
         pooled_shape = ActivationShape(network.head.pooled_channels(input_shape.channels), ())
         pooling = network.head
-        layers += (Layer(pooling.layer_op, input_shape, pooled_shape, pooling=pooling),)
+        layers += (Layer(pooling.op_name, input_shape, pooled_shape, pooling=pooling),)
     scores_shape = ActivationShape(network.classes, ())
     return (*layers, Layer("weight", pooled_shape, scores_shape, bias=True))
 

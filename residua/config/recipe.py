@@ -57,11 +57,11 @@ class Recipe:
             raise UsageError(
                 f"training for {self.epochs} epochs is too long: give at most {MAX_EPOCHS:,}"
             )
-        check_step_count(self.steps)
+        check_step_limit(self.steps)
         if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
             raise UsageError(
-                "a recipe needs steps above 0 and epochs at 0, or the other way round: "
-                f"got steps={self.steps}, epochs={self.epochs}"
+                f"steps={self.steps} and epochs={self.epochs} are invalid: give one of them above "
+                "0, and leave the other at 0"
             )
         if self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images is invalid: give at least 1")
@@ -76,7 +76,7 @@ class Recipe:
     def total_steps(self, num_images: int) -> int:
         """Return the number of steps of a complete run on `num_images` training images."""
         total_steps = self.steps or max(1, round(self.epochs * num_images / self.batch_size))
-        check_step_count(total_steps)
+        check_step_limit(total_steps)
         return total_steps
 
     def with_duration(self, steps: int = 0, epochs: float = 0) -> "Recipe":
@@ -101,7 +101,7 @@ class Recipe:
     def change_duration(self, steps: int | None, epochs: float | None) -> "Recipe":
         """Return this recipe with the duration that a user gives; None leaves it as it is.
 
-        Raises UsageError if both are given, or if one is not positive.
+        Raises UsageError if both steps and epochs are given, or if one is not positive.
         """
         if steps is not None and epochs is not None:
             raise UsageError("--steps and --epochs cannot be combined: give one of them")
@@ -125,8 +125,8 @@ class Recipe:
         return rate
 
 
-def check_step_count(steps: int) -> None:
-    """Raise UsageError if a training of so many steps would never end."""
+def check_step_limit(steps: int) -> None:
+    """Raise UsageError if a run has too many steps to ever finish."""
     if steps > MAX_STEPS:
         raise UsageError(f"training for {steps:,} steps is too long: give at most {MAX_STEPS:,}")
 
@@ -168,6 +168,7 @@ RECIPES = {
         ),
     )
 }
+"""The recipes known by name."""
 
 RECIPE_PURPOSES = {
     "he2015": "He et al. 2015, for CIFAR-10: residual and plain nets",
@@ -191,10 +192,10 @@ def recipe(name: str) -> Recipe:
 
 
 def usual_recipe(dataset: str) -> Recipe:
-    """The recipe that is used for a published data set if the user chooses none."""
+    """Return the recipe that is used for a published data set if the user chooses none."""
     return recipe("small" if dataset == "digits" else "he2015")
 
 
 def resolve_recipe(given: str | Recipe | None, default: Recipe) -> Recipe:
-    """The recipe that a user gives by name or as it is, or else `default`."""
+    """Return the recipe that a user gives as a name or a `Recipe`, or else `default`."""
     return recipe(given) if isinstance(given, str) else given or default

@@ -69,8 +69,8 @@ def base_of(kind: type) -> type[Part]:
     bases = [base for base in kind.__mro__ if issubclass(base, Part) and base is not Part]
     if not bases:
         raise UsageError(
-            f"{kind.__name__} is not a part of a config: "
-            "make it a subclass of a part class such as Join or Head"
+            f"{kind.__name__} cannot be registered: "
+            "make it a subclass of a base class of parts, such as Join or Head"
         )
     return bases[-1]
 
@@ -99,8 +99,8 @@ def registered_kinds(base: type) -> dict[str, type[Part]]:
 def named_parts(base: type) -> Mapping[str, Any]:
     """Return the named parts of a base class, as a mapping from name to part.
 
-    Names of networks may contain these names.  Parts that are registered later appear in the
-    mapping, too.
+    Names of networks may contain these names.  Parts that are registered later also appear in the
+    mapping.
     """
     return _named_values[base]
 

@@ -4,9 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from residua.config.checks import check_seed
+from residua.config.checks import check_seed_range
 from residua.config.recipe import Recipe
-from residua.config.serialize import FORMAT_VERSION, Json, from_json, to_json, to_tagged_json
+from residua.config.serialize import FORMAT_VERSION, Json, encode_field_value, from_json, to_json
 from residua.config.vlad_config import ClassifierConfig
 from residua.errors import UsageError
 
@@ -28,7 +28,7 @@ class Run:
     start: str = ""
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        check_seed_range(self.seed)
         if (self.recipe is not None) != self.network.IS_TRAINED_BY_STEPS:
             raise UsageError(
                 f"{self.network.name} is trained in steps, but has no recipe: give the run a recipe"
@@ -36,14 +36,15 @@ class Run:
                 else f"{self.network.name} is fitted without training steps: set recipe=None"
             )
 
-    def recipe_for_depth(self, depth: int) -> Recipe:
+    def recipe_without_unneeded_warmup(self, depth: int) -> Recipe:
         """Return the recipe, without its warm-up if a network of `depth` layers needs none.
 
         Raises UsageError for VLAD, which has no recipe.
         """
         if self.recipe is None:
             raise UsageError(
-                f"{self.network.name} has no recipe: only the run of a network has one"
+                f"{self.network.name} has no recipe, because it is fitted without training steps: "
+                "use the run of a network"
             )
         return self.recipe.drop_unneeded_warmup(depth)
 
@@ -57,7 +58,7 @@ class Run:
     def json(self) -> Json:
         return {
             "format": FORMAT_VERSION,
-            "network": to_tagged_json(self.network, ClassifierConfig),
+            "network": encode_field_value(self.network, ClassifierConfig),
             "dataset": self.dataset,
             "recipe": to_json(self.recipe),
             "seed": self.seed,

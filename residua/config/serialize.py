@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from residua.bounded_json import Json as Json
-from residua.bounded_json import JsonLimitError, describe_json_error, parse_json
+from residua.bounded_json import UnacceptableJsonError, describe_json_error, parse_strict_json
 from residua.config.registry import is_part_base, registered_kinds, stored_kind_of
 from residua.errors import RecordError, UsageError, unknown_name_error
 
@@ -38,7 +38,7 @@ def to_json(value: Any) -> Json:
         for field in fields(value):
             part = getattr(value, field.name)
             if "added_later" not in field.metadata or part != field.default:
-                content[stored_key(field)] = to_tagged_json(part, hints[field.name])
+                content[stored_key(field)] = encode_field_value(part, hints[field.name])
         return content
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]
@@ -47,14 +47,14 @@ def to_json(value: Any) -> Json:
     raise TypeError(f"a {type(value).__name__} cannot be stored as JSON")
 
 
-def to_tagged_json(value: Any, hint: Any) -> Json:
+def encode_field_value(value: Any, hint: Any) -> Json:
     """Encode `value`, the value of a field of type `hint`, as JSON.
 
     If the type allows several classes, the value's class is written under the key "kind", unless it
     is one of `UNTAGGED_KINDS`.
     """
     if isinstance(value, tuple) and get_origin(hint) is tuple and is_part_base(get_args(hint)[0]):
-        return [to_tagged_json(item, get_args(hint)[0]) for item in value]
+        return [encode_field_value(item, get_args(hint)[0]) for item in value]
     encoded = to_json(value)
     has_kinds = is_part_base(hint) or (
         isinstance(hint, UnionType) and sum(map(is_dataclass, get_args(hint))) > 1
@@ -215,9 +215,7 @@ def apply_override(value: ConfigT, assignment: str) -> ConfigT:
     """
     path, equals, text = assignment.partition("=")
     if not equals:
-        raise UsageError(
-            f"cannot read {assignment!r} as a setting: write FIELD=VALUE, e.g. batch_size=64"
-        )
+        raise UsageError(f"{assignment!r} is not a setting: write FIELD=VALUE, e.g. batch_size=64")
     changed: ConfigT = replace_at_path(value, path.split("."), parse_literal(text), path)
     return changed
 
@@ -225,19 +223,19 @@ def apply_override(value: ConfigT, assignment: str) -> ConfigT:
 def parse_literal(text: str) -> Json:
     """Parse JSON, e.g. `64` or `{"lr": 0.2}`; text that is not JSON is returned unchanged.
 
-    Raises UsageError for JSON that `parse_json` refuses.
+    Raises UsageError for JSON that `parse_strict_json` refuses.
     """
     try:
-        return parse_json(text)
+        return parse_strict_json(text)
     except JSONDecodeError:
         return text
-    except (JsonLimitError, RecursionError, MemoryError) as error:
+    except (UnacceptableJsonError, RecursionError, MemoryError) as error:
         reason = describe_json_error(error)
         raise UsageError(f"the value {quote_json(text)} cannot be used: {reason}") from None
 
 
 def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> Any:
-    """Return `value` with the field at `path`, a list of JSON keys, set to `data`, decoded.
+    """Return `value` with the field at `path` (a list of JSON keys) set to the decoded `data`.
 
     `full_path` is the whole path, for messages.  Raises UsageError if the field does not exist or
     cannot hold the new value.
@@ -254,7 +252,7 @@ def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> 
         raise UsageError(f"{full_path} cannot be set: {type(value).__name__} has no field {key!r}")
     hints, names = resolve_field_types(type(value)), names_by_stored_key(type(value))
     if key not in names:
-        raise find_unknown_field_error(value, key, full_path)
+        raise make_unknown_field_error(value, key, full_path)
     name = names[key]
     if rest:
         return replace(
@@ -266,8 +264,8 @@ def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> 
         raise UsageError(str(error)) from None
 
 
-def find_unknown_field_error(value: Any, key: str, full_path: str) -> UsageError:
-    """Make the error for `key`, which is no field of `value`; it names the parts that have one."""
+def make_unknown_field_error(value: Any, key: str, full_path: str) -> UsageError:
+    """Make the error for `key`, an unknown field of `value`; it names the parts with that field."""
     owner = name_in_words(type(value))
     prefix = full_path.removesuffix(key) if full_path.endswith(f".{key}") else ""
     parts = {

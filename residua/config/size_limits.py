@@ -21,7 +21,8 @@ def check_layer_count(layers: int) -> None:
     """Raise UsageError if a network of this many layers would be too deep to build."""
     if layers > MAX_LAYERS:
         raise UsageError(
-            f"a network of {format_bound(layers)} layers is too deep: choose at most {MAX_LAYERS:,}"
+            f"a network of {format_number_or_bound(layers)} layers is too deep: "
+            f"choose at most {MAX_LAYERS:,}"
         )
 
 
@@ -30,12 +31,12 @@ def check_classifier_size(name: str, parameters: int, input_shape: tuple[int, ..
     check_name_lengths([name], "a network")
     if parameters > MAX_PARAMETERS:
         raise UsageError(
-            f"a network of {format_bound(parameters)} parameters is too large: choose a smaller "
-            f"width or depth, or fewer classes, for at most {MAX_PARAMETERS:,}"
+            f"a network of {format_number_or_bound(parameters)} parameters is too large: choose a "
+            f"smaller width or depth, or fewer classes, for at most {MAX_PARAMETERS:,}"
         )
     if prod(input_shape) > MAX_INPUT_VALUES:
         raise UsageError(
-            f"an input of {format_bound(prod(input_shape))} values is too large: "
+            f"an input of {format_number_or_bound(prod(input_shape))} values is too large: "
             f"choose a smaller image size, for at most {MAX_INPUT_VALUES:,}"
         )
 
@@ -49,8 +50,8 @@ def check_name_lengths(names: Iterable[str], noun: str) -> None:
             )
 
 
-def format_bound(number: int) -> str:
-    """Format a number, or a bound below one of more than 15 digits, as `at least 300,000`."""
+def format_number_or_bound(number: int) -> str:
+    """Format a lower bound of `number`, at most `LARGEST_WRITTEN`, as `at least 300,000`."""
     return f"at least {min(number, LARGEST_WRITTEN):,}"
 
 

@@ -141,7 +141,9 @@ class Study:
             first_error = next(iter(errors_by_depth.values()))
             if 1 < len(errors_by_depth) < len(depths):  # if all fail, the family is wrong
                 failed = ", ".join(map(str, errors_by_depth))
-                raise UsageError(f"impossible depths {failed}: {first_error}")
+                raise UsageError(
+                    f"the depths {failed} are impossible, the first because {first_error}"
+                )
             raise first_error
 
     def make_run(self, point: StudyPoint) -> Run:
@@ -163,7 +165,7 @@ class Study:
 def parse_study(data: Json) -> Study:
     """Decode the JSON of a study.
 
-    Studies stored by version 0.1, which have families instead of arms, are accepted, too.  Raises
+    Studies stored by version 0.1, which have families instead of arms, are also accepted.  Raises
     RecordError if `data` does not describe a study.
     """
     if not isinstance(data, dict):

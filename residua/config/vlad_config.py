@@ -58,9 +58,7 @@ class VladClassifier:
 
     def __post_init__(self) -> None:
         if len(self.input) != 3 or min(self.input) < 1:
-            raise UsageError(
-                f"input {self.input} is invalid: VLAD takes images of (channels, height, width)"
-            )
+            raise UsageError(f"input {self.input} is invalid: VLAD needs (channels, height, width)")
         if self.classes < 2:
             raise UsageError(f"an SVM needs at least 2 classes: got {self.classes}")
         check_range(self.patch, "patch", 1)
@@ -72,7 +70,7 @@ class VladClassifier:
                 raise UsageError(f"{name}={value} is invalid: it must be above 0")
         if self.patch > min(self.input[1:]):
             raise UsageError(
-                f"patches of side {self.patch} do not fit into images of {self.input[1:]}: "
+                f"patches of side {self.patch} do not fit into images of size {self.input[1:]}: "
                 "choose a smaller patch"
             )
         if self.cells > min(self.patch_grid):
@@ -155,7 +153,7 @@ def make_vlad_classifier(name: str, input: tuple[int, ...], classes: int) -> Vla
 
 
 def is_vlad_name(model: str) -> bool:
-    """Whether `model` names VLAD.  Raises UsageError for a misspelled `vlad`."""
+    """Return whether `model` names VLAD.  Raises UsageError for a misspelled `vlad`."""
     name = model.partition(",")[0]
     if name != "vlad" and get_close_matches(name, ["vlad"]):
         raise unknown_name_error("model", name, ["vlad"])

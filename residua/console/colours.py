@@ -12,10 +12,10 @@ FIRST_COLUMN = re.compile(r"^\S+(?: \S+)*(?=  )", re.MULTILINE)
 
 
 def shows_colours(stream: TextIO) -> bool:
-    """Whether to write colours to a stream.
+    """Return whether to write colours to a stream.
 
-    NO_COLOR forbids them, and FORCE_COLOR asks for them, if they are not empty; else they are
-    written to terminals that TERM does not call dumb.
+    A non-empty NO_COLOR forbids colours; otherwise a non-empty FORCE_COLOR forces them.  Without
+    both, terminals get colours, except old Windows consoles and those whose TERM is `dumb`.
     """
     if os.environ.get("NO_COLOR"):
         return False
@@ -25,7 +25,7 @@ def shows_colours(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb" and not is_old_console
 
 
-def embolden_labels(text: str, stream: TextIO) -> str:
+def embolden_first_column(text: str, stream: TextIO) -> str:
     """Make the first column of tables in `text` bold, if `stream` shows colours."""
     return FIRST_COLUMN.sub(rf"{BOLD}\g<0>{RESET}", text) if shows_colours(stream) else text
 

@@ -20,9 +20,9 @@ ASCII_MARKS = ("*", ".", "|", "+", "-")
 def draw_error_chart(rows: Sequence["MetricsRow"], columns: int, encoding: str) -> list[str]:
     """Draw dev and training error against epochs: at most 11 lines of at most `columns` characters.
 
-    `rows` are those of metrics.jsonl.  Errors are linear below 1 % and logarithmic above, as in the
-    figures.  Returns [] if fewer than two dev errors were measured.  Characters that `encoding`
-    lacks are replaced by ASCII.
+    `rows` are those of metrics.jsonl.  The error axis is linear below 1 % and logarithmic above, as
+    in the figures.  Returns [] if fewer than two dev errors were measured.  Characters that
+    `encoding` lacks are replaced by ASCII.
     """
     curves = {name: read_error_curve(rows, name) for name in ("dev_error", "train_error")}
     if len(curves["dev_error"]) < 2:
@@ -57,7 +57,7 @@ def draw_error_chart(rows: Sequence["MetricsRow"], columns: int, encoding: str) 
 
 
 def choose_marks(encoding: str) -> tuple[str, ...]:
-    """The marks of the chart: `FINE_MARKS`, or `ASCII_MARKS` if `encoding` lacks one of those."""
+    """Choose the marks of the chart: `FINE_MARKS`, or `ASCII_MARKS` if `encoding` lacks one."""
     try:
         "".join(FINE_MARKS).encode(encoding)
     except (UnicodeEncodeError, LookupError):
@@ -66,14 +66,14 @@ def choose_marks(encoding: str) -> tuple[str, ...]:
 
 
 def read_error_curve(rows: Sequence["MetricsRow"], name: str) -> Curve:
-    """The points of one error, `dev_error` or `train_error`; rows without it are left out."""
+    """Read the points of one error, `dev_error` or `train_error`; rows without it are left out."""
     points = [(row.get("epoch", row.get("step")), row.get(name)) for row in rows]
     curve = [(x, 100 * error) for x, error in points if x is not None and error is not None]
     return sorted(curve, key=lambda point: point[0])
 
 
 def interpolate_curve(curve: Curve, epoch: float) -> float | None:
-    """The error at `epoch`, linearly between points; None before the first and after the last."""
+    """Interpolate the error at `epoch` linearly; None before the first and after the last point."""
     for i, (x, error) in enumerate(curve):
         if x >= epoch - 1e-9:
             if i == 0:
@@ -86,5 +86,5 @@ def interpolate_curve(curve: Curve, epoch: float) -> float | None:
 
 
 def format_axis_error(percent: float) -> str:
-    """An error on the axis: `90`, `9.8`."""
+    """Format an error for the axis, e.g. `90` or `9.8`."""
     return f"{percent:.0f}" if percent >= 10 else f"{percent:.1f}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from residua.config.dataset import Dataset
 from residua.config.serialize import Json
-from residua.console.colours import embolden_labels, redden_text
+from residua.console.colours import embolden_first_column, redden_text
 
 if TYPE_CHECKING:
     from residua.data import DataSummary
@@ -34,7 +34,7 @@ def print_result(facts: object, summary: str, as_json: bool) -> None:
     `facts` holds the values for the JSON; `summary` is the text, whose labels are bold on a
     terminal.
     """
-    print(json.dumps(facts) if as_json else embolden_labels(summary, sys.stdout))
+    print(json.dumps(facts) if as_json else embolden_first_column(summary, sys.stdout))
 
 
 def print_note(
@@ -44,7 +44,7 @@ def print_note(
     on_every_rank: bool = False,
     is_error: bool = False,
 ) -> None:
-    """Print `program: message` on standard error; the program of an error is red on a terminal.
+    """Print `program: message` on standard error; for an error, `program` is red on a terminal.
 
     Of the processes that torchrun started on a machine, only the one with local rank 0 prints,
     unless `on_every_rank` is set.  Processes that were started by hand all print.
@@ -70,11 +70,11 @@ def print_notes(messages: Iterable[str]) -> None:
 
 
 def print_data_summary(summary: "DataSummary") -> None:
-    """Print what was understood of a data set as one block on standard error."""
+    """Print the summary of a data set as one block on standard error."""
     print_note("\n".join(summary.describe()))
 
 
-class DataSummaryPrinter:
+class DataSummaryRecorder:
     """Prints each summary that it is called with, and keeps the last one for --json."""
 
     def __init__(self, is_main: bool) -> None:
@@ -87,8 +87,8 @@ class DataSummaryPrinter:
             print_data_summary(summary)
 
 
-def print_published_data(dataset: Dataset, split: str, image_count: int | None = None) -> None:
-    """Print which images a command reads of a named data set; None stands for the whole split."""
+def print_published_split(dataset: Dataset, split: str, image_count: int | None = None) -> None:
+    """Print which images of a named data set a command reads; without a count, the whole split."""
     count = "all" if image_count is None else f"the first {image_count:,}"
     print_note(
         f"data {dataset.name}: {count} images of {split}, in {len(dataset.classes):,} classes"

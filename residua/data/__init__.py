@@ -48,12 +48,14 @@ if TYPE_CHECKING:
     from residua.data.decode import HasPreprocessing as HasPreprocessing
     from residua.data.decode import decode_image as decode_image
     from residua.data.decode import preprocess_image as preprocess_image
-    from residua.data.decode import silence_pillow_warnings as silence_pillow_warnings
-    from residua.data.grey_levels import summarize_unused_levels as summarize_unused_levels
+    from residua.data.decode import suspend_pillow_limits as suspend_pillow_limits
+    from residua.data.grey_levels import (
+        summarize_doubtful_white_levels as summarize_doubtful_white_levels,
+    )
     from residua.data.image_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.images import Images as Images
     from residua.data.read import NamedImages as NamedImages
-    from residua.data.read import ensure_dataset_available as ensure_dataset_available
+    from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
     from residua.data.read import list_skipped_images as list_skipped_images
     from residua.data.read import read_preprocessed_split as read_preprocessed_split
     from residua.data.read import read_split as read_split
@@ -87,7 +89,7 @@ __getattr__, __dir__ = export_lazily(
     __name__,
     {
         "read": (
-            "NamedImages ensure_dataset_available list_skipped_images "
+            "NamedImages ensure_dataset_ready list_skipped_images "
             "read_preprocessed_split read_split"
         ),
         "images": "Images",
@@ -95,8 +97,8 @@ __getattr__, __dir__ = export_lazily(
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",
         "counter_rng": "RandomStream random_bits_from_keys random_permutation",
-        "decode": "HasPreprocessing decode_image preprocess_image silence_pillow_warnings",
-        "grey_levels": "summarize_unused_levels",
+        "decode": "HasPreprocessing decode_image preprocess_image suspend_pillow_limits",
+        "grey_levels": "summarize_doubtful_white_levels",
         "check": "DatasetCheck check_dataset format_usable_csv make_check_thumbnails",
         "thumbnails": "encode_data_uri make_thumbnail_uri pixels_to_image",
         "summarize": "summarize_checked_data",

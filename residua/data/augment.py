@@ -66,8 +66,8 @@ def random_resized_crop(
 def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Tensor:
     """Multiply brightness, contrast and saturation of each image (n, c, h, w) by random factors.
 
-    Factors are uniform in [1 - max_change, 1 + max_change]; `random_bits` is (n, 3).  An image
-    without saturation is the plain mean of its channels, our choice.  `apply_trivial_augment` uses
+    Factors are uniform in [1 - max_change, 1 + max_change]; `random_bits` is (n, 3).  A fully
+    desaturated image is the plain mean of its channels (our choice).  `apply_trivial_augment` uses
     the luma instead, as Pillow does.
     """
     factors = 1 + max_change * (2 * bits_to_uniform(random_bits) - 1)
@@ -104,7 +104,7 @@ def apply_mixup_or_cutmix(
 
 
 def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """A bool mask (n, 1, h, w) of the pixels that each image takes from its partner in CutMix.
+    """Return a mask (n, 1, h, w) of the pixels that each image takes from its CutMix partner.
 
     Each box covers 1 - own_share of the image's area.  Its center (x, y) is in [0, 1], relative to
     width and height.  Parts outside the image are cut off.  `own_share`, `x`, `y` are (n,).
@@ -157,7 +157,7 @@ def normalise_pixels(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, 
 def normalisation_scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The scale and shift, each (c, 1, 1), of `normalise_pixels`, which computes x * scale + shift.
+    """Return the scale and the shift, each (c, 1, 1), of `normalise_pixels`: x * scale + shift.
 
     The result is cached, because each new copy of it to a GPU would force a synchronisation.
     """

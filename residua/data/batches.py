@@ -39,8 +39,8 @@ class TrainingBatches:
     processes together compute the batch that a single process would.  Images may be larger than
     `crop_size`.  Random crops are taken from the whole image; without random crops, the center of
     the image is used.  With `balance_classes` an epoch has the same number of samples, but equally
-    many of each class, so that some images are repeated and others left out.  `transform` changes
-    each image before all else.  Raises UsageError if the batch is larger than the data set.
+    many of each class, so that some images are repeated and others left out.  `transform` is
+    applied to each image first.  Raises UsageError if the batch is larger than the data set.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TrainingBatches:
         self.epoch_order = lru_cache(maxsize=2)(self.compute_epoch_order)
 
     def compute_epoch_order(self, epoch: int) -> Tensor:
-        """The sample numbers of an epoch (n,), in the order in which they are used.
+        """Compute the sample numbers of an epoch (n,), in the order in which they are used.
 
         With n images, sample number i + k * n is image i, used for the k-th time in this epoch,
         counted from 0.  Unless classes are balanced, k is always 0.
@@ -95,7 +95,7 @@ class TrainingBatches:
         return order.to(self.images.labels.device)
 
     def compute_balanced_order(self, epoch: int) -> Tensor:
-        """The sample numbers (n,) of an epoch with equally many samples of each class.
+        """Compute the sample numbers (n,) of an epoch with equally many samples of each class.
 
         The samples of a class are its images, repeated as often as needed, each time in a new
         random order.  Then the samples of all classes are shuffled.
@@ -118,7 +118,7 @@ class TrainingBatches:
         return all_samples[order[:count]]
 
     def make_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's part of batch `step`: m images and labels, m = batch size / world size.
+        """Make this rank's part of batch `step`: m images and labels, m = batch size / world size.
 
         Images (m, c, h, w) are fp32, augmented and normalised.  Labels are int64 (m,) or, with
         mixup or CutMix, fp32 weights of the classes (m, classes).
@@ -158,7 +158,7 @@ class TrainingBatches:
         return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
 
     def augment_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The augmented images (n, c, h, w) and the labels (n,) of sample numbers (n,).
+        """Return the augmented images (n, c, h, w) and the labels (n,) of sample numbers (n,).
 
         The images are not yet normalised; their levels are in [0, 255].
         """
@@ -193,7 +193,7 @@ class TrainingBatches:
         return pixels
 
     def crop_samples(self, epoch: int, samples: Tensor) -> Tensor:
-        """The images (n, c, h, w) of sample numbers (n,), padded and cropped to `crop_size`."""
+        """Pad and crop the images (n, c, h, w) of sample numbers (n,) to `crop_size`."""
         augment, image_indices = self.augment, samples % len(self.images)
         pixels = self.pixels[image_indices]
         if self.transform is not None:
@@ -225,7 +225,7 @@ class TrainingBatches:
 
 
 def list_images_by_class(labels: Tensor) -> list[Tensor]:
-    """The indices of the images of each class that occurs in labels (n,), on the CPU."""
+    """List the indices of the images of each class that occurs in labels (n,), on the CPU."""
     labels = labels.cpu()
     return [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))]
 

@@ -2,14 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from residua.config.serialize import FORMAT_VERSION, Json
-from residua.data.checked_image import CheckedImage, check_image, compute_channel_mean_std
-from residua.data.decode import decode_image, read_entry_bytes, silence_pillow_warnings
+from residua.data.checked_image import CheckedImage, compute_channel_mean_std, inspect_image
+from residua.data.decode import decode_image, read_entry_bytes, suspend_pillow_limits
 from residua.data.near_duplicates import find_near_duplicates
 from residua.data.sources.listing import (
     DataProblem,
@@ -37,7 +37,8 @@ class DatasetCheck:
     listing: ImageListing
     images: tuple[CheckedImage, ...]
     problems: tuple[DataProblem, ...]
-    duplicates: frozenset[int] = frozenset()  # positions of images that duplicate others
+    # positions of images that duplicate others, each with the position of its original
+    originals: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def json_summary(self) -> dict[str, Json]:
@@ -60,14 +61,22 @@ class DatasetCheck:
             "mean": list[Json](mean) if self.images else [],
             "std": list[Json](std) if self.images else [],
             "problems": problems_to_json(self.problems),
+            "duplicates": self.list_duplicates(),
+            "sizes": count_sizes(image.size for image in self.images),
         }
 
-    def usable_entries(self) -> Iterator[ImageEntry]:
-        """The entries to train and test on: decodable, without duplicates, and with UTF-8 paths."""
+    def list_duplicates(self) -> list[Json]:
+        """List the images that duplicate others, each with the name of its original."""
+        names = [image.entry.name for image in self.images]
+        return [
+            {"path": names[copy], "original": names[original]}
+            for copy, original in sorted(self.originals.items(), key=lambda pair: names[pair[0]])
+        ]
+
+    def iterate_usable_entries(self) -> Iterator[ImageEntry]:
+        """Yield the entries to train and test on: decodable, no duplicates, with UTF-8 paths."""
         for position, image in enumerate(self.images):
-            if position not in self.duplicates and is_valid_utf8(
-                decode_file_name(image.entry.path)
-            ):
+            if position not in self.originals and is_valid_utf8(decode_file_name(image.entry.path)):
                 yield image.entry
 
 
@@ -75,21 +84,29 @@ def check_dataset(listing: ImageListing) -> DatasetCheck:
     """Decode every photo of a listing and report all problems."""
 
     def check_entry(entry: ImageEntry) -> CheckedImage | DataProblem:
-        return check_image(entry, listing.max_pixels, listing.white_level)
+        return inspect_image(entry, listing.max_pixels, listing.white_level)
 
-    with silence_pillow_warnings():
+    with suspend_pillow_limits():
         results = map_in_threads(check_entry, listing.entries, "checking")
     images = tuple(result for result in results if isinstance(result, CheckedImage))
-    duplicates = find_duplicate_problems(listing, images)
+    duplicates = find_duplicates(images)
     problems = [
         *listing.problems,
         *(result for result in results if isinstance(result, DataProblem)),
         *(warning for image in images for warning in image.warnings),
         *find_class_problems(listing, images),
-        *find_file_name_problems(listing),
-        *duplicates.values(),
+        *find_unportable_file_names(listing),
+        *(
+            make_duplicate_problem(
+                listing,
+                images[copy].entry,
+                images[original].entry,
+                has_same_bytes=images[copy].sha256 == images[original].sha256,
+            )
+            for copy, original in duplicates.items()
+        ),
     ]
-    return DatasetCheck(listing, images, tuple(sorted(problems)), frozenset(duplicates))
+    return DatasetCheck(listing, images, tuple(sorted(problems)), duplicates)
 
 
 def find_class_problems(
@@ -109,7 +126,7 @@ def find_class_problems(
         first_by_folded_name.setdefault(name.casefold(), name)
 
 
-def find_file_name_problems(listing: ImageListing) -> Iterator[DataProblem]:
+def find_unportable_file_names(listing: ImageListing) -> Iterator[DataProblem]:
     """Report file names that other programs may be unable to read.
 
     Such names contain control characters or bytes that are not UTF-8, begin with `-`, or begin or
@@ -126,22 +143,20 @@ def find_file_name_problems(listing: ImageListing) -> Iterator[DataProblem]:
 
 
 def is_valid_utf8(name: str) -> bool:
-    """Whether a file name is valid UTF-8: Python turns all other bytes into surrogates."""
+    """Return whether a file name is valid UTF-8: Python turns all other bytes into surrogates."""
     return not any("\ud800" <= c <= "\udfff" for c in name)
 
 
-def find_duplicate_problems(
-    listing: ImageListing, images: tuple[CheckedImage, ...]
-) -> dict[int, DataProblem]:
+def find_duplicates(images: tuple[CheckedImage, ...]) -> dict[int, int]:
     """Find images that have the same bytes as another image, or look the same.
 
-    Returns the problem of each such image by its position in `images`.  Only one image of such a
-    pair has a problem.  If one is held out and the other is a training image, it is the training
-    image, so that the held-out data stay the same.  Otherwise it is the one whose name sorts later.
+    Returns the position in `images` of each such image, with that of its original.  If one image of
+    a pair is held out and the other is for training, the training image is the duplicate, so that
+    the held-out data stay the same.  Otherwise it is the image whose name sorts later.
     """
     first_by_digest: dict[str, int] = {}
     unique: list[int] = []
-    problems: dict[int, DataProblem] = {}
+    originals: dict[int, int] = {}
     held_out_first = sorted(
         range(len(images)),
         key=lambda i: (images[i].entry.split in ("train", ""), images[i].entry.name),
@@ -150,21 +165,12 @@ def find_duplicate_problems(
         first = first_by_digest.setdefault(images[i].sha256, i)
         if first == i:
             unique.append(i)
-            continue
-        problems[i] = make_duplicate_problem(
-            listing, images[i].entry, images[first].entry, has_same_bytes=True
-        )
+        else:
+            originals[i] = first
     pairs = find_near_duplicates(
         [images[i].difference_hash for i in unique], [images[i].grey_thumbnail for i in unique]
     )
-    for original, duplicate in pairs:
-        problems[unique[duplicate]] = make_duplicate_problem(
-            listing,
-            images[unique[duplicate]].entry,
-            images[unique[original]].entry,
-            has_same_bytes=False,
-        )
-    return problems
+    return originals | {unique[copy]: unique[original] for original, copy in pairs}
 
 
 def make_duplicate_problem(
@@ -186,19 +192,39 @@ def make_duplicate_problem(
     return DataProblem(entry.name, kind, detail)
 
 
+def count_sizes(sizes: Iterable[tuple[int, int]]) -> dict[str, Json]:
+    """Count the images of each (width, height) in pixels.
+
+    `shorter_sides` has [from, up to but not including, images] for each doubling of the shorter
+    side, and `shapes` the number of portrait, square and landscape images.
+    """
+    counts = Counter(sizes)
+    octaves, shapes = Counter[int](), Counter[str]()
+    for (width, height), count in counts.items():
+        octaves[min(width, height).bit_length()] += count
+        shape = "square" if width == height else "landscape" if width > height else "portrait"
+        shapes[shape] += count
+    bins = range(min(octaves), max(octaves) + 1) if octaves else range(0)
+    return {
+        "distinct": len(counts),
+        "shorter_sides": [[2 ** (i - 1), 2**i, octaves[i]] for i in bins],
+        "shapes": {shape: shapes[shape] for shape in ("portrait", "square", "landscape")},
+    }
+
+
 def min_median_max(values: list[int]) -> list[Json]:
-    """The smallest, median and largest of sorted values; an empty list if there are no values."""
+    """Return the smallest, median and largest of sorted values; [] if there are no values."""
     return [values[0], round(median(values)), values[-1]] if values else []
 
 
 def format_usable_csv(checked: DatasetCheck, csv_path: Path) -> str:
-    """A CSV table of the usable images, on which `residua train` can train.
+    """Format a CSV table of the usable images, on which `residua train` can train.
 
     The columns are path, label and split.  The table will be stored as `csv_path`, and paths are
     relative to its folder.
     """
     lines = ["path,label,split"]
-    for entry in checked.usable_entries():
+    for entry in checked.iterate_usable_entries():
         path = decode_file_name(os.path.relpath(entry.path, csv_path.resolve().parent))
         cells = (path, checked.listing.classes[entry.label], entry.split)
         lines.append(",".join(quote_csv_cell(cell) for cell in cells))
@@ -212,13 +238,20 @@ def quote_csv_cell(cell: str) -> str:
 
 
 def make_check_thumbnails(checked: DatasetCheck) -> dict[str, str]:
-    """Make thumbnails of images with problems and of the first images of each class.
+    """Make thumbnails of images with problems, of originals and of the first images of each class.
 
     Returns data URIs by image name.  Images that cannot be decoded have no thumbnail.  Only
-    the first `MAX_PROBLEM_THUMBNAILS` problems and `EXAMPLES_PER_CLASS` images of a class have one,
-    and at most `MAX_EXAMPLE_THUMBNAILS` images without problems.
+    the first `MAX_PROBLEM_THUMBNAILS` problems, duplicates and their originals first, and
+    `EXAMPLES_PER_CLASS` images of a class have one, and at most `MAX_EXAMPLE_THUMBNAILS` images
+    without problems.
     """
-    problem_paths = {problem.path for problem in checked.problems[:MAX_PROBLEM_THUMBNAILS]}
+    names = [image.entry.name for image in checked.images]
+    originals = {names[copy]: names[original] for copy, original in checked.originals.items()}
+    paths = sorted(
+        {p.path for p in checked.problems}, key=lambda path: (path not in originals, path)
+    )
+    problem_paths = set(paths[:MAX_PROBLEM_THUMBNAILS])
+    problem_paths |= {originals[path] for path in problem_paths if path in originals}
     count_by_class = Counter[int]()
     chosen_entries, example_count = [], 0
     for image in checked.images:
@@ -237,6 +270,6 @@ def make_check_thumbnails(checked: DatasetCheck) -> dict[str, str]:
         image.thumbnail((2 * CHECK_THUMBNAIL_HEIGHT, CHECK_THUMBNAIL_HEIGHT))
         return encode_data_uri(image, "JPEG")
 
-    with silence_pillow_warnings():
+    with suspend_pillow_limits():
         thumbnails = map_in_threads(make_entry_thumbnail, chosen_entries, "thumbnails")
     return {entry.name: uri for entry, uri in zip(chosen_entries, thumbnails, strict=True)}

@@ -12,7 +12,7 @@ from PIL import Image
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.data.checksums import compute_sha256
 from residua.data.decode import decode_photo, read_entry_bytes
-from residua.data.grey_levels import describe_unused_levels
+from residua.data.grey_levels import describe_doubtful_white_level
 from residua.data.image_formats import SUFFIXES_BY_FORMAT, identify_format
 from residua.data.near_duplicates import compute_difference_hash, make_grey_thumbnail
 from residua.data.sources.listing import DataProblem, ImageEntry
@@ -34,7 +34,7 @@ class CheckedImage:
     warnings: tuple[DataProblem, ...]  # the image can be used all the same
 
 
-def check_image(
+def inspect_image(
     entry: ImageEntry, max_pixels: int = MAX_IMAGE_PIXELS, white_level: int = 0
 ) -> CheckedImage | DataProblem:
     """Check one image: returns a `CheckedImage`, or the reason why it cannot be decoded."""
@@ -72,7 +72,7 @@ def find_image_warnings(
     if frames > 1 and actual_format != "MPO":
         detail = f"has {frames} frames, of which only the first is used"
         yield DataProblem(entry.name, "film", detail)
-    if detail := describe_unused_levels(brightest_level):
+    if detail := describe_doubtful_white_level(brightest_level):
         yield DataProblem(entry.name, "unused levels", detail)
     if min(image.size) < MIN_IMAGE_SIDE:
         detail = f"has only {image.width} x {image.height} pixels"
@@ -82,7 +82,7 @@ def find_image_warnings(
 
 
 def compute_channel_mean_std(images: Iterable[CheckedImage]) -> tuple[list[float], list[float]]:
-    """Means and standard deviations of red, green and blue over the pixels of all images.
+    """Compute means and standard deviations of red, green and blue over the pixels of all images.
 
     Both are in [0, 1], and rounded to 4 decimals.
     """

@@ -40,24 +40,24 @@ def convert_images(images: object) -> Tensor:
             f"images have the shape {array.shape}: give (n, height, width), (n, height, width, "
             "channels) or (n, channels, height, width)"
         )
-    return torch.from_numpy(to_uint8(put_channels_first(array)))
+    return torch.from_numpy(scale_to_uint8(put_channels_first(array)))
 
 
 def to_numpy(values: object, what: str = "images") -> NDArray[Any]:
-    """Convert to an array; raises DataError, which calls the values `what`, if they form none."""
+    """Convert values to an array; raises DataError, which calls them `what`, if that fails."""
     if isinstance(values, Tensor):
         return np.asarray(values.detach().cpu().numpy())
     try:
         array = np.asarray(values)
     except ValueError as error:  # e.g. images of several sizes
-        raise DataError(f"{what} are no array: {error}") from error
+        raise DataError(f"{what} cannot be converted to an array: {error}") from error
     if array.dtype == object:
-        raise DataError(f"{what} are no array of numbers or texts, but of objects: convert them")
+        raise DataError(f"{what} are an array of objects, not of numbers or strings: convert them")
     return array
 
 
 def put_channels_first(array: NDArray[Any]) -> NDArray[Any]:
-    """Images (n, h, w) or (n, h, w, c) or (n, c, h, w) as (n, c, h, w)."""
+    """Convert images (n, h, w), (n, h, w, c) or (n, c, h, w) to (n, c, h, w)."""
     if array.ndim == 3:
         return array[:, None]
     is_first, is_last = [array.shape[i] in COUNTS_OF_CHANNELS for i in (1, 3)]
@@ -75,8 +75,8 @@ def put_channels_first(array: NDArray[Any]) -> NDArray[Any]:
     return array if is_first else np.moveaxis(array, 3, 1)
 
 
-def to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Levels as uint8; those of floating point are multiplied by 255 and rounded."""
+def scale_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert levels to uint8; floating-point levels are multiplied by 255 and rounded."""
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if not np.issubdtype(array.dtype, np.floating):
@@ -87,7 +87,7 @@ def to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     if not (lowest >= 0 and highest <= 1):  # also if a value is not a number
         raise DataError(
             f"these floating-point images have values from {lowest:g} to {highest:g}, outside of "
-            "[0, 1]: give images that are not normalised, in [0, 1] or as uint8"
+            "[0, 1]: give unnormalised images, in [0, 1] or as uint8"
         )
     return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
 
@@ -128,7 +128,7 @@ def convert_labels(
 def read_map_style_dataset(dataset: MapStyleDataset) -> tuple[Tensor, list[Any]]:
     """Read all items of a data set: images uint8 (n, c, h, w), and labels as they are.
 
-    Some items are read twice.  Raises DataError if an item cannot be read, has another shape than
+    Some items are read twice.  Raises DataError if an item cannot be read, differs in shape from
     the first one, or differs when it is read again.
     """
     count = len(dataset)
@@ -142,8 +142,8 @@ def read_map_style_dataset(dataset: MapStyleDataset) -> tuple[Tensor, list[Any]]
         image, label = read_item(dataset, i)
         if image.shape != first_image.shape:
             raise DataError(
-                f"item {i} of the data set has the shape {tuple(image.shape)}, and item 0 "
-                f"{tuple(first_image.shape)}: resize all images to one size"
+                f"item {i} of the data set has the shape {tuple(image.shape)}, but item 0 has "
+                f"{tuple(first_image.shape)}: convert all images to one shape"
             )
         pixels[i] = image
         labels.append(label)
@@ -151,11 +151,14 @@ def read_map_style_dataset(dataset: MapStyleDataset) -> tuple[Tensor, list[Any]]
         image, label = read_item(dataset, i)
         if image.shape != first_image.shape or not torch.equal(image, pixels[i]):
             raise DataError(
-                f"item {i} of the data set is another image when it is read again: leave random "
-                "transforms out of it, and pass them as transform="
+                f"item {i} of the data set changes when it is read again: remove random transforms "
+                "from the data set, and pass them as transform="
             )
         if label != labels[i]:
-            raise DataError(f"item {i} of the data set has another label when it is read again")
+            raise DataError(
+                f"item {i} of the data set has another label when it is read again: give each item "
+                "a fixed label"
+            )
     return pixels, labels
 
 
@@ -168,7 +171,7 @@ def read_item(dataset: MapStyleDataset, index: int) -> tuple[Tensor, Any]:
         raise DataError(f"item {index} of the data set cannot be read: {reason}") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(
-            f"item {index} of the data set is no pair of an image and a label, but "
+            f"item {index} of the data set is not a pair of an image and a label, but "
             f"{type(item).__name__}: give (image, label)"
         )
     image, label = item

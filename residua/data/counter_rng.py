@@ -67,7 +67,7 @@ def apply_splitmix64_finaliser(x: Tensor) -> Tensor:
 
 
 def random_bits_from_keys(*keys: int | Tensor) -> Tensor:
-    """63 random bits for the given keys, as int64 >= 0; they are the same on every device.
+    """Return 63 random bits for the given keys, as int64 >= 0; they are the same on every device.
 
     Keys are integers or tensors of integers.  For example, a seed, a stream, an epoch and sample
     indices (n,) give bits (n,).
@@ -86,5 +86,5 @@ def random_bits_from_keys(*keys: int | Tensor) -> Tensor:
 
 
 def random_permutation(count: int, *keys: int) -> Tensor:
-    """The random permutation of range(count) for the given keys, as int64 (count,)."""
+    """Return the random permutation of range(count) for the given keys, as int64 (count,)."""
     return random_bits_from_keys(*keys, torch.arange(count)).argsort(stable=True)

@@ -82,7 +82,7 @@ def decode_photo(
         raise ImageError(display_name, "unreadable", f"cannot be read: {reason}") from error
     if not content:
         raise ImageError(display_name, "empty", "is empty: it contains no bytes")
-    with silence_pillow_warnings(), open_image_header(content, display_name, max_pixels) as image:
+    with suspend_pillow_limits(), open_image_header(content, display_name, max_pixels) as image:
         try:
             return convert_to_rgb(image, display_name, white_level)
         except MemoryError as error:
@@ -96,7 +96,7 @@ def decode_photo(
 
 
 def read_entry_bytes(entry: ImageEntry) -> bytes:
-    """The encoded image of an entry.  Raises ImageError if the image cannot be read."""
+    """Read the encoded image of an entry.  Raises ImageError if the image cannot be read."""
     try:
         return entry.read_bytes()
     except OSError as error:
@@ -106,7 +106,7 @@ def read_entry_bytes(entry: ImageEntry) -> bytes:
 
 
 def has_image_signature(entry: ImageEntry) -> bool:
-    """Whether the first bytes of an entry are those of an image format; False if unreadable."""
+    """Return whether an entry begins like a file of an image format; False if it is unreadable."""
     try:
         if entry.embedded_file:
             start = entry.embedded_file.read_bytes()[:MAX_SIGNATURE_BYTES]
@@ -121,7 +121,7 @@ def has_image_signature(entry: ImageEntry) -> bool:
 def open_image_header(content: bytes, display_name: str, max_pixels: int) -> Image.Image:
     """Open an image of a known format and check its size, without decoding its pixels.
 
-    To be called inside `silence_pillow_warnings`, because Pillow has a limit of its own.
+    Must be called inside `suspend_pillow_limits`, because Pillow has a limit of its own.
     """
     format_name = identify_format(content)
     if not format_name:
@@ -176,7 +176,7 @@ def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Ten
     channels, height, width = preprocessing.input
     image = image.convert("L" if channels == 1 else "RGB")
     if preprocessing.resize:
-        with silence_pillow_warnings():
+        with suspend_pillow_limits():
             image = crop_extreme_aspect_ratio(image)
         resized_size = scale_shorter_side(image.size, preprocessing.resize)
         image = resize_image(image, resized_size, preprocessing.interpolation)
@@ -189,7 +189,7 @@ def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Ten
 
 
 def center_offset(side: int, crop_side: int) -> int:
-    """The first index, along one axis, of a center crop.
+    """Return the first index, along one axis, of a center crop.
 
     Along this axis the image has `side` pixels and the crop has `crop_side`.  Rounding is as in
     torchvision.
@@ -208,7 +208,7 @@ def crop_extreme_aspect_ratio(image: Image.Image) -> Image.Image:
 
 
 def scale_shorter_side(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """The (width, height) of an image after its shorter side is scaled to `shorter_side`."""
+    """Return the (width, height) of an image after its shorter side is scaled to `shorter_side`."""
     width, height = size
     if width <= height:
         return shorter_side, int(shorter_side * height / width)
@@ -225,7 +225,7 @@ silencing_threads, pillow_state, silencing_lock = 0, ExitStack(), threading.Lock
 
 
 @contextmanager
-def silence_pillow_warnings() -> Iterator[None]:
+def suspend_pillow_limits() -> Iterator[None]:
     """Ignore Pillow's warnings, and its limit of pixels, while any thread is inside this context.
 
     `open_image_header` checks a limit of its own.  The first thread to enter changes the state for

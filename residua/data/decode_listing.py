@@ -18,9 +18,9 @@ from residua.data.decode import (
     decode_photo,
     preprocess_image,
     read_entry_bytes,
-    silence_pillow_warnings,
+    suspend_pillow_limits,
 )
-from residua.data.grey_levels import summarize_unused_levels
+from residua.data.grey_levels import summarize_doubtful_white_levels
 from residua.data.sources.listing import DataProblem, ImageEntry, ImageListing, OptionalSplit, Split
 from residua.data.splits import (
     SPLIT_ORDER,
@@ -44,17 +44,17 @@ class DecodedImages:
     problems: tuple[DataProblem, ...]
 
     def split_slice(self, split: Split) -> slice:
-        """The slice of `pixels`, `labels` and `names` that holds the images of a split."""
+        """Return the slice of `pixels`, `labels` and `names` that holds the images of a split."""
         i = SPLIT_ORDER.index(split)
         end = int(self.split_counts[: i + 1].sum())
         return slice(end - int(self.split_counts[i]), end)
 
     def count_split(self, split: Split) -> int:
-        """The number of images in a split."""
+        """Count the images in a split."""
         return int(self.split_counts[SPLIT_ORDER.index(split)])
 
     def split_tensors(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Images and labels of a split, as views."""
+        """Return images and labels of a split, as views."""
         return self.pixels[self.split_slice(split)], self.labels[self.split_slice(split)]
 
 
@@ -130,7 +130,11 @@ def decode_all_images(
         problems=[
             asdict(problem)
             for problem in sorted(
-                [*problem_by_entry.values(), *underfilled, *find_unused_levels(highest_levels)]
+                [
+                    *problem_by_entry.values(),
+                    *underfilled,
+                    *find_doubtful_white_levels(highest_levels),
+                ]
             )
         ],
     )
@@ -143,18 +147,18 @@ class PreprocessedPhoto(NamedTuple):
     brightest_level: int
 
 
-def find_unused_levels(highest_levels: Sequence[int]) -> Iterator[DataProblem]:
-    """One problem for all images in which white seems to be another level than is assumed."""
-    if sentence := summarize_unused_levels(highest_levels):
+def find_doubtful_white_levels(highest_levels: Sequence[int]) -> Iterator[DataProblem]:
+    """Yield one problem for all images whose white level seems to differ from the assumed one."""
+    if sentence := summarize_doubtful_white_levels(highest_levels):
         yield DataProblem("", "unused levels", sentence)
 
 
 def decode_entry(
     entry: ImageEntry, digest: str, view: ImagePreprocessing, max_pixels: int
 ) -> PreprocessedPhoto | DataProblem:
-    """The preprocessed image, or the reason why it cannot be decoded.
+    """Decode and preprocess an image, or return the reason why it cannot be decoded.
 
-    The bytes that are decoded have the SHA-256 sum `digest`, unless that is "".
+    Unless `digest` is "", bytes with another SHA-256 sum are a problem: the file has changed.
     """
     try:
         content = read_entry_bytes(entry)
@@ -172,7 +176,7 @@ def find_unreadable_entries(
     view: ImagePreprocessing,
     max_pixels: int,
 ) -> dict[int, DataProblem]:
-    """The problem of each unreadable entry, whose digest is "", as a dict by entry index."""
+    """Find the problem of each unreadable entry, whose digest is "", as a dict by entry index."""
     problems = {}
     for i, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
         if not digest:
@@ -205,7 +209,7 @@ def decode_in_order(
         return decode_entry(entries[i], digests[i], view, max_pixels)
 
     with (
-        silence_pillow_warnings(),
+        suspend_pillow_limits(),
         closing(stream_in_threads(decode_index, order, "decoding")) as results,
     ):
         for i, result in zip(order, results, strict=True):

@@ -19,12 +19,12 @@ TIFF_PHOTOMETRIC, TIFF_BITS_PER_SAMPLE, WHITE_IS_ZERO = 262, 258, 0
 
 
 def has_deep_grey(image: Image.Image) -> bool:
-    """Whether an image is grey, with more than 8 bits: integers of 16 or 32 bits, or floats."""
+    """Return whether an image is grey with integers of 16 or 32 bits, or with floats."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
 def has_16_bits_per_colour(image: Image.Image) -> bool:
-    """Whether an opened image, not decoded yet, is in colour with 16 bits per channel.
+    """Return whether an opened image, not decoded yet, is in colour with 16 bits per channel.
 
     Pillow reads only the upper 8 of the 16 bits.
     """
@@ -35,7 +35,7 @@ def has_16_bits_per_colour(image: Image.Image) -> bool:
 
 
 def read_white_level(image: Image.Image) -> int:
-    """The white level that a TIFF file itself states by its bits per sample; 0 if it states none.
+    """Return the white level that a TIFF file states by its bits per sample; 0 if it states none.
 
     A TIFF file of 12 bits per sample is read as levels up to 4095.
     """
@@ -44,30 +44,30 @@ def read_white_level(image: Image.Image) -> int:
 
 
 def has_white_at_zero(image: Image.Image) -> bool:
-    """Whether an opened TIFF image stores white as 0, and is not inverted by Pillow."""
+    """Return whether an opened TIFF image stores white as 0, and is not inverted by Pillow."""
     photometric = getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC)
     return has_deep_grey(image) and photometric == WHITE_IS_ZERO
 
 
 def find_highest_level(image: Image.Image) -> int:
-    """The highest level of a decoded grey image of integers; 0 for floats and for other images."""
+    """Find the highest level of a decoded grey image of integers; 0 for all other images."""
     if not image.mode.startswith("I"):
         return 0
     return max(int(np.asarray(image).max()), 0)
 
 
 def guess_white_level(brightest_level: int) -> int:
-    """The white level that the highest level of a 16-bit image suggests; 0 if it suggests none.
+    """Guess the white level from the highest level of a 16-bit image; 0 if there is no guess.
 
-    E.g. 4095 for 3,900: an image of 16 bits in which no level exceeds 3,900 has probably 12 bits.
+    For example, 3,900 suggests 4095: a 16-bit image without higher levels probably has 12 bits.
     """
     if brightest_level > MAX_LEVEL_16_BITS:
         return brightest_level
     return next((white for white in COMMON_WHITE_LEVELS if 0 < brightest_level <= white), 0)
 
 
-def describe_unused_levels(brightest_level: int) -> str:
-    """Say that an image seems to have another white level than assumed, after its name; or ""."""
+def describe_doubtful_white_level(brightest_level: int) -> str:
+    """Say, in a phrase after an image's name, that its white level seems wrong; "" if not."""
     white = guess_white_level(brightest_level)
     if not white:
         return ""
@@ -82,8 +82,8 @@ def describe_unused_levels(brightest_level: int) -> str:
     )
 
 
-def summarize_unused_levels(highest_levels: Iterable[int]) -> str:
-    """Say in one sentence what `describe_unused_levels` says of each of many images; or ""."""
+def summarize_doubtful_white_levels(highest_levels: Iterable[int]) -> str:
+    """Say in one sentence that the white level of many images seems wrong; "" if it does not."""
     levels = [level for level in highest_levels if guess_white_level(level)]
     if not levels:
         return ""
@@ -99,7 +99,7 @@ def scale_grey_to_uint8(
 ) -> NDArray[np.uint8]:
     """Scale grey levels (h, w) of 16 bits, 32 bits or floating point to uint8.
 
-    `white_level` becomes 255, and higher levels, too.  Without it, white is our choice: 65535 for
+    `white_level` and all higher levels become 255.  Without it, white is our choice: 65535 for
     integers, and for floating point the smallest of 1, 255 and 65535 that no level exceeds.  If a
     level exceeds 65535, white is the highest level.  Black is 0, or the lowest level if that is
     negative.  With `white_at_zero` the result is inverted.  NaN becomes black.
@@ -122,7 +122,7 @@ def scale_grey_to_uint8(
 
 
 def find_finite_range(grey: NDArray[np.generic]) -> tuple[float, float]:
-    """The lowest and the highest finite level; (0, 0) if there is none."""
+    """Find the lowest and the highest finite level; (0, 0) if there is none."""
     if np.issubdtype(grey.dtype, np.integer):
         return float(grey.min()), float(grey.max())
     finite = grey[np.isfinite(grey)]

@@ -67,11 +67,11 @@ def load_or_decode_images(
 
 @lru_cache(maxsize=2)
 def hash_listing(listing: ImageListing) -> tuple[str, ...]:
-    """The SHA-256 sum of each entry's bytes; "" for entries that cannot be read.
+    """Compute the SHA-256 sum of each entry's bytes; "" for entries that cannot be read.
 
     Files that were hashed already as a part of another listing of the location are not read again.
     """
-    known = known_digests(listing.location)
+    known = get_digest_memo(listing.location)
     new_entries = [
         entry
         for entry in listing.entries
@@ -84,8 +84,8 @@ def hash_listing(listing: ImageListing) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def known_digests(location: str) -> dict[tuple[str, tuple[int, int]], str]:
-    """A dictionary for the digests of one location, empty at first."""
+def get_digest_memo(location: str) -> dict[tuple[str, tuple[int, int]], str]:
+    """Return a dictionary for the digests of one location, empty at first."""
     return {}
 
 
@@ -117,7 +117,7 @@ def require_trainable_images(images: DecodedImages, listing: ImageListing) -> No
 
 
 def summarise_unusable_images(images: DecodedImages) -> str:
-    """The first images that cannot be used; "there are too few images" if all can be used."""
+    """Name the first images that cannot be used, or say "there are too few images" if all can."""
     if not images.problems:
         return "there are too few images"
     names = join_first_names(problem.path for problem in images.problems if problem.path)
@@ -127,7 +127,7 @@ def summarise_unusable_images(images: DecodedImages) -> str:
 
 
 def hash_entry_content(entry: ImageEntry) -> str:
-    """The SHA-256 sum of an entry's bytes; "" if the entry cannot be read."""
+    """Compute the SHA-256 sum of an entry's bytes; "" if the entry cannot be read."""
     try:
         return compute_sha256(entry.read_bytes())
     except OSError:
@@ -137,7 +137,7 @@ def hash_entry_content(entry: ImageEntry) -> str:
 def compute_cache_key(
     listing: ImageListing, digests: tuple[str, ...], view: ImagePreprocessing
 ) -> str:
-    """A hash of everything that the decoded images depend on, including Pillow's version."""
+    """Hash everything that the decoded images depend on, including Pillow's version."""
     facts = [
         [entry.name, entry.label, entry.split, digest]
         for entry, digest in zip(listing.entries, digests, strict=True)
@@ -158,7 +158,7 @@ def compute_cache_key(
 
 
 def load_cached_images(cache_folder: Path) -> DecodedImages | None:
-    """The images that `decode_to_cache` stored; None if the cache lacks them or is damaged."""
+    """Load the images that `decode_to_cache` stored; None if the cache lacks them or is damaged."""
     try:
         pixels, stored_index = read_undisturbed(
             cache_folder, lambda: memory_map_images(cache_folder)
@@ -178,7 +178,7 @@ def load_cached_images(cache_folder: Path) -> DecodedImages | None:
 def delete_damaged_caches(location: str) -> int:
     """Compare all cached images of a data set with their checksums; delete the damaged ones.
 
-    Returns the number of deleted caches: one per image size that has been decoded.
+    Returns the number of deleted caches.  A data set has one cache per decoded image size.
     """
     damaged = 0
     for index_file in (get_cache_dir() / "images").glob(f"*/{INDEX_FILE}"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, features
 
-from residua.extras import EXTRA_PACKAGES, find_missing_package
+from residua.extras import EXTRA_PACKAGES, list_missing_packages
 
 # By Pillow's names of the formats; MPO is what some cameras call JPEG.
 SUFFIXES_BY_FORMAT = {
@@ -50,11 +50,11 @@ OPTIONAL_FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 PILLOW_FEATURES = {*features.modules, *features.codecs}
 TIFF_SUBFILE_TYPE, TIFF_DNG_VERSION, REDUCED_RESOLUTION = 254, 50706, 1
 HEIC_FEATURE = "a HEIC image"  # as in `EXTRA_PACKAGES`
-HEIC_PACKAGE = EXTRA_PACKAGES[HEIC_FEATURE][1][0]
+HEIC_PACKAGE = EXTRA_PACKAGES[HEIC_FEATURE][0]
 
 
 def identify_format(start: bytes) -> str:
-    """Pillow's name of the format of an image file that begins with `start`; "" if unknown."""
+    """Return Pillow's name for the format of an image file that begins with `start`; or ""."""
     start = start[:MAX_SIGNATURE_BYTES]
     for name, pattern in SIGNATURE_PATTERNS.items():
         if pattern.match(start):
@@ -63,7 +63,7 @@ def identify_format(start: bytes) -> str:
 
 
 def identify_file_format(path: Path) -> str:
-    """Pillow's name of the format of an image file; "" if it is none or cannot be read."""
+    """Return Pillow's name for the format of an image file; "" if it is no image or unreadable."""
     try:
         with open(path, "rb") as file:
             return identify_format(file.read(MAX_SIGNATURE_BYTES))
@@ -72,17 +72,13 @@ def identify_file_format(path: Path) -> str:
 
 
 def explain_unreadable_format(name: str) -> str:
-    """Why images of a format cannot be read here, as a phrase after a file's name; "" if they can.
+    """Say in a phrase to follow a file's name why a format cannot be read here; "" if it can.
 
     The first call for HEIF registers its decoder with Pillow.
     """
     if name == "HEIF":
-        if package := find_missing_package(HEIC_FEATURE):
-            extra = EXTRA_PACKAGES[HEIC_FEATURE][0]
-            return (
-                f"is a HEIC image, which needs {package.replace('_', '-')}: "
-                f"pip install 'residua[{extra}]'"
-            )
+        if missing := list_missing_packages(HEIC_FEATURE):
+            return f"is a HEIC image, which needs {missing[0]}: pip install {missing[0]}"
         register_heif_decoder()
         return ""
     feature = OPTIONAL_FEATURES.get(name)
@@ -93,9 +89,9 @@ def explain_unreadable_format(name: str) -> str:
 
 
 def list_readable_optional_formats() -> list[str]:
-    """The optional formats that can be read here, with the version of the HEIC decoder."""
+    """List the optional formats that can be read here, with the version of the HEIC decoder."""
     formats = [name for name in OPTIONAL_FEATURES if not explain_unreadable_format(name)]
-    if not find_missing_package(HEIC_FEATURE):
+    if not list_missing_packages(HEIC_FEATURE):
         formats.append(f"HEIF {version(HEIC_PACKAGE)}")
     return formats
 
@@ -106,7 +102,7 @@ def register_heif_decoder() -> None:
 
 
 def is_raw_preview(image: Image.Image, content: bytes) -> bool:
-    """Whether an opened image is the preview in a camera's raw file, which is a kind of TIFF file.
+    """Return whether an opened image is the preview in a camera's raw file, a kind of TIFF file.
 
     Its full image follows the preview, in a format that Pillow does not read.
     """

@@ -30,7 +30,7 @@ class Images:
         return self.pixels.shape[2], self.pixels.shape[3]
 
     def center_crop(self, size: tuple[int, int]) -> "Images":
-        """The images cropped to (height, width) around their centers, as views."""
+        """Return the images cropped to (height, width) around their centers, as views."""
         top, left = [
             center_offset(side, crop_side)
             for side, crop_side in zip(self.image_size, size, strict=True)

@@ -29,7 +29,7 @@ class InMemoryDataset(Dataset):
 def make_in_memory_dataset(
     images_by_split: Mapping[OptionalSplit, Images], classes: tuple[str, ...]
 ) -> InMemoryDataset:
-    """Make a data set of images (n, c, h, w) uint8 by split; the split of those under "" is chosen.
+    """Make a data set of images (n, c, h, w) uint8 by split; those under "" are yet to be split.
 
     The images under "" are split by their content, as photographs are.  Without dev images, some
     training images are held out as dev images; without test images, some images as test images.
@@ -41,7 +41,7 @@ def make_in_memory_dataset(
     given: dict[OptionalSplit, Images] = (
         {split or "train": images for split, images in images_by_split.items()}
         if {"dev", "test"} <= set(images_by_split)
-        else hold_out_images(images_by_split)
+        else assign_missing_splits(images_by_split)
     )
     images: dict[Split, Images] = {split: given[split] for split in SPLIT_ORDER}
     train = images["train"]
@@ -74,7 +74,7 @@ def assemble_dataset(
     std: tuple[float, ...],
     split_source: SplitSource,
 ) -> InMemoryDataset:
-    """Make a data set of images by split, whose name is a hash of them."""
+    """Make a data set of images given by split; its name is a hash of the images."""
     channels, height, width = next(iter(images.values())).pixels.shape[1:]
     counts = {split: len(part) for split, part in images.items()}
     dev_count = counts.get("dev", 0)
@@ -100,8 +100,8 @@ def require_equal_shapes(images_by_split: Mapping[OptionalSplit, Images]) -> Non
     for split, shape in shapes.items():
         if shape != first_shape:
             raise DataError(
-                f"images of the split {split or 'train'} have the shape {shape}, and those of "
-                f"{first_split or 'train'} {first_shape}: bring all images to one shape"
+                f"images of the split {split or 'train'} have the shape {shape}, but those of "
+                f"{first_split or 'train'} have {first_shape}: convert all images to one shape"
             )
 
 
@@ -117,8 +117,10 @@ def require_images_of_all_classes(labels: Tensor, classes: tuple[str, ...]) -> N
         )
 
 
-def hold_out_images(images_by_split: Mapping[OptionalSplit, Images]) -> dict[OptionalSplit, Images]:
-    """Choose the split of the images under "", and dev images if there are none, by content."""
+def assign_missing_splits(
+    images_by_split: Mapping[OptionalSplit, Images],
+) -> dict[OptionalSplit, Images]:
+    """Split the images under "" by content, and choose dev images if there are none."""
     pixels = torch.cat([images.pixels for images in images_by_split.values()])
     labels = torch.cat([images.labels for images in images_by_split.values()])
     unnamed: OptionalSplit = "train" if "test" in images_by_split else ""
@@ -142,7 +144,7 @@ def iterate_digests(pixels: Tensor) -> Iterator[str]:
 
 
 def measure_channels(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and standard deviation of each channel of images (n, c, h, w) uint8, in [0, 1].
+    """Measure mean and standard deviation of each channel of images (n, c, h, w) uint8, in [0, 1].
 
     Raises DataError if all values of a channel are equal.
     """
@@ -163,7 +165,7 @@ def measure_channels(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def fingerprint_splits(images: Mapping[Split, Images]) -> str:
-    """A hash of the images and labels of all splits, in 16 hexadecimal digits."""
+    """Return a hash of the images and labels of all splits, in 16 hexadecimal digits."""
     parts = {split: images[split].fingerprint for split in SPLIT_ORDER if split in images}
     text = " ".join(f"{split}={fingerprint}" for split, fingerprint in parts.items())
     return hashlib.sha256(text.encode()).hexdigest()[:16]

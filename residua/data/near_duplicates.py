@@ -17,7 +17,7 @@ LARGE_BUCKET = 100  # images
 
 
 def compute_difference_hash(image: Image.Image) -> int:
-    """The 64-bit difference hash of an image.
+    """Compute the 64-bit difference hash of an image.
 
     The image is shrunk to 8 rows of 9 grey pixels.  Each pixel but the last of a row gives a bit,
     which is 1 if the pixel is darker than its right neighbour.
@@ -27,7 +27,7 @@ def compute_difference_hash(image: Image.Image) -> int:
 
 
 def make_grey_thumbnail(image: Image.Image) -> bytes:
-    """The image shrunk to 16 x 16 grey pixels: 256 bytes, row by row."""
+    """Shrink an image to 16 x 16 grey pixels: 256 bytes, row by row."""
     return image.convert("L").resize((16, 16), Image.Resampling.BOX).tobytes()
 
 
@@ -62,9 +62,9 @@ def find_near_duplicates(
 class ShrunkPictures:
     """The hashes and grey thumbnails of images, to be compared with each other.
 
-    The mean absolute difference of two thumbnails is at least that of their means, and of the means
-    of their blocks.  These are compared first, because photographs with large equal areas, such as
-    a black background, often have the same hash.
+    The mean absolute difference of two thumbnails is at least the difference of their means, and at
+    least that of the means of their blocks.  These are compared first, because photographs with
+    large equal areas, such as a black background, often have the same hash.
     """
 
     def __init__(self, hashes: Sequence[int], grey_thumbnails: Sequence[bytes]) -> None:
@@ -75,7 +75,7 @@ class ShrunkPictures:
         self.means = self.blocks.mean(1)
 
     def find_first_match(self, earlier: NDArray[np.int64], j: int) -> int | None:
-        """The first of the images `earlier`, sorted indices, that looks the same as image `j`."""
+        """Find the first index in the sorted `earlier` whose image looks the same as image `j`."""
         limit = MAX_MEAN_GREY_DIFFERENCE + 0.01  # float32 rounds
         near = earlier
         if len(earlier) > LARGE_BUCKET:
@@ -93,7 +93,7 @@ class ShrunkPictures:
 
 
 def count_set_bits(words: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The number of bits set in each 64-bit word (n,)."""
+    """Count the bits set in each 64-bit word (n,)."""
     bits = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1)
     counts: NDArray[np.int64] = bits.sum(1, dtype=np.int64)
     return counts

@@ -89,9 +89,9 @@ def memory_map_images(
 ) -> tuple[Tensor, dict[str, Json]]:
     """Memory-map the images (n, c, h, w) of a cache folder, read-only, and load its index.json.
 
-    The index is compared with its checksum, and so are the images: all of them if they have at
-    most `max_checked_bytes` or that is None, otherwise as many, evenly spread.  Raises OSError,
-    ValueError or RecordError if the folder does not hold intact images.
+    The index is compared with its checksum.  So are at most `max_checked_bytes` bytes of the
+    images, evenly spread, or all of them if that is None.  Raises OSError, ValueError or
+    RecordError if the folder does not hold intact images.
     """
     stored = read_json(cache_folder / INDEX_FILE, MAX_INDEX_BYTES)
     pixels = memory_map_array(cache_folder / PIXELS_FILE)
@@ -121,7 +121,7 @@ def memory_map_array(path: Path) -> NDArray[np.uint8]:
 
 
 def read_cache_location(cache_folder: Path) -> str:
-    """The location of the data set in a cache folder; "" if an earlier version wrote the folder.
+    """Read the location of the data set in a cache folder; "" if an earlier version wrote it.
 
     Raises RecordError if the index cannot be read.
     """
@@ -130,7 +130,7 @@ def read_cache_location(cache_folder: Path) -> str:
 
 
 def compute_index_checksum(index: dict[str, Json]) -> str:
-    """The SHA-256 sum of an image index, independent of the order of its keys."""
+    """Compute the SHA-256 sum of an image index, independent of the order of its keys."""
     return compute_sha256(json.dumps(index, sort_keys=True).encode())
 
 

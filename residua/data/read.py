@@ -42,7 +42,7 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
             raise DataError(f"images in memory are all in the split test: leave split={split} out")
         return dataset.images[split]
     if isinstance(dataset, PhotoDataset):
-        decoded = load_decoded_photos(dataset)
+        decoded = load_square_photos(dataset)
         require_images_of_split(decoded, dataset.listing, split)
         images = Images(*decoded.split_tensors(split))
         return images if split == "train" else images.center_crop(dataset.input[1:])
@@ -105,7 +105,7 @@ def read_preprocessed_split(
     return NamedImages(Images(pixels, labels), names)
 
 
-def ensure_dataset_available(dataset: Dataset, data_dir: Path | None = None) -> None:
+def ensure_dataset_ready(dataset: Dataset, data_dir: Path | None = None) -> None:
     """Download a published data set, or decode a data set of photos, unless that is already done.
 
     The function is called before training begins, so that errors appear early.
@@ -113,21 +113,21 @@ def ensure_dataset_available(dataset: Dataset, data_dir: Path | None = None) -> 
     if dataset.archives:
         find_or_download(dataset, data_dir)
     if isinstance(dataset, PhotoDataset):
-        require_trainable_images(load_decoded_photos(dataset), dataset.listing)
+        require_trainable_images(load_square_photos(dataset), dataset.listing)
 
 
 def list_skipped_images(dataset: Dataset) -> tuple[DataProblem, ...]:
-    """The problems of a data set of photos, e.g. skipped images; () for a published data set.
+    """List the problems of a data set of photos, e.g. skipped images; () for a published data set.
 
-    Problems of images that are used all the same, by `NOTED_KINDS`, are left out.
+    Problems of the kinds in `NOTED_KINDS` are left out, because their images are used nevertheless.
     """
     if not isinstance(dataset, PhotoDataset):
         return ()
-    problems = load_decoded_photos(dataset).problems
+    problems = load_square_photos(dataset).problems
     return tuple(problem for problem in problems if problem.kind not in NOTED_KINDS)
 
 
-def load_decoded_photos(dataset: PhotoDataset) -> DecodedImages:
+def load_square_photos(dataset: PhotoDataset) -> DecodedImages:
     """Load the photos of a data set as squares, from which training takes random crops."""
     channels, stored_side = dataset.input[0], dataset.resize
     return load_or_decode_images(

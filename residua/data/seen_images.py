@@ -26,7 +26,7 @@ class SeenImages:
 
 
 def store_seen_images(config: ModelConfig, images: DecodedImages) -> ModelConfig:
-    """The config with the digests of a run's images; without them if there are too many."""
+    """Return the config with the digests of a run's images, or unchanged if there are too many."""
     if len(images.digests) > MAX_STORED_DIGESTS:
         return config
     return replace(
@@ -37,13 +37,13 @@ def store_seen_images(config: ModelConfig, images: DecodedImages) -> ModelConfig
 
 
 def encode_digests(digests: Iterable[str]) -> str:
-    """Base64 of the sorted starts of SHA-256 sums in hexadecimal digits."""
+    """Encode the sorted starts of SHA-256 sums in hexadecimal digits as base64."""
     starts = sorted({bytes.fromhex(digest[: 2 * DIGEST_BYTES]) for digest in digests})
     return base64.b64encode(b"".join(starts)).decode()
 
 
 def decode_digests(text: str) -> frozenset[bytes]:
-    """The reverse of `encode_digests`; empty if the text is damaged."""
+    """Decode a text of `encode_digests`; return an empty result if the text is damaged."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
-    """The memory, in bytes, that this process can still allocate; None if it is unknown.
+    """Return the memory, in bytes, that this process can still allocate; None if it is unknown.
 
     Both the machine and the cgroups of the process (containers) may limit it.  Their limits are
     read from files below `filesystem_root`.
@@ -57,7 +57,7 @@ def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """The disk space, in bytes, that is free for files in `folder`."""
+    """Return the disk space, in bytes, that is free for files in `folder`."""
     return shutil.disk_usage(folder).free
 
 

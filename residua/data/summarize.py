@@ -7,11 +7,11 @@ from residua.config.dataset import Dataset
 from residua.data.check import DatasetCheck
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset
-from residua.data.read import load_decoded_photos
+from residua.data.read import load_square_photos
 from residua.data.sources.listing import DataProblem, SplitSource
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, assign_splits, choose_dev_share
-from residua.data.summary import DataSummary, list_level_notes, summarize_problems
+from residua.data.summary import DataSummary, list_white_level_notes, summarize_problems
 
 PUBLISHED: SplitSource = "published"
 
@@ -19,7 +19,7 @@ PUBLISHED: SplitSource = "published"
 def summarize_training_data(
     dataset: Dataset, train_images: Images, dev_images: Images
 ) -> DataSummary:
-    """Summarize the data of a run; `classes` counts its training images."""
+    """Summarize the data of a run; `classes` holds the number of training images of each class."""
     counts = count_labels(train_images.labels.tolist(), dataset.classes)
     if isinstance(dataset, InMemoryDataset):
         sizes: dict[str, int] = {split: len(dataset.images[split]) for split in SPLIT_ORDER}
@@ -27,7 +27,7 @@ def summarize_training_data(
     if not isinstance(dataset, PhotoDataset):
         splits = {"train": len(train_images), "dev": len(dev_images)}
         return DataSummary(dataset.name, counts, splits, "published", {})
-    images = load_decoded_photos(dataset)
+    images = load_square_photos(dataset)
     skipped, details = summarize_problems(images.problems)
     return DataSummary(
         dataset.listing.location,
@@ -36,7 +36,7 @@ def summarize_training_data(
         dataset.listing.split_source,
         skipped,
         details,
-        (*dataset.listing.notes, *list_level_notes(images.problems)),
+        (*dataset.listing.notes, *list_white_level_notes(images.problems)),
     )
 
 
@@ -47,7 +47,7 @@ def summarize_evaluated_data(
     problems: Iterable[DataProblem],
     choice: str,
 ) -> DataSummary:
-    """Summarize the images of an evaluation; `choice` says why these, and may be empty."""
+    """Summarize the images of an evaluation; `choice` says why they were chosen, or is ""."""
     all_counts = count_labels(labels, dataset.classes)
     counts = {name: count for name, count in all_counts.items() if count}
     absent = [name for name, count in all_counts.items() if not count]
@@ -59,7 +59,7 @@ def summarize_evaluated_data(
         location, source = dataset.listing.location, dataset.listing.split_source
         notes.extend(dataset.listing.notes)
     problems = list(problems)
-    notes.extend(list_level_notes(problems))
+    notes.extend(list_white_level_notes(problems))
     skipped, details = summarize_problems(problems)
     splits = {split: sum(counts.values())}
     return DataSummary(location, counts, splits, source, skipped, details, tuple(notes))
@@ -91,6 +91,6 @@ def summarize_checked_data(checked: DatasetCheck) -> DataSummary:
 
 
 def count_labels(labels: Iterable[int], classes: tuple[str, ...]) -> dict[str, int]:
-    """The number of images of each class, in the order of the classes."""
+    """Count the images of each class, in the order of the classes."""
     counts = Counter(labels)
     return {name: counts[label] for label, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""What was understood of a data set, to be said before a command works on it."""
+"""The summary of a data set, which a command prints before it works on it."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,7 @@ USED_KINDS = ("tiny class", *NOTED_KINDS)
 
 @dataclass(frozen=True, slots=True)
 class DataSummary:
-    """Classes, splits, and what was skipped, of one data set as a command uses it."""
+    """The classes, the splits and the skipped items of a data set, as a command uses it."""
 
     location: str
     classes: dict[str, int]  # training images, or for an evaluation all images that are used
@@ -67,8 +67,8 @@ class DataSummary:
             yield f"  note      {note}"
 
 
-def list_level_notes(problems: Iterable[DataProblem]) -> Iterator[str]:
-    """Yield the sentences about images in which white seems to be another level than assumed."""
+def list_white_level_notes(problems: Iterable[DataProblem]) -> Iterator[str]:
+    """Yield the sentences about images whose white level seems to differ from the assumed one."""
     yield from (problem.detail for problem in problems if problem.kind == "unused levels")
 
 
@@ -79,7 +79,7 @@ def ignore_summary(summary: DataSummary) -> None:
 def summarize_problems(
     problems: Iterable[DataProblem],
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Count what was skipped by kind, and make a sentence for each folder or class left out."""
+    """Count the skipped items of each kind, and make a sentence per folder or class left out."""
     counts: Counter[str] = Counter()
     details = []
     for problem in problems:

@@ -56,5 +56,5 @@ def map_in_threads(work: Callable[[X], Y], items: Iterable[X], progress_label: s
 
 
 def count_available_cores() -> int:
-    """The number of CPU cores that this process may use."""
+    """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

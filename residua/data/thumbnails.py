@@ -8,14 +8,17 @@ from PIL import Image
 from torch import Tensor
 
 MAX_THUMBNAIL_SIDE = 128  # pixels
+MAX_PNG_SIDE = 40  # pixels; a larger photograph is several times larger as PNG than as JPEG
 
 
-def make_thumbnail_uri(pixels: Tensor) -> str:
-    """Encode pixels (c, h, w) uint8 as a data URI: a PNG if small, else a scaled-down JPEG."""
+def make_thumbnail_uri(pixels: Tensor, max_side: int = MAX_THUMBNAIL_SIDE) -> str:
+    """Encode pixels (c, h, w) uint8 as a data URI: a PNG if small, else a JPEG.
+
+    An image with a longer side than `max_side` is scaled down to it.
+    """
     image = pixels_to_image(pixels)
-    is_small = max(image.size) <= MAX_THUMBNAIL_SIDE
-    image.thumbnail((MAX_THUMBNAIL_SIDE, MAX_THUMBNAIL_SIDE))
-    return encode_data_uri(image, "PNG" if is_small else "JPEG")
+    image.thumbnail((max_side, max_side))
+    return encode_data_uri(image, "PNG" if max(image.size) <= MAX_PNG_SIDE else "JPEG")
 
 
 def pixels_to_image(pixels: Tensor) -> Image.Image:

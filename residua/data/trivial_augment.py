@@ -121,14 +121,14 @@ def apply_geometric_changes(
 
 
 def compute_luma(x: Tensor) -> Tensor:
-    """The luma (n, 1, h, w) of RGB images; images that are not RGB are returned unchanged."""
+    """Compute the luma (n, 1, h, w) of RGB images; return other images unchanged."""
     if x.shape[1] != 3:
         return x
     return (x * x.new_tensor(LUMA_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
 
 
 def compute_mean_luma(x: Tensor) -> Tensor:
-    """The mean luma of each grey or RGB image (n, c, h, w), as (n, 1, 1, 1)."""
+    """Compute the mean luma of each grey or RGB image (n, c, h, w), as (n, 1, 1, 1)."""
     return compute_luma(x).mean((2, 3), keepdim=True)
 
 

@@ -37,11 +37,11 @@ class ImageChoice:
 def choose_images(
     dataset: Dataset, requested: EvaluatedSplit | None, config: ModelConfig
 ) -> ImageChoice:
-    """Choose the images to evaluate a model on; None means images that it was not trained on.
+    """Choose the images to evaluate a model on; None chooses those that it was not trained on.
 
-    That is the test split.  Of photos that no folder, column or shard splits, it is all images, or
-    those that the model has not seen.  A run that split its photos by content keeps its split.
-    Raises DataError if the model has seen all images.
+    These are the images of the test split.  If no folder, column or shard splits the photos, they
+    are all images that the model has not seen.  A run that split its photos by content keeps its
+    split.  Raises DataError if the model has seen all images.
     """
     if not isinstance(dataset, PhotoDataset):
         split = requested or "test"
@@ -83,9 +83,8 @@ def choose_by_digests(
     if not any(chosen):
         raise DataError(
             f"{listing.location} has no images for the {split} split: the model was trained on "
-            f"{sum(in_train):,} of its {len(starts):,} images, and its best epoch was chosen on "
-            f"{sum(in_dev):,}; "
-            "give other images, or add --split all"
+            f"{sum(in_train):,} of these {len(starts):,} images, and its best epoch was chosen on "
+            f"{sum(in_dev):,}; give other images, or add --split all"
         )
     reason = (
         f"{sum(chosen):,} of {len(starts):,} images are evaluated: the model was trained on "
@@ -125,9 +124,9 @@ def choose_by_fingerprint(
 
 
 def put_into_test_split(dataset: PhotoDataset, is_chosen: list[bool]) -> PhotoDataset:
-    """The data set with the chosen entries alone, all in the test split.
+    """Return the data set with only the chosen entries, all in the test split.
 
-    That split is the only one of which nothing is held out.
+    The test split is used because nothing is held out from it for another split.
     """
     entries = tuple(
         replace(entry, split="test")

@@ -40,22 +40,25 @@ def resolve_user_data(
 
     A text or a path is a data set's name, or the place of photographs.  All else is read into
     memory: arrays (images, labels) as `convert_images` and `convert_labels` take them, a data set
-    whose items are (image, label), one of the library `datasets`, or a dict of these by split.
-    `test` and `dev` are held-out images in any of these forms; without them, some are held out.
-    `classes` are the names of the classes, by label.  Raises DataError for data that cannot be
-    understood, and UsageError if `test`, `dev` or `classes` are given for photographs.
+    whose items are (image, label), a data set of the library `datasets`, or a dict of these by
+    split.  `test` and `dev` are held-out images in any of these forms; without them, some are held
+    out.  `classes` are the names of the classes, by label.  Raises DataError for data that cannot
+    be understood, and UsageError if `test`, `dev` or `classes` are given for photographs.
     """
     if isinstance(data, str | Path):
         for name, value in (("test", test), ("dev", dev), ("classes", classes)):
             if value is not None:
                 raise UsageError(
-                    f"{name} is for images in memory: leave it out, as {data} has its own"
+                    f"{name} applies only to images in memory: leave it out, because {data} has "
+                    "its own"
                 )
         return resolve_dataset(os.fspath(data))
-    parts = name_splits(data)
+    parts = group_parts_by_split(data)
     for split, part in (("test", test), ("dev", dev)):
         if part is not None and split in parts:
-            raise UsageError(f"the data has a split {split}: leave {split} out")
+            raise UsageError(
+                f"the split {split} is given twice, in the data and as {split}=: leave one out"
+            )
         if part is not None:
             parts[split] = part  # type: ignore[index]
     return read_parts(parts, classes)
@@ -77,20 +80,20 @@ def resolve_evaluation_data(
     return make_evaluation_dataset(images, config)
 
 
-def name_splits(data: Any) -> dict[OptionalSplit, Any]:
-    """The parts of the data by split; a single part is under ""."""
+def group_parts_by_split(data: Any) -> dict[OptionalSplit, Any]:
+    """Name the parts of the data by split; a single part is under ""."""
     if not isinstance(data, Mapping):
         return {"": data}
     parts: dict[OptionalSplit, Any] = {}
     for name, part in data.items():
         split = parse_split_name(str(name))
         if not split:
-            raise DataError(f"{name!r} is no split: name the splits {describe_split_names()}")
+            raise DataError(f"{name!r} is not the name of a split: use {describe_split_names()}")
         if split in parts:
             raise DataError(f"the data has two splits that are called {split}: give one of them")
         parts[split] = part
     if not parts:
-        raise DataError("the data is an empty dict: give images by split, e.g. under train")
+        raise DataError('the data is an empty dict: give splits, e.g. {"train": (images, labels)}')
     return parts
 
 
@@ -115,12 +118,12 @@ def read_part(part: Any, classes: Sequence[str] | None) -> tuple[Images, tuple[s
     """Read the images and labels of one split; return them with the classes' names."""
     if isinstance(part, tuple | list):
         if len(part) != 2:
-            raise DataError(f"{len(part)} values are no data: give (images, labels)")
+            raise DataError(f"{len(part)} values cannot be read as data: give (images, labels)")
         return convert_pair(part[0], part[1], classes)
     if not hasattr(part, "__getitem__") or not hasattr(part, "__len__"):
         raise DataError(
-            f"{type(part).__name__} is no data: give a name, a path, (images, labels), or a data "
-            "set with __len__ and __getitem__"
+            f"{type(part).__name__} cannot be read as data: give a name, a path, (images, labels), "
+            "or a data set with __len__ and __getitem__"
         )
     if hasattr(part, "features") and hasattr(part, "column_names"):
         part, classes = wrap_table(part, classes)
@@ -155,9 +158,9 @@ def wrap_table(
     labels = [n for n, kind in table.features.items() if type(kind).__name__ == "ClassLabel"]
     if len(images) != 1 or len(labels) != 1:
         raise DataError(
-            f"the data set has the columns {', '.join(table.column_names)}, of which "
-            f"{len(images)} hold images and {len(labels)} classes: keep one of each, of the types "
-            "Image and ClassLabel"
+            f"the data set has the columns {', '.join(table.column_names)}, with "
+            f"{len(images)} of the type Image and {len(labels)} of the type ClassLabel: give one "
+            "of each"
         )
     names = classes if classes is not None else tuple(table.features[labels[0]].names)
     return TableItems(table, images[0], labels[0]), names

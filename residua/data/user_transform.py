@@ -25,7 +25,7 @@ def apply_user_transform(
 ) -> Tensor:
     """Apply `transform` to each of the images (n, c, h, w) uint8, with sample numbers (n,).
 
-    Raises DataError if it raises an error, or does not return an image of the same shape in uint8.
+    Raises DataError if `transform` fails, or does not return a uint8 image of the same shape.
     """
     images = pixels.cpu().permute(0, 2, 3, 1).numpy()
     changed = np.empty_like(images)
@@ -38,8 +38,8 @@ def apply_user_transform(
             raise DataError(f"the transform failed on a training image: {reason}") from error
         if image.shape != images[i].shape or image.dtype != np.uint8:
             raise DataError(
-                f"the transform returned an image {image.shape} of {image.dtype}: it must return "
-                f"{images[i].shape} of uint8"
+                f"the transform returned an image of shape {image.shape} and dtype {image.dtype}: "
+                f"it must return shape {images[i].shape} and dtype uint8"
             )
         changed[i] = image
     return torch.from_numpy(changed).permute(0, 3, 1, 2).contiguous().to(pixels.device)

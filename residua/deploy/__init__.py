@@ -4,6 +4,7 @@ engine            runs a network in PyTorch, ONNX Runtime or OpenVINO
 predict           classifies image files in batches
 image_files       finds the image files in a folder
 sort_images       sorts classified images into one folder per class
+example_images    loads the images that the service's page offers to click
 explain           draws Grad-CAM heat maps
 similar           finds similar training images
 export            writes a network to one file and checks it
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from residua.deploy.access import parse_allowed_origin as parse_allowed_origin
     from residua.deploy.engine import InferenceEngine as InferenceEngine
     from residua.deploy.engine import build_engine as build_engine
+    from residua.deploy.example_images import MAX_EXAMPLES as MAX_EXAMPLES
+    from residua.deploy.example_images import ExampleImage as ExampleImage
+    from residua.deploy.example_images import load_example_images as load_example_images
     from residua.deploy.explain import GradCamExplainer as GradCamExplainer
     from residua.deploy.export import export_model as export_model
     from residua.deploy.image_files import PassedOverFiles as PassedOverFiles
@@ -62,6 +66,7 @@ __getattr__, __dir__ = export_lazily(
     {
         "access": "AccessRules parse_allowed_host parse_allowed_origin",
         "engine": "InferenceEngine build_engine",
+        "example_images": "MAX_EXAMPLES ExampleImage load_example_images",
         "explain": "GradCamExplainer",
         "export": "export_model",
         "image_files": "PassedOverFiles find_image_files",

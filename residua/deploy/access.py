@@ -2,7 +2,7 @@
 
 A page of another site cannot read answers of this server unless its own name is made to point here
 (DNS rebinding): then the browser sends that name as the Host, which is refused.  Starlette's
-TrustedHostMiddleware refuses hosts too, but cannot allow the address that a connection came in on,
+TrustedHostMiddleware also refuses hosts, but cannot allow the address that a connection came in on,
 and names no remedy.
 """
 
@@ -51,9 +51,10 @@ class AccessRules:
     origins: tuple[str, ...] = ()  # of pages that may send requests; "*" allows every page
 
     def allows_host(self, header: str, own_address: str) -> bool:
-        """Whether to answer a request with this Host header, received at `own_address`.
+        """Return whether to answer a request with this Host header, received at `own_address`.
 
-        The address itself is safe: no other site can have an address of this machine as its name.
+        `own_address` is always allowed: no other site can have an address of this machine as its
+        name.
         """
         host = parse_host(header)
         return bool(host) and host in {
@@ -63,7 +64,7 @@ class AccessRules:
         }
 
     def allows_origin(self, origin: str, host_header: str) -> bool:
-        """Whether a page of this origin may send a request to the host of the Host header."""
+        """Return whether a page of this origin may send a request to the Host header's host."""
         if "*" in self.origins or origin.lower() in map(str.lower, self.origins):
             return True
         scheme, _, own_host = origin.partition("://")
@@ -71,7 +72,7 @@ class AccessRules:
 
 
 class AccessCheck:
-    """An ASGI application around another one that refuses hosts and origins without access."""
+    """ASGI middleware that refuses requests whose host or origin has no access."""
 
     def __init__(self, app: ASGIApp, rules: AccessRules, metrics: ServerMetrics) -> None:
         self.app, self.rules, self.metrics = app, rules, metrics
@@ -81,7 +82,7 @@ class AccessCheck:
         await (response or self.app)(scope, receive, send)
 
     def find_refusal(self, scope: Scope) -> JSONResponse | None:
-        """The answer 421 or 403 to a request without access; None if it has access."""
+        """Return the answer 421 or 403 to a request without access; None if it has access."""
         headers = Headers(scope=scope)
         host, origins = headers.get("host", ""), headers.getlist("origin")
         if not self.rules.allows_host(host, (scope.get("server") or ("",))[0]):
@@ -103,13 +104,13 @@ class AccessCheck:
 
 
 def parse_host(header: str) -> str:
-    """The host of a Host header without its port; "" if the header is not valid."""
+    """Return the host of a Host header without its port; "" if the header is not valid."""
     match = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+)(:\d{1,5})?", header.strip())
     return normalise_host(match[1]) if match else ""
 
 
 def normalise_host(host: str) -> str:
-    """A host in lower case; an IPv6 address without brackets, an IPv4 address as such."""
+    """Normalise a host: lower case, IPv6 without brackets, IPv4-mapped addresses as IPv4."""
     host = host.strip("[]").lower().removesuffix(".")
     try:
         address = ip_address(host)
@@ -125,7 +126,7 @@ def quote_header(text: str) -> str:
 
 
 def parse_allowed_host(text: str) -> str:
-    """The host name or address that `--allow-host` gives.  Raises UsageError for anything else."""
+    """Return the host name or address that `--allow-host` gives; raise UsageError if it is none."""
     is_name = re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", normalise_host(text))
     if not is_name and not is_ip_address(normalise_host(text)):
         raise UsageError(
@@ -144,7 +145,7 @@ def is_ip_address(text: str) -> bool:
 
 
 def parse_allowed_origin(text: str) -> str:
-    """The origin that `--allow-origin` gives, as browsers send it.
+    """Return the origin that `--allow-origin` gives, as browsers send it.
 
     Raises UsageError for anything else.
     """

@@ -44,7 +44,7 @@ class RequestBatcher:
     async def __call__(self, pixels: Tensor) -> Tensor:
         """Return the probabilities (classes,) of an image (c, h, w) uint8.
 
-        An exception that `classify` raises for the image's batch is raised here too.
+        An exception that `classify` raises for the image's batch is also raised here.
         """
         pending = PendingImage(pixels, asyncio.get_running_loop().create_future())
         await self.queue.put(pending)

@@ -11,7 +11,7 @@ TRIM_DELAY_SECONDS = 1.0  # until the requests whose bodies are evicted have end
 
 
 class BodyEvictedError(Exception):
-    """A body lost its place in the budget, because other requests need the memory."""
+    """A request body was evicted from the budget because other requests need the memory."""
 
 
 class BodyShare:
@@ -25,7 +25,7 @@ class BodyShare:
         self.arrival: asyncio.Timeout | None = None  # set while the body arrives
 
     def add_bytes(self, count: int) -> None:
-        """Count `count` more bytes.  Raises BodyEvictedError if the budget does not have them."""
+        """Count `count` more bytes.  Raises BodyEvictedError if they do not fit into the budget."""
         if not self.is_evicted:
             self.budget.make_room(self, count)
         if self.is_evicted:
@@ -35,7 +35,7 @@ class BodyShare:
 
     @contextmanager
     def allow_eviction(self, arrival: asyncio.Timeout) -> Iterator[None]:
-        """Let other bodies evict this one inside the context: `arrival` then expires at once."""
+        """Let other bodies evict this one inside the context, which ends the timeout `arrival`."""
         self.arrival = arrival
         self.budget.arriving.add(self)
         try:
@@ -57,7 +57,7 @@ class BodyShare:
         self.size = 0
 
     def count_byte_seconds(self) -> float:
-        """The product of the bytes and the time since the body began to arrive."""
+        """Return the product of the bytes and the time since the body began to arrive."""
         return self.size * (monotonic() - self.started_at)
 
 
@@ -109,7 +109,7 @@ class BodyBudget:
 def return_free_memory() -> None:
     """Return the free memory of this process to the system, where the C library can.
 
-    glibc keeps what bodies have taken: 260 MB of a full budget stayed resident (20 ms return them).
+    glibc keeps freed memory: 260 MB of a full budget stayed resident.  Returning it takes 20 ms.
     """
     # other C libraries have no such function, and Windows has no `CDLL(None)`
     with suppress(AttributeError, OSError, TypeError):

@@ -45,7 +45,7 @@ closing  the client, which must read the answer
 
 
 class ConnectionGuard:
-    """What the connections of one server share: limits, counts, and who is waiting for a client."""
+    """What the connections of a server share: limits, counts, and which wait for their client."""
 
     def __init__(
         self, limits: ServerLimits, metrics: ServerMetrics, max_connections: int = MAX_CONNECTIONS
@@ -62,10 +62,10 @@ class ConnectionGuard:
         self.without_request: dict[GuardedConnection, None] = {}
         self.with_unfinished_body: dict[GuardedConnection, None] = {}
 
-    def close_oldest(self) -> bool:
-        """Close the connection that has waited the longest for its client; False without any.
+    def close_longest_waiting(self) -> bool:
+        """Close the connection that has waited longest for its client; False if none waits.
 
-        Connections without a complete head go first.
+        Connections whose request headers are incomplete are closed first.
         """
         for waiting in (self.without_request, self.with_unfinished_body):
             if waiting:
@@ -106,7 +106,10 @@ class GuardedConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.guard.metrics.open_connections += 1
-        if len(self.connections) > self.guard.max_connections and not self.guard.close_oldest():
+        if (
+            len(self.connections) > self.guard.max_connections
+            and not self.guard.close_longest_waiting()
+        ):
             self.shed()
         else:
             self.enter_phase("head")
@@ -141,7 +144,7 @@ class GuardedConnection(H11Protocol):
             self.enter_phase(self.find_phase())
 
     def find_phase(self) -> Phase:
-        """The phase that the connection is in, from the states of its parser and its request."""
+        """Find the connection's phase from the states of its parser and its request."""
         is_answered = self.cycle is None or self.cycle.response_complete
         if self.transport.is_closing():
             return "closing"
@@ -196,7 +199,7 @@ class GuardedConnection(H11Protocol):
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP; uvicorn's protocol calls this."""
+        """Refuse a request that is not valid HTTP; uvicorn's protocol calls this method."""
         self.refuse(
             HTTPStatus.BAD_REQUEST,
             f"the request is not valid HTTP, or its headers exceed {MAX_HEADER_BYTES:,} bytes",
@@ -206,7 +209,7 @@ class GuardedConnection(H11Protocol):
     def refuse(self, status: HTTPStatus, message: str, reason: str) -> None:
         """Answer a request that the application does not answer, and close the connection.
 
-        A client that waits for no answer gets none, nor does one that is being answered.
+        A client gets no answer if it does not wait for one, or if it is already being answered.
         """
         self.guard.metrics.count_refusal(reason)
         is_open = self.cycle is not None and not self.cycle.response_complete
@@ -222,7 +225,7 @@ class GuardedConnection(H11Protocol):
         self.enter_phase("closing")
 
     def format_refusal(self, status: HTTPStatus, message: str) -> bytes:
-        """The bytes of an answer with an error message as JSON, as the service gives them."""
+        """Format an answer with a JSON error message as bytes, in the same form as the service."""
         content = json.dumps({"error": message}).encode()
         headers = [
             *self.server_state.default_headers,
@@ -237,9 +240,9 @@ class GuardedConnection(H11Protocol):
 
 
 def raise_open_file_limit(wanted_connections: int = MAX_CONNECTIONS) -> int:
-    """Raise the limit of open files of this process if it is too low for so many connections.
+    """Raise this process's limit of open files if it is too low for `wanted_connections`.
 
-    Returns the number of connections that it allows, at most `wanted_connections`.
+    Returns the number of connections that the limit allows, at most `wanted_connections`.
     """
     if sys.platform == "win32":
         return wanted_connections

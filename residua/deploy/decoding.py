@@ -17,7 +17,7 @@ from residua.data.decode import (
     open_image_header,
     preprocess_image,
     scale_shorter_side,
-    silence_pillow_warnings,
+    suspend_pillow_limits,
 )
 from residua.errors import ImageError
 
@@ -34,7 +34,7 @@ EXTRA_BYTES_PER_PIXEL = {"WEBP": 8, "AVIF": 12, "HEIF": 12, "JPEG2000": 16}
 
 
 def estimate_decoding_bytes(image: Image.Image) -> int:
-    """The most memory that decoding and preprocessing an opened image take, in bytes."""
+    """Estimate the most memory that decoding and preprocessing an opened image take, in bytes."""
     if image.mode in ("I", "F"):
         per_pixel = GREY_32_BYTES_PER_PIXEL
     elif image.mode.startswith("I;16"):
@@ -62,7 +62,7 @@ class DecodingMemory:
     def reserve_bytes(self, count: int) -> Iterator[None]:
         """Wait until `count` bytes are free, and hold them inside the context.
 
-        Raises ImageError if there are never so many.
+        Raises ImageError if `count` exceeds `max_bytes`.
         """
         if count > self.max_bytes:
             raise ImageError(
@@ -107,7 +107,7 @@ def decode_upload(
     if not content:
         raise ImageError("the image", "empty", "is empty: it contains no bytes")
     with (
-        silence_pillow_warnings(),
+        suspend_pillow_limits(),
         open_image_header(content, "the image", max_pixels) as header,
     ):
         needed_bytes = estimate_decoding_bytes(header)
@@ -120,10 +120,10 @@ def decode_upload(
 def locate_crop(
     size: tuple[int, int], preprocessing: HasPreprocessing
 ) -> tuple[float, float, float, float]:
-    """The part of an upright image that a network receives: left, top, right and bottom in pixels.
+    """Locate the part of an upright image that a network receives.
 
-    `size` is the image's width and height.  The part reaches beyond the image where a crop larger
-    than the resized image is filled up.
+    `size` is the image's width and height.  Returns left, top, right and bottom in pixels.  If the
+    crop is larger than the resized image, it is padded, and the part extends beyond the image.
     """
     if not preprocessing.resize:
         return (0.0, 0.0, float(size[0]), float(size[1]))

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.deploy.export_check import largest_difference
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.runners import make_onnx_runner, make_openvino_runner
 from residua.deploy.translate import convert_to_openvino, export_onnx_program
 from residua.errors import unknown_name_error
-from residua.extras import find_missing_package, require_extra
+from residua.extras import list_missing_packages, require_extra
 from residua.net.build import ResidualNetwork
 from residua.net.fold_bn import fold_batchnorm
 from residua.net.native_bf16 import device_has_bf16
@@ -56,8 +56,8 @@ def build_engine(
     """Build the engine `name` from a copy of the network.
 
     `image_count` is the number of images to be classified, if it is known.  For at most
-    `FEW_IMAGES`, `auto` takes PyTorch in fp32, because it takes longer to build and to compare
-    other engines.  Otherwise `auto` tries the installed engines, fastest first (see
+    `FEW_IMAGES`, `auto` takes PyTorch in fp32, because building and comparing other engines would
+    take longer.  Otherwise `auto` tries the installed engines, fastest first (see
     benchmarks/inference.py): PyTorch on a GPU; without a GPU, OpenVINO and then PyTorch.  It takes
     the first engine whose probabilities on two noise images differ from those of PyTorch in fp32 by
     at most `PROBABILITY_TOLERANCE`.  If there is none, it takes PyTorch in fp32.  Raises UsageError
@@ -85,7 +85,7 @@ def build_engine(
 
 def build_engines_by_speed(net: nn.Module, config: ModelConfig) -> Iterator[InferenceEngine]:
     """Yield the engines that `auto` may take on this machine, fastest first."""
-    if not torch.cuda.is_available() and not find_missing_package("openvino"):
+    if not torch.cuda.is_available() and not list_missing_packages("openvino"):
         # A network that OpenVINO's converter rejects still runs in PyTorch; the converter raises
         # exceptions of many types.
         with suppress(Exception):
@@ -94,7 +94,7 @@ def build_engines_by_speed(net: nn.Module, config: ModelConfig) -> Iterator[Infe
 
 
 def max_probability_difference(first: InferenceEngine, second: InferenceEngine) -> float:
-    """Largest absolute difference between the probabilities of two engines, on two noise images.
+    """Return the largest difference of the probabilities of two engines on two noise images.
 
     It is infinite if a probability is not finite.
     """
@@ -108,7 +108,7 @@ def max_probability_difference(first: InferenceEngine, second: InferenceEngine) 
 
 
 def should_use_bf16(net: nn.Module, device: torch.device, precision: EnginePrecision) -> bool:
-    """Whether a network should compute in bf16 on `device`, given the requested precision.
+    """Return whether a network should compute in bf16 on `device`, given the requested precision.
 
     A VLAD model always computes in fp32.  In bf16, rounding could assign a descriptor close to the
     border between two visual words to the wrong word.
@@ -160,7 +160,7 @@ class Fp32Head(nn.Module):
 
 def build_onnx_engine(net: nn.Module, config: ModelConfig) -> InferenceEngine:
     """Build an engine that runs ONNX Runtime on the CPU, in fp32."""
-    program = export_onnx_program(InferenceModule(net, config, bake_preprocessing=True))
+    program = export_onnx_program(ExportableClassifier(net, config, bake_preprocessing=True))
     run_onnx = make_onnx_runner(program.model_proto.SerializeToString())
     return InferenceEngine("onnx fp32", config, lambda pixels: run_onnx(pixels)[1])
 
@@ -170,7 +170,7 @@ def build_openvino_engine(
 ) -> InferenceEngine:
     """Build an engine that runs OpenVINO on the CPU, in bf16 if the CPU supports it natively."""
     uses_bf16 = should_use_bf16(net, torch.device("cpu"), precision)
-    model = convert_to_openvino(InferenceModule(net, config, bake_preprocessing=True))
+    model = convert_to_openvino(ExportableClassifier(net, config, bake_preprocessing=True))
     run_openvino = make_openvino_runner(model, "bf16" if uses_bf16 else "f32")
     return InferenceEngine(
         f"openvino {'bf16' if uses_bf16 else 'fp32'}",

@@ -20,7 +20,7 @@ from residua.deploy.export_files import (
     write_int8_export,
 )
 from residua.deploy.export_metadata import describe_input
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.int8 import Int8Samples, load_int8_samples, measure_int8_cost
 from residua.deploy.translate import ONNX_OPSET
 from residua.errors import RecordError, UsageError, unknown_name_error
@@ -47,16 +47,16 @@ def export_model(
     itself.  With `calibration_source` (a data set's name or a photo folder), the model is quantised
     to int8; otherwise it is in fp32.  Photos of more than `max_pixels` pixels are left out.
 
-    Returns a dict that describes the file and its input; `temperature` divides the scores before
-    the softmax.  For fp32 it also holds the largest
-    differences from PyTorch's outputs; for int8, how often int8 and fp32 predict the same class.
+    Returns a dict that describes the file and its input; its `temperature` is the divisor of the
+    scores before the softmax.  For fp32 the dict also holds the largest differences from PyTorch's
+    outputs; for int8, how often int8 and fp32 predict the same class.
 
     Raises UsageError if the format is unknown, not installed or not available in int8, or if `out`
     exists; RecordError if the fp32 outputs differ by more than `EXPORT_TOLERANCE`.  Nothing is
     written on an error.
     """
     check_export_format(export_format, to_int8=bool(calibration_source))
-    module = InferenceModule(net, config, bake_preprocessing=bake_preprocessing)
+    module = ExportableClassifier(net, config, bake_preprocessing=bake_preprocessing)
     facts: dict[str, Json] = {
         "file": str(out),
         "format": export_format,
@@ -86,7 +86,7 @@ def check_export_format(export_format: str, to_int8: bool) -> None:
 
 
 def export_fp32(
-    module: InferenceModule,
+    module: ExportableClassifier,
     net: nn.Module,
     config: ModelConfig,
     export_format: ExportFormat,
@@ -122,7 +122,7 @@ def describe_difference(difference: OutputDifference) -> str:
 
 
 def export_int8(
-    module: InferenceModule,
+    module: ExportableClassifier,
     config: ModelConfig,
     export_format: ExportFormat,
     out: Path,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.runners import ExportedRunner
 
 EXPORT_TOLERANCE = 1e-4
@@ -49,7 +49,7 @@ class OutputDifference:
 
 @torch.inference_mode()
 def measure_output_difference(
-    run_exported: ExportedRunner, module: InferenceModule, net: nn.Module, config: ModelConfig
+    run_exported: ExportedRunner, module: ExportableClassifier, net: nn.Module, config: ModelConfig
 ) -> OutputDifference:
     """Compare the outputs of an exported file with those of the original network on noise images.
 
@@ -83,10 +83,10 @@ def measure_output_difference(
 
 
 def largest_difference(first: Tensor, second: Tensor) -> float:
-    """The largest absolute difference of two tensors; infinite if they cannot be compared.
+    """Return the largest absolute difference of two tensors; infinity if they cannot be compared.
 
-    That is if their shapes differ, or if an element of either is not finite: nan differs from all
-    numbers, but the maximum of nan and a number may be the number.
+    They cannot be compared if their shapes differ or if an element is not finite: the maximum of
+    nan and a number may be the number.
     """
     if first.shape != second.shape or not (first.isfinite().all() and second.isfinite().all()):
         return inf

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from residua.config.model import ModelConfig
 from residua.deploy.export_metadata import METADATA_SECTION, make_export_metadata
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.int8 import write_int8_onnx
 from residua.deploy.runners import ExportedRunner, make_onnx_runner, make_openvino_runner
 from residua.deploy.translate import (
@@ -29,7 +29,7 @@ ExportFormat = Literal["onnx", "openvino", "torch-export"]
 
 
 def write_export(
-    module: InferenceModule, config: ModelConfig, export_format: ExportFormat, path: Path
+    module: ExportableClassifier, config: ModelConfig, export_format: ExportFormat, path: Path
 ) -> None:
     """Write a module in fp32, with its metadata, to the file or (for OpenVINO) the folder `path`.
 
@@ -55,7 +55,7 @@ def write_export(
 
 
 def write_int8_export(
-    module: InferenceModule,
+    module: ExportableClassifier,
     config: ModelConfig,
     export_format: ExportFormat,
     path: Path,
@@ -64,8 +64,8 @@ def write_int8_export(
     """Quantise a module to int8 and write it, with its metadata, to `path`.
 
     The quantisation is calibrated on images (n, c, h, w) uint8.  ONNX Runtime quantises the network
-    for both formats.  For OpenVINO, the quantised ONNX file is then converted.  Raises RecordError
-    if OpenVINO cannot write its files.
+    to an ONNX file, which is then converted if the format is OpenVINO.  Raises RecordError if
+    OpenVINO cannot write its files.
     """
     import onnx
 

@@ -3,13 +3,13 @@
 import json
 
 from residua.config.model import ModelConfig
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.version import __version__
 
 METADATA_SECTION = "residua"  # name of the metadata section, in formats that have sections
 
 
-def make_export_metadata(config: ModelConfig, module: InferenceModule) -> dict[str, str]:
+def make_export_metadata(config: ModelConfig, module: ExportableClassifier) -> dict[str, str]:
     """Make the metadata of an exported file as strings; lists and numbers are encoded as JSON."""
     return {
         "model": config.network.name,
@@ -27,14 +27,14 @@ def make_export_metadata(config: ModelConfig, module: InferenceModule) -> dict[s
     }
 
 
-def describe_input(module: InferenceModule) -> str:
-    """The input's name, shape and type, e.g. `pixels: (batch, 3, 224, 224) uint8`."""
+def describe_input(module: ExportableClassifier) -> str:
+    """Describe the input's name, shape and type, e.g. `pixels: (batch, 3, 224, 224) uint8`."""
     shape = ", ".join(map(str, module.input_shape))
     element_type = "uint8" if module.bakes_preprocessing else "fp32, normalised"
     return f"{module.input_name}: (batch, {shape}) {element_type}"
 
 
-def describe_preprocessing(config: ModelConfig, module: InferenceModule) -> str:
+def describe_preprocessing(config: ModelConfig, module: ExportableClassifier) -> str:
     """Describe in words how an image file becomes the input of the module."""
     height, width = config.input[1:]
     resampling = f"{config.interpolation}, antialiased"

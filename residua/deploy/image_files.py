@@ -18,12 +18,12 @@ MAX_NAMED_KINDS = 10
 
 @dataclass(slots=True)
 class PassedOverFiles:
-    """The files that were not taken for images, by kind: a suffix, or why they were passed over."""
+    """Counts of the files that are not treated as images, by suffix or by reason."""
 
     counts: Counter[str] = field(default_factory=Counter)
 
     def describe(self) -> str:
-        """A sentence such as `3 files passed over: 2 .txt, 1 .mp4`; "" if there is none."""
+        """Format a sentence such as `3 files passed over: 2 .txt, 1 .mp4`; "" if there are none."""
         if not self.counts:
             return ""
         total = self.counts.total()
@@ -38,9 +38,9 @@ class PassedOverFiles:
 def find_image_files(folder: Path, passed_over: PassedOverFiles | None = None) -> Iterator[Path]:
     """Yield the image files below `folder`, in sorted order, and count the others in `passed_over`.
 
-    A file is taken for an image if its suffix is an image's, or if it has no suffix but begins like
-    an image.  Hidden files are left out, and links are followed, except those to a folder that
-    contains them.
+    A file counts as an image if it has an image suffix, or if it has no suffix and its first bytes
+    are those of an image.  Hidden files are left out, and links are followed, except those to a
+    folder that contains them.
     """
     counts = (passed_over or PassedOverFiles()).counts
 

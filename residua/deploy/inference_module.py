@@ -14,7 +14,7 @@ SCORES_OUTPUT = "scores"
 PROBABILITIES_OUTPUT = "probabilities"
 
 
-class InferenceModule(nn.Module):
+class ExportableClassifier(nn.Module):
     """Maps images (n, c, h, w) to class scores and probabilities, each (n, classes) fp32.
 
     The caller must pass normalised fp32 images.  With `bake_preprocessing` the caller passes uint8

@@ -18,7 +18,7 @@ from residua.data.images import Images
 from residua.data.read import read_preprocessed_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.unseen_images import choose_images
-from residua.deploy.inference_module import InferenceModule
+from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.model_images import resolve_labelled_or_not
 from residua.deploy.translate import export_onnx_program, silence_exporters
 from residua.errors import DataError, RecordError
@@ -45,11 +45,11 @@ def load_int8_samples(
     data_dir: Path | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Int8Samples:
-    """Read images to calibrate on and others to compare int8 with fp32 on.
+    """Read images for calibration, and other images to compare int8 with fp32.
 
     `source` is a data set's name, or photos with or without labels.  Training images are for
-    calibration and test images for the comparison; of photos that nothing splits, and that the
-    model was not trained on, all are used, one half for each.  Raises UsageError if the shape of
+    calibration and test images for the comparison.  Photos that have no splits, and that the model
+    was not trained on, are all used, one half for each purpose.  Raises UsageError if the shape of
     the images is not the model's input shape, and DataError if there are too few images.
     """
     data, labels_match_model = resolve_labelled_or_not(source, config)
@@ -74,7 +74,7 @@ def load_int8_samples(
 
 
 def write_int8_onnx(
-    module: InferenceModule, config: ModelConfig, calibration_pixels: Tensor, path: Path
+    module: ExportableClassifier, config: ModelConfig, calibration_pixels: Tensor, path: Path
 ) -> None:
     """Write an ONNX file whose convolutions, matrix products and additions compute in int8.
 
@@ -116,7 +116,7 @@ def write_int8_onnx(
 
 
 def iterate_input_batches(
-    module: InferenceModule, config: ModelConfig, pixels: Tensor
+    module: ExportableClassifier, config: ModelConfig, pixels: Tensor
 ) -> Iterator[Tensor]:
     """Yield images (n, c, h, w) uint8 in batches, normalised unless `module` does so itself."""
     for batch in torch.split(pixels, INT8_BATCH_SIZE):
@@ -131,7 +131,7 @@ def iterate_input_batches(
 def measure_int8_cost(
     compute_fp32_scores: Callable[[Tensor], Tensor],
     compute_int8_scores: Callable[[Tensor], Tensor],
-    module: InferenceModule,
+    module: ExportableClassifier,
     config: ModelConfig,
     samples: Int8Samples,
 ) -> dict[str, Json]:
@@ -163,7 +163,7 @@ def measure_int8_cost(
 def predict_finite(
     compute_scores: Callable[[Tensor], Tensor], batches: list[Tensor], precision: str
 ) -> Tensor:
-    """The classes (n,) with the largest scores; raises RecordError if a score is not finite."""
+    """Predict classes (n,) by the largest scores; raise RecordError if a score is not finite."""
     predictions = []
     for batch in batches:
         scores = compute_scores(batch)

@@ -57,7 +57,7 @@ class ServerMetrics:
         self.refusals[reason] += 1
 
     def format_prometheus_text(self) -> str:
-        """All metrics, as the endpoint /metrics returns them."""
+        """Format all metrics, as the endpoint /metrics returns them."""
         requests = [
             f'residua_requests_total{{status="{status}"}} {count}'
             for status, count in sorted(self.requests_by_status.items())

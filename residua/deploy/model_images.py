@@ -13,7 +13,7 @@ from residua.errors import UsageError
 
 
 def resolve_dataset_of_model_shape(source: str, config: ModelConfig) -> Dataset:
-    """The data set named `source`, or the photos at that path, prepared at the model's input size.
+    """Return the data set or the photos that `source` names, prepared at the model's input size.
 
     Raises UsageError if the shape of the images is not the model's input shape, and DataError if
     the path holds no images.
@@ -21,17 +21,17 @@ def resolve_dataset_of_model_shape(source: str, config: ModelConfig) -> Dataset:
     data = resolve_dataset(source, config.input)
     if data.input != config.input:
         raise UsageError(
-            f"{config.network.name} takes images of {config.input}, "
-            f"but those of {data.name} are {data.input}"
+            f"{config.network.name} takes images of shape {config.input}, but those of {data.name} "
+            f"have shape {data.input}: use data with the model's image shape"
         )
     return data
 
 
 def resolve_labelled_or_not(source: str, config: ModelConfig) -> tuple[Dataset, bool]:
-    """The data set or photos at `source`, and whether their labels are the model's classes.
+    """Return the data set or photos at `source`, and whether their labels are the model's classes.
 
-    Photos need no labels: a folder without folders of classes is read, too.  Raises UsageError and
-    DataError as `resolve_dataset_of_model_shape`.
+    Photos need no labels, so a folder need not have class folders.  Raises UsageError and DataError
+    as `resolve_dataset_of_model_shape` does.
     """
     listing = list_unlabelled_folder(Path(source).expanduser())
     if listing is not None:
@@ -46,7 +46,7 @@ def resolve_labelled_or_not(source: str, config: ModelConfig) -> tuple[Dataset, 
 
 
 def read_training_crops(data: Dataset, config: ModelConfig, data_dir: Path | None) -> Images:
-    """The training images of `data`, center-cropped to the model's input size.
+    """Read the training images of `data`, center-cropped to the model's input size.
 
     Photographs are decoded with the model's white level.
     """

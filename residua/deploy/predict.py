@@ -35,7 +35,7 @@ class Prediction:
     brightest_level: int = 0  # of an image of more than 8 bits, if its white level is assumed
 
     def top_classes(self, k: int) -> list[tuple[int, float]]:
-        """The k most probable classes as (index, probability); empty if the file is unreadable."""
+        """List the k most probable classes as (index, probability); [] for an unreadable file."""
         return [] if self.probabilities is None else rank_top_classes(self.probabilities, k)
 
 

@@ -40,7 +40,7 @@ def open_listener(host: str, port: int) -> socket.socket:
         # Errors of name resolution have negative numbers, which `strerror` does not know.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ResiduaError(
-            f"cannot listen on port {port} of {host}: {reason.lower()}; "
+            f"the server cannot listen on port {port} of {host}: {reason.lower()}; "
             "choose another --port or --host"
         ) from None
 
@@ -74,7 +74,10 @@ class GracefulServer(uvicorn.Server):
 
 
 def make_unbound_server(service: PredictionService) -> GracefulServer:
-    """Make the HTTP server of a service, with guarded connections and secure headers."""
+    """Make the HTTP server of a service, which is not bound to an address yet.
+
+    A `ConnectionGuard` limits its connections, and all answers have `SECURITY_HEADERS`.
+    """
     guard = ConnectionGuard(service.limits, service.metrics, raise_open_file_limit())
     settings = GuardedConfig(
         service.application,

@@ -79,13 +79,13 @@ class SimilarImageIndex:
 
     @torch.inference_mode()
     def extract_features(self, pixels: Tensor) -> Tensor:
-        """Unit-length features (n, features) of images (n, c, h, w) uint8."""
+        """Extract unit-length features (n, features) of images (n, c, h, w) uint8."""
         images = normalise_pixels(pixels, self.config.mean, self.config.std)
         features: Tensor = self.extractor(images)
         return features
 
     def find_nearest(self, pixels: Tensor, count: int) -> list[SimilarImage]:
-        """The `count` images most similar to an image (c, h, w) uint8, the most similar first."""
+        """Find the `count` images most similar to an image (c, h, w) uint8, nearest first."""
         cosines = self.image_features @ self.extract_features(pixels[None])[0]
         nearest = cosines.topk(min(count, len(self.image_features)))
         return [

@@ -20,7 +20,7 @@ NAME_ERRORS = {errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG}  # of a name that
 
 
 class ImageSorter:
-    """Puts images into the folders of their classes, in a folder that is not in place yet.
+    """Puts images into class folders, inside a folder that is moved into place at the end.
 
     No file is overwritten: of two images named `a.jpg` in one class, the second becomes `a-2.jpg`.
     """
@@ -36,8 +36,8 @@ class ImageSorter:
     def make_folders(self, classes: Sequence[str]) -> None:
         """Make a folder for each class, so that the file system itself says which names it allows.
 
-        Raises UsageError for a class whose name it does not allow, or takes for another one's, as
-        `cat` and `Cat` are the same where letter case is ignored.
+        Raises UsageError if the file system does not allow a class's name, or treats two names as
+        the same, e.g. `cat` and `Cat` where letter case is ignored.
         """
         self.staging.mkdir()
         for name in (*classes, UNSURE_FOLDER) if self.unsure_below else classes:
@@ -58,12 +58,13 @@ class ImageSorter:
         """Copy or link an image file into its folder; return the path that it will have.
 
         The folder is that of the class, or `UNSURE_FOLDER` if the probability is too low.  Raises
-        DataError if the file system of the folder does not allow the file's name, or links.
+        DataError if the folder's file system does not allow the file's name, or does not support
+        links.
         """
         if Path(os.path.realpath(image)).is_relative_to(self.staging):
             raise UsageError(
                 f"{image} is a copy that this command has just made: "
-                "choose a folder for --sort-into outside of those that are searched"
+                "choose a folder for --sort-into outside of the searched folders"
             )
         is_sure = not self.unsure_below or probability >= self.unsure_below
         name = class_name if is_sure else UNSURE_FOLDER
@@ -122,10 +123,10 @@ def open_image_sorter(
     unsure_below: float = DEFAULT_UNSURE_BELOW,
     links: bool = False,
 ) -> Iterator[ImageSorter]:
-    """Yield the sorter of images into a new folder, which is put at `target` on success.
+    """Yield an `ImageSorter` for a new folder, which is put at `target` on success.
 
-    After an error or a kill there is no folder: with a part of the images it would look like all
-    of them.  Images whose probability is below `unsure_below` go into `UNSURE_FOLDER`.  With
+    After an error or a kill there is no folder, since a folder with some of the images would look
+    complete.  Images whose probability is below `unsure_below` go into `UNSURE_FOLDER`.  With
     `links` the folder holds symbolic links with absolute targets instead of copies.  Raises
     UsageError as `check_sort_folder` does.
     """
@@ -142,7 +143,7 @@ def open_image_sorter(
 def check_sort_folder(
     target: Path, classes: Sequence[str], unsure_below: float = DEFAULT_UNSURE_BELOW
 ) -> None:
-    """Raise UsageError if `target` is not new or empty, or if a class cannot name a folder."""
+    """Raise UsageError if `target` is neither new nor empty, or if a class cannot name a folder."""
     require_empty_folder(target)
     for name in classes:
         if name in ("", os.curdir, os.pardir) or os.path.basename(name) != name or "\0" in name:
@@ -154,12 +155,12 @@ def check_sort_folder(
     if unsure_below and UNSURE_FOLDER in classes:
         raise UsageError(
             f"the model has a class {UNSURE_FOLDER!r}, which is also the folder of unsure images: "
-            "sort without one by --unsure-below 0"
+            "add --unsure-below 0, which needs no such folder"
         )
 
 
 def require_empty_folder(folder: Path) -> None:
-    """Raise UsageError unless a folder is empty, even of hidden files, or does not exist."""
+    """Raise UsageError if `folder` exists but is not an empty folder; hidden files also count."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -170,7 +171,7 @@ def require_empty_folder(folder: Path) -> None:
         ) from None
     if names:
         raise UsageError(
-            f"{folder} is not empty, it holds {min(names)}: "
+            f"{folder} is not empty (it holds {min(names)}): "
             "choose a new or an empty folder for --sort-into"
         )
 
@@ -182,10 +183,10 @@ def invalid_folder_error(name: str, problem: str) -> UsageError:
 
 
 def refuse_searched_folder(target: Path, folder: Path, images: Iterable[Path]) -> Iterator[Path]:
-    """Yield the images that were found in `folder`, or below it.
+    """Yield the images found in or below `folder`, and refuse a `target` in a searched folder.
 
-    Raises UsageError if `target` is or will be in one of the searched folders, which may be linked
-    from `folder`: the next search would find the sorted images.
+    Raises UsageError if `target` is or will be in a searched folder, including those that `folder`
+    links to, because the next search would find the sorted images.
     """
     real_target = Path(os.path.realpath(target))
     forbidden = {identify_path(place) for place in (real_target, *real_target.parents)} - {None}
@@ -206,7 +207,7 @@ def refuse_searched_folder(target: Path, folder: Path, images: Iterable[Path]) -
 
 
 def identify_path(path: Path) -> tuple[int, int] | None:
-    """The device and inode of a file or folder, whatever path leads to it; None if missing."""
+    """Return the device and inode of a file or folder, which all its paths share; or None."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -215,7 +216,7 @@ def identify_path(path: Path) -> tuple[int, int] | None:
 
 
 def number_file_name(name: str, number: int) -> str:
-    """`a.jpg` for 1 and `a-2.jpg` for 2; if the name would be too long, its stem is cut."""
+    """Number a file name: `a.jpg` for 1, `a-2.jpg` for 2; a stem that is too long is cut."""
     if number == 1:
         return name
     stem, suffix = os.path.splitext(name)

@@ -11,7 +11,11 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.onnx import ONNXProgram
 
-from residua.deploy.inference_module import PROBABILITIES_OUTPUT, SCORES_OUTPUT, InferenceModule
+from residua.deploy.inference_module import (
+    PROBABILITIES_OUTPUT,
+    SCORES_OUTPUT,
+    ExportableClassifier,
+)
 
 if TYPE_CHECKING:
     import openvino  # type: ignore[import-untyped]
@@ -38,7 +42,7 @@ def silence_exporters() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def make_example_input(module: InferenceModule) -> Tensor:
+def make_example_input(module: ExportableClassifier) -> Tensor:
     """Make a batch of two all-zero images, with which exporters trace the module.
 
     With only one image, an exporter would treat the batch size 1 as a constant.
@@ -48,7 +52,7 @@ def make_example_input(module: InferenceModule) -> Tensor:
     )
 
 
-def export_torch_program(module: InferenceModule) -> ExportedProgram:
+def export_torch_program(module: ExportableClassifier) -> ExportedProgram:
     """Export a module with `torch.export`, without the stack traces of its nodes.
 
     The stack traces would put paths of this machine into the file.
@@ -62,7 +66,7 @@ def export_torch_program(module: InferenceModule) -> ExportedProgram:
     return program
 
 
-def export_onnx_program(module: InferenceModule) -> ONNXProgram:
+def export_onnx_program(module: ExportableClassifier) -> ONNXProgram:
     """Export a module to ONNX, opset `ONNX_OPSET`, without the metadata of its nodes and values.
 
     The metadata would put stack traces and paths of this machine into the file.
@@ -90,7 +94,7 @@ def export_onnx_program(module: InferenceModule) -> ONNXProgram:
     return program
 
 
-def convert_to_openvino(module: InferenceModule) -> "openvino.Model":
+def convert_to_openvino(module: ExportableClassifier) -> "openvino.Model":
     """Convert a module to an OpenVINO model, by way of `torch.export`."""
     with silence_exporters():
         import openvino

@@ -62,7 +62,7 @@ def add_skips_to_sequential(
 
 
 def find_group_end(modules: list[nn.Module], start: int, last_weight_index: int, every: int) -> int:
-    """The end (exclusive) of the group of `every` weight layers that begins at index `start`.
+    """Find the end (exclusive) of the group of `every` weight layers that begins at index `start`.
 
     Returns `start` itself if no group begins there.  The last weight layer of the net is its
     classifier and belongs to no group.
@@ -81,7 +81,7 @@ def find_group_end(modules: list[nn.Module], start: int, last_weight_index: int,
 
 
 def wrap_with_skip(group: list[nn.Module], generator: torch.Generator) -> SkipConnection:
-    """Add a shortcut around a group of layers, and apply its last activation after the addition.
+    """Add a shortcut around a group of layers, and put the group's last activation after the sum.
 
     For two layers: a[l+2] = g(z[l+2] + a[l]).  Here g is the activation, z[l] the output of layer l
     before g, and a[l] = g(z[l]).
@@ -131,7 +131,7 @@ def make_projection_or_identity(
 
 
 def is_same_padded(conv: nn.Conv2d) -> bool:
-    """Whether the padding of a convolution is 'same', so that only its stride shrinks the image."""
+    """Return whether a convolution's padding is 'same', so that only its stride shrinks images."""
     half_kernel = tuple(
         dilation * (kernel - 1) // 2
         for kernel, dilation in zip(conv.kernel_size, conv.dilation, strict=True)

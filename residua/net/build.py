@@ -68,14 +68,14 @@ class ResidualNetwork(nn.Module):
         return scores
 
     def compute_feature_maps(self, images: Tensor) -> Tensor:
-        """The last stage's output (n, channels, *size) for images (n, *plan.network.input)."""
+        """Compute the last stage's output (n, c, *size) for images (n, *plan.network.input)."""
         x: Tensor = self.stem(images)
         for stage in self.stages.values():
             x = stage(x)
         return x
 
     def compute_features(self, images: Tensor) -> Tensor:
-        """The inputs (n, features) of the last layer for images (n, *plan.network.input)."""
+        """Return the inputs (n, features) of the last layer for images (n, *plan.network.input)."""
         return self.forward_head(self.compute_feature_maps(images), pre_logits=True)
 
     def forward_features(self, images: Tensor) -> Tensor:

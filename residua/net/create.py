@@ -71,7 +71,9 @@ def create_model(
         check_no_classes(num_classes)
         num_classes = 0
     elif out_indices is not None:
-        raise UsageError("out_indices selects stages of features_only=True: give both, or neither")
+        raise UsageError(
+            "out_indices applies only with features_only=True: add that, or leave out_indices out"
+        )
     if pretrained is True:
         raise UsageError(
             "pretrained=True names no weights: give a weight file, a model folder or hf:OWNER/NAME"
@@ -103,9 +105,9 @@ def check_no_classes(num_classes: int | None) -> None:
 def replace_input_channels(
     network: Network, in_chans: int, input: tuple[int, ...] | None
 ) -> Network:
-    """Return `network` for images of `in_chans` channels; `input` is what else the caller gave.
+    """Return `network` for images of `in_chans` channels; `input` must be None.
 
-    Raises UsageError if `input` says the channels, too, or if `network` is fully connected.
+    Raises UsageError if `input` also sets the channels, or if `network` is fully connected.
     """
     if input is not None:
         raise UsageError(

@@ -11,7 +11,7 @@ from residua.net.swap_batchnorm import swap_batchnorms
 class FrozenStatsBatchNorm(nn.BatchNorm2d):
     """A BN that always normalises by its running statistics and never updates them.
 
-    It stays in evaluation mode, also when the network is in training mode.
+    It stays in evaluation mode even when the network is in training mode.
     """
 
     def train(self, mode: bool = True) -> Self:
@@ -32,5 +32,5 @@ def freeze_backbone(net: ResidualNetwork) -> None:
 
 
 def last_layer_parameters(net: nn.Module) -> set[Tensor]:
-    """The parameters of a residual network's last layer; all parameters of any other module."""
+    """Return the parameters of a residual network's last layer, or all of another module."""
     return set(net.head[-1].parameters() if isinstance(net, ResidualNetwork) else net.parameters())

@@ -17,7 +17,7 @@ from residua.net.fused_bn_kernels import (
     describe_fused_kernels,
     load_kernel_library,
 )
-from residua.net.joins import ScaledSum
+from residua.net.joins import WeightedSum
 
 
 def install_fused_batchnorm(net: ResidualNetwork) -> str:
@@ -46,14 +46,14 @@ def fuse_sequences(module: nn.Module) -> None:
 
 
 def can_fuse_addition(unit: ResidualUnit) -> bool:
-    """Whether the kernel can compute the last BN of the unit and its addition, if it has one.
+    """Return whether the kernel can compute the unit's last BN and, if there is one, its addition.
 
     The branch must end in a BN, and the unit must have either a plain sum or no shortcut.
     """
     if not len(unit.branch):
         return False
     is_plain_sum = (
-        type(unit.join) is ScaledSum and unit.join.shortcut_scale == unit.join.branch_scale == 1
+        type(unit.join) is WeightedSum and unit.join.shortcut_scale == unit.join.branch_scale == 1
     )
     ends_in_norm = type(unit.branch[-1]) is nn.BatchNorm2d
     return ends_in_norm and (unit.shortcut is None or is_plain_sum)
@@ -116,7 +116,7 @@ def apply_fused_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def can_fuse_norm(layer: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether the kernel can compute `layer` for the input `x`.
+    """Return whether the kernel can compute `layer` for the input `x`.
 
     `layer` must be a BN in training mode, and `x` bf16 and channels-last, on a CPU.
     """
@@ -138,7 +138,7 @@ def can_fuse_norm(layer: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
 
 
 def can_fuse_shortcut(shortcut: Tensor | None, branch: Tensor) -> bool:
-    """Whether the kernel can add the shortcut to the branch; True if there is no shortcut."""
+    """Return whether the kernel can add the shortcut to the branch; True if there is none."""
     return shortcut is None or (shortcut.dtype == torch.bfloat16 and shortcut.shape == branch.shape)
 
 

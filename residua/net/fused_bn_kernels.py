@@ -89,7 +89,7 @@ def call_kernel(kernel_name: str, *arguments: Tensor | float | None) -> None:
 
 @cache
 def load_kernel_library() -> ctypes.CDLL | str:
-    """Load the kernels, compiled first if necessary; on failure, return the reason as text."""
+    """Load the kernels, and compile them first if needed; on failure, return the reason as text."""
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         return "no C compiler was found"
@@ -114,7 +114,7 @@ def load_kernel_library() -> ctypes.CDLL | str:
 
 
 def compute_kernel_cache_key(compiler: str) -> str:
-    """A hash of everything that the compiled code depends on: source, compiler, flags and CPU."""
+    """Hash everything that the compiled code depends on: source, compiler, flags and CPU."""
     cpu_info_path = Path("/proc/cpuinfo")
     cpu_info = (
         cpu_info_path.read_text().split("\n\n")[0]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from residua.bounded_json import read_json
-from residua.config.hub_name import HUB_PREFIX, is_on_hub, is_repository, require_hub_name
+from residua.config.hub_name import HUB_PREFIX, is_hub_name, is_repository, require_hub_name
 from residua.errors import MissingRecordError, RecordError, UsageError
 from residua.files import recover_interrupted
 from residua.net.convert.state_dict import WEIGHT_SUFFIXES
@@ -18,7 +18,7 @@ def download_if_on_hub(source: str | Path) -> Path:
     is returned even if nothing is there.  Raises UsageError for any other name that starts with
     `hf:`, and RecordError if the repository cannot be downloaded or holds no weights.
     """
-    if is_on_hub(source):
+    if is_hub_name(source):
         return download_from_hub(require_hub_name(source))
     path = Path(source)
     recover_interrupted(path)
@@ -31,7 +31,7 @@ def find_or_download_model_folder(source: str | Path) -> Path:
     Raises RecordError if the repository is not one of residua's model folders.
     """
     path = download_if_on_hub(source)
-    if is_on_hub(source) and not path.is_dir():
+    if is_hub_name(source) and not path.is_dir():
         raise RecordError(
             f"{source} on the Hugging Face hub holds another project's weights: "
             f"load them with create_model(..., pretrained={str(source)!r})"
@@ -40,7 +40,7 @@ def find_or_download_model_folder(source: str | Path) -> Path:
 
 
 def suggest_hub_name(missing_path: str | Path) -> str:
-    """A suffix for the error of a missing path that may be meant as a name on the hub, or ""."""
+    """Suggest, at the end of an error, that a missing path may be a name on the hub; "" if not."""
     name = str(missing_path)
     if Path(name).suffix in (*WEIGHT_SUFFIXES, ".onnx") or not is_repository(name):
         return ""
@@ -48,7 +48,7 @@ def suggest_hub_name(missing_path: str | Path) -> str:
 
 
 def resolve_weights_path(source: str | Path) -> Path:
-    """The path of one of residua's model folders, or of another project's weight file.
+    """Return the path of one of residua's model folders, or of another project's weight file.
 
     `source` is a path, or `hf:OWNER/NAME`, which is downloaded.  Raises RecordError if `source`
     does not exist or contains neither.
@@ -58,7 +58,7 @@ def resolve_weights_path(source: str | Path) -> Path:
         raise RecordError(
             f"there is no file or folder {source}: check the path{suggest_hub_name(source)}"
         )
-    weights_path = find_model_folder_or_weight_file(path) if path.is_dir() else path
+    weights_path = resolve_pretrained_path(path) if path.is_dir() else path
     if weights_path is None:
         raise RecordError(
             f"{path} is not a model folder, and holds none of {', '.join(WEIGHT_FILES)}"
@@ -66,8 +66,8 @@ def resolve_weights_path(source: str | Path) -> Path:
     return weights_path
 
 
-def find_model_folder_or_weight_file(folder: Path) -> Path | None:
-    """`folder` itself if it is one of residua's model folders, else the weight file in it.
+def resolve_pretrained_path(folder: Path) -> Path | None:
+    """Return `folder` itself if it is one of residua's model folders, else the weight file in it.
 
     Returns None if there is no weight file either.  Raises RecordError if config.json is damaged.
     """
@@ -103,7 +103,7 @@ def download_from_hub(repository: str) -> Path:
                 f"{HUB_PREFIX}{repository} could not be downloaded from the Hugging Face hub: "
                 f"{reason[0]}"
             ) from error
-        if weights_path := find_model_folder_or_weight_file(folder):
+        if weights_path := resolve_pretrained_path(folder):
             return weights_path
     raise RecordError(
         f"{HUB_PREFIX}{repository} on the Hugging Face hub holds none of {', '.join(WEIGHT_FILES)}"

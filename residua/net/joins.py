@@ -10,7 +10,7 @@ from residua.config.registry import implementation_of, register
 from residua.net.layers import make_weight_layer
 
 
-class ScaledSum(nn.Module):
+class WeightedSum(nn.Module):
     """A weighted sum: shortcut_scale * shortcut + branch_scale * branch."""
 
     def __init__(self, shortcut_scale: float, branch_scale: float) -> None:
@@ -63,8 +63,8 @@ def build_gated_sum(join: Gate, gate: Layers) -> GatedSum:
     return GatedSum(gate, join.scales == "both", join.bias)
 
 
-register(Add, implementation=lambda join, gate: ScaledSum(1, 1))
-register(Scale, implementation=lambda join, gate: ScaledSum(join.shortcut, join.branch))
+register(Add, implementation=lambda join, gate: WeightedSum(1, 1))
+register(Scale, implementation=lambda join, gate: WeightedSum(join.shortcut, join.branch))
 register(Gate, implementation=build_gated_sum)
 register(Drop, implementation=lambda join, gate: DropJoin(join.shortcut, join.branch))
 

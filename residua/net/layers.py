@@ -22,7 +22,7 @@ class ZeroInitScale(nn.Module):
 
 
 class ZeroPadShortcut(nn.Module):
-    """An option A shortcut (He et al. 2015): subsampling by `stride`, and zero-padded channels."""
+    """The shortcut of option A (He et al. 2015): subsampling by `stride`, zero-padded channels."""
 
     def __init__(self, stride: int, channels_before: int, channels_after: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def make_layer_module(layer: Layer) -> nn.Module:
             return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
         case "pad":
             return ZeroPadShortcut(layer.stride, layer.pad_before, c_out - c_in - layer.pad_before)
-    raise ValueError(f"a {layer.op!r} layer needs a pooling, but has none: set its `pooling`")
+    raise ValueError(f"a {layer.op!r} layer has no pooling: set its `pooling`")
 
 
 def make_weight_layer(layer: Layer) -> nn.Conv2d | nn.Linear:

@@ -52,7 +52,7 @@ def render_card_metadata(config: ModelConfig, tag: str) -> str:
 
 
 def collect_model_facts(config: ModelConfig) -> dict[str, str]:
-    """The rows of the card's table, as a dict from name to value; "" for an unknown value."""
+    """Collect the rows of the card's table, as a dict from name to value; "" if unknown."""
     mean, std = (
         ", ".join(f"{level:.4g}" for level in levels) for levels in (config.mean, config.std)
     )

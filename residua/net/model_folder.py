@@ -30,7 +30,7 @@ from residua.net.hub import find_or_download_model_folder, suggest_hub_name
 from residua.net.model_card import render_model_card
 from residua.net.model_weights import (
     check_classes_of_config,
-    explain_missing_weights,
+    explain_too_few_weights,
     explain_unusable_values,
     explain_weights_mismatch,
 )
@@ -42,8 +42,8 @@ from residua.record import RunRecord
 def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
     """Write a model folder atomically, with a checksum of the weights in its config.
 
-    Raises UsageError if the network returns features, or class scores for another number of classes
-    than the config has.  Raises RecordError if the weights cannot be written.
+    Raises UsageError if the network returns features, or if its number of class scores is not the
+    config's number of classes.  Raises RecordError if the weights cannot be written.
     """
     if isinstance(net, ResidualNetwork):
         check_classes_of_config(net, config)
@@ -88,7 +88,7 @@ def find_model_folder(run_or_model: Path) -> Path:
 
 
 def replace_model_config(folder: Path, config: ModelConfig) -> None:
-    """Replace the config of a model folder, whose weights stay those of `config`.
+    """Replace the config of a model folder by `config`, which describes the same weights.
 
     Raises RecordError if the folder has other weights by now.
     """
@@ -116,8 +116,8 @@ def read_model_config(folder: Path) -> ModelConfig:
     stored_format = data.get("format") if isinstance(data, dict) else None
     if isinstance(stored_format, int) and stored_format > FORMAT_VERSION:
         raise RecordError(
-            f"{folder} has format {stored_format}, newer than {FORMAT_VERSION}, "
-            "the newest this version reads: update residua"
+            f"{folder} has format {stored_format}, but the newest that this version reads is "
+            f"{FORMAT_VERSION}: update residua"
         )
     try:
         return from_json(ModelConfig, data)
@@ -156,8 +156,8 @@ def check_compatibility(config: ModelConfig, data: Dataset, model: str) -> None:
         )
     if config.network.input not in (data.input, (prod(data.input),)):
         raise UsageError(
-            f"{model} takes images of {config.network.input}, "
-            f"but those of {data.name} are {data.input}"
+            f"{model} takes images of shape {config.network.input}, but those of {data.name} have "
+            f"shape {data.input}: use data with the model's image shape"
         )
 
 
@@ -190,13 +190,13 @@ def explain_missing_config(folder: Path) -> str:
 
 
 def compute_file_sha256(path: Path) -> str:
-    """The SHA-256 digest of a file, in hexadecimal."""
+    """Compute the SHA-256 digest of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint_model_folder(folder: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a model folder's config and weights.
+    """Return the first 16 hexadecimal digits of the SHA-256 of a model folder's config and weights.
 
     Raises RecordError if one of the two files is missing.
     """
@@ -221,8 +221,8 @@ def build_untrained(classifier: ClassifierConfig, seed: int = 0) -> ResidualNetw
         return VladNetwork(classifier)
     if isinstance(classifier, ModuleClassifier):
         raise UsageError(
-            f"{classifier.name} is a module of your own, which its weights do not describe: load "
-            "it in Python, with residua.load(FOLDER, module=net)"
+            f"{classifier.name} is a module of your own, whose code is not stored with its "
+            "weights: load it in Python, with residua.load(FOLDER, module=net)"
         )
     return build(classifier, seed)
 
@@ -243,19 +243,22 @@ def load_model_folder(folder: Path) -> tuple[ResidualNetwork | VladNetwork, Mode
     Raises RecordError if the folder is damaged, or if its weights do not match its config or are
     not finite.
     """
-    return read_undisturbed(folder, partial(read_network_and_config, folder))
+    return read_undisturbed(folder, partial(load_model_folder_once, folder))
 
 
-def read_network_and_config(folder: Path) -> tuple[ResidualNetwork | VladNetwork, ModelConfig]:
-    """Read the files of a model folder as `load_model_folder` does, but only once."""
-    config, tensors = read_config_and_tensors(folder)
+def load_model_folder_once(folder: Path) -> tuple[ResidualNetwork | VladNetwork, ModelConfig]:
+    """Read a model folder as `load_model_folder` does, but not again if it changes meanwhile."""
+    config, tensors = read_verified_config_and_tensors(folder)
     net = build_untrained(config.network)
     load_checked_tensors(net, tensors, config, folder)
     return net, config
 
 
-def read_config_and_tensors(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Read config and weights of a model folder, and compare their checksums and numbers."""
+def read_verified_config_and_tensors(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Read the config and the weights of a model folder.
+
+    Raises RecordError if the weights are missing or damaged, or do not match the config.
+    """
     config, path = read_model_config(folder), folder / "model.safetensors"
     try:
         if config.weights and (actual_sha256 := compute_file_sha256(path)) != config.weights:
@@ -268,7 +271,7 @@ def read_config_and_tensors(folder: Path) -> tuple[ModelConfig, dict[str, Tensor
         raise RecordError(f"{folder} is not a model folder: it has no model.safetensors") from None
     except SafetensorError as error:
         raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
-    if mismatch := explain_missing_weights(tensors, config.network):
+    if mismatch := explain_too_few_weights(tensors, config.network):
         raise RecordError(f"{path} does not match its config.json: {mismatch}")
     return config, tensors
 

@@ -14,10 +14,10 @@ from residua.net.convert.match import format_tensor_shape, list_first_three
 from residua.net.convert.state_dict import find_value_problem
 
 
-def explain_missing_weights(tensors: Mapping[str, Tensor], classifier: ClassifierConfig) -> str:
+def explain_too_few_weights(tensors: Mapping[str, Tensor], classifier: ClassifierConfig) -> str:
     """Explain that a file has fewer numbers than `classifier` has parameters; "" if it has enough.
 
-    Only the numbers are counted, so that a network which its file cannot fill is never built.
+    Only the numbers are counted, so that no network is built that its file cannot fill.
     """
     planned = plan(classifier) if isinstance(classifier, Network) else classifier
     needed = planned.parameters
@@ -61,6 +61,7 @@ def check_classes_of_config(net: ResidualNetwork, config: ModelConfig) -> None:
         )
     if net.num_classes != config.network.classes:
         raise UsageError(
-            f"the network has {net.num_classes} classes, but its config {config.network.classes}: "
-            "give a config with network=net.plan.network and a name for each class"
+            f"the network has {net.num_classes} classes, but its config has "
+            f"{config.network.classes}: give a config with network=net.plan.network and a name "
+            "for each class"
         )

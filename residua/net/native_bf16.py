@@ -4,14 +4,17 @@ import torch
 
 
 def device_has_bf16(device: torch.device) -> bool:
-    """Whether a device has hardware bf16: a GPU since Ampere, or a CPU with AVX512-BF16 or AMX."""
+    """Return whether a device has hardware bf16.
+
+    A GPU from Ampere on has it, and a CPU with AVX512-BF16 or AMX.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has bf16 matrix instructions (AVX512-BF16 or AMX).
+    """Return whether the CPU has bf16 matrix instructions (AVX512-BF16 or AMX).
 
     False if this PyTorch cannot list the CPU's capabilities.
     """

@@ -59,8 +59,8 @@ def load_from_model_folder(
 ) -> tuple[Network, StateDict]:
     """Load the network and the weights of a model folder.
 
-    The network gets the input shape of `requested`.  Raises RecordError if the folder holds another
-    network than `requested`, or one for another number of input channels.
+    The network gets the input shape of `requested`.  Raises RecordError if the network in the
+    folder is not `requested`, or has another number of input channels.
     """
     saved = read_model_config(folder).network
     if not isinstance(saved, Network):

@@ -39,7 +39,7 @@ class StageFeatureInfo:
     def reduction(self) -> list[int]:
         """Return for each feature map how many times smaller its side is than that of the images.
 
-        A side that the reduction does not divide is rounded up.
+        If this number does not divide the image's side, the map's side is rounded up.
         """
         return [output.reduction for output in self.outputs]
 
@@ -104,7 +104,7 @@ def resolve_out_indices(out_indices: Sequence[int] | None, output_count: int) ->
         return tuple(range(output_count))
     if not out_indices or not all(-output_count <= i < output_count for i in out_indices):
         raise UsageError(
-            f"out_indices={tuple(out_indices)} is invalid: give at least one index, "
-            f"each from 0, the stem, to {output_count - 1}, the last stage"
+            f"out_indices={tuple(out_indices)} is invalid: give one or more indices from 0 (the "
+            f"stem) to {output_count - 1} (the last stage)"
         )
     return tuple(range(output_count)[i] for i in out_indices)

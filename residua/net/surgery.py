@@ -28,11 +28,15 @@ def append_identity_units(
     """
     network = net.plan.network
     if not 1 <= stage <= len(network.stages):
-        raise UsageError(f"no stage {stage}: {network.name} has stages 1 to {len(network.stages)}")
+        raise UsageError(
+            f"{network.name} has no stage {stage}: choose from 1 to {len(network.stages)}"
+        )
     if count < 1:
         raise UsageError(f"{count} units cannot be inserted: give at least 1")
     if reason := explain_not_identity(network):
-        raise UsageError(f"{network.name} cannot be deepened with its outputs unchanged: {reason}")
+        raise UsageError(
+            f"{network.name} cannot be deepened without changing its outputs: {reason}"
+        )
     unit_counts = tuple(s.units + count * (i == stage) for i, s in enumerate(network.stages, 1))
     deeper = build_with_same_output_kind(net, with_units_per_stage(network, unit_counts), seed)
     copy_device_mode_and_freezing(net, deeper)
@@ -64,7 +68,7 @@ def build_with_same_output_kind(
 def copy_device_mode_and_freezing(
     source: ResidualNetwork, target: ResidualNetwork
 ) -> ResidualNetwork:
-    """Give `target` the device, dtype, mode and frozen parameters of `source`; return `target`.
+    """Copy `source`'s device, dtype, mode and frozen flags to `target`; return `target`.
 
     Parameters are matched by name, and `target` is changed in place.
     """
@@ -78,7 +82,8 @@ def copy_device_mode_and_freezing(
 def explain_not_identity(network: Network) -> str:
     """Explain why a new unit of `network` cannot start as an identity and learn from there.
 
-    Such a unit has zero weights in the last layer of its branch.  Returns "" if it can.
+    A unit that starts as an identity has zero weights in the last layer of its branch.  Returns ""
+    if a new unit can.
     """
     unit = network.unit
     match unit.join:
@@ -107,7 +112,9 @@ def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNet
     for name in unit_names:
         if name not in planned:
             first, last = net.plan.units[0].name, net.plan.units[-1].name
-            raise UsageError(f"no unit {name!r}: {net.plan.network.name} has {first} to {last}")
+            raise UsageError(
+                f"{net.plan.network.name} has no unit {name!r}: choose from {first} to {last}"
+            )
         if not is_removable_unit(planned[name]):
             raise UsageError(
                 f"{name} cannot be removed, because later units depend on its change of shape "
@@ -135,7 +142,7 @@ def remove_units(net: ResidualNetwork, unit_names: Sequence[str]) -> ResidualNet
 
 
 def is_removable_unit(unit: PlannedUnit) -> bool:
-    """Whether a unit can be removed from its network.
+    """Return whether a unit can be removed from its network.
 
     Its output must have the shape of its input, its shortcut must be the identity or absent, and it
     must have no lead, i.e. no layer whose output is the input of both branch and shortcut.
@@ -187,7 +194,7 @@ def residualize(
     grouped = plain if every == len(plain.unit.kernels) else regroup_plain_layers(plain, every)
     residual = replace(grouped, unit=replace(grouped.unit, shortcut=shortcut))
     residual = with_canonical_name(residual, plain="resnet")
-    return copy_layer_weights(net, build_with_same_output_kind(net, residual, seed))
+    return copy_main_path_weights(net, build_with_same_output_kind(net, residual, seed))
 
 
 def regroup_plain_layers(network: Network, every: int) -> Network:
@@ -217,14 +224,14 @@ def remove_shortcuts(net: ResidualNetwork) -> ResidualNetwork:
     network = net.plan.network
     twin = replace(network, unit=replace(network.unit, shortcut="none", join=Add(), start="he"))
     twin = with_canonical_name(twin, resnet="plain", preresnet="plain", highway="plain")
-    return copy_layer_weights(net, build_with_same_output_kind(net, twin))
+    return copy_main_path_weights(net, build_with_same_output_kind(net, twin))
 
 
-def copy_layer_weights(source: ResidualNetwork, target: ResidualNetwork) -> ResidualNetwork:
+def copy_main_path_weights(source: ResidualNetwork, target: ResidualNetwork) -> ResidualNetwork:
     """Copy the weights of `source` into `target`, layer by layer, and return `target`.
 
     The weights of shortcuts and gates are not copied, since one of the nets may not have them.
-    Device, dtype, mode and frozen parameters are copied, too.
+    Device, dtype, mode and frozen flags are copied.
     """
     copy_device_mode_and_freezing(source, target)
     main_paths = iterate_main_path_layers(source), iterate_main_path_layers(target)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def checksum_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """The SHA-256 (hex) of `text` and of the tensors' names, dtypes, shapes and values."""
+    """Return the SHA-256 (hex) of `text` and of the tensors' names, dtypes, shapes and values."""
     checksum = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -65,7 +65,7 @@ class VladNetwork(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def compute_features(self, images: Tensor) -> Tensor:
-        """The inputs (n, features) of the last layer, which are the descriptors of the images."""
+        """Return the inputs (n, features) of the last layer: the descriptors of the images."""
         return self.compute_descriptors(images)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class VladNetwork(nn.Module):
     def compute_scores(self, images: Tensor) -> Tensor:
         return self.compute_descriptors(images) @ self.weight.T + self.bias
 
-    def extract_patches(self, images: Tensor) -> Tensor:
+    def extract_normalised_patches(self, images: Tensor) -> Tensor:
         """Extract and normalise patches: images (n, c, h, w) -> (n, positions, patch_numel).
 
         There is a patch at every position.  Its mean is subtracted, and the result is divided by
@@ -106,7 +106,7 @@ class VladNetwork(nn.Module):
         descriptor concatenates these sums, cell by cell, after a signed square root, which damps
         frequent words (Jegou et al. 2012, section 3).
         """
-        patches = self.extract_patches(images.to(self.mean.dtype))
+        patches = self.extract_normalised_patches(images.to(self.mean.dtype))
         x = torch.unflatten(self.whiten_patches(patches), 1, self.classifier.patch_grid)
         nearest_words = (2 * x @ self.words.T - self.words.square().sum(1)).argmax(3)
         assignments = F.one_hot(nearest_words, len(self.words)).to(x.dtype)
@@ -127,7 +127,7 @@ class VladNetwork(nn.Module):
         return [cell for row in x.tensor_split(cells, 1) for cell in row.tensor_split(cells, 2)]
 
     def sum_residuals(self, x: Tensor, assignments: Tensor) -> Tensor:
-        """For each word, sum the residuals x - word of its patches in one cell: (n, words, d).
+        """Sum, for each word, the residuals x - word of its patches in one cell: (n, words, d).
 
         `x` is (n, patches, d).  `assignments` (n, patches, words) is one-hot.
         """

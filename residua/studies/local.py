@@ -19,7 +19,7 @@ import torch
 from residua.config.run import Run
 from residua.errors import Interrupted, ResiduaError, UsageError
 from residua.record import MetricsRow
-from residua.training.machine import DeviceChoice, Precision, detect_machine
+from residua.training.machine import DeviceChoice, Precision, set_up_machine
 from residua.training.progress import NamedCountListener, ProgressListener, TrainingProgress
 from residua.training.run import catch_stop_signals, train_run
 
@@ -50,11 +50,11 @@ class StudyJob:
     ) -> None:
         """Train the run from its last checkpoint, if any.  Raises Interrupted if told to stop."""
         if should_stop():
-            raise Interrupted("stopped before the run began")
+            raise Interrupted("the study was stopped before this run began")
         train_run(
             self.run,
             self.folder,
-            detect_machine(self.precision, device_choice=self.device_choice),
+            set_up_machine(self.precision, device_choice=self.device_choice),
             data_dir=self.data_dir,
             resume=True,
             on_progress=on_progress,
@@ -68,7 +68,7 @@ def train_jobs_locally(
     """Train `jobs`, given by run name, in `workers` processes.
 
     Returns the failed runs as {name: reason}.  If `workers` is 0, there is one process per core, or
-    a single one if they use a GPU.  Raises UsageError if `workers` is negative, and Interrupted
+    a single one if the jobs use a GPU.  Raises UsageError if `workers` is negative, and Interrupted
     after Ctrl-C or SIGTERM.
     """
     if workers < 0:
@@ -98,11 +98,13 @@ def train_jobs_locally(
     if should_stop():
         raise Interrupted(STOPPED_MESSAGE)
     return {
-        name: describe_job_failure(future) for name, future in futures.items() if future.exception()
+        name: describe_failure_or_reraise(future)
+        for name, future in futures.items()
+        if future.exception()
     }
 
 
-def describe_job_failure(future: Future[None]) -> str:
+def describe_failure_or_reraise(future: Future[None]) -> str:
     """Say in one line why a job failed; re-raise the exception if it is a bug.
 
     A ResiduaError, an OSError and a killed process are mistakes of the user or problems of the

@@ -54,7 +54,9 @@ def connect_to_ray() -> Iterator[Any]:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"cannot connect to a Ray cluster: {reason}") from error
+            raise UsageError(
+                f"no Ray cluster can be reached: {reason}; check RAY_ADDRESS, or omit --ray"
+            ) from error
         try:
             yield ray
         finally:

@@ -21,7 +21,7 @@ from residua.study_records import (
     read_study_json,
     to_folder_name,
 )
-from residua.training.machine import DeviceChoice, Precision, detect_machine
+from residua.training.machine import DeviceChoice, Precision, set_up_machine
 from residua.training.progress import NamedCountListener
 
 
@@ -50,7 +50,7 @@ def train_study(
     precision = resolve_study_precision(folder, precision)
     # Problems of machine and data are reported here once, not by every worker.
     # Of a Ray cluster, this machine may be one without a GPU.
-    detect_machine(precision, device_choice="auto" if ray else device_choice)
+    set_up_machine(precision, device_choice="auto" if ray else device_choice)
     read_split(get_dataset(study.dataset), "dev", data_dir)
     packed_names = find_packed_results(folder, runs)
     jobs = {
@@ -71,7 +71,7 @@ def train_study(
 
 
 def resolve_study_precision(folder: Path, precision: Precision) -> Precision:
-    """The precision of the runs in a study's folder, or `precision` if there are no runs yet.
+    """Return the precision of the runs in a study's folder, or `precision` if there are none yet.
 
     Runs in different precisions cannot be compared.  Raises UsageError if `precision` is not `auto`
     and differs from that of a run.
@@ -89,7 +89,7 @@ def resolve_study_precision(folder: Path, precision: Precision) -> Precision:
 
 
 def read_run_precision(record: RunRecord) -> Precision | None:
-    """The precision in which a run was started; None if run.json is damaged or does not say."""
+    """Read the precision in which a run was started; None if run.json is damaged or lacks it."""
     try:
         environment = record.read_run_json()["environment"]
     except RecordError:  # this run fails later by itself, without stopping the others
@@ -108,7 +108,7 @@ def find_packed_results(folder: Path, runs: dict[str, Run]) -> set[str]:
     for record in read_packed_runs(folder / PACKED_RUNS):
         name = names_by_folder.get(to_folder_name(record.name))
         if name is not None and record.read_result() is not None:
-            record.check_same_run(runs[name], {}, resume=True)
+            record.check_can_continue(runs[name], {}, resume=True)
             names.add(name)
     return names
 
@@ -131,7 +131,7 @@ def claim_study_folder(folder: Path, study: Study) -> None:
 
 
 def merge_studies(old: Study, new: Study, folder: Path) -> Study:
-    """Return `new` with the arms added that only `old` has.
+    """Return `new` plus the arms that only `old` has.
 
     Raises UsageError if the two studies differ in data set, recipe or an arm that both have.
     """
@@ -150,7 +150,7 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
 
 
 def extract_locked_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
-    """The settings that may not change in a study's folder.
+    """Extract the settings that may not change in a study's folder.
 
     These are the data set, the recipe, and the arms whose titles are in `arm_titles`.
     """

@@ -23,6 +23,9 @@ user_additions    a module and a transform of the user's, which no JSON describe
 dry_run           preview a run without training it
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
+evaluation_measures  all measures of an evaluation, from log probabilities
+shown_images      the images that the page of an evaluation shows
+doubtful_labels   labels that are probably wrong
 final_evaluation  the full evaluation of a finished run on its test images
 calibration       calibration error and temperature scaling
 stored_temperature  store a temperature in a model folder if it helps, or remove it
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
     from residua.training.checkpoint import parse_save_interval as parse_save_interval
     from residua.training.distributed import DataParallelGroup as DataParallelGroup
     from residua.training.distributed import join_process_group as join_process_group
-    from residua.training.distributed import tell_other_ranks as tell_other_ranks
+    from residua.training.distributed import (
+        report_failure_before_joining as report_failure_before_joining,
+    )
     from residua.training.dry_run import preview_run as preview_run
     from residua.training.evaluate import EvaluationScore as EvaluationScore
     from residua.training.evaluate import evaluate_network as evaluate_network
@@ -51,7 +56,7 @@ if TYPE_CHECKING:
     from residua.training.initial_weights import resolve_weight_source as resolve_weight_source
     from residua.training.machine import Machine as Machine
     from residua.training.machine import Precision as Precision
-    from residua.training.machine import detect_machine as detect_machine
+    from residua.training.machine import set_up_machine as set_up_machine
     from residua.training.memory import describe_memory as describe_memory
     from residua.training.progress import ProgressListener as ProgressListener
     from residua.training.progress import TrainingProgress as TrainingProgress
@@ -67,12 +72,12 @@ __getattr__, __dir__ = export_lazily(
     {
         "assess": "evaluate_model_folder predict_log_probabilities",
         "checkpoint": "CheckpointPolicy parse_save_interval",
-        "distributed": "DataParallelGroup join_process_group tell_other_ranks",
+        "distributed": "DataParallelGroup join_process_group report_failure_before_joining",
         "dry_run": "preview_run",
         "evaluate": "EvaluationScore evaluate_network",
         "final_evaluation": "evaluate_finished_run",
         "initial_weights": "adapt_network_to_data read_image_size resolve_weight_source",
-        "machine": "Machine Precision detect_machine",
+        "machine": "Machine Precision set_up_machine",
         "memory": "describe_memory",
         "progress": "ProgressListener TrainingProgress",
         "run_request": "ResolvedRun RunRequest resolve_run",

@@ -12,38 +12,37 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
-from residua.config.evaluation_results import ConfidentMistake, EvaluationResult, wilson_interval
+from residua.config.evaluation_results import EvaluationResult
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.data.images import Images
 from residua.data.read import NamedImages, read_preprocessed_split
 from residua.data.summarize import summarize_evaluated_data
-from residua.data.summary import USED_KINDS, DataSummary, ignore_summary
-from residua.data.thumbnails import make_thumbnail_uri
+from residua.data.summary import DataSummary, ignore_summary
 from residua.data.unseen_images import EvaluatedSplit, ImageChoice, choose_images
-from residua.errors import RecordError, UsageError
+from residua.errors import RecordError, ResiduaError, UsageError
 from residua.net.model_folder import (
     check_compatibility,
     find_model_folder,
     fingerprint_model_folder,
     from_pretrained,
     read_compatible_config,
+    read_model_config,
 )
-from residua.training.calibration import (
-    FloatArray,
-    LabelArray,
-    cross_fit_temperatures,
-    measure_calibration,
-)
+from residua.training.calibration import FloatArray
+from residua.training.doubtful_labels import SecondOpinion
 from residua.training.evaluate import predict_own_batches
+from residua.training.evaluation_measures import build_evaluation
 from residua.training.machine import Machine
 from residua.training.rank_agreement import RankFacts, require_equal_ranks
-from residua.training.stored_temperature import fit_stored_temperature, remove_stored_temperature
-
-MAX_MISTAKES = 24  # confident mistakes that an evaluation shows; our choice
+from residua.training.stored_temperature import (
+    remove_stored_temperature,
+    store_temperature_if_better,
+)
 
 
 def predict_log_probabilities(
@@ -84,10 +83,10 @@ def evaluate_model_folder(
 
     `folder` is a model folder, or the folder of a run, whose model folder `last` is then used.
     Without a `split`, the images are those that the model was not trained on (`choose_images`).
-    `on_data` is called with what was understood of the images before they are classified.  With
-    `mirror`, the probabilities of each image and its mirror image are averaged.  With `calibrate`,
-    a temperature is first fitted on the dev split, and stored in the config if it lowers the loss
-    of images that it was not fitted on; with `forget_temperature`, a stored one is removed.
+    `on_data` is called with a summary of the images before they are classified.  With `mirror`, the
+    probabilities of each image and its mirror image are averaged.  With `calibrate`, a temperature
+    is first fitted on the dev split, and stored in the config if it lowers the loss of images that
+    it was not fitted on; with `forget_temperature`, a stored one is removed.
 
     Raises UsageError if the data set's classes or image shapes differ from the model's, or if the
     images do not allow `mirror` or `calibrate`; RecordError if the model folder cannot be read, and
@@ -96,14 +95,14 @@ def evaluate_model_folder(
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
     choice = choose_images(data, split, config)
-    check_evaluation_options(data, choice, mirror=mirror, calibrate=calibrate)
+    check_mirror_and_calibrate(data, choice, mirror=mirror, calibrate=calibrate)
     agreed_facts: RankFacts = {
         "command": "evaluate",
         "options": [mirror, calibrate, forget_temperature],
     }
     if machine.group.world_size > 1:
         agreed_facts["model"] = fingerprint_model_folder(folder)
-    net = machine.prepare_model(from_pretrained(folder))
+    net = machine.prepare_model_in_place(from_pretrained(folder))
     predict = partial(
         load_and_predict, net, config, machine, data_dir, on_data, mirror, agreed_facts
     )
@@ -112,12 +111,13 @@ def evaluate_model_folder(
     source: Literal["dev", "folder"] = "folder"
     note, is_main = "", machine.group.is_main
     if dev is not None:
-        config, note, source = fit_stored_temperature(folder, config, *dev, write=is_main)
+        config, note, source = store_temperature_if_better(folder, config, *dev, write=is_main)
     elif forget_temperature:
         config, note = remove_stored_temperature(folder, config, write=is_main)
     environment = machine.describe_environment()
+    opinion = make_second_opinion(folder, config, named_images.images, machine, mirror=mirror)
     return replace(
-        build_evaluation(named_images, log_probs, config, source),
+        build_evaluation(named_images, log_probs, config, source, opinion),
         dataset=data.name,
         split=choice.label,
         mirror=mirror,
@@ -139,9 +139,9 @@ def evaluate_classifier(
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
     check_compatibility(config, data, config.network.name)
     choice = choose_images(data, split, config)
-    check_evaluation_options(data, choice, mirror=mirror, calibrate=False)
+    check_mirror_and_calibrate(data, choice, mirror=mirror, calibrate=False)
     named_images, log_probs = load_and_predict(
-        machine.prepare_model(deepcopy(net)),
+        machine.prepare_model_in_place(deepcopy(net)),
         config,
         machine,
         data_dir,
@@ -158,7 +158,35 @@ def evaluate_classifier(
     )
 
 
-def check_evaluation_options(
+def make_second_opinion(
+    folder: Path, config: ModelConfig, images: Images, machine: Machine, *, mirror: bool = False
+) -> SecondOpinion | None:
+    """Make a function that predicts some of `images` with the weights of the run's best epoch.
+
+    `folder` is the model folder `last` of a run, and `config` its config.  Returns None for other
+    folders, if `best` has the same weights or cannot be read, and for several processes.
+    """
+    best = folder.parent / "best"
+    if folder.name != "last" or machine.group.world_size > 1 or not best.is_dir():
+        return None
+    try:
+        if read_model_config(best).weights == config.weights:
+            return None
+        net = machine.prepare_model_in_place(from_pretrained(best))
+    except (ResiduaError, OSError):
+        return None
+
+    def predict_positions(positions: NDArray[np.int64]) -> FloatArray:
+        chosen = images[torch.from_numpy(positions)]
+        predicted: FloatArray = predict_log_probabilities(
+            net, chosen, config, machine, mirror=mirror
+        ).numpy()
+        return predicted
+
+    return predict_positions
+
+
+def check_mirror_and_calibrate(
     data: Dataset, choice: ImageChoice, *, mirror: bool, calibrate: bool
 ) -> None:
     """Raise UsageError if mirroring may change an image's class, or the dev split is evaluated."""
@@ -169,8 +197,8 @@ def check_evaluation_options(
         )
     if calibrate and choice.label in ("dev", "all"):
         raise UsageError(
-            "--calibrate fits on the dev split, so an evaluation on it would be too optimistic: "
-            "choose another --split"
+            "--calibrate fits the temperature on the dev split, so an evaluation on that split "
+            "would be too optimistic: choose another --split"
         )
 
 
@@ -208,86 +236,3 @@ def require_finite_scores(log_probs: Tensor, config: ModelConfig) -> None:
             f"{config.network.name} gives scores that are not finite for {bad_count:,} of "
             f"{len(log_probs):,} images: use other weights, such as those of another epoch"
         )
-
-
-def build_evaluation(
-    named_images: NamedImages,
-    log_probs: FloatArray,
-    config: ModelConfig,
-    temperature_source: Literal["dev", "folder"] = "folder",
-) -> EvaluationResult:
-    """Compute all measures of an evaluation from log probabilities (n, classes).
-
-    `temperature_source` is "dev" if `config.temperature` was fitted on the dev split for this
-    evaluation, and "folder" if it was stored in the model folder before.  A temperature of 1 means
-    that none has been fitted yet.  In that case the images are split into two halves, and the
-    scores of each half are scaled by the temperature fitted on the other half.
-    """
-    labels = named_images.images.labels.numpy()
-    count, class_count = len(labels), len(config.classes)
-    top5_classes = np.argsort(-log_probs, axis=1, kind="stable")[:, :5]
-    top5_hits = top5_classes == labels[:, None]
-    wrong, wrong5 = int((~top5_hits[:, 0]).sum()), int((~top5_hits.any(1)).sum())
-    confusion = count_confusions(labels, top5_classes[:, 0], class_count).tolist()
-    cross_fits_temperature = config.temperature == 1
-    temperatures = (
-        cross_fit_temperatures(log_probs, labels)
-        if cross_fits_temperature
-        else np.full((count, 1), config.temperature, np.float32)
-    )
-    unscaled = measure_calibration(log_probs, labels)
-    return EvaluationResult(
-        model=config.network.name,
-        dataset=config.dataset,
-        split="",
-        mirror=False,
-        classes=config.classes,
-        count=count,
-        wrong=wrong,
-        wrong5=wrong5,
-        loss=unscaled.loss,
-        error_interval=wilson_interval(wrong, count),
-        top5_error_interval=wilson_interval(wrong5, count),
-        confusion=tuple(map(tuple, confusion)),
-        recall_intervals=tuple(
-            wilson_interval(row[k], sum(row)) for k, row in enumerate(confusion)
-        ),
-        calibration=unscaled,
-        scaled=measure_calibration(log_probs, labels, temperatures),
-        temperature=float(temperatures.mean()),
-        fitted="halves" if cross_fits_temperature else temperature_source,
-        mistakes=find_confident_mistakes(named_images, log_probs, top5_classes[:, 0]),
-        left_out=tuple(
-            f"{problem.path} {problem.detail}"
-            for problem in named_images.problems
-            if problem.kind not in USED_KINDS
-        ),
-    )
-
-
-def count_confusions(
-    labels: LabelArray, predicted_classes: LabelArray, class_count: int
-) -> LabelArray:
-    """Count the confusion matrix (classes, classes): labels in rows, predictions in columns."""
-    pairs = labels * class_count + predicted_classes
-    return np.bincount(pairs, minlength=class_count**2).reshape(class_count, class_count)
-
-
-def find_confident_mistakes(
-    named_images: NamedImages, log_probs: FloatArray, predicted_classes: LabelArray
-) -> tuple[ConfidentMistake, ...]:
-    """The most confident mistakes, at most `MAX_MISTAKES`, in descending order of probability."""
-    labels = named_images.images.labels.numpy()
-    predicted_log_probs = log_probs[np.arange(len(labels)), predicted_classes]
-    wrong = np.flatnonzero(predicted_classes != labels)
-    most_confident = wrong[np.argsort(-predicted_log_probs[wrong], kind="stable")[:MAX_MISTAKES]]
-    return tuple(
-        ConfidentMistake(
-            where=named_images.names[i],
-            thumbnail=make_thumbnail_uri(named_images.images.pixels[i]),
-            truth=int(labels[i]),
-            guess=int(predicted_classes[i]),
-            probability=float(np.exp(predicted_log_probs[i])),
-        )
-        for i in most_confident
-    )

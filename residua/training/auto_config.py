@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from residua.config.recipe import Recipe, recipe
-from residua.data.decode import open_image_header, read_entry_bytes, silence_pillow_warnings
+from residua.data.decode import open_image_header, read_entry_bytes, suspend_pillow_limits
 from residua.data.sources.listing import ImageListing
 from residua.errors import ImageError
 from residua.training.machine import Machine
@@ -39,7 +39,7 @@ def choose_config_for_photos(
     label_counts = Counter(entry.label for entry in listing.entries if entry.split in ("train", ""))
     return choose_config(
         label_counts,
-        median_shorter_side(listing),
+        estimate_median_shorter_side(listing),
         machine,
         finetune=finetune,
         image_size=image_size,
@@ -59,7 +59,7 @@ def choose_config(
 
     `shorter_side` is the images' shorter side in pixels, or its median.  `finetune` says that the
     run starts from trained weights.  `image_size` is the side of the images in pixels; if it is 0,
-    the side is chosen too.  `scratch_recipe` is the recipe for random initial weights.
+    the side is also chosen.  `scratch_recipe` is the recipe for random initial weights.
     """
     image_count = sum(label_counts.values())
     device_phrase = "a GPU" if machine.device.type == "cuda" else "a CPU"
@@ -140,15 +140,15 @@ def choose_recipe(
     return replace(base_recipe, epochs=float(epochs), batch_size=batch_size), why
 
 
-def median_shorter_side(listing: ImageListing) -> int:
-    """The median of the photos' shorter sides in pixels, from a sample of the files.
+def estimate_median_shorter_side(listing: ImageListing) -> int:
+    """Return the median of the photos' shorter sides in pixels, from a sample of the files.
 
     About `MAX_FILES_SAMPLED` files are read.  Unreadable files are skipped; if none can be read,
     the result is 224.
     """
     step = max(len(listing.entries) // MAX_FILES_SAMPLED, 1)
     sides = []
-    with silence_pillow_warnings():
+    with suspend_pillow_limits():
         for entry in listing.entries[::step]:
             try:
                 content = read_entry_bytes(entry)

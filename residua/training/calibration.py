@@ -54,7 +54,7 @@ def measure_calibration(
 
 
 def fit_temperature(logits: FloatArray, labels: LabelArray) -> float:
-    """The temperature t that minimises the mean cross-entropy of softmax(logits / t)."""
+    """Fit the temperature t that minimises the mean cross-entropy of softmax(logits / t)."""
 
     def loss_at(log_temperature: float) -> float:
         temperature = np.float32(exp(log_temperature))
@@ -66,7 +66,7 @@ def fit_temperature(logits: FloatArray, labels: LabelArray) -> float:
 
 
 def cross_fit_temperatures(logits: FloatArray, labels: LabelArray) -> FloatArray:
-    """Fit a temperature on each half of the images, and give each image that of the other half.
+    """Fit a temperature on each half of the images, and assign it to the other half's images.
 
     Returns temperatures (n, 1).  The halves are the images with an even and with an odd index.  If
     the other half is empty, the temperature is 1.
@@ -105,10 +105,10 @@ def measure_temperature_gain(logits: FloatArray, labels: LabelArray) -> Temperat
 
 
 def image_losses(log_probs: FloatArray, labels: LabelArray) -> NDArray[np.float64]:
-    """The cross-entropy (n,) of each image, in nats, from log probabilities (n, classes)."""
+    """Return the cross-entropy (n,) of each image, in nats, from log probabilities (n, classes)."""
     return -log_probs[np.arange(len(labels)), labels].astype(np.float64)
 
 
 def mean_cross_entropy(log_probs: FloatArray, labels: LabelArray) -> float:
-    """The mean cross-entropy of log probabilities (n, classes), in nats, computed in float64."""
+    """Compute the mean cross-entropy of log probabilities (n, classes), in nats, in float64."""
     return float(image_losses(log_probs, labels).mean())

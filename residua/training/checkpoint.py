@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from residua.bounded_json import parse_json
+from residua.bounded_json import parse_strict_json
 from residua.errors import RecordError, UsageError
 from residua.files import atomic_write, clean_up_interrupted_writes, delete_path
 from residua.net.safetensors_file import save_safetensors
@@ -40,7 +40,7 @@ class CheckpointPolicy:
             raise UsageError(f"at least 1 checkpoint must be kept, got {self.keep_last}")
 
     def is_due(self, elapsed_seconds: float, step: int) -> bool:
-        """Whether to write a checkpoint after step `step`, `elapsed_seconds` after the last one."""
+        """Return whether to write a checkpoint after `step`, `elapsed_seconds` after the last."""
         if self.every_steps:
             return step % self.every_steps == 0
         return elapsed_seconds > self.every_seconds
@@ -92,11 +92,13 @@ def write_checkpoint(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint files in a folder, newest first."""
+    """List the checkpoint files in a folder, newest first."""
     return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 
-def load_newest_intact(folder: Path) -> tuple[TensorGroups, CheckpointScalars, list[str]] | None:
+def load_newest_and_delete_damaged(
+    folder: Path,
+) -> tuple[TensorGroups, CheckpointScalars, list[str]] | None:
     """Load the newest intact checkpoint, and delete any newer, damaged ones.
 
     Returns the tensors and numbers of the checkpoint, and one warning for each damaged file.
@@ -140,7 +142,7 @@ def load_checkpoint(path: Path) -> tuple[TensorGroups, CheckpointScalars]:
 
 def parse_scalars(text: str) -> CheckpointScalars:
     """Parse the JSON of a checkpoint's numbers; raises ValueError if it is anything else."""
-    scalars = parse_json(text)
+    scalars = parse_strict_json(text)
     if not isinstance(scalars, dict):
         raise ValueError("its metadata entry 'facts' is not an object")
     if not all(value is None or is_number(value) for value in scalars.values()):

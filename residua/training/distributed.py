@@ -122,8 +122,8 @@ class DataParallelGroup:
 SINGLE_PROCESS = DataParallelGroup()
 
 
-def assign_batch_share(recipe: Recipe, group: DataParallelGroup) -> tuple[int, int]:
-    """This rank's share of each batch, as (index of the share, number of equal shares).
+def find_share_index_and_count(recipe: Recipe, group: DataParallelGroup) -> tuple[int, int]:
+    """Return this rank's share of each batch, as (index of the share, number of equal shares).
 
     Raises UsageError if the batch or its BN splits do not divide evenly over the ranks; the message
     suggests the nearest sizes that do.
@@ -155,7 +155,7 @@ def divides_either_way(a: int, b: int) -> bool:
 
 
 def local_bn_splits(bn_splits: int, group: DataParallelGroup) -> range:
-    """The indices of the BN splits of a batch that this rank computes.
+    """Return the indices of the BN splits of a batch that this rank computes.
 
     A rank computes several whole splits or, if there are more ranks than splits, part of one split.
     """
@@ -168,8 +168,8 @@ def join_process_group(timeout: timedelta = JOIN_TIMEOUT) -> Iterator[DataParall
     """Join the group that torchrun's environment variables describe, and leave it at the end.
 
     Without torchrun, the group is this process alone.  Raises TrainingError if the other processes
-    do not connect within `timeout`, and RankStoppedError, which quotes the error of that rank, if
-    one of them stops.  The error of a rank that fails is raised there as it is.
+    do not connect within `timeout`.  If another rank stops, raises RankStoppedError, which quotes
+    that rank's error.  An error of this rank itself is raised unchanged.
     """
     group = group_from_environment(os.environ)
     if group.world_size == 1:
@@ -189,7 +189,7 @@ def join_process_group(timeout: timedelta = JOIN_TIMEOUT) -> Iterator[DataParall
     dist.destroy_process_group()
 
 
-def tell_other_ranks(error_text: str, timeout: timedelta = TELL_TIMEOUT) -> None:
+def report_failure_before_joining(error_text: str, timeout: timedelta = TELL_TIMEOUT) -> None:
     """Tell the other ranks that this one stops before it has joined them, and why.
 
     If they do not arrive within `timeout`, nobody is told.
@@ -209,8 +209,8 @@ def group_from_environment(environment: Mapping[str, str]) -> DataParallelGroup:
     variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     if missing := [name for name in variables if name not in environment]:
         raise UsageError(
-            f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}: "
-            "start with torchrun, or unset them"
+            f"RANK and WORLD_SIZE are set without {', '.join(missing)}: "
+            "start with torchrun, or unset both"
         )
     rank, world_size, local_rank, restart_count = (
         parse_count_variable(environment, name)
@@ -225,7 +225,7 @@ def group_from_environment(environment: Mapping[str, str]) -> DataParallelGroup:
 
 
 def parse_count_variable(environment: Mapping[str, str], name: str) -> int:
-    """The whole number in an environment variable; 0 if it is not set.
+    """Return the whole number in an environment variable; 0 if it is not set.
 
     Raises UsageError if it holds anything else.
     """

@@ -24,7 +24,7 @@ from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
 from residua.net.build import build
-from residua.training.distributed import assign_batch_share
+from residua.training.distributed import find_share_index_and_count
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
 from residua.training.rank_agreement import describe_run_on_rank, require_equal_ranks
@@ -44,10 +44,9 @@ def preview_run(
 ) -> dict[str, Json]:
     """Return the values that `residua train --dry-run` prints, as a dict.
 
-    `data` is the run's data set if the caller has resolved it already; `on_data` is called with
-    what was understood of it.  The network takes a few
-    real steps to estimate the training time.  For VLAD there is no estimate, as the time to fit an
-    SVM is not known in advance.
+    `data` is the run's data set if the caller has resolved it already; `on_data` is called with a
+    summary of it.  The network takes a few real steps to estimate the training time.  For VLAD
+    there is no estimate, as the time to fit an SVM is not known in advance.
     """
     data = data or resolve_dataset(run.dataset, run.network.input)
     if isinstance(run.network, Network):
@@ -62,17 +61,19 @@ def preview_run(
         ),
     )
     if isinstance(run.network, VladClassifier):
-        return preview_vlad_fit(run.network, run.dataset, images)
+        return count_vlad_fit_sizes(run.network, run.dataset, images)
     if isinstance(run.network, ModuleClassifier):
         raise UsageError(f"{run.network.name} is a module of your own, which has no preview")
-    return preview_network_training(run, data, plan(run.network), images, machine)
+    return estimate_training_sizes_and_time(run, data, plan(run.network), images, machine)
 
 
-def preview_vlad_fit(classifier: VladClassifier, dataset: str, images: Images) -> dict[str, Json]:
+def count_vlad_fit_sizes(
+    classifier: VladClassifier, dataset: str, images: Images
+) -> dict[str, Json]:
     """Return the numbers of images, patches and descriptors in a VLAD fit, as a dict.
 
     `descriptor_bytes` is the memory of the descriptors of all training images.  The SVM needs up to
-    twice as much again.
+    twice as much in addition.
     """
     return {
         "model": classifier.name,
@@ -86,7 +87,7 @@ def preview_vlad_fit(classifier: VladClassifier, dataset: str, images: Images) -
     }
 
 
-def preview_network_training(
+def estimate_training_sizes_and_time(
     run: Run, data: Dataset, network_plan: Plan, images: Images, machine: Machine
 ) -> dict[str, Json]:
     """Return sizes, steps, learning rates, memory and estimated time of training, as a dict.
@@ -94,8 +95,8 @@ def preview_network_training(
     `activation_bytes` and the `memory_` values are for one process, which computes one BN split of
     its share at a time.
     """
-    recipe, group = run.recipe_for_depth(network_plan.depth), machine.group
-    batch_share = assign_batch_share(recipe, group)
+    recipe, group = run.recipe_without_unneeded_warmup(network_plan.depth), machine.group
+    batch_share = find_share_index_and_count(recipe, group)
     split_size = recipe.batch_size // max(recipe.bn_splits, group.world_size)
     memory = estimate_memory_on_machine(run, network_plan, data, machine)
     batches = make_training_batches(
@@ -169,7 +170,7 @@ def measure_step_seconds(
     The steps have learning rate 0.
     """
     net = build(network, batches.seed)
-    net = machine.prepare_model(convert_to_sync_modules(net, recipe.bn_splits, machine))
+    net = machine.prepare_model_in_place(convert_to_sync_modules(net, recipe.bn_splits, machine))
     training_step = TrainingStep(
         net, recipe.optimiser, machine, recipe.bn_splits, recipe.smoothing, recipe.body_lr
     )

@@ -5,16 +5,17 @@ from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
-from residua.data.read import NamedImages, list_skipped_images, load_decoded_photos, read_split
+from residua.data.read import NamedImages, list_skipped_images, load_square_photos, read_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.net.model_folder import from_pretrained, read_model_config
 from residua.record import RunRecord
 from residua.training.assess import (
-    build_evaluation,
+    make_second_opinion,
     predict_log_probabilities,
     require_finite_scores,
 )
 from residua.training.distributed import SINGLE_PROCESS
+from residua.training.evaluation_measures import build_evaluation
 from residua.training.machine import Machine
 from residua.training.prepared_run import keep_data_settings_of_run
 
@@ -31,13 +32,14 @@ def evaluate_finished_run(
     data = keep_data_settings_of_run(data, RunRecord(folder))
     machine = replace(machine, precision="fp32", recompute="none", group=SINGLE_PROCESS)
     config = read_model_config(folder / "last")
-    net = machine.prepare_model(from_pretrained(folder / "last"))
+    net = machine.prepare_model_in_place(from_pretrained(folder / "last"))
     named_images = read_named_test_images(data, data_dir)
     log_probs = predict_log_probabilities(net, named_images.images, config, machine)
     require_finite_scores(log_probs, config)
     environment = machine.describe_environment()
+    opinion = make_second_opinion(folder / "last", config, named_images.images, machine)
     return replace(
-        build_evaluation(named_images, log_probs.numpy(), config),
+        build_evaluation(named_images, log_probs.numpy(), config, ask_second_opinion=opinion),
         dataset=data.name,
         split="test",
         environment=tuple((name, str(value)) for name, value in environment.items()),
@@ -49,6 +51,6 @@ def read_named_test_images(data: Dataset, data_dir: Path | None) -> NamedImages:
     images = read_split(data, "test", data_dir)
     if not isinstance(data, PhotoDataset):
         return NamedImages(images, [f"test image {i}" for i in range(len(images))])
-    decoded = load_decoded_photos(data)
+    decoded = load_square_photos(data)
     names = list(decoded.names[decoded.split_slice("test")])
     return NamedImages(images, names, list_skipped_images(data))

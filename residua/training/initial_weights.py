@@ -40,7 +40,7 @@ def resolve_weight_source(name: str | Path) -> WeightSource:
 
 
 def read_image_size(weight_source: WeightSource) -> int:
-    """The image height in pixels that a model folder was trained with; 0 for a weight file."""
+    """Read the image height in pixels that a model folder was trained with; 0 for a weight file."""
     if not weight_source.path.is_dir():
         return 0
     return model.read_model_config(weight_source.path).input[1]
@@ -72,8 +72,8 @@ def adapt_network_to_data(
         adapted_network = replace(source_network, input=data.input)
     if adapted_network.input not in (data.input, (prod(data.input),)):
         raise UsageError(
-            f"{path} takes images of {source_network.input}, "
-            f"but those of {data.name} are {data.input}"
+            f"{path} takes images of shape {source_network.input}, but those of {data.name} have "
+            f"shape {data.input}: choose another --from"
         )
     return replace(adapted_network, classes=len(data.classes))
 

@@ -101,7 +101,7 @@ def take_step(
 
 
 def is_metrics_step(step: int, recipe: Recipe, batches: TrainingBatches, total_steps: int) -> bool:
-    """Whether a row of metrics.jsonl is due after `step`.
+    """Return whether a row of metrics.jsonl is due after `step`.
 
     A row is due once per epoch, or once per hundredth of the run if that is longer, and always
     after the last step.  The last interval is 0.5 to 1.5 times as long as the others.
@@ -118,8 +118,8 @@ def make_metrics_line(
 ) -> MetricsRow:
     """Make the next row of metrics.jsonl: loss and training error are means since the last row.
 
-    A dev loss that is not finite, as of a very deep net whose running statistics lag behind, is
-    null, because JSON has no such number.
+    A dev loss that is not finite, e.g. of a very deep net whose running statistics lag behind, is
+    written as null, because JSON has no such number.
     """
     losses, wrong_counts = progress.pop_step_results()
     return {
@@ -135,7 +135,7 @@ def make_metrics_line(
 
 
 def learning_start_deadline(recipe: Recipe, total_steps: int) -> int:
-    """The step by which a run should have started learning.
+    """Return the step by which a run should have started learning.
 
     The deadline is step 400 or the end of the warm-up, whichever is later, but at most half of the
     run's steps.  This rule is our choice.
@@ -144,7 +144,7 @@ def learning_start_deadline(recipe: Recipe, total_steps: int) -> int:
 
 
 def warning_if_stalled(line: MetricsRow, batches: TrainingBatches) -> str:
-    """A warning if the training error is still near chance level, otherwise "".
+    """Return a warning if the training error is still near chance level, otherwise "".
 
     An error is near chance level if it is above 8/9 of the error of always guessing the largest
     class; with ten classes of equal size this means above 80 % (He et al. 2015, section 4.2).

@@ -38,7 +38,7 @@ class Machine:
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def prepare_model(self, net: ModuleT) -> ModuleT:
+    def prepare_model_in_place(self, net: ModuleT) -> ModuleT:
         """Move `net` to the device in channels-last layout, and prepare it in place.
 
         Fused BN is installed if `uses_fused_bn` is true, and activation checkpointing if
@@ -54,11 +54,11 @@ class Machine:
 
     @property
     def uses_fused_bn(self) -> bool:
-        """Whether `prepare_model` installs fused BN, which it does in bf16 on a CPU."""
+        """Whether `prepare_model_in_place` installs fused BN, which it does in bf16 on a CPU."""
         return self.device.type == "cpu" and self.precision == "bf16"
 
     def can_use_cuda_graph(self, net: nn.Module) -> bool:
-        """Whether a step of `net` can be captured as one CUDA graph.
+        """Return whether a step of `net` can be captured as one CUDA graph.
 
         A captured step must do the same work each time.  Our own networks do so without activation
         checkpointing.  Other modules are never captured, because they might not.
@@ -70,7 +70,7 @@ class Machine:
         )
 
     def describe_environment(self, bn_splits: int = 1) -> dict[str, Json]:
-        """The versions, hardware and settings to write to run.json, for a run with `bn_splits`."""
+        """Describe versions, hardware and settings for the run.json of a run with `bn_splits`."""
         device = f"CPU, {platform.machine()}"
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name()
@@ -89,13 +89,13 @@ class Machine:
         }
 
 
-def detect_machine(
+def set_up_machine(
     precision: Precision = "auto",
     recompute: RecomputeMode = "none",
     group: DataParallelGroup = SINGLE_PROCESS,
     device_choice: DeviceChoice = "auto",
 ) -> Machine:
-    """The machine that this process runs on: its GPU, or else its CPU.
+    """Detect the machine that this process runs on: its GPU, or else its CPU.
 
     `device_choice` is `cpu` to ignore a GPU, and `cuda` to require one.
     Precision `auto` means bf16 if the device computes it natively, otherwise fp32.  On a GPU, cuDNN
@@ -103,7 +103,7 @@ def detect_machine(
     Raises UsageError for an unknown precision, recompute mode or device, and for a missing GPU.
     """
     if precision not in ("auto", "bf16", "fp32"):
-        raise UsageError(f"no precision {precision!r}: choose from auto, bf16, fp32")
+        raise UsageError(f"there is no precision {precision!r}: choose from auto, bf16, fp32")
     if recompute not in RECOMPUTE_MODES:
         raise unknown_name_error("mode of activation checkpointing", recompute, RECOMPUTE_MODES)
     if device_choice not in get_args(DeviceChoice):
@@ -112,7 +112,7 @@ def detect_machine(
         raise UsageError("PyTorch finds no GPU on this machine: use the device cpu or auto")
     if device_choice != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda")
-        make_cudnn_deterministic()
+        set_deterministic_fp32_cudnn()
     else:
         device = torch.device("cpu")
         keep_freed_heap_memory()
@@ -121,7 +121,7 @@ def detect_machine(
     return Machine(device, precision, recompute, group)
 
 
-def make_cudnn_deterministic() -> None:
+def set_deterministic_fp32_cudnn() -> None:
     """Make GPU convolutions deterministic, and compute fp32 ones in fp32 rather than TF32."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False

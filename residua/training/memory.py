@@ -26,10 +26,10 @@ def estimate_memory_on_machine(
 ) -> MemoryEstimate:
     """Estimate the memory in bytes that one process of a run needs.
 
-    A `batch_size` other than 0 replaces that of the recipe.  Images that are mapped from disk are
-    not counted (see `disk_backed_bytes`).
+    A nonzero `batch_size` replaces that of the recipe.  Images that are mapped from disk are not
+    counted (see `disk_backed_bytes`).
     """
-    recipe = run.recipe_for_depth(network_plan.depth)
+    recipe = run.recipe_without_unneeded_warmup(network_plan.depth)
     shares = max(recipe.bn_splits, machine.group.world_size)
     local_batch_size = max((batch_size or recipe.batch_size) // shares, 1)
     memory = estimate_run_memory(
@@ -45,7 +45,7 @@ def estimate_memory_on_machine(
 
 
 def disk_backed_bytes(data: Dataset, machine: Machine) -> int:
-    """The size, in bytes, of the images that are mapped from disk and need not stay in memory.
+    """Return the size in bytes of the images that are mapped from disk and can leave memory.
 
     The operating system reads these images from the on-disk cache when needed, and may evict them.
     The size is 0 unless the data set is a folder of photos, training is on a CPU, and the images
@@ -94,7 +94,7 @@ def suggest_memory_fix(
     """Suggest options with which a run fits into `free_bytes`.
 
     The suggestion is the mode of activation checkpointing that needs the least memory.  If that is
-    not enough, the largest batch size that fits is suggested too.  If the photos alone fill more
+    not enough, the largest batch size that fits is also suggested.  If the photos alone fill more
     than half of `free_bytes`, a smaller image size is suggested instead.
     """
     data_bytes = estimate_data_bytes(data, 0) - disk_backed_bytes(data, machine)
@@ -120,8 +120,8 @@ def suggest_memory_fix(
 def find_fitting_batch_size(
     run: Run, network_plan: Plan, data: Dataset, machine: Machine, free_bytes: int
 ) -> int:
-    """The largest batch size below the recipe's that fits into `free_bytes`; 0 if none fits."""
-    fitting, failing = 0, run.recipe_for_depth(network_plan.depth).batch_size
+    """Find the largest batch size below the recipe's that fits into `free_bytes`, or 0."""
+    fitting, failing = 0, run.recipe_without_unneeded_warmup(network_plan.depth).batch_size
     while failing - fitting > 1:
         batch_size = (fitting + failing) // 2
         memory = estimate_memory_on_machine(run, network_plan, data, machine, batch_size)
@@ -146,7 +146,7 @@ def suggest_smaller_images(data: Dataset, max_bytes: int) -> str:
 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """The free memory in bytes, of the GPU if `device` is one, otherwise of the machine.
+    """Return the free memory in bytes, of the GPU if `device` is one, otherwise of the machine.
 
     Returns None if the free memory is unknown.  `root` is the folder that holds proc/ and sys/.
     """

@@ -19,9 +19,9 @@ from residua.config.serialize import Json
 from residua.data.batches import make_training_batches
 from residua.data.images import Images
 from residua.data.read import (
-    ensure_dataset_available,
+    ensure_dataset_ready,
     list_skipped_images,
-    load_decoded_photos,
+    load_square_photos,
     read_split,
 )
 from residua.data.seen_images import store_seen_images
@@ -37,7 +37,7 @@ from residua.net.model_folder import build_untrained, save_pretrained
 from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
 from residua.training.checkpoint import CheckpointPolicy
-from residua.training.distributed import assign_batch_share
+from residua.training.distributed import find_share_index_and_count
 from residua.training.initial_weights import load_initial_weights
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
@@ -91,14 +91,14 @@ def prepare_run(
     training rather than after it.  Raises DataError if files are missing or damaged, and UsageError
     if the run cannot be trained on this data or machine.
     """
-    machine.group.run_local_rank0_first(partial(ensure_dataset_available, data, data_dir))
+    machine.group.run_local_rank0_first(partial(ensure_dataset_ready, data, data_dir))
     train_images, dev_images = [
         read_split(data, split, data_dir).to(machine.device) for split in ("train", "dev")
     ]
     fingerprint = train_images.fingerprint
     config = make_model_config(run, data, fingerprint)
     if isinstance(data, PhotoDataset):
-        config = store_seen_images(config, load_decoded_photos(data))
+        config = store_seen_images(config, load_square_photos(data))
     summary = summarize_training_data(data, train_images, dev_images)
     net = additions.module or build_untrained(run.network, run.seed)
     if initial_weights is not None and isinstance(run.network, Network):
@@ -112,7 +112,7 @@ def prepare_run(
         environment["left_out"] = problems_to_json(skipped)
     if isinstance(data, PhotoDataset) and data.listing.dev_share:
         environment["dev_share"] = data.listing.dev_share
-        environment |= describe_decoding(data.listing)
+        environment |= list_unusual_decoding_settings(data.listing)
     require_equal_ranks(
         machine,
         partial(describe_training_on_rank, run, data, fingerprint, dev_images, data_dir),
@@ -140,7 +140,7 @@ def prepare_run(
 def describe_training_on_rank(
     run: Run, data: Dataset, train_fingerprint: str, dev_images: Images, data_dir: Path | None
 ) -> RankFacts:
-    """What all ranks must agree on before they train `run`, with fingerprints of all splits.
+    """Return what all ranks must agree on to train `run`, with fingerprints of all splits.
 
     The test files of a published data set are not opened: their checksums are known.
     """
@@ -150,8 +150,8 @@ def describe_training_on_rank(
     return {"command": "train"} | describe_run_on_rank(run, data, fingerprints)
 
 
-def describe_decoding(listing: ImageListing) -> dict[str, Json]:
-    """How photographs are decoded, for the record: the settings that are not the usual ones."""
+def list_unusual_decoding_settings(listing: ImageListing) -> dict[str, Json]:
+    """Return the settings for decoding photographs that are not the defaults, to record them."""
     settings: dict[str, Json] = {}
     if listing.white_level:
         settings["white_level"] = listing.white_level
@@ -161,10 +161,10 @@ def describe_decoding(listing: ImageListing) -> dict[str, Json]:
 
 
 def keep_data_settings_of_run(data: Dataset, record: RunRecord) -> Dataset:
-    """Give photos the dev share with which the run in `record` began, or that of a new run.
+    """Give photos the dev share of the run in `record`, or of a new run if it holds none.
 
-    A run that does not record its share began when it was `FIRST_DEV_SHARE`.  The white level and
-    the limit of pixels are also those of the run, unless `data` has other than the usual ones.
+    A run that records no share began when the default was `FIRST_DEV_SHARE`.  The white level and
+    the pixel limit are also those of the run, unless `data` sets them itself.
     """
     if not isinstance(data, PhotoDataset):
         return data
@@ -212,7 +212,7 @@ def prepare_vlad_fit(
     summary: DataSummary,
 ) -> PreparedRun:
     """Prepare to fit VLAD on the training images; the center crop of each image is used once."""
-    net = machine.prepare_model(net)
+    net = machine.prepare_model_in_place(net)
     train_images = train_images.center_crop(dev_images.image_size)
     return PreparedRun(
         net,
@@ -242,16 +242,16 @@ def prepare_network_training(
     additions: UserAdditions,
 ) -> PreparedRun:
     """Prepare to train a network by gradient descent; the ranks share each batch."""
-    recipe = run.recipe_for_depth(get_depth(run))
+    recipe = run.recipe_without_unneeded_warmup(get_depth(run))
     if recipe.freeze:
         if not isinstance(net, ResidualNetwork):
             raise UsageError(
-                f"freeze needs a network of residua, and {run.network.name} is a module of your "
-                "own: call requires_grad_(False) on its layers instead"
+                f"freeze needs a network built by residua, but {run.network.name} is a module of "
+                "your own: call requires_grad_(False) on its layers instead"
             )
         freeze_backbone(net)
-    net = machine.prepare_model(convert_to_sync_modules(net, recipe.bn_splits, machine))
-    batch_share = assign_batch_share(recipe, machine.group)
+    net = machine.prepare_model_in_place(convert_to_sync_modules(net, recipe.bn_splits, machine))
+    batch_share = find_share_index_and_count(recipe, machine.group)
     batches = make_training_batches(
         train_images,
         recipe,
@@ -289,7 +289,7 @@ def prepare_network_training(
 
 
 def get_depth(run: Run) -> int:
-    """The number of layers of the run's network, on which its warm-up depends."""
+    """Return the number of layers of the run's network, on which its warm-up depends."""
     if isinstance(run.network, ModuleClassifier):
         return run.network.depth
     assert isinstance(run.network, Network)  # VLAD is fitted without steps

@@ -37,7 +37,7 @@ class TrainingProgress:
         return True
 
     def start_clock(self) -> None:
-        """Start the clock behind `seconds`, which is stopped during evaluations and checkpoints."""
+        """Start the clock that counts `seconds`; it stands still in evaluations and checkpoints."""
         self.clock_started = time.perf_counter()
 
     def stop_clock(self) -> None:

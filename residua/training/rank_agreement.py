@@ -33,17 +33,17 @@ REMEDIES = {
 
 
 def require_equal_ranks(machine: Machine, collect_facts: Callable[[], RankFacts]) -> None:
-    """Check that all ranks are about to compute the same; with one process, do nothing.
+    """Check that all ranks run the same computation; with one process, do nothing.
 
     `collect_facts` returns what must be equal: the command, the run, fingerprints of the images.
-    The versions, the code, the device and the precision are compared, too.  All ranks must call
-    this function.  A rank whose facts are not those of rank 0 raises UsageError, which says the
+    The versions, the code, the device and the precision are also compared.  All ranks must call
+    this function.  A rank whose facts are not those of rank 0 raises UsageError, which names the
     first difference; the others raise RankStoppedError, which names the first such rank.
     """
     group = machine.group
     if group.world_size == 1:
         return
-    facts_by_rank = group.gather_from_all_ranks(describe_software(machine) | collect_facts())
+    facts_by_rank = group.gather_from_all_ranks(collect_software_facts(machine) | collect_facts())
     reference, own_facts = facts_by_rank[0], facts_by_rank[group.rank]
     if own_facts != reference:
         raise UsageError(explain_difference(reference, own_facts, group.rank))
@@ -55,7 +55,7 @@ def require_equal_ranks(machine: Machine, collect_facts: Callable[[], RankFacts]
 
 
 def describe_run_on_rank(run: Run, data: Dataset, image_fingerprints: list[str]) -> RankFacts:
-    """What all ranks must agree on about a run on `data`, whose images have these fingerprints.
+    """Return the facts about a run, including image fingerprints, that all ranks must agree on.
 
     The path of photographs is left out, because machines may keep them in different places.
     """
@@ -71,8 +71,8 @@ def describe_run_on_rank(run: Run, data: Dataset, image_fingerprints: list[str])
     }
 
 
-def describe_software(machine: Machine) -> RankFacts:
-    """The versions, the code and the settings that decide what a rank computes."""
+def collect_software_facts(machine: Machine) -> RankFacts:
+    """Describe the versions, the code and the settings that decide what a rank computes."""
     return {
         "residua": __version__,
         "torch": torch.__version__,
@@ -83,7 +83,7 @@ def describe_software(machine: Machine) -> RankFacts:
 
 
 def hash_source_code() -> str:
-    """A hash of this package's source files, which may differ while the version is the same."""
+    """Hash this package's source files, which may differ while the version is the same."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted([*package.rglob("*.py"), *package.rglob("*.c")]):

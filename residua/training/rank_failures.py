@@ -52,7 +52,7 @@ class FailureBoard:
             self.store.set(f"error of rank {self.rank}", text)
 
     def read_error(self, rank: int) -> str | None:
-        """The error that a rank has posted; None if it has posted none."""
+        """Read the error that a rank has posted; None if it has posted none."""
         key = f"error of rank {rank}"
         with suppress(RuntimeError):
             if self.store.check([key]):
@@ -60,9 +60,9 @@ class FailureBoard:
         return None
 
     def wait_until_all_stop(self, seconds: float) -> list[int]:
-        """Note that this rank stops, and wait until the others do; return those that do not.
+        """Record that this rank stops, and wait until the others do; return those that do not.
 
-        If the store is gone, that is rank 0, because the store is on its machine.
+        If the store is gone, rank 0 is returned, because the store is on its machine.
         """
         try:
             self.store.set(f"rank {self.rank} stops", "")
@@ -71,14 +71,14 @@ class FailureBoard:
             return [0]
 
     def leave_store(self) -> None:
-        """Use the store no more; the process that serves it first waits for the others to leave."""
+        """Stop using the store; the process that serves it first waits for the others to leave."""
         with suppress(RuntimeError):
             self.store.set(f"rank {self.rank} leaves", "")
             if self.hosts_store:
                 self.wait_for_others("leaves", ANSWER_SECONDS)
 
     def wait_for_others(self, action: str, seconds: float) -> list[int]:
-        """Wait until all other ranks have noted an action; return those that have not."""
+        """Wait until all other ranks have recorded an action; return those that have not."""
         deadline = time.monotonic() + seconds
         missing = [rank for rank in range(self.world_size) if rank != self.rank]
         while True:
@@ -88,7 +88,7 @@ class FailureBoard:
             time.sleep(POLL_SECONDS)
 
     def explain_lost_rank(self) -> str:
-        """Which rank was lost, and its error if it has posted one."""
+        """Say which rank was lost, and its error if it has posted one."""
         if text := self.find_posted_error():
             return text
         silent = self.wait_until_all_stop(ANSWER_SECONDS if self.world_size > 2 else 0.0)
@@ -98,7 +98,7 @@ class FailureBoard:
         return f"{lost} stopped or cannot be reached: {RESUME_ADVICE}"
 
     def find_posted_error(self) -> str:
-        """The error of the first other rank that has posted one, as a sentence; else ""."""
+        """Find the error of the first other rank that has posted one, as a sentence; else ""."""
         for rank in range(self.world_size):
             if rank != self.rank and (text := self.read_error(rank)) is not None:
                 return f"rank {rank} stopped: {text}"
@@ -108,9 +108,8 @@ class FailureBoard:
 def leave_after_failure(board: FailureBoard, error: BaseException) -> BaseException:
     """Leave the process group after `error`, tell the other ranks, and return the error to raise.
 
-    If the connection to a rank was lost, that is a RankStoppedError, which quotes the error of that
-    rank.  If this rank itself has failed, it waits until the other ranks have read why, for at most
-    `TELL_SECONDS`.
+    If the connection to a rank was lost, returns a RankStoppedError, which quotes that rank's
+    error.  If this rank itself failed, waits at most `TELL_SECONDS` for the others to read why.
     """
     with ignore_sigterm():  # torchrun sends it once another rank has ended
         if isinstance(error, RuntimeError) and CONNECTION_LOST_PATTERN.search(str(error)):
@@ -144,7 +143,7 @@ def leave_after_own_failure(board: FailureBoard, error: BaseException) -> BaseEx
 
 
 def describe_failure(error: BaseException) -> str:
-    """The message of an error on one line; for errors that are not our own, with the type."""
+    """Describe an error on one line; an unexpected one begins with its type."""
     if isinstance(error, ResiduaError):
         return str(error)
     if isinstance(error, OSError):

@@ -52,10 +52,11 @@ def train_run(
 
     A finished run is not trained again; its stored result is returned.  `data` is the run's data
     set if the caller has resolved it already.  `initial_weights` is a weight file or a model
-    folder; with a model folder, its mean and std are used too.  With `resume`, training continues
+    folder; with a model folder, its mean and std are also used.  With `resume`, training continues
     from the newest checkpoint.  VLAD models are fitted in one go: they write no checkpoints, no
-    metrics and no model folder `best`, and start over if interrupted.  `additions` holds what JSON
-    cannot describe.  `on_data` is called before training with what was understood of the data.
+    metrics and no model folder `best`, and start over if interrupted.  `additions` holds the user's
+    own module and image transform, which JSON cannot describe.  `on_data` is called before training
+    with a summary of the data.
 
     Every rank of the machine's group must call this function; only rank 0 writes files.  A run may
     resume with another number of processes, and its results are then the same up to rounding.
@@ -66,7 +67,7 @@ def train_run(
     """
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
-        machine = prepare_single_process_machine(run, machine)
+        machine = make_vlad_machine(run, machine)
     data = keep_data_settings_of_run(
         data or resolve_dataset(run.dataset, run.network.input), record
     )
@@ -88,14 +89,14 @@ def train_run(
         )
         if progress.step < progress.total_steps:
             raise Interrupted(
-                f"stopped at step {progress.step:,} of {progress.total_steps:,}: "
-                f"add --resume to continue, with --out {folder}"
+                f"training stopped at step {progress.step:,} of {progress.total_steps:,}: "
+                f"to continue, repeat the command with --resume and --out {folder}"
             )
         return finish_run(prepared_run, progress, data, record, machine, data_dir)
 
 
-def prepare_single_process_machine(run: Run, machine: Machine) -> Machine:
-    """The machine for a run of VLAD, in fp32; raises UsageError if it has several processes."""
+def make_vlad_machine(run: Run, machine: Machine) -> Machine:
+    """Prepare the machine for a run of VLAD, in fp32; raise UsageError for several processes."""
     if machine.group.world_size > 1:
         raise UsageError(
             f"{run.network.name} is fitted by a single process: start it without torchrun"
@@ -104,7 +105,7 @@ def prepare_single_process_machine(run: Run, machine: Machine) -> Machine:
 
 
 def add_moved_note(prepared_run: PreparedRun, former_path: str) -> DataSummary:
-    """The summary of the data, with a note if the photographs were elsewhere, else unchanged."""
+    """Return the data summary, with a note if the photographs have moved."""
     summary = prepared_run.data_summary
     note = f"when this run was started, the same photographs were in {former_path}"
     return replace(summary, notes=(*summary.notes, note)) if former_path else summary
@@ -114,7 +115,8 @@ def add_moved_note(prepared_run: PreparedRun, former_path: str) -> DataSummary:
 def lock_run_folder(folder: Path, group: DataParallelGroup) -> Iterator[None]:
     """Make `folder` and, inside the context, keep other processes from training the run in it.
 
-    Raises RecordError if one does so.  Only rank 0 of the group takes the lock.
+    Raises RecordError if another process is already training it.  Only rank 0 of the group takes
+    the lock.
     """
     if not group.is_main:
         yield
@@ -192,7 +194,7 @@ def measure_errors(
 def measure_recalibrated_error(
     prepared_run: PreparedRun, train_images: Images, machine: Machine
 ) -> dict[str, Json]:
-    """The training error and loss with BN statistics recomputed for the final weights.
+    """Measure the training error and loss with BN statistics recomputed for the final weights.
 
     The dict is empty if the network has no BN that updates running statistics.  A loss that is not
     finite is left out, because JSON has no such number.
@@ -211,7 +213,7 @@ def summarise_run(
     errors: dict[str, float],
     splits: dict[str, Images],
 ) -> dict[str, Json]:
-    """The result of a run: steps, time, throughput and errors.
+    """Summarise the result of a run: steps, time, throughput and errors.
 
     The errors on the dev and test images come with their 95 % confidence intervals.
     """

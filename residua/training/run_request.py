@@ -38,12 +38,12 @@ VLAD_IMAGE_SIDE = 64  # default size of photographs for VLAD, in pixels; our cho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What a user asks of a run; what is None is chosen to suit the data and the machine.
+    """The options of a run; those that are None are chosen to suit the data and the machine.
 
     model          name of a network or of VLAD, a network, or a module of the user's own
     weights        the weights to start from: a folder, a file or hf:OWNER/NAME; None: random ones
     size           side of photographs in pixels
-    change_recipe  function from the recipe that is chosen for the data to the one to train by
+    change_recipe  function that turns the recipe chosen for the data into the one to train with
     given          names of the options that the user gave
     """
 
@@ -166,9 +166,9 @@ class RunStart:
 def resolve_start(request: RunRequest, dataset: Dataset, default_model: str) -> RunStart:
     """Find the network to train and the weights that it starts from.
 
-    If weights are given, both come from them.  Otherwise the network is that of the request, or
-    `default_model`, with random weights.  Raises UsageError if both a model folder and a network
-    are given, or if a network does not fit the data.
+    If weights are given, they also decide the network.  Otherwise the network is that of the
+    request, or `default_model`, with random weights.  Raises UsageError if both a model folder and
+    a network are given, or if a network does not fit the data.
     """
     model, shape, classes = request.model, dataset.input, len(dataset.classes)
     if request.weights is None:
@@ -185,20 +185,20 @@ def resolve_start(request: RunRequest, dataset: Dataset, default_model: str) -> 
 
 
 def adapt_given_network(given: Network, dataset: Dataset) -> Network:
-    """The network for the classes of the data, and for its photographs in the network's own size.
+    """Adapt a network to the number of classes of the data.
 
-    Raises UsageError if the network takes other images.
+    Raises UsageError if the network does not take images of the data's shape.
     """
     if given.input != dataset.input:
         raise UsageError(
-            f"{given.name} takes images of {given.input}, but those of {dataset.name} are "
-            f"{dataset.input}: make the network with input={dataset.input}"
+            f"{given.name} takes images of shape {given.input}, but those of {dataset.name} have "
+            f"shape {dataset.input}: make the network with input={dataset.input}"
         )
     return replace(given, classes=len(dataset.classes))
 
 
 def resolve_vlad_run(request: RunRequest, model: str, dataset: Dataset) -> ResolvedRun:
-    """Make the run of a VLAD classifier.  Raises UsageError for bf16, in which it is not fitted."""
+    """Make the run of a VLAD classifier.  Raises UsageError for bf16: VLAD is fitted in fp32."""
     if request.precision not in ("auto", "fp32"):
         raise UsageError(
             f"--precision {request.precision} does not apply to vlad, "

@@ -39,7 +39,7 @@ class TrainingStep:
             optimiser,
             make_parameter_groups(net, optimiser, last_layer_parameters(net), body_lr_scale),
         )
-        self.flat_gradients = flatten_gradients(net)
+        self.flat_gradients = allocate_flat_gradients(net)
         self.is_undivided = bn_splits * machine.group.world_size == 1
         self.run_undivided = (
             CudaGraphedCallable(self.forward_backward)
@@ -107,7 +107,7 @@ class TrainingStep:
         return means[0], (means[1] * count * group.world_size).round().long()
 
     def optimiser_state(self) -> dict[str, Tensor]:
-        """The optimiser's tensors (e.g. momentum), keyed by the names `PARAMETER/STATE`."""
+        """Return the optimiser's tensors (e.g. momentum), keyed by the names `PARAMETER/STATE`."""
         return {
             f"{name}/{state_key}": value
             for name, parameter in self.net.named_parameters()
@@ -125,7 +125,7 @@ class TrainingStep:
             self.optimiser.state[parameter][state_key] = torch.empty_like(template).copy_(value)
 
 
-def flatten_gradients(net: nn.Module) -> Tensor:
+def allocate_flat_gradients(net: nn.Module) -> Tensor:
     """Allocate all gradients of `net` as views of one zero tensor, and return that tensor.
 
     The tensor is kept for the whole run.  Separate gradients would be allocated between activations

@@ -18,18 +18,18 @@ from residua.training.calibration import (
 MIN_CALIBRATION_IMAGES = 100  # our choice; below, the gain is mostly noise
 
 
-def fit_stored_temperature(
+def store_temperature_if_better(
     folder: Path, config: ModelConfig, held_out: NamedImages, logits: FloatArray, *, write: bool
 ) -> tuple[ModelConfig, str, Literal["dev", "folder"]]:
     """Fit a temperature on held-out images, and store it in `folder` if it lowers their loss.
 
     The loss of each half of the images is measured at the temperature fitted on the other half, and
-    must fall by more than its standard error.  Without a mistake among the images, any temperature
-    near 0 would be best, and none is stored.  `logits` is (n, classes).
+    must fall by more than its standard error.  If no image is misclassified, the best temperature
+    tends to 0, and none is stored.  `logits` is (n, classes).
 
-    Returns the config, with the new temperature or unchanged, a sentence that says which, and where
-    the temperature of the config comes from.  The file is written only if `write` is set.  Raises
-    UsageError if there are fewer than `MIN_CALIBRATION_IMAGES` images.
+    Returns the config (with the new temperature, or unchanged), a sentence that says which of these
+    it is, and the source of the config's temperature.  The file is written only if `write` is set.
+    Raises UsageError if there are fewer than `MIN_CALIBRATION_IMAGES` images.
     """
     labels = held_out.images.labels.numpy()
     if len(labels) < MIN_CALIBRATION_IMAGES:

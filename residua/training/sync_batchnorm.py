@@ -106,7 +106,7 @@ class CpuSyncBatchNorm(BatchNorm):
 class AllReduceSum(torch.autograd.Function):
     """A differentiable sum over the ranks of a group.
 
-    torch.distributed.nn has one too, but warns that it will be removed.
+    torch.distributed.nn also has one, but warns that it will be removed.
     """
 
     @staticmethod
@@ -123,7 +123,7 @@ class AllReduceSum(torch.autograd.Function):
 
 
 class SyncDropJoin(DropJoin):
-    """Drop-path and shortcut dropout for one rank's slice of the images normalised together.
+    """Drop-path and shortcut dropout for one rank's slice of images that are normalised together.
 
     Every rank draws the same mask for all of these images, as a single process would, and applies
     its own slice of that mask.

@@ -14,7 +14,7 @@ from residua.training.checkpoint import (
     CheckpointScalars,
     TensorGroups,
     list_checkpoints,
-    load_newest_intact,
+    load_newest_and_delete_damaged,
     write_checkpoint,
 )
 from residua.training.progress import TrainingProgress
@@ -66,12 +66,14 @@ def restore_training_state(
     checkpoints are damaged.
     """
     group = training_step.machine.group
-    checkpoint = group.broadcast_from_rank0(lambda: load_newest_intact(record.checkpoints_folder))
+    checkpoint = group.broadcast_from_rank0(
+        lambda: load_newest_and_delete_damaged(record.checkpoints_folder)
+    )
     if checkpoint is None:
         progress = TrainingProgress(total_steps)
     else:
         groups, scalars, warnings = checkpoint
-        restore_weights(record, training_step, groups)
+        restore_weights_and_optimiser(record, training_step, groups)
         unrecorded = groups.get("since", {})
         progress = TrainingProgress(
             total_steps,
@@ -91,7 +93,9 @@ def restore_training_state(
     return progress
 
 
-def restore_weights(record: RunRecord, training_step: TrainingStep, groups: TensorGroups) -> None:
+def restore_weights_and_optimiser(
+    record: RunRecord, training_step: TrainingStep, groups: TensorGroups
+) -> None:
     """Load the weights and the optimiser's state.
 
     Raises RecordError if the weights do not fit the network.
@@ -112,7 +116,7 @@ def split_steps(values: Tensor | None, device: torch.device) -> list[Tensor]:
 
 
 def describe_world_size_change(previous: int, current: int) -> list[str]:
-    """A list with one note if the number of processes has changed, otherwise an empty list."""
+    """Return a note in a list if the number of processes has changed, otherwise an empty list."""
     if previous == current:
         return []
     before = "1 process" if previous == 1 else f"{previous} processes"
@@ -125,7 +129,7 @@ def describe_world_size_change(previous: int, current: int) -> list[str]:
 def require_finite_losses(progress: TrainingProgress, record: RunRecord) -> None:
     """Raise TrainingError if a loss since the last row of metrics.jsonl is not finite.
 
-    The check waits for the device.
+    The check waits until the device has computed the losses.
     """
     losses = torch.stack(progress.losses) if progress.losses else torch.zeros(1)
     if not losses.isfinite().all():
@@ -138,7 +142,7 @@ def require_finite_losses(progress: TrainingProgress, record: RunRecord) -> None
 
 
 def suggest_divergence_fix(record: RunRecord) -> str:
-    """The end of an error message about diverged training.
+    """Return the end of an error message about diverged training.
 
     The text says whether a checkpoint from before the divergence exists, and suggests settings.
     """

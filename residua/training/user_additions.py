@@ -9,7 +9,7 @@ from residua.data.user_transform import UserTransform
 
 @dataclass(frozen=True, slots=True)
 class UserAdditions:
-    """A module to train instead of a network of residua, and a random change of the images."""
+    """A module to train instead of a network of residua, and a random transform of the images."""
 
     module: nn.Module | None = None
     transform: UserTransform | None = None

@@ -32,7 +32,7 @@ def fit_vlad(
     on_progress: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> TrainingProgress:
-    """Fit `net` to uint8 images in place; all random draws depend on `seed` alone.
+    """Fit `net` in place to uint8 images; all random draws depend on `seed` alone.
 
     Stops early once `should_stop()` is true; there is no checkpoint to resume from.  Progress
     counts one step for the dictionary, one for the descriptors of every 64 images, and one for the
@@ -92,7 +92,7 @@ def sample_patches(
         position_bits = random_bits_from_keys(seed, RandomStream.VLAD_PATCH_POSITION, chunk)
         pixels = images.pixels[image_bits % len(images)]
         windows = random_crop(pixels, (side, side), position_bits)
-        patches.append(net.extract_patches(normalise_pixels(windows, mean, std))[:, 0])
+        patches.append(net.extract_normalised_patches(normalise_pixels(windows, mean, std))[:, 0])
     return torch.cat(patches)
 
 

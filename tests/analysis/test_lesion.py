@@ -14,7 +14,7 @@ from residua.analysis.ablation import (
     Ablation,
     compute_last_unit_output,
     delete_units,
-    doubling_counts_up_to,
+    list_powers_of_two_and_maximum,
     measure_ablation_errors,
     sample_random_deletions,
     sample_random_swaps,
@@ -229,8 +229,8 @@ def test_random_ablations_depend_on_the_seed_only_and_stay_within_stages():
 
 def test_without_interchangeable_units_nothing_is_swapped():
     assert sample_random_swaps(dissect_network(make_net("cifar-resnet8")), 2, seed=0) == {}
-    assert doubling_counts_up_to(1) == [1]
-    assert doubling_counts_up_to(12) == [1, 2, 4, 8, 12]
+    assert list_powers_of_two_and_maximum(1) == [1]
+    assert list_powers_of_two_and_maximum(12) == [1, 2, 4, 8, 12]
 
 
 @pytest.mark.parametrize("name", [*NETWORK_NAMES[1:], "fc-resnet10"])
@@ -343,7 +343,9 @@ def test_a_third_party_sequential_is_ablated_by_the_names_of_its_children():
                 ),
                 without(x),
             )
-    with pytest.raises(UsageError, match="no child module 'layer1': the network has 0, 1, 2"):
+    with pytest.raises(
+        UsageError, match="the network has no child module 'layer1': choose from 0, 1"
+    ):
         dissect_sequential(net, ["layer1"])
-    with pytest.raises(UsageError, match="are not consecutive: give neighbours"):
+    with pytest.raises(UsageError, match="are not consecutive: give adjacent child modules"):
         dissect_sequential(net, ["2", "4"])

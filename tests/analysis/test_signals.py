@@ -225,7 +225,7 @@ def test_named_modules_without_additions_get_the_signals_that_apply():
         UsageError, match="Sequential has no residual addition: name the modules to measure"
     ):
         measure_signals(net, *make_batch())
-    with pytest.raises(UsageError, match="no unit '7': the network has 0 to 3"):
+    with pytest.raises(UsageError, match="the network has no unit '7': choose from 0 to 3"):
         measure_signals(net, *make_batch(), unit_names=("7",))
 
 

@@ -108,7 +108,11 @@ def test_what_cannot_be_measured_is_refused_with_one_sentence(result, tmp_path):
     cases = [
         (("cifar-resnet8", "digits"), {"images": 1}, "signals need at least 2 images, got 1"),
         ((result, grey), {"images": 21}, "21 images are too many: give at most 20"),
-        ((result.net,), {}, "a module does not say what it was trained on: give data"),
+        (
+            (result.net,),
+            {},
+            "a module does not record the data that it was trained on: give data=NAME",
+        ),
         ((small, "digits"), {}, "cifar-resnet8 takes images of .* and has 3 classes, but digits"),
         ((nn.Flatten(), "digits"), {}, "has no trainable parameters"),
         (("vlad", "digits"), {}, "vlad has no units"),

@@ -62,7 +62,9 @@ def test_a_network_trained_on_arrays_needs_data():
     pixels = np.random.default_rng(3).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     result = residua.train("cifar-resnet8", (pixels, np.arange(40) % 2), steps=1, quiet=True)
     for function in (residua.lesion, residua.signals):
-        with pytest.raises(UsageError, match="was trained on arrays-.* by name: give data$"):
+        with pytest.raises(
+            UsageError, match="was trained on arrays-.* by name: give data=NAME or data=\\(im"
+        ):
             function(result, quiet=True)
 
 
@@ -70,7 +72,7 @@ def test_lesions_that_are_impossible_are_refused_with_one_sentence(trained, tmp_
     residual, plain = trained["cifar-resnet8"], trained["cifar-plain8"]
     (tmp_path / "thesis.tex").write_text("")
     cases = [
-        ((plain,), {}, "cifar-plain8 has no shortcuts: give a residual network first$"),
+        ((plain,), {}, "cifar-plain8 has no shortcuts: give a residual network before it$"),
         (([],), {}, "no network was given to the lesion study"),
         ((residual.net,), {}, "a module has no class names and no normalisation"),
         ((nn.Linear(2, 2),), {}, "Linear has no units that residua knows"),
@@ -87,7 +89,7 @@ def test_lesions_that_are_impossible_are_refused_with_one_sentence(trained, tmp_
 STUDY = {"steps": 3, "precision": "fp32", "device": "cpu", "workers": 1, "quiet": True}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_study_keeps_its_runs_and_its_page_only_in_a_given_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -105,7 +107,7 @@ def test_a_study_keeps_its_runs_and_its_page_only_in_a_given_folder(tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_study_of_which_every_run_fails_raises_the_reason():
     with pytest.raises(TrainingError, match="no run finished: "):
         residua.study([Arm("plain", ("schedule.lr=1e30",), "too fast")], [8], seeds=[0], **STUDY)

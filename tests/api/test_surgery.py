@@ -89,16 +89,16 @@ def test_what_cannot_be_edited_is_refused_with_one_sentence(trained, tmp_path):
     plain, residual = trained["cifar-plain8"], trained["cifar-resnet8"]
     cases = [
         (lambda: residua.deepen(plain, stage=1, units=1), "a plain net has no shortcuts"),
-        (lambda: residua.deepen(residual, stage=4, units=1), "no stage 4: .* has stages 1 to 3"),
+        (lambda: residua.deepen(residual, stage=4, units=1), "has no stage 4: choose from 1 to 3"),
         (lambda: residua.deepen(residual, stage=1, units=1, seed=-1), "seed -1 is invalid"),
-        (lambda: residua.deepen(7, stage=1, units=1), "int is no network: give a run's folder"),
+        (lambda: residua.deepen(7, stage=1, units=1), "int is not a network: give a run's folder"),
         (
             lambda: residua.deepen(nn.Linear(2, 2), stage=1, units=1),
             "Linear has no units that residua knows",
         ),
         (
             lambda: residua.deepen(residual.net, stage=1, units=1, out=tmp_path / "x"),
-            "a module has no class names to write to .*: leave out out",
+            "a module has no class names to write to .*: omit out=",
         ),
         (lambda: residua.residualize(residual), "already has skip connections"),
         (

@@ -77,7 +77,7 @@ REFUSED = {
     "modle: x": "c.yaml has no option 'modle': did you mean 'model'?",
     "config: c.yaml": "c.yaml has no option 'config': choose from data, model",
     "data.x: 1": "c.yaml has no option 'data.x'",
-    "seed: 1\nseed: 2": "c.yaml sets seed twice: remove one of them",
+    "seed: 1\nseed: 2": "c.yaml sets seed twice: remove one of the two settings",
     "- data: x": "c.yaml has no options: write one OPTION: VALUE on each line",
     "digits": "c.yaml has no options: write one OPTION: VALUE on each line",
     "[" * 100_000: "c.yaml has more than 10,000 values, or is nested more than 8 levels",

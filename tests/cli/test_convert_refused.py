@@ -151,10 +151,10 @@ BAD_FILES = {
             path,
         ),
         (
-            "{path} has no classification head, which a model folder needs (its last tensors: "
+            "{path} has no classification head (its last tensors: "
             "layer3.0.bn2.bias 64, layer3.0.bn2.running_mean 64, layer3.0.bn2.running_var 64, "
-            "layer3.0.bn2.num_batches_tracked a single number): use create_model(..., "
-            "pretrained=...) in Python, which adds a new head"
+            "layer3.0.bn2.num_batches_tracked a single number), which a model folder needs: use "
+            "create_model(..., pretrained=...) in Python, which adds a new head"
         ),
     ),
 }
@@ -231,7 +231,7 @@ USAGE_ERRORS = {
         "--classes x.pth is not a text file: give a file with one class name per line"
     ),
     f"--model cifar-resnet9 --classes a b {MEAN_AND_STD} --out out": (
-        "no 9-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"
+        "cifar-resnet networks cannot have 9 layers: depth must be 6n+2, e.g. 8 or 14"
     ),
     f"{TWO_CLASSES} {MEAN_AND_STD} --out taken": "taken already exists: choose another --out",
     f"{TWO_CLASSES} {MEAN_AND_STD}": "OUT is missing: see residua convert --help",
@@ -255,7 +255,7 @@ def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
         (
             "model --to torchvison --out x.pth",
             2,
-            "no project 'torchvison': did you mean 'torchvision'?",
+            "there is no project 'torchvison': did you mean 'torchvision'?",
         ),
         (
             "model --to torchvision --out x",
@@ -265,7 +265,8 @@ def test_a_usage_error_gives_one_line(capsys, tmp_path, monkeypatch, arguments):
         (
             "model --to torchvision --mean 1 --out x.pth",
             2,
-            "--mean cannot be given with --to: the model folder has its own",
+            "--to takes the network, the class names and the normalisation from the model folder: "
+            "leave out --mean",
         ),
         ("model --to torchvision --out peer.th", 2, "peer.th already exists: choose another --out"),
         (

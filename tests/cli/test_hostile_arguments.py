@@ -116,13 +116,19 @@ def test_a_path_with_a_nul_byte_is_a_file_that_cannot_be_read(capsys, monkeypatc
 
 
 HINTS = [
-    (["explain", "x"], "no command 'explain': write residua predict --explain"),
-    (["train", "digits", "--wd", "1"], "no option '--wd': write --weight-decay 0.0005"),
-    (["train", "digits", "--mixup=1"], "no option '--mixup': write --set augment.mixup=0.2"),
+    (["explain", "x"], "there is no command 'explain': write residua predict --explain"),
+    (["train", "digits", "--wd", "1"], "there is no option '--wd': write --weight-decay 0.0005"),
+    (
+        ["train", "digits", "--mixup=1"],
+        "there is no option '--mixup': write --set augment.mixup=0.2",
+    ),
     (["train", "digits", "--set", "lr=1"], "recipe has no field 'lr': did you mean schedule.lr?"),
     (["train", "digits", "--set", "momentum=1"], "did you mean optimiser.momentum?"),
-    (["evaluate", "x", "y", "--batch-size", "3"], "no option '--batch-size': choose from --"),
-    (["show", "cifar-resnet20", "-q"], "no option '-q': see residua show --help"),
+    (
+        ["evaluate", "x", "y", "--batch-size", "3"],
+        "there is no option '--batch-size': choose from --",
+    ),
+    (["show", "cifar-resnet20", "-q"], "there is no option '-q': see residua show --help"),
     (
         ["train", "my", "photos"],
         "'photos' is one argument too many: write a path with a space as 'my photos'",

@@ -142,21 +142,21 @@ def test_a_configuration_file_can_replace_the_options(capsys, tmp_path):
 
 
 USAGE_ERRORS = [
-    (["trian"], "residua: no command 'trian': did you mean 'train'?"),
+    (["trian"], "residua: there is no command 'trian': did you mean 'train'?"),
     ([], "residua: no command was given: see residua --help for the commands"),
     (["train"], "residua: DATA is missing: see residua train --help"),
     (
         ["train", "digits", "--modle", "x"],
-        "residua train: no option '--modle': did you mean '--model'?",
+        "residua train: there is no option '--modle': did you mean '--model'?",
     ),
-    (["train", "digitz"], "residua: no data set 'digitz': did you mean 'digits'?"),
+    (["train", "digitz"], "residua: there is no data set 'digitz': did you mean 'digits'?"),
     (
         ["train", "digits", "--model", "cifar-resnet57"],
-        "residua: no 57-layer cifar-resnet network: depth must be 6n+2, e.g. 56 or 62",
+        "residua: cifar-resnet networks cannot have 57 layers: depth must be 6n+2, e.g. 56 or 62",
     ),
     (
         ["train", "digits", "--model", "cifar-resnt20"],
-        "residua: no network 'cifar-resnt20': did you mean 'cifar-resnet20'?",
+        "residua: there is no network 'cifar-resnt20': did you mean 'cifar-resnet20'?",
     ),
     (["train", "digits", "--steps", "many"], "residua train: --steps: many is not a whole number"),
     (
@@ -169,17 +169,21 @@ USAGE_ERRORS = [
     ),
     (
         ["train", "digits", "--precision", "fp16"],
-        "residua: no precision 'fp16': choose from auto, bf16, fp32",
+        "residua: there is no precision 'fp16': choose from auto, bf16, fp32",
     ),
     (
         ["train", "digits", "--recompute", "sqtr"],
-        "residua: no mode of activation checkpointing 'sqtr': did you mean 'sqrt'?",
+        "residua: there is no mode of activation checkpointing 'sqtr': did you mean 'sqrt'?",
     ),
     (
         ["train", "digits", "--recompute", "all"],
-        "residua: no mode of activation checkpointing 'all': choose from none, unit, stage, sqrt",
+        "residua: there is no mode of activation checkpointing 'all': choose from none, "
+        "unit, stage, sqrt",
     ),
-    (["train", "digits", "--recipe", "smal"], "residua: no recipe 'smal': did you mean 'small'?"),
+    (
+        ["train", "digits", "--recipe", "smal"],
+        "residua: there is no recipe 'smal': did you mean 'small'?",
+    ),
     (["train", "digits", "--set", "momentum=1"], "residua: recipe has no field 'momentum'"),
     (
         ["train", "digits", "--set", "batch_size=5000"],
@@ -187,20 +191,21 @@ USAGE_ERRORS = [
     ),
     (
         ["show", "cifar-resnet20", "--shortcut", "D"],
-        "residua: no shortcut 'D': choose from none, pad, pad-last, project, project-all, A, B, C",
+        "residua: there is no shortcut 'D': choose from none, pad, pad-last, project, "
+        "project-all, A, B, C",
     ),
     (
         ["study", "--depths", "20", "57"],
-        "residua: no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62",
+        "residua: cifar-plain networks cannot have 57 layers: depth must be 6n+2, e.g. 56 or 62",
     ),
     (
         ["study", "--families", "resnett"],
-        "residua: no network 'cifar-resnett20': did you mean 'cifar-resnet20'?",
+        "residua: there is no network 'cifar-resnett20': did you mean 'cifar-resnet20'?",
     ),
     (["study", "--depths", "deep"], "residua study: --depths: deep is not a whole number"),
     (
         ["evaluate", "x", "digits", "--split", "tset"],
-        "residua evaluate: no --split 'tset': did you mean 'test'?",
+        "residua evaluate: --split has no value 'tset': did you mean 'test'?",
     ),
 ]
 

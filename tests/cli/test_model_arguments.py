@@ -107,8 +107,8 @@ def test_a_prefix_without_a_name_reads_no_local_folder(run_model_command, hub_re
     for name in ("hf:..", "hf:../good", "hf:good", "hf:/good", "hf:", "hf:./good", "hf:a/../good"):
         assert run_model_command(command, name) == (
             2,
-            f"residua: {name} names nothing on the Hugging Face hub: write hf:OWNER/NAME, "
-            "or give a folder on this machine without hf:",
+            f"residua: {name} is not a name on the Hugging Face hub: write hf:OWNER/NAME, "
+            "or leave out hf: to give a local folder",
         )
     assert hub_requests == []
 

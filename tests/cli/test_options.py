@@ -70,8 +70,11 @@ CONFLICTS = [
     (["--batch-size", "8", "--set", "batch_size=9"], "both set batch_size: give one of them"),
     (["--weight-decay", "0", "--set", "optimiser.weight_decay=0"], "--weight-decay and --set"),
     (["--optimizer", "sgd", "--set", ADAMW], "both set optimiser: give one of them"),
-    (["--optimizer", "adamm"], "no optimizer 'adamm': did you mean 'adamw'?"),
-    (["--optimizer", "lion"], "no optimizer 'lion': choose from sgd, adamw, rmsprop, muon"),
+    (["--optimizer", "adamm"], "there is no optimizer 'adamm': did you mean 'adamw'?"),
+    (
+        ["--optimizer", "lion"],
+        "there is no optimizer 'lion': choose from sgd, adamw, rmsprop, muon",
+    ),
     (["--lr", "-1"], "lr=-1.0 is invalid: it must be at least 0"),
     (["--batch-size", "0"], "a batch of 0 images is invalid: give at least 1"),
     (["--weight-decay", "-1"], "weight_decay=-1.0 is invalid: it must be at least 0"),
@@ -100,7 +103,7 @@ def test_another_optimiser_has_its_usual_learning_rate_and_a_note_says_so(
 ):
     changed = parse_recipe("--optimizer", name, "--set", """schedule={"kind": "OneCycle"}""")
     assert (changed.optimiser, changed.schedule) == (optimiser, OneCycle(lr=lr))
-    note = f"learning rate {lr:g}, the usual one of {type(optimiser).__name__} (override: --lr)"
+    note = f"learning rate {lr:g}, the default of {type(optimiser).__name__} (override: --lr)"
     assert note in capsys.readouterr().err
     parse_recipe("--optimizer", name, "--lr", "0.5")
     assert capsys.readouterr().err == ""
@@ -115,7 +118,7 @@ def test_every_optimiser_of_residua_has_a_usual_learning_rate():
 
 def test_an_optimiser_without_a_usual_learning_rate_needs_one(monkeypatch):
     monkeypatch.setattr(AdamW, "USUAL_LR", None)
-    with pytest.raises(UsageError, match="^AdamW has no usual learning rate: add --lr$"):
+    with pytest.raises(UsageError, match="^AdamW has no default learning rate: add --lr$"):
         parse_recipe("--optimizer", "adamw")
     assert parse_recipe("--optimizer", "adamw", "--lr", "0.1").schedule.lr == 0.1
 
@@ -124,7 +127,7 @@ def test_a_configuration_file_takes_plain_options(tmp_path):
     (tmp_path / "c.yaml").write_text("lr: 0.3\nbatch-size: 16\noptimizer: sgd\n")
     parser = CommandParser(prog="residua x")
     add_recipe_options(parser, default="the base")
-    parser.add_config_option()
+    parser.add_config_options()
     parsed = parser.parse_args(["--config", str(tmp_path / "c.yaml")])
     changed = apply_recipe_options(parsed, recipe("small"))
     assert (changed.schedule.lr, changed.batch_size) == (0.3, 16)
@@ -133,7 +136,10 @@ def test_a_configuration_file_takes_plain_options(tmp_path):
 @pytest.mark.parametrize("command", ["train", "evaluate", "study", "signals", "lesion"])
 def test_a_command_that_computes_takes_a_device(capsys, command):
     code, _, line = run_cli(capsys, command, "--device", "gpu")
-    assert (code, line) == (2, f"residua {command}: no --device 'gpu': choose from auto, cpu, cuda")
+    assert (code, line) == (
+        2,
+        f"residua {command}: --device has no value 'gpu': choose from auto, cpu, cuda",
+    )
 
 
 def list_groups(parser):

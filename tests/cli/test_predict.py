@@ -124,7 +124,11 @@ def test_explanation_pictures_are_named_after_the_images(run_predict, image_fold
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["{empty}"], 1, "residua: no image in {empty}: give image files, or folders of them"),
+        (
+            ["{empty}"],
+            1,
+            "residua: no image was found in {empty}: give image files, or folders of them",
+        ),
         (["x.png", "--top", "0"], 2, "residua: --top 0 is invalid: give 1 or more"),
         (
             ["x.png", "--json", "--csv"],
@@ -171,7 +175,7 @@ def test_files_that_are_passed_over_are_said_and_images_without_a_suffix_are_cla
     code, _, last = run_predict(image_folder)
     assert (code, last) == (
         1,
-        f"residua: no image in {image_folder}: give image files, or folders of them",
+        f"residua: no image was found in {image_folder}: give image files, or folders of them",
     )
 
 
@@ -232,8 +236,14 @@ def test_images_of_low_probability_are_unsure_and_the_last_line_counts_all(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--link"], "--link says how images are sorted: add --sort-into DIR"),
-        (["--unsure-below", "0"], "--unsure-below says how images are sorted: add --sort-into DIR"),
+        (
+            ["--link"],
+            "--link only applies with --sort-into: add --sort-into DIR, or leave --link out",
+        ),
+        (
+            ["--unsure-below", "0"],
+            "--unsure-below only applies with --sort-into: add --sort-into DIR",
+        ),
         (
             ["--sort-into", "{tmp}/s", "--unsure-below", "1.5"],
             "--unsure-below 1.5 is invalid: give a probability from 0 to 1",
@@ -244,7 +254,7 @@ def test_images_of_low_probability_are_unsure_and_the_last_line_counts_all(
         ),
         (
             ["--sort-into", "{tmp}"],
-            "{tmp} is not empty, it holds images: choose a new or an empty folder for --sort-into",
+            "{tmp} is not empty (it holds images): choose a new or an empty folder for --sort-into",
         ),
         (
             ["--sort-into", "{tmp}/images/s"],

@@ -96,13 +96,14 @@ def test_a_preset_file_runs_with_command_line_overrides(tmp_path):
     [
         (
             ["--arms", "residual Adam"],
-            "residua: no arm 'residual Adam': did you mean 'residual AdamW'?",
+            "residua: there is no arm 'residual Adam': did you mean 'residual AdamW'?",
         ),
         (
             ["--depths", "20", "57"],
-            "residua: no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62",
+            "residua: cifar-plain networks cannot have 57 layers: depth must be 6n+2, e.g. "
+            "56 or 62",
         ),
-        (["--data", "digit"], "residua: no data set 'digit': did you mean 'digits'?"),
+        (["--data", "digit"], "residua: there is no data set 'digit': did you mean 'digits'?"),
     ],
 )
 def test_usage_errors_of_a_preset_give_one_line(arguments, sentence, capsys, tmp_path):

@@ -77,9 +77,9 @@ def test_the_kinds_that_the_meanings_name_exist(capsys):
 def test_an_unknown_recipe_gets_the_nearest_one_or_all(capsys):
     assert run_cli(capsys, "recipes", "he205")[::2] == (
         2,
-        "residua: no recipe 'he205': did you mean 'he2015'?",
+        "residua: there is no recipe 'he205': did you mean 'he2015'?",
     )
     assert run_cli(capsys, "recipes", "xyzzy")[::2] == (
         2,
-        f"residua: no recipe 'xyzzy': choose from {', '.join(RECIPES)}",
+        f"residua: there is no recipe 'xyzzy': choose from {', '.join(RECIPES)}",
     )

@@ -89,8 +89,8 @@ def test_a_page_of_others_is_kept_and_the_runs_are_listed_all_the_same(capsys, r
     code, out, error = run_cli(capsys, "runs", run_folder)
     assert (code, list_names(out)) == (0, ["c", "b", "a"])
     assert error == (
-        f"residua: no page was written: {page} is not a page of residua runs, so it is not "
-        "replaced: give another place with --out, or add --no-page"
+        f"residua: no page was written: {page} was not written by the command residua runs, so it "
+        "is not replaced: give another place with --out, or add --no-page"
     )
     assert run_cli(capsys, "runs", run_folder, "--out", page)[0] == 2
     assert page.read_text() == "mine"

@@ -104,12 +104,13 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             ["cifar-resnet57"],
             2,
-            "residua: no 57-layer cifar-resnet network: depth must be 6n+2, e.g. 56 or 62",
+            "residua: cifar-resnet networks cannot have 57 layers: depth must be 6n+2, e.g. "
+            "56 or 62",
         ),
         (
             ["cifar-resnt56"],
             2,
-            "residua: no network 'cifar-resnt56': did you mean 'cifar-resnet56'?",
+            "residua: there is no network 'cifar-resnt56': did you mean 'cifar-resnet56'?",
         ),
         (["vlad"], 2, "residua: vlad has no units: give a network, e.g. cifar-resnet110"),
         (
@@ -133,7 +134,7 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             ["cifar-resnet8", "--data", "digit"],
             2,
-            "residua: no data set 'digit': did you mean 'digits'?",
+            "residua: there is no data set 'digit': did you mean 'digits'?",
         ),
         (
             ["{run}", "--data", "cifar10"],

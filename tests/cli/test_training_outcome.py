@@ -7,11 +7,12 @@ import pytest
 
 from residua import report, training
 from residua.cli.main import main
-from residua.cli.training_outcome import describe_accuracy, quote_path
+from residua.cli.training_outcome import describe_accuracy
 from residua.config.dataset import get_dataset
 from residua.config.evaluation_results import wilson_interval
 from residua.errors import RecordError
 from residua.record import RunRecord
+from residua.report.format import quote_path
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import write_clean_folder
 
@@ -32,6 +33,7 @@ def test_a_finished_run_has_its_report_and_its_evaluation(capsys, finished_run):
     for page in ("report.html", "evaluation/evaluation.html"):
         assert "</html>" in (finished_run / page).read_text()
     before = (finished_run / "report.html").read_bytes()
+    assert b'href="evaluation/evaluation.html"' in before
     assert run_cli(capsys, "report", finished_run)[0] == 0
     assert (finished_run / "report.html").read_bytes() == before
 
@@ -79,7 +81,7 @@ def test_a_page_that_cannot_be_written_leaves_the_run_finished(
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(report, "write_study_report", fail, raising=False)
+    monkeypatch.setattr(report, "write_run_report", fail, raising=False)
     monkeypatch.setattr(training, "evaluate_finished_run", fail, raising=False)
     command = ["train", "digits", *OPTIONS, "--out", tmp_path / "run", "--json"]
     code, out, last_line = run_cli(capsys, *command)
@@ -87,7 +89,7 @@ def test_a_page_that_cannot_be_written_leaves_the_run_finished(
     facts = json.loads(out)
     assert (facts["page"], facts["evaluation_page"], facts["trained"]) == (None, None, True)
     assert last_line.startswith(
-        f"residua: the evaluation of the run in {tmp_path / 'run'} was not written "
+        f"residua: the report of the run in {tmp_path / 'run'} was not written "
         f"(the run itself is complete): {reason}"
     )
     assert RunRecord(tmp_path / "run").read_result()

@@ -106,5 +106,5 @@ def test_a_message_is_one_line_and_cannot_steer_the_terminal(capsys):
         "runs.jsonl, or a run's folder, which has run.json",
     )
     _, _, line = run_cli(capsys, "show", "x" * 5000)
-    assert line.startswith(f"residua: no network '{'x' * 99}...")
+    assert line.startswith(f"residua: there is no network '{'x' * 99}...")
     assert run_reporting_errors(lambda: None) == 0

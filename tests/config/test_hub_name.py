@@ -2,7 +2,7 @@ import pytest
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from residua.config.hub_name import is_on_hub, is_repository, require_hub_name
+from residua.config.hub_name import is_hub_name, is_repository, require_hub_name
 from residua.errors import UsageError
 
 NAMES = [
@@ -46,12 +46,12 @@ def test_a_name_without_an_owner_is_no_repository():
 
 
 def test_only_the_prefix_makes_a_name_one_on_the_hub():
-    assert not is_on_hub("someone/letters")
-    assert is_on_hub("hf:someone/letters")
+    assert not is_hub_name("someone/letters")
+    assert is_hub_name("hf:someone/letters")
     assert require_hub_name("hf:someone/letters") == "someone/letters"
     with pytest.raises(
         UsageError,
-        match=r"^hf:\.\. names nothing on the Hugging Face hub: write hf:OWNER/NAME, or give a "
-        r"folder on this machine without hf:$",
+        match=r"^hf:\.\. is not a name on the Hugging Face hub: write hf:OWNER/NAME, or leave "
+        r"out hf: to give a local folder$",
     ):
         require_hub_name("hf:..")

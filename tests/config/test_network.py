@@ -15,7 +15,7 @@ from residua.errors import UsageError
             "the join Gate needs a shortcut, and a plain net has none: add a shortcut, or use "
             "join=Add()",
         ),
-        (lambda: Unit(shortcut="padd"), "no shortcut 'padd': did you mean 'pad'?"),
+        (lambda: Unit(shortcut="padd"), "there is no shortcut 'padd': did you mean 'pad'?"),
         (
             lambda: Scale(shortcut=0),
             "a shortcut scaled by 0 is not a shortcut: use shortcut='none'",
@@ -27,20 +27,23 @@ from residua.errors import UsageError
         ),
         (
             lambda: Unit(kernels=(2,)),
-            "kernels (2,) are invalid: give at least one, and only odd sizes, because only "
-            "these keep shapes in 'same' convolutions",
+            "kernels (2,) are invalid: give one or more odd sizes, because only odd "
+            "kernels keep the shape in a 'same' convolution",
         ),
-        (lambda: Gate(-6.0, scales="bth"), "no gate scaling 'bth': did you mean 'both'?"),
+        (lambda: Gate(-6.0, scales="bth"), "there is no gate scaling 'bth': did you mean 'both'?"),
         (
             lambda: Gate(-6.0, kernel=2),
-            "kernels (2,) are invalid: give at least one, and only odd sizes, because only "
-            "these keep shapes in 'same' convolutions",
+            "kernels (2,) are invalid: give one or more odd sizes, because only odd "
+            "kernels keep the shape in a 'same' convolution",
         ),
         (
             lambda: Stem(width=0),
             "a stem of width 0 and stride 1 is invalid: each must be at least 1",
         ),
-        (lambda: Order("weight bn rellu", "weight"), "no operation 'rellu': did you mean 'relu'?"),
+        (
+            lambda: Order("weight bn rellu", "weight"),
+            "there is no operation 'rellu': did you mean 'relu'?",
+        ),
         (
             lambda: Order("bn relu", "weight"),
             "order each='bn relu' must contain 'weight' exactly once",

@@ -156,33 +156,41 @@ def test_any_valid_depth_works_and_the_shape_follows_the_data():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("cifar-resnet57", "no 57-layer cifar-resnet network: depth must be 6n+2, e.g. 56 or 62"),
-        ("cifar-resnet3", "no 3-layer cifar-resnet network: depth must be 6n+2, e.g. 8 or 14"),
+        (
+            "cifar-resnet57",
+            "cifar-resnet networks cannot have 57 layers: depth must be 6n+2, e.g. 56 or 62",
+        ),
+        (
+            "cifar-resnet3",
+            "cifar-resnet networks cannot have 3 layers: depth must be 6n+2, e.g. 8 or 14",
+        ),
         (
             "cifar-preresnet165",
-            "no 165-layer cifar-preresnet network: depth must be 6n+2, or 9n+2 for bottlenecks, "
+            "cifar-preresnet networks cannot have 165 layers: depth must be 6n+2, or 9n+2 "
+            "for bottlenecks, "
             "e.g. 164 or 170",
         ),
         (
             "cifar-resnet110,block=bottleneck,shortcut=B,order=orignal",
-            "no order 'orignal': did you mean 'original'?",
+            "there is no order 'orignal': did you mean 'original'?",
         ),
         (
             "cifar-resnet24,block=bottleneck",
-            "no 24-layer cifar-resnet network: depth must be 9n+2, e.g. 20 or 29",
+            "cifar-resnet networks cannot have 24 layers: depth must be 9n+2, e.g. 20 or 29",
         ),
         (
             "resnet51",
-            "no 51-layer ImageNet network: depth must be one of 18, 34, 50, 101, 152, 200",
+            "ImageNet networks cannot have 51 layers: depth must be one of 18, 34, 50, 101, "
+            "152, 200",
         ),
         (
             "resnet50,block=basic",
             "resnet50 always has bottleneck blocks: leave block out (resnet18 and resnet34 have "
             "basic blocks, resnet50 to resnet200 bottlenecks)",
         ),
-        ("cifar-resnt20", "no network 'cifar-resnt20': did you mean 'cifar-resnet20'?"),
-        ("cifar-resnet20,shortcut=padd", "no shortcut 'padd': did you mean 'pad'?"),
-        ("cifar-resnet20,block=basics", "no block 'basics': did you mean 'basic'?"),
+        ("cifar-resnt20", "there is no network 'cifar-resnt20': did you mean 'cifar-resnet20'?"),
+        ("cifar-resnet20,shortcut=padd", "there is no shortcut 'padd': did you mean 'pad'?"),
+        ("cifar-resnet20,block=basics", "there is no block 'basics': did you mean 'basic'?"),
         (
             "cifar-resnet20,widht=3",
             "'widht=3' is not a valid part of a network's name: write KEY=VALUE, as in "
@@ -305,7 +313,8 @@ CONTRADICTORY_NAMES = {
     "cifar-resnet20,units=3-x-3": "units=x is invalid: give a whole number from 1 to 9,999",
     "cifar-resnet20,width=0": "width=0 is invalid: give a whole number from 1 to 9,999",
     "cifar-resnet20,join=gate": (
-        "no join 'gate': choose from add, constant, exclusive-gate, shortcut-gate, dropout, "
+        "there is no join 'gate': choose from add, constant, exclusive-gate, shortcut-gate, "
+        "dropout, "
         "drop-path"
     ),
     "cifar-resnet20,stride=3x3": (
@@ -320,8 +329,7 @@ CONTRADICTORY_NAMES = {
         "a plain net whose branches start at 0 always outputs 0: add a shortcut, or use start='he'"
     ),
     "cifar-resnet20,order=skipinit,start=identity": (
-        "a unit whose branch ends in a scale of 0 already starts as the identity, so start "
-        "must stay at 'he'"
+        "the branch ends in a scale of 0, so it already starts at 0: use start='he'"
     ),
     "cifar-resnet20,order=relu-before-add,start=identity": (
         "the branch ends in a ReLU ('weight bn relu'), which passes no gradient if the branch "
@@ -334,9 +342,9 @@ CONTRADICTORY_NAMES = {
     "cifar-resnet20,stem=7x7": (
         "stem applies only to ImageNet networks, as in resnet18,stem=3x3: leave it out"
     ),
-    "cifar-resnet20,head=max": "no head 'max': choose from mean, vlad",
-    "cifar-wrn29-10": "no 29-layer cifar-wrn network: depth must be 6n+4, e.g. 28 or 34",
-    "cifar-wrn28": "no network 'cifar-wrn28': did you mean 'cifar-wrn28-10'?",
+    "cifar-resnet20,head=max": "there is no head 'max': choose from mean, vlad",
+    "cifar-wrn29-10": "cifar-wrn networks cannot have 29 layers: depth must be 6n+4, e.g. 28 or 34",
+    "cifar-wrn28": "there is no network 'cifar-wrn28': did you mean 'cifar-wrn28-10'?",
     "fc-resnet10,head=vlad": (
         "a fully connected net has no image positions, so its head cannot pool them: use "
         "head=Head()"

@@ -56,13 +56,13 @@ def test_epochs_are_converted_to_steps():
 def test_a_recipe_lasts_for_steps_or_for_epochs():
     for length in ({}, {"steps": 3, "epochs": 2.0}, {"steps": -1}):
         with pytest.raises(
-            UsageError, match="needs steps above 0 and epochs at 0, or the other way"
+            UsageError, match="are invalid: give one of them above 0, and leave"
         ):
             Recipe(name="r", schedule=StepDecay(), **length)
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name():
-    with pytest.raises(UsageError, match="no recipe 'smal': did you mean 'small'"):
+    with pytest.raises(UsageError, match="there is no recipe 'smal': did you mean 'small'"):
         recipe("smal")
 
 

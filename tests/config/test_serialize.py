@@ -78,7 +78,7 @@ def test_an_override_changes_one_field(assignment, changed):
         ("batch_sze=3", "recipe has no field 'batch_sze': did you mean 'batch_size'?"),
         (
             "batch_size",
-            "cannot read 'batch_size' as a setting: write FIELD=VALUE, e.g. batch_size=64",
+            "'batch_size' is not a setting: write FIELD=VALUE, e.g. batch_size=64",
         ),
         ("batch_size=big", "batch_size is 'big', not int"),
         ("optimiser.decay=some", "optimiser.decay is 'some', not one of 'all', 'weights'"),

@@ -69,10 +69,11 @@ def test_a_study_of_an_earlier_version_compares_families():
 @pytest.mark.parametrize(
     ("depths", "sentence"),
     [
-        ((20, 57), "no 57-layer cifar-plain network: depth must be 6n+2, e.g. 56 or 62"),
+        ((20, 57), "cifar-plain networks cannot have 57 layers: depth must be 6n+2, e.g. 56 or 62"),
         (
             (20, 57, 21),
-            "impossible depths 21, 57: no 21-layer cifar-plain network: depth must be 6n+2, e.g. "
+            "the depths 21, 57 are impossible, the first because cifar-plain networks cannot "
+            "have 21 layers: depth must be 6n+2, e.g. "
             "20 or 26",
         ),
     ],

@@ -46,7 +46,7 @@ def test_there_is_a_default_for_any_shape_of_images(shape):
     [
         (
             "vlad,patch=9",
-            "patches of side 9 do not fit into images of (8, 8): choose a smaller patch",
+            "patches of side 9 do not fit into images of size (8, 8): choose a smaller patch",
         ),
         ("vlad,patch=0", "patch=0 is invalid: it must be at least 1"),
         ("vlad,patch=1", "a patch of a single number has no contrast: choose a larger patch"),
@@ -82,7 +82,7 @@ def test_an_impossible_vlad_is_refused(name, sentence):
 def test_shapes_that_are_not_images_and_a_single_class_are_refused():
     with pytest.raises(
         UsageError,
-        match=r"input \(64,\) is invalid: VLAD takes images of \(channels, height, width\)",
+        match=r"input \(64,\) is invalid: VLAD needs \(channels, height, width\)",
     ):
         VladClassifier(input=(64,), classes=10, patch=4, dimensions=8, words=16, cells=1)
     with pytest.raises(UsageError, match="an SVM needs at least 2 classes: got 1"):
@@ -131,5 +131,5 @@ def test_a_network_has_a_recipe_and_vlad_has_none():
         UsageError, match="is trained in steps, but has no recipe: give the run a recipe"
     ):
         Run(network("cifar-resnet20"), "cifar10", None)
-    with pytest.raises(UsageError, match="vlad has no recipe: only the run of a network has one"):
-        Run(COLOUR_VLAD, "cifar10", None).recipe_for_depth(20)
+    with pytest.raises(UsageError, match="vlad has no recipe, because it is fitted without"):
+        Run(COLOUR_VLAD, "cifar10", None).recipe_without_unneeded_warmup(20)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from residua.console.colours import BOLD, RED, RESET, embolden_labels, shows_colours
+from residua.console.colours import BOLD, RED, RESET, embolden_first_column, shows_colours
 from tests.cli_runner import run_cli
 
 VARIABLES = ("NO_COLOR", "FORCE_COLOR", "TERM")
@@ -48,7 +48,7 @@ def test_only_the_labels_of_a_table_are_bold(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
     text = "test error   4.2 %\nA sentence of one line.\n  indented   x\n"
-    assert embolden_labels(text, io.StringIO()) == (
+    assert embolden_first_column(text, io.StringIO()) == (
         f"{BOLD}test error{RESET}   4.2 %\nA sentence of one line.\n  indented   x\n"
     )
 
@@ -68,7 +68,7 @@ def run_in_terminal(*arguments):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a closed terminal as Linux does")
 def test_a_terminal_gets_bold_labels_and_a_red_error_prefix():
     assert f"{BOLD}he2015{RESET}   64,000 steps" in run_in_terminal("recipes")
-    assert run_in_terminal("trian").startswith(f"{RED}residua:{RESET} no command 'trian'")
+    assert run_in_terminal("trian").startswith(f"{RED}residua:{RESET} there is no command 'trian'")
     assert run_in_terminal("train").startswith(f"{RED}residua:{RESET} DATA is missing")
     assert run_in_terminal("train", "--lr", "x").startswith(f"{RED}residua train:{RESET} --lr: x")
 

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import re
+import shlex
+import shutil
 import time
+from html import unescape
 
 import numpy as np
 import pytest
@@ -176,6 +180,36 @@ def test_the_fixed_table_has_no_problems_and_no_file_is_moved(faulty_folder, tmp
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"train", "test"}
     assert len(again.images) == len(rows) > 40
+
+
+def test_the_commands_of_the_page_make_the_table_and_duplicates_name_their_originals(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    photos = tmp_path / "my photos"
+    write_clean_folder(photos)
+    [first, *_] = sorted((photos / "train" / "cat").iterdir())
+    shutil.copyfile(first, photos / "train" / "cat" / "zz.png")
+    (photos / "train" / "dog" / "empty.png").touch()
+    assert main(["data", "check", "my photos", "--out", "c", "--max-pixels", "9000"]) == 0
+    facts = json.loads((tmp_path / "c" / "check.json").read_text())
+    assert facts["duplicates"] == [
+        {"path": "train/cat/zz.png", "original": f"train/cat/{first.name}"}
+    ]
+    assert facts["sizes"]["shorter_sides"] == [[32, 64, 52]]
+    page = unescape((tmp_path / "c" / "check.html").read_text())
+    assert "by the folders' names</dd>" in page
+    commands = re.findall(r'<div class="command"><code>(.*?)</code>', page)
+    assert commands == [
+        "residua data check 'my photos' --max-pixels 9000 --fix my-photos-usable.csv",
+        "residua train my-photos-usable.csv",
+    ]
+    assert main([*shlex.split(commands[0])[1:], "--out", "d"]) == 0
+    table = (tmp_path / "my-photos-usable.csv").read_text()
+    assert table.count("\n") == 52  # a head and 51 images
+    assert "zz.png" not in table
+    page = (tmp_path / "d" / "check.html").read_text()
+    assert re.findall(r'<div class="command"><code>(.*?)</code>', page) == commands[1:]
 
 
 def test_near_duplicates_among_ten_thousand_are_found_without_comparing_all_pairs():

@@ -14,7 +14,7 @@ from PIL import Image
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.papers import network
 from residua.config.serialize import from_json, to_json
-from residua.data.decode import decode_image, preprocess_image, silence_pillow_warnings
+from residua.data.decode import decode_image, preprocess_image, suspend_pillow_limits
 from residua.errors import DataError, ImageError, UsageError
 from tests import third_party  # noqa: F401 -- makes torchvision importable
 
@@ -184,7 +184,7 @@ def test_threads_decode_in_parallel_and_leave_the_warning_filters_unchanged():
         thread.join()
     assert seen == [WHITE] * 80
     assert warnings.filters == before
-    with silence_pillow_warnings(), silence_pillow_warnings():
+    with suspend_pillow_limits(), suspend_pillow_limits():
         pass
     assert warnings.filters == before
 

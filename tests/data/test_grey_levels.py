@@ -13,10 +13,10 @@ from residua.config.papers import network
 from residua.config.serialize import from_json, to_json
 from residua.data.decode import decode_image, decode_photo
 from residua.data.grey_levels import (
-    describe_unused_levels,
+    describe_doubtful_white_level,
     guess_white_level,
     scale_grey_to_uint8,
-    summarize_unused_levels,
+    summarize_doubtful_white_levels,
 )
 from residua.errors import ImageError, UsageError
 from tests.data.tiff_maker import make_tiff
@@ -106,12 +106,12 @@ def test_a_tiff_file_in_which_zero_is_white_is_inverted():
 )
 def test_the_white_level_that_the_highest_level_suggests(level, white):
     assert guess_white_level(level) == white
-    assert bool(describe_unused_levels(level)) == bool(white)
+    assert bool(describe_doubtful_white_level(level)) == bool(white)
 
 
 def test_many_images_are_summarised_in_one_sentence():
-    assert summarize_unused_levels([0, 65535, 20_000]) == ""
-    assert summarize_unused_levels([900, 3900, 65535]) == (
+    assert summarize_doubtful_white_levels([0, 65535, 20_000]) == ""
+    assert summarize_doubtful_white_levels([900, 3900, 65535]) == (
         "images of more than 8 bits (2) have no level above 3,900, and another white is assumed: "
         "if it is 4,095, give --white-level 4095"
     )
@@ -127,7 +127,7 @@ def test_16_bits_per_colour_are_reported_if_they_are_dark_and_refused_with_a_whi
     with pytest.raises(ImageError, match="has 16 bits per colour, but only the upper 8"):
         decode_image(content, white_level=4095)
     bright = make_tiff((colour * 16).tobytes(), 64, 64, (16, 16, 16), photometric=2)
-    assert describe_unused_levels(decode_photo(bright).brightest_level) == ""
+    assert describe_doubtful_white_level(decode_photo(bright).brightest_level) == ""
 
 
 def write_12_bit_folder(root, count=3):

@@ -74,7 +74,7 @@ def test_a_format_that_cannot_be_read_says_what_to_install(monkeypatch):
         decode_image(make_ftyp(b"heic", b"mif1"))
     assert caught.value.kind == "unsupported"
     assert caught.value.detail == (
-        "is a HEIC image, which needs pillow-heif: pip install 'residua[heic]'"
+        "is a HEIC image, which needs pillow-heif: pip install pillow-heif"
     )
     for name, feature in (("AVIF", "avif"), ("JPEG2000", "jpg_2000"), ("WEBP", "webp")):
         monkeypatch.setattr(features, "check", lambda asked, missing=feature: asked != missing)

@@ -58,7 +58,7 @@ def test_a_case_survives_its_packing():
     ("line", "is_sentence"),
     [
         ("residua: there is no folder a: check the path", True),
-        ("residua train: no option '--lrr': did you mean '--lr'?", True),
+        ("residua train: there is no option '--lrr': did you mean '--lr'?", True),
         ("residua: KeyError: 'a'", False),
         ("residua: [Errno 2] No such file", False),
         ("residua: it failed.", False),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from residua.bounded_json import MAX_NESTING, parse_json
+from residua.bounded_json import MAX_NESTING, parse_strict_json
 from residua.data.sources.listing import clean_cell, escape_unprintable, parse_split_name
 from residua.data.sources.table_text import read_text_table
 from residua.data.sources.tar_archive import TarDamageError, iter_tar_members
@@ -38,7 +38,7 @@ archives = st.lists(st.tuples(names | st.text("ab/", min_size=90, max_size=300),
 @given(values, st.booleans())
 def test_json_is_read_as_the_standard_library_reads_it(value, as_ascii):
     text = json.dumps(value, ensure_ascii=as_ascii)
-    assert parse_json(text) == parse_json(text.encode()) == value
+    assert parse_strict_json(text) == parse_strict_json(text.encode()) == value
 
 
 @fixed
@@ -48,10 +48,10 @@ def test_what_is_no_json_is_a_value_error_and_nothing_else_differs(content):
         wanted = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         with pytest.raises(ValueError, match="."):  # any sentence
-            parse_json(content)
+            parse_strict_json(content)
         return
     try:
-        assert parse_json(content) == wanted
+        assert parse_strict_json(content) == wanted
     except ValueError as error:  # a limit, of which the message speaks
         assert any(word in str(error) for word in ("nested", "digits", "finite", "twice", "half"))
 
@@ -62,10 +62,10 @@ def test_nesting_is_bounded(depth, kind):
     opening, closing = kind[:-1], kind[-1]
     text = opening * depth + "1" + closing * depth
     if depth <= MAX_NESTING:
-        assert parse_json(text) == json.loads(text)
+        assert parse_strict_json(text) == json.loads(text)
     else:
         with pytest.raises(ValueError, match="nested"):
-            parse_json(text)
+            parse_strict_json(text)
 
 
 def pack_archive(members, archive_format):

@@ -35,7 +35,7 @@ SPECS["dropout on both paths"] = replace(SPECS["cifar-resnet20"], unit=DROPOUT_U
 
 def train_steps(spec, machine, steps=3):
     """The net, and its losses, gradients, weights and statistics after some steps."""
-    net = machine.prepare_model(build(spec))
+    net = machine.prepare_model_in_place(build(spec))
     step, losses = TrainingStep(net, recipe("he2015").optimiser, machine), []
     for i in range(steps):
         torch.manual_seed(i)
@@ -72,7 +72,7 @@ def test_accumulated_gradients_are_bit_identical_too():
     """Two backward passes before an update, and a gradient for the images too."""
     results = []
     for way in ("none", "sqrt"):
-        net = Machine(torch.device("cpu"), "fp32", way).prepare_model(
+        net = Machine(torch.device("cpu"), "fp32", way).prepare_model_in_place(
             build(SPECS["cifar-resnet20"])
         )
         images = torch.randn(
@@ -90,7 +90,9 @@ def test_accumulated_gradients_are_bit_identical_too():
 
 
 def test_a_frozen_part_gets_no_gradient():
-    net = Machine(torch.device("cpu"), "fp32", "unit").prepare_model(build(SPECS["cifar-resnet20"]))
+    net = Machine(torch.device("cpu"), "fp32", "unit").prepare_model_in_place(
+        build(SPECS["cifar-resnet20"])
+    )
     for parameter in [*net.stem.parameters(), *net.stages["stage1"].parameters()]:
         parameter.requires_grad_(False)
     net(torch.randn(4, 3, 8, 8)).sum().backward()

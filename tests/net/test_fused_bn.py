@@ -253,7 +253,7 @@ def test_evaluation_and_fp32_are_bit_identical_to_the_ordinary_network(values):
 
 
 def test_batchnorm_is_fused_only_for_bf16_on_cpu():
-    net = Machine(torch.device("cpu"), "fp32").prepare_model(create_model("cifar-resnet8"))
+    net = Machine(torch.device("cpu"), "fp32").prepare_model_in_place(create_model("cifar-resnet8"))
     assert not has_fused_modules(net)
 
 

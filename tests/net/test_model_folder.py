@@ -127,7 +127,7 @@ def test_truncated_weights_are_reported(model_folder):
     [
         (
             {"format": 2},
-            "has format 2, newer than 1, the newest this version reads: update residua",
+            "has format 2, but the newest that this version reads is 1: update residua",
         ),
         ({"classes": 3}, "not a valid model config: model config.classes is 3"),
         (

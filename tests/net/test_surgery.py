@@ -92,7 +92,7 @@ def test_repeated_deepening_yields_a_net_with_a_known_name():
 @pytest.mark.parametrize(
     ("name", "stage", "units", "sentence"),
     [
-        ("cifar-resnet20", 4, 1, "no stage 4: cifar-resnet20 has stages 1 to 3"),
+        ("cifar-resnet20", 4, 1, "cifar-resnet20 has no stage 4: choose from 1 to 3"),
         ("cifar-resnet20", 1, 0, "0 units cannot be inserted: give at least 1"),
         ("cifar-plain20", 1, 1, "a plain net has no shortcuts; residualize it first"),
         (
@@ -156,7 +156,7 @@ def test_removing_inserted_units_restores_the_net():
     [
         (
             ["stage4.unit1"],
-            "no unit 'stage4.unit1': cifar-resnet8 has stage1.unit1 to stage3.unit1",
+            "cifar-resnet8 has no unit 'stage4.unit1': choose from stage1.unit1 to stage3.unit1",
         ),
         (
             ["stage2.unit1"],

@@ -184,7 +184,7 @@ def test_a_network_with_another_classifier_is_saved_and_loaded(tmp_path):
     net = randomize_weights(create_model("cifar-preresnet8", **SMALL))
     old_config = make_config(net)
     net.reset_classifier(3)
-    with pytest.raises(UsageError, match="^the network has 3 classes, but its config 10: give a "):
+    with pytest.raises(UsageError, match="^the network has 3 classes, but its config has 10: give"):
         save_pretrained(net, old_config, tmp_path / "old")
     save_pretrained(net, make_config(net), tmp_path / "new")
     images = make_images(side=16)
@@ -229,9 +229,9 @@ def test_in_chans_sets_the_channels_of_the_images(in_chans, name):
         ({"name": "fc-resnet10", "in_chans": 1}, "give input=(channels, height, width) instead of"),
         ({"num_classes": -1}, "-1 classes are invalid"),
         ({"num_classes": 5, "features_only": True}, "features_only=True has no head for num_cl"),
-        ({"out_indices": (1,)}, "out_indices selects stages of features_only=True: give both"),
-        ({"features_only": True, "out_indices": (4,)}, "out_indices=(4,) is invalid: give at"),
-        ({"features_only": True, "out_indices": ()}, "out_indices=() is invalid: give at least"),
+        ({"out_indices": (1,)}, "out_indices applies only with features_only=True: add that"),
+        ({"features_only": True, "out_indices": (4,)}, "out_indices=(4,) is invalid: give on"),
+        ({"features_only": True, "out_indices": ()}, "out_indices=() is invalid: give one or mo"),
         ({"pretrained": True}, "pretrained=True names no weights: give a weight file, a model f"),
     ],
 )

@@ -1,12 +1,13 @@
 """Studies on a Ray cluster, here a cluster of one machine."""
 
 import importlib.util
-import json
+import shutil
 
 import pytest
 
 from residua.cli.main import main
 from residua.record import RunRecord
+from tests.studies.in_process import train_studies_in_this_process
 
 STUDY_ARGUMENTS = [
     "study",
@@ -17,6 +18,7 @@ STUDY_ARGUMENTS = [
     "8",
     "--seeds",
     "0",
+    "1",
     "--steps",
     "3",
     "--precision",
@@ -28,22 +30,27 @@ STUDY_ARGUMENTS = [
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_study_on_a_ray_cluster_equals_a_local_one(tmp_path, capsys):
-    assert main([*STUDY_ARGUMENTS, "--workers", "1", "--out", str(tmp_path / "here")]) == 0
-    local = json.loads(capsys.readouterr().out)
-    intact = tmp_path / "there" / "runs" / "cifar-plain8-seed0"
-    assert main([*STUDY_ARGUMENTS, "--ray", "--out", str(tmp_path / "there")]) == 0
-    on_ray = json.loads(capsys.readouterr().out)
-    for local_cell, ray_cell in zip(local["cells"], on_ray["cells"], strict=True):
-        assert local_cell["test_error"] == pytest.approx(ray_cell["test_error"], abs=0.01)
-    before = (intact / "run.json").stat().st_mtime_ns
-    assert RunRecord(intact).read_result()["steps"] == 3
-    (tmp_path / "there" / "runs" / "cifar-resnet8-seed0" / "run.json").write_text("{")
-    assert main([*STUDY_ARGUMENTS, "--ray", "--out", str(tmp_path / "there")]) == 1
+    folder = tmp_path / "s"
+    with train_studies_in_this_process():
+        assert main([*STUDY_ARGUMENTS, "--out", str(folder)]) == 0
+    finished, missing, damaged = [
+        folder / "runs" / f"cifar-{name}"
+        for name in ("plain8-seed1", "plain8-seed0", "resnet8-seed0")
+    ]
+    before = (finished / "run.json").stat().st_mtime_ns
+    local = RunRecord(missing).read_result()
+    shutil.rmtree(missing)
+    (damaged / "run.json").write_text("{")
+    capsys.readouterr()
+    assert main([*STUDY_ARGUMENTS, "--ray", "--out", str(folder)]) == 1
     assert (
-        "1 of 2 runs failed (the report page lists them), e.g. cifar-resnet8-seed0: "
+        "1 of 4 runs failed (the report page lists them), e.g. cifar-resnet8-seed0: "
         in capsys.readouterr().err
     )
-    assert (intact / "run.json").stat().st_mtime_ns == before
+    on_ray = RunRecord(missing).read_result()
+    assert on_ray["steps"] == local["steps"] == 3
+    assert on_ray["test_error"] == pytest.approx(local["test_error"], abs=0.01)
+    assert (finished / "run.json").stat().st_mtime_ns == before
 
 
 def test_without_ray_a_one_line_error_is_given(tmp_path, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from residua.errors import UsageError
 from residua.record import RunRecord
 from residua.studies.run_study import train_study
 from residua.study_records import list_run_records, pack_runs
+from tests.studies.in_process import train_studies_in_this_process
 
 STUDY_ARGUMENTS = [
     "study",
@@ -29,7 +30,7 @@ STUDY_ARGUMENTS = [
     "8",
     "14",
     "--steps",
-    "15",
+    "6",
     "--precision",
     "fp32",
     "--json",
@@ -40,6 +41,7 @@ def ignore_progress(run_name, done, total):
     pass
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_study_trains_every_cell_once_and_writes_its_page(tmp_path, capsys):
     folder = tmp_path / "s"
     assert main([*STUDY_ARGUMENTS, "--seeds", "0", "1", "--out", str(folder)]) == 0
@@ -82,14 +84,15 @@ def test_a_study_with_parallel_workers_equals_sequential_runs(tmp_path):
         recipe=recipe("small").with_duration(steps=8),
     )
     progress_reports = []
-    for workers in (1, 2):
-        train_study(
-            study,
-            tmp_path / str(workers),
-            precision="fp32",
-            workers=workers,
-            on_progress=lambda *report: progress_reports.append(report),
-        )
+    with train_studies_in_this_process():
+        train_study(study, tmp_path / "1", precision="fp32", workers=1, on_progress=ignore_progress)
+    train_study(
+        study,
+        tmp_path / "2",
+        precision="fp32",
+        workers=2,
+        on_progress=lambda *report: progress_reports.append(report),
+    )
     for name in study.make_runs():
         sequential, parallel = [
             RunRecord(tmp_path / folder / "runs" / name).read_result() for folder in ("1", "2")
@@ -104,6 +107,7 @@ def test_a_study_with_parallel_workers_equals_sequential_runs(tmp_path):
     assert {name for name, _, _ in progress_reports} == set(study.make_runs())
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_packed_runs_are_not_trained_again(tmp_path):
     study = Study(
         arms=(Arm("plain"),),
@@ -125,6 +129,7 @@ def test_packed_runs_are_not_trained_again(tmp_path):
         train_study(other, tmp_path, **options, on_progress=ignore_progress)
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_folder_of_another_study_is_refused(tmp_path):
     study = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=2))
     train_study(study, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
@@ -136,6 +141,7 @@ def test_a_folder_of_another_study_is_refused(tmp_path):
         train_study(other, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_study_goes_on_in_the_precision_of_its_runs(tmp_path):
     study = Study(arms=(Arm("plain"),), depths=(8,), recipe=recipe("small").with_duration(steps=2))
     train_study(study, tmp_path, precision="fp32", workers=1, on_progress=ignore_progress)
@@ -149,6 +155,7 @@ def test_a_study_goes_on_in_the_precision_of_its_runs(tmp_path):
         assert record.read_run_json()["environment"]["precision"] == "fp32"
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_study_that_fails_at_once_leaves_its_folder_reusable(tmp_path):
     study = Study(
         arms=(Arm("plain"),),
@@ -185,12 +192,13 @@ def test_a_failed_run_prevents_neither_the_other_runs_nor_the_page(tmp_path, cap
         "--precision",
         "fp32",
     ]
-    assert main([*arguments, "--out", str(tmp_path / "s")]) == 0
+    with train_studies_in_this_process():
+        assert main([*arguments, "--out", str(tmp_path / "s")]) == 0
     broken = tmp_path / "s" / "runs" / "cifar-plain8-seed0"
     shutil.rmtree(broken)
     shutil.rmtree(tmp_path / "s" / "runs" / "cifar-resnet8-seed0")
     broken.write_text("not a folder")
-    assert main([*arguments, "--out", str(tmp_path / "s")]) == 1
+    assert main([*arguments, "--workers", "1", "--out", str(tmp_path / "s")]) == 1
     assert (
         "1 of 2 runs failed (the report page lists them), e.g. cifar-plain8-seed0: "
         in capsys.readouterr().err
@@ -206,25 +214,19 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(tmp_path):
         "plain",
         "resnet",
         "--depths",
+        "8",
         "14",
-        "20",
         "--seeds",
         "0",
         "--epochs",
         "4",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "residua",
-        *arguments,
         "--workers",
         "2",
         "--out",
         str(tmp_path / "s"),
     ]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "residua", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -244,5 +246,6 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(tmp_path):
     runs = [RunRecord(path) for path in (tmp_path / "s" / "runs").iterdir()]
     assert any(run.checkpoints_folder.exists() for run in runs)
     assert len([run for run in runs if run.read_result()]) < 4
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    with train_studies_in_this_process():
+        assert main(arguments) == 0
     assert all(RunRecord(path).read_result() for path in (tmp_path / "s" / "runs").iterdir())

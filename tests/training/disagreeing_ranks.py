@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import torch
 
-from residua.cli.main import exit_process, main
+from residua.cli.main import exit_skipping_rank_cleanup, main
 from residua.training import rank_agreement
 from residua.training.progress import TrainingProgress
 
@@ -62,4 +62,4 @@ if __name__ == "__main__":
             outcome = run_case(case, rank, len(case["arguments"]))
             path = cases_path.with_name(f"{case['name']}.{rank}.json")
             path.write_text(json.dumps(outcome))
-    exit_process(0)
+    exit_skipping_rank_cleanup(0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from residua.cli.main import exit_process, main
+from residua.cli.main import exit_skipping_rank_cleanup, main
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import get_dataset
 from residua.config.joins import Drop
@@ -171,6 +171,6 @@ def run_cli_killed_once(arguments):
 if __name__ == "__main__":
     mode, *rest = sys.argv[1:]
     if mode == "killed":
-        exit_process(run_cli_killed_once(rest))
+        exit_skipping_rank_cleanup(run_cli_killed_once(rest))
     with join_process_group() as group:
         run_all_cases(Path(rest[0]), group)

@@ -24,14 +24,15 @@ from residua.net.model_folder import (
 )
 from residua.training import assess, stored_temperature
 from residua.training.assess import (
-    MAX_MISTAKES,
-    build_evaluation,
     evaluate_model_folder,
+    make_second_opinion,
     predict_log_probabilities,
 )
 from residua.training.calibration import TemperatureGain
 from residua.training.evaluate import evaluate_network
-from residua.training.stored_temperature import fit_stored_temperature
+from residua.training.evaluation_measures import build_evaluation
+from residua.training.shown_images import MAX_MISTAKES
+from residua.training.stored_temperature import store_temperature_if_better
 from tests.cli_runner import run_cli
 from tests.third_party import randomize_weights
 from tests.training.short_runs import CPU_FP32
@@ -103,6 +104,39 @@ def test_confusions_and_mistakes_match_a_count_by_hand():
     ]
     assert found.mistakes[0].probability == pytest.approx(0.97)
     assert found.mistakes[0].thumbnail.startswith("data:image/png;base64,")
+
+
+def test_an_evaluation_pictures_all_images_of_a_small_set_and_checks_its_labels():
+    images, log_probs, config = make_hand_counted_example()
+    found = build_evaluation(images, log_probs, replace(config, temperature=2.0))
+    pictured = [image.where for image in (*found.mistakes, *found.examples)]
+    assert sorted(pictured) == [f"{i}.png" for i in range(5)]
+    assert found.label_check == "last"
+    # the label of 2.png has the probability 0.1 / (0.14 + 0.1 + 0.98), and that of 1.png 0.16
+    assert [doubtful.where for doubtful in found.doubtful_labels] == ["2.png", "1.png"]
+
+
+def test_the_weights_of_the_best_epoch_are_asked_if_they_are_others(model_folder, tmp_path):
+    run, config = tmp_path / "run", read_model_config(model_folder)
+    shutil.copytree(model_folder, run / "last")
+    images = read_split(DIGITS, "test")
+    config = read_model_config(run / "last")
+    assert make_second_opinion(run / "last", config, images, CPU_FP32) is None  # there is no best
+    shutil.copytree(model_folder, run / "best")
+    assert make_second_opinion(run / "last", config, images, CPU_FP32) is None  # the same weights
+    net = from_pretrained(model_folder)
+    for parameter in net.parameters():
+        parameter.data *= 1.1
+    save_pretrained(net, config, run / "best")
+    ask = make_second_opinion(run / "last", config, images, CPU_FP32)
+    everything = predict_log_probabilities(net, images, config, CPU_FP32)
+    positions = np.array([5, 300, 7])
+    np.testing.assert_allclose(ask(positions), everything[positions], atol=1e-5)
+    assert make_second_opinion(run / "best", config, images, CPU_FP32) is None
+    evaluation = evaluate_model_folder(run / "last", DIGITS, "test", CPU_FP32)
+    assert evaluation.label_check == "last and best"
+    (run / "best" / "config.json").write_text("{")
+    assert make_second_opinion(run / "last", config, images, CPU_FP32) is None
 
 
 def test_a_stored_temperature_is_reported_unchanged():
@@ -185,7 +219,7 @@ def test_no_temperature_is_fitted_to_images_without_a_mistake(copied_model):
     labels = torch.arange(150) % 10
     held_out = NamedImages(Images(torch.zeros(150, 1, 8, 8, dtype=torch.uint8), labels), [])
     logits = np.eye(10, dtype=np.float32)[labels.numpy()]
-    config, note, _ = fit_stored_temperature(
+    config, note, _ = store_temperature_if_better(
         copied_model, read_model_config(copied_model), held_out, logits, write=True
     )
     assert note == (
@@ -265,8 +299,8 @@ def test_the_split_used_for_calibration_is_refused_for_reporting(model_folder):
     for split in ("dev", "all"):
         with pytest.raises(
             UsageError,
-            match="--calibrate fits on the dev split, "
-            "so an evaluation on it would be too optimistic",
+            match="--calibrate fits the temperature on the dev split, "
+            "so an evaluation on that split would be too optimistic",
         ):
             evaluate_model_folder(model_folder, DIGITS, split, CPU_FP32, calibrate=True)
     with pytest.raises(

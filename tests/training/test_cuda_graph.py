@@ -7,15 +7,15 @@ from residua.config.optimisers import Muon, Sgd
 from residua.data.counter_rng import random_bits_from_keys
 from residua.net.create import create_model
 from residua.training.cuda_graph import WARMUP_CALLS
-from residua.training.machine import detect_machine
+from residua.training.machine import set_up_machine
 from residua.training.step import TrainingStep
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def train_steps(name, optimiser, graphs, steps):
-    gpu_machine = detect_machine("bf16")
-    net = gpu_machine.prepare_model(create_model(name, num_classes=10))
+    gpu_machine = set_up_machine("bf16")
+    net = gpu_machine.prepare_model_in_place(create_model(name, num_classes=10))
     step = TrainingStep(net, optimiser, gpu_machine)
     if not graphs:
         step.run_undivided = step.forward_backward
@@ -42,8 +42,8 @@ def test_training_with_a_cuda_graph_is_bit_identical(name, optimiser):
 
 
 def test_a_deep_net_trains_with_a_cuda_graph():
-    here = detect_machine("bf16")
-    step = TrainingStep(here.prepare_model(create_model("cifar-resnet1202")), Sgd(), here)
+    here = set_up_machine("bf16")
+    step = TrainingStep(here.prepare_model_in_place(create_model("cifar-resnet1202")), Sgd(), here)
     images, labels = (
         torch.zeros(8, 3, 32, 32, device=here.device),
         torch.zeros(8, dtype=torch.int64, device=here.device),

@@ -23,7 +23,7 @@ from residua.record import RunRecord
 from residua.training.checkpoint import list_checkpoints
 from residua.training.distributed import (
     DataParallelGroup,
-    assign_batch_share,
+    find_share_index_and_count,
     group_from_environment,
     join_process_group,
     local_bn_splits,
@@ -210,7 +210,10 @@ def test_synchronised_batchnorm_does_not_use_fused_kernels(distributed_results):
 
 def test_all_processes_stop_when_one_is_asked_to(distributed_results):
     folder = distributed_results / "stopped"
-    sentence = f"stopped at step 5 of 12: add --resume to continue, with --out {folder}"
+    sentence = (
+        "training stopped at step 5 of 12: to continue, repeat the command with --resume and "
+        f"--out {folder}"
+    )
     assert (distributed_results / "stopped at").read_text().splitlines() == [sentence] * 4
 
 
@@ -295,7 +298,7 @@ def test_ctrl_c_stops_all_processes_at_a_checkpoint(tmp_path):
     process.send_signal(signal.SIGINT)
     wait_for_torchrun(process)
     found = re.search(
-        r"residua: stopped at step (\d+) of 3,000: add --resume to continue",
+        r"residua: training stopped at step (\d+) of 3,000: to continue, repeat the command",
         read_log(tmp_path / "logs", 0),
     )
     assert found
@@ -359,7 +362,7 @@ def test_an_indivisible_batch_is_refused_with_one_line_by_rank_0(tmp_path):
 )
 def test_unequal_shares_are_refused_with_the_nearest_valid_sizes(batch_size, parts, size, sentence):
     with pytest.raises(UsageError) as refused:
-        assign_batch_share(
+        find_share_index_and_count(
             replace(recipe("small"), batch_size=batch_size, bn_splits=parts),
             DataParallelGroup(0, size),
         )
@@ -386,7 +389,7 @@ def test_without_torchrun_the_world_size_is_1():
     )
     with pytest.raises(
         UsageError,
-        match="RANK and WORLD_SIZE are set, but not LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
+        match="RANK and WORLD_SIZE are set without LOCAL_RANK, MASTER_ADDR, MASTER_PORT",
     ):
         group_from_environment({"RANK": "0", "WORLD_SIZE": "2"})
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from residua.cli.main import main
-from residua.config.memory import estimate_step_bytes
+from residua.config.memory import estimate_activation_peak_bytes
 from residua.config.optimisers import Sgd
 from residua.errors import Interrupted
 from residua.net.create import create_model
 from residua.net.model_folder import from_pretrained
-from residua.training.machine import detect_machine
+from residua.training.machine import set_up_machine
 from residua.training.run import train_run
 from residua.training.step import TrainingStep
 from tests.training.short_runs import (
@@ -36,7 +36,7 @@ def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
     train_run(
         run,
         tmp_path / "whole",
-        detect_machine(precision),
+        set_up_machine(precision),
         on_progress=ignore_progress,
         should_stop=never_stop,
     )
@@ -45,7 +45,7 @@ def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
             train_run(
                 run,
                 tmp_path / "parts",
-                detect_machine(precision),
+                set_up_machine(precision),
                 resume=True,
                 on_progress=ignore_progress,
                 should_stop=stop_after(7),
@@ -53,7 +53,7 @@ def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
     train_run(
         run,
         tmp_path / "parts",
-        detect_machine(precision),
+        set_up_machine(precision),
         resume=True,
         on_progress=ignore_progress,
         should_stop=never_stop,
@@ -68,11 +68,11 @@ def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
 @pytest.mark.parametrize("model", ["cifar-resnet20", "cifar-preresnet20", "cifar-plain20"])
 def test_scores_in_fp32_match_float64(model):
     """TF32 would be off by 1e-3."""
-    here = detect_machine("fp32")
+    here = set_up_machine("fp32")
     images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     exact, net = (
         create_model(model).double().train(),
-        here.prepare_model(create_model(model)).train(),
+        here.prepare_model_in_place(create_model(model)).train(),
     )
     with torch.no_grad():
         assert relative_error(net(images.to(here.device)), exact(images.double())) < 1e-4
@@ -81,9 +81,9 @@ def test_scores_in_fp32_match_float64(model):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_gradients_in_fp32_match_float64(stride):
     """For one layer: in a deep net rounding flips some ReLUs, and gradients change abruptly."""
-    here = detect_machine("fp32")
+    here = set_up_machine("fp32")
     exact = torch.nn.Conv2d(16, 32, 3, stride, 1, dtype=torch.float64)
-    layer = here.prepare_model(torch.nn.Conv2d(16, 32, 3, stride, 1))
+    layer = here.prepare_model_in_place(torch.nn.Conv2d(16, 32, 3, stride, 1))
     layer.load_state_dict(exact.state_dict())
     images = torch.randn(
         32, 16, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64
@@ -102,8 +102,8 @@ def relative_error(x, expected):
 def test_activation_checkpointing_is_bit_identical():
     ends = []
     for by in ("none", "unit", "sqrt"):
-        here = detect_machine("bf16", by)
-        net = here.prepare_model(create_model("cifar-resnet20,join=drop-path")).train()
+        here = set_up_machine("bf16", by)
+        net = here.prepare_model_in_place(create_model("cifar-resnet20,join=drop-path")).train()
         step = TrainingStep(net, Sgd(), here)
         step.run_undivided = step.forward_backward
         for i in range(3):
@@ -121,8 +121,8 @@ def test_activation_checkpointing_is_bit_identical():
 @pytest.mark.parametrize("by", ["none", "sqrt"])
 @pytest.mark.parametrize("model", ["cifar-resnet20", "cifar-resnet110"])
 def test_the_memory_estimate_is_within_15_percent(model, by):
-    here = detect_machine("bf16", by)
-    net = here.prepare_model(create_model(model)).train()
+    here = set_up_machine("bf16", by)
+    net = here.prepare_model_in_place(create_model(model)).train()
     step = TrainingStep(net, Sgd(), here)
     step.run_undivided = step.forward_backward
     images, labels = (
@@ -136,7 +136,9 @@ def test_the_memory_estimate_is_within_15_percent(model, by):
     step(images, labels, 0.0)
     torch.cuda.synchronize()
     measured = torch.cuda.max_memory_allocated() - before
-    assert estimate_step_bytes(net.plan, 128, by, bf16=True) == pytest.approx(measured, rel=0.15)
+    assert estimate_activation_peak_bytes(net.plan, 128, by, bf16=True) == pytest.approx(
+        measured, rel=0.15
+    )
 
 
 def test_all_commands_run_on_a_gpu(tmp_path, capsys):

@@ -96,13 +96,14 @@ def test_initial_weights_that_do_not_fit_are_refused(model_folder, tmp_path, cap
         "digits", "--from", str(model_folder), "--model", "resnet18"
     )
     assert "there is no file or folder" in run_train("digits", "--from", str(tmp_path / "nothing"))
-    assert "takes images of (1, 8, 8), but those of cifar10 are (3, 32, 32)" in run_train(
-        "cifar10", "--from", str(model_folder)
+    assert (
+        "takes images of shape (1, 8, 8), but those of cifar10 have shape (3, 32, 32)"
+        in run_train("cifar10", "--from", str(model_folder))
     )
     config = read_model_config(model_folder)
     other = network("cifar-resnet8", input=(1, 9, 9))
     save_pretrained(build(other), replace(config, network=other), model_folder)
-    assert "takes images of (1, 9, 9), but those of digits are (1, 8, 8)" in run_train(
+    assert "takes images of shape (1, 9, 9), but those of digits have shape (1, 8, 8)" in run_train(
         "digits", "--from", str(model_folder)
     )
     (model_folder / "model.safetensors").unlink()

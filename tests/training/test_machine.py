@@ -5,26 +5,26 @@ import torch
 
 from residua.errors import UsageError
 from residua.training import machine
-from residua.training.machine import detect_machine
+from residua.training.machine import set_up_machine
 
 
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_the_cpu_computes_if_asked_for_whether_or_not_there_is_a_gpu(monkeypatch, has_gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    assert detect_machine("fp32", device_choice="cpu").device == torch.device("cpu")
+    assert set_up_machine("fp32", device_choice="cpu").device == torch.device("cpu")
 
 
 def test_a_gpu_is_taken_unless_the_cpu_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(machine, "make_cudnn_deterministic", lambda: None)
+    monkeypatch.setattr(machine, "set_deterministic_fp32_cudnn", lambda: None)
     for device_choice in ("auto", "cuda"):
-        assert detect_machine("fp32", device_choice=device_choice).device.type == "cuda"
+        assert set_up_machine("fp32", device_choice=device_choice).device.type == "cuda"
 
 
 def test_a_missing_gpu_and_an_unknown_device_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert detect_machine("fp32").device.type == "cpu"
+    assert set_up_machine("fp32").device.type == "cpu"
     with pytest.raises(UsageError, match="PyTorch finds no GPU on this machine: use the device"):
-        detect_machine("fp32", device_choice="cuda")
-    with pytest.raises(UsageError, match="no device 'gpu': choose from auto, cpu, cuda"):
-        detect_machine("fp32", device_choice="gpu")
+        set_up_machine("fp32", device_choice="cuda")
+    with pytest.raises(UsageError, match="there is no device 'gpu': choose from auto, cpu, cuda"):
+        set_up_machine("fp32", device_choice="gpu")

@@ -12,9 +12,9 @@ from residua.config.dataset import get_dataset
 from residua.config.memory import (
     EVAL_BATCH,
     RECOMPUTE_MODES,
+    estimate_activation_peak_bytes,
     estimate_evaluation_bytes,
     estimate_run_memory,
-    estimate_step_bytes,
     recompute_segment_lengths,
 )
 from residua.config.papers import network
@@ -73,7 +73,7 @@ def test_a_step_takes_the_estimated_memory(name, precision, way):
     if precision == "bf16" and way != "none" and not cpu_has_bf16():
         pytest.skip("without native bf16 the estimate is too low for recomputed segments")
     machine, spec = Machine(torch.device("cpu"), precision, way), network(name)
-    net = machine.prepare_model(build(spec))
+    net = machine.prepare_model_in_place(build(spec))
     step, images, labels = (
         TrainingStep(net, recipe("he2015").optimiser, machine),
         torch.randn(16, *spec.input),
@@ -83,7 +83,7 @@ def test_a_step_takes_the_estimated_memory(name, precision, way):
     found = (
         measure_peak_bytes(lambda: [step(images, labels, 0.1) for _ in range(2)]) + images.nbytes
     )
-    assert estimate_step_bytes(net.plan, 16, way, precision == "bf16") == pytest.approx(
+    assert estimate_activation_peak_bytes(net.plan, 16, way, precision == "bf16") == pytest.approx(
         found, rel=0.15
     )
 
@@ -123,8 +123,8 @@ def test_segments_cover_all_units_and_have_about_sqrt_length():
 def test_checkpointing_1202_layers_takes_a_quarter_of_the_memory(bf16):
     planned = plan(network("cifar-resnet1202"))
     assert (
-        estimate_step_bytes(planned, 128, "sqrt", bf16)
-        < estimate_step_bytes(planned, 128, "none", bf16) / 4
+        estimate_activation_peak_bytes(planned, 128, "sqrt", bf16)
+        < estimate_activation_peak_bytes(planned, 128, "none", bf16) / 4
     )
 
 

@@ -135,7 +135,7 @@ def test_nothing_is_written_for_ranks_that_differ(outcomes):
 
 
 def test_a_rank_that_fails_says_why_and_the_others_say_that_it_stopped(outcomes):
-    reason = f"there is no folder or table {outcomes['folder'] / 'absent'}"
+    reason = f"there is no folder or table {outcomes['folder'] / 'absent'}: check the path"
     for case, failing in (("no data", 1), ("no data on rank 0", 0)):
         for rank, outcome in outcomes[case].items():
             prefix = "" if rank == failing else f"rank {failing} stopped: "

@@ -50,7 +50,7 @@ def test_an_interrupted_run_is_bit_identical_to_an_uninterrupted_one(tmp_path):
             break
         except Interrupted as stopped:
             stops += 1
-            assert f"stopped at step {7 * stops} of 40: add --resume" in str(stopped)
+            assert f"stopped at step {7 * stops} of 40: to continue, " in str(stopped)
     assert stops == 5
     ours, theirs = load_last_weights(tmp_path / "parts"), load_last_weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -384,7 +384,7 @@ def test_a_run_stopped_by_ctrl_c_can_be_resumed(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "add --resume to continue, with --out" in errors.splitlines()[-1]
+    assert "repeat the command with --resume and --out" in errors.splitlines()[-1]
     assert list_checkpoints(tmp_path / "r" / "checkpoints")
     subprocess.run(
         [*TRAIN_COMMAND, "--resume", "--out", str(tmp_path / "r")], check=True, capture_output=True

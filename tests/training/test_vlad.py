@@ -127,7 +127,7 @@ def test_an_interrupted_run_restarts_and_is_bit_identical(tmp_path):
     for after in (1, 15, steps - 1):
         left = iter(range(after - 1))
         with pytest.raises(
-            Interrupted, match=f"stopped at step {after} of {steps}: add --resume to continue"
+            Interrupted, match=f"stopped at step {after} of {steps}: to continue, repeat"
         ):
             train_run(
                 run,
@@ -168,7 +168,7 @@ def test_sampled_patches_come_from_the_images():
     net = VladNetwork(make_vlad_classifier("vlad,samples=50", DIGITS.input, 10))
     images = read_split(DIGITS, "train")[:3]
     every = (
-        net.extract_patches(normalise_pixels(images.pixels, DIGITS.mean, DIGITS.std))
+        net.extract_normalised_patches(normalise_pixels(images.pixels, DIGITS.mean, DIGITS.std))
         .flatten(0, 1)
         .double()
     )
@@ -247,7 +247,7 @@ def test_a_class_without_images_is_reported():
             ["--model", "vlad", "--precision", "bf16"],
             "--precision bf16 does not apply to vlad, which is always fitted in fp32: leave it out",
         ),
-        (["--model", "vlda"], "no model 'vlda': did you mean 'vlad'?"),
+        (["--model", "vlda"], "there is no model 'vlda': did you mean 'vlad'?"),
         (["--model", "vlad,words=0"], "words=0 is invalid: it must be at least 1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -68,7 +68,7 @@ def unpickle_array_from_buffer(
 def unpickle_latin1_bytes(text: str, encoding: str) -> bytes:
     """Replace `_codecs.encode`: a pickle of protocol 2 or lower calls it to make bytes.
 
-    The function itself would also compress, or take quadratic time, if a pickle asked for it.
+    `_codecs.encode` would also compress, or take quadratic time, if a pickle asked for that.
     """
     if encoding != "latin1":
         raise DataError(f"it encodes bytes as {encoding!r}, an encoding that numpy does not use")
@@ -179,8 +179,8 @@ def read_verified_bytes(path: Path, file: DataFile) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:
         raise DataError(
-            f"{path} is of another data set: it holds more than {MAX_FILE_BYTES:,} bytes; delete "
-            "it and download it again"
+            f"{path} belongs to another data set: it holds more than {MAX_FILE_BYTES:,} bytes; "
+            "delete it and download it again"
         )
     if file.md5 and (actual_md5 := compute_md5(io.BytesIO(content))) != file.md5:
         raise DataError(

@@ -57,19 +57,19 @@ def find_or_download(
 
 
 def list_user_data_folders(data_dir: Path | None) -> list[tuple[str, Path]]:
-    """The data folders that the user gives, first choice first: (option or variable, folder)."""
+    """List the user's data folders, first choice first: (option or variable, folder)."""
     options = [("--data-dir", data_dir), ("RESIDUA_DATA", os.environ.get("RESIDUA_DATA"))]
     return [(title, Path(os.path.expanduser(folder))) for title, folder in options if folder]
 
 
 def get_cache_dir() -> Path:
-    """The cache folder: $XDG_CACHE_HOME/residua, by default ~/.cache/residua."""
+    """Return the cache folder: $XDG_CACHE_HOME/residua, by default ~/.cache/residua."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "residua"
 
 
 def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, ...]) -> Path | None:
-    """The data set's folder in `parent`, or else `parent` itself if it holds any of `files`.
+    """Find the data set's folder in `parent`, or else `parent` itself if it holds any of `files`.
 
     Returns None if there is no such folder and no such file.
     """
@@ -79,7 +79,7 @@ def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, .
 
 
 def list_missing_files(folder: Path, files: tuple[DataFile, ...]) -> list[str]:
-    """The names of those `files` that `folder` lacks, both as they are and compressed as .gz."""
+    """List those of `files` that `folder` lacks, both as they are and compressed as .gz."""
     return [
         file.name
         for file in files
@@ -232,7 +232,7 @@ def unpack_archive(
 
 
 def describe_network_error(error: Exception) -> str:
-    """The operating system's message if the error contains one, otherwise the error's message."""
+    """Return the operating system's message if the error contains one, else the error's own."""
     cause: object = error
     if isinstance(error, URLError) and not isinstance(error, HTTPError):
         cause = error.reason
@@ -244,7 +244,7 @@ def file_size_or_zero(path: Path) -> int:
 
 
 def compute_file_md5(path: Path) -> str:
-    """The MD5 sum of a file; "" if the file does not exist."""
+    """Compute the MD5 sum of a file; "" if the file does not exist."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:

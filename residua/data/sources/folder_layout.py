@@ -41,7 +41,7 @@ class FolderLayout:
 
 
 def read_folder_layout(root: Path, folders: list[Path]) -> FolderLayout:
-    """Tell split folders, class folders and other folders apart; `folders` are those in `root`.
+    """Divide the `folders` in `root` into split folders, class folders and other folders.
 
     Raises DataError if the layout can be read in two ways.
     """
@@ -72,7 +72,7 @@ def read_folder_layout(root: Path, folders: list[Path]) -> FolderLayout:
 
 
 def assign_split_roles(split_folders: dict[OptionalSplit, Path]) -> dict[OptionalSplit, Path]:
-    """Use a validation folder without a test folder as the test split.
+    """Use the validation folder as the test split if there is no test folder.
 
     A training folder alone gets the key "", so that it is split by the content of its images.
     """
@@ -84,7 +84,7 @@ def assign_split_roles(split_folders: dict[OptionalSplit, Path]) -> dict[Optiona
 
 
 def find_split_folders(root: Path, folders: list[Path]) -> dict[OptionalSplit, Path]:
-    """The folder of class folders of each split, e.g. `seg_train/seg_train` for "train".
+    """Find the folder of class folders of each split, e.g. `seg_train/seg_train` for "train".
 
     Raises DataError if two folders claim the same split.
     """
@@ -107,9 +107,9 @@ def find_split_folders(root: Path, folders: list[Path]) -> dict[OptionalSplit, P
 
 
 def unwrap_split_folder(folder: Path) -> Path:
-    """The folder inside a split folder that repeats its split, as in `seg_train/seg_train/CLASS`.
+    """Find the folder in a split folder that repeats its split, as in `seg_train/seg_train/CLASS`.
 
-    It is the split folder itself if that holds images, or other folders that hold files.
+    Returns the split folder itself if it holds images, or other folders with files.
     """
     split = parse_split_name(folder.name)
     while not holds_files_directly(folder, IMAGE_SUFFIXES):
@@ -127,7 +127,8 @@ def unwrap_split_folder(folder: Path) -> Path:
 def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
     """Raise DataError if folders that would be classes look like splits.
 
-    They do if their names say so, or if some hold no images themselves but the same subfolders.
+    They do if their names are those of splits, or if several of them hold no images but subfolders
+    of the same names.
     """
     used = [folder for folder in folders if count_files(folder, limit=1)]
     named_splits = {parse_split_name(folder.name) for folder in used} - {""}
@@ -168,10 +169,9 @@ def refuse_held_out_as_class(root: Path, folders: list[Path]) -> None:
     held_out = [folder for folder in used if HELD_OUT_WORDS & set(split_words(folder.name))]
     if held_out and held_out != used:
         raise DataError(
-            f"{root} holds {held_out[0].name}, which is named like held-out images, beside "
+            f"{root} holds {held_out[0].name}, which is named like a held-out split, beside "
             f"{join_first_names(folder.name for folder in used if folder not in held_out)}: name "
-            f"the folders of splits {KNOWN_SPLIT_NAMES}, or rename {held_out[0].name} if it is a "
-            "class"
+            f"the split folders {KNOWN_SPLIT_NAMES}, or rename {held_out[0].name} if it is a class"
         )
 
 
@@ -189,8 +189,8 @@ def refuse_classes_beside_train(root: Path, train_folder: Path, others: list[Pat
         )
         inner = join_first_names(child.name for child in list_subfolders(train_folder))
         raise DataError(
-            f"in {root}, the folder {train_folder.name!r} may be the training split, as it holds "
-            f"the folders {inner}, or a class beside {counts}: if it is the split, move "
+            f"in {root}, the folder {train_folder.name!r} may be the training split (it holds the "
+            f"folders {inner}) or a class (beside {counts}): if it is the split, move "
             f"{join_first_names(folder.name for folder in flat)} elsewhere; if it is a class, "
             f"rename {train_folder.name}"
         )
@@ -199,7 +199,7 @@ def refuse_classes_beside_train(root: Path, train_folder: Path, others: list[Pat
 def refuse_classes_beside_held_out(
     root: Path, split_folders: dict[OptionalSplit, Path], others: list[Path]
 ) -> None:
-    """Raise DataError if a held-out split lies among folders, which would make it a class."""
+    """Raise DataError if a held-out split lies beside class folders, and so would be a class."""
     if not split_folders:
         return
     split_folder = next(iter(split_folders.values()))
@@ -214,7 +214,7 @@ def refuse_classes_beside_held_out(
 
 
 def describe_unused_folder(root: Path, folder: Path) -> DataProblem:
-    """The problem of a folder beside the splits: its images are not used."""
+    """Describe a folder beside the splits as a problem: its images are not used."""
     if parse_split_name(folder.name):
         detail = (
             "holds no folders of classes, and is left out: its images have no labels; "
@@ -230,7 +230,7 @@ def describe_left_out(root: Path, folder: Path, kind: str, detail: str) -> DataP
 
 
 def holds_own_output(folder: Path) -> bool:
-    """Whether a folder, or a folder in it, was written by a command of residua."""
+    """Return whether a folder, or a folder in it, was written by a command of residua."""
     return any(
         (place / name).is_file()
         for place in (folder, *list_subfolders(folder))

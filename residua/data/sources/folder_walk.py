@@ -8,7 +8,7 @@ from residua.data.sources.listing import is_visible, list_visible_children
 
 
 def count_files(folder: Path, limit: int | None = None) -> int:
-    """The number of visible files in a folder and its subfolders, at most `limit`."""
+    """Count the visible files in a folder and its subfolders, up to `limit`."""
     count = 0
     for _ in iter_files(folder):
         count += 1
@@ -42,27 +42,27 @@ def walk_with_loop_guard(
                 pending.append((child, ()))
             elif not child.is_symlink():
                 pending.append((child, (*ancestors, os.path.join(ancestors[-1], child.name))))
-            elif leads_back(real := os.path.realpath(child), ancestors):
+            elif contains_any_ancestor(real := os.path.realpath(child), ancestors):
                 on_loop(child)
             else:
                 pending.append((child, (*ancestors, real)))
 
 
 def is_link_loop(folder: Path) -> bool:
-    """Whether a folder is a link to a folder that contains the link."""
-    return folder.is_symlink() and leads_back(
+    """Return whether a folder is a link to a folder that contains the link."""
+    return folder.is_symlink() and contains_any_ancestor(
         os.path.realpath(folder), (os.path.realpath(folder.parent),)
     )
 
 
-def leads_back(real_path: str, ancestors: tuple[str, ...]) -> bool:
-    """Whether a folder is one of `ancestors`, or contains one of them."""
+def contains_any_ancestor(real_path: str, ancestors: tuple[str, ...]) -> bool:
+    """Return whether a folder is one of `ancestors`, or contains one of them."""
     prefix = os.path.join(real_path, "")
     return any(os.path.join(ancestor, "").startswith(prefix) for ancestor in ancestors)
 
 
 def list_children_or_none(folder: Path) -> list[Path]:
-    """The visible files and folders in a folder; none if it cannot be read."""
+    """List the visible files and folders in a folder; none if it cannot be read."""
     try:
         return list_visible_children(folder)
     except OSError:
@@ -70,7 +70,7 @@ def list_children_or_none(folder: Path) -> list[Path]:
 
 
 def list_subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, sorted by name; none if it cannot be read."""
+    """List the visible folders in a folder, sorted by name; none if it cannot be read."""
     try:
         with os.scandir(folder) as children:
             return sorted(
@@ -83,7 +83,7 @@ def list_subfolders(folder: Path) -> list[Path]:
 
 
 def holds_files_directly(folder: Path, suffixes: Collection[str] = ()) -> bool:
-    """Whether a folder itself holds a visible file, with one of `suffixes` if these are given."""
+    """Return whether a folder itself holds a visible file, with one of `suffixes` if given."""
     return any(
         not suffixes or child.suffix.lower() in suffixes
         for child in list_children_or_none(folder)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from residua.data.sources.huggingface_files import (
     find_parquet_files,
-    is_binary_type,
+    is_image_bytes_type,
     is_saved_dataset,
-    list_saved_files,
+    list_save_marker_paths,
     load_huggingface_splits,
 )
 from residua.data.sources.listing import (
@@ -56,7 +56,7 @@ class ImageColumn:
         self.table, self.column, self.allowed_folders = table, column, allowed_folders
 
     def read_row_bytes(self, row: int) -> bytes:
-        """The encoded image in a row, or in the file that the row names.
+        """Read the encoded image in a row, or in the file that the row names.
 
         Raises OSError if the row has neither, or if the file is outside `allowed_folders`.
         """
@@ -69,7 +69,7 @@ class ImageColumn:
             if not any(resolved_path.is_relative_to(folder) for folder in self.allowed_folders):
                 raise OSError(
                     f"the row refers to the file {escape_unprintable(path)}, "
-                    "which is not read because it is outside the library's cache"
+                    "which is not read because it is outside the cache folders of Hugging Face"
                 )
             return resolved_path.read_bytes()
         if not isinstance(content, bytes):
@@ -90,7 +90,7 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSplit:
-    """A split of a Hugging Face data set: its name there, our name, its images and labels."""
+    """A split of a Hugging Face data set: its original name, our name, its images and labels."""
 
     name: str
     split: OptionalSplit
@@ -105,7 +105,9 @@ def list_huggingface_dataset(location: str) -> ImageListing:
     file, or a folder of parquet files.
     """
     path = Path(location)
-    stamped_files = list_saved_files(path) if is_saved_dataset(path) else find_parquet_files(path)
+    stamped_files = (
+        list_save_marker_paths(path) if is_saved_dataset(path) else find_parquet_files(path)
+    )
     stamped_files = stamped_files or [path]
     modified_times = tuple(file.stat().st_mtime_ns for file in stamped_files if file.is_file())
     return list_huggingface_cached(location, modified_times)
@@ -113,7 +115,7 @@ def list_huggingface_dataset(location: str) -> ImageListing:
 
 @lru_cache(maxsize=2)
 def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> ImageListing:
-    """Cached version of `list_huggingface_dataset`.
+    """Do the work of `list_huggingface_dataset`, with a cache.
 
     `modified_times` is used only as part of the cache key, so that a changed data set on disk is
     listed again.
@@ -162,7 +164,7 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
 
 
 def describe_merged_splits(labelled_splits: Sequence[LabelledSplit]) -> Iterator[str]:
-    """Notes on splits of the data set that are used together, e.g. train and train_extra."""
+    """Yield notes on splits of the data set that are used together, e.g. train and train_extra."""
     names_by_split: dict[OptionalSplit, list[str]] = {}
     for labelled in labelled_splits:
         names_by_split.setdefault(labelled.split, []).append(escape_unprintable(labelled.name))
@@ -172,7 +174,7 @@ def describe_merged_splits(labelled_splits: Sequence[LabelledSplit]) -> Iterator
 
 
 def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> list[ImageEntry]:
-    """The entries of a split's rows, without those that have no label."""
+    """Make the entries of a split's rows, without those that have no label."""
     return [
         ImageEntry(
             Path(),
@@ -187,7 +189,7 @@ def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> 
 
 
 def list_huggingface_cache_folders() -> list[Path]:
-    """The folders in which the library stores the files it downloads."""
+    """List the folders in which the library stores the files it downloads."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -195,7 +197,7 @@ def list_huggingface_cache_folders() -> list[Path]:
 
 
 def find_image_and_label_columns(location: str, features: "Features") -> tuple[str, str]:
-    """The names of the image column and the label column, found by the types of the columns.
+    """Find the names of the image column and the label column by the types of the columns.
 
     Raises DataError if there is no image column or no label column, or if there are several and
     their names do not decide; see `pick_single_column`.
@@ -204,7 +206,7 @@ def find_image_and_label_columns(location: str, features: "Features") -> tuple[s
 
     image_columns = [
         name for name, feature in features.items() if isinstance(feature, datasets.Image)
-    ] or [field.name for field in features.arrow_schema if is_binary_type(field.type)]
+    ] or [field.name for field in features.arrow_schema if is_image_bytes_type(field.type)]
     label_columns = [
         name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)
     ] or [
@@ -245,7 +247,7 @@ def pick_single_column(
 
 
 def read_label_texts(table: "Dataset", label_column: str) -> list[str]:
-    """The label of each row as text: a class name if the table has names; "" if missing."""
+    """Read the label of each row as text: a class name if the table has names; "" if missing."""
     feature = table.features[label_column]
     label_table = table.select_columns([label_column]).with_format("arrow")[:]
     values = label_table.column(label_column).to_pylist()

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from residua.config.hub_name import HUB_PREFIX, is_on_hub, require_hub_name
+from residua.config.hub_name import HUB_PREFIX, is_hub_name, require_hub_name
 from residua.data.image_formats import IMAGE_SUFFIXES
 from residua.data.sources.download import get_cache_dir
 from residua.data.sources.listing import (
@@ -33,17 +33,17 @@ SAVED_DATASET_FILES = (("dataset_dict.json",), ("state.json", "dataset_info.json
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether `folder` was written by `save_to_disk`."""
+    """Return whether `folder` was written by `save_to_disk`."""
     return any(all((folder / name).is_file() for name in names) for names in SAVED_DATASET_FILES)
 
 
-def list_saved_files(folder: Path) -> list[Path]:
-    """The files by which a folder of `save_to_disk` is known, whether they exist or not."""
+def list_save_marker_paths(folder: Path) -> list[Path]:
+    """List the files that identify a folder of `save_to_disk`, whether they exist or not."""
     return [folder / name for names in SAVED_DATASET_FILES for name in names]
 
 
 def has_image_column(parquet_path: Path) -> bool:
-    """Whether a parquet file has a column of bytes; raises DataError if it is unreadable."""
+    """Return whether a parquet file has a column of bytes; raises DataError if it is unreadable."""
     require_extra("a parquet table")
     from pyarrow import parquet
 
@@ -51,20 +51,20 @@ def has_image_column(parquet_path: Path) -> bool:
         schema = parquet.read_schema(parquet_path)
     except (OSError, ValueError) as error:
         raise DataError(f"{parquet_path} cannot be read as parquet: {error}") from error
-    return any(is_binary_type(field.type) for field in schema)
+    return any(is_image_bytes_type(field.type) for field in schema)
 
 
-def is_binary_type(arrow_type: "DataType") -> bool:
-    """Whether a column's type is bytes, or a struct with a field `bytes`, as in hub images."""
+def is_image_bytes_type(arrow_type: "DataType") -> bool:
+    """Return whether a column's type is bytes, or a struct with a field `bytes`, as on the hub."""
     from pyarrow import types
 
     if types.is_struct(arrow_type):
-        return any(is_binary_type(field.type) for field in arrow_type if field.name == "bytes")
+        return any(is_image_bytes_type(field.type) for field in arrow_type if field.name == "bytes")
     return bool(types.is_binary(arrow_type) or types.is_large_binary(arrow_type))
 
 
 def find_parquet_files(folder: Path) -> list[Path]:
-    """The parquet files of images in a folder, e.g. in a data set that was downloaded from the hub.
+    """Find the parquet files of images in a folder, e.g. in a data set downloaded from the hub.
 
     They are in the folder itself, in its subfolder `data`, or in subfolders named like splits.
     Returns [] if there are none, or if other subfolders hold images.  Raises DataError if only
@@ -95,7 +95,7 @@ def find_parquet_files(folder: Path) -> list[Path]:
 
 
 def list_suffixes_of_first_files(folder: Path) -> set[str]:
-    """The suffixes of the first files in a folder, which may hold millions."""
+    """List the suffixes of the first files in a folder, which may hold millions."""
     try:
         with os.scandir(folder) as children:
             names = [child.name for child in islice(children, FILES_SAMPLED)]
@@ -105,7 +105,7 @@ def list_suffixes_of_first_files(folder: Path) -> set[str]:
 
 
 def group_by_split(location: Path) -> dict[str, list[str]]:
-    """The parquet files at a location by split, as glob patterns that match only the files.
+    """Return the parquet files at a location by split, as glob patterns that match only the files.
 
     Raises DataError if the names of some files state a split, and those of others do not.
     """
@@ -118,10 +118,9 @@ def group_by_split(location: Path) -> dict[str, list[str]]:
         return {"train": [escape(str(path)) for path in files]}
     if unknown:
         raise DataError(
-            f"in {location} the names of {len(unknown)} of {len(files)} parquet files state no "
-            f"split ({join_first_names(unknown)}): move them elsewhere, or name them after a "
-            "split, "
-            f"{describe_split_names()}"
+            f"{len(unknown)} of {len(files)} parquet files in {location} have no split in their "
+            f"names ({join_first_names(unknown)}): move them elsewhere, or name them after a "
+            f"split, {describe_split_names()}"
         )
     return {
         split: [escape(str(path)) for path in files if split_by_file[path] == split]
@@ -130,7 +129,7 @@ def group_by_split(location: Path) -> dict[str, list[str]]:
 
 
 def parse_parquet_split(path: Path, root: Path) -> OptionalSplit:
-    """The split that a parquet file's name, or else its folder's name, states; or ""."""
+    """Return the split that a parquet file's name, or else its folder's name, states; or ""."""
     pieces: Iterable[str] = (path.stem, path.parent.name) if path.parent != root else (path.stem,)
     return next(filter(None, map(parse_split_name, pieces)), "")
 
@@ -138,13 +137,13 @@ def parse_parquet_split(path: Path, root: Path) -> OptionalSplit:
 def load_huggingface_splits(location: str) -> dict[str, "Dataset"]:
     """Load the non-empty tables of a data set, by split.
 
-    Raises DataError if that fails, and UsageError for a name on the hub that is not one.
+    Raises DataError if that fails, and UsageError for an invalid hub name.
     """
     require_extra("a Hugging Face data set")
     import datasets
 
     try:
-        if is_on_hub(location):
+        if is_hub_name(location):
             loaded = datasets.load_dataset(*parse_hub_location(location))
         elif is_saved_dataset(Path(location)):
             loaded = datasets.load_from_disk(location)
@@ -169,13 +168,14 @@ def load_huggingface_splits(location: str) -> dict[str, "Dataset"]:
 def parse_hub_location(location: str) -> tuple[str, str | None]:
     """Split hf:OWNER/NAME:CONFIG into OWNER/NAME and the configuration, which may be left out.
 
-    Raises UsageError if it is no name of the hub, or if the library would read a local folder.
+    Raises UsageError if the location is no name on the hub, or if the library would read a local
+    folder.
     """
     source, _, config = location.removeprefix(HUB_PREFIX).partition(":")
     name = require_hub_name(f"{HUB_PREFIX}{source}")
     if Path(name).exists():
         raise UsageError(
             f"{location} names a data set on the Hugging Face hub, but {name} is also on this "
-            f"machine: give {name} to read it, or start the command in another folder"
+            f"machine: give {name} to read the local one, or start the command in another folder"
         )
     return name, config or None

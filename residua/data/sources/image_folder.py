@@ -72,7 +72,7 @@ def list_image_folder(root: Path) -> ImageListing:
 
 
 def find_images_beside_splits(root: Path) -> list[DataProblem]:
-    """A problem for each image that lies beside the folders of the splits."""
+    """Return a problem for each image that lies beside the folders of the splits."""
     problems: list[DataProblem] = []
     detail = "is next to the folders of the splits, not in one, and is skipped"
     for child in list_valid_children(root, root, problems):

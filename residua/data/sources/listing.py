@@ -58,7 +58,7 @@ class EmbeddedFile(Protocol):
     """
 
     def read_bytes(self) -> bytes:
-        """The encoded image; raises OSError if it cannot be read."""
+        """Read the encoded image; raises OSError if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ImageEntry:
     embedded_file: EmbeddedFile | None = None  # None: the image is a file of its own
 
     def read_bytes(self) -> bytes:
-        """The encoded image; raises OSError if it cannot be read."""
+        """Read the encoded image; raises OSError if it cannot be read."""
         return self.embedded_file.read_bytes() if self.embedded_file else self.path.read_bytes()
 
 
@@ -99,11 +99,12 @@ class ImageListing:
 
 
 def problems_to_json(problems: Iterable[DataProblem]) -> Json:
+    """Convert the problems to JSON: a list of objects with path, kind and detail."""
     return [dict(asdict(problem)) for problem in problems]
 
 
 def parse_split_name(name: str) -> OptionalSplit:
-    """The split that a word of `name` stands for; "" if no word does, or if words disagree.
+    """Return the split that a word of `name` stands for; "" if no word does, or if words disagree.
 
     Words are separated by other characters or by capitals: `Training set`, `seg_train`, `TestData`.
     """
@@ -117,12 +118,12 @@ def parse_split_name(name: str) -> OptionalSplit:
 
 
 def split_words(name: str) -> list[str]:
-    """The words of a name in small letters, e.g. ["test", "data"] for `TestData2`."""
+    """Split a name into its words in small letters, e.g. ["test", "data"] for `TestData2`."""
     return re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
 def describe_split_names() -> str:
-    """The words that stand for splits, for messages: `train (or training), dev (or val, ...)`."""
+    """List the words for splits, for messages: `train (or training), dev (or val, ...)`."""
     return ", ".join(
         f"{split} (or {', '.join(name for name in names if name != split)})"
         for split, names in SPLIT_NAMES.items()
@@ -134,7 +135,7 @@ def ensure_test_split(entries: Iterable[ImageEntry]) -> tuple[ImageEntry, ...]:
 
     If there are only training and dev images, the dev images become the test split.  If all entries
     are training images, the split of every entry is cleared, so that it is chosen later by the
-    SHA-256 sum of the image's file.  Entries that are all held out stay so.
+    SHA-256 sum of the image's file.  If all entries are held out, they stay unchanged.
     """
     entries = tuple(entries)
     splits = {entry.split for entry in entries}
@@ -148,12 +149,12 @@ def ensure_test_split(entries: Iterable[ImageEntry]) -> tuple[ImageEntry, ...]:
 
 
 def source_of_splits(entries: Iterable[ImageEntry], declared_by: SplitSource) -> SplitSource:
-    """`declared_by` if any entry has a split, otherwise "content"."""
+    """Return `declared_by` if any entry has a split, otherwise "content"."""
     return declared_by if any(entry.split for entry in entries) else "content"
 
 
 def sort_class_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels, sorted by value if all are whole numbers, otherwise by name."""
+    """Sort the distinct labels by value if all are whole numbers, otherwise by name."""
     unique_labels = set(labels)
     are_numbers = all(label.isascii() and label.isdecimal() for label in unique_labels)
 
@@ -171,7 +172,7 @@ def index_class_names(classes: Iterable[str]) -> dict[str, int]:
 
 
 def list_visible_children(folder: Path) -> list[Path]:
-    """Files and folders in `folder`, sorted by name.
+    """List files and folders in `folder`, sorted by name.
 
     Hidden files, and files of file managers such as Thumbs.db, are omitted.  Raises OSError if the
     folder cannot be read.
@@ -180,7 +181,7 @@ def list_visible_children(folder: Path) -> list[Path]:
 
 
 def is_visible(name: str) -> bool:
-    """Whether a file or folder is neither hidden nor left behind by a system or a file manager."""
+    """Return whether a path is neither hidden nor left behind by a system or a file manager."""
     return not name.startswith(".") and name.lower() not in SYSTEM_FILE_NAMES
 
 
@@ -200,19 +201,19 @@ def escape_unprintable(name: str) -> str:
 
 
 def clean_cell(text: str) -> str:
-    """A label or another cell of a table, without blanks and other characters that nobody sees.
+    """Remove blanks and invisible characters from both ends of a label or other table cell.
 
-    They are removed from both ends, and every other run of blanks becomes a single one.
+    Every other run of blanks becomes a single blank.
     """
     if text.isascii():  # almost always, and there may be millions of cells
         return " ".join(text.split())
-    return " ".join(strip_invisible(text).split())
+    return " ".join(strip_unicode_blanks(text).split())
 
 
-def strip_invisible(text: str) -> str:
-    """Remove blanks, of any width or none, from both ends of a text."""
+def strip_unicode_blanks(text: str) -> str:
+    """Remove blanks, including those of zero width, from both ends of a text."""
     stripped = text.strip().strip(ZERO_WIDTH_CHARACTERS)
-    return stripped if stripped == text else strip_invisible(stripped)
+    return stripped if stripped == text else strip_unicode_blanks(stripped)
 
 
 def make_file_name_safe(name: str) -> str:

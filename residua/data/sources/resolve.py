@@ -11,7 +11,7 @@ from math import isqrt
 from pathlib import Path
 
 from residua.config.dataset import DATASETS, Dataset
-from residua.config.hub_name import HUB_PREFIX, is_on_hub
+from residua.config.hub_name import HUB_PREFIX, is_hub_name
 from residua.data.sources.classes import keep_trainable_classes, match_model_classes
 from residua.data.sources.huggingface import list_huggingface_dataset
 from residua.data.sources.huggingface_files import (
@@ -65,7 +65,7 @@ def resolve_dataset(
         )
     path = Path(os.path.expanduser(name_or_location))  # Path.expanduser fails for unknown users
     is_location = (
-        is_on_hub(name_or_location)
+        is_hub_name(name_or_location)
         or path.exists()
         or os.sep in name_or_location
         or path.suffix in (*TABLE_SUFFIXES, SHARD_SUFFIX)
@@ -105,7 +105,7 @@ def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) ->
 
 
 def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape (channels, side, side) of the square images that a network takes as input.
+    """Return the shape (channels, side, side) of the square images that a network takes as input.
 
     For a fully connected net with input (n,), the images are RGB if n is 3 times a square number,
     and grey otherwise.  Raises UsageError if the input is not square, grey or RGB.
@@ -124,7 +124,7 @@ def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def cached_image_side(input_side: int) -> int:
-    """The side, in pixels, of the decoded squares from which random crops are taken.
+    """Return the side, in pixels, of the decoded squares from which random crops are taken.
 
     The result is about 8/7 of `input_side`, for example 256 for 224.  The difference is a multiple
     of 4, so that the center crop of the square starts at a whole pixel, and is also the center crop
@@ -134,7 +134,7 @@ def cached_image_side(input_side: int) -> int:
 
 
 def largest_side_that_fits(image_count: int, channels: int, max_bytes: int) -> int:
-    """The largest input side, in pixels, for which the decoded photos fit in `max_bytes`.
+    """Return the largest input side, in pixels, for which the decoded photos fit in `max_bytes`.
 
     The result is between 16 and 1024, or 0 if the photos do not fit even at 16.
     """
@@ -153,7 +153,7 @@ def list_image_dataset(
 ) -> ImageListing:
     """List the photos at a location, to train on or, with `model_classes`, for a trained model.
 
-    To train on, the classes are those with training images; each other class becomes a problem.
+    For training, the classes are those with training images; each other class becomes a problem.
     For a model, the classes are the model's, in its order: images are matched to them by name, and
     classes that the model does not know are refused or, with `skip_unknown`, left out.  Raises
     DataError if there is no data set at the location, or if fewer than two classes have training
@@ -167,7 +167,7 @@ def list_image_dataset(
         raise UsageError(f"{HUB_PREFIX} names no data set: give {HUB_PREFIX}OWNER/NAME")
     listing = (
         list_huggingface_dataset(str(location))
-        if is_on_hub(location)
+        if is_hub_name(location)
         else list_local_dataset(Path(os.path.expanduser(location)))
     )
     location = listing.location
@@ -192,14 +192,14 @@ def list_local_dataset(path: Path) -> ImageListing:
     Raises DataError if the kind is not supported.
     """
     if not path.exists():
-        raise DataError(f"there is no folder or table {path}")
+        raise DataError(f"there is no folder or table {path}: check the path")
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is a pipe or a device: give a folder of classes, or a table")
     if path.is_file() and is_packed_archive(path):
         raise DataError(explain_packed_archives(path, [path]))
     if path.is_file() and path.suffix.lower() not in (*TABLE_SUFFIXES, SHARD_SUFFIX):
         raise DataError(
-            f"{path} is a file: give a folder of classes, or a table that ends in "
+            f"{path} is a file: give a folder of classes, or a table whose name ends in "
             f"{', '.join(TABLE_SUFFIXES)}"
         )
     path = path.resolve()

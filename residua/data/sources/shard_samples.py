@@ -33,7 +33,7 @@ class ShardMember:
     length: int
 
     def read_bytes(self) -> bytes:
-        """The encoded image, incomplete if the shard is truncated; may raise OSError."""
+        """Read the encoded image, incomplete if the shard is truncated; may raise OSError."""
         with open(self.shard, "rb") as file:
             file.seek(self.offset)
             return file.read(self.length)
@@ -50,7 +50,7 @@ class ShardSample:
 
 @dataclass(slots=True)
 class ShardProblems:
-    """The problems of a shard; of each kind the first `MAX_PROBLEMS_OF_A_KIND`, and a summary."""
+    """The problems of a shard: the first `MAX_PROBLEMS_OF_A_KIND` of each kind, and a summary."""
 
     listed: list[DataProblem] = field(default_factory=list)  # path: a member's name, or ""
     counts: Counter[str] = field(default_factory=Counter)
@@ -105,7 +105,7 @@ def group_members_by_key(
 ) -> dict[str, dict[str, TarMember]]:
     """Group the files in a shard by sample key and then by extension, both in the shard's order.
 
-    Repeated members, members that are no plain files, and damage to the archive are appended to
+    Repeated members, members that are not regular files, and damage to the archive are appended to
     `problems`.  Members after the damage are not read.
     """
     members_by_key: dict[str, dict[str, TarMember]] = {}
@@ -132,7 +132,7 @@ def group_members_by_key(
 
 
 def is_member_visible(name: str) -> bool:
-    """Whether no part of a member's name is hidden, or left behind by a file manager."""
+    """Return whether no part of a member's name is hidden, or left behind by a file manager."""
     return all(is_visible(part) for part in name.split("/") if part not in ("", ".", ".."))
 
 

@@ -20,7 +20,7 @@ from residua.data.sources.listing import (
     join_first_names,
     parse_split_name,
     source_of_splits,
-    strip_invisible,
+    strip_unicode_blanks,
 )
 from residua.data.sources.table_columns import (
     ALL_COLUMN_NAMES,
@@ -48,7 +48,7 @@ class TableRow:
 
 @dataclass(slots=True)
 class ListedFile:
-    """A file that a table lists, with its first row and what its later rows say otherwise."""
+    """A file that a table lists, with its first row and the contradictions in later rows."""
 
     entry: ImageEntry
     repeats: int = 0
@@ -128,15 +128,16 @@ def make_stat_entry(
 
 
 def find_listed_file(root: str, cell: str) -> tuple[str, os.stat_result] | None:
-    """The spelling of a path with which its file exists, and the file's `os.stat`, or None.
+    """Find the spelling of a path under which its file exists, and the file's `os.stat`.
 
-    Blanks around the path may be left out, the apostrophe that `escape_formula` puts in front of
-    it, too, and backslashes may be taken for slashes.
+    Returns None if there is no such file.  The spellings are the path itself, and then the path
+    without blanks around it, without the apostrophe that `escape_formula` adds, or with slashes
+    instead of backslashes.
     """
     spelling = encode_file_name(cell)
     if file_stat := find_file_stat(os.path.join(root, spelling)):
         return spelling, file_stat
-    stripped = strip_invisible(cell)
+    stripped = strip_unicode_blanks(cell)
     for text in (stripped, unescape_formula(stripped), stripped.replace("\\", "/")):
         spelling = encode_file_name(text)
         if file_stat := find_file_stat(os.path.join(root, spelling)):
@@ -145,7 +146,7 @@ def find_listed_file(root: str, cell: str) -> tuple[str, os.stat_result] | None:
 
 
 def find_file_stat(path: str) -> os.stat_result | None:
-    """The `os.stat` of a file; None if there is no such file, or if its path is invalid."""
+    """Find the `os.stat` of a file; None if there is no such file, or if its path is invalid."""
     try:
         file_stat = os.stat(path)
     except (OSError, ValueError):
@@ -156,9 +157,9 @@ def find_file_stat(path: str) -> os.stat_result | None:
 def add_listed_file(
     listed: dict[FileKey, ListedFile], entry: ImageEntry, file_stat: os.stat_result
 ) -> None:
-    """Add an entry, or note what it says otherwise about a file that is listed already.
+    """Add an entry; if its file is listed already, note the contradictions instead.
 
-    A file that is listed to train on and as held out is held out.
+    A file that is listed both for training and as held out is held out.
     """
     key: FileKey = (file_stat.st_dev, file_stat.st_ino)
     if not file_stat.st_ino:
@@ -179,7 +180,7 @@ def add_listed_file(
 
 
 def describe_repeats(file: ListedFile, classes: Sequence[str]) -> Iterator[DataProblem]:
-    """The problems of a file that is listed in several rows."""
+    """Yield the problems of a file that is listed in several rows."""
     entry = file.entry
     if not file.repeats:
         return
@@ -199,7 +200,7 @@ def describe_repeats(file: ListedFile, classes: Sequence[str]) -> Iterator[DataP
 
 
 def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem], list[str]]:
-    """Read the rows with a path and a label, a problem for the other rows, and notes on guesses.
+    """Return the rows with path and label, a problem for the other rows, and notes on guesses.
 
     Raises DataError if the table is damaged or empty, lacks a path or a label column, or has splits
     that cannot be understood.
@@ -244,7 +245,7 @@ def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem]
 
 
 def parse_split_cells(table_path: Path, cells: Sequence[str]) -> list[OptionalSplit]:
-    """The split of each cell; "" for all of them if all are empty.
+    """Return the split of each cell; "" for all of them if all are empty.
 
     Raises DataError if a cell names no known split, or if only some cells are empty.
     """
@@ -259,14 +260,13 @@ def parse_split_cells(table_path: Path, cells: Sequence[str]) -> list[OptionalSp
     if unknown:
         row_count = len(cells) - blank_count - sum(counts[c] for c, s in split_by_cell.items() if s)
         raise DataError(
-            f"in {table_path} the splits of {row_count:,} of {len(cells):,} rows are unknown "
-            f"({join_first_names(unknown)}): the known ones are {describe_split_names()}"
+            f"{row_count:,} of {len(cells):,} rows of {table_path} have an unknown split "
+            f"({join_first_names(unknown)}): use {describe_split_names()}"
         )
     if 0 < blank_count < len(cells):
         raise DataError(
-            f"in {table_path} {blank_count:,} of {len(cells):,} rows have no split: leave all "
-            "splits "
-            f"empty, or give every row one of {describe_split_names()}"
+            f"{blank_count:,} of {len(cells):,} rows of {table_path} have no split: leave all "
+            f"splits empty, or give every row one of {describe_split_names()}"
         )
     return [split_by_cell[cell] for cell in cells]
 

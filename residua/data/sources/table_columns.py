@@ -64,7 +64,7 @@ class TableColumns:
 def find_table_columns(table_path: Path, rows: Sequence[Sequence[str]]) -> TableColumns:
     """Find the columns of a table, by the names in its first row or, without names, by content.
 
-    Raises DataError if the table lacks a column of paths or of classes, or if several may be meant.
+    Raises DataError if the column of paths or of classes is missing, or if it is ambiguous.
     """
     header = normalise_header(rows[0])
     if is_image_header(rows[0]):
@@ -83,13 +83,13 @@ def find_table_columns(table_path: Path, rows: Sequence[Sequence[str]]) -> Table
 
 
 def is_image_header(cells: Sequence[str]) -> bool:
-    """Whether the cells name a column of paths and a column of classes."""
+    """Return whether the cells name a column of paths and a column of classes."""
     names = set(normalise_header(cells))
     return all(names & {*DOCUMENTED_NAMES[kind], *OTHER_NAMES[kind]} for kind in DOCUMENTED_NAMES)
 
 
 def normalise_header(cells: Sequence[str]) -> list[str]:
-    """The names of columns in lower case, with underscores: `File Name` is `file_name`."""
+    """Write the names of columns in lower case, with underscores: `File Name` is `file_name`."""
     return ["_".join(clean_cell(cell).lower().replace("-", " ").split()) for cell in cells]
 
 
@@ -98,21 +98,21 @@ def has_image_suffix(cell: str) -> bool:
 
 
 def pick_named_column(table_path: Path, header: list[str], kind: ColumnKind) -> int:
-    """The index of the column of paths or of classes; raises DataError if it is ambiguous."""
+    """Pick the index of the column of paths or of classes; raises DataError if it is ambiguous."""
     documented = [name for name in DOCUMENTED_NAMES[kind] if name in header]
     names = documented[:1] or [name for name in OTHER_NAMES[kind] if name in header]
     indices = [i for i, name in enumerate(header) if name in names]
     if len(indices) > 1:
         columns = " and ".join(header[i] for i in indices)
         raise DataError(
-            f"{table_path} has the columns {columns}, which may both hold the {kind}: "
+            f"{table_path} has the columns {columns}, either of which may hold the {kind}: "
             f"call one of them {kind}, and rename the other"
         )
     return indices[0]
 
 
 def describe_picked_columns(header: Sequence[str], path: int, label: int) -> list[str]:
-    """Notes on columns that were picked by another than a documented name, or among several."""
+    """Note which columns were picked by an undocumented name, or from several candidates."""
     notes = []
     names = normalise_header(header)
     if names[path] in OTHER_NAMES["path"] or names[label] in OTHER_NAMES["label"]:
@@ -135,7 +135,7 @@ def describe_picked_columns(header: Sequence[str], path: int, label: int) -> lis
 def find_split_column(
     table_path: Path, header: list[str], rows: Sequence[Sequence[str]]
 ) -> tuple[int | None, str]:
-    """The index of the column of splits, or None; and a note on what was guessed, or "".
+    """Find the index of the column of splits, or None; and a note on what was guessed, or "".
 
     Raises DataError if other columns seem to say what is held out.
     """

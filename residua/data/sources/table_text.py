@@ -81,10 +81,10 @@ def usual_delimiter(table_path: Path) -> str:
 
 
 def find_delimiter(table_path: Path, text: str) -> str:
-    """The delimiter with which the first rows have the columns of a table of images.
+    """Find the delimiter that divides the first row into the column names of a table of images.
 
-    Otherwise it is the only delimiter with which all first rows have equally many cells, or the
-    usual one.  Raises DataError if there are two.
+    If there are no such names, it is the only delimiter that gives all first rows the same number
+    of cells, or else the usual one.  Raises DataError if two delimiters qualify.
     """
     lines = list(islice(text.splitlines(keepends=True), LINES_SAMPLED))
     tables = {}
@@ -115,7 +115,7 @@ def find_delimiter(table_path: Path, text: str) -> str:
 def parse_rows(lines: Iterable[str], delimiter: str, *, is_sample: bool = False) -> list[list[str]]:
     """Parse the lines of a table into rows of cells, without empty rows.
 
-    Raises csv.Error for quotes without an end, except at the end of a sample.
+    Raises csv.Error for invalid quotes.  With `is_sample`, the lines may end inside quotes.
     """
     rows: list[list[str]] = []
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)

@@ -76,7 +76,7 @@ def iter_tar_members(file: IO[bytes]) -> Iterator[TarMember]:
         if len(header) < BLOCK:
             raise TarDamageError(f"it ends inside the header at byte {position:,}")
         if not any(header):
-            require_end(file, position, end)
+            require_zeros_after_end(file, position, end)
             return
         check_header_sum(header, position)
         member_type = header[156:157]
@@ -94,7 +94,8 @@ def iter_tar_members(file: IO[bytes]) -> Iterator[TarMember]:
             if content + size > end:
                 excess = content + size - end
                 raise TarDamageError(
-                    f"{escape_unprintable(member.name)} would reach {excess:,} bytes past the end"
+                    f"{escape_unprintable(member.name)} would reach {excess:,} bytes past the end "
+                    "of the archive"
                 )
             yield member
             pending = PendingHeaders()
@@ -107,7 +108,7 @@ def read_at(file: IO[bytes], position: int, size: int) -> bytes:
 
 
 def check_header_sum(header: bytes, position: int) -> None:
-    """Raise TarDamageError unless the sum of a header's bytes is the stored one."""
+    """Raise TarDamageError unless the sum of a header's bytes equals its stored checksum."""
     stored = header[148:156]
     unsigned = sum(header) - sum(stored) + len(stored) * ord(" ")
     try:
@@ -116,7 +117,7 @@ def check_header_sum(header: bytes, position: int) -> None:
         wanted = -1
     # some old programs sum the bytes as signed numbers
     if wanted != unsigned and wanted != unsigned - 256 * count_high_bytes(header, stored):
-        raise TarDamageError(f"no valid file header at byte {position:,} of the archive")
+        raise TarDamageError(f"it has no valid file header at byte {position:,}")
 
 
 def count_high_bytes(header: bytes, stored_sum: bytes) -> int:
@@ -190,7 +191,7 @@ def iter_pax_records(data: bytes, content: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def skip_sparse_maps(file: IO[bytes], header: bytes, content: int) -> int:
-    """The offset of an old sparse file's content, after the blocks that map its holes."""
+    """Return the offset of an old sparse file's content, after the blocks that map its holes."""
     is_extended = bool(header[SPARSE_EXTENDED])
     while is_extended:
         block = read_at(file, content, BLOCK)
@@ -202,7 +203,7 @@ def skip_sparse_maps(file: IO[bytes], header: bytes, content: int) -> int:
 
 
 def make_tar_member(header: bytes, pending: PendingHeaders, content: int, size: int) -> TarMember:
-    """The member that a header and the extended headers before it describe."""
+    """Make the member that a header and the extended headers before it describe."""
     name = pending.name or decode_name(header[:100].split(b"\0")[0])
     is_posix = header[257:263] == b"ustar\0"
     if is_posix and not pending.name and (prefix := header[345:500].split(b"\0")[0]):
@@ -219,7 +220,7 @@ def decode_name(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def require_end(file: IO[bytes], position: int, end: int) -> None:
+def require_zeros_after_end(file: IO[bytes], position: int, end: int) -> None:
     """Raise TarDamageError if anything but zeros follows the end mark of an archive."""
     rest = read_at(file, position, MAX_END_PADDING)
     if any(rest) or end - position > MAX_END_PADDING:

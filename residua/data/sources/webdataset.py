@@ -51,16 +51,16 @@ class ShardContents:
 def find_shards(location: Path) -> list[Path]:
     """Find the shards at a location: one file, or those in a folder and in its subfolders.
 
-    Returns [] if the folder has other subfolders than those of shards.  Such subfolders are taken
-    for class folders, beside which archives are ignored.  Raises DataError if the folder holds no
-    folders, but archives that must be unpacked first.
+    Returns [] if some subfolders are not shard folders.  They count as class folders, beside which
+    archives are ignored.  Raises DataError if the folder has no subfolders but has archives that
+    must be unpacked first.
     """
     if location.is_file():
         return [location] if location.suffix.lower() == SHARD_SUFFIX else []
     children = list_visible_children(location)
     folders = [child for child in children if child.is_dir()]
     packed = [child for child in children if is_packed_archive(child) and child.is_file()]
-    if not all(map(is_shard_folder, folders)):
+    if not all(map(may_be_shard_folder, folders)):
         return []
     shards = [
         path
@@ -73,10 +73,10 @@ def find_shards(location: Path) -> list[Path]:
     return shards
 
 
-def is_shard_folder(folder: Path) -> bool:
-    """Whether a folder holds neither folders nor images, but shards, or is named like a split.
+def may_be_shard_folder(folder: Path) -> bool:
+    """Return whether a folder holds no folders or images, and holds shards or has a split's name.
 
-    An empty folder counts, too.
+    An empty folder also counts as a shard folder.
     """
     children = list_visible_children(folder)
     if any(path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES for path in children):
@@ -86,7 +86,7 @@ def is_shard_folder(folder: Path) -> bool:
 
 
 def is_packed_archive(path: Path) -> bool:
-    """Whether a file's name is that of an archive that must be unpacked before it can be read."""
+    """Return whether a file's name is that of an archive that must be unpacked to be read."""
     return path.suffix.lower() in PACKED_SUFFIXES
 
 
@@ -150,7 +150,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
 def map_shards_to_splits(
     location: Path, contents: Iterable[ShardContents]
 ) -> dict[str, OptionalSplit]:
-    """The split of each shard, by its name; "" for all if no name states a split.
+    """Map each shard to its split, by its name; to "" if no name states a split.
 
     Raises DataError if the names of some shards state a split, and those of others do not.
     """
@@ -162,15 +162,15 @@ def map_shards_to_splits(
         )
         known = sorted(set(filter(None, split_by_shard.values())))
         raise DataError(
-            f"{location} has shards of the split {' and '.join(known)}, but the names of others "
-            f"({join_first_names(unknown)}, {image_count:,} images) state no split: move them "
-            f"elsewhere, or name them after a split, {describe_split_names()}"
+            f"{location} has shards of the split {' and '.join(known)}, but other shards "
+            f"({join_first_names(unknown)}, {image_count:,} images) have no split in their names: "
+            f"move them elsewhere, or name them after a split, {describe_split_names()}"
         )
     return split_by_shard
 
 
 def parse_shard_split(shard_name: str) -> OptionalSplit:
-    """The split that a word in the shard's file name or in its folder's name means, or "".
+    """Return the split that a word in the shard's file name or in its folder's name means, or "".
 
     The file name decides if both contain such a word.
     """
@@ -179,7 +179,7 @@ def parse_shard_split(shard_name: str) -> OptionalSplit:
 
 
 def find_files_beside_shards(location: Path) -> list[DataProblem]:
-    """A problem for the images and packed archives beside shards, which are left out."""
+    """Return a problem for the images and packed archives beside shards, which are left out."""
     if location.is_file():
         return []
     left_out = [

@@ -42,7 +42,7 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
         yield ZERO_PADDING_CAVEAT
     ambiguous_parts = {
         "lack of shortcuts": network.unit.shortcut == "none",
-        "scaled joins": is_scaled_join(network.unit.join),
+        "scaled joins": differs_from_plain_sum(network.unit.join),
         "order of BN and ReLU": network.unit.order not in ASSUMED_ORDERS,
     }
     if unknown_parts := [part for part, is_unknown in ambiguous_parts.items() if is_unknown]:
@@ -52,12 +52,12 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
         )
 
 
-def is_scaled_join(join: Join) -> bool:
-    """Whether the join computes something other than a plain sum, in evaluation mode."""
+def differs_from_plain_sum(join: Join) -> bool:
+    """Return whether the join computes something other than a plain sum, in evaluation mode."""
     return not join.expected_output_is_sum
 
 
-def explain_fork_difference(network: Network, project: str) -> str:
+def explain_shortcut_start_difference(network: Network, project: str) -> str:
     """Explain that the first shortcut branches off elsewhere in `project` than in residua.
 
     Returns "" if there is no known difference.  Only pre-activation nets whose first unit has an
@@ -95,13 +95,13 @@ def explain_output_difference(network: Network, project: str) -> str:
         f"shortcuts of {project} are option B, those of {name} are not": (
             has_four_stages and unit.shortcut != "project"
         ),
-        f"joins of {project} add, those of {name} scale": is_scaled_join(unit.join),
+        f"joins of {project} add, those of {name} scale": differs_from_plain_sum(unit.join),
         f"bottlenecks of {project} stride on the 3x3, those of {name} on the 1x1": strides_on_1x1,
         f"{project} has no networks with the order of BN and ReLU of {name}": (
             unit.order not in ASSUMED_ORDERS[:2]
         ),
     }
     sentences = [reason for reason, holds in reasons.items() if holds]
-    if fork_difference := explain_fork_difference(network, project):
+    if fork_difference := explain_shortcut_start_difference(network, project):
         sentences.append(fork_difference)
     return "; ".join(sentences)

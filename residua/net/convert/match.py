@@ -22,7 +22,7 @@ from residua.net.convert.positions import (
 )
 
 
-def relabel_tail_norm(file_tensors: TensorShapes, expected: TensorShapes) -> TensorShapes:
+def relabel_stem_norm_as_tail(file_tensors: TensorShapes, expected: TensorShapes) -> TensorShapes:
     """Return the tensors of a file, with its stem norm relabelled as tail norm if necessary.
 
     Some projects use the same name for the norm after the stem and the norm before the head.  A
@@ -48,7 +48,7 @@ def explain_mismatch(file_tensors: TensorShapes, network: Network) -> str:
     Only the first difference is explained.  A file that lacks only the head matches.
     """
     expected = list_expected_tensors(plan(network))
-    file_tensors = relabel_tail_norm(file_tensors, expected)
+    file_tensors = relabel_stem_norm_as_tail(file_tensors, expected)
     return (
         explain_unit_mismatch(file_tensors, expected, network.name)
         or explain_projection_mismatch(file_tensors, expected, network.name)
@@ -158,7 +158,7 @@ def list_wrong_shapes(file_tensors: TensorShapes, expected: TensorShapes) -> lis
 def suggest_network(
     file_tensors: TensorShapes, network: Network, is_refused: Callable[[Network], object]
 ) -> str:
-    """A suffix for an error message, e.g. ": is it resnet18?"; "" if no candidate matches the file.
+    """Suggest a network in an error message, e.g. ": is it resnet18?"; "" if none matches a file.
 
     Networks of the same family as `network` are tried first.  A network for which `is_refused`
     returns a true value is not suggested.
@@ -210,7 +210,7 @@ def list_candidate_networks(file_tensors: TensorShapes, preferred_name: str) -> 
 
 
 def count_units_per_stage(keys: Iterable[TensorKey]) -> tuple[int, ...]:
-    """The number of units in each stage; 0 for a stage without convolutions."""
+    """Count the units in each stage; 0 for a stage without convolutions."""
     last_unit = Counter[int]()
     for position, _ in keys:
         if position.role == "conv":
@@ -219,12 +219,12 @@ def count_units_per_stage(keys: Iterable[TensorKey]) -> tuple[int, ...]:
 
 
 def count_convs_per_unit(keys: Iterable[TensorKey]) -> int:
-    """The largest number of convolutions in a unit; 0 if there are none."""
+    """Return the largest number of convolutions in a unit; 0 if there are none."""
     return max((position.layer for position, _ in keys if position.role == "conv"), default=0)
 
 
 def strip_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without trailing 1s, so that a 1x1 convolution matches a fully connected layer."""
+    """Strip trailing 1s off a shape, so that a 1x1 convolution matches a fully connected layer."""
     while shape and shape[-1] == 1:
         shape = shape[:-1]
     return shape
@@ -235,7 +235,7 @@ def format_unit_name(key: TensorKey) -> str:
 
 
 def describe_position(position: ModulePosition) -> str:
-    """The position in words, e.g. `norm 2 of stage3.unit1`."""
+    """Describe the position in words, e.g. `norm 2 of stage3.unit1`."""
     role = position.role + (f" {position.layer}" if position.layer else "")
     return role + (f" of stage{position.stage}.unit{position.unit}" if position.stage else "")
 
@@ -256,7 +256,7 @@ def format_tensor_shape(shape: tuple[int, ...]) -> str:
 
 
 def describe_last_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """The names and shapes of the last four tensors of a file, e.g. `fc.weight 10x64`."""
+    """Describe the names and shapes of the last four tensors of a file, e.g. `fc.weight 10x64`."""
     return ", ".join(
         f"{name} {format_tensor_shape(tuple(tensors[name].shape))}" for name in [*tensors][-4:]
     )

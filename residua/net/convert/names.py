@@ -150,7 +150,7 @@ def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str
 def find_unnamed_head(
     tensors: Mapping[str, Tensor], positions: Mapping[str, ModulePosition | None]
 ) -> list[str]:
-    """Find the head of a file by its shape, if its name is unknown: [its module], or [].
+    """Find a head of unknown name in a file by its shape: [its module], or [] if there is none.
 
     It is the only unknown module outside the units that has a weight, and its weight is a matrix
     with as many columns as the last convolution has outputs.
@@ -221,7 +221,7 @@ def strip_wrapper_prefix(module_name: str, prefix: str) -> str:
 
 @cache
 def parse_module_name(module_name: str) -> ModulePosition | None:
-    """The position of a module, by its name without wrapper prefix.
+    """Parse a module's name, without the wrapper prefix, into the module's position.
 
     An unknown name gives the role "part" inside a unit, and None outside the units.
     """
@@ -251,7 +251,7 @@ def list_name_templates(roles: Iterable[str]) -> list[tuple[str, str]]:
 
 @cache
 def template_to_regex(template: str, named_groups: bool = True) -> str:
-    """A regular expression for a template; each field, e.g. {u0}, becomes a group."""
+    """Turn a template into a regular expression; each field, e.g. {u0}, becomes a group."""
 
     def field_to_group(field: re.Match[str]) -> str:
         opening = f"(?P<{field[1]}>" if named_groups else "(?:"

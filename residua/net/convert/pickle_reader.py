@@ -57,13 +57,13 @@ class PickleReader:
 
         Returns a tuple, list, text or number, or a value of `pickled_values`.  Raises
         UnusableFileError if the pickle would run an unknown function, or has more than
-        `MAX_PICKLE_STEPS` instructions, and any other exception if it is damaged.
+        `MAX_PICKLE_STEPS` instructions.  A damaged pickle may raise any other exception.
         """
         for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if number == MAX_PICKLE_STEPS:
                 raise UnusableFileError(
-                    f"takes more than {MAX_PICKLE_STEPS:,} steps to describe its tensors: "
-                    f"{STATE_DICT_HINT}"
+                    f"takes more than {MAX_PICKLE_STEPS:,} pickle instructions to describe its "
+                    f"tensors: {STATE_DICT_HINT}"
                 )
             self.take_step(opcode.name, argument)
         return self.stack.pop()
@@ -160,7 +160,7 @@ ACTIONS: dict[str, Callable[[PickleReader, Any], object]] = {
     "FROZENSET": lambda reader, _: reader.stack.append((reader.pop_marked(), UNREAD)[1]),
     "ADDITEMS": lambda reader, _: reader.pop_marked(),
     "GLOBAL": lambda reader, argument: reader.push_global(".".join(argument.split(" ", 1))),
-    "STACK_GLOBAL": lambda reader, _: reader.push_global(join_texts(reader.pop_last(2))),
+    "STACK_GLOBAL": lambda reader, _: reader.push_global(join_with_dots(reader.pop_last(2))),
     "REDUCE": lambda reader, _: reader.call_global(),
     "NEWOBJ": lambda reader, _: reader.call_global(),
     "BUILD": lambda reader, _: reader.pop_last(1),  # attributes, such as a state dict's _metadata
@@ -170,8 +170,8 @@ ACTIONS: dict[str, Callable[[PickleReader, Any], object]] = {
 UNSUPPORTED_STEPS = ("PERSID", "INST", "EXT1", "EXT2", "EXT4")
 
 
-def join_texts(values: Iterable[object]) -> str:
-    """Join texts by dots; other values, which could be endless as texts, raise ValueError."""
+def join_with_dots(values: Iterable[object]) -> str:
+    """Join two texts by a dot; raise ValueError for other values, whose text could be endless."""
     texts = [value for value in values if isinstance(value, str)]
     if len(texts) != 2:
         raise ValueError("a function name is not a string")

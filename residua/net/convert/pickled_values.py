@@ -81,7 +81,7 @@ class PickledStorage:
 
 @dataclass(frozen=True, slots=True)
 class PickledTensor:
-    """A dense tensor: where its numbers are in a storage; offset and strides count numbers."""
+    """A dense tensor as a view of a storage; offset and strides count numbers, not bytes."""
 
     storage: PickledStorage
     dtype: torch.dtype
@@ -91,12 +91,12 @@ class PickledTensor:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the tensor itself, which a stride of 0 makes larger than its storage."""
+        """The tensor's size in bytes; a stride of 0 can make it larger than its storage."""
         return prod(self.shape) * self.dtype.itemsize
 
     @property
     def end(self) -> int:
-        """The number of bytes of the storage up to and with the tensor's last number."""
+        """The number of bytes in the storage up to and including the tensor's last number."""
         if 0 in self.shape:
             return 0
         steps = zip(self.shape, self.strides, strict=True)
@@ -121,7 +121,7 @@ def interpret_storage(reference: object) -> PickledStorage:
 
 
 def interpret_call(function: object, arguments: Any) -> object:
-    """Interpret a call in a pickle: a dictionary, a tensor, `NOT_DENSE`, or else `UNREAD`.
+    """Interpret a call in a pickle as a dictionary, a tensor, `NOT_DENSE` or else `UNREAD`.
 
     Raises ValueError or TypeError if the arguments are not those that torch writes.
     """
@@ -149,7 +149,7 @@ def interpret_call(function: object, arguments: Any) -> object:
 
 
 def interpret_dictionary(arguments: tuple[object, ...]) -> PickledDict:
-    """Interpret the arguments of OrderedDict, among which Python 2 writes a list of all items."""
+    """Interpret the arguments of OrderedDict; those from Python 2 include a list of all items."""
     dictionary = PickledDict()
     for argument in arguments:
         if isinstance(argument, PickledDict):
@@ -163,9 +163,10 @@ def interpret_dictionary(arguments: tuple[object, ...]) -> PickledDict:
 def interpret_tensor(
     storage: object, offset: object, shape: object, strides: object, *others: object
 ) -> object:
-    """Interpret a tensor; `others` are requires_grad, hooks and, in version 3, dtype and metadata.
+    """Interpret the arguments of a tensor.
 
-    Raises ValueError if the tensor's numbers are not all inside the storage.
+    `others` are requires_grad, hooks and, in `_rebuild_tensor_v3`, dtype and metadata.  Raises
+    ValueError if the tensor's numbers are not all inside the storage.
     """
     if not isinstance(storage, PickledStorage) or not is_size(offset):
         raise ValueError("a tensor has no storage")

@@ -52,7 +52,7 @@ LAYER_ROLES = {
 
 
 def list_expected_tensors(planned: Plan) -> TensorShapes:
-    """The tensors of a network by position, with their names in residua and their shapes.
+    """List the tensors of a network by position, with their names in residua and their shapes.
 
     Raises UsageError if the network has a part that no other project has, such as a gate.
     """
@@ -100,7 +100,7 @@ def iterate_plan_parts(
 
 
 def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """The shapes of a layer's tensors, by name within its module, e.g. `weight`."""
+    """Return the shapes of a layer's tensors, by name within its module, e.g. `weight`."""
     c = layer.output_shape.channels
     if layer.op == "bn":
         vectors = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (c,))
@@ -113,6 +113,6 @@ def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
 
 
 def count_classes(file_tensors: Mapping[TensorKey, NamedShape]) -> int:
-    """The number of classes of the head in a file; 0 if the file has no head."""
+    """Count the classes of the head in a file; 0 if the file has no head."""
     head = file_tensors.get((HEAD_POSITION, "weight"))
     return head.output_count if head else 0

@@ -30,7 +30,7 @@ def read_state_dict(path: Path) -> StateDict:
     memory than its size, or could be read only by running code.  Such code is not run.
     """
     if not path.is_file():
-        raise RecordError(f"there is no file {path}")
+        raise RecordError(f"there is no file {path}: check the path")
     try:
         tensors = load_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
     except SafetensorError as error:
@@ -91,7 +91,7 @@ def find_value_problem(tensor: Tensor, own_name: str) -> str:
 
 
 def is_dense_tensor(tensor: Tensor) -> bool:
-    """Whether a tensor is an ordinary array: not sparse, not nested and not on the meta device."""
+    """Return whether a tensor is an ordinary array: not sparse, not nested and not meta."""
     return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
 
 

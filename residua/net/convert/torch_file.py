@@ -46,14 +46,14 @@ def read_torch_file(file: BinaryIO) -> StateDict:
     """Read the named tensors of an open file of torch.save; {} if it has none.
 
     Dictionaries may be nested.  Tensors that are not dense are returned as empty meta tensors.
-    Raises UnusableFileError, or any other exception if the file is damaged.
+    Raises UnusableFileError if the file cannot be used, or any exception if it is damaged.
     """
     is_zip = file.read(len(ZIP_START)) == ZIP_START
     file_bytes = file.seek(0, 2)
     file.seek(0)
     torch_file = open_archive(ZipFile(file)) if is_zip else open_stream(file, file_bytes)
     state_dict = choose_state_dict(torch_file.content)
-    check_memory(state_dict, file_bytes)
+    refuse_inflated_tensors(state_dict, file_bytes)
     state, storages = StateDict(), dict[str, Tensor]()
     for name, tensor in state_dict.items():
         if tensor is None:
@@ -117,7 +117,7 @@ def read_entry(archive: ZipFile, entry: ZipInfo) -> bytes:
 def open_stream(file: BinaryIO, file_bytes: int) -> TorchFile:
     """Read the description of the tensors in a stream of five pickles, before the storages.
 
-    Each storage is the number of its elements, as 8 bytes, and then the elements.
+    Each storage consists of the number of its elements, as 8 bytes, and the elements.
     """
     pickles = BytesIO(file.read(MAX_PICKLE_BYTES))
     if PickleReader().read(pickles) != STREAM_MAGIC:
@@ -183,8 +183,8 @@ def is_average(key: object) -> bool:
     return isinstance(key, str) and "ema" in key
 
 
-def check_memory(state_dict: PickledStateDict, file_bytes: int) -> None:
-    """Raise UnusableFileError if the tensors would take much more memory than the file is large."""
+def refuse_inflated_tensors(state_dict: PickledStateDict, file_bytes: int) -> None:
+    """Raise UnusableFileError if the tensors need much more memory than the file's size."""
     if len(state_dict) > MAX_TENSORS:
         raise UnusableFileError(f"has more than {MAX_TENSORS:,} tensors: {STATE_DICT_HINT}")
     tensors = [tensor for tensor in state_dict.values() if tensor is not None]

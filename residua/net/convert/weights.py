@@ -3,7 +3,7 @@
 Three properties of a network cannot be seen in its weights:
 
 - which convolution of a bottleneck has the stride (see `adopt_foreign_stride`)
-- where a pre-activation shortcut branches off (see `explain_fork_difference`)
+- where a pre-activation shortcut branches off (see `explain_shortcut_start_difference`)
 - on which side an option A shortcut adds zero channels.  Residua adds them on both sides, as
   akamaster's code does.  Other code appends them, as residua does with `shortcut=pad-last`.
 """
@@ -19,13 +19,13 @@ from residua.config.network import Network
 from residua.config.papers import network as network_of
 from residua.config.plan import plan
 from residua.errors import RecordError, UsageError
-from residua.net.convert.caveats import explain_fork_difference, find_caveats
+from residua.net.convert.caveats import explain_shortcut_start_difference, find_caveats
 from residua.net.convert.match import (
     explain_mismatch,
     has_head,
     has_same_unit_counts,
     list_candidate_networks,
-    relabel_tail_norm,
+    relabel_stem_norm_as_tail,
     suggest_network,
 )
 from residua.net.convert.names import ExportProject, map_names_to_project, parse_tensor_names
@@ -57,16 +57,16 @@ def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> 
     file_tensors, project = parse_tensor_names(tensors)
     if mismatch := explain_mismatch(file_tensors, network):
         suggestion = suggest_network(
-            file_tensors, network, lambda other: explain_fork_difference(other, project)
+            file_tensors, network, lambda other: explain_shortcut_start_difference(other, project)
         )
         raise RecordError(mismatch + suggestion)
-    if fork_difference := explain_fork_difference(network, project):
+    if fork_difference := explain_shortcut_start_difference(network, project):
         raise RecordError(
             f"{project} and {network.name} compute different outputs with these weights: "
             f"{fork_difference}"
         )
     expected = list_expected_tensors(plan(network))
-    matched = relabel_tail_norm(file_tensors, expected)
+    matched = relabel_stem_norm_as_tail(file_tensors, expected)
     for (_, tensor), entry in matched.items():
         if problem := find_value_problem(tensors[entry.name], tensor):
             raise RecordError(f"{entry.name} is {problem}")
@@ -93,7 +93,7 @@ def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> 
 
 
 def count_head_classes(tensors: Mapping[str, Tensor]) -> int:
-    """The number of classes in the head of another project's state dict; 0 if it has no head."""
+    """Count the classes in the head of another project's state dict; 0 if it has no head."""
     file_tensors, _ = parse_tensor_names(tensors)
     return count_classes(file_tensors)
 
@@ -111,7 +111,7 @@ def identify_network(tensors: Mapping[str, Tensor]) -> str:
             if (
                 has_same_unit_counts(net, file_tensors)
                 and not explain_mismatch(file_tensors, net)
-                and not explain_fork_difference(net, project)
+                and not explain_shortcut_start_difference(net, project)
             ):
                 return net.name
     raise UsageError(

@@ -113,14 +113,15 @@ def test_a_class_may_be_called_like_a_split(tmp_path, name):
 AMBIGUOUS_FOLDERS = {
     "classes beside a train folder with subfolders": (
         {"bus": 4, "car": 2, "train/steam": 3, "train/diesel": 3},
-        r"the folder 'train' may be the training split, as it holds the folders diesel, steam, "
-        "or a class beside bus with 4 files, car with 2 files: if it is the split, move bus, car "
+        r"the folder 'train' may be the training split \(it holds the folders diesel, steam\) "
+        r"or a class \(beside bus with 4 files, car with 2 files\): if it is the split, move "
+        r"bus, car "
         "elsewhere; if it is a class, rename train",
     ),
     "held-out images beside folders that are no splits": (
         {"Learn/cat": 3, "Learn/dog": 3, "unseen": 3},
-        r"holds unseen, which is named like held-out images, beside Learn: name the folders of "
-        "splits train, val and test, or rename unseen if it is a class",
+        r"holds unseen, which is named like a held-out split, beside Learn: name the split "
+        "folders train, val and test, or rename unseen if it is a class",
     ),
     "unknown words for the splits": (
         {f"{outer}/{inner}": 2 for outer in ("Learn", "Exam") for inner in ("cat", "dog")},

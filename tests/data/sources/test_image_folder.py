@@ -399,7 +399,7 @@ def test_all_images_of_a_class_without_one_to_train_on_are_counted_as_skipped(tm
     root = write_image_folder(tmp_path / "d", counts)
     (root / "train" / "c").mkdir()
     (root / "train" / "c" / "torn.png").write_bytes(b"no image")
-    code, out, err = run_cli(capsys, "data", "check", root, "--out", tmp_path / "check", "--json")
+    _, out, err = run_cli(capsys, "data", "check", root, "--out", tmp_path / "check", "--json")
     facts = json.loads(out)
     assert sum(facts["splits"].values()) == 12
     assert facts["skipped"] == {"empty class": 4}

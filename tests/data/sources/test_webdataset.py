@@ -155,9 +155,11 @@ def test_shards_without_a_split_beside_others_are_refused(tmp_path, other):
     with pytest.raises(DataError) as caught:
         list_image_dataset(tmp_path / "d")
     assert str(caught.value) == (
-        f"{tmp_path / 'd'} has shards of the split dev and train, but the names of others "
-        f"({other}, 3 images) state no split: move them elsewhere, or name them after a split, "
-        "train (or training), dev (or val, valid, validation, development), test (or testing)"
+        f"{tmp_path / 'd'} has shards of the split dev and train, but other shards "
+        f"({other}, 3 images) have no split in their names: move them elsewhere, or name "
+        f"them after "
+        "a split, train (or training), dev (or val, valid, validation, development), test "
+        "(or testing)"
     )
 
 

@@ -371,7 +371,11 @@ def test_networks_without_bn_round_trip(name):
             "preresnet50 cannot be written for huggingface, which has no tail norm: choose timm, "
             "which has",
         ),
-        ("resnet18", "keras", "no project 'keras': choose from torchvision, timm, huggingface"),
+        (
+            "resnet18",
+            "keras",
+            "there is no project 'keras': choose from torchvision, timm, huggingface",
+        ),
     ],
 )
 def test_parts_without_a_name_in_the_other_project_are_refused(name, project, sentence):
