@@ -17,7 +17,7 @@ from residua.report.figures import (
     use_figure_style,
 )
 from residua.report.significance import format_arm_name
-from residua.report.tables import StudyCell
+from residua.report.tables import StudyCell, spread_half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,8 +29,8 @@ def render_arms_figure(
 ) -> str:
     """Render an SVG of the final training error (hollow) and test error (filled) of each arm.
 
-    All `cells` have the same depth.  The arm with the lowest test error is at the top.  Error bars
-    show one standard deviation of the test error over seeds.  `width` is in inches.
+    All `cells` have the same depth.  The arm with the lowest test error is at the top.  A bar shows
+    the range of two seeds' test errors, or one standard deviation of more.  `width` is in inches.
     """
     sorted_cells = sorted(cells, key=lambda cell: -cell.test_error)
     arms = [cell.arm for cell in cells]
@@ -42,7 +42,7 @@ def render_arms_figure(
             max(cell.test_error + (cell.test_error_sd or 0), cell.comparable_train_error)
             for cell in cells
         )
-        set_horizontal_error_axis(axes, max_error)
+        set_asinh_error_x_axis(axes, max_error)
         axes.set_xlabel(f"error (%), {cells[0].depth} layers")
         for i, cell in enumerate(sorted_cells):
             draw_arm_row(axes, i, cell, pick_series_color(arms.index(cell.arm)))
@@ -78,7 +78,7 @@ def make_arm_axes(labels: list[str], width: float) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def set_horizontal_error_axis(axes: "Axes", max_error: float) -> None:
+def set_asinh_error_x_axis(axes: "Axes", max_error: float) -> None:
     """Scale the x axis for errors in percent: linear below 1 %, logarithmic above.
 
     This keeps errors of 1 % and of 90 % readable.  `max_error` is in [0, 1].
@@ -94,12 +94,14 @@ def set_horizontal_error_axis(axes: "Axes", max_error: float) -> None:
 
 
 def draw_arm_row(axes: "Axes", row: int, cell: StudyCell, color: str) -> None:
-    """Draw the training and test errors of one arm; a bar shows one sd of the test error."""
+    """Draw the training and test errors of one arm; a bar shows the spread of the test error."""
     train_percent, test_percent = 100 * cell.comparable_train_error, 100 * cell.test_error
     axes.plot(
         train_percent, row, color=color, marker="o", ms=5, mfc="none", ls="none", clip_on=False
     )
     axes.plot(test_percent, row, color=color, marker="o", ms=6, ls="none", clip_on=False)
-    if cell.test_error_sd is not None:
-        sd_percent = 100 * cell.test_error_sd
-        axes.errorbar(test_percent, row, xerr=sd_percent, color=color, elinewidth=1, capsize=3)
+    half_width = spread_half_width(cell.test_error_sd, cell.seeds)
+    if half_width is not None:
+        axes.errorbar(
+            test_percent, row, xerr=100 * half_width, color=color, elinewidth=1, capsize=3
+        )

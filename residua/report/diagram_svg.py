@@ -35,6 +35,7 @@ DIAGRAM_CSS = """
 @media screen and (prefers-color-scheme: dark) { .drawing { %DARK% } }
 .drawing text { fill: var(--d-ink); text-anchor: middle; }
 .drawing .small { font-size: 9.5px; fill: var(--d-quiet); }
+.drawing .math { font-style: italic; font-family: Georgia, "Liberation Serif", serif; }
 .drawing .left { text-anchor: start; }
 .drawing .shape { text-anchor: start; font-weight: 600; font-size: 10.5px; }
 .drawing .line { fill: none; stroke: var(--d-ink); stroke-width: 1.3; }
@@ -73,20 +74,25 @@ class DiagramColumn:
 
 
 def render_diagram_svg(column: DiagramColumn, title: str) -> str:
-    """The complete SVG of a diagram with its CSS; `title` is the text for screen readers."""
+    """Render the complete SVG of a diagram with its CSS; `title` is the text for screen readers."""
     width, height = DIAGRAM_WIDTH, column.y + 8
-    light, dark = (
-        " ".join(f"--d-{name}: {colors[i]};" for name, colors in DIAGRAM_COLORS.items())
-        for i in (0, 1)
-    )
-    style = DIAGRAM_CSS.replace("%LIGHT%", light).replace("%DARK%", dark)
     opening_tag = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="drawing" role="img" '
         f'aria-label="{escape(title)}" viewBox="0 0 {width} {height:g}" '
         f'width="{width}" height="{height:g}" style="max-width: {width}px; height: auto">'
     )
     ground = f'<rect class="ground" width="{width}" height="{height:g}"/>'
-    return "\n".join([opening_tag, f"<style>{style}</style>", ground, *column.elements, "</svg>\n"])
+    style = f"<style>{make_diagram_style()}</style>"
+    return "\n".join([opening_tag, style, ground, *column.elements, "</svg>\n"])
+
+
+def make_diagram_style() -> str:
+    """Make the CSS of a diagram, with its colors in light and in dark mode."""
+    light, dark = (
+        " ".join(f"--d-{name}: {colors[i]};" for name, colors in DIAGRAM_COLORS.items())
+        for i in (0, 1)
+    )
+    return DIAGRAM_CSS.replace("%LIGHT%", light).replace("%DARK%", dark)
 
 
 def draw_layer_boxes(column: DiagramColumn, layers: Layers) -> None:

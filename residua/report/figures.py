@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 DESKTOP_WIDTH, PHONE_WIDTH = 7.2, 3.9
 """Widths in inches of a figure for a wide screen and for a phone."""
 
-TEXT_COLOR, GRID_COLOR, MUTED_COLOR = "#101010", "#dcdcd8", "#6a6a68"
-BASE_COLORS = {TEXT_COLOR: "#e9e8e4", GRID_COLOR: "#34373c", MUTED_COLOR: "#9c9ea3"}
-"""The colors of text, grid and axes, each with its color on a dark screen."""
+TEXT_COLOR, GRID_COLOR, MUTED_COLOR, PAPER_COLOR = "#101010", "#dcdcd8", "#6a6a68", "#fdfdfb"
+BASE_COLORS = {
+    TEXT_COLOR: "#e9e8e4",
+    GRID_COLOR: "#34373c",
+    MUTED_COLOR: "#9c9ea3",
+    PAPER_COLOR: "#141518",
+}
+"""The colors of text, grid, axes and open markers, each with its color on a dark screen."""
 
 SERIES_COLORS = {
     "#c2410c": "#ff8f52",
@@ -43,6 +48,7 @@ There is one marker more than there are colors, so that each of 42 series has it
 color and marker.
 """
 
+BAND_OPACITY = 0.16  # of the spread around a line
 PERCENT_TICKS = (0, 1, 2, 5, 10, 20, 50, 100)
 FINE_PERCENT_TICKS = (0, 0.5, 1, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40, 50, 70, 100)
 """The ticks of an axis on which only two or fewer of `PERCENT_TICKS` would be visible."""
@@ -78,7 +84,7 @@ FIGURE_STYLE = {
 }
 
 
-def set_error_axis(
+def set_asinh_error_y_axis(
     axes: "Axes", error_percents: Iterable[float], chance_percent: float = 0.0
 ) -> None:
     """Scale the y axis for errors in percent: linear below 1 %, logarithmic above.
@@ -152,19 +158,20 @@ def make_legend_line(
 
 
 def pick_series_color(index: int) -> str:
-    """The color of the series number `index`, from 0; colors repeat after the last one."""
+    """Pick the color of the series number `index`, from 0; colors repeat after the last one."""
     return list(SERIES_COLORS)[index % len(SERIES_COLORS)]
 
 
 def pick_series_marker(index: int) -> str:
-    """The marker of the series number `index`, from 0; markers repeat after the last one."""
+    """Pick the marker of the series number `index`, from 0; markers repeat after the last one."""
     return SERIES_MARKERS[index % len(SERIES_MARKERS)]
 
 
-def make_depth_colors(num_depths: int) -> dict[str, str]:
+def map_depth_colors_to_dark(num_depths: int) -> dict[str, str]:
     """Choose one color per depth, from warm to dark with increasing depth.
 
-    The dict maps each color to its replacement on a dark screen.
+    Returns a dict that maps each color to its replacement on a dark screen.  All can be read as
+    text: their contrast to the page is at least 4.5.
     """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
@@ -172,13 +179,13 @@ def make_depth_colors(num_depths: int) -> dict[str, str]:
     plasma = colormaps["plasma"]
     shares = [i / max(num_depths - 1, 1) for i in range(num_depths)]
     return {
-        to_hex(plasma(0.62 - 0.58 * share)): to_hex(plasma(0.93 - 0.46 * share)) for share in shares
+        to_hex(plasma(0.48 - 0.46 * share)): to_hex(plasma(0.93 - 0.38 * share)) for share in shares
     }
 
 
-def make_figure_colors(num_depths: int) -> dict[str, str]:
+def map_figure_colors_to_dark(num_depths: int) -> dict[str, str]:
     """Map each color in a study's figures to its replacement on a dark screen."""
-    return BASE_COLORS | SERIES_COLORS | make_depth_colors(num_depths)
+    return BASE_COLORS | SERIES_COLORS | map_depth_colors_to_dark(num_depths)
 
 
 @contextmanager

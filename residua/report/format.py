@@ -5,7 +5,9 @@ They give numbers their units: percent, percentage points, a count of things, or
 and the module imports no other module of residua.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import sqrt
 from typing import Any
 
 NO_VALUE = "–"  # stands in a table where a number is missing
@@ -13,20 +15,20 @@ NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def format_percent_number(share: float | None, digits: int = 1) -> str:
-    """A share in [0, 1] as a percentage without the sign, for tables: `12.3`; None gives a dash."""
+    """Format a share in [0, 1] in percent without the sign, for tables: `12.3`; None is a dash."""
     return NO_VALUE if share is None else f"{100 * share:.{digits}f}"
 
 
 def format_percent(share: float, digits: int = 1) -> str:
-    """A share in [0, 1] as `12.3 %`; a positive share that rounds to zero is `below 0.1 %`."""
+    """Format a share in [0, 1] as `12.3 %`; one that would round to zero is `below 0.1 %`."""
     smallest = 10.0**-digits
     if 0 < 100 * share < smallest / 2:
         return f"below {smallest:.{digits}f} %"
     return f"{format_percent_number(share, digits)} %"
 
 
-def format_exact_percent(share: float) -> str:
-    """A share in [0, 1] as a percentage with only the digits it needs: `20 %`, `0.25 %`.
+def format_shortest_percent(share: float) -> str:
+    """Format a share in [0, 1] as a percentage with only the digits it needs: `20 %`, `0.25 %`.
 
     At most six significant digits are written.
     """
@@ -34,7 +36,7 @@ def format_exact_percent(share: float) -> str:
 
 
 def format_percent_number_with_sd(mean: float, sd: float | None, digits: int = 1) -> str:
-    """A mean and its standard deviation as percentages without the sign: `17.3 ± 2.1`.
+    """Format a mean and its standard deviation as percentages without the sign: `17.3 ± 2.1`.
 
     Both are in [0, 1].  The mean is written alone if `sd` is None, as it is for a single seed.
     """
@@ -43,7 +45,7 @@ def format_percent_number_with_sd(mean: float, sd: float | None, digits: int = 1
 
 
 def format_percent_with_sd(mean: float, sd: float | None, digits: int = 1) -> str:
-    """A mean and its standard deviation in percent: `17.3 ± 2.1 %`, or `17.3 %` if `sd` is None.
+    """Format a mean and its standard deviation in percent: `17.3 ± 2.1 %`; without sd, `17.3 %`.
 
     Both are in [0, 1].
     """
@@ -52,19 +54,36 @@ def format_percent_with_sd(mean: float, sd: float | None, digits: int = 1) -> st
     return f"{format_percent_number_with_sd(mean, sd, digits)} %"
 
 
+def format_error_with_spread(mean: float, sd: float | None, seeds: int) -> str:
+    """Format a mean error in percent, with its spread: `2.5 % (2.0 to 3.0 %)` for two seeds.
+
+    With three or more it is `2.5 ± 0.7 %`.  `mean` and `sd` are in [0, 1].
+    """
+    if seeds == 2 and sd is not None:
+        return f"{format_percent(mean)} ({format_two_seed_range(mean, sd)} %)"
+    return format_percent_with_sd(mean, sd)
+
+
+def format_two_seed_range(mean: float, sd: float) -> str:
+    """Format the values of two seeds in percent, `2.0 to 3.0`, from their mean and sd in [0, 1]."""
+    half_range = sd / sqrt(2)
+    low, high = (format_percent_number(mean + sign * half_range) for sign in (-1, 1))
+    return f"{low} to {high}"
+
+
 def format_confidence_interval(interval: tuple[float, float], digits: int = 1) -> str:
-    """A 95 % confidence interval, given in [0, 1], in percent: `95 % CI 37.2-45.8 %`."""
+    """Format a 95 % confidence interval, given in [0, 1], in percent: `95 % CI 37.2-45.8 %`."""
     low, high = (format_percent_number(limit, digits) for limit in interval)
     return f"95 % CI {low}-{high} %"
 
 
 def format_points(difference: float) -> str:
-    """A difference of two shares in [0, 1], in percentage points: `4.1 points`."""
+    """Format a difference of two shares in [0, 1], in percentage points: `4.1 points`."""
     return f"{100 * difference:.1f} points"
 
 
 def format_three_digits(value: float | None) -> str:
-    """A number to three significant digits: `0.0398`, `12.3`, `3.2e-12`; None gives a dash.
+    """Format a number to three significant digits: `0.0398`, `12.3`, `3.2e-12`; None gives a dash.
 
     Absolute values from 1,000 up to a million are rounded to an integer instead: `1,250`.
     """
@@ -74,7 +93,7 @@ def format_three_digits(value: float | None) -> str:
 
 
 def format_counted_noun(count: int, noun: str, plural: str = "") -> str:
-    """A count with its noun in the singular or plural: `1 image`, `1,200 images`.
+    """Format a count with its noun in the singular or plural: `1 image`, `1,200 images`.
 
     `plural` is needed only if the plural is not the noun plus s, e.g. `classes`.
     """
@@ -82,34 +101,34 @@ def format_counted_noun(count: int, noun: str, plural: str = "") -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in seconds, minutes or hours, whichever suits it: `119 s`, `12 min`, `2.5 h`."""
+    """Format a duration in suitable units: `119 s`, `12 min`, `2.5 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def format_error(share: float) -> str:
-    """A share in [0, 1] of wrong predictions, in percent: `8.75 %`."""
+    """Format a share in [0, 1] of wrong predictions, in percent: `8.75 %`."""
     return format_percent(share, digits=2)
 
 
 def format_integer(value: int) -> str:
-    """A whole number with commas between thousands: `1,438`."""
+    """Format a whole number with commas between thousands: `1,438`."""
     return f"{value:,}"
 
 
 def format_mebibytes(byte_count: int) -> str:
-    """A number of bytes in MiB: `12.3 MiB`."""
+    """Format a number of bytes in MiB: `12.3 MiB`."""
     return f"{byte_count / 2**20:,.1f} MiB"
 
 
 def format_rate(per_second: float) -> str:
-    """A number of items per second: `1,250/s`."""
+    """Format a number of items per second: `1,250/s`."""
     return f"{format_three_digits(per_second)}/s"
 
 
 def format_lr_changes(changes: Sequence[Mapping[str, Any]]) -> str:
-    """Learning rates, each with its first step: `0.1 from step 0, 0.01 from step 500`."""
+    """Format learning rates with their first steps: `0.1 from step 0, 0.01 from step 500`."""
     return ", ".join(f"{change['lr']:.4g} from step {change['step']:,}" for change in changes)
 
 
@@ -177,7 +196,7 @@ def format_quantities(quantities: Mapping[str, Any]) -> Iterator[str]:
 def format_measured_error(
     error: float, image_count: int, interval: tuple[float, float] | None = None
 ) -> str:
-    """An error in [0, 1] with its number of images: `4.2 % (95 % CI 2.0-8.5 %, 160 images)`."""
+    """Format an error in [0, 1] and its images: `4.2 % (95 % CI 2.0-8.5 %, 160 images)`."""
     digits = 2 if image_count >= PRECISE_IMAGE_COUNT else 1
     images = format_counted_noun(image_count, "image")
     details = [format_confidence_interval(interval, digits), images] if interval else [images]
@@ -190,9 +209,9 @@ def join_with_and(words: Sequence[str]) -> str:
 
 
 def capitalize_first(text: str) -> str:
-    """The text with its first letter capitalized and all other letters unchanged.
+    """Return the text with its first letter capitalized and all other letters unchanged.
 
-    `str.capitalize` would lower the other letters.
+    `str.capitalize` would make the other letters lower case.
     """
     return text[:1].upper() + text[1:]
 
@@ -201,3 +220,9 @@ def make_percent_nonbreaking(sentence: str) -> str:
     """Replace the spaces inside values such as `17.3 ± 2.1 %` by no-break spaces, for HTML."""
     unbroken_signs = sentence.replace(" %", f"{NO_BREAK_SPACE}%")
     return unbroken_signs.replace(" ± ", f"{NO_BREAK_SPACE}±{NO_BREAK_SPACE}")
+
+
+def quote_path(path: object) -> str:
+    """Quote a path for a shell; a path that begins like an option gets `./` in front."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

@@ -1,10 +1,13 @@
 """HTML pages from the templates in `templates/`.
 
 Each page is one self-contained file: style and figures are embedded, and the page loads no other
-file.  `templates/base.html.j2` holds the style that all pages share.
+file.  `templates/base.html.j2` holds the style that all pages share, and `macros.html.j2` their
+parts: headline, figure, command, downloads.
 """
 
+from base64 import b64encode
 from pathlib import Path
+from typing import NamedTuple
 
 REPORT_PAGE = "report.html"
 """The file name of the page of a study, of a lesion study, or of a network's signals."""
@@ -26,3 +29,22 @@ def render_template(template: str, **values: object) -> str:
     )
     text: str = environment.get_template(template).render(**values)
     return text
+
+
+class Download(NamedTuple):
+    """A file that a page holds in itself, and that its reader can save."""
+
+    name: str
+    label: str
+    url: str
+
+
+def make_download(name: str, content: str) -> Download:
+    """Make a file that the reader of a page can save, from its text; the label is its suffix.
+
+    `name` ends in `.svg`, `.json` or `.csv`.
+    """
+    suffix = name.rpartition(".")[2]
+    media_type = {"svg": "image/svg+xml", "json": "application/json", "csv": "text/csv"}[suffix]
+    encoded = b64encode(content.encode()).decode()
+    return Download(name, suffix.upper(), f"data:{media_type};base64,{encoded}")

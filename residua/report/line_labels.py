@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 LINE_HEIGHT = 1.25  # from one line of text to the next, in font sizes
 MARKER_OFFSET_POINTS = 13  # from the axes to the marker before a label
+CHARACTER_POINTS = 5.6  # mean width of a digit at 9.5 points
 NUM_SPREAD_ROUNDS = 200  # enough for the labels of a dozen lines to settle
 
 
@@ -62,7 +63,7 @@ def label_line_ends(axes: "Axes", line_ends: list[LineEnd], font_size: float) ->
 
 
 def measure_axes_points(axes: "Axes") -> tuple[float, float]:
-    """The width and height of the axes in points (1/72 inch)."""
+    """Measure the width and height of the axes in points (1/72 inch)."""
     figure: Any = axes.figure  # matplotlib types it as possibly None
     position = axes.get_position()
     width_inches, height_inches = figure.get_figwidth(), figure.get_figheight()
@@ -90,18 +91,23 @@ def spread_labels(heights: list[float], min_gap: float) -> list[float]:
     return spread_heights
 
 
-def hide_crowded_labels(depths: list[int]) -> list[str]:
-    """The tick label of each depth on a logarithmic axis.
+def hide_crowded_labels(depths: list[int], width_points: float = 380.0) -> list[str]:
+    """Return the tick label of each depth on a logarithmic axis `width_points` (1/72 inch) wide.
 
-    A label is empty if it would touch the label before it.
+    The first and the last depth are labelled.  The label of another is empty if it would touch the
+    label before it or the last one.
     """
-    labels = [str(depths[0])]
-    last_labelled = depths[0]
-    min_ratio = max((depths[-1] / depths[0]) ** 0.06, 1.03)
-    for depth in depths[1:]:
-        if depth / last_labelled > min_ratio:
-            labels.append(str(depth))
-            last_labelled = depth
-        else:
-            labels.append("")
-    return labels
+    if len(depths) == 1:
+        return [f"{depths[0]:,}"]
+    scale = width_points / log(depths[-1] / depths[0])
+
+    def touches(depth: int, other: int) -> bool:
+        characters = (len(str(depth)) + len(str(other))) / 2 + 1
+        return abs(log(depth / other)) * scale < characters * CHARACTER_POINTS
+
+    labelled = [depths[0]]
+    for depth in depths[1:-1]:
+        if not touches(depth, labelled[-1]) and not touches(depth, depths[-1]):
+            labelled.append(depth)
+    labelled.append(depths[-1])
+    return [f"{depth:,}" if depth in labelled else "" for depth in depths]

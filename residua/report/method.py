@@ -12,7 +12,7 @@ from residua.errors import ResiduaError
 from residua.report.format import (
     capitalize_first,
     format_counted_noun,
-    format_exact_percent,
+    format_shortest_percent,
     join_with_and,
 )
 from residua.report.recorded_run import FinishedRun
@@ -26,7 +26,7 @@ VERDICT_RULE = (
 
 
 def describe_method(study_runs: StudyRuns) -> dict[str, str]:
-    """The parts of the method section, as {heading: text}; some texts may be empty."""
+    """Return the parts of the method section, as {heading: text}; some texts may be empty."""
     finished_runs = study_runs.finished
     machines = dict.fromkeys(describe_recorded_machine(run.environment) for run in finished_runs)
     versions = dict.fromkeys(describe_recorded_versions(run.environment) for run in finished_runs)
@@ -43,7 +43,7 @@ def describe_method(study_runs: StudyRuns) -> dict[str, str]:
 
 
 def describe_run_dataset(run: FinishedRun) -> str:
-    """A sentence on a run's data set: its classes and images, and the number of skipped files."""
+    """Write a sentence on a run's data set: its classes, images, and number of skipped files."""
     text = f"{capitalize_first(format_dataset_name(run.dataset))}, {run.num_classes} classes"
     if dataset := DATASETS.get(run.dataset):
         channels, height, width = dataset.input
@@ -58,12 +58,12 @@ def describe_run_dataset(run: FinishedRun) -> str:
 
 
 def format_dataset_name(dataset: str) -> str:
-    """The name of a data set; for a folder of photos, the last component of its path."""
+    """Format the name of a data set; for a folder of photos, the last component of its path."""
     return dataset if dataset in DATASETS else Path(dataset).name
 
 
 def describe_labelled_arms(study_runs: StudyRuns) -> str:
-    """Text that gives the network family and recipe changes of each arm that has a label.
+    """Describe the network family and recipe changes of each arm that has a label.
 
     An arm without a label is named after its family and is left out.
     """
@@ -78,7 +78,7 @@ def describe_labelled_arms(study_runs: StudyRuns) -> str:
 
 
 def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
-    """Text on what an error is and how the training error was measured."""
+    """Describe what an error is and how the training error was measured."""
     text = (
         "An error is the share of images whose most probable class is wrong. The table's errors "
         "are measured once, after the last step, without augmentation. The test images were used "
@@ -98,7 +98,7 @@ def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
 
 
 def describe_training_recipe(study_runs: StudyRuns) -> str:
-    """A sentence on the study's recipe, without the changes that single arms make to the recipe."""
+    """Write a sentence on the study's recipe, without the changes that single arms make to it."""
     finished_runs = study_runs.finished
     first_run = finished_runs[0]
     steps = join_with_and([f"{n:,}" for n in sorted({run.result.steps for run in finished_runs})])
@@ -114,27 +114,27 @@ def describe_training_recipe(study_runs: StudyRuns) -> str:
         f"Recipe {recipe.name}: {steps} steps{epochs} of {recipe.batch_size} images",
         recipe.optimiser.description,
         describe_schedule(recipe.schedule),
-        *list_recipe_settings(recipe, max_depth=max(run.depth for run in finished_runs)),
+        *list_nondefault_recipe_settings(recipe, max_depth=max(run.depth for run in finished_runs)),
         describe_augmentation(recipe.augment, flips_allowed),
     ]
     return "; ".join(parts) + "."
 
 
 def describe_schedule(schedule: Schedule) -> str:
-    """Text on the learning rate over the steps of a run."""
+    """Describe the learning rate over the steps of a run."""
     if isinstance(schedule, OneCycle):
         return (
             f"the learning rate rises to {schedule.lr:g} over the first "
-            f"{format_exact_percent(schedule.rise)} of steps, then falls along a cosine"
+            f"{format_shortest_percent(schedule.rise)} of steps, then falls along a cosine"
         )
     text = f"the learning rate is {schedule.lr:g}"
     if schedule.at:
-        drop_points = join_with_and([format_exact_percent(share) for share in schedule.at])
+        drop_points = join_with_and([format_shortest_percent(share) for share in schedule.at])
         text += f", times {schedule.factor:g} after {drop_points} of steps"
     return text
 
 
-def list_recipe_settings(recipe: Recipe, max_depth: int) -> list[str]:
+def list_nondefault_recipe_settings(recipe: Recipe, max_depth: int) -> list[str]:
     """List the settings that differ from plain training, one text each.
 
     `max_depth` is the depth of the deepest net: warmup is listed only if it applies to that depth.
@@ -162,14 +162,14 @@ def list_recipe_settings(recipe: Recipe, max_depth: int) -> list[str]:
 
 
 def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
-    """Text on the random augmentation of training images.
+    """Describe the random augmentation of training images.
 
     `flips_allowed` is False if mirroring can change the class, as for digits.
     """
     text = f"images are shifted by up to {format_counted_noun(augment.pad, 'pixel')}"
     if augment.area < 1:
         text = (
-            f"images are crops of {format_exact_percent(augment.area)} or more of a photo, "
+            f"images are crops of {format_shortest_percent(augment.area)} or more of a photo, "
             "resized to one size"
         )
     if augment.flip and flips_allowed:
@@ -177,13 +177,13 @@ def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
     if augment.cut:
         text += f", and a square of {augment.cut} pixels is cut out"
     if augment.colour:
-        max_change = format_exact_percent(augment.colour)
+        max_change = format_shortest_percent(augment.colour)
         text += f"; brightness, contrast and saturation change by up to {max_change}"
     if augment.trivial:
         text += "; each is changed in one of fourteen ways, by one of 31 strengths (TrivialAugment)"
     text += "".join(f"; {transform.description}" for transform in augment.extra)
     mixing_texts = [
-        f"{format_exact_percent(probability)} {method}"
+        f"{format_shortest_percent(probability)} {method}"
         for probability, method in (
             (augment.mixup, "blended (mixup)"),
             (augment.cutmix, "with a box of another image (CutMix)"),
@@ -196,7 +196,7 @@ def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
 
 
 def describe_recorded_machine(environment: dict[str, Json]) -> str:
-    """The device, CPU threads and precision, as text; unrecorded values are left out."""
+    """Describe the device, CPU threads and precision, as text; unrecorded values are left out."""
     threads = environment.get("threads")
     thread_text = format_counted_noun(threads, "thread") if isinstance(threads, int) else None
     machine_facts = [environment.get("device"), thread_text, environment.get("precision")]
@@ -204,7 +204,7 @@ def describe_recorded_machine(environment: dict[str, Json]) -> str:
 
 
 def describe_recorded_versions(environment: dict[str, Json]) -> str:
-    """The versions of residua, torch and Python, as text; unrecorded versions are left out."""
+    """Describe the versions of residua, torch and Python that were recorded."""
     return ", ".join(
         f"{program} {environment[program]}"
         for program in ("residua", "torch", "python")

@@ -78,7 +78,7 @@ def fold_identical_units(units: list[PlannedUnit]) -> list[DrawnUnit]:
 
 
 def strip_index_and_join(unit: PlannedUnit) -> PlannedUnit:
-    """The unit with index 0 and the join `Add()`, so that otherwise equal units compare equal.
+    """Copy a unit with index 0 and join `Add()`, so that otherwise equal units compare equal.
 
     The joins of a network's units differ at most in the drop-path probability, which grows with
     depth.
@@ -167,13 +167,13 @@ def draw_shortcut_and_join(
 
 
 def classify_shortcut(shortcut: Layers) -> str:
-    """The CSS class of a shortcut: `project`, `pad` or `identity`."""
+    """Return the CSS class of a shortcut: `project`, `pad` or `identity`."""
     ops = {layer.op for layer in shortcut}
     return "project" if "weight" in ops else "pad" if "pad" in ops else "identity"
 
 
 def make_bypass_path(start_y: float, end_y: float, axis_x: float) -> str:
-    """The SVG path from the column at `start_y`, down along `axis_x`, and back at `end_y`."""
+    """Make the SVG path from the column at `start_y`, down along `axis_x`, and back at `end_y`."""
     side = 1 if axis_x > COLUMN_X else -1
     bend = min(14.0, (end_y - start_y) / 2)  # radius of the two corners
     near_axis_x, join_edge_x = axis_x - side * bend, COLUMN_X + side * JOIN_RADIUS

@@ -74,7 +74,7 @@ def read_study_runs(folder: Path) -> StudyRuns:
             unfinished.append(run)
     if not finished and damaged:
         raise RecordError(
-            f"{folder} contains no finished run: {damaged[0].folder}: {damaged[0].why}"
+            f"{folder} contains no finished run: in {damaged[0].folder}, {damaged[0].why}"
         )
     if not finished:
         raise RecordError(
@@ -90,7 +90,7 @@ def read_study_runs(folder: Path) -> StudyRuns:
 
 
 def holds_run_records(folder: Path) -> bool:
-    """Whether a folder is that of a study or of a run, finished or not."""
+    """Return whether a folder is that of a study or of a run, finished or not."""
     return (
         any((folder / name).exists() for name in ("run.json", "study.json", PACKED_RUNS))
         or next(folder.glob("runs/*/run.json"), None) is not None
@@ -98,7 +98,7 @@ def holds_run_records(folder: Path) -> bool:
 
 
 def find_run_records(folder: Path) -> list[RunRecord]:
-    """The records of all runs in a folder; raises RecordError if there are none."""
+    """Find the records of all runs in a folder; raises RecordError if there are none."""
     if (folder / "run.json").exists():
         return [RunRecord(folder)]
     if records := list_run_records(folder):
@@ -152,13 +152,13 @@ def check_runs_comparable(
         point = (run.arm, run.depth, run.seed)
         if point in checked_points:
             raise RecordError(
-                f"{folder} holds {run.name} with seed {run.seed} twice: remove one of them"
+                f"{folder} holds {run.name} with seed {run.seed} twice: remove one of the two"
             )
         checked_points.add(point)
 
 
 def collect_comparable_facts(run: FinishedRun, other: FinishedRun) -> dict[str, Json]:
-    """The properties of `run` that `other` must share for the two runs to be comparable.
+    """Collect the properties of `run` that `other` must share for the two runs to be comparable.
 
     The fingerprint of the images and the precision are included only if both runs recorded them.
     """

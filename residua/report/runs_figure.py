@@ -13,7 +13,7 @@ from residua.report.figures import (
     add_tooltip,
     figure_to_svg,
     pick_series_color,
-    set_error_axis,
+    set_asinh_error_y_axis,
     use_figure_style,
 )
 from residua.report.format import format_percent
@@ -27,7 +27,7 @@ NUM_COLORED_RUNS = len(SERIES_COLORS)
 
 
 class DevCurve(NamedTuple):
-    """The dev error of a run: epochs, and the errors there in percent; at least two points."""
+    """The dev error of a run: epochs, and the error in percent at each; at least two points."""
 
     run: ListedRun
     number: int  # of the run in the table
@@ -36,9 +36,9 @@ class DevCurve(NamedTuple):
 
 
 def read_curves_by_data(numbered_runs: Mapping[int, ListedRun]) -> dict[str, list[DevCurve]]:
-    """Read the dev errors of runs by data set: at most `MAX_PANELS` data sets, most runs first.
+    """Read the dev errors of runs for at most `MAX_PANELS` data sets, those with most runs first.
 
-    `numbered_runs` are in the order of time, of which each data set's newest are kept.  Runs with
+    `numbered_runs` are in the order of time; the newest runs of each data set are kept.  Runs with
     fewer than two measurements, or with damaged ones, are left out.
     """
     runs_by_data: dict[str, list[tuple[int, ListedRun]]] = {}
@@ -55,7 +55,7 @@ def read_curves_by_data(numbered_runs: Mapping[int, ListedRun]) -> dict[str, lis
 
 
 def read_dev_curve(run: ListedRun, number: int) -> DevCurve | None:
-    """The dev errors of a run over epochs; None if there are fewer than two in its metrics."""
+    """Read the dev errors of a run over epochs; None if there are fewer than two in its metrics."""
     is_finished = run.state == "finished"
     try:
         rows = run.record.read_metrics() if is_finished else run.record.read_metrics_so_far()
@@ -76,7 +76,7 @@ def read_dev_curve(run: ListedRun, number: int) -> DevCurve | None:
 def render_runs_figure(
     curves_by_data: Mapping[str, Sequence[DevCurve]], width: float = DESKTOP_WIDTH
 ) -> str:
-    """Render an SVG of the dev error over epochs, all runs of a data set over each other.
+    """Render an SVG of the dev error over epochs, with all runs of a data set in one panel.
 
     The best runs of each data set have colors, and their numbers stand at the right; all others are
     grey.  `width` is in inches.
@@ -89,7 +89,9 @@ def render_runs_figure(
             title = shorten(data, 40 if columns == 1 else 30, placeholder=" ...")
             axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
             set_training_axis(axes, ceil(max(c.epochs[-1] for c in curves)), 5)
-            set_error_axis(axes, [percent for curve in curves for percent in curve.percents])
+            set_asinh_error_y_axis(
+                axes, [percent for curve in curves for percent in curve.percents]
+            )
             best = sorted(curves, key=lambda curve: min(curve.percents))[:NUM_COLORED_RUNS]
             colors = {curve.number: pick_series_color(k) for k, curve in enumerate(best)}
             for curve in [c for c in curves if c.number not in colors] + best[::-1]:
@@ -119,7 +121,7 @@ def render_runs_figure(
 
 
 def format_curve_tooltip(curve: DevCurve) -> str:
-    """Tooltip text for a run: `3, digits-wide: dev error 4.2 % after 12 epochs`."""
+    """Format the tooltip text for a run: `3, digits-wide: dev error 4.2 % after 12 epochs`."""
     error = format_percent(curve.percents[-1] / 100)
     return (
         f"{curve.number}, {curve.run.name}: dev error {error} after {curve.epochs[-1]:.3g} epochs"

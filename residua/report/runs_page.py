@@ -4,17 +4,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from residua.config.evaluation_results import wilson_interval
 from residua.errors import UsageError
 from residua.files import write_text
 from residua.report.evaluation_page import EVALUATION_PAGE
+from residua.report.evaluation_tables import format_csv
 from residua.report.figures import (
     BASE_COLORS,
     DESKTOP_WIDTH,
     PHONE_WIDTH,
     SERIES_COLORS,
+    add_white_background,
     inline_figures,
 )
 from residua.report.format import (
@@ -25,7 +28,7 @@ from residua.report.format import (
     format_percent_number,
     make_percent_nonbreaking,
 )
-from residua.report.html import REPORT_PAGE, render_template
+from residua.report.html import REPORT_PAGE, make_download, render_template
 from residua.report.listed_runs import ListedRun, SkippedFolder, make_printable
 from residua.report.run_settings import list_differing_settings
 from residua.report.runs_figure import (
@@ -39,6 +42,7 @@ RUNS_PAGE = "index.html"
 PAGE_MARK = '<meta name="generator" content="residua runs">'  # only such a page is replaced
 MAX_MARK_POSITION = 4096  # bytes of a page in which the mark is looked for
 MAX_LISTED_SKIPPED = 50
+FIGURE_TITLES = {"curves": "Dev error over epochs"}  # for screen readers
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def write_runs_page(
     """
     if page.exists() and not is_runs_page(page):
         raise UsageError(
-            f"{page} is not a page of residua runs, so it is not replaced: "
+            f"{page} was not written by the command residua runs, so it is not replaced: "
             "give another place with --out, or add --no-page"
         )
     write_text(page, render_runs_page(runs, skipped, folder, page.parent))
@@ -87,18 +91,22 @@ def render_runs_page(
     curves_by_data = read_curves_by_data(numbered)
     differing = list_differing_settings([run.settings for run in runs])
     colors = BASE_COLORS | SERIES_COLORS
-    lead, *findings = map(make_percent_nonbreaking, describe_best_runs(runs, numbers))
+    best_runs = choose_best_runs(runs)
+    svgs = render_figure_svgs(curves_by_data)
+    rows = [make_run_row(run, numbers[id(run)], page_folder) for run in runs]
     return render_template(
         "runs.html.j2",
         title=f"Runs in {make_printable(folder.resolve().name)}",
         subject=describe_run_counts(runs),
-        lead=lead,
-        findings=findings,
-        figures=make_runs_figure(curves_by_data, colors),
+        best_rows=[make_best_row(best, numbers, page_folder) for best in best_runs],
+        **describe_first_best_run(best_runs, numbers),
+        figures=inline_figures({"curves": svgs}, FIGURE_TITLES, colors)["curves"] if svgs else [],
+        downloads=[make_download("curves.svg", add_white_background(svgs[0]))] if svgs else [],
+        table_downloads=[make_download("runs.csv", format_runs_csv(rows))],
         drawn=max((len(curves) for curves in curves_by_data.values()), default=0),
         max_drawn=MAX_DRAWN_RUNS,
         inks=colors,
-        rows=[make_run_row(run, numbers[id(run)], page_folder) for run in runs],
+        rows=rows,
         differing=differing,
         setting_rows=[make_setting_row(run, numbers[id(run)], differing) for run in runs],
         skipped=skipped[:MAX_LISTED_SKIPPED],
@@ -107,50 +115,90 @@ def render_runs_page(
 
 
 def number_runs(runs: Sequence[ListedRun]) -> dict[int, ListedRun]:
-    """The runs by their number, from 1, in the order of time."""
+    """Number the runs from 1 in the order of time."""
     return dict(enumerate(sorted(runs, key=lambda run: (run.modified, run.name)), 1))
 
 
-def make_runs_figure(
-    curves_by_data: dict[str, list[DevCurve]], colors: dict[str, str]
-) -> list[str]:
-    """The figure for a wide and for a narrow screen; [] if no run has a curve."""
+def render_figure_svgs(curves_by_data: dict[str, list[DevCurve]]) -> list[str]:
+    """Render the figure for a wide and for a narrow screen; [] if no run has a curve."""
     if not curves_by_data:
         return []
-    svgs = [render_runs_figure(curves_by_data, width) for width in (DESKTOP_WIDTH, PHONE_WIDTH)]
-    return inline_figures({"curves": svgs}, {"curves": "Dev error over epochs"}, colors)["curves"]
+    return [render_runs_figure(curves_by_data, width) for width in (DESKTOP_WIDTH, PHONE_WIDTH)]
+
+
+def format_runs_csv(rows: Sequence[Sequence[TableCell]]) -> str:
+    """Format the table of runs as CSV: shares of right images in [0, 1], times in seconds."""
+    names = ("no.", "run", "dev right", "test right", "seconds", "data", "model", "recipe", "state")
+    return format_csv([names, *(tuple(cell.key for cell in row) for row in rows)])
 
 
 def describe_run_counts(runs: Sequence[ListedRun]) -> str:
-    """How many runs there are, by state: `12 runs: 10 finished, 2 unfinished`."""
+    """Describe how many runs there are, by state: `12 runs: 10 finished, 2 unfinished`."""
     states = [run.state for run in runs]
     counts = [f"{states.count(state):,} {state}" for state in dict.fromkeys(sorted(states))]
     return f"{format_counted_noun(len(runs), 'run')}: {', '.join(counts)}"
 
 
-def describe_best_runs(runs: Sequence[ListedRun], numbers: dict[int, int]) -> list[str]:
-    """A sentence for each data set on its finished run with the lowest dev error, most runs first.
+class BestRun(NamedTuple):
+    """The finished run with the lowest dev error on a data set, and the number of finished runs."""
 
-    The run is not chosen by its test error, which would then be too good.
+    run: ListedRun
+    rivals: int
+
+
+def choose_best_runs(runs: Sequence[ListedRun]) -> list[BestRun]:
+    """Choose each data set's finished run with the lowest dev error, most runs first.
+
+    The run is not chosen by its test error, which would then look too low.
     """
     finished = [run for run in runs if run.state == "finished" and run.dev_error is not None]
     data_names = [run.data for run in finished]
-    sentences = []
-    for data in sorted(set(data_names), key=lambda name: (-data_names.count(name), name)):
-        rivals = [run for run in finished if run.data == data]
-        best = min(rivals, key=lambda run: (run.dev_error or 0.0, -run.modified))
-        accuracy, interval = format_accuracy(best.test_error, best.test_images)
-        details = f" (95 % CI {interval} %)" if interval else ""
-        sentences.append(
-            f"Lowest dev error on {data} of {format_counted_noun(len(rivals), 'finished run')}: "
-            f"{best.model}, run {numbers[id(best)]}, with {accuracy} % of the test images "
-            f"right{details}."
+    return [
+        BestRun(
+            min(
+                (run for run in finished if run.data == data),
+                key=lambda run: (run.dev_error or 0.0, -run.modified),
+            ),
+            data_names.count(data),
         )
-    return sentences or ["No run is finished yet."]
+        for data in sorted(set(data_names), key=lambda name: (-data_names.count(name), name))
+    ]
+
+
+def describe_first_best_run(
+    best_runs: Sequence[BestRun], numbers: dict[int, int]
+) -> dict[str, str]:
+    """Return, by name, the number at the top of the page, its label, and a sentence on the run."""
+    if not best_runs:
+        return {"number": "", "label": "", "lead": "No run is finished yet."}
+    run, rivals = best_runs[0]
+    accuracy, interval = format_accuracy(run.test_error, run.test_images)
+    label = f"of the test images of {run.data} right"
+    return {
+        "number": make_percent_nonbreaking(f"{accuracy} %"),
+        "label": make_percent_nonbreaking(f"{label}, 95 % CI {interval} %" if interval else label),
+        "lead": f"Run {numbers[id(run)]}, {run.model}, has the lowest dev error of "
+        f"{format_counted_noun(rivals, 'finished run')} on {run.data}.",
+    }
+
+
+def make_best_row(
+    best: BestRun, numbers: dict[int, int], page_folder: Path
+) -> tuple[str, str, str, str, str]:
+    """Make a row of the best runs: data, number of runs, the run and its link, test right."""
+    run = best.run
+    accuracy, interval = format_accuracy(run.test_error, run.test_images)
+    return (
+        run.data,
+        f"{best.rivals:,}",
+        f"{numbers[id(run)]}, {run.model}",
+        find_report_link(run, page_folder),
+        f"{accuracy} ({interval})" if interval else accuracy,
+    )
 
 
 def format_accuracy(error: float | None, count: int | None) -> tuple[str, str]:
-    """The share of right predictions in percent, and its 95 % interval: `98.1`, `96.1–99.1`.
+    """Format the share of right predictions in percent, and its 95 % interval: `98.1`, `96.1–99.1`.
 
     The interval is "" if the number of images is unknown.
     """
@@ -166,7 +214,7 @@ def format_accuracy(error: float | None, count: int | None) -> tuple[str, str]:
 
 
 def format_run_state(run: ListedRun) -> str:
-    """The state of a run, with the last measured step if it is not finished."""
+    """Format the state of a run, with the last measured step if it is not finished."""
     if run.state == "finished":
         return run.state
     if run.step is None:
@@ -176,7 +224,7 @@ def format_run_state(run: ListedRun) -> str:
 
 
 def make_run_row(run: ListedRun, number: int, page_folder: Path) -> list[TableCell]:
-    """A row of the table: number, run, dev, test, time, data, model, recipe, state."""
+    """Make a row of the table: number, run, dev, test, time, data, model, recipe, state."""
     return [
         TableCell(str(number), number),
         TableCell(run.name, run.name, link=find_report_link(run, page_folder)),
@@ -199,7 +247,7 @@ def make_accuracy_cell(error: float | None, count: int | None) -> TableCell:
 
 
 def make_setting_row(run: ListedRun, number: int, differing: Sequence[str]) -> list[TableCell]:
-    """A row of the table of differences: number, run, and one cell per setting."""
+    """Make a row of the table of differences: number, run, and one cell per setting."""
     texts = [run.settings.get(name, "") for name in differing]
     return [
         TableCell(str(number), number),
@@ -209,7 +257,7 @@ def make_setting_row(run: ListedRun, number: int, differing: Sequence[str]) -> l
 
 
 def make_sort_key(text: str) -> float | str:
-    """The number that a text is, so that 10 follows 9; any other text itself."""
+    """Turn a text into its number, so that 10 sorts after 9; keep a text that is no number."""
     try:
         number = float(text)
     except ValueError:
@@ -218,7 +266,7 @@ def make_sort_key(text: str) -> float | str:
 
 
 def find_report_link(run: ListedRun, page_folder: Path) -> str:
-    """The address of the report of a run or its study, relative to the page; "" if there is none.
+    """Find the URL of the report of a run or its study, relative to the page; "" if there is none.
 
     The page of an evaluation is taken if there is no report, as for VLAD.
     """

@@ -44,7 +44,7 @@ FAMILY_DISPLAY_NAMES = {
 
 
 def get_cell_measure(cell: StudyCell, measure: Measure) -> float:
-    """The cell's mean of `measure`: in steps for "start", and a share (0.01 is 1 %) otherwise."""
+    """Return the cell's mean of `measure`: in steps for "start", otherwise a share in [0, 1]."""
     match measure:
         case "train":
             return cell.comparable_train_error
@@ -59,7 +59,7 @@ def get_cell_measure(cell: StudyCell, measure: Measure) -> float:
 
 
 def get_cell_sd(cell: StudyCell, measure: Measure) -> float | None:
-    """The standard deviation of the cell's `measure` over seeds; None for a single seed."""
+    """Return the standard deviation of the cell's `measure` over seeds; None for a single seed."""
     match measure:
         case "train":
             return cell.comparable_train_error_sd
@@ -165,7 +165,9 @@ class CellComparison:
         return f"from {from_text} layers to {format_measure_at_depth(self.to_cell, self.measure)}"
 
 
-def find_largest_rise(arm_cells: Sequence[StudyCell], measure: Measure) -> CellComparison:
+def find_largest_significant_rise(
+    arm_cells: Sequence[StudyCell], measure: Measure
+) -> CellComparison:
     """Find the largest significant rise of `measure` from a shallower to a deeper net of an arm.
 
     `arm_cells` must be sorted by depth.  If there is no such rise, the function returns a
@@ -182,7 +184,7 @@ def find_largest_rise(arm_cells: Sequence[StudyCell], measure: Measure) -> CellC
 
 
 def rules_out_degradation(arm_cells: Sequence[StudyCell]) -> bool:
-    """Whether a harmful rise of an arm's training error with depth can be ruled out.
+    """Return whether a harmful rise of an arm's training error with depth can be ruled out.
 
     True if the deepest net's training error is significantly lower than the shallowest net's.  Also
     true if, for every two depths, the rise plus its significance threshold is below
@@ -198,7 +200,7 @@ def rules_out_degradation(arm_cells: Sequence[StudyCell]) -> bool:
 
 
 def is_at_chance(cell: StudyCell, num_classes: int) -> bool:
-    """Whether a cell's test error is close to that of random guessing.
+    """Return whether a cell's test error is close to that of random guessing.
 
     This is so if the test error minus one standard deviation is at least 0.9 times the guessing
     error, which is 1 - 1/n for n classes.
@@ -216,19 +218,19 @@ def group_cells_by_arm(cells: Sequence[StudyCell]) -> dict[str, list[StudyCell]]
 
 
 def describe_measure_by_depth(arm_cells: Sequence[StudyCell], measure: Measure) -> str:
-    """The measure at every depth, as text: `2.6 % at 20 layers, 71.0 % at 56 and 89.9 % at 110`."""
+    """Describe the measure at every depth: `2.6 % at 20 layers, 71.0 % at 56 and 89.9 % at 110`."""
     first, *others = arm_cells
     first_text = f"{format_measure_at_depth(first, measure)} layers"
     return join_with_and([first_text, *(format_measure_at_depth(c, measure) for c in others)])
 
 
 def format_measure_at_depth(cell: StudyCell, measure: Measure) -> str:
-    """The cell's measure and its depth, as text: `2.6 % at 20`."""
-    return f"{format_cell_measure(cell, measure)} at {cell.depth}"
+    """Format the cell's measure and its depth, as text: `2.6 % at 20`."""
+    return f"{format_cell_measure(cell, measure)} at {cell.depth:,}"
 
 
 def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
-    """The cell's mean with its unit: percent for an error, points for a gap, none for steps.
+    """Format the cell's mean with its unit: percent for an error, points for a gap, none for steps.
 
     The number of steps is written as `more than 242` if some run never started learning.
     """
@@ -243,7 +245,7 @@ def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
 
 
 def format_points_apart(comparison: CellComparison) -> str:
-    """The absolute difference of two errors in percentage points: `4.1 points`.
+    """Format the absolute difference of two errors in percentage points: `4.1 points`.
 
     The difference is computed from the rounded errors, so that it agrees with the printed errors.
     """
@@ -255,7 +257,7 @@ def format_points_apart(comparison: CellComparison) -> str:
 
 
 def format_seed_range(cells: Sequence[StudyCell]) -> str:
-    """The number of seeds per cell: `3 seeds`, `1 to 3 seeds`, `1 seed`."""
+    """Format the number of seeds per cell: `3 seeds`, `1 to 3 seeds`, `1 seed`."""
     fewest, most = min(cell.seeds for cell in cells), max(cell.seeds for cell in cells)
     if fewest == most:
         return format_counted_noun(most, "seed")
@@ -263,13 +265,13 @@ def format_seed_range(cells: Sequence[StudyCell]) -> str:
 
 
 def describe_too_few_seeds(cells: Sequence[StudyCell]) -> str:
-    """Text for cells that do not differ significantly: `2 seeds are too few`."""
+    """Describe cells that do not differ significantly: `2 seeds are too few`."""
     verb = "is" if all(cell.seeds == 1 for cell in cells) else "are"
     return f"{format_seed_range(cells)} {verb} too few"
 
 
 def format_arm_name(arm: str) -> str:
-    """An arm's name for use in a sentence.
+    """Format an arm's name for use in a sentence.
 
     `resnet,shortcut=project` becomes `residual (shortcut=project)`: the papers' name of the family,
     and the changes in parentheses.  If the study gives the arm a label, the label is returned

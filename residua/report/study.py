@@ -6,7 +6,10 @@ from pathlib import Path
 
 from residua.config.serialize import FORMAT_VERSION, Json
 from residua.files import render_json, write_text_files
-from residua.report.figures import add_white_background, inline_figures, make_figure_colors
+from residua.report.block_drawing import draw_study_blocks
+from residua.report.depth_figures import MAX_OVERLAID_ARMS
+from residua.report.evaluation_tables import format_csv
+from residua.report.figures import add_white_background, inline_figures, map_figure_colors_to_dark
 from residua.report.format import (
     NO_VALUE,
     capitalize_first,
@@ -14,10 +17,11 @@ from residua.report.format import (
     format_percent,
     format_percent_number,
     format_percent_number_with_sd,
+    format_two_seed_range,
     join_with_and,
     make_percent_nonbreaking,
 )
-from residua.report.html import REPORT_PAGE, render_template
+from residua.report.html import REPORT_PAGE, make_download, render_template
 from residua.report.method import describe_method, format_dataset_name
 from residua.report.recorded_run import UnfinishedRun
 from residua.report.runs import DamagedRun, StudyRuns, read_study_runs
@@ -29,6 +33,12 @@ from residua.report.significance import (
     is_at_chance,
 )
 from residua.report.study_figures import STUDY_FIGURE_TITLES, render_study_figures
+from residua.report.study_findings import (
+    HeadlineNumber,
+    choose_headline_number,
+    make_findings_table,
+    shorten_answer,
+)
 from residua.report.tables import (
     StudyCell,
     average_runs_over_seeds,
@@ -36,6 +46,8 @@ from residua.report.tables import (
     compute_learned_error,
 )
 from residua.report.verdict import describe_study_verdict
+
+MAX_NAMED_ARMS = 4  # in the line below the title
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +81,14 @@ def write_study_report(summary: StudySummary, folder: Path) -> Path:
         f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
     }
     files: dict[str, Json] = {"page": REPORT_PAGE, "figures": list(figures)}
-    results = make_study_results(summary) | files
-    page = render_study_page(summary, figure_svgs)
-    write_text_files(folder, figures | {"results.json": render_json(results), REPORT_PAGE: page})
+    results = render_json(make_study_results(summary) | files)
+    page = render_study_page(summary, figure_svgs, results)
+    write_text_files(folder, figures | {"results.json": results, REPORT_PAGE: page})
     return folder / REPORT_PAGE
 
 
 def make_study_results(summary: StudySummary) -> dict[str, Json]:
-    """The results of a study as a dict for `results.json`.
+    """Make the results of a study as a dict for `results.json`.
 
     `cells` hold errors in [0, 1].  `verdict` has one finding per line.  `unfinished` and `damaged`
     list the runs that are not part of any cell.
@@ -96,46 +108,77 @@ def make_study_results(summary: StudySummary) -> dict[str, Json]:
     }
 
 
-def render_study_page(summary: StudySummary, figure_svgs: dict[str, tuple[str, str]]) -> str:
-    """Render the study's page as HTML, with style and figures embedded; it loads no other file."""
-    runs, cells, num_classes = summary.runs, summary.cells, summary.num_classes
-    answer, *findings = map(make_percent_nonbreaking, summary.findings)
-    colors = make_figure_colors(len({cell.depth for cell in cells}))
-    rows_by_arm = {
-        capitalize_first(format_arm_name(arm)): [
-            make_cell_row(cell, num_classes) for cell in arm_cells
-        ]
-        for arm, arm_cells in group_cells_by_arm(cells).items()
+def render_study_page(
+    summary: StudySummary, figure_svgs: dict[str, tuple[str, str]], results: str
+) -> str:
+    """Render the study's page as HTML, with style and figures embedded; it loads no other file.
+
+    `results` is the content of `results.json`, which the page also holds.
+    """
+    runs, cells = summary.runs, summary.cells
+    findings = map(make_percent_nonbreaking, summary.findings[1:])
+    colors = map_figure_colors_to_dark(len({cell.depth for cell in cells}))
+    downloads = {
+        name: [make_download(f"{name}.svg", add_white_background(wide))]
+        for name, (wide, _) in figure_svgs.items()
     }
-    method = describe_method(runs)
-    learned_below = format_percent(compute_learned_error(num_classes), digits=0)
     return render_template(
-        "report.html.j2" if is_single_run(runs) else "study.html.j2",
+        "study.html.j2",
         title=make_title_question(summary),
         subject=make_study_subtitle(cells, format_dataset_name(runs.finished[0].dataset)),
-        answer=answer,
+        headline=HeadlineNumber(*map(make_percent_nonbreaking, choose_headline_number(cells))),
+        answer=make_percent_nonbreaking(shorten_answer(cells, summary.findings[0])),
+        blocks=draw_study_blocks(runs.finished),
+        table=make_findings_table(cells, summary.num_classes),
         findings=[split_finding_heading(finding, cells) for finding in findings],
-        rows_by_arm=rows_by_arm,
-        learned_below=make_percent_nonbreaking(learned_below),
-        measured_every=max((cell.measured_every or 0 for cell in cells), default=0),
-        has_spread=any(cell.seeds > 1 for cell in cells),
         figures=inline_figures(figure_svgs, STUDY_FIGURE_TITLES, colors),
         inks=colors,
-        method={part: make_percent_nonbreaking(text) for part, text in method.items()},
+        max_overlaid_arms=MAX_OVERLAID_ARMS,
+        downloads={
+            **downloads,
+            "numbers": [
+                make_download("results.json", results),
+                make_download("results.csv", format_cells_csv(cells)),
+            ],
+        },
         missing_runs=[
             *map(describe_unfinished_run, runs.unfinished),
             *map(describe_damaged_run, runs.damaged),
         ],
+        **collect_measurement_texts(summary),
     )
 
 
-def is_single_run(runs: StudyRuns) -> bool:
-    """Whether the folder is that of one run, and not of a study."""
-    return runs.study is None and len(runs.finished) == 1
+def collect_measurement_texts(summary: StudySummary) -> dict[str, object]:
+    """Collect the page's table of numbers and the texts on how they were measured, by name."""
+    cells = summary.cells
+    learned_below = format_percent(compute_learned_error(summary.num_classes), digits=0)
+    method = describe_method(summary.runs)
+    return {
+        "rows_by_arm": {
+            capitalize_first(format_arm_name(arm)): [
+                make_cell_row(cell, summary.num_classes) for cell in arm_cells
+            ]
+            for arm, arm_cells in group_cells_by_arm(cells).items()
+        },
+        "learned_below": make_percent_nonbreaking(learned_below),
+        "measured_every": max((cell.measured_every or 0 for cell in cells), default=0),
+        "has_bounds": any(cell.learned_seeds != cell.seeds for cell in cells),
+        "has_spread": any(cell.seeds > 1 for cell in cells),
+        "has_pairs": any(cell.seeds == 2 for cell in cells),
+        "has_samples": any(cell.seeds > 2 for cell in cells),
+        "method": {part: make_percent_nonbreaking(text) for part, text in method.items()},
+    }
+
+
+def format_cells_csv(cells: Sequence[StudyCell]) -> str:
+    """Format the averages over seeds as CSV: a row per arm and depth, keys as in `results.json`."""
+    contents = [cell.json for cell in cells]
+    return format_csv([tuple(contents[0]), *(tuple(content.values()) for content in contents)])
 
 
 def make_title_question(summary: StudySummary) -> str:
-    """The title of the page: the study's question, or a general question if the study has none."""
+    """Make the page's title: the study's question, or a general one if the study has none."""
     study = summary.runs.study
     if study and study.question:
         return study.question
@@ -145,16 +188,15 @@ def make_title_question(summary: StudySummary) -> str:
 
 
 def make_study_subtitle(cells: Sequence[StudyCell], dataset_name: str) -> str:
-    """Families, depths and data set: `Plain and residual nets of 20 and 56 layers on cifar10`."""
-    arms = join_with_and(
-        [format_arm_name(arm) for arm in dict.fromkeys(cell.arm for cell in cells)]
-    )
-    depths = join_with_and([str(depth) for depth in sorted({cell.depth for cell in cells})])
+    """Name families, depths and data: `Plain and residual nets of 20 and 56 layers on cifar10`."""
+    names = [format_arm_name(arm) for arm in dict.fromkeys(cell.arm for cell in cells)]
+    arms = join_with_and(names) if len(names) <= MAX_NAMED_ARMS else f"{len(names)} kinds of"
+    depths = join_with_and([f"{depth:,}" for depth in sorted({cell.depth for cell in cells})])
     return f"{capitalize_first(arms)} nets of {depths} layers on {dataset_name}"
 
 
 def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
-    """A cell's row in the page's table: (text, small text below it) for each column.
+    """Make a cell's row in the page's table: (text, small text below it) for each column.
 
     The columns are: depth; training, dev and test error (%); gap (points); steps until learning
     starts; seeds; parameters; time.
@@ -169,11 +211,8 @@ def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
     if cell.first_learned_step is not None:
         learning_start = format_cell_measure(cell, "start").replace("more than ", "> ")
     return [
-        (str(cell.depth), "at chance" if is_at_chance(cell, num_classes) else ""),
-        *(
-            (format_percent_number_with_sd(mean, sd), format_half_interval(sd, cell.seeds))
-            for mean, sd in means_and_sds
-        ),
+        (f"{cell.depth:,}", "at chance" if is_at_chance(cell, num_classes) else ""),
+        *(format_mean_and_spread(mean, sd, cell.seeds) for mean, sd in means_and_sds),
         (learning_start, ""),
         (str(cell.seeds), ""),
         (f"{cell.parameters:,}" if cell.parameters is not None else NO_VALUE, ""),
@@ -181,13 +220,18 @@ def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
     ]
 
 
-def format_half_interval(sd: float | None, seeds: int) -> str:
-    """Half the width of a mean's 95 % confidence interval: `CI ± 1.2`, in percent.
+def format_mean_and_spread(mean: float, sd: float | None, seeds: int) -> tuple[str, str]:
+    """Format a mean in percent, and the small text below it; `mean` and `sd` are in [0, 1].
 
-    The text is empty for one seed.  `sd` is in [0, 1].
+    Two seeds give their values, (`2.6`, `2.0 to 3.2`); more give the sd and half the width of the
+    95 % confidence interval, (`2.6 ± 0.6`, `CI ± 1.5`).
     """
     half_width = ci_half_width(sd, seeds)
-    return "" if half_width is None else f"CI ± {format_percent_number(half_width)}"
+    if sd is None or half_width is None:
+        return format_percent_number(mean), ""
+    if seeds == 2:
+        return format_percent_number(mean), format_two_seed_range(mean, sd)
+    return format_percent_number_with_sd(mean, sd), f"CI ± {format_percent_number(half_width)}"
 
 
 def describe_unfinished_run(run: UnfinishedRun) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from residua.report.arms_figure import render_arms_figure
-from residua.report.depth_figures import render_depth_figure, render_learning_start_figure
+from residua.report.depth_figures import render_depth_figure
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH
 from residua.report.learning_curves import render_learning_curves
+from residua.report.learning_start_figure import render_learning_start_figure
 from residua.report.recorded_run import FinishedRun
 from residua.report.tables import StudyCell
 

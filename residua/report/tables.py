@@ -99,7 +99,7 @@ def average_runs_over_seeds(runs: StudyRuns) -> list[StudyCell]:
 
 
 def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
-    """The average of runs that differ in their seed only."""
+    """Average the runs that differ in their seed only."""
     first_run, results = cell_runs[0], [run.result for run in cell_runs]
     train, dev, test = (
         [getattr(result, f"{split}_error") for result in results]
@@ -142,7 +142,7 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
 
 
 def find_first_learned_step(run: FinishedRun) -> int | None:
-    """The first measured step at which the run has started learning; None if it never does."""
+    """Find the first measured step at which the run has started learning; None if it never does."""
     learned_below = compute_learned_error(run.num_classes)
     for row in run.metric_lines:
         error, step = row.get("train_error"), row.get("step")
@@ -152,12 +152,12 @@ def find_first_learned_step(run: FinishedRun) -> int | None:
 
 
 def compute_learned_error(num_classes: int) -> float:
-    """The training error in [0, 1] below which a run counts as having started learning."""
+    """Compute the training error in [0, 1] below which a run counts as having started learning."""
     return LEARNED_CHANCE_SHARE * (1 - 1 / num_classes)
 
 
 def all_known_or_empty(values: list[float | None]) -> list[float]:
-    """The values, or an empty list if one of them is None.
+    """Return the values, or an empty list if one of them is None.
 
     A mean over some of a cell's seeds would not be comparable with the cell's other means.
     """
@@ -166,17 +166,25 @@ def all_known_or_empty(values: list[float | None]) -> list[float]:
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:
-    """The mean of the values; None if there are no values."""
+    """Return the mean of the values; None if there are no values."""
     return fmean(values) if values else None
 
 
 def sample_sd_or_none(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (divisor n - 1); None for fewer than two values."""
+    """Return the sample standard deviation (divisor n - 1); None for fewer than two values."""
     return stdev(values) if len(values) > 1 else None
 
 
+def spread_half_width(sd: float | None, num_seeds: int) -> float | None:
+    """Return half the width of the spread around a mean: of two seeds their range, of more one sd.
+
+    A confidence interval of two values is often wider than the scale.  None if `sd` is None.
+    """
+    return sd / sqrt(2) if sd is not None and num_seeds == 2 else sd
+
+
 def ci_half_width(sd: float | None, num_seeds: int) -> float | None:
-    """Half the width of a mean's 95 % confidence interval (Student's t); None if `sd` is None."""
+    """Return half of a mean's 95 % confidence interval (Student's t); None if `sd` is None."""
     if sd is None:
         return None
     from scipy.stats import t  # slow to import, and not needed for a single seed

@@ -21,7 +21,7 @@ from residua.report.significance import (
     CellComparison,
     describe_measure_by_depth,
     describe_too_few_seeds,
-    find_largest_rise,
+    find_largest_significant_rise,
     format_arm_name,
     format_cell_measure,
     format_points_apart,
@@ -38,7 +38,7 @@ def describe_depth_trend(arm_cells: Sequence[StudyCell]) -> str:
 
     `arm_cells` are at least two cells, sorted by depth.
     """
-    train_rise = find_largest_rise(arm_cells, "train")
+    train_rise = find_largest_significant_rise(arm_cells, "train")
     if train_rise.is_significant:
         return describe_degradation(arm_cells, train_rise)
     return describe_trend_without_degradation(arm_cells)
@@ -46,7 +46,7 @@ def describe_depth_trend(arm_cells: Sequence[StudyCell]) -> str:
 
 def describe_degradation(arm_cells: Sequence[StudyCell], train_rise: CellComparison) -> str:
     """Describe an arm's errors over depth if its training error rises significantly."""
-    test_change = find_largest_rise(arm_cells, "test")
+    test_change = find_largest_significant_rise(arm_cells, "test")
     if not test_change.is_significant:
         test_change = CellComparison(train_rise.from_cell, train_rise.to_cell, "test")
     gap_change = CellComparison(test_change.from_cell, test_change.to_cell, "gap")
@@ -93,7 +93,7 @@ def describe_trend_without_degradation(arm_cells: Sequence[StudyCell]) -> str:
             f"{train_change.inconclusive_reason}"
         )
     test_rise, test_change = (
-        find_largest_rise(arm_cells, "test"),
+        find_largest_significant_rise(arm_cells, "test"),
         CellComparison(first, last, "test"),
     )
     if test_rise.is_significant:
@@ -145,7 +145,7 @@ def describe_slow_starts(cells_by_arm: dict[str, list[StudyCell]], num_classes: 
     slow_by_arm = {
         arm: arm_cells
         for arm, arm_cells in measured_by_arm.items()
-        if len(arm_cells) > 1 and find_largest_rise(arm_cells, "start").is_significant
+        if len(arm_cells) > 1 and find_largest_significant_rise(arm_cells, "start").is_significant
     }
     if not slow_by_arm:
         return []
@@ -173,7 +173,10 @@ def describe_slow_start_cures(
     half of the slowest net's.  The list has at most one sentence.
     """
     slowest_cell = max(
-        (find_largest_rise(arm_cells, "start").to_cell for arm_cells in slow_by_arm.values()),
+        (
+            find_largest_significant_rise(arm_cells, "start").to_cell
+            for arm_cells in slow_by_arm.values()
+        ),
         key=lambda cell: (cell.depth, cell.first_learned_step),
     )
     quick_cells = [
@@ -199,19 +202,19 @@ def describe_slow_start_cures(
         ]
     )
     effect = "their changes remove" if others else "its change removes"
-    return [f"At {slowest_cell.depth} layers {quick_text}: {effect} the slow start."]
+    return [f"At {slowest_cell.depth:,} layers {quick_text}: {effect} the slow start."]
 
 
 def describe_smaller_gaps(cells_by_arm: dict[str, list[StudyCell]]) -> list[str]:
-    """For each arm that over-fits when deeper, name the arms with a smaller gap at the same depth.
+    """Name, for each arm that over-fits when deeper, the arms with a smaller gap at the same depth.
 
     Only arms whose training error is not significantly higher are named.  There is one sentence for
     each over-fitting arm for which such arms exist.
     """
     sentences = []
     for arm, arm_cells in cells_by_arm.items():
-        gap_rise = find_largest_rise(arm_cells, "gap")
-        degrades = find_largest_rise(arm_cells, "train").is_significant
+        gap_rise = find_largest_significant_rise(arm_cells, "gap")
+        degrades = find_largest_significant_rise(arm_cells, "train").is_significant
         if degrades or not gap_rise.is_significant:
             continue
         overfitted_cell = gap_rise.to_cell
@@ -233,7 +236,7 @@ def describe_smaller_gaps(cells_by_arm: dict[str, list[StudyCell]]) -> list[str]
             )
             sentences.append(
                 f"Over-fitting: the gap between test and training error of {format_arm_name(arm)} "
-                f"nets grows {gap_rise.from_to_text}; at {overfitted_cell.depth} layers it is "
+                f"nets grows {gap_rise.from_to_text}; at {overfitted_cell.depth:,} layers it is "
                 f"only {better_text}."
             )
     return sentences

@@ -8,7 +8,7 @@ from residua.report.significance import (
     CellComparison,
     describe_measure_by_depth,
     describe_too_few_seeds,
-    find_largest_rise,
+    find_largest_significant_rise,
     format_arm_name,
     format_points_apart,
     format_seed_range,
@@ -24,7 +24,7 @@ SLIGHT_RISE = 0.02
 
 
 def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list[str]:
-    """The findings of a study, each a text of one or a few sentences.
+    """Describe the findings of a study, each a text of one or a few sentences.
 
     The first finding says which arms train worse when deeper.  The others describe each arm over
     depth, slow starts, smaller gaps, the arms at each depth, and how large a difference must be to
@@ -42,17 +42,16 @@ def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list
     findings += describe_slow_starts(cells_by_arm, num_classes)
     findings += describe_smaller_gaps(cells_by_arm)
     findings += compare_arms_per_depth(cells)
-    return [*findings, describe_seed_uncertainty(cells)]
+    return [*findings, describe_significance_threshold(cells)]
 
 
 def describe_single_cell(cell: StudyCell, num_classes: int) -> str:
-    """A sentence with the errors of a study's only network."""
+    """Write a sentence with the errors of a study's only network."""
     chance_text = ""
     if is_at_chance(cell, num_classes):
         chance_text = f", which is chance among {num_classes} classes"
     return (
-        "One network was trained, so there is nothing to compare: the "
-        f"{cell.depth}-layer {format_arm_name(cell.arm)} net gets "
+        f"The {cell.depth:,}-layer {format_arm_name(cell.arm)} net gets "
         f"{format_percent(cell.test_error)} test error and "
         f"{format_percent(cell.comparable_train_error)} training error{chance_text}."
     )
@@ -70,7 +69,7 @@ def answer_depth_question(cells_by_arm: dict[str, list[StudyCell]], num_classes:
         return describe_best_and_worst([cells[0] for cells in cells_by_arm.values()])
     degradation_sentences, healthy, inconclusive, guessing = [], [], [], []
     for arm, cells in deepened_arms.items():
-        train_rise = find_largest_rise(cells, "train")
+        train_rise = find_largest_significant_rise(cells, "train")
         if all(is_at_chance(cell, num_classes) for cell in cells):
             guessing.append(arm)
         elif train_rise.is_significant:
@@ -96,7 +95,7 @@ def answer_depth_question(cells_by_arm: dict[str, list[StudyCell]], num_classes:
 
 
 def describe_degraded_arm(arm: str, train_rise: CellComparison) -> str:
-    """A sentence on an arm whose training error rises significantly with depth."""
+    """Write a sentence on an arm whose training error rises significantly with depth."""
     slightly = "slightly " if train_rise.difference < SLIGHT_RISE else ""
     return (
         f"Deeper {format_arm_name(arm)} nets train {slightly}worse: "
@@ -110,11 +109,11 @@ def join_arm_names(arms: Sequence[str]) -> str:
 
 
 def describe_best_and_worst(cells: Sequence[StudyCell]) -> str:
-    """A sentence on the arms with the lowest and the highest test error at one depth."""
+    """Write a sentence on the arms with the lowest and the highest test error at one depth."""
     best, worst = (choose(cells, key=lambda cell: cell.test_error) for choose in (min, max))
     comparison = CellComparison(best, worst, "test")
     text = (
-        f"At {best.depth} layers the {format_arm_name(best.arm)} net does best, "
+        f"At {best.depth:,} layers the {format_arm_name(best.arm)} net does best, "
         f"{format_percent(best.test_error)} test error, "
         f"and the {format_arm_name(worst.arm)} one worst, {format_percent(worst.test_error)}"
     )
@@ -122,7 +121,7 @@ def describe_best_and_worst(cells: Sequence[StudyCell]) -> str:
 
 
 def describe_arm_over_depths(arm: str, arm_cells: list[StudyCell], num_classes: int) -> str:
-    """Text on an arm: its errors by depth, and the depths where it only guesses."""
+    """Describe an arm: its errors by depth, and the depths where its error is at chance level."""
     cells_at_chance = [cell for cell in arm_cells if is_at_chance(cell, num_classes)]
     heading = capitalize_first(format_arm_name(arm))
     guessing_text = (
@@ -136,13 +135,13 @@ def describe_arm_over_depths(arm: str, arm_cells: list[StudyCell], num_classes: 
         )
     text = f"{heading}: {describe_depth_trend(arm_cells)}"
     if cells_at_chance:
-        depths = join_with_and([str(cell.depth) for cell in cells_at_chance])
+        depths = join_with_and([f"{cell.depth:,}" for cell in cells_at_chance])
         text += f" At {depths} layers it is at chance: {guessing_text}."
     return text
 
 
 def compare_arms_per_depth(cells: Sequence[StudyCell]) -> list[str]:
-    """For each depth that several arms share, a text on their test errors from worst to best."""
+    """Compare, for each depth that several arms share, their test errors from worst to best."""
     findings = []
     for depth in sorted({cell.depth for cell in cells}):
         cells_at_depth = [cell for cell in cells if cell.depth == depth]
@@ -163,7 +162,7 @@ def describe_arms_at_depth(depth: int, cells_at_depth: list[StudyCell]) -> str:
     ]
     worst_to_best = CellComparison(first, cells_at_depth[-1], "test")
     text = (
-        f"At {depth} layers the {format_arm_name(first.arm)} net gets "
+        f"At {depth:,} layers the {format_arm_name(first.arm)} net gets "
         f"{format_percent(first.test_error)} test error, {join_with_and(other_texts)}: "
         f"{format_points_apart(worst_to_best)}"
     )
@@ -194,14 +193,14 @@ def group_indistinguishable_cells(cells_at_depth: list[StudyCell]) -> list[list[
 
 
 def describe_indistinguishable_arms(group: list[StudyCell]) -> str:
-    """A sentence, without its full stop, that names arms which do not differ significantly."""
+    """Name, in a sentence without its full stop, the arms that do not differ significantly."""
     arm_names = join_arm_names([cell.arm for cell in group])
     if CellComparison(group[0], group[-1], "test").min_seeds > 1:
         return f"The {arm_names} nets differ by no more than the spread over seeds"
     return f"The {arm_names} nets are too close to tell apart with one seed"
 
 
-def describe_seed_uncertainty(cells: Sequence[StudyCell]) -> str:
+def describe_significance_threshold(cells: Sequence[StudyCell]) -> str:
     """Say how large a difference must be to count as significant with this number of seeds."""
     if all(cell.seeds == 1 for cell in cells):
         return "Each network was trained with one seed: differences below 1 point may be chance."
