@@ -5,27 +5,39 @@ stands in a record.
 import ast
 import importlib
 import json
-import os
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from residua.cli.main import main
+from residua.cli.main import main, make_parser
 from residua.config.run import parse_run
 from residua.record import RunRecord
 from residua.study_records import PACKED_RUNS, read_packed_runs
-
-WRITES_RUN_PAGES = True
+from tests.browser import assert_page_fits, needs_chromium
 
 ROOT = Path(__file__).parent.parent
 TROUBLESHOOTING_PAGE = ROOT / "docs" / "troubleshooting.md"
-OTHER_PAGES = {ROOT / "docs" / name for name in ("commands.md", "design.md", "results.md")}
-DOC_PAGES = sorted(set((ROOT / "docs").glob("*.md")) - OTHER_PAGES - {TROUBLESHOOTING_PAGE})
+HOW_TO_PAGES = sorted((ROOT / "docs/howto").glob("*.md"))
+OTHER_PAGES = {  # with commands that take long or need photographs
+    ROOT / "docs" / name
+    for name in (
+        *("commands.md", "comparison.md", "design.md", "index.md", "results.md"),
+        *("start-papers.md", "start-photographs.md"),
+    )
+}
+DOC_PAGES = [
+    *sorted(set((ROOT / "docs").glob("*.md")) - OTHER_PAGES - {TROUBLESHOOTING_PAGE}),
+    *(
+        page
+        for page in HOW_TO_PAGES
+        if "```sh" in page.read_text() or "```python" in page.read_text()
+    ),
+]
 TRAINING_FRAMEWORKS = ("lightning", "transformers")  # no dependencies of residua
 
 
@@ -33,6 +45,7 @@ def find_code_blocks(page):
     return re.findall(r"```(python|sh|text)\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 @pytest.mark.parametrize("page", DOC_PAGES, ids=lambda page: page.name)
 def test_every_code_block_in_the_docs_runs_and_prints_the_output_shown(
     page, tmp_path, monkeypatch, capsys
@@ -66,6 +79,7 @@ def find_framework(code):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("studies_in_this_process")
 @pytest.mark.parametrize("framework", TRAINING_FRAMEWORKS)
 def test_the_example_for_another_training_framework_runs(framework, tmp_path, monkeypatch):
     # lightning imports torchvision, which some builds of torch can import in this way only
@@ -108,23 +122,24 @@ def test_each_sentence_of_the_troubleshooting_page_is_one_that_residua_prints():
         assert any(re.search(pattern, message, re.DOTALL) for message in messages), sentence
 
 
-@pytest.mark.parametrize("name", ["README.md", *sorted(f"docs/{p.name}" for p in OTHER_PAGES)])
-def test_a_page_mentions_only_existing_files_and_options(name):
-    page = ROOT / name
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *sorted(OTHER_PAGES), *HOW_TO_PAGES],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_a_page_mentions_only_existing_files_and_options(page):
     text = page.read_text()
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / path).exists(), path
     for line in re.findall(r"^residua (.*)$", text, re.MULTILINE):
         arguments = shlex.split(line, comments=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "residua", arguments[0], "--help"],
-            capture_output=True,
-            text=True,
-            env=os.environ,
-        )
-        assert done.returncode == 0
         for option in (argument for argument in arguments if argument.startswith("--")):
-            assert option in done.stdout, f"residua {line}"
+            assert option in format_command_help(arguments[0]), f"residua {line}"
+
+
+@cache
+def format_command_help(command):
+    return make_parser(command).format_help()
 
 
 def test_the_python_code_in_the_readme_runs(capsys):
@@ -214,6 +229,14 @@ def test_the_numbers_in_thousand_layers_md_match_the_records():
         if cell["depth"] == 1202:
             assert f"{errors[0]} %" in text
     assert not essay_rows
+    train = {(cell["arm"], cell["depth"]): cell["train_error_reestimated"] for cell in cells}
+    series = [f"{100 * train['original', depth]:.1f} %" for depth in (110, 302, 602, 1202)]
+    assert "original: {}, {}, {} and {} with 110, 302, 602 and 1,202 layers".format(*series) in text
+    bottlenecks = ("full pre-activation bottleneck", "original bottleneck")
+    at_1001 = [f"{100 * train[arm, 1001]:.1f} %" for arm in bottlenecks]
+    assert f"{at_1001[0]} against {at_1001[1]} at 1,001 layers of bottlenecks" in text
+    relu_only = [f"{100 * train['ReLU-only pre-activation', d]:.1f} %" for d in (602, 1202)]
+    assert f"ends at {relu_only[0]} with 602 layers and {relu_only[1]} with 1,202" in text
     walks = json.loads((ROOT / "experiments/signals/result.json").read_text())["cifar-resnet1202"]
     for stage in (1, 2, 3):
         first, last = (
@@ -243,6 +266,35 @@ def test_the_numbers_in_thousand_layers_md_match_the_records():
         for stage in (1, 2, 3)
     ]
     assert "{:.0f} %, {:.0f} % and {:.0f} % of the paths".format(*surviving_paths) in words
+
+
+def test_the_figures_of_the_essay_are_those_of_the_records():
+    script = runpy.run_path(str(ROOT / "experiments/essay_figures.py"))
+    made = script["make_figures"](script["read_study_summary"](script["STUDY"]))
+    assert {path.name for path in script["FIGURES"].iterdir()} == set(made)
+    for name, content in made.items():
+        kept = (script["FIGURES"] / name).read_text()
+        for part in (r"<title>.*", r"const data = .*", r"<text.*"):  # what depends on no version
+            assert re.findall(part, kept) == re.findall(part, content), (
+                f"docs/figures/{name} is not that of the records: run experiments/essay_figures.py"
+            )
+
+
+@needs_chromium
+def test_the_slider_of_the_essay_shows_the_numbers_of_the_chosen_depth(tmp_path):
+    cells = json.loads((ROOT / "experiments/thousand-layers/results.json").read_text())["cells"]
+    page = (ROOT / "docs/figures/thousand-layers.html").read_text()
+    shown = assert_page_fits(
+        page,
+        390,
+        tmp_path,
+        "const slider = page.getElementById('depth'); slider.value = 1;"
+        "slider.dispatchEvent(new view.Event('input'));",
+        "page.querySelector('.final tbody').innerText.replace(/\\s+/g, ' ')",
+    )
+    [original] = [c for c in cells if (c["arm"], c["depth"]) == ("original", 110)]
+    errors = (original["train_error_reestimated"], original["test_error"])
+    assert "Original {:.1f} {:.1f} 40 3".format(*(100 * error for error in errors)) in shown
 
 
 def test_records_in_the_repository_can_be_read():
@@ -279,7 +331,7 @@ def test_packed_records_in_the_repository_are_accepted_for_their_own_runs(path):
     for record in records:
         content = record.read_run_json()
         run = parse_run(content["run"])
-        record.check_same_run(run, content["environment"], resume=False)
+        record.check_can_continue(run, content["environment"], resume=False)
         assert record.read_result() == content["result"]
         assert record.read_metrics()
         assert parse_run(run.json) == run
