@@ -159,7 +159,7 @@ def count_sampled_paths(unit_count: int, draws_per_length: int) -> int:
 
 
 def count_draws(length: int, unit_count: int, draws_per_length: int) -> int:
-    """Return how many paths of `length` to sample; 1 if only one exists (length 0 or all units)."""
+    """Return how many paths of `length` to sample: 1 if there is one only, of no unit or of all."""
     return 1 if length in (0, unit_count) else draws_per_length
 
 

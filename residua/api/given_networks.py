@@ -57,7 +57,7 @@ def require_own_network(net: nn.Module) -> ResidualNetwork:
     )
 
 
-def find_published_training_dataset(config: ModelConfig) -> Dataset:
+def get_recorded_training_dataset(config: ModelConfig) -> Dataset:
     """Return the published data set that a network was trained on, or raise UsageError."""
     if config.dataset in DATASETS:
         return get_dataset(config.dataset)

@@ -17,7 +17,7 @@ from residua.analysis.run_signals import (
 from residua.api.given_networks import (
     GIVE_DATA,
     GivenNetwork,
-    find_published_training_dataset,
+    get_recorded_training_dataset,
     read_given_network,
 )
 from residua.api.own_errors import name_keywords_in_errors
@@ -118,7 +118,7 @@ def resolve_signals_data(data: str | ImagesAndLabels | None, config: ModelConfig
         return make_one_split_dataset(images, SIGNALS_SPLIT, classes, mean, std)
     if config is None:
         raise UsageError(f"a module does not record the data that it was trained on: {GIVE_DATA}")
-    return find_published_training_dataset(config)
+    return get_recorded_training_dataset(config)
 
 
 def pair_given_network_with_data(

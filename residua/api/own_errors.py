@@ -15,7 +15,7 @@ KEYWORDS = {"from": "from_", "resume": "resume=True"}  # by option
 def name_keywords_in_errors(
     function: Callable[ParametersT, ResultT],
 ) -> Callable[ParametersT, ResultT]:
-    """Wrap a function so that its errors say `from_` where the command line's say `--from`."""
+    """Wrap a function so that its errors name keywords, such as `from_`, not `--from`."""
 
     @wraps(function)
     def call(*args: ParametersT.args, **keywords: ParametersT.kwargs) -> ResultT:

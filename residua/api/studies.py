@@ -12,7 +12,7 @@ from residua.analysis.run_lesion import NetworkInStudy, measure_lesion_study
 from residua.api.given_networks import (
     NetworkAndConfig,
     TrainedNetwork,
-    find_published_training_dataset,
+    get_recorded_training_dataset,
     read_given_network,
     require_own_network,
 )
@@ -109,7 +109,7 @@ def resolve_lesion_data(data: str | ImagesAndLabels | None, config: ModelConfig)
         return get_dataset(data)
     if data is not None:
         return resolve_evaluation_data(data, config)
-    return find_published_training_dataset(config)
+    return get_recorded_training_dataset(config)
 
 
 @name_keywords_in_errors

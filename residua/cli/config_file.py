@@ -35,7 +35,7 @@ def read_config_options(argument: str, options: Mapping[str, Action]) -> dict[st
     Options that are null in the file are left out.  Raises UsageError if the file cannot be read,
     is not YAML, has aliases or is too large, or if a value does not fit its option.
     """
-    source, text = read_config_text(argument)
+    source, text = read_config_source_and_text(argument)
     try:
         check_yaml_limits(text, source)
         root = yaml.compose(text, Loader=YamlLoader)
@@ -57,7 +57,7 @@ def read_config_options(argument: str, options: Mapping[str, Action]) -> dict[st
     return values
 
 
-def read_config_text(argument: str) -> tuple[str, str]:
+def read_config_source_and_text(argument: str) -> tuple[str, str]:
     """Return the name of the source, and the YAML text, of the value of `--config`.
 
     Raises UsageError if the value is neither a readable file nor YAML.
@@ -122,9 +122,11 @@ def get_scalar_text(node: yaml.Node, place: str) -> str:
         raise UsageError(
             f"{place} contains {kind}: write a single value, in quotes if it has a colon"
         )
-    if node.tag not in TYPED_TAGS or node.tag == NULL_TAG:
+    if node.tag == NULL_TAG:
+        raise UsageError(f"{place} has no value: write one, or remove the line")
+    if node.tag not in TYPED_TAGS:
         tag = node.tag.replace(YAML_TAG, "!!")
-        raise UsageError(f"{place} is {tag}, not plain text: write a single value, without a tag")
+        raise UsageError(f"{place} has the YAML tag {tag}: write the value without it")
     if "\0" in node.value:
         raise UsageError(f"{place} has a NUL byte, which no option can have: remove it")
     return encode_file_name(node.value)  # as Python decodes the command line

@@ -106,7 +106,8 @@ def run(arguments: Namespace) -> None:
 def format_evaluation_summary(evaluation: EvaluationResult, page: Path | None) -> str:
     """Format the errors and the loss on one line, then other results, then the path of the page.
 
-    The other results are calibration, recall by class and the main confusion, one per line.
+    The other results are calibration, recall by class, the main confusion and the number of labels
+    in doubt, one per line.
     """
     wrong = report.describe_wrong_images(evaluation)
     error = format_percent(evaluation.error_rate, digits=2)
@@ -117,6 +118,7 @@ def format_evaluation_summary(evaluation: EvaluationResult, page: Path | None) -
         [
             f"{wrong}: error {error}{top5_error}, loss {evaluation.loss:.4f}",
             *report.describe_evaluation(evaluation)[1:],
+            *([report.describe_label_check(evaluation)] if evaluation.doubtful_count else []),
             *(["", f"The page: {page}"] if page else []),
         ]
     )

@@ -135,7 +135,7 @@ def list_run_texts(run: ListedRun) -> tuple[str, ...]:
 
 
 def format_accuracy_text(error: float | None, count: int | None) -> str:
-    """Format right predictions with their 95 % interval: `98.1 % (96.1-99.1)`, or a dash."""
+    """Format accuracy with its 95 % interval, `98.1 % (96.1-99.1)`, or a dash if unknown."""
     if error is None:
         return "-"
     accuracy, interval = format_accuracy(error, count)

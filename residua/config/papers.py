@@ -81,7 +81,7 @@ def network(
         for key, value in (("block", block), ("shortcut", shortcut), ("order", order))
         if value is not None
     }
-    changes = {**parse_name_changes(name_changes), **argument_changes}
+    changes = {**parse_name_parts(name_changes), **argument_changes}
     net = make_base_network(base, changes)
     for key in list(changes):  # drop changes that change nothing from the name
         without_key = {part: value for part, value in changes.items() if part != key}
@@ -198,7 +198,7 @@ def with_canonical_name(net: Network, **replaced_families: str) -> Network:
     base, *name_changes = net.name.split(",")
     try:
         family, _, factor = parse_family_depth_width(base)
-        changes = parse_name_changes([word for word in name_changes if word != CUSTOM_TAG])
+        changes = parse_name_parts([word for word in name_changes if word != CUSTOM_TAG])
     except UsageError:
         return replace(net, name=f"{base},{CUSTOM_TAG}")
     width = factor or changes.get("width", "1")
@@ -255,7 +255,7 @@ def unit_to_changes(unit: Unit, width: int) -> NameChanges:
     return {key: word for key, word in changes.items() if word is not None}
 
 
-def parse_name_changes(assignments: list[str]) -> NameChanges:
+def parse_name_parts(assignments: list[str]) -> NameChanges:
     """Parse `part=value` pairs of a network's name: `["order=bare"]` -> `{"order": "bare"}`."""
     changes: NameChanges = {}
     for assignment in assignments:

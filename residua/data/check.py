@@ -227,11 +227,11 @@ def format_usable_csv(checked: DatasetCheck, csv_path: Path) -> str:
     for entry in checked.iterate_usable_entries():
         path = decode_file_name(os.path.relpath(entry.path, csv_path.resolve().parent))
         cells = (path, checked.listing.classes[entry.label], entry.split)
-        lines.append(",".join(quote_csv_cell(cell) for cell in cells))
+        lines.append(",".join(make_csv_cell_safe(cell) for cell in cells))
     return "\n".join(lines) + "\n"
 
 
-def quote_csv_cell(cell: str) -> str:
+def make_csv_cell_safe(cell: str) -> str:
     cell = escape_formula(cell)
     needs_quotes = set(cell) & set(',"\n\r') or cell != cell.strip()
     return '"' + cell.replace('"', '""') + '"' if needs_quotes else cell

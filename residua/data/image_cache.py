@@ -85,7 +85,7 @@ def hash_listing(listing: ImageListing) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def get_digest_memo(location: str) -> dict[tuple[str, tuple[int, int]], str]:
-    """Return a dictionary for the digests of one location, empty at first."""
+    """Return the dictionary that keeps the digests of the files at one location."""
     return {}
 
 

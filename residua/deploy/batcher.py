@@ -68,7 +68,7 @@ class RequestBatcher:
                     pending.result.set_result(probabilities)
 
     async def next_batch(self) -> list[PendingImage]:
-        """Wait for an image, then for `BATCH_WAIT_SECONDS` collect more images.
+        """Wait for an image, then collect more for `BATCH_WAIT_SECONDS`.
 
         Returns 1 to `max_batch_size` images, without further waiting once the batch is full.
         """

@@ -96,7 +96,7 @@ class BodyBudget:
             asyncio.get_running_loop().call_later(TRIM_DELAY_SECONDS, return_free_memory)
 
     def make_room(self, newcomer: BodyShare, count: int) -> None:
-        """Evict bodies until `count` more bytes fit; the newcomer itself may be one of them."""
+        """Evict request bodies until `count` more bytes fit, even the one that needs them."""
         while self.used_bytes + count > self.max_bytes:
             heaviest = max(self.arriving, key=BodyShare.count_byte_seconds, default=newcomer)
             if not heaviest.size:

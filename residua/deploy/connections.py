@@ -45,7 +45,7 @@ closing  the client, which must read the answer
 
 
 class ConnectionGuard:
-    """What the connections of a server share: limits, counts, and which wait for their client."""
+    """State shared by the connections of a server: limits, counts, and those that wait."""
 
     def __init__(
         self, limits: ServerLimits, metrics: ServerMetrics, max_connections: int = MAX_CONNECTIONS

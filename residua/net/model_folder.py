@@ -30,9 +30,9 @@ from residua.net.hub import find_or_download_model_folder, suggest_hub_name
 from residua.net.model_card import render_model_card
 from residua.net.model_weights import (
     check_classes_of_config,
-    explain_too_few_weights,
     explain_unusable_values,
-    explain_weights_mismatch,
+    find_weight_shortage,
+    find_weights_mismatch,
 )
 from residua.net.safetensors_file import load_safetensors, save_safetensors
 from residua.net.vlad import VladNetwork
@@ -59,7 +59,7 @@ def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
         try:
             save_safetensors(tensors, weights_path)
         except SafetensorError as error:  # e.g. a full disk
-            raise RecordError(f"no model was written to {folder}: {error}") from error
+            raise RecordError(f"the model could not be written to {folder}: {error}") from error
         config = replace(config, weights=compute_file_sha256(weights_path))
         texts = {
             "config.json": render_json(to_json(config)),
@@ -271,7 +271,7 @@ def read_verified_config_and_tensors(folder: Path) -> tuple[ModelConfig, dict[st
         raise RecordError(f"{folder} is not a model folder: it has no model.safetensors") from None
     except SafetensorError as error:
         raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
-    if mismatch := explain_too_few_weights(tensors, config.network):
+    if mismatch := find_weight_shortage(tensors, config.network):
         raise RecordError(f"{path} does not match its config.json: {mismatch}")
     return config, tensors
 
@@ -281,7 +281,7 @@ def load_checked_tensors(
 ) -> None:
     """Load tensors into `net`, in evaluation mode; raises RecordError if they do not fit."""
     path = folder / "model.safetensors"
-    if mismatch := explain_weights_mismatch(tensors, net, config.network.name):
+    if mismatch := find_weights_mismatch(tensors, net, config.network.name):
         raise RecordError(f"{path} does not match its config.json: {mismatch}")
     if problem := explain_unusable_values(tensors, net):
         raise RecordError(

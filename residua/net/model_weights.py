@@ -14,7 +14,7 @@ from residua.net.convert.match import format_tensor_shape, list_first_three
 from residua.net.convert.state_dict import find_value_problem
 
 
-def explain_too_few_weights(tensors: Mapping[str, Tensor], classifier: ClassifierConfig) -> str:
+def find_weight_shortage(tensors: Mapping[str, Tensor], classifier: ClassifierConfig) -> str:
     """Explain that a file has fewer numbers than `classifier` has parameters; "" if it has enough.
 
     Only the numbers are counted, so that no network is built that its file cannot fill.
@@ -27,7 +27,7 @@ def explain_too_few_weights(tensors: Mapping[str, Tensor], classifier: Classifie
     return f"it holds {stored:,} numbers, but {classifier.name} needs {needed:,}"
 
 
-def explain_weights_mismatch(tensors: Mapping[str, Tensor], net: nn.Module, name: str) -> str:
+def find_weights_mismatch(tensors: Mapping[str, Tensor], net: nn.Module, name: str) -> str:
     """Explain the first difference in names or shapes between a file and `net`; "" if none."""
     expected = net.state_dict()
     if missing := [key for key in expected if key not in tensors]:

@@ -78,7 +78,8 @@ def load_own_module(folder: Path, module: nn.Module) -> ModelConfig:
     name = qualified_name(module)
     if not isinstance(config.network, ModuleClassifier):
         raise UsageError(
-            f"{folder} holds {config.network.name}, which residua builds itself: leave module out"
+            f"{folder} holds {config.network.name}, which residua builds itself: "
+            "call it without module="
         )
     if config.network.name != name:
         raise UsageError(

@@ -47,7 +47,7 @@ def make_intact_point(x: float, net: NetworkLesionResult) -> ErrorPoint:
 def make_drawn_point(
     x: float, sample: RandomDeletionResult | RandomSwapResult, heading: str
 ) -> ErrorPoint:
-    """Make the point of an error over random draws; its tooltip is the heading and the error."""
+    """Make the point of an error averaged over random draws; a tooltip shows `heading` and it."""
     spread = compute_error_spread(sample)
     percents = None if spread is None else (100 * spread[0], 100 * spread[1])
     return ErrorPoint(x, 100 * sample.error, percents, f"{heading}: {format_drawn_error(sample)}")

@@ -192,7 +192,7 @@ def describe_gradient_paths(net: NetworkLesionResult) -> str:
 
 
 def get_shape_changing_errors(net: NetworkLesionResult) -> list[float]:
-    """Return the net's error after deleting each deletable unit that changes the shape."""
+    """Return the error without each unit that changes the shape and can be deleted, one by one."""
     return [unit.error for unit in net.units if unit.changes_shape and unit.error is not None]
 
 

@@ -62,9 +62,9 @@ def render_network_diagram(plan: Plan) -> str:
 
 
 def fold_identical_units(units: list[PlannedUnit]) -> list[DrawnUnit]:
-    """Choose which units of a stage to draw: the first, and the last of each series of equal units.
+    """Choose the units of a stage to draw: the first, and the last of each run of equal units.
 
-    A series of two is drawn in full, because a mark in place of one unit would save no space.
+    A run of two units is drawn in full, because a mark for a single unit would save no space.
     """
     drawn_units: list[DrawnUnit] = []
     for _, group in groupby(units, key=strip_index_and_join):

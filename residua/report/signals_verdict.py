@@ -13,8 +13,8 @@ ENDED_PATH_SHARE = 0.1  # our choice: identity paths end where fewer of the stag
 def describe_signals_lead(signals: SignalsRecord) -> str:
     """Write the report's lead: whether the net is healthy, or what is wrong and from which unit on.
 
-    A net is healthy if its outputs and gradients are finite, neither vanishes nor explodes, and the
-    identity paths of no stage end.
+    A net is healthy if its outputs and gradients are finite, neither vanishes nor explodes, and
+    identity paths reach the end of every stage.
     """
     if (overflow_unit := find_overflowing_unit(signals)) is not None:
         name = signals.names[overflow_unit]

@@ -83,7 +83,7 @@ def load_initial_weights(
 ) -> tuple[StateDict, tuple[float, ...], tuple[float, ...]]:
     """Load the weights that `target_network` starts from, and the mean and std of its inputs.
 
-    The mean and std are those of the model folder, or of `data` for a weight file.  The last
+    The mean and std come from the model folder or, for a weight file, from `data`.  The last
     layer's weights are dropped if the classes of a model folder are not those of `data`.  Raises
     RecordError if the stored network differs from `target_network`.
     """

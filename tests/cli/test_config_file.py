@@ -84,7 +84,7 @@ REFUSED = {
     "set: [" + "a, " * 100_000 + "a]": "c.yaml has more than 10,000 values",
     "data: &a x\nmodel: *a": "c.yaml has an anchor or alias (& or *): write each value out",
     "data: !!python/object/apply:os.system [ls]": "data in c.yaml is a list of 1 values",
-    "data: !!python/name:os.system": "data in c.yaml is !!python/name:os.system",
+    "data: !!python/name:os.system": "data in c.yaml has the YAML tag !!python/name:os.system",
     'data: "a\\0b"': "data in c.yaml has a NUL byte, which no option can have: remove it",
     "data: a\0b": "c.yaml is not valid YAML",
     "data: [\n": "c.yaml is not valid YAML in line 2: did not find expected node content",

@@ -179,7 +179,7 @@ def read_verified_bytes(path: Path, file: DataFile) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:
         raise DataError(
-            f"{path} belongs to another data set: it holds more than {MAX_FILE_BYTES:,} bytes; "
+            f"{path} is larger than any file of this data set, {MAX_FILE_BYTES:,} bytes at most: "
             "delete it and download it again"
         )
     if file.md5 and (actual_md5 := compute_md5(io.BytesIO(content))) != file.md5:

@@ -41,7 +41,7 @@ def find_or_download(
         if not folder.is_dir():
             raise DataError(
                 f"{option_name} is {folder}, which is not a folder: "
-                f"give the one that holds {dataset.folder}"
+                f"give the folder that holds {dataset.folder}"
             )
         if dataset_folder := find_dataset_folder(folder, dataset, files):
             if missing_names := list_missing_files(dataset_folder, files):

@@ -157,9 +157,9 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
         )
     if len(shared) > 1:
         raise DataError(
-            f"{root} holds folders ({outer}) that hold the same folders ({inner}): if {inner} are "
-            f"the classes, name the outer folders {KNOWN_SPLIT_NAMES}; otherwise move the images "
-            f"of each class directly into its folder"
+            f"the folders {outer} of {root} contain the same subfolders ({inner}): if {inner} are "
+            f"the classes, rename {outer} to {KNOWN_SPLIT_NAMES}; if {outer} are the classes, move "
+            "their images out of the subfolders"
         )
 
 

@@ -232,7 +232,7 @@ def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem]
     rows = [
         TableRow(path, name_by_cell[label], split)
         for path, label, split in zip(
-            paths, labels, parse_split_cells(table_path, splits), strict=True
+            paths, labels, parse_split_column(table_path, splits), strict=True
         )
         if name_by_cell[label] and path.strip()
     ]
@@ -244,7 +244,7 @@ def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem]
     return rows, problems, [*notes, *columns.notes]
 
 
-def parse_split_cells(table_path: Path, cells: Sequence[str]) -> list[OptionalSplit]:
+def parse_split_column(table_path: Path, cells: Sequence[str]) -> list[OptionalSplit]:
     """Return the split of each cell; "" for all of them if all are empty.
 
     Raises DataError if a cell names no known split, or if only some cells are empty.

@@ -120,7 +120,7 @@ def test_a_given_folder_that_does_not_exist_is_reported(tmp_path, cache_folder, 
     with pytest.raises(
         DataError,
         match=r"^--data-dir is .*gone, which is not a folder: "
-        r"give the one that holds cifar-10-batches-py$",
+        r"give the folder that holds cifar-10-batches-py$",
     ):
         find_or_download(get_dataset("cifar10"), gone)
     monkeypatch.setenv("RESIDUA_DATA", str(gone))

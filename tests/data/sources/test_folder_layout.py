@@ -125,12 +125,12 @@ AMBIGUOUS_FOLDERS = {
     ),
     "unknown words for the splits": (
         {f"{outer}/{inner}": 2 for outer in ("Learn", "Exam") for inner in ("cat", "dog")},
-        r"holds folders \(Exam, Learn\) that hold the same folders \(cat, dog\): if cat, dog are "
-        "the classes, name the outer folders train, val and test",
+        r"the folders Exam, Learn of .* contain the same subfolders \(cat, dog\): if cat, dog are "
+        "the classes, rename Exam, Learn to train, val and test; if Exam, Learn are the classes",
     ),
     "unknown words for some splits": (
         {"Learn/cat": 2, "Learn/dog": 2, "unseen/cat": 2, "unseen/dog": 2, "more/dog": 1},
-        r"holds folders \(Learn, more, unseen\) that hold the same folders \(cat, dog\)",
+        r"the folders Learn, more, unseen of .* contain the same subfolders \(cat, dog\)",
     ),
     "splits below the classes": (
         {f"{outer}/{inner}": 2 for outer in ("cat", "dog") for inner in ("train", "test")},

@@ -381,7 +381,9 @@ def test_a_prefix_without_a_hub_name_reads_no_local_folder(tmp_path, monkeypatch
     (tmp_path / "pets" / "pets").mkdir()
     monkeypatch.chdir(tmp_path / "pets")
     monkeypatch.setattr(datasets, "load_dataset", None)  # so that calling it would fail
-    with pytest.raises(UsageError, match=r"names n.*Hugging Face hub: .*|hf: names no data set"):
+    with pytest.raises(
+        UsageError, match=r"is not a name on the Hugging Face hub: .*|hf: names no data set"
+    ):
         resolve_dataset(f"hf:{name}")
 
 
@@ -392,7 +394,7 @@ def test_a_hub_name_is_not_read_from_a_folder_of_the_same_name(tmp_path, monkeyp
     with pytest.raises(
         UsageError,
         match="hf:me/pets names a data set on the Hugging Face hub, but me/pets is also on this "
-        "machine: give me/pets to read it, or start the command in another folder",
+        "machine: give me/pets to read the local one, or start the command in another folder",
     ):
         resolve_dataset("hf:me/pets")
 
