@@ -1,9 +1,22 @@
-"""The HTML page of a data set check: problems with thumbnails, classes, and image statistics."""
+"""The HTML page of a data set check: classes, sizes, duplicates and other problems."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from residua.config.serialize import Json
+from residua.report.data_bars import (
+    SPLIT_NAMES,
+    describe_class_balance,
+    describe_image_statistics,
+    describe_understood_data,
+    list_splits,
+    make_class_bars,
+    make_shape_bars,
+    make_side_bars,
+)
+from residua.report.figures import SERIES_COLORS
 from residua.report.format import format_counted_noun
 from residua.report.html import render_template
 
@@ -47,44 +60,85 @@ PROBLEM_MEANINGS = {
 """Explains each kind of problem; the worst kind is first."""
 
 PROBLEM_RANKS = {kind: rank for rank, kind in enumerate(PROBLEM_MEANINGS)}
-SPLIT_NAMES = ("images", "train", "dev", "test")  # "images": a data set without splits
+SPLIT_COLORS = {  # of bars
+    split: list(SERIES_COLORS)[i] for split, i in zip(SPLIT_NAMES, (1, 1, 2, 0), strict=True)
+}
 MAX_SUMMARY_KINDS = 4
-MAX_CLASS_PICTURES = 4
+MAX_LISTED_PROBLEMS = 200  # of one kind; all are in check.json
 
 
-def render_data_report(check_facts: Mapping[str, Json], thumbnail_uris: Mapping[str, str]) -> str:
+@dataclass(frozen=True, slots=True)
+class UnderstoodData:
+    """What a check says of a data set beside `check.json`.
+
+    split_phrase     where the splits come from, as the end of a sentence
+    details          sentences on what was left out or guessed
+    repair_commands  commands that make a table of the usable images, and train on it
+    """
+
+    split_phrase: str = ""
+    details: Sequence[str] = ()
+    repair_commands: Sequence[str] = ()
+
+
+def render_data_report(
+    check_facts: Mapping[str, Json],
+    thumbnail_uris: Mapping[str, str],
+    understood: UnderstoodData | None = None,
+) -> str:
     """Render the report of a data set check as an HTML page.
 
     `check_facts` is the content of `check.json`.  `thumbnail_uris` maps the path of an image to its
     thumbnail as a data URI.
     """
-    problems = list_problems(check_facts)
+    problems, understood = list_problems(check_facts), understood or UnderstoodData()
     counts_by_class = get_split_counts_by_class(check_facts)
+    number, label = count_problems(check_facts)
     return render_template(
         "check.html.j2",
         title="What is in this data set?",
         subject=str(check_facts["data"]),
-        inks={},
-        lead=summarize_check(check_facts),
-        groups=group_problems(problems, thumbnail_uris),
-        classes=make_class_count_rows(counts_by_class, thumbnail_uris),
+        inks={color: SERIES_COLORS[color] for color in SPLIT_COLORS.values()},
+        number=number,
+        label=label,
+        lead=summarize_problems_by_kind(check_facts),
+        understood=describe_understood_data(
+            check_facts, understood.split_phrase, understood.details
+        ),
+        commands=list(understood.repair_commands),
+        groups=group_problems(problems, thumbnail_uris, get_originals(check_facts)),
+        classes=make_class_bars(counts_by_class, thumbnail_uris),
+        balance=describe_class_balance(counts_by_class),
         splits=list_splits(counts_by_class),
+        colors={split: color[1:] for split, color in SPLIT_COLORS.items()},
+        side_bars=make_side_bars(check_facts),
+        shape_bars=make_shape_bars(check_facts),
         facts=describe_image_statistics(check_facts),
     )
 
 
 def list_problems(check_facts: Mapping[str, Json]) -> list[dict[str, str]]:
     """List the problems in `check.json`, each a dict with `path`, `kind` and `detail`."""
-    problems = check_facts["problems"]
+    return list_text_dicts(check_facts["problems"])
+
+
+def list_text_dicts(items: Json) -> list[dict[str, str]]:
+    """List the objects in a JSON list, with their values as texts."""
     return [
-        {key: str(text) for key, text in problem.items()}
-        for problem in (problems if isinstance(problems, list) else [])
-        if isinstance(problem, dict)
+        {key: str(text) for key, text in item.items()}
+        for item in (items if isinstance(items, list) else [])
+        if isinstance(item, dict)
     ]
 
 
+def get_originals(check_facts: Mapping[str, Json]) -> dict[str, str]:
+    """Return the name of the original of each duplicate, by the name of the duplicate."""
+    pairs = list_text_dicts(check_facts.get("duplicates"))
+    return {pair["path"]: pair["original"] for pair in pairs}
+
+
 def get_split_counts_by_class(check_facts: Mapping[str, Json]) -> dict[str, dict[str, int]]:
-    """The number of decodable images, as {class: {split: count}}."""
+    """Return the number of decodable images, as {class: {split: count}}."""
     classes = check_facts["classes"]
     return {
         name: {split: int(str(count)) for split, count in counts.items()}
@@ -93,101 +147,86 @@ def get_split_counts_by_class(check_facts: Mapping[str, Json]) -> dict[str, dict
     }
 
 
+class ProblemRow(NamedTuple):
+    """A problem on the page: an image, and beside it its original if it is a duplicate."""
+
+    path: str
+    detail: str
+    thumbnail: str  # a data URI, or ""
+    original: str
+    original_thumbnail: str
+
+
 def group_problems(
-    problems: list[dict[str, str]], thumbnail_uris: Mapping[str, str]
+    problems: list[dict[str, str]],
+    thumbnail_uris: Mapping[str, str],
+    originals: Mapping[str, str],
 ) -> list[dict[str, object]]:
     """Group problems by their kind, the worst kind first.
 
-    Each group is a dict with `kind`, `meaning`, `count` and `rows`.  There is one row per problem:
-    (path, detail, thumbnail URI).  The URI is empty if the problem has no thumbnail.
+    Each group is a dict with `kind`, `meaning`, `count`, `rows` and `in_pairs`: whether its rows
+    are duplicates.  At most `MAX_LISTED_PROBLEMS` rows are in a group.
     """
     counts = Counter(problem["kind"] for problem in problems)
-    return [
-        {
-            "kind": kind,
-            "count": counts[kind],
-            "meaning": PROBLEM_MEANINGS.get(kind, ""),
-            "rows": [
-                (problem["path"], problem["detail"], thumbnail_uris.get(problem["path"], ""))
-                for problem in problems
-                if problem["kind"] == kind
-            ],
-        }
-        for kind in sorted(counts, key=rank_problem_kind)
-    ]
+    groups = []
+    for kind in sorted(counts, key=rank_problem_kind):
+        rows = [
+            make_problem_row(problem, thumbnail_uris, originals)
+            for problem in problems
+            if problem["kind"] == kind
+        ][:MAX_LISTED_PROBLEMS]
+        groups.append(
+            {
+                "kind": kind,
+                "count": counts[kind],
+                "meaning": PROBLEM_MEANINGS.get(kind, ""),
+                "rows": rows,
+                "in_pairs": any(row.original for row in rows),
+            }
+        )
+    return groups
+
+
+def make_problem_row(
+    problem: Mapping[str, str], thumbnail_uris: Mapping[str, str], originals: Mapping[str, str]
+) -> ProblemRow:
+    """Make the row of one problem; only a duplicate has an original."""
+    path, detail = problem["path"], problem["detail"]
+    original = originals.get(path, "")
+    if original not in detail:  # another problem of an image that is a duplicate, too
+        original = ""
+    return ProblemRow(
+        path,
+        detail,
+        thumbnail_uris.get(path, ""),
+        original,
+        thumbnail_uris.get(original, ""),
+    )
 
 
 def rank_problem_kind(kind: str) -> int:
-    """The sort key of a kind of problem: 0 for the worst kind; unknown kinds come last."""
+    """Return the sort key of a kind of problem: 0 for the worst kind; unknown kinds come last."""
     return PROBLEM_RANKS.get(kind, len(PROBLEM_RANKS))
 
 
-def summarize_check(check_facts: Mapping[str, Json]) -> str:
-    """A sentence with the number of decodable images and the number of problems by kind."""
-    class_count = format_counted_noun(
-        len(get_split_counts_by_class(check_facts)), "class", "classes"
-    )
-    image_count = format_counted_noun(int(str(check_facts["images"])), "image")
-    summary = f"{image_count} of {class_count} can be decoded"
+def count_problems(check_facts: Mapping[str, Json]) -> tuple[str, str]:
+    """Count the problems, and the decodable images and their classes, as two texts."""
+    images = format_counted_noun(int(str(check_facts["images"])), "image")
+    class_count = len(get_split_counts_by_class(check_facts))
+    classes = format_counted_noun(class_count, "class", "classes")
+    problem_count = len(list_problems(check_facts))
+    number = format_counted_noun(problem_count, "problem") if problem_count else "No problems"
+    return number, f"{images} of {classes} can be decoded"
+
+
+def summarize_problems_by_kind(check_facts: Mapping[str, Json]) -> str:
+    """Write a sentence with the number of problems of the worst kinds; "" without problems."""
     counts = Counter(problem["kind"] for problem in list_problems(check_facts))
-    if not counts:
-        return f"{summary}; no problems were found."
     kinds = sorted(counts, key=rank_problem_kind)
-    kinds_text = ", ".join(f"{kind} ({counts[kind]})" for kind in kinds[:MAX_SUMMARY_KINDS])
+    if not kinds:
+        return "Every file was decoded; none is damaged or a duplicate."
+    kinds_text = ", ".join(f"{kind} ({counts[kind]:,})" for kind in kinds[:MAX_SUMMARY_KINDS])
     other_count = len(kinds) - MAX_SUMMARY_KINDS
     if other_count > 0:
         kinds_text += f" and {format_counted_noun(other_count, 'more kind')}"
-    return f"{summary}; {format_counted_noun(counts.total(), 'problem')}: {kinds_text}."
-
-
-def list_splits(counts_by_class: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """The splits that have images, in the order train, dev, test.
-
-    A data set without splits has the single split `images`.
-    """
-    splits = {split for counts in counts_by_class.values() for split in counts}
-    return sorted(splits, key=SPLIT_NAMES.index)
-
-
-def make_class_count_rows(
-    counts_by_class: Mapping[str, Mapping[str, int]], thumbnail_uris: Mapping[str, str]
-) -> list[dict[str, object]]:
-    """One row per class: its name, its image count in each split, and up to four thumbnails."""
-    splits = list_splits(counts_by_class)
-    rows: list[dict[str, object]] = []
-    uris_by_folder: dict[str, list[str]] = {}
-    for path, uri in thumbnail_uris.items():
-        for folder in set(path.split("/")[:-1]):
-            uris_by_folder.setdefault(folder, []).append(uri)
-    for name, counts in counts_by_class.items():
-        pictures = uris_by_folder.get(name, [])
-        rows.append(
-            {
-                "name": name,
-                "counts": [f"{counts.get(split, 0):,}" for split in splits],
-                "pictures": pictures[:MAX_CLASS_PICTURES],
-            }
-        )
-    return rows
-
-
-def describe_image_statistics(check_facts: Mapping[str, Json]) -> dict[str, str]:
-    """Text on the range and median of image sizes and each channel's mean and sd, by heading."""
-    descriptions = {}
-    for dimension in ("width", "height"):
-        sizes = check_facts[dimension]
-        if isinstance(sizes, list) and sizes:
-            smallest, middle, largest = sizes
-            descriptions[dimension.capitalize()] = (
-                f"{smallest:,} pixels"
-                if smallest == largest
-                else f"{smallest:,} to {largest:,} pixels, median {middle:,}"
-            )
-    for heading, key in (("Mean", "mean"), ("Standard deviation", "std")):
-        values = check_facts[key]
-        if isinstance(values, list) and values:
-            descriptions[heading] = ", ".join(
-                f"{channel} {value:.3f}"
-                for channel, value in zip(("red", "green", "blue"), values, strict=True)
-            )
-    return descriptions
+    return f"The worst first: {kinds_text}."

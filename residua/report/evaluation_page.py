@@ -1,9 +1,6 @@
 """The report of an evaluation: an HTML page, tables as CSV, and `evaluation.json`."""
 
-import csv
-import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from residua.config.evaluation_results import EvaluationResult
@@ -13,32 +10,48 @@ from residua.files import render_json, write_text_files
 from residua.record_checks import read_json_record
 from residua.report.calibration_figure import CALIBRATION_COLORS, render_reliability_figure
 from residua.report.evaluation_summary import (
-    describe_evaluated_images,
-    describe_evaluation,
+    describe_accuracy_interval,
+    describe_calibration_gain,
+    describe_label_check,
+    describe_label_rule,
+    describe_main_confusion,
+    format_evaluated_image_count,
     list_skipped_files,
 )
+from residua.report.evaluation_tables import (
+    MAX_MATRIX_CLASSES,
+    compute_max_confusion_share,
+    format_classes_csv,
+    format_confusion_csv,
+    format_doubtful_labels_csv,
+    list_pictured_images,
+    make_class_rows,
+    make_confusion_rows,
+    make_doubtful_rows,
+    make_matrix_rows,
+    make_page_data,
+)
 from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
-from residua.report.format import format_percent, format_percent_number, make_percent_nonbreaking
-from residua.report.html import render_template
+from residua.report.format import make_percent_nonbreaking
+from residua.report.html import Download, make_download, render_template
 from residua.report.method import describe_recorded_machine, describe_recorded_versions
-from residua.spreadsheet_cells import escape_formula
 
 EVALUATION_PAGE, EVALUATION_RECORD = "evaluation.html", "evaluation.json"
-MAX_MATRIX_CLASSES = 25  # with more classes the page lists the most frequent confusions
-MAX_LISTED_CONFUSIONS = 12
+LABELS_CSV = "labels-to-check.csv"
 MAX_LISTED_FILES = 100  # skipped files on the page
 
 
 def write_evaluation_report(evaluation: EvaluationResult, folder: Path) -> Path:
     """Write the page, its figure, and the data files; return the path of the page.
 
-    The data files are `evaluation.json`, `classes.csv` and `confusion.csv`.
+    The data files are `evaluation.json`, `classes.csv`, `confusion.csv` and `labels-to-check.csv`.
     """
-    reliability_svgs = render_evaluation_figures(evaluation)
+    reliability_svgs = render_reliability_pair(evaluation)
     texts = {
         EVALUATION_RECORD: render_json(to_json(evaluation)),
         "classes.csv": format_classes_csv(evaluation),
         "confusion.csv": format_confusion_csv(evaluation),
+        LABELS_CSV: format_doubtful_labels_csv(evaluation),
         "reliability.svg": add_white_background(reliability_svgs[0]),
         EVALUATION_PAGE: render_evaluation_page(evaluation, reliability_svgs),
     }
@@ -51,13 +64,30 @@ def read_evaluation(folder: Path) -> EvaluationResult:
     path = folder / EVALUATION_RECORD
     content = read_json_record(path, "an evaluation")
     try:
-        return from_json(EvaluationResult, content)
-    except ResiduaError as error:
+        evaluation = from_json(EvaluationResult, content)
+        check_class_indices(evaluation)
+    except (ResiduaError, ValueError) as error:
         raise DamagedRecordError(f"{path} is damaged: {error}") from error
+    return evaluation
+
+
+def check_class_indices(evaluation: EvaluationResult) -> None:
+    """Raise ValueError if an image or a table of the evaluation does not fit its classes."""
+    class_count = len(evaluation.classes)
+    rows = {len(evaluation.confusion), len(evaluation.recall_intervals)}
+    if rows | set(map(len, evaluation.confusion)) != {class_count}:
+        raise ValueError(f"its tables are not those of {class_count} classes")
+    images = (*evaluation.mistakes, *evaluation.examples)
+    used = {index for image in images for index in (image.truth, image.guess)}
+    used |= {index for label in evaluation.doubtful_labels for index in (label.label, label.guess)}
+    if used and not 0 <= min(used) <= max(used) < class_count:
+        raise ValueError(f"one of its images is of a class that is not one of {class_count}")
+    if evaluation.count < 1:
+        raise ValueError("it has no images")
 
 
 def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
-    """The metrics of an evaluation, for JSON output; rates are in [0, 1]."""
+    """Collect the metrics of an evaluation, for JSON output; rates are in [0, 1]."""
     class_metrics: list[Json] = [
         {
             "class": name,
@@ -86,40 +116,11 @@ def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
         "classes": class_metrics,
         "confusion": to_json(evaluation.confusion),
         "left_out": len(evaluation.left_out),
+        "doubtful_labels": evaluation.doubtful_count,
     }
 
 
-def format_classes_csv(evaluation: EvaluationResult) -> str:
-    """CSV text, one row per class; precision and recall are in [0, 1], or empty if undefined."""
-    rows = [
-        (
-            name,
-            evaluation.count_images_of_class(k),
-            evaluation.count_predictions_of_class(k),
-            evaluation.class_precision(k),
-            evaluation.class_recall(k),
-        )
-        for k, name in enumerate(evaluation.classes)
-    ]
-    return format_csv([("class", "images", "taken for it", "precision", "recall"), *rows])
-
-
-def format_confusion_csv(evaluation: EvaluationResult) -> str:
-    """CSV text of the confusion matrix: one row per true class, one column per predicted class."""
-    class_names = evaluation.classes
-    rows = [(name, *row) for name, row in zip(class_names, evaluation.confusion, strict=True)]
-    return format_csv([("", *class_names), *rows])
-
-
-def format_csv(rows: Sequence[tuple[object, ...]]) -> str:
-    """The rows as CSV text; None becomes an empty cell."""
-    text = io.StringIO()
-    escaped_rows = (map(escape_formula, row) for row in rows)
-    csv.writer(text, lineterminator="\n").writerows(escaped_rows)
-    return text.getvalue()
-
-
-def render_evaluation_figures(evaluation: EvaluationResult) -> tuple[str, str]:
+def render_reliability_pair(evaluation: EvaluationResult) -> tuple[str, str]:
     """Render the reliability diagrams as two SVGs: one for a desktop and one for a phone."""
     calibrations = {
         "without temperature scaling": evaluation.calibration,
@@ -133,13 +134,18 @@ def render_evaluation_figures(evaluation: EvaluationResult) -> tuple[str, str]:
 
 def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple[str, str]) -> str:
     """Render the evaluation page as HTML, with style, figures and thumbnails embedded."""
-    lead, *findings = map(make_percent_nonbreaking, describe_evaluation(evaluation))
+    number, label = describe_accuracy_interval(evaluation)
     figures = inline_figures(
         {"reliability": reliability_svgs},
         {"reliability": "Reliability diagram"},
         CALIBRATION_COLORS,
     )
-    images, class_count = describe_evaluated_images(evaluation), len(evaluation.classes)
+    images, class_count = list_pictured_images(evaluation), len(evaluation.classes)
+    mistakes = images[: len(evaluation.mistakes)]
+    doubtful = make_doubtful_rows(evaluation, images)
+    embedded = {image.number for image in mistakes}
+    embedded |= {row.image.number for row in doubtful if row.image}
+    has_matrix = class_count <= MAX_MATRIX_CLASSES
     environment: dict[str, Json] = {
         name: int(value) if re.fullmatch("[0-9]{1,15}", value) else value
         for name, value in evaluation.environment
@@ -147,101 +153,41 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
     return render_template(
         "evaluation.html.j2",
         title=f"How well does {evaluation.model} classify?",
-        subject=f"{images} of {evaluation.dataset}, {class_count} classes",
-        lead=lead,
-        findings=findings,
-        figure=figures["reliability"],
+        subject=f"{format_evaluated_image_count(evaluation)} of {evaluation.dataset}, "
+        f"{class_count} classes",
+        number=make_percent_nonbreaking(number),
+        label=make_percent_nonbreaking(label),
+        lead=describe_main_confusion(evaluation) or "No image is classified wrongly.",
+        figure_svgs=figures["reliability"],
         inks=CALIBRATION_COLORS,
         classes=make_class_rows(evaluation),
-        matrix=make_matrix_rows(evaluation) if class_count <= MAX_MATRIX_CLASSES else [],
+        matrix=make_matrix_rows(evaluation) if has_matrix else [],
         max_confusion_share=compute_max_confusion_share(evaluation),
-        confusions=make_confusion_rows(evaluation),
-        mistakes=make_mistake_rows(evaluation),
+        confusions=[] if has_matrix else make_confusion_rows(evaluation),
+        mistakes=mistakes,
+        wrong=evaluation.wrong,
+        doubtful=doubtful,
+        doubtful_count=evaluation.doubtful_count,
+        label_check=describe_label_check(evaluation),
+        label_rule=make_percent_nonbreaking(describe_label_rule(evaluation)),
+        calibration=make_percent_nonbreaking(describe_calibration_gain(evaluation)),
+        is_stored=evaluation.fitted != "halves",
+        data=make_page_data(evaluation, images, embedded),
+        files=list_downloads(evaluation, reliability_svgs[0]),
         skipped_files=[
             line.removeprefix("skipped: ")
             for line in list_skipped_files(evaluation, MAX_LISTED_FILES)
         ],
         mirror=evaluation.mirror,
-        loss=f"{evaluation.loss:.4f}",
-        scaled_loss=f"{evaluation.scaled.loss:.4f}",
         machine=describe_recorded_machine(environment),
         versions=describe_recorded_versions(environment),
     )
 
 
-def make_class_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, str, str]]:
-    """Rows (class, images, precision, recall, interval of the recall), lowest recall first.
-
-    Precision, recall and interval are in percent.  Classes without images have no recall and come
-    last.
-    """
-
-    def get_sort_key(class_index: int) -> float:
-        recall = evaluation.class_recall(class_index)
-        return 2.0 if recall is None else recall
-
-    rows = []
-    for k in sorted(range(len(evaluation.classes)), key=get_sort_key):
-        low, high = map(format_percent_number, evaluation.recall_intervals[k])
-        recall = evaluation.class_recall(k)
-        rows.append(
-            (
-                evaluation.classes[k],
-                f"{evaluation.count_images_of_class(k):,}",
-                format_percent_number(evaluation.class_precision(k)),
-                format_percent_number(recall),
-                "" if recall is None else f"{low}–{high}",
-            )
-        )
-    return rows
-
-
-def make_matrix_rows(evaluation: EvaluationResult) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Rows (class, cells) of the confusion matrix; a cell is (images, fraction of the row)."""
-    return [
-        (name, [(count, count / max(sum(row), 1)) for count in row])
-        for name, row in zip(evaluation.classes, evaluation.confusion, strict=True)
-    ]
-
-
-def compute_max_confusion_share(evaluation: EvaluationResult) -> float:
-    """The largest fraction of a true class that is classified as one other class, in [0, 1].
-
-    The fraction is 1 if there are no mistakes.  The page colors each cell of the confusion matrix
-    by the cell's fraction relative to this one.
-    """
-    shares = [
-        count / evaluation.count_images_of_class(truth)
-        for count, truth, _ in evaluation.most_frequent_confusions()
-    ]
-    return max(shares, default=1.0)
-
-
-def make_confusion_rows(evaluation: EvaluationResult) -> list[tuple[int, str, str, int]]:
-    """Rows (images, true class, predicted class, images of the true class), most frequent first.
-
-    There is one row per listed confusion.  The first number counts the confused images.
-    """
-    return [
-        (
-            count,
-            evaluation.classes[truth],
-            evaluation.classes[guess],
-            evaluation.count_images_of_class(truth),
-        )
-        for count, truth, guess in evaluation.most_frequent_confusions()[:MAX_LISTED_CONFUSIONS]
-    ]
-
-
-def make_mistake_rows(evaluation: EvaluationResult) -> list[tuple[str, str, str, str, str]]:
-    """A row per mistake: (thumbnail URI, image name, true class, predicted class, confidence)."""
-    return [
-        (
-            mistake.thumbnail,
-            mistake.where,
-            evaluation.classes[mistake.truth],
-            evaluation.classes[mistake.guess],
-            make_percent_nonbreaking(format_percent(mistake.probability)),
-        )
-        for mistake in evaluation.mistakes
-    ]
+def list_downloads(evaluation: EvaluationResult, reliability_svg: str) -> dict[str, Download]:
+    """List the files inside the page, by what they hold."""
+    return {
+        "classes": make_download("classes.csv", format_classes_csv(evaluation)),
+        "labels": make_download(LABELS_CSV, format_doubtful_labels_csv(evaluation)),
+        "figure": make_download("reliability.svg", add_white_background(reliability_svg)),
+    }

@@ -1,7 +1,13 @@
 """Text that summarizes the results of an evaluation."""
 
-from residua.config.evaluation_results import EvaluationResult
-from residua.report.format import format_confidence_interval, format_percent
+from residua.config.evaluation_results import DOUBTFUL_SHARE_OF_CHANCE, EvaluationResult
+from residua.report.format import (
+    PRECISE_IMAGE_COUNT,
+    format_confidence_interval,
+    format_counted_noun,
+    format_percent,
+    format_percent_number,
+)
 
 WELL_CALIBRATED_ECE = 0.01  # our choice: below one point a network counts as well calibrated
 TEMPERATURE_SOURCES = {
@@ -26,7 +32,7 @@ def describe_evaluation(evaluation: EvaluationResult) -> list[str]:
 
 
 def describe_error(evaluation: EvaluationResult) -> str:
-    """A sentence with the error and, for more than five classes, the top-5 error.
+    """Write a sentence with the error and, for more than five classes, the top-5 error.
 
     Each comes with its 95 % confidence interval.
     """
@@ -41,23 +47,23 @@ def describe_error(evaluation: EvaluationResult) -> str:
 
 
 def has_informative_top5_error(evaluation: EvaluationResult) -> bool:
-    """Whether there are more than five classes; with fewer the top-5 error is 0 by definition."""
+    """Return whether there are more than five classes; otherwise the top-5 error is always 0."""
     return len(evaluation.classes) > 5
 
 
 def describe_wrong_images(evaluation: EvaluationResult) -> str:
-    """The number of wrong predictions in words: `80 of 400 test images wrong`."""
-    return f"{evaluation.wrong:,} of {describe_evaluated_images(evaluation)} wrong"
+    """Describe the number of wrong predictions in words: `80 of 400 test images wrong`."""
+    return f"{evaluation.wrong:,} of {format_evaluated_image_count(evaluation)} wrong"
 
 
-def describe_evaluated_images(evaluation: EvaluationResult) -> str:
-    """The number of images in words: `400 test images`, or `400 images` if all splits were used."""
+def format_evaluated_image_count(evaluation: EvaluationResult) -> str:
+    """Say how many images were evaluated: `400 test images`, or `400 images` for all splits."""
     split = "" if evaluation.split == "all" else f"{evaluation.split} "
     return f"{evaluation.count:,} {split}images"
 
 
 def describe_calibration(evaluation: EvaluationResult) -> str:
-    """Text on mean confidence, accuracy, and the ECE without and with temperature scaling.
+    """Describe mean confidence, accuracy, and the ECE without and with temperature scaling.
 
     ECE is the expected calibration error.
     """
@@ -78,8 +84,70 @@ def describe_calibration(evaluation: EvaluationResult) -> str:
     )
 
 
+def describe_accuracy_interval(evaluation: EvaluationResult) -> tuple[str, str]:
+    """Describe the share of images that are right, and what it counts, with its 95 % interval."""
+    digits = 2 if evaluation.count >= PRECISE_IMAGE_COUNT else 1
+    low, high = (
+        format_percent_number(1 - limit, digits) for limit in evaluation.error_interval[::-1]
+    )
+    label = (
+        f"of {format_evaluated_image_count(evaluation)} are right, 95 % interval {low} to {high} %"
+    )
+    if has_informative_top5_error(evaluation):
+        top5 = format_percent(1 - evaluation.top5_error_rate, digits)
+        label += f"; top 5: {top5}"
+    return f"{format_percent_number(1 - evaluation.error_rate, digits)} %", label
+
+
+def describe_calibration_gain(evaluation: EvaluationResult) -> str:
+    """Write a sentence on whether a temperature improves the calibration, with ECE and loss."""
+    before, after = evaluation.calibration, evaluation.scaled
+    lower_ece, lower_loss = after.ece < before.ece, after.loss < before.loss
+    if lower_ece and lower_loss:
+        verdict = "Calibration helps"
+    elif lower_ece or lower_loss:
+        verdict = "Calibration helps in part"
+    else:
+        verdict = "Calibration does not help"
+    return (
+        f"{verdict}: at temperature {evaluation.temperature:.2f} "
+        f"({TEMPERATURE_SOURCES[evaluation.fitted]}) the expected calibration error (ECE) goes "
+        f"from {format_percent(before.ece)} to {format_percent(after.ece)}, and the mean "
+        f"cross-entropy from {before.loss:.3f} to {after.loss:.3f} nats."
+    )
+
+
+def describe_label_check(evaluation: EvaluationResult) -> str:
+    """Write a sentence on the labels that may be wrong; "" if labels were not checked."""
+    if not evaluation.label_check:
+        return ""
+    if not evaluation.doubtful_count:
+        return "No label is in doubt."
+    verb = "is" if evaluation.doubtful_count == 1 else "are"
+    return (
+        f"{format_counted_noun(evaluation.doubtful_count, 'label')} of {evaluation.count:,} {verb} "
+        "in doubt: the network is sure of another class."
+    )
+
+
+def describe_label_rule(evaluation: EvaluationResult) -> str:
+    """Describe the rule by which labels are doubted, and what it cannot tell."""
+    class_count = len(evaluation.classes)
+    limit = format_percent(DOUBTFUL_SHARE_OF_CHANCE / class_count)
+    text = (
+        "Confident learning (Northcutt et al. 2021): another class is the most probable one, at "
+        "least as probable as it is on average for images with that label, and the label has a "
+        f"probability below {limit}, half of a guess among {class_count} classes."
+    )
+    if evaluation.label_check == "last and best":
+        text += " The weights of the run's best epoch say the same."
+    if evaluation.split in ("train", "all"):
+        text += " The network was trained on some of these labels, and may have learned wrong ones."
+    return f"{text} Unusual images are listed, too: look before you change a label."
+
+
 def describe_extreme_recalls(evaluation: EvaluationResult) -> str:
-    """A sentence on the classes of highest and lowest recall; empty if all recalls are equal."""
+    """Write a sentence on the classes of highest and lowest recall; "" if all recalls are equal."""
     recalls = [
         (recall, k)
         for k in range(len(evaluation.classes))
@@ -95,7 +163,7 @@ def describe_extreme_recalls(evaluation: EvaluationResult) -> str:
 
 
 def describe_main_confusion(evaluation: EvaluationResult) -> str:
-    """A sentence on the most frequent confusion and its reverse; empty if there are no mistakes."""
+    """Write a sentence on the most frequent confusion and its reverse; "" without mistakes."""
     confusions = evaluation.most_frequent_confusions()
     if not confusions:
         return ""

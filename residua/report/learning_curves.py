@@ -1,20 +1,25 @@
-"""The figure of learning curves: training and dev error over steps, one panel per arm."""
+"""The figure of learning curves: training and dev error over steps, one panel per arm.
+
+A line is the mean over seeds, and the band around it their range.
+"""
 
 from collections.abc import Sequence
+from statistics import fmean
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from residua.report.figures import (
+    BAND_OPACITY,
     DESKTOP_WIDTH,
     add_tooltip,
     figure_to_svg,
     make_blank_figure,
-    make_depth_colors,
     make_legend_line,
-    set_error_axis,
+    map_depth_colors_to_dark,
+    set_asinh_error_y_axis,
     use_figure_style,
 )
-from residua.report.format import format_percent
+from residua.report.format import format_counted_noun, format_percent
 from residua.report.line_labels import LineEnd, label_line_ends
 from residua.report.recorded_run import FinishedRun
 from residua.report.significance import format_arm_name
@@ -30,13 +35,13 @@ MAX_COLUMNS = 3  # panels next to each other on a wide screen
 def render_learning_curves(runs: Sequence[FinishedRun], width: float = DESKTOP_WIDTH) -> str:
     """Render an SVG of training and dev error over steps, with final test errors as dots.
 
-    Errors are in percent.  There is one panel per arm; within a panel, each depth has its own
-    color.  `width` is in inches.
+    Errors are in percent: means over seeds, with the range of the dev error as a band.  There is
+    one panel per arm; within a panel, each depth has its own color.  `width` is in inches.
     """
     arms = list(dict.fromkeys(run.arm for run in runs))
     columns = min(MAX_COLUMNS if width == DESKTOP_WIDTH else 1, len(arms))
     depths = sorted({run.depth for run in runs})
-    color_by_depth = dict(zip(depths, make_depth_colors(len(depths)), strict=True))
+    color_by_depth = dict(zip(depths, map_depth_colors_to_dark(len(depths)), strict=True))
     error_percents = list_error_percents(runs)
     with use_figure_style(f"curves {width}"):
         figure, grid = make_panel_grid(len(arms), columns, width)
@@ -45,7 +50,7 @@ def render_learning_curves(runs: Sequence[FinishedRun], width: float = DESKTOP_W
             title = fill(format_arm_name(arm), 26 if columns > 1 else 44)
             axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
             set_training_axis(axes, max(run.result.steps for run in runs), 3 if columns > 1 else 5)
-            set_error_axis(axes, error_percents)
+            set_asinh_error_y_axis(axes, error_percents)
             arm_runs = [run for run in runs if run.arm == arm]
             draw_run_curves(axes, arm_runs, color_by_depth, width == DESKTOP_WIDTH)
             is_first_column, is_lowest_panel = i % columns == 0, i + columns >= len(arms)
@@ -57,7 +62,7 @@ def render_learning_curves(runs: Sequence[FinishedRun], width: float = DESKTOP_W
 
 
 def list_error_percents(runs: Sequence[FinishedRun]) -> list[float]:
-    """All errors that the figure shows, in percent."""
+    """List all errors that the figure shows, in percent."""
     error_percents = [100 * run.result.test_error for run in runs]
     for run in runs:
         for error_name in ("train_error", "dev_error"):
@@ -93,40 +98,64 @@ def set_training_axis(axes: "Axes", max_steps: int, num_ticks: int) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
 
 
+class AverageCurve(NamedTuple):
+    """The mean of an error over seeds at each step, and its range; errors are in percent."""
+
+    steps: list[float]
+    means: list[float]
+    lowest: list[float]
+    highest: list[float]
+
+
 def draw_run_curves(
     axes: "Axes", runs: list[FinishedRun], color_by_depth: dict[int, str], show_tooltips: bool
 ) -> None:
-    """Draw the curves of one arm's runs.
+    """Draw the average curves of one arm's runs.
 
     Each depth's label is to the right of the axes, at the mean final test error of its runs.
     """
-    test_percents_by_depth: dict[int, list[float]] = {}
-    for run in runs:
-        color = color_by_depth[run.depth]
-        axes.plot(*get_error_curve(run, "train_error"), color=color, ls=(0, (3, 1.5)), lw=0.9)
-        axes.plot(*get_error_curve(run, "dev_error"), color=color, lw=1.5)
-        test_percent = 100 * run.result.test_error
-        axes.plot(
-            run.result.steps, test_percent, color=color, marker="o", ms=5, clip_on=False, zorder=4
+    line_ends = []
+    for depth in sorted({run.depth for run in runs}):
+        color = color_by_depth[depth]
+        depth_runs = [run for run in runs if run.depth == depth]
+        train, dev = (
+            average_error_curves(depth_runs, name) for name in ("train_error", "dev_error")
         )
+        axes.plot(train.steps, train.means, color=color, ls=(0, (3, 1.5)), lw=0.9)
+        axes.plot(dev.steps, dev.means, color=color, lw=1.5)
+        if len(depth_runs) > 1:
+            axes.fill_between(
+                dev.steps, dev.lowest, dev.highest, color=color, alpha=BAND_OPACITY, lw=0
+            )
+        steps = max(run.result.steps for run in depth_runs)
+        test_percent = 100 * fmean(run.result.test_error for run in depth_runs)
+        axes.plot(steps, test_percent, color=color, marker="o", ms=5, clip_on=False, zorder=4)
         if show_tooltips:
-            add_tooltip(axes, run.result.steps, test_percent, format_run_tooltip(run))
-        test_percents_by_depth.setdefault(run.depth, []).append(test_percent)
-    line_ends = [
-        LineEnd(sum(percents) / len(percents), str(depth), color_by_depth[depth])
-        for depth, percents in test_percents_by_depth.items()
-    ]
+            add_tooltip(axes, steps, test_percent, format_curve_end(depth_runs, test_percent))
+        line_ends.append(LineEnd(test_percent, str(depth), color))
     label_line_ends(axes, line_ends, font_size=9)
 
 
-def format_run_tooltip(run: FinishedRun) -> str:
-    """Tooltip text for a run: `plain, 20 layers, seed 0: test error 6.0 %`."""
-    run_title = f"{format_arm_name(run.arm)}, {run.depth} layers, seed {run.seed}"
-    return f"{run_title}: test error {format_percent(run.result.test_error)}"
+def average_error_curves(runs: Sequence[FinishedRun], error_name: str) -> AverageCurve:
+    """Average the curves of an error over runs, at the steps at which all of them measured it."""
+    curves = [dict(zip(*get_error_curve(run, error_name), strict=True)) for run in runs]
+    steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+    values = [[curve[step] for curve in curves] for step in steps]
+    return AverageCurve(steps, [fmean(v) for v in values], [*map(min, values)], [*map(max, values)])
+
+
+def format_curve_end(runs: Sequence[FinishedRun], test_percent: float) -> str:
+    """Format the tooltip for runs of one depth: `plain, 20 layers: test error 6.0 %; 2 seeds`."""
+    first = runs[0]
+    seeds = format_counted_noun(len(runs), "seed")
+    return (
+        f"{format_arm_name(first.arm)}, {first.depth} layers: test error "
+        f"{format_percent(test_percent / 100)} at the end; {seeds}"
+    )
 
 
 def get_error_curve(run: FinishedRun, error_name: str) -> tuple[list[float], list[float]]:
-    """The curve of one error over a run: its steps, and the errors at these steps in percent.
+    """Return the curve of one error over a run: its steps, and the errors there in percent.
 
     `error_name` is a column of metrics.jsonl, e.g. `dev_error`.  The last training error is left
     out if it is an average over less than half the usual number of steps, because it is then too

@@ -100,7 +100,7 @@ def list_runs(folder: Path) -> tuple[list[ListedRun], list[SkippedFolder]]:
 def walk_run_records(
     place: Path, root: Path, visited: set[str]
 ) -> Iterator[RunRecord | SkippedFolder]:
-    """Yield the records in `place` and below it, and each folder directly in `root` without runs.
+    """Yield the records in `place` and below it, and each folder without runs directly in `root`.
 
     `visited` holds the real paths of the folders that were entered, so that links cannot lead into
     a circle.
@@ -135,7 +135,7 @@ def walk_run_records(
 
 
 def find_study_records(study_folder: Path, root: Path) -> Iterator[RunRecord | SkippedFolder]:
-    """Yield the records of a study; if its packed runs are damaged, those in folders alone."""
+    """Yield the records of a study; if its packed runs are damaged, only those in folders."""
     try:
         yield from list_run_records(study_folder)
     except RecordError as error:
@@ -145,7 +145,7 @@ def find_study_records(study_folder: Path, root: Path) -> Iterator[RunRecord | S
 
 
 def read_listed_run(record: RunRecord, root: Path) -> ListedRun:
-    """Read a run; raises RecordError, and DamagedRecordError if its record lacks a part."""
+    """Read a run; raise RecordError if it cannot be read, DamagedRecordError if it lacks a part."""
     run_json = record.read_run_json()
     try:
         return parse_listed_run(run_json, record, root)
@@ -166,7 +166,7 @@ def parse_listed_run(run_json: JsonObject, record: RunRecord, root: Path) -> Lis
     if isinstance(result, dict):
         check_error_rates(result)
         measured = {name: as_number(value) for name, value in result.items()}
-        measured["step"] = total_steps = as_integer(result.get("steps"))
+        measured["step"] = total_steps = truncate_to_integer(result.get("steps"))
     else:
         state = "being trained" if is_locked_elsewhere(record.folder) else "unfinished"
         rows = record.read_metrics_so_far()
@@ -181,23 +181,23 @@ def parse_listed_run(run_json: JsonObject, record: RunRecord, root: Path) -> Lis
         recipe=make_printable(str(recipe["name"])) if recipe else "",
         seed=int(str(run["seed"])),
         state=state,  # type: ignore[arg-type]
-        step=as_integer(measured.get("step")),
+        step=truncate_to_integer(measured.get("step")),
         total_steps=total_steps,
         seconds=measured.get("seconds"),
         dev_error=measured.get("dev_error"),
-        dev_images=as_integer(measured.get("dev_images")),
+        dev_images=truncate_to_integer(measured.get("dev_images")),
         test_error=measured.get("test_error"),
-        test_images=as_integer(measured.get("test_images")),
+        test_images=truncate_to_integer(measured.get("test_images")),
         modified=find_modification_time(record),
         settings=collect_run_settings(run, run_json["environment"]),
     )
 
 
 def estimate_total_steps(recipe: Json, measured: MetricsRow) -> int | None:
-    """The steps of a complete run: those of its recipe, or else from the steps of an epoch."""
+    """Return the steps of a complete run: its recipe's, or estimated from the steps of an epoch."""
     if not isinstance(recipe, dict):
         return None
-    steps, epochs = as_integer(recipe.get("steps")), as_number(recipe.get("epochs"))
+    steps, epochs = truncate_to_integer(recipe.get("steps")), as_number(recipe.get("epochs"))
     step, epoch = measured.get("step"), measured.get("epoch")
     if steps or not (epochs and step and epoch):
         return steps or None
@@ -205,19 +205,19 @@ def estimate_total_steps(recipe: Json, measured: MetricsRow) -> int | None:
 
 
 def as_number(value: Json) -> float | None:
-    """A JSON number; None for any other value."""
+    """Return a JSON number; None for any other value."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value if is_number else None  # type: ignore[return-value]
 
 
-def as_integer(value: Json) -> int | None:
-    """A JSON number without its fraction; None for any other value."""
+def truncate_to_integer(value: Json) -> int | None:
+    """Return a JSON number without its fraction; None for any other value."""
     number = as_number(value)
     return None if number is None else int(number)
 
 
 def make_interval_json(error: float | None, count: int | None) -> list[Json] | None:
-    """The 95 % confidence interval of an error on `count` images; None if either is unknown."""
+    """Make the 95 % confidence interval of an error on `count` images; None if one is unknown."""
     if error is None or not count or count < 0:
         return None
     return list(wilson_interval(round(error * count), count))
@@ -231,19 +231,19 @@ def find_modification_time(record: RunRecord) -> float:
 
 
 def name_run(record: RunRecord, root: Path) -> str:
-    """The name of a run in the list of the runs below `root`."""
+    """Name a run in the list of the runs below `root`."""
     if isinstance(record, PackedRunRecord):
         return name_path(record.folder / record.name, root)
     return name_path(record.folder, root)
 
 
 def name_path(path: Path, root: Path) -> str:
-    """A path relative to `root`, printable; `root` itself is called by its own name."""
+    """Return a path relative to `root`, printable; `root` itself is called by its own name."""
     relative = path.relative_to(root)
     return make_printable(str(relative) if relative.parts else path.resolve().name)
 
 
 def make_printable(text: str) -> str:
-    """Escape what a name may have, but neither a page nor a terminal can show."""
+    """Escape the characters of a name that neither a page nor a terminal can show."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return shown.encode("utf-8", "backslashreplace").decode()

@@ -34,7 +34,7 @@ def describe_method(study_runs: StudyRuns) -> dict[str, str]:
     return {
         "Data": describe_run_dataset(finished_runs[0]),
         "Compared": describe_labelled_arms(study_runs),
-        "Training": describe_training_recipe(study_runs),
+        "Training": describe_common_training_recipe(study_runs),
         "Machine": "; ".join(filter(None, machines)),
         "Versions": "; ".join(filter(None, versions)),
         "Errors": describe_error_measurement(finished_runs),
@@ -97,7 +97,7 @@ def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
     )
 
 
-def describe_training_recipe(study_runs: StudyRuns) -> str:
+def describe_common_training_recipe(study_runs: StudyRuns) -> str:
     """Write a sentence on the study's recipe, without the changes that single arms make to it."""
     finished_runs = study_runs.finished
     first_run = finished_runs[0]

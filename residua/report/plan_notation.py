@@ -17,7 +17,7 @@ def format_layer(layer: Layer) -> str:
 
 
 def format_layer_label(layer: Layer) -> str:
-    """The label of a layer's box: `3×3, 128, /2` is kernel, output channels and stride."""
+    """Format the label of a layer's box: `3×3, 128, /2` is kernel, output channels and stride."""
     stride = f", /{layer.stride}" if layer.stride > 1 else ""
     channels, input_channels = layer.output_shape.channels, layer.input_shape.channels
     match layer.op:
@@ -36,12 +36,12 @@ def format_layer_label(layer: Layer) -> str:
 
 
 def format_kernel(layer: Layer, times_sign: str) -> str:
-    """The kernel size, e.g. `3x3` with `times_sign` x; `full` for a fully connected layer."""
+    """Format a kernel size, e.g. `3x3` with `times_sign` x; `full` for a fully connected layer."""
     if not layer.output_shape.size:
         return "full"
     return f"{layer.kernel}{times_sign}{layer.kernel}"
 
 
 def format_plan_shape(shape: ActivationShape, times_sign: str = "x") -> str:
-    """Channels, height and width as `64x32x32`; for a vector only the number of features."""
+    """Format channels, height and width as `64x32x32`; for a vector only the number of features."""
     return times_sign.join(map(str, (shape.channels, *shape.size)))

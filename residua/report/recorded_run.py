@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields
 
 from residua.config.network import Network
 from residua.config.papers import split_network_name
-from residua.config.plan import plan
+from residua.config.plan import Plan, PlannedUnit, plan
 from residua.config.recipe import Recipe
 from residua.config.serialize import Json, from_json, to_json
 from residua.config.study import Arm, Study
 from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
 from residua.record import MetricsRow, RunRecord
 
-MAX_CLASSES = 10**9
+MAX_CLASSES, MAX_IMAGES, MAX_STEPS = 10**9, 10**12, 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,9 @@ class RunResult:
     # both measured in one pass, after the BN statistics were re-estimated with the final weights
     train_error_reestimated: float | None = None
     train_loss: float | None = None  # nats
+    # not in records of version 0.1
+    dev_images: int | None = None
+    test_images: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,9 @@ class FinishedRun:
     family: str
     depth: int
     num_classes: int
-    parameters: int | None  # None if this version cannot read the network
+    # both None if this version cannot read the network
+    parameters: int | None
+    last_unit: PlannedUnit | None
     dataset: str
     recipe: dict[str, Json]
     seed: int
@@ -110,6 +115,7 @@ def parse_recorded_run(
     for line in metric_lines:
         check_error_rates(line)
     environment = run_json.get("environment")
+    network_plan = plan_recorded_network(network_json)
     return FinishedRun(
         name=name,
         arm=arm,
@@ -118,7 +124,8 @@ def parse_recorded_run(
         seed=seed,
         start_fingerprint=str(run_spec.get("start", "")),
         num_classes=num_classes,
-        parameters=count_network_parameters(network_json),
+        parameters=network_plan.parameters if network_plan else None,
+        last_unit=network_plan.units[-1] if network_plan and network_plan.units else None,
         dataset=str(run_spec["dataset"]),
         recipe=recipe,
         environment=environment if isinstance(environment, dict) else {},
@@ -141,10 +148,13 @@ def parse_run_result(result_json: dict[str, Json]) -> RunResult:
         result = from_json(RunResult, known_fields)
     except RecordError as error:
         raise TypeError(str(error)) from error
-    if result.steps < 1 or result.seconds < 0:
+    if not 1 <= result.steps <= MAX_STEPS or result.seconds < 0:
         raise ValueError(
             f"its result is impossible: it has {result.steps} steps and {result.seconds} seconds"
         )
+    for name in ("dev_images", "test_images"):
+        if (count := getattr(result, name)) is not None and not 1 <= count <= MAX_IMAGES:
+            raise ValueError(f"its result is impossible: {name} is {count}")
     check_error_rates(known_fields)
     return result
 
@@ -166,7 +176,7 @@ def upgrade_recipe_json(recipe_json: dict[str, Json]) -> dict[str, Json]:
 
 
 def match_arm_title(study: Study | None, network_name: str, recipe: dict[str, Json]) -> str:
-    """The title of the arm with this network and recipe; the network's family if no arm matches."""
+    """Return the title of the arm with this network and recipe, or else the network's family."""
     for arm in find_arms_of_network(study, network_name):
         if make_arm_recipe_json(arm, study) == recipe:
             return arm.title
@@ -174,7 +184,7 @@ def match_arm_title(study: Study | None, network_name: str, recipe: dict[str, Js
 
 
 def find_arms_of_network(study: Study | None, network_name: str) -> list[Arm]:
-    """The study's arms that include the network `network_name`; [] without a study."""
+    """Find the study's arms that include the network `network_name`; [] without a study."""
     matching_arms = []
     for arm in study.arms if study else ():
         try:
@@ -186,12 +196,12 @@ def find_arms_of_network(study: Study | None, network_name: str) -> list[Arm]:
 
 
 def make_arm_recipe_json(arm: Arm, study: Study | None) -> Json:
-    """The JSON of the study's recipe after the arm's changes; None without a study."""
+    """Make the JSON of the study's recipe after the arm's changes; None without a study."""
     return to_json(arm.apply_changes(study.recipe)) if study else None
 
 
 def read_last_step(record: RunRecord) -> int | None:
-    """The step of the last row in an unfinished run's metrics.jsonl.
+    """Read the step of the last row in an unfinished run's metrics.jsonl.
 
     Returns None if there is no row, or if the file is damaged.
     """
@@ -202,9 +212,9 @@ def read_last_step(record: RunRecord) -> int | None:
     return int(steps[-1]) if steps and steps[-1] is not None else None
 
 
-def count_network_parameters(network_json: Json) -> int | None:
-    """The number of parameters of a network; None if this version cannot read its JSON."""
+def plan_recorded_network(network_json: Json) -> Plan | None:
+    """Plan a recorded network; None if this version cannot read its JSON."""
     try:
-        return plan(from_json(Network, network_json)).parameters
+        return plan(from_json(Network, network_json))
     except ResiduaError:
         return None

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from residua.bounded_json import parse_json
+from residua.bounded_json import parse_strict_json
 from residua.config.serialize import Json
 from residua.report.recorded_run import upgrade_recipe_json
 
@@ -19,10 +19,10 @@ MAX_SETTING_LENGTH = 60
 
 
 def collect_run_settings(run: dict[str, Json], environment: Json) -> dict[str, str]:
-    """The settings of a run, from its run.json, as texts by name.
+    """Collect the settings of a run, from its run.json, as texts by name.
 
-    A setting of the recipe has the name by which `--set` changes it.  Of a network, the parts are
-    left out, because its name says them.
+    A setting of the recipe has the name by which `--set` changes it.  The parts of a network are
+    left out, because its name determines them.
     """
     network, recipe = run["network"], run["recipe"]
     parts = network if isinstance(network, dict) else {}
@@ -46,8 +46,8 @@ def collect_run_settings(run: dict[str, Json], environment: Json) -> dict[str, s
 
 @lru_cache(maxsize=4096)  # the runs of a study share their recipe
 def flatten_recipe(recipe_text: str) -> tuple[tuple[str, str], ...]:
-    """The fields of a recipe's JSON, in this version's form, as (dotted name, text)."""
-    recipe = parse_json(recipe_text)
+    """Flatten a recipe's JSON, in this version's form, to fields (dotted name, text)."""
+    recipe = parse_strict_json(recipe_text)
     assert isinstance(recipe, dict)  # as its caller wrote it
     return tuple(
         (name, format_setting(value)) for name, value in flatten_json(upgrade_recipe_json(recipe))
@@ -64,7 +64,7 @@ def flatten_json(value: Json, path: str = "") -> Iterator[tuple[str, Json]]:
 
 
 def format_setting(value: Json) -> str:
-    """A setting as text: `0.1`, `yes`, `none`, `3 x 32 x 32`."""
+    """Format a setting as text: `0.1`, `yes`, `none`, `3 x 32 x 32`."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value == "":
@@ -77,7 +77,7 @@ def format_setting(value: Json) -> str:
 
 
 def list_differing_settings(settings: Sequence[dict[str, str]]) -> list[str]:
-    """The names of the settings in which runs differ, apart from `SHOWN_SETTINGS`.
+    """List the names of the settings in which runs differ, apart from `SHOWN_SETTINGS`.
 
     A setting that a run does not have differs from one that it has.
     """

@@ -242,7 +242,8 @@ def test_images_of_low_probability_are_unsure_and_the_last_line_counts_all(
         ),
         (
             ["--unsure-below", "0"],
-            "--unsure-below only applies with --sort-into: add --sort-into DIR",
+            "--unsure-below only applies with --sort-into: add --sort-into DIR, or leave "
+            "--unsure-below out",
         ),
         (
             ["--sort-into", "{tmp}/s", "--unsure-below", "1.5"],

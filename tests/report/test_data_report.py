@@ -1,10 +1,18 @@
 """The page of a checked photo data set."""
 
 import re
+from html import unescape
 
 import pytest
 
-from residua.report.data_report import PROBLEM_MEANINGS, render_data_report
+from residua.data.check import count_sizes
+from residua.report.data_bars import (
+    describe_class_balance,
+    make_class_bars,
+    make_shape_bars,
+    make_side_bars,
+)
+from residua.report.data_report import PROBLEM_MEANINGS, UnderstoodData, render_data_report
 from tests.browser import assert_page_fits, needs_chromium
 
 PIXEL_URI = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -29,11 +37,12 @@ def test_the_page_lists_the_worst_problems_first_and_shows_pictures():
         CHECK_RESULT, {PROBLEMS[0]["path"]: PIXEL_URI, "train/cat/a.png": PIXEL_URI}
     )
     count = len(PROBLEM_MEANINGS)
-    assert f"1,234 images of 2 classes can be decoded; {count} problems: " in html
-    first_kinds = ": leakage (1), two classes (1), missing (1), unreadable (1)"
+    assert f'<p class="number">{count} problems<small>1,234 images of 2 classes' in html
+    first_kinds = "The worst first: leakage (1), two classes (1), missing (1), unreadable (1)"
     assert f"{first_kinds} and {count - 4} more kinds." in html
     assert (
-        html.index("leakage <span>")
+        html.index("What was understood")
+        < html.index("leakage <span>")
         < html.index("duplicate <span>")
         < html.index("odd name <span>")
     )
@@ -46,7 +55,84 @@ def test_the_page_lists_the_worst_problems_first_and_shows_pictures():
 
 
 def test_a_page_without_problems_says_so():
-    assert "; no problems were found." in render_data_report(CHECK_RESULT | {"problems": []}, {})
+    html = render_data_report(CHECK_RESULT | {"problems": []}, {})
+    assert "No problems<small>" in html
+    assert "none is damaged or a duplicate" in html
+
+
+def test_what_was_understood_and_the_commands_are_on_the_page():
+    facts = CHECK_RESULT | {
+        "splits": {"train": 1000, "dev": 200, "test": 34},
+        "skipped": {"truncated": 3, "empty": 1},
+    }
+    commands = ["residua data check 'my photos' --fix a.csv", "residua train a.csv"]
+    understood = UnderstoodData("by the folders' names", ["x is left out", "y, too"], commands)
+    text = unescape(render_data_report(facts, {}, understood))
+    for part in (
+        "<dd>2: cat, <b></dd>",
+        "<dd>1,000 train, 200 dev, 34 test, by the folders' names</dd>",
+        "<dd>3 truncated, 1 empty</dd>",
+        "<dd>x is left out; y, too</dd>",
+        *(f'<div class="command"><code>{command}</code></div>' for command in commands),
+    ):
+        assert part in text
+
+
+def test_duplicates_are_side_by_side_with_their_originals():
+    problems = [
+        {"path": "a.png", "kind": "duplicate", "detail": "is the same file as b.png"},
+        {"path": "a.png", "kind": "odd name", "detail": "has a name"},
+    ]
+    facts = CHECK_RESULT | {
+        "problems": problems,
+        "duplicates": [{"path": "a.png", "original": "b.png"}],
+    }
+    html = render_data_report(facts, {"a.png": "data:A", "b.png": "data:B"})
+    [pair] = re.findall(r"<li><div><figure>.*?</li>", html, re.DOTALL)
+    assert re.findall(r'src="(.*?)"', pair) == ["data:A", "data:B"]
+    assert re.findall(r"<code[^>]*>(.*?)</code>", pair) == ["a.png", "b.png"]
+    assert "The first is the same file as b.png." in pair
+    assert html.count("data:A") == 2
+
+
+def test_of_many_problems_of_a_kind_the_first_are_shown_and_all_are_counted():
+    problems = [{"path": f"{i}.png", "kind": "empty", "detail": "is"} for i in range(250)]
+    html = render_data_report(CHECK_RESULT | {"problems": problems}, {})
+    assert "empty <span>250</span>" in html
+    assert "The first 200 are shown; check.json has all." in html
+    assert "199.png" in html
+    assert "200.png" not in html
+
+
+def test_the_bars_of_classes_are_as_long_as_their_numbers():
+    bars = make_class_bars({"cat": {"train": 900, "test": 300}, "dog": {"train": 30}}, {})
+    assert [(bar.images, bar.counts, bar.shares) for bar in bars] == [
+        ("1,200", ["900", "300"], [75.0, 25.0]),
+        ("30", ["30", "0"], [2.5, 0.0]),
+    ]
+    assert describe_class_balance({"cat": {"images": 90}, "dog": {"images": 30}}) == (
+        "The largest class, cat, has 90 images, the smallest, dog, 30: 3.0 times as many."
+    )
+    assert describe_class_balance({"cat": {"images": 9}, "dog": {"images": 9}}) == (
+        "All classes have 9 images."
+    )
+    assert describe_class_balance({"cat": {"train": 9}, "dog": {"train": 0}}).endswith(", dog, 0.")
+    assert describe_class_balance({"cat": {"train": 9}}) == ""
+
+
+def test_the_bars_of_sizes_are_doublings_of_the_shorter_side():
+    sizes = count_sizes([(640, 480), (480, 640), (224, 224), (255, 300), (64, 64)])
+    facts = {"sizes": sizes}
+    assert [(bar.label, bar.images, bar.share) for bar in make_side_bars(facts)] == [
+        ("64 to 127", "1", 50.0),
+        ("128 to 255", "2", 100.0),
+        ("256 to 511", "2", 100.0),
+    ]
+    shapes = [(bar.label, bar.images) for bar in make_shape_bars(facts)]
+    assert shapes == [("portrait", "2"), ("square", "2"), ("landscape", "1")]
+    assert sizes["distinct"] == 5
+    assert make_side_bars({"sizes": count_sizes([])}) == []
+    assert make_side_bars({}) == []
 
 
 @pytest.mark.slow

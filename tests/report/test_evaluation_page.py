@@ -1,6 +1,7 @@
 """The report of an evaluation, from numbers written by hand."""
 
 import csv
+import json
 import re
 from dataclasses import replace
 
@@ -9,17 +10,26 @@ import pytest
 from residua.config.evaluation_results import (
     CalibrationBin,
     CalibrationResult,
-    ConfidentMistake,
+    ClassifiedImage,
+    DoubtfulLabel,
     EvaluationResult,
     wilson_interval,
 )
+from residua.config.serialize import to_json
 from residua.errors import RecordError
+from residua.files import write_json
 from residua.report.evaluation_page import (
     collect_evaluation_metrics,
     read_evaluation,
     write_evaluation_report,
 )
-from residua.report.evaluation_summary import describe_evaluation, list_skipped_files
+from residua.report.evaluation_summary import (
+    describe_calibration_gain,
+    describe_evaluation,
+    describe_label_check,
+    describe_label_rule,
+    list_skipped_files,
+)
 from tests.browser import assert_page_fits, needs_chromium
 
 PIXEL_URI = (
@@ -37,7 +47,7 @@ def make_evaluation(
         tuple(80 if i == j else 20 if j == (i + 1) % k else 0 for j in range(k)) for i in range(k)
     )
     bins = tuple(CalibrationBin(0, 0.0, 0.0) for _ in range(14))
-    mistake = ConfidentMistake(
+    mistake = ClassifiedImage(
         where="image 7", thumbnail=PIXEL_URI, truth=0, guess=1, probability=0.999
     )
     fields = {
@@ -74,6 +84,29 @@ def make_evaluation(
     return EvaluationResult(**fields | changes)
 
 
+def make_checked_evaluation():
+    """An evaluation with a mistake, two examples, and three labels to check, of which two are kept.
+
+    The first of these labels is that of an example; each image has a thumbnail of its own.
+    """
+    images = [
+        ClassifiedImage(
+            where=where, thumbnail=f"{PIXEL_URI}{i}", truth=truth, guess=1, probability=0.9
+        )
+        for i, (where, truth) in enumerate((("m/0.png", 0), ("e/0.png", 0), ("e/1.png", 1)))
+    ]
+    return make_evaluation(
+        mistakes=tuple(images[:1]),
+        examples=tuple(images[1:]),
+        label_check="last and best",
+        doubtful_count=3,
+        doubtful_labels=(
+            DoubtfulLabel("e/0.png", 0, 1, 0.004, 0.97),
+            DoubtfulLabel("=2.png", 0, 1, 0.01, 0.95),
+        ),
+    )
+
+
 def test_the_summary_states_error_confidence_and_confusions():
     assert describe_evaluation(make_evaluation()) == [
         "80 of 400 test images wrong: error 20.00 % (95 % CI 16.4-24.2 %).",
@@ -95,25 +128,90 @@ def test_the_summary_states_error_confidence_and_confusions():
 
 def test_the_page_shows_the_whole_evaluation_and_loads_nothing(tmp_path):
     html = write_evaluation_report(make_evaluation(), tmp_path / "new").read_text()
+    text = html.replace("\N{NO-BREAK SPACE}", " ")
     for part in (
         "How well does cifar-resnet20 classify?",
         "400 test images of letters, 4 classes",
-        "16.4-24.2",
-        "24 most confident mistakes",
+        '<p class="number">80.0 %<small>of 400 test images are right, 95 % interval 75.8 to 83.6 %',
+        "Most frequent confusion: airplane classified as automobile, 20 of 100 images",
+        "Most confident mistakes",
         "Confusion matrix",
-        "Classes, lowest recall first",
+        "Calibration helps: at temperature 1.70",
         "CPU, x86_64, 2 threads, fp32",
         "dog/1.png is truncated: its data end too early",
         "a class with a &lt;very&gt; long name",
     ):
-        assert part in html
+        assert part in text
+    places = [text.index(f"<h2>{name}</h2>") for name in (
+        "Confusion matrix", "Classes", "Most confident mistakes", "Calibration"
+    )]  # fmt: skip
+    assert text.index('class="number"') < places[0]
+    assert places == sorted(places)
     assert "http" not in html
     assert "<very>" not in html
     assert html.count("<svg") == 2
     assert html.count(PIXEL_URI) == 24
-    assert not re.search(
-        r'(src|href)="(?!#|data:|(evaluation\.json|classes\.csv|confusion\.csv)")[^"]*"', html
-    )
+    files = r"evaluation\.json|confusion\.csv"
+    assert not re.search(rf'(src|href)="(?!#|data:|({files})")[^"]*"', html)
+
+
+def test_images_and_cells_are_in_the_page_once(tmp_path):
+    evaluation = make_checked_evaluation()
+    html = write_evaluation_report(evaluation, tmp_path).read_text()
+    for image in (*evaluation.mistakes, *evaluation.examples):
+        assert html.count(image.thumbnail) == 1, image.where
+    [content] = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html)
+    data = json.loads(content)
+    assert data["classes"] == list(evaluation.classes)
+    assert [0, 1, 20] in data["cells"]
+    assert len(data["cells"]) == 8
+    assert [image[1:4] for image in data["images"]] == [
+        ["m/0.png", 0, 1], ["e/0.png", 0, 1], ["e/1.png", 1, 1]
+    ]  # fmt: skip
+    assert [image[0] is None for image in data["images"]] == [True, True, False]
+    assert html.count('data-cell="0-1"') == 2  # in the matrix, and in the table of classes
+    assert 'data-cell="0-2"' not in html
+
+
+def test_labels_to_check_are_listed_with_their_rule_and_as_csv(tmp_path):
+    html = write_evaluation_report(make_checked_evaluation(), tmp_path).read_text()
+    text = html.replace("\N{NO-BREAK SPACE}", " ")
+    for part in (
+        "3 labels of 400 are in doubt",
+        "The first 2 of 3; the CSV has more.",
+        "<td>airplane<small>0.4 %</small></td><td>automobile<small>97.0 %</small></td>"
+        '<th scope="row">e/0.png</th>',
+        "below 12.5 %, half of a guess among 4 classes",
+        "The weights of the run&#39;s best epoch say the same.",
+        'download="labels-to-check.csv"',
+    ):
+        assert part in text, part
+    assert "was trained on" not in text
+    rows = list(csv.reader((tmp_path / "labels-to-check.csv").read_text().splitlines()))
+    assert rows[1:] == [
+        ["e/0.png", "airplane", "automobile", "0.004000", "0.970000"],
+        ["'=2.png", "airplane", "automobile", "0.010000", "0.950000"],
+    ]
+    trained = replace(make_checked_evaluation(), split="all", label_check="last")
+    assert "The network was trained on some of these labels" in describe_label_rule(trained)
+    assert "best epoch" not in describe_label_rule(trained)
+    assert collect_evaluation_metrics(make_checked_evaluation())["doubtful_labels"] == 3
+    assert describe_label_check(make_evaluation()) == ""
+    assert describe_label_check(make_evaluation(label_check="last")) == "No label is in doubt."
+
+
+@pytest.mark.parametrize(
+    ("ece", "loss", "verdict"),
+    [
+        (0.01, 0.5, "Calibration helps: "),
+        (0.01, 0.8, "Calibration helps in part: "),
+        (0.2, 0.5, "Calibration helps in part: "),
+        (0.2, 0.8, "Calibration does not help: "),
+    ],
+)
+def test_the_page_says_whether_calibration_helps(ece, loss, verdict):
+    scaled = replace(make_evaluation().scaled, ece=ece, loss=loss)
+    assert describe_calibration_gain(make_evaluation(scaled=scaled)).startswith(verdict)
 
 
 def test_the_page_can_be_regenerated_from_its_record(tmp_path):
@@ -130,12 +228,13 @@ def test_the_page_can_be_regenerated_from_its_record(tmp_path):
     ] == "airplane,100,100,0.8,0.8"
 
 
-def test_many_classes_get_a_list_of_confusions_instead_of_a_matrix(tmp_path):
+def test_many_classes_get_a_map_and_a_list_of_confusions_instead_of_a_matrix(tmp_path):
     html = write_evaluation_report(
         make_evaluation(tuple(f"class {i}" for i in range(60))), tmp_path
     ).read_text()
-    assert "Most frequent confusions" in html
-    assert 'class="matrix"' not in html
+    assert '<canvas class="map"' in html
+    assert "The 50 most frequent confusions." in html
+    assert '<table class="matrix"' not in html
 
 
 def test_a_network_without_mistakes_has_a_page(tmp_path):
@@ -152,7 +251,8 @@ def test_a_network_without_mistakes_has_a_page(tmp_path):
         environment=(),
     )
     html = write_evaluation_report(perfect, tmp_path).read_text()
-    assert "most confident" not in html
+    assert "Most confident mistakes" not in html
+    assert "No image is classified wrongly." in html
     assert len(describe_evaluation(perfect)) == 2
     assert collect_evaluation_metrics(perfect)["left_out"] == 0
 
@@ -175,6 +275,81 @@ def test_an_unreadable_record_is_reported(tmp_path):
         (tmp_path / "evaluation.json").write_text(text)
         with pytest.raises(RecordError, match=r"evaluation.json is damaged"):
             read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ("a", "b")},
+        {"recall_intervals": ()},
+        {"count": 0},
+        {"mistakes": (replace(make_evaluation().mistakes[0], truth=4),)},
+        {"examples": (replace(make_evaluation().mistakes[0], guess=-1),)},
+        {"doubtful_labels": (DoubtfulLabel("a", 9, 0, 0.1, 0.9),)},
+    ],
+)
+def test_a_record_whose_parts_do_not_fit_is_damaged(tmp_path, change):
+    write_json(tmp_path / "evaluation.json", to_json(make_evaluation(**change)))
+    with pytest.raises(RecordError, match=r"evaluation.json is damaged: "):
+        read_evaluation(tmp_path)
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_cell_opens_its_images_by_click_and_by_keyboard(tmp_path, width):
+    html = write_evaluation_report(make_checked_evaluation(), tmp_path / "p").read_text()
+    script = """
+      const press = (target, key) =>
+        target.dispatchEvent(new view.KeyboardEvent('keydown', {key, bubbles: true}));
+      const cells = page.querySelectorAll('.matrix button'), found = [];
+      found.push([...cells].filter(cell => cell.tabIndex === 0).length);
+      cells[0].focus();
+      press(cells[0], 'ArrowRight');
+      found.push(page.activeElement.dataset.cell);
+      page.activeElement.click();
+      const gallery = page.getElementById('cell-images'), viewer = page.getElementById('one-image');
+      found.push(gallery.open, page.getElementById('cell-title').textContent);
+      found.push(page.getElementById('cell-note').textContent);
+      found.push([...gallery.querySelectorAll('img')].every(image => /^data:/.test(image.src)));
+      gallery.querySelector('[data-image]').click();
+      const title = page.getElementById('one-note').textContent;
+      press(viewer, 'ArrowRight');
+      found.push(viewer.open, title, page.getElementById('one-note').textContent);
+      viewer.querySelector('[data-close]').click();
+      gallery.querySelector('[data-close]').click();
+      found.push(viewer.open, gallery.open);
+      page.querySelector('.classes thead button').click();
+      found.push(page.querySelector('.classes tbody th').textContent.slice(0, 5));
+      found.push([...page.querySelectorAll('[data-copy]')].every(image => image.src));"""
+    found = assert_page_fits(html, width, tmp_path, script, "found.join(';')")
+    assert found.split(";") == [
+        *("1", "0-1", "true", "airplane, classified as automobile"),
+        *("2 of 20 images are on this page: the most confident ones.", "true"),
+        *("true", "m/0.png (1 of 2)", "e/0.png (2 of 2)", "false", "false", "a cla", "true"),
+    ]
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_class_among_many_is_found_by_a_part_of_its_name(tmp_path):
+    names = tuple(f"class {i}" for i in range(300))
+    html = write_evaluation_report(make_evaluation(names), tmp_path / "p").read_text()
+    script = """
+      const search = page.getElementById('class-search'), found = [];
+      for (const text of ['29', 'nothing', '']) {
+        search.value = text;
+        search.dispatchEvent(new view.Event('input'));
+        found.push(page.querySelectorAll('#confusions tr').length);
+        found.push(page.getElementById('confusion-count').textContent);
+      }
+      found.push(page.querySelector('.map').width);"""
+    found = assert_page_fits(html, 1280, tmp_path, script, "found.join(';')")
+    # 29, 129, 229 and 290 to 299 are taken for the next, and 28, 128, 228 and 289 for one of them
+    assert found.split(";") == [
+        *("17", "17 confusions.", "0", "0 confusions."),
+        *("200", "The first 200 of 300 confusions.", "600"),
+    ]
 
 
 @pytest.mark.slow

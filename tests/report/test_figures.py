@@ -6,8 +6,13 @@ import pytest
 
 from residua.report import figures, line_labels
 from residua.report.arms_figure import render_arms_figure
-from residua.report.depth_figures import render_depth_figure, render_learning_start_figure
-from residua.report.learning_curves import get_error_curve, render_learning_curves
+from residua.report.depth_figures import render_depth_figure
+from residua.report.learning_curves import (
+    average_error_curves,
+    get_error_curve,
+    render_learning_curves,
+)
+from residua.report.learning_start_figure import render_learning_start_figure
 from residua.report.runs import read_study_runs
 from residua.report.tables import average_runs_over_seeds
 from tests.report.fake_records import make_cell, write_study_records
@@ -87,7 +92,7 @@ def test_text_stays_text_and_no_date_is_embedded():
 
 
 def test_every_colour_in_a_page_is_a_css_variable(finished_runs):
-    inks = figures.make_figure_colors(1)
+    inks = figures.map_figure_colors_to_dark(1)
     for svg in (
         render_depth_figure(CELLS, 10),
         render_learning_curves(finished_runs.finished),
@@ -103,7 +108,7 @@ def test_ids_of_two_figures_in_a_page_never_clash():
         set(
             re.findall(
                 r'id="([^"]+)"',
-                figures.inline_svg(svg, prefix, "A figure", figures.make_figure_colors(2)),
+                figures.inline_svg(svg, prefix, "A figure", figures.map_figure_colors_to_dark(2)),
             )
         )
         for prefix in "ab"
@@ -132,7 +137,14 @@ def test_overlapping_labels_are_spread_and_keep_their_order(heights):
 
 def test_a_tick_too_close_to_another_is_not_labelled():
     assert line_labels.hide_crowded_labels([20, 56, 110]) == ["20", "56", "110"]
-    assert line_labels.hide_crowded_labels([107, 110, 1202]) == ["107", "", "1202"]
+    assert line_labels.hide_crowded_labels([107, 110, 1202]) == ["107", "", "1,202"]
+    depths = [20, 110, 164, 302, 602, 1001, 1202]
+    assert line_labels.hide_crowded_labels(depths, 380) == [
+        *("20", "110", "164", "302", "602", "", "1,202")
+    ]
+    assert line_labels.hide_crowded_labels(depths, 130) == [
+        *("20", "110", "", "302", "", "", "1,202")
+    ]
 
 
 def test_a_last_line_averaged_over_few_steps_is_not_drawn(finished_runs):
@@ -149,11 +161,12 @@ def test_a_last_line_averaged_over_few_steps_is_not_drawn(finished_runs):
 def test_points_show_their_values_on_hover(finished_runs):
     svg = render_depth_figure(average_runs_over_seeds(finished_runs), 10)
     assert (
-        "<title>residual, 20 layers: test error 2.5 ± 0.7 %, training error 0.5 ± 0.7 %; 2 "
-        "seeds</title>" in svg
+        "<title>residual, 20 layers: test error 2.5 % (2.0 to 3.0 %), training error 0.5 % (0.0 to "
+        "1.0 %); 2 seeds</title>" in svg
     )
-    assert "<title>plain, 20 layers, seed 0: test error 6.0 %</title>" in render_learning_curves(
-        finished_runs.finished
+    assert (
+        "<title>residual, 20 layers: test error 2.5 % at the end; 2 seeds</title>"
+        in render_learning_curves(finished_runs.finished)
     )
     assert "<title>" not in render_depth_figure(
         average_runs_over_seeds(finished_runs), 10, figures.PHONE_WIDTH
@@ -199,3 +212,57 @@ def test_more_arms_than_colours_are_still_distinguishable():
         len({(figures.pick_series_color(i), figures.pick_series_marker(i)) for i in range(11)})
         == 11
     )
+
+
+def test_curves_are_the_mean_over_seeds_and_their_range(finished_runs):
+    residual = [run for run in finished_runs.finished if run.family == "resnet"]
+    curve = average_error_curves(residual, "dev_error")
+    assert curve.steps == [100, 180, 200]
+    assert curve.means == pytest.approx([46.25, 11.25, 2.5])
+    assert curve.lowest == pytest.approx([46.0, 10.8, 2.0])
+    assert curve.highest == pytest.approx([46.5, 11.7, 3.0])
+
+
+def test_a_step_that_one_seed_did_not_measure_is_in_no_mean(finished_runs):
+    first, second = [run for run in finished_runs.finished if run.family == "resnet"]
+    shorter = replace(second, metric_lines=second.metric_lines[1:])
+    assert average_error_curves([first, shorter], "dev_error").steps == [180, 200]
+
+
+def test_only_lower_bounds_have_open_markers():
+    cell = replace(make_cell("plain", 20, 0.1, 0.1), measured_every=20, steps=242)
+    learned = replace(cell, learned_seeds=1, first_learned_step=40)
+    bound = replace(cell, depth=56, learned_seeds=0, first_learned_step=242)
+    open_marker = f"fill: {figures.PAPER_COLOR}"
+    assert open_marker not in render_learning_start_figure([learned, replace(learned, depth=56)])
+    assert open_marker in render_learning_start_figure([learned, bound])
+
+
+@pytest.mark.parametrize(("arms", "panels"), [(4, 1), (5, 2)])
+def test_many_nets_have_a_panel_for_each_error(arms, panels):
+    cells = [make_cell(f"net {i}", depth, 0.1, 0.2) for i in range(arms) for depth in (20, 56)]
+    written = list_svg_texts(render_depth_figure(cells, 10))
+    assert written.count("depth (weight layers)") == panels
+    assert written.count("net 0") == 1
+
+
+def compute_contrast(color, other):
+    """The contrast ratio of two colors, by the formula of WCAG 2.1."""
+
+    def luminance(hex_color):
+        parts = [int(hex_color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(color), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("num_depths", [1, 2, 5, 9])
+def test_labels_in_the_color_of_their_line_can_be_read(num_depths):
+    inks = figures.SERIES_COLORS | figures.map_depth_colors_to_dark(num_depths)
+    inks[figures.MUTED_COLOR] = figures.BASE_COLORS[figures.MUTED_COLOR]
+    dark_paper = figures.BASE_COLORS[figures.PAPER_COLOR]
+    for light, dark in inks.items():
+        assert compute_contrast(light, figures.PAPER_COLOR) >= 4.5, light
+        assert compute_contrast(dark, dark_paper) >= 4.5, dark

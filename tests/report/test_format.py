@@ -5,7 +5,6 @@ from residua.report.format import (
     format_confidence_interval,
     format_counted_noun,
     format_duration,
-    format_exact_percent,
     format_percent,
     format_percent_number,
     format_percent_number_with_sd,
@@ -13,6 +12,7 @@ from residua.report.format import (
     format_points,
     format_quantities,
     format_quantity,
+    format_shortest_percent,
     format_three_digits,
     join_with_and,
     make_percent_nonbreaking,
@@ -39,7 +39,7 @@ def test_a_number_in_a_table_has_no_percent_sign():
 
 
 def test_a_setting_is_printed_without_rounding_and_without_trailing_zeros():
-    assert [format_exact_percent(share) for share in (0.2, 0.07, 0.0025)] == [
+    assert [format_shortest_percent(share) for share in (0.2, 0.07, 0.0025)] == [
         "20 %",
         "7 %",
         "0.25 %",

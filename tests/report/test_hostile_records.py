@@ -14,7 +14,8 @@ from residua.report.evaluation_page import EVALUATION_RECORD, read_evaluation
 from residua.report.lesion import LESION_RECORD, read_lesion_study
 from residua.report.runs import read_study_runs
 from residua.report.signals_record import SIGNALS_RECORD, read_signals_record
-from residua.report.signals_summary import describe_signals_answer, describe_signals_findings
+from residua.report.signals_summary import describe_signals_findings
+from residua.report.signals_verdict import describe_signals_lead
 from residua.report.study import make_study_results, read_study_summary
 from tests.cli_runner import run_cli
 from tests.report.fake_records import RECIPE, write_page, write_study_records
@@ -83,7 +84,7 @@ def report_study(folder):
 
 def report_signals(folder):
     signals = read_signals_record(folder / SIGNALS_RECORD)
-    describe_signals_answer(signals)
+    describe_signals_lead(signals)
     describe_signals_findings(signals)
 
 
@@ -164,7 +165,7 @@ def test_a_part_of_run_json_with_the_wrong_form_is_named(tmp_path, key, value, r
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"step": 1, "dev_error": "low"}', "dev_error is 'low' in a row, not a number"),
+        ('{"step": 1, "dev_error": "low"}', "in one row, dev_error is 'low', not a number"),
         ('{"step": 1, "dev_error": 7}', "dev_error is 7, which is not in [0, 1]"),
         ('{"step": true}', "is not a row of metrics"),
         ("[" * 1000, "nested more than 64"),

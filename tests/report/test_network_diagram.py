@@ -9,6 +9,7 @@ import pytest
 from residua.cli.main import main
 from residua.config.papers import network
 from residua.config.plan import plan
+from residua.report.block_drawing import render_block
 from residua.report.diagram_svg import DIAGRAM_WIDTH
 from residua.report.network_diagram import fold_identical_units, render_network_diagram
 
@@ -176,3 +177,28 @@ def test_the_show_command_writes_the_diagram_to_a_file(tmp_path, capsys):
     picture = ET.parse(tmp_path / "net.svg").getroot()
     assert picture.get("aria-label") == "cifar-preresnet20: 20 layers, 269,722 parameters"
     assert len(find_by_class(picture, "unit")) > 3
+
+
+@pytest.mark.parametrize(
+    ("name", "bottom"),
+    [
+        ("cifar-plain20", "H(x)"),
+        ("cifar-resnet20", "F(x) + x"),
+        ("cifar-preresnet164", "F(x) + x"),
+        ("cifar-resnet20,join=constant", "0.5 x + 0.5 F"),
+    ],
+)
+def test_the_drawing_of_a_block_has_a_box_for_each_layer_inside_its_frame(name, bottom):
+    unit = plan(network(name)).units[-1]
+    drawing = ET.fromstring(render_block(unit, "test"))
+    drawn = [group.get("class") for group in drawing.iter("g") if group.find("rect") is not None]
+    assert drawn == [layer.op for layer in unit.lead + unit.branch + unit.after]
+    width, height = map(float, drawing.get("viewBox").split()[2:])
+    for box in drawing.iter("rect"):
+        x, y, box_width, box_height = (float(box.get(key)) for key in ("x", "y", "width", "height"))
+        assert 0 <= x <= x + box_width <= width
+        assert 0 <= y <= y + box_height <= height
+    texts = [text.text for text in drawing.iter("text")]
+    assert texts[0] == "x"
+    assert bottom in texts
+    assert ("identity" in texts) == (unit.shortcut is not None)

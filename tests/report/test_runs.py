@@ -140,7 +140,8 @@ def test_a_record_of_another_format_is_refused(tmp_path):
     head.write_text(head.read_text().replace('"format": 1', '"format": 0', 1))
     with pytest.raises(
         RecordError,
-        match=r"cifar-resnet20-seed1/run\.json has format 0; this version reads format 1",
+        match=r"cifar-resnet20-seed1/run\.json has format 0, but this version of residua "
+        r"reads format 1",
     ):
         read_study_runs(tmp_path)
 
@@ -148,7 +149,9 @@ def test_a_record_of_another_format_is_refused(tmp_path):
 def test_a_study_of_another_format_is_refused(tmp_path):
     write_study_records(tmp_path, {"cifar-resnet20": [(0.01, 0.05)]})
     (tmp_path / "study.json").write_text('{"format": 2, "arms": []}')
-    with pytest.raises(RecordError, match=r"study\.json has format 2; this version reads format 1"):
+    with pytest.raises(
+        RecordError, match=r"study\.json has format 2, but this version of residua reads format 1"
+    ):
         read_study_runs(tmp_path)
 
 

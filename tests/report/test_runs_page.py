@@ -11,7 +11,8 @@ from residua.report.run_settings import list_differing_settings
 from residua.report.runs_figure import MAX_DRAWN_RUNS, read_curves_by_data
 from residua.report.runs_page import (
     PAGE_MARK,
-    describe_best_runs,
+    choose_best_runs,
+    describe_first_best_run,
     make_sort_key,
     number_runs,
     write_runs_page,
@@ -143,12 +144,15 @@ def test_the_best_run_is_chosen_by_its_dev_error(run_folder):
     path.write_text(json.dumps(content))
     runs, _ = list_runs(run_folder)
     numbers = {id(run): number for number, run in number_runs(runs).items()}
-    [sentence] = describe_best_runs(runs, numbers)
+    first = describe_first_best_run(choose_best_runs(runs), numbers)
     low, high = wilson_interval(359 - 36, 359)
-    assert sentence.endswith(
-        f"with 90.0 % of the test images right (95 % CI {100 * low:.1f}–{100 * high:.1f} %)."
+    assert first["number"] == "90.0\N{NO-BREAK SPACE}%"
+    assert (
+        first["label"]
+        .replace("\N{NO-BREAK SPACE}", " ")
+        .endswith(f"95 % CI {100 * low:.1f}–{100 * high:.1f} %")
     )
-    assert describe_best_runs([], {}) == ["No run is finished yet."]
+    assert describe_first_best_run([], {})["lead"] == "No run is finished yet."
 
 
 def test_the_page_names_all_runs_and_what_is_not_listed(run_folder):
@@ -183,7 +187,9 @@ def test_a_name_is_text_on_the_page_and_never_markup(tmp_path):
 def test_a_page_of_others_is_never_replaced(run_folder):
     page = run_folder / "index.html"
     page.write_text("<html>mine</html>")
-    with pytest.raises(UsageError, match="is not a page of residua runs, so it is not replaced"):
+    with pytest.raises(
+        UsageError, match="was not written by the command residua runs, so it is not"
+    ):
         write_page(run_folder)
     assert page.read_text() == "<html>mine</html>"
     page.write_text(PAGE_MARK)

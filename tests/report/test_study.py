@@ -1,5 +1,8 @@
+import csv
 import json
 import re
+from base64 import b64decode
+from io import StringIO
 
 import pytest
 
@@ -35,7 +38,7 @@ def test_the_page_loads_nothing_and_shows_no_nan(study_folder):
     assert not re.search(r"\b(nan|inf|None|undefined)\b", words)
     assert not re.search(r"\bnan\b", html)
     assert not re.search(
-        r'(src|href)="(?!#|results\.json")[^"]*"', re.sub(r'xlink:href="#', 'href="#', html)
+        r'(src|href)="(?!#|data:|results\.json")[^"]*"', re.sub(r'xlink:href="#', 'href="#', html)
     )
 
 
@@ -45,14 +48,16 @@ def test_the_page_starts_with_the_answer_and_shows_mean_and_spread(study_folder)
         html.index(part)
         for part in (
             "<h1>Do deeper networks train?",
+            '<p class="number">81.0\N{NO-BREAK SPACE}%',
             'class="lead"',
-            "<figure>",
-            "<table>",
+            '<svg class="depth wide"',
+            'class="drawing"',
+            '<table class="changes">',
+            '<table class="results">',
             "How it was measured",
         )
     ]
     assert order == sorted(order)
-    assert "81.0 ± 1.4" in html
     assert "269,434" in html
     assert "CPU, x86_64, 1 thread, fp32" in html
     assert "residua 0.1.0, torch 2.13.0, python 3.11.2" in html
@@ -138,18 +143,19 @@ def test_records_are_read_and_averaged_once_per_report(study_folder, monkeypatch
     assert len(calls) == 2
 
 
-def test_one_run_has_a_page_of_its_own(tmp_path):
+def test_a_study_of_one_run_shows_its_errors(tmp_path):
     write_run_record(tmp_path / "one", "cifar-resnet20", 0.008, 0.017)
     html = write_page(tmp_path / "one").read_text()
     assert "How well does cifar-resnet20 train?" in html
-    assert "nothing to compare" in html
+    assert '<p class="number">1.7\N{NO-BREAK SPACE}%<small>test error of the residual net' in html
     assert not (tmp_path / "one" / "figures" / "depth.svg").exists()
 
 
 def test_a_run_without_measurements_has_a_page_without_figures(tmp_path):
     write_run_record(tmp_path / "one", "cifar-resnet20", 0.008, 0.017)
     (tmp_path / "one" / "metrics.jsonl").unlink()
-    assert "<figure>" not in write_page(tmp_path / "one").read_text()
+    html = write_page(tmp_path / "one").read_text()
+    assert "wide" not in " ".join(re.findall(r'<svg class="(.*?)"', html))
 
 
 def test_names_from_records_are_escaped(study_folder):
@@ -158,7 +164,7 @@ def test_names_from_records_are_escaped(study_folder):
     head = study_folder / "runs" / "cifar-plain20-seed0" / "run.json"
     head.write_text(head.read_text().replace("cifar-plain20", "cifar-<i>20"))
     html = write_page(study_folder).read_text()
-    assert "<script" not in html
+    assert "<script>alert" not in html
     assert "<i>" not in html
 
 
@@ -184,16 +190,55 @@ def test_a_browser_draws_every_figure_without_errors(study_folder, tmp_path):
     for figure in ("depth", "start", "curves"):
         for size in ("wide", "narrow"):
             assert f'<svg class="{figure} {size}"' in document
-    points = re.findall(r'<g class="tip"><title>([^<]*)</title>', document)
+    points = re.findall(r'<g class="tip" data-tip="([^"]*)"', document)
     assert (
-        "plain, 56 layers: test error 85.5 ± 0.7 %, training error 81.0 ± 1.4 %; 2 seeds" in points
+        "plain, 56 layers: test error 85.5 % (85.0 to 86.0 %), training error 81.0 % (80.0 to "
+        "82.0 %); 2 seeds" in points
     )
     assert len(points) == len(set(points))
 
 
-def test_the_table_shows_intervals_gaps_and_first_learned_steps(study_folder):
+def test_each_kind_of_block_is_drawn_once_and_says_its_nets(study_folder):
     html = write_page(study_folder).read_text()
-    assert "<td>81.0 ± 1.4<small>CI ± 12.7</small></td>" in html
+    drawings = re.findall(r'<svg[^>]*class="drawing"[^>]*aria-label="([^"]*)"', html)
+    plain = "weight 3×3, BN, ReLU, weight 3×3, BN"
+    assert drawings == [
+        f"Block of plain nets: {plain}, then ReLU",
+        f"Block of residual and residual (shortcut=project) nets: {plain}, joined with x by +, "
+        "then ReLU",
+    ]
+
+
+def test_the_page_holds_its_figures_and_numbers_as_files(study_folder):
+    html = write_page(study_folder).read_text()
+    links = re.findall(r'download="([^"]*)" href="data:[^,]*;base64,([^"]*)"', html)
+    files = {name: b64decode(content).decode() for name, content in links}
+    assert files["results.json"] == (study_folder / "results.json").read_text()
+    assert files["depth.svg"] == (study_folder / "figures" / "depth.svg").read_text()
+    rows = list(csv.DictReader(StringIO(files["results.csv"])))
+    cells = make_study_results(read_study_summary(study_folder))["cells"]
+    assert [float(row["test_error"]) for row in rows] == [cell["test_error"] for cell in cells]
+
+
+def test_the_findings_of_each_net_are_a_row(study_folder):
+    html = write_page(study_folder).read_text()
+    [table] = re.findall(r'<table class="changes">(.*?)</table>', html, re.DOTALL)
+    rows = [
+        [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    ]
+    assert rows[1] == [
+        *("Plain", "Degradation", "20 → 56", "2.5 → 81.0", "5.5 → 85.5"),
+        "100 → &gt; 200",
+    ]
+    assert rows[2] == ["Residual", "–", "20", "1.1", "2.1", "100"]
+
+
+def test_the_table_shows_ranges_intervals_gaps_and_first_learned_steps(study_folder):
+    write_run_record(study_folder / "runs" / "third", "cifar-resnet20", 0.013, 0.022, seed=2)
+    html = write_page(study_folder).read_text()
+    assert "<td>81.0<small>80.0 to 82.0</small></td>" in html  # two seeds
+    assert "<td>1.2 ± 0.2<small>CI ± 0.4</small></td>" in html  # three
     assert "steps to<br>80\N{NO-BREAK SPACE}%" in html
     assert "<td>&gt; 200</td>" in html
     assert '<th scope="row">56<small>at chance</small></th>' in html

@@ -183,7 +183,7 @@ def test_a_result_without_a_test_error_is_reported_as_damaged(tmp_path):
     head.write_text(head.read_text().replace("test_error", "tost_error"))
     with pytest.raises(
         RecordError,
-        match=r"contains no finished run: a: run\.json is damaged: it lacks 'test_error'",
+        match=r"contains no finished run: in a, run\.json is damaged: it lacks 'test_error'",
     ):
         read_study_runs(tmp_path)
 

@@ -33,8 +33,8 @@ def test_a_slow_start_is_reported_with_its_steps_and_with_the_arms_that_avoid_it
     )
     assert describe_slow_starts(arms, 10) == [
         "Slow start: deeper original nets start learning later. Steps until training error is "
-        "below 80 %, measured every 20 steps: 40 at 110 layers and more than 242 at 1202. "
-        "At 1202 layers the zero-initialised net needs 60: its change removes the slow start."
+        "below 80 %, measured every 20 steps: 40 at 110 layers and more than 242 at 1,202. "
+        "At 1,202 layers the zero-initialised net needs 60: its change removes the slow start."
     ]
 
 
@@ -107,7 +107,7 @@ def test_the_largest_rise_of_test_error_is_reported_at_any_depth():
             make_cell("resnet", 1202, 0.0, 0.20),
         ]
     )
-    assert "Test error rises more, from 5.0 % at 20 layers to 20.0 % at 1202" in text
+    assert "Test error rises more, from 5.0 % at 20 layers to 20.0 % at 1,202" in text
 
 
 def test_an_arm_that_over_fits_less_is_reported():
@@ -120,6 +120,6 @@ def test_an_arm_that_over_fits_less_is_reported():
     )
     assert describe_smaller_gaps(arms) == [
         "Over-fitting: the gap between test and training error of original nets grows from "
-        "6.0 points at 110 layers to 8.0 points at 1202; "
-        "at 1202 layers it is only 4.5 points in the drop-path net."
+        "6.0 points at 110 layers to 8.0 points at 1,202; "
+        "at 1,202 layers it is only 4.5 points in the drop-path net."
     ]

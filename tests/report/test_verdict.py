@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from residua.report.significance import CellComparison, find_largest_rise
+from residua.report.significance import CellComparison, find_largest_significant_rise
 from residua.report.verdict import describe_study_verdict
 from tests.report.fake_records import make_cell
 
@@ -47,8 +47,8 @@ def test_a_rising_test_error_without_a_rising_training_error_is_over_fitting():
         [make_cell("resnet", 110, 0.001, 0.064), make_cell("resnet", 1202, 0.001, 0.079)], 10
     )
     assert resnet.endswith(
-        "Test error rises, from 6.4 % at 110 layers to 7.9 % at 1202, and the gap to training "
-        "error from 6.3 points at 110 layers to 7.8 points at 1202: over-fitting, not a failure "
+        "Test error rises, from 6.4 % at 110 layers to 7.9 % at 1,202, and the gap to training "
+        "error from 6.3 points at 110 layers to 7.8 points at 1,202: over-fitting, not a failure "
         "to optimise."
     )
 
@@ -93,8 +93,8 @@ def test_with_more_comparisons_a_rise_must_be_larger_to_count():
         make_cell("resnet", 20, 0.01, 0.02, 0.004),
         make_cell("resnet", 110, 0.022, 0.02, 0.004),
     ]
-    assert find_largest_rise(pair, "train").is_significant
-    assert not find_largest_rise(
+    assert find_largest_significant_rise(pair, "train").is_significant
+    assert not find_largest_significant_rise(
         [*pair, make_cell("resnet", 302, 0.012, 0.02, 0.004)], "train"
     ).is_significant
 
@@ -208,10 +208,9 @@ def test_indistinguishable_families_among_three_are_reported():
     )
 
 
-def test_one_cell_has_nothing_to_compare():
+def test_of_one_cell_the_errors_are_named():
     assert describe_study_verdict([make_cell("resnet", 20, 0.008, 0.017)], 10) == [
-        "One network was trained, so there is nothing to compare: "
-        "the 20-layer residual net gets 1.7 % test error and 0.8 % training error."
+        "The 20-layer residual net gets 1.7 % test error and 0.8 % training error."
     ]
     assert describe_study_verdict([make_cell("plain", 110, 0.9, 0.9)], 10)[0].endswith(
         "90.0 % training error, which is chance among 10 classes."

@@ -3,8 +3,8 @@
 disagreeing_ranks.py RANK WORLD_SIZE CASES    run the cases of a JSON file one after the other
 
 A case is {"name", "port", "arguments": one list per rank, "versions": {rank: {package: version}},
-"kill": [rank, step]}.  Each rank writes NAME.RANK.json next to CASES: exit code, standard error,
-and the time at which it ended.
+"kill": [rank, step], "environment": more variables}.  Each rank writes NAME.RANK.json next to
+CASES: exit code, standard error, and the time at which it ended.
 """
 
 import io
@@ -32,6 +32,7 @@ def run_case(case, rank, world_size):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(case["port"]),
     }
+    environment = case.get("environment", {})
     versions = case.get("versions", {}).get(str(rank), {})
     version, add_step = rank_agreement.__version__, TrainingProgress.add_step
 
@@ -45,6 +46,7 @@ def run_case(case, rank, world_size):
         patch.object(rank_agreement, "__version__", versions.get("residua", version)),
         patch.object(torch, "__version__", versions.get("torch", torch.__version__)),
         patch.object(TrainingProgress, "add_step", add_step_or_die),
+        patch.dict(os.environ, environment),
         redirect_stderr(errors),
         redirect_stdout(io.StringIO()),
     ):

@@ -307,27 +307,6 @@ def test_ctrl_c_stops_all_processes_at_a_checkpoint(tmp_path):
     assert checkpoint.name == f"step-{int(found[1]):09}.safetensors"
 
 
-def test_an_indivisible_batch_is_refused_with_one_line_by_rank_0(tmp_path):
-    done, _ = wait_for_torchrun(
-        start_torchrun(
-            tmp_path / "logs",
-            "-m",
-            "residua",
-            *TRAIN_COMMAND,
-            "--set=batch_size=63",
-            f"--out={tmp_path / 'run'}",
-        )
-    )
-    assert not done
-    sentence = (
-        "residua: a batch of 63 cannot be split evenly over 2 processes: "
-        "choose batch_size=62 or batch_size=64\n"
-    )
-    assert read_log(tmp_path / "logs", 0) == sentence
-    assert read_log(tmp_path / "logs", 1) == ""
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("batch_size", "parts", "size", "sentence"),
     [

@@ -36,6 +36,7 @@ def make_cases(folder):
     digits, sized = train("digits", 2, *out), ["--size", "16", *out]
     fast, other_recipe = [*digits, "--set", "schedule.lr=0.5"], [*digits, "--recipe", "fast"]
     lying = {"residua": "0.0.1"}
+    torchrun = {"TORCHELASTIC_RUN_ID": "none"}  # by which a process knows who started it
     cases = {
         "seed": ([digits, [*digits, "--seed", "1"]], {}),
         "rate": ([digits, digits, fast], {}),
@@ -50,6 +51,10 @@ def make_cases(folder):
         "no data": ([digits, train(folder / "absent", 2, *out)], {}),
         "no data on rank 0": ([train(folder / "absent", 2, *out), digits, digits], {}),
         "argument": ([digits, [*digits, "--steps", "two"]], {}),
+        "odd batch": (
+            [[*digits, "--set", "batch_size=63"]] * 2,
+            {"environment": torchrun},
+        ),
         "all alike": ([[*digits, "--seed", "-1"]] * 2, {}),
         "moved": ([train(photos, 2, *sized), train(moved, 2, *sized)], {}),
         "evaluate": ([["evaluate", str(folder / "run"), str(d)] for d in (photos, changed)], {}),
@@ -148,6 +153,15 @@ def test_a_rank_with_invalid_arguments_is_not_waited_for(outcomes):
         "residua: rank 1 stopped: its arguments are invalid"
     )
     assert "--steps: two is not a whole number" in last_line(outcomes["argument"][1])
+
+
+def test_under_torchrun_an_error_of_all_ranks_is_printed_by_rank_0_alone(outcomes):
+    sentence = (
+        "residua: a batch of 63 cannot be split evenly over 2 processes: "
+        "choose batch_size=62 or batch_size=64\n"
+    )
+    assert [outcome["stderr"] for outcome in outcomes["odd batch"].values()] == [sentence, ""]
+    assert all(outcome["code"] == 2 for outcome in outcomes["odd batch"].values())
 
 
 def test_ranks_end_together(outcomes):

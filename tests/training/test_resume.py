@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from residua.cli.main import main
 from residua.config.dataset import get_dataset
 from residua.config.papers import network
 from residua.config.recipe import recipe
@@ -344,16 +345,13 @@ def test_resuming_on_a_changed_data_set_is_refused(tmp_path, monkeypatch):
         )
 
 
-TRAIN_COMMAND = [
-    sys.executable,
-    "-m",
-    "residua",
+TRAIN_ARGUMENTS = [
     "train",
     "digits",
     "--model",
-    "cifar-resnet20",
+    "cifar-resnet8",
     "--steps",
-    "120",
+    "200",
     "--precision",
     "fp32",
 ]
@@ -362,7 +360,7 @@ TRAIN_COMMAND = [
 def start_training(folder):
     """Start a training process, and wait until it has written its first metrics line."""
     process = subprocess.Popen(
-        [*TRAIN_COMMAND, "--resume", "--out", str(folder)],
+        [sys.executable, "-m", "residua", *TRAIN_ARGUMENTS, "--resume", "--out", str(folder)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -386,23 +384,16 @@ def test_a_run_stopped_by_ctrl_c_can_be_resumed(tmp_path):
     assert "Traceback" not in errors
     assert "repeat the command with --resume and --out" in errors.splitlines()[-1]
     assert list_checkpoints(tmp_path / "r" / "checkpoints")
-    subprocess.run(
-        [*TRAIN_COMMAND, "--resume", "--out", str(tmp_path / "r")], check=True, capture_output=True
-    )
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["result"]["steps"] == 120
+    assert main([*TRAIN_ARGUMENTS, "--resume", "--out", str(tmp_path / "r")]) == 0
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["result"]["steps"] == 200
 
 
-def test_a_killed_run_can_be_resumed(tmp_path):
+def test_a_killed_run_can_be_resumed(tmp_path, capsys):
     process = start_training(tmp_path / "r")
     process.kill()
     process.communicate(timeout=60)
-    done = subprocess.run(
-        [*TRAIN_COMMAND, "--resume", "--json", "--out", str(tmp_path / "r")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert json.loads(done.stdout)["steps"] == 120
+    assert main([*TRAIN_ARGUMENTS, "--resume", "--json", "--out", str(tmp_path / "r")]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 200
 
 
 def test_a_full_disk_gives_a_one_line_error_and_loses_nothing(tmp_path):
@@ -412,9 +403,9 @@ def test_a_full_disk_gives_a_one_line_error_and_loses_nothing(tmp_path):
         "from residua.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     run = Run(
-        network("cifar-resnet20", input=(1, 8, 8)),
+        network("cifar-resnet8", input=(1, 8, 8)),
         "digits",
-        recipe("small").with_duration(steps=120),
+        recipe("small").with_duration(steps=200),
     )
     with pytest.raises(Interrupted):
         train_run(
@@ -422,7 +413,7 @@ def test_a_full_disk_gives_a_one_line_error_and_loses_nothing(tmp_path):
         )
     before = {path: path.read_bytes() for path in (tmp_path / "r").rglob("*.safetensors")}
     assert len(before) == 2
-    arguments = [*TRAIN_COMMAND[3:], "--resume", "--out", str(tmp_path / "r")]
+    arguments = [*TRAIN_ARGUMENTS, "--resume", "--out", str(tmp_path / "r")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

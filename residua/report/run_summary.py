@@ -1,0 +1,159 @@
+"""Text on a single run: its accuracy, and whether its numbers show over-fitting."""
+
+from math import hypot
+
+from residua.config.evaluation_results import wilson_interval
+from residua.report.format import (
+    PRECISE_IMAGE_COUNT,
+    format_counted_noun,
+    format_percent,
+    format_percent_number,
+    format_points,
+    format_three_digits,
+)
+from residua.report.recorded_run import MAX_IMAGES, FinishedRun
+from residua.report.significance import CHANCE_SHARE
+
+RISEN_LOSS = 1.05  # our choice: a dev loss this many times its lowest value has risen
+
+
+def describe_test_accuracy(run: FinishedRun) -> tuple[str, str]:
+    """Describe the share of right test images, and what it counts, with its 95 % interval."""
+    count, error = run.result.test_images, run.result.test_error
+    if count is None:
+        return f"{format_percent_number(1 - error)} %", "of the test images are right"
+    digits = choose_percent_digits(run)
+    low, high = get_test_error_interval(run)
+    interval = f"95 % interval {100 * (1 - high):.{digits}f} to {100 * (1 - low):.{digits}f} %"
+    images = format_counted_noun(count, "test image")
+    return f"{format_percent_number(1 - error, digits)} %", f"of {images} are right, {interval}"
+
+
+def choose_percent_digits(run: FinishedRun) -> int:
+    """Choose the number of decimals of a percentage: two if there are many test images."""
+    return 2 if (run.result.test_images or 0) >= PRECISE_IMAGE_COUNT else 1
+
+
+def get_test_error_interval(run: FinishedRun) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of the test error, or the error if the count is unknown."""
+    count, error = run.result.test_images, run.result.test_error
+    return wilson_interval(round(error * count), count) if count else (error, error)
+
+
+def get_final_train_error(run: FinishedRun) -> float:
+    """Return the training error without augmentation, with re-estimated BN if measured."""
+    reestimated = run.result.train_error_reestimated
+    return run.result.train_error if reestimated is None else reestimated
+
+
+def count_training_images(run: FinishedRun) -> int | None:
+    """Count the training images from the batch size and the epochs; None if they are not recorded.
+
+    Records hold the number of dev and test images, but not that of training images.
+    """
+    batch_size = run.recipe.get("batch_size")
+    for row in reversed(run.metric_lines):
+        epoch, step = row.get("epoch"), row.get("step")
+        if isinstance(batch_size, int) and epoch and step:
+            count = round(step * batch_size / epoch)
+            return count if 1 <= count <= MAX_IMAGES else None
+    return None
+
+
+def get_train_error_interval(run: FinishedRun) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of the training error, or the error without a count."""
+    count, error = count_training_images(run), get_final_train_error(run)
+    return wilson_interval(round(error * count), count) if count else (error, error)
+
+
+def compute_gap_interval(run: FinishedRun) -> tuple[float, float]:
+    """Compute the 95 % interval of test error minus training error, by Newcombe's method 10 (1998).
+
+    It combines the Wilson intervals of two independent proportions.
+    """
+    train, test = get_final_train_error(run), run.result.test_error
+    train_low, train_high = get_train_error_interval(run)
+    test_low, test_high = get_test_error_interval(run)
+    return (
+        test - train - hypot(test - test_low, train_high - train),
+        test - train + hypot(test_high - test, train - train_low),
+    )
+
+
+def describe_over_fitting(run: FinishedRun) -> str:
+    """Write a sentence that compares the training error with the test error."""
+    train, test = get_final_train_error(run), run.result.test_error
+    digits = choose_percent_digits(run)
+    chance = 1 - 1 / run.num_classes
+    if run.num_classes > 1 and test >= CHANCE_SHARE * chance:
+        return (
+            f"It does no better than guessing: the test error is {format_percent(test, digits)}, "
+            f"and guessing among {run.num_classes} classes gives {format_percent(chance, digits)}."
+        )
+    errors = (
+        f"the training error is {format_percent(train, digits)}, "
+        f"the test error {format_percent(test, digits)}"
+    )
+    if run.result.test_images is None:
+        gap = f"a gap of {format_points(test - train)}" if test >= train else "no gap"
+        return f"{errors.capitalize()}: {gap}."
+    low, high = compute_gap_interval(run)
+    verdict = "No over-fitting is measurable"
+    if low > 0 or high < 0:
+        verdict = "It over-fits" if low > 0 else "No over-fitting"
+    return (
+        f"{verdict}: {errors}, {format_points(abs(test - train))} "
+        f"{'higher' if test >= train else 'lower'} "
+        f"(95 % interval of the gap {100 * low:.1f} to {100 * high:.1f})."
+    )
+
+
+def describe_late_training(run: FinishedRun) -> str:
+    """Write a sentence if the dev loss rose after its minimum and the training loss fell; or "".
+
+    Both losses must be recorded at both points.
+    """
+    rows = [
+        row
+        for row in run.metric_lines
+        if row.get("dev_loss") is not None and row.get("loss") is not None
+    ]
+    if not rows:
+        return ""
+    best, last = min(rows, key=lambda row: row["dev_loss"] or 0.0), rows[-1]
+    best_loss, last_loss = best["dev_loss"] or 0.0, last["dev_loss"] or 0.0
+    train_before, train_after = best["loss"] or 0.0, last["loss"] or 0.0
+    if last_loss <= RISEN_LOSS * best_loss or train_after >= train_before:
+        return ""
+    share = (best["step"] or 0.0) / run.result.steps
+    errors = ""
+    if best.get("dev_error") is not None and last.get("dev_error") is not None:
+        before, after = best["dev_error"] or 0.0, last["dev_error"] or 0.0
+        errors = f"; the dev error went from {format_percent(before)} to {format_percent(after)}"
+    return (
+        f"After {format_percent(share, 0)} of training the dev loss rose, from "
+        f"{format_three_digits(best_loss)} to {format_three_digits(last_loss)}, while the "
+        f"training loss fell from {format_three_digits(train_before)} to "
+        f"{format_three_digits(train_after)}{errors}."
+    )
+
+
+def list_error_rows(run: FinishedRun) -> list[tuple[str, str, str, str]]:
+    """List the rows (split, right, 95 % interval, images) of a run's table; shares in percent."""
+    result, digits = run.result, choose_percent_digits(run)
+    splits = [
+        ("training", get_final_train_error(run), count_training_images(run)),
+        ("dev", result.dev_error, result.dev_images),
+        ("test", result.test_error, result.test_images),
+    ]
+    rows = []
+    for name, error, count in splits:
+        interval = ""
+        if count:
+            low, high = wilson_interval(round(error * count), count)
+            interval = "–".join(
+                format_percent_number(share, digits) for share in (1 - high, 1 - low)
+            )
+        right = format_percent_number(1 - error, digits)
+        rows.append((name, right, interval, f"{count:,}" if count else ""))
+    return rows
