@@ -145,7 +145,7 @@ def test_the_input_of_the_network_gives_its_probabilities(classifier, photos):
     probabilities = torch.softmax(scores / classifier.config.temperature, 1)[0]
     label, probability = classifier.predict(path, engine="torch")[0].top[0]
     assert CLASSES[int(probabilities.argmax())] == label
-    assert float(probabilities.max()) == pytest.approx(probability, abs=1e-3)
+    assert float(probabilities.max()) == pytest.approx(probability, abs=0.01)  # bf16 on some CPUs
 
 
 def test_an_evaluation_equals_that_of_the_command_line(classifier, run_folder, photos, capsys):
