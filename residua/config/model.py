@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from math import isfinite, isqrt, nextafter
+from math import isqrt, nextafter
 from typing import Literal
 
 from residua.config.checks import check_range
@@ -15,6 +15,9 @@ Interpolation = Literal["bilinear", "bicubic"]
 # Of one image file; our choice: photographs of phones with 108 megapixels fit.
 MAX_IMAGE_PIXELS = 128_000_000
 MAX_WHITE_LEVEL = 2**31 - 1
+# Beyond these, inputs or probabilities of a network could overflow; all are our choice.
+MIN_STD, MAX_NORMALISER = 1e-6, 1e6
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,12 @@ class ModelConfig:
                 f"{means} means and {len(self.std)} stds do not match: "
                 "give one of each for every channel"
             )
-        if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std, default=1.0) <= 0:
+        if not all(abs(mean) <= MAX_NORMALISER for mean in self.mean) or not all(
+            MIN_STD <= std <= MAX_NORMALISER for std in self.std
+        ):
             raise UsageError(
-                f"means {self.mean} and stds {self.std} are invalid: "
-                "give finite numbers, and stds above 0"
+                f"means {self.mean} and stds {self.std} are invalid: give means of at most "
+                f"{MAX_NORMALISER:,.0f}, and stds from {MIN_STD} to {MAX_NORMALISER:,.0f}"
             )
         if mismatch := explain_channel_mismatch(self.network, means):
             raise UsageError(
@@ -119,10 +124,7 @@ class ModelConfig:
         if self.test_error is not None:
             check_range(self.test_error, "test_error", 0, nextafter(1, 2))
         check_range(self.test_images, "test_images", 0)
-        if not (isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(
-                f"temperature={self.temperature} is invalid: give a finite number above 0"
-            )
+        check_range(self.temperature, "temperature", MIN_TEMPERATURE, MAX_TEMPERATURE)
         check_white_level(self.white_level)
         if self.resize:
             ImagePreprocessing(self.input, self.resize, self.interpolation, self.white_level)

@@ -17,6 +17,7 @@ from residua.config.joins import Add, Join
 from residua.config.size_limits import (
     check_classifier_size,
     check_layer_count,
+    check_stride,
     count_branch_weights,
 )
 from residua.errors import UsageError, unknown_name_error
@@ -192,11 +193,12 @@ class Stage:
     pool: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.width, self.units, self.stride) < 1:
+        if min(self.width, self.units) < 1:
             raise UsageError(
-                f"a stage of width {self.width}, {self.units} units and stride {self.stride} is "
-                "invalid: each must be at least 1"
+                f"a stage of width {self.width} and {self.units} units is invalid: "
+                "each must be at least 1"
             )
+        check_stride(self.stride)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,11 +215,9 @@ class Stem:
 
     def __post_init__(self) -> None:
         require_odd_kernels((self.kernel,))
-        if min(self.width, self.stride) < 1:
-            raise UsageError(
-                f"a stem of width {self.width} and stride {self.stride} is invalid: "
-                "each must be at least 1"
-            )
+        if self.width < 1:
+            raise UsageError(f"a stem of width {self.width} is invalid: it must be at least 1")
+        check_stride(self.stride)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from residua.errors import UsageError
 MAX_LAYERS = 20_000  # of a network; to build so many takes a minute
 MAX_PARAMETERS = 2 * 10**9  # of a network, 8 GB in fp32; our choice, 16 times the papers' largest
 MAX_INPUT_VALUES = 5 * 10**7  # of one image: 4,000 x 4,000 pixels, 3 channels; our choice
+MAX_STRIDE = 1_024  # pixels; our choice
 MAX_NAME_LENGTH = 1_000  # characters, of a network or a class; our choice
 LARGEST_WRITTEN = 10**15  # larger numbers are not written out in messages
 
@@ -24,6 +25,12 @@ def check_layer_count(layers: int) -> None:
             f"a network of {format_number_or_bound(layers)} layers is too deep: "
             f"choose at most {MAX_LAYERS:,}"
         )
+
+
+def check_stride(stride: int) -> None:
+    """Raise UsageError unless 1 <= stride <= MAX_STRIDE."""
+    if not 1 <= stride <= MAX_STRIDE:
+        raise UsageError(f"stride {stride:,} is invalid: give 1 to {MAX_STRIDE:,}")
 
 
 def check_classifier_size(name: str, parameters: int, input_shape: tuple[int, ...]) -> None:

@@ -19,6 +19,7 @@ from residua.data.threads import count_available_cores
 from residua.errors import ImageError
 
 PREDICTION_BATCH_SIZE = 32
+NOT_FINITE = "has probabilities that are not finite: the weights are damaged, or overflow"
 BATCHES_DECODED_AHEAD = 4  # batches decoded or being decoded while one is classified
 
 ItemT = TypeVar("ItemT")
@@ -87,8 +88,8 @@ def predict_images(
     """Yield one prediction per item, in order.
 
     `decode` turns an item into a prediction that has pixels or an error, and `classify` maps images
-    (n, c, h, w) uint8 to probabilities (n, classes).  While a batch is classified, threads decode
-    the next ones.
+    (n, c, h, w) uint8 to probabilities (n, classes); if those of an image are not finite, its
+    prediction has an error.  While a batch is classified, threads decode the next ones.
     """
     images = decode_ahead(items, decode, BATCHES_DECODED_AHEAD * batch_size)
     while batch := list(islice(images, batch_size)):
@@ -97,8 +98,12 @@ def predict_images(
         for image in batch:
             if image.pixels is None:
                 yield image
-            else:
-                yield replace(image, probabilities=next(probabilities))
+                continue
+            of_image = next(probabilities)
+            if of_image.isfinite().all():
+                yield replace(image, probabilities=of_image)
+            else:  # a NaN is no JSON, and would win or lose silently
+                yield replace(image, pixels=None, error=NOT_FINITE)
 
 
 def decode_ahead(

@@ -38,8 +38,10 @@ from residua.errors import UsageError
         ),
         (
             lambda: Stem(width=0),
-            "a stem of width 0 and stride 1 is invalid: each must be at least 1",
+            "a stem of width 0 is invalid: it must be at least 1",
         ),
+        (lambda: Stem(width=1, stride=0), "stride 0 is invalid: give 1 to 1,024"),
+        (lambda: Stage(16, 1, stride=2**63), f"stride {2**63:,} is invalid: give 1 to 1,024"),
         (
             lambda: Order("weight bn rellu", "weight"),
             "there is no operation 'rellu': did you mean 'relu'?",
@@ -64,7 +66,7 @@ from residua.errors import UsageError
         ),
         (
             lambda: Stage(16, 0),
-            "a stage of width 16, 0 units and stride 1 is invalid: each must be at least 1",
+            "a stage of width 16 and 0 units is invalid: each must be at least 1",
         ),
     ],
 )

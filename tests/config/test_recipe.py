@@ -55,9 +55,7 @@ def test_epochs_are_converted_to_steps():
 
 def test_a_recipe_lasts_for_steps_or_for_epochs():
     for length in ({}, {"steps": 3, "epochs": 2.0}, {"steps": -1}):
-        with pytest.raises(
-            UsageError, match="are invalid: give one of them above 0, and leave"
-        ):
+        with pytest.raises(UsageError, match="are invalid: give one of them above 0, and leave"):
             Recipe(name="r", schedule=StepDecay(), **length)
 
 

@@ -139,3 +139,18 @@ def test_top_returns_at_most_the_existing_classes():
     one = Prediction(None, None, torch.tensor([0.2, 0.5, 0.3]))
     assert [k for k, _ in one.top_classes(2)] == [1, 2]
     assert [p for _, p in one.top_classes(9)] == pytest.approx([0.5, 0.3, 0.2])
+
+
+def test_probabilities_that_are_not_finite_are_an_error_of_their_image_alone(tmp_path):
+    paths = [write_grey_image(tmp_path / f"{i}.png", i) for i in range(3)]
+
+    def classify(pixels):
+        probabilities = classify_by_level(pixels)
+        probabilities[pixels[:, 0, 0, 0] == 1] = float("nan")
+        return probabilities
+
+    found = list(predict_files(paths, classify, SMALL_VIEW))
+    assert [one.top_classes(1) for one in found] == [[(0, 1.0)], [], [(2, 1.0)]]
+    assert found[1].error == (
+        "has probabilities that are not finite: the weights are damaged, or overflow"
+    )

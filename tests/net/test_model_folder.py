@@ -160,8 +160,11 @@ def test_truncated_weights_are_reported(model_folder):
         ),
         (
             {"std": [0]},
-            "means (0.5,) and stds (0.0,) are invalid: give finite numbers, and stds above 0",
+            "means (0.5,) and stds (0.0,) are invalid: give means of at most 1,000,000, and stds "
+            "from 1e-06 to 1,000,000",
         ),
+        ({"std": [1e-320]}, "means (0.5,) and stds (1e-320,) are invalid"),
+        ({"temperature": 1e-320}, "temperature=1e-320 is invalid: it must be at least 1e-06"),
         (
             {"mean": [float("nan")]},
             "config.json is damaged: it contains NaN, which is not a finite number",
