@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.studies.in_process import train_studies_in_this_process
+
 
 @pytest.fixture(scope="session")
 def real_data_folder():
@@ -35,4 +37,11 @@ def write_no_run_pages(request):
     no_pages = {"page": None, "evaluation_page": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("residua.cli.train.write_run_pages", lambda *args, **keywords: no_pages)
+        yield
+
+
+@pytest.fixture
+def studies_in_this_process():
+    """For tests of what a study trains, not of how its worker processes work together."""
+    with train_studies_in_this_process():
         yield

@@ -41,7 +41,7 @@ from residua.record import RunRecord
 from residua.report import study
 from residua.report.runs import read_study_runs
 from residua.study_records import pack_runs
-from residua.training.checkpoint import load_newest_intact, write_checkpoint
+from residua.training.checkpoint import load_newest_and_delete_damaged, write_checkpoint
 from tests.report.fake_records import write_study_records
 
 
@@ -128,12 +128,12 @@ def write_old_steps(folder):
 
 
 def write_next_step(folder):
-    _, scalars, _ = load_newest_intact(folder / "checkpoints")
+    _, scalars, _ = load_newest_and_delete_damaged(folder / "checkpoints")
     write_step(folder, int(scalars["step"]) + 1)
 
 
 def read_newest_step(folder):
-    groups, scalars, warnings = load_newest_intact(folder / "checkpoints")
+    groups, scalars, warnings = load_newest_and_delete_damaged(folder / "checkpoints")
     assert groups["net"]["w"].eq(scalars["step"]).all()
     assert not warnings
     return "old" if scalars["step"] == 2 else "new"

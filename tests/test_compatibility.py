@@ -116,6 +116,7 @@ def test_a_study_is_reported_with_the_same_cells(capsys, old_files):
         assert {key: cell[key] for key in expected_cell} == expected_cell
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_study_goes_on_with_a_run_that_is_missing(capsys, old_files):
     folder = old_files / "study"
     finished_run = folder / "runs" / "cifar-plain8-seed0" / "run.json"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import residua
 from residua.cli.main import main, make_parser
 from residua.config.run import parse_run
 from residua.record import RunRecord
@@ -341,6 +342,15 @@ def test_no_file_name_in_the_repository_has_a_comma_or_an_equals_sign():
     folders = ("residua", "tests", "experiments", "benchmarks", "docs", "scripts")
     names = [path.name for folder in folders for path in (ROOT / folder).rglob("*")]
     assert [name for name in names if "," in name or "=" in name] == []
+
+
+def test_every_page_with_a_version_has_that_of_the_package():
+    version = residua.__version__
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] == version
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    wheels = re.findall(r"residua-([\d.]+)-py3", (ROOT / "README.md").read_text())
+    assert set(wheels) == {version}
 
 
 def test_the_numbers_in_the_readme_are_those_of_the_results():

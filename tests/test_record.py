@@ -17,6 +17,7 @@ from residua.study_records import (
     read_packed_runs,
 )
 from tests.cli_runner import run_cli
+from tests.studies.in_process import train_studies_in_this_process
 
 STUDY_ARGUMENTS = ["--families", "plain", "resnet,start=identity", "--depths", "8", "--steps", "4"]
 
@@ -27,7 +28,8 @@ def trained_study(tmp_path_factory):
     from residua.cli.main import main
 
     folder = tmp_path_factory.mktemp("study") / "s"
-    assert main(["study", *STUDY_ARGUMENTS, "--seeds", "0", "--out", str(folder)]) == 0
+    with train_studies_in_this_process():
+        assert main(["study", *STUDY_ARGUMENTS, "--seeds", "0", "--out", str(folder)]) == 0
     return folder
 
 
@@ -66,6 +68,7 @@ def test_a_packed_study_is_reported_with_the_same_cells_and_keeps_its_model_fold
     assert (code, json.loads(output)["cells"]) == (0, before)
 
 
+@pytest.mark.usefixtures("studies_in_this_process")
 def test_a_packed_study_trains_only_what_is_new(capsys, study_folder):
     pack_runs(study_folder)
     before = (study_folder / PACKED_RUNS).read_bytes()
@@ -107,7 +110,7 @@ def test_a_damaged_packed_record_is_named(study_folder):
     runs = read_study_runs(study_folder)
     assert [(run.folder, len(runs.finished)) for run in runs.damaged] == [("x", 1)]
     path.write_text("[]\n")
-    with pytest.raises(RecordError, match="line 1: it does not describe a run"):
+    with pytest.raises(RecordError, match="line 1: the line describes no run"):
         read_study_runs(study_folder)
 
 
@@ -117,7 +120,11 @@ def test_a_damaged_packed_record_is_named(study_folder):
         ("", DamagedRecordError, "is damaged: Expecting value"),
         ("[1]", DamagedRecordError, "is damaged: it does not describe a run"),
         ('{"format": 1}', DamagedRecordError, "is damaged: it does not describe a run"),
-        ('{"format": 9, "run": 1}', RecordError, "has format 9; this version reads format 1"),
+        (
+            '{"format": 9, "run": 1}',
+            RecordError,
+            "has format 9, but this version of residua reads format 1",
+        ),
         ("[" * 100_000, DamagedRecordError, "is damaged: "),
     ],
 )

@@ -118,8 +118,8 @@ def test_flat_images_need_their_shape_and_are_then_the_same_images():
 
 def test_what_cannot_be_fitted_is_a_value_error_of_one_sentence():
     cases = [
-        ((X, Y[:5]), {}, "X has 120 images and y 5 labels: give one label for each image"),
-        ((X * 16, Y), {}, "give images that are not normalised"),
+        ((X, Y[:5]), {}, "X has 120 images and y has 5 labels: give one label for each image"),
+        ((X * 16, Y), {}, "give unnormalised images"),
         ((X[Y == 1], Y[Y == 1]), {}, "there is only one class"),
         ((X, Y + 0.5), {}, "Unknown label type"),
         ((X, Y), {"model": "cifar-resnet9"}, "depth must be"),
@@ -135,7 +135,9 @@ def test_what_cannot_be_fitted_is_a_value_error_of_one_sentence():
 
 def test_images_of_another_shape_than_those_of_fit_are_refused():
     classifier = make_tiny_classifier().fit(X, Y)
-    with pytest.raises(UsageError, match=r"X has images of \(1, 8, 7\), but ResiduaClassifier was"):
+    with pytest.raises(
+        UsageError, match=r"X has images of shape \(1, 8, 7\), but ResiduaClassifier was"
+    ):
         classifier.predict(X[:, :, 1:])
 
 

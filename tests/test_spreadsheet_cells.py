@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from residua.cli.prediction_printers import ImageResult, make_csv_printer
+from residua.cli.prediction_printers import ImageResult, begin_csv_table
 from residua.data.check import check_dataset, format_usable_csv
 from residua.data.sources.resolve import list_image_dataset
 from residua.report.evaluation_page import format_classes_csv, format_confusion_csv
@@ -53,7 +53,7 @@ def test_the_tables_of_an_evaluation_have_no_formulas(render):
 
 
 def test_the_table_of_predictions_has_no_formulas(capsys, tmp_path):
-    print_row = make_csv_printer(2, with_sorted_to=True)
+    print_row = begin_csv_table(2, with_sorted_to=True)
     top, sorted_to = [(NAMES[0], 0.75), (NAMES[3], 0.25)], Path("=1/a.png")
     print_row(ImageResult(tmp_path / "a.png", top, sorted_to=sorted_to))
     print_row(ImageResult(Path("-x.png"), [], "=is no image"))

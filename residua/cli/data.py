@@ -55,26 +55,27 @@ def run(arguments: Namespace) -> None:
     listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
     if arguments.fix:
         require_separate_files(listing)
-    check_result_numbers = data.check_dataset(listing)
-    summary = data.summarize_checked_data(check_result_numbers)
+    checked = data.check_dataset(listing)
+    summary = data.summarize_checked_data(checked)
     print_data_summary(summary)
     if damaged := data.delete_damaged_caches(listing.location):
         print_note(f"{damaged} damaged caches of its decoded images were deleted")
-    facts = check_result_numbers.json_summary | {
+    facts = checked.json_summary | {
         key: value for key, value in summary.json.items() if key != "classes"
     }
-    out = arguments.out or Path("runs") / f"check-{check_result_numbers.listing.name}"
+    out = arguments.out or Path("runs") / f"check-{checked.listing.name}"
     page = out / "check.html"
     understood = report.UnderstoodData(
         SOURCE_PHRASES[summary.split_source],
         (*summary.details, *summary.notes),
-        suggest_repair(check_result_numbers, arguments),
+        suggest_repair(checked, arguments),
+        checked.class_by_image,
     )
-    thumbnails = data.make_check_thumbnails(check_result_numbers)
+    thumbnails = data.make_check_thumbnails(checked)
     page_text = report.render_data_report(facts, thumbnails, understood)
     write_text_files(out, {"check.json": render_json(facts), page.name: page_text})
     if arguments.fix:
-        write_text(arguments.fix, data.format_usable_csv(check_result_numbers, arguments.fix))
+        write_text(arguments.fix, data.format_usable_csv(checked, arguments.fix))
     text = format_check_summary(facts, page, arguments.fix)
     print_result(facts | {"page": str(page)}, text, arguments.json)
 
@@ -89,18 +90,21 @@ def suggest_repair(checked: "DatasetCheck", arguments: Namespace) -> list[str]:
     usable_count = len(list(checked.iterate_usable_entries()))
     if not usable_count:
         return []
-    if arguments.fix:
-        return [f"residua train {quote_path(arguments.fix)}"]
-    holds_files = not any(entry.embedded_file for entry in listing.entries)
-    if usable_count == len(listing.entries) or not holds_files:
-        return [f"residua train {location}"]
     options = "".join(
         f" --{name.replace('_', '-')} {arguments[name]}"
         for name in ("max_pixels", "white_level")
         if arguments[name] is not None
     )
+    if arguments.fix:
+        return [f"residua train {quote_path(arguments.fix)}{options}"]
+    holds_files = not any(entry.embedded_file for entry in listing.entries)
+    if usable_count == len(listing.entries) or not holds_files:
+        return [f"residua train {location}{options}"]
     table = quote_path(f"{listing.name}-usable.csv")
-    return [f"residua data check {location}{options} --fix {table}", f"residua train {table}"]
+    return [
+        f"residua data check {location}{options} --fix {table}",
+        f"residua train {table}{options}",
+    ]
 
 
 def require_separate_files(listing: "ImageListing") -> None:

@@ -54,31 +54,36 @@ def regenerate_report(folder: Path) -> tuple[dict[str, Json], str]:
 
     Returns the values that `--json` prints, and the text that is printed otherwise.
     """
-    is_study = report.holds_run_records(folder)
-    if is_study and report.holds_lesion_study(folder):
-        set_aside_lesion_record(folder)
-    elif not is_study and (folder / report.SIGNALS_RECORD).exists():
+    if report.holds_run_records(folder):
+        if report.holds_lesion_study(folder):
+            set_aside_lesion_record(folder)
+        return regenerate_run_or_study_page(folder)
+    if (folder / report.SIGNALS_RECORD).exists():
         findings, facts = report.write_signals_report_with_data(folder)
         return facts, "\n".join([*findings, "", f"The page: {facts['page']}"])
-    elif not is_study and (folder / EVALUATION_RECORD).exists():
+    if (folder / EVALUATION_RECORD).exists():
         evaluation = report.read_evaluation(folder)
         page = report.write_evaluation_report(evaluation, folder)
         facts = report.collect_evaluation_metrics(evaluation) | {"page": str(page)}
         return facts, "\n".join([*report.describe_evaluation(evaluation), "", f"The page: {page}"])
-    if not is_study and report.holds_lesion_study(folder):
+    if report.holds_lesion_study(folder):
         lesion_study = report.read_lesion_study(folder)
         page = report.write_lesion_report(lesion_study, folder)
         facts = report.make_lesion_json(lesion_study) | {"page": str(page)}
-    elif (folder / "run.json").exists():
+        return facts, f"{facts['verdict']}\n\nThe page: {page}"
+    return regenerate_run_or_study_page(folder)  # which says that there are no records
+
+
+def regenerate_run_or_study_page(folder: Path) -> tuple[dict[str, Json], str]:
+    """Write the page of a run, and that of its evaluation, or else the page of a study."""
+    summary = report.read_study_summary(folder)
+    if (folder / "run.json").exists():
         regenerate_evaluation_page(folder / EVALUATION_FOLDER)
-        run_summary = report.read_study_summary(folder)
-        page = report.write_run_report(run_summary, folder)
-        facts = report.make_run_results(run_summary) | {"page": str(page)}
+        page, results = report.write_run_report(summary, folder), report.make_run_results(summary)
     else:
-        study_summary = report.read_study_summary(folder)
-        page = report.write_study_report(study_summary, folder)
-        facts = report.make_study_results(study_summary) | {"page": str(page)}
-    return facts, f"{facts['verdict']}\n\nThe page: {page}"
+        page = report.write_study_report(summary, folder)
+        results = report.make_study_results(summary)
+    return results | {"page": str(page)}, f"{results['verdict']}\n\nThe page: {page}"
 
 
 def regenerate_evaluation_page(folder: Path) -> None:

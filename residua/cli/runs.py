@@ -13,7 +13,7 @@ from residua.console.output import print_note, print_notes, print_result
 from residua.errors import ResiduaError, UsageError, describe_os_error
 from residua.report.format import format_duration
 from residua.report.listed_runs import ListedRun, SkippedFolder
-from residua.report.runs_page import RUNS_PAGE, format_accuracy, format_run_state
+from residua.report.runs_page import RUNS_PAGE, format_accuracy_and_interval, format_run_state
 
 MAX_NAMED_SKIPPED = 20
 COLUMNS = ("run", "data", "model", "recipe", "dev right", "test right", "time", "state")
@@ -138,5 +138,5 @@ def format_accuracy_text(error: float | None, count: int | None) -> str:
     """Format accuracy with its 95 % interval, `98.1 % (96.1-99.1)`, or a dash if unknown."""
     if error is None:
         return "-"
-    accuracy, interval = format_accuracy(error, count)
+    accuracy, interval = format_accuracy_and_interval(error, count)
     return f"{accuracy} %" + (f" ({interval.replace('–', '-')})" if interval else "")

@@ -11,15 +11,15 @@ from jsonargparse import Namespace
 from residua import data, report, training
 from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.config.dataset import Dataset
-from residua.config.evaluation_results import wilson_interval
 from residua.config.serialize import Json
 from residua.console.error_chart import draw_error_chart
 from residua.console.output import print_note
 from residua.deploy.image_files import find_image_files
 from residua.errors import RecordError, ResiduaError, describe_os_error
 from residua.record import MetricsRow, RunRecord
+from residua.report.accuracy import format_accuracy
 from residua.report.evaluation_page import EVALUATION_PAGE
-from residua.report.format import PRECISE_IMAGE_COUNT, format_percent_number, quote_path
+from residua.report.format import quote_path
 from residua.report.html import REPORT_PAGE
 from residua.report.run_page import EVALUATION_FOLDER
 from residua.training.stored_temperature import MIN_CALIBRATION_IMAGES
@@ -121,14 +121,10 @@ def describe_accuracy(result: dict[str, Json], dataset: Dataset) -> str:
     assert isinstance(error, int | float)
     images = "photos" if isinstance(dataset, data.PhotoDataset) else "images"
     if not isinstance(count, int) or count < 1:
-        return f"{format_percent_number(1 - error)} % right on the test {images}"
-    digits = 2 if count >= PRECISE_IMAGE_COUNT else 1
-    low, high = wilson_interval(count - round(error * count), count)
-    right, lowest, highest = (
-        format_percent_number(share, digits) for share in (1 - error, low, high)
-    )
+        return f"{format_accuracy(error, None).right} % right on the test {images}"
+    right, low, high = format_accuracy(error, count)
     noun = report.format_counted_noun(count, f"test {images[:-1]}")
-    return f"{right} % right on {noun}, 95 % interval {lowest} to {highest}"
+    return f"{right} % right on {noun}, 95 % interval {low} to {high}"
 
 
 def suggest_next_commands(

@@ -65,6 +65,12 @@ class DatasetCheck:
             "sizes": count_sizes(image.size for image in self.images),
         }
 
+    @property
+    def class_by_image(self) -> dict[str, str]:
+        """The name of the class of each decodable image, by the image's name."""
+        classes = self.listing.classes
+        return {image.entry.name: classes[image.entry.label] for image in self.images}
+
     def list_duplicates(self) -> list[Json]:
         """List the images that duplicate others, each with the name of its original."""
         names = [image.entry.name for image in self.images]

@@ -18,6 +18,7 @@ from residua.deploy.translate import (
     convert_to_openvino,
     export_onnx_program,
     export_torch_program,
+    import_openvino,
     silence_exporters,
 )
 from residua.errors import RecordError
@@ -76,8 +77,7 @@ def write_int8_export(
         onnx_file = Path(folder) / "int8.onnx"
         write_int8_onnx(module, config, calibration_pixels, onnx_file)
         if export_format == "openvino":
-            import openvino
-
+            openvino = import_openvino()
             write_openvino_folder(openvino.Core().read_model(onnx_file), path, metadata)
             return
         model = onnx.load(onnx_file)
@@ -90,8 +90,7 @@ def write_openvino_folder(model: "openvino.Model", path: Path, metadata: dict[st
 
     Raises RecordError if OpenVINO cannot write these files.
     """
-    import openvino
-
+    openvino = import_openvino()
     path.mkdir()
     for name, text in metadata.items():
         model.set_rt_info(text, [METADATA_SECTION, name])

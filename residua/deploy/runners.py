@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from residua.deploy.inference_module import PROBABILITIES_OUTPUT, SCORES_OUTPUT
-from residua.deploy.translate import silence_exporters
+from residua.deploy.translate import import_openvino
 
 if TYPE_CHECKING:
     import openvino  # type: ignore[import-untyped]
@@ -42,8 +42,7 @@ def make_openvino_runner(
 
     `model` is the model itself, or the path of an .xml or .onnx file.
     """
-    with silence_exporters():
-        import openvino
+    openvino = import_openvino()
     compile_options = {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",

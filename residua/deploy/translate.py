@@ -1,9 +1,12 @@
 """Converts an inference module to torch.export, ONNX or OpenVINO, with a dynamic batch size."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +43,16 @@ def silence_exporters() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, previous_levels, strict=True):
             logger.setLevel(level)
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which would send each conversion to its makers.
+
+    A program that has imported OpenVINO before has decided this for itself.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # not importable
+    with silence_exporters():
+        return import_module("openvino")
 
 
 def make_example_input(module: ExportableClassifier) -> Tensor:
@@ -96,10 +109,9 @@ def export_onnx_program(module: ExportableClassifier) -> ONNXProgram:
 
 def convert_to_openvino(module: ExportableClassifier) -> "openvino.Model":
     """Convert a module to an OpenVINO model, by way of `torch.export`."""
+    openvino = import_openvino()
     with silence_exporters():
-        import openvino
-
-        model: openvino.Model = openvino.convert_model(export_torch_program(module))
+        model = openvino.convert_model(export_torch_program(module))
     model.reshape([-1, *module.input_shape])
     model.inputs[0].get_tensor().set_names({module.input_name})
     for output, name in zip(model.outputs, (SCORES_OUTPUT, PROBABILITIES_OUTPUT), strict=True):

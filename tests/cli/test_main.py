@@ -1,8 +1,6 @@
 """The command line as scripts use it: JSON keys, exit codes, and one line per usage error."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -299,22 +297,12 @@ def test_impossible_values_are_refused(capsys, tmp_path):
     )
 
 
-def test_a_file_instead_of_a_folder_is_an_error(trained_run, tmp_path):
+def test_a_file_instead_of_a_folder_is_an_error(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    arguments = [
-        sys.executable,
-        "-m",
-        "residua",
-        "train",
-        "digits",
-        *SHORT_TRAINING,
-        "--out",
-        str(tmp_path / "file" / "r"),
-    ]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "residua: Not a directory: " in done.stderr
-    assert "Traceback" not in done.stderr
+    out = tmp_path / "file" / "r"
+    code, _, error = run_cli(capsys, "train", "digits", *SHORT_TRAINING, "--out", out)
+    assert code == 1
+    assert error.startswith("residua: Not a directory: ")
 
 
 def test_help_and_version(capsys):

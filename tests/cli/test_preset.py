@@ -12,7 +12,7 @@ import pytest
 from residua.cli.preset import run_study_script
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-PRESET_FILES = sorted(EXPERIMENTS.glob("*.py"))
+PRESET_FILES = sorted(p for p in EXPERIMENTS.glob("*.py") if "run_study_script(" in p.read_text())
 
 
 def load_study(path):
@@ -63,6 +63,8 @@ def test_a_preset_file_runs_with_command_line_overrides(tmp_path):
         "8",
     ]
     command += [
+        "--workers",
+        "1",
         "--seeds",
         "5",
         "--steps",

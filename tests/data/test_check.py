@@ -202,7 +202,7 @@ def test_the_commands_of_the_page_make_the_table_and_duplicates_name_their_origi
     commands = re.findall(r'<div class="command"><code>(.*?)</code>', page)
     assert commands == [
         "residua data check 'my photos' --max-pixels 9000 --fix my-photos-usable.csv",
-        "residua train my-photos-usable.csv",
+        "residua train my-photos-usable.csv --max-pixels 9000",
     ]
     assert main([*shlex.split(commands[0])[1:], "--out", "d"]) == 0
     table = (tmp_path / "my-photos-usable.csv").read_text()
@@ -210,6 +210,7 @@ def test_the_commands_of_the_page_make_the_table_and_duplicates_name_their_origi
     assert "zz.png" not in table
     page = (tmp_path / "d" / "check.html").read_text()
     assert re.findall(r'<div class="command"><code>(.*?)</code>', page) == commands[1:]
+    assert page.count('<div class="pictures"><img') == 3  # of each class
 
 
 def test_near_duplicates_among_ten_thousand_are_found_without_comparing_all_pairs():

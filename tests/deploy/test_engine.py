@@ -10,7 +10,7 @@ from residua.data.augment import normalise_pixels
 from residua.deploy import engine as engines
 from residua.deploy.engine import InferenceEngine, build_engine
 from residua.errors import RecordError, UsageError
-from residua.extras import EXTRA_PACKAGES
+from residua.extras import EXTRA_PACKAGES, list_missing_packages
 from residua.net.model_folder import load_model_folder, save_pretrained
 from tests.cli_runner import run_cli
 from tests.third_party import randomize_weights
@@ -53,6 +53,15 @@ def compute_evaluation_probabilities(net, config, pixels):
     return (scores / config.temperature).softmax(1)
 
 
+def skip_without(engine):
+    """Skip a test if the packages of an engine are missing.
+
+    pytest.importorskip would import OpenVINO with its telemetry.
+    """
+    if engine != "torch" and list_missing_packages(engine):
+        pytest.skip(f"{engine} is not installed")
+
+
 def make_random_pixels(count):
     return torch.randint(
         256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
@@ -66,8 +75,7 @@ def make_random_pixels(count):
 def test_every_engine_matches_the_probabilities_of_evaluation_at_any_batch_size(
     monkeypatch, name, network_name
 ):
-    if name != "torch":
-        pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    skip_without(name)
     monkeypatch.setattr(engines, "device_has_bf16", lambda device: False)
     model = make_model(network_name, temperature=5.0)
     fp32_engine, pixels = build_engine(*model, name), make_random_pixels(5)
@@ -82,7 +90,7 @@ def test_every_engine_matches_the_probabilities_of_evaluation_at_any_batch_size(
 
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_bf16_changes_probabilities_by_less_than_0_01(name):
-    pytest.importorskip(name)
+    skip_without(name)
     if not engines.device_has_bf16(torch.device("cpu")):
         pytest.skip("this CPU has no bf16")
     model, pixels = make_model(), make_random_pixels(8)
@@ -172,11 +180,18 @@ def test_an_engine_carries_the_model_config():
 
 @pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
 def test_building_an_engine_leaves_the_network_unchanged(name):
-    if name != "torch":
-        pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    skip_without(name)
     net, config = make_model()
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     build_engine(net, config, name)
     assert list(before) == list(net.state_dict())
     assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
     assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_openvino_reports_no_conversion_to_its_makers():
+    skip_without("openvino")
+    build_engine(*make_model(), "openvino")
+    from openvino.tools.ovc import convert_impl, telemetry_stub
+
+    assert convert_impl.tm is telemetry_stub

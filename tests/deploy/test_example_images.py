@@ -2,6 +2,7 @@
 
 import base64
 from io import BytesIO
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -81,7 +82,8 @@ def test_the_server_hands_out_its_examples_and_no_other_file(tmp_path, preproces
             assert headers["content-type"] == "application/octet-stream"
             assert headers["x-content-type-options"] == "nosniff"
             assert send_request(port, content)[0] == 200
-        for path in ("/examples/2", "/examples/-1", "/examples/a.png", "/examples/..%2fa.png"):
+        for name in ("2", "-1", "a.png", "..%2fa.png", "00", "\N{SUPERSCRIPT TWO}", "9" * 5_000):
+            path = f"/examples/{quote(name, safe='%')}"
             assert send_request(port, path=path, method="GET")[0] == 404
         other = {"Host": "other.example"}
         assert send_request(port, None, "/examples/0", other, "GET")[0] == 421

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from residua.deploy.export_check import EXPORT_TOLERANCE, OutputDifference, larg
 from residua.deploy.export_files import load_exported_runner
 from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.int8 import Int8Samples, measure_int8_cost
+from residua.deploy.translate import import_openvino
 from residua.errors import RecordError, UsageError
 from residua.extras import EXTRA_PACKAGES
 from residua.net.model_folder import save_pretrained
@@ -29,7 +31,9 @@ from tests.deploy.live_server import CLASSES, make_small_model
 from tests.third_party import randomize_weights
 
 onnxruntime = pytest.importorskip("onnxruntime")
-openvino = pytest.importorskip("openvino")
+if find_spec("openvino") is None:
+    pytest.skip("OpenVINO is not installed", allow_module_level=True)
+openvino = import_openvino()
 EXPORTED_NETWORKS = {
     "v1, option A": "cifar-resnet8",
     "v2, option B": "cifar-preresnet8,shortcut=B",

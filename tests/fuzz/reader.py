@@ -47,16 +47,22 @@ def make_photo(content, class_name, role):
     return Photo(hashlib.sha256(content).hexdigest(), class_name, role, is_image)
 
 
+def leads_up(path):
+    """Whether a path is a link to a folder that it lies in."""
+    if not os.path.islink(path):
+        return False
+    folder = os.path.realpath(os.path.dirname(path)) + os.sep
+    return folder.startswith(os.path.realpath(path) + os.sep)
+
+
 def read_folder(root):
     """DIR/CLASS/..., or DIR/SPLIT/CLASS/...; a split may be wrapped in a folder of its name."""
     found = []
     for folder, children, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder) + os.sep
         children[:] = [
             name
             for name in children
-            if not LITTER.match(name)
-            and not real.startswith(os.path.realpath(os.path.join(folder, name)) + os.sep)
+            if not LITTER.match(name) and not leads_up(os.path.join(folder, name))
         ]
         if OUTPUTS & set(files) and folder != str(root):
             children.clear()

@@ -33,8 +33,11 @@ CHECK_RESULT = {
 
 
 def test_the_page_lists_the_worst_problems_first_and_shows_pictures():
+    names = (PROBLEMS[0]["path"], "train/<b>/a.png")  # the table of the data may call both cats
     html = render_data_report(
-        CHECK_RESULT, {PROBLEMS[0]["path"]: PIXEL_URI, "train/cat/a.png": PIXEL_URI}
+        CHECK_RESULT,
+        dict.fromkeys(names, PIXEL_URI),
+        UnderstoodData(class_by_image=dict.fromkeys(names, "cat")),
     )
     count = len(PROBLEM_MEANINGS)
     assert f'<p class="number">{count} problems<small>1,234 images of 2 classes' in html
@@ -49,6 +52,8 @@ def test_the_page_lists_the_worst_problems_first_and_shows_pictures():
     assert html.count(PIXEL_URI) == 3  # one next to the problem, two with the class
     assert "10 to 9,000 pixels, median 300" in html
     assert "<dd>200 pixels</dd>" in html
+    [cat, other] = re.findall(r'<div class="pictures">(.*?)</div>', html)
+    assert (cat.count(PIXEL_URI), other) == (2, "")
     assert "<i>wrong" not in html
     assert "<b>" not in html
     assert not re.search(r"https?://", html)
@@ -105,7 +110,7 @@ def test_of_many_problems_of_a_kind_the_first_are_shown_and_all_are_counted():
 
 
 def test_the_bars_of_classes_are_as_long_as_their_numbers():
-    bars = make_class_bars({"cat": {"train": 900, "test": 300}, "dog": {"train": 30}}, {})
+    bars = make_class_bars({"cat": {"train": 900, "test": 300}, "dog": {"train": 30}}, {}, {})
     assert [(bar.images, bar.counts, bar.shares) for bar in bars] == [
         ("1,200", ["900", "300"], [75.0, 25.0]),
         ("30", ["30", "0"], [2.5, 0.0]),

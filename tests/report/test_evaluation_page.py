@@ -28,6 +28,7 @@ from residua.report.evaluation_summary import (
     describe_evaluation,
     describe_label_check,
     describe_label_rule,
+    describe_temperature_images,
     list_skipped_files,
 )
 from tests.browser import assert_page_fits, needs_chromium
@@ -178,10 +179,11 @@ def test_labels_to_check_are_listed_with_their_rule_and_as_csv(tmp_path):
     text = html.replace("\N{NO-BREAK SPACE}", " ")
     for part in (
         "3 labels of 400 are in doubt",
-        "The first 2 of 3; the CSV has more.",
+        "The first 2 of 3; the CSV has the first 2.",
         "<td>airplane<small>0.4 %</small></td><td>automobile<small>97.0 %</small></td>"
         '<th scope="row">e/0.png</th>',
         "below 12.5 %, half of a guess among 4 classes",
+        "Probabilities in this table are at temperature 1.70.",
         "The weights of the run&#39;s best epoch say the same.",
         'download="labels-to-check.csv"',
     ):
@@ -195,6 +197,8 @@ def test_labels_to_check_are_listed_with_their_rule_and_as_csv(tmp_path):
     trained = replace(make_checked_evaluation(), split="all", label_check="last")
     assert "The network was trained on some of these labels" in describe_label_rule(trained)
     assert "best epoch" not in describe_label_rule(trained)
+    many = describe_label_rule(make_evaluation(tuple(map(str, range(1000)))))
+    assert "a probability below 0.05 %, half of a guess among 1000 classes" in many
     assert collect_evaluation_metrics(make_checked_evaluation())["doubtful_labels"] == 3
     assert describe_label_check(make_evaluation()) == ""
     assert describe_label_check(make_evaluation(label_check="last")) == "No label is in doubt."
@@ -212,6 +216,24 @@ def test_labels_to_check_are_listed_with_their_rule_and_as_csv(tmp_path):
 def test_the_page_says_whether_calibration_helps(ece, loss, verdict):
     scaled = replace(make_evaluation().scaled, ece=ece, loss=loss)
     assert describe_calibration_gain(make_evaluation(scaled=scaled)).startswith(verdict)
+    beyond = make_evaluation(scaled=scaled, loss_change_error=0.05)
+    assert describe_calibration_gain(beyond).startswith(verdict)
+    within = make_evaluation(scaled=scaled, loss_change_error=0.3)
+    assert describe_calibration_gain(within).startswith("Calibration makes no measurable diff")
+
+
+@pytest.mark.parametrize(
+    ("fitted", "split", "part"),
+    [
+        ("folder", "test", "are not among these"),
+        ("dev", "test", "are not among these"),
+        ("folder", "dev", "may be among these"),
+        ("folder", "all", "may be among these"),
+        ("halves", "all", "on the other half"),
+    ],
+)
+def test_the_page_says_on_which_images_the_temperature_was_fitted(fitted, split, part):
+    assert part in describe_temperature_images(make_evaluation(fitted=fitted, split=split))
 
 
 def test_the_page_can_be_regenerated_from_its_record(tmp_path):
@@ -325,7 +347,7 @@ def test_a_cell_opens_its_images_by_click_and_by_keyboard(tmp_path, width):
     found = assert_page_fits(html, width, tmp_path, script, "found.join(';')")
     assert found.split(";") == [
         *("1", "0-1", "true", "airplane, classified as automobile"),
-        *("2 of 20 images are on this page: the most confident ones.", "true"),
+        *("2 of 20 images are on this page: mostly the most confident ones.", "true"),
         *("true", "m/0.png (1 of 2)", "e/0.png (2 of 2)", "false", "false", "a cla", "true"),
     ]
 

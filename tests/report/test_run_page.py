@@ -128,7 +128,7 @@ def test_the_page_has_error_loss_and_rate_and_compares_nothing(run_folder):
 
 
 def test_the_page_shows_the_worst_mistakes_of_the_evaluation_and_its_link(run_folder):
-    write_evaluation_report(make_evaluation(), run_folder / "evaluation")
+    write_evaluation_report(make_evaluation(dataset="digits"), run_folder / "evaluation")
     html = write_run_page(run_folder)
     assert html.count(PIXEL_URI) == 8
     assert "The 8 most confident of 80 wrong test images" in html
@@ -138,8 +138,24 @@ def test_the_page_shows_the_worst_mistakes_of_the_evaluation_and_its_link(run_fo
     assert "residua evaluate " in write_run_page(run_folder)
 
 
+@pytest.mark.parametrize("change", [{"split": "dev"}, {"split": "all"}, {"dataset": "letters"}])
+def test_an_evaluation_of_other_images_is_not_that_of_the_test_images(run_folder, change):
+    evaluation = make_evaluation(**{"dataset": "digits", **change})
+    write_evaluation_report(evaluation, run_folder / "evaluation")
+    html = write_run_page(run_folder)
+    assert "wrong test images" not in html
+    assert "residua evaluate " in html
+
+
+def test_the_name_of_a_network_is_text_and_never_markup(run_folder):
+    record = json.loads((run_folder / "run.json").read_text())
+    record["run"]["network"]["name"] = '"><script>alert(1)</script>20'
+    write_json(run_folder / "run.json", record)
+    assert "<script>alert" not in write_run_page(run_folder)
+
+
 def test_residua_report_writes_the_pages_of_a_run_and_of_its_evaluation(capsys, run_folder):
-    write_evaluation_report(make_evaluation(), run_folder / "evaluation")
+    write_evaluation_report(make_evaluation(dataset="digits"), run_folder / "evaluation")
     page = run_folder / "evaluation" / "evaluation.html"
     before = page.read_bytes()
     page.write_text("old")
@@ -195,7 +211,7 @@ def test_a_logarithmic_axis_has_few_round_ticks_within_its_limits(low, high):
 @needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_of_a_run_fits_its_window(run_folder, tmp_path, width):
-    write_evaluation_report(make_evaluation(), run_folder / "evaluation")
+    write_evaluation_report(make_evaluation(dataset="digits"), run_folder / "evaluation")
     script = "root.querySelectorAll('svg').length"
     assert assert_page_fits(write_run_page(run_folder), width, tmp_path, "", script) == "2"
     assert not re.search(r"https?://", write_run_page(run_folder))

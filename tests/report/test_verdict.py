@@ -3,6 +3,11 @@ from dataclasses import replace
 import pytest
 
 from residua.report.significance import CellComparison, find_largest_significant_rise
+from residua.report.study_findings import (
+    choose_headline_number,
+    make_findings_table,
+    shorten_answer,
+)
 from residua.report.verdict import describe_study_verdict
 from tests.report.fake_records import make_cell
 
@@ -260,3 +265,42 @@ def test_a_custom_label_is_used_unchanged():
         10,
     )
     assert lines[0].startswith("Deeper plain, by hand nets train worse")
+
+
+def test_a_net_that_guesses_at_every_depth_does_not_degrade():
+    """Its training error rises from 85 to 90 %, which says nothing about depth."""
+    guessing = [make_cell("plain", 20, 0.85, 0.9), make_cell("plain", 56, 0.9, 0.9)]
+    cells = [*guessing, make_cell("resnet", 20, 0.01, 0.05), make_cell("resnet", 56, 0.01, 0.05)]
+    answer = describe_study_verdict(cells, 10)[0]
+    assert answer == (
+        "Residual nets show no degradation. At every depth, plain nets do no better than guessing."
+    )
+    assert choose_headline_number(cells, 10).number == "5.0 %"
+    degrading = [
+        make_cell(arm, depth, error, error + 0.01)
+        for arm in ("highway", "preresnet", "wide")
+        for depth, error in ((20, 0.05), (56, 0.4))
+    ]
+    assert shorten_answer([*cells, *degrading], "", 10) == (
+        "Deeper nets train worse in 3 of 5 designs. In highway nets, training error rises from "
+        "5.0 % at 20 layers to 40.0 % at 56. " + answer
+    )
+
+
+def test_a_net_that_degrades_at_a_middle_depth_is_not_called_healthy_as_well():
+    cells = [
+        make_cell(arm, depth, error, error + 0.01)
+        for arm in ("plain", "resnet", "highway")
+        for depth, error in ((20, 0.1), (56, 0.4), (110, 0.02))
+    ]
+    assert "no degradation" not in shorten_answer(cells, "", 10)
+
+
+def test_a_depth_without_measured_steps_is_no_early_start():
+    shallow, deep = make_cell("plain", 20, 0.01, 0.05), make_cell("plain", 56, 0.01, 0.05)
+    started = {"learned_seeds": 3, "first_learned_step": 500.0, "measured_every": 20}
+    [row] = make_findings_table([shallow, replace(deep, **started)], 10).rows
+    assert row[1] == "No degradation"
+    early = replace(shallow, **started | {"first_learned_step": 20.0})
+    [row] = make_findings_table([early, replace(deep, **started)], 10).rows
+    assert row[1] == "No degradation, starts later"

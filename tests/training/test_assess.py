@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import log_softmax
+from scipy.stats import sem
 
 import residua
 from residua.config.dataset import get_dataset
@@ -104,6 +106,18 @@ def test_confusions_and_mistakes_match_a_count_by_hand():
     ]
     assert found.mistakes[0].probability == pytest.approx(0.97)
     assert found.mistakes[0].thumbnail.startswith("data:image/png;base64,")
+
+
+def test_the_change_of_the_loss_has_the_standard_error_of_scipy():
+    images, log_probs, config = make_hand_counted_example()
+    found = build_evaluation(images, log_probs, replace(config, temperature=2.0))
+    labels = images.images.labels.numpy()
+    before, after = (
+        -log_softmax(logits.astype(np.float64), axis=1)[np.arange(5), labels]
+        for logits in (log_probs, log_probs / 2)
+    )
+    assert found.loss_change_error == pytest.approx(sem(before - after), rel=1e-5)
+    assert found.calibration.loss - found.scaled.loss == pytest.approx((before - after).mean())
 
 
 def test_an_evaluation_pictures_all_images_of_a_small_set_and_checks_its_labels():

@@ -417,6 +417,6 @@ def test_a_full_disk_gives_a_one_line_error_and_loses_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "was written to" in done.stderr.splitlines()[-1]
+    assert "written to" in done.stderr.splitlines()[-1]
     assert {path: path.read_bytes() for path in (tmp_path / "r").rglob("*.safetensors")} == before
     assert not list((tmp_path / "r").glob(".*"))
