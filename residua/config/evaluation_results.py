@@ -120,6 +120,8 @@ class EvaluationResult:
                       that of the run's best epoch), or "" (labels were not checked)
     doubtful_count    number of labels that are probably wrong
     doubtful_labels   the first of them, the most doubtful label first
+    loss_change_error standard error of the mean by which the temperature changes an image's loss,
+                      in nats; None for a single image, and in older records
     """
 
     model: str
@@ -147,6 +149,7 @@ class EvaluationResult:
     label_check: LabelCheck = field(default="", metadata={"added_later": True})
     doubtful_count: int = field(default=0, metadata={"added_later": True})
     doubtful_labels: tuple[DoubtfulLabel, ...] = field(default=(), metadata={"added_later": True})
+    loss_change_error: float | None = field(default=None, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     @property

@@ -75,7 +75,7 @@ class PredictionService:
         self.similar_images = similar_images
         self.access = access or AccessRules()
         self.threshold = threshold
-        self.examples = examples
+        self.example_by_number = {str(i): example for i, example in enumerate(examples)}
         self.metrics = ServerMetrics()
         self.batcher = RequestBatcher(engine, self.metrics.batch_sizes.observe_value)
         self.body_budget = BodyBudget(limits.max_total_bytes)
@@ -88,7 +88,7 @@ class PredictionService:
     def application(self) -> Starlette:
         routes = [
             Route("/", self.handle_page),
-            Route("/examples/{index:int}", self.handle_example),
+            Route("/examples/{number}", self.handle_example),
             Route("/predict", self.handle_prediction, methods=["POST"]),
             Route("/health", self.handle_health),
             Route("/metrics", self.handle_metrics),
@@ -123,12 +123,11 @@ class PredictionService:
 
     async def handle_example(self, request: Request) -> Response:
         """Answer with the bytes of an example's file, or with 404 if there is no such example."""
-        index = request.path_params["index"]
-        if index >= len(self.examples):
-            return JSONResponse(
-                {"error": f"there is no example {index}: reload the page"}, HTTPStatus.NOT_FOUND
-            )
-        return Response(self.examples[index].content, media_type="application/octet-stream")
+        example = self.example_by_number.get(request.path_params["number"])
+        if example is None:
+            message = "there is no such example: reload the page"
+            return JSONResponse({"error": message}, HTTPStatus.NOT_FOUND)
+        return Response(example.content, media_type="application/octet-stream")
 
     async def handle_health(self, request: Request) -> Response:
         config = self.engine.config

@@ -15,6 +15,7 @@ method                text on how a study was measured
 study_figures         choose and render the figures of a study
 depth_figures, learning_start_figure
                       figures against depth: errors, and steps until learning starts
+depth_slider          the page of a study's training curves with a slider over depth
 block_drawing         drawings of the blocks of a study's nets
 study_findings        the findings of a study as a number and a table
 arms_figure           the figure of the errors of arms that share one depth
@@ -34,7 +35,7 @@ network_diagram, diagram_svg, plan_notation
                       a network as a diagram and as short text
 
 figures, line_labels  style, colors, axes and labels of all figures; figures as SVG
-format                numbers, counts and lists as text
+format, accuracy      numbers, counts, lists and shares of right images as text
 html                  pages from templates
 """
 

@@ -64,14 +64,16 @@ def list_splits(counts_by_class: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def make_class_bars(
-    counts_by_class: Mapping[str, Mapping[str, int]], thumbnail_uris: Mapping[str, str]
+    counts_by_class: Mapping[str, Mapping[str, int]],
+    thumbnail_uris: Mapping[str, str],
+    class_by_image: Mapping[str, str],
 ) -> list[ClassBar]:
-    """Make a bar per class, each with up to four of its images."""
+    """Make a bar per class, each with up to four of its images; the last two are by image name."""
     splits = list_splits(counts_by_class)
-    uris_by_folder: dict[str, list[str]] = {}
-    for path, uri in thumbnail_uris.items():
-        for folder in set(path.split("/")[:-1]):
-            uris_by_folder.setdefault(folder, []).append(uri)
+    uris_by_class: dict[str, list[str]] = {}
+    for image_name, uri in thumbnail_uris.items():
+        if class_name := class_by_image.get(image_name):
+            uris_by_class.setdefault(class_name, []).append(uri)
     largest = max((sum(counts.values()) for counts in counts_by_class.values()), default=0) or 1
     return [
         ClassBar(
@@ -79,7 +81,7 @@ def make_class_bars(
             f"{sum(counts.values()):,}",
             [f"{counts.get(split, 0):,}" for split in splits],
             [100 * counts.get(split, 0) / largest for split in splits],
-            uris_by_folder.get(name, [])[:MAX_CLASS_PICTURES],
+            uris_by_class.get(name, [])[:MAX_CLASS_PICTURES],
         )
         for name, counts in counts_by_class.items()
     ]

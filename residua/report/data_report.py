@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from residua.config.serialize import Json
@@ -74,11 +74,13 @@ class UnderstoodData:
     split_phrase     where the splits come from, as the end of a sentence
     details          sentences on what was left out or guessed
     repair_commands  commands that make a table of the usable images, and train on it
+    class_by_image   the name of the class of each image, by the image's name
     """
 
     split_phrase: str = ""
     details: Sequence[str] = ()
     repair_commands: Sequence[str] = ()
+    class_by_image: Mapping[str, str] = field(default_factory=dict)
 
 
 def render_data_report(
@@ -107,7 +109,7 @@ def render_data_report(
         ),
         commands=list(understood.repair_commands),
         groups=group_problems(problems, thumbnail_uris, get_originals(check_facts)),
-        classes=make_class_bars(counts_by_class, thumbnail_uris),
+        classes=make_class_bars(counts_by_class, thumbnail_uris, understood.class_by_image),
         balance=describe_class_balance(counts_by_class),
         splits=list_splits(counts_by_class),
         colors={split: color[1:] for split, color in SPLIT_COLORS.items()},
@@ -220,7 +222,7 @@ def count_problems(check_facts: Mapping[str, Json]) -> tuple[str, str]:
 
 
 def summarize_problems_by_kind(check_facts: Mapping[str, Json]) -> str:
-    """Write a sentence with the number of problems of the worst kinds; "" without problems."""
+    """Write a sentence with the number of problems of the worst kinds, or that there are none."""
     counts = Counter(problem["kind"] for problem in list_problems(check_facts))
     kinds = sorted(counts, key=rank_problem_kind)
     if not kinds:

@@ -175,10 +175,12 @@ def draw_band(
     half_widths: Sequence[float],
     color: str,
 ) -> None:
-    """Draw the spread around a line; no error is below 0."""
+    """Draw the spread around a line; no error is below 0 or above 100 percent."""
     if any(half_widths):
         low = [max(percent - half, 0) for percent, half in zip(percents, half_widths, strict=True)]
-        high = [percent + half for percent, half in zip(percents, half_widths, strict=True)]
+        high = [
+            min(percent + half, 100) for percent, half in zip(percents, half_widths, strict=True)
+        ]
         axes.fill_between(depths, low, high, color=color, alpha=BAND_OPACITY, lw=0)
 
 

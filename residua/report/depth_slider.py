@@ -12,7 +12,7 @@ from residua.report.format import capitalize_first, format_percent_number, make_
 from residua.report.html import render_template
 from residua.report.learning_curves import average_error_curves
 from residua.report.recorded_run import FinishedRun
-from residua.report.significance import format_arm_name, format_cell_measure
+from residua.report.significance import format_arm_name, format_learning_start
 from residua.report.study import StudySummary
 from residua.report.tables import StudyCell
 
@@ -85,6 +85,6 @@ def make_cell_json(cell: StudyCell, runs: Sequence[FinishedRun]) -> dict[str, Js
         "train": round(100 * cell.comparable_train_error, CURVE_DIGITS),
         "trainText": format_percent_number(cell.comparable_train_error),
         "testText": format_percent_number(cell.test_error),
-        "start": format_cell_measure(cell, "start").replace("more than ", "> "),
+        "start": format_learning_start(cell),
         "seeds": cell.seeds,
     }

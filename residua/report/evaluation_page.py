@@ -15,6 +15,7 @@ from residua.report.evaluation_summary import (
     describe_label_check,
     describe_label_rule,
     describe_main_confusion,
+    describe_temperature_images,
     format_evaluated_image_count,
     list_skipped_files,
 )
@@ -168,10 +169,12 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
         wrong=evaluation.wrong,
         doubtful=doubtful,
         doubtful_count=evaluation.doubtful_count,
+        recorded_count=len(evaluation.doubtful_labels),
         label_check=describe_label_check(evaluation),
         label_rule=make_percent_nonbreaking(describe_label_rule(evaluation)),
         calibration=make_percent_nonbreaking(describe_calibration_gain(evaluation)),
         is_stored=evaluation.fitted != "halves",
+        temperature_images=describe_temperature_images(evaluation),
         data=make_page_data(evaluation, images, embedded),
         files=list_downloads(evaluation, reliability_svgs[0]),
         skipped_files=[

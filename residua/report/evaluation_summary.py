@@ -1,12 +1,13 @@
 """Text that summarizes the results of an evaluation."""
 
 from residua.config.evaluation_results import DOUBTFUL_SHARE_OF_CHANCE, EvaluationResult
+from residua.report.accuracy import format_accuracy
 from residua.report.format import (
-    PRECISE_IMAGE_COUNT,
+    choose_percent_digits,
     format_confidence_interval,
     format_counted_noun,
     format_percent,
-    format_percent_number,
+    format_three_digits,
 )
 
 WELL_CALIBRATED_ECE = 0.01  # our choice: below one point a network counts as well calibrated
@@ -86,24 +87,27 @@ def describe_calibration(evaluation: EvaluationResult) -> str:
 
 def describe_accuracy_interval(evaluation: EvaluationResult) -> tuple[str, str]:
     """Describe the share of images that are right, and what it counts, with its 95 % interval."""
-    digits = 2 if evaluation.count >= PRECISE_IMAGE_COUNT else 1
-    low, high = (
-        format_percent_number(1 - limit, digits) for limit in evaluation.error_interval[::-1]
-    )
+    right, low, high = format_accuracy(evaluation.error_rate, evaluation.count)
     label = (
         f"of {format_evaluated_image_count(evaluation)} are right, 95 % interval {low} to {high} %"
     )
     if has_informative_top5_error(evaluation):
+        digits = choose_percent_digits(evaluation.count)
         top5 = format_percent(1 - evaluation.top5_error_rate, digits)
         label += f"; top 5: {top5}"
-    return f"{format_percent_number(1 - evaluation.error_rate, digits)} %", label
+    return f"{right} %", label
 
 
 def describe_calibration_gain(evaluation: EvaluationResult) -> str:
-    """Write a sentence on whether a temperature improves the calibration, with ECE and loss."""
+    """Write a sentence on whether a temperature improves the calibration, with ECE and loss.
+
+    A change of the loss must be larger than its standard error, if the record has it.
+    """
     before, after = evaluation.calibration, evaluation.scaled
     lower_ece, lower_loss = after.ece < before.ece, after.loss < before.loss
-    if lower_ece and lower_loss:
+    if abs(after.loss - before.loss) <= (evaluation.loss_change_error or 0.0):
+        verdict = "Calibration makes no measurable difference"
+    elif lower_ece and lower_loss:
         verdict = "Calibration helps"
     elif lower_ece or lower_loss:
         verdict = "Calibration helps in part"
@@ -117,6 +121,18 @@ def describe_calibration_gain(evaluation: EvaluationResult) -> str:
     )
 
 
+def describe_temperature_images(evaluation: EvaluationResult) -> str:
+    """Say whether the temperature was fitted on other images than those it is reported on."""
+    if evaluation.fitted == "halves":
+        return "It is fitted for each half of the images on the other half."
+    if evaluation.fitted == "folder" and evaluation.split in ("dev", "all"):
+        return (
+            "It was fitted on dev images that may be among these, which makes the calibration "
+            "look better than it is."
+        )
+    return "It was fitted on dev images, which are not among these."
+
+
 def describe_label_check(evaluation: EvaluationResult) -> str:
     """Write a sentence on the labels that may be wrong; "" if labels were not checked."""
     if not evaluation.label_check:
@@ -126,19 +142,21 @@ def describe_label_check(evaluation: EvaluationResult) -> str:
     verb = "is" if evaluation.doubtful_count == 1 else "are"
     return (
         f"{format_counted_noun(evaluation.doubtful_count, 'label')} of {evaluation.count:,} {verb} "
-        "in doubt: the network is sure of another class."
+        "in doubt: the network sees another class."
     )
 
 
 def describe_label_rule(evaluation: EvaluationResult) -> str:
     """Describe the rule by which labels are doubted, and what it cannot tell."""
     class_count = len(evaluation.classes)
-    limit = format_percent(DOUBTFUL_SHARE_OF_CHANCE / class_count)
+    limit = f"{format_three_digits(100 * DOUBTFUL_SHARE_OF_CHANCE / class_count)} %"
     text = (
         "Confident learning (Northcutt et al. 2021): another class is the most probable one, at "
         "least as probable as it is on average for images with that label, and the label has a "
         f"probability below {limit}, half of a guess among {class_count} classes."
     )
+    if evaluation.temperature != 1:
+        text += f" Probabilities in this table are at temperature {evaluation.temperature:.2f}."
     if evaluation.label_check == "last and best":
         text += " The weights of the run's best epoch say the same."
     if evaluation.split in ("train", "all"):

@@ -1,7 +1,5 @@
 """The tables of an evaluation: rows of its page, CSV files, and the images behind its cells."""
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ from residua.report.format import (
     format_percent_number,
     make_percent_nonbreaking,
 )
-from residua.spreadsheet_cells import escape_formula
+from residua.spreadsheet_cells import format_csv
 
 MAX_MATRIX_CLASSES = 25  # with more classes the page has a map and a list of confusions
 MAX_LISTED_CONFUSIONS = 50  # before a class is looked for
@@ -39,14 +37,6 @@ def format_confusion_csv(evaluation: EvaluationResult) -> str:
     class_names = evaluation.classes
     rows = [(name, *row) for name, row in zip(class_names, evaluation.confusion, strict=True)]
     return format_csv([("", *class_names), *rows])
-
-
-def format_csv(rows: Sequence[tuple[object, ...]]) -> str:
-    """Format the rows as CSV text; None becomes an empty cell."""
-    text = io.StringIO()
-    escaped_rows = (map(escape_formula, row) for row in rows)
-    csv.writer(text, lineterminator="\n").writerows(escaped_rows)
-    return text.getvalue()
 
 
 def format_doubtful_labels_csv(evaluation: EvaluationResult) -> str:

@@ -8,6 +8,7 @@ variables, so that the page can use other colors in dark mode.  For a separate S
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -242,7 +243,8 @@ def inline_svg(svg: str, id_prefix: str, title: str, colors: Iterable[str]) -> s
     for color in colors:
         rest = rest.replace(color, f"var(--{color[1:]})")
     css_class = id_prefix.replace("-", " ")
-    return f'<svg class="{css_class}" viewBox="{view_box}" role="img" aria-label="{title}">{rest}'
+    label = escape(title)
+    return f'<svg class="{css_class}" viewBox="{view_box}" role="img" aria-label="{label}">{rest}'
 
 
 def inline_figures(
@@ -260,6 +262,13 @@ def inline_figures(
             for svg, size in zip(svgs, ("wide", "narrow"), strict=True)
         ]
         for name, svgs in figure_svgs.items()
+    }
+
+
+def make_figure_files(figure_svgs: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Make the files `figures/NAME.svg` of a report from the (wide, narrow) SVGs of each figure."""
+    return {
+        f"figures/{name}.svg": add_white_background(svgs[0]) for name, svgs in figure_svgs.items()
     }
 
 

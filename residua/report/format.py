@@ -163,6 +163,11 @@ IMAGE_COUNT_OF_ERROR = {
 PRECISE_IMAGE_COUNT = 2000  # from which an error is written in hundredths of a percent
 
 
+def choose_percent_digits(image_count: int | None) -> int:
+    """Choose the decimals of an error in percent: two of many images, else one; None is unknown."""
+    return 2 if image_count is not None and image_count >= PRECISE_IMAGE_COUNT else 1
+
+
 def format_quantity(name: str, value: object) -> str:
     """Format the value of the quantity `name` with its unit; None gives a dash.
 
@@ -197,7 +202,7 @@ def format_measured_error(
     error: float, image_count: int, interval: tuple[float, float] | None = None
 ) -> str:
     """Format an error in [0, 1] and its images: `4.2 % (95 % CI 2.0-8.5 %, 160 images)`."""
-    digits = 2 if image_count >= PRECISE_IMAGE_COUNT else 1
+    digits = choose_percent_digits(image_count)
     images = format_counted_noun(image_count, "image")
     details = [format_confidence_interval(interval, digits), images] if interval else [images]
     return f"{format_percent(error, digits)} ({', '.join(details)})"

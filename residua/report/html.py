@@ -6,11 +6,14 @@ parts: headline, figure, command, downloads.
 """
 
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from residua.report.figures import add_white_background
+
 REPORT_PAGE = "report.html"
-"""The file name of the page of a study, of a lesion study, or of a network's signals."""
+"""The file name of the page of a study, a run, a lesion study, or a network's signals."""
 
 
 def render_template(template: str, **values: object) -> str:
@@ -48,3 +51,11 @@ def make_download(name: str, content: str) -> Download:
     media_type = {"svg": "image/svg+xml", "json": "application/json", "csv": "text/csv"}[suffix]
     encoded = b64encode(content.encode()).decode()
     return Download(name, suffix.upper(), f"data:{media_type};base64,{encoded}")
+
+
+def make_figure_downloads(figure_svgs: Mapping[str, Sequence[str]]) -> dict[str, Download]:
+    """Make a file of each figure, by its name, from its (wide, narrow) SVGs."""
+    return {
+        name: make_download(f"{name}.svg", add_white_background(svgs[0]))
+        for name, svgs in figure_svgs.items()
+    }

@@ -1,7 +1,5 @@
 """The report of a lesion study: an HTML page, its figures, and `results.json`."""
 
-import csv
-from io import StringIO
 from pathlib import Path
 
 from residua.bounded_json import read_json
@@ -11,13 +9,18 @@ from residua.config.serialize import Json, from_json, to_json
 from residua.errors import DamagedRecordError, RecordError, ResiduaError, UsageError
 from residua.files import holds_visible_entries, render_json, write_text_files
 from residua.record_checks import read_json_record
-from residua.report.figures import add_white_background, inline_figures, map_figure_colors_to_dark
+from residua.report.figures import inline_figures, make_figure_files, map_figure_colors_to_dark
 from residua.report.format import (
     format_percent_number,
     join_with_and,
     make_percent_nonbreaking,
 )
-from residua.report.html import REPORT_PAGE, make_download, render_template
+from residua.report.html import (
+    REPORT_PAGE,
+    make_download,
+    make_figure_downloads,
+    render_template,
+)
 from residua.report.lesion_figures import LESION_FIGURE_TITLES, render_lesion_figures
 from residua.report.lesion_summary import (
     compute_error_spread,
@@ -25,7 +28,7 @@ from residua.report.lesion_summary import (
     describe_lesion_study,
 )
 from residua.report.network_diagram import render_network_diagram
-from residua.spreadsheet_cells import escape_formula
+from residua.spreadsheet_cells import format_csv
 
 LESION_RECORD = "results.json"
 LESION_TABLE = "lesion.csv"
@@ -77,24 +80,16 @@ def read_lesion_study(folder: Path) -> LesionStudyResult:
 def write_lesion_report(study: LesionStudyResult, folder: Path) -> Path:
     """Write `report.html`, `results.json` and `figures/`; return the page's path."""
     figure_svgs = render_lesion_figures(study)
-    figures = {
-        f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
-    }
     record = render_json(make_lesion_json(study))
-    page = render_lesion_page(study, figure_svgs, figures)
-    write_text_files(folder, figures | {LESION_RECORD: record, REPORT_PAGE: page})
+    page = render_lesion_page(study, figure_svgs)
+    write_text_files(
+        folder, make_figure_files(figure_svgs) | {LESION_RECORD: record, REPORT_PAGE: page}
+    )
     return folder / REPORT_PAGE
 
 
-def render_lesion_page(
-    study: LesionStudyResult,
-    figure_svgs: dict[str, tuple[str, str]],
-    figure_files: dict[str, str],
-) -> str:
-    """Render the page of a lesion study as HTML, with style, script and figures embedded.
-
-    `figure_files` are the figures that the page's reader can save, by their path.
-    """
+def render_lesion_page(study: LesionStudyResult, figure_svgs: dict[str, tuple[str, str]]) -> str:
+    """Render the page of a lesion study as HTML, with style, script and figures embedded."""
     colors = map_figure_colors_to_dark(1)
     _, *findings, standard_error = map(make_percent_nonbreaking, describe_lesion_study(study))
     net_labels = join_with_and([net.label for net in study.nets])
@@ -107,10 +102,7 @@ def render_lesion_page(
         findings=[finding.split(": ", 1) for finding in findings],
         standard_error=standard_error,
         figures=inline_figures(figure_svgs, LESION_FIGURE_TITLES, colors),
-        files={
-            Path(path).stem: make_download(Path(path).name, svg)
-            for path, svg in figure_files.items()
-        },
+        files=make_figure_downloads(figure_svgs),
         table=make_download(LESION_TABLE, make_lesion_table(study)),
         inks=colors,
         study=study,
@@ -139,18 +131,14 @@ def make_net_row(net: NetworkLesionResult) -> list[str]:
 
 def make_lesion_table(study: LesionStudyResult) -> str:
     """Format all errors of a study as CSV: one line per net and per unit, deletion or swap."""
-    file = StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["net", "change", "unit_or_count", "error", "lower", "upper"])
+    rows: list[tuple[object, ...]] = [("net", "change", "unit_or_count", "error", "lower", "upper")]
     for net in study.nets:
-        label = escape_formula(net.label)
-        writer.writerow([label, "intact", "", net.error, "", ""])
-        for unit in net.units:
-            writer.writerow([label, "one deleted", escape_formula(unit.name), unit.error, "", ""])
+        rows.append((net.label, "intact", "", net.error, "", ""))
+        rows += [(net.label, "one deleted", unit.name, unit.error, "", "") for unit in net.units]
         for many in net.thinned:
             spread = compute_error_spread(many) or ("", "")
-            writer.writerow([label, "random deleted", many.deleted, many.error, *spread])
+            rows.append((net.label, "random deleted", many.deleted, many.error, *spread))
         for swap in net.swapped:
             spread = compute_error_spread(swap) or ("", "")
-            writer.writerow([label, "random swaps", swap.swaps, swap.error, *spread])
-    return file.getvalue()
+            rows.append((net.label, "random swaps", swap.swaps, swap.error, *spread))
+    return format_csv(rows)

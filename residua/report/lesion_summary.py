@@ -51,7 +51,8 @@ def describe_lesion_study(study: LesionStudyResult) -> list[str]:
 def describe_lesion_answer(study: LesionStudyResult) -> str:
     """Write the lead: what removing one unit adds to the error of each net, as a median."""
     first, *others = [
-        (100 * (net.median_deletion_error - net.error), net.label) for net in study.nets
+        (round(100 * (net.median_deletion_error - net.error), 1) + 0.0, net.label)  # no -0.0
+        for net in study.nets
     ]
     additions = [
         f"{first[0]:.1f} points to the error of {first[1]}",

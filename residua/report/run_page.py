@@ -16,8 +16,8 @@ from residua.report.evaluation_tables import list_pictured_images
 from residua.report.figures import (
     DESKTOP_WIDTH,
     PHONE_WIDTH,
-    add_white_background,
     inline_figures,
+    make_figure_files,
 )
 from residua.report.format import (
     format_counted_noun,
@@ -26,7 +26,12 @@ from residua.report.format import (
     make_percent_nonbreaking,
     quote_path,
 )
-from residua.report.html import REPORT_PAGE, make_download, render_template
+from residua.report.html import (
+    REPORT_PAGE,
+    make_download,
+    make_figure_downloads,
+    render_template,
+)
 from residua.report.method import describe_method, format_dataset_name
 from residua.report.recorded_run import FinishedRun
 from residua.report.run_curves import RUN_CURVE_COLORS, render_run_curves
@@ -82,9 +87,7 @@ def write_run_report(summary: StudySummary, folder: Path) -> Path:
             render_run_curves(run, DESKTOP_WIDTH),
             render_run_curves(run, PHONE_WIDTH),
         )
-    figures = {
-        f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in svgs.items()
-    }
+    figures = make_figure_files(svgs)
     results = make_run_results(summary) | {"page": REPORT_PAGE, "figures": list(figures)}
     page = render_run_page(summary, svgs, folder)
     write_text_files(folder, figures | {"results.json": render_json(results), REPORT_PAGE: page})
@@ -96,13 +99,9 @@ def render_run_page(
 ) -> str:
     """Render the page of a run as HTML, with style, figures and thumbnails embedded."""
     [run] = summary.runs.finished
-    findings, evaluation = describe_run(run), read_own_evaluation(folder)
+    findings, evaluation = describe_run(run), read_test_evaluation(folder, run)
     shown_count = min(MAX_RUN_MISTAKES, len(evaluation.mistakes)) if evaluation else 0
     results = render_json(make_run_results(summary))
-    files = [
-        make_download(f"{name}.svg", add_white_background(wide))
-        for name, (wide, _) in figure_svgs.items()
-    ]
     return render_template(
         "run.html.j2",
         title=f"{run.name} on {format_dataset_name(run.dataset)}",
@@ -114,7 +113,10 @@ def render_run_page(
         error_rows=list_error_rows(run),
         figures=inline_figures(figure_svgs, {"curves": describe_curves(run)}, RUN_CURVE_COLORS),
         inks=RUN_CURVE_COLORS,
-        files=[*files, make_download("results.json", results)],
+        files=[
+            *make_figure_downloads(figure_svgs).values(),
+            make_download("results.json", results),
+        ],
         mistakes=list_pictured_images(evaluation)[:shown_count] if evaluation else [],
         mistake_count=evaluation.wrong if evaluation else 0,
         evaluation_page=f"{EVALUATION_FOLDER}/{EVALUATION_PAGE}" if evaluation else "",
@@ -126,22 +128,27 @@ def render_run_page(
     )
 
 
-def read_own_evaluation(folder: Path) -> EvaluationResult | None:
-    """Read the evaluation in the folder of a run; None if there is none that can be read."""
+def read_test_evaluation(folder: Path, run: FinishedRun) -> EvaluationResult | None:
+    """Read the evaluation in the folder of a run; None if there is none that can be read.
+
+    The result is also None if another split, or another data set than the run's, was evaluated.
+    """
     if not (folder / EVALUATION_FOLDER / EVALUATION_RECORD).exists():
         return None
     try:
-        return read_evaluation(folder / EVALUATION_FOLDER)
+        evaluation = read_evaluation(folder / EVALUATION_FOLDER)
     except ResiduaError:
         return None
+    is_of_test_images = (evaluation.split, evaluation.dataset) == ("test", run.dataset)
+    return evaluation if is_of_test_images else None
 
 
 def describe_run_size(run: FinishedRun) -> str:
-    """Describe a run's size: `20 layers, 269,722 parameters, 10 epochs, 3 min, seed 0`."""
+    """Describe a run's size: `20 layers, 269,722 parameters, 1,000 steps, 3 min, seed 0`."""
     result = run.result
     parameters = "" if run.parameters is None else f"{run.parameters:,} parameters"
     parts = [
-        f"{run.depth} layers",
+        f"{run.depth:,} layers",
         parameters,
         format_counted_noun(result.steps, "step"),
         format_duration(result.seconds),

@@ -3,11 +3,12 @@
 from math import hypot
 
 from residua.config.evaluation_results import wilson_interval
+from residua.report.accuracy import format_accuracy
 from residua.report.format import (
-    PRECISE_IMAGE_COUNT,
+    capitalize_first,
+    choose_percent_digits,
     format_counted_noun,
     format_percent,
-    format_percent_number,
     format_points,
     format_three_digits,
 )
@@ -19,19 +20,12 @@ RISEN_LOSS = 1.05  # our choice: a dev loss this many times its lowest value has
 
 def describe_test_accuracy(run: FinishedRun) -> tuple[str, str]:
     """Describe the share of right test images, and what it counts, with its 95 % interval."""
-    count, error = run.result.test_images, run.result.test_error
+    count = run.result.test_images
+    right, low, high = format_accuracy(run.result.test_error, count)
     if count is None:
-        return f"{format_percent_number(1 - error)} %", "of the test images are right"
-    digits = choose_percent_digits(run)
-    low, high = get_test_error_interval(run)
-    interval = f"95 % interval {100 * (1 - high):.{digits}f} to {100 * (1 - low):.{digits}f} %"
+        return f"{right} %", "of the test images are right"
     images = format_counted_noun(count, "test image")
-    return f"{format_percent_number(1 - error, digits)} %", f"of {images} are right, {interval}"
-
-
-def choose_percent_digits(run: FinishedRun) -> int:
-    """Choose the number of decimals of a percentage: two if there are many test images."""
-    return 2 if (run.result.test_images or 0) >= PRECISE_IMAGE_COUNT else 1
+    return f"{right} %", f"of {images} are right, 95 % interval {low} to {high} %"
 
 
 def get_test_error_interval(run: FinishedRun) -> tuple[float, float]:
@@ -83,7 +77,7 @@ def compute_gap_interval(run: FinishedRun) -> tuple[float, float]:
 def describe_over_fitting(run: FinishedRun) -> str:
     """Write a sentence that compares the training error with the test error."""
     train, test = get_final_train_error(run), run.result.test_error
-    digits = choose_percent_digits(run)
+    digits = choose_percent_digits(run.result.test_images)
     chance = 1 - 1 / run.num_classes
     if run.num_classes > 1 and test >= CHANCE_SHARE * chance:
         return (
@@ -96,7 +90,7 @@ def describe_over_fitting(run: FinishedRun) -> str:
     )
     if run.result.test_images is None:
         gap = f"a gap of {format_points(test - train)}" if test >= train else "no gap"
-        return f"{errors.capitalize()}: {gap}."
+        return f"{capitalize_first(errors)}: {gap}."
     low, high = compute_gap_interval(run)
     verdict = "No over-fitting is measurable"
     if low > 0 or high < 0:
@@ -140,7 +134,7 @@ def describe_late_training(run: FinishedRun) -> str:
 
 def list_error_rows(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     """List the rows (split, right, 95 % interval, images) of a run's table; shares in percent."""
-    result, digits = run.result, choose_percent_digits(run)
+    result = run.result
     splits = [
         ("training", get_final_train_error(run), count_training_images(run)),
         ("dev", result.dev_error, result.dev_images),
@@ -148,12 +142,6 @@ def list_error_rows(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     ]
     rows = []
     for name, error, count in splits:
-        interval = ""
-        if count:
-            low, high = wilson_interval(round(error * count), count)
-            interval = "–".join(
-                format_percent_number(share, digits) for share in (1 - high, 1 - low)
-            )
-        right = format_percent_number(1 - error, digits)
-        rows.append((name, right, interval, f"{count:,}" if count else ""))
+        right, low, high = format_accuracy(error, count)
+        rows.append((name, right, f"{low}–{high}" if low else "", f"{count:,}" if count else ""))
     return rows

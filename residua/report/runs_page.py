@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from residua.config.evaluation_results import wilson_interval
 from residua.errors import UsageError
 from residua.files import write_text
+from residua.report.accuracy import format_accuracy
 from residua.report.evaluation_page import EVALUATION_PAGE
-from residua.report.evaluation_tables import format_csv
 from residua.report.figures import (
     BASE_COLORS,
     DESKTOP_WIDTH,
@@ -22,10 +21,8 @@ from residua.report.figures import (
 )
 from residua.report.format import (
     NO_VALUE,
-    PRECISE_IMAGE_COUNT,
     format_counted_noun,
     format_duration,
-    format_percent_number,
     make_percent_nonbreaking,
 )
 from residua.report.html import REPORT_PAGE, make_download, render_template
@@ -37,6 +34,7 @@ from residua.report.runs_figure import (
     read_curves_by_data,
     render_runs_figure,
 )
+from residua.spreadsheet_cells import format_csv
 
 RUNS_PAGE = "index.html"
 PAGE_MARK = '<meta name="generator" content="residua runs">'  # only such a page is replaced
@@ -172,10 +170,10 @@ def describe_first_best_run(
     if not best_runs:
         return {"number": "", "label": "", "lead": "No run is finished yet."}
     run, rivals = best_runs[0]
-    accuracy, interval = format_accuracy(run.test_error, run.test_images)
+    accuracy, interval = format_accuracy_and_interval(run.test_error, run.test_images)
     label = f"of the test images of {run.data} right"
     return {
-        "number": make_percent_nonbreaking(f"{accuracy} %"),
+        "number": "" if run.test_error is None else make_percent_nonbreaking(f"{accuracy} %"),
         "label": make_percent_nonbreaking(f"{label}, 95 % CI {interval} %" if interval else label),
         "lead": f"Run {numbers[id(run)]}, {run.model}, has the lowest dev error of "
         f"{format_counted_noun(rivals, 'finished run')} on {run.data}.",
@@ -187,7 +185,7 @@ def make_best_row(
 ) -> tuple[str, str, str, str, str]:
     """Make a row of the best runs: data, number of runs, the run and its link, test right."""
     run = best.run
-    accuracy, interval = format_accuracy(run.test_error, run.test_images)
+    accuracy, interval = format_accuracy_and_interval(run.test_error, run.test_images)
     return (
         run.data,
         f"{best.rivals:,}",
@@ -197,20 +195,15 @@ def make_best_row(
     )
 
 
-def format_accuracy(error: float | None, count: int | None) -> tuple[str, str]:
+def format_accuracy_and_interval(error: float | None, count: int | None) -> tuple[str, str]:
     """Format the share of right predictions in percent, and its 95 % interval: `98.1`, `96.1–99.1`.
 
     The interval is "" if the number of images is unknown.
     """
     if error is None:
         return NO_VALUE, ""
-    digits = 2 if count and count >= PRECISE_IMAGE_COUNT else 1
-    right = format_percent_number(1 - error, digits)
-    if not count or count < 0:
-        return right, ""
-    low, high = wilson_interval(count - round(error * count), count)
-    limits = (format_percent_number(limit, digits) for limit in (low, high))
-    return right, NO_VALUE.join(limits)
+    right, low, high = format_accuracy(error, count)
+    return right, f"{low}–{high}" if low else ""
 
 
 def format_run_state(run: ListedRun) -> str:
@@ -242,7 +235,7 @@ def make_run_row(run: ListedRun, number: int, page_folder: Path) -> list[TableCe
 
 
 def make_accuracy_cell(error: float | None, count: int | None) -> TableCell:
-    accuracy, interval = format_accuracy(error, count)
+    accuracy, interval = format_accuracy_and_interval(error, count)
     return TableCell(accuracy, "" if error is None else 1 - error, interval)
 
 

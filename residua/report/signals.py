@@ -1,21 +1,24 @@
 """The report of a network's signals: an HTML page and figures, made from `signals.json` alone."""
 
-import csv
-from io import StringIO
 from pathlib import Path
 
 from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.files import holds_visible_entries, write_text_files
 from residua.record_checks import read_json_record
-from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, add_white_background, inline_figures
+from residua.report.figures import DESKTOP_WIDTH, PHONE_WIDTH, inline_figures, make_figure_files
 from residua.report.format import (
     NO_VALUE,
     format_three_digits,
     join_with_and,
     make_percent_nonbreaking,
 )
-from residua.report.html import REPORT_PAGE, make_download, render_template
+from residua.report.html import (
+    REPORT_PAGE,
+    make_download,
+    make_figure_downloads,
+    render_template,
+)
 from residua.report.method import describe_recorded_machine, describe_recorded_versions
 from residua.report.signals_figures import (
     SIGNALS_COLORS,
@@ -34,14 +37,14 @@ from residua.report.signals_record import (
 from residua.report.signals_summary import describe_signals_findings
 from residua.report.signals_verdict import (
     ENDED_PATH_SHARE,
-    EXTREME_GRADIENT_FACTOR,
+    EXTREME_FACTOR,
     choose_main_figure,
     describe_signals_lead,
     find_path_ends,
     format_signal_percent,
     get_stage_end_values,
 )
-from residua.spreadsheet_cells import escape_formula
+from residua.spreadsheet_cells import format_csv
 from residua.study_records import folder_for_name
 
 SIGNALS_FIGURE_TITLES = {
@@ -99,11 +102,8 @@ def write_signals_report(folder: Path) -> list[str]:
         )
         for name, panels in list_drawn_panels(signals).items()
     }
-    figures = {
-        f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
-    }
-    page = render_signals_page(signals, figure_svgs, figures)
-    write_text_files(folder, figures | {REPORT_PAGE: page})
+    page = render_signals_page(signals, figure_svgs)
+    write_text_files(folder, make_figure_files(figure_svgs) | {REPORT_PAGE: page})
     findings = describe_signals_findings(signals).values()
     return [describe_signals_lead(signals), *filter(None, findings)]
 
@@ -118,18 +118,10 @@ def write_signals_report_with_data(folder: Path) -> tuple[list[str], dict[str, J
     return sentences, content | {"findings": list(sentences), "page": str(folder / REPORT_PAGE)}
 
 
-def render_signals_page(
-    signals: SignalsRecord, figure_svgs: dict[str, tuple[str, ...]], figure_files: dict[str, str]
-) -> str:
-    """Render the page of a network's signals as HTML, with style, script and figures embedded.
-
-    `figure_files` are the figures that the page's reader can save, by their path.
-    """
+def render_signals_page(signals: SignalsRecord, figure_svgs: dict[str, tuple[str, ...]]) -> str:
+    """Render the page of a network's signals as HTML, with style, script and figures embedded."""
     state = "trained" if signals.trained else "at initialisation"
     findings = describe_signals_findings(signals)
-    files = {
-        Path(path).stem: make_download(Path(path).name, svg) for path, svg in figure_files.items()
-    }
     return render_template(
         "signals.html.j2",
         title="Signals and gradients, unit by unit",
@@ -138,7 +130,7 @@ def render_signals_page(
         findings={name: make_percent_nonbreaking(text) for name, text in findings.items()},
         main_figure=choose_main_figure(signals),
         figures=inline_figures(figure_svgs, SIGNALS_FIGURE_TITLES, SIGNALS_COLORS),
-        figure_files=files,
+        figure_files=make_figure_downloads(figure_svgs),
         flat=make_percent_nonbreaking(describe_flat_panels(signals)),
         inks=SIGNALS_COLORS,
         hover_values=make_hover_values(signals),
@@ -149,7 +141,7 @@ def render_signals_page(
         has_prediction=any(is_predicted(signals, signal) for signal in SIGNAL_NAMES),
         signals=signals,
         method=describe_signals_method(signals),
-        extreme_factor=EXTREME_GRADIENT_FACTOR,
+        extreme_factor=EXTREME_FACTOR,
         ended_share=make_percent_nonbreaking(format_signal_percent(ENDED_PATH_SHARE)),
     )
 
@@ -175,15 +167,15 @@ def describe_flat_panels(signals: SignalsRecord) -> str:
 
 def make_signals_table(signals: SignalsRecord) -> str:
     """Format all values of a record as CSV, one line per unit."""
-    file = StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     predicted = [name for name in SIGNAL_NAMES if is_predicted(signals, name)]
-    writer.writerow(["unit", "stage", *SIGNAL_NAMES, *(f"model_{name}" for name in predicted)])
-    for i, (name, stage) in enumerate(zip(signals.names, signals.unit_stages, strict=True)):
-        measured_values = [signals.measured[signal][i] for signal in SIGNAL_NAMES]
-        predicted_values = [signals.predicted[signal][i] for signal in predicted]
-        writer.writerow([escape_formula(name), stage, *measured_values, *predicted_values])
-    return file.getvalue()
+    head = ("unit", "stage", *SIGNAL_NAMES, *(f"model_{name}" for name in predicted))
+    columns = (
+        signals.names,
+        signals.unit_stages,
+        *(signals.measured[signal] for signal in SIGNAL_NAMES),
+        *(signals.predicted[signal] for signal in predicted),
+    )
+    return format_csv([head, *zip(*columns, strict=True)])
 
 
 def describe_signals_method(signals: SignalsRecord) -> dict[str, str]:

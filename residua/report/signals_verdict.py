@@ -6,7 +6,7 @@ from residua.report.format import NO_VALUE, capitalize_first, format_three_digit
 from residua.report.signals_record import SignalsRecord, SignalValues
 
 EVEN_GRADIENT_FACTOR = 10.0  # our choice: a gradient that changes by less stays even
-EXTREME_GRADIENT_FACTOR = 1e3  # our choice: one that changes by more vanishes or explodes
+EXTREME_FACTOR = 1e3  # our choice: a variance or gradient that changes by more is extreme
 ENDED_PATH_SHARE = 0.1  # our choice: identity paths end where fewer of the stage's are left
 
 
@@ -108,7 +108,7 @@ def describe_extreme_signal(signals: SignalsRecord) -> str:
     if not first or last is None:
         return ""
     growth = last / first
-    if 1 / EXTREME_GRADIENT_FACTOR < growth < EXTREME_GRADIENT_FACTOR:
+    if 1 / EXTREME_FACTOR < growth < EXTREME_FACTOR:
         return ""
     verb = "explodes" if growth > 1 else "vanishes"
     return (
@@ -123,7 +123,7 @@ def describe_extreme_gradient(signals: SignalsRecord) -> str:
     if not norms:
         return "The gradient is not finite."
     growth = compute_gradient_growth(signals)
-    if growth is None or 1 / EXTREME_GRADIENT_FACTOR < growth < EXTREME_GRADIENT_FACTOR:
+    if growth is None or 1 / EXTREME_FACTOR < growth < EXTREME_FACTOR:
         return ""
     return capitalize_first(f"the gradient {describe_gradient_growth_in_words(growth, norms)}.")
 
@@ -155,9 +155,9 @@ def name_gradient_growth(growth: float) -> str:
 
     `growth` is the norm at the first unit divided by the norm at the last.
     """
-    if growth >= EXTREME_GRADIENT_FACTOR:
+    if growth >= EXTREME_FACTOR:
         return "explodes"
-    if growth <= 1 / EXTREME_GRADIENT_FACTOR:
+    if growth <= 1 / EXTREME_FACTOR:
         return "vanishes"
     if 1 / EVEN_GRADIENT_FACTOR <= growth <= EVEN_GRADIENT_FACTOR:
         return f"stays within a factor of {EVEN_GRADIENT_FACTOR:g}"

@@ -15,6 +15,7 @@ from math import sqrt
 from typing import Literal
 
 from residua.report.format import (
+    NO_VALUE,
     format_counted_noun,
     format_percent,
     format_points,
@@ -242,6 +243,13 @@ def format_cell_measure(cell: StudyCell, measure: Measure) -> str:
     if cell.learned_seeds == 0:
         return f"more than {cell.steps:,}"
     return f"{value:,.0f}" if cell.learned_seeds == cell.seeds else f"more than {value:,.0f}"
+
+
+def format_learning_start(cell: StudyCell) -> str:
+    """Format the step at which learning starts, for a table: `40`, `> 242`; unknown is a dash."""
+    if cell.first_learned_step is None:
+        return NO_VALUE
+    return format_cell_measure(cell, "start").replace("more than ", "> ")
 
 
 def format_points_apart(comparison: CellComparison) -> str:

@@ -8,8 +8,7 @@ from residua.config.serialize import FORMAT_VERSION, Json
 from residua.files import render_json, write_text_files
 from residua.report.block_drawing import draw_study_blocks
 from residua.report.depth_figures import MAX_OVERLAID_ARMS
-from residua.report.evaluation_tables import format_csv
-from residua.report.figures import add_white_background, inline_figures, map_figure_colors_to_dark
+from residua.report.figures import inline_figures, make_figure_files, map_figure_colors_to_dark
 from residua.report.format import (
     NO_VALUE,
     capitalize_first,
@@ -21,13 +20,18 @@ from residua.report.format import (
     join_with_and,
     make_percent_nonbreaking,
 )
-from residua.report.html import REPORT_PAGE, make_download, render_template
+from residua.report.html import (
+    REPORT_PAGE,
+    make_download,
+    make_figure_downloads,
+    render_template,
+)
 from residua.report.method import describe_method, format_dataset_name
 from residua.report.recorded_run import UnfinishedRun
 from residua.report.runs import DamagedRun, StudyRuns, read_study_runs
 from residua.report.significance import (
     format_arm_name,
-    format_cell_measure,
+    format_learning_start,
     get_cell_measure,
     group_cells_by_arm,
     is_at_chance,
@@ -46,6 +50,7 @@ from residua.report.tables import (
     compute_learned_error,
 )
 from residua.report.verdict import describe_study_verdict
+from residua.spreadsheet_cells import format_csv
 
 MAX_NAMED_ARMS = 4  # in the line below the title
 
@@ -77,9 +82,7 @@ def read_study_summary(folder: Path) -> StudySummary:
 def write_study_report(summary: StudySummary, folder: Path) -> Path:
     """Write `report.html`, `results.json` and `figures/`; return the page's path."""
     figure_svgs = render_study_figures(summary.runs.finished, summary.cells)
-    figures = {
-        f"figures/{name}.svg": add_white_background(wide) for name, (wide, _) in figure_svgs.items()
-    }
+    figures = make_figure_files(figure_svgs)
     files: dict[str, Json] = {"page": REPORT_PAGE, "figures": list(figures)}
     results = render_json(make_study_results(summary) | files)
     page = render_study_page(summary, figure_svgs, results)
@@ -118,29 +121,27 @@ def render_study_page(
     runs, cells = summary.runs, summary.cells
     findings = map(make_percent_nonbreaking, summary.findings[1:])
     colors = map_figure_colors_to_dark(len({cell.depth for cell in cells}))
-    downloads = {
-        name: [make_download(f"{name}.svg", add_white_background(wide))]
-        for name, (wide, _) in figure_svgs.items()
-    }
     return render_template(
         "study.html.j2",
         title=make_title_question(summary),
         subject=make_study_subtitle(cells, format_dataset_name(runs.finished[0].dataset)),
-        headline=HeadlineNumber(*map(make_percent_nonbreaking, choose_headline_number(cells))),
-        answer=make_percent_nonbreaking(shorten_answer(cells, summary.findings[0])),
+        headline=HeadlineNumber(
+            *map(make_percent_nonbreaking, choose_headline_number(cells, summary.num_classes))
+        ),
+        answer=make_percent_nonbreaking(
+            shorten_answer(cells, summary.findings[0], summary.num_classes)
+        ),
         blocks=draw_study_blocks(runs.finished),
         table=make_findings_table(cells, summary.num_classes),
         findings=[split_finding_heading(finding, cells) for finding in findings],
         figures=inline_figures(figure_svgs, STUDY_FIGURE_TITLES, colors),
         inks=colors,
         max_overlaid_arms=MAX_OVERLAID_ARMS,
-        downloads={
-            **downloads,
-            "numbers": [
-                make_download("results.json", results),
-                make_download("results.csv", format_cells_csv(cells)),
-            ],
-        },
+        figure_downloads=make_figure_downloads(figure_svgs),
+        number_downloads=[
+            make_download("results.json", results),
+            make_download("results.csv", format_cells_csv(cells)),
+        ],
         missing_runs=[
             *map(describe_unfinished_run, runs.unfinished),
             *map(describe_damaged_run, runs.damaged),
@@ -207,13 +208,10 @@ def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
         (cell.test_error, cell.test_error_sd),
         (get_cell_measure(cell, "gap"), cell.gap_sd),
     ]
-    learning_start = NO_VALUE
-    if cell.first_learned_step is not None:
-        learning_start = format_cell_measure(cell, "start").replace("more than ", "> ")
     return [
         (f"{cell.depth:,}", "at chance" if is_at_chance(cell, num_classes) else ""),
         *(format_mean_and_spread(mean, sd, cell.seeds) for mean, sd in means_and_sds),
-        (learning_start, ""),
+        (format_learning_start(cell), ""),
         (str(cell.seeds), ""),
         (f"{cell.parameters:,}" if cell.parameters is not None else NO_VALUE, ""),
         (format_duration(cell.seconds or 0), ""),

@@ -11,7 +11,6 @@ from residua.report.format import (
     capitalize_first,
     format_percent,
     format_percent_number,
-    join_with_and,
 )
 from residua.report.significance import (
     CellComparison,
@@ -19,15 +18,20 @@ from residua.report.significance import (
     describe_too_few_seeds,
     find_largest_significant_rise,
     format_arm_name,
-    format_cell_measure,
+    format_learning_start,
     format_points_apart,
     get_cell_measure,
     group_cells_by_arm,
-    is_at_chance,
     rules_out_degradation,
 )
 from residua.report.tables import StudyCell
-from residua.report.verdict import SLIGHT_RISE
+from residua.report.trend import starts_later_with_depth
+from residua.report.verdict import (
+    SLIGHT_RISE,
+    describe_other_effects,
+    group_arms_by_depth_effect,
+    judge_depth_effect,
+)
 
 MAX_DESCRIBED_ARMS = 2  # each with a sentence of its own in the answer
 
@@ -46,18 +50,20 @@ class FindingsTable(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-def choose_headline_number(cells: Sequence[StudyCell]) -> HeadlineNumber:
+def choose_headline_number(cells: Sequence[StudyCell], num_classes: int) -> HeadlineNumber:
     """Choose the number that carries the answer of a study.
 
     It is the training error of the first arm that degrades more than slightly, or else of the one
     that degrades most, or else the lowest test error.
     """
+    cells_by_arm = group_cells_by_arm(cells)
     rises = [
-        find_largest_significant_rise(arm, "train") for arm in group_cells_by_arm(cells).values()
+        find_largest_significant_rise(cells_by_arm[arm], "train")
+        for arm in group_arms_by_depth_effect(cells_by_arm, num_classes).get("degradation", ())
     ]
-    largest = max(rises, key=lambda rise: rise.difference)
-    degradation = next((rise for rise in rises if rise.difference >= SLIGHT_RISE), largest)
-    if degradation.is_significant:
+    if rises:
+        largest = max(rises, key=lambda rise: rise.difference)
+        degradation = next((rise for rise in rises if rise.difference >= SLIGHT_RISE), largest)
         low, high = degradation.from_cell, degradation.to_cell
         return HeadlineNumber(
             format_percent(high.comparable_train_error),
@@ -72,23 +78,20 @@ def choose_headline_number(cells: Sequence[StudyCell]) -> HeadlineNumber:
     )
 
 
-def shorten_answer(cells: Sequence[StudyCell], answer: str) -> str:
+def shorten_answer(cells: Sequence[StudyCell], answer: str, num_classes: int) -> str:
     """Shorten the verdict's answer if more than two arms degrade: their number, and the first."""
     cells_by_arm = group_cells_by_arm(cells)
-    deepened = {arm: cells for arm, cells in cells_by_arm.items() if len(cells) > 1}
-    rises = {arm: find_largest_significant_rise(cells, "train") for arm, cells in deepened.items()}
-    degrading = {arm: rise for arm, rise in rises.items() if rise.is_significant}
+    arms_by_effect = group_arms_by_depth_effect(cells_by_arm, num_classes)
+    degrading = arms_by_effect.get("degradation", [])
     if len(degrading) <= MAX_DESCRIBED_ARMS:
         return answer
-    first_arm, rise = next(iter(degrading.items()))
+    design_count = sum(map(len, arms_by_effect.values()))
+    rise = find_largest_significant_rise(cells_by_arm[degrading[0]], "train")
     sentences = [
-        f"Deeper nets train worse in {len(degrading)} of {len(rises)} designs.",
-        f"In {format_arm_name(first_arm)} nets, training error rises {rise.from_to_text}.",
+        f"Deeper nets train worse in {len(degrading)} of {design_count} designs.",
+        f"In {format_arm_name(degrading[0])} nets, training error rises {rise.from_to_text}.",
+        *describe_other_effects(arms_by_effect, cells_by_arm),
     ]
-    healthy = [format_arm_name(arm) for arm in deepened if rules_out_degradation(deepened[arm])]
-    if healthy:
-        names = capitalize_first(join_with_and(healthy))
-        sentences.append(f"{names} nets show no degradation.")
     return " ".join(sentences)
 
 
@@ -136,28 +139,26 @@ def format_measure_change(arm_cells: Sequence[StudyCell], measure: Measure) -> s
         return format_change([format_percent_number(get_cell_measure(c, measure)) for c in ends])
     if any(cell.first_learned_step is None for cell in ends):
         return NO_VALUE
-    return format_change(
-        [format_cell_measure(cell, "start").replace("more than ", "> ") for cell in ends]
-    )
+    return format_change([format_learning_start(cell) for cell in ends])
 
 
 def name_depth_finding(arm_cells: Sequence[StudyCell], num_classes: int) -> str:
     """Name what an arm's errors over depth show, in a few words: `degradation, starts late`."""
     if len(arm_cells) == 1:
         return NO_VALUE
-    if all(is_at_chance(cell, num_classes) for cell in arm_cells):
+    effect = judge_depth_effect(arm_cells, num_classes)
+    if effect == "guessing":
         return "guesses at every depth"
-    train_rise = find_largest_significant_rise(arm_cells, "train")
-    if train_rise.is_significant:
-        slight = train_rise.difference < SLIGHT_RISE
-        findings = ["slight degradation" if slight else "degradation"]
-    elif rules_out_degradation(arm_cells):
-        findings = ["no degradation"]
-    else:
-        findings = [f"unclear: {describe_too_few_seeds(arm_cells)}"]
-    if not train_rise.is_significant and over_fits_with_depth(arm_cells):
+    finding: str = effect
+    if effect == "degradation":
+        rise = find_largest_significant_rise(arm_cells, "train").difference
+        finding = "slight degradation" if rise < SLIGHT_RISE else effect
+    elif effect == "inconclusive":
+        finding = f"unclear: {describe_too_few_seeds(arm_cells)}"
+    findings = [finding]
+    if effect != "degradation" and over_fits_with_depth(arm_cells):
         findings.append("over-fits")
-    if find_largest_significant_rise(arm_cells, "start").is_significant:
+    if starts_later_with_depth(arm_cells):
         findings.append("starts later")
     return ", ".join(findings)
 

@@ -132,6 +132,17 @@ def describe_unclear_test_error(test_change: CellComparison) -> str:
     )
 
 
+def keep_cells_with_start(arm_cells: Sequence[StudyCell]) -> list[StudyCell]:
+    """Keep the cells of which it was measured when learning starts."""
+    return [cell for cell in arm_cells if cell.first_learned_step is not None]
+
+
+def starts_later_with_depth(arm_cells: Sequence[StudyCell]) -> bool:
+    """Return whether a deeper net of an arm starts learning significantly later."""
+    measured = keep_cells_with_start(arm_cells)
+    return bool(measured) and find_largest_significant_rise(measured, "start").is_significant
+
+
 def describe_slow_starts(cells_by_arm: dict[str, list[StudyCell]], num_classes: int) -> list[str]:
     """Name the arms whose deeper nets start learning later, and the arms that prevent that.
 
@@ -139,13 +150,12 @@ def describe_slow_starts(cells_by_arm: dict[str, list[StudyCell]], num_classes: 
     depth.
     """
     measured_by_arm = {
-        arm: [cell for cell in arm_cells if cell.first_learned_step is not None]
-        for arm, arm_cells in cells_by_arm.items()
+        arm: keep_cells_with_start(arm_cells) for arm, arm_cells in cells_by_arm.items()
     }
     slow_by_arm = {
         arm: arm_cells
         for arm, arm_cells in measured_by_arm.items()
-        if len(arm_cells) > 1 and find_largest_significant_rise(arm_cells, "start").is_significant
+        if starts_later_with_depth(arm_cells)
     }
     if not slow_by_arm:
         return []

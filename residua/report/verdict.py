@@ -1,6 +1,7 @@
 """The verdict of a study as text; each sentence follows from the numbers of the study's cells."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from residua.report.format import capitalize_first, format_percent, join_with_and
 from residua.report.significance import (
@@ -21,6 +22,9 @@ from residua.report.trend import describe_depth_trend, describe_slow_starts, des
 
 SLIGHT_RISE = 0.02
 """A rise of training error below this, as a share in [0, 1], is called slight."""
+
+DepthEffect = Literal["guessing", "degradation", "no degradation", "inconclusive"]
+"""What an arm's training errors show about depth; a net that only guesses shows nothing."""
 
 
 def describe_study_verdict(cells: Sequence[StudyCell], num_classes: int) -> list[str]:
@@ -57,41 +61,64 @@ def describe_single_cell(cell: StudyCell, num_classes: int) -> str:
     )
 
 
+def judge_depth_effect(arm_cells: Sequence[StudyCell], num_classes: int) -> DepthEffect:
+    """Judge what depth does to an arm's training error; `arm_cells` must be sorted by depth."""
+    if all(is_at_chance(cell, num_classes) for cell in arm_cells):
+        return "guessing"
+    if find_largest_significant_rise(arm_cells, "train").is_significant:
+        return "degradation"
+    return "no degradation" if rules_out_degradation(arm_cells) else "inconclusive"
+
+
+def group_arms_by_depth_effect(
+    cells_by_arm: dict[str, list[StudyCell]], num_classes: int
+) -> dict[DepthEffect, list[str]]:
+    """Group the arms that have several depths by the effect of depth, in their order."""
+    arms_by_effect: dict[DepthEffect, list[str]] = {}
+    for arm, cells in cells_by_arm.items():
+        if len(cells) > 1:
+            arms_by_effect.setdefault(judge_depth_effect(cells, num_classes), []).append(arm)
+    return arms_by_effect
+
+
 def answer_depth_question(cells_by_arm: dict[str, list[StudyCell]], num_classes: int) -> str:
     """Say which arms train worse when deeper, and which do not.
 
     If all arms have one depth, name the best and the worst of them instead.
     """
-    deepened_arms = {arm: cells for arm, cells in cells_by_arm.items() if len(cells) > 1}
-    if not deepened_arms and len({cells[0].depth for cells in cells_by_arm.values()}) > 1:
+    arms_by_effect = group_arms_by_depth_effect(cells_by_arm, num_classes)
+    if not arms_by_effect and len({cells[0].depth for cells in cells_by_arm.values()}) > 1:
         return "Each family was trained at one depth only, so nothing can be said about depth."
-    if not deepened_arms:
+    if not arms_by_effect:
         return describe_best_and_worst([cells[0] for cells in cells_by_arm.values()])
-    degradation_sentences, healthy, inconclusive, guessing = [], [], [], []
-    for arm, cells in deepened_arms.items():
-        train_rise = find_largest_significant_rise(cells, "train")
-        if all(is_at_chance(cell, num_classes) for cell in cells):
-            guessing.append(arm)
-        elif train_rise.is_significant:
-            degradation_sentences.append(describe_degraded_arm(arm, train_rise))
-        elif rules_out_degradation(cells):
-            healthy.append(arm)
-        else:
-            inconclusive.append(arm)
-    sentences = degradation_sentences
-    if healthy:
+    degradation_sentences = [
+        describe_degraded_arm(arm, find_largest_significant_rise(cells_by_arm[arm], "train"))
+        for arm in arms_by_effect.get("degradation", ())
+    ]
+    return " ".join([*degradation_sentences, *describe_other_effects(arms_by_effect, cells_by_arm)])
+
+
+def describe_other_effects(
+    arms_by_effect: dict[DepthEffect, list[str]], cells_by_arm: dict[str, list[StudyCell]]
+) -> list[str]:
+    """Write a sentence each on the arms without degradation, the unclear ones, and those at chance.
+
+    A sentence is left out if there is no such arm.
+    """
+    sentences = []
+    if healthy := arms_by_effect.get("no degradation"):
         sentences.append(f"{capitalize_first(join_arm_names(healthy))} nets show no degradation.")
-    if inconclusive:
-        too_few = describe_too_few_seeds([c for arm in inconclusive for c in deepened_arms[arm]])
+    if inconclusive := arms_by_effect.get("inconclusive"):
+        too_few = describe_too_few_seeds([c for arm in inconclusive for c in cells_by_arm[arm]])
         sentences.append(
             f"Inconclusive for {join_arm_names(inconclusive)} nets: {too_few} to tell whether "
             "deeper ones train worse."
         )
-    if guessing:
+    if guessing := arms_by_effect.get("guessing"):
         sentences.append(
             f"At every depth, {join_arm_names(guessing)} nets do no better than guessing."
         )
-    return " ".join(sentences)
+    return sentences
 
 
 def describe_degraded_arm(arm: str, train_rise: CellComparison) -> str:

@@ -93,7 +93,13 @@ class TemperatureGain:
 
 def measure_temperature_gain(logits: FloatArray, labels: LabelArray) -> TemperatureGain:
     """Compare each image's loss with that at the temperature fitted on the other half."""
-    temperatures = cross_fit_temperatures(logits, labels)
+    return compare_losses(logits, labels, cross_fit_temperatures(logits, labels))
+
+
+def compare_losses(
+    logits: FloatArray, labels: LabelArray, temperatures: FloatArray
+) -> TemperatureGain:
+    """Compare each image's loss with that of softmax(logits / temperatures)."""
     before, after = (
         image_losses(log_softmax(scaled, axis=1), labels)
         for scaled in (logits, logits / temperatures)

@@ -1,6 +1,7 @@
 """All measures of an evaluation, from the log probabilities that a network gives its images."""
 
 from dataclasses import replace
+from math import isfinite
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from residua.data.summary import USED_KINDS
 from residua.training.calibration import (
     FloatArray,
     LabelArray,
+    compare_losses,
     cross_fit_temperatures,
     measure_calibration,
 )
@@ -52,6 +54,7 @@ def build_evaluation(
         else np.full((count, 1), config.temperature, np.float32)
     )
     unscaled = measure_calibration(log_probs, labels)
+    change_error = compare_losses(log_probs, labels, temperatures).standard_error
     evaluation = EvaluationResult(
         model=config.network.name,
         dataset=config.dataset,
@@ -71,6 +74,7 @@ def build_evaluation(
         calibration=unscaled,
         scaled=measure_calibration(log_probs, labels, temperatures),
         temperature=float(temperatures.mean()),
+        loss_change_error=change_error if isfinite(change_error) else None,
         fitted="halves" if cross_fits_temperature else temperature_source,
         mistakes=(),
         left_out=tuple(
