@@ -61,7 +61,7 @@ def restore_training_state(
 ) -> TrainingProgress:
     """Restore the newest intact checkpoint into `training_step`, and return the run's progress.
 
-    Without a checkpoint, progress starts at step 0.  Rows of metrics.jsonl after the restored step
+    Without a checkpoint, progress starts at step 0, with a note if the run had begun.  Rows of metrics.jsonl after the restored step
     are removed.  Raises RecordError if the checkpoint belongs to another network, or if all
     checkpoints are damaged.
     """
@@ -71,6 +71,11 @@ def restore_training_state(
     )
     if checkpoint is None:
         progress = TrainingProgress(total_steps)
+        if group.is_main and record.read_metrics_so_far():
+            progress.note = (
+                f"{record.folder} holds measurements, but no checkpoint that this version reads: "
+                "training starts again from the beginning"
+            )
     else:
         groups, scalars, warnings = checkpoint
         restore_weights_and_optimiser(record, training_step, groups)

@@ -251,6 +251,32 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, how):
     )
 
 
+def test_a_run_without_its_checkpoints_says_that_it_starts_again(tmp_path):
+    notes, folder = [], tmp_path / "r"
+    with pytest.raises(Interrupted):
+        train_run(
+            make_digits_run(),
+            folder,
+            CPU_FP32,
+            on_progress=ignore_progress,
+            should_stop=stop_after(25),
+        )
+    shutil.rmtree(folder / "checkpoints")
+    train_run(
+        make_digits_run(),
+        folder,
+        CPU_FP32,
+        resume=True,
+        on_progress=lambda progress, line: notes.append(progress.note),
+        should_stop=never_stop,
+    )
+    assert notes[0] == (
+        f"{folder} holds measurements, but no checkpoint that this version reads: "
+        "training starts again from the beginning"
+    )
+    assert set(notes[1:]) == {""}
+
+
 def test_when_all_checkpoints_are_damaged_they_are_reported(tmp_path):
     with pytest.raises(Interrupted):
         train_run(
