@@ -61,9 +61,9 @@ def restore_training_state(
 ) -> TrainingProgress:
     """Restore the newest intact checkpoint into `training_step`, and return the run's progress.
 
-    Without a checkpoint, progress starts at step 0, with a note if the run had begun.  Rows of metrics.jsonl after the restored step
-    are removed.  Raises RecordError if the checkpoint belongs to another network, or if all
-    checkpoints are damaged.
+    Without a checkpoint, progress starts at step 0, with a note if the run had begun.  Rows of
+    metrics.jsonl after the restored step are removed.  Raises RecordError if the checkpoint belongs
+    to another network, or if all checkpoints are damaged.
     """
     group = training_step.machine.group
     checkpoint = group.broadcast_from_rank0(
