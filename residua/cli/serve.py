@@ -10,6 +10,7 @@ from residua import deploy, net, report
 from residua.cli.options import add_data_dir_option, add_engine_option, add_model_argument
 from residua.cli.parser import CommandParser, make_number_parser
 from residua.console.progress import ProgressBar
+from residua.deploy.limits import ServerLimits
 from residua.errors import UsageError
 from residua.extras import require_extra
 from residua.report.format import format_counted_noun, format_percent, format_shortest_percent
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from residua.net.build import ResidualNetwork
     from residua.net.vlad import VladNetwork
 
-MAX_TOTAL_BYTES = 256_000_000
+DEFAULT_LIMITS = ServerLimits()
 SIMILAR_IMAGES = 6  # shown next to a prediction
 
 
@@ -65,19 +66,22 @@ def add_arguments(parser: CommandParser) -> None:
 
 def add_limit_options(parser: CommandParser) -> None:
     parser.add_argument(
-        "--max-bytes", type=int, default=20_000_000, help="the largest request body, in bytes"
+        "--max-bytes",
+        type=int,
+        default=DEFAULT_LIMITS.max_body_bytes,
+        help="the largest request body, in bytes",
     )
     parser.add_argument(
         "--max-total-bytes",
         type=int,
         help="memory for the bodies of all requests, in bytes; when it is full, the body that has "
-        "taken the most for the longest time is rejected, to be retried (default: 256000000, or "
-        "--max-bytes if that is more)",
+        "taken the most for the longest time is rejected, to be retried (default: "
+        f"{DEFAULT_LIMITS.max_total_bytes}, or --max-bytes if that is more)",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
-        default=50_000_000,
+        default=DEFAULT_LIMITS.max_image_pixels,
         help="the largest image, in pixels; all images that are decoded at the same time take at "
         "most 13 times as many bytes, so the limit is lower for images with transparency or with "
         "more than 8 bits",
@@ -85,19 +89,19 @@ def add_limit_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--max-waiting",
         type=int,
-        default=256,
+        default=DEFAULT_LIMITS.max_waiting_images,
         help="queue limit in images; further requests are rejected, to be retried",
     )
     parser.add_argument(
         "--timeout",
         type=float,
-        default=30.0,
+        default=DEFAULT_LIMITS.timeout_seconds,
         help="the longest time in seconds for a request's body to arrive, and for its answer",
     )
     parser.add_argument(
         "--head-timeout",
         type=float,
-        default=10.0,
+        default=DEFAULT_LIMITS.head_timeout_seconds,
         help="the longest time in seconds for a request's headers to arrive",
     )
 
@@ -139,7 +143,7 @@ def run(arguments: Namespace) -> None:
             arguments.max_pixels,
             arguments.max_waiting,
             arguments.timeout,
-            arguments.max_total_bytes or max(MAX_TOTAL_BYTES, arguments.max_bytes),
+            arguments.max_total_bytes or max(DEFAULT_LIMITS.max_total_bytes, arguments.max_bytes),
             arguments.head_timeout,
         )
         examples = arguments.examples and deploy.load_example_images(

@@ -15,6 +15,7 @@ from residua.deploy.limits import ServerLimits
 from residua.errors import ImageError, RecordError, UsageError
 
 MAX_EXAMPLES = 12  # our choice
+MAX_EXAMPLE_BYTES = 64_000_000  # of all examples, which stay in memory; our choice
 MAX_SEARCHED_FILES = 10_000  # files of the folder that are looked at; our choice
 EXAMPLE_THUMBNAIL_SIDE = 192  # pixels; shown at half of it, for screens of high density
 
@@ -33,19 +34,25 @@ def load_example_images(
 ) -> tuple[ExampleImage, ...]:
     """Load up to `MAX_EXAMPLES` images from a folder, in turn from each of its subfolders.
 
-    Files that the service would refuse are passed over.  Raises UsageError if `folder` is not a
+    Files that the service would refuse are passed over.  There are fewer images if more would take
+    over `MAX_EXAMPLE_BYTES` together.  Raises UsageError if `folder` is not a
     folder, or has no image that the service accepts.
     """
     if not folder.is_dir():
         raise UsageError(f"--examples {folder} is not a folder: give a folder of images")
-    examples = iter_example_images(folder, preprocessing, limits)
-    chosen = tuple(islice(examples, MAX_EXAMPLES))
+    chosen: list[ExampleImage] = []
+    free_bytes = MAX_EXAMPLE_BYTES
+    for example in islice(iter_example_images(folder, preprocessing, limits), MAX_EXAMPLES):
+        free_bytes -= len(example.content)
+        if chosen and free_bytes < 0:
+            break
+        chosen.append(example)
     if not chosen:
         raise UsageError(
             f"--examples {folder} has no image that the server accepts: give a folder with images "
             f"of at most {limits.max_body_bytes:,} bytes"
         )
-    return chosen
+    return tuple(chosen)
 
 
 def iter_example_images(

@@ -47,6 +47,13 @@ def test_examples_come_in_turn_from_each_subfolder(tmp_path, preprocessing):
     assert len(names) == MAX_EXAMPLES
 
 
+def test_examples_take_bounded_memory(tmp_path, preprocessing, monkeypatch):
+    write_images(tmp_path, *(f"{i}.png" for i in range(5)))
+    sizes = [(tmp_path / f"{i}.png").stat().st_size for i in range(5)]
+    monkeypatch.setattr("residua.deploy.example_images.MAX_EXAMPLE_BYTES", sum(sizes[:3]))
+    assert len(load_example_images(tmp_path, preprocessing, LIMITS)) == 3
+
+
 def test_files_that_the_server_would_refuse_are_no_examples(tmp_path, preprocessing):
     write_images(tmp_path, "good.png")
     write_images(tmp_path, "text.jpg", content=b"hello")
