@@ -2,6 +2,7 @@
 
 import posixpath
 import shutil
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,7 +22,8 @@ REDIRECT = """<!doctype html>
 class RepositoryLinks(SphinxTransform):
     """Lead links to files to the repository if its address is known, else to copies in the site.
 
-    A copy has the path of the file.  A folder becomes its name if the address is not known.
+    A copy has the path of the file.  A folder becomes its name if the address is not known.  A
+    page in docs/figures is shown in a frame below the paragraph that links to it.
     """
 
     default_priority = 400
@@ -39,6 +41,18 @@ class RepositoryLinks(SphinxTransform):
     def replace(self, link: nodes.Element, target: Path, root: Path) -> None:
         path = target.relative_to(root).as_posix()
         url = self.config.repository_url
+        if target.parent == root / "docs" / "figures" and target.suffix == ".html":
+            source, title = escape(link["reftarget"]), escape(link.astext())
+            frame = (
+                f'<iframe class="figure" src="{source}" title="{title}" loading="lazy"></iframe>'
+            )
+            paragraph = link.parent
+            while not isinstance(paragraph, nodes.paragraph):
+                paragraph = paragraph.parent
+            place = paragraph.parent.index(paragraph) + 1
+            paragraph.parent.insert(
+                place, nodes.raw("", f"<iframe {attributes}></iframe>", format="html")
+            )
         content = [child.deepcopy() for child in link.children]
         if url:
             link.replace_self(nodes.reference("", "", *content, refuri=f"{url.rstrip('/')}/{path}"))
