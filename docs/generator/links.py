@@ -50,9 +50,7 @@ class RepositoryLinks(SphinxTransform):
             while not isinstance(paragraph, nodes.paragraph):
                 paragraph = paragraph.parent
             place = paragraph.parent.index(paragraph) + 1
-            paragraph.parent.insert(
-                place, nodes.raw("", f"<iframe {attributes}></iframe>", format="html")
-            )
+            paragraph.parent.insert(place, nodes.raw("", frame, format="html"))
         content = [child.deepcopy() for child in link.children]
         if url:
             link.replace_self(nodes.reference("", "", *content, refuri=f"{url.rstrip('/')}/{path}"))
