@@ -38,7 +38,7 @@ from residua.net.model_folder import (
     save_pretrained,
 )
 from residua.record import RunRecord
-from residua.report import study
+from residua.report import figures, study
 from residua.report.runs import read_study_runs
 from residua.study_records import pack_runs
 from residua.training.checkpoint import load_newest_and_delete_damaged, write_checkpoint
@@ -209,11 +209,11 @@ def read_result(folder):
 def write_report(text):
     def act(folder):
         summary = study.read_study_summary(folder)
-        figures = {"depth": (f"<svg>{text}</svg>", "")}
+        svgs = {"depth": (f"<svg>{text}</svg>", "")}
         with (
-            mock.patch.object(study, "render_study_figures", return_value=figures),
+            mock.patch.object(study, "render_study_figures", return_value=svgs),
             mock.patch.object(study, "render_study_page", return_value=f"<html>{text}</html>"),
-            mock.patch.object(study, "add_white_background", str),
+            mock.patch.object(figures, "add_white_background", str),
         ):
             study.write_study_report(summary, folder)
 
