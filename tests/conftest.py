@@ -27,7 +27,7 @@ def use_one_thread():
 
 @pytest.fixture(scope="module", autouse=True)
 def write_no_run_pages(request):
-    """Training by the command line writes no pages, which take two seconds.
+    """Training writes no pages, which take two seconds.
 
     A test module that looks at them says so with `WRITES_RUN_PAGES = True`.
     """
@@ -36,7 +36,8 @@ def write_no_run_pages(request):
         return
     no_pages = {"page": None, "evaluation_page": None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("residua.cli.train.write_run_pages", lambda *args, **keywords: no_pages)
+        for place in ("cli.train", "api.training_session"):
+            patch.setattr(f"residua.{place}.write_run_pages", lambda *args, **keywords: no_pages)
         yield
 
 

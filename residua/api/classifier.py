@@ -20,8 +20,10 @@ from residua.api.own_errors import name_keywords_in_errors
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.model import ModelConfig
 from residua.config.serialize import Json
+from residua.console.output import print_notes
 from residua.data.augment import normalise_pixels
-from residua.data.user_data import ImagesAndLabels, resolve_evaluation_data
+from residua.data.summary import DataSummary, ignore_summary
+from residua.data.user_data import UserData, resolve_evaluation_data
 from residua.deploy.engine import EngineName, InferenceEngine, build_engine
 from residua.deploy.explain import GradCamExplainer, draw_heat_overlay
 from residua.deploy.export import export_model
@@ -107,7 +109,11 @@ class Classifier:
 
     def read_pixels(self, image: GivenImage) -> Tensor:
         """Turn one image into pixels (c, h, w) uint8 of the network's input size."""
-        [item] = list_given_images([image])
+        [item] = list_given_images([image], self.config.input[0])
+        return self.decode_pixels(item)
+
+    def decode_pixels(self, item: GivenImage) -> Tensor:
+        """Turn one item of `list_given_images` into pixels of the network's input size."""
         prediction = decode_given_image((1, item), self.config)
         if prediction.pixels is None:
             raise DataError(f"{prediction.path} {prediction.error}")
@@ -134,7 +140,7 @@ class Classifier:
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise UsageError(f"{name}={value} is invalid: give 1 or more")
-        listed = list_given_images(images)
+        listed = list_given_images(images, self.config.input[0])
         results = []
         decode = partial(decode_given_image, config=self.config)
         for prediction in predict_images(
@@ -169,18 +175,20 @@ class Classifier:
     @name_keywords_in_errors
     def evaluate(
         self,
-        data: str | Path | ImagesAndLabels,
+        data: UserData,
         *,
         split: Literal["train", "dev", "test", "all"] | None = None,
         mirror: bool = False,
         skip_unknown_classes: bool = False,
         data_dir: str | Path | None = None,
+        quiet: bool = False,
     ) -> EvaluationResult:
         """Evaluate the network on a data set, photographs, or images with labels.
 
-        Without a `split`, a data set or a folder is evaluated on the images that the network was
-        not trained on.  Arrays and Python data sets are always evaluated whole; their labels are
-        indices into `classes`, or names of classes.
+        Without a `split`, it is evaluated on the images that it was not trained on, by their
+        content; a note on standard error says which unless `quiet` is set.  A dict of images by
+        split is evaluated on its split test.  Labels of arrays and Python data sets are indices
+        into `classes`, or names of classes.
         """
         dataset = resolve_evaluation_data(data, self.config, skip_unknown=skip_unknown_classes)
         return evaluate_classifier(
@@ -191,6 +199,7 @@ class Classifier:
             set_up_machine("fp32"),
             Path(data_dir) if data_dir else None,
             mirror=mirror,
+            on_data=ignore_summary if quiet else print_summary_notes,
         )
 
     @name_keywords_in_errors
@@ -223,12 +232,12 @@ class Classifier:
                 f"{self.config.network.name} has no features: only networks built by residua have "
                 "them"
             )
-        listed = list_given_images(images)
+        listed = list_given_images(images, self.config.input[0])
         pieces: list[Tensor] = [torch.empty(0, net.num_features)]
         device = next(net.parameters()).device
         with torch.inference_mode():
             for start in range(0, len(listed), batch_size):
-                batch = [self.read_pixels(image) for image in listed[start : start + batch_size]]
+                batch = [self.decode_pixels(image) for image in listed[start : start + batch_size]]
                 x = normalise_pixels(torch.stack(batch), self.config.mean, self.config.std)
                 pieces.append(net.compute_features(x.to(device)).cpu())
         return torch.cat(pieces)
@@ -255,6 +264,11 @@ class Classifier:
             bake_preprocessing=bake_preprocessing,
             calibration_source=str(int8) if int8 is not None else "",
         )
+
+
+def print_summary_notes(summary: DataSummary) -> None:
+    """Print which images were chosen, and why."""
+    print_notes(summary.notes)
 
 
 @name_keywords_in_errors

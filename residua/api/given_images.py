@@ -28,8 +28,8 @@ MAX_DOWNLOAD_BYTES = 100 * 2**20
 DOWNLOAD_SECONDS = 30.0  # without any byte
 
 
-def list_given_images(images: GivenImage | Iterable[GivenImage]) -> list[GivenImage]:
-    """List the images that a user gives, one or several.
+def list_given_images(images: GivenImage | Iterable[GivenImage], channels: int) -> list[GivenImage]:
+    """List the images that a user gives, one or several, for a network of 1 or 3 `channels`.
 
     A folder stands for the image files in it, and an array (n, h, w, c) or (n, c, h, w) for its n
     images.  Raises DataError for an array that can be read in two ways, and for a folder without
@@ -44,7 +44,7 @@ def list_given_images(images: GivenImage | Iterable[GivenImage]) -> list[GivenIm
         if isinstance(image, str | os.PathLike):
             listed += list_path(os.fspath(image))
         elif isinstance(image, np.ndarray | Tensor):
-            listed.append(convert_single_array(image))
+            listed.append(convert_single_array(image, channels))
         else:
             listed.append(image)
     return listed
@@ -64,12 +64,22 @@ def is_address(path: str) -> bool:
     return path.startswith(("http://", "https://"))
 
 
-def convert_single_array(array: Any) -> Tensor:
-    """Convert one image (h, w), (h, w, c) or (c, h, w) to uint8 (c, h, w)."""
+def convert_single_array(array: Any, channels: int) -> Tensor:
+    """Convert one image (h, w), (h, w, c) or (c, h, w) to uint8 (c, h, w).
+
+    For a network of 1 channel, an array (3, h, w) may also be three grey images, and is refused.
+    """
+    if channels == 1 and array.ndim == 3 and array.shape[0] == 3 and array.shape[2] > 3:
+        raise DataError(
+            f"an array of shape {tuple(array.shape)} can be read as 3 grey images and as 1 RGB "
+            "image: give list(images) or images[..., None] for grey images, and the shape (height, "
+            "width, 3) for an RGB image"
+        )
     if array.ndim == 3 and not {array.shape[0], array.shape[2]} & set(COUNTS_OF_CHANNELS):
         raise DataError(
             f"an array of shape {tuple(array.shape)} is not an image: give (height, width), "
-            "(height, width, channels) or (channels, height, width), with 1 or 3 channels"
+            "(height, width, channels) or (channels, height, width), with 1 or 3 channels, or "
+            "list(images) for several grey images"
         )
     return convert_image(array)
 

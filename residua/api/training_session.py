@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from residua.api.classifier import Classifier
+from residua.api.run_pages import write_run_pages
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.recipe import Recipe, resolve_recipe
@@ -116,6 +117,15 @@ class TrainingSession:
             metrics = self.train_in_folder(
                 resolved, machine, folder, UserAdditions(module, transform)
             )
+            if self.out is not None and group.is_main:
+                metrics |= write_run_pages(
+                    folder,
+                    resolved.dataset,
+                    machine,
+                    Path(self.data_dir) if self.data_dir else None,
+                    was_finished=not metrics["trained"],
+                    module=module,
+                )
             group.broadcast_from_rank0(lambda: None)  # waits until rank 0 has written the network
             if module is not None:
                 return self.make_result(module, read_model_config(folder / "last"), metrics)

@@ -22,7 +22,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
-from residua.console.output import DataSummaryRecorder, print_notes, print_result
+from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
 from residua.report.format import format_percent
 
 
@@ -79,6 +79,8 @@ def run(arguments: Namespace) -> None:
         )
         dataset = apply_to_dataset(dataset, arguments)
         print_summary = DataSummaryRecorder(group.is_main)
+        if group.is_main and folder.name == "last" and folder.parent == arguments.model:
+            print_note(describe_evaluated_network(folder))
         evaluation = training.evaluate_model_folder(
             folder,
             dataset,
@@ -103,6 +105,13 @@ def run(arguments: Namespace) -> None:
     print_result(facts, format_evaluation_summary(evaluation, page), arguments.json)
 
 
+def describe_evaluated_network(folder: Path) -> str:
+    """Say which of a run's networks is evaluated, and how to evaluate the other one, if any."""
+    best = folder.with_name("best")
+    other = f"; the one with the lowest dev error is in {best}" if best.exists() else ""
+    return f"the network after the last step is evaluated, in {folder}{other}"
+
+
 def format_evaluation_summary(evaluation: EvaluationResult, page: Path | None) -> str:
     """Format the errors and the loss on one line, then other results, then the path of the page.
 
@@ -118,7 +127,11 @@ def format_evaluation_summary(evaluation: EvaluationResult, page: Path | None) -
         [
             f"{wrong}: error {error}{top5_error}, loss {evaluation.loss:.4f}",
             *report.describe_evaluation(evaluation)[1:],
-            *([report.describe_label_check(evaluation)] if evaluation.doubtful_count else []),
+            *(
+                [report.describe_label_check(evaluation)]
+                if evaluation.labels_to_check_count
+                else []
+            ),
             *(["", f"The page: {page}"] if page else []),
         ]
     )

@@ -75,7 +75,8 @@ def add_device_option(parser: CommandParser) -> None:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="what computes: cpu, cuda (an NVIDIA or AMD GPU), or auto: the GPU if there is one",
+        help="what computes: cpu, cuda (a GPU that PyTorch calls cuda; tried on NVIDIA's), or "
+        "auto: the GPU if there is one",
     )
 
 

@@ -270,6 +270,8 @@ def make_choice_parser(option: str, choices: Sequence[str]) -> Callable[[object]
     """
 
     def parse_choice(value: object) -> str:
+        if value not in choices and not option.startswith("-"):
+            raise OptionValueError(str(unknown_name_error(option, str(value), choices)))
         if value not in choices:
             raise OptionValueError(str(unknown_name_error("value", str(value), choices, option)))
         return str(value)

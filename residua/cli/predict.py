@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from residua.deploy import PassedOverFiles, Prediction
 
 MAX_TOP = MAX_BATCH = 10_000  # no more classes have been trained, and no more images fit in memory
+MAX_NAMED_IMAGES = 3  # that do not exist
 MAX_PATH_BYTES = 2**16  # of one path on standard input; Linux allows 4,096
 MAX_EMPTY_PATHS = 10**6  # in a row, after which no path is expected any more
 
@@ -84,6 +85,7 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     check_options(arguments)
     check_positional_arguments(arguments.model, arguments.images)
+    require_existing_image(arguments.images)
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
     require_sortable_classes(arguments, config.classes)
     draw_explanation = make_explanation_drawer(network, config, arguments.explain)
@@ -167,6 +169,18 @@ def check_positional_arguments(model: Path, images: list[str]) -> None:
                 f"{model} is not a model, but {image} is: give the model first, "
                 f"as in residua predict {image} {model}"
             )
+
+
+def require_existing_image(images: list[str]) -> None:
+    """Raise DataError if none of the images exists; one of several is said in its own line."""
+    if not any(image == "-" or os.path.lexists(image) for image in images):
+        places = " or ".join(map(format_printable_path, images[:MAX_NAMED_IMAGES]))
+        more = f", nor are {len(images) - MAX_NAMED_IMAGES:,} more" * (
+            len(images) > MAX_NAMED_IMAGES
+        )
+        raise DataError(
+            f"there is no file or folder {places}{more}: give image files, or folders of them"
+        )
 
 
 def is_run_or_model_folder(path: Path) -> bool:

@@ -40,6 +40,8 @@ def move_records_into_one_file(folder: Path) -> None:
 
     Raises UsageError if the folder is not a study, or if a run is unfinished.
     """
+    if not folder.exists():
+        raise UsageError(f"there is no folder {folder}: give the folder of a study")
     if not (folder / "study.json").exists():
         raise UsageError(
             f"--pack needs the folder of a study, but {folder} has no study.json: "

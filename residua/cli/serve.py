@@ -13,7 +13,8 @@ from residua.console.progress import ProgressBar
 from residua.deploy.limits import ServerLimits
 from residua.errors import UsageError
 from residua.extras import require_extra
-from residua.report.format import format_counted_noun, format_percent, format_shortest_percent
+from residua.report.accuracy import format_accuracy
+from residua.report.format import format_counted_noun, format_shortest_percent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,6 +135,8 @@ def run(arguments: Namespace) -> None:
         (arguments.host, *map(deploy.parse_allowed_host, arguments.allow_host)),
         tuple(map(deploy.parse_allowed_origin, arguments.allow_origin)),
     )
+    if not str(arguments.model).startswith("hf:"):  # which would be downloaded
+        net.read_model_config(net.find_model_folder(arguments.model))
     # the port is opened first, so that a port in use is reported before the model is loaded
     with deploy.open_listener(arguments.host, arguments.port) as listener:
         network, config = net.load_model_folder(net.find_model_folder(arguments.model))
@@ -213,9 +216,11 @@ def build_page_variables(
     """
     unsure_below = deploy.DEFAULT_UNSURE_BELOW if threshold is None else threshold
     trained_text = f", trained on {config.dataset}" if config.dataset else ""
-    error_text = ""
+    accuracy_text = ""
     if config.test_error is not None:
-        error_text = f"; test error {format_percent(config.test_error, digits=2)}"
+        right, low, high = format_accuracy(config.test_error, config.test_images)
+        interval = f" (95 % interval {low} to {high})" if low else ""
+        accuracy_text = f"; {right} % right on the test images{interval}"
     class_count = format_counted_noun(len(config.classes), "class", "classes")
     return {
         "title": "What is in this picture?",
@@ -227,7 +232,7 @@ def build_page_variables(
         "examples": examples,
         "similar": similar_count,
         "subject": f"{config.network.name} knows {class_count}{trained_text}",
-        "facts": f"It runs by {engine_name}{error_text}.",
+        "facts": f"It runs by {engine_name}{accuracy_text}.",
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from residua import data, training
+from residua.api.run_pages import write_run_pages
 from residua.cli.image_options import (
     add_max_pixels_option,
     add_white_level_option,
@@ -26,7 +27,8 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.cli.run_options import make_run_request
-from residua.cli.training_outcome import describe_training_outcome, write_run_pages
+from residua.cli.training_outcome import describe_training_outcome
+from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.config.network import Network
 from residua.config.papers import list_models
 from residua.config.plan import plan
@@ -115,6 +117,7 @@ def run(arguments: Namespace) -> None:
         if arguments.dry_run:
             training.parse_save_interval(arguments.save_every)
             resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
+            print_reasons(resolved, machine)
             facts = training.preview_run(
                 resolved.run, machine, arguments.data_dir, resolved.dataset, print_summary
             )
@@ -126,14 +129,15 @@ def run(arguments: Namespace) -> None:
     outcome: list[str] = []
     if not arguments.dry_run:
         folder = Path(str(facts["folder"]))
-        outcome = describe_training_outcome(facts, folder, resolved.dataset, arguments)
         facts |= write_run_pages(
             folder,
             resolved.dataset,
             machine,
             arguments.data_dir,
             was_finished=not facts["trained"],
+            describe_unexpected=save_traceback_and_describe,
         )
+        outcome = describe_training_outcome(facts, folder, resolved.dataset, arguments)
     pages = {"page", "evaluation_page"}
     shown = {name: value for name, value in facts.items() if value or name not in pages}
     lines = [*format_quantities(shown), *outcome]
@@ -155,10 +159,9 @@ def train_and_report(
     folder_name = f"{name}-{resolved.dataset.name}-{run_config.id}"
     folder = arguments.out or folder_for_name(Path("runs"), folder_name)
     was_finished = RunRecord(folder).is_finished
-    if is_main:
-        print_notes(f"{why} (override: --{option})" for option, why in resolved.reasons.items())
-        if arguments.resume and not RunRecord(folder).run_json_path.exists():
-            print_note(describe_missing_run(folder, run_config))
+    print_reasons(resolved, machine)
+    if is_main and arguments.resume and not RunRecord(folder).run_json_path.exists():
+        print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
     with bar, training.catch_stop_signals() as should_stop:
         result = training.train_run(
@@ -182,6 +185,12 @@ def train_and_report(
             remedy = f"to train its network further, add --from {folder} and another --out"
         print_note(f"the run in {folder} is already finished; nothing was trained: {remedy}")
     return {**result, "folder": str(folder), "trained": not was_finished}
+
+
+def print_reasons(resolved: "ResolvedRun", machine: "Machine") -> None:
+    """Print the reason for each automatic choice, with the option that overrides it."""
+    if machine.group.is_main:
+        print_notes(f"{why} (override: --{option})" for option, why in resolved.reasons.items())
 
 
 def describe_missing_run(folder: Path, run: Run) -> str:

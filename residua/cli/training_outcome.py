@@ -1,86 +1,23 @@
-"""The end of `residua train`: the pages of the run, its accuracy, its curve, the next commands."""
+"""The end of `residua train`: its accuracy, its curve, the next commands."""
 
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from jsonargparse import Namespace
 
-from residua import data, report, training
-from residua.cli.unexpected_error import save_traceback_and_describe
+from residua import data, report
 from residua.config.dataset import Dataset
+from residua.config.evaluation_results import MIN_CALIBRATION_IMAGES
 from residua.config.serialize import Json
 from residua.console.error_chart import draw_error_chart
-from residua.console.output import print_note
 from residua.deploy.image_files import find_image_files
-from residua.errors import RecordError, ResiduaError, describe_os_error
+from residua.errors import RecordError
 from residua.record import MetricsRow, RunRecord
 from residua.report.accuracy import format_accuracy
-from residua.report.evaluation_page import EVALUATION_PAGE
 from residua.report.format import quote_path
-from residua.report.html import REPORT_PAGE
 from residua.report.run_page import EVALUATION_FOLDER
-from residua.training.stored_temperature import MIN_CALIBRATION_IMAGES
-
-
-def write_run_pages(
-    folder: Path,
-    dataset: Dataset,
-    machine: "training.Machine",
-    data_dir: Path | None,
-    *,
-    was_finished: bool,
-) -> dict[str, Json]:
-    """Write the report and the evaluation of the finished run in `folder`.
-
-    Returns the paths of the two pages, or None for a page that could not be written; a note then
-    says why, and no error is raised.  VLAD has no report, because it is not trained in steps.
-    Pages of a run that `was_finished` before are written only if they are missing.
-    """
-    report_page = folder / REPORT_PAGE
-    evaluation_page = folder / EVALUATION_FOLDER / EVALUATION_PAGE
-
-    def write_report() -> None:
-        report.write_run_report(report.read_study_summary(folder), folder)
-
-    def write_evaluation() -> None:
-        evaluation = training.evaluate_finished_run(folder, dataset, machine, data_dir)
-        report.write_evaluation_report(evaluation, evaluation_page.parent)
-
-    has_evaluation = (was_finished and evaluation_page.exists()) or write_or_explain(
-        write_evaluation, f"the evaluation of the run in {folder}"
-    )
-    has_report = (was_finished and report_page.exists()) or (  # which shows mistakes of the first
-        RunRecord(folder).read_run().recipe is not None
-        and write_or_explain(write_report, f"the report of the run in {folder}")
-    )
-    return {
-        "page": str(report_page) if has_report else None,
-        "evaluation_page": str(evaluation_page) if has_evaluation else None,
-    }
-
-
-def write_or_explain(write: Callable[[], None], what: str) -> bool:
-    """Call `write` and return True; if it fails or is interrupted, print a note and return False.
-
-    By then the run is finished and stored, so a failure here must not end the command.
-    """
-    try:
-        write()
-    except KeyboardInterrupt:
-        reason = "it was interrupted"
-    except ResiduaError as error:
-        reason = str(error)
-    except OSError as error:
-        reason = describe_os_error(error)
-    except Exception as error:
-        reason = save_traceback_and_describe(error)
-    else:
-        return True
-    print_note(f"{what} was not written (the run itself is complete): {reason}")
-    return False
 
 
 def describe_training_outcome(
@@ -135,7 +72,10 @@ def suggest_next_commands(
     *,
     has_report: bool,
 ) -> list[str]:
-    """Suggest three next commands after a run, with its paths quoted for a shell."""
+    """Suggest the next commands after a run, with its paths quoted for a shell.
+
+    `evaluate` is one of them only if the evaluation of the run was not written.
+    """
     run_folder, location = quote_path(folder), quote_path(arguments.data)
     options = [
         f"--{name} {quote_path(value)}"
@@ -153,8 +93,10 @@ def suggest_next_commands(
     last_command = f"residua report {run_folder}" if has_report else others
     if isinstance(dataset, data.PhotoDataset) and holds_image_files(arguments.data):
         last_command = f"residua predict {run_folder} {location}"
+    evaluate_command = f"residua evaluate {run_folder} {location} {' '.join(options)}"
+    has_evaluation = result.get("evaluation_page") is not None
     return [
-        f"residua evaluate {run_folder} {location} {' '.join(options)}",
+        *([] if has_evaluation else [evaluate_command]),
         f"residua serve {run_folder}",
         last_command,
     ]

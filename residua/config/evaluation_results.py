@@ -10,6 +10,7 @@ from residua.config.serialize import FORMAT_VERSION
 LabelCheck = Literal["", "last", "last and best"]
 # A label is doubted only if its probability is below this share of 1 / classes; our choice.
 DOUBTFUL_SHARE_OF_CHANCE = 0.5
+MIN_CALIBRATION_IMAGES = 100  # our choice; below, a gain by a temperature is mostly noise
 Z_95 = NormalDist().inv_cdf(0.975)  # two-sided 95 %
 
 
@@ -109,6 +110,9 @@ class EvaluationResult:
     calibration       calibration of the network's own softmax
     scaled            calibration of softmax(scores / temperature), with the temperature fitted on
                       other images
+    temperature       the temperature; for "halves" the mean of two, which no image has
+    half_temperatures the temperatures of the images at even and at odd positions, for "halves"; in
+                      older records empty
     fitted            where the temperature comes from: "folder" (stored in the model folder), "dev"
                       (fitted on the dev split), or "halves" (fitted for each half of the images
                       on the other half)
@@ -118,8 +122,11 @@ class EvaluationResult:
     temperature_note  which temperature this evaluation stored or removed, or why it did neither
     label_check       which networks doubt a label: "last" (this one alone), "last and best" (also
                       that of the run's best epoch), or "" (labels were not checked)
-    doubtful_count    number of labels that are probably wrong
+    doubtful_count    number of labels that are probably wrong; `labels_to_check` leaves them out
+                      if the network is not clearly better than guessing
     doubtful_labels   the first of them, the most doubtful label first
+    doubts_are_scaled whether their probabilities are at the temperature, as in older records, and
+                      not the network's own, as those of the mistakes are
     loss_change_error standard error of the mean by which the temperature changes an image's loss,
                       in nats; None for a single image, and in older records
     """
@@ -150,15 +157,53 @@ class EvaluationResult:
     doubtful_count: int = field(default=0, metadata={"added_later": True})
     doubtful_labels: tuple[DoubtfulLabel, ...] = field(default=(), metadata={"added_later": True})
     loss_change_error: float | None = field(default=None, metadata={"added_later": True})
+    half_temperatures: tuple[float, ...] = field(default=(), metadata={"added_later": True})
+    doubts_are_scaled: bool = field(default=True, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     @property
     def error_rate(self) -> float:
+        """The fraction of misclassified images, in [0, 1]."""
         return self.wrong / self.count
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of images that are classified correctly, in [0, 1]."""
+        return (self.count - self.wrong) / self.count
+
+    def __repr__(self) -> str:
+        low, high = [100 * (1 - limit) for limit in reversed(self.error_interval)]
+        return (
+            f"EvaluationResult({self.model}, accuracy {100 * self.accuracy:.1f} %, "
+            f"95 % interval {low:.1f} to {high:.1f}, count {self.count:,}, split {self.split})"
+        )
 
     @property
     def top5_error_rate(self) -> float:
         return self.wrong5 / self.count
+
+    @property
+    def most_frequent_share(self) -> float:
+        """The share of the most frequent class: what always guessing that class gets right."""
+        return max(map(sum, self.confusion)) / self.count
+
+    @property
+    def is_clearly_better_than_guessing(self) -> bool:
+        """Whether the accuracy's 95 % interval lies above the share of the most frequent class.
+
+        The result is True if all images are of one class: then guessing cannot be told apart.
+        """
+        share = self.most_frequent_share
+        return share >= 1 or 1 - self.error_interval[1] > share
+
+    @property
+    def labels_to_check(self) -> tuple[DoubtfulLabel, ...]:
+        """The recorded doubtful labels; none if the network is not clearly better than guessing."""
+        return self.doubtful_labels if self.is_clearly_better_than_guessing else ()
+
+    @property
+    def labels_to_check_count(self) -> int:
+        return self.doubtful_count if self.is_clearly_better_than_guessing else 0
 
     def count_images_of_class(self, class_index: int) -> int:
         return sum(self.confusion[class_index])

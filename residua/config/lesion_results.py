@@ -161,6 +161,10 @@ class LesionStudyResult:
     kind: str = "lesion"
     format: int = FORMAT_VERSION
 
+    def __repr__(self) -> str:
+        labels = ", ".join(net.label for net in self.nets)
+        return f"LesionStudyResult({labels}: {self.images:,} images of {self.dataset} {self.split})"
+
 
 def log_number_of_paths(units: int, length: int) -> float:
     """Return the natural log of the number of paths that take `length` of the `units` branches.

@@ -66,8 +66,9 @@ class ModelConfig:
     temperature     divisor of the scores: probabilities are softmax(scores / temperature)
     weights         SHA-256 of the file model.safetensors
     license         license of the weights, as the Hugging Face hub names it, e.g. apache-2.0
-    train_digests   which photographs the run trained on: base64 of 4 bytes of each SHA-256 sum
-    dev_digests     the same for the dev photographs, by which its best epoch was chosen
+    train_digests   which photographs or arrays the run trained on: base64 of 4 bytes of the SHA-256
+                    sum of each file or, after "pixels:", of each array's pixels (c, h, w)
+    dev_digests     the same for the dev images, by which its best epoch was chosen
     """
 
     network: ClassifierConfig

@@ -147,7 +147,8 @@ def compose_network_name(family: str, depth: int) -> str:
 
     For example, `("resnet,join=add", 56)` gives `cifar-resnet56,join=add`.  In `family`, the prefix
     `cifar-` may be omitted, and any other family is given in full, e.g. `fc-resnet`.  If a family
-    exists for both CIFAR and ImageNet, `imagenet resnet`, for example, is ImageNet's.
+    exists for both CIFAR and ImageNet, `imagenet resnet`, for example, is ImageNet's.  Raises
+    UsageError for an unknown family.
     """
     makers = NETWORK_MAKERS | WIDE_NETWORK_MAKERS
     match = re.fullmatch(r"(imagenet )?(.*?)(-\d+)?(,.*)?", family)
@@ -157,7 +158,11 @@ def compose_network_name(family: str, depth: int) -> str:
     needs_cifar_prefix = not prefix and (
         family_name not in makers or f"cifar-{family_name}" in makers
     )
-    return f"{'cifar-' * needs_cifar_prefix}{family_name}{depth}{factor}{changes}"
+    full_name = f"{'cifar-' * needs_cifar_prefix}{family_name}"
+    if full_name not in makers:
+        families = dict.fromkeys(name.removeprefix("cifar-") for name in makers)
+        raise unknown_name_error("family", family_name, families)
+    return f"{full_name}{depth}{factor}{changes}"
 
 
 def split_network_name(name: str) -> tuple[str, int]:

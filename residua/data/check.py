@@ -40,6 +40,10 @@ class DatasetCheck:
     # positions of images that duplicate others, each with the position of its original
     originals: Mapping[int, int] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        images, problems = len(self.images), len(self.problems)
+        return f"DatasetCheck({self.listing.location}: {images:,} images, {problems:,} problems)"
+
     @property
     def json_summary(self) -> dict[str, Json]:
         """The content of check.json; channel means and stds are of pixels in [0, 1]."""

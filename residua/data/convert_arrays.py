@@ -1,6 +1,7 @@
 """Convert arrays and Python data sets of a user to images (n, c, h, w) uint8 and labels (n,)."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,7 +85,13 @@ def scale_to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
             f"images have the dtype {array.dtype}: give uint8, or floating point in [0, 1]"
         )
     lowest, highest = float(array.min()), float(array.max())
-    if not (lowest >= 0 and highest <= 1):  # also if a value is not a number
+    if not (isfinite(lowest) and isfinite(highest)):
+        count = int(np.count_nonzero(~np.isfinite(array)))
+        raise DataError(
+            f"these floating-point images have {count:,} values that are not finite (NaN or "
+            "infinite): give levels in [0, 1]"
+        )
+    if not (lowest >= 0 and highest <= 1):
         raise DataError(
             f"these floating-point images have values from {lowest:g} to {highest:g}, outside of "
             "[0, 1]: give unnormalised images, in [0, 1] or as uint8"

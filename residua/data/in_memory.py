@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
+from residua.data.check import MIN_CLASS_IMAGES
 from residua.data.images import Images
 from residua.data.sources.listing import ImageEntry, OptionalSplit, Split, SplitSource
 from residua.data.splits import SPLIT_ORDER, assign_splits
@@ -20,10 +21,14 @@ STATISTICS_CHUNK = 1024  # images whose levels are summed together
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InMemoryDataset(Dataset):
-    """A data set whose images are in memory, by split; its `mean` and `std` are computed."""
+    """A data set whose images are in memory, by split; its `mean` and `std` are computed.
+
+    `positions` are those of the test images in the data that were given; () if they are all.
+    """
 
     images: Mapping[Split, Images] = field(compare=False, repr=False)
     split_source: SplitSource = "given"
+    positions: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 def make_in_memory_dataset(
@@ -51,9 +56,24 @@ def make_in_memory_dataset(
     return assemble_dataset(images, classes, mean, std, source)
 
 
-def make_evaluation_dataset(images: Images, config: ModelConfig) -> InMemoryDataset:
-    """Make a data set whose images are all in the split test, to evaluate a model on."""
-    return make_one_split_dataset(images, "test", config.classes, config.mean, config.std)
+def make_evaluation_dataset(
+    images_by_split: Mapping[OptionalSplit, Images], config: ModelConfig
+) -> InMemoryDataset:
+    """Make a data set of images by split, to evaluate a model on; those under "" are in test.
+
+    Raises DataError if images of two splits differ in shape.
+    """
+    require_equal_shapes(images_by_split)
+    source: SplitSource = "content" if "" in images_by_split else "given"
+    images: dict[Split, Images] = {split or "test": i for split, i in images_by_split.items()}
+    return assemble_dataset(images, config.classes, config.mean, config.std, source)
+
+
+def choose_test_images(dataset: InMemoryDataset, is_chosen: list[bool]) -> InMemoryDataset:
+    """Return the data set with only the chosen ones of its test images."""
+    positions = tuple(i for i, chosen in enumerate(is_chosen) if chosen)
+    images = dataset.images["test"][torch.tensor(positions).long()]
+    return replace(dataset, images={"test": images}, positions=positions)
 
 
 def make_one_split_dataset(
@@ -130,6 +150,14 @@ def assign_missing_splits(
         for label in images.labels.tolist()
     ]
     splits = assign_splits(entries, list(iterate_digests(pixels)))
+    if missing := [split for split in SPLIT_ORDER if split not in splits]:
+        measure_channels(pixels)  # raises a better error if all images are alike
+        class_count = len(set(labels.tolist()))
+        raise DataError(
+            f"{len(labels)} images of {class_count} classes are too few to split by their content, "
+            f"since none is left for {missing[0]}: give {MIN_CLASS_IMAGES} or more different "
+            "images of each class, or both test= and dev="
+        )
     all_images = Images(pixels, labels)
     return {
         split: all_images[torch.tensor([i for i, s in enumerate(splits) if s == split]).long()]

@@ -1,5 +1,6 @@
 """Read the uint8 images and the labels of data sets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ from residua.data.sources.array_files import read_cifar_batches, read_idx_files
 from residua.data.sources.download import find_or_download
 from residua.data.sources.listing import DataProblem, Split
 from residua.data.sources.resolve import PhotoDataset
+from residua.data.splits import SPLIT_ORDER
 from residua.data.summary import NOTED_KINDS
 from residua.errors import DataError
 
@@ -39,7 +41,12 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     """
     if isinstance(dataset, InMemoryDataset):
         if split not in dataset.images:
-            raise DataError(f"images in memory are all in the split test: leave split={split} out")
+            if dataset.split_source == "content":
+                raise DataError(
+                    f"images in memory are all in the split test: leave split={split} out"
+                )
+            given = ", ".join(dataset.images)
+            raise DataError(f"the data has no split {split}, only {given}: choose one of its own")
         return dataset.images[split]
     if isinstance(dataset, PhotoDataset):
         decoded = load_square_photos(dataset)
@@ -79,7 +86,7 @@ def read_preprocessed_split(
     Photos are preprocessed as `preprocessing` says, exactly as prediction does it, unless their
     listing states another white level.  Images of published data sets are returned as they are.
     """
-    splits: tuple[Split, ...] = ("train", "dev", "test") if split == "all" else (split,)
+    splits: tuple[Split, ...] = SPLIT_ORDER if split == "all" else (split,)
     if isinstance(dataset, PhotoDataset):
         view = ImagePreprocessing(
             preprocessing.input,
@@ -94,11 +101,16 @@ def read_preprocessed_split(
         selected = slice(decoded.split_slice(splits[0]).start, decoded.split_slice(splits[-1]).stop)
         images = Images(decoded.pixels, decoded.labels)[selected]
         return NamedImages(images, list(decoded.names[selected]), decoded.problems)
+    positions: Sequence[int] = ()
+    if isinstance(dataset, InMemoryDataset):
+        positions = dataset.positions
+        if split == "all":
+            splits = tuple(name for name in SPLIT_ORDER if name in dataset.images)
     images_by_split = [read_split(dataset, name, data_dir) for name in splits]
     names = [
         f"{name} image {i}"
         for name, images in zip(splits, images_by_split, strict=True)
-        for i in range(len(images))
+        for i in (positions or range(len(images)))
     ]
     pixels = torch.cat([images.pixels for images in images_by_split])
     labels = torch.cat([images.labels for images in images_by_split])

@@ -2,13 +2,19 @@
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
-from residua.data.decode_listing import DecodedImages
+from residua.data.in_memory import InMemoryDataset, iterate_digests
+from residua.data.read import load_square_photos
+from residua.data.sources.resolve import PhotoDataset
 
+OF_PIXELS = (
+    "pixels:"  # before the digests of arrays; not base64, so that older versions ignore them
+)
 DIGEST_BYTES = 4  # of each image; two images agree by chance once in four billion
 MAX_STORED_DIGESTS = 200_000  # 1 MiB of config.json; for more images nothing is stored
 
@@ -21,18 +27,42 @@ class SeenImages:
     dev: frozenset[bytes] = frozenset()
 
     @classmethod
-    def from_config(cls, config: ModelConfig) -> Self:
-        return cls(decode_digests(config.train_digests), decode_digests(config.dev_digests))
+    def from_config(cls, config: ModelConfig, *, in_memory: bool = False) -> Self:
+        """Read the digests of photographs or, with `in_memory`, of arrays; none of the other kind.
+
+        A photograph's digest is that of its file, and an array's is that of its pixels, so that
+        they cannot be compared.
+        """
+        texts = (config.train_digests, config.dev_digests)
+        if in_memory != texts[0].startswith(OF_PIXELS):
+            return cls()
+        return cls(*(decode_digests(text.removeprefix(OF_PIXELS)) for text in texts))
 
 
-def store_seen_images(config: ModelConfig, images: DecodedImages) -> ModelConfig:
-    """Return the config with the digests of a run's images, or unchanged if there are too many."""
-    if len(images.digests) > MAX_STORED_DIGESTS:
+def store_seen_images(config: ModelConfig, data: Dataset) -> ModelConfig:
+    """Return the config with the digests of the images that a run on `data` uses.
+
+    It is unchanged for a published data set, and if there are too many images.
+    """
+    train: Sequence[str]
+    dev: Sequence[str]
+    mark = ""
+    if isinstance(data, InMemoryDataset):
+        if data.num_images > MAX_STORED_DIGESTS:
+            return config
+        mark = OF_PIXELS
+        train, dev = (list(iterate_digests(data.images[s].pixels)) for s in ("train", "dev"))
+    elif isinstance(data, PhotoDataset):
+        photos = load_square_photos(data)
+        if len(photos.digests) > MAX_STORED_DIGESTS:
+            return config
+        train, dev = (photos.digests[photos.split_slice(s)] for s in ("train", "dev"))
+    else:
         return config
     return replace(
         config,
-        train_digests=encode_digests(images.digests[images.split_slice("train")]),
-        dev_digests=encode_digests(images.digests[images.split_slice("dev")]),
+        train_digests=mark + encode_digests(train),
+        dev_digests=mark + encode_digests(dev),
     )
 
 

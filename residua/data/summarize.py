@@ -62,7 +62,9 @@ def summarize_evaluated_data(
     notes.extend(list_white_level_notes(problems))
     skipped, details = summarize_problems(problems)
     splits = {split: sum(counts.values())}
-    return DataSummary(location, counts, splits, source, skipped, details, tuple(notes))
+    return DataSummary(
+        location, counts, splits, source, skipped, details, tuple(notes), counted="images"
+    )
 
 
 def summarize_checked_data(checked: DatasetCheck) -> DataSummary:

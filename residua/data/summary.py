@@ -36,6 +36,7 @@ class DataSummary:
     skipped: dict[str, int]  # files or images, by the kind of the problem
     details: tuple[str, ...] = ()  # sentences about what was left out as a whole
     notes: tuple[str, ...] = ()
+    counted: str = "training images"  # what `classes` counts
 
     @property
     def json(self) -> dict[str, Json]:
@@ -52,7 +53,7 @@ class DataSummary:
         image_count = sum(self.splits.values())
         yield f"data {self.location}: {image_count:,} images in {len(self.classes):,} classes"
         named = [f"{name} {count:,}" for name, count in self.classes.items()]
-        yield f"  classes   {join_first_names(named, MAX_NAMED_CLASSES)}"
+        yield f"  classes   {self.counted}: {join_first_names(named, MAX_NAMED_CLASSES)}"
         splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
         source = SOURCE_PHRASES[self.split_source]
         yield f"  splits    {splits}" + (f" ({source})" if "all" not in self.splits else "")

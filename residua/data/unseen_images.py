@@ -5,6 +5,7 @@ model was never trained on.  The digests in the model folder tell, wherever the 
 lies and whatever was added to it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,6 +13,7 @@ from residua.config.dataset import Dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.images import Images
+from residua.data.in_memory import InMemoryDataset, choose_test_images, iterate_digests
 from residua.data.seen_images import DIGEST_BYTES, SeenImages
 from residua.data.sources.listing import Split
 from residua.data.sources.resolve import PhotoDataset
@@ -19,6 +21,7 @@ from residua.data.splits import FIRST_DEV_SHARE
 from residua.errors import DataError
 
 EvaluatedSplit = Literal[Split, "all"]
+NO_TEST_SPLIT = "all images are evaluated: none is in test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ def choose_images(
     are all images that the model has not seen.  A run that split its photos by content keeps its
     split.  Raises DataError if the model has seen all images.
     """
+    if isinstance(dataset, InMemoryDataset):
+        return choose_images_in_memory(dataset, requested, config)
     if not isinstance(dataset, PhotoDataset):
         split = requested or "test"
         return ImageChoice(dataset, split, split)
@@ -51,22 +56,52 @@ def choose_images(
         return ImageChoice(dataset, "all", "all")
     if listing.split_source != "content":
         if requested is None and not any(entry.split == "test" for entry in listing.entries):
-            return ImageChoice(dataset, "all", "all", "all images are evaluated: none is in test")
+            return ImageChoice(dataset, "all", "all", NO_TEST_SPLIT)
         if requested != "dev" or any(entry.split == "dev" for entry in listing.entries):
             split = requested or "test"
             return ImageChoice(dataset, split, split)
     seen = SeenImages.from_config(config)
     if not seen.train:
         return choose_by_fingerprint(dataset, requested, config)
-    return choose_by_digests(dataset, requested, seen)
+    return choose_by_digests(dataset, hash_listing(listing), requested, seen)
+
+
+def choose_images_in_memory(
+    dataset: InMemoryDataset, requested: EvaluatedSplit | None, config: ModelConfig
+) -> ImageChoice:
+    """Choose images that are in memory as `choose_images` does; splits that are given are kept."""
+    if dataset.split_source != "content":
+        if requested is None and "test" not in dataset.images:
+            return ImageChoice(dataset, "all", "all", NO_TEST_SPLIT)
+        split = requested or "test"
+        return ImageChoice(dataset, split, split)
+    if requested == "all":
+        return ImageChoice(dataset, "all", "all")
+    seen = SeenImages.from_config(config, in_memory=True)
+    if seen.train:
+        digests = iterate_digests(dataset.images["test"].pixels)
+        return choose_by_digests(dataset, digests, requested, seen)
+    if requested is not None:
+        return ImageChoice(dataset, requested, requested)
+    count = len(dataset.images["test"])
+    reason = (
+        f"all {count:,} images are evaluated: it is not known whether the model was trained on any "
+        "of them"
+    )
+    return ImageChoice(dataset, "test", "all", reason)
 
 
 def choose_by_digests(
-    dataset: PhotoDataset, requested: Split | None, seen: SeenImages
+    dataset: PhotoDataset | InMemoryDataset,
+    digests: Iterable[str],
+    requested: Split | None,
+    seen: SeenImages,
 ) -> ImageChoice:
-    """Choose images by what the model has seen of them, as `choose_images` does."""
-    listing = dataset.listing
-    starts = [bytes.fromhex(digest[: 2 * DIGEST_BYTES]) for digest in hash_listing(listing)]
+    """Choose images by what the model has seen of them, as `choose_images` does.
+
+    `digests` are the SHA-256 sums of the images, in hexadecimal digits.
+    """
+    starts = [bytes.fromhex(digest[: 2 * DIGEST_BYTES]) for digest in digests]
     in_train = [start in seen.train for start in starts]
     in_dev = [
         start in seen.dev and not trained for start, trained in zip(starts, in_train, strict=True)
@@ -81,14 +116,16 @@ def choose_by_digests(
     chosen = {"train": in_train, "dev": in_dev, "test": unseen, None: unseen}[requested]
     split = requested or "test"
     if not any(chosen):
+        place = dataset.listing.location if isinstance(dataset, PhotoDataset) else "the data"
         raise DataError(
-            f"{listing.location} has no images for the {split} split: the model was trained on "
-            f"{sum(in_train):,} of these {len(starts):,} images, and its best epoch was chosen on "
-            f"{sum(in_dev):,}; give other images, or add --split all"
+            f"{place} has no images for the {split} split: the model was trained on "
+            f"{sum(in_train):,} of these {len(starts):,} images, and {sum(in_dev):,} were its dev "
+            f"images; give other images, or add --split=all"
         )
     reason = (
         f"{sum(chosen):,} of {len(starts):,} images are evaluated: the model was trained on "
-        f"{sum(in_train):,}, and its best epoch was chosen by {sum(in_dev):,}"
+        f"{sum(in_train):,}, and {sum(in_dev):,} were its dev images, which serve to "
+        "choose a network, so that its error on them would look too low"
     )
     return ImageChoice(put_into_test_split(dataset, chosen), "test", split, reason)
 
@@ -123,11 +160,15 @@ def choose_by_fingerprint(
     return ImageChoice(put_into_test_split(dataset, [True] * count), "test", "all", reason)
 
 
-def put_into_test_split(dataset: PhotoDataset, is_chosen: list[bool]) -> PhotoDataset:
+def put_into_test_split(
+    dataset: PhotoDataset | InMemoryDataset, is_chosen: list[bool]
+) -> PhotoDataset | InMemoryDataset:
     """Return the data set with only the chosen entries, all in the test split.
 
     The test split is used because nothing is held out from it for another split.
     """
+    if isinstance(dataset, InMemoryDataset):
+        return choose_test_images(dataset, is_chosen)
     entries = tuple(
         replace(entry, split="test")
         for entry, chosen in zip(dataset.listing.entries, is_chosen, strict=True)

@@ -65,19 +65,19 @@ def resolve_user_data(
 
 
 def resolve_evaluation_data(
-    data: str | Path | ImagesAndLabels, config: ModelConfig, *, skip_unknown: bool = False
+    data: UserData, config: ModelConfig, *, skip_unknown: bool = False
 ) -> Dataset:
     """Turn what a user gives as data into a data set to evaluate a model on.
 
-    A text or a path is resolved as `residua evaluate` does.  Images in memory are all in the split
-    test; their labels are numbers or names of the model's classes.
+    A text or a path is resolved as `residua evaluate` does.  Images in memory that no dict splits
+    are all in the split test; labels are numbers or names of the model's classes.
     """
     if isinstance(data, str | Path):
         return resolve_dataset(
             os.fspath(data), config.network.input, config.classes, skip_unknown=skip_unknown
         )
-    images, _ = read_part(data, config.classes)
-    return make_evaluation_dataset(images, config)
+    images_by_split, _ = read_images_by_split(group_parts_by_split(data), config.classes)
+    return make_evaluation_dataset(images_by_split, config)
 
 
 def group_parts_by_split(data: Any) -> dict[OptionalSplit, Any]:
@@ -100,7 +100,15 @@ def group_parts_by_split(data: Any) -> dict[OptionalSplit, Any]:
 def read_parts(
     parts: Mapping[OptionalSplit, Any], classes: Sequence[str] | None
 ) -> InMemoryDataset:
-    """Read the images of each split; all have the classes of the first one."""
+    """Read the images of each split into a data set to train on."""
+    images_by_split, names = read_images_by_split(parts, classes)
+    return make_in_memory_dataset(images_by_split, names)
+
+
+def read_images_by_split(
+    parts: Mapping[OptionalSplit, Any], classes: Sequence[str] | None
+) -> tuple[dict[OptionalSplit, Images], tuple[str, ...]]:
+    """Read the images of each split; all have the classes of the first one, which are returned."""
     images_by_split: dict[OptionalSplit, Images] = {}
     names: Sequence[str] | None = classes
     for split, part in parts.items():
@@ -111,7 +119,7 @@ def read_parts(
                 raise
             raise DataError(f"in the split {split}, {error}") from error
     assert names is not None
-    return make_in_memory_dataset(images_by_split, tuple(names))
+    return images_by_split, tuple(names)
 
 
 def read_part(part: Any, classes: Sequence[str] | None) -> tuple[Images, tuple[str, ...]]:

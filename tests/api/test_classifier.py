@@ -156,11 +156,12 @@ def test_an_evaluation_equals_that_of_the_command_line(classifier, run_folder, p
     assert (evaluation.loss, evaluation.split) == (facts["loss"], facts["split"])
 
 
-def test_arrays_are_evaluated_whole_by_number_or_name(classifier, photos):
+def test_arrays_are_evaluated_whole_by_number_or_name(classifier, photos, capsys):
     images = np.stack([classifier.read_pixels(photos / c / "0.png").numpy() for c in CLASSES])
     by_number = classifier.evaluate((images, [0, 1, 2]))
+    assert "it is not known whether the model was trained" in capsys.readouterr().err
     by_name = classifier.evaluate((images, list(CLASSES)))
-    assert (by_number.count, by_number.split) == (3, "test")
+    assert (by_number.count, by_number.split) == (3, "all")
     assert by_number.wrong == by_name.wrong
     with pytest.raises(DataError, match="label hen is not one of the classes: cat, dog, owl"):
         classifier.evaluate((images, ["cat", "hen", "owl"]))

@@ -40,6 +40,10 @@ def test_python_and_the_command_line_measure_the_same_signals(tmp_path, monkeypa
     assert stored[0] == stored[1]
     assert (tmp_path / "a" / "report.html").exists()
     assert read_signals_record(tmp_path / "a" / "signals.json") == record
+    assert (
+        repr(record)
+        == f"SignalsRecord(cifar-resnet8, untrained: {len(record.names)} units, digits)"
+    )
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):

@@ -35,6 +35,8 @@ def test_python_and_the_command_line_measure_the_same_lesions(trained, tmp_path)
     assert stored[0] == stored[1]
     assert (tmp_path / "a" / "report.html").exists()
     assert read_lesion_study(tmp_path / "a") == study
+    assert repr(study).startswith("LesionStudyResult(cifar-")
+    assert len(repr(study)) < 200
 
 
 def test_a_network_in_memory_has_the_same_lesions_as_its_folder(trained, tmp_path, monkeypatch):
@@ -95,6 +97,7 @@ def test_a_study_keeps_its_runs_and_its_page_only_in_a_given_folder(tmp_path, mo
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     kept = residua.study(["plain"], [8], seeds=[0], out="kept", **STUDY)
     assert (tmp_path / "kept" / "report.html").exists()
+    assert repr(kept) == f"StudySummary(1 run: {kept.findings[0]})"
     results = json.loads((tmp_path / "kept" / "results.json").read_text())
     assert results["cells"] == [cell.json for cell in kept.cells]
 

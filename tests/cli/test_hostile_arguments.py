@@ -78,16 +78,21 @@ REFUSED = {
     "train ~nosuchuser/x": (1, "there is no folder or table ~nosuchuser/x"),
     "data check ~nosuchuser/x": (1, "there is no folder or table ~nosuchuser/x"),
     "evaluate {run} ~nosuchuser/x": (1, "there is no folder or table ~nosuchuser/x"),
-    "report ~nosuchuser/x": (1, "~nosuchuser/x contains no run"),
+    "report ~nosuchuser/x": (1, "there is no folder ~nosuchuser/x"),
     "train /dev/zero": (1, "/dev/zero is a pipe or a device"),
     "train pipe": (1, "pipe is a pipe or a device"),
     "data check pipe": (1, "pipe is a pipe or a device"),
     "report pipe": (1, "pipe contains no run"),
+    "report depht --pack": (2, "there is no folder depht"),
+    "serve depht --port 1": (1, "depht does not exist"),  # before the port is tried
+    "data chek": (2, "there is no action 'chek': did you mean 'check'?"),
+    "data photos": (2, "there is no action 'photos': choose from check"),
+    "study --families plane --out x": (2, "there is no family 'plane': did you mean 'plain'?"),
     "predict {run} pipe --engine torch": (1, "1 of 1 files could not be read"),
     "predict {run} /dev/zero --engine torch": (1, "1 of 1 files could not be read"),
     f"report {'x' * 300}": (1, "File name too long"),
-    f"predict {'x' * 300} a.png": (1, "File name too long"),
-    "report file/below": (1, "file/below contains no run"),
+    f"predict {'x' * 300} file": (1, "File name too long"),
+    "report file/below": (1, "there is no folder file/below"),
 }
 
 

@@ -198,7 +198,7 @@ USAGE_ERRORS = [
     ),
     (
         ["study", "--families", "resnett"],
-        "residua: there is no network 'cifar-resnett20': did you mean 'cifar-resnet20'?",
+        "residua: there is no family 'resnett': did you mean 'resnet'?",
     ),
     (["study", "--depths", "deep"], "residua study: --depths: deep is not a whole number"),
     (

@@ -142,6 +142,12 @@ def test_a_command_that_computes_takes_a_device(capsys, command):
     )
 
 
+def test_the_help_claims_no_kind_of_gpu_that_was_not_tried(capsys):
+    _, out, _ = run_cli(capsys, "train", "--help")
+    assert "AMD" not in out
+    assert "a GPU that PyTorch calls cuda; tried on NVIDIA's" in " ".join(out.split())
+
+
 def list_groups(parser):
     return {
         group.title: [action.option_strings[-1] for action in group._group_actions]

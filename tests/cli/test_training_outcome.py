@@ -45,7 +45,7 @@ def test_the_commands_that_are_printed_can_be_copied(capsys, finished_run):
     assert "% right on 359 test images, 95 % interval " in headline
     commands = [shlex.split(line) for line in out.partition("Next:\n")[2].splitlines()]
     assert [command[:3] for command in commands] == [
-        ["residua", name, str(finished_run)] for name in ("evaluate", "serve", "report")
+        ["residua", name, str(finished_run)] for name in ("serve", "report")
     ]
     for command in commands:
         if command[1] != "serve":
@@ -104,10 +104,12 @@ def test_the_commands_for_photos_name_their_folder(capsys, tmp_path, monkeypatch
     assert "% right on 15 test photos, 95 % interval " in out
     commands = [shlex.split(line) for line in out.partition("Next:\n")[2].splitlines()]
     assert commands == [
-        ["residua", "evaluate", str(run), str(photos), "--out", str(run / "evaluation")],
         ["residua", "serve", str(run)],
         ["residua", "predict", str(run), str(photos)],
     ]
+    html = (run / "report.html").read_text()
+    assert 'href="evaluation/evaluation.html"' in html
+    assert "residua evaluate" not in html
 
 
 def test_the_headline_has_the_interval_of_the_share_that_is_right():

@@ -102,8 +102,7 @@ def test_a_message_is_one_line_and_cannot_steer_the_terminal(capsys):
     assert run_cli(capsys, "report", "a\nb\x1b[31m\x07") == (
         1,
         "",
-        "residua: a b\\x1b[31m\\x07 contains no run: give a study's folder, which has runs/ or "
-        "runs.jsonl, or a run's folder, which has run.json",
+        "residua: there is no folder a b\\x1b[31m\\x07: give the folder of a study or of a run",
     )
     _, _, line = run_cli(capsys, "show", "x" * 5000)
     assert line.startswith(f"residua: there is no network '{'x' * 99}...")

@@ -180,6 +180,7 @@ def test_the_fixed_table_has_no_problems_and_no_file_is_moved(faulty_folder, tmp
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"train", "test"}
     assert len(again.images) == len(rows) > 40
+    assert repr(again).startswith(f"DatasetCheck({again.listing.location}: {len(rows)} images, ")
 
 
 def test_the_commands_of_the_page_make_the_table_and_duplicates_name_their_originals(
