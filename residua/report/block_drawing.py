@@ -5,7 +5,7 @@ ReLU are those of He et al. 2016, figure 4.  The layers come from a run's record
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -21,6 +21,9 @@ from residua.report.significance import format_arm_name
 
 WIDTH = 122  # pixels, so that three blocks fit a phone
 COLUMN_X, BOX_WIDTH, SHORTCUT_X, JOIN_RADIUS = 46, 82, 103, 8
+CAPTION_SHIFT = 100 * (WIDTH / 2 - COLUMN_X) / WIDTH
+"""How far left of the drawing's middle its boxes stand, in percent of the drawing's width."""
+
 WEIGHT_HEIGHT, OTHER_HEIGHT, GAP = 27, 18, 8
 OP_LABELS = {"bn": "BN", "relu": "ReLU"}
 FILE_GAP, FILE_SCALE = 56, 1.4  # of a separate file: pixels between blocks, and size
@@ -36,22 +39,59 @@ class BlockDrawing(NamedTuple):
 def draw_study_blocks(runs: Sequence[FinishedRun]) -> list[BlockDrawing]:
     """Draw each kind of block in the nets of a study, in the order of its arms.
 
-    Arms whose blocks have the same layers share a drawing.  Nets that this version cannot read are
-    left out.
+    Arms whose blocks have the same layers share a drawing.  If the blocks of an arm differ between
+    depths, the drawings name the depths.  Nets that this version cannot read are left out.
     """
-    unit_by_structure: dict[tuple[object, ...], PlannedUnit] = {}
-    arms_by_structure: dict[tuple[object, ...], dict[str, None]] = {}
+    units_by_arm: dict[str, dict[int, PlannedUnit]] = {}
     for run in runs:
-        if run.last_unit is None:
-            continue
-        structure = describe_structure(run.last_unit)
-        unit_by_structure.setdefault(structure, run.last_unit)
-        arms_by_structure.setdefault(structure, {})[run.arm] = None
+        if run.last_unit is not None:
+            units_by_arm.setdefault(run.arm, {})[run.depth] = run.last_unit
+    unit_by_structure: dict[tuple[object, ...], PlannedUnit] = {}
+    names_by_structure: dict[tuple[object, ...], list[str]] = {}
+    for arm, units in units_by_arm.items():
+        depths_by_structure: dict[tuple[object, ...], list[int]] = {}
+        for depth, unit in sorted(prefer_identity_shortcuts(units).items()):
+            structure = describe_structure(unit)
+            unit_by_structure.setdefault(structure, unit)
+            depths_by_structure.setdefault(structure, []).append(depth)
+        for structure, depths in depths_by_structure.items():
+            name = name_drawn_nets(arm, depths if len(depths_by_structure) > 1 else ())
+            names_by_structure.setdefault(structure, []).append(name)
     drawings = []
-    for structure, unit in unit_by_structure.items():
-        nets = join_with_and([format_arm_name(arm) for arm in arms_by_structure[structure]])
-        drawings.append(BlockDrawing(render_block(unit, nets), capitalize_first(nets)))
+    for structure, names in names_by_structure.items():
+        nets = join_with_and(names)
+        drawing = render_block(unit_by_structure[structure], nets)
+        drawings.append(BlockDrawing(drawing, capitalize_first(nets)))
     return drawings
+
+
+def prefer_identity_shortcuts(units: Mapping[int, PlannedUnit]) -> dict[int, PlannedUnit]:
+    """Leave out the units of an arm that only differ in their shortcut from one with an identity.
+
+    `units` are by depth.  With one unit per stage, a net's last unit is one that halves the image,
+    where the shortcut cannot be an identity and may start after the first BN and ReLU.
+    """
+
+    def describe_without_shortcut(unit: PlannedUnit) -> tuple[object, ...]:
+        parts = (unit.lead + unit.branch, unit.after)
+        layers = tuple(tuple((layer.op, layer.kernel) for layer in part) for part in parts)
+        return (*layers, unit.shortcut is None, unit.join.symbol, unit.join.formula)
+
+    with_identity = {
+        describe_without_shortcut(unit) for unit in units.values() if unit.shortcut == ()
+    }
+    return {
+        depth: unit
+        for depth, unit in units.items()
+        if unit.shortcut == () or describe_without_shortcut(unit) not in with_identity
+    }
+
+
+def name_drawn_nets(arm: str, depths: Sequence[int]) -> str:
+    """Name the nets of an arm, and the depths if given: `residual (20 and 56 layers)`."""
+    depth_texts = [f"{depth:,}" for depth in depths]
+    name = format_arm_name(arm)
+    return f"{name} ({join_with_and(depth_texts)} layers)" if depth_texts else name
 
 
 def render_blocks_file(drawings: Sequence[BlockDrawing]) -> str:

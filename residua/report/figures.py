@@ -119,7 +119,7 @@ def mark_level(axes: "Axes", height: float, label: str) -> None:
     axes.annotate(
         label,
         (0, height),
-        (2, 2),
+        (2, 4),  # descenders stay clear of the line
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         color=MUTED_COLOR,

@@ -23,8 +23,9 @@ from residua.report.format import (
 )
 from residua.report.tables import StudyCell
 
-Measure = Literal["train", "test", "gap", "start"]
-"""Training error, test error, test minus training error, and steps until a run starts learning."""
+Measure = Literal["train", "running train", "test", "gap", "start"]
+"""Training error with re-estimated BN statistics if measured, training and test error with running
+ones, the gap between the last two, and steps until a run starts learning."""
 
 SIGNIFICANCE_LEVEL = 0.05  # of the two-sided t-test between means over seeds
 # A rise of training error counts as harmless if the rise plus its significance threshold is below
@@ -49,12 +50,12 @@ def get_cell_measure(cell: StudyCell, measure: Measure) -> float:
     match measure:
         case "train":
             return cell.comparable_train_error
+        case "running train":
+            return cell.train_error
         case "test":
             return cell.test_error
         case "gap":
-            if cell.gap is not None:
-                return cell.gap
-            return cell.test_error - cell.comparable_train_error
+            return cell.test_error - cell.train_error
         case "start":
             return cell.first_learned_step or 0.0
 
@@ -64,10 +65,12 @@ def get_cell_sd(cell: StudyCell, measure: Measure) -> float | None:
     match measure:
         case "train":
             return cell.comparable_train_error_sd
+        case "running train":
+            return cell.train_error_sd
         case "test":
             return cell.test_error_sd
         case "gap":
-            return cell.gap_sd
+            return cell.generalisation_gap_sd
         case "start":
             return cell.first_learned_step_sd
 
@@ -270,6 +273,11 @@ def format_seed_range(cells: Sequence[StudyCell]) -> str:
     if fewest == most:
         return format_counted_noun(most, "seed")
     return f"{fewest} to {most} seeds"
+
+
+def note_single_seeds(cells: Sequence[StudyCell]) -> str:
+    """Return ` (1 seed)` or ` (1 to 3 seeds)` if some cell has a single seed, otherwise ""."""
+    return f" ({format_seed_range(cells)})" if any(cell.seeds == 1 for cell in cells) else ""
 
 
 def describe_too_few_seeds(cells: Sequence[StudyCell]) -> str:

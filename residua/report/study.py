@@ -6,12 +6,13 @@ from pathlib import Path
 
 from residua.config.serialize import FORMAT_VERSION, Json
 from residua.files import render_json, write_text_files
-from residua.report.block_drawing import draw_study_blocks
+from residua.report.block_drawing import CAPTION_SHIFT, draw_study_blocks
 from residua.report.depth_figures import MAX_OVERLAID_ARMS
 from residua.report.figures import inline_figures, make_figure_files, map_figure_colors_to_dark
 from residua.report.format import (
     NO_VALUE,
     capitalize_first,
+    format_counted_noun,
     format_duration,
     format_percent,
     format_percent_number,
@@ -66,6 +67,10 @@ class StudySummary:
     @property
     def num_classes(self) -> int:
         return self.runs.finished[0].num_classes
+
+    def __repr__(self) -> str:
+        count = len(self.runs.finished)
+        return f"StudySummary({count} run{'s' * (count != 1)}: {self.findings[0]})"
 
 
 def read_study_summary(folder: Path) -> StudySummary:
@@ -132,6 +137,7 @@ def render_study_page(
             shorten_answer(cells, summary.findings[0], summary.num_classes)
         ),
         blocks=draw_study_blocks(runs.finished),
+        caption_shift=f"{CAPTION_SHIFT:.3g}",
         table=make_findings_table(cells, summary.num_classes),
         findings=[split_finding_heading(finding, cells) for finding in findings],
         figures=inline_figures(figure_svgs, STUDY_FIGURE_TITLES, colors),
@@ -164,6 +170,7 @@ def collect_measurement_texts(summary: StudySummary) -> dict[str, object]:
         },
         "learned_below": make_percent_nonbreaking(learned_below),
         "measured_every": max((cell.measured_every or 0 for cell in cells), default=0),
+        "has_reestimated": any(cell.train_error_reestimated is not None for cell in cells),
         "has_bounds": any(cell.learned_seeds != cell.seeds for cell in cells),
         "has_spread": any(cell.seeds > 1 for cell in cells),
         "has_pairs": any(cell.seeds == 2 for cell in cells),
@@ -189,11 +196,18 @@ def make_title_question(summary: StudySummary) -> str:
 
 
 def make_study_subtitle(cells: Sequence[StudyCell], dataset_name: str) -> str:
-    """Name families, depths and data: `Plain and residual nets of 20 and 56 layers on cifar10`."""
+    """Name families, depths, data and steps.
+
+    For example `Plain and residual nets of 20 and 56 layers on cifar10, after 2,000 steps`; the
+    steps are left out if they differ between the nets.
+    """
     names = [format_arm_name(arm) for arm in dict.fromkeys(cell.arm for cell in cells)]
     arms = join_with_and(names) if len(names) <= MAX_NAMED_ARMS else f"{len(names)} kinds of"
     depths = join_with_and([f"{depth:,}" for depth in sorted({cell.depth for cell in cells})])
-    return f"{capitalize_first(arms)} nets of {depths} layers on {dataset_name}"
+    steps = {cell.steps for cell in cells}
+    only_steps = steps.pop() if len(steps) == 1 else None
+    after = f", after {format_counted_noun(only_steps, 'step')}" if only_steps else ""
+    return f"{capitalize_first(arms)} nets of {depths} layers on {dataset_name}{after}"
 
 
 def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
@@ -206,7 +220,7 @@ def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
         (cell.comparable_train_error, cell.comparable_train_error_sd),
         (cell.dev_error, cell.dev_error_sd),
         (cell.test_error, cell.test_error_sd),
-        (get_cell_measure(cell, "gap"), cell.gap_sd),
+        (get_cell_measure(cell, "gap"), cell.generalisation_gap_sd),
     ]
     return [
         (f"{cell.depth:,}", "at chance" if is_at_chance(cell, num_classes) else ""),

@@ -22,10 +22,11 @@ from residua.report.significance import (
     format_points_apart,
     get_cell_measure,
     group_cells_by_arm,
+    note_single_seeds,
     rules_out_degradation,
 )
 from residua.report.tables import StudyCell
-from residua.report.trend import starts_later_with_depth
+from residua.report.trend import is_due_to_lagging_statistics, starts_later_with_depth
 from residua.report.verdict import (
     SLIGHT_RISE,
     describe_other_effects,
@@ -87,8 +88,9 @@ def shorten_answer(cells: Sequence[StudyCell], answer: str, num_classes: int) ->
         return answer
     design_count = sum(map(len, arms_by_effect.values()))
     rise = find_largest_significant_rise(cells_by_arm[degrading[0]], "train")
+    seeds = note_single_seeds([cell for arm in degrading for cell in cells_by_arm[arm]])
     sentences = [
-        f"Deeper nets train worse in {len(degrading)} of {design_count} designs.",
+        f"Deeper nets train worse in {len(degrading)} of {design_count} designs{seeds}.",
         f"In {format_arm_name(degrading[0])} nets, training error rises {rise.from_to_text}.",
         *describe_other_effects(arms_by_effect, cells_by_arm),
     ]
@@ -151,10 +153,13 @@ def name_depth_finding(arm_cells: Sequence[StudyCell], num_classes: int) -> str:
         return "guesses at every depth"
     finding: str = effect
     if effect == "degradation":
-        rise = find_largest_significant_rise(arm_cells, "train").difference
-        finding = "slight degradation" if rise < SLIGHT_RISE else effect
+        rise = find_largest_significant_rise(arm_cells, "train")
+        finding = "slight degradation" if rise.difference < SLIGHT_RISE else effect
+        finding += note_single_seeds((rise.from_cell, rise.to_cell))
     elif effect == "inconclusive":
         finding = f"unclear: {describe_too_few_seeds(arm_cells)}"
+    else:
+        finding += note_single_seeds(arm_cells)
     findings = [finding]
     if effect != "degradation" and over_fits_with_depth(arm_cells):
         findings.append("over-fits")
@@ -171,6 +176,7 @@ def over_fits_with_depth(arm_cells: Sequence[StudyCell]) -> bool:
         test_rise.is_significant
         and gap_change.rises_significantly
         and rules_out_degradation(arm_cells)
+        and not is_due_to_lagging_statistics(test_rise)
     )
 
 

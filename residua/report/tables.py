@@ -52,8 +52,11 @@ class StudyCell:
     dev_error_sd: float | None = None
     test_error: float
     test_error_sd: float | None = None
-    gap: float | None = None  # test error minus `comparable_train_error`
+    gap: float | None = None  # test error minus `comparable_train_error`, as in earlier versions
     gap_sd: float | None = None
+    # test error minus `train_error`: both are measured with the running BN statistics
+    generalisation_gap: float | None = None
+    generalisation_gap_sd: float | None = None
     learned_seeds: int | None = None  # the number of seeds that started learning
     first_learned_step: float | None = None
     first_learned_step_sd: float | None = None
@@ -64,7 +67,10 @@ class StudyCell:
 
     @property
     def comparable_train_error(self) -> float:
-        """The training error to use in comparisons: the re-estimated one if it was measured."""
+        """The training error to compare between nets: the re-estimated one if it was measured.
+
+        A test error is measured with running BN statistics, so it is compared with `train_error`.
+        """
         if self.train_error_reestimated is None:
             return self.train_error
         return self.train_error_reestimated
@@ -108,6 +114,7 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
     reestimated = all_known_or_empty([result.train_error_reestimated for result in results])
     train_losses = all_known_or_empty([result.train_loss for result in results])
     gaps = [after - before for after, before in zip(test, reestimated or train, strict=True)]
+    generalisation_gaps = [after - before for after, before in zip(test, train, strict=True)]
     learned_steps = [find_first_learned_step(run) for run in cell_runs]
     steps_to_learn = [
         run.result.steps if step is None else step
@@ -132,6 +139,8 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
         test_error_sd=sample_sd_or_none(test),
         gap=fmean(gaps),
         gap_sd=sample_sd_or_none(gaps),
+        generalisation_gap=fmean(generalisation_gaps),
+        generalisation_gap_sd=sample_sd_or_none(generalisation_gaps),
         learned_seeds=sum(step is not None for step in learned_steps) if has_metrics else None,
         first_learned_step=fmean(steps_to_learn) if has_metrics else None,
         first_learned_step_sd=sample_sd_or_none(steps_to_learn) if has_metrics else None,

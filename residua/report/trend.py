@@ -2,8 +2,10 @@
 
 - If the training error rises with depth, that is a failure to optimise: degradation (He et al.
   2015, section 1).
-- The gap is the test error minus the training error.  If it grows without a rise of the training
-  error, that is over-fitting.
+- The gap is the test error minus the training error, both with the running BN statistics.  If it
+  grows without a rise of the training error, that is over-fitting.
+- The training errors of different depths are compared with re-estimated BN statistics, because
+  running averages lag behind the weights, most of all in the deepest nets.
 - An arm can show both.  It is said to over-fit in addition to degrading only if the gap grows by
   more than the training error rises.  That threshold is our choice, as the gap of a net that does
   not fit the training images means little.  A smaller growth of the gap is still mentioned if it is
@@ -25,6 +27,7 @@ from residua.report.significance import (
     format_arm_name,
     format_cell_measure,
     format_points_apart,
+    note_single_seeds,
     rules_out_degradation,
 )
 from residua.report.tables import StudyCell, compute_learned_error
@@ -58,19 +61,21 @@ def describe_degradation(arm_cells: Sequence[StudyCell], train_rise: CellCompari
         f"training error rises with depth{'' if rises_steadily else ', but not steadily'}: "
         f"{describe_measure_by_depth(arm_cells, 'train')}."
     )
+    seeds = note_single_seeds((train_rise.from_cell, train_rise.to_cell))
     if test_change.rises_significantly:
         gap_growth = gap_change.difference if gap_change.rises_significantly else 0.0
         if gap_growth > train_rise.difference:
+            how = "more" if test_change.difference > train_rise.difference else "too"
             return (
-                f"{text} Test error rises more, {test_change.from_to_text}: "
-                "degradation, a failure to optimise, and over-fitting as well."
+                f"{text} Test error rises {how}, {test_change.from_to_text}: "
+                f"degradation, a failure to optimise{seeds}, and over-fitting as well."
             )
         gap_text = ", not over-fitting."
         if gap_growth > MIN_GAP_GROWTH_SHARE * train_rise.difference:
             gap_text = f"; the gap to training error grows too, {gap_change.from_to_text}."
         return (
             f"{text} Test error rises too, {test_change.from_to_text}: "
-            f"degradation, a failure to optimise{gap_text}"
+            f"degradation, a failure to optimise{seeds}{gap_text}"
         )
     if test_change.falls_significantly:
         return (
@@ -106,10 +111,18 @@ def describe_trend_without_degradation(arm_cells: Sequence[StudyCell]) -> str:
 def describe_test_rise(arm_cells: Sequence[StudyCell], test_rise: CellComparison) -> str:
     """Describe a significant rise of test error when training error does not rise significantly.
 
-    The text calls it over-fitting if the gap grows significantly and degradation is ruled out.
+    The text calls it over-fitting if the gap grows significantly and degradation is ruled out.  If
+    only the errors with running BN statistics rise, the text says that these statistics lag.
     """
     gap_change = CellComparison(test_rise.from_cell, test_rise.to_cell, "gap")
     gap_grows = gap_change.rises_significantly
+    if is_due_to_lagging_statistics(test_rise):
+        running_change = CellComparison(test_rise.from_cell, test_rise.to_cell, "running train")
+        return (
+            f"Test error rises, {test_rise.from_to_text}, and so does the training error with the "
+            f"same running BN statistics, {running_change.from_to_text}: in the deeper net these "
+            "statistics lag behind the weights, which explains most of the rise, not over-fitting."
+        )
     text = (
         f"Test error rises, {test_rise.from_to_text}, "
         f"and the gap to training error {gap_change.from_to_text}"
@@ -121,6 +134,23 @@ def describe_test_rise(arm_cells: Sequence[StudyCell], test_rise: CellComparison
     return (
         f"{text}. Inconclusive: {describe_too_few_seeds(arm_cells)} "
         "to tell over-fitting from a failure to optimise."
+    )
+
+
+def is_due_to_lagging_statistics(rise: CellComparison) -> bool:
+    """Return whether lagging BN statistics explain most of a rise of the test error or the gap.
+
+    They do if the training error rises with running BN statistics, by more than the gap, and does
+    not rise with re-estimated ones.
+    """
+    running_change, gap_change, train_change = (
+        CellComparison(rise.from_cell, rise.to_cell, measure)
+        for measure in ("running train", "gap", "train")
+    )
+    return (
+        running_change.rises_significantly
+        and running_change.difference > gap_change.difference
+        and not train_change.rises_significantly
     )
 
 
@@ -225,7 +255,8 @@ def describe_smaller_gaps(cells_by_arm: dict[str, list[StudyCell]]) -> list[str]
     for arm, arm_cells in cells_by_arm.items():
         gap_rise = find_largest_significant_rise(arm_cells, "gap")
         degrades = find_largest_significant_rise(arm_cells, "train").is_significant
-        if degrades or not gap_rise.is_significant:
+        lags = is_due_to_lagging_statistics(gap_rise)
+        if degrades or lags or not gap_rise.is_significant:
             continue
         overfitted_cell = gap_rise.to_cell
         better_cells = [

@@ -15,6 +15,7 @@ from residua.report.significance import (
     format_seed_range,
     group_cells_by_arm,
     is_at_chance,
+    note_single_seeds,
     rules_out_degradation,
 )
 from residua.report.tables import StudyCell
@@ -54,10 +55,13 @@ def describe_single_cell(cell: StudyCell, num_classes: int) -> str:
     chance_text = ""
     if is_at_chance(cell, num_classes):
         chance_text = f", which is chance among {num_classes} classes"
+    train_text = f"{format_percent(cell.train_error)} training error"
+    reestimated = format_percent(cell.comparable_train_error)
+    if reestimated != format_percent(cell.train_error):
+        train_text += f" ({reestimated} with re-estimated BN statistics)"
     return (
         f"The {cell.depth:,}-layer {format_arm_name(cell.arm)} net gets "
-        f"{format_percent(cell.test_error)} test error and "
-        f"{format_percent(cell.comparable_train_error)} training error{chance_text}."
+        f"{format_percent(cell.test_error)} test error and {train_text}{chance_text}."
     )
 
 
@@ -107,7 +111,10 @@ def describe_other_effects(
     """
     sentences = []
     if healthy := arms_by_effect.get("no degradation"):
-        sentences.append(f"{capitalize_first(join_arm_names(healthy))} nets show no degradation.")
+        seeds = note_single_seeds([c for arm in healthy for c in cells_by_arm[arm]])
+        sentences.append(
+            f"{capitalize_first(join_arm_names(healthy))} nets show no degradation{seeds}."
+        )
     if inconclusive := arms_by_effect.get("inconclusive"):
         too_few = describe_too_few_seeds([c for arm in inconclusive for c in cells_by_arm[arm]])
         sentences.append(
@@ -124,8 +131,9 @@ def describe_other_effects(
 def describe_degraded_arm(arm: str, train_rise: CellComparison) -> str:
     """Write a sentence on an arm whose training error rises significantly with depth."""
     slightly = "slightly " if train_rise.difference < SLIGHT_RISE else ""
+    seeds = note_single_seeds((train_rise.from_cell, train_rise.to_cell))
     return (
-        f"Deeper {format_arm_name(arm)} nets train {slightly}worse: "
+        f"Deeper {format_arm_name(arm)} nets train {slightly}worse{seeds}: "
         f"training error rises {train_rise.from_to_text}."
     )
 
@@ -230,7 +238,10 @@ def describe_indistinguishable_arms(group: list[StudyCell]) -> str:
 def describe_significance_threshold(cells: Sequence[StudyCell]) -> str:
     """Say how large a difference must be to count as significant with this number of seeds."""
     if all(cell.seeds == 1 for cell in cells):
-        return "Each network was trained with one seed: differences below 1 point may be chance."
+        return (
+            "Each network was trained with one seed, so the spread over seeds is unknown: "
+            "differences below 1 point are called unclear, and larger ones may still be chance."
+        )
     text = (
         f"Errors are means over {format_seed_range(cells)}. Two errors count as different "
         "if a t-test over seeds is significant at the 5 % level"

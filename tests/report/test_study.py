@@ -209,6 +209,29 @@ def test_each_kind_of_block_is_drawn_once_and_says_its_nets(study_folder):
     ]
 
 
+def test_two_blocks_of_the_same_arm_are_told_apart_by_their_depths(study_folder):
+    for name in ("cifar-preresnet20", "cifar-preresnet56", "cifar-preresnet164"):
+        write_run_record(study_folder / "runs" / name, name, 0.1, 0.1)
+    html = write_page(study_folder).read_text()
+    assert set(re.findall(r"</svg><p>(.*?)</p>", html)) == {
+        "Plain",
+        "Residual and residual (shortcut=project)",
+        "Pre-activation (20 and 56 layers)",
+        "Pre-activation (164 layers)",
+    }
+
+
+def test_a_unit_that_halves_the_image_is_drawn_only_if_the_arm_has_no_other(tmp_path):
+    folder = tmp_path / "study"
+    for name in ("cifar-resnet8", "cifar-preresnet8", "cifar-preresnet14"):
+        write_run_record(folder / "runs" / name, name, 0.1, 0.1)
+    html = write_page(folder).read_text()
+    assert re.findall(r"</svg><p>(.*?)</p>", html) == ["Residual", "Pre-activation"]
+    labels = re.findall(r'class="drawing"[^>]*aria-label="([^"]*)"', html)
+    assert ["joined with pad by" in label for label in labels] == [True, False]
+    assert "nets of 8 and 14 layers on digits, after 200 steps<" in html
+
+
 def test_the_page_holds_its_figures_and_numbers_as_files(study_folder):
     html = write_page(study_folder).read_text()
     links = re.findall(r'download="([^"]*)" href="data:[^,]*;base64,([^"]*)"', html)
@@ -232,6 +255,17 @@ def test_the_findings_of_each_net_are_a_row(study_folder):
         "100 → &gt; 200",
     ]
     assert rows[2] == ["Residual", "–", "20", "1.1", "2.1", "100"]
+
+
+def test_the_gap_is_that_of_errors_with_the_same_bn_statistics(tmp_path):
+    extra = {"train_error_reestimated": 0.361}
+    write_run_record(tmp_path / "one", "cifar-resnet14", 0.703, 0.752, extra_result=extra)
+    html = write_page(tmp_path / "one").read_text()
+    assert "<td>36.1</td>\n<td>72.8</td>\n<td>75.2</td>\n<td>4.9</td>" in html
+    assert "both with the running BN statistics" in html
+    [cell] = json.loads((tmp_path / "one" / "results.json").read_text())["cells"]
+    assert cell["gap"] == pytest.approx(0.391)  # means what it meant in earlier versions
+    assert cell["generalisation_gap"] == pytest.approx(0.049)
 
 
 def test_the_table_shows_ranges_intervals_gaps_and_first_learned_steps(study_folder):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from residua.report.significance import group_cells_by_arm
+from residua.report.study_findings import make_findings_table
 from residua.report.trend import describe_depth_trend, describe_slow_starts, describe_smaller_gaps
 from tests.report.fake_records import make_cell
 
@@ -81,7 +82,7 @@ def test_a_gap_that_grows_less_than_training_error_is_mentioned():
         [make_cell("resnet", 20, 0.01, 0.05), make_cell("resnet", 110, 0.21, 0.40)]
     )
     assert text.endswith(
-        "degradation, a failure to optimise; the gap to training error grows too, "
+        "degradation, a failure to optimise (1 seed); the gap to training error grows too, "
         "from 4.0 points at 20 layers to 19.0 points at 110."
     )
 
@@ -90,7 +91,7 @@ def test_a_larger_gap_with_an_unclear_training_error_is_inconclusive():
     text = describe_depth_trend(
         [
             make_cell("fc-resnet", 10, 0.037, 0.05, 0.002),
-            replace(make_cell("fc-resnet", 22, 0.345, 0.397, 0.13), gap_sd=0.005),
+            replace(make_cell("fc-resnet", 22, 0.345, 0.397, 0.13), generalisation_gap_sd=0.005),
         ]
     )
     assert text.startswith("training error does not clearly change with depth")
@@ -108,6 +109,34 @@ def test_the_largest_rise_of_test_error_is_reported_at_any_depth():
         ]
     )
     assert "Test error rises more, from 5.0 % at 20 layers to 20.0 % at 1,202" in text
+
+
+def with_reestimated_train_error(cell, reestimated):
+    sd = cell.train_error_sd
+    return replace(cell, train_error_reestimated=reestimated, train_error_reestimated_sd=sd)
+
+
+def test_test_error_is_compared_with_training_error_of_the_same_bn_statistics():
+    shallow = with_reestimated_train_error(make_cell("resnet", 8, 0.37, 0.40, 0.01), 0.37)
+    lagging = with_reestimated_train_error(make_cell("resnet", 14, 0.703, 0.752, 0.01), 0.361)
+    text = describe_depth_trend([shallow, lagging])
+    assert "37.0 % at 8 layers and 36.1 % at 14" in text  # of two depths: re-estimated
+    assert text.endswith(
+        "Test error rises, from 40.0 % at 8 layers to 75.2 % at 14, and so does the training error "
+        "with the same running BN statistics, from 37.0 % at 8 layers to 70.3 % at 14: in the "
+        "deeper net these statistics lag behind the weights, which explains most of the rise, not "
+        "over-fitting."
+    )
+    assert make_findings_table([shallow, lagging], 10).rows[0][1] == "No degradation"
+    over_fitted = with_reestimated_train_error(make_cell("resnet", 14, 0.36, 0.752, 0.01), 0.361)
+    text = describe_depth_trend([shallow, over_fitted])
+    assert "from 3.0 points at 8 layers to 39.2 points at 14: over-fitting" in text
+    assert make_findings_table([shallow, over_fitted], 10).rows[0][1] == "No degradation, over-fits"
+    plain = with_reestimated_train_error(make_cell("plain", 14, 0.703, 0.735, 0.01), 0.45)
+    assert describe_depth_trend([shallow, plain]).endswith(
+        "Test error rises too, from 40.0 % at 8 layers to 73.5 % at 14: degradation, a failure to "
+        "optimise, not over-fitting."
+    )
 
 
 def test_an_arm_that_over_fits_less_is_reported():

@@ -21,13 +21,13 @@ def test_a_degrading_plain_net_is_distinguished_from_a_residual_net_that_does_no
     ]
     answer, plain, residual, at20, at56, doubt = describe_study_verdict(cells, 10)
     assert answer == (
-        "Deeper plain nets train worse: training error rises from 2.6 % at 20 layers to 65.0 % at "
-        "56. Residual nets show no degradation."
+        "Deeper plain nets train worse (1 seed): training error rises from 2.6 % at 20 layers to "
+        "65.0 % at 56. Residual nets show no degradation (1 seed)."
     )
     assert plain == (
         "Plain: training error rises with depth: 2.6 % at 20 layers and 65.0 % at 56. Test error "
-        "rises too, from 5.8 % at 20 layers to 71.1 % at 56: degradation, a failure to optimise, "
-        "not over-fitting."
+        "rises too, from 5.8 % at 20 layers to 71.1 % at 56: degradation, a failure to optimise "
+        "(1 seed), not over-fitting."
     )
     assert residual == (
         "Residual: training error does not clearly change with depth: 0.8 % at 20 layers and 0.6 "
@@ -43,7 +43,8 @@ def test_a_degrading_plain_net_is_distinguished_from_a_residual_net_that_does_no
         == "At 56 layers the plain net gets 71.1 % test error, the residual one 2.2 %: 68.9 points."
     )
     assert (
-        doubt == "Each network was trained with one seed: differences below 1 point may be chance."
+        doubt == "Each network was trained with one seed, so the spread over seeds is unknown: "
+        "differences below 1 point are called unclear, and larger ones may still be chance."
     )
 
 
@@ -108,7 +109,7 @@ def test_a_falling_test_error_means_that_depth_helps():
     answer, resnet, _ = describe_study_verdict(
         [make_cell("resnet", 20, 0.05, 0.0875), make_cell("resnet", 110, 0.001, 0.0643)], 10
     )
-    assert answer == "Residual nets show no degradation."
+    assert answer == "Residual nets show no degradation (1 seed)."
     assert "training error falls with depth: 5.0 % at 20 layers and 0.1 % at 110." in resnet
     assert resnet.endswith(
         "Test error falls, from 8.8 % at 20 layers to 6.4 % at 110: depth helps."
@@ -144,7 +145,7 @@ def test_a_small_rise_is_called_slight():
         [make_cell("resnet", 20, 0.005, 0.02), make_cell("resnet", 110, 0.017, 0.04)], 10
     )
     assert answer.startswith(
-        "Deeper residual nets train slightly worse: training error rises from 0.5 %"
+        "Deeper residual nets train slightly worse (1 seed): training error rises from 0.5 %"
     )
 
 
@@ -222,6 +223,31 @@ def test_of_one_cell_the_errors_are_named():
     )
 
 
+def test_findings_of_one_seed_say_so_and_those_of_several_do_not():
+    def make_cells(*sds):
+        errors_by_depth = ((20, 0.02, sds[0]), (56, 0.65, sds[1]))
+        return [make_cell("plain", depth, e, e + 0.03, sd) for depth, e, sd in errors_by_depth]
+
+    for sds, words in (
+        ((None, None), " (1 seed)"),
+        ((0.01, None), " (1 to 3 seeds)"),
+        ((0.01,) * 2, ""),
+    ):
+        cells = make_cells(*sds)
+        answer, plain, *_ = describe_study_verdict(cells, 10)
+        assert answer.startswith(f"Deeper plain nets train worse{words}: ")
+        assert plain.endswith(f"degradation, a failure to optimise{words}, not over-fitting.")
+        assert make_findings_table(cells, 10).rows[0][1] == f"Degradation{words}"
+
+
+def test_of_one_cell_both_training_errors_are_named_if_they_differ():
+    cell = replace(make_cell("resnet", 14, 0.703, 0.752), train_error_reestimated=0.361)
+    assert describe_study_verdict([cell], 10) == [
+        "The 14-layer residual net gets 75.2 % test error and 70.3 % training error (36.1 % with "
+        "re-estimated BN statistics)."
+    ]
+
+
 def test_families_with_one_depth_each_give_no_verdict_about_depth():
     lines = describe_study_verdict(
         [make_cell("plain", 20, 0.02, 0.05), make_cell("resnet", 56, 0.01, 0.02)], 10
@@ -273,7 +299,8 @@ def test_a_net_that_guesses_at_every_depth_does_not_degrade():
     cells = [*guessing, make_cell("resnet", 20, 0.01, 0.05), make_cell("resnet", 56, 0.01, 0.05)]
     answer = describe_study_verdict(cells, 10)[0]
     assert answer == (
-        "Residual nets show no degradation. At every depth, plain nets do no better than guessing."
+        "Residual nets show no degradation (1 seed). At every depth, plain nets do no better than "
+        "guessing."
     )
     assert choose_headline_number(cells, 10).number == "5.0 %"
     degrading = [
@@ -282,8 +309,8 @@ def test_a_net_that_guesses_at_every_depth_does_not_degrade():
         for depth, error in ((20, 0.05), (56, 0.4))
     ]
     assert shorten_answer([*cells, *degrading], "", 10) == (
-        "Deeper nets train worse in 3 of 5 designs. In highway nets, training error rises from "
-        "5.0 % at 20 layers to 40.0 % at 56. " + answer
+        "Deeper nets train worse in 3 of 5 designs (1 seed). In highway nets, training error rises "
+        "from 5.0 % at 20 layers to 40.0 % at 56. " + answer
     )
 
 
@@ -300,7 +327,7 @@ def test_a_depth_without_measured_steps_is_no_early_start():
     shallow, deep = make_cell("plain", 20, 0.01, 0.05), make_cell("plain", 56, 0.01, 0.05)
     started = {"learned_seeds": 3, "first_learned_step": 500.0, "measured_every": 20}
     [row] = make_findings_table([shallow, replace(deep, **started)], 10).rows
-    assert row[1] == "No degradation"
+    assert row[1] == "No degradation (1 seed)"
     early = replace(shallow, **started | {"first_learned_step": 20.0})
     [row] = make_findings_table([early, replace(deep, **started)], 10).rows
-    assert row[1] == "No degradation, starts later"
+    assert row[1] == "No degradation (1 seed), starts later"
