@@ -25,7 +25,7 @@ signals, signals_record, signals_verdict, signals_summary, signals_figures
                       the page of a network's signals, its record, text and figures
 lesion, lesion_summary, lesion_figures, lesion_unit_figure, lesion_curve_figures, lesion_panels
                       the page of a lesion study, its text and figures
-evaluation_page, evaluation_summary, evaluation_tables, calibration_figure
+evaluation_page, evaluation_summary, evaluation_tables, calibration_summary, calibration_figure
                       the page of an evaluation, its text, tables and reliability diagrams
 data_report, data_bars
                       the page of a data set check, its bars and text

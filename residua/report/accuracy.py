@@ -1,9 +1,9 @@
-"""The share of right images as text, with its 95 % interval."""
+"""The share of right images as text, with its 95 % interval, and against that of guessing."""
 
 from typing import NamedTuple
 
 from residua.config.evaluation_results import wilson_interval
-from residua.report.format import choose_percent_digits, format_percent_number
+from residua.report.format import choose_percent_digits, format_percent, format_percent_number
 
 
 class AccuracyText(NamedTuple):
@@ -25,3 +25,20 @@ def format_accuracy(error: float, image_count: int | None) -> AccuracyText:
         return AccuracyText(right)
     interval = wilson_interval(image_count - round(error * image_count), image_count)
     return AccuracyText(right, *(format_percent_number(limit, digits) for limit in interval))
+
+
+def describe_guessing(
+    error: str, guess: str, guess_error: float, digits: int, *, is_possible_gain: bool = False
+) -> str:
+    """Write the sentence on a network that does no better than guessing.
+
+    `error` says what the error is, and `guess` names the guess, as `guessing among 2 classes`, with
+    its error `guess_error` in [0, 1].  With `is_possible_gain` the network's error is lower, but
+    not by more than chance explains.
+    """
+    verdict = (
+        "does no better than guessing, as far as these images tell"
+        if is_possible_gain
+        else ("does no better than guessing")
+    )
+    return f"It {verdict}: {error}, and {guess} gives {format_percent(guess_error, digits)}."

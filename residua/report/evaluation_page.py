@@ -3,19 +3,24 @@
 import re
 from pathlib import Path
 
-from residua.config.evaluation_results import EvaluationResult
+from residua.config.evaluation_results import CalibrationResult, EvaluationResult
 from residua.config.serialize import Json, from_json, to_json
 from residua.errors import DamagedRecordError, ResiduaError
 from residua.files import render_json, write_text_files
 from residua.record_checks import read_json_record
 from residua.report.calibration_figure import CALIBRATION_COLORS, render_reliability_figure
+from residua.report.calibration_summary import (
+    can_judge_calibration,
+    describe_calibration_gain,
+    describe_temperature_images,
+    is_worth_storing,
+)
 from residua.report.evaluation_summary import (
     describe_accuracy_interval,
-    describe_calibration_gain,
+    describe_guessing_level,
     describe_label_check,
     describe_label_rule,
     describe_main_confusion,
-    describe_temperature_images,
     format_evaluated_image_count,
     list_skipped_files,
 )
@@ -112,21 +117,29 @@ def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
         "temperature": evaluation.temperature,
         "temperature_from": evaluation.fitted,
         "temperature_note": evaluation.temperature_note,
+        "half_temperatures": list(evaluation.half_temperatures),
         "scaled_ece": evaluation.scaled.ece,
         "scaled_loss": evaluation.scaled.loss,
         "classes": class_metrics,
         "confusion": to_json(evaluation.confusion),
         "left_out": len(evaluation.left_out),
-        "doubtful_labels": evaluation.doubtful_count,
+        "doubtful_labels": evaluation.labels_to_check_count,
     }
+
+
+def choose_calibrations(evaluation: EvaluationResult) -> dict[str, CalibrationResult]:
+    """Choose what reliability diagrams show, by title: too few images get no fitted temperature."""
+    calibrations = {"without temperature scaling": evaluation.calibration}
+    if evaluation.fitted != "halves":
+        calibrations[f"at temperature {evaluation.temperature:.2f}"] = evaluation.scaled
+    elif can_judge_calibration(evaluation):
+        calibrations["each half at the other's temperature"] = evaluation.scaled
+    return calibrations
 
 
 def render_reliability_pair(evaluation: EvaluationResult) -> tuple[str, str]:
     """Render the reliability diagrams as two SVGs: one for a desktop and one for a phone."""
-    calibrations = {
-        "without temperature scaling": evaluation.calibration,
-        f"at temperature {evaluation.temperature:.2f}": evaluation.scaled,
-    }
+    calibrations = choose_calibrations(evaluation)
     return (
         render_reliability_figure(calibrations, DESKTOP_WIDTH),
         render_reliability_figure(calibrations, PHONE_WIDTH),
@@ -158,8 +171,13 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
         f"{class_count} classes",
         number=make_percent_nonbreaking(number),
         label=make_percent_nonbreaking(label),
-        lead=describe_main_confusion(evaluation) or "No image is classified wrongly.",
+        lead=make_percent_nonbreaking(
+            describe_guessing_level(evaluation)
+            or describe_main_confusion(evaluation)
+            or "No image is classified wrongly."
+        ),
         figure_svgs=figures["reliability"],
+        has_one_diagram=len(choose_calibrations(evaluation)) == 1,
         inks=CALIBRATION_COLORS,
         classes=make_class_rows(evaluation),
         matrix=make_matrix_rows(evaluation) if has_matrix else [],
@@ -168,12 +186,12 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
         mistakes=mistakes,
         wrong=evaluation.wrong,
         doubtful=doubtful,
-        doubtful_count=evaluation.doubtful_count,
-        recorded_count=len(evaluation.doubtful_labels),
+        doubtful_count=evaluation.labels_to_check_count,
+        recorded_count=len(evaluation.labels_to_check),
         label_check=describe_label_check(evaluation),
         label_rule=make_percent_nonbreaking(describe_label_rule(evaluation)),
         calibration=make_percent_nonbreaking(describe_calibration_gain(evaluation)),
-        is_stored=evaluation.fitted != "halves",
+        is_worth_storing=is_worth_storing(evaluation),
         temperature_images=describe_temperature_images(evaluation),
         data=make_page_data(evaluation, images, embedded),
         files=list_downloads(evaluation, reliability_svgs[0]),

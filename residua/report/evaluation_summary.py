@@ -1,7 +1,15 @@
 """Text that summarizes the results of an evaluation."""
 
-from residua.config.evaluation_results import DOUBTFUL_SHARE_OF_CHANCE, EvaluationResult
-from residua.report.accuracy import format_accuracy
+from residua.config.evaluation_results import (
+    DOUBTFUL_SHARE_OF_CHANCE,
+    EvaluationResult,
+)
+from residua.report.accuracy import describe_guessing, format_accuracy
+from residua.report.calibration_summary import (
+    can_judge_calibration,
+    describe_calibration,
+    describe_temperature,
+)
 from residua.report.format import (
     choose_percent_digits,
     format_confidence_interval,
@@ -10,21 +18,16 @@ from residua.report.format import (
     format_three_digits,
 )
 
-WELL_CALIBRATED_ECE = 0.01  # our choice: below one point a network counts as well calibrated
-TEMPERATURE_SOURCES = {
-    "folder": "stored in the model folder",
-    "dev": "fitted on the dev split",
-    "halves": "fitted for each half of the images on the other half",
-}
-
 
 def describe_evaluation(evaluation: EvaluationResult) -> list[str]:
     """Summarize error, calibration, extreme recalls and the main confusion, one text each.
 
-    The last two are left out if there is nothing to report, e.g. no mistakes.
+    A sentence follows the error if the network does no better than guessing.  The last two are
+    left out if there is nothing to report, e.g. no mistakes.
     """
     sentences = [
         describe_error(evaluation),
+        describe_guessing_level(evaluation),
         describe_calibration(evaluation),
         describe_extreme_recalls(evaluation),
         describe_main_confusion(evaluation),
@@ -63,25 +66,19 @@ def format_evaluated_image_count(evaluation: EvaluationResult) -> str:
     return f"{evaluation.count:,} {split}images"
 
 
-def describe_calibration(evaluation: EvaluationResult) -> str:
-    """Describe mean confidence, accuracy, and the ECE without and with temperature scaling.
-
-    ECE is the expected calibration error.
-    """
-    bins = evaluation.calibration.bins
-    mean_confidence = sum(b.count * b.confidence for b in bins) / evaluation.count
-    accuracy, ece = 1 - evaluation.error_rate, evaluation.calibration.ece
-    if ece < WELL_CALIBRATED_ECE:
-        verdict = "well calibrated"
-    else:
-        verdict = "over-confident" if mean_confidence > accuracy else "under-confident"
-    return (
-        f"Mean confidence {format_percent(mean_confidence)}, "
-        f"accuracy {format_percent(accuracy)}: {verdict}, "
-        f"with an expected calibration error (ECE) of {format_percent(ece)}. "
-        f"At temperature {evaluation.temperature:.2f} "
-        f"({TEMPERATURE_SOURCES[evaluation.fitted]}) "
-        f"the ECE is {format_percent(evaluation.scaled.ece)}."
+def describe_guessing_level(evaluation: EvaluationResult) -> str:
+    """Write a sentence if the accuracy is not clearly above that of guessing; otherwise ""."""
+    if evaluation.is_clearly_better_than_guessing:
+        return ""
+    digits = choose_percent_digits(evaluation.count)
+    interval = format_confidence_interval(evaluation.error_interval, digits)
+    guess_error = 1 - evaluation.most_frequent_share
+    return describe_guessing(
+        f"the error is {format_percent(evaluation.error_rate, digits)} ({interval})",
+        "always guessing the most frequent class",
+        guess_error,
+        digits,
+        is_possible_gain=evaluation.error_rate < guess_error,
     )
 
 
@@ -98,46 +95,13 @@ def describe_accuracy_interval(evaluation: EvaluationResult) -> tuple[str, str]:
     return f"{right} %", label
 
 
-def describe_calibration_gain(evaluation: EvaluationResult) -> str:
-    """Write a sentence on whether a temperature improves the calibration, with ECE and loss.
-
-    A change of the loss must be larger than its standard error, if the record has it.
-    """
-    before, after = evaluation.calibration, evaluation.scaled
-    lower_ece, lower_loss = after.ece < before.ece, after.loss < before.loss
-    if abs(after.loss - before.loss) <= (evaluation.loss_change_error or 0.0):
-        verdict = "Calibration makes no measurable difference"
-    elif lower_ece and lower_loss:
-        verdict = "Calibration helps"
-    elif lower_ece or lower_loss:
-        verdict = "Calibration helps in part"
-    else:
-        verdict = "Calibration does not help"
-    return (
-        f"{verdict}: at temperature {evaluation.temperature:.2f} "
-        f"({TEMPERATURE_SOURCES[evaluation.fitted]}) the expected calibration error (ECE) goes "
-        f"from {format_percent(before.ece)} to {format_percent(after.ece)}, and the mean "
-        f"cross-entropy from {before.loss:.3f} to {after.loss:.3f} nats."
-    )
-
-
-def describe_temperature_images(evaluation: EvaluationResult) -> str:
-    """Say whether the temperature was fitted on other images than those it is reported on."""
-    if evaluation.fitted == "halves":
-        return "It is fitted for each half of the images on the other half."
-    if evaluation.fitted == "folder" and evaluation.split in ("dev", "all"):
-        return (
-            "It was fitted on dev images that may be among these, which makes the calibration "
-            "look better than it is."
-        )
-    return "It was fitted on dev images, which are not among these."
-
-
 def describe_label_check(evaluation: EvaluationResult) -> str:
     """Write a sentence on the labels that may be wrong; "" if labels were not checked."""
     if not evaluation.label_check:
         return ""
-    if not evaluation.doubtful_count:
+    if not evaluation.is_clearly_better_than_guessing:
+        return "No label is listed, because the network does no better than guessing."
+    if not evaluation.labels_to_check_count:
         return "No label is in doubt."
     verb = "is" if evaluation.doubtful_count == 1 else "are"
     return (
@@ -155,8 +119,16 @@ def describe_label_rule(evaluation: EvaluationResult) -> str:
         "least as probable as it is on average for images with that label, and the label has a "
         f"probability below {limit}, half of a guess among {class_count} classes."
     )
-    if evaluation.temperature != 1:
-        text += f" Probabilities in this table are at temperature {evaluation.temperature:.2f}."
+    has_few_images = evaluation.fitted == "halves" and not can_judge_calibration(evaluation)
+    if has_few_images and not evaluation.doubts_are_scaled:
+        text += " All probabilities are the network's own, as those of the mistakes above are."
+    elif evaluation.temperature != 1:
+        which = "The rule takes probabilities"
+        if not evaluation.doubts_are_scaled:
+            text += " The table has the network's own probabilities, as the mistakes above have."
+        else:
+            which = "The rule and the table take probabilities"
+        text += f" {which} {describe_temperature(evaluation)}."
     if evaluation.label_check == "last and best":
         text += " The weights of the run's best epoch say the same."
     if evaluation.split in ("train", "all"):

@@ -49,7 +49,7 @@ def format_doubtful_labels_csv(evaluation: EvaluationResult) -> str:
             f"{doubtful.label_probability:.6f}",
             f"{doubtful.probability:.6f}",
         )
-        for doubtful in evaluation.doubtful_labels
+        for doubtful in evaluation.labels_to_check
     ]
     head = ("image", "label", "predicted", "probability of the label", "probability of predicted")
     return format_csv([head, *rows])
@@ -206,7 +206,7 @@ def make_doubtful_rows(
             evaluation.classes[doubtful.guess],
             make_percent_nonbreaking(format_percent(doubtful.probability)),
         )
-        for doubtful in evaluation.doubtful_labels[:MAX_LISTED_LABELS]
+        for doubtful in evaluation.labels_to_check[:MAX_LISTED_LABELS]
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 NO_VALUE = "–"  # stands in a table where a number is missing
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
+MINUS_SIGN = "\N{MINUS SIGN}"
 
 
 def format_percent_number(share: float | None, digits: int = 1) -> str:
@@ -80,6 +81,11 @@ def format_confidence_interval(interval: tuple[float, float], digits: int = 1) -
 def format_points(difference: float) -> str:
     """Format a difference of two shares in [0, 1], in percentage points: `4.1 points`."""
     return f"{100 * difference:.1f} points"
+
+
+def format_signed_percent(difference: float) -> str:
+    """Format a difference of shares in percent, without the sign %, and with a true minus sign."""
+    return f"{100 * difference:.1f}".replace("-", MINUS_SIGN)
 
 
 def format_three_digits(value: float | None) -> str:
@@ -155,11 +161,30 @@ NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
 QUANTITY_FORMATS = {
     name: format_value for format_value, names in NAMES_BY_FORMAT.items() for name in names.split()
 }
+LABELS = {
+    "train_error_reestimated": "train error (BN statistics re-estimated)",
+    "train_error": "train error (while training)",
+    "train_loss": "train loss (BN statistics re-estimated)",
+    "top5_error": "top-5 error",
+    "activation_bytes": "saved activations (fp32)",
+    "memory_bytes": "memory (estimate)",
+    "memory_activations_bytes": "memory: activations",
+    "memory_weights_bytes": "memory: weights",
+    "memory_data_bytes": "memory: images",
+    "descriptor_bytes": "memory: descriptors",
+    "descriptor_numbers": "numbers in a descriptor",
+    "estimated_seconds": "estimated time",
+    "seconds": "training time",
+    "data_wait": "time waiting for data",
+    "recompute": "activation checkpointing",
+}
+"""The labels of quantities whose name, with spaces, would not be clear to a reader."""
 IMAGE_COUNT_OF_ERROR = {
     "dev_error": "dev_images",
     "best_dev_error": "dev_images",
     "test_error": "test_images",
 }
+MIN_LABEL_WIDTH = 23
 PRECISE_IMAGE_COUNT = 2000  # from which an error is written in hundredths of a percent
 
 
@@ -177,7 +202,7 @@ def format_quantity(name: str, value: object) -> str:
 
 
 def format_quantities(quantities: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one line for each quantity: its name and its value.
+    """Yield one line for each quantity: its label and its value, in two columns.
 
     The number of images and the confidence interval of an error stand on the line of the error, as
     in `4.2 % (95 % CI 2.0-8.5 %, 160 images)`, and not on lines of their own.
@@ -188,14 +213,16 @@ def format_quantities(quantities: Mapping[str, Any]) -> Iterator[str]:
         if error in quantities and count in quantities
     }
     merged = {f"{error}_interval" for error in counts} | set(counts.values())
-    for name, value in quantities.items():
+    shown = {name: value for name, value in quantities.items() if name not in merged}
+    labels = {name: LABELS.get(name, name.replace("_", " ")) for name in shown}
+    width = max([MIN_LABEL_WIDTH, *map(len, labels.values())])
+    for name, value in shown.items():
         if name in counts and value is not None:
             interval = quantities.get(f"{name}_interval")
             text = format_measured_error(value, quantities[counts[name]], interval)
         else:
             text = format_quantity(name, value)
-        if name not in merged:
-            yield f"{name.replace('_', ' '):24} {text}"
+        yield f"{labels[name]:{width}}  {text}"
 
 
 def format_measured_error(

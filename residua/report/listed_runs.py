@@ -13,12 +13,17 @@ from residua.errors import DamagedRecordError, RecordError, describe_os_error
 from residua.files import is_locked_elsewhere
 from residua.record import MetricsRow, RunRecord
 from residua.record_checks import JsonObject
+from residua.report.evaluation_page import EVALUATION_RECORD
+from residua.report.lesion import holds_lesion_study
 from residua.report.recorded_run import check_error_rates
 from residua.report.run_settings import collect_run_settings
+from residua.report.signals_record import SIGNALS_RECORD
 from residua.study_records import PACKED_RUNS, PackedRunRecord, list_run_records
 
 RunState = Literal["finished", "unfinished", "being trained"]
 MAX_FOLDER_DEPTH = 5  # of runs below the listed folder; our choice
+OTHER_RECORDS = ("check.json", EVALUATION_RECORD, SIGNALS_RECORD, "config.json")
+"""Files that residua writes into folders of other kinds: checks, evaluations, signals, models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +107,8 @@ def walk_run_records(
 ) -> Iterator[RunRecord | SkippedFolder]:
     """Yield the records in `place` and below it, and each folder without runs directly in `root`.
 
-    `visited` holds the real paths of the folders that were entered, so that links cannot lead into
-    a circle.
+    Folders of residua's other outputs, such as a check of photographs, are passed over.  `visited`
+    holds the real paths of the folders that were entered, so that links cannot lead into a circle.
     """
     real_path = os.path.realpath(place)
     if real_path in visited:
@@ -130,8 +135,16 @@ def walk_run_records(
         number = 0
         for number, found in enumerate(walk_run_records(child, root, visited), 1):  # noqa: B007
             yield found
-        if not number and place == root:
-            yield SkippedFolder(name_path(child, root), "it contains no run")
+        if not number and place == root and not holds_other_record(child):
+            is_study = (child / "study.json").is_file()
+            why = "no run of this study has started" if is_study else "it contains no run"
+            yield SkippedFolder(name_path(child, root), why)
+
+
+def holds_other_record(folder: Path) -> bool:
+    """Return whether residua wrote a folder that is no run's: such a folder is not missed."""
+    has_record = any((folder / name).is_file() for name in OTHER_RECORDS)
+    return has_record or holds_lesion_study(folder)
 
 
 def find_study_records(study_folder: Path, root: Path) -> Iterator[RunRecord | SkippedFolder]:

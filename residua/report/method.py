@@ -18,6 +18,11 @@ from residua.report.format import (
 from residua.report.recorded_run import FinishedRun
 from residua.report.runs import StudyRuns
 
+ERROR_DEFINITION = (
+    "An error is the share of images whose most probable class is wrong. The table's errors are "
+    "measured once, after the last step, without augmentation. The test images were used for no "
+    "choice."
+)
 VERDICT_RULE = (
     "A training error that rises with depth is a failure to optimise, and so is learning that "
     "starts later with depth. A larger gap between test and training error, without a rise of "
@@ -79,11 +84,7 @@ def describe_labelled_arms(study_runs: StudyRuns) -> str:
 
 def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
     """Describe what an error is and how the training error was measured."""
-    text = (
-        "An error is the share of images whose most probable class is wrong. The table's errors "
-        "are measured once, after the last step, without augmentation. The test images were used "
-        "for no choice."
-    )
+    text = ERROR_DEFINITION
     reestimated_count = sum(run.result.train_error_reestimated is not None for run in runs)
     if not reestimated_count:
         return text

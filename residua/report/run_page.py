@@ -1,5 +1,6 @@
 """The report of a single run: accuracy, curves, over-fitting and worst mistakes in one page."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from residua.report.run_curves import RUN_CURVE_COLORS, render_run_curves
 from residua.report.run_summary import (
     describe_late_training,
     describe_over_fitting,
+    describe_run_errors,
     describe_test_accuracy,
     list_error_rows,
 )
@@ -124,7 +126,9 @@ def render_run_page(
         method={
             part: make_percent_nonbreaking(text)
             for part, text in describe_method(summary.runs).items()
-        },
+            if part != "Errors"
+        }
+        | {"Errors": make_percent_nonbreaking(describe_run_errors(run))},
     )
 
 
@@ -139,7 +143,11 @@ def read_test_evaluation(folder: Path, run: FinishedRun) -> EvaluationResult | N
         evaluation = read_evaluation(folder / EVALUATION_FOLDER)
     except ResiduaError:
         return None
-    is_of_test_images = (evaluation.split, evaluation.dataset) == ("test", run.dataset)
+    # An evaluation names photographs after their folder or table, with `-` for all characters but
+    # letters, digits and `-_.`; a run has the whole path.
+    path = Path(run.dataset)
+    names = {run.dataset} | {re.sub(r"[^\w.-]", "-", name) for name in (path.name, path.stem)}
+    is_of_test_images = evaluation.split == "test" and evaluation.dataset in names
     return evaluation if is_of_test_images else None
 
 

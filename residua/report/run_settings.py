@@ -12,6 +12,7 @@ ENVIRONMENT_SETTINGS = (
     *("precision", "device", "threads", "processes", "recompute", "kernels", "residua", "torch"),
     *("images", "dev_share", "white_level", "max_pixels", "transform"),
 )
+DURATION_SETTINGS = ("steps", "epochs")  # of a recipe; exactly one of them is above 0
 SHOWN_SETTINGS = {"data", "model", "recipe"}
 """The settings that a list of runs shows of every run."""
 
@@ -38,6 +39,9 @@ def collect_run_settings(run: dict[str, Json], environment: Json) -> dict[str, s
     texts = {name: format_setting(value) for name, value in settings.items()}
     if isinstance(recipe, dict):
         recipe_texts = dict(flatten_recipe(json.dumps(recipe)))
+        for name in DURATION_SETTINGS:
+            if recipe_texts.get(name) == "0":  # the other one sets the duration
+                del recipe_texts[name]
         texts |= {"recipe": recipe_texts.pop("name", ""), **recipe_texts}
     facts = environment if isinstance(environment, dict) else {}
     texts |= {name: format_setting(facts[name]) for name in ENVIRONMENT_SETTINGS if name in facts}

@@ -3,18 +3,21 @@
 from math import hypot
 
 from residua.config.evaluation_results import wilson_interval
-from residua.report.accuracy import format_accuracy
+from residua.report.accuracy import describe_guessing, format_accuracy
 from residua.report.format import (
     capitalize_first,
     choose_percent_digits,
     format_counted_noun,
     format_percent,
     format_points,
+    format_signed_percent,
     format_three_digits,
 )
+from residua.report.method import ERROR_DEFINITION
 from residua.report.recorded_run import MAX_IMAGES, FinishedRun
 from residua.report.significance import CHANCE_SHARE
 
+NOTABLE_GAP = 0.1  # our choice: test minus training error that is over-fitting if it is real
 RISEN_LOSS = 1.05  # our choice: a dev loss this many times its lowest value has risen
 
 
@@ -34,12 +37,6 @@ def get_test_error_interval(run: FinishedRun) -> tuple[float, float]:
     return wilson_interval(round(error * count), count) if count else (error, error)
 
 
-def get_final_train_error(run: FinishedRun) -> float:
-    """Return the training error without augmentation, with re-estimated BN if measured."""
-    reestimated = run.result.train_error_reestimated
-    return run.result.train_error if reestimated is None else reestimated
-
-
 def count_training_images(run: FinishedRun) -> int | None:
     """Count the training images from the batch size and the epochs; None if they are not recorded.
 
@@ -56,7 +53,7 @@ def count_training_images(run: FinishedRun) -> int | None:
 
 def get_train_error_interval(run: FinishedRun) -> tuple[float, float]:
     """Return the 95 % Wilson interval of the training error, or the error without a count."""
-    count, error = count_training_images(run), get_final_train_error(run)
+    count, error = count_training_images(run), run.result.train_error
     return wilson_interval(round(error * count), count) if count else (error, error)
 
 
@@ -65,7 +62,7 @@ def compute_gap_interval(run: FinishedRun) -> tuple[float, float]:
 
     It combines the Wilson intervals of two independent proportions.
     """
-    train, test = get_final_train_error(run), run.result.test_error
+    train, test = run.result.train_error, run.result.test_error
     train_low, train_high = get_train_error_interval(run)
     test_low, test_high = get_test_error_interval(run)
     return (
@@ -75,15 +72,16 @@ def compute_gap_interval(run: FinishedRun) -> tuple[float, float]:
 
 
 def describe_over_fitting(run: FinishedRun) -> str:
-    """Write a sentence that compares the training error with the test error."""
-    train, test = get_final_train_error(run), run.result.test_error
+    """Write a sentence that compares the training error with the test error.
+
+    Both are of the saved network, with its running BN statistics.
+    """
+    train, test = run.result.train_error, run.result.test_error
     digits = choose_percent_digits(run.result.test_images)
     chance = 1 - 1 / run.num_classes
     if run.num_classes > 1 and test >= CHANCE_SHARE * chance:
-        return (
-            f"It does no better than guessing: the test error is {format_percent(test, digits)}, "
-            f"and guessing among {run.num_classes} classes gives {format_percent(chance, digits)}."
-        )
+        error = f"the test error is {format_percent(test, digits)}"
+        return describe_guessing(error, f"guessing among {run.num_classes} classes", chance, digits)
     errors = (
         f"the training error is {format_percent(train, digits)}, "
         f"the test error {format_percent(test, digits)}"
@@ -92,13 +90,28 @@ def describe_over_fitting(run: FinishedRun) -> str:
         gap = f"a gap of {format_points(test - train)}" if test >= train else "no gap"
         return f"{capitalize_first(errors)}: {gap}."
     low, high = compute_gap_interval(run)
-    verdict = "No over-fitting is measurable"
     if low > 0 or high < 0:
         verdict = "It over-fits" if low > 0 else "No over-fitting"
+    elif high > NOTABLE_GAP:
+        verdict = "Too few images to tell whether it over-fits"
+    else:
+        verdict = "No over-fitting is measurable"
     return (
         f"{verdict}: {errors}, {format_points(abs(test - train))} "
         f"{'higher' if test >= train else 'lower'} "
-        f"(95 % interval of the gap {100 * low:.1f} to {100 * high:.1f})."
+        f"(95 % interval of the gap {format_signed_percent(low)} to {format_signed_percent(high)})."
+    )
+
+
+def describe_run_errors(run: FinishedRun) -> str:
+    """Describe what the errors of a run are, and its training error with re-estimated BN."""
+    text = f"{ERROR_DEFINITION} All are those of the saved network, with its running BN statistics."
+    if run.result.train_error_reestimated is None:
+        return text
+    error = format_percent(run.result.train_error_reestimated)
+    return (
+        f"{text} With BN statistics re-estimated with the final weights over up to 5,000 training "
+        f"images, the training error is {error}."
     )
 
 
@@ -136,7 +149,7 @@ def list_error_rows(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     """List the rows (split, right, 95 % interval, images) of a run's table; shares in percent."""
     result = run.result
     splits = [
-        ("training", get_final_train_error(run), count_training_images(run)),
+        ("training", result.train_error, count_training_images(run)),
         ("dev", result.dev_error, result.dev_images),
         ("test", result.test_error, result.test_images),
     ]

@@ -103,6 +103,8 @@ def find_run_records(folder: Path) -> list[RunRecord]:
         return [RunRecord(folder)]
     if records := list_run_records(folder):
         return records
+    if not folder.exists():
+        raise RecordError(f"there is no folder {folder}: give the folder of a study or of a run")
     raise RecordError(
         f"{folder} contains no run: give a study's folder, which has runs/ or runs.jsonl, "
         "or a run's folder, which has run.json"

@@ -172,11 +172,13 @@ def describe_first_best_run(
     run, rivals = best_runs[0]
     accuracy, interval = format_accuracy_and_interval(run.test_error, run.test_images)
     label = f"of the test images of {run.data} right"
+    rank = "is the only finished run"
+    if rivals > 1:
+        rank = f"has the lowest dev error of {format_counted_noun(rivals, 'finished run')}"
     return {
         "number": "" if run.test_error is None else make_percent_nonbreaking(f"{accuracy} %"),
         "label": make_percent_nonbreaking(f"{label}, 95 % CI {interval} %" if interval else label),
-        "lead": f"Run {numbers[id(run)]}, {run.model}, has the lowest dev error of "
-        f"{format_counted_noun(rivals, 'finished run')} on {run.data}.",
+        "lead": f"Run {numbers[id(run)]}, {run.model}, {rank} on {run.data}.",
     }
 
 

@@ -58,6 +58,10 @@ class SignalsRecord:
     measured: dict[str, SignalValues]  # by name of the signal
     predicted: dict[str, SignalValues]  # by the random-walk model; empty if it does not apply
 
+    def __repr__(self) -> str:
+        kind = "trained" if self.trained else "untrained"
+        return f"SignalsRecord({self.model}, {kind}: {len(self.names)} units, {self.data})"
+
     def last_unit_index(self, stage: int) -> int:
         """Return the index in `names` of the stage's last unit, counted from 0."""
         return len(self.unit_stages) - 1 - self.unit_stages[::-1].index(stage)

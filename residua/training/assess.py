@@ -135,6 +135,7 @@ def evaluate_classifier(
     data_dir: Path | None = None,
     *,
     mirror: bool = False,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> EvaluationResult:
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
     check_compatibility(config, data, config.network.name)
@@ -145,7 +146,7 @@ def evaluate_classifier(
         config,
         machine,
         data_dir,
-        ignore_summary,
+        on_data,
         mirror,
         {"command": "evaluate"},
         choice,

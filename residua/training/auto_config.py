@@ -71,14 +71,13 @@ def choose_config(
             f"the median shorter side of the {image_count:,} photos is {shorter_side} pixels, "
             f"and the device is {device_phrase}"
         )
-    chosen_recipe, why_epochs = choose_recipe(
+    chosen_recipe, why_recipe = choose_recipe(
         image_count, image_size, device_phrase, finetune, scratch_recipe
     )
     reasons = {
         "model": f"network {model_name}: {why_model}",
         "size": f"image size {image_size} x {image_size} pixels: {why_size}",
-        "recipe": f"recipe {chosen_recipe.name}, {chosen_recipe.epochs:g} epochs, "
-        f"batch size {chosen_recipe.batch_size}: {why_epochs}",
+        "recipe": why_recipe,
     }
     largest, smallest = max(label_counts.values()), min(label_counts.values())
     if largest > 3 * smallest:
@@ -122,22 +121,43 @@ def choose_image_size(image_count: int, shorter_side: int, device_phrase: str) -
 def choose_recipe(
     image_count: int, image_size: int, device_phrase: str, finetune: bool, scratch_recipe: str
 ) -> tuple[Recipe, str]:
-    """Choose a recipe with its epochs and batch size; return it with the reason for the epochs.
+    """Choose a recipe with its epochs and batch size; return it with the reasons for the choice.
 
-    `device_phrase` is "a CPU" or "a GPU".
+    The reasons name each number of the recipe that is replaced.  `device_phrase` is "a CPU" or "a
+    GPU".
     """
     base_recipe = recipe("tuning" if finetune else scratch_recipe)
     epochs = base_recipe.epochs
-    why = "few images: many epochs with random crops"
+    reasons = ["few images: many epochs with random crops"]
+    if finetune:
+        reasons = ["training starts from trained weights"]
     if device_phrase == "a CPU":
         affordable_epochs = round(CPU_CROP_BUDGET * (96 / image_size) ** 2 / image_count)
         cpu_epochs = max(affordable_epochs, MIN_AUTO_EPOCHS)
         epochs = min(cpu_epochs, epochs if finetune else MAX_AUTO_EPOCHS)
-        why = f"{epochs * image_count:,.0f} crops in all take minutes on a few CPU cores"
-    if finetune:
-        why = "training starts from trained weights"
+        why_epochs = f"{epochs * image_count:,.0f} crops in all take minutes on a few CPU cores"
+        if not finetune:
+            reasons = [why_epochs]
+        elif epochs != base_recipe.epochs:
+            reasons.append(why_epochs)
     batch_size = max(min(base_recipe.batch_size, image_count // 4), 2)
-    return replace(base_recipe, epochs=float(epochs), batch_size=batch_size), why
+    if batch_size != base_recipe.batch_size:
+        reasons.append(f"a batch holds at most a quarter of the {image_count:,} images")
+    epochs_text = describe_replaced_number("{} epochs", epochs, base_recipe.epochs)
+    batch_text = describe_replaced_number("batch size {}", batch_size, base_recipe.batch_size)
+    return (
+        replace(base_recipe, epochs=float(epochs), batch_size=batch_size),
+        f"recipe {base_recipe.name}, {epochs_text}, {batch_text}: {', and '.join(reasons)}",
+    )
+
+
+def describe_replaced_number(phrase: str, number: float, usual: float) -> str:
+    """Fill a number into a phrase; say the recipe's own if it differs: `100 epochs (not its 60)`.
+
+    A recipe whose own number is 0 does not set it.
+    """
+    text = phrase.format(f"{number:g}")
+    return f"{text} (not its {usual:g})" if usual and number != usual else text
 
 
 def estimate_median_shorter_side(listing: ImageListing) -> int:

@@ -64,12 +64,14 @@ def find_doubtful_labels(
 def describe_doubtful_labels(
     named_images: NamedImages,
     log_probs: FloatArray,
-    temperatures: FloatArray,
     positions: NDArray[np.int64],
 ) -> tuple[DoubtfulLabel, ...]:
-    """Describe the labels of the images at the first `MAX_DOUBTFUL_LABELS` of `positions`."""
+    """Describe the labels of the images at the first `MAX_DOUBTFUL_LABELS` of `positions`.
+
+    The probabilities are the network's own, without a temperature, as those of the mistakes are.
+    """
     positions = positions[:MAX_DOUBTFUL_LABELS]
-    probs = softmax(log_probs[positions] / temperatures[positions], axis=1)
+    probs = softmax(log_probs[positions], axis=1)
     labels = named_images.images.labels.numpy()[positions]
     return tuple(
         DoubtfulLabel(

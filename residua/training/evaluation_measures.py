@@ -6,7 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from residua.config.evaluation_results import EvaluationResult, wilson_interval
+from residua.config.evaluation_results import (
+    MIN_CALIBRATION_IMAGES,
+    EvaluationResult,
+    wilson_interval,
+)
 from residua.config.model import ModelConfig
 from residua.data.read import NamedImages
 from residua.data.summary import USED_KINDS
@@ -48,11 +52,10 @@ def build_evaluation(
     wrong, wrong5 = int((~top5_hits[:, 0]).sum()), int((~top5_hits.any(1)).sum())
     confusion = count_confusions(labels, top5_classes[:, 0], class_count).tolist()
     cross_fits_temperature = config.temperature == 1
-    temperatures = (
-        cross_fit_temperatures(log_probs, labels)
-        if cross_fits_temperature
-        else np.full((count, 1), config.temperature, np.float32)
-    )
+    temperatures, half_temperatures = np.full((count, 1), config.temperature, np.float32), ()
+    if cross_fits_temperature:
+        temperatures = cross_fit_temperatures(log_probs, labels)
+        half_temperatures = tuple(temperatures[:2, 0].tolist())
     unscaled = measure_calibration(log_probs, labels)
     change_error = compare_losses(log_probs, labels, temperatures).standard_error
     evaluation = EvaluationResult(
@@ -74,6 +77,7 @@ def build_evaluation(
         calibration=unscaled,
         scaled=measure_calibration(log_probs, labels, temperatures),
         temperature=float(temperatures.mean()),
+        half_temperatures=half_temperatures,
         loss_change_error=change_error if isfinite(change_error) else None,
         fitted="halves" if cross_fits_temperature else temperature_source,
         mistakes=(),
@@ -95,7 +99,12 @@ def add_images_and_labels(
     temperatures: FloatArray,
     ask_second_opinion: SecondOpinion | None,
 ) -> EvaluationResult:
-    """Add the images of the page, and the labels to check, to an evaluation."""
+    """Add the images of the page, and the labels to check, to an evaluation.
+
+    Labels are doubted at the temperatures, or, if they are fitted on too few images, without.
+    """
+    if evaluation.fitted == "halves" and evaluation.count < MIN_CALIBRATION_IMAGES:
+        temperatures = np.ones_like(temperatures)
     labels, predicted = named_images.images.labels.numpy(), log_probs.argmax(1)
     doubtful = find_doubtful_labels(log_probs, labels, temperatures, ask_second_opinion)
     mistakes = find_confident_mistakes(named_images, log_probs, predicted)
@@ -111,8 +120,9 @@ def add_images_and_labels(
         mistakes=mistakes,
         examples=examples,
         label_check="last" if ask_second_opinion is None else "last and best",
+        doubts_are_scaled=False,
         doubtful_count=len(doubtful),
-        doubtful_labels=describe_doubtful_labels(named_images, log_probs, temperatures, doubtful),
+        doubtful_labels=describe_doubtful_labels(named_images, log_probs, doubtful),
     )
 
 

@@ -1,7 +1,10 @@
 """Evaluate a finished run on its test images, as they were read at the end of its training."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+
+from torch import nn
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
@@ -21,18 +24,24 @@ from residua.training.prepared_run import keep_data_settings_of_run
 
 
 def evaluate_finished_run(
-    folder: Path, data: Dataset, machine: Machine, data_dir: Path | None = None
+    folder: Path,
+    data: Dataset,
+    machine: Machine,
+    data_dir: Path | None = None,
+    module: nn.Module | None = None,
 ) -> EvaluationResult:
     """Evaluate the network of the finished run in `folder` on the test split of `data`, in fp32.
 
     It is a single pass over the test images.  Photographs are taken from the cache that training
     has filled, so that none is decoded again.  This process evaluates alone, even if `machine`
-    belongs to a group.  Raises the errors of `evaluate_model_folder`.
+    belongs to a group.  `module` is the trained network if it is a module of the user's own; a copy
+    of it is evaluated.  Raises the errors of `evaluate_model_folder`.
     """
     data = keep_data_settings_of_run(data, RunRecord(folder))
     machine = replace(machine, precision="fp32", recompute="none", group=SINGLE_PROCESS)
     config = read_model_config(folder / "last")
-    net = machine.prepare_model_in_place(from_pretrained(folder / "last"))
+    trained = from_pretrained(folder / "last") if module is None else deepcopy(module)
+    net = machine.prepare_model_in_place(trained)
     named_images = read_named_test_images(data, data_dir)
     log_probs = predict_log_probabilities(net, named_images.images, config, machine)
     require_finite_scores(log_probs, config)

@@ -21,7 +21,6 @@ from residua.data.images import Images
 from residua.data.read import (
     ensure_dataset_ready,
     list_skipped_images,
-    load_square_photos,
     read_split,
 )
 from residua.data.seen_images import store_seen_images
@@ -96,9 +95,7 @@ def prepare_run(
         read_split(data, split, data_dir).to(machine.device) for split in ("train", "dev")
     ]
     fingerprint = train_images.fingerprint
-    config = make_model_config(run, data, fingerprint)
-    if isinstance(data, PhotoDataset):
-        config = store_seen_images(config, load_square_photos(data))
+    config = store_seen_images(make_model_config(run, data, fingerprint), data)
     summary = summarize_training_data(data, train_images, dev_images)
     net = additions.module or build_untrained(run.network, run.seed)
     if initial_weights is not None and isinstance(run.network, Network):

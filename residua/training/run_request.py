@@ -12,6 +12,7 @@ from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.recipe import Recipe, usual_recipe
 from residua.config.run import Run
+from residua.config.serialize import to_json
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
@@ -137,17 +138,42 @@ def make_run(
     chosen_recipe = request.change_recipe(auto_config.recipe)
     if chosen_recipe.freeze and not request.weights:
         raise UsageError("--freeze needs pretrained weights: add --from")
-    settled = set(request.given)
-    if settled & {"steps", "epochs"}:
-        settled.add("recipe")
+    settled, reasons = set(request.given), dict(auto_config.reasons)
+    if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
+        reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"
     if request.weights:
         settled.add("model")
     return ResolvedRun(
         Run(start.network, data_name, chosen_recipe, request.seed, start.fingerprint),
         dataset,
         start.weights_path,
-        {option: why for option, why in auto_config.reasons.items() if option not in settled},
+        {option: why for option, why in reasons.items() if option not in settled},
     )
+
+
+def list_recipe_changes(chosen: Recipe, changed: Recipe) -> list[str]:
+    """List the fields in which `changed` differs from `chosen`: `["epochs 3", "schedule.lr 0.1"]`.
+
+    Of an optimiser, for example, of another kind only the kind is named.  Steps and epochs that are
+    0 do not set the duration, and are left out.
+    """
+    before, after = to_json(chosen), to_json(changed)
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    changes = []
+    for name, value in after.items():
+        old = before.get(name)
+        if value == old or (name in ("steps", "epochs") and not value):
+            continue
+        if value is True:
+            changes.append(name)
+        elif not isinstance(value, dict):
+            changes.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+        elif not isinstance(old, dict) or old.get("kind") != value.get("kind"):
+            changes.append(f"{name} {value.get('kind', 'added')}")
+        else:
+            changes += [f"{name}.{k} {v}" for k, v in value.items() if old.get(k) != v]
+    return changes
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from residua.config.evaluation_results import MIN_CALIBRATION_IMAGES
 from residua.config.model import ModelConfig
 from residua.data.read import NamedImages
 from residua.errors import UsageError
@@ -14,8 +15,6 @@ from residua.training.calibration import (
     fit_temperature,
     measure_temperature_gain,
 )
-
-MIN_CALIBRATION_IMAGES = 100  # our choice; below, the gain is mostly noise
 
 
 def store_temperature_if_better(

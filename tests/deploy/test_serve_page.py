@@ -101,6 +101,7 @@ def test_the_page_shows_each_file_s_answer_over_the_own_photograph_in_a_browser(
         **build_page_variables(config, engine.description, 10_000, 1.0, examples, 6),
     )
     assert "http" not in page
+    assert page.count("GET /health") == 1
 
     class ServiceWithHarness(PredictionService):
         """Also serves the harness page."""
@@ -165,3 +166,12 @@ def test_the_page_shows_each_file_s_answer_over_the_own_photograph_in_a_browser(
                 "70% 83.3333%",
                 "70% 16.6667%",
             ]
+
+
+def test_the_page_says_the_share_of_right_images_as_the_other_pages_do():
+    """The interval is that of R's prop.test(9, 16, correct=FALSE)."""
+    _, config = make_small_model()
+    facts = build_page_variables(replace(config, test_error=7 / 16, test_images=16), "torch", 9)
+    assert facts["facts"] == (
+        "It runs by torch; 56.2 % right on the test images (95 % interval 33.2 to 76.9)."
+    )

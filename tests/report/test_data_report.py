@@ -140,6 +140,26 @@ def test_the_bars_of_sizes_are_doublings_of_the_shorter_side():
     assert make_side_bars({}) == []
 
 
+def test_the_name_of_a_class_breaks_after_an_underscore_and_is_escaped():
+    classes = {"cassette_<b>_player": {"images": 9}, "dog": {"images": 9}}
+    html = render_data_report(CHECK_RESULT | {"classes": classes}, {})
+    assert '<th scope="row">cassette_<wbr>&lt;b&gt;_<wbr>player</th>' in html
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize(("width", "hidden"), [(390, True), (1280, False)])
+def test_a_table_of_classes_scrolls_only_on_a_phone_and_then_has_a_shadow(tmp_path, width, hidden):
+    """The covers of the shadows move with the table."""
+    splits = {"train": 1000000, "dev": 1000000, "test": 1000000}
+    html = render_data_report(CHECK_RESULT | {"classes": {"cassette_player": splits}}, {})
+    script = """
+      const box = page.querySelector('.scroll'), style = view.getComputedStyle(box);
+      const found = [box.scrollWidth > box.clientWidth, style.backgroundAttachment];"""
+    found = assert_page_fits(html, width, tmp_path, script, "found.join(';')")
+    assert found == f"{str(hidden).lower()};local, local, scroll, scroll"
+
+
 @pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])

@@ -18,17 +18,21 @@ from residua.config.evaluation_results import (
 from residua.config.serialize import to_json
 from residua.errors import RecordError
 from residua.files import write_json
+from residua.report.calibration_summary import (
+    describe_calibration,
+    describe_calibration_gain,
+    describe_temperature_images,
+    is_worth_storing,
+)
 from residua.report.evaluation_page import (
     collect_evaluation_metrics,
     read_evaluation,
     write_evaluation_report,
 )
 from residua.report.evaluation_summary import (
-    describe_calibration_gain,
     describe_evaluation,
     describe_label_check,
     describe_label_rule,
-    describe_temperature_images,
     list_skipped_files,
 )
 from tests.browser import assert_page_fits, needs_chromium
@@ -105,6 +109,7 @@ def make_checked_evaluation():
             DoubtfulLabel("e/0.png", 0, 1, 0.004, 0.97),
             DoubtfulLabel("=2.png", 0, 1, 0.01, 0.95),
         ),
+        doubts_are_scaled=False,
     )
 
 
@@ -183,7 +188,8 @@ def test_labels_to_check_are_listed_with_their_rule_and_as_csv(tmp_path):
         "<td>airplane<small>0.4 %</small></td><td>automobile<small>97.0 %</small></td>"
         '<th scope="row">e/0.png</th>',
         "below 12.5 %, half of a guess among 4 classes",
-        "Probabilities in this table are at temperature 1.70.",
+        "The table has the network&#39;s own probabilities, as the mistakes above have. "
+        "The rule takes probabilities at temperature 1.70 (fitted on the dev split).",
         "The weights of the run&#39;s best epoch say the same.",
         'download="labels-to-check.csv"',
     ):
@@ -194,6 +200,8 @@ def test_labels_to_check_are_listed_with_their_rule_and_as_csv(tmp_path):
         ["e/0.png", "airplane", "automobile", "0.004000", "0.970000"],
         ["'=2.png", "airplane", "automobile", "0.010000", "0.950000"],
     ]
+    old = replace(make_checked_evaluation(), doubts_are_scaled=True)
+    assert "The rule and the table take probabilities at temp" in describe_label_rule(old)
     trained = replace(make_checked_evaluation(), split="all", label_check="last")
     assert "The network was trained on some of these labels" in describe_label_rule(trained)
     assert "best epoch" not in describe_label_rule(trained)
@@ -220,6 +228,95 @@ def test_the_page_says_whether_calibration_helps(ece, loss, verdict):
     assert describe_calibration_gain(beyond).startswith(verdict)
     within = make_evaluation(scaled=scaled, loss_change_error=0.3)
     assert describe_calibration_gain(within).startswith("Calibration makes no measurable diff")
+
+
+def make_small_evaluation(wrong, **changes):
+    """An evaluation of 16 images of two classes, 8 each, all taken for the first if 8 are wrong."""
+    counts = {
+        "count": 16,
+        "wrong": wrong,
+        "wrong5": 0,
+        "error_interval": wilson_interval(wrong, 16),
+    }
+    fields = {
+        "confusion": ((8, 0), (wrong, 8 - wrong)),
+        "fitted": "halves",
+        "temperature": 50.24,
+        "half_temperatures": (0.49, 99.99),
+        "calibration": CalibrationResult(
+            ece=0.23, loss=0.7, bins=(CalibrationBin(16, 0.54, 0.56),)
+        ),
+    }
+    return replace(make_checked_evaluation(), classes=("a", "b"), recall_intervals=((0, 1),) * 2,
+                   **(counts | fields | changes))  # fmt: skip
+
+
+def test_few_images_get_a_reliability_diagram_and_no_verdict(tmp_path):
+    few = make_small_evaluation(7)
+    html = write_evaluation_report(few, tmp_path).read_text()
+    assert "Too few images to judge the calibration (16; at least 100 are needed)." in html
+    for text in (html, describe_calibration(few), (tmp_path / "reliability.svg").read_text()):
+        assert "50.24" not in text
+        assert "99.99" not in text
+    for word in ("--calibrate", "Calibration helps", "Calibration does not", "cross-entropy from"):
+        assert word not in html
+    assert not re.search("(over|under)-confident", describe_calibration(few))
+    assert "at temperature 1.70" in (
+        write_evaluation_report(replace(few, fitted="dev", temperature=1.7), tmp_path).read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("confidence", "word"),
+    [(0.84, "over-confident"), (0.76, "under-confident"), (0.815, "no measurable difference")],
+)
+def test_confidence_is_too_high_or_low_only_beyond_the_standard_error(confidence, word):
+    """The binomial standard error of 400 images of accuracy 0.8 is 0.02."""
+    calibration = CalibrationResult(ece=0.02, loss=1, bins=(CalibrationBin(400, confidence, 0.8),))
+    text = describe_calibration(make_evaluation(calibration=calibration))
+    assert f"accuracy 80.0 %: {word}, with" in text
+
+
+def test_both_temperatures_of_the_halves_are_shown_and_never_their_mean():
+    halves = make_evaluation(fitted="halves", temperature=1.75, half_temperatures=(1.5, 2.0))
+    for text in (describe_calibration(halves), describe_calibration_gain(halves)):
+        assert "at temperatures 1.50 and 2.00 (fitted for each half" in text.replace("At t", "at t")
+    old = replace(halves, half_temperatures=())
+    assert "at temperatures of mean 1.75 (" in describe_calibration_gain(old)
+
+
+def test_a_temperature_is_to_be_stored_only_if_it_helps(tmp_path):
+    halves = make_evaluation(fitted="halves")
+    worse = replace(halves, scaled=replace(halves.scaled, ece=0.3, loss=0.9))
+    for evaluation, is_worth in ((halves, True), (worse, False), (make_evaluation(), False)):
+        assert is_worth_storing(evaluation) is is_worth
+        html = write_evaluation_report(evaluation, tmp_path).read_text()
+        assert ("--calibrate" in html) is is_worth
+
+
+def test_a_network_at_chance_doubts_no_label(tmp_path):
+    guessing = make_small_evaluation(8)
+    text = (
+        "It does no better than guessing: the error is 50.0 % (95 % CI 28.0-72.0 %), and always "
+        "guessing the most frequent class gives 50.0 %."
+    )
+    assert describe_evaluation(guessing)[1] == text
+    html = write_evaluation_report(guessing, tmp_path).read_text()
+    assert f'<p class="lead">{text}' in html.replace("\N{NO-BREAK SPACE}", " ")
+    assert "No label is listed, because the network does no better than guessing." in html
+    assert "in doubt" not in html
+    assert "e/0.png</th>" not in html
+    assert len((tmp_path / "labels-to-check.csv").read_text().splitlines()) == 1
+    assert collect_evaluation_metrics(guessing)["doubtful_labels"] == 0
+    perhaps = describe_evaluation(make_small_evaluation(5))[1]
+    assert perhaps.startswith("It does no better than guessing, as far as these images tell: ")
+    better = make_small_evaluation(2)
+    assert "All probabilities are the network's own, as those" in describe_label_rule(better)
+    assert "temperature" not in describe_label_rule(better)
+    assert "guessing" not in " ".join(describe_evaluation(better))
+    assert "in doubt" in describe_label_check(better)
+    one_class = make_small_evaluation(0, confusion=((16, 0), (0, 0)))
+    assert "guessing" not in " ".join(describe_evaluation(one_class))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 import pytest
 
 from residua.report.format import (
+    LABELS,
+    QUANTITY_FORMATS,
     capitalize_first,
     format_confidence_interval,
     format_counted_noun,
@@ -154,11 +156,30 @@ def test_an_error_is_printed_with_its_interval_and_its_number_of_images():
         }
     )
     assert list(lines) == [
-        "train error              1.00 %",
-        "dev error                4.4 % (95 % CI 2.1-8.8 %, 160 images)",
-        "test error               8.75 % (95 % CI 8.21-9.32 %, 10,000 images)",
-        "best dev error           3.8 % (160 images)",
+        "train error (while training)  1.00 %",
+        "dev error                     4.4 % (95 % CI 2.1-8.8 %, 160 images)",
+        "test error                    8.75 % (95 % CI 8.21-9.32 %, 10,000 images)",
+        "best dev error                3.8 % (160 images)",
     ]
+
+
+def test_labels_say_how_a_quantity_was_measured_and_name_no_units():
+    lines = format_quantities(
+        {
+            "train_error": 0.2414,
+            "train_error_reestimated": 0.2586,
+            "memory_activations_bytes": 2**20,
+            "estimated_seconds": 180,
+        }
+    )
+    assert list(lines) == [
+        "train error (while training)              24.14 %",
+        "train error (BN statistics re-estimated)  25.86 %",
+        "memory: activations                       1.0 MiB",
+        "estimated time                            3 min",
+    ]
+    labels = [LABELS.get(name, name) for name in QUANTITY_FORMATS]
+    assert [label for label in labels if label.endswith(("bytes", "seconds"))] == []
 
 
 def test_results_of_earlier_versions_are_printed_without_intervals():

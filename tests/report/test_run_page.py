@@ -69,6 +69,7 @@ def test_the_headline_is_the_accuracy_with_the_interval_of_scipy(run_folder):
         (0.17, 0.2, "No over-fitting is measurable: the training error is 17.0 %, the test error "),
         (0.23, 0.2, "No over-fitting is measurable: "),
         (0.24, 0.2, "No over-fitting: the training error is 24.0 %, the test error 20.0 %, 4.0 "),
+        (0.2, 0.3, "It over-fits: "),
         (0.7, 0.85, "It does no better than guessing: the test error is 85.0 %, and guessing "),
     ],
 )
@@ -87,13 +88,26 @@ def test_the_interval_of_the_gap_is_that_of_newcombe(tmp_path):
     assert compute_gap_interval(run) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
-def test_the_training_error_is_the_one_with_re_estimated_statistics(tmp_path):
-    extra = COUNTS | {"train_error_reestimated": 0.19}
-    write_run_record(tmp_path / "run", "cifar-resnet20", 0.01, 0.2, extra_result=extra)
-    assert (
-        "the training error is 19.0 %, the test error 20.0 %"
-        in describe_run(read_run(tmp_path / "run")).text
-    )
+def test_the_training_error_is_that_of_the_saved_network(tmp_path):
+    """The one with re-estimated BN statistics is named in the details alone."""
+    extra = COUNTS | {"train_error_reestimated": 0.13}
+    write_run_record(tmp_path / "run", "cifar-resnet20", 0.17, 0.2, extra_result=extra)
+    text = describe_run(read_run(tmp_path / "run")).text
+    assert "the training error is 17.0 %, the test error 20.0 %" in text
+    html = write_run_page(tmp_path / "run").replace("\N{NO-BREAK SPACE}", " ")
+    assert '<tr><th scope="row">training</th><td>83.0</td>' in html
+    assert html.count("13.0 %") == 1
+    details = html[html.index("How it was measured") :]
+    assert "BN statistics re-estimated with the final weights over up to 5,000" in details
+    assert "the training error is 13.0 %." in details
+
+
+def test_few_images_do_not_tell_whether_a_run_over_fits(tmp_path):
+    counts = {"dev_images": 16, "test_images": 16}
+    write_run_record(tmp_path / "run", "cifar-resnet20", 0.25, 0.4375, extra_result=counts)
+    text = describe_run(read_run(tmp_path / "run")).over_fitting
+    assert text.startswith("Too few images to tell whether it over-fits: the training error is 25")
+    assert re.search(r"95 % interval of the gap \N{MINUS SIGN}\d+\.\d to \d\d\.\d\)", text)
 
 
 def test_a_run_of_version_0_1_has_a_gap_and_no_interval(tmp_path):
@@ -136,6 +150,17 @@ def test_the_page_shows_the_worst_mistakes_of_the_evaluation_and_its_link(run_fo
     assert "residua evaluate " not in html
     (run_folder / "evaluation" / "evaluation.json").write_text("{")
     assert "residua evaluate " in write_run_page(run_folder)
+
+
+@pytest.mark.parametrize("location", ["/data/my photos", "photos/my photos.csv"])
+def test_the_evaluation_of_photos_is_named_after_their_folder_or_table(run_folder, location):
+    record = json.loads((run_folder / "run.json").read_text())
+    record["run"]["dataset"] = location
+    write_json(run_folder / "run.json", record)
+    write_evaluation_report(make_evaluation(dataset="my-photos"), run_folder / "evaluation")
+    html = write_run_page(run_folder)
+    assert 'href="evaluation/evaluation.html"' in html
+    assert "residua evaluate " not in html
 
 
 @pytest.mark.parametrize("change", [{"split": "dev"}, {"split": "all"}, {"dataset": "letters"}])

@@ -152,7 +152,42 @@ def test_the_best_run_is_chosen_by_its_dev_error(run_folder):
         .replace("\N{NO-BREAK SPACE}", " ")
         .endswith(f"95 % CI {100 * low:.1f}–{100 * high:.1f} %")
     )
+    assert first["lead"].startswith("Run 1, cifar-resnet20, has the lowest dev error of 2 finished")
+    alone = describe_first_best_run(choose_best_runs(runs[:1]), numbers)
+    assert "is the only finished run on " in alone["lead"]
     assert describe_first_best_run([], {})["lead"] == "No run is finished yet."
+
+
+def test_folders_of_other_outputs_are_not_missed(run_folder):
+    for name in ("check-photos/check.json", "rated/evaluation.json", "seen/signals.json"):
+        (run_folder / name).parent.mkdir()
+        (run_folder / name).write_text("{}")
+    (run_folder / "cut").mkdir()
+    (run_folder / "cut" / "results.json").write_text('{"kind": "lesion"}')
+    (run_folder / "study").mkdir()
+    (run_folder / "study" / "study.json").write_text("{}")
+    _, skipped = list_by_name(run_folder)
+    assert skipped.keys() == {"torn", "notes", "study"}
+    assert skipped["study"] == "no run of this study has started"
+
+
+def test_a_duration_that_is_not_set_has_no_value_among_the_settings(tmp_path):
+    for name, duration in (("a", {"steps": 60, "epochs": 0}), ("b", {"steps": 0, "epochs": 3.0})):
+        write_run_record(
+            tmp_path / name,
+            "cifar-resnet20",
+            0.1,
+            0.2,
+            extra_result=COUNTS,
+            recipe=RECIPE | duration,
+        )
+    settings = {name: run.settings for name, run in list_by_name(tmp_path)[0].items()}
+    assert [(s.get("steps"), s.get("epochs")) for s in (settings["a"], settings["b"])] == [
+        ("60", None),
+        (None, "3"),
+    ]
+    html = write_page(tmp_path)
+    assert '<td data-key="" class="text">–</td>' in html
 
 
 def test_the_page_names_all_runs_and_what_is_not_listed(run_folder):

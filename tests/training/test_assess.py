@@ -30,7 +30,8 @@ from residua.training.assess import (
     make_second_opinion,
     predict_log_probabilities,
 )
-from residua.training.calibration import TemperatureGain
+from residua.training.calibration import TemperatureGain, fit_temperature
+from residua.training.doubtful_labels import find_doubtful_labels
 from residua.training.evaluate import evaluate_network
 from residua.training.evaluation_measures import build_evaluation
 from residua.training.shown_images import MAX_MISTAKES
@@ -151,6 +152,28 @@ def test_the_weights_of_the_best_epoch_are_asked_if_they_are_others(model_folder
     assert evaluation.label_check == "last and best"
     (run / "best" / "config.json").write_text("{")
     assert make_second_opinion(run / "last", config, images, CPU_FP32) is None
+
+
+def test_an_evaluation_records_the_temperature_of_each_half():
+    images, log_probs, config = make_hand_counted_example()
+    found = build_evaluation(images, log_probs, replace(config, temperature=1.0))
+    labels = images.images.labels.numpy()
+    even, odd = slice(0, None, 2), slice(1, None, 2)
+    assert found.half_temperatures == pytest.approx(
+        (
+            fit_temperature(log_probs[odd], labels[odd]),
+            fit_temperature(log_probs[even], labels[even]),
+        )
+    )
+    ones = np.ones((len(labels), 1), np.float32)
+    positions = find_doubtful_labels(log_probs, labels, ones)  # five images fit no temperature
+    assert [doubtful.where for doubtful in found.doubtful_labels] == [f"{i}.png" for i in positions]
+    found = build_evaluation(images, log_probs, replace(config, temperature=2.0))
+    assert found.half_temperatures == ()
+    [doubtful, *_] = found.doubtful_labels
+    assert not found.doubts_are_scaled
+    by_name = {image.where: image.probability for image in (*found.mistakes, *found.examples)}
+    assert doubtful.probability == pytest.approx(by_name[doubtful.where])
 
 
 def test_a_stored_temperature_is_reported_unchanged():

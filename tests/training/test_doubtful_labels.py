@@ -68,14 +68,13 @@ def test_without_doubt_nobody_is_asked():
     assert positions.tolist() == []
 
 
-def test_a_doubtful_label_has_the_probabilities_at_the_temperature():
+def test_a_doubtful_label_has_the_probabilities_of_the_network_itself():
     log_probs = np.log(np.array([[0.9, 0.1], [0.2, 0.8]], np.float32))
     images = NamedImages(Images(torch.zeros(2, 1, 8, 8), torch.tensor([0, 0])), ["a", "b"])
-    temperatures = np.full((2, 1), 2.0, np.float32)
-    [doubtful] = describe_doubtful_labels(images, log_probs, temperatures, np.array([1]))
+    [doubtful] = describe_doubtful_labels(images, log_probs, np.array([1]))
     assert (doubtful.where, doubtful.label, doubtful.guess) == ("b", 0, 1)
-    assert doubtful.label_probability == pytest.approx(1 / 3)  # sqrt(0.2) : sqrt(0.8)
-    assert doubtful.probability == pytest.approx(2 / 3)
+    assert doubtful.label_probability == pytest.approx(0.2)
+    assert doubtful.probability == pytest.approx(0.8)
 
 
 def count_found_flips(features, labels, seed=0):

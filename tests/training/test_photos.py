@@ -27,6 +27,7 @@ from residua.training.auto_config import choose_config_for_photos
 from residua.training.initial_weights import adapt_network_to_data, resolve_weight_source
 from residua.training.memory import suggest_smaller_images
 from residua.training.run import train_run
+from residua.training.run_request import RunRequest, resolve_run
 from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
 from tests.third_party import randomize_weights, torchvision
 from tests.training.short_runs import CPU_FP32, ignore_progress, never_stop, stop_after
@@ -98,10 +99,10 @@ def test_training_on_a_folder_gives_a_classifier_with_its_classes(photo_folder, 
 
 
 def test_automatic_choices_are_reported_with_their_reasons(photo_folder, capsys):
-    code, out, _ = run_train(
-        capsys, photo_folder, "--size", "16", "--model", "cifar-resnet8", "--dry-run", "--json"
-    )
+    options = ("--size", "16", "--model", "cifar-resnet8", "--dry-run", "--json")
+    code, out, said = run_train(capsys, photo_folder, *options, "--epochs", "2")
     assert code == 0
+    assert "changed by your options: epochs 2 (override: --recipe)" in said
     assert json.loads(out)["recipe"] == "photos"
     chosen = choose_config_for_photos(list_image_dataset(photo_folder), CPU_FP32)
     assert (chosen.model_name, chosen.image_size, chosen.recipe.name) == (
@@ -122,6 +123,34 @@ def test_automatic_choices_are_reported_with_their_reasons(photo_folder, capsys)
         choose_config_for_photos(list_image_dataset(photo_folder), gpu, finetune=True).recipe.name
         == "tuning"
     )
+
+
+def test_the_reason_of_a_recipe_names_each_number_that_is_not_the_recipes_own(photo_folder):
+    listing = list_image_dataset(photo_folder)
+    assert choose_config_for_photos(listing, CPU_FP32).reasons["recipe"] == (
+        "recipe photos, 100 epochs (not its 60), batch size 12 (not its 32): 4,800 crops in all "
+        "take minutes on a few CPU cores, and a batch holds at most a quarter of the 48 images"
+    )
+    gpu = replace(CPU_FP32, device=torch.device("cuda"))
+    on_gpu = choose_config_for_photos(listing, gpu).reasons["recipe"]
+    assert on_gpu.startswith("recipe photos, 60 epochs, batch size 12 (not its 32): few images")
+
+
+def test_a_changed_recipe_keeps_its_reason_and_a_named_one_has_none(photo_folder):
+    dataset = resolve_dataset(str(photo_folder))
+
+    def explain(*given, **changes):
+        request = RunRequest(
+            size=16, change_recipe=lambda chosen: replace(chosen, **changes), given=frozenset(given)
+        )
+        return resolve_run(request, dataset, CPU_FP32).reasons.get("recipe", "")
+
+    assert "your options" not in explain()
+    assert explain("epochs", epochs=3.0).endswith("; changed by your options: epochs 3")
+    assert explain("steps", epochs=0, steps=9).endswith("; changed by your options: steps 9")
+    other = explain(schedule=replace(recipe("photos").schedule, lr=0.25), smoothing=0.2)
+    assert other.endswith("; changed by your options: schedule.lr 0.25, smoothing 0.2")
+    assert explain("recipe", "epochs", epochs=3.0) == ""
 
 
 def test_an_interrupted_run_is_bit_identical(photo_folder, tmp_path, capsys):
@@ -223,7 +252,7 @@ def test_a_model_with_other_classes_gets_a_new_head_and_keeps_its_body(
     ]
     code, _, err = run_train(capsys, photo_folder, "--from", model_folder, *options)
     assert code == 0
-    assert "recipe tuning" not in err  # the duration is given by --steps
+    assert "changed by your options: batch_size 8, steps 2, freeze (override: --recipe)" in err
     old, new = (
         from_pretrained(model_folder).state_dict(),
         from_pretrained(tmp_path / "r" / "last").state_dict(),

@@ -95,6 +95,12 @@ def test_a_moved_folder_is_evaluated_on_the_held_out_images_of_its_run(trained, 
     assert facts["count"] == in_place["count"]
     assert facts["error"] == in_place["error"] == pytest.approx(held_out)
     assert f"{facts['count']} of 60 images are evaluated: the model was trained on" in said
+    assert "were its dev images, which serve to choose a network" in said
+    assert f"the network after the last step is evaluated, in {run / 'last'}; the one" in said
+    assert f"dev error is in {run / 'best'}" in said
+    assert f"  classes   images: {facts['classes'][0]['class']} " in said
+    _, said_of_best = run_json(capsys, "evaluate", run / "best", moved)
+    assert "the network after the last step" not in said_of_best
 
 
 def test_images_that_were_added_are_evaluated_with_the_held_out_ones(trained, tmp_path, capsys):
@@ -207,6 +213,7 @@ def test_training_says_and_prints_what_it_understood_of_the_data(tmp_path, capsy
     assert list(facts["classes"]) == ["cat", "dog"]
     assert facts["skipped"] == {"damaged": 1, "left out": 4}
     assert f"data {photos}: 22 images in 2 classes" in said
+    assert "  classes   training images: cat " in said
     assert "(by the folders' names)" in said
     assert "evaluation is not named like a split (train, val and test), and is left out (4" in said
 
