@@ -36,9 +36,6 @@ def describe_guessing(
     its error `guess_error` in [0, 1].  With `is_possible_gain` the network's error is lower, but
     not by more than chance explains.
     """
-    verdict = (
-        "does no better than guessing, as far as these images tell"
-        if is_possible_gain
-        else ("does no better than guessing")
-    )
-    return f"It {verdict}: {error}, and {guess} gives {format_percent(guess_error, digits)}."
+    limit = ", as far as these images tell" if is_possible_gain else ""
+    guessing = f"{guess} gives {format_percent(guess_error, digits)}"
+    return f"It does no better than guessing{limit}: {error}, and {guessing}."

@@ -152,9 +152,14 @@ def draw_panel(axes: "Axes", name: str, curves: dict[str, MetricCurve], run: Fin
             axes, [test_percent, *(y for c in curves.values() for y in c.values)]
         )
         axes.plot(
-            get_end_position(run), test_percent,
-            color=TEXT_COLOR, marker="o", ms=5, clip_on=False, zorder=4,
-        )  # fmt: skip
+            get_end_position(run),
+            test_percent,
+            color=TEXT_COLOR,
+            marker="o",
+            ms=5,
+            clip_on=False,
+            zorder=4,
+        )
     elif name == "loss":
         set_loss_axis(axes, [y for curve in curves.values() for y in curve.values])
     else:

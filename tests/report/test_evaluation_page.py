@@ -148,9 +148,10 @@ def test_the_page_shows_the_whole_evaluation_and_loads_nothing(tmp_path):
         "a class with a &lt;very&gt; long name",
     ):
         assert part in text
-    places = [text.index(f"<h2>{name}</h2>") for name in (
-        "Confusion matrix", "Classes", "Most confident mistakes", "Calibration"
-    )]  # fmt: skip
+    places = [
+        text.index(f"<h2>{name}</h2>")
+        for name in ("Confusion matrix", "Classes", "Most confident mistakes", "Calibration")
+    ]
     assert text.index('class="number"') < places[0]
     assert places == sorted(places)
     assert "http" not in html
@@ -172,8 +173,10 @@ def test_images_and_cells_are_in_the_page_once(tmp_path):
     assert [0, 1, 20] in data["cells"]
     assert len(data["cells"]) == 8
     assert [image[1:4] for image in data["images"]] == [
-        ["m/0.png", 0, 1], ["e/0.png", 0, 1], ["e/1.png", 1, 1]
-    ]  # fmt: skip
+        ["m/0.png", 0, 1],
+        ["e/0.png", 0, 1],
+        ["e/1.png", 1, 1],
+    ]
     assert [image[0] is None for image in data["images"]] == [True, True, False]
     assert html.count('data-cell="0-1"') == 2  # in the matrix, and in the table of classes
     assert 'data-cell="0-2"' not in html
@@ -247,8 +250,12 @@ def make_small_evaluation(wrong, **changes):
             ece=0.23, loss=0.7, bins=(CalibrationBin(16, 0.54, 0.56),)
         ),
     }
-    return replace(make_checked_evaluation(), classes=("a", "b"), recall_intervals=((0, 1),) * 2,
-                   **(counts | fields | changes))  # fmt: skip
+    return replace(
+        make_checked_evaluation(),
+        classes=("a", "b"),
+        recall_intervals=((0, 1),) * 2,
+        **(counts | fields | changes),
+    )
 
 
 def test_few_images_get_a_reliability_diagram_and_no_verdict(tmp_path):

@@ -40,10 +40,17 @@ def run_folder(tmp_path):
     """A run that is wrong on 1 % of the training and 20 % of 500 test images."""
     write_run_record(tmp_path / "run", "cifar-resnet20", 0.01, 0.2, extra_result=COUNTS)
     rows = [
-        {"step": 20 * i, "epoch": i, "lr": 0.1 / i, "loss": 2.3 / i, "train_error": 0.9 / i,
-         "dev_error": 0.9 / i, "dev_loss": loss}
+        {
+            "step": 20 * i,
+            "epoch": i,
+            "lr": 0.1 / i,
+            "loss": 2.3 / i,
+            "train_error": 0.9 / i,
+            "dev_error": 0.9 / i,
+            "dev_loss": loss,
+        }
         for i, loss in enumerate((2.0, 1.0, 0.8, 0.9, 1.2), 1)
-    ]  # fmt: skip
+    ]
     write_metrics(tmp_path / "run", rows)
     return tmp_path / "run"
 
