@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from residua import deploy, net, report
 from residua.cli.options import add_data_dir_option, add_engine_option, add_model_argument
 from residua.cli.parser import CommandParser, make_number_parser
+from residua.config.hub_name import is_hub_name
 from residua.console.progress import ProgressBar
 from residua.deploy.limits import ServerLimits
 from residua.errors import UsageError
@@ -135,8 +136,8 @@ def run(arguments: Namespace) -> None:
         (arguments.host, *map(deploy.parse_allowed_host, arguments.allow_host)),
         tuple(map(deploy.parse_allowed_origin, arguments.allow_origin)),
     )
-    if not str(arguments.model).startswith("hf:"):  # which would be downloaded
-        net.read_model_config(net.find_model_folder(arguments.model))
+    if not is_hub_name(str(arguments.model)) and not Path(arguments.model).exists():
+        net.read_model_config(arguments.model)  # raises the error that names the missing folder
     # the port is opened first, so that a port in use is reported before the model is loaded
     with deploy.open_listener(arguments.host, arguments.port) as listener:
         network, config = net.load_model_folder(net.find_model_folder(arguments.model))
