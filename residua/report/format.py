@@ -163,7 +163,6 @@ QUANTITY_FORMATS = {
 }
 LABELS = {
     "train_error_reestimated": "train error (BN statistics re-estimated)",
-    "train_error": "train error (while training)",
     "train_loss": "train loss (BN statistics re-estimated)",
     "top5_error": "top-5 error",
     "activation_bytes": "saved activations (fp32)",

@@ -156,10 +156,10 @@ def test_an_error_is_printed_with_its_interval_and_its_number_of_images():
         }
     )
     assert list(lines) == [
-        "train error (while training)  1.00 %",
-        "dev error                     4.4 % (95 % CI 2.1-8.8 %, 160 images)",
-        "test error                    8.75 % (95 % CI 8.21-9.32 %, 10,000 images)",
-        "best dev error                3.8 % (160 images)",
+        "train error              1.00 %",
+        "dev error                4.4 % (95 % CI 2.1-8.8 %, 160 images)",
+        "test error               8.75 % (95 % CI 8.21-9.32 %, 10,000 images)",
+        "best dev error           3.8 % (160 images)",
     ]
 
 
@@ -173,7 +173,7 @@ def test_labels_say_how_a_quantity_was_measured_and_name_no_units():
         }
     )
     assert list(lines) == [
-        "train error (while training)              24.14 %",
+        "train error                               24.14 %",
         "train error (BN statistics re-estimated)  25.86 %",
         "memory: activations                       1.0 MiB",
         "estimated time                            3 min",
