@@ -16,7 +16,6 @@ from residua.cli.options import add_data_argument, add_json_option, add_out_opti
 from residua.cli.parser import CommandParser
 from residua.config.serialize import Json
 from residua.console.output import print_data_summary, print_note, print_result
-from residua.data.summary import SOURCE_PHRASES
 from residua.errors import UsageError
 from residua.files import render_json, write_text, write_text_files
 from residua.report.format import format_counted_noun, quote_path
@@ -66,7 +65,7 @@ def run(arguments: Namespace) -> None:
     out = arguments.out or Path("runs") / f"check-{checked.listing.name}"
     page = out / "check.html"
     understood = report.UnderstoodData(
-        SOURCE_PHRASES[summary.split_source],
+        summary.split_phrase,
         (*summary.details, *summary.notes),
         suggest_repair(checked, arguments),
         checked.class_by_image,

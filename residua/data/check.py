@@ -230,13 +230,15 @@ def min_median_max(values: list[int]) -> list[Json]:
 def format_usable_csv(checked: DatasetCheck, csv_path: Path) -> str:
     """Format a CSV table of the usable images, on which `residua train` can train.
 
-    The columns are path, label and split.  The table will be stored as `csv_path`, and paths are
-    relative to its folder.
+    The columns are path, label and split and, if the images have groups, group.  The table will be
+    stored as `csv_path`, and paths are relative to its folder.
     """
-    lines = ["path,label,split"]
+    has_groups = any(entry.group for entry in checked.listing.entries)
+    lines = ["path,label,split" + ",group" * has_groups]
     for entry in checked.iterate_usable_entries():
         path = decode_file_name(os.path.relpath(entry.path, csv_path.resolve().parent))
-        cells = (path, checked.listing.classes[entry.label], entry.split)
+        cells = [path, checked.listing.classes[entry.label], entry.split]
+        cells += [entry.group] * has_groups
         lines.append(",".join(make_csv_cell_safe(cell) for cell in cells))
     return "\n".join(lines) + "\n"
 

@@ -27,6 +27,7 @@ from residua.data.pixel_file import (
     read_cache_location,
 )
 from residua.data.sources.download import get_cache_dir
+from residua.data.sources.groups import count_groups
 from residua.data.sources.listing import ImageEntry, ImageListing, Split, join_first_names
 from residua.data.sources.resolve import cached_image_side, largest_side_that_fits
 from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
@@ -95,11 +96,15 @@ def digest_key(entry: ImageEntry) -> tuple[str, tuple[int, int]]:
 
 def require_images_of_split(images: DecodedImages, listing: ImageListing, split: Split) -> None:
     """Raise DataError if a split has no usable image."""
-    if not images.count_split(split):
-        raise DataError(
-            f"{listing.location} has no images for the {split} split: "
-            f"{summarise_unusable_images(images)}"
+    if images.count_split(split):
+        return
+    reason = summarise_unusable_images(images)
+    if listing.split_source == "content" and (groups := count_groups(listing.entries)):
+        reason = (
+            f"its {groups:,} groups are too few to hold out whole ones so that every class keeps "
+            "images to train on; add groups, or a column split"
         )
+    raise DataError(f"{listing.location} has no images for the {split} split: {reason}")
 
 
 def require_trainable_images(images: DecodedImages, listing: ImageListing) -> None:
@@ -139,7 +144,7 @@ def compute_cache_key(
 ) -> str:
     """Hash everything that the decoded images depend on, including Pillow's version."""
     facts = [
-        [entry.name, entry.label, entry.split, digest]
+        [entry.name, entry.label, entry.split, digest, *filter(None, [entry.group])]
         for entry, digest in zip(listing.entries, digests, strict=True)
     ]
     text = json.dumps(

@@ -1,13 +1,15 @@
 """The assignment of images to the train, dev and test splits by their content.
 
 The split of an image is a function of its bytes.  So it does not change when files are renamed,
-added or removed, and copies of an image are always in the same split.
+added or removed, and copies of an image are always in the same split.  Images of one group, e.g.
+of one patient, are in the same split, too: theirs is a function of the group's name.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from residua.data.checksums import compute_sha256
 from residua.data.sources.listing import DataProblem, ImageEntry, OptionalSplit, Split
 
 SPLIT_ORDER: tuple[Split, ...] = ("train", "dev", "test")  # of stored images
@@ -32,37 +34,103 @@ def assign_splits(
 
     `digests` are SHA-256 sums in hexadecimal digits.  If no entry of a class has a split, and the
     class has at least two images, at least one of them goes to training and one to testing.  If no
-    entry is in the dev split, some training images are moved to it.
+    entry is in the dev split, some training images are moved to it.  Images of one group are chosen
+    together; a class whose images are all of one group may then have none to test.
     """
     has_dev_split = any(entry.split == "dev" for entry in entries)
+    keys = make_unit_keys([entry.group for entry in entries], digests)
     splits = [
-        entry.split or choose_train_or_test(digest)
-        for entry, digest in zip(entries, digests, strict=True)
+        entry.split or choose_train_or_test(key) for entry, key in zip(entries, keys, strict=True)
     ]
-    chosen_by_digest = [i for i, entry in enumerate(entries) if entry.split == ""]
+    chosen_by_key = [i for i, entry in enumerate(entries) if entry.split == ""]
     indices_by_class: dict[int, list[int]] = {}
-    for i in sorted(chosen_by_digest, key=lambda i: digests[i]):
+    for i in sorted(chosen_by_key, key=lambda i: keys[i]):
         indices_by_class.setdefault(entries[i].label, []).append(i)
-    for indices in indices_by_class.values():
-        copies = group_copies(indices, digests)
-        if all(splits[i] == "test" for i in indices):
-            for i in copies[-1]:
-                splits[i] = "train"
-        elif len(copies) > 1 and all(splits[i] == "train" for i in indices):
-            for i in copies[0]:
-                splits[i] = "test"
+    if any(entry.group for entry in entries):
+        spread_groups_over_splits(splits, entries, keys, indices_by_class)
+    else:
+        for indices in indices_by_class.values():
+            copies = group_equal_keys(indices, keys)
+            if all(splits[i] == "test" for i in indices):
+                for i in copies[-1]:
+                    splits[i] = "train"
+            elif len(copies) > 1 and all(splits[i] == "train" for i in indices):
+                for i in copies[0]:
+                    splits[i] = "test"
     if not has_dev_split:
         share = dev_share or choose_dev_share(len(entries))
-        hold_out_dev_split(splits, entries, digests, share)
+        hold_out_dev_split(splits, entries, keys, share)
     return splits
 
 
-def group_copies(indices: Iterable[int], digests: list[str]) -> list[list[int]]:
-    """Group the indices of images with equal digests, in the order of their first occurrences."""
+def make_unit_keys(groups: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """Make a key of 64 hexadecimal digits for each image; equal keys must be in one split.
+
+    The key of an image without a group, "", is its SHA-256 sum in `digests`.  Images of a group
+    have the sum of the group's name.  Two groups that share a copy of an image have one key.
+    """
+    if not any(groups):
+        return list(digests)
+    parents: dict[str, str] = {}
+
+    def find_root(node: str) -> str:
+        while (parent := parents.setdefault(node, node)) != node:
+            parents[node] = parents[parent]
+            node = parent
+        return node
+
+    keys_of_groups = {group: compute_sha256(group.encode("utf-8", "replace")) for group in groups}
+    own_keys = [
+        keys_of_groups[group] if group else digest
+        for group, digest in zip(groups, digests, strict=True)
+    ]
+    for own_key, digest in zip(own_keys, digests, strict=True):
+        parents[find_root(f"copies of {digest}")] = find_root(own_key)
+    smallest: dict[str, str] = {}
+    for group, own_key in zip(groups, own_keys, strict=True):
+        root = find_root(own_key)
+        if group:
+            smallest[root] = min(smallest.get(root, own_key), own_key)
+    return [smallest.get(find_root(own_key), own_key) for own_key in own_keys]
+
+
+def group_equal_keys(indices: Iterable[int], keys: Sequence[str]) -> list[list[int]]:
+    """Group the indices of images with equal keys, in the order of their first occurrences."""
     groups: dict[str, list[int]] = {}
     for i in indices:
-        groups.setdefault(digests[i], []).append(i)
+        groups.setdefault(keys[i], []).append(i)
     return list(groups.values())
+
+
+def spread_groups_over_splits(
+    splits: list[OptionalSplit],
+    entries: list[ImageEntry],
+    keys: list[str],
+    indices_by_class: dict[int, list[int]],
+) -> None:
+    """Move whole groups so that every class is in training and, if it can be, in the test split.
+
+    A group may hold images of several classes: it moves to the test split only if each of them
+    keeps training images.
+    """
+    indices_by_key: dict[str, list[int]] = {}
+    for i in chain.from_iterable(indices_by_class.values()):
+        indices_by_key.setdefault(keys[i], []).append(i)
+    for indices in indices_by_class.values():
+        if all(splits[i] == "test" for i in indices):
+            for i in indices_by_key[keys[indices[-1]]]:
+                splits[i] = "train"
+    for indices in indices_by_class.values():
+        if not all(splits[i] == "train" for i in indices):
+            continue
+        remaining = Counter(
+            entry.label for entry, split in zip(entries, splits, strict=True) if split == "train"
+        )
+        for key in dict.fromkeys(keys[i] for i in indices):
+            if take_from_classes(indices_by_key[key], entries, remaining):
+                for i in indices_by_key[key]:
+                    splits[i] = "test"
+                break
 
 
 def choose_train_or_test(digest: str) -> OptionalSplit:
@@ -71,23 +139,23 @@ def choose_train_or_test(digest: str) -> OptionalSplit:
 
 
 def hold_out_dev_split(
-    splits: list[OptionalSplit], entries: list[ImageEntry], digests: list[str], dev_share: float
+    splits: list[OptionalSplit], entries: list[ImageEntry], keys: list[str], dev_share: float
 ) -> None:
     """Move a share `dev_share` of the training images to the dev split, modifying `splits`.
 
-    Digits of an image's SHA-256 sum decide whether it is moved; the choice of the test split uses
-    other digits.  If this moves no image, one image of the largest class is moved.  Every class
-    keeps at least one training image, and copies of an image move together.
+    Digits of an image's key decide whether it is moved; the choice of the test split uses other
+    digits.  If this moves no image, one image of the largest class is moved.  Every class keeps at
+    least one training image, and images with equal keys move together.
     """
     train_indices = sorted(
-        (i for i, split in enumerate(splits) if split == "train"), key=lambda i: digests[i][13:]
+        (i for i, split in enumerate(splits) if split == "train"), key=lambda i: keys[i][13:]
     )
     remaining_by_class = Counter(entries[i].label for i in train_indices)
-    copies = group_copies(train_indices, digests)
-    chosen = [group for group in copies if hex_fraction(digests[group[0]][13:26]) < dev_share]
+    units = group_equal_keys(train_indices, keys)
+    chosen = [group for group in units if hex_fraction(keys[group[0]][13:26]) < dev_share]
     moved = [group for group in chosen if take_from_classes(group, entries, remaining_by_class)]
     if not moved:  # too few images
-        groups = sorted(copies, key=lambda group: -remaining_by_class[entries[group[0]].label])
+        groups = sorted(units, key=lambda group: -remaining_by_class[entries[group[0]].label])
         usable = (g for g in groups if take_from_classes(g, entries, remaining_by_class))
         moved = [next(usable, [])]
     for i in chain.from_iterable(moved):

@@ -8,6 +8,7 @@ from residua.data.check import DatasetCheck
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset
 from residua.data.read import load_square_photos
+from residua.data.sources.groups import count_groups
 from residua.data.sources.listing import DataProblem, SplitSource
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, assign_splits, choose_dev_share
@@ -37,6 +38,7 @@ def summarize_training_data(
         skipped,
         details,
         (*dataset.listing.notes, *list_white_level_notes(images.problems)),
+        groups=count_groups(dataset.listing.entries),
     )
 
 
@@ -54,8 +56,9 @@ def summarize_evaluated_data(
     notes = [choice] if choice else []
     if absent:
         notes.append(f"no images of {len(absent):,} of the model's classes: {', '.join(absent)}")
-    location, source = dataset.name, PUBLISHED
+    location, source, groups = dataset.name, PUBLISHED, 0
     if isinstance(dataset, PhotoDataset):
+        groups = count_groups(dataset.listing.entries)
         location, source = dataset.listing.location, dataset.listing.split_source
         notes.extend(dataset.listing.notes)
     problems = list(problems)
@@ -63,7 +66,9 @@ def summarize_evaluated_data(
     skipped, details = summarize_problems(problems)
     splits = {split: sum(counts.values())}
     return DataSummary(
-        location, counts, splits, source, skipped, details, tuple(notes), counted="images"
+        *(location, counts, splits, source, skipped, details, tuple(notes)),
+        counted="images",
+        groups=groups,
     )
 
 
@@ -89,6 +94,7 @@ def summarize_checked_data(checked: DatasetCheck) -> DataSummary:
         skipped,
         details,
         listing.notes,
+        groups=count_groups(entries),
     )
 
 

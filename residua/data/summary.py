@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from residua.config.serialize import Json
+from residua.data.sources.groups import SEPARATED_GROUP
 from residua.data.sources.listing import DataProblem, SplitSource, join_first_names
 
 MAX_NAMED_CLASSES = 10
@@ -21,7 +22,7 @@ SOURCE_PHRASES: dict[SplitSource, str] = {
 # Problems that concern a whole folder or class: each is said in full.
 DETAILED_KINDS = ("left out", "own output", "unknown class", "empty class", "other split")
 # Problems of images that are used all the same.
-NOTED_KINDS = ("unused levels", "two labels", "two splits")
+NOTED_KINDS = ("unused levels", "two labels", "two splits", "two groups", SEPARATED_GROUP)
 USED_KINDS = ("tiny class", *NOTED_KINDS)
 
 
@@ -37,16 +38,27 @@ class DataSummary:
     details: tuple[str, ...] = ()  # sentences about what was left out as a whole
     notes: tuple[str, ...] = ()
     counted: str = "training images"  # what `classes` counts
+    groups: int = 0  # that a table's column names; 0 without such a column
 
     @property
     def json(self) -> dict[str, Json]:
-        """The summary as printed by --json: `classes`, `splits`, `split_from` and `skipped`."""
+        """The summary as printed by --json."""
         return {
             "classes": dict(self.classes),
             "splits": dict(self.splits),
             "split_from": self.split_source,
             "skipped": dict(self.skipped),
+            "groups": self.groups,
         }
+
+    @property
+    def split_phrase(self) -> str:
+        """What names the split of an image: `by the table's column split`."""
+        if not self.groups:
+            return SOURCE_PHRASES[self.split_source]
+        if self.split_source == "content":
+            return f"{self.groups:,} groups, each in one split, as nothing else names them"
+        return f"{SOURCE_PHRASES[self.split_source]}, with {self.groups:,} groups"
 
     def describe(self) -> Iterator[str]:
         """Yield the lines of the block that commands print."""
@@ -55,8 +67,8 @@ class DataSummary:
         named = [f"{name} {count:,}" for name, count in self.classes.items()]
         yield f"  classes   {self.counted}: {join_first_names(named, MAX_NAMED_CLASSES)}"
         splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
-        source = SOURCE_PHRASES[self.split_source]
-        yield f"  splits    {splits}" + (f" ({source})" if "all" not in self.splits else "")
+        source = f" ({self.split_phrase})" if "all" not in self.splits else ""
+        yield f"  splits    {splits}{source}"
         if self.skipped:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
             yield f"  skipped   {kinds}"

@@ -5,7 +5,7 @@ model was never trained on.  The digests in the model folder tell, wherever the 
 lies and whatever was added to it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,7 +63,8 @@ def choose_images(
     seen = SeenImages.from_config(config)
     if not seen.train:
         return choose_by_fingerprint(dataset, requested, config)
-    return choose_by_digests(dataset, hash_listing(listing), requested, seen)
+    groups = [entry.group for entry in listing.entries]
+    return choose_by_digests(dataset, hash_listing(listing), requested, seen, groups)
 
 
 def choose_images_in_memory(
@@ -96,10 +97,12 @@ def choose_by_digests(
     digests: Iterable[str],
     requested: Split | None,
     seen: SeenImages,
+    groups: Sequence[str] = (),
 ) -> ImageChoice:
     """Choose images by what the model has seen of them, as `choose_images` does.
 
-    `digests` are the SHA-256 sums of the images, in hexadecimal digits.
+    `digests` are the SHA-256 sums of the images, in hexadecimal digits.  Of the images' `groups`,
+    those count as unseen of which the model has seen no image.
     """
     starts = [bytes.fromhex(digest[: 2 * DIGEST_BYTES]) for digest in digests]
     in_train = [start in seen.train for start in starts]
@@ -108,6 +111,10 @@ def choose_by_digests(
     ]
     unseen = [not (train or dev) for train, dev in zip(in_train, in_dev, strict=True)]
     seen_count = len(unseen) - sum(unseen)
+    seen_groups = {group for group, new in zip(groups, unseen, strict=False) if group and not new}
+    akin = [new and group in seen_groups for group, new in zip(groups, unseen, strict=False)]
+    if any(akin):
+        unseen = [new and not known for new, known in zip(unseen, akin, strict=True)]
     if not seen_count:
         if requested is not None:
             return ImageChoice(dataset, requested, requested)
@@ -127,6 +134,8 @@ def choose_by_digests(
         f"{sum(in_train):,}, and {sum(in_dev):,} were its dev images, which serve to "
         "choose a network, so that its error on them would look too low"
     )
+    if any(akin) and requested in (None, "test"):
+        reason += f"; {sum(akin):,} others are of the same groups as these"
     return ImageChoice(put_into_test_split(dataset, chosen), "test", split, reason)
 
 

@@ -22,6 +22,7 @@ from residua.report.html import render_template
 
 PROBLEM_MEANINGS = {
     "leakage": "The same picture in training and held-out data: the test error would be too low.",
+    "split group": "Images of one group to train on and to test: the error would look too low.",
     "two classes": "The same file in two classes: one of the labels is wrong.",
     "missing": "Listed in the table, but not on disk.",
     "unreadable": "The file system refuses to read these files. They are skipped.",
@@ -30,6 +31,7 @@ PROBLEM_MEANINGS = {
     "empty": "These files have no content, and are skipped in training.",
     "two labels": "Listed several times, as different classes. The first row is used.",
     "two splits": "Listed both to train on and as held out. They are held out.",
+    "two groups": "Listed several times, in different groups. The first row is used.",
     "unused levels": "Nearly black: probably 10, 12 or 14 bits in files of 16. See --white-level.",
     "not an image": "Not in a known format of images. These files are skipped in training.",
     "unsupported": "Images that cannot be read here. They are skipped in training.",

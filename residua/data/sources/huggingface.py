@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from residua.data.sources.groups import describe_separated_groups, list_separated_groups
 from residua.data.sources.huggingface_files import (
     find_parquet_files,
     is_image_bytes_type,
@@ -32,6 +33,7 @@ from residua.data.sources.listing import (
     sort_class_names,
     source_of_splits,
 )
+from residua.data.sources.table_columns import find_group_column, normalise_header
 from residua.errors import DataError
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class LabelledSplit:
     split: OptionalSplit
     images: ImageColumn
     label_texts: list[str]  # empty for a row without a label
+    groups: list[str]  # "" for all rows if no column names them
 
 
 def list_huggingface_dataset(location: str) -> ImageListing:
@@ -123,6 +126,7 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
     tables = load_huggingface_splits(location)
     features = next(iter(tables.values())).features
     image_column, label_column = find_image_and_label_columns(location, features)
+    group_column, group_notes = find_group_column_by_name(location, features)
     labelled_splits, problems = [], []
     for name, table in tables.items():
         split = parse_split_name(name)
@@ -134,7 +138,9 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
         else:
             images = ImageColumn(table, image_column, list_huggingface_cache_folders())
             label_texts = read_label_texts(table, label_column)
-            labelled_splits.append(LabelledSplit(name, split, images, label_texts))
+            has_groups = group_column in table.features
+            groups = read_label_texts(table, group_column) if has_groups else [""] * len(table)
+            labelled_splits.append(LabelledSplit(name, split, images, label_texts, groups))
             continue
         problems.append(DataProblem(escape_unprintable(name), "other split", detail, len(table)))
     class_names = getattr(features[label_column], "names", ())
@@ -157,9 +163,13 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
         location,
         classes,
         entries_with_test,
-        tuple(problems),
+        (*problems, *list_separated_groups(entries_with_test)),
         source_of_splits(entries_with_test, "dataset"),
-        notes=tuple(describe_merged_splits(labelled_splits)),
+        notes=(
+            *describe_merged_splits(labelled_splits),
+            *group_notes,
+            *describe_separated_groups(entries_with_test),
+        ),
     )
 
 
@@ -182,8 +192,9 @@ def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> 
             label_by_name[text],
             labelled.split,
             embedded_file=ImageRow(labelled.images, row),
+            group=group,
         )
-        for row, text in enumerate(labelled.label_texts)
+        for row, (text, group) in enumerate(zip(labelled.label_texts, labelled.groups, strict=True))
         if text in label_by_name
     ]
 
@@ -218,6 +229,16 @@ def find_image_and_label_columns(location: str, features: "Features") -> tuple[s
         pick_single_column(location, "images", image_columns, IMAGE_COLUMN_NAMES, features),
         pick_single_column(location, "labels", label_columns, LABEL_COLUMN_NAMES, features),
     )
+
+
+def find_group_column_by_name(location: str, features: "Features") -> tuple[str, tuple[str, ...]]:
+    """Find the column that names the groups of images, or ""; and notes on what was guessed.
+
+    Raises DataError if several columns may name them.
+    """
+    names = list(features)
+    index, note = find_group_column(Path(location), normalise_header(names), ())
+    return ("" if index is None else names[index]), (note,) if note else ()
 
 
 def pick_single_column(

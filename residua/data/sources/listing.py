@@ -71,6 +71,7 @@ class ImageEntry:
     split: OptionalSplit
     size_and_mtime: tuple[int, int] = (0, 0)  # bytes, and nanoseconds of the last modification
     embedded_file: EmbeddedFile | None = None  # None: the image is a file of its own
+    group: str = ""  # e.g. a patient, whose images stay in one split; "": a group of its own
 
     def read_bytes(self) -> bytes:
         """Read the encoded image; raises OSError if it cannot be read."""

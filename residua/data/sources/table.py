@@ -2,23 +2,21 @@
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from residua.data.sources.groups import describe_separated_groups, list_separated_groups
 from residua.data.sources.listing import (
     DataProblem,
     ImageEntry,
     ImageListing,
     OptionalSplit,
     clean_cell,
-    describe_split_names,
     ensure_test_split,
     escape_unprintable,
     index_class_names,
     join_first_names,
-    parse_split_name,
     source_of_splits,
     strip_unicode_blanks,
 )
@@ -26,6 +24,7 @@ from residua.data.sources.table_columns import (
     ALL_COLUMN_NAMES,
     find_table_columns,
     normalise_header,
+    parse_split_column,
 )
 from residua.data.sources.table_text import read_text_table
 from residua.errors import DataError
@@ -39,11 +38,12 @@ FileKey = tuple[int, int] | str  # device and inode, or the real path where ther
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A row of a table: the path as it is written, the class, and the split."""
+    """A row of a table: the path as it is written, the class, the split, and the group or ""."""
 
     path: str
     class_name: str
     split: OptionalSplit
+    group: str = ""
 
 
 @dataclass(slots=True)
@@ -55,10 +55,11 @@ class ListedFile:
     other_names: list[str] = field(default_factory=list)  # paths by which it is listed, too
     other_labels: list[int] = field(default_factory=list)
     splits: set[OptionalSplit] = field(default_factory=set)  # if its rows state several
+    other_groups: list[str] = field(default_factory=list)
 
 
 def list_image_table(table_path: Path) -> ImageListing:
-    """List the images of a table with the columns path, label and, optionally, split.
+    """List the images of a table with the columns path and label, and perhaps split and group.
 
     Paths are relative to the table's folder.  A file that is listed several times is one image, of
     the class in its first row.  Raises DataError if the table cannot be read, if none of its files
@@ -85,6 +86,7 @@ def list_image_table(table_path: Path) -> ImageListing:
             label_by_name[row.class_name],
             row.split,
             file_stat,
+            row.group,
         )
         add_listed_file(listed, entry, file_stat)
     if rows and not listed:
@@ -106,6 +108,8 @@ def list_image_table(table_path: Path) -> ImageListing:
     entries = ensure_test_split(
         sorted((file.entry for file in listed.values()), key=lambda entry: entry.name)
     )
+    problems += list_separated_groups(entries)
+    notes += describe_separated_groups(entries)
     return ImageListing(
         str(table_path),
         classes,
@@ -122,9 +126,15 @@ def make_file_entry(path: Path, name: str, label: int, split: OptionalSplit) -> 
 
 
 def make_stat_entry(
-    path: Path, name: str, label: int, split: OptionalSplit, file_stat: os.stat_result
+    path: Path,
+    name: str,
+    label: int,
+    split: OptionalSplit,
+    file_stat: os.stat_result,
+    group: str = "",
 ) -> ImageEntry:
-    return ImageEntry(path, name, label, split, (file_stat.st_size, file_stat.st_mtime_ns))
+    size_and_mtime = file_stat.st_size, file_stat.st_mtime_ns
+    return ImageEntry(path, name, label, split, size_and_mtime, group=group)
 
 
 def find_listed_file(root: str, cell: str) -> tuple[str, os.stat_result] | None:
@@ -173,6 +183,8 @@ def add_listed_file(
         first.other_names.append(entry.name)
     if entry.label != first.entry.label:
         first.other_labels.append(entry.label)
+    if entry.group != first.entry.group:
+        first.other_groups.append(entry.group)
     if entry.split != first.entry.split:
         first.splits |= {entry.split, first.entry.split}
         if first.entry.split == "train":
@@ -197,6 +209,11 @@ def describe_repeats(file: ListedFile, classes: Sequence[str]) -> Iterator[DataP
         names = " and ".join(sorted(file.splits))
         detail = f"is listed in the splits {names}: it is used in {entry.split}"
         yield DataProblem(entry.name, "two splits", detail, file.repeats)
+    if file.other_groups:
+        groups = (entry.group, *dict.fromkeys(file.other_groups))
+        names = " and ".join(group or "none" for group in groups)
+        detail = f"is listed in the groups {names}: the first one is used"
+        yield DataProblem(entry.name, "two groups", detail, file.repeats)
 
 
 def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem], list[str]]:
@@ -222,17 +239,17 @@ def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem]
                 f"{table_path} has {width} columns, but a row with {len(row)} cells "
                 f"({' | '.join(row)}): put cells that contain a delimiter in quotes"
             )
-    paths, labels, splits = [
+    paths, labels, splits, groups = [
         [row[i] if i is not None and i < len(row) else "" for row in content]
-        for i in (columns.path, columns.label, columns.split)
+        for i in (columns.path, columns.label, columns.split, columns.group)
     ]
     name_by_cell = {
-        cell: escape_unprintable(clean_cell(unescape_formula(cell))) for cell in set(labels)
+        cell: escape_unprintable(clean_cell(unescape_formula(cell))) for cell in {*labels, *groups}
     }
     rows = [
-        TableRow(path, name_by_cell[label], split)
-        for path, label, split in zip(
-            paths, labels, parse_split_column(table_path, splits), strict=True
+        TableRow(path, name_by_cell[label], split, name_by_cell[group])
+        for path, label, split, group in zip(
+            paths, labels, parse_split_column(table_path, splits), groups, strict=True
         )
         if name_by_cell[label] and path.strip()
     ]
@@ -241,34 +258,10 @@ def read_table_rows(table_path: Path) -> tuple[list[TableRow], list[DataProblem]
         detail = f"has {missing:,} rows without a path or a label, which are skipped"
         name = escape_unprintable(table_path.name)
         problems.append(DataProblem(name, "no class", detail, missing))
-    return rows, problems, [*notes, *columns.notes]
-
-
-def parse_split_column(table_path: Path, cells: Sequence[str]) -> list[OptionalSplit]:
-    """Return the split of each cell; "" for all of them if all are empty.
-
-    Raises DataError if a cell names no known split, or if only some cells are empty.
-    """
-    counts = Counter(cells)
-    split_by_cell = {cell: parse_split_name(cell) for cell in counts}
-    blank_count = sum(count for cell, count in counts.items() if not clean_cell(cell))
-    unknown = {
-        escape_unprintable(clean_cell(cell)): None
-        for cell, split in split_by_cell.items()
-        if clean_cell(cell) and not split
-    }
-    if unknown:
-        row_count = len(cells) - blank_count - sum(counts[c] for c, s in split_by_cell.items() if s)
-        raise DataError(
-            f"{row_count:,} of {len(cells):,} rows of {table_path} have an unknown split "
-            f"({join_first_names(unknown)}): use {describe_split_names()}"
-        )
-    if 0 < blank_count < len(cells):
-        raise DataError(
-            f"{blank_count:,} of {len(cells):,} rows of {table_path} have no split: leave all "
-            f"splits empty, or give every row one of {describe_split_names()}"
-        )
-    return [split_by_cell[cell] for cell in cells]
+    notes = [*notes, *columns.notes]
+    if columns.group is not None and (alone := sum(not row.group for row in rows)):
+        notes.append(f"{alone:,} of its rows name no group: each is a group of its own")
+    return rows, problems, notes
 
 
 def read_parquet_rows(table_path: Path) -> list[list[str]]:

@@ -1,15 +1,23 @@
-"""What the columns of a table of images hold: paths, classes and splits, by name or by content."""
+"""What the columns of a table of images hold: paths, classes, splits and groups.
 
+Columns are found by name or, in a table without a header, by content.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from residua.data.image_formats import IMAGE_SUFFIXES
+from residua.data.sources.groups import ALL_GROUP_NAMES, GROUP_COLUMN
 from residua.data.sources.listing import (
     LABEL_COLUMN_NAMES,
+    OptionalSplit,
     clean_cell,
     describe_split_names,
+    escape_unprintable,
+    join_first_names,
     parse_split_name,
 )
 from residua.errors import DataError
@@ -44,7 +52,7 @@ ALL_COLUMN_NAMES = frozenset(
             for kind in names
             for name in names[kind]
         ),
-        *(SPLIT_COLUMN, *OTHER_SPLIT_NAMES, *HELD_OUT_FLAGS, *FOLD_NAMES),
+        *(SPLIT_COLUMN, *OTHER_SPLIT_NAMES, *HELD_OUT_FLAGS, *FOLD_NAMES, *ALL_GROUP_NAMES),
     )
 )
 ROWS_SAMPLED = 100  # to find the columns of a table without a header
@@ -59,6 +67,7 @@ class TableColumns:
     split: int | None  # None if there is no such column
     has_header: bool
     notes: tuple[str, ...] = ()
+    group: int | None = None
 
 
 def find_table_columns(table_path: Path, rows: Sequence[Sequence[str]]) -> TableColumns:
@@ -70,9 +79,10 @@ def find_table_columns(table_path: Path, rows: Sequence[Sequence[str]]) -> Table
     if is_image_header(rows[0]):
         path = pick_named_column(table_path, header, "path")
         label = pick_named_column(table_path, header, "label")
-        split, note = find_split_column(table_path, header, rows[1:])
-        notes = [*describe_picked_columns(rows[0], path, label), note]
-        return TableColumns(path, label, split, True, tuple(filter(None, notes)))
+        split, split_note = find_split_column(table_path, header, rows[1:])
+        group, group_note = find_group_column(table_path, header, rows[1:])
+        notes = [*describe_picked_columns(rows[0], path, label), split_note, group_note]
+        return TableColumns(path, label, split, True, tuple(filter(None, notes)), group)
     if any(map(has_image_suffix, rows[0])):
         return find_columns_by_content(table_path, rows)
     raise DataError(
@@ -161,6 +171,37 @@ def find_split_column(
     return None, note
 
 
+def find_group_column(
+    table_path: Path, header: list[str], rows: Sequence[Sequence[str]]
+) -> tuple[int | None, str]:
+    """Find the index of the column of groups, or None; and a note on what was guessed, or "".
+
+    Raises DataError if several columns may hold the groups, or if the column of that name holds the
+    names of splits.
+    """
+    named = [name for name in header if name in ALL_GROUP_NAMES]
+    if GROUP_COLUMN in named:
+        named = [GROUP_COLUMN]
+    if not named:
+        return None, ""
+    if len(named) > 1:
+        raise DataError(
+            f"{table_path} has the columns {' and '.join(named)}, either of which may name the "
+            f"groups of images that stay together: call one of them {GROUP_COLUMN}"
+        )
+    index = header.index(named[0])
+    cells = {row[index] for row in rows if index < len(row) and clean_cell(row[index])}
+    if cells and all(map(parse_split_name, cells)):
+        if SPLIT_COLUMN in header:
+            return None, f"its column {named[0]} holds names of splits, and is not used"
+        raise DataError(
+            f"{table_path} has names of splits in its column {named[0]}: call it {SPLIT_COLUMN}"
+        )
+    if named[0] == GROUP_COLUMN:
+        return index, ""
+    return index, f"its groups are taken from the column {named[0]}"
+
+
 def find_columns_by_content(table_path: Path, rows: Sequence[Sequence[str]]) -> TableColumns:
     """Find the columns of a table without a header, which has two or three columns.
 
@@ -189,3 +230,30 @@ def find_columns_by_content(table_path: Path, rows: Sequence[Sequence[str]]) -> 
         f"the {ordinals[labels[0]]} for the class{split_note}"
     )
     return TableColumns(paths[0], labels[0], split, False, (note,))
+
+
+def parse_split_column(table_path: Path, cells: Sequence[str]) -> list[OptionalSplit]:
+    """Return the split of each cell; "" for all of them if all are empty.
+
+    Raises DataError if a cell names no known split, or if only some cells are empty.
+    """
+    counts = Counter(cells)
+    split_by_cell = {cell: parse_split_name(cell) for cell in counts}
+    blank_count = sum(count for cell, count in counts.items() if not clean_cell(cell))
+    unknown = {
+        escape_unprintable(clean_cell(cell)): None
+        for cell, split in split_by_cell.items()
+        if clean_cell(cell) and not split
+    }
+    if unknown:
+        row_count = len(cells) - blank_count - sum(counts[c] for c, s in split_by_cell.items() if s)
+        raise DataError(
+            f"{row_count:,} of {len(cells):,} rows of {table_path} have an unknown split "
+            f"({join_first_names(unknown)}): use {describe_split_names()}"
+        )
+    if 0 < blank_count < len(cells):
+        raise DataError(
+            f"{blank_count:,} of {len(cells):,} rows of {table_path} have no split: leave all "
+            f"splits empty, or give every row one of {describe_split_names()}"
+        )
+    return [split_by_cell[cell] for cell in cells]
