@@ -20,7 +20,7 @@ from residua.api.own_errors import name_keywords_in_errors
 from residua.config.dataset import Dataset, get_dataset
 from residua.config.lesion_results import LesionStudyResult
 from residua.config.model import ModelConfig
-from residua.config.recipe import Recipe, resolve_recipe, usual_recipe
+from residua.config.recipe import Recipe, resolve_recipe
 from residua.config.study import Arm, Study
 from residua.console.progress import ProgressBar, StudyProgress
 from residua.data.sources.listing import Split
@@ -30,6 +30,7 @@ from residua.net.model_folder import check_compatibility
 from residua.report.lesion import check_lesion_output_folder, write_lesion_report
 from residua.report.study import StudySummary, read_study_summary, write_study_report
 from residua.studies.run_study import train_study
+from residua.studies.study_data import choose_study_data
 from residua.training.machine import DeviceChoice, Precision, set_up_machine
 
 
@@ -122,6 +123,8 @@ def study(
     recipe: str | Recipe | None = None,
     epochs: float | None = None,
     steps: int | None = None,
+    folds: int = 0,
+    size: int | None = None,
     out: str | Path | None = None,
     workers: int = 0,
     precision: Precision = "auto",
@@ -131,6 +134,10 @@ def study(
 ) -> StudySummary:
     """Train every family at every depth with every seed, and compare the networks.
 
+    `data` is the name of a data set, or the path of photographs, which are cropped to squares of
+    `size` pixels.  With `folds`, each network is trained once for every fold of the training images
+    that is held out (k-fold cross-validation).
+
     If `out` is given, this folder keeps the runs, the report page and `results.json`, and its
     finished runs are not trained again.  Otherwise nothing is kept.  The runs are trained by
     `workers` processes (0: one per core), so a script must call it under
@@ -139,14 +146,16 @@ def study(
     Runs that fail are among `summary.runs.unfinished`, and a warning says why the first one did.
     Raises TrainingError if all fail, and UsageError for a study that is impossible.
     """
-    dataset = get_dataset(data)
-    chosen_recipe = resolve_recipe(recipe, usual_recipe(dataset.name))
+    chosen = choose_study_data(data, size, device)
+    chosen_recipe = resolve_recipe(recipe, chosen.recipe)
     described = Study(
-        dataset=dataset.name,
+        dataset=chosen.name,
         arms=tuple(Arm(f) if isinstance(f, str) else f for f in dict.fromkeys(families)),
         depths=tuple(depths),
         seeds=tuple(seeds),
         recipe=chosen_recipe.change_duration(steps, epochs),
+        folds=folds,
+        size=chosen.size,
     )
     points = described.points_by_run_name()
     is_kept = out is not None
@@ -162,6 +171,7 @@ def study(
                 device_choice=device,
                 data_dir=None if data_dir is None else Path(data_dir),
                 workers=workers,
+                data=chosen.dataset,
                 on_progress=StudyProgress(bar, {name: p.depth for name, p in points.items()}),
             )
         except Interrupted:

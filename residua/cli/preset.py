@@ -14,7 +14,7 @@ from residua.cli.option_groups import group_options
 from residua.cli.options import add_recipe_options, apply_recipe_options
 from residua.cli.parser import CommandParser
 from residua.cli.streams import prepare_streams_and_environment
-from residua.cli.study import add_execution_options, run_and_report_study
+from residua.cli.study import add_execution_options, add_folds_option, run_and_report_study
 from residua.config.study import Arm, Study
 from residua.errors import UsageError, unknown_name_error
 
@@ -46,6 +46,7 @@ def run_study_script(study: Study, arguments: list[str] | None = None) -> int:
         help="the random seeds; each network is trained once per seed (default: the study's)",
     )
     parser.add_argument("--data", help=f"the data set (default: {study.dataset})")
+    add_folds_option(parser, str(study.folds))
     add_recipe_options(parser, default="the study's")
     add_execution_options(parser, default_folder=Path("runs") / Path(file).stem)
     group_options(parser)
@@ -69,6 +70,7 @@ def apply_study_options(study: Study, arguments: Namespace) -> Study:
         depths=tuple(arguments.depths or study.depths),
         seeds=tuple(arguments.seeds or study.seeds),
         recipe=apply_recipe_options(arguments, study.recipe),
+        folds=study.folds if arguments.folds is None else arguments.folds,
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from residua import report, studies
+from residua import data, report, studies
 from residua.cli.options import (
     add_data_dir_option,
     add_device_option,
@@ -13,21 +13,29 @@ from residua.cli.options import (
     add_precision_option,
     add_recipe_options,
     apply_recipe_options,
+    is_given,
 )
 from residua.cli.parser import CommandParser
-from residua.config.dataset import get_dataset
-from residua.config.recipe import usual_recipe
+from residua.config.dataset import Dataset
 from residua.config.study import Arm, Study
-from residua.console.output import print_published_split, print_result
+from residua.console.output import print_notes, print_published_split, print_result
 from residua.console.progress import ProgressBar, StudyProgress
 from residua.errors import TrainingError
+
+RECIPE_OPTIONS = ("recipe", "steps", "epochs")
 
 
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--data",
         default="digits",
-        help="the data set: digits, cifar10, cifar100, mnist or fashion-mnist (default: digits)",
+        help="the data set: digits, cifar10, cifar100, mnist or fashion-mnist, or the path of "
+        "photographs (default: digits)",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="side in pixels of the square crops of photographs, 8 to 1024 (default: chosen)",
     )
     parser.add_argument(
         "--families",
@@ -45,8 +53,19 @@ def add_arguments(parser: CommandParser) -> None:
         default=[0, 1],
         help="the random seeds; each network is trained once per seed",
     )
-    add_recipe_options(parser, default="small for digits, else he2015")
+    add_folds_option(parser, "0, the usual dev images")
+    add_recipe_options(parser, default="chosen for photographs, small for digits, else he2015")
     add_execution_options(parser, default_folder=Path("study"))
+
+
+def add_folds_option(parser: CommandParser, default: str) -> None:
+    """Add the option for cross-validation; `default` describes the number of folds without it."""
+    parser.add_argument(
+        "--folds",
+        type=int,
+        help="cross-validation: divide the training images into this many folds, and train each "
+        f"network once for each fold that is held out (default: {default})",
+    )
 
 
 def add_execution_options(parser: CommandParser, default_folder: Path) -> None:
@@ -71,24 +90,38 @@ def add_execution_options(parser: CommandParser, default_folder: Path) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    dataset = get_dataset(arguments.data)
+    chosen = studies.choose_study_data(arguments.data, arguments.size, arguments.device)
+    settled = {name for name in RECIPE_OPTIONS if is_given(arguments, name)}
+    print_notes(
+        f"{why} (override: --{option})"
+        for option, why in chosen.reasons.items()
+        if option != "recipe" or not settled
+    )
     study = Study(
-        dataset=dataset.name,
+        dataset=chosen.name,
         arms=tuple(Arm(family) for family in dict.fromkeys(arguments.families)),
         depths=tuple(arguments.depths),
         seeds=tuple(arguments.seeds),
-        recipe=apply_recipe_options(arguments, usual_recipe(dataset.name)),
+        recipe=apply_recipe_options(arguments, chosen.recipe),
+        folds=arguments.folds or 0,
+        size=chosen.size,
     )
-    run_and_report_study(study, arguments)
+    run_and_report_study(study, arguments, chosen.dataset)
 
 
-def run_and_report_study(study: Study, arguments: Namespace) -> None:
+def run_and_report_study(
+    study: Study, arguments: Namespace, dataset: Dataset | None = None
+) -> None:
     """Train the unfinished runs of a study, write its page, and print the verdict.
 
-    Raises TrainingError if a run failed; the page is still written if at least one run finished.
+    `dataset` is the study's data set, if it is resolved already.  Raises TrainingError if a run
+    failed; the page is still written if at least one run finished.
     """
     points_by_run = study.points_by_run_name()
-    print_published_split(get_dataset(study.dataset), "train, dev and test")
+    dataset = dataset or studies.resolve_study_dataset(study)
+    print_published_split(dataset, "train, dev and test")
+    if isinstance(dataset, data.PhotoDataset):
+        print_notes(dataset.listing.notes)
     with ProgressBar() as bar:
         failures = studies.train_study(
             study,
@@ -98,6 +131,7 @@ def run_and_report_study(study: Study, arguments: Namespace) -> None:
             data_dir=arguments.data_dir,
             workers=arguments.workers,
             ray=arguments.ray,
+            data=dataset,
             on_progress=StudyProgress(
                 bar, {name: point.depth for name, point in points_by_run.items()}
             ),

@@ -1,8 +1,12 @@
 """The data sets known by name: files, checksums, image shapes, classes, means and stds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from residua.errors import unknown_name_error
+from residua.errors import UsageError, unknown_name_error
+
+MAX_FOLDS = 1000  # our choice
+DatasetT = TypeVar("DatasetT", bound="Dataset")
 
 DIGIT_CLASSES = tuple("0123456789")
 CIFAR10_CLASSES = (
@@ -63,6 +67,30 @@ class DownloadArchive:
         return self.urls[0].rsplit("/", 1)[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One of `count` folds of the training images, by its number from 1: the one that is held out.
+
+    Raises UsageError for fewer than two folds, or for an impossible number.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        check_fold_count(self.count)
+        if not 1 <= self.number <= self.count:
+            raise UsageError(
+                f"fold {self.number} of {self.count} is impossible: give 1 to {self.count}"
+            )
+
+
+def check_fold_count(count: int) -> None:
+    """Raise UsageError if the training images cannot be divided into `count` folds."""
+    if not 2 <= count <= MAX_FOLDS:
+        raise UsageError(f"folds must be 2 to {MAX_FOLDS:,}, but {count} were given")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """Images of one shape in named classes, with a training split and a test split.
@@ -77,6 +105,7 @@ class Dataset:
     flip_keeps_class  whether a mirrored image keeps its class
     resize            for photographs: side of the stored square images, from which random crops of
                       the input's size are taken; 0 if images are stored at the input's size
+    fold              the fold of the training and dev images that takes the place of the dev split
     """
 
     name: str
@@ -93,11 +122,16 @@ class Dataset:
     archives: tuple[DownloadArchive, ...] = ()
     flip_keeps_class: bool = True
     resize: int = 0
+    fold: Fold | None = None
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
         """The shape (channels, height, width) of the training images stored in memory."""
         return (self.input[0], self.resize, self.resize) if self.resize else self.input
+
+    def hold_out_fold(self: DatasetT, fold: Fold) -> DatasetT:
+        """Return the data set with this fold as its dev split, and all others to train on."""
+        return replace(self, fold=fold, num_dev_images=max(round(self.num_images / fold.count), 1))
 
 
 def make_idx_dataset(

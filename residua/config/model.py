@@ -6,6 +6,7 @@ from math import isqrt, nextafter
 from typing import Literal
 
 from residua.config.checks import check_range
+from residua.config.dataset import Fold
 from residua.config.serialize import FORMAT_VERSION
 from residua.config.size_limits import check_name_lengths
 from residua.config.vlad_config import ClassifierConfig
@@ -69,6 +70,7 @@ class ModelConfig:
     train_digests   which photographs or arrays the run trained on: base64 of 4 bytes of the SHA-256
                     sum of each file or, after "pixels:", of each array's pixels (c, h, w)
     dev_digests     the same for the dev images, by which its best epoch was chosen
+    fold            the fold of the training images that was held out as the dev split, if any
     """
 
     network: ClassifierConfig
@@ -90,6 +92,7 @@ class ModelConfig:
     white_level: int = field(default=0, metadata={"added_later": True})
     train_digests: str = field(default="", metadata={"added_later": True})
     dev_digests: str = field(default="", metadata={"added_later": True})
+    fold: Fold | None = field(default=None, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

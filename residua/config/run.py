@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from residua.config.checks import check_seed_range
+from residua.config.dataset import Fold
 from residua.config.recipe import Recipe
 from residua.config.serialize import FORMAT_VERSION, Json, encode_field_value, from_json, to_json
 from residua.config.vlad_config import ClassifierConfig
@@ -19,6 +20,8 @@ class Run:
     recipe   the training recipe; None for VLAD, which is fitted in a single step
     start    fingerprint of the model folder or file that the initial weights come from; "" if the
              initial weights are random
+    fold     the fold of the training images that is held out as the dev split; None for the usual
+             dev split
     """
 
     network: ClassifierConfig
@@ -26,6 +29,7 @@ class Run:
     recipe: Recipe | None
     seed: int = 0
     start: str = ""
+    fold: Fold | None = field(default=None, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         check_seed_range(self.seed)
@@ -63,6 +67,7 @@ class Run:
             "recipe": to_json(self.recipe),
             "seed": self.seed,
             **({"start": self.start} if self.start else {}),
+            **({"fold": to_json(self.fold)} if self.fold else {}),
         }
 
 

@@ -2,11 +2,11 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 
-from residua.config.dataset import get_dataset
+from residua.config.dataset import Dataset, Fold, check_fold_count, get_dataset
 from residua.config.network import Network
 from residua.config.papers import compose_network_name, network
 from residua.config.recipe import Recipe
@@ -56,11 +56,12 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class StudyPoint:
-    """One run of a study, identified by its arm, depth and seed."""
+    """One run of a study, identified by its arm, depth, seed and the fold that is held out."""
 
     arm: Arm
     depth: int
     seed: int
+    fold: int = 0  # its number, from 1; 0 without folds
 
     @property
     def run_name(self) -> str:
@@ -68,15 +69,22 @@ class StudyPoint:
         label = ""
         if self.arm.changes:
             label = "-" + re.sub(r"[^a-z0-9.]+", "-", self.arm.label.lower()).strip("-")
-        return f"{self.arm.network_at_depth(self.depth).name}{label}-seed{self.seed}"
+        fold = f"-fold{self.fold}" if self.fold else ""
+        return f"{self.arm.network_at_depth(self.depth).name}{label}-seed{self.seed}{fold}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """The networks to train for a comparison: every arm at every depth with every seed.
 
-    An arm that has depths of its own is trained at those instead of the study's depths.  Raises
-    UsageError if there is no arm, depth or seed, or if two arms have the same title.
+    An arm that has depths of its own is trained at those instead of the study's depths.
+
+    dataset  the name of a data set, or the path of photographs
+    folds    number of folds of the training images (k-fold cross-validation): every network is
+             trained once for each fold that is held out; 0 holds out the usual dev images instead
+    size     side of photographs in pixels; 0 for a named data set
+
+    Raises UsageError if there is no arm, depth or seed, or if two arms have the same title.
     """
 
     question: str = ""
@@ -85,9 +93,14 @@ class Study:
     depths: tuple[int, ...]
     seeds: tuple[int, ...] = (0,)
     recipe: Recipe
+    folds: int = field(default=0, metadata={"added_later": True})
+    size: int = field(default=0, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
+        if self.folds:
+            check_fold_count(self.folds)
         run_count = len(self.seeds) * sum(len(arm.depths or self.depths) for arm in self.arms)
+        run_count *= self.folds or 1
         if run_count > MAX_RUNS:
             raise UsageError(
                 f"a study of {run_count:,} runs is too large: choose at most {MAX_RUNS:,}"
@@ -106,18 +119,20 @@ class Study:
         """Return the study's points by the names of their runs, in training order.
 
         The runs of one seed come before those of the next seed, so that every network is trained
-        once before any network is trained twice.  Within a seed the deepest networks come first, so
-        that parallel workers finish at about the same time.  Raises UsageError if a depth is
-        impossible, or if two arms are the same network; the message names these arms.
+        once before any network is trained twice, and likewise those of one fold.  Within a seed and
+        a fold the deepest networks come first, so that parallel workers finish at about the same
+        time.  Raises UsageError if a depth is impossible, or if two arms are the same network; the
+        message names these arms.
         """
         depths = sorted(
             {depth for arm in self.arms for depth in arm.depths or self.depths}, reverse=True
         )
         self.check_depths(depths)
         points: dict[str, StudyPoint] = {}
-        for seed, depth, arm in product(dict.fromkeys(self.seeds), depths, self.arms):
+        folds = range(1, self.folds + 1) if self.folds else (0,)
+        for seed, fold, depth, arm in product(dict.fromkeys(self.seeds), folds, depths, self.arms):
             if depth in (arm.depths or self.depths):
-                point = StudyPoint(arm, depth, seed)
+                point = StudyPoint(arm, depth, seed, fold)
                 if (other := points.setdefault(point.run_name, point)) != point:
                     raise UsageError(
                         f"the arms {other.arm.title!r} and {arm.title!r} are the same network "
@@ -146,15 +161,22 @@ class Study:
                 )
             raise first_error
 
-    def make_run(self, point: StudyPoint) -> Run:
-        data = get_dataset(self.dataset)
+    def make_run(self, point: StudyPoint, data: Dataset) -> Run:
+        """Make the run of a point, for the images of `data`."""
         name = compose_network_name(point.arm.family, point.depth)
         net = network(name, input=data.input, classes=len(data.classes))
-        return Run(net, self.dataset, point.arm.apply_changes(self.recipe), point.seed)
+        recipe = point.arm.apply_changes(self.recipe)
+        fold = Fold(point.fold, self.folds) if point.fold else None
+        return Run(net, self.dataset, recipe, point.seed, fold=fold)
 
-    def make_runs(self) -> dict[str, Run]:
-        """Make all runs of the study, by name, in the order of `points_by_run_name`."""
-        return {name: self.make_run(point) for name, point in self.points_by_run_name().items()}
+    def make_runs(self, data: Dataset | None = None) -> dict[str, Run]:
+        """Make all runs of the study, by name, in the order of `points_by_run_name`.
+
+        `data` is the study's data set; it may be left out if it is known by name.
+        """
+        dataset = data or get_dataset(self.dataset)
+        points = self.points_by_run_name()
+        return {name: self.make_run(point, dataset) for name, point in points.items()}
 
     @property
     def json(self) -> Json:

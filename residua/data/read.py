@@ -1,33 +1,36 @@
 """Read the uint8 images and the labels of data sets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from residua.config.dataset import Dataset
 from residua.config.model import ImagePreprocessing
 from residua.data.counter_rng import random_permutation
 from residua.data.decode import HasPreprocessing
 from residua.data.decode_listing import DecodedImages
+from residua.data.folds import assign_folds, require_trainable_folds
 from residua.data.image_cache import (
     load_or_decode_images,
     require_images_of_split,
     require_trainable_images,
 )
 from residua.data.images import Images
-from residua.data.in_memory import InMemoryDataset
+from residua.data.in_memory import InMemoryDataset, iterate_digests
 from residua.data.sources.array_files import read_cifar_batches, read_idx_files
 from residua.data.sources.download import find_or_download
 from residua.data.sources.listing import DataProblem, Split
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.splits import SPLIT_ORDER
+from residua.data.splits import SPLIT_ORDER, make_unit_keys
 from residua.data.summary import NOTED_KINDS
 from residua.errors import DataError
 
+FOLDED_SPLITS: tuple[Split, ...] = ("train", "dev")
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
 
 
@@ -38,7 +41,12 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     are opened only if `split` is "test".  For a folder of photos, all splits are decoded together,
     and the training images are larger than the network's input, so that random crops can be taken
     from them.  Raises DataError for files that are missing, truncated or altered.
+
+    If the data set holds out a fold, "dev" are the images of this fold, and "train" are the other
+    images of both splits; "test" stays as it is.
     """
+    if dataset.fold is not None and split != "test":
+        return read_fold_split(dataset, split, data_dir)
     if isinstance(dataset, InMemoryDataset):
         if split not in dataset.images:
             if dataset.split_source == "content":
@@ -64,6 +72,43 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     order = random_permutation(len(images), SPLIT_SEED)
     dev_indices, train_indices = order[: dataset.num_dev_images], order[dataset.num_dev_images :]
     return images[(dev_indices if split == "dev" else train_indices).sort().values]
+
+
+def read_fold_split(dataset: Dataset, split: Split, data_dir: Path | None) -> Images:
+    """Read the images of the fold that is held out or, for "train", of all other folds."""
+    if isinstance(dataset, PhotoDataset):
+        photos = load_square_photos(dataset)
+        chosen = find_fold_positions(dataset, split)
+        images = Images(photos.pixels[chosen], photos.labels[chosen])
+        return images if split == "train" else images.center_crop(dataset.input[1:])
+    undivided = replace(dataset, fold=None)
+    parts = [read_split(undivided, part, data_dir) for part in FOLDED_SPLITS]
+    images = Images(
+        torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
+    )
+    keys = list(iterate_digests(images.pixels))
+    return images[choose_fold_images(dataset, split, images.labels.tolist(), keys)]
+
+
+def find_fold_positions(dataset: PhotoDataset, split: Split) -> Tensor:
+    """Find the positions of a split's photos among all decoded ones, if a fold is held out."""
+    photos = load_square_photos(dataset)
+    group_by_name = {entry.name: entry.group for entry in dataset.listing.entries}
+    count = sum(map(photos.count_split, FOLDED_SPLITS))  # they are stored one after the other
+    groups = [group_by_name[name] for name in photos.names[:count]]
+    keys = make_unit_keys(groups, photos.digests[:count])
+    return choose_fold_images(dataset, split, photos.labels[:count].tolist(), keys)
+
+
+def choose_fold_images(
+    dataset: Dataset, split: Split, labels: Sequence[int], keys: Sequence[str]
+) -> Tensor:
+    """Return the indices of the images in the fold that is held out or, for "train", elsewhere."""
+    assert dataset.fold is not None
+    numbers = assign_folds(labels, keys, dataset.fold.count)
+    require_trainable_folds(numbers, labels, dataset.classes, dataset.fold.count)
+    is_held_out = torch.tensor(numbers) == dataset.fold.number
+    return (~is_held_out if split == "train" else is_held_out).nonzero().flatten()
 
 
 @dataclass(frozen=True, slots=True)

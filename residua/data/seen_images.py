@@ -9,7 +9,7 @@ from typing import Self
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
 from residua.data.in_memory import InMemoryDataset, iterate_digests
-from residua.data.read import load_square_photos
+from residua.data.read import FOLDED_SPLITS, find_fold_positions, load_square_photos
 from residua.data.sources.resolve import PhotoDataset
 
 OF_PIXELS = (
@@ -56,7 +56,12 @@ def store_seen_images(config: ModelConfig, data: Dataset) -> ModelConfig:
         photos = load_square_photos(data)
         if len(photos.digests) > MAX_STORED_DIGESTS:
             return config
-        train, dev = (photos.digests[photos.split_slice(s)] for s in ("train", "dev"))
+        train, dev = (
+            photos.digests[photos.split_slice(s)]
+            if data.fold is None
+            else [photos.digests[i] for i in find_fold_positions(data, s).tolist()]
+            for s in FOLDED_SPLITS
+        )
     else:
         return config
     return replace(

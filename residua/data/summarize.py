@@ -33,7 +33,7 @@ def summarize_training_data(
     return DataSummary(
         dataset.listing.location,
         counts,
-        {split: images.count_split(split) for split in SPLIT_ORDER},
+        {"train": len(train_images), "dev": len(dev_images), "test": images.count_split("test")},
         dataset.listing.split_source,
         skipped,
         details,

@@ -14,6 +14,7 @@ from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset, choose_test_images, iterate_digests
+from residua.data.read import FOLDED_SPLITS
 from residua.data.seen_images import DIGEST_BYTES, SeenImages
 from residua.data.sources.listing import Split
 from residua.data.sources.resolve import PhotoDataset
@@ -48,13 +49,16 @@ def choose_images(
     """
     if isinstance(dataset, InMemoryDataset):
         return choose_images_in_memory(dataset, requested, config)
+    had_fold = config.fold is not None and requested in FOLDED_SPLITS
     if not isinstance(dataset, PhotoDataset):
         split = requested or "test"
+        if config.fold is not None and had_fold and dataset.name == config.dataset:
+            dataset = dataset.hold_out_fold(config.fold)
         return ImageChoice(dataset, split, split)
     listing = dataset.listing
     if requested == "all":
         return ImageChoice(dataset, "all", "all")
-    if listing.split_source != "content":
+    if listing.split_source != "content" and not had_fold:
         if requested is None and not any(entry.split == "test" for entry in listing.entries):
             return ImageChoice(dataset, "all", "all", NO_TEST_SPLIT)
         if requested != "dev" or any(entry.split == "dev" for entry in listing.entries):

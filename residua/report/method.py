@@ -53,8 +53,15 @@ def describe_run_dataset(run: FinishedRun) -> str:
     if dataset := DATASETS.get(run.dataset):
         channels, height, width = dataset.input
         text += (
-            f", images of {height} × {width} pixels in {format_counted_noun(channels, 'channel')}; "
-            f"{dataset.num_dev_images:,} training images are held out as the dev split"
+            f", images of {height} × {width} pixels in {format_counted_noun(channels, 'channel')}"
+        )
+        if run.fold is None:
+            text += f"; {dataset.num_dev_images:,} training images are held out as the dev split"
+    if run.fold is not None:
+        text += (
+            f"; each of {run.fold.count} folds of the training images is held out once: images "
+            "are dealt to folds by their content, class by class, and copies and groups stay "
+            "together"
         )
     if isinstance(skipped := run.environment.get("left_out"), list):
         problem_count = format_counted_noun(len(skipped), "file or class", "files or classes")

@@ -6,6 +6,7 @@ The recipe in the record of an earlier version is converted to this version's fo
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from residua.config.dataset import Fold
 from residua.config.network import Network
 from residua.config.papers import split_network_name
 from residua.config.plan import Plan, PlannedUnit, plan
@@ -54,6 +55,7 @@ class FinishedRun:
     environment: dict[str, Json]
     result: RunResult
     metric_lines: tuple[MetricsRow, ...]
+    fold: Fold | None = None  # of the training images that is held out
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -64,6 +66,7 @@ class UnfinishedRun:
     seed: int
     step: int | None  # the last step with a measurement; None before the first
     arm: str = ""
+    fold: int = 0  # its number, from 1; 0 without folds
 
 
 def read_recorded_run(record: RunRecord, study: Study | None) -> FinishedRun | UnfinishedRun:
@@ -105,8 +108,10 @@ def parse_recorded_run(
     name, seed = str(network_json["name"]), int(str(run_spec["seed"]))
     recipe = upgrade_recipe_json(recipe_json)
     arm = match_arm_title(study, name, recipe)
+    fold = parse_fold(run_spec.get("fold"))
     if not isinstance(result_json, dict):
-        return UnfinishedRun(name, seed, read_last_step(record), arm)
+        fold_number = fold.number if fold else 0
+        return UnfinishedRun(name, seed, read_last_step(record), arm, fold_number)
     family, depth = split_network_name(name)
     num_classes = int(str(network_json["classes"]))
     if not 1 <= num_classes <= MAX_CLASSES:
@@ -131,7 +136,18 @@ def parse_recorded_run(
         environment=environment if isinstance(environment, dict) else {},
         result=parse_run_result(result_json),
         metric_lines=metric_lines,
+        fold=fold,
     )
+
+
+def parse_fold(fold_json: Json) -> Fold | None:
+    """Parse the fold that a run holds out, if any; raises TypeError if it describes none."""
+    if fold_json is None:
+        return None
+    try:
+        return from_json(Fold, fold_json)
+    except RecordError as error:
+        raise TypeError(str(error)) from error
 
 
 def parse_run_result(result_json: dict[str, Json]) -> RunResult:

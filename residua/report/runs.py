@@ -24,11 +24,11 @@ from residua.study_records import (
     to_folder_name,
 )
 
-RunSortKey = tuple[int, int, str, int, int]
+RunSortKey = tuple[int, int, str, int, int, int]
 """The key by which runs are sorted.
 
-It holds the arm's index in the study, the family's index in the papers, the arm's name, the depth
-and the seed.
+It holds the arm's index in the study, the family's index in the papers, the arm's name, the depth,
+the seed and the fold.
 """
 
 
@@ -42,7 +42,7 @@ class DamagedRun:
 
 @dataclass(frozen=True, slots=True)
 class StudyRuns:
-    """All runs of a folder, sorted by arm, depth and seed; at least one is finished."""
+    """All runs of a folder, sorted by arm, depth, seed and fold; at least one is finished."""
 
     finished: tuple[FinishedRun, ...]
     unfinished: tuple[UnfinishedRun, ...]
@@ -118,25 +118,31 @@ def list_unstarted_runs(
 
     A run that is finished in a folder of another name is not listed.
     """
-    finished_points = {(run.arm, run.depth, run.seed) for run in finished}
+    finished_points = {(run.arm, run.depth, run.seed, get_fold_number(run)) for run in finished}
     return [
         UnfinishedRun(
-            point.arm.network_at_depth(point.depth).name, point.seed, None, point.arm.title
+            *(point.arm.network_at_depth(point.depth).name, point.seed, None, point.arm.title),
+            point.fold,
         )
         for name, point in study.points_by_run_name().items()
         if to_folder_name(name) not in started_names
-        and (point.arm.title, point.depth, point.seed) not in finished_points
+        and (point.arm.title, point.depth, point.seed, point.fold) not in finished_points
     ]
+
+
+def get_fold_number(run: FinishedRun) -> int:
+    """Return the number of the fold that a run holds out, from 1; 0 without folds."""
+    return run.fold.number if run.fold else 0
 
 
 def check_runs_comparable(
     folder: Path, finished: dict[str, FinishedRun], study: Study | None
 ) -> None:
-    """Raise RecordError if runs differ in more than arm, depth and seed, or a run occurs twice.
+    """Raise RecordError if runs differ in more than arm, depth, seed and fold, or a run is twice.
 
     `finished` maps the name of each run's folder to the run.
     """
-    checked_points: set[tuple[str, int, int]] = set()
+    checked_points: set[tuple[str, int, int, int]] = set()
     first_run = next(iter(finished.values()))
     for run_folder, run in finished.items():
         expected_facts = collect_comparable_facts(first_run, run)
@@ -151,10 +157,11 @@ def check_runs_comparable(
                 f"{describe_first_difference(expected_facts, actual_facts)}, in {run_folder}; "
                 "put them into separate folders"
             )
-        point = (run.arm, run.depth, run.seed)
+        point = (run.arm, run.depth, run.seed, get_fold_number(run))
         if point in checked_points:
+            fold = f" and fold {point[3]}" if point[3] else ""
             raise RecordError(
-                f"{folder} holds {run.name} with seed {run.seed} twice: remove one of the two"
+                f"{folder} holds {run.name} with seed {run.seed}{fold} twice: remove one of the two"
             )
         checked_points.add(point)
 
@@ -162,15 +169,17 @@ def check_runs_comparable(
 def collect_comparable_facts(run: FinishedRun, other: FinishedRun) -> dict[str, Json]:
     """Collect the properties of `run` that `other` must share for the two runs to be comparable.
 
-    The fingerprint of the images and the precision are included only if both runs recorded them.
+    The fingerprint of the images and the precision are included only if both runs recorded them,
+    and the images only if both runs hold out the same ones.
     """
     facts: dict[str, Json] = {
         "dataset": run.dataset,
         "classes": run.num_classes,
         "recipe": run.recipe,
         "start": run.start_fingerprint,
+        "folds": run.fold.count if run.fold else 0,
     }
-    for name in ("images", "precision"):
+    for name in ("images", "precision") if run.fold == other.fold else ("precision",):
         if name in run.environment and name in other.environment:
             facts[name] = run.environment[name]
     return facts
@@ -189,6 +198,7 @@ def make_run_sort_key(study: Study | None) -> Callable[[FinishedRun], RunSortKey
         family = run.family.partition(",")[0]
         arm_index = arm_order.index(run.arm) if run.arm in arm_order else len(arm_order)
         family_index = family_order.index(family) if family in family_order else len(family_order)
-        return arm_index, family_index, run.arm, run.depth, run.seed
+        fold = get_fold_number(run)
+        return arm_index, family_index, run.arm, run.depth, run.seed, fold
 
     return sort_key

@@ -7,6 +7,12 @@ from pathlib import Path
 from residua.config.serialize import FORMAT_VERSION, Json
 from residua.files import render_json, write_text_files
 from residua.report.block_drawing import CAPTION_SHIFT, draw_study_blocks
+from residua.report.cross_validation import (
+    FOLD_CAVEAT,
+    describe_cross_validation,
+    fold_results_to_json,
+    make_fold_table,
+)
 from residua.report.depth_figures import MAX_OVERLAID_ARMS
 from residua.report.figures import inline_figures, make_figure_files, map_figure_colors_to_dark
 from residua.report.format import (
@@ -80,7 +86,8 @@ def read_study_summary(folder: Path) -> StudySummary:
     """
     runs = read_study_runs(folder)
     cells = average_runs_over_seeds(runs)
-    findings = describe_study_verdict(cells, runs.finished[0].num_classes)
+    findings = describe_cross_validation(cells, runs.finished)
+    findings += describe_study_verdict(cells, runs.finished[0].num_classes)
     return StudySummary(runs, tuple(cells), tuple(findings))
 
 
@@ -111,6 +118,7 @@ def make_study_results(summary: StudySummary) -> dict[str, Json]:
         "recipe": str(recipe_name),
         "verdict": "\n".join(summary.findings),
         "cells": [cell.json for cell in summary.cells],
+        **fold_results_to_json(runs.finished),
         "unfinished": [asdict(run) for run in runs.unfinished],
         "damaged": [asdict(run) for run in runs.damaged],
     }
@@ -139,6 +147,8 @@ def render_study_page(
         blocks=draw_study_blocks(runs.finished),
         caption_shift=f"{CAPTION_SHIFT:.3g}",
         table=make_findings_table(cells, summary.num_classes),
+        fold_table=make_fold_table(cells, runs.finished),
+        fold_caveat=capitalize_first(FOLD_CAVEAT.removeprefix("Cross-validation: ")),
         findings=[split_finding_heading(finding, cells) for finding in findings],
         figures=inline_figures(figure_svgs, STUDY_FIGURE_TITLES, colors),
         inks=colors,
@@ -249,7 +259,8 @@ def format_mean_and_spread(mean: float, sd: float | None, seeds: int) -> tuple[s
 def describe_unfinished_run(run: UnfinishedRun) -> str:
     arm_text = f" ({format_arm_name(run.arm)})" if run.arm and run.arm not in run.name else ""
     state = "nothing measured yet" if run.step is None else f"measured up to step {run.step:,}"
-    return f"{run.name}, seed {run.seed}{arm_text}: {state}"
+    fold = f", fold {run.fold}" if run.fold else ""
+    return f"{run.name}, seed {run.seed}{fold}{arm_text}: {state}"
 
 
 def describe_damaged_run(run: DamagedRun) -> str:
@@ -262,7 +273,7 @@ def split_finding_heading(finding: str, cells: Sequence[StudyCell]) -> tuple[str
     If the finding has no heading, the result is ("", finding).
     """
     arm_names = [capitalize_first(format_arm_name(cell.arm)) for cell in cells]
-    for subject in ("Slow start", "Over-fitting", *arm_names):
+    for subject in ("Slow start", "Over-fitting", "Cross-validation", *arm_names):
         if finding.startswith(f"{subject}: "):
             return subject, capitalize_first(finding.removeprefix(f"{subject}: "))
     return "", finding

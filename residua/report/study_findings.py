@@ -6,6 +6,7 @@ The verdict's sentences say the same at length; both follow from the tests in `s
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from residua.report.cross_validation import describe_best_fold_error, find_best_folded_cell
 from residua.report.format import (
     NO_VALUE,
     capitalize_first,
@@ -54,9 +55,12 @@ class FindingsTable(NamedTuple):
 def choose_headline_number(cells: Sequence[StudyCell], num_classes: int) -> HeadlineNumber:
     """Choose the number that carries the answer of a study.
 
-    It is the training error of the first arm that degrades more than slightly, or else of the one
-    that degrades most, or else the lowest test error.
+    With folds, it is the lowest error on held-out folds.  Otherwise it is the training error of the
+    first arm that degrades more than slightly, or else of the one that degrades most, or else the
+    lowest test error.
     """
+    if (folded := find_best_folded_cell(cells)) is not None:
+        return HeadlineNumber(*describe_best_fold_error(folded, len(cells)))
     cells_by_arm = group_cells_by_arm(cells)
     rises = [
         find_largest_significant_rise(cells_by_arm[arm], "train")
@@ -84,7 +88,7 @@ def shorten_answer(cells: Sequence[StudyCell], answer: str, num_classes: int) ->
     cells_by_arm = group_cells_by_arm(cells)
     arms_by_effect = group_arms_by_depth_effect(cells_by_arm, num_classes)
     degrading = arms_by_effect.get("degradation", [])
-    if len(degrading) <= MAX_DESCRIBED_ARMS:
+    if len(degrading) <= MAX_DESCRIBED_ARMS or find_best_folded_cell(cells) is not None:
         return answer
     design_count = sum(map(len, arms_by_effect.values()))
     rise = find_largest_significant_rise(cells_by_arm[degrading[0]], "train")

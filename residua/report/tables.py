@@ -1,12 +1,15 @@
-"""Averages over the seeds of a study: mean and standard deviation for each arm and depth."""
+"""Averages over the seeds of a study: mean and standard deviation for each arm and depth.
+
+In a study with folds, the errors of a seed are means over its folds.
+"""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
 
 from residua.config.serialize import Json
-from residua.report.recorded_run import FinishedRun
+from residua.report.recorded_run import FinishedRun, RunResult
 from residua.report.runs import StudyRuns
 
 CONFIDENCE_LEVEL = 0.95
@@ -40,7 +43,7 @@ class StudyCell:
     arm: str
     family: str
     depth: int
-    seeds: int  # the number of runs
+    seeds: int  # the number of runs, or in a study with folds the number of seeds
     train_error: float
     train_error_sd: float | None = None
     # with BN statistics re-estimated with the final weights; None unless every seed has it
@@ -64,6 +67,10 @@ class StudyCell:
     steps: int | None = None  # of each run
     parameters: int | None = None
     seconds: float | None = None  # the mean training time of a run
+    folds: int | None = None  # the number of folds that were held out; None without folds
+    # the error on held-out folds: its mean over folds, and the standard error of that mean
+    fold_error: float | None = None
+    fold_error_se: float | None = None
 
     @property
     def comparable_train_error(self) -> float:
@@ -105,8 +112,12 @@ def average_runs_over_seeds(runs: StudyRuns) -> list[StudyCell]:
 
 
 def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
-    """Average the runs that differ in their seed only."""
-    first_run, results = cell_runs[0], [run.result for run in cell_runs]
+    """Average the runs that differ in their seed and their fold only."""
+    first_run = cell_runs[0]
+    runs_by_seed: dict[int, list[FinishedRun]] = {}
+    for run in cell_runs:
+        runs_by_seed.setdefault(run.seed, []).append(run)
+    results = [average_results_over_folds(runs) for runs in runs_by_seed.values()]
     train, dev, test = (
         [getattr(result, f"{split}_error") for result in results]
         for split in ("train", "dev", "test")
@@ -115,17 +126,21 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
     train_losses = all_known_or_empty([result.train_loss for result in results])
     gaps = [after - before for after, before in zip(test, reestimated or train, strict=True)]
     generalisation_gaps = [after - before for after, before in zip(test, train, strict=True)]
-    learned_steps = [find_first_learned_step(run) for run in cell_runs]
+    learned_steps = [list(map(find_first_learned_step, runs)) for runs in runs_by_seed.values()]
     steps_to_learn = [
-        run.result.steps if step is None else step
-        for run, step in zip(cell_runs, learned_steps, strict=True)
+        fmean(
+            run.result.steps if step is None else step
+            for run, step in zip(runs, steps, strict=True)
+        )
+        for runs, steps in zip(runs_by_seed.values(), learned_steps, strict=True)
     ]
+    fold_errors = list_fold_errors(cell_runs)
     has_metrics = all(run.metric_lines for run in cell_runs)
     return StudyCell(
         arm=first_run.arm,
         family=first_run.family,
         depth=first_run.depth,
-        seeds=len(cell_runs),
+        seeds=len(results),
         parameters=first_run.parameters,
         train_error=fmean(train),
         train_error_sd=sample_sd_or_none(train),
@@ -141,13 +156,47 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
         gap_sd=sample_sd_or_none(gaps),
         generalisation_gap=fmean(generalisation_gaps),
         generalisation_gap_sd=sample_sd_or_none(generalisation_gaps),
-        learned_seeds=sum(step is not None for step in learned_steps) if has_metrics else None,
+        learned_seeds=sum(None not in steps for steps in learned_steps) if has_metrics else None,
         first_learned_step=fmean(steps_to_learn) if has_metrics else None,
         first_learned_step_sd=sample_sd_or_none(steps_to_learn) if has_metrics else None,
         measured_every=int(first_run.metric_lines[0]["step"] or 0) if has_metrics else None,
         steps=first_run.result.steps,
         seconds=fmean(result.seconds for result in results),
+        folds=len(fold_errors) or None,
+        fold_error=mean_or_none(fold_errors),
+        fold_error_se=compute_standard_error(fold_errors),
     )
+
+
+def average_results_over_folds(runs: Sequence[FinishedRun]) -> RunResult:
+    """Average the results of one seed over the folds; without folds, return the only result."""
+    results = [run.result for run in runs]
+    if len(results) == 1:
+        return results[0]
+    reestimated = all_known_or_empty([result.train_error_reestimated for result in results])
+    return replace(
+        results[0],
+        seconds=fmean(result.seconds for result in results),
+        train_error=fmean(result.train_error for result in results),
+        dev_error=fmean(result.dev_error for result in results),
+        test_error=fmean(result.test_error for result in results),
+        train_error_reestimated=mean_or_none(reestimated),
+        train_loss=mean_or_none(all_known_or_empty([result.train_loss for result in results])),
+    )
+
+
+def list_fold_errors(cell_runs: Sequence[FinishedRun]) -> list[float]:
+    """List the error on each fold that was held out, as a mean over seeds; [] without folds."""
+    errors: dict[int, list[float]] = {}
+    for run in cell_runs:
+        if run.fold is not None:
+            errors.setdefault(run.fold.number, []).append(run.result.dev_error)
+    return [fmean(errors[number]) for number in sorted(errors)]
+
+
+def compute_standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean, as of independent values; None for fewer than two."""
+    return stdev(values) / sqrt(len(values)) if len(values) > 1 else None
 
 
 def find_first_learned_step(run: FinishedRun) -> int | None:

@@ -3,16 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
-from residua.config.dataset import get_dataset
+from residua.config.dataset import Dataset, Fold
 from residua.config.run import Run
 from residua.config.serialize import Json, to_json
 from residua.config.study import Study
-from residua.data.read import read_split
+from residua.data.read import ensure_dataset_ready, read_split
 from residua.errors import RecordError, UsageError
 from residua.files import hold_output_lock, holds_visible_entries, write_json
 from residua.record import RunRecord, describe_first_difference
 from residua.studies.local import StudyJob, train_jobs_locally
 from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
+from residua.studies.study_data import resolve_study_dataset
 from residua.study_records import (
     PACKED_RUNS,
     folder_for_name,
@@ -34,6 +35,7 @@ def train_study(
     data_dir: Path | None = None,
     workers: int = 0,
     ray: bool = False,
+    data: Dataset | None = None,
     on_progress: NamedCountListener,
 ) -> dict[str, str]:
     """Train the runs of `study` that have no result in `folder` yet.
@@ -41,17 +43,21 @@ def train_study(
     Returns the failed runs as {name: reason}; a failed run does not stop the others.  Runs are
     trained in parallel, by `workers` processes on this machine or, with `ray`, on the machines of a
     Ray cluster.  Unfinished runs resume from their checkpoints.  If the folder holds runs already,
-    precision `auto` means the precision of those runs.  Raises UsageError if a run of the study
-    cannot be built, or if the folder holds a study with another data set, another recipe or runs in
-    another precision.  After Ctrl-C, waits until every run has written its checkpoint, then raises
-    Interrupted.
+    precision `auto` means the precision of those runs.  `data` is the study's data set, if it is
+    resolved already.  Raises UsageError if a run of the study cannot be built, or if the folder
+    holds a study with another data set, another recipe, other folds or runs in another precision,
+    and DataError if the images cannot be divided into the study's folds.  After Ctrl-C, waits until
+    every run has written its checkpoint, then raises Interrupted.
     """
-    runs = study.make_runs()
+    data = data or resolve_study_dataset(study)
+    runs = study.make_runs(data)
     precision = resolve_study_precision(folder, precision)
     # Problems of machine and data are reported here once, not by every worker.
     # Of a Ray cluster, this machine may be one without a GPU.
     set_up_machine(precision, device_choice="auto" if ray else device_choice)
-    read_split(get_dataset(study.dataset), "dev", data_dir)
+    ensure_dataset_ready(data, data_dir)
+    first_fold = Fold(1, study.folds) if study.folds else None
+    read_split(data.hold_out_fold(first_fold) if first_fold else data, "dev", data_dir)
     packed_names = find_packed_results(folder, runs)
     jobs = {
         name: StudyJob(
@@ -152,11 +158,13 @@ def merge_studies(old: Study, new: Study, folder: Path) -> Study:
 def extract_locked_settings(study: Study, arm_titles: set[str]) -> dict[str, Json]:
     """Extract the settings that may not change in a study's folder.
 
-    These are the data set, the recipe, and the arms whose titles are in `arm_titles`.
+    These are the data set, its folds and the size of its photographs, the recipe, and the arms
+    whose titles are in `arm_titles`.
     """
     arms: dict[str, Json] = {
         arm.title: {"family": arm.family, "changes": list(arm.changes)}
         for arm in study.arms
         if arm.title in arm_titles
     }
-    return {"dataset": study.dataset, "recipe": to_json(study.recipe), **arms}
+    settings: dict[str, Json] = {"dataset": study.dataset, "recipe": to_json(study.recipe)}
+    return settings | {"folds": study.folds, "size": study.size} | arms

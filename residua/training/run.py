@@ -71,6 +71,8 @@ def train_run(
     data = keep_data_settings_of_run(
         data or resolve_dataset(run.dataset, run.network.input), record
     )
+    if run.fold is not None:
+        data = data.hold_out_fold(run.fold)
     if isinstance(run.network, Network) and not record.is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
     prepared_run = prepare_run(

@@ -1,0 +1,59 @@
+"""The data of a study: a data set known by name, or photographs."""
+
+from dataclasses import dataclass, field
+
+from residua.config.dataset import Dataset
+from residua.config.recipe import Recipe, usual_recipe
+from residua.config.study import Study
+from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resolve_dataset
+from residua.errors import UsageError
+from residua.training.auto_config import choose_config_for_photos
+from residua.training.machine import DeviceChoice, set_up_machine
+from residua.training.run_request import MAX_IMAGE_SIDE, MIN_IMAGE_SIDE
+
+
+@dataclass(frozen=True, slots=True)
+class StudyData:
+    """A study's data set with the recipe that suits it, and the reasons of automatic choices.
+
+    `name` and `size` are those of `Study`.
+    """
+
+    dataset: Dataset
+    name: str
+    recipe: Recipe
+    size: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)  # by the option that overrides each
+
+
+def choose_study_data(
+    name_or_location: str, size: int | None, device_choice: DeviceChoice
+) -> StudyData:
+    """Find a study's data; choose the size of photographs, unless given, and a recipe.
+
+    All networks of a study see photographs of one size.  Raises UsageError for an unknown data set,
+    or for a size that is out of range or does not apply.
+    """
+    dataset = resolve_dataset(name_or_location)
+    if not isinstance(dataset, PhotoDataset):
+        if size is not None:
+            raise UsageError(f"--size applies only to photographs: leave it out for {dataset.name}")
+        return StudyData(dataset, dataset.name, usual_recipe(dataset.name))
+    if size is not None and not MIN_IMAGE_SIDE <= size <= MAX_IMAGE_SIDE:
+        raise UsageError(f"--size {size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE}")
+    machine = set_up_machine("auto", device_choice=device_choice)
+    chosen = choose_config_for_photos(dataset.listing, machine, image_size=size or 0)
+    side = chosen.image_size
+    settled = {"size"} if size else set()
+    return StudyData(
+        dataset_from_listing(dataset.listing, (3, side, side)),
+        dataset.listing.location,
+        chosen.recipe,
+        side,
+        {name: chosen.reasons[name] for name in ("size", "recipe") if name not in settled},
+    )
+
+
+def resolve_study_dataset(study: Study) -> Dataset:
+    """Resolve the data set that a study names; photographs have the study's size."""
+    return resolve_dataset(study.dataset, (3, study.size, study.size) if study.size else ())
