@@ -21,6 +21,7 @@ from residua.report.format import (
     format_percent,
     format_percent_number,
     format_percent_number_with_sd,
+    format_percent_with_sd,
     format_points,
     join_with_and,
 )
@@ -32,6 +33,12 @@ FOLD_CAVEAT = (
     "Cross-validation: the nets of two folds share most of their training images, so that the "
     "standard error over folds is a rough measure, and is often too small (Bengio & Grandvalet "
     "2004). The test images are in no fold."
+)
+
+FOLD_TEST = (
+    "Cross-validation: a net counts as worse than the best one if a t-test of their differences on "
+    "the same folds is significant at the 5 % level divided by the number of other nets; its "
+    "variance is corrected for the shared training images (Nadeau & Bengio 2003)."
 )
 
 
@@ -111,7 +118,7 @@ def describe_standard_error(cell: StudyCell) -> str:
 
 
 def describe_cross_validation(cells: Sequence[StudyCell], runs: Sequence[FinishedRun]) -> list[str]:
-    """Describe the errors on held-out folds: the answer, a comparison, a caveat; [] without folds.
+    """Describe the errors on held-out folds: the answer, then its caveats; [] without folds.
 
     The network with the lowest error is compared with each of the others.
     """
@@ -119,8 +126,14 @@ def describe_cross_validation(cells: Sequence[StudyCell], runs: Sequence[Finishe
     if best is None:
         return []
     folds = max(result.folds for result in list_fold_results(runs))
-    number, label = describe_best_fold_error(best, len(cells))
-    findings = [f"{capitalize_first(f'{folds}-fold')} cross-validation: {number} {label}."]
+    error = format_percent_with_sd(get_fold_error(best), best.fold_error_se)
+    verb = "does best, with" if len(cells) > 1 else "gets"
+    answer = (
+        f"In {folds}-fold cross-validation, the {format_arm_name(best.arm)} net with "
+        f"{best.depth:,} layers {verb} {error} error on held-out images"
+        f"{' (± standard error over folds)' if best.fold_error_se is not None else ''}."
+    )
+    findings = [" ".join([answer, *compare_with_best(best, cells, runs)])]
     unfinished = [cell for cell in cells if cell.folds != folds]
     if unfinished:
         findings.append(
@@ -128,14 +141,17 @@ def describe_cross_validation(cells: Sequence[StudyCell], runs: Sequence[Finishe
             f"{folds} folds, and their means are over those that they have."
         )
     if len(cells) > 1:
-        findings.append(compare_with_best(best, cells, runs))
+        findings.append(FOLD_TEST)
     return [*findings, FOLD_CAVEAT]
 
 
 def compare_with_best(
     best: StudyCell, cells: Sequence[StudyCell], runs: Sequence[FinishedRun]
-) -> str:
-    """Say which networks do worse than the best one on the same folds, and which may not."""
+) -> list[str]:
+    """Write a sentence on the networks that do worse than the best one, and on those that may not.
+
+    They are compared on the folds that both have.
+    """
     errors: dict[tuple[str, int], dict[int, float]] = {}
     for result in list_fold_results(runs):
         errors.setdefault((result.arm, result.depth), {})[result.fold] = result.error
@@ -143,21 +159,20 @@ def compare_with_best(
     worse: list[str] = []
     unclear: list[str] = []
     for cell in others:
-        pair = errors[best.arm, best.depth], errors.get((cell.arm, cell.depth), {})
-        differences = [pair[1][fold] - pair[0][fold] for fold in pair[0] if fold in pair[1]]
-        name = f"{format_arm_name(cell.arm)} with {cell.depth:,} layers"
-        text = f"{name} ({format_percent(get_fold_error(cell))})"
+        best_errors = errors[best.arm, best.depth]
+        own_errors = errors.get((cell.arm, cell.depth), {})
+        differences = [own_errors[n] - best_errors[n] for n in best_errors if n in own_errors]
         is_worse = differ_by_folds(differences, SIGNIFICANCE_LEVEL / len(others))
-        (worse if is_worse else unclear).append(text)
+        (worse if is_worse else unclear).append(
+            f"{format_arm_name(cell.arm)} with {cell.depth:,} layers "
+            f"({format_percent(get_fold_error(cell))})"
+        )
     sentences = []
     if worse:
-        sentences.append(f"worse than this net: {join_with_and(worse)}")
+        sentences.append(f"Worse: {join_with_and(worse)}.")
     if unclear:
-        sentences.append(f"not told apart from it: {join_with_and(unclear)}")
-    return (
-        f"Cross-validation: {'; '.join(sentences)} (t-test on the same folds, corrected for their "
-        "shared training images: Nadeau & Bengio 2003)."
-    )
+        sentences.append(f"Within the spread over folds: {join_with_and(unclear)}.")
+    return sentences
 
 
 def differ_by_folds(differences: Sequence[float], level: float) -> bool:

@@ -7,18 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
+import residua
 from residua.cli.main import main
 from residua.config.recipe import recipe
 from residua.config.serialize import apply_override
 from residua.config.study import Arm, Study
 from residua.errors import UsageError
 from residua.record import RunRecord
+from residua.report.cross_validation import differ_by_folds
+from residua.report.study import read_study_summary
 from residua.studies.run_study import train_study
 from residua.study_records import list_run_records, pack_runs
+from tests.data.test_groups import write_table
 from tests.studies.in_process import train_studies_in_this_process
 
 STUDY_ARGUMENTS = [
@@ -249,3 +256,108 @@ def test_ctrl_c_stops_all_workers_and_the_same_command_resumes(tmp_path):
     with train_studies_in_this_process():
         assert main(arguments) == 0
     assert all(RunRecord(path).read_result() for path in (tmp_path / "s" / "runs").iterdir())
+
+
+FOLDED = Study(
+    arms=(Arm("plain"), Arm("resnet")),
+    depths=(8,),
+    recipe=recipe("small").with_duration(steps=3),
+    folds=3,
+)
+
+
+@pytest.fixture(scope="module")
+def folded_study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folded")
+    with train_studies_in_this_process():
+        assert not train_study(
+            FOLDED, folder, precision="fp32", workers=1, on_progress=ignore_progress
+        )
+    return folder
+
+
+def read_fold_errors(folder):
+    """The errors on the held-out folds, read from the records by hand: {net: [error]}."""
+    errors = defaultdict(dict)
+    for path in (folder / "runs").glob("*/run.json"):
+        content = json.loads(path.read_text())
+        fold = content["run"]["fold"]
+        assert fold["count"] == 3
+        name = content["run"]["network"]["name"]
+        errors[name][fold["number"]] = content["result"]["dev_error"]
+    return {name: [by_fold[i] for i in (1, 2, 3)] for name, by_fold in errors.items()}
+
+
+def test_a_study_with_folds_reports_their_mean_and_standard_error(folded_study, capsys):
+    assert main(["report", str(folded_study), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    errors = read_fold_errors(folded_study)
+    for cell in results["cells"]:
+        own = np.array(errors[f"cifar-{cell['family']}8"])
+        assert (cell["folds"], cell["seeds"], cell["test_error_sd"]) == (3, 1, None)
+        assert cell["fold_error"] == pytest.approx(own.mean())
+        assert cell["fold_error_se"] == pytest.approx(stats.sem(own))
+        rows = [row for row in results["folds"] if row["arm"] == cell["arm"]]
+        assert [row["error"] for row in rows] == own.tolist()
+        assert sum(row["images"] for row in rows) == 1438
+    assert "Bengio & Grandvalet 2004" in results["folds_note"]
+    assert results["verdict"].startswith("In 3-fold cross-validation, the ")
+    page = (folded_study / "report.html").read_text()
+    assert "Error on held-out folds" in page
+    assert "each of 3 folds of the training images is held out once" in page
+
+
+@pytest.mark.usefixtures("studies_in_this_process")
+def test_a_study_with_folds_goes_on_with_the_runs_that_are_missing(folded_study, tmp_path):
+    shutil.copytree(folded_study, tmp_path / "s")
+    lost = tmp_path / "s" / "runs" / "cifar-resnet8-seed0-fold2"
+    result = RunRecord(lost).read_result()
+    shutil.rmtree(lost)
+    summary = read_study_summary(tmp_path / "s")
+    [missing] = summary.runs.unfinished
+    assert (missing.name, missing.fold) == ("cifar-resnet8", 2)
+    assert any("1 of 2 nets have not finished all 3 folds" in text for text in summary.findings)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").glob("runs/*/run.json")}
+    options = {"precision": "fp32", "workers": 1, "on_progress": ignore_progress}
+    train_study(FOLDED, tmp_path / "s", **options)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    again = RunRecord(lost).read_result()
+    assert {k: v for k, v in again.items() if "second" not in k} == {
+        k: v for k, v in result.items() if "second" not in k
+    }
+    with pytest.raises(UsageError, match="another study: folds is 3 there, 0 here"):
+        train_study(replace(FOLDED, folds=0), tmp_path / "s", **options)
+
+
+def test_folds_are_compared_by_the_corrected_t_test():
+    rng = np.random.default_rng(0)
+    decisions = set()
+    for _ in range(200):
+        differences = rng.normal(0.02, 0.01, 5)
+        variance = (1 / 5 + 1 / 4) * differences.var(ddof=1)
+        p_value = 2 * stats.t.sf(abs(differences.mean()) / variance**0.5, 4)
+        expected = p_value <= 0.05 and abs(differences.mean()) >= 0.001
+        assert differ_by_folds(differences.tolist(), 0.05) == expected
+        decisions.add(expected)
+    assert decisions == {True, False}
+
+
+@pytest.mark.usefixtures("studies_in_this_process")
+def test_photographs_are_studied_with_folds_from_python(tmp_path):
+    table = write_table(tmp_path)
+    summary = residua.study(
+        ["resnet"], [8], seeds=[0], data=str(table), size=16, steps=2, folds=2, quiet=True
+    )
+    assert [(cell.folds, cell.seeds) for cell in summary.cells] == [(2, 1)]
+    assert sum(run.result.dev_images for run in summary.runs.finished) == 60 - (
+        summary.runs.finished[0].result.test_images
+    )
+
+
+def test_impossible_folds_are_refused_before_training(tmp_path, capsys):
+    common = ["study", "--depths", "8", "--out", str(tmp_path / "s")]
+    assert main([*common, "--folds", "1"]) == 2
+    assert "folds must be 2 to 1,000, but 1 were given" in capsys.readouterr().err
+    assert main([*common, "--size", "32"]) == 2
+    assert "--size applies only to photographs" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
