@@ -36,6 +36,7 @@ def train(
     seed: int = 0,
     from_: str | Path | None = None,
     freeze: bool = False,
+    add_class: bool = False,
     balance: bool = False,
     size: int | None = None,
     transform: UserTransform | None = None,
@@ -68,6 +69,7 @@ def train(
         *(model, from_, size, seed, recipe, epochs, steps, precision),
         balance=balance,
         freeze=freeze,
+        add_class=add_class,
     )
     session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet)
     with join_process_group() as group:

@@ -208,6 +208,7 @@ def make_training_request(
     *,
     balance: bool,
     freeze: bool,
+    add_class: bool,
 ) -> RunRequest:
     """Make the request that the arguments of `residua.train` describe."""
 
@@ -227,6 +228,7 @@ def make_training_request(
         model=model,
         weights=weights,
         size=size,
+        add_class=add_class,
         seed=seed,
         change_recipe=change_recipe,
         precision=precision,

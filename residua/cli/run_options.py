@@ -23,6 +23,7 @@ NETWORK_ONLY_OPTIONS = (
     "balance",
     "freeze",
     "from",
+    "add_class",
 )
 CHOSEN_OPTIONS = ("model", "size", "recipe", "steps", "epochs", "balance")
 
@@ -52,6 +53,7 @@ def make_run_request(arguments: Namespace) -> "training.RunRequest":
         model=arguments.model or None,
         weights=arguments["from"] or None,
         size=arguments.size,
+        add_class=arguments.add_class,
         seed=arguments.seed,
         change_recipe=change_recipe,
         precision=arguments.precision,

@@ -66,6 +66,12 @@ def add_arguments(parser: CommandParser) -> None:
         help="transfer learning: train only a new final layer on the features of --from",
     )
     parser.add_argument(
+        "--add-class",
+        action="store_true",
+        help="keep the classes of --from, with their weights of the last layer, and add the new "
+        "ones of the data (default: the classes of the data alone)",
+    )
+    parser.add_argument(
         "--size",
         type=int,
         help="side in pixels of the square crops of photographs, 8 to 1024 (default: chosen)",

@@ -22,6 +22,7 @@ class Run:
              initial weights are random
     fold     the fold of the training images that is held out as the dev split; None for the usual
              dev split
+    add_class  whether the last layer starts with the rows of the weights' classes, which come first
     """
 
     network: ClassifierConfig
@@ -30,6 +31,7 @@ class Run:
     seed: int = 0
     start: str = ""
     fold: Fold | None = field(default=None, metadata={"added_later": True})
+    add_class: bool = field(default=False, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         check_seed_range(self.seed)
@@ -68,6 +70,7 @@ class Run:
             "seed": self.seed,
             **({"start": self.start} if self.start else {}),
             **({"fold": to_json(self.fold)} if self.fold else {}),
+            **({"add_class": True} if self.add_class else {}),
         }
 
 

@@ -122,6 +122,7 @@ def decode_all_images(
     splits = [split_by_entry[i] for i in written]
     is_trained_on = any(entry.split in ("train", "") for entry in entries)
     underfilled = find_underfilled_classes(listing.classes, labels, splits) if is_trained_on else []
+    underfilled = [p for p in underfilled if p.path not in listing.absent_classes]
     return DecodedIndex(
         names=[entries[i].name for i in written],
         labels=labels,

@@ -17,6 +17,8 @@ rank_agreement    check that all processes of a run train the same on the same d
 sync_batchnorm    BN and drop-path over the ranks that share a BN split
 cuda_graph        a training step as one CUDA graph
 initial_weights   the weights that a run starts from
+added_classes     train on from a model with more classes
+data_settings     the settings of photographs that a run's record keeps
 auto_config       choose network, image size, recipe and duration for images
 run_request       turn a request to train into a run
 user_additions    a module and a transform of the user's, which no JSON describes

@@ -17,10 +17,10 @@ from residua.training.assess import (
     predict_log_probabilities,
     require_finite_scores,
 )
+from residua.training.data_settings import keep_data_settings_of_run
 from residua.training.distributed import SINGLE_PROCESS
 from residua.training.evaluation_measures import build_evaluation
 from residua.training.machine import Machine
-from residua.training.prepared_run import keep_data_settings_of_run
 
 
 def evaluate_finished_run(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from residua.config.dataset import Dataset
-from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
+from residua.config.model import ModelConfig
 from residua.config.module_classifier import ModuleClassifier, qualified_name
 from residua.config.network import Network
 from residua.config.plan import plan
@@ -24,9 +24,8 @@ from residua.data.read import (
     read_split,
 )
 from residua.data.seen_images import store_seen_images
-from residua.data.sources.listing import ImageListing, problems_to_json
+from residua.data.sources.listing import problems_to_json
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary
 from residua.errors import UsageError
@@ -35,7 +34,9 @@ from residua.net.freeze import freeze_backbone
 from residua.net.model_folder import build_untrained, save_pretrained
 from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
+from residua.training.added_classes import extend_head, match_stored_classes
 from residua.training.checkpoint import CheckpointPolicy
+from residua.training.data_settings import list_unusual_decoding_settings
 from residua.training.distributed import find_share_index_and_count
 from residua.training.initial_weights import load_initial_weights
 from residua.training.loop import fit_network
@@ -97,12 +98,17 @@ def prepare_run(
     fingerprint = train_images.fingerprint
     config = store_seen_images(make_model_config(run, data, fingerprint), data)
     summary = summarize_training_data(data, train_images, dev_images)
+    environment: dict[str, Json] = {"images": fingerprint}
     net = additions.module or build_untrained(run.network, run.seed)
     if initial_weights is not None and isinstance(run.network, Network):
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
+        if run.add_class:
+            weights |= extend_head(net, run.network, initial_weights)
+            match = match_stored_classes(initial_weights, data, train_images)
+            environment["class_match"] = match.json
+            summary = replace(summary, notes=(*summary.notes, *match.describe()))
         net.load_state_dict({**net.state_dict(), **weights})
         config = replace(config, mean=mean, std=std)
-    environment: dict[str, Json] = {"images": fingerprint}
     if additions.transform is not None:
         environment["transform"] = qualified_name(additions.transform)
     if skipped := list_skipped_images(data):
@@ -145,40 +151,6 @@ def describe_training_on_rank(
     if isinstance(data, PhotoDataset):
         fingerprints.append(read_split(data, "test", data_dir).fingerprint)
     return {"command": "train"} | describe_run_on_rank(run, data, fingerprints)
-
-
-def list_unusual_decoding_settings(listing: ImageListing) -> dict[str, Json]:
-    """Return the settings for decoding photographs that are not the defaults, to record them."""
-    settings: dict[str, Json] = {}
-    if listing.white_level:
-        settings["white_level"] = listing.white_level
-    if listing.max_pixels != MAX_IMAGE_PIXELS:
-        settings["max_pixels"] = listing.max_pixels
-    return settings
-
-
-def keep_data_settings_of_run(data: Dataset, record: RunRecord) -> Dataset:
-    """Give photos the dev share of the run in `record`, or of a new run if it holds none.
-
-    A run that records no share began when the default was `FIRST_DEV_SHARE`.  The white level and
-    the pixel limit are also those of the run, unless `data` sets them itself.
-    """
-    if not isinstance(data, PhotoDataset):
-        return data
-    share = choose_dev_share(len(data.listing.entries))
-    settings: dict[str, Json] = {}
-    if record.run_json_path.exists():
-        environment = record.read_run_json()["environment"]
-        settings = environment if isinstance(environment, dict) else {}
-        stored = settings.get("dev_share")
-        share = stored if isinstance(stored, float) else FIRST_DEV_SHARE
-    white_level, max_pixels = settings.get("white_level"), settings.get("max_pixels")
-    listing = replace(data.listing, dev_share=share)
-    if isinstance(white_level, int) and not listing.white_level:
-        listing = replace(listing, white_level=white_level)
-    if isinstance(max_pixels, int) and listing.max_pixels == MAX_IMAGE_PIXELS:
-        listing = replace(listing, max_pixels=max_pixels)
-    return replace(data, listing=listing)
 
 
 def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:

@@ -23,11 +23,12 @@ from residua.files import clean_up_interrupted_writes, delete_path, try_lock_fol
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
+from residua.training.data_settings import keep_data_settings_of_run
 from residua.training.distributed import DataParallelGroup
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
-from residua.training.prepared_run import PreparedRun, keep_data_settings_of_run, prepare_run
+from residua.training.prepared_run import PreparedRun, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.recalibrate_bn import list_unfrozen_batchnorms, score_with_recalibrated_bn
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions

@@ -18,6 +18,7 @@ from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
 from residua.errors import UsageError
 from residua.net.own_module import make_module_classifier
+from residua.training.added_classes import add_classes_to_model
 from residua.training.auto_config import (
     AutoConfig,
     choose_config,
@@ -44,6 +45,7 @@ class RunRequest:
     model          name of a network or of VLAD, a network, or a module of the user's own
     weights        the weights to start from: a folder, a file or hf:OWNER/NAME; None: random ones
     size           side of photographs in pixels
+    add_class      whether the classes of the weights are kept, and those of the data added
     change_recipe  function that turns the recipe chosen for the data into the one to train with
     given          names of the options that the user gave
     """
@@ -51,6 +53,7 @@ class RunRequest:
     model: str | Network | nn.Module | None = None
     weights: str | Path | None = None
     size: int | None = None
+    add_class: bool = False
     seed: int = 0
     change_recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
     precision: str = "auto"
@@ -73,6 +76,8 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
     For photographs and for images in memory, what is left open is chosen to suit the images and the
     machine.  Raises UsageError for values that do not fit the data, the model or each other.
     """
+    if request.add_class:
+        dataset = add_classes_to_model(request.weights, dataset)
     if isinstance(request.model, str) and is_vlad_name(request.model):
         return resolve_vlad_run(request, request.model, dataset)
     if isinstance(dataset, PhotoDataset):
@@ -144,7 +149,14 @@ def make_run(
     if request.weights:
         settled.add("model")
     return ResolvedRun(
-        Run(start.network, data_name, chosen_recipe, request.seed, start.fingerprint),
+        Run(
+            start.network,
+            data_name,
+            chosen_recipe,
+            request.seed,
+            start.fingerprint,
+            add_class=request.add_class,
+        ),
         dataset,
         start.weights_path,
         {option: why for option, why in reasons.items() if option not in settled},

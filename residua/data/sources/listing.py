@@ -91,6 +91,7 @@ class ImageListing:
     notes: tuple[str, ...] = ()  # sentences on what was guessed, e.g. a table's encoding
     max_pixels: int = MAX_IMAGE_PIXELS  # of one image; larger ones are not decoded
     white_level: int = 0  # as in `ImagePreprocessing`
+    absent_classes: tuple[str, ...] = ()  # of a model that training goes on from; without images
 
     @property
     def name(self) -> str:
