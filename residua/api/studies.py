@@ -30,7 +30,7 @@ from residua.net.model_folder import check_compatibility
 from residua.report.lesion import check_lesion_output_folder, write_lesion_report
 from residua.report.study import StudySummary, read_study_summary, write_study_report
 from residua.studies.run_study import train_study
-from residua.studies.study_data import choose_study_data
+from residua.studies.study_data import StudyData, choose_study_data
 from residua.training.machine import DeviceChoice, Precision, set_up_machine
 
 
@@ -134,9 +134,8 @@ def study(
 ) -> StudySummary:
     """Train every family at every depth with every seed, and compare the networks.
 
-    `data` is the name of a data set, or the path of photographs, which are cropped to squares of
-    `size` pixels.  With `folds`, each network is trained once for every fold of the training images
-    that is held out (k-fold cross-validation).
+    `data` is the name of a data set, or the path of photographs, cropped to `size` pixels.  With
+    `folds`, each network is trained once for every fold of the training images held out.
 
     If `out` is given, this folder keeps the runs, the report page and `results.json`, and its
     finished runs are not trained again.  Otherwise nothing is kept.  The runs are trained by
@@ -147,16 +146,8 @@ def study(
     Raises TrainingError if all fail, and UsageError for a study that is impossible.
     """
     chosen = choose_study_data(data, size, device)
-    chosen_recipe = resolve_recipe(recipe, chosen.recipe)
-    described = Study(
-        dataset=chosen.name,
-        arms=tuple(Arm(f) if isinstance(f, str) else f for f in dict.fromkeys(families)),
-        depths=tuple(depths),
-        seeds=tuple(seeds),
-        recipe=chosen_recipe.change_duration(steps, epochs),
-        folds=folds,
-        size=chosen.size,
-    )
+    chosen_recipe = resolve_recipe(recipe, chosen.recipe).change_duration(steps, epochs)
+    described = make_study(chosen, families, depths, seeds, chosen_recipe, folds)
     points = described.points_by_run_name()
     is_kept = out is not None
     with ExitStack() as stack:
@@ -183,6 +174,26 @@ def study(
             write_study_report(summary, Path(out))
     warn_of_failed_runs(failures, len(points))
     return summary
+
+
+def make_study(
+    chosen: StudyData,
+    families: Sequence[str | Arm],
+    depths: Sequence[int],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    folds: int,
+) -> Study:
+    """Make the study that the arguments of `study` describe."""
+    return Study(
+        dataset=chosen.name,
+        arms=tuple(Arm(f) if isinstance(f, str) else f for f in dict.fromkeys(families)),
+        depths=tuple(depths),
+        seeds=tuple(seeds),
+        recipe=recipe,
+        folds=folds,
+        size=chosen.size,
+    )
 
 
 def describe_stop(out: str | Path | None) -> str:

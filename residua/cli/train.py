@@ -55,22 +55,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="a network's name, or vlad (default: the network of --from; else chosen for "
         "photographs, cifar-resnet20 for other data)",
     )
-    parser.add_argument(
-        "--from",
-        help="start from these weights: a run's folder, a model folder, a file, or "
-        "hf:OWNER/NAME on the Hugging Face hub (default: random weights)",
-    )
-    parser.add_argument(
-        "--freeze",
-        action="store_true",
-        help="transfer learning: train only a new final layer on the features of --from",
-    )
-    parser.add_argument(
-        "--add-class",
-        action="store_true",
-        help="keep the classes of --from, with their weights of the last layer, and add the new "
-        "ones of the data (default: the classes of the data alone)",
-    )
+    add_start_options(parser)
     parser.add_argument(
         "--size",
         type=int,
@@ -110,6 +95,26 @@ def add_arguments(parser: CommandParser) -> None:
         help="print the plan of the run, its estimated time and memory, and stop",
     )
     add_json_option(parser)
+
+
+def add_start_options(parser: CommandParser) -> None:
+    """Add the options for the weights that training starts from."""
+    parser.add_argument(
+        "--from",
+        help="start from these weights: a run's folder, a model folder, a file, or "
+        "hf:OWNER/NAME on the Hugging Face hub (default: random weights)",
+    )
+    parser.add_argument(
+        "--freeze",
+        action="store_true",
+        help="transfer learning: train only a new final layer on the features of --from",
+    )
+    parser.add_argument(
+        "--add-class",
+        action="store_true",
+        help="keep the classes of --from, with their weights of the last layer, and add the new "
+        "ones of the data (default: the classes of the data alone)",
+    )
 
 
 def run(arguments: Namespace) -> None:

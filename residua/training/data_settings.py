@@ -4,11 +4,34 @@ from dataclasses import replace
 
 from residua.config.dataset import Dataset
 from residua.config.model import MAX_IMAGE_PIXELS
+from residua.config.run import Run
 from residua.config.serialize import Json
-from residua.data.sources.listing import ImageListing
-from residua.data.sources.resolve import PhotoDataset
+from residua.data.read import list_skipped_images
+from residua.data.sources.listing import ImageListing, problems_to_json
+from residua.data.sources.resolve import PhotoDataset, resolve_dataset
 from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
 from residua.record import RunRecord
+
+
+def prepare_data_of_run(run: Run, data: Dataset | None, record: RunRecord) -> Dataset:
+    """Return the data set of `run` with the settings of its record, and with its fold held out.
+
+    `data` is the data set, if the caller has resolved it already.
+    """
+    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = keep_data_settings_of_run(data, record)
+    return data if run.fold is None else data.hold_out_fold(run.fold)
+
+
+def describe_data_facts(data: Dataset, fingerprint: str) -> dict[str, Json]:
+    """Return what a run's record keeps about its data; `fingerprint` is that of training images."""
+    facts: dict[str, Json] = {"images": fingerprint}
+    if skipped := list_skipped_images(data):
+        facts["left_out"] = problems_to_json(skipped)
+    if isinstance(data, PhotoDataset) and data.listing.dev_share:
+        facts["dev_share"] = data.listing.dev_share
+        facts |= list_unusual_decoding_settings(data.listing)
+    return facts
 
 
 def list_unusual_decoding_settings(listing: ImageListing) -> dict[str, Json]:

@@ -20,11 +20,9 @@ from residua.data.batches import make_training_batches
 from residua.data.images import Images
 from residua.data.read import (
     ensure_dataset_ready,
-    list_skipped_images,
     read_split,
 )
 from residua.data.seen_images import store_seen_images
-from residua.data.sources.listing import problems_to_json
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary
@@ -36,7 +34,7 @@ from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
 from residua.training.added_classes import extend_head, match_stored_classes
 from residua.training.checkpoint import CheckpointPolicy
-from residua.training.data_settings import list_unusual_decoding_settings
+from residua.training.data_settings import describe_data_facts
 from residua.training.distributed import find_share_index_and_count
 from residua.training.initial_weights import load_initial_weights
 from residua.training.loop import fit_network
@@ -98,7 +96,7 @@ def prepare_run(
     fingerprint = train_images.fingerprint
     config = store_seen_images(make_model_config(run, data, fingerprint), data)
     summary = summarize_training_data(data, train_images, dev_images)
-    environment: dict[str, Json] = {"images": fingerprint}
+    environment = describe_data_facts(data, fingerprint)
     net = additions.module or build_untrained(run.network, run.seed)
     if initial_weights is not None and isinstance(run.network, Network):
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
@@ -111,11 +109,6 @@ def prepare_run(
         config = replace(config, mean=mean, std=std)
     if additions.transform is not None:
         environment["transform"] = qualified_name(additions.transform)
-    if skipped := list_skipped_images(data):
-        environment["left_out"] = problems_to_json(skipped)
-    if isinstance(data, PhotoDataset) and data.listing.dev_share:
-        environment["dev_share"] = data.listing.dev_share
-        environment |= list_unusual_decoding_settings(data.listing)
     require_equal_ranks(
         machine,
         partial(describe_training_on_rank, run, data, fingerprint, dev_images, data_dir),

@@ -16,14 +16,13 @@ from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.images import Images
 from residua.data.read import read_split
-from residua.data.sources.resolve import resolve_dataset
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import Interrupted, RecordError, UsageError
 from residua.files import clean_up_interrupted_writes, delete_path, try_lock_folder
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
-from residua.training.data_settings import keep_data_settings_of_run
+from residua.training.data_settings import prepare_data_of_run
 from residua.training.distributed import DataParallelGroup
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
@@ -69,11 +68,7 @@ def train_run(
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
         machine = make_vlad_machine(run, machine)
-    data = keep_data_settings_of_run(
-        data or resolve_dataset(run.dataset, run.network.input), record
-    )
-    if run.fold is not None:
-        data = data.hold_out_fold(run.fold)
+    data = prepare_data_of_run(run, data, record)
     if isinstance(run.network, Network) and not record.is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
     prepared_run = prepare_run(
