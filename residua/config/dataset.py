@@ -106,6 +106,7 @@ class Dataset:
     resize            for photographs: side of the stored square images, from which random crops of
                       the input's size are taken; 0 if images are stored at the input's size
     fold              the fold of the training and dev images that takes the place of the dev split
+    model_classes     the classes of a model that training goes on from, which are the first ones
     """
 
     name: str
@@ -123,6 +124,7 @@ class Dataset:
     flip_keeps_class: bool = True
     resize: int = 0
     fold: Fold | None = None
+    model_classes: tuple[str, ...] = ()
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:

@@ -122,7 +122,8 @@ def decode_all_images(
     splits = [split_by_entry[i] for i in written]
     is_trained_on = any(entry.split in ("train", "") for entry in entries)
     underfilled = find_underfilled_classes(listing.classes, labels, splits) if is_trained_on else []
-    underfilled = [p for p in underfilled if p.path not in listing.absent_classes]
+    absent = listing.absent_classes
+    underfilled = [problem for problem in underfilled if problem.path not in absent]
     return DecodedIndex(
         names=[entries[i].name for i in written],
         labels=labels,

@@ -114,8 +114,7 @@ def require_trainable_images(images: DecodedImages, listing: ImageListing) -> No
     _, labels = images.split_tensors("train")
     counts = labels.bincount(minlength=len(listing.classes)).tolist()
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
-    empty = [name for name in empty if name not in listing.absent_classes]
-    if empty:
+    if empty := [name for name in empty if name not in listing.absent_classes]:
         raise DataError(
             f"{listing.location} has no usable training image of {join_first_names(empty)}: "
             "add images of the class, or remove its folder or rows"

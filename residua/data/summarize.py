@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from residua.config.dataset import Dataset
 from residua.data.check import DatasetCheck
+from residua.data.class_match import match_classes
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset
 from residua.data.read import load_square_photos
@@ -21,6 +23,15 @@ def summarize_training_data(
     dataset: Dataset, train_images: Images, dev_images: Images
 ) -> DataSummary:
     """Summarize the data of a run; `classes` holds the number of training images of each class."""
+    summary = summarize_splits(dataset, train_images, dev_images)
+    if not dataset.model_classes:
+        return summary
+    match = match_classes(dataset, train_images.labels.tolist())
+    return replace(summary, notes=(*summary.notes, *match.describe()))
+
+
+def summarize_splits(dataset: Dataset, train_images: Images, dev_images: Images) -> DataSummary:
+    """Summarize the data of a run without a model that it goes on from."""
     counts = count_labels(train_images.labels.tolist(), dataset.classes)
     if isinstance(dataset, InMemoryDataset):
         sizes: dict[str, int] = {split: len(dataset.images[split]) for split in SPLIT_ORDER}

@@ -3,8 +3,7 @@
 The classes of the model keep their order and their rows of the last layer; new ones come after.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,73 +12,14 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.plan import plan
-from residua.config.serialize import Json
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset, assemble_dataset
-from residua.data.sources.listing import index_class_names, join_first_names
+from residua.data.sources.listing import index_class_names
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
 from residua.errors import UsageError
 from residua.net.convert.state_dict import StateDict
 from residua.net.model_folder import from_pretrained, read_model_config
 from residua.training.initial_weights import resolve_weight_source
-
-MAX_NAMED_CLASSES = 10
-
-
-@dataclass(frozen=True, slots=True)
-class ClassMatch:
-    """The classes of a model and of new data: those of both, those of one, matched by name."""
-
-    matched: tuple[str, ...]
-    added: tuple[str, ...]
-    absent: tuple[str, ...]  # of the model, without images to train on
-
-    @property
-    def json(self) -> dict[str, Json]:
-        """The match as run.json records it."""
-        return {
-            "matched": list(self.matched),
-            "added": list(self.added),
-            "absent": list(self.absent),
-        }
-
-    def describe(self) -> Iterator[str]:
-        """Yield the sentences that are printed before training."""
-        yield f"classes of the model that are trained on: {count_and_name(self.matched)}"
-        yield f"new classes, with new rows in the last layer: {count_and_name(self.added)}"
-        if self.absent:
-            yield (
-                f"classes of the model without images to train on: {count_and_name(self.absent)}; "
-                "they are kept, but training on others makes a network forget them: add images of "
-                "them"
-            )
-
-
-def count_and_name(names: Sequence[str]) -> str:
-    """Write a number of classes and the first names: `3 (cat, dog, owl)`."""
-    return f"{len(names):,} ({join_first_names(names, MAX_NAMED_CLASSES)})" if names else "none"
-
-
-def match_classes(
-    model_classes: Sequence[str], classes: Sequence[str], labels: Iterable[int]
-) -> ClassMatch:
-    """Match a model's classes with those of a run that goes on from it, which begin with them.
-
-    `labels` are those of the training images.
-    """
-    seen = set(labels)
-    kept = dict.fromkeys(range(len(model_classes)))
-    return ClassMatch(
-        tuple(classes[label] for label in kept if label in seen),
-        tuple(classes[len(model_classes) :]),
-        tuple(classes[label] for label in kept if label not in seen),
-    )
-
-
-def match_stored_classes(model_folder: Path, data: Dataset, train_images: Images) -> ClassMatch:
-    """Match the classes of a model folder with those of a run's data."""
-    model_classes = read_model_config(model_folder).classes
-    return match_classes(model_classes, data.classes, train_images.labels.tolist())
 
 
 def add_classes_to_model(weights: str | Path | None, dataset: Dataset) -> Dataset:
@@ -106,32 +46,37 @@ def add_classes_to_model(weights: str | Path | None, dataset: Dataset) -> Datase
                 f"the class {name} of {dataset.name} is called {spelling} by the model: rename it, "
                 "so that it is clear whether they are the same"
             )
-    new_names = [name for name in dataset.classes if name not in set(model_classes)]
-    return renumber_classes(dataset, (*model_classes, *new_names))
+    return renumber_classes(dataset, model_classes)
 
 
-def renumber_classes(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """Return the data set with these classes, among which all of its own must be.
+def renumber_classes(dataset: Dataset, model_classes: tuple[str, ...]) -> Dataset:
+    """Return the data set with a model's classes first, and then those of its own that are new.
 
-    Raises UsageError for a data set known by name whose classes differ.
+    Raises UsageError if this renumbers the classes of a data set that is known by name.
     """
-    if classes == dataset.classes:
-        return dataset
+    known = set(model_classes)
+    classes = (*model_classes, *(name for name in dataset.classes if name not in known))
     label_by_name = index_class_names(classes)
     new_labels = [label_by_name[name] for name in dataset.classes]
     if isinstance(dataset, PhotoDataset):
         entries = tuple(
             replace(entry, label=new_labels[entry.label]) for entry in dataset.listing.entries
         )
-        absent = tuple(name for name in classes if name not in dataset.classes)
-        listing = replace(dataset.listing, classes=classes, entries=entries, absent_classes=absent)
+        listing = replace(
+            dataset.listing, classes=classes, entries=entries, model_classes=model_classes
+        )
         return dataset_from_listing(listing, dataset.input)
     if isinstance(dataset, InMemoryDataset):
         table = torch.tensor(new_labels)
         images = {
             split: Images(part.pixels, table[part.labels]) for split, part in dataset.images.items()
         }
-        return assemble_dataset(images, classes, dataset.mean, dataset.std, dataset.split_source)
+        renumbered = assemble_dataset(
+            images, classes, dataset.mean, dataset.std, dataset.split_source
+        )
+        return replace(renumbered, model_classes=model_classes)
+    if classes == dataset.classes:
+        return replace(dataset, model_classes=model_classes)
     raise UsageError(
         f"--add-class cannot renumber the classes of {dataset.name}: give photographs, or images "
         "in memory"

@@ -17,6 +17,7 @@ from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.batches import make_training_batches
+from residua.data.class_match import match_classes
 from residua.data.images import Images
 from residua.data.read import (
     ensure_dataset_ready,
@@ -32,7 +33,7 @@ from residua.net.freeze import freeze_backbone
 from residua.net.model_folder import build_untrained, save_pretrained
 from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
-from residua.training.added_classes import extend_head, match_stored_classes
+from residua.training.added_classes import extend_head
 from residua.training.checkpoint import CheckpointPolicy
 from residua.training.data_settings import describe_data_facts
 from residua.training.distributed import find_share_index_and_count
@@ -102,9 +103,7 @@ def prepare_run(
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
         if run.add_class:
             weights |= extend_head(net, run.network, initial_weights)
-            match = match_stored_classes(initial_weights, data, train_images)
-            environment["class_match"] = match.json
-            summary = replace(summary, notes=(*summary.notes, *match.describe()))
+            environment["class_match"] = match_classes(data, train_images.labels.tolist()).json
         net.load_state_dict({**net.state_dict(), **weights})
         config = replace(config, mean=mean, std=std)
     if additions.transform is not None:

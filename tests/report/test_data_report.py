@@ -41,7 +41,7 @@ def test_the_page_lists_the_worst_problems_first_and_shows_pictures():
     )
     count = len(PROBLEM_MEANINGS)
     assert f'<p class="number">{count} problems<small>1,234 images of 2 classes' in html
-    first_kinds = "The worst first: leakage (1), two classes (1), missing (1), unreadable (1)"
+    first_kinds = "The worst first: leakage (1), split group (1), two classes (1), missing (1)"
     assert f"{first_kinds} and {count - 4} more kinds." in html
     assert (
         html.index("What was understood")

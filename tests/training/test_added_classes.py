@@ -13,13 +13,14 @@ from sklearn.datasets import load_digits
 
 import residua
 from residua.cli.main import main
+from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.config.papers import network
+from residua.data.class_match import match_classes
 from residua.errors import UsageError
 from residua.net.build import build
 from residua.net.model_folder import read_model_config, save_pretrained
 from residua.record import RunRecord
-from residua.training.added_classes import match_classes
 
 QUICK = ["--steps", "2", "--precision", "fp32", "--set", "batch_size=8", "--json"]
 FROZEN = ["--set", "schedule.lr=0", "--set", "optimiser.weight_decay=0"]
@@ -192,6 +193,17 @@ def test_what_cannot_be_matched_is_refused(photographs, model, tmp_path, capsys)
 
 
 def test_classes_are_matched_by_name():
-    match = match_classes(("b", "a", "x"), ("b", "a", "x", "c"), [0, 1, 1, 3])
+    dataset = replace(
+        get_dataset("digits"), classes=("b", "a", "x", "c"), model_classes=("b", "a", "x")
+    )
+    match = match_classes(dataset, [0, 1, 1, 3])
     assert (match.matched, match.added, match.absent) == (("b", "a"), ("c",), ("x",))
     assert "none" in list(replace(match, added=()).describe())[1]
+
+
+def test_a_dry_run_says_how_classes_match(photographs, model, tmp_path, capsys):
+    out = tmp_path / "run"
+    status, printed = train(capsys, photographs / "new", model, out, *QUICK, "--dry-run")
+    assert status == 0
+    assert "new classes, with new rows in the last layer: 1 (one)" in printed.err
+    assert not out.exists()

@@ -144,7 +144,7 @@ def test_a_model_without_digests_knows_its_photos_by_their_fingerprint(
     tmp_path, capsys, monkeypatch
 ):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(CLASSES, 20))
-    share = "residua.training.prepared_run.choose_dev_share"
+    share = "residua.training.data_settings.choose_dev_share"
     monkeypatch.setattr(share, lambda count: FIRST_DEV_SHARE)
     run = tmp_path / "run"
     assert main(["train", str(photos), *TRAIN_OPTIONS, "--out", str(run)]) == 0
@@ -231,7 +231,7 @@ def test_a_thousand_photographs_have_a_fifth_of_them_held_out_for_choosing(tmp_p
 def test_a_run_that_began_with_a_smaller_dev_split_keeps_it(tmp_path, capsys, monkeypatch):
     photos = write_photos(tmp_path / "photos", dict.fromkeys(CLASSES, 30))
     arguments = ["train", str(photos), *TRAIN_OPTIONS, "--out", str(tmp_path / "run")]
-    share = "residua.training.prepared_run.choose_dev_share"
+    share = "residua.training.data_settings.choose_dev_share"
     monkeypatch.setattr(share, lambda count: FIRST_DEV_SHARE)
     assert main(arguments) == 0
     record_file = tmp_path / "run" / "run.json"

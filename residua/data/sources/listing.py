@@ -91,7 +91,13 @@ class ImageListing:
     notes: tuple[str, ...] = ()  # sentences on what was guessed, e.g. a table's encoding
     max_pixels: int = MAX_IMAGE_PIXELS  # of one image; larger ones are not decoded
     white_level: int = 0  # as in `ImagePreprocessing`
-    absent_classes: tuple[str, ...] = ()  # of a model that training goes on from; without images
+    model_classes: tuple[str, ...] = ()  # as in `Dataset`
+
+    @property
+    def absent_classes(self) -> set[str]:
+        """The classes of a model that training goes on from, as far as they have no images here."""
+        present = {entry.label for entry in self.entries} if self.model_classes else set()
+        return {name for i, name in enumerate(self.model_classes) if i not in present}
 
     @property
     def name(self) -> str:

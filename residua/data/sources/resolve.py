@@ -100,6 +100,7 @@ def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) ->
         kind="folder",
         folder=listing.location,
         resize=cached_image_side(height),
+        model_classes=listing.model_classes,
         listing=listing,
     )
 
