@@ -5,10 +5,10 @@ from argparse import ArgumentParser
 MIN_GROUPED_OPTIONS = 14  # below, one list is easily read
 
 OPTION_GROUPS = {
-    "data": "data size split folds max-pixels white-level skip-unknown-classes images null data-dir",
+    "data": "data size split max-pixels white-level skip-unknown-classes images null data-dir",
     "network": "arms model from freeze add-class families depths",
     "recipe": "recipe steps epochs batch-size optimizer lr weight-decay set balance",
-    "run": "seed seeds resume save-every workers ray device precision recompute engine batch "
+    "run": "seed seeds folds resume save-every workers ray device precision recompute engine batch "
     "dry-run",
     "evaluation": "mirror calibrate",
     "server": "host port allow-host allow-origin threshold examples",

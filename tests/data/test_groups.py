@@ -250,6 +250,12 @@ def test_a_parquet_table_of_images_names_groups(tmp_path):
     listing = list_image_dataset(tmp_path / "t.parquet")
     assert [entry.group for entry in listing.entries] == [str(i // 3) for i in range(24)]
     assert listing.notes == ("its groups are taken from the column patient_id",)
+    words = {**rows, "patient_id": ["train" if i % 3 else "test" for i in range(24)]}
+    features["patient_id"] = datasets.Value("string")
+    datasets.Dataset.from_dict(words, features).to_parquet(tmp_path / "words.parquet")
+    listing = list_image_dataset(tmp_path / "words.parquet")
+    assert {entry.group for entry in listing.entries} == {""}
+    assert listing.notes == ("its column patient_id holds names of splits, and is not used",)
 
 
 def test_the_csv_without_groups_has_no_column_of_them(folder, tmp_path):

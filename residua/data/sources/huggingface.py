@@ -33,7 +33,11 @@ from residua.data.sources.listing import (
     sort_class_names,
     source_of_splits,
 )
-from residua.data.sources.table_columns import find_group_column, normalise_header
+from residua.data.sources.table_columns import (
+    SPLIT_COLUMN,
+    find_group_column,
+    normalise_header,
+)
 from residua.errors import DataError
 
 if TYPE_CHECKING:
@@ -126,7 +130,7 @@ def list_huggingface_cached(location: str, modified_times: tuple[int, ...]) -> I
     tables = load_huggingface_splits(location)
     features = next(iter(tables.values())).features
     image_column, label_column = find_image_and_label_columns(location, features)
-    group_column, group_notes = find_group_column_by_name(location, features)
+    group_column, group_notes = find_group_column_by_name(location, next(iter(tables.values())))
     labelled_splits, problems = [], []
     for name, table in tables.items():
         split = parse_split_name(name)
@@ -231,13 +235,19 @@ def find_image_and_label_columns(location: str, features: "Features") -> tuple[s
     )
 
 
-def find_group_column_by_name(location: str, features: "Features") -> tuple[str, tuple[str, ...]]:
+def find_group_column_by_name(location: str, table: "Dataset") -> tuple[str, tuple[str, ...]]:
     """Find the column that names the groups of images, or ""; and notes on what was guessed.
 
-    Raises DataError if several columns may name them.
+    A column of names of splits is not used, because the data set has splits of its own.  Raises
+    DataError if several columns may name the groups.
     """
-    names = list(features)
-    index, note = find_group_column(Path(location), normalise_header(names), ())
+    names = list(table.features)
+    header = [*normalise_header(names), SPLIT_COLUMN]
+    index, _ = find_group_column(Path(location), header, ())
+    if index is None:
+        return "", ()
+    texts = set(read_label_texts(table, names[index]))
+    index, note = find_group_column(Path(location), header, [[text] * len(names) for text in texts])
     return ("" if index is None else names[index]), (note,) if note else ()
 
 
