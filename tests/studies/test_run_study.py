@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy import stats
 
 import residua
@@ -19,10 +20,11 @@ from residua.cli.main import main
 from residua.config.recipe import recipe
 from residua.config.serialize import apply_override
 from residua.config.study import Arm, Study
-from residua.errors import UsageError
+from residua.errors import Interrupted, UsageError
 from residua.record import RunRecord
 from residua.report.cross_validation import differ_by_folds
 from residua.report.study import read_study_summary
+from residua.studies.local import StudyJob
 from residua.studies.run_study import train_study
 from residua.study_records import list_run_records, pack_runs
 from tests.data.test_groups import write_table
@@ -361,3 +363,19 @@ def test_impossible_folds_are_refused_before_training(tmp_path, capsys):
     assert main([*common, "--size", "32"]) == 2
     assert "--size applies only to photographs" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+def test_a_run_of_a_fold_that_is_stopped_resumes_bit_identically(folded_study, tmp_path):
+    name = "cifar-plain8-seed0-fold3"
+    run = FOLDED.make_runs()[name]
+    job = StudyJob(run, tmp_path / "run", "fp32", "auto", None)
+    steps = []
+    with pytest.raises(Interrupted):
+        job.train_or_resume(lambda progress, row: steps.append(progress.step), lambda: 2 in steps)
+    job.train_or_resume(lambda progress, row: None, lambda: False)
+    whole = RunRecord(folded_study / "runs" / name)
+    tensors = [
+        load_file(folder / "last" / "model.safetensors")
+        for folder in (tmp_path / "run", whole.folder)
+    ]
+    assert all(np.array_equal(tensors[0][key], tensor) for key, tensor in tensors[1].items())
