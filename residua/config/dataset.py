@@ -80,9 +80,7 @@ class Fold:
     def __post_init__(self) -> None:
         check_fold_count(self.count)
         if not 1 <= self.number <= self.count:
-            raise UsageError(
-                f"fold {self.number} of {self.count} is impossible: give 1 to {self.count}"
-            )
+            raise UsageError(f"fold {self.number} is impossible: give 1 to {self.count}")
 
 
 def check_fold_count(count: int) -> None:
