@@ -169,6 +169,22 @@ def test_no_group_is_on_two_sides_of_the_decoded_images(folder):
     assert sum(map(len, groups)) == len(set.union(*groups)) == PATIENTS
 
 
+def test_images_that_were_cached_without_groups_are_split_again_with_them(folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    grouped = list_image_dataset(folder / "t.csv")
+    ungrouped = replace(
+        grouped, entries=tuple(replace(entry, group="") for entry in grouped.entries)
+    )
+    sides = []
+    for listing in (ungrouped, grouped):
+        images = load_or_decode_images(listing, ImagePreprocessing((3, 9, 9), 9))
+        sides.append({*images.names[images.split_slice("test")]})
+        splits = assign_splits([*listing.entries], list(hash_listing(listing)))
+        names = {e.name for e, s in zip(listing.entries, splits, strict=True) if s == "test"}
+        assert sides[-1] == names
+    assert sides[0] != sides[1]
+
+
 def test_splits_of_the_table_that_separate_groups_are_said_with_counts(folder):
     splits = ["train"] * 38 + ["test"] * 22  # the patient p9 has two images on each side
     listing = list_image_dataset(write_table(folder, splits=splits, name="own.csv"))
