@@ -124,6 +124,8 @@ def format_totals_beside_paper(network_plan: Plan, name: str) -> list[str]:
     ]
     if network_plan.network.name.startswith("cifar-wrn"):
         lines[0] += "   (the name counts the three projections, but not the last layer)"
+    if stem_layers := len(network_plan.network.stem.inner_widths):
+        lines[0] += f"   (the name counts the {stem_layers + 1} of the stem as one)"
     if has_paper_stride(network_plan):
         lines[2] += "   (stride at the 1x1, as in the papers; v1.5: stride=3x3)"
     if paper and paper.error:

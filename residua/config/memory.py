@@ -217,13 +217,16 @@ class SavedBytesCounter:
             if layer.op == "flatten":
                 continue
             y = self.new_tensor_id()
-            saves_input = layer.op in ("weight", "bn", "scale", "maxpool")
+            saves_input = layer.op in ("weight", "bn", "scale", "attention", "maxpool", "avgpool")
             if saves_input or (layer.pooling is not None and layer.pooling.saves_input()):
                 self.bytes_by_id.setdefault(x, layer.input_shape.numel * self.bytes_per_number)
             if layer.op == "relu":
                 self.bytes_by_id[y] = layer.output_shape.numel * self.bytes_per_number
             if layer.op == "maxpool":
                 self.bytes_by_id[self.new_tensor_id()] = layer.output_shape.numel * POOL_INDEX_BYTES
+            if layer.attention is not None:
+                factors = layer.attention.count_saved_factors(layer.input_shape.channels)
+                self.bytes_by_id[self.new_tensor_id()] = self.bytes_per_number * factors
             if layer.pooling is not None:
                 numbers = layer.pooling.count_saved_numbers(*layer.input_shape)
                 self.bytes_by_id[self.new_tensor_id()] = FP32_BYTES * numbers

@@ -9,8 +9,10 @@ constructors raise UsageError if the parts contradict each other.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, Literal, get_args
 
+from residua.config.attention import Attention
 from residua.config.checks import require_odd_kernels
 from residua.config.heads import Head, Pooling
 from residua.config.joins import Add, Join
@@ -23,6 +25,7 @@ from residua.config.size_limits import (
 from residua.errors import UsageError, unknown_name_error
 
 ORDER_OPS = ("weight", "bn", "relu", "scale")
+MAX_EXPAND = 1_024  # our choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,10 @@ ORDERS = {
     "full-preact": Order(
         "bn relu weight", "bn relu weight", stem="weight", project="weight", tail="bn relu"
     ),
+    # "full-preact" with BN and ReLU after the stem too, as pytorchcv has it for ImageNet
+    "full-preact-bn-stem": Order(
+        "bn relu weight", "bn relu weight", project="weight", tail="bn relu"
+    ),
     # "original" without the ReLU after the addition (Gross & Wilber 2016)
     "no-relu-after-add": Order("weight bn relu", "weight bn"),
     # without BN; in "skipinit" and "skipinit-preact" the branch also starts at 0
@@ -93,9 +100,10 @@ ORDERS = {
 }
 """The orders of BN, ReLU and weights that are known by name."""
 
-Shortcut = Literal["none", "pad", "pad-last", "project", "project-all"]
+Shortcut = Literal["none", "pad", "pad-last", "project", "project-all", "pool-project"]
 SHORTCUTS = get_args(Shortcut)
 BranchStart = Literal["he", "identity"]
+Fork = Literal["first-unit", "shape-change"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +111,25 @@ class Unit:
     """One residual unit: a branch of weight layers and a shortcut.
 
     kernels    kernel sizes of the branch's weight layers; (1, 3, 1) for a bottleneck
-    squeeze    divisor of the width: the inner width of a bottleneck is width / squeeze
+    squeeze    divisor of the width: the inner width of a bottleneck is width * expand / squeeze
+    expand     factor of the inner width, for widths that `squeeze` alone cannot say
+    groups     number of groups of each weight layer between two inner widths, i.e. of a
+               bottleneck's 3x3; it is the cardinality of ResNeXt (Xie et al. 2017, Table 1)
     stride_at  index, from 0, of the weight layer that has the stride; 0 in the papers.  A
                bottleneck with 1 is known as "v1.5"
     shortcut   "none" for a plain net; "pad", "project" and "project-all" for options A, B and C of
                He et al. 2015.  "pad" puts half of option A's zero channels before the input's
                channels and half after them; "pad-last" puts all zero channels last.  The papers do
-               not say where the zero channels go; "pad" is our choice
+               not say where the zero channels go; "pad" is our choice.  "pool-project" is option B
+               with the stride in an average pool before the projection (ResNet-D; He et al. 2019,
+               Fig. 2c)
     order      order of BN, ReLU and weight layers
     join       how shortcut and branch are combined
+    attention  channel attention at the end of the branch; None for none
+    fork       which units of a pre-activation net fork after their first activation, so that their
+               shortcut starts from the activated input.  "first-unit": the first unit and those
+               that change the shape (He et al. 2016, appendix); "shape-change": only the latter, as
+               in timm and pytorchcv
     start      initial weights.  "he": He et al. 2015b.  "identity": the same, but the branch's last
                BN starts at 0, so that the branch outputs 0 (Goyal et al. 2017, section 5.1); if no
                BN follows the last weight layer, that weight layer starts at 0
@@ -124,6 +142,10 @@ class Unit:
     order: Order = ORDERS["original"]
     join: Join = field(default=Add())
     start: BranchStart = "he"
+    expand: int = field(default=1, metadata={"added_later": True})
+    groups: int = field(default=1, metadata={"added_later": True})
+    attention: Attention | None = field(default=None, metadata={"added_later": True})
+    fork: Fork = field(default="first-unit", metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         if self.shortcut not in SHORTCUTS:
@@ -133,6 +155,15 @@ class Unit:
             raise UsageError(
                 f"squeeze {self.squeeze} is invalid: give a positive number that divides the widths"
             )
+        if not 1 <= self.expand <= MAX_EXPAND:
+            raise UsageError(f"expand {self.expand} is invalid: give 1 to {MAX_EXPAND:,}")
+        if self.groups < 1 or (self.groups > 1 and len(self.kernels) < 3):
+            raise UsageError(
+                f"{self.groups} groups are invalid for units of {len(self.kernels)} weight layers: "
+                "only layers between two others are grouped, as the 3x3 of block=bottleneck"
+            )
+        if self.fork not in get_args(Fork):
+            raise unknown_name_error("fork", str(self.fork), get_args(Fork))
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(
                 f"stride_at={self.stride_at} is not the index of a weight layer: "
@@ -144,6 +175,14 @@ class Unit:
             self.check_plain()
         if self.start == "identity":
             self.check_identity_start()
+
+    def inner_width(self, width: int) -> int:
+        """Return the outputs of all weight layers but the last, in a unit of `width` outputs."""
+        return width * self.expand // self.squeeze
+
+    def layer_groups(self, index: int) -> int:
+        """Return the groups of the branch's weight layer at `index`, counted from 0."""
+        return self.groups if 0 < index < len(self.kernels) - 1 else 1
 
     def check_plain(self) -> None:
         """Raise UsageError if this plain unit has parts that make sense only with a shortcut."""
@@ -203,20 +242,25 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
-    """The first weight layer and, if `pool` is set, a 3x3 max-pool of stride 2.
+    """The first weight layers and, if `pool` is set, a 3x3 max-pool of stride 2.
 
-    See He et al. 2015, Table 1.
+    The papers' stems have one weight layer, of `width` outputs (He et al. 2015, Table 1).
+    `inner_widths` are the outputs of further weight layers before it, each followed by BN and ReLU;
+    the first layer has the stride.  Widths 32, 32 and 64 make the stem of ResNet-C (He et al. 2019,
+    Fig. 2b).
     """
 
     width: int
     kernel: int = 3
     stride: int = 1
     pool: bool = False
+    inner_widths: tuple[int, ...] = field(default=(), metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         require_odd_kernels((self.kernel,))
-        if self.width < 1:
-            raise UsageError(f"a stem of width {self.width} is invalid: it must be at least 1")
+        for width in (*self.inner_widths, self.width):
+            if width < 1:
+                raise UsageError(f"a stem of width {width} is invalid: it must be at least 1")
         check_stride(self.stride)
 
 
@@ -256,10 +300,15 @@ class Network:
                 f"{widths}: use widths that do not decrease, or shortcut='project'"
             )
         for stage in self.stages:
-            if stage.width % self.unit.squeeze:
+            if stage.width * self.unit.expand % self.unit.squeeze:
                 raise UsageError(
-                    f"squeeze {self.unit.squeeze} does not divide width {stage.width}: "
-                    "choose a divisor of every stage's width"
+                    f"squeeze {self.unit.squeeze} does not divide width "
+                    f"{stage.width * self.unit.expand}: choose a divisor of every stage's width"
+                )
+            if self.unit.inner_width(stage.width) % self.unit.groups:
+                raise UsageError(
+                    f"{self.unit.groups} groups do not divide the inner width "
+                    f"{self.unit.inner_width(stage.width)}: choose a divisor of every inner width"
                 )
         # first, because counting the weights takes time in proportion to the layers
         check_layer_count(sum(stage.units for stage in self.stages) * len(self.unit.kernels))
@@ -268,11 +317,14 @@ class Network:
     def count_weights_without_projections(self) -> int:
         """Count the weights of all layers except projections, without building the layers."""
         unit, channels = self.unit, self.stem.width
-        count = self.stem.kernel**2 * self.input[0] * channels
+        stem_widths = pairwise((self.input[0], *self.stem.inner_widths, channels))
+        count = self.stem.kernel**2 * sum(inputs * outputs for inputs, outputs in stem_widths)
         for stage in self.stages:
-            inner_width = stage.width // unit.squeeze
+            inner_width = unit.inner_width(stage.width)
             for inputs, units in ((channels, 1), (stage.width, stage.units - 1)):
-                branch = count_branch_weights(unit.kernels, inputs, inner_width, stage.width)
+                branch = count_branch_weights(
+                    unit.kernels, inputs, inner_width, stage.width, unit.groups
+                )
                 gate = (unit.join.gate_kernel or 0) ** 2 * inputs * stage.width
                 count += units * (branch + gate)
             channels = stage.width
@@ -288,6 +340,11 @@ class Network:
                 "set the kernels of the stem, the units and the gates to 1"
             )
         strides = [self.stem.stride, *(stage.stride for stage in self.stages)]
+        if self.unit.attention is not None:
+            raise UsageError(
+                "a fully connected net has no image positions whose mean an attention could take: "
+                "leave attention out"
+            )
         if max(strides) > 1 or self.stem.pool or any(stage.pool for stage in self.stages):
             raise UsageError(
                 "a fully connected net has no image positions, so it cannot stride or pool: "

@@ -33,11 +33,20 @@ NAME_TEMPLATES: dict[str, dict[str, str]] = {
         "conv": "conv{k}",
         "norm": "bn{k}",
         "project": "downsample.0",
-        "project norm": "downsample.1",
+        "project norm": "downsample.1 downsample.2",
+        "pooled project": "downsample.1",
+        "pooled project norm": "downsample.2",
         "head": "fc",
+        "deep stem": "conv1.{k3}",
+        "deep stem norm": "conv1.{k3n}",
+        "attention fc1": "se.fc1",
+        "attention fc2": "se.fc2",
+        "attention conv": "se.conv",
     },
     "timm": {  # only its resnetv2
         "stem": "stem.conv",
+        "deep stem": "stem.conv{k}",
+        "deep stem norm": "stem.norm{k}",
         "tail norm": "norm",
         "unit": "stages.{s0}.blocks.{u0}",
         "conv": "conv{k}",
@@ -58,13 +67,19 @@ NAME_TEMPLATES: dict[str, dict[str, str]] = {
     },
     "pytorchcv": {
         "stem": "features.init_block.conv.conv features.init_block.conv features.init_block",
-        "stem norm": "features.init_block.conv.bn features.init_block.bn",
+        "stem norm": (
+            "features.init_block.conv.bn features.init_block.bn features.init_block.conv3.bn"
+        ),
+        "deep stem": "features.init_block.conv{k}.conv",
+        "deep stem norm": "features.init_block.conv{k}.bn",
+        "attention fc1": "se.conv1 se.fc1",
+        "attention fc2": "se.conv2 se.fc2",
         "tail norm": "features.post_activ.bn",
         "unit": "features.stage{s}.unit{u}",
         "conv": "body.conv{k}.conv",
         "norm": "body.conv{k}.bn",
-        "project": "identity_conv.conv identity_conv",
-        "project norm": "identity_conv.bn",
+        "project": "identity_conv.conv identity_conv identity_block.conv.conv",
+        "project norm": "identity_conv.bn identity_block.conv.bn",
         "head": "output",
     },
     "WideResNet-pytorch": {"unit": "block{s}.layer.{u0}", "project": "convShortcut"},
@@ -77,6 +92,8 @@ NAME_TEMPLATES: dict[str, dict[str, str]] = {
         "norm": "bn_{ka}",
         "project": "shortcut.0 shortcut downsample",
         "project norm": "shortcut.1",
+        "attention fc1": "se.fc.0 se_module.fc1",
+        "attention fc2": "se.fc.2 se_module.fc2",
         "head": "linear classifier last_linear",
     },
 }
@@ -84,14 +101,23 @@ NAME_TEMPLATES: dict[str, dict[str, str]] = {
 
 Templates of roles inside a unit are relative to the name of the unit.  {s}, {u} and {k} are the
 numbers of stage, unit and layer, from 1; {s0}, {u0} and {k0} are these numbers from 0; {ka} is the
-layer as a letter, from a.  Alternatives are separated by spaces.
+layer as a letter, from a; {k3} and {k3n} count convolutions and norms in an nn.Sequential of
+convolution, norm and ReLU in turn.  Alternatives are separated by spaces.
 """
 
-NETWORK_ROLES = ("stem", "stem norm", "tail norm", "head")
-UNIT_ROLES = ("conv", "norm", "project", "project norm")
+NETWORK_ROLES = ("stem", "stem norm", "deep stem", "deep stem norm", "tail norm", "head")
+ATTENTION_ROLES = ("attention fc1", "attention fc2", "attention conv")
+UNIT_ROLES = ("conv", "norm", "project", "project norm", *ATTENTION_ROLES)
 PROFILER_TENSORS = ("total_ops", "total_params")  # left in every module by the profiler thop
-FIELD_PATTERNS = {"s": r"\d{1,2}", "u": r"\d{1,4}", "k": r"\d{1,2}"}
-"""Regular expressions for the numbers of a stage (s), a unit (u) and a layer (k)."""
+FIELD_PATTERNS = {
+    "s": r"\d{1,2}",
+    "u": r"\d{1,4}",
+    "k": r"\d{1,2}",
+    "ka": "[a-z]",
+    "k3": "[0369]",
+    "k3n": "[147]",
+}
+"""Regular expressions for the numbers of a stage (s), a unit (u) and a layer (k, ka, k3, k3n)."""
 
 
 def map_names_to_project(network: Network, project: ExportProject) -> dict[str, str]:
@@ -111,8 +137,13 @@ def map_names_to_project(network: Network, project: ExportProject) -> dict[str, 
             raise UsageError(
                 f"{network.name} cannot be written for {project}, which has no {role}{hint}"
             )
-        template = f"{name_templates['unit']}.{name_templates[role]}" if s else name_templates[role]
-        module_name = template.format(s=s, s0=s - 1, u=u, u0=u - 1, k=k, k0=k - 1)
+        if network.unit.shortcut == "pool-project" and f"pooled {role}" in name_templates:
+            role = f"pooled {role}"
+        template = name_templates[role].split()[0]
+        template = f"{name_templates['unit']}.{template}" if s else template
+        module_name = template.format(
+            s=s, s0=s - 1, u=u, u0=u - 1, k=k, k0=k - 1, k3=3 * k - 3, k3n=3 * k - 2
+        )
         theirs_by_ours[ours.name] = f"{module_name}.{tensor}"
     return theirs_by_ours
 
@@ -126,7 +157,10 @@ def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str
     modules = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
     prefix = find_wrapper_prefix(modules)
     names = {module: strip_wrapper_prefix(module, prefix) for module in modules}
-    positions = {module: parse_module_name(name) for module, name in names.items()}
+    positions = {
+        module: correct_projection_role(parse_module_name(name), tensors.get(f"{module}.weight"))
+        for module, name in names.items()
+    }
     if HEAD_POSITION not in positions.values():
         positions |= dict.fromkeys(find_unnamed_head(tensors, positions), HEAD_POSITION)
     file_tensors: TensorShapes = {}
@@ -145,6 +179,18 @@ def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str
         if re.match(template_to_regex(NAME_TEMPLATES[project]["unit"]), name)
     )
     return file_tensors, next(projects, "others")
+
+
+def correct_projection_role(
+    position: ModulePosition | None, weight: Tensor | None
+) -> ModulePosition | None:
+    """Return the position of a module, with a projection told from a norm by its weight.
+
+    After an average pool, projection and norm are the second and third module of a shortcut.
+    """
+    if position is not None and position.role == "project norm" and weight is not None:
+        return position._replace(role="project norm" if weight.ndim < 2 else "project")
+    return position
 
 
 def find_unnamed_head(
@@ -185,6 +231,7 @@ def find_wrapper_prefix(module_names: Collection[str]) -> str:
             "folder does: give the model folder instead of the file"
         )
     stems = [stem for _, stem in list_name_templates(["stem"])]
+    stems += [stem.format(k=1, k3=0) for _, stem in list_name_templates(["deep stem"])]
     prefixes = [
         name.removesuffix(stem)
         for name in module_names
@@ -234,8 +281,8 @@ def parse_module_name(module_name: str) -> ModulePosition | None:
                     return ModulePosition(role, s, u, parse_field_number(layer, "k"))
             return ModulePosition("part", s, u)
     for role, template in list_name_templates(NETWORK_ROLES):
-        if template == module_name:
-            return ModulePosition(role)
+        if layer := re.fullmatch(template_to_regex(template), module_name):
+            return ModulePosition(role, layer=parse_field_number(layer, "k"))
     return None
 
 
@@ -255,7 +302,8 @@ def template_to_regex(template: str, named_groups: bool = True) -> str:
 
     def field_to_group(field: re.Match[str]) -> str:
         opening = f"(?P<{field[1]}>" if named_groups else "(?:"
-        return opening + ("[a-z]" if field[1] == "ka" else FIELD_PATTERNS[field[1][0]]) + ")"
+        pattern = FIELD_PATTERNS.get(field[1]) or FIELD_PATTERNS[field[1][0]]
+        return f"{opening}{pattern})"
 
     return re.sub(r"\\{(\w+)\\}", field_to_group, re.escape(template))
 
@@ -267,5 +315,7 @@ def parse_field_number(match: re.Match[str], field: str) -> int:
     """
     for name, text in match.groupdict().items():
         if name[0] == field:
+            if name in ("k3", "k3n"):
+                return int(text) // 3 + 1
             return ord(text) - ord("a") + 1 if name == "ka" else int(text) + name.endswith("0")
     return 0
