@@ -10,10 +10,11 @@ from residua.cli.options import add_json_option, add_network_options, parse_netw
 from residua.cli.parser import CommandParser
 from residua.config.dataset import get_dataset
 from residua.config.joins import Join
+from residua.config.layers import Layers
 from residua.config.memory import activation_bytes
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import network
-from residua.config.plan import Layers, Plan, PlannedUnit, plan
+from residua.config.plan import Plan, PlannedUnit, plan
 from residua.console.output import print_result
 from residua.files import write_text
 from residua.report.network_diagram import render_network_diagram

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from residua.config.name_parts import ATTENTIONS, JOINS, NameChanges
-from residua.config.network import ORDERS, Network, Unit
+from residua.config.network import Network, Unit
+from residua.config.orders import ORDERS
 from residua.config.papers import network, parse_family_depth_width, parse_name_parts
 from residua.config.timm_names import translate_timm_name
 from residua.errors import UsageError

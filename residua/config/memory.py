@@ -11,7 +11,8 @@ from typing import Literal, get_args
 
 from residua.config.dataset import Dataset
 from residua.config.joins import Add
-from residua.config.plan import Layers, Plan, PlannedUnit
+from residua.config.layers import Layers
+from residua.config.plan import Plan, PlannedUnit
 from residua.config.recipe import Recipe
 
 RecomputeMode = Literal["none", "unit", "stage", "sqrt"]

@@ -9,7 +9,8 @@ from typing import Any
 from residua.config.attention import Attention
 from residua.config.heads import Pooling
 from residua.config.joins import Join
-from residua.config.network import ORDERS, SHORTCUTS, Stem, Unit
+from residua.config.network import SHORTCUTS, Stem, Unit
+from residua.config.orders import ORDERS
 from residua.config.registry import named_parts
 from residua.errors import UsageError, unknown_name_error
 

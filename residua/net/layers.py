@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from residua.config.attention import EfficientAttention, SqueezeExcitation
 from residua.config.heads import Head
-from residua.config.plan import Layer, Layers
+from residua.config.layers import Layer, Layers
 from residua.config.registry import implementation_of, register
 from residua.net.vlad import NetVlad
 

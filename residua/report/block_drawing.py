@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from residua.config.plan import Layer, Layers, PlannedUnit
+from residua.config.layers import Layer, Layers
+from residua.config.plan import PlannedUnit
 from residua.report.diagram_svg import (
     make_diagram_style,
     render_svg_box,

@@ -1,6 +1,6 @@
 """Short text for the layers of a plan, for the terminal and for diagrams."""
 
-from residua.config.plan import ActivationShape, Layer, Layers
+from residua.config.layers import ActivationShape, Layer, Layers
 
 
 def format_layer_sequence(layers: Layers) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from residua.config.joins import Join
-from residua.config.network import ORDERS, Network, Stem
+from residua.config.network import Network, Stem
+from residua.config.orders import ORDERS
 from residua.config.plan import plan
 from residua.net.convert.positions import HEAD_POSITION, NamedShape, TensorShapes
 

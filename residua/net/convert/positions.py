@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from residua.config.plan import Layer, Layers, Plan
+from residua.config.layers import Layer, Layers
+from residua.config.plan import Plan
 from residua.errors import UsageError
 
 
