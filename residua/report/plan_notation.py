@@ -23,14 +23,17 @@ def format_layer(layer: Layer) -> str:
 
 
 def format_layer_label(layer: Layer) -> str:
-    """Format the label of a layer's box: `3×3, 128, /2` is kernel, output channels and stride."""
+    """Format the label of a layer's box: `3×3, 128, /2` is kernel, output channels and stride.
+
+    `C=32` says that a layer has 32 groups, its cardinality (Xie et al. 2017).
+    """
     stride = f", /{layer.stride}" if layer.stride > 1 else ""
     channels, input_channels = layer.output_shape.channels, layer.input_shape.channels
     if layer.attention is not None:
         return layer.attention.symbol
     match layer.op:
         case "weight":
-            groups = f", {layer.groups} groups" if layer.groups > 1 else ""
+            groups = f", C={layer.groups}" if layer.groups > 1 else ""
             return f"{format_kernel(layer, '×')}, {channels}{groups}{stride}"
         case "avgpool":
             return f"average pool{stride}"

@@ -74,7 +74,7 @@ def explain_shortcut_start_difference(network: Network, project: str) -> str:
         return ""
     return (
         f"the first unit of {project} forks before the activation, that of {network.name} after it "
-        "(He et al. 2016, appendix), as it does not with fork=shape-change"
+        "(He et al. 2016, appendix); with fork=shape-change, it forks before it"
     )
 
 
