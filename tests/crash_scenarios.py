@@ -294,7 +294,7 @@ def download_dataset(folder):
         mock.patch.dict(
             "os.environ", {"XDG_CACHE_HOME": str(folder / "cache"), "RESIDUA_DATA": ""}
         ),
-        mock.patch("residua.data.sources.download.tqdm", mock.MagicMock()),
+        mock.patch("residua.downloads.tqdm", mock.MagicMock()),
     ):
         find_or_download(make_published_dataset(folder))
 

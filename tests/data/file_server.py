@@ -32,7 +32,8 @@ class FileRequestHandler(BaseHTTPRequestHandler):
             return
         content, start = site.files[self.path], 0
         if site.ranges and (range_ := self.headers["Range"]):
-            start = int(re.fullmatch(r"bytes=(\d+)-", range_)[1])
+            start, last = re.fullmatch(r"bytes=(\d+)-(\d*)", range_).groups()
+            start, content = int(start), content[: int(last) + 1] if last else content
             if start >= len(content):
                 self.send_error(416)
                 return
