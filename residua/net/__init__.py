@@ -7,14 +7,17 @@ create                 create a network by name, with new or pretrained weights
 stage_features         return the outputs of a network's stages, for detection and segmentation
 vlad                   NetVLAD as a layer, and the classical VLAD pipeline
 
-model_folder           save, find, check and load model folders
+model_folder           find, check and load model folders
+save_model             save model folders
+fetch_weights          fetch files of published weights, once and checked
+published_model        turn published weights into a model folder in the cache
 model_card             render the README.md of a model folder
 edit_folder            edit the network of a folder, and save the result as a new one
 model_weights          check the weights of a model folder against its config
 own_module             modules of the user's own: their config, and their weights in a folder
 safetensors_file       read and write safetensors files
 tensor_checksum        a checksum of named tensors
-hub                    find weights on this machine, or download hf:OWNER/NAME
+hub                    find weights on this machine, or fetch those that a name stands for
 pretrained             load the weights from which the training of a network starts
 convert                convert weights from and to other projects
 
