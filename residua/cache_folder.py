@@ -30,17 +30,18 @@ def get_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "residua"
 
 
-def list_cached_files() -> list[CachedFile]:
-    """List what is in the cache, interrupted downloads included, sorted by name.
+def list_cached_files(pattern: str = "*") -> list[CachedFile]:
+    """List what is in the cache and matches a shell pattern by name, sorted by name.
 
-    A folder whose files belong together, such as a data set, is listed as one.
+    A folder whose files belong together, such as a data set, is listed as one; interrupted
+    downloads are listed, too.
     """
+    files = [
+        CachedFile(str(path.relative_to(get_cache_dir())), measure_size(path), kind)
+        for path, kind in list_cached_paths()
+    ]
     return sorted(
-        (
-            CachedFile(str(path.relative_to(get_cache_dir())), measure_size(path), kind)
-            for path, kind in list_cached_paths()
-        ),
-        key=lambda file: file.name,
+        (file for file in files if fnmatch(file.name, pattern)), key=lambda file: file.name
     )
 
 
@@ -73,7 +74,7 @@ def clear_cache(pattern: str = "*") -> list[CachedFile]:
 
     Waits for a process that is writing to one of the files.
     """
-    deleted = [file for file in list_cached_files() if fnmatch(file.name, pattern)]
+    deleted = list_cached_files(pattern)
     for file in deleted:
         path = get_cache_dir() / file.name
         with hold_output_lock(path):

@@ -27,8 +27,8 @@ def hash_imagenet_ids() -> str:
 class ClassMatcher:
     """Finds the class of a model that a name means.
 
-    A name is that of the class, if necessary without regard to case, blanks and underscores, or its
-    synset id if the model's classes are ImageNet's.
+    A name is that of the class.  If the model's classes are ImageNet's, or some of them, it may be
+    the synset id, too, or differ in case, blanks and underscores.
     """
 
     def __init__(self, classes: tuple[str, ...]) -> None:
@@ -36,14 +36,14 @@ class ClassMatcher:
         self.classes = classes
         self.label_by_name = {name: label for label, name in enumerate(classes)}
         self.labels_by_loose_name: dict[str, list[int]] = {}
+        self.label_by_id: dict[str, int] = {}
+        if not set(classes) <= set(ids.values()):
+            return
         for label, name in enumerate(classes):
             self.labels_by_loose_name.setdefault(loosen_name(name), []).append(label)
-        is_imagenet = set(classes) <= set(ids.values())
-        self.label_by_id = {
-            synset: self.label_by_name[name]
-            for synset, name in (ids.items() if is_imagenet else ())
-            if name in self.label_by_name
-        }
+        for synset, name in ids.items():
+            if name in self.label_by_name:
+                self.label_by_id[synset] = self.label_by_name[name]
 
     def find_labels(self, name: str) -> list[int]:
         """Find the labels of the classes that `name` may mean; more than one is ambiguous."""
