@@ -20,6 +20,7 @@ DOWNLOAD_BLOCK_SIZE = 1 << 18  # bytes
 NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 OFFLINE_WORDS = ("1", "ON", "YES", "TRUE")
+OFFLINE_REASON = "offline, as HF_HUB_OFFLINE or the command line asks"
 
 
 def is_offline() -> bool:

@@ -25,6 +25,7 @@ from residua.cli.options import (
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
 from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
+from residua.errors import UsageError
 from residua.report.format import format_percent
 
 
@@ -72,6 +73,11 @@ def run(arguments: Namespace) -> None:
             arguments.precision, group=group, device_choice=arguments.device
         )
         folder = group.run_local_rank0_first(partial(net.find_model_folder, arguments.model))
+        if arguments.calibrate and net.is_published_model(folder):
+            raise UsageError(
+                f"{arguments.model} is in the cache, which stays as it was published: copy the "
+                f"folder {folder}, and calibrate the copy"
+            )
         config = net.read_model_config(folder)
         check_image_options(arguments)
         dataset = data.resolve_dataset(

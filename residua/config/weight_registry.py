@@ -17,7 +17,7 @@ from residua.config.papers import network
 from residua.config.published_weights import PublishedWeights
 from residua.config.serialize import from_json, to_json
 from residua.config.weight_table import list_table_entries
-from residua.errors import RecordError, ResiduaError, UsageError, unknown_name_error
+from residua.errors import RecordError, ResiduaError, UsageError
 
 USER_FILE_VARIABLE = "RESIDUA_WEIGHTS"
 COMPARED_SIDE = 224  # in pixels, at which the accuracies of a net's weights are compared
@@ -117,9 +117,8 @@ def find_weights_of_network(name: str) -> PublishedWeights:
     by_network = {entry.network: entry for entry in short_names.values()}
     entry = find_weights(name) or by_network.get(name)
     if entry is None:
-        problem = unknown_name_error("published weights", name, short_names)
         raise UsageError(
-            f"{problem} (residua models --weights lists them), or give a weight file, a model "
-            "folder or hf:OWNER/NAME"
+            f"no published weights of {name} are known: give a weight file, a model folder, "
+            "hf:OWNER/NAME, or a name that residua models --weights lists"
         )
     return entry

@@ -19,6 +19,7 @@ from residua.cache_folder import get_cache_dir
 from residua.config.published_weights import SUM_DIGITS, PublishedWeights
 from residua.downloads import (
     NETWORK_ERRORS,
+    OFFLINE_REASON,
     RedirectRecorder,
     describe_network_error,
     download_with_retries,
@@ -184,7 +185,7 @@ def download_weights(weights: PublishedWeights, target: Path) -> VerifiedFile:
     """Download the file to `target`, which appears only when its sum is right."""
     url = choose_url(weights)
     if is_offline():
-        raise explain_out_of_reach(weights, "--offline or HF_HUB_OFFLINE forbids the network")
+        raise explain_out_of_reach(weights, OFFLINE_REASON)
     announce_download(weights, url, target)
     try:
         expected = read_expected_sum(weights) or ask_for_sum(weights, url)
@@ -260,7 +261,7 @@ def explain_why_unreachable(weights: PublishedWeights, seconds: float = PROBE_SE
     The answer comes within `seconds`, also if name servers or proxies do not answer.
     """
     if is_offline():
-        return "--offline or HF_HUB_OFFLINE forbids the network"
+        return OFFLINE_REASON
     url = choose_url(weights)
     reasons = [f"{urlsplit(url).netloc} did not answer within {seconds:g} seconds"]
 

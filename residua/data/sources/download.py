@@ -12,6 +12,7 @@ from residua.config.dataset import DataFile, Dataset, DownloadArchive
 from residua.data.checksums import compute_md5
 from residua.downloads import (
     NETWORK_ERRORS,
+    OFFLINE_REASON,
     describe_network_error,
     download_with_retries,
     is_offline,
@@ -124,9 +125,9 @@ def download_archive(
     """Download an archive into `downloads`, trying its URLs in turn, and verify its checksum."""
     if is_offline():
         raise DataError(
-            f"{dataset.name} is not in {' or '.join(map(str, searched))}, and --offline or "
-            f"HF_HUB_OFFLINE forbids to download it: set --data-dir or RESIDUA_DATA to the folder "
-            f"that contains {dataset.folder}"
+            f"{dataset.name} is not in {' or '.join(map(str, searched))}, and cannot be downloaded "
+            f"({OFFLINE_REASON}): set --data-dir or RESIDUA_DATA to the folder that contains "
+            f"{dataset.folder}"
         )
     partial_file = downloads / f"{archive.name}.part"
     failures = []
