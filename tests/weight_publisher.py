@@ -24,6 +24,11 @@ class WeightPublisher:
         torch.manual_seed(0)
         self.network = network("cifar-resnet8", classes=len(NAMES))
         self.net = build(self.network, seed=5).eval()
+        self.publish()
+        self.offer()
+
+    def publish(self):
+        """Put the weights of `net` on the server."""
         self.content = save(
             {
                 name: tensor.contiguous()
@@ -34,7 +39,6 @@ class WeightPublisher:
         )
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.server.files[PATH_ON_HUB] = self.content
-        self.offer()
 
     def offer(self, **changes):
         """Write the user's file of weights, with changes to the fields of the entry."""

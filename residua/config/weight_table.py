@@ -12,6 +12,7 @@ from residua.config.published_weights import PublishedWeights
 
 TORCHVISION_URL = "https://download.pytorch.org/models"
 HUB_URL = "https://huggingface.co"
+LICENCES_BY_TAG = {"fb": "cc-by-nc-4.0", "tv": "bsd-3-clause"}  # the others have timm's
 HALVES = (0.5, 0.5, 0.5)
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std
 TORCHVISION_TABLE = (
@@ -144,7 +145,7 @@ def make_timm_entry(name: str, error: float | None, crop: float) -> PublishedWei
         f"timm/{name}",
         error,
         crop,
-        licence="cc-by-nc-4.0" if tag.startswith("fb_swsl") else "apache-2.0",
+        licence=LICENCES_BY_TAG.get(tag.partition("_")[0], "apache-2.0"),
         interpolation="bilinear" if tag.startswith(("tv_", "fb_swsl")) else "bicubic",
         has_halves=tag.startswith("ra4_") or name.startswith("resnetv2_"),
     )
