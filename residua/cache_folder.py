@@ -11,6 +11,7 @@ KINDS_BY_FOLDER = {
     "weights": "weights",
     "images": "decoded images",
     "datasets": "converted data set",
+    "kernels": "compiled kernels",
 }
 """What is in the folders of the cache; any other folder is a published data set."""
 

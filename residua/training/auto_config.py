@@ -80,6 +80,8 @@ def choose_config(
             f"the median shorter side of the {image_count:,} photos is {shorter_side} pixels, "
             f"and the device is {device_phrase}"
         )
+        if finetune and image_size < min(shorter_side, LEARNED_SIDE):
+            why_size += f"; published weights were learned at {LEARNED_SIDE}, which takes longer"
     chosen_recipe, why_recipe = choose_recipe(
         image_count, image_size, device_phrase, finetune, scratch_recipe
     )
