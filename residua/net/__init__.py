@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from residua.net.freeze import last_layer_parameters as last_layer_parameters
     from residua.net.fused_bn import install_fused_batchnorm as install_fused_batchnorm
     from residua.net.fused_bn_kernels import describe_fused_kernels as describe_fused_kernels
-    from residua.net.hub import download_if_on_hub as download_if_on_hub
+    from residua.net.hub import resolve_model_source as resolve_model_source
     from residua.net.hub import resolve_weights_path as resolve_weights_path
     from residua.net.joins import DropJoin as DropJoin
     from residua.net.joins import GatedSum as GatedSum
@@ -90,7 +90,7 @@ __getattr__, __dir__ = export_lazily(
         "freeze": "FrozenStatsBatchNorm freeze_backbone last_layer_parameters",
         "fused_bn": "install_fused_batchnorm",
         "fused_bn_kernels": "describe_fused_kernels",
-        "hub": "download_if_on_hub resolve_weights_path",
+        "hub": "resolve_model_source resolve_weights_path",
         "joins": "DropJoin GatedSum",
         "model_folder": (
             "build_untrained compute_file_sha256 find_model_folder fingerprint_model_folder "

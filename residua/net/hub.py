@@ -18,7 +18,7 @@ from residua.net.published_model import fetch_model_folder
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def download_if_on_hub(source: str | Path) -> Path:
+def resolve_model_source(source: str | Path) -> Path:
     """Return the path `source`, or fetch what the name `source` stands for, and return its path.
 
     A name is that of published weights, whose model folder is in the cache, or `hf:OWNER/NAME`,
@@ -41,11 +41,11 @@ def download_if_on_hub(source: str | Path) -> Path:
 
 
 def find_or_download_model_folder(source: str | Path) -> Path:
-    """Find or download as `download_if_on_hub` does, but refuse another project's repository.
+    """Find or download as `resolve_model_source` does, but refuse another project's repository.
 
     Raises RecordError if the repository is not one of residua's model folders.
     """
-    path = download_if_on_hub(source)
+    path = resolve_model_source(source)
     if is_hub_name(source) and not path.is_dir():
         raise RecordError(
             f"{source} on the Hugging Face hub holds another project's weights: "
@@ -68,7 +68,7 @@ def resolve_weights_path(source: str | Path) -> Path:
     `source` is a path, or `hf:OWNER/NAME`, which is downloaded.  Raises RecordError if `source`
     does not exist or contains neither.
     """
-    path = download_if_on_hub(source)
+    path = resolve_model_source(source)
     if not path.exists():
         raise RecordError(
             f"there is no file or folder {source}: check the path{suggest_hub_name(source)}"

@@ -11,7 +11,7 @@ from residua.config.papers import network
 from residua.config.published_weights import SUM_DIGITS, PublishedWeights
 from residua.config.serialize import from_json
 from residua.errors import RecordError, ResiduaError
-from residua.files import delete_path, hold_output_lock
+from residua.files import clean_up_interrupted_writes, delete_path, hold_output_lock
 from residua.net.build import build
 from residua.net.convert.state_dict import read_state_dict
 from residua.net.convert.weights import convert_foreign_weights
@@ -33,6 +33,8 @@ def fetch_model_folder(weights: PublishedWeights) -> Path:
 
     Raises RecordError if they cannot be fetched, or do not fit their network.
     """
+    with suppress(OSError):  # the cache may be read only
+        clean_up_interrupted_writes(get_weights_folder())
     if folder := find_fetched_model(weights):
         return folder
     file = fetch_weights(weights)

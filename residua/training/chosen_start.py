@@ -13,7 +13,7 @@ from residua.config.weight_registry import find_weights
 from residua.data.sources.listing import ImageListing
 from residua.errors import RecordError, ResiduaError
 from residua.net.fetch_weights import explain_why_unreachable
-from residua.net.hub import download_if_on_hub
+from residua.net.hub import resolve_model_source
 from residua.net.published_model import is_on_this_machine
 from residua.record import RunRecord
 from residua.training.auto_config import choose_network_with_weights
@@ -63,7 +63,7 @@ def choose_start(
             f"{WITHOUT_WEIGHTS}",
             missing=weights.name,
         )
-    machine.group.run_local_rank0_first(partial(download_if_on_hub, weights.name))
+    machine.group.run_local_rank0_first(partial(resolve_model_source, weights.name))
     return ChosenStart(weights.name, describe_chosen_weights(weights))
 
 
