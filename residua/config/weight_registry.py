@@ -9,6 +9,7 @@ the same name.
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from residua.config.papers import network
 from residua.config.published_weights import PublishedWeights
 from residua.config.serialize import from_json, to_json
 from residua.config.weight_table import list_table_entries
-from residua.errors import RecordError, ResiduaError, UsageError
+from residua.errors import MIN_LIKENESS, RecordError, ResiduaError, UsageError
 
 USER_FILE_VARIABLE = "RESIDUA_WEIGHTS"
 COMPARED_SIDE = 224  # in pixels, at which the accuracies of a net's weights are compared
@@ -103,9 +104,11 @@ def find_weights(name: str) -> PublishedWeights | None:
     return weights.get(name) or list_short_names(weights.values()).get(name)
 
 
-def is_weight_name(name: str) -> bool:
-    """Return whether a text names published weights."""
-    return find_weights(name) is not None
+def suggest_weight_name(name: str) -> str:
+    """Suggest the name of published weights that is nearest to `name`; "" if none is near."""
+    weights = list_weights()
+    names = [*list_short_names(weights.values()), *weights]
+    return next(iter(get_close_matches(name, names, n=1, cutoff=MIN_LIKENESS)), "")
 
 
 def find_weights_of_network(name: str) -> PublishedWeights:

@@ -8,7 +8,7 @@ from pathlib import Path
 from residua.bounded_json import read_json
 from residua.config.hub_name import HUB_PREFIX, is_hub_name, is_repository, require_hub_name
 from residua.config.published_weights import WEIGHT_NAME
-from residua.config.weight_registry import find_weights
+from residua.config.weight_registry import find_weights, suggest_weight_name
 from residua.downloads import tell_user
 from residua.errors import MissingRecordError, RecordError, UsageError
 from residua.files import recover_interrupted
@@ -55,8 +55,13 @@ def find_or_download_model_folder(source: str | Path) -> Path:
 
 
 def suggest_hub_name(missing_path: str | Path) -> str:
-    """Suggest, at the end of an error, that a missing path may be a name on the hub; "" if not."""
+    """Suggest, at the end of an error, which name a missing path may be; "" if none is near.
+
+    It may be one of published weights, or a repository on the hub.
+    """
     name = str(missing_path)
+    if WEIGHT_NAME.fullmatch(name) and (near := suggest_weight_name(name)):
+        return f", or {near}, which is published"
     if Path(name).suffix in (*WEIGHT_SUFFIXES, ".onnx") or not is_repository(name):
         return ""
     return f", or {HUB_PREFIX}{name} if it is on the Hugging Face hub"

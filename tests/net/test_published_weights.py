@@ -355,6 +355,34 @@ def test_a_temperature_is_not_stored_in_the_cache(publisher, capsys):
     assert json.loads(capsys.readouterr().out)["count"] == 6
 
 
+def test_evaluate_matches_imagenets_classes_and_prints_the_mapping(publisher, capsys):
+    publisher.offer(class_names=["tench", "golden retriever", "Cardigan"])
+    for name in ("n01440764", "Golden_Retriever", "CARDIGAN"):
+        folder = Path("photos") / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (name[:1] == "n" and "red") or "blue").save(folder / "0.png")
+    assert main(["evaluate", "tiny", "photos", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["count"] == 3
+    mapping = "CARDIGAN = Cardigan, Golden_Retriever = golden retriever, n01440764 = tench"
+    assert f"classes matched by another name: {mapping}" in printed.err
+    (Path("photos") / "CARDIGAN").rename(Path("photos") / "my_cat")
+    assert main(["evaluate", "tiny", "photos"]) == 2
+    assert "has classes that the model does not know, my_cat" in capsys.readouterr().err
+    (Path("photos") / "my_cat").rename(Path("photos") / "tench")
+    assert main(["evaluate", "tiny", "photos"]) == 2
+    assert "the classes n01440764 and tench of" in capsys.readouterr().err
+
+
+def test_a_name_that_is_nearly_right_is_suggested(publisher, capsys):
+    assert main(["predict", "tiny.v2", "a.png"]) in (1, 2)
+    Image.new("RGB", (40, 40)).save("a.png")
+    assert main(["predict", "tiny.v2", "a.png"]) == 1
+    assert "give the folder of a run or of a model, or tiny.v1, which is published" in (
+        capsys.readouterr().err
+    )
+
+
 def test_the_model_card_says_whose_weights_they_are(publisher):
     folder = find_model_folder(Path("tiny"))
     assert read_model_config(folder).published_as == "tiny.v1"
