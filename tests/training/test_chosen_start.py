@@ -74,6 +74,17 @@ def test_published_weights_are_fetched_said_and_recorded(publisher, capsys):
     assert config.published_as == ""
 
 
+def test_the_page_of_a_run_names_the_weights_that_it_started_from(publisher, capsys, tmp_path):
+    facts, _ = train(capsys)
+    assert main(["report", facts["folder"]]) == 0
+    page = (Path(facts["folder"]) / "report.html").read_text()
+    assert f"From the weights {NAME} (SHA-256 {publisher.sha256[:12]}…)." in page
+    capsys.readouterr()
+    scratch, _ = train(capsys, "--from", "none", "--model", "cifar-resnet8")
+    assert main(["report", scratch["folder"]]) == 0
+    assert "From the weights" not in (Path(scratch["folder"]) / "report.html").read_text()
+
+
 def test_without_the_weights_the_run_starts_from_scratch_and_says_what_that_costs(
     publisher, capsys, monkeypatch
 ):
