@@ -63,7 +63,10 @@ def choose_start(
             f"{WITHOUT_WEIGHTS}",
             missing=weights.name,
         )
-    machine.group.run_local_rank0_first(partial(resolve_model_source, weights.name))
+    try:
+        machine.group.run_local_rank0_first(partial(resolve_model_source, weights.name))
+    except RecordError as error:  # it has been decided that the run starts from them
+        raise RecordError(f"{error}; or add --from none to start from random weights") from None
     return ChosenStart(weights.name, describe_chosen_weights(weights))
 
 

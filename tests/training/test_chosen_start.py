@@ -19,7 +19,7 @@ from residua.training.auto_config import (
     look_up_network,
 )
 from tests.training.short_runs import CPU_FP32
-from tests.weight_publisher import publish_weights
+from tests.weight_publisher import PATH_ON_HUB, publish_weights
 
 QUICKLY = ("--size", "16", "--steps", "2", "--batch-size", "4")
 NAME = "resnet18.a1_in1k"
@@ -118,6 +118,14 @@ def test_weights_that_are_named_must_be_there(publisher, capsys, monkeypatch):
     assert not Path("runs").exists()
     _, said = train(capsys, "--freeze", expected_code=2)
     assert "--freeze needs pretrained weights: add --from" in said
+
+
+def test_weights_that_turn_out_wrong_end_the_command_with_a_way_on(publisher, capsys):
+    publisher.server.files[PATH_ON_HUB] = b"page of a proxy"
+    _, said = train(capsys, expected_code=1)
+    assert "nothing was kept" in said
+    assert said.endswith("; or add --from none to start from random weights\n")
+    assert not Path("runs").exists()
 
 
 def test_a_named_start_is_the_same_run_as_the_chosen_one(publisher, capsys):
