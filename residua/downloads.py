@@ -41,18 +41,18 @@ def tell_user(message: str) -> None:
 
 
 class RedirectRecorder(HTTPRedirectHandler):
-    """Follows redirects, and keeps the headers of the first one.
+    """Follows redirects, and keeps their headers.
 
-    The Hugging Face hub states the SHA-256 of a file there, before it refers to its file servers.
+    The Hugging Face hub states the SHA-256 of a file there, where it refers to its file servers.
     """
 
     def __init__(self) -> None:
-        self.headers: HTTPMessage | None = None
+        self.answers: list[HTTPMessage] = []
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        self.headers = self.headers or headers
+        self.answers.append(headers)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -229,7 +229,7 @@ def ask_for_sum(weights: PublishedWeights, url: str) -> str:
     """Ask the Hugging Face hub for the SHA-256 of a file; raise RecordError if it states none."""
     recorder = RedirectRecorder()
     with open_url(url, method="HEAD", recorder=recorder) as response:
-        answers = [headers for headers in (recorder.headers, response.headers) if headers]
+        answers = [*recorder.answers, response.headers]
     for headers in answers:
         for name in HUB_SUM_HEADERS:
             stated = str(headers.get(name, "")).removeprefix("W/").strip('"')
