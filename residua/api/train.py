@@ -55,6 +55,7 @@ def train(
     suit the data and the machine, and printed on standard error unless `quiet` is set.
 
     model        name of a network, a `Network`, a module, which is trained in place, or None
+    from_        weights to start from, as `residua train --from` takes them; "none": random ones
     data         a data set's name, the path of photographs, (images, labels), a map-style data set
                  of (image, label), or a dict of these by split; see `resolve_user_data`
     test, dev    held-out images, for data in memory; without them, some images are held out
@@ -66,6 +67,7 @@ def train(
     """
     request = make_training_request(
         *(model, from_, size, seed, recipe, epochs, steps, precision),
+        resumed=Path(out) if resume and out is not None else None,
         balance=balance,
         freeze=freeze,
     )

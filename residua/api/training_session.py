@@ -180,7 +180,13 @@ class TrainingSession:
                 raise self.choose_stop_error(error, callback) from None
         if callback is not None and callback.error is not None:
             raise callback.error
-        return {**result, "trained": not was_finished, **print_summary.json}
+        origin = RunRecord(folder).read_weights_origin()
+        return {
+            **result,
+            "trained": not was_finished,
+            "weights_from": origin,
+            **print_summary.json,
+        }
 
     def choose_stop_error(self, error: Interrupted, callback: CallbackListener | None) -> Exception:
         """Return the error to raise after a stop, which says whether and how to resume."""
@@ -208,6 +214,7 @@ def make_training_request(
     *,
     balance: bool,
     freeze: bool,
+    resumed: Path | None = None,
 ) -> RunRequest:
     """Make the request that the arguments of `residua.train` describe."""
 
@@ -231,4 +238,5 @@ def make_training_request(
         change_recipe=change_recipe,
         precision=precision,
         given=frozenset(name for name, value in choices.items() if value is not None),
+        resumed=resumed,
     )

@@ -21,6 +21,7 @@ from residua.cli.streams import (
 )
 from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.console.output import print_note
+from residua.downloads import forbid_network
 from residua.errors import ResiduaError, UsageError, describe_os_error, unknown_name_error
 from residua.version import __version__
 
@@ -41,6 +42,7 @@ COMMANDS = (
     "data",
     "show",
     "models",
+    "cache",
     "recipes",
     "report",
     "runs",
@@ -120,6 +122,8 @@ def run_command(words: list[str]) -> None:
         else:
             parser.parse_args(others)
             raise UsageError(f"{first_word} runs in a single process: start it without torchrun")
+        if parsed.get("offline"):
+            forbid_network()
         import_command(first_word).run(parsed)
 
 

@@ -5,7 +5,8 @@ from argparse import ArgumentParser
 MIN_GROUPED_OPTIONS = 14  # below, one list is easily read
 
 OPTION_GROUPS = {
-    "data": "data size split max-pixels white-level skip-unknown-classes images null data-dir",
+    "data": "data size split max-pixels white-level skip-unknown-classes images null data-dir "
+    "offline",
     "network": "arms model from freeze families depths",
     "recipe": "recipe steps epochs batch-size optimizer lr weight-decay set balance",
     "run": "seed seeds resume save-every workers ray device precision recompute engine batch "

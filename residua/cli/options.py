@@ -25,8 +25,9 @@ FIELDS_OF_OPTIONS = {
 """The options that set one field of a recipe, with the field in the notation of `--set`."""
 
 MODEL_HELP = (
-    "a run's folder (its last network is used), a model folder, such as RUN/best, "
-    "or hf:OWNER/NAME on the Hugging Face hub"
+    "a run's folder (its last network is used), a model folder, such as RUN/best, published "
+    "weights, such as resnet50 (residua models --weights), or hf:OWNER/NAME on the Hugging Face "
+    "hub"
 )
 DATA_HELP = (
     "a data set (digits, cifar10, cifar100, mnist, fashion-mnist) or photographs: "
@@ -93,6 +94,15 @@ def add_engine_option(parser: CommandParser) -> None:
 def add_json_option(parser: CommandParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print only one JSON object on standard output"
+    )
+
+
+def add_offline_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="use no network: only weights and data that are on this machine, as with "
+        "HF_HUB_OFFLINE=1",
     )
 
 

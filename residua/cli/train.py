@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from residua.cli.options import (
     add_data_dir_option,
     add_device_option,
     add_json_option,
+    add_offline_option,
     add_out_option,
     add_precision_option,
     add_recipe_options,
@@ -29,6 +31,7 @@ from residua.cli.parser import CommandParser
 from residua.cli.run_options import make_run_request
 from residua.cli.training_outcome import describe_training_outcome
 from residua.cli.unexpected_error import save_traceback_and_describe
+from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import list_models
 from residua.config.plan import plan
@@ -57,8 +60,10 @@ def add_arguments(parser: CommandParser) -> None:
     )
     parser.add_argument(
         "--from",
-        help="start from these weights: a run's folder, a model folder, a file, or "
-        "hf:OWNER/NAME on the Hugging Face hub (default: random weights)",
+        help="start from these weights: a run's folder, a model folder, a file, published weights "
+        "such as resnet50 (residua models --weights), hf:OWNER/NAME on the Hugging Face hub, or "
+        "none for random weights (default: published weights for photographs if no --model is "
+        "given, else none)",
     )
     parser.add_argument(
         "--freeze",
@@ -98,6 +103,7 @@ def add_arguments(parser: CommandParser) -> None:
         "stage or sqrt (default: none)",
     )
     add_data_dir_option(parser)
+    add_offline_option(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -114,15 +120,15 @@ def run(arguments: Namespace) -> None:
             arguments.precision, arguments.recompute or "none", group, arguments.device
         )
         print_summary = DataSummaryRecorder(group.is_main)
+        is_resuming = arguments.resume or group.restart_count > 0
+        resolved = resolve_requested_run(arguments, dataset, machine, is_resuming)
         if arguments.dry_run:
             training.parse_save_interval(arguments.save_every)
-            resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
             print_reasons(resolved, machine)
             facts = training.preview_run(
                 resolved.run, machine, arguments.data_dir, resolved.dataset, print_summary
             )
         else:
-            resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
             facts = train_and_report(arguments, resolved, machine, print_summary)
     if not group.is_main:
         return
@@ -144,6 +150,43 @@ def run(arguments: Namespace) -> None:
     print_result(facts | print_summary.json, "\n".join(lines), arguments.json)
 
 
+def resolve_requested_run(
+    arguments: Namespace, dataset: Dataset, machine: "Machine", is_resuming: bool
+) -> "ResolvedRun":
+    """Turn the arguments into a run.
+
+    A run that is resumed starts from the weights that it began with.  If its folder is not given,
+    it is that of the run with the published weights or, if there is none, with random ones.  Raises
+    RecordError if neither is there and the published weights cannot be had.
+    """
+    request = make_run_request(arguments)
+    if is_resuming:
+        request = replace(request, resumed=arguments.out)
+    resolved = training.resolve_run(request, dataset, machine)
+    if not is_resuming or arguments.out or "from" not in resolved.reasons:
+        return resolved
+    if choose_run_folder(resolved).exists():
+        return resolved
+    from_scratch = training.resolve_run(
+        replace(request, weights=training.NO_WEIGHTS), dataset, machine
+    )
+    if choose_run_folder(from_scratch).exists():
+        return from_scratch
+    if resolved.missing and arguments.resume:
+        raise RecordError(
+            f"there is no run to resume that began with random weights, and {resolved.missing} "
+            f"cannot be had for another: {resolved.reasons['from']}"
+        )
+    return resolved
+
+
+def choose_run_folder(resolved: "ResolvedRun") -> Path:
+    """Choose the folder of a run below runs/, if none is given."""
+    run_config = resolved.run
+    name = f"{run_config.network.name}-{resolved.dataset.name}-{run_config.id}"
+    return folder_for_name(Path("runs"), name)
+
+
 def train_and_report(
     arguments: Namespace,
     resolved: "ResolvedRun",
@@ -156,8 +199,7 @@ def train_and_report(
     """
     run_config, is_main = resolved.run, machine.group.is_main
     name = run_config.network.name
-    folder_name = f"{name}-{resolved.dataset.name}-{run_config.id}"
-    folder = arguments.out or folder_for_name(Path("runs"), folder_name)
+    folder = arguments.out or choose_run_folder(resolved)
     was_finished = RunRecord(folder).is_finished
     print_reasons(resolved, machine)
     if is_main and arguments.resume and not RunRecord(folder).run_json_path.exists():
@@ -184,7 +226,12 @@ def train_and_report(
         if run_config.recipe is not None:
             remedy = f"to train its network further, add --from {folder} and another --out"
         print_note(f"the run in {folder} is already finished; nothing was trained: {remedy}")
-    return {**result, "folder": str(folder), "trained": not was_finished}
+    return {
+        **result,
+        "folder": str(folder),
+        "trained": not was_finished,
+        "weights_from": RunRecord(folder).read_weights_origin(),
+    }
 
 
 def print_reasons(resolved: "ResolvedRun", machine: "Machine") -> None:

@@ -69,6 +69,8 @@ class ModelConfig:
     train_digests   which photographs or arrays the run trained on: base64 of 4 bytes of the SHA-256
                     sum of each file or, after "pixels:", of each array's pixels (c, h, w)
     dev_digests     the same for the dev images, by which its best epoch was chosen
+    published_as    name of the published weights that these are; "" for all other weights
+    published_sum   SHA-256 of the file that was published, in hexadecimal
     """
 
     network: ClassifierConfig
@@ -90,6 +92,8 @@ class ModelConfig:
     white_level: int = field(default=0, metadata={"added_later": True})
     train_digests: str = field(default="", metadata={"added_later": True})
     dev_digests: str = field(default="", metadata={"added_later": True})
+    published_as: str = field(default="", metadata={"added_later": True})
+    published_sum: str = field(default="", metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

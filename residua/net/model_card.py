@@ -15,6 +15,8 @@ def render_model_card(config: ModelConfig, parameter_count: int) -> str:
     data_name = config.dataset or "unnamed data"
     if not network.IS_TRAINED_BY_STEPS:
         origin = f"fitted to {data_name}"
+    elif config.published_as:
+        origin = f"published as {config.published_as}, SHA-256 `{config.published_sum}`"
     elif config.recipe:
         origin = f"trained on {data_name} with the recipe {config.recipe}"
     else:

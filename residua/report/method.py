@@ -38,6 +38,7 @@ def describe_method(study_runs: StudyRuns) -> dict[str, str]:
     has_several_depths = len({run.depth for run in finished_runs}) > 1
     return {
         "Data": describe_run_dataset(finished_runs[0]),
+        "Start": describe_initial_weights(finished_runs),
         "Compared": describe_labelled_arms(study_runs),
         "Training": describe_common_training_recipe(study_runs),
         "Machine": "; ".join(filter(None, machines)),
@@ -60,6 +61,17 @@ def describe_run_dataset(run: FinishedRun) -> str:
         problem_count = format_counted_noun(len(skipped), "file or class", "files or classes")
         text += f"; {problem_count} could not be used as they are and are listed in run.json"
     return f"{text}."
+
+
+def describe_initial_weights(runs: Sequence[FinishedRun]) -> str:
+    """Name the weights that the runs started from, with their sum; "" if they recorded none."""
+    origins = [run.environment.get("weights_from") for run in runs]
+    texts = dict.fromkeys(
+        f"the weights {origin.get('name')} (SHA-256 {str(origin.get('sha256'))[:12]}…)"
+        for origin in origins
+        if isinstance(origin, dict)
+    )
+    return f"From {join_with_and(list(texts))}." if texts else ""
 
 
 def format_dataset_name(dataset: str) -> str:

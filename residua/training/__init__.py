@@ -16,6 +16,7 @@ rank_failures     how the processes of a run learn that one of them has stopped
 rank_agreement    check that all processes of a run train the same on the same data
 sync_batchnorm    BN and drop-path over the ranks that share a BN split
 cuda_graph        a training step as one CUDA graph
+chosen_start      choose the weights that a run starts from, if the user chose nothing
 initial_weights   the weights that a run starts from
 auto_config       choose network, image size, recipe and duration for images
 run_request       turn a request to train into a run
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from residua.training.assess import predict_log_probabilities as predict_log_probabilities
     from residua.training.checkpoint import CheckpointPolicy as CheckpointPolicy
     from residua.training.checkpoint import parse_save_interval as parse_save_interval
+    from residua.training.chosen_start import NO_WEIGHTS as NO_WEIGHTS
     from residua.training.distributed import DataParallelGroup as DataParallelGroup
     from residua.training.distributed import join_process_group as join_process_group
     from residua.training.distributed import (
@@ -76,6 +78,7 @@ __getattr__, __dir__ = export_lazily(
         "dry_run": "preview_run",
         "evaluate": "EvaluationScore evaluate_network",
         "final_evaluation": "evaluate_finished_run",
+        "chosen_start": "NO_WEIGHTS",
         "initial_weights": "adapt_network_to_data read_image_size resolve_weight_source",
         "machine": "Machine Precision set_up_machine",
         "memory": "describe_memory",

@@ -37,7 +37,7 @@ from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
 from residua.training.checkpoint import CheckpointPolicy
 from residua.training.distributed import find_share_index_and_count
-from residua.training.initial_weights import load_initial_weights
+from residua.training.initial_weights import load_initial_weights, resolve_weight_source
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
 from residua.training.progress import ProgressListener, TrainingProgress
@@ -103,6 +103,8 @@ def prepare_run(
         net.load_state_dict({**net.state_dict(), **weights})
         config = replace(config, mean=mean, std=std)
     environment: dict[str, Json] = {"images": fingerprint}
+    if initial_weights is not None:
+        environment["weights_from"] = resolve_weight_source(initial_weights).json
     if additions.transform is not None:
         environment["transform"] = qualified_name(additions.transform)
     if skipped := list_skipped_images(data):
