@@ -155,7 +155,6 @@ def test_the_network_of_weights_has_the_published_number_of_parameters(name):
     assert built.parameters == PARAMETERS[ENTRIES[name].short_name]
 
 
-@pytest.mark.xfail(reason="waits for ResNeXt, squeeze-and-excitation, -D and -T stems, resnetv2")
 def test_the_networks_of_all_weights_can_be_built():
     assert [name for name in ENTRIES if not can_be_built(name)] == []
 
