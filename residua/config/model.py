@@ -69,6 +69,8 @@ class ModelConfig:
     train_digests   which photographs or arrays the run trained on: base64 of 4 bytes of the SHA-256
                     sum of each file or, after "pixels:", of each array's pixels (c, h, w)
     dev_digests     the same for the dev images, by which its best epoch was chosen
+    ema             decay per step of the running average of weights that the folder holds; 0 for
+                    the weights of one step
     """
 
     network: ClassifierConfig
@@ -90,6 +92,7 @@ class ModelConfig:
     white_level: int = field(default=0, metadata={"added_later": True})
     train_digests: str = field(default="", metadata={"added_later": True})
     dev_digests: str = field(default="", metadata={"added_later": True})
+    ema: float = field(default=0.0, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

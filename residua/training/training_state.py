@@ -1,7 +1,7 @@
 """Save and restore a run's state, so that a resumed run is bit-identical to an uninterrupted one.
 
-The state is all that the rest of the run depends on: weights, buffers, the optimiser's state, the
-step, and the step results that are not yet in metrics.jsonl.
+The state is all that the rest of the run depends on: weights, buffers, their average if the recipe
+has one, the optimiser's state, the step, and the step results that are not yet in metrics.jsonl.
 """
 
 import torch
@@ -39,6 +39,7 @@ def save_training_state(
     groups: TensorGroups = {
         "net": training_step.net.state_dict(),
         "optimiser": training_step.optimiser_state(),
+        "average": training_step.average.tensors if training_step.average else {},
         "since": {name: torch.stack(values) for name, values in unrecorded.items() if values},
     }
     scalars: CheckpointScalars = {
@@ -113,6 +114,8 @@ def restore_weights_and_optimiser(
             f"{str(error).splitlines()[0]}"
         ) from error
     training_step.load_optimiser_state(groups.get("optimiser", {}))
+    if training_step.average:
+        training_step.average.load(groups["average"])
 
 
 def split_steps(values: Tensor | None, device: torch.device) -> list[Tensor]:
