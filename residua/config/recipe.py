@@ -37,7 +37,8 @@ class Recipe:
                 into 64 and 64, as on the two GPUs of He et al. 2015.  Gradients and running
                 statistics are averaged over the parts
     smoothing   label smoothing: the share of each label that is spread evenly over all classes
-    balance     whether all classes are drawn equally often, however many images they have
+    balance     whether all classes are drawn equally often, however many images they have; the
+                expected gradient is that of a loss weighted by class, which is why there is none
     freeze      whether only the last layer is trained; BN then keeps its running statistics
     body_lr     factor on the learning rate of all layers except the last
     layer_decay  factor on the learning rate from each stage to the one before it, from the last
