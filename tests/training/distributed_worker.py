@@ -74,7 +74,7 @@ def train_in_float64(case, group, steps=6):
     net = build(spec).double()
     if "BN frozen" in case:
         freeze_batchnorm_statistics(net)
-    net = convert_to_sync_modules(net, parts, machine)
+    net = convert_to_sync_modules(net, parts, machine).train()
     options = FINE_TUNING if "fine-tuned" in case else {}
     step = TrainingStep(net, Sgd(), machine, parts, **options)
     batches = TrainingBatches(
