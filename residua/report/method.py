@@ -171,7 +171,7 @@ def list_fine_tuning_settings(recipe: Recipe) -> list[str]:
     }
     sides = join_with_and([format_shortest_percent(size) for size in recipe.sizes])
     texts = {
-        f"the rate falls by {recipe.layer_decay:g} from each stage to the one before it": (
+        f"the rate is multiplied by {recipe.layer_decay:g} from each stage to the one before it": (
             recipe.layer_decay != 1
         ),
         f"only the last layer is trained in the first {format_shortest_percent(recipe.probe)} of "

@@ -46,6 +46,7 @@ def refuse_fields_for_own_module(run: Run, recipe: Recipe) -> None:
         "probe": recipe.probe > 0,
         "layer_decay": recipe.layer_decay != 1,
         "sizes": bool(recipe.sizes),
+        "bn=frozen": recipe.bn == "frozen",
     }
     for name, is_set in values.items():
         if is_set:

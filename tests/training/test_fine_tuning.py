@@ -16,6 +16,7 @@ from residua.config.schedules import OneCycle, StepDecay, Warmup
 from residua.errors import Interrupted, UsageError
 from residua.net.build import build
 from residua.net.freeze import last_layer_parameters
+from residua.report.method import list_fine_tuning_settings
 from residua.training.checkpoint import list_checkpoints, load_checkpoint
 from residua.training.machine import Machine
 from residua.training.run import train_run
@@ -299,3 +300,50 @@ def test_sizes_refuse_a_network_of_vectors(tmp_path):
     assert isinstance(run.network, Network)
     with pytest.raises(UsageError, match="fc-resnet10 does not take images of other sizes"):
         train(run, tmp_path)
+
+
+def test_a_module_of_the_users_own_ends_with_its_averaged_weights():
+    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8).numpy()
+    plain = replace(recipe("small"), batch_size=8)
+    averaging = replace(plain, ema=0.9, clip_norm=1e9, bn="reestimated")
+    ends = []
+    for chosen in (plain, averaging):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
+        data = images, [0, 1] * 20
+        assert residua.train(data=data, model=net, recipe=chosen, steps=6, quiet=True).net is net
+        ends.append(net[2].weight.detach().clone())
+    assert not torch.equal(*ends)
+    assert torch.allclose(*ends, atol=0.1)
+
+
+def test_a_tensor_that_a_module_holds_under_two_names_is_averaged_once():
+    net = nn.ModuleDict({"first": nn.Linear(4, 4), "second": nn.Linear(4, 4)})
+    net["second"].weight = net["first"].weight
+    average = WeightAverage(net, 0.9)
+    raw = net["first"].weight.detach().clone()
+    with torch.no_grad():
+        net["first"].weight.add_(1)
+    average.update(100)
+    with average.applied():
+        for part in net.values():
+            assert torch.allclose(part.weight, raw + 0.1, atol=1e-6)
+    assert torch.equal(net["second"].weight, raw + 1)
+
+
+def test_reports_say_which_fields_were_used():
+    plain = recipe("tuning")
+    changed = replace(
+        plain, layer_decay=0.5, probe=0.25, bn="frozen", ema=0.99, clip_norm=2.0, sizes=(0.5, 1.0)
+    )
+    assert list_fine_tuning_settings(plain) == []
+    assert list_fine_tuning_settings(changed) == [
+        "the rate is multiplied by 0.5 from each stage to the one before it",
+        "only the last layer is trained in the first 25 % of steps, and the schedule runs once in "
+        "this phase and once after it",
+        "BN keeps its running statistics and normalises by them",
+        "weights are averaged over steps, with a decay of 0.99",
+        "gradients longer than 2 are shortened",
+        "the sides of the training images are 50 % and 100 % of full size, in equal parts of the "
+        "run",
+    ]
