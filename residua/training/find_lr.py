@@ -41,12 +41,14 @@ class RangeTest:
     rates     learning rates of the last layer, rising by a constant factor
     losses    mean training loss of each batch, before its update
     smoothed  mean of the losses in a window around each step
+    window    number of steps in a window
     diverged  whether the test stopped because the loss grew
     """
 
     rates: list[float]
     losses: list[float]
     smoothed: list[float]
+    window: int
     diverged: bool
 
     @property
@@ -56,20 +58,28 @@ class RangeTest:
 
     @property
     def steepest_lr(self) -> float:
-        """The rate at which the smoothed loss falls fastest, per factor of the rate."""
-        around = zip(self.smoothed[:-2], self.smoothed[2:], strict=True)
-        slopes = [after - before for before, after in around]
+        """The rate around which the loss falls fastest, per factor of the rate.
+
+        The slopes are those of straight lines fitted to the losses of two windows of steps.
+        """
+        span = min(2 * self.window, len(self.losses))
+        offsets = [i - (span - 1) / 2 for i in range(span)]
+        slopes = [  # times a constant
+            sum(x * y for x, y in zip(offsets, self.losses[i : i + span], strict=True))
+            for i in range(len(self.losses) - span + 1)
+        ]
         steepest = min(range(len(slopes)), key=slopes.__getitem__)
-        return self.rates[steepest + 1]
+        return self.rates[steepest + span // 2]
 
     @property
     def suggested_lr(self) -> float | None:
         """The smaller of `steepest_lr` and a tenth of `lowest_loss_lr`; None if no loss fell.
 
         fastai offers both; to take the smaller is our choice.  A loss has fallen if the lowest
-        smoothed one is at least 2 % below the first.
+        smoothed one is at least 2 % below the mean of the first window.
         """
-        if min(self.smoothed) > 0.98 * self.smoothed[0]:
+        first = self.losses[: self.window]
+        if min(self.smoothed) > 0.98 * sum(first) / len(first):
             return None
         return min(self.steepest_lr, self.lowest_loss_lr / 10)
 
@@ -166,4 +176,4 @@ def make_range_test(
     for i in range(len(finite)):
         around = finite[max(i - half, 0) : i + half + 1]
         smoothed.append(sum(around) / len(around))
-    return RangeTest(list(rates[: len(finite)]), finite, smoothed, diverged)
+    return RangeTest(list(rates[: len(finite)]), finite, smoothed, window, diverged)

@@ -101,3 +101,15 @@ def test_what_cannot_be_tested_is_refused(capsys, words, sentence):
 def test_vlad_is_refused(capsys):
     assert main(["find-lr", "digits", "--model", "vlad"]) == 2
     assert "vlad is not trained by steps: choose another --model" in capsys.readouterr().err
+
+
+def test_the_steepest_fall_is_found_under_noise():
+    """A logistic fall around 0.01 with noise of an eighth of its height, 20 times."""
+    generator = torch.Generator().manual_seed(0)
+    exponents = torch.linspace(-6, 1, 200, dtype=torch.float64)
+    curve = 2.4 - 1.6 * torch.sigmoid(3 * (exponents + 2)) + 5 * (exponents + 0.3).clamp(min=0) ** 2
+    for _ in range(20):
+        noise = 0.2 * torch.randn(200, generator=generator)
+        test = make_range_test((10**exponents).tolist(), (curve + noise).tolist(), 20, False)
+        assert 0.005 < test.steepest_lr < 0.02
+        assert 0.05 < test.lowest_loss_lr < 0.6
