@@ -26,7 +26,7 @@ from residua.cli.parser import CommandParser
 from residua.cli.run_options import make_run_request
 from residua.config.papers import list_models
 from residua.config.recipe import Recipe
-from residua.console.output import print_note, print_result
+from residua.console.output import DataSummaryRecorder, print_note, print_result
 from residua.console.progress import ProgressBar
 from residua.errors import UsageError
 from residua.files import write_text
@@ -83,6 +83,7 @@ def run(arguments: Namespace) -> None:
     for option in ("model", "size"):
         if option in resolved.reasons:
             print_note(f"{resolved.reasons[option]} (override: --{option})")
+    print_summary = DataSummaryRecorder(is_main=True)
     with ProgressBar("step") as bar:
         test = training.run_range_test(
             resolved.run,
@@ -91,6 +92,7 @@ def run(arguments: Namespace) -> None:
             initial_weights=resolved.weights_path,
             data_dir=arguments.data_dir,
             steps=arguments.steps,
+            on_data=print_summary,
             on_step=lambda done, total: bar.update(name, done, total),
         )
     if arguments.out:
@@ -101,7 +103,7 @@ def run(arguments: Namespace) -> None:
         "figure": str(arguments.out) if arguments.out else None,
     }
     lines = describe_range_test(test, arguments, resolved)
-    print_result(facts | test.json, "\n".join(lines), arguments.json)
+    print_result(facts | test.json | print_summary.json, "\n".join(lines), arguments.json)
 
 
 def make_test_request(arguments: Namespace) -> "RunRequest":

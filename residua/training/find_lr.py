@@ -4,7 +4,7 @@ The test trains the network of a run with the run's own batches and training ste
 nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -19,6 +19,8 @@ from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.batches import make_training_batches
 from residua.data.read import read_split
+from residua.data.summarize import summarize_training_data
+from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
 from residua.net.model_folder import build_untrained
 from residua.training.initial_weights import load_initial_weights
@@ -107,13 +109,15 @@ def run_range_test(
     initial_weights: Path | None = None,
     data_dir: Path | None = None,
     steps: int,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
     on_step: CountListener,
 ) -> RangeTest:
     """Train the network of `run` with a learning rate that grows from 1e-6 to 10.
 
     The test stops when the mean of the last losses is four times the lowest such mean, or is not
     finite.  All layers are trained on images of full size, whatever `probe` and `sizes` of the
-    recipe are.  `on_step` is called after each step.  Raises UsageError if the number of steps is
+    recipe are.  `on_data` is called with a summary of the data, and `on_step` after each
+    step.  Raises UsageError if the number of steps is
     out of range, or if the model is not trained by gradient descent.
     """
     if not MIN_TEST_STEPS <= steps <= MAX_TEST_STEPS:
@@ -122,7 +126,9 @@ def run_range_test(
         raise UsageError(f"{run.network.name} is not trained by steps: choose another --model")
     require_enough_memory(run, plan(run.network), data, machine)
     recipe = replace(run.recipe, probe=0.0, sizes=(), ema=0.0)
-    images = read_split(data, "train", data_dir).to(machine.device)
+    images, dev_images = [read_split(data, split, data_dir) for split in ("train", "dev")]
+    on_data(summarize_training_data(data, images, dev_images))
+    images = images.to(machine.device)
     net: nn.Module = build_untrained(run.network, run.seed)
     mean, std = data.mean, data.std
     if initial_weights is not None:

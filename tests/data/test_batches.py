@@ -216,5 +216,20 @@ def test_smaller_images_are_the_augmented_ones_shrunk_as_pillow_does():
     assert torch.equal(full.make_batch(7)[0], shrunk.make_batch(7)[0])
 
 
+def test_two_ranks_make_the_smaller_images_of_one_with_the_same_random_changes():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 24, 16), dtype=np.uint8)
+    images, data = Images(torch.from_numpy(pixels), torch.arange(12)), make_photo_like_dataset()
+    augment = Augmentation(pad=0, area=0.5, randaugment=2, mixup=0.5)
+    recipe = Recipe(name="x", batch_size=4, steps=6, augment=augment, sizes=(0.5, 0.75))
+    whole, *shares = [
+        make_training_batches(images, recipe, data, MEAN, STD, SEED, share)
+        for share in ((0, 1), (0, 2), (1, 2))
+    ]
+    for step in (0, 4):
+        parts = [batches.make_batch(step) for batches in shares]
+        for one, two in zip(whole.make_batch(step), zip(*parts, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(two))
+
+
 def make_photo_like_dataset():
     return replace(get_dataset("cifar10"), input=(3, 24, 16))

@@ -78,6 +78,16 @@ def test_an_interrupted_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, n
     )
 
 
+@pytest.mark.parametrize("name", ["all", "BN frozen"])
+def test_activation_checkpointing_does_not_change_a_bit(tmp_path, name):
+    run = make_digits_run("cifar-preresnet8,join=drop-path", steps=8, **FIELDS[name])
+    states = []
+    for recompute in ("none", "unit"):
+        train(run, tmp_path / recompute, Machine(torch.device("cpu"), "bf16", recompute))
+        states.append(load_last_weights(tmp_path / recompute))
+    assert all(torch.equal(x, states[1][key]) for key, x in states[0].items())
+
+
 def test_a_run_killed_after_its_last_checkpoint_ends_with_the_same_weights(tmp_path, monkeypatch):
     """The last checkpoint holds the raw weights; the averaging and re-estimation are repeated."""
     run = make_digits_run(steps=8, ema=0.9, bn="reestimated")
