@@ -102,20 +102,20 @@ def restore_training_state(
 def restore_weights_and_optimiser(
     record: RunRecord, training_step: TrainingStep, groups: TensorGroups
 ) -> None:
-    """Load the weights and the optimiser's state.
+    """Load the weights, their average and the optimiser's state.
 
     Raises RecordError if the weights do not fit the network.
     """
     try:
         training_step.net.load_state_dict(groups["net"])
+        if training_step.average:
+            training_step.average.load(groups["average"])
     except (KeyError, RuntimeError) as error:
         raise RecordError(
             f"{record.checkpoints_folder} holds checkpoints of another network: "
             f"{str(error).splitlines()[0]}"
         ) from error
     training_step.load_optimiser_state(groups.get("optimiser", {}))
-    if training_step.average:
-        training_step.average.load(groups["average"])
 
 
 def split_steps(values: Tensor | None, device: torch.device) -> list[Tensor]:

@@ -16,7 +16,7 @@ from residua.config.schedules import OneCycle, StepDecay, Warmup
 from residua.errors import Interrupted, UsageError
 from residua.net.build import build
 from residua.net.freeze import last_layer_parameters
-from residua.report.method import list_fine_tuning_settings
+from residua.report.method import describe_augmentation, list_fine_tuning_settings
 from residua.training.checkpoint import list_checkpoints, load_checkpoint
 from residua.training.machine import Machine
 from residua.training.run import train_run
@@ -347,6 +347,8 @@ def test_reports_say_which_fields_were_used():
         plain, layer_decay=0.5, probe=0.25, bn="frozen", ema=0.99, clip_norm=2.0, sizes=(0.5, 1.0)
     )
     assert list_fine_tuning_settings(plain) == []
+    text = describe_augmentation(replace(plain.augment, randaugment=2), flips_allowed=True)
+    assert text.endswith("; each gets 2 random changes of strength 9 of 30 (RandAugment)")
     assert list_fine_tuning_settings(changed) == [
         "the rate is multiplied by 0.5 from each stage to the one before it",
         "only the last layer is trained in the first 25 % of steps, and the schedule runs once in "
