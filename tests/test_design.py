@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import residua
-from residua.cli.main import COMMANDS
+from residua.cli.main import COMMANDS, module_of_command
 
 PACKAGE = Path(residua.__file__).parent
 RECORDS = {"errors", "bounded_json", "files", "config", "record_checks", "record", "study_records"}
@@ -246,7 +246,7 @@ def test_every_command_has_few_options_and_help_for_each(command):
     from residua.cli.parser import CommandParser
 
     parser = CommandParser(prog="residua")
-    import_module(f"residua.cli.{command}").add_arguments(parser)
+    import_module(module_of_command(command)).add_arguments(parser)
     actions = [
         action
         for action in parser._actions

@@ -35,6 +35,7 @@ COMMANDS = (
     "lesion",
     "signals",
     "train",
+    "find-lr",
     "evaluate",
     "predict",
     "export",
@@ -52,6 +53,7 @@ COMMANDS = (
 )
 OTHER_SPELLINGS = {
     "explain": "predict --explain",
+    "lr-find": "find-lr",
     "calibrate": "evaluate --calibrate",
     "check": "data check",
     "classify": "predict",
@@ -151,7 +153,12 @@ def import_command(name: str) -> ModuleType:
     The module's docstring is the command's help text.  The module defines `add_arguments` and
     `run`.
     """
-    return import_module(f"residua.cli.{name}")
+    return import_module(module_of_command(name))
+
+
+def module_of_command(name: str) -> str:
+    """Return the module of a command, whose name may have hyphens."""
+    return f"residua.cli.{name.replace('-', '_')}"
 
 
 def format_overview() -> str:
@@ -164,7 +171,7 @@ def format_overview() -> str:
 
 def read_summary(command: str) -> str:
     """Read the first line of a command's docstring, without importing its module."""
-    spec = find_spec(f"residua.cli.{command}")
+    spec = find_spec(module_of_command(command))
     assert spec is not None
     source = Path(str(spec.origin)).read_text(encoding="utf-8")
     return str(ast.get_docstring(ast.parse(source))).splitlines()[0]

@@ -142,10 +142,11 @@ def parse_network_options(arguments: Namespace, name: str, data: Dataset | None 
     )
 
 
-def add_recipe_options(parser: CommandParser, default: str) -> None:
+def add_recipe_options(parser: CommandParser, default: str, has_length: bool = True) -> None:
     """Add options that choose a recipe and change it.
 
-    `default` is the help text for the recipe that is used if the user chooses none.
+    `default` is the help text for the recipe that is used if the user chooses none.  Unless
+    `has_length` is True, there are no options for the length of training and the learning rate.
     """
     *names, last_name = RECIPES
     parser.add_argument(
@@ -154,14 +155,8 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
         help=f"the training recipe: {', '.join(names)} or {last_name}; residua recipes describes "
         f"them (default: {default})",
     )
-    parser.add_argument(
-        "--steps", type=int, help="training length in batches (default: the recipe's)"
-    )
-    parser.add_argument(
-        "--epochs",
-        type=float,
-        help="training length in passes over the training images (default: the recipe's)",
-    )
+    if has_length:
+        add_length_options(parser)
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -178,11 +173,6 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
         "settings and learning rate (default: the recipe's)",
     )
     parser.add_argument(
-        "--lr",
-        type=float,
-        help="the highest learning rate of the schedule (default: the recipe's)",
-    )
-    parser.add_argument(
         "--weight-decay", type=float, help="the optimiser's weight decay (default: the recipe's)"
     )
     parser.add_argument(
@@ -192,6 +182,23 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
         metavar="FIELD=VALUE",
         help="change any field of the recipe, e.g. augment.mixup=0.2; can be repeated; "
         "residua recipes NAME lists the fields",
+    )
+
+
+def add_length_options(parser: CommandParser) -> None:
+    """Add the options for the length of training and its learning rate."""
+    parser.add_argument(
+        "--steps", type=int, help="training length in batches (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=float,
+        help="training length in passes over the training images (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--lr",
+        type=float,
+        help="the highest learning rate of the schedule (default: the recipe's)",
     )
 
 

@@ -71,6 +71,8 @@ class ModelConfig:
     dev_digests     the same for the dev images, by which its best epoch was chosen
     published_as    name of the published weights that these are; "" for all other weights
     published_sum   SHA-256 of the file that was published, in hexadecimal
+    ema             decay per step of the running average of weights that the folder holds; 0 for
+                    the weights of one step
     """
 
     network: ClassifierConfig
@@ -94,6 +96,7 @@ class ModelConfig:
     dev_digests: str = field(default="", metadata={"added_later": True})
     published_as: str = field(default="", metadata={"added_later": True})
     published_sum: str = field(default="", metadata={"added_later": True})
+    ema: float = field(default=0.0, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -67,6 +67,7 @@ def collect_model_facts(config: ModelConfig) -> dict[str, str]:
         "test error": format_test_error(config),
         "training data": f"{config.dataset}{fingerprint}",
         "recipe": config.recipe,
+        "weights": f"running average over the steps, decay {config.ema:g}" if config.ema else "",
         "images": f"pixels in [0, 1], minus {mean}, over {std}",
         "licence": config.license,
         "made with": ", ".join(filter(None, versions)),

@@ -4,6 +4,8 @@ run               train a run into its folder, and measure its result
 prepared_run      read the data, build the network, and choose the function that trains it
 loop              the training loop: steps, evaluations, metrics, checkpoints
 step              one step: forward pass, backward pass, update
+weight_average    a running average of the weights over the steps
+prepared_network  freeze what a recipe freezes, and move the network to its device
 optimisers        build torch optimisers and their parameter groups
 muon              the Muon optimiser
 progress          the progress of a run, and the step results not yet in metrics.jsonl
@@ -22,6 +24,7 @@ auto_config       choose network, image size, recipe and duration for images
 run_request       turn a request to train into a run
 user_additions    a module and a transform of the user's, which no JSON describes
 dry_run           preview a run without training it
+find_lr           the learning-rate range test
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
 evaluation_measures  all measures of an evaluation, from log probabilities
@@ -30,7 +33,7 @@ doubtful_labels   labels that are probably wrong
 final_evaluation  the full evaluation of a finished run on its test images
 calibration       calibration error and temperature scaling
 stored_temperature  store a temperature in a model folder if it helps, or remove it
-recalibrate_bn    training error with BN statistics recomputed for the final weights
+recalibrate_bn    BN statistics recomputed for the final weights
 vlad              fit VLAD classifiers, which are not trained by gradient descent
 """
 
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
     from residua.training.evaluate import EvaluationScore as EvaluationScore
     from residua.training.evaluate import evaluate_network as evaluate_network
     from residua.training.final_evaluation import evaluate_finished_run as evaluate_finished_run
+    from residua.training.find_lr import RangeTest as RangeTest
+    from residua.training.find_lr import run_range_test as run_range_test
     from residua.training.initial_weights import adapt_network_to_data as adapt_network_to_data
     from residua.training.initial_weights import read_image_size as read_image_size
     from residua.training.initial_weights import resolve_weight_source as resolve_weight_source
@@ -79,6 +84,7 @@ __getattr__, __dir__ = export_lazily(
         "evaluate": "EvaluationScore evaluate_network",
         "final_evaluation": "evaluate_finished_run",
         "chosen_start": "NO_WEIGHTS",
+        "find_lr": "RangeTest run_range_test",
         "initial_weights": "adapt_network_to_data read_image_size resolve_weight_source",
         "machine": "Machine Precision set_up_machine",
         "memory": "describe_memory",

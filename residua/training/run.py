@@ -20,6 +20,7 @@ from residua.data.sources.resolve import resolve_dataset
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import Interrupted, RecordError, UsageError
 from residua.files import clean_up_interrupted_writes, delete_path, try_lock_folder
+from residua.net.freeze import list_unfrozen_batchnorms
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
@@ -29,7 +30,7 @@ from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
 from residua.training.prepared_run import PreparedRun, keep_data_settings_of_run, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
-from residua.training.recalibrate_bn import list_unfrozen_batchnorms, score_with_recalibrated_bn
+from residua.training.recalibrate_bn import recalibrate_batchnorm, score_with_recalibrated_bn
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 
 
@@ -92,7 +93,7 @@ def train_run(
                 f"training stopped at step {progress.step:,} of {progress.total_steps:,}: "
                 f"to continue, repeat the command with --resume and --out {folder}"
             )
-        return finish_run(prepared_run, progress, data, record, machine, data_dir)
+        return finish_run(run, prepared_run, progress, data, record, machine, data_dir)
 
 
 def make_vlad_machine(run: Run, machine: Machine) -> Machine:
@@ -141,6 +142,7 @@ def begin_or_load_result(
 
 
 def finish_run(
+    run: Run,
     prepared_run: PreparedRun,
     progress: TrainingProgress,
     data: Dataset,
@@ -148,9 +150,17 @@ def finish_run(
     machine: Machine,
     data_dir: Path | None,
 ) -> dict[str, Json]:
-    """Evaluate the trained network in fp32, write the model folder `last`, and store the result."""
+    """Evaluate the trained network in fp32, write the model folder `last`, and store the result.
+
+    If the recipe says so, BN statistics are computed anew before.
+    """
     fp32_machine = replace(machine, precision="fp32")
     splits = load_evaluation_splits(prepared_run, data, data_dir)
+    if run.recipe and run.recipe.bn == "reestimated":
+        config = prepared_run.config
+        recalibrate_batchnorm(
+            prepared_run.net, splits["train"], config.mean, config.std, fp32_machine
+        )
     errors = measure_errors(prepared_run, splits, fp32_machine)
     is_last_best = progress.update_best(errors["dev_error"])
     result = summarise_run(prepared_run, progress, errors, splits)

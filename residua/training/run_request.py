@@ -167,6 +167,8 @@ def make_run(
     chosen_recipe = request.change_recipe(auto_config.recipe)
     if chosen_recipe.freeze and not request.weights:
         raise UsageError("--freeze needs pretrained weights: add --from")
+    if chosen_recipe.bn == "frozen" and not request.weights:
+        raise UsageError("bn=frozen needs pretrained weights: add --from")
     settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"
