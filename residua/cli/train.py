@@ -40,9 +40,10 @@ from residua.errors import RecordError, UsageError
 from residua.record import RunRecord
 from residua.report.format import format_quantities
 from residua.study_records import folder_for_name
+from residua.training.loggers.make_loggers import LOGGER_NAMES
 
 if TYPE_CHECKING:
-    from residua.training import Machine, ResolvedRun
+    from residua.training import Machine, ResolvedRun, RunLogger
 
 MAX_NAMED_FILES = 20  # skipped files that are printed
 
@@ -99,6 +100,15 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_data_dir_option(parser)
     parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="NAME",
+        completions=LOGGER_NAMES,
+        help="also log the curves to tensorboard (event files in the run's folder), wandb or "
+        "mlflow, which are set by their own variables; can be repeated",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the plan of the run, its estimated time and memory, and stop",
@@ -109,6 +119,7 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
         check_image_options(arguments)
+        loggers = training.make_run_loggers(arguments.log)
         dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
         machine = training.set_up_machine(
             arguments.precision, arguments.recompute or "none", group, arguments.device
@@ -123,7 +134,7 @@ def run(arguments: Namespace) -> None:
             )
         else:
             resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
-            facts = train_and_report(arguments, resolved, machine, print_summary)
+            facts = train_and_report(arguments, resolved, machine, print_summary, loggers)
     if not group.is_main:
         return
     outcome: list[str] = []
@@ -149,6 +160,7 @@ def train_and_report(
     resolved: "ResolvedRun",
     machine: "Machine",
     print_summary: DataSummaryRecorder,
+    loggers: "dict[str, RunLogger]",
 ) -> dict[str, Json]:
     """Train a run, with notes and a progress bar on standard error.
 
@@ -163,7 +175,9 @@ def train_and_report(
     if is_main and arguments.resume and not RunRecord(folder).run_json_path.exists():
         print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
-    with bar, training.catch_stop_signals() as should_stop:
+    show = TrainingListener(bar, name, describe_run_memory(resolved, machine))
+    logs = training.RunLogs(loggers, bar.print_note)
+    with bar, logs, training.catch_stop_signals() as should_stop:
         result = training.train_run(
             run_config,
             folder,
@@ -174,9 +188,11 @@ def train_and_report(
             resume=arguments.resume,
             checkpoint_policy=training.parse_save_interval(arguments.save_every),
             on_data=print_summary,
-            on_progress=TrainingListener(bar, name, describe_run_memory(resolved, machine)),
+            on_start=logs.start,
+            on_progress=training.call_listeners(show, logs),
             should_stop=should_stop,
         )
+        logs.finish(result)
     if is_main:
         print_notes(describe_skipped_files(RunRecord(folder).read_skipped_images()))
     if is_main and was_finished:

@@ -1,0 +1,48 @@
+"""Which run of a tracking service the folder of a run belongs to, and its last logged step."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from residua.bounded_json import read_json
+from residua.errors import MissingRecordError, RecordError
+from residua.files import write_json
+
+
+@dataclass
+class KeptIdentity:
+    """The id of a run at a tracking service, in a small file of the run's folder.
+
+    A resumed run goes on in the same run of the service.  Services keep a value that comes twice
+    twice, or refuse it, so `step` says what they have.
+    """
+
+    id: str
+    step: int = 0  # the last one that was logged
+
+    def log_once(self, path: Path, step: int) -> bool:
+        """Return whether `step` is new, and note in the file at `path` that it is logged."""
+        if step <= self.step:
+            return False
+        self.step = step
+        self.write_to(path)
+        return True
+
+    def write_to(self, path: Path) -> None:
+        """Write this identity to a file in the run's folder."""
+        write_json(path, asdict(self))
+
+
+def read_kept_identity(path: Path) -> KeptIdentity | None:
+    """Read the identity that an earlier session of the run has kept; None if there is none.
+
+    Raises RecordError if the file is damaged.
+    """
+    try:
+        data = read_json(path)
+    except MissingRecordError:
+        return None
+    if isinstance(data, dict):
+        run_id, step = data.get("id"), data.get("step")
+        if isinstance(run_id, str) and run_id and isinstance(step, int):
+            return KeptIdentity(run_id, step)
+    raise RecordError(f"{path} is damaged: delete it, and the run is logged as a new one")
