@@ -100,7 +100,9 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_data_dir_option(parser)
     parser.add_argument(
+        "--logger",  # torchrun takes --log for an option of its own
         "--log",
+        dest="log",
         action="append",
         default=[],
         metavar="NAME",

@@ -126,7 +126,7 @@ def cli_run_folder(tmp_path_factory):
         start_torchrun(
             folder / "logs",
             *("-m", "residua", *TRAIN_TWO_PARTS, "--json", "--out", folder / "run"),
-            *(["--log", "tensorboard"] if find_spec("tensorboard") else []),
+            *(["--logger", "tensorboard"] if find_spec("tensorboard") else []),
         )
     )
     assert done, errors + read_log(folder / "logs", 0)
