@@ -11,6 +11,7 @@ EXTRA_PACKAGES = {
     "a parquet table": ("pyarrow",),
     "a Hugging Face data set": ("datasets",),
     "a HEIC image": ("pillow_heif",),
+    "push": ("huggingface_hub",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),

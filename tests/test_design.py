@@ -152,6 +152,7 @@ LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "fcntl",
     "huggingface_hub",
     "huggingface_hub.constants",
+    "huggingface_hub.errors",
     "jinja2",
     "matplotlib",
     "matplotlib.colors",
