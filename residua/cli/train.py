@@ -81,6 +81,25 @@ def add_arguments(parser: CommandParser) -> None:
     add_recipe_options(parser, default="chosen for photographs, small for digits, else he2015")
     add_seed_option(parser, "the initial weights, the order of images and their augmentation")
     add_out_option(parser, "the run's folder (default: a name for this run under runs/)")
+    add_checkpoint_options(parser)
+    add_device_option(parser)
+    add_precision_option(parser, default="auto")
+    parser.add_argument(
+        "--recompute",
+        help="activation checkpointing, for less memory with bit-identical results: none, unit, "
+        "stage or sqrt (default: none)",
+    )
+    add_data_dir_option(parser)
+    add_log_option(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan of the run, its estimated time and memory, and stop",
+    )
+    add_json_option(parser)
+
+
+def add_checkpoint_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -91,14 +110,9 @@ def add_arguments(parser: CommandParser) -> None:
         default="60s",
         help="how often a checkpoint is written: steps (500), seconds (30s) or minutes (5m)",
     )
-    add_device_option(parser)
-    add_precision_option(parser, default="auto")
-    parser.add_argument(
-        "--recompute",
-        help="activation checkpointing, for less memory with bit-identical results: none, unit, "
-        "stage or sqrt (default: none)",
-    )
-    add_data_dir_option(parser)
+
+
+def add_log_option(parser: CommandParser) -> None:
     parser.add_argument(
         "--logger",  # torchrun takes --log for an option of its own
         "--log",
@@ -108,14 +122,8 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="NAME",
         completions=LOGGER_NAMES,
         help="also log the curves to tensorboard (event files in the run's folder), wandb or "
-        "mlflow, which are set by their own variables; can be repeated",
+        "mlflow; can be repeated; torchrun knows it as --logger only",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the plan of the run, its estimated time and memory, and stop",
-    )
-    add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:

@@ -50,7 +50,7 @@ class RunLogs:
                 raise
             except Exception as error:
                 raise TrainingError(
-                    f"{name} cannot log this run: {describe_failure(error)}; nothing was trained: "
+                    f"{name} cannot log this run: {describe_logger_error(error)}; nothing was trained: "
                     f"repeat the command with --resume and --out {record.folder}, or without --log"
                 ) from error
             self.active[name] = logger
@@ -80,10 +80,10 @@ class RunLogs:
                 del self.active[name]
                 self.warn(
                     f"{name} failed and logs no more of this run, which goes on: "
-                    f"{describe_failure(error)}"
+                    f"{describe_logger_error(error)}"
                 )
 
 
-def describe_failure(error: Exception) -> str:
+def describe_logger_error(error: Exception) -> str:
     """Describe an error of a logger on one line: its last words, or the name of its class."""
     return " ".join(str(error).split()).rstrip(".:") or type(error).__name__
