@@ -49,9 +49,10 @@ class RunLogs:
             except ResiduaError:
                 raise
             except Exception as error:
+                reason = describe_logger_error(error)
                 raise TrainingError(
-                    f"{name} cannot log this run: {describe_logger_error(error)}; nothing was trained: "
-                    f"repeat the command with --resume and --out {record.folder}, or without --log"
+                    f"{name} cannot log this run: {reason}; nothing was trained: repeat the "
+                    f"command with --resume and --out {record.folder}, or without --log"
                 ) from error
             self.active[name] = logger
 
