@@ -172,7 +172,7 @@ def test_a_full_disk_ends_the_log_with_one_warning_and_not_the_run(tmp_path, mon
     assert result["steps"] == STEPS
     [warning] = warnings
     assert warning.startswith(
-        "tensorboard failed and logs no more of this run, which goes on: "
+        "tensorboard failed and gets nothing more of this run, which is not affected: "
         f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"
     )
     assert [event.step for event in read_events(tmp_path / "r").Scalars("loss")] == [20]
@@ -183,7 +183,7 @@ def test_a_logger_that_fails_does_not_stop_the_others_or_change_the_weights(tmp_
     train_logged(tmp_path / "a", [failing, own], warnings=warnings)
     train_logged(tmp_path / "b", [])
     assert warnings == [
-        "FailingLogger failed and logs no more of this run, which goes on: the server is gone"
+        "FailingLogger failed and gets nothing more of this run, which is not affected: the server is gone"
     ]
     assert [step for step, _ in own.rows] == [20, 40, 60, 80, 100]
     assert failing.results == []

@@ -80,7 +80,7 @@ class RunLogs:
             except Exception as error:
                 del self.active[name]
                 self.warn(
-                    f"{name} failed and logs no more of this run, which goes on: "
+                    f"{name} failed and gets nothing more of this run, which is not affected: "
                     f"{describe_logger_error(error)}"
                 )
 
