@@ -183,7 +183,8 @@ def test_a_logger_that_fails_does_not_stop_the_others_or_change_the_weights(tmp_
     train_logged(tmp_path / "a", [failing, own], warnings=warnings)
     train_logged(tmp_path / "b", [])
     assert warnings == [
-        "FailingLogger failed and gets nothing more of this run, which is not affected: the server is gone"
+        "FailingLogger failed and gets nothing more of this run, which is not affected: "
+        "the server is gone"
     ]
     assert [step for step, _ in own.rows] == [20, 40, 60, 80, 100]
     assert failing.results == []
