@@ -136,6 +136,15 @@ def test_tensorboard_reads_what_the_record_of_a_run_holds(tmp_path):
     assert events.Tags()["tensors"] == ["_hparams_/session_start_info"]
 
 
+def read_as_the_server(folder):
+    """Read event files as TensorBoard's server does; returns its reader with all values kept."""
+    from tensorboard.backend.event_processing import plugin_event_accumulator as server
+
+    events = server.EventAccumulator(str(folder), size_guidance={server.TENSORS: 0})
+    events.Reload()
+    return events
+
+
 @needs_tensorboard
 def test_the_curve_of_a_resumed_run_has_every_step_once(tmp_path):
     stop_then_resume_from_an_earlier_checkpoint(tmp_path / "r", "tensorboard")
@@ -155,6 +164,11 @@ def test_the_curve_of_a_resumed_run_has_every_step_once(tmp_path):
     assert logged_rates == pytest.approx(rates.tolist(), rel=1e-5)
     [result] = events.Scalars("result/test_error")
     assert result.step == STEPS
+    served = read_as_the_server(tmp_path / "r").Tensors("loss")
+    assert [event.step for event in served] == [20, 40, 60, 80, 100]
+    assert [event.wall_time for event in served] == [
+        event.wall_time for event in events.Scalars("loss")
+    ]
 
 
 def test_a_full_disk_ends_the_log_with_one_warning_and_not_the_run(tmp_path, monkeypatch):

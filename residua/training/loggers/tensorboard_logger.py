@@ -25,7 +25,7 @@ class TensorBoardLogger:
     def __init__(self) -> None:
         self.path = Path()
         self.last_step = 0
-        self.begins_anew = False  # whether earlier event files may hold steps that come again
+        self.has_begun = False  # whether this session has written values
 
     def start(self, settings: dict[str, Json], folder: Path) -> None:
         """Begin a new event file; the settings go to the first one, for the tab HPARAMS."""
@@ -39,7 +39,7 @@ class TensorBoardLogger:
         # Files are read in the order of their names, also if a clock has been set back.
         start_time = max([int(time.time()), *(earlier + 1 for earlier in earlier_times)])
         self.path = folder / f"{EVENT_FILE}{start_time:010d}.{socket.gethostname()}"
-        self.begins_anew = bool(earlier_times)
+        self.has_begun = False
         self.write_event(file_version="brain.Event:2")
         if not earlier_times:
             flat = flatten_settings(settings)
@@ -62,9 +62,9 @@ class TensorBoardLogger:
         from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if self.begins_anew:
+        if not self.has_begun:  # the second such event of a run tells TensorBoard of a restart
             self.write_event(step=step, session_log=SessionLog(status=SessionLog.START))
-            self.begins_anew = False
+            self.has_begun = True
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self.write_event(step=step, summary=Summary(value=scalars))
         self.last_step = step
