@@ -173,7 +173,7 @@ def test_the_curve_of_a_resumed_run_has_every_step_once(tmp_path):
 
 def test_a_full_disk_ends_the_log_with_one_warning_and_not_the_run(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    append, room = tensorboard_logger.append_bytes, iter(range(3))
+    append, room = tensorboard_logger.append_bytes, iter(range(4))
 
     def append_until_full(path, data):
         if next(room, None) is None:
