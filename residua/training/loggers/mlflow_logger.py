@@ -11,6 +11,8 @@ from residua.training.loggers.run_logger import collect_result_values, flatten_s
 
 MLFLOW_FILE = "mlflow-run.json"
 MLFLOW_EXPERIMENT = "residua"  # unless MLFLOW_EXPERIMENT_NAME names another one
+# Training waits for the server.  If it is gone, the library's seven retries take over four minutes.
+RETRIES_VARIABLE, FEW_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
 MAX_PARAMS = 100  # of one request, see MLflow's REST API, "Runs log batch"
 MAX_PARAM_LENGTH = 500  # characters, the limit of older versions
 
@@ -30,6 +32,7 @@ class MlflowLogger:
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
+        os.environ.setdefault(RETRIES_VARIABLE, FEW_RETRIES)
         self.client, self.path = MlflowClient(), folder / MLFLOW_FILE
         kept = read_kept_identity(self.path)
         if kept is not None:
