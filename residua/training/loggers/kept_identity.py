@@ -1,6 +1,6 @@
 """Which run of a tracking service the folder of a run belongs to, and its last logged step."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from residua.bounded_json import read_json
@@ -8,7 +8,7 @@ from residua.errors import MissingRecordError, RecordError
 from residua.files import write_json
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class KeptIdentity:
     """The id of a run at a tracking service, in a small file of the run's folder.
 
@@ -19,13 +19,11 @@ class KeptIdentity:
     id: str
     step: int = 0  # the last one that was logged
 
-    def log_once(self, path: Path, step: int) -> bool:
-        """Return whether `step` is new, and note in the file at `path` that it is logged."""
-        if step <= self.step:
-            return False
-        self.step = step
-        self.write_to(path)
-        return True
+    def move_to_step(self, step: int, path: Path) -> "KeptIdentity":
+        """Return this identity with another last step, which the file at `path` gets, too."""
+        moved = replace(self, step=step)
+        moved.write_to(path)
+        return moved
 
     def write_to(self, path: Path) -> None:
         """Write this identity to a file in the run's folder."""

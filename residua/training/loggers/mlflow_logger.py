@@ -54,7 +54,8 @@ class MlflowLogger:
 
     def log_values(self, step: int, values: dict[str, float]) -> None:
         """Log the values of a step that was not logged before."""
-        if self.identity.log_once(self.path, step):
+        if step > self.identity.step:
+            self.identity = self.identity.move_to_step(step, self.path)
             self.write_metrics(step, values)
 
     def finish(self, result: dict[str, Json] | None) -> None:
