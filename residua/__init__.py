@@ -24,6 +24,7 @@ from residua.version import __version__ as __version__
 if TYPE_CHECKING:
     from residua.api.classifier import Classifier, load
     from residua.api.network_signals import signals
+    from residua.api.push import push
     from residua.api.studies import lesion, study
     from residua.api.surgery import deepen, residualize
     from residua.api.train import train
@@ -55,6 +56,7 @@ __getattr__, __dir__ = export_lazily(
     {
         "api.classifier": "Classifier load",
         "api.network_signals": "signals",
+        "api.push": "push",
         "api.studies": "lesion study",
         "api.surgery": "deepen residualize",
         "api.train": "train",
@@ -104,6 +106,7 @@ __all__ = [
     "load",
     "network",
     "plan",
+    "push",
     "recipe",
     "register",
     "residualize",

@@ -39,6 +39,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "export",
+    "push",
     "serve",
     "data",
     "show",
@@ -62,6 +63,7 @@ OTHER_SPELLINGS = {
     "quantize": "export --int8",
     "resume": "train --resume",
     "test": "evaluate",
+    "upload": "push",
 }
 """Commands that people may expect, with those that do it here."""
 DISTRIBUTED_COMMANDS = ("train", "evaluate")  # those that several processes of torchrun can share

@@ -15,7 +15,7 @@ OPTION_GROUPS = {
     "server": "host port allow-host allow-origin threshold examples",
     "limits": "max-bytes max-total-bytes max-waiting timeout head-timeout",
     "sorting": "sort-into unsure-below link",
-    "output": "out top explain json csv",
+    "output": "out log top explain json csv",
 }
 """The names of the options in each group of the help, in the order of the groups."""
 

@@ -43,9 +43,10 @@ from residua.errors import RecordError, UsageError
 from residua.record import RunRecord
 from residua.report.format import format_quantities
 from residua.study_records import folder_for_name
+from residua.training.loggers.make_loggers import LOGGER_NAMES
 
 if TYPE_CHECKING:
-    from residua.training import Machine, ResolvedRun
+    from residua.training import Machine, ResolvedRun, RunLogger
 
 MAX_NAMED_FILES = 20  # skipped files that are printed
 
@@ -85,6 +86,26 @@ def add_arguments(parser: CommandParser) -> None:
     add_recipe_options(parser, default="chosen for photographs, small for digits, else he2015")
     add_seed_option(parser, "the initial weights, the order of images and their augmentation")
     add_out_option(parser, "the run's folder (default: a name for this run under runs/)")
+    add_checkpoint_options(parser)
+    add_device_option(parser)
+    add_precision_option(parser, default="auto")
+    parser.add_argument(
+        "--recompute",
+        help="activation checkpointing, for less memory with bit-identical results: none, unit, "
+        "stage or sqrt (default: none)",
+    )
+    add_data_dir_option(parser)
+    add_offline_option(parser)
+    add_log_option(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the plan of the run, its estimated time and memory, and stop",
+    )
+    add_json_option(parser)
+
+
+def add_checkpoint_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -95,26 +116,26 @@ def add_arguments(parser: CommandParser) -> None:
         default="60s",
         help="how often a checkpoint is written: steps (500), seconds (30s) or minutes (5m)",
     )
-    add_device_option(parser)
-    add_precision_option(parser, default="auto")
+
+
+def add_log_option(parser: CommandParser) -> None:
     parser.add_argument(
-        "--recompute",
-        help="activation checkpointing, for less memory with bit-identical results: none, unit, "
-        "stage or sqrt (default: none)",
+        "--logger",  # torchrun takes --log for an option of its own
+        "--log",
+        dest="log",
+        action="append",
+        default=[],
+        metavar="NAME",
+        completions=LOGGER_NAMES,
+        help="also log the curves to tensorboard (event files in the run's folder), wandb or "
+        "mlflow; can be repeated; torchrun knows it as --logger only",
     )
-    add_data_dir_option(parser)
-    add_offline_option(parser)
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the plan of the run, its estimated time and memory, and stop",
-    )
-    add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
         check_image_options(arguments)
+        loggers = training.make_run_loggers(arguments.log)
         dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
         machine = training.set_up_machine(
             arguments.precision, arguments.recompute or "none", group, arguments.device
@@ -129,7 +150,7 @@ def run(arguments: Namespace) -> None:
                 resolved.run, machine, arguments.data_dir, resolved.dataset, print_summary
             )
         else:
-            facts = train_and_report(arguments, resolved, machine, print_summary)
+            facts = train_and_report(arguments, resolved, machine, print_summary, loggers)
     if not group.is_main:
         return
     outcome: list[str] = []
@@ -192,6 +213,7 @@ def train_and_report(
     resolved: "ResolvedRun",
     machine: "Machine",
     print_summary: DataSummaryRecorder,
+    loggers: "dict[str, RunLogger]",
 ) -> dict[str, Json]:
     """Train a run, with notes and a progress bar on standard error.
 
@@ -205,7 +227,9 @@ def train_and_report(
     if is_main and arguments.resume and not RunRecord(folder).run_json_path.exists():
         print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
-    with bar, training.catch_stop_signals() as should_stop:
+    show = TrainingListener(bar, name, describe_run_memory(resolved, machine))
+    logs = training.RunLogs(loggers, bar.print_note)
+    with bar, logs, training.catch_stop_signals() as should_stop:
         result = training.train_run(
             run_config,
             folder,
@@ -216,9 +240,11 @@ def train_and_report(
             resume=arguments.resume,
             checkpoint_policy=training.parse_save_interval(arguments.save_every),
             on_data=print_summary,
-            on_progress=TrainingListener(bar, name, describe_run_memory(resolved, machine)),
+            on_start=logs.start,
+            on_progress=training.call_listeners(show, logs),
             should_stop=should_stop,
         )
+        logs.finish(result)
     if is_main:
         print_notes(describe_skipped_files(RunRecord(folder).read_skipped_images()))
     if is_main and was_finished:

@@ -9,6 +9,7 @@ prepared_network  freeze what a recipe freezes, and move the network to its devi
 optimisers        build torch optimisers and their parameter groups
 muon              the Muon optimiser
 progress          the progress of a run, and the step results not yet in metrics.jsonl
+loggers           what a run measures, in TensorBoard, Weights & Biases, MLflow or an own object
 checkpoint        checkpoint files, with a checksum
 training_state    save the state of a run to a checkpoint, and restore it
 machine           device, precision and process group
@@ -61,12 +62,16 @@ if TYPE_CHECKING:
     from residua.training.initial_weights import adapt_network_to_data as adapt_network_to_data
     from residua.training.initial_weights import read_image_size as read_image_size
     from residua.training.initial_weights import resolve_weight_source as resolve_weight_source
+    from residua.training.loggers.make_loggers import make_run_loggers as make_run_loggers
+    from residua.training.loggers.run_logger import RunLogger as RunLogger
+    from residua.training.loggers.run_logs import RunLogs as RunLogs
     from residua.training.machine import Machine as Machine
     from residua.training.machine import Precision as Precision
     from residua.training.machine import set_up_machine as set_up_machine
     from residua.training.memory import describe_memory as describe_memory
     from residua.training.progress import ProgressListener as ProgressListener
     from residua.training.progress import TrainingProgress as TrainingProgress
+    from residua.training.progress import call_listeners as call_listeners
     from residua.training.run import catch_stop_signals as catch_stop_signals
     from residua.training.run import train_run as train_run
     from residua.training.run_request import ResolvedRun as ResolvedRun
@@ -88,7 +93,10 @@ __getattr__, __dir__ = export_lazily(
         "initial_weights": "adapt_network_to_data read_image_size resolve_weight_source",
         "machine": "Machine Precision set_up_machine",
         "memory": "describe_memory",
-        "progress": "ProgressListener TrainingProgress",
+        "loggers.make_loggers": "make_run_loggers",
+        "loggers.run_logger": "RunLogger",
+        "loggers.run_logs": "RunLogs",
+        "progress": "ProgressListener TrainingProgress call_listeners",
         "run_request": "ResolvedRun RunRequest resolve_run",
         "run": "catch_stop_signals train_run",
         "step": "TrainingStep",

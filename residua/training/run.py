@@ -34,6 +34,10 @@ from residua.training.recalibrate_bn import recalibrate_batchnorm, score_with_re
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 
 
+def ignore_start(record: RunRecord) -> None:
+    """Do nothing; this is the `on_start` of a run that nobody logs."""
+
+
 def train_run(
     run: Run,
     folder: Path,
@@ -46,6 +50,7 @@ def train_run(
     checkpoint_policy: CheckpointPolicy = DEFAULT_CHECKPOINT_POLICY,
     additions: UserAdditions = NO_ADDITIONS,
     on_data: Callable[[DataSummary], None] = ignore_summary,
+    on_start: Callable[[RunRecord], None] = ignore_start,
     on_progress: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> dict[str, Json]:
@@ -54,10 +59,9 @@ def train_run(
     A finished run is not trained again; its stored result is returned.  `data` is the run's data
     set if the caller has resolved it already.  `initial_weights` is a weight file or a model
     folder; with a model folder, its mean and std are also used.  With `resume`, training continues
-    from the newest checkpoint.  VLAD models are fitted in one go: they write no checkpoints, no
-    metrics and no model folder `best`, and start over if interrupted.  `additions` holds the user's
-    own module and image transform, which JSON cannot describe.  `on_data` is called before training
-    with a summary of the data.
+    from the newest checkpoint.  VLAD, which is fitted in one go, writes no checkpoints, no metrics
+    and no model folder `best`.  `additions` holds what JSON cannot describe.  `on_data` gets a
+    summary of the data, and `on_start`, on rank 0, the record that holds the run, before it begins.
 
     Every rank of the machine's group must call this function; only rank 0 writes files.  A run may
     resume with another number of processes, and its results are then the same up to rounding.
@@ -69,9 +73,8 @@ def train_run(
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
         machine = make_vlad_machine(run, machine)
-    data = keep_data_settings_of_run(
-        data or resolve_dataset(run.dataset, run.network.input), record
-    )
+    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = keep_data_settings_of_run(data, record)
     if isinstance(run.network, Network) and not record.is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
     prepared_run = prepare_run(
@@ -80,8 +83,9 @@ def train_run(
     on_data(add_moved_note(prepared_run, record.find_moved_images(run, prepared_run.environment)))
     may_resume = resume or group.restart_count > 0
     with lock_run_folder(folder, group):
+        environment = prepared_run.environment
         earlier_result = group.broadcast_from_rank0(
-            lambda: begin_or_load_result(record, run, prepared_run.environment, may_resume)
+            lambda: begin_or_load_result(record, run, environment, may_resume, on_start)
         )
         if earlier_result is not None:
             return earlier_result
@@ -131,12 +135,21 @@ def lock_run_folder(folder: Path, group: DataParallelGroup) -> Iterator[None]:
 
 
 def begin_or_load_result(
-    record: RunRecord, run: Run, environment: dict[str, Json], resume: bool
+    record: RunRecord,
+    run: Run,
+    environment: dict[str, Json],
+    resume: bool,
+    on_start: Callable[[RunRecord], None],
 ) -> dict[str, Json] | None:
-    """Claim the record's folder for `run`; return the stored result if the run is finished."""
+    """Claim the record's folder for `run`; return the stored result if the run is finished.
+
+    If it is not finished, `on_start` is called with the record.
+    """
     record.claim_folder(run, environment, resume)
     result = record.read_result()
-    if result is not None:  # a process that was killed after it had written the result left them
+    if result is None:
+        on_start(record)
+    else:  # a process that was killed after it had written the result left them
         delete_path(record.checkpoints_folder)
     return result
 
