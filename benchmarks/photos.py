@@ -48,7 +48,7 @@ class TrainingOutcome:
 
 
 def train_with_residua(folder: Path, run_folder: Path, epochs: float) -> TrainingOutcome:
-    """Run `residua train FOLDER` with default settings, unless `run_folder` holds its result.
+    """Run `residua train FOLDER --from none`, unless `run_folder` holds its result.
 
     `epochs` = 0 keeps the default number of epochs.
     """
@@ -60,6 +60,8 @@ def train_with_residua(folder: Path, run_folder: Path, epochs: float) -> Trainin
             "residua",
             "train",
             str(folder),
+            "--from",
+            "none",
             "--out",
             str(run_folder),
             "--resume",

@@ -24,6 +24,7 @@ from residua.version import __version__ as __version__
 if TYPE_CHECKING:
     from residua.api.classifier import Classifier, load
     from residua.api.network_signals import signals
+    from residua.api.push import push
     from residua.api.studies import lesion, study
     from residua.api.surgery import deepen, residualize
     from residua.api.train import train
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     from residua.config.heads import Head
     from residua.config.memory import activation_bytes
     from residua.config.model import ModelConfig
-    from residua.config.network import Network, Order, Stage, Stem, Unit
+    from residua.config.network import Network, Stage, Stem, Unit
+    from residua.config.orders import Order
     from residua.config.papers import list_models, network
     from residua.config.plan import plan
     from residua.config.recipe import Recipe, recipe
@@ -54,6 +56,7 @@ __getattr__, __dir__ = export_lazily(
     {
         "api.classifier": "Classifier load",
         "api.network_signals": "signals",
+        "api.push": "push",
         "api.studies": "lesion study",
         "api.surgery": "deepen residualize",
         "api.train": "train",
@@ -65,7 +68,8 @@ __getattr__, __dir__ = export_lazily(
         "config.memory": "activation_bytes",
         "config.model": "ModelConfig",
         "config.heads": "Head",
-        "config.network": "Network Order Stage Stem Unit",
+        "config.network": "Network Stage Stem Unit",
+        "config.orders": "Order",
         "config.papers": "list_models network",
         "config.plan": "plan",
         "config.recipe": "Recipe recipe",
@@ -102,6 +106,7 @@ __all__ = [
     "load",
     "network",
     "plan",
+    "push",
     "recipe",
     "register",
     "residualize",

@@ -11,6 +11,10 @@ EXTRA_PACKAGES = {
     "a parquet table": ("pyarrow",),
     "a Hugging Face data set": ("datasets",),
     "a HEIC image": ("pillow_heif",),
+    "push": ("huggingface_hub",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
     "serve": ("starlette", "uvicorn", "python_multipart"),
 }
 """Maps each feature to the packages that it needs, which an extra in pyproject.toml installs."""

@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -97,12 +98,23 @@ def append_line(path: Path, line: str) -> None:
     with open(path, "ab+", buffering=0) as file:
         end = find_end_of_lines(file)
         file.truncate(end)
-        try:
-            if file.write(data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        except BaseException:
-            file.truncate(end)
-            raise
+        append_or_restore(file, data, end, path)
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Append to a file that no other process writes; after an error the file is as before."""
+    with open(path, "ab", buffering=0) as file:
+        append_or_restore(file, data, file.seek(0, os.SEEK_END), path)
+
+
+def append_or_restore(file: FileIO, data: bytes, end: int, path: Path) -> None:
+    """Append to an open file that ends at `end`; after an error it ends there again."""
+    try:
+        if file.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    except BaseException:
+        file.truncate(end)
+        raise
 
 
 def find_end_of_lines(file: IO[bytes]) -> int:

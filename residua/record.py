@@ -174,6 +174,16 @@ class RunRecord:
             if isinstance(problem, dict)
         ]
 
+    def read_weights_origin(self) -> dict[str, Json] | None:
+        """Read which weights the run started from: `name`, which may be a path, and `sha256`.
+
+        Returns None for random weights, and for runs of versions that did not record them.
+        """
+        environment = self.read_run_json()["environment"]
+        origin = environment.get("weights_from") if isinstance(environment, dict) else None
+        is_known = isinstance(origin, dict) and {"name", "sha256"} <= set(origin)
+        return origin if isinstance(origin, dict) and is_known else None
+
     def read_metrics(self) -> list[MetricsRow]:
         """Read the rows of metrics.jsonl, in order of step; [] before the first evaluation."""
         return self.parse_metrics(self.read_metrics_file())

@@ -6,6 +6,13 @@ import torch
 
 from tests.studies.in_process import train_studies_in_this_process
 
+# No test fetches published weights from the network, or uses those that this machine has: nobody
+# listens at this address, and no file has these sums.
+os.environ["RESIDUA_MIRROR"] = "http://127.0.0.1:9"
+os.environ["RESIDUA_WEIGHTS"] = str(
+    Path(__file__).parent / "fixtures" / "no_published_weights.json"
+)
+
 
 @pytest.fixture(scope="session")
 def real_data_folder():

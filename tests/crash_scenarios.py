@@ -23,6 +23,7 @@ from PIL import Image
 import residua
 from residua.config.dataset import DataFile, DownloadArchive, get_dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
+from residua.config.published_weights import PublishedWeights
 from residua.data.image_cache import decode_to_cache, hash_listing, load_cached_images
 from residua.data.sources.download import find_or_download, list_missing_files
 from residua.data.sources.image_folder import list_image_folder
@@ -31,12 +32,15 @@ from residua.deploy.export_check import OutputDifference
 from residua.deploy.sort_images import open_image_sorter
 from residua.errors import UsageError
 from residua.files import claim_new_output, write_json
+from residua.net.convert.state_dict import write_state_dict
+from residua.net.convert.weights import convert_to_project
 from residua.net.model_folder import (
     compute_file_sha256,
     read_model_config,
     replace_model_config,
     save_pretrained,
 )
+from residua.net.published_model import fetch_model_folder, find_fetched_model
 from residua.record import RunRecord
 from residua.report import figures, study
 from residua.report.runs import read_study_runs
@@ -294,7 +298,7 @@ def download_dataset(folder):
         mock.patch.dict(
             "os.environ", {"XDG_CACHE_HOME": str(folder / "cache"), "RESIDUA_DATA": ""}
         ),
-        mock.patch("residua.data.sources.download.tqdm", mock.MagicMock()),
+        mock.patch("residua.downloads.tqdm", mock.MagicMock()),
     ):
         find_or_download(make_published_dataset(folder))
 
@@ -307,6 +311,48 @@ def read_downloaded(folder):
     assert not list_missing_files(target, dataset.train + dataset.test)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == FILE_CONTENTS
     return "downloaded"
+
+
+# Published weights.
+
+
+def publish_file(folder):
+    net, config = make_model(0)
+    tensors = convert_to_project(net.state_dict(), config.network, "timm")
+    write_state_dict(tensors, folder / "w.safetensors")
+
+
+def make_published_weights(folder):
+    """Weights of which only the first digits of the sum are published."""
+    return PublishedWeights(
+        name="tiny.v1",
+        network="cifar-resnet8",
+        address=(folder / "w.safetensors").as_uri(),
+        sha256=compute_file_sha256(folder / "w.safetensors")[:8],
+        class_names=("a", "b", "c"),
+        mean=(0.5,),
+        std=(0.25,),
+        side=8,
+        resize=8,
+    )
+
+
+def use_cache_in(folder):
+    return mock.patch.dict(
+        "os.environ",
+        {"XDG_CACHE_HOME": str(folder / "cache"), "RESIDUA_MIRROR": "", "TORCH_HOME": str(folder)},
+    )
+
+
+def fetch_published_model(folder):
+    with use_cache_in(folder), mock.patch("residua.downloads.tqdm", mock.MagicMock()):
+        fetch_model_folder(make_published_weights(folder))
+
+
+def read_published_model(folder):
+    with use_cache_in(folder):
+        found = find_fetched_model(make_published_weights(folder))
+    return found and read_model_config(found).weights
 
 
 # Sorted images.
@@ -370,6 +416,13 @@ SCENARIOS = [
     Scenario("report", write_report("new"), read_report, prepare_report),
     Scenario("image cache", decode_photos, read_cached_photos, write_photos),
     Scenario("download", download_dataset, read_downloaded, write_archive, is_done_once=True),
+    Scenario(
+        "published weights",
+        fetch_published_model,
+        read_published_model,
+        publish_file,
+        is_done_once=True,
+    ),
     Scenario("export", export_file, read_exported),
     Scenario("sort images", sort_two_images, read_sorted_images, write_two_images),
 ]

@@ -74,7 +74,8 @@ from residua.analysis.activation_distribution import (
     discretize_normal,
     standard_normal,
 )
-from residua.config.plan import Layers, Plan, PlannedUnit
+from residua.config.layers import Layers
+from residua.config.plan import Plan, PlannedUnit
 
 ROUNDED_DIGITS = 12  # sums over cells are accurate to this many decimals
 REACH_IN_SDS = 10.0  # standard deviations of the longest walk that the cells cover

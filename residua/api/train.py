@@ -18,6 +18,8 @@ from residua.config.recipe import Recipe
 from residua.data.user_data import ImagesAndLabels, UserData, resolve_user_data
 from residua.data.user_transform import UserTransform
 from residua.training.distributed import join_process_group
+from residua.training.loggers.make_loggers import make_run_loggers
+from residua.training.loggers.run_logger import RunLogger
 from residua.training.machine import DeviceChoice, Precision, set_up_machine
 from residua.training.run_request import resolve_run
 
@@ -47,6 +49,7 @@ def train(
     resume: bool = False,
     save_every: str = "60s",
     data_dir: str | Path | None = None,
+    log: str | RunLogger | Sequence[str | RunLogger] = (),
     on_progress: Callable[[ProgressReport], None] | None = None,
     quiet: bool = False,
 ) -> TrainingResult:
@@ -56,22 +59,26 @@ def train(
     suit the data and the machine, and printed on standard error unless `quiet` is set.
 
     model        name of a network, a `Network`, a module, which is trained in place, or None
+    from_        weights to start from, as `residua train --from` takes them; "none": random ones
     data         a data set's name, the path of photographs, (images, labels), a map-style data set
                  of (image, label), or a dict of these by split; see `resolve_user_data`
     test, dev    held-out images, for data in memory; without them, some images are held out
     transform    f(image, rng) -> image, on each training image (h, w, c) uint8
     out          folder of the run; if None, nothing is kept, and a stopped run is lost
+    log          tensorboard, wandb, mlflow or an object with the methods of `RunLogger`, or a list
     on_progress  called after each step; an error that it raises stops the run, which can be resumed
 
     Raises UsageError, DataError, TrainingError, RecordError, and Interrupted after Ctrl-C.
     """
     request = make_training_request(
         *(model, from_, size, seed, recipe, epochs, steps, precision),
+        resumed=Path(out) if resume and out is not None else None,
         balance=balance,
         freeze=freeze,
         add_class=add_class,
     )
-    session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet)
+    loggers = make_run_loggers(log)
+    session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet, loggers)
     with join_process_group() as group:
         dataset = resolve_user_data(data, test=test, dev=dev, classes=classes)
         machine = set_up_machine(precision, recompute, group, device)

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -21,8 +21,11 @@ from residua.errors import Interrupted, UsageError
 from residua.net.model_folder import load_model_folder, read_model_config
 from residua.record import MetricsRow, RunRecord
 from residua.training.checkpoint import parse_save_interval
+from residua.training.loggers.make_loggers import LOGGER_NAMES
+from residua.training.loggers.run_logger import RunLogger
+from residua.training.loggers.run_logs import RunLogs
 from residua.training.machine import Machine
-from residua.training.progress import TrainingProgress
+from residua.training.progress import ProgressListener, TrainingProgress, call_listeners
 from residua.training.run import catch_stop_signals, train_run
 from residua.training.run_request import ResolvedRun, RunRequest
 from residua.training.user_additions import UserAdditions
@@ -93,6 +96,7 @@ class TrainingSession:
     data_dir: str | Path | None
     on_progress: Callable[[ProgressReport], None] | None
     quiet: bool
+    loggers: dict[str, RunLogger] = field(default_factory=dict)
 
     def train(
         self,
@@ -106,6 +110,8 @@ class TrainingSession:
         if self.out is None and (self.resume or group.world_size > 1):
             need = "--resume needs" if self.resume else "several processes need"
             raise UsageError(f"{need} the folder of the run: add --out")
+        if self.out is None and (names := sorted(set(self.loggers) & set(LOGGER_NAMES))):
+            raise UsageError(f"{names[0]} writes to the folder of the run: add --out")
         with ExitStack() as stack:
             folder = Path(
                 self.out
@@ -151,14 +157,14 @@ class TrainingSession:
         was_finished = RunRecord(folder).is_finished
         callback = CallbackListener(self.on_progress) if self.on_progress and is_main else None
         bar = ProgressBar("step", hidden=not is_said)
-        show = TrainingListener(bar, resolved.run.network.name)
-
-        def listen(progress: TrainingProgress, line: MetricsRow | None) -> None:
-            show(progress, line)
-            if callback is not None:
-                callback(progress, line)
-
-        with bar, catch_stop_signals() as is_stop_requested:
+        logs = RunLogs(self.loggers, bar.print_note)
+        listeners: list[ProgressListener] = [
+            TrainingListener(bar, resolved.run.network.name),
+            logs,
+        ]
+        if callback is not None:
+            listeners.append(callback)
+        with bar, logs, catch_stop_signals() as is_stop_requested:
             try:
                 result = train_run(
                     resolved.run,
@@ -171,16 +177,24 @@ class TrainingSession:
                     checkpoint_policy=parse_save_interval(self.save_every),
                     additions=additions,
                     on_data=print_summary,
-                    on_progress=listen,
+                    on_start=logs.start,
+                    on_progress=call_listeners(*listeners),
                     should_stop=lambda: (
                         is_stop_requested() or (callback is not None and callback.error is not None)
                     ),
                 )
             except Interrupted as error:
                 raise self.choose_stop_error(error, callback) from None
+            logs.finish(result)
         if callback is not None and callback.error is not None:
             raise callback.error
-        return {**result, "trained": not was_finished, **print_summary.json}
+        origin = RunRecord(folder).read_weights_origin()
+        return {
+            **result,
+            "trained": not was_finished,
+            "weights_from": origin,
+            **print_summary.json,
+        }
 
     def choose_stop_error(self, error: Interrupted, callback: CallbackListener | None) -> Exception:
         """Return the error to raise after a stop, which says whether and how to resume."""
@@ -209,6 +223,7 @@ def make_training_request(
     balance: bool,
     freeze: bool,
     add_class: bool,
+    resumed: Path | None = None,
 ) -> RunRequest:
     """Make the request that the arguments of `residua.train` describe."""
 
@@ -233,4 +248,5 @@ def make_training_request(
         change_recipe=change_recipe,
         precision=precision,
         given=frozenset(name for name, value in choices.items() if value is not None),
+        resumed=resumed,
     )

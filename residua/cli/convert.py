@@ -100,7 +100,7 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     """
     require_import_options(arguments)
     requested_network, config = make_requested_config(arguments)
-    source = net.download_if_on_hub(arguments.source)
+    source = net.resolve_model_source(arguments.source)
     if source.is_dir():
         raise RecordError(
             f"{arguments.source} is a folder: give a weights file, "
@@ -197,7 +197,7 @@ def export_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
             "--to takes the network, the class names and the normalisation from the model folder: "
             f"leave out {' and '.join(conflicting_options)}"
         )
-    source = net.download_if_on_hub(arguments.source)
+    source = net.resolve_model_source(arguments.source)
     if source.is_file():
         raise RecordError(
             f"{arguments.source} is not a model folder: give one, "

@@ -1,5 +1,6 @@
 """Evaluate a trained network on a data set."""
 
+from functools import partial
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -17,12 +18,14 @@ from residua.cli.options import (
     add_device_option,
     add_json_option,
     add_model_argument,
+    add_offline_option,
     add_out_option,
     add_precision_option,
 )
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
 from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
+from residua.errors import UsageError
 from residua.report.format import format_percent
 
 
@@ -60,6 +63,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_device_option(parser)
     add_precision_option(parser, default="fp32")
     add_data_dir_option(parser)
+    add_offline_option(parser)
     add_json_option(parser)
 
 
@@ -68,7 +72,12 @@ def run(arguments: Namespace) -> None:
         machine = training.set_up_machine(
             arguments.precision, group=group, device_choice=arguments.device
         )
-        folder = net.find_model_folder(arguments.model)
+        folder = group.run_local_rank0_first(partial(net.find_model_folder, arguments.model))
+        if arguments.calibrate and net.is_published_model(folder):
+            raise UsageError(
+                f"{arguments.model} is in the cache, which stays as it was published: copy the "
+                f"folder {folder}, and calibrate the copy"
+            )
         config = net.read_model_config(folder)
         check_image_options(arguments)
         dataset = data.resolve_dataset(

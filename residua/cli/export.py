@@ -10,6 +10,7 @@ from residua.cli.options import (
     add_data_dir_option,
     add_json_option,
     add_model_argument,
+    add_offline_option,
     add_out_option,
 )
 from residua.cli.parser import CommandParser
@@ -49,6 +50,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_max_pixels_option(parser)
     add_data_dir_option(parser)
+    add_offline_option(parser)
     add_json_option(parser)
 
 

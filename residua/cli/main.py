@@ -21,6 +21,7 @@ from residua.cli.streams import (
 )
 from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.console.output import print_note
+from residua.downloads import forbid_network
 from residua.errors import ResiduaError, UsageError, describe_os_error, unknown_name_error
 from residua.version import __version__
 
@@ -34,13 +35,16 @@ COMMANDS = (
     "lesion",
     "signals",
     "train",
+    "find-lr",
     "evaluate",
     "predict",
     "export",
+    "push",
     "serve",
     "data",
     "show",
     "models",
+    "cache",
     "recipes",
     "report",
     "runs",
@@ -50,6 +54,7 @@ COMMANDS = (
 )
 OTHER_SPELLINGS = {
     "explain": "predict --explain",
+    "lr-find": "find-lr",
     "calibrate": "evaluate --calibrate",
     "check": "data check",
     "classify": "predict",
@@ -58,6 +63,7 @@ OTHER_SPELLINGS = {
     "quantize": "export --int8",
     "resume": "train --resume",
     "test": "evaluate",
+    "upload": "push",
 }
 """Commands that people may expect, with those that do it here."""
 DISTRIBUTED_COMMANDS = ("train", "evaluate")  # those that several processes of torchrun can share
@@ -120,6 +126,8 @@ def run_command(words: list[str]) -> None:
         else:
             parser.parse_args(others)
             raise UsageError(f"{first_word} runs in a single process: start it without torchrun")
+        if parsed.get("offline"):
+            forbid_network()
         import_command(first_word).run(parsed)
 
 
@@ -147,7 +155,12 @@ def import_command(name: str) -> ModuleType:
     The module's docstring is the command's help text.  The module defines `add_arguments` and
     `run`.
     """
-    return import_module(f"residua.cli.{name}")
+    return import_module(module_of_command(name))
+
+
+def module_of_command(name: str) -> str:
+    """Return the module of a command, whose name may have hyphens."""
+    return f"residua.cli.{name.replace('-', '_')}"
 
 
 def format_overview() -> str:
@@ -160,7 +173,7 @@ def format_overview() -> str:
 
 def read_summary(command: str) -> str:
     """Read the first line of a command's docstring, without importing its module."""
-    spec = find_spec(f"residua.cli.{command}")
+    spec = find_spec(module_of_command(command))
     assert spec is not None
     source = Path(str(spec.origin)).read_text(encoding="utf-8")
     return str(ast.get_docstring(ast.parse(source))).splitlines()[0]

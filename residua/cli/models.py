@@ -1,4 +1,6 @@
-"""List the networks of the papers with their depths and sizes."""
+"""List the networks of the papers with their depths and sizes, or published weights."""
+
+from fnmatch import fnmatch
 
 from jsonargparse import Namespace
 
@@ -8,11 +10,18 @@ from residua.config.name_parts import UNIT_PARTS
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import list_models, network
 from residua.config.plan import Plan, plan
+from residua.config.published_weights import PublishedWeights
+from residua.config.weight_registry import list_short_names, list_weights
 from residua.console.output import print_result
+from residua.report.format import format_percent
 
 NAMING_HELP = """\
 Any depth that a family allows can be named, e.g. cifar-resnet26.  A part of the network is replaced
 by adding PART=VALUE to the name, as in cifar-resnet56,shortcut=project:"""
+WEIGHTS_HELP = """\
+Errors are those that the publishers state for ImageNet.  A short name stands for the weights of its
+net with the lowest error at 224 pixels, among those whose whole SHA-256 sum is known if there are
+any; a licence with nc forbids commercial use.  RESIDUA_WEIGHTS names a JSON file with others."""
 OTHER_PARTS = {
     "width": ["a factor, e.g. 2"],
     "units": ["the units of each stage, e.g. 3-6-3"],
@@ -28,16 +37,61 @@ def add_arguments(parser: CommandParser) -> None:
         default="*",
         help="list the names that match, e.g. 'cifar-*' (default: all)",
     )
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        help="list the published weights that can be given wherever a model is named",
+    )
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.weights:
+        print_weights(arguments.pattern, arguments.json)
+        return
     plans = {name: plan(network(name)) for name in list_models(arguments.pattern)}
     print_result(
         {"models": [make_model_json(name, planned) for name, planned in plans.items()]},
         format_model_table(plans),
         arguments.json,
     )
+
+
+def print_weights(pattern: str, as_json: bool) -> None:
+    """Print the published weights whose name matches a shell pattern."""
+    weights = list_weights()
+    short_names = list_short_names(weights.values())
+    listed = [entry for name, entry in weights.items() if fnmatch(name, pattern)]
+    facts = [
+        {
+            "name": entry.name,
+            "network": entry.network,
+            "address": entry.address,
+            "sha256": entry.sha256,
+            "classes": len(entry.classes),
+            "top1_error": entry.top1_error,
+            "licence": entry.licence,
+            "stands_for": entry.short_name if short_names[entry.short_name] == entry else None,
+        }
+        for entry in listed
+    ]
+    print_result({"weights": facts}, format_weight_table(listed, short_names), as_json)
+
+
+def format_weight_table(
+    weights: list[PublishedWeights], short_names: dict[str, PublishedWeights]
+) -> str:
+    """Format a table with one line per entry, and what the columns mean."""
+    lines = [f"{'name':38} {'top-1 error':>11} {'pixels':>6}  {'licence':13} {'SHA-256':12} short"]
+    for entry in weights:
+        error = "" if entry.top1_error is None else format_percent(entry.top1_error, digits=2)
+        short_name = entry.short_name if short_names[entry.short_name] == entry else ""
+        sum_digits = entry.sha256[:12] or "the hub's"
+        lines.append(
+            f"{entry.name:38} {error:>11} {entry.side:>6}  {entry.licence:13} {sum_digits:12} "
+            f"{short_name}".rstrip()
+        )
+    return "\n".join([*lines, WEIGHTS_HELP])
 
 
 def describe_wide_depth(plans: dict[str, Plan]) -> str:

@@ -25,8 +25,9 @@ FIELDS_OF_OPTIONS = {
 """The options that set one field of a recipe, with the field in the notation of `--set`."""
 
 MODEL_HELP = (
-    "a run's folder (its last network is used), a model folder, such as RUN/best, "
-    "or hf:OWNER/NAME on the Hugging Face hub"
+    "a run's folder (its last network is used), a model folder, such as RUN/best, published "
+    "weights, such as resnet50 (residua models --weights), or hf:OWNER/NAME on the Hugging Face "
+    "hub"
 )
 DATA_HELP = (
     "a data set (digits, cifar10, cifar100, mnist, fashion-mnist) or photographs: "
@@ -96,6 +97,15 @@ def add_json_option(parser: CommandParser) -> None:
     )
 
 
+def add_offline_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="use no network: only weights and data that are on this machine, as with "
+        "HF_HUB_OFFLINE=1",
+    )
+
+
 def add_data_dir_option(parser: CommandParser) -> None:
     parser.add_argument(
         "--data-dir",
@@ -132,10 +142,11 @@ def parse_network_options(arguments: Namespace, name: str, data: Dataset | None 
     )
 
 
-def add_recipe_options(parser: CommandParser, default: str) -> None:
+def add_recipe_options(parser: CommandParser, default: str, has_length: bool = True) -> None:
     """Add options that choose a recipe and change it.
 
-    `default` is the help text for the recipe that is used if the user chooses none.
+    `default` is the help text for the recipe that is used if the user chooses none.  Unless
+    `has_length` is True, there are no options for the length of training and the learning rate.
     """
     *names, last_name = RECIPES
     parser.add_argument(
@@ -144,14 +155,8 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
         help=f"the training recipe: {', '.join(names)} or {last_name}; residua recipes describes "
         f"them (default: {default})",
     )
-    parser.add_argument(
-        "--steps", type=int, help="training length in batches (default: the recipe's)"
-    )
-    parser.add_argument(
-        "--epochs",
-        type=float,
-        help="training length in passes over the training images (default: the recipe's)",
-    )
+    if has_length:
+        add_length_options(parser)
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -168,11 +173,6 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
         "settings and learning rate (default: the recipe's)",
     )
     parser.add_argument(
-        "--lr",
-        type=float,
-        help="the highest learning rate of the schedule (default: the recipe's)",
-    )
-    parser.add_argument(
         "--weight-decay", type=float, help="the optimiser's weight decay (default: the recipe's)"
     )
     parser.add_argument(
@@ -182,6 +182,23 @@ def add_recipe_options(parser: CommandParser, default: str) -> None:
         metavar="FIELD=VALUE",
         help="change any field of the recipe, e.g. augment.mixup=0.2; can be repeated; "
         "residua recipes NAME lists the fields",
+    )
+
+
+def add_length_options(parser: CommandParser) -> None:
+    """Add the options for the length of training and its learning rate."""
+    parser.add_argument(
+        "--steps", type=int, help="training length in batches (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=float,
+        help="training length in passes over the training images (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--lr",
+        type=float,
+        help="the highest learning rate of the schedule (default: the recipe's)",
     )
 
 

@@ -15,7 +15,7 @@ from residua.cli.image_options import (
     add_white_level_option,
     check_image_options,
 )
-from residua.cli.options import add_engine_option, add_model_argument
+from residua.cli.options import add_engine_option, add_model_argument, add_offline_option
 from residua.cli.parser import CommandParser
 from residua.cli.prediction_printers import (
     ImageResult,
@@ -69,6 +69,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_max_pixels_option(parser)
     add_white_level_option(parser, "the model's")
     add_engine_option(parser)
+    add_offline_option(parser)
     parser.add_argument("--batch", type=int, default=32, help="images that are computed together")
     parser.add_argument(
         "--explain",

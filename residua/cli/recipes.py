@@ -36,6 +36,12 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "balance": "draw all classes equally often (also --balance)",
         "freeze": "train only the last layer (also --freeze)",
         "body_lr": "factor on the learning rate of all layers except the last",
+        "layer_decay": "factor on the learning rate from each stage to the one before it",
+        "probe": "share of the run, at its start, in which only the last layer is trained",
+        "bn": "running statistics of BN: train, frozen, or reestimated after the last step",
+        "ema": "decay per step of an average of the weights, which is saved; 0: no average",
+        "clip_norm": "largest norm of all gradients together; 0: no limit",
+        "sizes": "sides of the images, as shares of the full side, over equal parts of the run",
     },
     Sgd: {
         "momentum": "share of the last update that is kept",
@@ -85,6 +91,8 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "mixup": "probability of blending an image with another one",
         "cutmix": "probability of pasting a box of another image into an image",
         "extra": "registered transforms of your own, as JSON",
+        "randaugment": "random changes of each image by RandAugment; 0: none",
+        "magnitude": "strength of RandAugment's changes, 0 to 30",
     },
 }
 """What each field of a recipe and of its parts means, by the key that `--set` uses."""

@@ -1,4 +1,4 @@
-"""Turns the options of `residua train` into a request to train."""
+"""Options of `residua train`, and the request to train that they describe."""
 
 from dataclasses import replace
 
@@ -6,9 +6,11 @@ from jsonargparse import Namespace
 
 from residua import training
 from residua.cli.options import apply_recipe_options, is_given
+from residua.cli.parser import CommandParser
 from residua.config.recipe import Recipe
 from residua.config.vlad_config import is_vlad_name
 from residua.errors import UsageError
+from residua.training.loggers.make_loggers import LOGGER_NAMES
 
 NETWORK_ONLY_OPTIONS = (
     "recipe",
@@ -26,6 +28,55 @@ NETWORK_ONLY_OPTIONS = (
     "add_class",
 )
 CHOSEN_OPTIONS = ("model", "size", "recipe", "steps", "epochs", "balance")
+
+
+def add_checkpoint_options(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the folder's last checkpoint, if it has one",
+    )
+    parser.add_argument(
+        "--save-every",
+        default="60s",
+        help="how often a checkpoint is written: steps (500), seconds (30s) or minutes (5m)",
+    )
+
+
+def add_log_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--logger",  # torchrun takes --log for an option of its own
+        "--log",
+        dest="log",
+        action="append",
+        default=[],
+        metavar="NAME",
+        completions=LOGGER_NAMES,
+        help="also log the curves to tensorboard (event files in the run's folder), wandb or "
+        "mlflow; can be repeated; torchrun knows it as --logger only",
+    )
+
+
+def add_start_options(parser: CommandParser) -> None:
+    """Add the options for the weights that training starts from."""
+    parser.add_argument(
+        "--from",
+        help="start from these weights: a run's folder, a model folder, a file, published weights "
+        "such as resnet50 (residua models --weights), hf:OWNER/NAME on the Hugging Face hub, or "
+        "none for random weights (default: published weights for photographs if no --model is "
+        "given, else none)",
+    )
+    parser.add_argument(
+        "--freeze",
+        action="store_true",
+        help="transfer learning: train only a new final layer on the features of --from",
+    )
+    parser.add_argument(
+        "--add-class",
+        action="store_true",
+        help="keep the classes of --from, with their weights of the last layer, and add the new "
+        "ones of the data (default: the classes of the data alone)",
+    )
 
 
 def make_run_request(arguments: Namespace) -> "training.RunRequest":

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from residua import deploy, net, report
-from residua.cli.options import add_data_dir_option, add_engine_option, add_model_argument
+from residua.cli.options import (
+    add_data_dir_option,
+    add_engine_option,
+    add_model_argument,
+    add_offline_option,
+)
 from residua.cli.parser import CommandParser, make_number_parser
 from residua.config.hub_name import is_hub_name
 from residua.console.progress import ProgressBar
@@ -64,6 +69,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_limit_options(parser)
     add_access_options(parser)
     add_data_dir_option(parser)
+    add_offline_option(parser)
 
 
 def add_limit_options(parser: CommandParser) -> None:

@@ -10,10 +10,11 @@ from residua.cli.options import add_json_option, add_network_options, parse_netw
 from residua.cli.parser import CommandParser
 from residua.config.dataset import get_dataset
 from residua.config.joins import Join
+from residua.config.layers import Layers
 from residua.config.memory import activation_bytes
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import network
-from residua.config.plan import Layers, Plan, PlannedUnit, plan
+from residua.config.plan import Plan, PlannedUnit, plan
 from residua.console.output import print_result
 from residua.files import write_text
 from residua.report.network_diagram import render_network_diagram
@@ -124,6 +125,8 @@ def format_totals_beside_paper(network_plan: Plan, name: str) -> list[str]:
     ]
     if network_plan.network.name.startswith("cifar-wrn"):
         lines[0] += "   (the name counts the three projections, but not the last layer)"
+    if stem_layers := len(network_plan.network.stem.inner_widths):
+        lines[0] += f"   (the name counts the {stem_layers + 1} of the stem as one)"
     if has_paper_stride(network_plan):
         lines[2] += "   (stride at the 1x1, as in the papers; v1.5: stride=3x3)"
     if paper and paper.error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,22 @@ from residua.cli.options import (
     add_data_dir_option,
     add_device_option,
     add_json_option,
+    add_offline_option,
     add_out_option,
     add_precision_option,
     add_recipe_options,
     add_seed_option,
 )
 from residua.cli.parser import CommandParser
-from residua.cli.run_options import make_run_request
+from residua.cli.run_options import (
+    add_checkpoint_options,
+    add_log_option,
+    add_start_options,
+    make_run_request,
+)
 from residua.cli.training_outcome import describe_training_outcome
 from residua.cli.unexpected_error import save_traceback_and_describe
+from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import list_models
 from residua.config.plan import plan
@@ -42,7 +50,7 @@ from residua.report.format import format_quantities
 from residua.study_records import folder_for_name
 
 if TYPE_CHECKING:
-    from residua.training import Machine, ResolvedRun
+    from residua.training import Machine, ResolvedRun, RunLogger
 
 MAX_NAMED_FILES = 20  # skipped files that are printed
 
@@ -71,16 +79,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_recipe_options(parser, default="chosen for photographs, small for digits, else he2015")
     add_seed_option(parser, "the initial weights, the order of images and their augmentation")
     add_out_option(parser, "the run's folder (default: a name for this run under runs/)")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue from the folder's last checkpoint, if it has one",
-    )
-    parser.add_argument(
-        "--save-every",
-        default="60s",
-        help="how often a checkpoint is written: steps (500), seconds (30s) or minutes (5m)",
-    )
+    add_checkpoint_options(parser)
     add_device_option(parser)
     add_precision_option(parser, default="auto")
     parser.add_argument(
@@ -89,6 +88,8 @@ def add_arguments(parser: CommandParser) -> None:
         "stage or sqrt (default: none)",
     )
     add_data_dir_option(parser)
+    add_offline_option(parser)
+    add_log_option(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -97,44 +98,25 @@ def add_arguments(parser: CommandParser) -> None:
     add_json_option(parser)
 
 
-def add_start_options(parser: CommandParser) -> None:
-    """Add the options for the weights that training starts from."""
-    parser.add_argument(
-        "--from",
-        help="start from these weights: a run's folder, a model folder, a file, or "
-        "hf:OWNER/NAME on the Hugging Face hub (default: random weights)",
-    )
-    parser.add_argument(
-        "--freeze",
-        action="store_true",
-        help="transfer learning: train only a new final layer on the features of --from",
-    )
-    parser.add_argument(
-        "--add-class",
-        action="store_true",
-        help="keep the classes of --from, with their weights of the last layer, and add the new "
-        "ones of the data (default: the classes of the data alone)",
-    )
-
-
 def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
         check_image_options(arguments)
+        loggers = training.make_run_loggers(arguments.log)
         dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
         machine = training.set_up_machine(
             arguments.precision, arguments.recompute or "none", group, arguments.device
         )
         print_summary = DataSummaryRecorder(group.is_main)
+        is_resuming = arguments.resume or group.restart_count > 0
+        resolved = resolve_requested_run(arguments, dataset, machine, is_resuming)
         if arguments.dry_run:
             training.parse_save_interval(arguments.save_every)
-            resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
             print_reasons(resolved, machine)
             facts = training.preview_run(
                 resolved.run, machine, arguments.data_dir, resolved.dataset, print_summary
             )
         else:
-            resolved = training.resolve_run(make_run_request(arguments), dataset, machine)
-            facts = train_and_report(arguments, resolved, machine, print_summary)
+            facts = train_and_report(arguments, resolved, machine, print_summary, loggers)
     if not group.is_main:
         return
     outcome: list[str] = []
@@ -155,11 +137,49 @@ def run(arguments: Namespace) -> None:
     print_result(facts | print_summary.json, "\n".join(lines), arguments.json)
 
 
+def resolve_requested_run(
+    arguments: Namespace, dataset: Dataset, machine: "Machine", is_resuming: bool
+) -> "ResolvedRun":
+    """Turn the arguments into a run.
+
+    A run that is resumed starts from the weights that it began with.  If its folder is not given,
+    it is that of the run with the published weights or, if there is none, with random ones.  Raises
+    RecordError if neither is there and the published weights cannot be had.
+    """
+    request = make_run_request(arguments)
+    if is_resuming:
+        request = replace(request, resumed=arguments.out)
+    resolved = training.resolve_run(request, dataset, machine)
+    if not is_resuming or arguments.out or "from" not in resolved.reasons:
+        return resolved
+    if choose_run_folder(resolved).exists():
+        return resolved
+    from_scratch = training.resolve_run(
+        replace(request, weights=training.NO_WEIGHTS), dataset, machine
+    )
+    if choose_run_folder(from_scratch).exists():
+        return from_scratch
+    if resolved.missing and arguments.resume:
+        raise RecordError(
+            f"there is no run to resume that began with random weights, and {resolved.missing} "
+            f"cannot be had for another: {resolved.reasons['from']}"
+        )
+    return resolved
+
+
+def choose_run_folder(resolved: "ResolvedRun") -> Path:
+    """Choose the folder of a run below runs/, if none is given."""
+    run_config = resolved.run
+    name = f"{run_config.network.name}-{resolved.dataset.name}-{run_config.id}"
+    return folder_for_name(Path("runs"), name)
+
+
 def train_and_report(
     arguments: Namespace,
     resolved: "ResolvedRun",
     machine: "Machine",
     print_summary: DataSummaryRecorder,
+    loggers: "dict[str, RunLogger]",
 ) -> dict[str, Json]:
     """Train a run, with notes and a progress bar on standard error.
 
@@ -167,14 +187,15 @@ def train_and_report(
     """
     run_config, is_main = resolved.run, machine.group.is_main
     name = run_config.network.name
-    folder_name = f"{name}-{resolved.dataset.name}-{run_config.id}"
-    folder = arguments.out or folder_for_name(Path("runs"), folder_name)
+    folder = arguments.out or choose_run_folder(resolved)
     was_finished = RunRecord(folder).is_finished
     print_reasons(resolved, machine)
     if is_main and arguments.resume and not RunRecord(folder).run_json_path.exists():
         print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
-    with bar, training.catch_stop_signals() as should_stop:
+    show = TrainingListener(bar, name, describe_run_memory(resolved, machine))
+    logs = training.RunLogs(loggers, bar.print_note)
+    with bar, logs, training.catch_stop_signals() as should_stop:
         result = training.train_run(
             run_config,
             folder,
@@ -185,9 +206,11 @@ def train_and_report(
             resume=arguments.resume,
             checkpoint_policy=training.parse_save_interval(arguments.save_every),
             on_data=print_summary,
-            on_progress=TrainingListener(bar, name, describe_run_memory(resolved, machine)),
+            on_start=logs.start,
+            on_progress=training.call_listeners(show, logs),
             should_stop=should_stop,
         )
+        logs.finish(result)
     if is_main:
         print_notes(describe_skipped_files(RunRecord(folder).read_skipped_images()))
     if is_main and was_finished:
@@ -195,7 +218,12 @@ def train_and_report(
         if run_config.recipe is not None:
             remedy = f"to train its network further, add --from {folder} and another --out"
         print_note(f"the run in {folder} is already finished; nothing was trained: {remedy}")
-    return {**result, "folder": str(folder), "trained": not was_finished}
+    return {
+        **result,
+        "folder": str(folder),
+        "trained": not was_finished,
+        "weights_from": RunRecord(folder).read_weights_origin(),
+    }
 
 
 def print_reasons(resolved: "ResolvedRun", machine: "Machine") -> None:

@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING
 from residua.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from residua.config.attention import Attention as Attention
+    from residua.config.attention import EfficientAttention as EfficientAttention
+    from residua.config.attention import SqueezeExcitation as SqueezeExcitation
     from residua.config.augmentation import Augmentation as Augmentation
     from residua.config.augmentation import BatchTransform as BatchTransform
     from residua.config.dataset import DATASETS as DATASETS
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from residua.config.joins import Gate as Gate
     from residua.config.joins import Join as Join
     from residua.config.joins import Scale as Scale
+    from residua.config.layers import Layer as Layer
     from residua.config.lesion_results import LesionStudyResult as LesionStudyResult
     from residua.config.lesion_results import NetworkLesionResult as NetworkLesionResult
     from residua.config.memory import RECOMPUTE_MODES as RECOMPUTE_MODES
@@ -49,9 +53,7 @@ if TYPE_CHECKING:
     from residua.config.memory import estimate_run_memory as estimate_run_memory
     from residua.config.model import ImagePreprocessing as ImagePreprocessing
     from residua.config.model import ModelConfig as ModelConfig
-    from residua.config.network import ORDERS as ORDERS
     from residua.config.network import Network as Network
-    from residua.config.network import Order as Order
     from residua.config.network import Stage as Stage
     from residua.config.network import Stem as Stem
     from residua.config.network import Unit as Unit
@@ -60,10 +62,11 @@ if TYPE_CHECKING:
     from residua.config.optimisers import Optimiser as Optimiser
     from residua.config.optimisers import RmsProp as RmsProp
     from residua.config.optimisers import Sgd as Sgd
+    from residua.config.orders import ORDERS as ORDERS
+    from residua.config.orders import Order as Order
     from residua.config.papers import compose_network_name as compose_network_name
     from residua.config.papers import list_models as list_models
     from residua.config.papers import split_network_name as split_network_name
-    from residua.config.plan import Layer as Layer
     from residua.config.plan import Plan as Plan
     from residua.config.plan import PlannedUnit as PlannedUnit
     from residua.config.recipe import RECIPES as RECIPES
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = export_lazily(
     __name__,
     {
+        "attention": "Attention EfficientAttention SqueezeExcitation",
         "augmentation": "Augmentation BatchTransform",
         "dataset": "DATASETS Dataset get_dataset",
         "evaluation_results": "EvaluationResult",
@@ -99,10 +103,12 @@ __getattr__, __dir__ = export_lazily(
             "RECOMPUTE_MODES MemoryEstimate RecomputeMode activation_bytes estimate_run_memory"
         ),
         "model": "ImagePreprocessing ModelConfig",
-        "network": "ORDERS Network Order Stage Stem Unit",
+        "layers": "Layer",
+        "network": "Network Stage Stem Unit",
         "optimisers": "AdamW Muon Optimiser RmsProp Sgd",
+        "orders": "ORDERS Order",
         "papers": "compose_network_name list_models split_network_name",
-        "plan": "Layer Plan PlannedUnit",
+        "plan": "Plan PlannedUnit",
         "recipe": "RECIPES Recipe",
         "registry": "Part register",
         "run": "Run parse_run",

@@ -8,6 +8,8 @@ from residua.config.dataset import Dataset
 from residua.config.registry import Part
 from residua.errors import UsageError
 
+MAX_RANDOM_CHANGES = 100  # of RandAugment, far more than is useful; our choice
+
 
 class BatchTransform(Part):
     """Base class of random image changes defined outside this package; see `Augmentation.extra`.
@@ -47,6 +49,10 @@ class Augmentation:
     colour         multiply brightness, contrast and saturation by factors in [1 - colour,
                    1 + colour] (Howard 2013)
     trivial        apply TrivialAugment (Müller & Hutter 2021)
+    randaugment    apply this number of random changes to each image, one after another, all of
+                   the strength `magnitude`, 0 to 30 (RandAugment, Cubuk et al. 2020).  Changes and
+                   ranges are torchvision's, but areas outside the original image get the mean
+                   colour, not black
     extra          apply these registered transforms, in this order
     cut            fill a square of side `cut` pixels with the mean colour (DeVries & Taylor 2017)
     mixup          probability of blending an image with another one (Zhang et al. 2018)
@@ -65,6 +71,8 @@ class Augmentation:
     mixup: float = field(default=0.0, metadata={"added_later": True})
     cutmix: float = field(default=0.0, metadata={"added_later": True})
     extra: tuple[BatchTransform, ...] = field(default=(), metadata={"added_later": True})
+    randaugment: int = field(default=0, metadata={"added_later": True})
+    magnitude: int = field(default=9, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         check_range(self.pad, "pad", 0)
@@ -73,6 +81,8 @@ class Augmentation:
             raise UsageError(f"area={self.area} is invalid: it must be above 0 and at most 1")
         check_range(self.stretch, "stretch", 1)
         check_range(self.colour, "colour", 0, 1)
+        check_range(self.randaugment, "randaugment", 0, MAX_RANDOM_CHANGES + 1)
+        check_range(self.magnitude, "magnitude", 0, 31)
         check_range(self.mixup, "mixup", 0)
         check_range(self.cutmix, "cutmix", 0)
         if self.mixup + self.cutmix > 1:

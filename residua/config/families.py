@@ -2,20 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 
 from residua.config.joins import Gate
 from residua.config.name_parts import (
     BLOCKS,
     HEADS,
+    STEMS,
     NameChanges,
     look_up_part,
-    parse_count,
+    parse_groups,
+    parse_width_factor,
     refuse_stem_change,
     replace_block,
     replace_unit_parts,
 )
-from residua.config.network import ORDERS, Network, Stage, Stem, Unit
+from residua.config.network import Network, Stage, Stem, Unit
+from residua.config.orders import ORDERS
+from residua.config.stage_sizes import (
+    make_stages,
+    resolve_units_per_stage,
+    scale_stages,
+    scale_stem,
+    set_inner_width_ratio,
+)
 from residua.errors import UsageError
 
 PLAIN_UNIT, PREACT_UNIT = Unit(shortcut="none"), Unit(order=ORDERS["full-preact"])
@@ -45,16 +56,28 @@ BOTTLENECK_MIN_DEPTH = 164
 110-layer net is made of two-layer blocks (He et al. 2016, section 5).
 """
 
-IMAGENET_STAGE_UNITS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
+IMAGENET_STAGE_UNITS: dict[int, dict[str, tuple[int, ...]]] = {
+    18: {"basic": (2, 2, 2, 2)},
+    34: {"basic": (3, 4, 6, 3)},
+    50: {"bottleneck": (3, 4, 6, 3)},
+    101: {"bottleneck": (3, 4, 23, 3)},
+    152: {"bottleneck": (3, 8, 36, 3)},
+    200: {"bottleneck": (3, 24, 36, 3)},
 }
-"""Number of units in each stage, by depth (He et al. 2015, Table 1; depth 200: He et al. 2016,
-Table 5).  Nets of 50 layers and more are made of bottlenecks.
+"""Number of units in each stage, by depth and block (He et al. 2015, Table 1; depth 200: He et al.
+2016, Table 5).
+"""
+LATER_STAGE_UNITS: dict[int, dict[str, tuple[int, ...]]] = {
+    10: {"basic": (1, 1, 1, 1)},
+    12: {"basic": (2, 1, 1, 1)},
+    14: {"basic": (2, 2, 1, 1), "bottleneck": (1, 1, 1, 1)},
+    16: {"basic": (2, 2, 2, 1)},
+    26: {"bottleneck": (2, 2, 2, 2), "basic": (3, 3, 3, 3)},
+    38: {"bottleneck": (3, 3, 3, 3)},
+    269: {"bottleneck": (3, 30, 48, 8)},
+}
+"""The same for the depths that timm and pytorchcv added.  The first block of a depth is its
+default: at 26 layers that of timm.
 """
 
 IMAGENET_FAMILIES = {
@@ -84,6 +107,8 @@ def make_cifar_network(family: str, depth: int, changes: NameChanges) -> Network
     unit, squeeze = replace_unit_parts(unit, changes), BLOCKS["bottleneck"].squeeze
     widths = [16 * 2**i * (squeeze if unit.squeeze > 1 else 1) for i in range(3)]
     hint = ", or 9n+2 for bottlenecks" if may_use_bottlenecks and "block" not in changes else ""
+    if len(unit.kernels) == 2 and (depth - 2) % 6 and not (depth - 2) % 9:
+        hint += f" (bottlenecks: cifar-preresnet{depth},order=original)" * (family == "resnet")
     units = resolve_units_per_stage(f"cifar-{family}", depth, unit, 3, changes, hint)
     return assemble_network(
         f"cifar-{family}{depth}",
@@ -116,34 +141,33 @@ def make_wide_resnet(depth: int, changes: NameChanges) -> Network:
 def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Network:
     """Make a network for ImageNet: a 7x7 stem, a max-pool and four stages.
 
-    The network follows He et al. 2015, Table 1, with option-B shortcuts.
+    The network follows He et al. 2015, Table 1, with option-B shortcuts.  Bottlenecks of depths
+    that the papers do not have stride on the 3x3, as in timm and pytorchcv.
     """
-    if depth not in IMAGENET_STAGE_UNITS and "units" not in changes:
-        depths = ", ".join(map(str, IMAGENET_STAGE_UNITS))
-        raise UsageError(
-            f"ImageNet networks cannot have {depth} layers: depth must be one of {depths}"
-        )
-    default_block = "bottleneck" if depth >= 50 else "basic"
-    if "units" not in changes and changes.get("block", default_block) != default_block:
-        raise UsageError(
-            f"resnet{depth} always has {default_block} blocks: leave block out (resnet18 and "
-            "resnet34 "
-            "have basic blocks, resnet50 to resnet200 bottlenecks)"
-        )
-    unit = replace_unit_parts(
-        replace_block(IMAGENET_FAMILIES[family], BLOCKS[default_block]), changes
-    )
+    stage_units = (IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS).get(depth)
+    unit, default_block = IMAGENET_FAMILIES[family], "bottleneck" if depth >= 50 else "basic"
+    if "units" not in changes:
+        if stage_units is None:
+            depths = ", ".join(map(str, sorted(IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS)))
+            raise UsageError(
+                f"ImageNet networks cannot have {depth} layers: depth must be one of {depths}"
+            )
+        default_block = next(iter(stage_units))
+        block = changes.get("block", default_block)
+        if block in BLOCKS and block not in stage_units:
+            raise UsageError(
+                f"{family}{depth} has {' or '.join(stage_units)} blocks, not {block}: leave block "
+                "out, or give units= as well, as in resnet50,block=basic,units=6-6-6-6"
+            )
+        if depth in LATER_STAGE_UNITS and block == "bottleneck":
+            changes = {"stride": "3x3"} | changes
+    unit = replace_unit_parts(replace_block(unit, BLOCKS[default_block]), changes)
     widths = [64 * 2**i * (4 if unit.squeeze > 1 else 1) for i in range(4)]
-    units = (
-        IMAGENET_STAGE_UNITS[depth]
-        if "units" not in changes
-        else resolve_units_per_stage(family, depth, unit, 4, changes)
-    )
-    stems = {
-        "7x7": Stem(width=64, kernel=7, stride=2, pool=True),
-        "3x3": Stem(width=64),  # for small images
-    }
-    stem = look_up_part("stem", changes.get("stem", "7x7"), stems)
+    if stage_units is not None and "units" not in changes:
+        units = stage_units[changes.get("block", default_block)]
+    else:
+        units = resolve_units_per_stage(family, depth, unit, 4, changes)
+    stem = look_up_part("stem", changes.get("stem", "7x7"), STEMS)
     return assemble_network(
         f"{family}{depth}", (3, 224, 224), stem, unit, make_stages(widths, units), 1000, changes
     )
@@ -216,17 +240,24 @@ def assemble_network(
     classes: int,
     changes: NameChanges,
 ) -> Network:
-    """Make a network from its parts; `changes` may set a width factor and a head."""
-    width_factor = parse_count("width", changes.get("width", "1"))
-    if width_factor > 1 and unit.squeeze > 1:  # a wide bottleneck has a wider inner layer
-        if unit.squeeze % width_factor:
-            raise UsageError(
-                f"width={width_factor} is impossible for bottlenecks whose inner layers are "
-                f"{unit.squeeze} times narrower: choose a width factor that divides {unit.squeeze}"
-            )
-        unit = replace(unit, squeeze=unit.squeeze // width_factor)
+    """Make a network from its parts; `changes` may set a width factor, groups and a head.
+
+    A width factor above 1 widens the inner layers of bottlenecks, and all layers of other units
+    (Zagoruyko & Komodakis 2016).  A factor below 1 narrows all layers of the network.
+    """
+    width_factor = parse_width_factor(changes.get("width", "1"))
+    if width_factor < 1:
+        stem, stages = scale_stem(stem, width_factor), scale_stages(stages, width_factor)
+    elif width_factor > 1 and unit.squeeze > 1:
+        unit = set_inner_width_ratio(unit, Fraction(width_factor, unit.squeeze))
     elif width_factor > 1:
-        stages = [replace(stage, width=stage.width * width_factor) for stage in stages]
+        stages = scale_stages(stages, width_factor)
+    if "groups" in changes:
+        if width_factor != 1:
+            raise UsageError("groups= and width= both set the inner widths: leave one of them out")
+        count, width = parse_groups(changes["groups"])
+        ratio = Fraction(count * width, stages[0].width)
+        unit = replace(set_inner_width_ratio(unit, ratio), groups=count)
     head = look_up_part("head", changes.get("head", "mean"), HEADS)
     return Network(
         name=name,
@@ -237,50 +268,3 @@ def assemble_network(
         classes=classes,
         head=head,
     )
-
-
-def make_stages(
-    widths: list[int], units_per_stage: tuple[int, ...], stride: int = 2
-) -> list[Stage]:
-    """Make one stage for each width, with as many units as `units_per_stage` says.
-
-    The first stage has stride 1.  All other stages have stride `stride`.
-    """
-    return [
-        Stage(width, n, 1 if i == 0 else stride)
-        for i, (width, n) in enumerate(zip(widths, units_per_stage, strict=True))
-    ]
-
-
-def resolve_units_per_stage(
-    family: str, depth: int, unit: Unit, stage_count: int, changes: NameChanges, hint: str = ""
-) -> tuple[int, ...]:
-    """Return the number of units in each stage of a network of `depth` layers.
-
-    The numbers are those in `changes`; without them, every stage has the same number of units.
-    Raises UsageError if the numbers in `changes` do not fit the depth or the number of stages, or
-    if equal stages cannot make this depth; in that case the message names possible depths.
-    """
-    layers_per_unit = len(unit.kernels)
-    if "units" in changes:
-        units = tuple(parse_count("units", number) for number in changes["units"].split("-"))
-        if len(units) != stage_count:
-            raise UsageError(
-                f"units={changes['units']} is invalid: {family} has {stage_count} stages, "
-                f"so give {stage_count} numbers"
-            )
-        if (units_depth := sum(units) * layers_per_unit + 2) != depth:
-            raise UsageError(
-                f"units={changes['units']} makes {units_depth} layers, not {depth}: "
-                "choose other units, or another depth"
-            )
-        return units
-    depth_step = stage_count * layers_per_unit
-    units_in_each, remainder = divmod(depth - 2, depth_step)
-    if remainder or units_in_each < 1:
-        nearest_depth = max(depth - remainder, depth_step + 2)
-        raise UsageError(
-            f"{family} networks cannot have {depth} layers: depth must be {depth_step}n+2{hint}, "
-            f"e.g. {nearest_depth} or {nearest_depth + depth_step}"
-        )
-    return (units_in_each,) * stage_count

@@ -11,7 +11,8 @@ from typing import Literal, get_args
 
 from residua.config.dataset import Dataset
 from residua.config.joins import Add
-from residua.config.plan import Layers, Plan, PlannedUnit
+from residua.config.layers import Layers
+from residua.config.plan import Plan, PlannedUnit
 from residua.config.recipe import Recipe
 
 RecomputeMode = Literal["none", "unit", "stage", "sqrt"]
@@ -51,17 +52,21 @@ def estimate_run_memory(
 ) -> MemoryEstimate:
     """Estimate the peak memory of a run that trains by `recipe` and evaluates the network.
 
-    `batch_size` is the number of images per training step.  On a CPU, the estimate includes the
+    `batch_size` is the number of images per training step.  The images are taken to be of full
+    size, whatever `recipe.sizes` is.  On a CPU, the estimate includes the
     temporary buffers of the operations.
     """
     estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_activation_peak_bytes
     step_bytes = estimate_step(plan, batch_size, recompute, bf16)
     evaluation_bytes = estimate_evaluation_bytes(plan, min(EVAL_BATCH, data.num_images))
     bn_channels = sum(layer.output_shape.channels for layer in plan.layers if layer.op == "bn")
-    numbers_per_parameter = 2 + recipe.optimiser.states_per_parameter  # weight, gradient, state
+    has_average = int(recipe.ema > 0)
+    # weight, gradient, average, state
+    numbers_per_parameter = 2 + has_average + recipe.optimiser.states_per_parameter
     return MemoryEstimate(
         max(step_bytes, evaluation_bytes),
-        FP32_BYTES * (numbers_per_parameter * plan.parameters + 2 * bn_channels),
+        FP32_BYTES
+        * (numbers_per_parameter * plan.parameters + 2 * (1 + has_average) * bn_channels),
         estimate_data_bytes(data, recipe.augment.pad),
     )
 
@@ -217,13 +222,16 @@ class SavedBytesCounter:
             if layer.op == "flatten":
                 continue
             y = self.new_tensor_id()
-            saves_input = layer.op in ("weight", "bn", "scale", "maxpool")
+            saves_input = layer.op in ("weight", "bn", "scale", "attention", "maxpool", "avgpool")
             if saves_input or (layer.pooling is not None and layer.pooling.saves_input()):
                 self.bytes_by_id.setdefault(x, layer.input_shape.numel * self.bytes_per_number)
             if layer.op == "relu":
                 self.bytes_by_id[y] = layer.output_shape.numel * self.bytes_per_number
             if layer.op == "maxpool":
                 self.bytes_by_id[self.new_tensor_id()] = layer.output_shape.numel * POOL_INDEX_BYTES
+            if layer.attention is not None:
+                factors = layer.attention.count_saved_factors(layer.input_shape.channels)
+                self.bytes_by_id[self.new_tensor_id()] = self.bytes_per_number * factors
             if layer.pooling is not None:
                 numbers = layer.pooling.count_saved_numbers(*layer.input_shape)
                 self.bytes_by_id[self.new_tensor_id()] = FP32_BYTES * numbers

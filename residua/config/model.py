@@ -71,6 +71,10 @@ class ModelConfig:
                     sum of each file or, after "pixels:", of each array's pixels (c, h, w)
     dev_digests     the same for the dev images, by which its best epoch was chosen
     fold            the fold of the training images that was held out as the dev split, if any
+    published_as    name of the published weights that these are; "" for all other weights
+    published_sum   SHA-256 of the file that was published, in hexadecimal
+    ema             decay per step of the running average of weights that the folder holds; 0 for
+                    the weights of one step
     """
 
     network: ClassifierConfig
@@ -93,6 +97,9 @@ class ModelConfig:
     train_digests: str = field(default="", metadata={"added_later": True})
     dev_digests: str = field(default="", metadata={"added_later": True})
     fold: Fold | None = field(default=None, metadata={"added_later": True})
+    published_as: str = field(default="", metadata={"added_later": True})
+    published_sum: str = field(default="", metadata={"added_later": True})
+    ema: float = field(default=0.0, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -1,17 +1,21 @@
 """The parts that a network's name can set, e.g. `cifar-resnet56,join=shortcut-gate`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
+from residua.config.attention import Attention
 from residua.config.heads import Pooling
 from residua.config.joins import Join
-from residua.config.network import ORDERS, SHORTCUTS, Unit
+from residua.config.network import SHORTCUTS, Stem, Unit
+from residua.config.orders import ORDERS
 from residua.config.registry import named_parts
 from residua.errors import UsageError, unknown_name_error
 
-# the letters that He et al. 2015, section 4.1, use for shortcuts
-SHORTCUT_LETTERS = {"A": "pad", "B": "project", "C": "project-all"}
+# the letters that He et al. 2015, section 4.1, use for shortcuts; D is that of ResNet-D
+SHORTCUT_LETTERS = {"A": "pad", "B": "project", "C": "project-all", "D": "pool-project"}
 
 
 BLOCKS = {
@@ -28,6 +32,20 @@ JOINS: Mapping[str, Join] = named_parts(Join)
 HEADS: Mapping[str, Pooling] = named_parts(Pooling)
 
 
+ATTENTIONS: Mapping[str, Attention] = named_parts(Attention)
+
+
+STEMS = {
+    "7x7": Stem(width=64, kernel=7, stride=2, pool=True),  # He et al. 2015, Table 1
+    "3x3": Stem(width=64),  # for small images
+    # ResNet-C and -D (He et al. 2019, Fig. 2b), and two widths that timm has besides
+    "deep": Stem(width=64, stride=2, pool=True, inner_widths=(32, 32)),
+    "tiered": Stem(width=64, stride=2, pool=True, inner_widths=(24, 32)),
+    "deep64": Stem(width=128, stride=2, pool=True, inner_widths=(64, 64)),
+}
+"""The stems of networks for ImageNet."""
+
+
 UNIT_PARTS: dict[str, Mapping[str, Any]] = {
     "block": BLOCKS,
     "shortcut": {name: name for name in SHORTCUTS} | SHORTCUT_LETTERS,
@@ -35,14 +53,17 @@ UNIT_PARTS: dict[str, Mapping[str, Any]] = {
     "join": JOINS,
     "start": {"he": "he", "identity": "identity"},
     "stride": {"1x1": 0, "3x3": 1},
+    "attention": ATTENTIONS,
+    "fork": {"first-unit": "first-unit", "shape-change": "shape-change"},
 }
 """The parts of a unit that a network's name can set, each with its possible values by name."""
 
 
 NameChanges = dict[str, str]
 """The `part=value` pairs in a network's name, as a dict from part to value.  The parts are those
-of `UNIT_PARTS`, `width` (a factor), `units` (the number of units in each stage, e.g. 3-6-3), `head`
-(mean or vlad) and, for ImageNet networks, `stem` (7x7 or 3x3).
+of `UNIT_PARTS`, `width` (a factor, e.g. 2 or 0.5), `groups` (number and width of a bottleneck's
+groups in the first stage, e.g. 32x4d), `units` (the number of units in each stage, e.g. 3-6-3),
+`head` (mean or vlad) and, for ImageNet networks, `stem` (one of `STEMS`).
 """
 
 
@@ -82,6 +103,7 @@ def look_up_part(part: str, name: str, choices: Mapping[str, Any]) -> Any:
     return choices[name]
 
 
+MAX_FACTOR_LENGTH = 8  # digits of a width factor
 MAX_COUNT = 10_000  # upper limit of units per stage and of width factors, exclusive
 
 
@@ -92,3 +114,22 @@ def parse_count(part: str, text: str) -> int:
             f"{part}={text} is invalid: give a whole number from 1 to {MAX_COUNT - 1:,}"
         )
     return int(text)
+
+
+def parse_width_factor(text: str) -> Fraction:
+    """Parse a width factor such as `2`, `0.5` or `1.25`, with at most three decimals."""
+    if not re.fullmatch(r"[0-9]+\.[0-9]{1,3}", text) or len(text) > MAX_FACTOR_LENGTH:
+        return Fraction(parse_count("width", text))
+    if not Fraction(text):
+        raise UsageError(f"width={text} is invalid: give a factor above 0, e.g. 0.5 or 2")
+    return Fraction(text)
+
+
+def parse_groups(text: str) -> tuple[int, int]:
+    """Parse the number and the width of groups: `32x4d` -> (32, 4)."""
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})d", text)
+    if match is None:
+        raise UsageError(
+            f"groups={text} is invalid: give the number and the width of the groups, as in 32x4d"
+        )
+    return parse_count("groups", match[1]), parse_count("groups", match[2])

@@ -9,11 +9,15 @@ constructors raise UsageError if the parts contradict each other.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import prod
 from typing import ClassVar, Literal, get_args
 
+from residua.config.attention import Attention
 from residua.config.checks import require_odd_kernels
 from residua.config.heads import Head, Pooling
 from residua.config.joins import Add, Join
+from residua.config.orders import ORDERS, Order
 from residua.config.size_limits import (
     check_classifier_size,
     check_layer_count,
@@ -22,80 +26,13 @@ from residua.config.size_limits import (
 )
 from residua.errors import UsageError, unknown_name_error
 
-ORDER_OPS = ("weight", "bn", "relu", "scale")
+MAX_EXPAND = 1_024  # our choice
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The order of BN, ReLU and weight layers in a unit (He et al. 2016, Fig. 4).
-
-    Each field is a string of operations separated by spaces: `weight`, `bn`, `relu` and `scale`.
-    `scale` multiplies by one learned number that starts at 0, as in SkipInit (De & Smith 2020) and
-    ReZero (Bachlechner et al. 2020).
-    """
-
-    each: str  # every weight layer of the branch but the last
-    last: str  # the last weight layer of the branch
-    after: str = ""  # after the join
-    project: str = "weight bn"  # a projection shortcut
-    stem: str = "weight bn relu"
-    tail: str = ""  # once, between the last unit and the head
-
-    def __post_init__(self) -> None:
-        for name in self.__slots__:
-            ops = getattr(self, name).split()
-            for op in ops:
-                if op not in ORDER_OPS:
-                    raise unknown_name_error("operation", op, ORDER_OPS)
-            sentence = f"order {name}={getattr(self, name)!r}"
-            if "scale" in ops and name not in ("each", "last"):
-                raise UsageError(
-                    f"{sentence} must not contain 'scale': "
-                    "a scale is only allowed at the end of a branch"
-                )
-            weight_count = 0 if name in ("after", "tail") else 1
-            if ops.count("weight") != weight_count:
-                times = ("never", "exactly once")[weight_count]
-                raise UsageError(f"{sentence} must contain 'weight' {times}")
-
-    @property
-    def has_biases(self) -> bool:
-        """Whether weight layers have biases; with BN they have none, because BN cancels them."""
-        return "bn" not in f"{self.stem} {self.each} {self.last}"
-
-    @property
-    def branch_has_skipinit_scale(self) -> bool:
-        """Whether the branch is multiplied by a learned number that starts at 0."""
-        return "scale" in f"{self.each} {self.last}"
-
-
-ORDERS = {
-    # He et al. 2016, Fig. 4 and Table 2
-    "original": Order("weight bn relu", "weight bn", after="relu"),
-    "bn-after-add": Order("weight bn relu", "weight", after="bn relu"),
-    "relu-before-add": Order("weight bn relu", "weight bn relu"),
-    "relu-preact": Order("relu weight bn", "relu weight bn", stem="weight bn", tail="relu"),
-    "full-preact": Order(
-        "bn relu weight", "bn relu weight", stem="weight", project="weight", tail="bn relu"
-    ),
-    # "original" without the ReLU after the addition (Gross & Wilber 2016)
-    "no-relu-after-add": Order("weight bn relu", "weight bn"),
-    # without BN; in "skipinit" and "skipinit-preact" the branch also starts at 0
-    "bare": Order("weight relu", "weight", after="relu", stem="weight relu", project="weight"),
-    "skipinit": Order(
-        "weight relu", "weight scale", after="relu", stem="weight relu", project="weight"
-    ),
-    "skipinit-preact": Order(
-        "relu weight", "relu weight scale", stem="weight", project="weight", tail="relu"
-    ),
-    # Highway networks, whose gate is applied to a whole layer (Srivastava et al. 2015, Eq. 3)
-    "highway": Order("weight relu", "weight relu", stem="weight relu", project="weight"),
-}
-"""The orders of BN, ReLU and weights that are known by name."""
-
-Shortcut = Literal["none", "pad", "pad-last", "project", "project-all"]
+Shortcut = Literal["none", "pad", "pad-last", "project", "project-all", "pool-project"]
 SHORTCUTS = get_args(Shortcut)
 BranchStart = Literal["he", "identity"]
+Fork = Literal["first-unit", "shape-change"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +40,25 @@ class Unit:
     """One residual unit: a branch of weight layers and a shortcut.
 
     kernels    kernel sizes of the branch's weight layers; (1, 3, 1) for a bottleneck
-    squeeze    divisor of the width: the inner width of a bottleneck is width / squeeze
+    squeeze    divisor of the width: the inner width of a bottleneck is width * expand / squeeze
+    expand     factor of the inner width, for widths that `squeeze` alone cannot say
+    groups     number of groups of each weight layer between two inner widths, i.e. of a
+               bottleneck's 3x3; it is the cardinality of ResNeXt (Xie et al. 2017, Table 1)
     stride_at  index, from 0, of the weight layer that has the stride; 0 in the papers.  A
                bottleneck with 1 is known as "v1.5"
     shortcut   "none" for a plain net; "pad", "project" and "project-all" for options A, B and C of
                He et al. 2015.  "pad" puts half of option A's zero channels before the input's
                channels and half after them; "pad-last" puts all zero channels last.  The papers do
-               not say where the zero channels go; "pad" is our choice
+               not say where the zero channels go; "pad" is our choice.  "pool-project" is option B
+               with the stride in an average pool before the projection (ResNet-D; He et al. 2019,
+               Fig. 2c)
     order      order of BN, ReLU and weight layers
     join       how shortcut and branch are combined
+    attention  channel attention at the end of the branch; None for none
+    fork       which units of a pre-activation net fork after their first activation, so that their
+               shortcut starts from the activated input.  "first-unit": the first unit and those
+               that change the shape (He et al. 2016, appendix); "shape-change": only the latter, as
+               in timm and pytorchcv
     start      initial weights.  "he": He et al. 2015b.  "identity": the same, but the branch's last
                BN starts at 0, so that the branch outputs 0 (Goyal et al. 2017, section 5.1); if no
                BN follows the last weight layer, that weight layer starts at 0
@@ -124,6 +71,10 @@ class Unit:
     order: Order = ORDERS["original"]
     join: Join = field(default=Add())
     start: BranchStart = "he"
+    expand: int = field(default=1, metadata={"added_later": True})
+    groups: int = field(default=1, metadata={"added_later": True})
+    attention: Attention | None = field(default=None, metadata={"added_later": True})
+    fork: Fork = field(default="first-unit", metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         if self.shortcut not in SHORTCUTS:
@@ -133,6 +84,15 @@ class Unit:
             raise UsageError(
                 f"squeeze {self.squeeze} is invalid: give a positive number that divides the widths"
             )
+        if not 1 <= self.expand <= MAX_EXPAND:
+            raise UsageError(f"expand {self.expand} is invalid: give 1 to {MAX_EXPAND:,}")
+        if self.groups < 1 or (self.groups > 1 and len(self.kernels) < 3):
+            raise UsageError(
+                f"{self.groups} groups are invalid for units of {len(self.kernels)} weight layers: "
+                "only layers between two others are grouped, as the 3x3 of block=bottleneck"
+            )
+        if self.fork not in get_args(Fork):
+            raise unknown_name_error("fork", str(self.fork), get_args(Fork))
         if not 0 <= self.stride_at < len(self.kernels):
             raise UsageError(
                 f"stride_at={self.stride_at} is not the index of a weight layer: "
@@ -144,6 +104,14 @@ class Unit:
             self.check_plain()
         if self.start == "identity":
             self.check_identity_start()
+
+    def inner_width(self, width: int) -> int:
+        """Return the outputs of all weight layers but the last, in a unit of `width` outputs."""
+        return width * self.expand // self.squeeze
+
+    def layer_groups(self, index: int) -> int:
+        """Return the groups of the branch's weight layer at `index`, counted from 0."""
+        return self.groups if 0 < index < len(self.kernels) - 1 else 1
 
     def check_plain(self) -> None:
         """Raise UsageError if this plain unit has parts that make sense only with a shortcut."""
@@ -203,20 +171,25 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
-    """The first weight layer and, if `pool` is set, a 3x3 max-pool of stride 2.
+    """The first weight layers and, if `pool` is set, a 3x3 max-pool of stride 2.
 
-    See He et al. 2015, Table 1.
+    The papers' stems have one weight layer, of `width` outputs (He et al. 2015, Table 1).
+    `inner_widths` are the outputs of further weight layers before it, each followed by BN and ReLU;
+    the first layer has the stride.  Widths 32, 32 and 64 make the stem of ResNet-C (He et al. 2019,
+    Fig. 2b).
     """
 
     width: int
     kernel: int = 3
     stride: int = 1
     pool: bool = False
+    inner_widths: tuple[int, ...] = field(default=(), metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         require_odd_kernels((self.kernel,))
-        if self.width < 1:
-            raise UsageError(f"a stem of width {self.width} is invalid: it must be at least 1")
+        for width in (*self.inner_widths, self.width):
+            if width < 1:
+                raise UsageError(f"a stem of width {width} is invalid: it must be at least 1")
         check_stride(self.stride)
 
 
@@ -256,10 +229,15 @@ class Network:
                 f"{widths}: use widths that do not decrease, or shortcut='project'"
             )
         for stage in self.stages:
-            if stage.width % self.unit.squeeze:
+            if stage.width * self.unit.expand % self.unit.squeeze:
                 raise UsageError(
-                    f"squeeze {self.unit.squeeze} does not divide width {stage.width}: "
-                    "choose a divisor of every stage's width"
+                    f"squeeze {self.unit.squeeze} does not divide width "
+                    f"{stage.width * self.unit.expand}: choose a divisor of every stage's width"
+                )
+            if self.unit.inner_width(stage.width) % self.unit.groups:
+                raise UsageError(
+                    f"{self.unit.groups} groups do not divide the inner width "
+                    f"{self.unit.inner_width(stage.width)}: choose a divisor of every inner width"
                 )
         # first, because counting the weights takes time in proportion to the layers
         check_layer_count(sum(stage.units for stage in self.stages) * len(self.unit.kernels))
@@ -268,11 +246,16 @@ class Network:
     def count_weights_without_projections(self) -> int:
         """Count the weights of all layers except projections, without building the layers."""
         unit, channels = self.unit, self.stem.width
-        count = self.stem.kernel**2 * self.input[0] * channels
+        stem_widths = pairwise((self.input[0], *self.stem.inner_widths, channels))
+        count = self.stem.kernel**2 * sum(inputs * outputs for inputs, outputs in stem_widths)
         for stage in self.stages:
-            inner_width = stage.width // unit.squeeze
+            inner_width = unit.inner_width(stage.width)
             for inputs, units in ((channels, 1), (stage.width, stage.units - 1)):
-                branch = count_branch_weights(unit.kernels, inputs, inner_width, stage.width)
+                branch = count_branch_weights(
+                    unit.kernels, inputs, inner_width, stage.width, unit.groups
+                )
+                if unit.attention is not None:
+                    branch += sum(map(prod, unit.attention.parameter_shapes(stage.width).values()))
                 gate = (unit.join.gate_kernel or 0) ** 2 * inputs * stage.width
                 count += units * (branch + gate)
             channels = stage.width
@@ -288,6 +271,11 @@ class Network:
                 "set the kernels of the stem, the units and the gates to 1"
             )
         strides = [self.stem.stride, *(stage.stride for stage in self.stages)]
+        if self.unit.attention is not None:
+            raise UsageError(
+                "a fully connected net has no image positions whose mean an attention could take: "
+                "leave attention out"
+            )
         if max(strides) > 1 or self.stem.pool or any(stage.pool for stage in self.stages):
             raise UsageError(
                 "a fully connected net has no image positions, so it cannot stride or pool: "

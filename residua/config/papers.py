@@ -3,7 +3,8 @@
 The names are `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`, `cifar-highwayN` and
 `cifar-wrnN-K` for 32x32 images, with any legal depth N and width factor K; `resnet18` to
 `resnet200` and `preresnet18` to `preresnet200` for ImageNet; `fc-resnetN` for networks of fully
-connected layers; and `lecture-resnet12`.  A name can also set parts of the network, as in
+connected layers; and `lecture-resnet12`.  timm's names, such as `resnet50d` and `resnext50_32x4d`,
+make timm's networks (see `timm_names`).  A name can also set parts of the network, as in
 `cifar-resnet56,shortcut=project,join=shortcut-gate`.
 """
 
@@ -13,11 +14,21 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from math import prod
 
-from residua.config.families import IMAGENET_STAGE_UNITS, NETWORK_MAKERS, WIDE_NETWORK_MAKERS
+from residua.config.families import (
+    IMAGENET_STAGE_UNITS,
+    LATER_STAGE_UNITS,
+    NETWORK_MAKERS,
+    WIDE_NETWORK_MAKERS,
+)
 from residua.config.joins import Drop, Gate, Scale
-from residua.config.name_parts import BLOCKS, JOINS, SHORTCUT_LETTERS, UNIT_PARTS, NameChanges
-from residua.config.network import ORDERS, Network, Unit
+from residua.config.name_parts import (
+    SHORTCUT_LETTERS,
+    UNIT_PARTS,
+    NameChanges,
+)
+from residua.config.network import Network, Unit
 from residua.config.size_limits import MAX_LAYERS
+from residua.config.timm_names import LISTED_TIMM_NETWORKS, translate_timm_name
 from residua.errors import UsageError, unknown_name_error
 
 LISTED_DEPTHS: dict[str, Iterable[int]] = {
@@ -31,8 +42,8 @@ LISTED_DEPTHS: dict[str, Iterable[int]] = {
     "lecture-plain": (12,),
     "lecture-resnet": (12,),
     "plain": (18, 34),
-    "resnet": IMAGENET_STAGE_UNITS,
-    "preresnet": IMAGENET_STAGE_UNITS,
+    "resnet": sorted(IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS),
+    "preresnet": sorted(IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS),
 }
 """For each family, the depths that `list_models` lists."""
 LISTED_WIDE_NETWORKS = (
@@ -42,9 +53,8 @@ LISTED_WIDE_NETWORKS = (
     "wide-resnet50-2",
     "wide-resnet101-2",
 )
-CUSTOM_TAG = "custom"
 MAX_DEPTH_DIGITS = 9
-NETWORK_CHANGE_KEYS = (*UNIT_PARTS, "width", "units", "head", "stem")
+NETWORK_CHANGE_KEYS = (*UNIT_PARTS, "width", "groups", "units", "head", "stem")
 
 
 SHORTCUT_ABLATIONS: dict[str, Unit] = {
@@ -112,6 +122,8 @@ def normalise_change_value(value: str) -> str:
 
     For example, `B` becomes `project` and `02` becomes `2`.  Equal networks thus have equal names.
     """
+    if re.fullmatch(r"[0-9]+\.[0-9]+", value):
+        return f"{float(value):g}"
     return str(int(value)) if value.isdecimal() else SHORTCUT_LETTERS.get(value, value)
 
 
@@ -133,6 +145,9 @@ def parse_family_depth_width(base: str) -> tuple[str, int, str]:
 
 def make_base_network(base: str, changes: NameChanges) -> Network:
     """Make the network `base`, e.g. `cifar-resnet56`, with `changes` applied to its parts."""
+    if translated := translate_timm_name(base):
+        net = make_base_network(translated.base, translated.changes | changes)
+        return replace(net, name=base)
     family, depth, factor = parse_family_depth_width(base)
     if not factor:
         return NETWORK_MAKERS[family](depth, changes)
@@ -170,6 +185,10 @@ def split_network_name(name: str) -> tuple[str, int]:
 
     Raises UsageError if the name has no family or no depth.
     """
+    base, _, name_changes = name.partition(",")
+    if translated := translate_timm_name(base):
+        parts = [f"{key}={value}" for key, value in translated.changes.items()]
+        name = ",".join([translated.base, *parts, *([name_changes] if name_changes else [])])
     match = re.fullmatch(r"(cifar-)?([^,]*?[^,\d-])-?([0-9]{1,9})(-\d+)?(,.*)?", name)
     if match is None:
         raise UsageError(
@@ -178,86 +197,6 @@ def split_network_name(name: str) -> tuple[str, int]:
         )
     prefix = "imagenet " if not match[1] and f"cifar-{match[2]}" in NETWORK_MAKERS else ""
     return f"{prefix}{match[2]}{match[4] or ''}{match[5] or ''}", int(match[3])
-
-
-def with_units_per_stage(net: Network, units_per_stage: tuple[int, ...]) -> Network:
-    """Return `net` with `units_per_stage` units in its stages, and with the matching name."""
-    return with_canonical_name(
-        replace(
-            net,
-            stages=tuple(
-                replace(stage, units=n)
-                for stage, n in zip(net.stages, units_per_stage, strict=True)
-            ),
-        )
-    )
-
-
-def with_canonical_name(net: Network, **replaced_families: str) -> Network:
-    """Rename `net` so that `network` makes exactly this network from the new name.
-
-    The new name keeps the family of the old name, unless `replaced_families` maps the family to
-    another: `plain="resnet"` turns `cifar-plain` into `cifar-resnet`.  If no name describes the
-    network, the tag `custom` is added to its name.
-    """
-    base, *name_changes = net.name.split(",")
-    try:
-        family, _, factor = parse_family_depth_width(base)
-        changes = parse_name_parts([word for word in name_changes if word != CUSTOM_TAG])
-    except UsageError:
-        return replace(net, name=f"{base},{CUSTOM_TAG}")
-    width = factor or changes.get("width", "1")
-    family = {"cifar-wrn": "cifar-preresnet", "wide-resnet": "resnet"}.get(family, family)
-    for old, new in replaced_families.items():
-        prefix, dash, base_family = family.rpartition("-")
-        family = f"{prefix}{dash}{new}" if base_family == old else family
-    name = f"{family}{2 + sum(stage.units for stage in net.stages) * len(net.unit.kernels)}"
-    kept_changes = {key: changes[key] for key in ("head", "stem") if key in changes}
-    units = {"units": "-".join(str(stage.units) for stage in net.stages)}
-    all_changes = (
-        unit_to_changes(net.unit, int(width))
-        | kept_changes
-        | units
-        | ({"width": width} if int(width) > 1 else {})
-    )
-    try:
-        candidate = network(
-            ",".join([name, *(f"{k}={v}" for k, v in all_changes.items())]),
-            input=net.input,
-            classes=net.classes,
-        )
-    except UsageError:
-        return replace(net, name=f"{name},{CUSTOM_TAG}")
-    return (
-        candidate
-        if replace(net, name=candidate.name) == candidate
-        else replace(net, name=f"{name},{CUSTOM_TAG}")
-    )
-
-
-def unit_to_changes(unit: Unit, width: int) -> NameChanges:
-    """Return the changes that describe `unit` in a name, e.g. `{"join": "shortcut-gate"}`.
-
-    Parts that a name cannot describe are omitted.  `width` is the network's width factor, which
-    multiplies the inner width of a bottleneck.
-    """
-    squeeze = unit.squeeze * width if unit.kernels == (1, 3, 1) else unit.squeeze
-    changes = {
-        "block": next(
-            (
-                n
-                for n, b in BLOCKS.items()
-                if (len(b.kernels), b.squeeze) == (len(unit.kernels), squeeze)
-            ),
-            None,
-        ),
-        "order": next((name for name, order in ORDERS.items() if order == unit.order), None),
-        "join": next((name for name, join in JOINS.items() if join == unit.join), None),
-        "shortcut": unit.shortcut,
-        "start": unit.start,
-        "stride": "3x3" if unit.kernels == (1, 3, 1) and unit.stride_at == 1 else None,
-    }
-    return {key: word for key, word in changes.items() if word is not None}
 
 
 def parse_name_parts(assignments: list[str]) -> NameChanges:
@@ -288,5 +227,6 @@ def list_models(pattern: str = "*") -> list[str]:
     names = [
         *(f"{family}{depth}" for family, depths in LISTED_DEPTHS.items() for depth in depths),
         *LISTED_WIDE_NETWORKS,
+        *LISTED_TIMM_NETWORKS,
     ]
     return [name for name in names if fnmatch(name, pattern)]

@@ -5,81 +5,10 @@ Networks are built, counted, drawn and exported from their plan.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
-from typing import Literal, NamedTuple
 
-from residua.config.heads import Pooling
 from residua.config.joins import Join
+from residua.config.layers import ActivationShape, Layer, Layers
 from residua.config.network import Network, Unit
-
-LayerOp = Literal[
-    "weight", "bn", "relu", "scale", "flatten", "maxpool", "pad", "mean", "vlad", "pool"
-]
-
-
-class ActivationShape(NamedTuple):
-    """Shape of an activation, without the batch; `size` is () in a fully connected net."""
-
-    channels: int
-    size: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        return self.channels * prod(self.size)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One operation and its shapes.
-
-    kernel, stride  kernel size and stride; an option-A shortcut has only a stride
-    bias            whether a weight layer has a bias
-    pad_before      number of zero channels that option A puts first; the other ones come last
-    zero_init       whether the layer's weight starts at 0
-    pooling         the pooling that the layer applies, in the head; None in all other layers
-    """
-
-    op: LayerOp
-    input_shape: ActivationShape
-    output_shape: ActivationShape
-    kernel: int = 1
-    stride: int = 1
-    bias: bool = False
-    pad_before: int = 0
-    zero_init: bool = False
-    pooling: Pooling | None = None
-
-    @property
-    def fan_in(self) -> int:
-        """Number of inputs from which a weight layer computes each output."""
-        return self.input_shape.channels * prod((self.kernel,) * len(self.output_shape.size))
-
-    @property
-    def parameters(self) -> int:
-        if self.pooling is not None:
-            return self.pooling.count_pooling_parameters(self.input_shape.channels)
-        match self.op:
-            case "weight":
-                return (self.fan_in + self.bias) * self.output_shape.channels
-            case "bn":
-                return 2 * self.output_shape.channels
-            case "scale":
-                return 1
-            case _:
-                return 0
-
-    @property
-    def multiply_adds(self) -> int:
-        """Number of multiply-adds per image.
-
-        Weight layers (as in He et al. 2015) and the head's pooling are counted, other layers not.
-        """
-        if self.pooling is not None:
-            return self.pooling.count_pooling_multiply_adds(*self.input_shape)
-        return self.fan_in * self.output_shape.numel if self.op == "weight" else 0
-
-
-Layers = tuple[Layer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +101,17 @@ def plan_stem(network: Network) -> Layers:
     channels, *size = network.input
     order, stem = network.unit.order, network.stem
     input_shape = ActivationShape(channels, tuple(size))
-    layers = make_layers(
-        order.stem, input_shape, stem.width, stem.kernel, stem.stride, order.has_biases
-    )
-    if not size:
-        layers = (Layer("flatten", input_shape, input_shape), *layers)
+    layers: Layers = () if size else (Layer("flatten", input_shape, input_shape),)
+    inner_ops = "weight relu" if order.has_biases else "weight bn relu"
+    for i, width in enumerate((*stem.inner_widths, stem.width)):
+        layers += make_layers(
+            inner_ops if i < len(stem.inner_widths) else order.stem,
+            layers[-1].output_shape if layers else input_shape,
+            width,
+            stem.kernel,
+            stem.stride if i == 0 else 1,
+            order.has_biases,
+        )
     return layers + (make_maxpool(layers[-1].output_shape),) * stem.pool
 
 
@@ -204,7 +139,8 @@ def plan_unit(
     shape_changes = input_shape.channels != width or stride != 1
     # He et al. 2016, appendix: the first unit, and units that change the shape, activate once
     opening_ops = unit.order.each.split("weight")[0].strip()
-    shared_ops = opening_ops if shape_changes or is_first else ""
+    is_activated = shape_changes or (is_first and unit.fork == "first-unit")
+    shared_ops = opening_ops if is_activated else ""
     maxpool = (make_maxpool(input_shape),) * pool
     input_shape = maxpool[-1].output_shape if pool else input_shape
     branch = plan_branch(unit, shared_ops, input_shape, width, stride)
@@ -233,11 +169,15 @@ def plan_branch(
         layers += make_layers(
             ops.removeprefix(shared_ops) if i == 0 else ops,
             layers[-1].output_shape if layers else input_shape,
-            width if is_last else width // unit.squeeze,
+            width if is_last else unit.inner_width(width),
             kernel,
             stride if i == unit.stride_at else 1,
             unit.order.has_biases,
+            unit.layer_groups(i),
         )
+    if unit.attention is not None:
+        shape = layers[-1].output_shape
+        layers += (Layer("attention", shape, shape, attention=unit.attention),)
     return layers
 
 
@@ -264,6 +204,10 @@ def plan_shortcut(
         return None
     if unit.shortcut == "project-all" or (unit.shortcut == "project" and shape_changes):
         return make_layers(unit.order.project, input_shape, output_shape.channels, 1, stride)
+    if unit.shortcut == "pool-project" and shape_changes:
+        pool = (make_avgpool(input_shape, stride),) * (stride > 1)
+        pooled_shape = pool[-1].output_shape if pool else input_shape
+        return pool + make_layers(unit.order.project, pooled_shape, output_shape.channels)
     if shape_changes:
         new_channels = output_shape.channels - input_shape.channels
         pad_before = 0 if unit.shortcut == "pad-last" else new_channels // 2
@@ -278,6 +222,7 @@ def make_layers(
     kernel: int = 1,
     stride: int = 1,
     bias: bool = False,
+    groups: int = 1,
 ) -> Layers:
     """Make the layers of `ops`, e.g. "bn relu weight"; only the weight layer changes the shape."""
     layers: list[Layer] = []
@@ -285,7 +230,9 @@ def make_layers(
         match op:
             case "weight":
                 output_shape = ActivationShape(width, downsample_shape(input_shape, stride).size)
-                layers.append(Layer("weight", input_shape, output_shape, kernel, stride, bias))
+                layers.append(
+                    Layer("weight", input_shape, output_shape, kernel, stride, bias, groups=groups)
+                )
                 input_shape = output_shape
             case "bn" | "relu" | "scale":
                 layers.append(Layer(op, input_shape, input_shape))
@@ -294,6 +241,11 @@ def make_layers(
 
 def make_maxpool(input_shape: ActivationShape) -> Layer:
     return Layer("maxpool", input_shape, downsample_shape(input_shape, 2), kernel=3, stride=2)
+
+
+def make_avgpool(input_shape: ActivationShape, stride: int) -> Layer:
+    """Make an average pool of size `stride`; at the lower and right edge, its window is cut off."""
+    return Layer("avgpool", input_shape, downsample_shape(input_shape, stride), stride, stride)
 
 
 def downsample_shape(shape: ActivationShape, stride: int) -> ActivationShape:

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from residua.config.augmentation import Augmentation
 from residua.config.checks import check_range
@@ -12,6 +13,9 @@ from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.schedules import OneCycle, Schedule, StepDecay, Warmup
 from residua.config.serialize import apply_override
 from residua.errors import UsageError, unknown_name_error
+
+BatchNormMode = Literal["train", "frozen", "reestimated"]
+"""What BN does in training; see `Recipe`."""
 
 MAX_STEPS, MAX_EPOCHS = 10**9, 10**6  # a GPU takes weeks for so many steps; our choice
 
@@ -33,9 +37,30 @@ class Recipe:
                 into 64 and 64, as on the two GPUs of He et al. 2015.  Gradients and running
                 statistics are averaged over the parts
     smoothing   label smoothing: the share of each label that is spread evenly over all classes
-    balance     whether all classes are drawn equally often, however many images they have
+    balance     whether all classes are drawn equally often, however many images they have; the
+                expected gradient is that of a loss weighted by class, which is why there is none
     freeze      whether only the last layer is trained; BN then keeps its running statistics
     body_lr     factor on the learning rate of all layers except the last
+    layer_decay  factor on the learning rate from each stage to the one before it, from the last
+                layer down to the stem, beside `body_lr` (Howard & Ruder 2018, who divide by 2.6)
+    probe       share of the run, at its start, in which only the last layer is trained, on fixed
+                features (Kumar et al. 2022, LP-FT).  The schedule runs once in this phase and once
+                in the rest of the run, in which all layers are trained; the last layer keeps its
+                momentum between them, and that of the other layers begins with the second phase.
+                BN keeps its running statistics in the first phase, as with `freeze`
+    bn          "train": BN normalises by the batch and updates its running statistics.
+                "frozen": BN normalises by the running statistics that the run began with, as in the
+                transfer learning guide of Keras; its scales and shifts are trained.
+                "reestimated": as "train", and after the last step the running statistics are
+                computed anew, over up to 5,000 training images (Izmailov et al. 2018)
+    ema         decay per step of an average of weights and running statistics, which is evaluated
+                and saved instead of those of one step; 0 for no average.  After t steps the decay
+                is at most (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage
+    clip_norm   largest norm of all gradients together; longer ones are shortened to it, before
+                weight decay (Pascanu et al. 2013); 0 for no limit
+    sizes       sides of the training images as shares of the network's input, one after another for
+                equally many steps, e.g. (0.5, 0.75, 1) (after Tan & Le 2021); () for full size.
+                The augmented images are shrunk; evaluations use the full size
     """
 
     name: str
@@ -51,6 +76,12 @@ class Recipe:
     balance: bool = field(default=False, metadata={"added_later": True})
     freeze: bool = field(default=False, metadata={"added_later": True})
     body_lr: float = field(default=1.0, metadata={"added_later": True})
+    layer_decay: float = field(default=1.0, metadata={"added_later": True})
+    probe: float = field(default=0.0, metadata={"added_later": True})
+    bn: BatchNormMode = field(default="train", metadata={"added_later": True})
+    ema: float = field(default=0.0, metadata={"added_later": True})
+    clip_norm: float = field(default=0.0, metadata={"added_later": True})
+    sizes: tuple[float, ...] = field(default=(), metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         if not self.epochs <= MAX_EPOCHS:
@@ -67,10 +98,31 @@ class Recipe:
             raise UsageError(f"a batch of {self.batch_size} images is invalid: give at least 1")
         check_range(self.smoothing, "smoothing", 0, 1)
         check_range(self.body_lr, "body_lr", 0)
+        self.check_fine_tuning_fields()
         if self.bn_splits < 1:
             raise UsageError(
                 f"a batch cannot be split into {self.bn_splits} parts: "
                 "give 1 for the whole batch, or a larger number"
+            )
+
+    def check_fine_tuning_fields(self) -> None:
+        """Raise UsageError if a field for fine-tuning is out of range or contradicts another."""
+        check_range(self.layer_decay, "layer_decay", 0)
+        check_range(self.probe, "probe", 0, 1)
+        check_range(self.ema, "ema", 0, 1)
+        check_range(self.clip_norm, "clip_norm", 0)
+        if self.bn not in get_args(BatchNormMode):
+            raise unknown_name_error("mode of BN", str(self.bn), get_args(BatchNormMode))
+        if not all(0 < size <= 1 for size in self.sizes):
+            raise UsageError(
+                f"sizes={list(self.sizes)} is invalid: give shares of the full side, "
+                "each above 0 and at most 1"
+            )
+        if self.freeze and (self.probe or self.bn != "train"):
+            field_name = "probe" if self.probe else "bn"
+            raise UsageError(
+                f"freeze and {field_name} cannot be combined, because freeze trains only the last "
+                f"layer in the whole run, and keeps BN as it is: leave {field_name} out"
             )
 
     def total_steps(self, num_images: int) -> int:
@@ -118,11 +170,30 @@ class Recipe:
         return replace(self, warmup=None) if is_unneeded else self
 
     def lr_at_step(self, step: int, total_steps: int) -> float:
-        """Return the learning rate at `step`, counted from 0, in a run of `total_steps` steps."""
-        rate = self.schedule.lr_at_progress(step / total_steps)
-        if self.warmup and step < min(self.warmup.steps, total_steps // 10):
+        """Return the learning rate at `step`, counted from 0, in a run of `total_steps` steps.
+
+        The schedule and the warm-up start anew when the phase `probe` ends.
+        """
+        probe_steps = self.count_probe_steps(total_steps)
+        if step < probe_steps:
+            phase_steps = probe_steps
+        else:
+            step, phase_steps = step - probe_steps, total_steps - probe_steps
+        rate = self.schedule.lr_at_progress(step / phase_steps)
+        if self.warmup and step < min(self.warmup.steps, phase_steps // 10):
             return min(self.warmup.lr, rate)
         return rate
+
+    def count_probe_steps(self, total_steps: int) -> int:
+        """Return the number of first steps, of `total_steps`, that train only the last layer.
+
+        At least one step is left in which all layers are trained.
+        """
+        return min(round(self.probe * total_steps), total_steps - 1)
+
+    def size_at_step(self, step: int, total_steps: int) -> float:
+        """Return the side of the training images at `step`, as a share of the full side."""
+        return self.sizes[step * len(self.sizes) // total_steps] if self.sizes else 1.0
 
 
 def check_step_limit(steps: int) -> None:

@@ -56,6 +56,8 @@ def encode_field_value(value: Any, hint: Any) -> Json:
     if isinstance(value, tuple) and get_origin(hint) is tuple and is_part_base(get_args(hint)[0]):
         return [encode_field_value(item, get_args(hint)[0]) for item in value]
     encoded = to_json(value)
+    if isinstance(hint, UnionType):  # a part that may be None
+        hint = next((item for item in get_args(hint) if is_part_base(item)), hint)
     has_kinds = is_part_base(hint) or (
         isinstance(hint, UnionType) and sum(map(is_dataclass, get_args(hint))) > 1
     )

@@ -63,11 +63,17 @@ def format_number_or_bound(number: int) -> str:
 
 
 def count_branch_weights(
-    kernels: tuple[int, ...], inputs: int, inner_width: int, outputs: int
+    kernels: tuple[int, ...], inputs: int, inner_width: int, outputs: int, groups: int = 1
 ) -> int:
-    """Count the weights of a branch's layers, given the channels before, inside and after it."""
+    """Count the weights of a branch's layers, given the channels before, inside and after it.
+
+    All layers but the first and the last have `groups` groups.
+    """
     channels = pairwise([inputs, *[inner_width] * (len(kernels) - 1), outputs])
+    layer_groups = [1, *[groups] * (len(kernels) - 2), 1][: len(kernels)]
     return sum(
-        kernel**2 * fan_in * fan_out
-        for kernel, (fan_in, fan_out) in zip(kernels, channels, strict=True)
+        kernel**2 * fan_in * fan_out // layer_group
+        for kernel, layer_group, (fan_in, fan_out) in zip(
+            kernels, layer_groups, channels, strict=True
+        )
     )

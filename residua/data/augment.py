@@ -63,6 +63,16 @@ def random_resized_crop(
     )
 
 
+def shrink_images(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize images (n, c, H, W) to a smaller `size`, as fp32; images of that size stay the same.
+
+    Interpolation is bilinear, over as many pixels as one of the result covers (antialiasing).
+    """
+    if tuple(pixels.shape[2:]) == size:
+        return pixels
+    return F.interpolate(pixels.float(), size, mode="bilinear", align_corners=False, antialias=True)
+
+
 def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Tensor:
     """Multiply brightness, contrast and saturation of each image (n, c, h, w) by random factors.
 

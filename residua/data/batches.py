@@ -1,6 +1,7 @@
 """The endless stream of training batches, as a function of the step."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,11 @@ from residua.data.augment import (
     random_crop,
     random_horizontal_flip,
     random_resized_crop,
+    shrink_images,
 )
 from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
 from residua.data.images import Images
-from residua.data.trivial_augment import apply_trivial_augment
+from residua.data.trivial_augment import apply_rand_augment, apply_trivial_augment
 from residua.data.user_transform import UserTransform, apply_user_transform
 from residua.errors import UsageError
 
@@ -40,7 +42,9 @@ class TrainingBatches:
     `crop_size`.  Random crops are taken from the whole image; without random crops, the center of
     the image is used.  With `balance_classes` an epoch has the same number of samples, but equally
     many of each class, so that some images are repeated and others left out.  `transform` is
-    applied to each image first.  Raises UsageError if the batch is larger than the data set.
+    applied to each image first.  `size_at_step` gives the share of `crop_size` to which the sides
+    of a step's augmented images are shrunk.  Raises UsageError if the batch is larger than the data
+    set.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class TrainingBatches:
         balance_classes: bool = False,
         num_classes: int = 0,
         transform: UserTransform | None = None,
+        size_at_step: Callable[[int], float] | None = None,
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
@@ -68,7 +73,7 @@ class TrainingBatches:
         self.rank_and_world_size = rank_and_world_size
         self.crop_size = crop_size or images.image_size
         self.num_classes = num_classes or int(images.labels.max()) + 1
-        self.transform = transform
+        self.transform, self.size_at_step = transform, size_at_step
         # Padding all images in advance copies them, and a large data set may not fit twice; the
         # user's transform gets images without padding.
         is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
@@ -135,6 +140,8 @@ class TrainingBatches:
             pieces.append(make_samples(epoch, samples))
             position += len(samples)
         pixels, labels = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        if self.size_at_step is not None:
+            pixels = shrink_images(pixels, shrink_sides(self.crop_size, self.size_at_step(step)))
         return normalise_pixels(pixels, self.mean, self.std), labels
 
     def mix_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,6 +181,10 @@ class TrainingBatches:
         if augment.trivial:
             random_bits = self.draw_several_bits(3, RandomStream.TRIVIAL_AUGMENT, epoch, samples)
             pixels = apply_trivial_augment(pixels, self.mean, random_bits)
+        if augment.randaugment:
+            count = 2 * augment.randaugment
+            random_bits = self.draw_several_bits(count, RandomStream.RAND_AUGMENT, epoch, samples)
+            pixels = apply_rand_augment(pixels, augment.magnitude, self.mean, random_bits)
         if augment.extra:
             pixels = self.apply_extra_transforms(pixels, epoch, samples)
         if augment.cut:
@@ -224,6 +235,12 @@ class TrainingBatches:
         )
 
 
+def shrink_sides(size: tuple[int, int], share: float) -> tuple[int, int]:
+    """Multiply height and width by `share`, rounded to whole pixels, at least 1."""
+    height, width = size
+    return max(round(share * height), 1), max(round(share * width), 1)
+
+
 def list_images_by_class(labels: Tensor) -> list[Tensor]:
     """List the indices of the images of each class that occurs in labels (n,), on the CPU."""
     labels = labels.cpu()
@@ -252,4 +269,7 @@ def make_training_batches(
         crop_size=(dataset.input[1], dataset.input[2]),
         balance_classes=recipe.balance,
         transform=transform,
+        size_at_step=partial(recipe.size_at_step, total_steps=recipe.total_steps(len(images)))
+        if recipe.sizes
+        else None,
     )

@@ -33,6 +33,7 @@ class RandomStream(IntEnum):
     MIX_PARTNER = 7
     TRIVIAL_AUGMENT = 8
     EXTRA = 9
+    RAND_AUGMENT = 10
     # of fitting VLAD, which never augments
     VLAD_PATCH_IMAGE = 3
     VLAD_PATCH_POSITION = 4

@@ -11,12 +11,13 @@ from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset
 from residua.data.read import load_square_photos
 from residua.data.sources.groups import count_groups
-from residua.data.sources.listing import DataProblem, SplitSource
+from residua.data.sources.listing import DataProblem, SplitSource, join_first_names
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, assign_splits, choose_dev_share
 from residua.data.summary import DataSummary, list_white_level_notes, summarize_problems
 
 PUBLISHED: SplitSource = "published"
+MAX_ABSENT_NAMES = 20  # that are listed; a network for ImageNet has 1,000 classes
 
 
 def summarize_training_data(
@@ -66,7 +67,8 @@ def summarize_evaluated_data(
     absent = [name for name, count in all_counts.items() if not count]
     notes = [choice] if choice else []
     if absent:
-        notes.append(f"no images of {len(absent):,} of the model's classes: {', '.join(absent)}")
+        names = join_first_names(absent, MAX_ABSENT_NAMES)
+        notes.append(f"no images of {len(absent):,} of the model's classes: {names}")
     location, source, groups = dataset.name, PUBLISHED, 0
     if isinstance(dataset, PhotoDataset):
         groups = count_groups(dataset.listing.entries)

@@ -1,12 +1,16 @@
-"""TrivialAugment (Müller & Hutter 2021): one random change per image, of random strength.
+"""TrivialAugment and RandAugment: random changes of fourteen kinds, with 31 strengths each.
 
-There are fourteen kinds of change with 31 strengths each, in the paper's wide range.  There is one
-difference: the paper shifts images of any size by up to 32 pixels, and this module by up to a
-seventh of the side, which is 32 pixels of 224.  Each kind of change gets the whole batch, and
-changes only the images for which the random bits select it.
+TrivialAugment (Müller & Hutter 2021) makes one change of random strength per image, in the paper's
+wide range.  There is one difference: the paper shifts images of any size by up to 32 pixels, and
+this module by up to a seventh of the side, which is 32 pixels of 224.  RandAugment (Cubuk et al.
+2020) makes several changes of one strength, in narrower ranges.  Shears keep the center of an image
+in its place, where torchvision's keep its top left corner.  Each kind of change gets the whole
+batch, and changes only the images for which the random bits select it.
 """
 
-from math import pi
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import pi, radians
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +33,41 @@ TRIVIAL_CHANGES = (
     "equalize",
 )
 STRENGTH_LEVELS = 31
-MAX_GEOMETRIC_STRENGTH = {
-    "shear x": 0.99,
-    "shear y": 0.99,
-    "shift x": 2 / 7,  # of half a side, the unit of `affine_grid`
-    "shift y": 2 / 7,
-    "rotate": 0.75 * pi,
-}
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as in Pillow
 BLUR_KERNEL = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # divided by 13, as in Pillow
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRanges:
+    """The strengths of the changes at the highest level, `STRENGTH_LEVELS` - 1.
+
+    geometric        shears as slopes, shifts in half sides, the unit of `affine_grid`, and the
+                     angle of rotation in radians
+    colour           change of the factor on brightness, saturation, contrast and sharpness
+    posterized_bits  lowest bits of a level, of 8, that are set to 0
+    """
+
+    geometric: Mapping[str, float]
+    colour: float
+    posterized_bits: int
+
+
+TRIVIAL_RANGES = ChangeRanges(
+    {"shear x": 0.99, "shear y": 0.99, "shift x": 2 / 7, "shift y": 2 / 7, "rotate": 0.75 * pi},
+    colour=0.99,
+    posterized_bits=6,
+)
+RAND_RANGES = ChangeRanges(  # of Cubuk et al. 2019, as in torchvision
+    {
+        "shear x": 0.3,
+        "shear y": 0.3,
+        "shift x": 2 * 150 / 331,
+        "shift y": 2 * 150 / 331,
+        "rotate": radians(30),
+    },
+    colour=0.9,
+    posterized_bits=4,
+)
 
 
 def apply_trivial_augment(pixels: Tensor, mean: tuple[float, ...], random_bits: Tensor) -> Tensor:
@@ -53,12 +83,30 @@ def apply_trivial_augment(pixels: Tensor, mean: tuple[float, ...], random_bits: 
     return apply_selected_changes(pixels.float(), change_indices, level, signed_strength, mean)
 
 
+def apply_rand_augment(
+    pixels: Tensor, magnitude: int, mean: tuple[float, ...], random_bits: Tensor
+) -> Tensor:
+    """Apply k random changes to each image (n, c, h, w) with levels in [0, 255]; returns fp32.
+
+    `random_bits` (n, 2 k) chooses the kind and the sign of each change; a kind may occur twice.
+    `magnitude` is the level of all changes, from 0 to 30.
+    """
+    x = pixels.float()
+    level = torch.full((len(x),), magnitude, device=x.device)
+    for bits in random_bits.reshape(len(x), -1, 2).unbind(1):
+        change_indices, sign = bits[:, 0] % len(TRIVIAL_CHANGES), 1 - 2 * (bits[:, 1] % 2)
+        signed_strength = level / (STRENGTH_LEVELS - 1) * sign
+        x = apply_selected_changes(x, change_indices, level, signed_strength, mean, RAND_RANGES)
+    return x
+
+
 def apply_selected_changes(
     x: Tensor,
     change_indices: Tensor,
     level: Tensor,
     signed_strength: Tensor,
     mean: tuple[float, ...],
+    ranges: ChangeRanges = TRIVIAL_RANGES,
 ) -> Tensor:
     """Apply to each image (n, c, h, w) the change of `TRIVIAL_CHANGES` that its index selects.
 
@@ -69,8 +117,9 @@ def apply_selected_changes(
     def mask_of_change(name: str) -> Tensor:
         return (change_indices == TRIVIAL_CHANGES.index(name))[:, None, None, None]
 
-    factor, level = (1 + 0.99 * signed_strength)[:, None, None, None], level[:, None, None, None]
-    x = apply_geometric_changes(x, change_indices, signed_strength, mean)
+    factor = (1 + ranges.colour * signed_strength)[:, None, None, None]
+    level = level[:, None, None, None]
+    x = apply_geometric_changes(x, change_indices, signed_strength, mean, ranges)
     # Each interpolates between a degraded image and the image, or extrapolates beyond it.
     for name, degrade in (
         ("brightness", torch.zeros_like),
@@ -79,7 +128,7 @@ def apply_selected_changes(
         ("sharpness", blur_3x3),
     ):
         x = torch.where(mask_of_change(name), degrade(x).lerp(x, factor).clamp(0, 255), x)
-    step = 2.0 ** (level / ((STRENGTH_LEVELS - 1) / 6)).round()  # keeps 8 bits to 2
+    step = 2.0 ** (level / ((STRENGTH_LEVELS - 1) / ranges.posterized_bits)).round()
     x = torch.where(mask_of_change("posterize"), (x / step).floor() * step, x)
     threshold = 255 - 255 * level / (STRENGTH_LEVELS - 1)
     x = torch.where(mask_of_change("solarize") & (x >= threshold), 255 - x, x)
@@ -90,7 +139,11 @@ def apply_selected_changes(
 
 
 def apply_geometric_changes(
-    x: Tensor, change_indices: Tensor, signed_strength: Tensor, mean: tuple[float, ...]
+    x: Tensor,
+    change_indices: Tensor,
+    signed_strength: Tensor,
+    mean: tuple[float, ...],
+    ranges: ChangeRanges,
 ) -> Tensor:
     """Shear, shift or rotate those of the images (n, c, h, w) for which such a change is selected.
 
@@ -101,7 +154,7 @@ def apply_geometric_changes(
         name: torch.where(
             change_indices == TRIVIAL_CHANGES.index(name), strength * signed_strength, 0.0
         )
-        for name, strength in MAX_GEOMETRIC_STRENGTH.items()
+        for name, strength in ranges.geometric.items()
     }
     cos, sin = amounts["rotate"].cos(), amounts["rotate"].sin()
     # The grid's units are half sides: shears and rotations are scaled by the aspect ratio.

@@ -11,6 +11,7 @@ export            writes a network to one file and checks it
 export_files      writes and loads the files of each export format
 export_metadata   makes the metadata in exported files
 export_check      compares an exported file with PyTorch
+push              uploads a model folder to the Hugging Face hub
 int8              quantises a network to int8 and measures the loss of accuracy
 inference_module  a network with normalisation and softmax in one module
 translate         converts that module to torch.export, ONNX or OpenVINO
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from residua.deploy.predict import Prediction as Prediction
     from residua.deploy.predict import make_prediction_json as make_prediction_json
     from residua.deploy.predict import predict_files as predict_files
+    from residua.deploy.push import prepare_upload as prepare_upload
+    from residua.deploy.push import push_to_hub as push_to_hub
     from residua.deploy.serve import open_listener as open_listener
     from residua.deploy.serve import serve_until_stopped as serve_until_stopped
     from residua.deploy.service import PredictionService as PredictionService
@@ -72,6 +75,7 @@ __getattr__, __dir__ = export_lazily(
         "image_files": "PassedOverFiles find_image_files",
         "limits": "ServerLimits",
         "predict": "Prediction make_prediction_json predict_files",
+        "push": "prepare_upload push_to_hub",
         "serve": "open_listener serve_until_stopped",
         "service": "PredictionService",
         "similar": "SimilarImageIndex build_similar_image_index",

@@ -7,14 +7,17 @@ create                 create a network by name, with new or pretrained weights
 stage_features         return the outputs of a network's stages, for detection and segmentation
 vlad                   NetVLAD as a layer, and the classical VLAD pipeline
 
-model_folder           save, find, check and load model folders
+model_folder           find, check and load model folders
+save_model             save model folders
+fetch_weights          fetch files of published weights, once and checked
+published_model        turn published weights into a model folder in the cache
 model_card             render the README.md of a model folder
 edit_folder            edit the network of a folder, and save the result as a new one
 model_weights          check the weights of a model folder against its config
 own_module             modules of the user's own: their config, and their weights in a folder
 safetensors_file       read and write safetensors files
 tensor_checksum        a checksum of named tensors
-hub                    find weights on this machine, or download hf:OWNER/NAME
+hub                    find weights on this machine, or fetch those that a name stands for
 pretrained             load the weights from which the training of a network starts
 convert                convert weights from and to other projects
 
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     from residua.net.freeze import last_layer_parameters as last_layer_parameters
     from residua.net.fused_bn import install_fused_batchnorm as install_fused_batchnorm
     from residua.net.fused_bn_kernels import describe_fused_kernels as describe_fused_kernels
-    from residua.net.hub import download_if_on_hub as download_if_on_hub
+    from residua.net.hub import resolve_model_source as resolve_model_source
     from residua.net.hub import resolve_weights_path as resolve_weights_path
     from residua.net.joins import DropJoin as DropJoin
     from residua.net.joins import GatedSum as GatedSum
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from residua.net.native_bf16 import device_has_bf16 as device_has_bf16
     from residua.net.pretrained import drop_head_tensors as drop_head_tensors
     from residua.net.pretrained import load_pretrained_weights as load_pretrained_weights
+    from residua.net.published_model import is_published_model as is_published_model
     from residua.net.stage_features import StageFeatures as StageFeatures
     from residua.net.surgery import append_identity_units as append_identity_units
     from residua.net.surgery import remove_shortcuts as remove_shortcuts
@@ -86,7 +90,7 @@ __getattr__, __dir__ = export_lazily(
         "freeze": "FrozenStatsBatchNorm freeze_backbone last_layer_parameters",
         "fused_bn": "install_fused_batchnorm",
         "fused_bn_kernels": "describe_fused_kernels",
-        "hub": "download_if_on_hub resolve_weights_path",
+        "hub": "resolve_model_source resolve_weights_path",
         "joins": "DropJoin GatedSum",
         "model_folder": (
             "build_untrained compute_file_sha256 find_model_folder fingerprint_model_folder "
@@ -95,6 +99,7 @@ __getattr__, __dir__ = export_lazily(
         ),
         "native_bf16": "cpu_has_bf16 device_has_bf16",
         "pretrained": "drop_head_tensors load_pretrained_weights",
+        "published_model": "is_published_model",
         "stage_features": "StageFeatures",
         "surgery": "append_identity_units remove_shortcuts remove_units residualize",
         "swap_batchnorm": "swap_batchnorms",

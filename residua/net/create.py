@@ -7,6 +7,7 @@ from typing import Literal, overload
 
 from residua.config.network import Network
 from residua.config.papers import network
+from residua.config.weight_registry import find_weights_of_network
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork, build
 from residua.net.pretrained import load_pretrained_weights
@@ -62,8 +63,9 @@ def create_model(
     returns the feature maps of the stages in `out_indices`.
 
     Weights are initialised from `seed`, or loaded from `pretrained`: another project's weight file,
-    a model folder, or hf:OWNER/NAME on the Hugging Face hub; False is the same as None.  If
-    `num_classes` differs from the number of classes of the pretrained weights, the head is
+    a model folder, the name of published weights, or hf:OWNER/NAME on the Hugging Face hub.  True
+    stands for the published weights of the network, False is the same as None.  If `num_classes`
+    differs from the number of classes of the pretrained weights, the head is
     initialised anew.  Raises UsageError if no network has this name or if the arguments contradict
     each other, and RecordError if the weights belong to another network.
     """
@@ -75,9 +77,7 @@ def create_model(
             "out_indices applies only with features_only=True: add that, or leave out_indices out"
         )
     if pretrained is True:
-        raise UsageError(
-            "pretrained=True names no weights: give a weight file, a model folder or hf:OWNER/NAME"
-        )
+        pretrained = find_weights_of_network(name).name
     requested = network(
         name, input=input, classes=num_classes or None, block=block, shortcut=shortcut, order=order
     )

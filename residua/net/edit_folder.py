@@ -73,7 +73,7 @@ def edit_network(
     images = images.to(next(net.parameters()).device)
     with torch.inference_mode():
         is_identical = torch.equal(net(images), edited(images))
-    config = replace(config, network=edited.plan.network)
+    config = replace(config, network=edited.plan.network, published_as="", published_sum="")
     if not is_identical:  # the training data and results no longer describe the edited network
         config = replace(
             config,

@@ -1,36 +1,51 @@
-"""Find weights on this machine, or download them if their name is `hf:OWNER/NAME`."""
+"""Find weights on this machine, or fetch those that a name stands for.
+
+A name is that of published weights, such as `resnet50`, or `hf:OWNER/NAME`.
+"""
 
 from pathlib import Path
 
 from residua.bounded_json import read_json
 from residua.config.hub_name import HUB_PREFIX, is_hub_name, is_repository, require_hub_name
+from residua.config.published_weights import WEIGHT_NAME
+from residua.config.weight_registry import find_weights, suggest_weight_name
+from residua.downloads import tell_user
 from residua.errors import MissingRecordError, RecordError, UsageError
 from residua.files import recover_interrupted
 from residua.net.convert.state_dict import WEIGHT_SUFFIXES
+from residua.net.published_model import fetch_model_folder
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def download_if_on_hub(source: str | Path) -> Path:
-    """Return the path `source`, or download the repository that `hf:OWNER/NAME` names.
+def resolve_model_source(source: str | Path) -> Path:
+    """Return the path `source`, or fetch what the name `source` stands for, and return its path.
 
-    The path of a downloaded repository is that of a model folder or of a weight file.  A local path
-    is returned even if nothing is there.  Raises UsageError for any other name that starts with
-    `hf:`, and RecordError if the repository cannot be downloaded or holds no weights.
+    A name is that of published weights, whose model folder is in the cache, or `hf:OWNER/NAME`,
+    whose path is that of a model folder or of a weight file.  A local path is returned even if
+    nothing is there, and wins over a name, which is said.  Raises UsageError for any other name
+    that starts with `hf:`, and RecordError if weights cannot be fetched or are not what their
+    publisher states.
     """
     if is_hub_name(source):
         return download_from_hub(require_hub_name(source))
     path = Path(source)
     recover_interrupted(path)
-    return path
+    weights = find_weights(str(source)) if WEIGHT_NAME.fullmatch(str(source)) else None
+    if weights is None:
+        return path
+    if path.exists():
+        tell_user(f"{source} is taken as a path, because it exists; weights have this name, too")
+        return path
+    return fetch_model_folder(weights)
 
 
 def find_or_download_model_folder(source: str | Path) -> Path:
-    """Find or download as `download_if_on_hub` does, but refuse another project's repository.
+    """Find or download as `resolve_model_source` does, but refuse another project's repository.
 
     Raises RecordError if the repository is not one of residua's model folders.
     """
-    path = download_if_on_hub(source)
+    path = resolve_model_source(source)
     if is_hub_name(source) and not path.is_dir():
         raise RecordError(
             f"{source} on the Hugging Face hub holds another project's weights: "
@@ -40,8 +55,13 @@ def find_or_download_model_folder(source: str | Path) -> Path:
 
 
 def suggest_hub_name(missing_path: str | Path) -> str:
-    """Suggest, at the end of an error, that a missing path may be a name on the hub; "" if not."""
+    """Suggest, at the end of an error, which name a missing path may be; "" if none is near.
+
+    It may be one of published weights, or a repository on the hub.
+    """
     name = str(missing_path)
+    if WEIGHT_NAME.fullmatch(name) and (near := suggest_weight_name(name)):
+        return f", or {near}, which is published"
     if Path(name).suffix in (*WEIGHT_SUFFIXES, ".onnx") or not is_repository(name):
         return ""
     return f", or {HUB_PREFIX}{name} if it is on the Hugging Face hub"
@@ -53,7 +73,7 @@ def resolve_weights_path(source: str | Path) -> Path:
     `source` is a path, or `hf:OWNER/NAME`, which is downloaded.  Raises RecordError if `source`
     does not exist or contains neither.
     """
-    path = download_if_on_hub(source)
+    path = resolve_model_source(source)
     if not path.exists():
         raise RecordError(
             f"there is no file or folder {source}: check the path{suggest_hub_name(source)}"

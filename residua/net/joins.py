@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residua.config.joins import Add, Drop, Gate, Join, Scale
-from residua.config.plan import Layers
+from residua.config.layers import Layers
 from residua.config.registry import implementation_of, register
 from residua.net.layers import make_weight_layer
 

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residua.config.attention import EfficientAttention, SqueezeExcitation
 from residua.config.heads import Head
-from residua.config.plan import Layer, Layers
+from residua.config.layers import Layer, Layers
 from residua.config.registry import implementation_of, register
 from residua.net.vlad import NetVlad
 
@@ -45,6 +46,46 @@ class GlobalAvgPool(nn.Module):
         return x.flatten(2).mean(2)
 
 
+class SqueezeExcitationLayer(nn.Module):
+    """Squeeze-and-excitation: x * sigmoid(fc2(relu(fc1(mean(x))))) (Hu et al. 2018, Eq. 2-4)."""
+
+    def __init__(self, channels: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
+        self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return x * factors
+
+
+class EfficientAttentionLayer(nn.Module):
+    """Efficient channel attention: x * sigmoid(conv(mean(x))) (Wang et al. 2020, Eq. 9).
+
+    The convolution slides along the channels.
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors = torch.sigmoid(self.conv(x.mean((2, 3))[:, None]))[:, 0, :, None, None]
+        return x * factors
+
+
+def build_squeeze_excitation(attention: SqueezeExcitation, channels: int) -> nn.Module:
+    return SqueezeExcitationLayer(channels, attention.hidden_channels(channels))
+
+
+def build_efficient_attention(attention: EfficientAttention, channels: int) -> nn.Module:
+    return EfficientAttentionLayer(attention.kernel_size(channels))
+
+
+register(SqueezeExcitation, implementation=build_squeeze_excitation)
+register(EfficientAttention, implementation=build_efficient_attention)
+
+
 def build_head_pooling(head: Head, channels: int) -> nn.Module:
     return NetVlad(channels, head.words) if head.pool == "vlad" else GlobalAvgPool()
 
@@ -61,6 +102,9 @@ def make_layer_module(layer: Layer) -> nn.Module:
     if layer.pooling is not None:
         pooling: nn.Module = implementation_of(layer.pooling)(layer.pooling, c_in)
         return pooling
+    if layer.attention is not None:
+        attention: nn.Module = implementation_of(layer.attention)(layer.attention, c_in)
+        return attention
     match layer.op:
         case "weight":
             return make_weight_layer(layer)
@@ -74,9 +118,11 @@ def make_layer_module(layer: Layer) -> nn.Module:
             return nn.Flatten()
         case "maxpool":
             return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
+        case "avgpool":
+            return nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=True, count_include_pad=False)
         case "pad":
             return ZeroPadShortcut(layer.stride, layer.pad_before, c_out - c_in - layer.pad_before)
-    raise ValueError(f"a {layer.op!r} layer has no pooling: set its `pooling`")
+    raise ValueError(f"a {layer.op!r} layer needs its part: set its `pooling` or `attention`")
 
 
 def make_weight_layer(layer: Layer) -> nn.Conv2d | nn.Linear:
@@ -84,4 +130,6 @@ def make_weight_layer(layer: Layer) -> nn.Conv2d | nn.Linear:
     if not layer.output_shape.size:
         return nn.Linear(c_in, c_out, bias=layer.bias)
     padding = layer.kernel // 2
-    return nn.Conv2d(c_in, c_out, layer.kernel, layer.stride, padding, bias=layer.bias)
+    return nn.Conv2d(
+        c_in, c_out, layer.kernel, layer.stride, padding, groups=layer.groups, bias=layer.bias
+    )

@@ -1,12 +1,14 @@
 """Render a model card: a README.md with metadata for the hub, a table and a usage example."""
 
 import json
+import re
 
 from residua.config.evaluation_results import wilson_interval
 from residua.config.model import ModelConfig
 from residua.config.serialize import Json
 
 MAX_LISTED_CLASSES = 200  # a longer list of classes is left out of the card
+MODEL_PLACEHOLDER = "THIS_FOLDER"  # the name of the model in the example of its use
 
 
 def render_model_card(config: ModelConfig, parameter_count: int) -> str:
@@ -15,6 +17,8 @@ def render_model_card(config: ModelConfig, parameter_count: int) -> str:
     data_name = config.dataset or "unnamed data"
     if not network.IS_TRAINED_BY_STEPS:
         origin = f"fitted to {data_name}"
+    elif config.published_as:
+        origin = f"published as {config.published_as}, SHA-256 `{config.published_sum}`"
     elif config.recipe:
         origin = f"trained on {data_name} with the recipe {config.recipe}"
     else:
@@ -36,19 +40,30 @@ def render_card_metadata(config: ModelConfig, tag: str) -> str:
     Every value is written as JSON, which is valid YAML and needs no further quoting.
     """
     metadata: dict[str, Json] = {"library_name": "residua", "pipeline_tag": "image-classification"}
-    if config.license:
+    if config.license and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", config.license):
         metadata["license"] = config.license
+    elif config.license:  # not written as the hub writes the licences that it knows
+        metadata |= {"license": "other", "license_name": make_hub_word(config.license.lower())}
     metadata["tags"] = ["image-classification", tag]
     if config.test_error is not None and config.dataset:
         metric: Json = {"type": "accuracy", "value": round(1 - config.test_error, 6)}
         result: Json = {
             "task": {"type": "image-classification"},
-            "dataset": {"type": config.dataset, "name": config.dataset, "split": "test"},
+            "dataset": {
+                "type": make_hub_word(config.dataset),
+                "name": config.dataset,
+                "split": "test",
+            },
             "metrics": [metric],
         }
         metadata["model-index"] = [{"name": config.network.name, "results": [result]}]
     lines = "".join(f"{name}: {json.dumps(value)}\n" for name, value in metadata.items())
     return f"---\n{lines}---\n"
+
+
+def make_hub_word(text: str) -> str:
+    """Replace what the hub allows in no id, such as blanks, by dashes: `my pets` is `my-pets`."""
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-") or "unnamed"
 
 
 def collect_model_facts(config: ModelConfig) -> dict[str, str]:
@@ -65,6 +80,7 @@ def collect_model_facts(config: ModelConfig) -> dict[str, str]:
         "test error": format_test_error(config),
         "training data": f"{config.dataset}{fingerprint}",
         "recipe": config.recipe,
+        "weights": f"running average over the steps, decay {config.ema:g}" if config.ema else "",
         "images": f"pixels in [0, 1], minus {mean}, over {std}",
         "licence": config.license,
         "made with": ", ".join(filter(None, versions)),
@@ -87,17 +103,18 @@ def format_test_error(config: ModelConfig) -> str:
 
 
 def render_usage_section() -> str:
-    return """
+    return f"""
 ## Use
 
 ```sh
-residua predict THIS_FOLDER image.png
+residua predict {MODEL_PLACEHOLDER} image.png
 ```
 
 ```python
 import residua
 
-net = residua.from_pretrained("THIS_FOLDER")  # a torch.nn.Module in evaluation mode
+classifier = residua.load("{MODEL_PLACEHOLDER}")  # classifier.net is a torch.nn.Module
+print(classifier.predict_one("image.png"))
 ```
 
 The classes, in the order of the scores, and the preprocessing are in `config.json`.

@@ -1,7 +1,6 @@
-"""Save, find, check and load model folders: config.json, model.safetensors and a model card."""
+"""Find, check and load model folders: config.json, model.safetensors and a model card."""
 
 import hashlib
-from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -16,57 +15,20 @@ from residua.config.module_classifier import ModuleClassifier
 from residua.config.serialize import FORMAT_VERSION, from_json, to_json
 from residua.config.vlad_config import ClassifierConfig, VladClassifier
 from residua.errors import MissingRecordError, RecordError, UsageError
-from residua.file_names import encode_utf8
-from residua.files import (
-    atomic_write,
-    hold_output_lock,
-    read_undisturbed,
-    render_json,
-    write_json,
-)
+from residua.files import hold_output_lock, read_undisturbed, write_json
 from residua.net.build import ResidualNetwork, build
 from residua.net.convert.state_dict import WEIGHT_SUFFIXES
 from residua.net.hub import find_or_download_model_folder, suggest_hub_name
-from residua.net.model_card import render_model_card
 from residua.net.model_weights import (
-    check_classes_of_config,
     explain_unusable_values,
     find_weight_shortage,
     find_weights_mismatch,
 )
-from residua.net.safetensors_file import load_safetensors, save_safetensors
+from residua.net.safetensors_file import load_safetensors
+from residua.net.save_model import compute_file_sha256 as compute_file_sha256
+from residua.net.save_model import save_pretrained as save_pretrained
 from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
-
-
-def save_pretrained(net: nn.Module, config: ModelConfig, folder: Path) -> None:
-    """Write a model folder atomically, with a checksum of the weights in its config.
-
-    Raises UsageError if the network returns features, or if its number of class scores is not the
-    config's number of classes.  Raises RecordError if the weights cannot be written.
-    """
-    if isinstance(net, ResidualNetwork):
-        check_classes_of_config(net, config)
-    tensors = {
-        name: tensor.detach().contiguous().cpu() for name, tensor in net.state_dict().items()
-    }
-    # VLAD has no parameters: its numbers are fitted, so they are buffers
-    fitted_tensors: list[Tensor] = [*net.parameters()] or [*net.buffers()]
-    parameter_count = sum(tensor.numel() for tensor in fitted_tensors)
-    with atomic_write(folder) as unfinished_folder:
-        unfinished_folder.mkdir()
-        weights_path = unfinished_folder / "model.safetensors"
-        try:
-            save_safetensors(tensors, weights_path)
-        except SafetensorError as error:  # e.g. a full disk
-            raise RecordError(f"the model could not be written to {folder}: {error}") from error
-        config = replace(config, weights=compute_file_sha256(weights_path))
-        texts = {
-            "config.json": render_json(to_json(config)),
-            "README.md": render_model_card(config, parameter_count),
-        }
-        for name, text in texts.items():
-            (unfinished_folder / name).write_bytes(encode_utf8(text))
 
 
 def find_model_folder(run_or_model: Path) -> Path:
@@ -187,12 +149,6 @@ def explain_missing_config(folder: Path) -> str:
     if (folder / "study.json").exists():
         return f"{folder} holds a study: give one of its runs, {folder / 'runs'}/..."
     return f"{folder} is not a model folder: it has no config.json"
-
-
-def compute_file_sha256(path: Path) -> str:
-    """Compute the SHA-256 digest of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint_model_folder(folder: Path) -> str:

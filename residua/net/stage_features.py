@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from residua.config.plan import Layer, Plan
+from residua.config.layers import Layer
+from residua.config.plan import Plan
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 

@@ -8,9 +8,9 @@ from typing import overload
 import torch
 from torch import nn
 
+from residua.config.canonical_names import with_canonical_name, with_units_per_stage
 from residua.config.joins import Add, Gate, Scale
 from residua.config.network import Network, Shortcut
-from residua.config.papers import with_canonical_name, with_units_per_stage
 from residua.config.plan import PlannedUnit, zero_init_branch
 from residua.errors import UsageError
 from residua.net.add_skips import add_skips_to_sequential

@@ -16,7 +16,7 @@ def initialise_weights(net: nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
             draw_he_normal(module.weight, generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from residua.config.plan import Layer, Layers, PlannedUnit
+from residua.config.layers import Layer, Layers
+from residua.config.plan import PlannedUnit
 from residua.report.diagram_svg import (
     make_diagram_style,
     render_svg_box,
@@ -25,7 +26,7 @@ CAPTION_SHIFT = 100 * (WIDTH / 2 - COLUMN_X) / WIDTH
 """How far left of the drawing's middle its boxes stand, in percent of the drawing's width."""
 
 WEIGHT_HEIGHT, OTHER_HEIGHT, GAP = 27, 18, 8
-OP_LABELS = {"bn": "BN", "relu": "ReLU"}
+OP_LABELS = {"bn": "BN", "relu": "ReLU", "avgpool": "average pool"}
 FILE_GAP, FILE_SCALE = 56, 1.4  # of a separate file: pixels between blocks, and size
 
 
@@ -120,7 +121,10 @@ def render_blocks_file(drawings: Sequence[BlockDrawing]) -> str:
 def describe_structure(unit: PlannedUnit) -> tuple[object, ...]:
     """Return what two units must share to have the same drawing."""
     parts = (unit.lead, unit.branch, unit.after, unit.shortcut or ())
-    layers = tuple(tuple((layer.op, layer.kernel) for layer in part) for part in parts)
+    layers = tuple(
+        tuple((layer.op, layer.kernel, layer.groups, layer.attention) for layer in part)
+        for part in parts
+    )
     return (*layers, unit.shortcut is None, unit.join.symbol, unit.join.formula)
 
 
@@ -190,6 +194,8 @@ def make_line(from_y: float, to_y: float) -> str:
 
 def label_layer(layer: Layer, with_kernel: bool = True) -> str:
     """Return a layer's name in a block: `BN`, `weight layer`, or `weight 3×3` with its kernel."""
+    if layer.attention is not None:
+        return layer.attention.symbol
     if layer.op != "weight":
         return OP_LABELS.get(layer.op, layer.op)
     return f"weight {layer.kernel}×{layer.kernel}" if with_kernel else "weight layer"

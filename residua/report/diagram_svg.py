@@ -7,7 +7,7 @@ classes and `data-unit` attributes, and CSS variables adapt it to light and dark
 from collections.abc import Iterator
 from html import escape
 
-from residua.config.plan import ActivationShape, Layer, Layers
+from residua.config.layers import ActivationShape, Layer, Layers
 from residua.report.plan_notation import format_layer_label, format_plan_shape
 
 DIAGRAM_WIDTH = 350  # pixels, so that it fits a phone

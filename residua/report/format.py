@@ -138,6 +138,18 @@ def format_lr_changes(changes: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{change['lr']:.4g} from step {change['step']:,}" for change in changes)
 
 
+def format_lr_factors(factors: Sequence[Mapping[str, Any]]) -> str:
+    """Format factors on the learning rate: `last layer 1, stage 3 0.1, stem 0.05`."""
+    return ", ".join(f"{factor['part']} {factor['factor']:.3g}" for factor in factors)
+
+
+def format_image_sizes(sizes: Sequence[Mapping[str, Any]]) -> str:
+    """Format image sizes with their first steps: `112 x 112 from step 0, 224 x 224 from step 9`."""
+    return ", ".join(
+        f"{size['height']} x {size['width']} from step {size['step']:,}" for size in sizes
+    )
+
+
 def format_yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
@@ -148,13 +160,15 @@ NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
     format_percent: "ece scaled_ece data_wait",
     format_three_digits: "loss train_loss dev_loss lr epochs",
     format_integer: "steps depth parameters training_images dev_images test_images batch_size "
-    "patches_per_image descriptor_numbers",
+    "patches_per_image descriptor_numbers steps_of_last_layer_alone",
     format_mebibytes: "activation_bytes memory_bytes memory_activations_bytes memory_weights_bytes "
     "memory_data_bytes descriptor_bytes",
     format_duration: "seconds estimated_seconds",
     format_rate: "images_per_second",
     format_confidence_interval: "dev_error_interval test_error_interval",
     format_lr_changes: "learning_rates",
+    format_lr_factors: "lr_factors",
+    format_image_sizes: "image_sizes",
     format_yes_or_no: "trained",
     str: "model data recipe recompute precision weight_decay_on folder page evaluation_page",
 }
@@ -176,6 +190,7 @@ LABELS = {
     "seconds": "training time",
     "data_wait": "time waiting for data",
     "recompute": "activation checkpointing",
+    "lr_factors": "factors on learning rates",
 }
 """The labels of quantities whose name, with spaces, would not be clear to a reader."""
 IMAGE_COUNT_OF_ERROR = {

@@ -38,6 +38,7 @@ def describe_method(study_runs: StudyRuns) -> dict[str, str]:
     has_several_depths = len({run.depth for run in finished_runs}) > 1
     return {
         "Data": describe_run_dataset(finished_runs[0]),
+        "Start": describe_initial_weights(finished_runs),
         "Compared": describe_labelled_arms(study_runs),
         "Training": describe_common_training_recipe(study_runs),
         "Machine": "; ".join(filter(None, machines)),
@@ -67,6 +68,17 @@ def describe_run_dataset(run: FinishedRun) -> str:
         problem_count = format_counted_noun(len(skipped), "file or class", "files or classes")
         text += f"; {problem_count} could not be used as they are and are listed in run.json"
     return f"{text}."
+
+
+def describe_initial_weights(runs: Sequence[FinishedRun]) -> str:
+    """Name the weights that the runs started from, with their sum; "" if they recorded none."""
+    origins = [run.environment.get("weights_from") for run in runs]
+    texts = dict.fromkeys(
+        f"the weights {origin.get('name')} (SHA-256 {str(origin.get('sha256'))[:12]}…)"
+        for origin in origins
+        if isinstance(origin, dict)
+    )
+    return f"From {join_with_and(list(texts))}." if texts else ""
 
 
 def format_dataset_name(dataset: str) -> str:
@@ -166,7 +178,31 @@ def list_nondefault_recipe_settings(recipe: Recipe, max_depth: int) -> list[str]
         settings.append(
             f"everything below the last layer is trained at {recipe.body_lr:g} of that rate"
         )
-    return settings
+    return settings + list_fine_tuning_settings(recipe)
+
+
+def list_fine_tuning_settings(recipe: Recipe) -> list[str]:
+    """List the fields for fine-tuning that differ from plain training, one text each."""
+    bn_texts = {
+        "train": "",
+        "frozen": "BN keeps its running statistics and normalises by them",
+        "reestimated": "BN statistics are computed anew over training images after the last step",
+    }
+    sides = join_with_and([format_shortest_percent(size) for size in recipe.sizes])
+    texts = {
+        f"the rate is multiplied by {recipe.layer_decay:g} from each stage to the one before it": (
+            recipe.layer_decay != 1
+        ),
+        f"only the last layer is trained in the first {format_shortest_percent(recipe.probe)} of "
+        "steps, and the schedule runs once in this phase and once after it": recipe.probe > 0,
+        bn_texts[recipe.bn]: recipe.bn != "train",
+        f"weights are averaged over steps, with a decay of {recipe.ema:g}": recipe.ema > 0,
+        f"gradients longer than {recipe.clip_norm:g} are shortened": recipe.clip_norm > 0,
+        f"the sides of the training images are {sides} of full size, in equal parts of the run": (
+            bool(recipe.sizes)
+        ),
+    }
+    return [text for text, applies in texts.items() if applies]
 
 
 def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
@@ -189,6 +225,9 @@ def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
         text += f"; brightness, contrast and saturation change by up to {max_change}"
     if augment.trivial:
         text += "; each is changed in one of fourteen ways, by one of 31 strengths (TrivialAugment)"
+    if augment.randaugment:
+        changes = format_counted_noun(augment.randaugment, "random change")
+        text += f"; each gets {changes} of strength {augment.magnitude} of 30 (RandAugment)"
     text += "".join(f"; {transform.description}" for transform in augment.extra)
     mixing_texts = [
         f"{format_shortest_percent(probability)} {method}"

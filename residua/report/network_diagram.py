@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from residua.config.joins import Add
-from residua.config.plan import Layers, Plan, PlannedUnit
+from residua.config.layers import Layers
+from residua.config.plan import Plan, PlannedUnit
 from residua.report.diagram_svg import (
     BOX_HALF_WIDTH,
     COLUMN_X,

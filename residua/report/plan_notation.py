@@ -1,6 +1,6 @@
 """Short text for the layers of a plan, for the terminal and for diagrams."""
 
-from residua.config.plan import ActivationShape, Layer, Layers
+from residua.config.layers import ActivationShape, Layer, Layers
 
 
 def format_layer_sequence(layers: Layers) -> str:
@@ -9,20 +9,34 @@ def format_layer_sequence(layers: Layers) -> str:
 
 
 def format_layer(layer: Layer) -> str:
-    """Write a weight layer as `3x3/2`, or `full` if fully connected, and others by name: `bn`."""
-    if layer.op != "weight":
+    """Write a weight layer as `3x3/2`, or `full` if fully connected, and others by name: `bn`.
+
+    A layer of 32 groups is written `3x3g32`.
+    """
+    if layer.attention is not None:
+        return layer.attention.symbol
+    if layer.op not in ("weight", "avgpool"):
         return layer.op
-    kernel = format_kernel(layer, "x")
-    return f"{kernel}/{layer.stride}" if layer.stride > 1 else kernel
+    name = layer.op if layer.op == "avgpool" else format_kernel(layer, "x")
+    groups = f"g{layer.groups}" if layer.groups > 1 else ""
+    return f"{name}{groups}" + (f"/{layer.stride}" if layer.stride > 1 else "")
 
 
 def format_layer_label(layer: Layer) -> str:
-    """Format the label of a layer's box: `3×3, 128, /2` is kernel, output channels and stride."""
+    """Format the label of a layer's box: `3×3, 128, /2` is kernel, output channels and stride.
+
+    `C=32` says that a layer has 32 groups, its cardinality (Xie et al. 2017).
+    """
     stride = f", /{layer.stride}" if layer.stride > 1 else ""
     channels, input_channels = layer.output_shape.channels, layer.input_shape.channels
+    if layer.attention is not None:
+        return layer.attention.symbol
     match layer.op:
         case "weight":
-            return f"{format_kernel(layer, '×')}, {channels}{stride}"
+            groups = f", C={layer.groups}" if layer.groups > 1 else ""
+            return f"{format_kernel(layer, '×')}, {channels}{groups}{stride}"
+        case "avgpool":
+            return f"average pool{stride}"
         case "maxpool":
             return f"max-pool {format_kernel(layer, '×')}{stride}"
         case "pad":

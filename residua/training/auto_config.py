@@ -6,6 +6,7 @@ same command on the same kind of device always gives the same run.
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from math import sqrt
 from statistics import median
 
 from residua.config.recipe import Recipe, recipe
@@ -20,6 +21,14 @@ MAX_FILES_SAMPLED = 100  # files whose image size is read
 CPU_CROP_BUDGET = 40_000
 MAX_AUTO_EPOCHS, MIN_AUTO_EPOCHS = 100, 5
 DEFAULT_PHOTO_SIDE = 224  # assumed if no image can be read
+SMALL_PHOTO_SIDE = 40  # in pixels, up to which photographs get a network for small images
+LEARNED_SIDE = 224  # in pixels, of the images that published weights were learned from
+NETWORKS_WITH_WEIGHTS = (
+    # photographs below which the row holds, network on a CPU, network on a GPU
+    (100_000, "resnet18", "resnet50"),
+    (None, "resnet18", "resnet101"),
+)
+"""The networks whose published weights a run starts from; our choice, not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +72,16 @@ def choose_config(
     """
     image_count = sum(label_counts.values())
     device_phrase = "a GPU" if machine.device.type == "cuda" else "a CPU"
-    model_name, why_model = choose_model(image_count, shorter_side, device_phrase)
+    model_name, why_model = choose_model(image_count, shorter_side, device_phrase, finetune)
     why_size = "as requested"
     if not image_size:
-        image_size = choose_image_size(image_count, shorter_side, device_phrase)
+        image_size = choose_image_size(image_count, shorter_side, device_phrase, finetune)
         why_size = (
             f"the median shorter side of the {image_count:,} photos is {shorter_side} pixels, "
             f"and the device is {device_phrase}"
         )
+        if finetune and image_size < min(shorter_side, LEARNED_SIDE):
+            why_size += f"; published weights were learned at {LEARNED_SIDE}, which takes longer"
     chosen_recipe, why_recipe = choose_recipe(
         image_count, image_size, device_phrase, finetune, scratch_recipe
     )
@@ -88,15 +99,44 @@ def choose_config(
     return AutoConfig(model_name, image_size, chosen_recipe, reasons)
 
 
-def choose_model(image_count: int, shorter_side: int, device_phrase: str) -> tuple[str, str]:
+def choose_network_with_weights(listing: ImageListing, machine: Machine) -> str:
+    """Choose the network whose published weights suit photographs; "" for small images."""
+    image_count = sum(entry.split in ("train", "") for entry in listing.entries)
+    if estimate_median_shorter_side(listing) <= SMALL_PHOTO_SIDE:
+        return ""
+    return look_up_network(image_count, "a GPU" if machine.device.type == "cuda" else "a CPU")
+
+
+def look_up_network(image_count: int, device_phrase: str) -> str:
+    """Look up a network in `NETWORKS_WITH_WEIGHTS`; `device_phrase` is "a CPU" or "a GPU"."""
+    row = next(row for row in NETWORKS_WITH_WEIGHTS if row[0] is None or image_count < row[0])
+    return row[2] if device_phrase == "a GPU" else row[1]
+
+
+def describe_network_table() -> str:
+    """Describe `NETWORKS_WITH_WEIGHTS` in words, for the reason of a choice."""
+    return "; ".join(
+        f"{f'below {limit:,}' if limit else 'from there'} {on_cpu} on a CPU and {on_gpu} on a GPU"
+        for limit, on_cpu, on_gpu in NETWORKS_WITH_WEIGHTS
+    )
+
+
+def choose_model(
+    image_count: int, shorter_side: int, device_phrase: str, finetune: bool
+) -> tuple[str, str]:
     """Choose the network; return its name and the reason for the choice.
 
-    `device_phrase` is "a CPU" or "a GPU".
+    `device_phrase` is "a CPU" or "a GPU", and `finetune` as in `choose_config`.
     """
-    if shorter_side <= 40:
+    if shorter_side <= SMALL_PHOTO_SIDE:
         return (
             "cifar-resnet20",
             f"it is made for small images, and these have {shorter_side} pixels",
+        )
+    if finetune:
+        return (
+            look_up_network(image_count, device_phrase),
+            f"{image_count:,} photographs on {device_phrase} ({describe_network_table()})",
         )
     if image_count < 20_000:
         return "resnet18", f"{image_count:,} images are too few for a deeper net"
@@ -105,15 +145,22 @@ def choose_model(image_count: int, shorter_side: int, device_phrase: str) -> tup
     return "resnet18", "a deeper net would be slow on a CPU"
 
 
-def choose_image_size(image_count: int, shorter_side: int, device_phrase: str) -> int:
+def choose_image_size(
+    image_count: int, shorter_side: int, device_phrase: str, finetune: bool
+) -> int:
     """Choose the side of the input images in pixels, a multiple of 32.
 
     The device can train on images of this side in reasonable time.  The side is at most
     `shorter_side`, the photos' shorter side in pixels, rounded up to a multiple of 32.
-    `device_phrase` is "a CPU" or "a GPU".
+    `device_phrase` is "a CPU" or "a GPU".  With `finetune`, the side on a CPU is at least 96 and at
+    most 224, the side of the images that published weights were learned from.
     """
     cpu_side = 96 if image_count <= 5000 else 64
-    affordable = 224 if device_phrase == "a GPU" else cpu_side
+    if finetune:
+        crops = max(recipe("tuning").epochs * image_count, 1)
+        free_side = 96 * sqrt(CPU_CROP_BUDGET / crops)
+        cpu_side = min(max(int(free_side // 32) * 32, 96), LEARNED_SIDE)
+    affordable = LEARNED_SIDE if device_phrase == "a GPU" else cpu_side
     rounded_up_side = -(-shorter_side // 32) * 32
     return max(min(affordable, rounded_up_side), 32)
 

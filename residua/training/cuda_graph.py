@@ -19,8 +19,8 @@ class CudaGraphedCallable:
 
     A graph always reads and writes the same memory.  Therefore inputs are copied to that memory and
     results are copied from it, and the function must change its other tensors in place.  Each
-    replay draws new random numbers that depend on the current seed.  A batch whose shape differs
-    from the captured one is computed without the graph.
+    replay draws new random numbers that depend on the current seed.  After a batch whose shape
+    differs from the captured one, the graph is captured anew, from the fourth such call on.
     """
 
     def __init__(self, function: BatchFunction) -> None:
@@ -31,10 +31,10 @@ class CudaGraphedCallable:
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.graph is not None and images.shape != self.static_images.shape:
+            self.graph, self.call_count = None, 0
         self.call_count += 1
-        if self.call_count <= WARMUP_CALLS or (
-            self.graph is not None and images.shape != self.static_images.shape
-        ):
+        if self.call_count <= WARMUP_CALLS:
             return self.run_eagerly(images, labels)
         graph = self.graph = self.graph or self.capture_graph(images, labels)
         self.static_images.copy_(images)

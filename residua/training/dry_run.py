@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from residua.config.run import Run
 from residua.config.schedules import StepDecay
 from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
-from residua.data.batches import TrainingBatches, make_training_batches
+from residua.data.batches import TrainingBatches, make_training_batches, shrink_sides
 from residua.data.images import Images
 from residua.data.read import read_split
 from residua.data.sources.resolve import resolve_dataset
@@ -27,9 +28,9 @@ from residua.net.build import build
 from residua.training.distributed import find_share_index_and_count
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
+from residua.training.prepared_network import prepare_network_for_recipe
 from residua.training.rank_agreement import describe_run_on_rank, require_equal_ranks
-from residua.training.step import TrainingStep
-from residua.training.sync_batchnorm import convert_to_sync_modules
+from residua.training.step import make_training_step
 
 TIMED_STEPS = 3  # after one warm-up step
 MAX_LISTED_STEPS = 10_000
@@ -103,7 +104,7 @@ def estimate_training_sizes_and_time(
         images, recipe, data, data.mean, data.std, run.seed, batch_share
     )
     total_steps = recipe.total_steps(len(images))
-    step_seconds = measure_step_seconds(network_plan.network, recipe, batches, machine)
+    seconds = estimate_training_seconds(run, recipe, batches, machine, total_steps)
     return {
         "model": network_plan.network.name,
         "depth": network_plan.depth,
@@ -123,10 +124,38 @@ def estimate_training_sizes_and_time(
         "learning_rates": [
             {"step": step, "lr": lr} for step, lr in list_lr_changes(recipe, total_steps)
         ],
+        **describe_phases(network_plan.network, recipe, total_steps),
         "weight_decay_on": recipe.optimiser.decay,
         "precision": machine.precision,
-        "estimated_seconds": total_steps * step_seconds,
+        "estimated_seconds": seconds,
     }
+
+
+def describe_phases(network: Network, recipe: Recipe, total_steps: int) -> dict[str, Json]:
+    """Return what is trained when, at which share of the learning rate, and on which image sizes.
+
+    Keys whose value would be that of plain training are left out.
+    """
+    phases: dict[str, Json] = {}
+    if recipe.freeze or recipe.probe:
+        phases["steps_of_last_layer_alone"] = (
+            total_steps if recipe.freeze else recipe.count_probe_steps(total_steps)
+        )
+    if recipe.body_lr != 1 or recipe.layer_decay != 1:
+        stage_names = [f"stage {i}" for i in range(len(network.stages), 0, -1)]
+        factors: list[Json] = [{"part": "last layer", "factor": 1.0}]
+        for depth, part in enumerate([*stage_names, "stem"], 1):
+            factor = recipe.body_lr * recipe.layer_decay**depth
+            factors.append({"part": part, "factor": factor})
+        phases["lr_factors"] = factors
+    if recipe.sizes:
+        sides = [shrink_sides((network.input[1], network.input[2]), x) for x in recipe.sizes]
+        count = len(recipe.sizes)
+        phases["image_sizes"] = [
+            {"step": -(-total_steps * i // count), "height": height, "width": width}
+            for i, (height, width) in enumerate(sides)
+        ]
+    return phases
 
 
 def list_lr_changes(recipe: Recipe, total_steps: int) -> list[tuple[int, float]]:
@@ -153,30 +182,56 @@ def list_possible_change_steps(recipe: Recipe, total_steps: int) -> Iterable[int
     """
     if not isinstance(recipe.schedule, StepDecay):
         return range(min(total_steps, MAX_LISTED_STEPS))
-    warmup_end = min(recipe.warmup.steps, total_steps // 10) if recipe.warmup else 0
-    steps = {0, warmup_end}
-    for progress in recipe.schedule.at:
-        if 0 <= progress <= 1:
-            # one step earlier or later, because progress is a rounded number
-            steps |= {round(progress * total_steps) + offset for offset in (-1, 0, 1)}
-    return sorted(step for step in steps if 0 <= step < total_steps)
+    probe_steps, steps = recipe.count_probe_steps(total_steps), set()
+    for first, end in ((0, probe_steps), (probe_steps, total_steps)):
+        phase_steps = end - first
+        warmup_end = min(recipe.warmup.steps, phase_steps // 10) if recipe.warmup else 0
+        changes = {0, warmup_end}
+        for progress in recipe.schedule.at:
+            if 0 <= progress <= 1:
+                # one step earlier or later, because progress is a rounded number
+                changes |= {round(progress * phase_steps) + offset for offset in (-1, 0, 1)}
+        steps |= {first + step for step in changes if 0 <= step < phase_steps}
+    return sorted(steps)
+
+
+def estimate_training_seconds(
+    run: Run, recipe: Recipe, batches: TrainingBatches, machine: Machine, total_steps: int
+) -> float:
+    """Estimate the seconds of a run: steps of an untrained network, timed in each of its phases.
+
+    The phases differ in the layers that are trained or in the size of the images.
+    """
+    probe_steps, sizes = recipe.count_probe_steps(total_steps), max(len(recipe.sizes), 1)
+    starts = {0, probe_steps} | {-(-total_steps * i // sizes) for i in range(sizes)}
+    bounds = [*sorted(starts - {total_steps}), total_steps]
+    return sum(
+        (end - first) * measure_step_seconds(run, recipe, batches, machine, first, total_steps)
+        for first, end in pairwise(bounds)
+    )
 
 
 def measure_step_seconds(
-    network: Network, recipe: Recipe, batches: TrainingBatches, machine: Machine
+    run: Run,
+    recipe: Recipe,
+    batches: TrainingBatches,
+    machine: Machine,
+    first_step: int,
+    total_steps: int,
 ) -> float:
-    """Measure the mean seconds per step of an untrained network, including batch preparation.
+    """Measure the mean seconds of the steps that are like `first_step`, with their batches.
 
-    The steps have learning rate 0.
+    The steps train an untrained network, with learning rate 0.
     """
-    net = build(network, batches.seed)
-    net = machine.prepare_model_in_place(convert_to_sync_modules(net, recipe.bn_splits, machine))
-    training_step = TrainingStep(
-        net, recipe.optimiser, machine, recipe.bn_splits, recipe.smoothing, recipe.body_lr
+    assert isinstance(run.network, Network)
+    net = build(run.network, batches.seed)
+    training_step = make_training_step(
+        prepare_network_for_recipe(net, run, recipe, machine), recipe, machine
     )
+    training_step.train_only_last_layer(first_step < recipe.count_probe_steps(total_steps))
     for i in range(1 + TIMED_STEPS):
         if i == 1:
             started = time.perf_counter()
-        loss, _ = training_step(*batches.make_batch(i), lr=0.0)
+        loss, _ = training_step(*batches.make_batch(first_step), lr=0.0)
         loss.item()  # waits for the device
     return (time.perf_counter() - started) / TIMED_STEPS

@@ -10,6 +10,7 @@ from pathlib import Path
 from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import network
+from residua.config.serialize import Json
 from residua.errors import RecordError, UsageError
 from residua.net import model_folder as model
 from residua.net.convert.state_dict import StateDict, read_state_dict
@@ -17,31 +18,54 @@ from residua.net.convert.weights import identify_network
 from residua.net.hub import resolve_weights_path
 from residua.net.model_folder import find_model_folder
 from residua.net.pretrained import drop_head_tensors, load_pretrained_weights
+from residua.net.published_model import is_published_model
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A local model folder or weight file, and a hash of its content."""
+    """A local model folder or weight file, and hashes of its content.
+
+    name    the name of published weights, or the path or name that was given
+    sha256  of the published file, of model.safetensors or of the weight file
+    """
 
     path: Path
     fingerprint: str
+    name: str
+    sha256: str
+
+    @property
+    def json(self) -> dict[str, Json]:
+        """Name and sum, as a run records where its weights come from."""
+        return {"name": self.name, "sha256": self.sha256}
 
 
 def resolve_weight_source(name: str | Path) -> WeightSource:
-    """Find the weights that `--from` names, and download them if they are on the hub.
+    """Find the weights that `--from` names, and fetch them if they are published ones.
 
-    `name` is the folder of a run (its last network is used), a model folder, a weight file, or
-    hf:OWNER/NAME on the Hugging Face hub.
+    `name` is the folder of a run (its last network is used), a model folder, a weight file, the
+    name of published weights, or hf:OWNER/NAME on the Hugging Face hub.
     """
     path = resolve_weights_path(find_model_folder(Path(name)) if Path(name).is_dir() else name)
-    if path.is_dir():
-        return WeightSource(path, model.fingerprint_model_folder(path))
-    return WeightSource(path, model.compute_file_sha256(path)[:16])
+    if not path.is_dir():
+        sha256 = model.compute_file_sha256(path)
+        return WeightSource(path, sha256[:16], str(name), sha256)
+    if is_published_model(path):
+        # by what was published: the folder in the cache also depends on who converted it
+        config = model.read_model_config(path)
+        sha256 = config.published_sum
+        return WeightSource(path, sha256[:16], config.published_as, sha256)
+    fingerprint = model.fingerprint_model_folder(path)
+    sha256 = model.compute_file_sha256(path / "model.safetensors")
+    return WeightSource(path, fingerprint, str(name), sha256)
 
 
 def read_image_size(weight_source: WeightSource) -> int:
-    """Read the image height in pixels that a model folder was trained with; 0 for a weight file."""
-    if not weight_source.path.is_dir():
+    """Read the image height in pixels that a model folder was trained with.
+
+    Returns 0 for a weight file, and for published weights, which suit images of any size.
+    """
+    if not weight_source.path.is_dir() or is_published_model(weight_source.path):
         return 0
     return model.read_model_config(weight_source.path).input[1]
 

@@ -15,7 +15,7 @@ from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPol
 from residua.training.evaluate import EvaluationScore, evaluate_network
 from residua.training.machine import Machine
 from residua.training.progress import ProgressListener, TrainingProgress
-from residua.training.step import TrainingStep
+from residua.training.step import TrainingStep, make_training_step
 from residua.training.training_state import (
     require_finite_losses,
     restore_training_state,
@@ -43,13 +43,12 @@ def fit_network(
 
     Once `should_stop()` is true, training writes a checkpoint and stops.  `save_best` is called
     each time the error on `dev_images` is the lowest so far, and `on_progress` after each step.  If
-    the run does not start learning, `on_progress` gets a warning in `progress.note`.  Raises
-    TrainingError, which names the step, if a loss is not finite.
+    the run does not start learning, `on_progress` gets a warning in `progress.note`.  If the recipe
+    averages weights, `save_best` finds the averaged ones in `net`, and so does the caller after the
+    last step.  Raises TrainingError, which names the step, if a loss is not finite.
     """
     total_steps = recipe.total_steps(len(batches.images))
-    training_step = TrainingStep(
-        net, recipe.optimiser, machine, recipe.bn_splits, recipe.smoothing, recipe.body_lr
-    )
+    training_step = make_training_step(net, recipe, machine)
     progress = restore_training_state(record, training_step, total_steps)
     last_saved = last_checked = time.monotonic()
     net.train()
@@ -65,10 +64,13 @@ def fit_network(
             progress.stop_clock()
             last_recorded_step = progress.step - len(progress.losses)
             dev_score = None
-            if dev_images:
-                dev_score = evaluate_network(net, dev_images, batches.mean, batches.std, machine)
-            if dev_score and progress.update_best(dev_score.error):
-                save_best()
+            with training_step.averaged_weights():
+                if dev_images:
+                    dev_score = evaluate_network(
+                        net, dev_images, batches.mean, batches.std, machine
+                    )
+                if dev_score and progress.update_best(dev_score.error):
+                    save_best()
             line = make_metrics_line(progress, recipe, batches, dev_score)
             if machine.group.is_main:
                 record.append_metrics(line)
@@ -81,6 +83,8 @@ def fit_network(
             save_training_state(record, training_step, progress, checkpoint_policy)
             last_saved = time.monotonic()
     save_training_state(record, training_step, progress, checkpoint_policy)
+    if training_step.average and progress.step == total_steps:
+        training_step.average.swap_with_weights()
     return progress
 
 
@@ -96,8 +100,14 @@ def take_step(
     progress.data_wait_seconds += time.perf_counter() - wait_started
     # dropout depends on seed and step alone, so a resumed run draws the same
     torch.manual_seed((batches.seed * progress.total_steps + progress.step) % 2**63)
+    if recipe.probe:
+        probe_steps = recipe.count_probe_steps(progress.total_steps)
+        training_step.train_only_last_layer(progress.step < probe_steps)
     lr = recipe.lr_at_step(progress.step, progress.total_steps)
-    progress.add_step(*training_step(images, labels, lr))
+    loss, wrong_count = training_step(images, labels, lr)
+    if training_step.average:
+        training_step.average.update(progress.step)
+    progress.add_step(loss, wrong_count)
 
 
 def is_metrics_step(step: int, recipe: Recipe, batches: TrainingBatches, total_steps: int) -> bool:

@@ -1,6 +1,6 @@
 """Build torch optimisers and their parameter groups from the optimiser settings of a recipe."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any, TypeAlias
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
 from residua.config.registry import implementation_of, register
+from residua.net.build import ResidualNetwork
 from residua.training.muon import MuonOptimiser
 
 ParameterGroup: TypeAlias = dict[str, Any]
@@ -52,24 +53,42 @@ register(Muon, implementation=lambda optimiser, groups: MuonOptimiser(groups, op
 def make_parameter_groups(
     net: nn.Module,
     optimiser: Optimiser,
+    lr_factors: Mapping[Tensor, float] | None = None,
     head_parameters: Set[Tensor] = frozenset(),
-    body_lr_scale: float = 1.0,
 ) -> list[ParameterGroup]:
     """Group the trainable parameters by weight decay and by learning rate.
 
-    `optimiser.decay` says which parameters are decayed.  `body_lr_scale` multiplies the learning
-    rate of all parameters except `head_parameters`, which are those of the last layer.
+    `optimiser.decay` says which parameters are decayed.  `lr_factors` multiplies the learning rate
+    of each parameter.  `head_parameters`, those of the last layer, do not share a group with
+    others, because the others may begin to be trained later.
     """
-    groups = group_by_decay(net, optimiser)
-    if body_lr_scale == 1:
-        return groups
     split_groups = []
-    for group in groups:
-        for is_head, lr_scale in ((False, body_lr_scale), (True, 1.0)):
-            params = [p for p in group["params"] if (p in head_parameters) == is_head]
-            scaled = {"params": params, "lr_scale": lr_scale * group["lr_scale"]}
-            split_groups.append(group | scaled)
-    return [group for group in split_groups if group["params"]]
+    for group in group_by_decay(net, optimiser):
+        keys = {p: ((lr_factors or {}).get(p, 1.0), p in head_parameters) for p in group["params"]}
+        for key in dict.fromkeys(keys.values()):
+            params = [p for p in group["params"] if keys[p] == key]
+            split_groups.append(group | {"params": params, "lr_scale": key[0] * group["lr_scale"]})
+    return split_groups
+
+
+def choose_lr_factors(
+    net: nn.Module, body_lr: float = 1.0, layer_decay: float = 1.0
+) -> dict[Tensor, float]:
+    """Choose the factor on the learning rate of each parameter of `net`.
+
+    The last layer has factor 1.  The last stage, and what the head holds below the last layer, has
+    body_lr * layer_decay; each stage before it has `layer_decay` times as much, and so has the
+    stem.  Of a module that is not a residual network, all parameters have factor 1.
+    """
+    if not isinstance(net, ResidualNetwork):
+        return {}
+    parts = [net.head[:-1], *[*net.stages.values()][::-1], net.stem]
+    depths = [1, *range(1, len(net.stages) + 2)]
+    return {
+        parameter: body_lr * layer_decay**depth
+        for part, depth in zip(parts, depths, strict=True)
+        for parameter in part.parameters()
+    }
 
 
 def group_by_decay(net: nn.Module, optimiser: Optimiser) -> list[ParameterGroup]:

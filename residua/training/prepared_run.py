@@ -27,9 +27,6 @@ from residua.data.seen_images import store_seen_images
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary
-from residua.errors import UsageError
-from residua.net.build import ResidualNetwork
-from residua.net.freeze import freeze_backbone
 from residua.net.model_folder import build_untrained, save_pretrained
 from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
@@ -37,12 +34,12 @@ from residua.training.added_classes import extend_head
 from residua.training.checkpoint import CheckpointPolicy
 from residua.training.data_settings import describe_data_facts
 from residua.training.distributed import find_share_index_and_count
-from residua.training.initial_weights import load_initial_weights
+from residua.training.initial_weights import load_initial_weights, resolve_weight_source
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
+from residua.training.prepared_network import prepare_network_for_recipe
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
-from residua.training.sync_batchnorm import convert_to_sync_modules
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 from residua.training.vlad import fit_vlad
 from residua.version import __version__
@@ -106,6 +103,8 @@ def prepare_run(
             environment["class_match"] = match_classes(data, train_images.labels.tolist()).json
         net.load_state_dict({**net.state_dict(), **weights})
         config = replace(config, mean=mean, std=std)
+    if initial_weights is not None:
+        environment["weights_from"] = resolve_weight_source(initial_weights).json
     if additions.transform is not None:
         environment["transform"] = qualified_name(additions.transform)
     require_equal_ranks(
@@ -154,6 +153,7 @@ def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:
         std=data.std,
         dataset=data.name,
         recipe=run.recipe.name if run.recipe else "",
+        ema=run.recipe.ema if run.recipe else 0.0,
         fingerprint=fingerprint,
         residua=__version__,
         torch=torch.__version__,
@@ -205,14 +205,7 @@ def prepare_network_training(
 ) -> PreparedRun:
     """Prepare to train a network by gradient descent; the ranks share each batch."""
     recipe = run.recipe_without_unneeded_warmup(get_depth(run))
-    if recipe.freeze:
-        if not isinstance(net, ResidualNetwork):
-            raise UsageError(
-                f"freeze needs a network built by residua, but {run.network.name} is a module of "
-                "your own: call requires_grad_(False) on its layers instead"
-            )
-        freeze_backbone(net)
-    net = machine.prepare_model_in_place(convert_to_sync_modules(net, recipe.bn_splits, machine))
+    net = prepare_network_for_recipe(net, run, recipe, machine)
     batch_share = find_share_index_and_count(recipe, machine.group)
     batches = make_training_batches(
         train_images,

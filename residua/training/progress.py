@@ -62,6 +62,16 @@ class ProgressListener(Protocol):
     def __call__(self, progress: TrainingProgress, line: MetricsRow | None) -> None: ...
 
 
+def call_listeners(*listeners: ProgressListener) -> ProgressListener:
+    """Return a listener that calls several ones, in this order."""
+
+    def call_each_listener(progress: TrainingProgress, line: MetricsRow | None) -> None:
+        for listener in listeners:
+            listener(progress, line)
+
+    return call_each_listener
+
+
 class CountListener(Protocol):
     """A callback that gets the number of finished items and the number of all items."""
 

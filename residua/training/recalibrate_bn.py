@@ -1,4 +1,4 @@
-"""Training error with BN statistics recalibrated for the final weights.
+"""BN statistics recalibrated for the final weights: the training error with them, or to keep.
 
 Running averages lag behind the weights.  In networks of 1,000 layers they lag so far that an error
 measured with them is of little use.
@@ -9,26 +9,16 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from residua.config.memory import EVAL_BATCH
 from residua.data.augment import normalise_pixels
 from residua.data.images import Images
-from residua.net.freeze import FrozenStatsBatchNorm
+from residua.net.freeze import list_unfrozen_batchnorms
+from residua.net.training_modes import restore_training_modes
 from residua.training.evaluate import EvaluationScore, evaluate_network
 from residua.training.machine import Machine
 
 MAX_BN_IMAGES = 5_000  # images from which statistics are estimated
-
-
-def list_unfrozen_batchnorms(net: nn.Module) -> list[BatchNorm]:
-    """List the BN modules of `net` that update running statistics, i.e. all but the frozen ones."""
-    unfrozen = [
-        module
-        for module in net.modules()
-        if isinstance(module, BatchNorm) and not isinstance(module, FrozenStatsBatchNorm)
-    ]
-    return [norm for norm in unfrozen if norm.track_running_stats]
 
 
 def score_with_recalibrated_bn(
@@ -57,30 +47,49 @@ def recalibrated_batchnorm(
 ) -> Iterator[None]:
     """Make `net` use recalibrated BN statistics within the context, not its running averages.
 
-    Recalibrated statistics are averages of batch statistics.  The batches are of nearly equal size
-    and hold every k-th image, without augmentation.  The state of `net` is restored on exit.
+    The state of `net` is restored on exit.
     """
     batchnorms, was_training = list_unfrozen_batchnorms(net), net.training
-    saved_state = [
-        (norm.momentum, {name: buffer.clone() for name, buffer in norm.named_buffers()})
-        for norm in batchnorms
+    saved_buffers = [
+        {name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in batchnorms
     ]
-    sampled_images = images[slice(None, None, -(-len(images) // MAX_BN_IMAGES))]
-    batch_count = -(-len(sampled_images) // EVAL_BATCH)
     try:
-        net.eval()  # no dropout and no drop-path
-        for norm in batchnorms:
-            norm.train()
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over all batches
-        with torch.no_grad(), machine.autocast():
-            for pixels in sampled_images.pixels.tensor_split(batch_count):
-                net(normalise_pixels(pixels.to(machine.device), mean, std))
+        recalibrate_batchnorm(net, images, mean, std, machine)
         net.eval()
         yield
     finally:
-        for norm, (momentum, buffers) in zip(batchnorms, saved_state, strict=True):
-            norm.momentum = momentum
+        for norm, buffers in zip(batchnorms, saved_buffers, strict=True):
             for name, buffer in norm.named_buffers():
                 buffer.copy_(buffers[name])
         net.train(was_training)
+
+
+def recalibrate_batchnorm(
+    net: nn.Module,
+    images: Images,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    machine: Machine,
+) -> None:
+    """Recompute the BN statistics of `net`, in place, from at most `MAX_BN_IMAGES` images.
+
+    Recalibrated statistics are averages of batch statistics.  The batches are of nearly equal size
+    and hold every k-th image, without augmentation.  The mode of `net` is kept.
+    """
+    batchnorms = list_unfrozen_batchnorms(net)
+    momenta = [norm.momentum for norm in batchnorms]
+    sampled_images = images[slice(None, None, -(-len(images) // MAX_BN_IMAGES))]
+    batch_count = -(-len(sampled_images) // EVAL_BATCH)
+    with restore_training_modes(net):
+        try:
+            net.eval()  # no dropout and no drop-path
+            for norm in batchnorms:
+                norm.train()
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain mean over all batches
+            with torch.no_grad(), machine.autocast():
+                for pixels in sampled_images.pixels.tensor_split(batch_count):
+                    net(normalise_pixels(pixels.to(machine.device), mean, std))
+        finally:
+            for norm, momentum in zip(batchnorms, momenta, strict=True):
+                norm.momentum = momentum

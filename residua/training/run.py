@@ -19,6 +19,7 @@ from residua.data.read import read_split
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import Interrupted, RecordError, UsageError
 from residua.files import clean_up_interrupted_writes, delete_path, try_lock_folder
+from residua.net.freeze import list_unfrozen_batchnorms
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
@@ -29,8 +30,12 @@ from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
 from residua.training.prepared_run import PreparedRun, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
-from residua.training.recalibrate_bn import list_unfrozen_batchnorms, score_with_recalibrated_bn
+from residua.training.recalibrate_bn import recalibrate_batchnorm, score_with_recalibrated_bn
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
+
+
+def ignore_start(record: RunRecord) -> None:
+    """Do nothing; this is the `on_start` of a run that nobody logs."""
 
 
 def train_run(
@@ -45,6 +50,7 @@ def train_run(
     checkpoint_policy: CheckpointPolicy = DEFAULT_CHECKPOINT_POLICY,
     additions: UserAdditions = NO_ADDITIONS,
     on_data: Callable[[DataSummary], None] = ignore_summary,
+    on_start: Callable[[RunRecord], None] = ignore_start,
     on_progress: ProgressListener,
     should_stop: Callable[[], bool],
 ) -> dict[str, Json]:
@@ -53,10 +59,9 @@ def train_run(
     A finished run is not trained again; its stored result is returned.  `data` is the run's data
     set if the caller has resolved it already.  `initial_weights` is a weight file or a model
     folder; with a model folder, its mean and std are also used.  With `resume`, training continues
-    from the newest checkpoint.  VLAD models are fitted in one go: they write no checkpoints, no
-    metrics and no model folder `best`, and start over if interrupted.  `additions` holds the user's
-    own module and image transform, which JSON cannot describe.  `on_data` is called before training
-    with a summary of the data.
+    from the newest checkpoint.  VLAD, which is fitted in one go, writes no checkpoints, no metrics
+    and no model folder `best`.  `additions` holds what JSON cannot describe.  `on_data` gets a
+    summary of the data, and `on_start`, on rank 0, the record that holds the run, before it begins.
 
     Every rank of the machine's group must call this function; only rank 0 writes files.  A run may
     resume with another number of processes, and its results are then the same up to rounding.
@@ -77,8 +82,9 @@ def train_run(
     on_data(add_moved_note(prepared_run, record.find_moved_images(run, prepared_run.environment)))
     may_resume = resume or group.restart_count > 0
     with lock_run_folder(folder, group):
+        environment = prepared_run.environment
         earlier_result = group.broadcast_from_rank0(
-            lambda: begin_or_load_result(record, run, prepared_run.environment, may_resume)
+            lambda: begin_or_load_result(record, run, environment, may_resume, on_start)
         )
         if earlier_result is not None:
             return earlier_result
@@ -90,7 +96,7 @@ def train_run(
                 f"training stopped at step {progress.step:,} of {progress.total_steps:,}: "
                 f"to continue, repeat the command with --resume and --out {folder}"
             )
-        return finish_run(prepared_run, progress, data, record, machine, data_dir)
+        return finish_run(run, prepared_run, progress, data, record, machine, data_dir)
 
 
 def make_vlad_machine(run: Run, machine: Machine) -> Machine:
@@ -128,17 +134,27 @@ def lock_run_folder(folder: Path, group: DataParallelGroup) -> Iterator[None]:
 
 
 def begin_or_load_result(
-    record: RunRecord, run: Run, environment: dict[str, Json], resume: bool
+    record: RunRecord,
+    run: Run,
+    environment: dict[str, Json],
+    resume: bool,
+    on_start: Callable[[RunRecord], None],
 ) -> dict[str, Json] | None:
-    """Claim the record's folder for `run`; return the stored result if the run is finished."""
+    """Claim the record's folder for `run`; return the stored result if the run is finished.
+
+    If it is not finished, `on_start` is called with the record.
+    """
     record.claim_folder(run, environment, resume)
     result = record.read_result()
-    if result is not None:  # a process that was killed after it had written the result left them
+    if result is None:
+        on_start(record)
+    else:  # a process that was killed after it had written the result left them
         delete_path(record.checkpoints_folder)
     return result
 
 
 def finish_run(
+    run: Run,
     prepared_run: PreparedRun,
     progress: TrainingProgress,
     data: Dataset,
@@ -146,9 +162,17 @@ def finish_run(
     machine: Machine,
     data_dir: Path | None,
 ) -> dict[str, Json]:
-    """Evaluate the trained network in fp32, write the model folder `last`, and store the result."""
+    """Evaluate the trained network in fp32, write the model folder `last`, and store the result.
+
+    If the recipe says so, BN statistics are computed anew before.
+    """
     fp32_machine = replace(machine, precision="fp32")
     splits = load_evaluation_splits(prepared_run, data, data_dir)
+    if run.recipe and run.recipe.bn == "reestimated":
+        config = prepared_run.config
+        recalibrate_batchnorm(
+            prepared_run.net, splits["train"], config.mean, config.std, fp32_machine
+        )
     errors = measure_errors(prepared_run, splits, fp32_machine)
     is_last_best = progress.update_best(errors["dev_error"])
     result = summarise_run(prepared_run, progress, errors, splits)

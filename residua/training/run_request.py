@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -24,6 +25,7 @@ from residua.training.auto_config import (
     choose_config,
     choose_config_for_photos,
 )
+from residua.training.chosen_start import NO_WEIGHTS, ChosenStart, choose_start
 from residua.training.initial_weights import (
     adapt_network_to_data,
     read_image_size,
@@ -43,11 +45,14 @@ class RunRequest:
     """The options of a run; those that are None are chosen to suit the data and the machine.
 
     model          name of a network or of VLAD, a network, or a module of the user's own
-    weights        the weights to start from: a folder, a file or hf:OWNER/NAME; None: random ones
+    weights        the weights to start from: a folder, a file, the name of published weights or
+                   hf:OWNER/NAME; "none": random ones; None: chosen for photographs whose network is
+                   chosen, too, and else random ones
     size           side of photographs in pixels
     add_class      whether the classes of the weights are kept, and those of the data added
     change_recipe  function that turns the recipe chosen for the data into the one to train with
     given          names of the options that the user gave
+    resumed        folder of the run to go on with, if it exists: it has chosen already
     """
 
     model: str | Network | nn.Module | None = None
@@ -58,6 +63,7 @@ class RunRequest:
     change_recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
     precision: str = "auto"
     given: frozenset[str] = frozenset()
+    resumed: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,7 @@ class ResolvedRun:
     dataset: Dataset
     weights_path: Path | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)  # by the option that overrides each
+    missing: str = ""  # published weights that it would start from, if they could be had
 
 
 def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> ResolvedRun:
@@ -77,11 +84,14 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
     machine.  Raises UsageError for values that do not fit the data, the model or each other.
     """
     if request.add_class:
-        dataset = add_classes_to_model(request.weights, dataset)
+        weights = None if request.weights == NO_WEIGHTS else request.weights
+        dataset = add_classes_to_model(weights, dataset)
     if isinstance(request.model, str) and is_vlad_name(request.model):
         return resolve_vlad_run(request, request.model, dataset)
+    chosen = resolve_chosen_start(request, dataset, machine)
+    request = replace(request, weights=chosen.weights)
     if isinstance(dataset, PhotoDataset):
-        return resolve_photo_run(request, dataset, machine)
+        return resolve_photo_run(request, dataset, machine, chosen)
     if request.size is not None:
         _, height, width = dataset.input
         raise UsageError(
@@ -90,10 +100,24 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
         )
     if isinstance(dataset, InMemoryDataset):
         auto_config = choose_config_for_arrays(dataset, machine, request)
-        return make_run(request, dataset, dataset.name, auto_config)
+        return make_run(request, dataset, dataset.name, auto_config, chosen)
     recipe = usual_recipe(dataset.name)
     auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], recipe, {})
-    return make_run(request, dataset, dataset.name, auto_config)
+    return make_run(request, dataset, dataset.name, auto_config, chosen)
+
+
+def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine) -> ChosenStart:
+    """Choose the weights to start from, if the request leaves both them and the network open.
+
+    Weights that it names are fetched, once on each machine.
+    """
+    weights = None if request.weights == NO_WEIGHTS else request.weights
+    is_open = request.weights is None and request.model is None
+    if is_open and isinstance(dataset, PhotoDataset):
+        return choose_start(dataset.listing, machine, request.resumed)
+    if weights is not None and machine.group.world_size > 1:
+        machine.group.run_local_rank0_first(partial(resolve_weight_source, weights))
+    return ChosenStart(weights, "")
 
 
 def choose_config_for_arrays(
@@ -114,7 +138,9 @@ def choose_config_for_arrays(
     return replace(auto_config, reasons=reasons)
 
 
-def resolve_photo_run(request: RunRequest, dataset: PhotoDataset, machine: Machine) -> ResolvedRun:
+def resolve_photo_run(
+    request: RunRequest, dataset: PhotoDataset, machine: Machine, chosen: ChosenStart
+) -> ResolvedRun:
     """Make the run on photographs; choose the image size, the network and the recipe if not given.
 
     Raises UsageError if the image size is out of range.
@@ -132,21 +158,27 @@ def resolve_photo_run(request: RunRequest, dataset: PhotoDataset, machine: Machi
     )
     image_shape = (3, auto_config.image_size, auto_config.image_size)
     sized_dataset = dataset_from_listing(dataset.listing, image_shape)
-    return make_run(request, sized_dataset, dataset.folder, auto_config)
+    return make_run(request, sized_dataset, dataset.folder, auto_config, chosen)
 
 
 def make_run(
-    request: RunRequest, dataset: Dataset, data_name: str, auto_config: AutoConfig
+    request: RunRequest,
+    dataset: Dataset,
+    data_name: str,
+    auto_config: AutoConfig,
+    chosen: ChosenStart,
 ) -> ResolvedRun:
     """Make the run from the request and from the choices for what it leaves open."""
     start = resolve_start(request, dataset, auto_config.model_name)
     chosen_recipe = request.change_recipe(auto_config.recipe)
     if chosen_recipe.freeze and not request.weights:
         raise UsageError("--freeze needs pretrained weights: add --from")
-    settled, reasons = set(request.given), dict(auto_config.reasons)
+    if chosen_recipe.bn == "frozen" and not request.weights:
+        raise UsageError("bn=frozen needs pretrained weights: add --from")
+    settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"
-    if request.weights:
+    if request.weights and not chosen.reason:
         settled.add("model")
     return ResolvedRun(
         Run(
@@ -159,7 +191,8 @@ def make_run(
         ),
         dataset,
         start.weights_path,
-        {option: why for option, why in reasons.items() if option not in settled},
+        {option: why for option, why in reasons.items() if why and option not in settled},
+        chosen.missing,
     )
 
 

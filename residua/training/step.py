@@ -1,16 +1,24 @@
 """One training step: forward pass, backward pass, update."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residua.config.optimisers import Optimiser
+from residua.config.recipe import Recipe
 from residua.data.counter_rng import random_bits_from_keys
-from residua.net.freeze import last_layer_parameters
-from residua.training.cuda_graph import CudaGraphedCallable
+from residua.net.freeze import last_layer_parameters, list_unfrozen_batchnorms
+from residua.training.cuda_graph import BatchFunction, CudaGraphedCallable
 from residua.training.distributed import local_bn_splits
 from residua.training.machine import Machine
-from residua.training.optimisers import build_torch_optimiser, make_parameter_groups
+from residua.training.optimisers import (
+    build_torch_optimiser,
+    choose_lr_factors,
+    make_parameter_groups,
+)
+from residua.training.weight_average import WeightAverage
 
 
 class TrainingStep:
@@ -18,7 +26,8 @@ class TrainingStep:
 
     A batch is split into `bn_splits` equal parts, each with its own BN statistics.  Gradients and
     running statistics are averaged over the splits, and over the ranks of the machine's group.
-    `body_lr_scale` multiplies the learning rate of all parameters but those of the last layer.
+    `body_lr_scale`, `layer_decay`, `clip_norm` and `ema` are those of `Recipe`; `body_lr_scale` is
+    its `body_lr`.  Unless `may_probe` is True, `train_only_last_layer` cannot be used.
     """
 
     def __init__(
@@ -29,23 +38,43 @@ class TrainingStep:
         bn_splits: int = 1,
         label_smoothing: float = 0.0,
         body_lr_scale: float = 1.0,
+        *,
+        layer_decay: float = 1.0,
+        clip_norm: float = 0.0,
+        ema: float = 0.0,
+        may_probe: bool = False,
     ) -> None:
         self.net, self.machine = net, machine
         self.bn_splits, self.label_smoothing = bn_splits, label_smoothing
+        self.clip_norm = clip_norm
         machine.group.broadcast_weights(net)
         # buffers that each split updates from the same start, to be averaged afterwards
         self.split_buffers = list(net.buffers()) if bn_splits > 1 else []
+        last_layer = last_layer_parameters(net)
         self.optimiser = build_torch_optimiser(
             optimiser,
-            make_parameter_groups(net, optimiser, last_layer_parameters(net), body_lr_scale),
+            make_parameter_groups(
+                net,
+                optimiser,
+                choose_lr_factors(net, body_lr_scale, layer_decay),
+                last_layer if may_probe else frozenset(),
+            ),
         )
         self.flat_gradients = allocate_flat_gradients(net)
+        self.body_gradients = {
+            p: p.grad for p in net.parameters() if may_probe and p not in last_layer
+        }
+        self.norms = list_unfrozen_batchnorms(net)
+        self.trains_only_last_layer = False
         self.is_undivided = bn_splits * machine.group.world_size == 1
-        self.run_undivided = (
-            CudaGraphedCallable(self.forward_backward)
-            if self.is_undivided and machine.can_use_cuda_graph(net)
-            else self.forward_backward
-        )
+        self.run_undivided = self.make_undivided_function()
+        self.average = WeightAverage(net, ema) if ema else None
+
+    def make_undivided_function(self) -> BatchFunction:
+        """Make the function for a batch that is not divided; it is a CUDA graph if possible."""
+        if self.is_undivided and self.machine.can_use_cuda_graph(self.net):
+            return CudaGraphedCallable(self.forward_backward)
+        return self.forward_backward
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Train on a batch; return its mean loss and its number of wrong predictions, as scalars.
@@ -60,8 +89,33 @@ class TrainingStep:
         self.flat_gradients.zero_()
         compute = self.run_undivided if self.is_undivided else self.accumulate_over_splits
         loss, wrong = compute(images, labels)
+        if self.clip_norm:
+            shorten_to_norm(self.flat_gradients, self.clip_norm)
         self.optimiser.step()
         return loss, wrong
+
+    def train_only_last_layer(self, only: bool) -> None:
+        """Train only the last layer from now on, on fixed features, or train all layers again.
+
+        The other layers then get no gradient, so that the optimiser neither changes them nor keeps
+        a state for them, and BN normalises by its running statistics.  It must be called before
+        each step, because an evaluation puts BN back into training mode.
+        """
+        if only != self.trains_only_last_layer:
+            self.trains_only_last_layer = only
+            for parameter, gradient in self.body_gradients.items():
+                parameter.requires_grad_(not only)
+                parameter.grad = None if only else gradient
+            for norm in self.norms:
+                norm.train()
+            self.run_undivided = self.make_undivided_function()
+        if only:
+            for norm in self.norms:
+                norm.eval()
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the network has its averaged weights, if it has any."""
+        return self.average.applied() if self.average else nullcontext()
 
     def forward_backward(
         self, images: Tensor, labels: Tensor, loss_divisor: int = 1
@@ -137,3 +191,28 @@ def allocate_flat_gradients(net: nn.Module) -> Tensor:
     for p, gradient in zip(parameters, torch.split(flat_gradients, sizes), strict=True):
         p.grad = gradient.as_strided(p.shape, p.stride())
     return flat_gradients
+
+
+def shorten_to_norm(gradients: Tensor, max_norm: float) -> None:
+    """Multiply `gradients`, in place, so that their Euclidean norm is at most `max_norm`.
+
+    The gradients are those of the whole batch, equal on all ranks, so that the factor is equal too.
+    """
+    norm = torch.linalg.vector_norm(gradients)
+    gradients.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))  # the constant is that of PyTorch
+
+
+def make_training_step(net: nn.Module, recipe: Recipe, machine: Machine) -> TrainingStep:
+    """Make the training step of `recipe` for `net`."""
+    return TrainingStep(
+        net,
+        recipe.optimiser,
+        machine,
+        recipe.bn_splits,
+        recipe.smoothing,
+        recipe.body_lr,
+        layer_decay=recipe.layer_decay,
+        clip_norm=recipe.clip_norm,
+        ema=recipe.ema,
+        may_probe=recipe.probe > 0,
+    )

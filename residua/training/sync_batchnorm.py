@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from residua.net.freeze import FrozenStatsBatchNorm
 from residua.net.joins import DropJoin
 from residua.net.swap_batchnorm import swap_batchnorms
 from residua.training.machine import Machine, ModuleT
@@ -21,7 +22,8 @@ from residua.training.machine import Machine, ModuleT
 def convert_to_sync_modules(net: ModuleT, bn_splits: int, machine: Machine) -> ModuleT:
     """Replace BN and `DropJoin` modules of `net`, in place, by ones synchronised per BN split.
 
-    Nothing is replaced if each rank computes whole splits.  The state_dict keeps its keys.  Every
+    Nothing is replaced if each rank computes whole splits.  BN whose statistics are frozen needs no
+    synchronisation, and is kept.  The state_dict keeps its keys.  Every
     rank must call this function.
     """
     if bn_splits >= machine.group.world_size:
@@ -29,7 +31,8 @@ def convert_to_sync_modules(net: ModuleT, bn_splits: int, machine: Machine) -> M
     ranks_per_split = machine.group.world_size // bn_splits
     split_group, _ = dist.new_subgroups(ranks_per_split)  # type: ignore[no-untyped-call]
     sync_class = CpuSyncBatchNorm if machine.device.type == "cpu" else nn.SyncBatchNorm
-    swap_batchnorms(net, partial(sync_class, process_group=split_group))
+    make_norm = partial(sync_class, process_group=split_group)
+    swap_batchnorms(net, make_norm, kept=(FrozenStatsBatchNorm,))
     rank_in_split = machine.group.rank % ranks_per_split
     for module in list(net.modules()):
         for name, child in module.named_children():

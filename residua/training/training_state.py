@@ -1,7 +1,7 @@
 """Save and restore a run's state, so that a resumed run is bit-identical to an uninterrupted one.
 
-The state is all that the rest of the run depends on: weights, buffers, the optimiser's state, the
-step, and the step results that are not yet in metrics.jsonl.
+The state is all that the rest of the run depends on: weights, buffers, their average if the recipe
+has one, the optimiser's state, the step, and the step results that are not yet in metrics.jsonl.
 """
 
 import torch
@@ -39,6 +39,7 @@ def save_training_state(
     groups: TensorGroups = {
         "net": training_step.net.state_dict(),
         "optimiser": training_step.optimiser_state(),
+        "average": training_step.average.tensors if training_step.average else {},
         "since": {name: torch.stack(values) for name, values in unrecorded.items() if values},
     }
     scalars: CheckpointScalars = {
@@ -101,12 +102,14 @@ def restore_training_state(
 def restore_weights_and_optimiser(
     record: RunRecord, training_step: TrainingStep, groups: TensorGroups
 ) -> None:
-    """Load the weights and the optimiser's state.
+    """Load the weights, their average and the optimiser's state.
 
     Raises RecordError if the weights do not fit the network.
     """
     try:
         training_step.net.load_state_dict(groups["net"])
+        if training_step.average:
+            training_step.average.load(groups["average"])
     except (KeyError, RuntimeError) as error:
         raise RecordError(
             f"{record.checkpoints_folder} holds checkpoints of another network: "

@@ -160,7 +160,7 @@ def test_the_help_of_train_groups_its_options():
     groups = list_groups(make_parser("train"))
     assert list(groups) == ["data", "network", "recipe", "run", "output", "options"]
     assert {"--recipe", "--lr", "--batch-size", "--set"} <= set(groups["recipe"])
-    assert groups["output"] == ["--out", "--json"]
+    assert groups["output"] == ["--out", "--log", "--json"]
     assert groups["options"] == ["--help", "--config", "--print_config"]
 
 

@@ -18,6 +18,10 @@ NETWORK_NAMES = [
     "cifar-highway20",
     "fc-resnet10",
     "lecture-resnet12",
+    "resnet10t",
+    "seresnext26d_32x4d",
+    "cifar-resnet20,attention=eca,width=0.5",
+    "resnetv2_18d",
 ]
 
 

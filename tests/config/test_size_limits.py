@@ -20,7 +20,8 @@ SMALL = network("cifar-resnet8")
 )
 def test_the_counted_weights_are_most_of_the_planned_parameters_and_never_more(name):
     net = network(name)
-    assert 0.85 < net.count_weights_without_projections() / plan(net).parameters <= 1
+    # a net of few bottlenecks has the largest share of projections
+    assert 0.7 < net.count_weights_without_projections() / plan(net).parameters <= 1
 
 
 TOO_LARGE = {

@@ -1,5 +1,6 @@
 """Batches compared with numpy code for one sample at a time, and as a function of the step."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from residua.config.augmentation import Augmentation
-from residua.data.batches import TrainingBatches
+from residua.config.dataset import get_dataset
+from residua.config.recipe import Recipe
+from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
 from residua.data.images import Images
 from residua.errors import UsageError
@@ -186,3 +190,46 @@ def test_the_batches_of_a_seed_never_change():
     ]
     assert random_permutation(10, 0).tolist() == [5, 7, 1, 4, 2, 8, 0, 6, 3, 9]
     assert make_batches(count=20, batch_size=6).make_batch(123)[1].tolist() == [8, 9, 13, 19, 11, 3]
+
+
+def test_smaller_images_are_the_augmented_ones_shrunk_as_pillow_does():
+    """In parts of the run, and computed as a function of the step alone."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 24, 16), dtype=np.uint8)
+    images = Images(torch.from_numpy(pixels), torch.arange(12))
+    plain = Recipe(name="x", batch_size=4, steps=9, augment=Augmentation(pad=1))
+    data = make_photo_like_dataset()
+    full, shrunk = [
+        make_training_batches(images, recipe, data, (0.0,) * 3, (1 / 255,) * 3, SEED, (0, 1))
+        for recipe in (plain, replace(plain, sizes=(0.5, 0.75, 1.0)))
+    ]
+    sides = [(12, 8)] * 3 + [(18, 12)] * 3 + [(24, 16)] * 3
+    for step in (5, 0, 8, 2, 3):
+        (whole, labels), (small, same_labels) = full.make_batch(step), shrunk.make_batch(step)
+        assert small.shape[2:] == sides[step]
+        assert torch.equal(labels, same_labels)
+        height, width = sides[step]
+        for image, found in zip(whole, small, strict=True):
+            theirs = Image.fromarray(image.permute(1, 2, 0).to(torch.uint8).numpy())
+            theirs = theirs.resize((width, height), Image.Resampling.BILINEAR)
+            difference = found.permute(1, 2, 0).numpy() - np.asarray(theirs, dtype=np.float32)
+            assert abs(difference).max() <= 1.01  # Pillow rounds twice
+    assert torch.equal(full.make_batch(7)[0], shrunk.make_batch(7)[0])
+
+
+def test_two_ranks_make_the_smaller_images_of_one_with_the_same_random_changes():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 24, 16), dtype=np.uint8)
+    images, data = Images(torch.from_numpy(pixels), torch.arange(12)), make_photo_like_dataset()
+    augment = Augmentation(pad=0, area=0.5, randaugment=2, mixup=0.5)
+    recipe = Recipe(name="x", batch_size=4, steps=6, augment=augment, sizes=(0.5, 0.75))
+    whole, *shares = [
+        make_training_batches(images, recipe, data, MEAN, STD, SEED, share)
+        for share in ((0, 1), (0, 2), (1, 2))
+    ]
+    for step in (0, 4):
+        parts = [batches.make_batch(step) for batches in shares]
+        for one, two in zip(whole.make_batch(step), zip(*parts, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(two))
+
+
+def make_photo_like_dataset():
+    return replace(get_dataset("cifar10"), input=(3, 24, 16))

@@ -1,6 +1,9 @@
-"""TrivialAugment: changes match Pillow, are drawn for each sample and are equally likely."""
+"""TrivialAugment and RandAugment: changes match Pillow's and torchvision's, and are equally likely.
 
-from math import ceil
+They are drawn for each sample.
+"""
+
+from math import atan, ceil, degrees
 
 import numpy as np
 import pytest
@@ -12,11 +15,14 @@ from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.data.images import Images
 from residua.data.trivial_augment import (
+    RAND_RANGES,
     STRENGTH_LEVELS,
     TRIVIAL_CHANGES,
+    apply_rand_augment,
     apply_selected_changes,
     apply_trivial_augment,
 )
+from tests import third_party
 
 MEAN = (0.5, 0.4, 0.3)
 IMAGES = (
@@ -141,3 +147,80 @@ def test_a_single_colour_image_gives_finite_values():
         )
         assert found.isfinite().all()
         assert torch.equal(found[[0, 7, 9, 12, 13]], even[[0, 7, 9, 12, 13]])
+
+
+RAND_OPERATIONS = {  # our name: torchvision's name
+    "identity": "Identity",
+    "brightness": "Brightness",
+    "saturation": "Color",
+    "contrast": "Contrast",
+    "sharpness": "Sharpness",
+    "posterize": "Posterize",
+    "solarize": "Solarize",
+    "stretch": "AutoContrast",
+    "equalize": "Equalize",
+    "shear x": "ShearX",
+    "shear y": "ShearY",
+    "shift x": "TranslateX",
+    "shift y": "TranslateY",
+    "rotate": "Rotate",
+}
+
+
+def apply_torchvision_operation(name, level, sign, pixels):
+    """torchvision's own operation and strength; geometric ones are not rounded to whole pixels."""
+    from torchvision.transforms import InterpolationMode, RandAugment, autoaugment, functional
+
+    height, width = pixels.shape[2:]
+    strengths, is_signed = RandAugment()._augmentation_space(31, (height, width))[name]
+    strength = float(strengths[level] if strengths.ndim else strengths) * (sign if is_signed else 1)
+    bilinear = InterpolationMode.BILINEAR
+    if name == "Rotate":
+        return functional.rotate(pixels, strength, bilinear)
+    if name in ("ShearX", "ShearY", "TranslateX", "TranslateY"):
+        values = [strength, 0.0] if name.endswith("X") else [0.0, strength]
+        shear = [degrees(atan(value)) for value in values] if "Shear" in name else [0.0, 0.0]
+        shift = values if "Translate" in name else [0, 0]
+        return functional.affine(pixels, 0.0, shift, 1.0, shear, bilinear)
+    whole = pixels.to(torch.uint8)
+    return autoaugment._apply_op(whole, name, strength, bilinear, None).float()
+
+
+@pytest.mark.parametrize("level", [0, 9, 21, 30])
+@pytest.mark.parametrize("name", RAND_OPERATIONS)
+def test_the_changes_of_randaugment_are_those_of_torchvision(name, level):
+    third_party.import_torchvision()
+    smooth = torch.nn.functional.interpolate(IMAGES.float(), (27, 36), mode="bilinear").round()
+    ones = torch.ones(len(smooth), dtype=torch.int64)
+    for sign in (1, -1):
+        signed = ones * sign * level / 30
+        kinds = ones * TRIVIAL_CHANGES.index(name)
+        ours = apply_selected_changes(smooth, kinds, ones * level, signed, (0.0,) * 3, RAND_RANGES)
+        # our shifts and rotations have the sign of the window's movement, not the content's
+        is_reversed = name.startswith(("shift", "rotate"))
+        theirs = apply_torchvision_operation(
+            RAND_OPERATIONS[name], level, -sign if is_reversed else sign, smooth
+        )
+        assert (ours - theirs).abs().max() <= 2, (name, level, sign)  # whole levels there
+
+
+def test_randaugment_makes_its_changes_one_after_another():
+    draws = random_bits_from_keys(3, torch.arange(6)[:, None], torch.arange(4))
+    first = apply_rand_augment(IMAGES, 12, MEAN, draws[:, :2])
+    both = apply_rand_augment(IMAGES, 12, MEAN, draws)
+    assert torch.equal(apply_rand_augment(first, 12, MEAN, draws[:, 2:]), both)
+    assert not torch.equal(first, both)
+    counts = torch.bincount(
+        random_bits_from_keys(5, torch.arange(2800)) % len(TRIVIAL_CHANGES), minlength=14
+    )
+    assert counts.min() > 140
+
+
+def test_each_sample_and_epoch_has_its_own_changes_whatever_the_batch():
+    images = Images(torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8), torch.arange(40) % 3)
+    augment = Augmentation(pad=1, randaugment=2, magnitude=15)
+    large, small = [TrainingBatches(images, n, augment, MEAN, (0.2,) * 3, 1) for n in (20, 10)]
+    whole, halves = large.make_batch(1)[0], [small.make_batch(step)[0] for step in (2, 3)]
+    assert torch.equal(whole, torch.cat(halves))
+    plain = TrainingBatches(images, 20, Augmentation(pad=1), MEAN, (0.2,) * 3, 1).make_batch(1)[0]
+    assert (whole != plain).flatten(1).any(1).float().mean() > 0.8

@@ -6,8 +6,11 @@ import torch
 from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
 from residua.config.papers import network
 from residua.net.build import build
-from residua.net.freeze import freeze_backbone, last_layer_parameters
-from residua.training.recalibrate_bn import list_unfrozen_batchnorms
+from residua.net.freeze import (
+    freeze_backbone,
+    last_layer_parameters,
+    list_unfrozen_batchnorms,
+)
 from residua.training.step import TrainingStep
 from tests.training.short_runs import CPU_FP32
 

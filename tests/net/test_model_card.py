@@ -79,3 +79,24 @@ def test_the_hub_can_parse_the_metadata_of_a_model_card(tmp_path):
         "accuracy",
         0.75,
     )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "word"),
+    [("cifar10", "cifar10"), ("my pets (2)", "my-pets-2"), ("Häuser", "H-user"), ("犬", "unnamed")],
+)
+def test_the_type_of_the_data_set_is_a_word_that_the_hub_accepts(dataset, word):
+    """The hub refuses a card unless it matches this pattern; the name may be any text."""
+    hub = pytest.importorskip("huggingface_hub")
+    text = render_model_card(make_config(dataset=dataset, test_error=0.5), 1)
+    [result] = hub.ModelCard(text).data.eval_results
+    assert (result.dataset_type, result.dataset_name) == (word, dataset)
+    assert re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", word, re.ASCII)
+
+
+def test_a_licence_that_the_hub_does_not_know_is_another_one_with_its_name():
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard(render_model_card(make_config(license="My Licence, 2nd"), 1)).data
+    assert (data.license, data.license_name) == ("other", "my-licence-2nd")
+    data = hub.ModelCard(render_model_card(make_config(license="cc-by-nc-4.0"), 1)).data
+    assert (data.license, data.license_name) == ("cc-by-nc-4.0", None)

@@ -232,7 +232,7 @@ def test_in_chans_sets_the_channels_of_the_images(in_chans, name):
         ({"out_indices": (1,)}, "out_indices applies only with features_only=True: add that"),
         ({"features_only": True, "out_indices": (4,)}, "out_indices=(4,) is invalid: give on"),
         ({"features_only": True, "out_indices": ()}, "out_indices=() is invalid: give one or mo"),
-        ({"pretrained": True}, "pretrained=True names no weights: give a weight file, a model f"),
+        ({"pretrained": True}, "no published weights of cifar-resnet8 are known: give a weight"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(options, message):

@@ -133,6 +133,12 @@ def test_no_line_breaks_inside_a_percentage():
             [{"step": 0, "lr": 0.1}, {"step": 900, "lr": 0.01}],
             "0.1 from step 0, 0.01 from step 900",
         ),
+        (
+            "lr_factors",
+            [{"part": "last layer", "factor": 1.0}, {"part": "stem", "factor": 0.1 * 0.38**2}],
+            "last layer 1, stem 0.0144",
+        ),
+        ("image_sizes", [{"step": 1200, "height": 8, "width": 9}], "8 x 9 from step 1,200"),
         ("trained", False, "no"),
         ("test_error", None, "–"),
     ],

@@ -24,6 +24,7 @@ from residua.data.batches import TrainingBatches
 from residua.data.read import read_split
 from residua.errors import DataError, Interrupted
 from residua.net.build import build
+from residua.net.freeze import freeze_batchnorm_statistics
 from residua.training.distributed import join_process_group
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
@@ -44,7 +45,11 @@ CASES = {  # (network, BN splits of its batch)
     "batch, fully connected": (FC_RESNET, 1),
     "half batches, dropped": (DROP_PATH_RESNET, 2),
     "eighths of a batch, dropped": (DROP_PATH_RESNET, 8),
+    "batch, fine-tuned": (PRERESNET, 1),
+    "half batches, fine-tuned": (RESNET, 2),
+    "batch, BN frozen": (RESNET, 1),
 }
+FINE_TUNING = {"layer_decay": 0.5, "clip_norm": 0.5, "ema": 0.5, "may_probe": True}
 
 
 def ignore_progress(progress, line):
@@ -66,8 +71,12 @@ def make_short_run(parts):
 def train_in_float64(case, group, steps=6):
     """Losses, wrong predictions and the state of a network after some steps in float64."""
     (spec, parts), machine = CASES[case], Machine(CPU_DEVICE, "fp32", group=group)
-    net = convert_to_sync_modules(build(spec).double(), parts, machine)
-    step = TrainingStep(net, Sgd(), machine, parts)
+    net = build(spec).double()
+    if "BN frozen" in case:
+        freeze_batchnorm_statistics(net)
+    net = convert_to_sync_modules(net, parts, machine).train()
+    options = FINE_TUNING if "fine-tuned" in case else {}
+    step = TrainingStep(net, Sgd(), machine, parts, **options)
     batches = TrainingBatches(
         read_split(DATA, "train"),
         64,
@@ -81,8 +90,14 @@ def train_in_float64(case, group, steps=6):
     for i in range(steps):
         torch.manual_seed(i)
         images, labels = batches.make_batch(i)
+        if options:
+            step.train_only_last_layer(i < steps // 2)
         losses_and_wrong.append([float(x) for x in step(images.double(), labels, 0.02)])
-    return {"seen": torch.tensor(losses_and_wrong), **net.state_dict()}
+        if step.average:
+            step.average.update(i)
+    average = step.average.tensors if step.average else {}
+    average = {f"average/{name}": tensor for name, tensor in average.items()}
+    return {"seen": torch.tensor(losses_and_wrong), **net.state_dict(), **average}
 
 
 def evaluate_untrained(group):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from residua.config.dataset import get_dataset
-from residua.config.network import ORDERS, Unit
+from residua.config.network import Unit
+from residua.config.orders import ORDERS
 from residua.config.papers import SHORTCUT_ABLATIONS, network
 from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches

@@ -52,3 +52,38 @@ def test_a_deep_net_trains_with_a_cuda_graph():
         loss, _ = step(images, labels, 0.0)
     assert loss.isfinite()
     assert step.run_undivided.graph is not None
+
+
+@pytest.mark.parametrize("optimiser", [Sgd(), Muon()])
+def test_a_graph_is_captured_anew_when_the_trained_layers_or_the_image_size_change(optimiser):
+    """Averaged and clipped, each phase long enough for a graph, and an evaluation in between."""
+    ends = []
+    for graphs in (True, False):
+        here = set_up_machine("bf16")
+        net = here.prepare_model_in_place(create_model("cifar-preresnet20", num_classes=10)).train()
+        step = TrainingStep(
+            net, optimiser, here, clip_norm=0.5, ema=0.9, layer_decay=0.5, may_probe=True
+        )
+        losses, captured = [], set()
+        for i in range(4 * (WARMUP_CALLS + 2)):
+            phase = i // (WARMUP_CALLS + 2)
+            step.train_only_last_layer(phase < 2)
+            if not graphs:
+                step.run_undivided = step.forward_backward
+            side = 16 if phase in (0, 2) else 32
+            generator = torch.Generator().manual_seed(i)
+            images = torch.randn(16, 3, side, side, generator=generator).to(here.device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            labels = (torch.arange(16) % 10).to(here.device)
+            losses.append(torch.stack(step(images, labels, 0.05)))
+            step.average.update(i)
+            captured |= {(phase, getattr(step.run_undivided, "graph", None) is not None)}
+            with step.averaged_weights(), torch.no_grad():
+                net.eval()
+                net(images)
+                net.train()
+        assert {phase for phase, is_graph in captured if is_graph} == (
+            set(range(4)) if graphs else set()
+        )
+        ends.append([*net.state_dict().values(), *step.average.tensors.values(), *losses])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*ends, strict=True))

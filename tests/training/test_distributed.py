@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,9 @@ def cli_run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commanded")
     done, errors = wait_for_torchrun(
         start_torchrun(
-            folder / "logs", "-m", "residua", *TRAIN_TWO_PARTS, "--json", "--out", folder / "run"
+            folder / "logs",
+            *("-m", "residua", *TRAIN_TWO_PARTS, "--json", "--out", folder / "run"),
+            *(["--logger", "tensorboard"] if find_spec("tensorboard") else []),
         )
     )
     assert done, errors + read_log(folder / "logs", 0)
@@ -186,6 +189,14 @@ def test_only_rank_0_prints_and_each_image_counts_once(cli_run_folder, capsys):
             == 0
         )
         assert json.loads(capsys.readouterr().out)["error"] == result[f"{split}_error"]
+
+
+def test_only_rank_0_logs(cli_run_folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert len(list((cli_run_folder / "run").glob("*tfevents*"))) == 1
+    events = accumulator.EventAccumulator(str(cli_run_folder / "run"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [20]
 
 
 def test_an_evaluation_by_four_processes_equals_that_of_one(distributed_results):

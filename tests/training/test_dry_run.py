@@ -1,10 +1,12 @@
 """The plan of a run is made without a look at each of its steps."""
 
+import json
 import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from residua.cli.main import main
 from residua.config.recipe import MAX_STEPS, Recipe, recipe
 from residua.config.schedules import OneCycle, StepDecay, Warmup
 from residua.training.dry_run import list_lr_changes
@@ -31,9 +33,11 @@ def list_changes_step_by_step(run_recipe, total_steps):
 
 
 @settings(max_examples=60)
-@given(schedules, warmups, st.integers(1, 1500))
-def test_the_changes_of_the_learning_rate_are_those_of_all_steps(schedule, warmup, total_steps):
-    run_recipe = Recipe(name="x", steps=1, schedule=schedule, warmup=warmup)
+@given(schedules, warmups, st.integers(1, 1500), st.sampled_from([0.0, 0.1, 1 / 3]))
+def test_the_changes_of_the_learning_rate_are_those_of_all_steps(
+    schedule, warmup, total_steps, probe
+):
+    run_recipe = Recipe(name="x", steps=1, schedule=schedule, warmup=warmup, probe=probe)
     assert list_lr_changes(run_recipe, total_steps) == list_changes_step_by_step(
         run_recipe, total_steps
     )
@@ -49,3 +53,25 @@ def test_the_longest_run_is_planned_at_once():
     ]
     assert len(list_lr_changes(recipe("fast"), MAX_STEPS)) == 10
     assert time.perf_counter() - start < 0.5
+
+
+def test_a_preview_says_what_is_trained_when_and_at_which_rate(capsys):
+    settings = ["probe=0.25", "body_lr=0.1", "layer_decay=0.5", "sizes=[0.5,1]"]
+    options = [option for setting in settings for option in ("--set", setting)]
+    command = ["train", "digits", "--model", "cifar-resnet8", "--steps", "8", "--dry-run", *options]
+    assert main([*command, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["steps_of_last_layer_alone"] == 2
+    assert {item["part"]: item["factor"] for item in facts["lr_factors"]} == {
+        "last layer": 1,
+        "stage 3": 0.05,
+        "stage 2": 0.025,
+        "stage 1": 0.0125,
+        "stem": 0.00625,
+    }
+    assert [[x["step"], x["height"]] for x in facts["image_sizes"]] == [[0, 4], [4, 8]]
+    assert len(facts["learning_rates"]) == 8
+    assert facts["learning_rates"][0]["lr"] == facts["learning_rates"][2]["lr"] == 0
+    assert facts["estimated_seconds"] > 0
+    main(command)
+    assert "last layer 1, stage 3 0.05, stage 2 0.025" in capsys.readouterr().out

@@ -30,9 +30,18 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 @pytest.mark.parametrize(
     "model", ["cifar-resnet20", "cifar-preresnet20,join=drop-path", "cifar-highway8"]
 )
-def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"probe": 0.4, "sizes": "[0.5, 1]", "ema": 0.9, "clip_norm": 0.5, "bn": "reestimated"},
+        {"bn": "frozen", "layer_decay": 0.5, "augment__randaugment": 2},
+    ],
+    ids=["plain", "phases", "BN frozen"],
+)
+def test_an_interrupted_run_is_bit_identical(tmp_path, model, precision, fields):
     """With a CUDA graph, which is captured again after each interruption."""
-    run = make_digits_run(model, steps=24)
+    run = make_digits_run(model, steps=24, **fields)
     train_run(
         run,
         tmp_path / "whole",

@@ -9,10 +9,10 @@ from residua.config.dataset import get_dataset
 from residua.data.augment import normalise_pixels
 from residua.data.images import Images
 from residua.data.read import read_split
+from residua.net.freeze import list_unfrozen_batchnorms
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
 from residua.training.recalibrate_bn import (
-    list_unfrozen_batchnorms,
     recalibrated_batchnorm,
     score_with_recalibrated_bn,
 )

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+from residua.config.imagenet_classes import ClassMatcher
 from residua.data.decode import has_image_signature
 from residua.data.sources.listing import (
     DataProblem,
@@ -87,15 +88,16 @@ def match_model_classes(
 ) -> ImageListing:
     """Give every image the label that its class has in a model, matched by the class's name.
 
-    Classes of the model without images are allowed.  Raises UsageError for classes that the model
-    does not know, unless `skip_unknown` is set: their images then become problems.
+    For ImageNet's classes, case, blanks and underscores do not count where no class has exactly
+    this name, and a name may be a synset id.  The notes list what is matched by another name.
+    Classes of the model without images are allowed.  Raises UsageError for names that may
+    mean several classes, and for classes that the model does not know, unless `skip_unknown` is
+    set: their images then become problems.
     """
-    label_by_name = index_class_names(model_classes)
     counts = Counter(entry.label for entry in listing.entries)
+    new_labels = find_class_labels(listing, model_classes, counts)
     unknown = [
-        label
-        for label, name in enumerate(listing.classes)
-        if name not in label_by_name and counts[label]
+        label for label in range(len(listing.classes)) if label not in new_labels and counts[label]
     ]
     if unknown and not skip_unknown:
         names = join_first_names((listing.classes[label] for label in unknown), limit=5)
@@ -113,11 +115,6 @@ def match_model_classes(
         )
         for label in unknown
     ]
-    new_labels = {
-        label: label_by_name[name]
-        for label, name in enumerate(listing.classes)
-        if name in label_by_name
-    }
     entries = tuple(
         replace(entry, label=new_labels[entry.label])
         for entry in listing.entries
@@ -133,4 +130,47 @@ def match_model_classes(
         classes=model_classes,
         entries=entries,
         problems=tuple(sorted([*listing.problems, *problems])),
+        notes=(*listing.notes, *describe_renamed_classes(listing, model_classes, new_labels)),
     )
+
+
+def find_class_labels(
+    listing: ImageListing, model_classes: tuple[str, ...], counts: Counter[int]
+) -> dict[int, int]:
+    """Map the labels of a listing to those of a model; unknown classes are left out.
+
+    Raises UsageError if a name with images may mean several classes, and if two names with images
+    mean the same one.
+    """
+    matcher = ClassMatcher(model_classes)
+    new_labels: dict[int, int] = {}
+    for label, name in enumerate(listing.classes):
+        found = matcher.find_labels(name)
+        if len(found) > 1 and counts[label]:
+            choices = " or ".join(model_classes[k] for k in found)
+            raise UsageError(
+                f"the class {escape_unprintable(name)} of {listing.location} may be {choices}: "
+                "give it one of these names"
+            )
+        if len(found) == 1:
+            new_labels[label] = found[0]
+    by_class = Counter(k for label, k in new_labels.items() if counts[label])
+    if doubled := [k for k, number in by_class.items() if number > 1]:
+        names = [listing.classes[i] for i, k in new_labels.items() if k == doubled[0]]
+        raise UsageError(
+            f"the classes {' and '.join(map(escape_unprintable, names))} of {listing.location} "
+            f"are all {model_classes[doubled[0]]} for the model: put their images into one"
+        )
+    return new_labels
+
+
+def describe_renamed_classes(
+    listing: ImageListing, model_classes: tuple[str, ...], new_labels: dict[int, int]
+) -> list[str]:
+    """List the classes that have other names in the model, in a sentence; [] if there are none."""
+    renamed = [
+        f"{listing.classes[label]} = {model_classes[k]}"
+        for label, k in new_labels.items()
+        if listing.classes[label] != model_classes[k]
+    ]
+    return [f"classes matched by another name: {', '.join(renamed)}"] if renamed else []

@@ -3,26 +3,22 @@
 import gzip
 import os
 import shutil
-import ssl
 import tarfile
 import zlib
-from contextlib import closing
-from http.client import HTTPException
-from http.client import HTTPResponse as Response
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
+from residua.cache_folder import get_cache_dir as get_cache_dir
 from residua.config.dataset import DataFile, Dataset, DownloadArchive
 from residua.data.checksums import compute_md5
+from residua.downloads import (
+    NETWORK_ERRORS,
+    OFFLINE_REASON,
+    describe_network_error,
+    download_with_retries,
+    is_offline,
+)
 from residua.errors import DataError
 from residua.files import atomic_write, delete_path, hold_output_lock
-
-DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
-DOWNLOAD_BLOCK_SIZE = 1 << 18  # bytes
-NETWORK_ERRORS = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 def find_or_download(
@@ -60,12 +56,6 @@ def list_user_data_folders(data_dir: Path | None) -> list[tuple[str, Path]]:
     """List the user's data folders, first choice first: (option or variable, folder)."""
     options = [("--data-dir", data_dir), ("RESIDUA_DATA", os.environ.get("RESIDUA_DATA"))]
     return [(title, Path(os.path.expanduser(folder))) for title, folder in options if folder]
-
-
-def get_cache_dir() -> Path:
-    """Return the cache folder: $XDG_CACHE_HOME/residua, by default ~/.cache/residua."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "residua"
 
 
 def find_dataset_folder(parent: Path, dataset: Dataset, files: tuple[DataFile, ...]) -> Path | None:
@@ -133,6 +123,12 @@ def download_archive(
     dataset: Dataset, archive: DownloadArchive, downloads: Path, searched: list[Path]
 ) -> Path:
     """Download an archive into `downloads`, trying its URLs in turn, and verify its checksum."""
+    if is_offline():
+        raise DataError(
+            f"{dataset.name} is not in {' or '.join(map(str, searched))}, and cannot be downloaded "
+            f"({OFFLINE_REASON}): set --data-dir or RESIDUA_DATA to the folder that contains "
+            f"{dataset.folder}"
+        )
     partial_file = downloads / f"{archive.name}.part"
     failures = []
     for url in archive.urls:
@@ -163,52 +159,6 @@ def download_and_verify(url: str, archive: DownloadArchive, partial_file: Path) 
     raise DataError(f"the MD5 sum of {archive.name} is {actual_md5}, not {archive.md5}")
 
 
-def download_with_retries(url: str, partial_file: Path) -> None:
-    """Download a file; resume after network errors for as long as each attempt adds bytes."""
-    while True:
-        size_before = file_size_or_zero(partial_file)
-        try:
-            return download_remaining_bytes(url, partial_file)
-        except NETWORK_ERRORS:
-            if file_size_or_zero(partial_file) <= size_before:
-                raise
-
-
-def download_remaining_bytes(url: str, partial_file: Path) -> None:
-    """Append the missing bytes to `partial_file`, or replace it if the server sends all bytes.
-
-    Raises ConnectionError if the connection ends before the announced length.
-    """
-    size_before = file_size_or_zero(partial_file)
-    headers = {"User-Agent": "residua"}
-    if size_before:
-        headers["Range"] = f"bytes={size_before}-"
-    try:
-        response: Response = urlopen(Request(url, headers=headers), timeout=DOWNLOAD_TIMEOUT)
-    except HTTPError as error:
-        error.close()
-        if error.code == 416 and size_before:  # no bytes remain: the checksum decides
-            return
-        raise
-    with closing(response), open(partial_file, "ab" if response.status == 206 else "wb") as file:
-        start = file.tell()
-        length = response.headers["Content-Length"]
-        total = start + int(length) if length else None
-        with tqdm(
-            total=total,
-            initial=start,
-            unit="B",
-            unit_scale=True,
-            desc=url.rsplit("/", 1)[1],
-            mininterval=0.5,
-        ) as bar:
-            while block := response.read(DOWNLOAD_BLOCK_SIZE):
-                file.write(block)
-                bar.update(len(block))
-        if total and file.tell() < total:
-            raise ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
-
-
 def unpack_archive(
     dataset: Dataset, archive: DownloadArchive, archive_file: Path, folder: Path
 ) -> None:
@@ -229,18 +179,6 @@ def unpack_archive(
         raise DataError(
             f"{archive.name} of {dataset.name} is damaged ({error}): nothing was installed"
         ) from error
-
-
-def describe_network_error(error: Exception) -> str:
-    """Return the operating system's message if the error contains one, else the error's own."""
-    cause: object = error
-    if isinstance(error, URLError) and not isinstance(error, HTTPError):
-        cause = error.reason
-    return str(getattr(cause, "strerror", None) or cause)
-
-
-def file_size_or_zero(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def compute_file_md5(path: Path) -> str:

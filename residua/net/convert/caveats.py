@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from residua.config.joins import Join
-from residua.config.network import ORDERS, Network, Stem
+from residua.config.network import Network, Stem
+from residua.config.orders import ORDERS
 from residua.config.plan import plan
 from residua.net.convert.positions import HEAD_POSITION, NamedShape, TensorShapes
 
@@ -72,8 +73,8 @@ def explain_shortcut_start_difference(network: Network, project: str) -> str:
     ):
         return ""
     return (
-        f"the first unit of {project} forks before the activation, "
-        f"that of {network.name} after it (He et al. 2016, appendix)"
+        f"the first unit of {project} forks before the activation, that of {network.name} after it "
+        "(He et al. 2016, appendix); with fork=shape-change, it forks before it"
     )
 
 

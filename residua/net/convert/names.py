@@ -8,13 +8,21 @@ wrappers add (`module.`, `backbone.`, ...) are not listed here, but found in the
 import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor
 
 from residua.config.network import Network
 from residua.config.plan import plan
 from residua.errors import RecordError, UsageError, unknown_name_error
+from residua.net.convert.name_templates import (
+    FIELD_PATTERNS,
+    NAME_TEMPLATES,
+    NETWORK_ROLES,
+    PROFILER_TENSORS,
+    UNIT_ROLES,
+    ExportProject,
+)
 from residua.net.convert.positions import (
     HEAD_POSITION,
     ModulePosition,
@@ -23,75 +31,6 @@ from residua.net.convert.positions import (
     list_expected_tensors,
 )
 from residua.net.convert.state_dict import is_dense_tensor
-
-ExportProject = Literal["torchvision", "timm", "huggingface"]
-NAME_TEMPLATES: dict[str, dict[str, str]] = {
-    "torchvision": {  # also timm, and most code for CIFAR
-        "stem": "conv1",
-        "stem norm": "bn1",
-        "unit": "layer{s}.{u0}",
-        "conv": "conv{k}",
-        "norm": "bn{k}",
-        "project": "downsample.0",
-        "project norm": "downsample.1",
-        "head": "fc",
-    },
-    "timm": {  # only its resnetv2
-        "stem": "stem.conv",
-        "tail norm": "norm",
-        "unit": "stages.{s0}.blocks.{u0}",
-        "conv": "conv{k}",
-        "norm": "norm{k}",
-        "project": "downsample.conv",
-        "project norm": "downsample.norm",
-        "head": "head.fc",
-    },
-    "huggingface": {
-        "stem": "resnet.embedder.embedder.convolution",
-        "stem norm": "resnet.embedder.embedder.normalization",
-        "unit": "resnet.encoder.stages.{s0}.layers.{u0}",
-        "conv": "layer.{k0}.convolution",
-        "norm": "layer.{k0}.normalization",
-        "project": "shortcut.convolution",
-        "project norm": "shortcut.normalization",
-        "head": "classifier.1",
-    },
-    "pytorchcv": {
-        "stem": "features.init_block.conv.conv features.init_block.conv features.init_block",
-        "stem norm": "features.init_block.conv.bn features.init_block.bn",
-        "tail norm": "features.post_activ.bn",
-        "unit": "features.stage{s}.unit{u}",
-        "conv": "body.conv{k}.conv",
-        "norm": "body.conv{k}.bn",
-        "project": "identity_conv.conv identity_conv",
-        "project norm": "identity_conv.bn",
-        "head": "output",
-    },
-    "WideResNet-pytorch": {"unit": "block{s}.layer.{u0}", "project": "convShortcut"},
-    "others": {  # akamaster, kuangliu, D-X-Y
-        "stem": "conv_1_3x3",
-        "stem norm": "bn_1",
-        "tail norm": "bn",
-        "unit": "stage_{s}.{u0}",
-        "conv": "conv_{ka}",
-        "norm": "bn_{ka}",
-        "project": "shortcut.0 shortcut downsample",
-        "project norm": "shortcut.1",
-        "head": "linear classifier last_linear",
-    },
-}
-"""The module name templates of each project, by role.
-
-Templates of roles inside a unit are relative to the name of the unit.  {s}, {u} and {k} are the
-numbers of stage, unit and layer, from 1; {s0}, {u0} and {k0} are these numbers from 0; {ka} is the
-layer as a letter, from a.  Alternatives are separated by spaces.
-"""
-
-NETWORK_ROLES = ("stem", "stem norm", "tail norm", "head")
-UNIT_ROLES = ("conv", "norm", "project", "project norm")
-PROFILER_TENSORS = ("total_ops", "total_params")  # left in every module by the profiler thop
-FIELD_PATTERNS = {"s": r"\d{1,2}", "u": r"\d{1,4}", "k": r"\d{1,2}"}
-"""Regular expressions for the numbers of a stage (s), a unit (u) and a layer (k)."""
 
 
 def map_names_to_project(network: Network, project: ExportProject) -> dict[str, str]:
@@ -111,8 +50,13 @@ def map_names_to_project(network: Network, project: ExportProject) -> dict[str, 
             raise UsageError(
                 f"{network.name} cannot be written for {project}, which has no {role}{hint}"
             )
-        template = f"{name_templates['unit']}.{name_templates[role]}" if s else name_templates[role]
-        module_name = template.format(s=s, s0=s - 1, u=u, u0=u - 1, k=k, k0=k - 1)
+        if network.unit.shortcut == "pool-project" and f"pooled {role}" in name_templates:
+            role = f"pooled {role}"
+        template = name_templates[role].split()[0]
+        template = f"{name_templates['unit']}.{template}" if s else template
+        module_name = template.format(
+            s=s, s0=s - 1, u=u, u0=u - 1, k=k, k0=k - 1, k3=3 * k - 3, k3n=3 * k - 2
+        )
         theirs_by_ours[ours.name] = f"{module_name}.{tensor}"
     return theirs_by_ours
 
@@ -126,7 +70,10 @@ def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str
     modules = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
     prefix = find_wrapper_prefix(modules)
     names = {module: strip_wrapper_prefix(module, prefix) for module in modules}
-    positions = {module: parse_module_name(name) for module, name in names.items()}
+    positions = {
+        module: correct_projection_role(parse_module_name(name), tensors.get(f"{module}.weight"))
+        for module, name in names.items()
+    }
     if HEAD_POSITION not in positions.values():
         positions |= dict.fromkeys(find_unnamed_head(tensors, positions), HEAD_POSITION)
     file_tensors: TensorShapes = {}
@@ -145,6 +92,18 @@ def parse_tensor_names(tensors: Mapping[str, Tensor]) -> tuple[TensorShapes, str
         if re.match(template_to_regex(NAME_TEMPLATES[project]["unit"]), name)
     )
     return file_tensors, next(projects, "others")
+
+
+def correct_projection_role(
+    position: ModulePosition | None, weight: Tensor | None
+) -> ModulePosition | None:
+    """Return the position of a module, with a projection told from a norm by its weight.
+
+    After an average pool, projection and norm are the second and third module of a shortcut.
+    """
+    if position is not None and position.role == "project norm" and weight is not None:
+        return position._replace(role="project norm" if weight.ndim < 2 else "project")
+    return position
 
 
 def find_unnamed_head(
@@ -185,6 +144,7 @@ def find_wrapper_prefix(module_names: Collection[str]) -> str:
             "folder does: give the model folder instead of the file"
         )
     stems = [stem for _, stem in list_name_templates(["stem"])]
+    stems += [stem.format(k=1, k3=0) for _, stem in list_name_templates(["deep stem"])]
     prefixes = [
         name.removesuffix(stem)
         for name in module_names
@@ -234,8 +194,8 @@ def parse_module_name(module_name: str) -> ModulePosition | None:
                     return ModulePosition(role, s, u, parse_field_number(layer, "k"))
             return ModulePosition("part", s, u)
     for role, template in list_name_templates(NETWORK_ROLES):
-        if template == module_name:
-            return ModulePosition(role)
+        if layer := re.fullmatch(template_to_regex(template), module_name):
+            return ModulePosition(role, layer=parse_field_number(layer, "k"))
     return None
 
 
@@ -255,7 +215,8 @@ def template_to_regex(template: str, named_groups: bool = True) -> str:
 
     def field_to_group(field: re.Match[str]) -> str:
         opening = f"(?P<{field[1]}>" if named_groups else "(?:"
-        return opening + ("[a-z]" if field[1] == "ka" else FIELD_PATTERNS[field[1][0]]) + ")"
+        pattern = FIELD_PATTERNS.get(field[1]) or FIELD_PATTERNS[field[1][0]]
+        return f"{opening}{pattern})"
 
     return re.sub(r"\\{(\w+)\\}", field_to_group, re.escape(template))
 
@@ -267,5 +228,7 @@ def parse_field_number(match: re.Match[str], field: str) -> int:
     """
     for name, text in match.groupdict().items():
         if name[0] == field:
+            if name in ("k3", "k3n"):
+                return int(text) // 3 + 1
             return ord(text) - ord("a") + 1 if name == "ka" else int(text) + name.endswith("0")
     return 0

@@ -7,21 +7,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from residua.config.plan import Layer, Layers, Plan
+from residua.config.layers import Layer, Layers
+from residua.config.plan import Plan
 from residua.errors import UsageError
 
 
 class ModulePosition(NamedTuple):
     """The role of a module and its place in the network.
 
-    The roles are stem, stem norm, conv, norm, project, project norm, tail norm and head; "part" is
-    any other module of a unit.  Numbers count from 1; outside the units, they are 0.
+    The roles are stem, stem norm, conv, norm, project, project norm, tail norm and head; "deep
+    stem" and "deep stem norm" are the layers of a stem with several, except its last norm;
+    "attention fc1", "attention fc2" and "attention conv" are the layers of an attention; "part" is
+    any other module of a unit.  Numbers count from 1, and are 0 where they do not apply.
     """
 
     role: str
     stage: int = 0
     unit: int = 0
-    layer: int = 0  # number among the unit's convolutions or norms; 0 for other roles
+    layer: int = 0  # number among the convolutions or norms of a unit or a deep stem
 
 
 class NamedShape(NamedTuple):
@@ -40,6 +43,7 @@ TensorKey = tuple[ModulePosition, str]  # a position and a tensor's own name, e.
 TensorShapes = dict[TensorKey, NamedShape]
 BATCH_COUNTER = "num_batches_tracked"  # of a BN; files written before torch 0.4 have none
 HEAD_POSITION = ModulePosition("head")
+NUMBERED_ROLES = ("conv", "norm", "deep stem", "deep stem norm")
 LAYER_ROLES = {
     ("stem", "weight"): "stem",
     ("stem", "bn"): "stem norm",
@@ -59,6 +63,9 @@ def list_expected_tensors(planned: Plan) -> TensorShapes:
     expected: TensorShapes = {}
     for prefix, part, layers, (stage, unit), role_counts in iterate_plan_parts(planned):
         for i, layer in enumerate(layers):
+            if layer.attention is not None:
+                expected |= list_attention_tensors(layer, f"{prefix}.{i}", (stage, unit))
+                continue
             if layer.op in ("scale", "vlad") or part == "gate":
                 raise UsageError(
                     f"{planned.network.name} cannot be converted: it has parts (gates, scales or "
@@ -66,12 +73,28 @@ def list_expected_tensors(planned: Plan) -> TensorShapes:
                 )
             unit_role = {"weight": "conv", "bn": "norm"}.get(layer.op, "")
             role = LAYER_ROLES.get((part, layer.op)) or unit_role
+            if part == "stem" and planned.network.stem.inner_widths:
+                is_before_weight = any(later.op == "weight" for later in layers[i + 1 :])
+                if layer.op == "weight" or is_before_weight:
+                    role = {"weight": "deep stem", "bn": "deep stem norm"}.get(layer.op, "")
             role_counts[role] += 1
-            layer_number = role_counts[role] if role in ("conv", "norm") else 0
+            layer_number = role_counts[role] if role in NUMBERED_ROLES else 0
             position = ModulePosition(role, stage, unit, layer_number)
             for name, shape in get_layer_tensor_shapes(layer).items():
                 expected[position, name] = NamedShape(f"{prefix}.{i}.{name}", shape)
     return expected
+
+
+def list_attention_tensors(layer: Layer, prefix: str, unit: tuple[int, int]) -> TensorShapes:
+    """List the tensors of an attention layer, whose module has the name `prefix`."""
+    assert layer.attention is not None
+    shapes = layer.attention.parameter_shapes(layer.input_shape.channels)
+    return {
+        (ModulePosition(f"attention {name.rpartition('.')[0]}", *unit), name.rpartition(".")[2]): (
+            NamedShape(f"{prefix}.{name}", shape)
+        )
+        for name, shape in shapes.items()
+    }
 
 
 def iterate_plan_parts(
@@ -107,7 +130,7 @@ def get_layer_tensor_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
         return {**vectors, BATCH_COUNTER: ()}
     if layer.op == "weight":
         kernel = (layer.kernel,) * len(layer.output_shape.size)
-        weight = {"weight": (c, layer.input_shape.channels, *kernel)}
+        weight = {"weight": (c, layer.input_shape.channels // layer.groups, *kernel)}
         return weight | ({"bias": (c,)} if layer.bias else {})
     return {}
 

@@ -28,7 +28,8 @@ from residua.net.convert.match import (
     relabel_stem_norm_as_tail,
     suggest_network,
 )
-from residua.net.convert.names import ExportProject, map_names_to_project, parse_tensor_names
+from residua.net.convert.name_templates import ExportProject
+from residua.net.convert.names import map_names_to_project, parse_tensor_names
 from residua.net.convert.positions import BATCH_COUNTER, count_classes, list_expected_tensors
 from residua.net.convert.state_dict import find_value_problem
 

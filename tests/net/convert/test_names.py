@@ -399,7 +399,7 @@ def test_parts_without_a_name_in_the_other_project_are_refused(name, project, se
             "preresnet18",
             "timm",
             "the first unit of timm forks before the activation, that of preresnet18 after it "
-            "(He et al. 2016, appendix)",
+            "(He et al. 2016, appendix); with fork=shape-change, it forks before it",
         ),
         ("resnet18,join=drop-path", "torchvision", ""),
         ("resnet18,join=dropout", "torchvision", ""),

@@ -127,7 +127,8 @@ REFUSED_FILES = {
     ),
     "timm and preresnet18 compute different outputs with these weights: the first unit of timm "
     "forks "
-    "before the activation, that of preresnet18 after it (He et al. 2016, appendix)": (
+    "before the activation, that of preresnet18 after it (He et al. 2016, appendix); "
+    "with fork=shape-change, it forks before it": (
         "preresnet18",
         lambda: timm.create_model("resnetv2_18").state_dict(),
     ),

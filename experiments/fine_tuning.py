@@ -1,0 +1,187 @@
+"""What do trained weights, and each field for fine-tuning, give on few photographs?
+
+No publisher's weights are here, so a stand-in is trained first: resnet18 on six classes of
+CIFAR-10.  A server on this machine offers its weights as timm's hub offers `resnet18.a1_in1k`, and
+`residua train` fetches them as a user's command does.  The data are 50 images of each of the other
+four classes, enlarged to 64 pixels, and 500 of each to test.  All arms are trained by the command
+line with every choice left to it, except what the arm names.
+
+    python experiments/fine_tuning.py images CIFAR-10-FOLDER --out IMAGES
+    residua train IMAGES/six --from none --model resnet18 --size 64 --epochs 12 \
+        --set batch_size=64 --out runs/six
+    python experiments/fine_tuning.py measure runs/six IMAGES/four --out experiments/fine-tuning
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from threading import Thread
+
+from PIL import Image
+from tqdm import tqdm
+
+from residua.config.dataset import get_dataset
+from residua.data.read import read_split
+
+NEW_CLASSES = ("cat", "dog", "horse", "truck")  # the other six are the stand-in's
+TRAINING_IMAGES, TEST_IMAGES, SIDE = 50, 500, 64  # of each new class; side in pixels
+WEIGHTS = "resnet18.a1_in1k"
+ARMS: dict[str, tuple[str, ...]] = {
+    "nothing chosen: published weights": (),
+    "random weights": ("--from", "none"),
+    "random weights, as many epochs": ("--from", "none", "--epochs", "15"),
+    "only the last layer": ("--freeze",),
+    "probe=0.1": ("--set", "probe=0.1"),
+    "probe=0.3": ("--set", "probe=0.3"),
+    "body_lr=1": ("--set", "body_lr=1"),
+    "layer_decay=0.4": ("--set", "layer_decay=0.4"),
+    "bn=frozen": ("--set", "bn=frozen"),
+    "bn=reestimated": ("--set", "bn=reestimated"),
+    "ema=0.98": ("--set", "ema=0.98"),
+    "clip_norm=1": ("--set", "clip_norm=1"),
+    "randaugment=2": ("--set", "augment.randaugment=2"),
+    "sizes=[0.5,0.75,1]": ("--set", "sizes=[0.5,0.75,1]"),
+}
+"""The arms: what the command line says besides the data and the seed."""
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % of Student's t, by seeds
+
+
+def write_images(cifar10: Path, out: Path) -> None:
+    """Write the stand-in's training images and the new classes as folders of PNG files."""
+    dataset = get_dataset("cifar10")
+    written: dict[tuple[str, str], int] = {}
+    for part in ("train", "dev", "test"):
+        images = read_split(dataset, part, cifar10)
+        split = "test" if part == "test" else "train"
+        for pixels, label in zip(tqdm(images.pixels), images.labels.tolist(), strict=True):
+            name = dataset.classes[label]
+            is_new = name in NEW_CLASSES
+            number = written[split, name] = written.get((split, name), 0) + 1
+            wanted = {"train": TRAINING_IMAGES, "test": TEST_IMAGES}[split]
+            if is_new and number > wanted:
+                continue
+            path = out / ("four" if is_new else "six") / split / name / f"{number:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+            if is_new:
+                image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            image.save(path)
+
+
+@contextmanager
+def publish_weights(run: Path) -> Iterator[dict[str, str]]:
+    """Offer the weights of a run as the hub does; yield the environment for commands."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "hub", "timm", WEIGHTS, "model.safetensors")
+        file.parent.mkdir(parents=True)
+        residua("convert", str(run), "--to", "timm", "--out", str(file))
+        config = json.loads((run / "last" / "config.json").read_text())
+        sha256 = subprocess.run(["sha256sum", file], check=True, capture_output=True, text=True)
+        entry = {
+            "name": WEIGHTS,
+            "sha256": sha256.stdout.split()[0],
+            "class_names": config["classes"],
+            "mean": config["mean"],
+            "std": config["std"],
+            "licence": "",
+        }
+        registry = Path(folder, "registry.json")
+        registry.write_text(json.dumps({"weights": [entry]}))
+        handler = partial(SimpleHTTPRequestHandler, directory=str(Path(folder, "hub")))
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield {
+            "RESIDUA_WEIGHTS": str(registry),
+            "RESIDUA_MIRROR": f"http://127.0.0.1:{server.server_port}",
+            "XDG_CACHE_HOME": str(Path(folder, "cache")),
+        }
+        server.shutdown()
+
+
+def residua(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """Run a command of residua; return what it prints on standard output."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "residua", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+    return finished.stdout
+
+
+def measure_arms(run: Path, images: Path, out: Path, seeds: list[int], arms: list[str]) -> None:
+    """Train each arm with each seed, and add a row to `out`/results.jsonl after each."""
+    record = out / "results.jsonl"
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    done = {(row["arm"], row["seed"], row["data"]) for row in rows}
+    with publish_weights(run) as environment, tempfile.TemporaryDirectory() as runs:
+        for seed in seeds:
+            for arm in arms:
+                if (arm, seed, images.name) in done:
+                    continue
+                folder = str(Path(runs, f"{len(rows)}"))
+                options = ("--seed", str(seed), "--out", folder, "--json", *ARMS[arm])
+                facts = json.loads(residua("train", str(images), *options, environment=environment))
+                kept = ("steps", "seconds", "train_error", "test_error", "weights_from", "model")
+                row = {"arm": arm, "seed": seed, "data": images.name}
+                rows.append(row | {key: facts[key] for key in kept})
+                with record.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+    print_table([row for row in rows if row["data"] == images.name])
+
+
+def print_table(rows: list[dict]) -> None:
+    """Print each arm's mean test error, its seconds, and its difference from the first arm."""
+    by_arm: dict[str, dict[int, dict]] = {}
+    for row in rows:
+        by_arm.setdefault(row["arm"], {})[row["seed"]] = row
+    baseline = by_arm[next(iter(ARMS))]
+    print("| arm | test error | points above the first arm, 95 % interval over seeds | seconds |")
+    print("|---|---|---|---|")
+    for arm, by_seed in by_arm.items():
+        shared = sorted(by_seed.keys() & baseline.keys())
+        errors = [100 * by_seed[seed]["test_error"] for seed in shared]
+        differences = [
+            100 * (by_seed[seed]["test_error"] - baseline[seed]["test_error"]) for seed in shared
+        ]
+        apart = ""
+        if by_seed is not baseline and len(shared) > 1:
+            half = T_95[len(shared)] * stdev(differences) / sqrt(len(shared))
+            apart = f"{mean(differences):+.1f} ± {half:.1f}"
+        seconds = mean(row["seconds"] for row in by_seed.values())
+        print(f"| {arm} | {mean(errors):.1f} % | {apart} | {seconds:.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    images = commands.add_parser("images", help="write the images of both data sets")
+    images.add_argument("cifar10", type=Path, help="the folder that holds cifar-10-batches-py")
+    images.add_argument("--out", type=Path, required=True)
+    measure = commands.add_parser("measure", help="train all arms and print the table")
+    measure.add_argument("run", type=Path, help="the run of the stand-in")
+    measure.add_argument("images", type=Path, help="a folder of photographs")
+    measure.add_argument("--out", type=Path, required=True)
+    measure.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    measure.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    given = parser.parse_args()
+    if given.command == "images":
+        write_images(given.cifar10, given.out)
+    else:
+        measure_arms(given.run, given.images, given.out, given.seeds, given.arms)
+
+
+if __name__ == "__main__":
+    main()

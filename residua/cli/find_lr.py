@@ -1,0 +1,155 @@
+"""Find a learning rate: train some steps while the rate rises (Smith 2017), and keep nothing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import Namespace
+
+from residua import data, training
+from residua.cli.image_options import (
+    add_max_pixels_option,
+    add_white_level_option,
+    apply_to_dataset,
+    check_image_options,
+)
+from residua.cli.options import (
+    add_data_argument,
+    add_data_dir_option,
+    add_device_option,
+    add_json_option,
+    add_out_option,
+    add_precision_option,
+    add_recipe_options,
+    add_seed_option,
+)
+from residua.cli.parser import CommandParser
+from residua.cli.run_options import make_run_request
+from residua.config.papers import list_models
+from residua.config.recipe import Recipe
+from residua.console.output import DataSummaryRecorder, print_note, print_result
+from residua.console.progress import ProgressBar
+from residua.errors import UsageError
+from residua.files import write_text
+from residua.report.format import quote_path
+from residua.report.lr_range_figure import render_lr_range_figure
+
+if TYPE_CHECKING:
+    from residua.training import RangeTest, ResolvedRun, RunRequest
+
+TEST_STEPS = 200  # our choice; fastai takes 100
+
+
+def add_arguments(parser: CommandParser) -> None:
+    add_data_argument(parser)
+    parser.add_argument(
+        "--model",
+        completions=list_models("*"),
+        help="a network's name (default: as residua train chooses it)",
+    )
+    parser.add_argument(
+        "--from",
+        help="start from these weights, as in residua train (default: random weights)",
+    )
+    parser.add_argument(
+        "--freeze", action="store_true", help="train only a new final layer, as in residua train"
+    )
+    parser.add_argument(
+        "--size", type=int, help="side in pixels of photographs (default: as residua train does)"
+    )
+    add_max_pixels_option(parser)
+    add_white_level_option(parser)
+    parser.add_argument(
+        "--balance", action="store_true", help="draw images of all classes equally often"
+    )
+    add_recipe_options(parser, default="the one that residua train chooses", has_length=False)
+    parser.add_argument(
+        "--steps", type=int, default=TEST_STEPS, help="steps of the test (default: %(default)s)"
+    )
+    add_seed_option(parser, "the initial weights, the order of images and their augmentation")
+    add_out_option(parser, "a file for the figure, FILE.svg (default: no figure)")
+    add_device_option(parser)
+    add_precision_option(parser, default="auto")
+    add_data_dir_option(parser)
+    add_json_option(parser)
+
+
+def run(arguments: Namespace) -> None:
+    check_image_options(arguments)
+    check_figure_path(arguments.out)
+    dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
+    machine = training.set_up_machine(arguments.precision, device_choice=arguments.device)
+    resolved = training.resolve_run(make_test_request(arguments), dataset, machine)
+    name = resolved.run.network.name
+    for option in ("model", "size"):
+        if option in resolved.reasons:
+            print_note(f"{resolved.reasons[option]} (override: --{option})")
+    print_summary = DataSummaryRecorder(is_main=True)
+    with ProgressBar("step") as bar:
+        test = training.run_range_test(
+            resolved.run,
+            resolved.dataset,
+            machine,
+            initial_weights=resolved.weights_path,
+            data_dir=arguments.data_dir,
+            steps=arguments.steps,
+            on_data=print_summary,
+            on_step=lambda done, total: bar.update(name, done, total),
+        )
+    if arguments.out:
+        write_text(arguments.out, render_range_test(test))
+    facts = {
+        "model": name,
+        "data": resolved.run.dataset,
+        "figure": str(arguments.out) if arguments.out else None,
+    }
+    lines = describe_range_test(test, arguments, resolved)
+    print_result(facts | test.json | print_summary.json, "\n".join(lines), arguments.json)
+
+
+def make_test_request(arguments: Namespace) -> "RunRequest":
+    """Make the request of `residua train` with the same options, but no length and no rate."""
+    settled = arguments.clone()
+    for option in ("steps", "epochs", "lr", "recompute"):
+        settled[option] = None
+    return make_run_request(settled)
+
+
+def check_figure_path(path: Path | None) -> None:
+    """Raise UsageError, before the test, if the figure's file is not called *.svg."""
+    if path is not None and path.suffix.lower() != ".svg":
+        raise UsageError(f"--out {path} is invalid: the figure is an SVG, so name it FILE.svg")
+
+
+def render_range_test(test: "RangeTest") -> str:
+    """Render the figure of a test, with its suggestion and the rates that it comes from."""
+    marked = {"steepest fall": test.steepest_lr, "lowest loss": test.lowest_loss_lr}
+    if test.suggested_lr is not None and test.suggested_lr != test.steepest_lr:
+        marked["suggestion"] = test.suggested_lr
+    elif test.suggested_lr is not None:
+        marked = {"suggestion, steepest fall": test.steepest_lr} | marked
+        del marked["steepest fall"]
+    return render_lr_range_figure(test.rates, test.losses, test.smoothed, marked)
+
+
+def describe_range_test(
+    test: "RangeTest", arguments: Namespace, resolved: "ResolvedRun"
+) -> list[str]:
+    """Describe the result in a few lines, with the command to go on with."""
+    recipe = resolved.run.recipe
+    assert isinstance(recipe, Recipe)
+    end = "the loss grew fourfold" if test.diverged else "the loss did not diverge"
+    lines = [
+        f"{len(test.rates)} steps from {test.rates[0]:.2g} to {test.rates[-1]:.2g}: {end}",
+        f"steepest fall of the loss at {test.steepest_lr:.2g}, lowest loss at "
+        f"{test.lowest_loss_lr:.2g}",
+    ]
+    if test.suggested_lr is None:
+        lines.append("no suggestion: the loss did not fall at any rate; try more --steps")
+    else:
+        lines.append(
+            f"suggested: --lr {test.suggested_lr:.2g} (the smaller of the steepest fall and a "
+            f"tenth of the lowest loss; the recipe {recipe.name} has {recipe.schedule.lr:g})"
+        )
+    if arguments.out:
+        lines.append(f"The figure: {quote_path(arguments.out)}")
+    return lines

@@ -1,0 +1,119 @@
+"""Published weights as values: whose they are, where they are, and how to tell that they are right.
+
+`weight_table` lists those that are known, and `weight_registry` finds them by name.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from residua.config.checks import check_range
+from residua.config.imagenet_classes import read_imagenet_classes
+from residua.config.model import ImagePreprocessing, Interpolation
+from residua.errors import UsageError
+
+HUB_ADDRESS = re.compile(
+    r"https://huggingface\.co/(?P<repository>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[\w.-]+)/"
+    r"(?P<file>[\w.-]+)"
+)
+WEIGHT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+SUM_DIGITS = 64  # of a whole SHA-256 in hexadecimal
+MIN_SUM_DIGITS = 8  # torchvision's file names carry so many
+NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedWeights:
+    """Weights that somebody has published.  Raises UsageError if a field is impossible.
+
+    network         name of the network in the file, as `residua.config.papers.network` takes it
+    address         URL of the file; for the Hugging Face hub
+                    https://huggingface.co/OWNER/NAME/resolve/REVISION/FILE
+    sha256          SHA-256 of the file in hexadecimal, or the first digits that its publisher
+                    states; "" if the hub states it only when asked
+    size            of the file in bytes; 0 if unknown
+    licence         as the Hugging Face hub names it, e.g. apache-2.0; "" if none is stated
+    class_names     in the order of the scores; () stands for ImageNet's 1,000
+    mean, std       of each channel, for pixels in [0, 1]
+    side            of the square images, in pixels
+    resize          as in `ImagePreprocessing`
+    top1_error      on ImageNet's validation images of this side, in [0, 1], as its publisher states
+                    it; None if it states none
+    """
+
+    name: str
+    network: str
+    address: str
+    sha256: str = ""
+    size: int = 0
+    licence: str = ""
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    side: int = 224
+    resize: int = 256
+    interpolation: Interpolation = "bilinear"
+    top1_error: float | None = None
+
+    def __post_init__(self) -> None:
+        if not WEIGHT_NAME.fullmatch(self.name) or ".." in self.name:
+            raise UsageError(
+                f"{self.name!r} cannot name weights: use letters, digits and . _ - alone"
+            )
+        check_sha256(self.sha256, self.name)
+        file = urlsplit(self.address).path.rsplit("/", 1)[-1]
+        if urlsplit(self.address).scheme not in ("http", "https", "file") or not file:
+            raise UsageError(
+                f"the address {self.address!r} of {self.name} is not the URL of a file: "
+                "write https://HOST/FILE"
+            )
+        check_range(self.size, f"the size of {self.name}", 0)
+        ImagePreprocessing(self.input, self.resize, self.interpolation)
+
+    @property
+    def input(self) -> tuple[int, int, int]:
+        """The shape (channels, height, width) of an image."""
+        return len(self.mean), self.side, self.side
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the scores."""
+        return self.class_names or tuple(read_imagenet_classes().values())
+
+    @property
+    def short_name(self) -> str:
+        """The name without its tag: `resnet50` of `resnet50.a1_in1k`."""
+        return self.name.partition(".")[0]
+
+    @property
+    def is_non_commercial(self) -> bool:
+        """Whether the licence forbids commercial use."""
+        return bool(NON_COMMERCIAL.search(self.licence.lower()))
+
+    @property
+    def hub_file(self) -> tuple[str, str, str] | None:
+        """Repository, revision and file on the Hugging Face hub; None for any other address."""
+        match = HUB_ADDRESS.fullmatch(self.address)
+        return (match["repository"], match["revision"], match["file"]) if match else None
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file in the cache: the publisher's, or NAME.safetensors for the hub's."""
+        file = urlsplit(self.address).path.rsplit("/", 1)[-1]
+        return f"{self.name}{Path(file).suffix}" if self.hub_file else file
+
+    @property
+    def has_full_sha256(self) -> bool:
+        """Whether all digits of the sum are known before the file is there."""
+        return len(self.sha256) == SUM_DIGITS
+
+
+def check_sha256(digits: str, name: str) -> None:
+    """Raise UsageError unless `digits` begin a SHA-256 sum, or are "" because it is unknown."""
+    is_possible = re.fullmatch(r"[0-9a-f]*", digits) and len(digits) <= SUM_DIGITS
+    if not is_possible or (digits and len(digits) < MIN_SUM_DIGITS):
+        raise UsageError(
+            f"sha256 {digits!r} of {name} is not a SHA-256 sum: give its {SUM_DIGITS} hexadecimal "
+            f"digits, or at least the first {MIN_SUM_DIGITS}"
+        )

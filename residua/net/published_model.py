@@ -1,0 +1,119 @@
+"""Turn published weights into a model folder in the cache, which all commands read."""
+
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from residua.bounded_json import read_json
+from residua.config.model import ModelConfig
+from residua.config.papers import network
+from residua.config.published_weights import SUM_DIGITS, PublishedWeights
+from residua.config.serialize import from_json
+from residua.errors import RecordError, ResiduaError
+from residua.files import clean_up_interrupted_writes, delete_path, hold_output_lock
+from residua.net.build import build
+from residua.net.convert.state_dict import read_state_dict
+from residua.net.convert.weights import convert_foreign_weights
+from residua.net.fetch_weights import (
+    VerifiedFile,
+    fetch_weights,
+    find_weights_file,
+    get_weights_folder,
+    read_expected_sum,
+)
+from residua.net.save_model import compute_file_sha256, save_pretrained
+from residua.version import __version__
+
+SUM_DIGITS_IN_NAME = 16
+
+
+def fetch_model_folder(weights: PublishedWeights) -> Path:
+    """Return the model folder of published weights; fetch and convert them at the first use.
+
+    Raises RecordError if they cannot be fetched, or do not fit their network.
+    """
+    with suppress(OSError):  # the cache may be read only
+        clean_up_interrupted_writes(get_weights_folder())
+    if folder := find_fetched_model(weights):
+        return folder
+    file = fetch_weights(weights)
+    folder = name_model_folder(weights, file.sha256)
+    with hold_output_lock(folder):
+        if not is_converted(folder, weights):
+            convert_published_file(weights, file, folder)
+        if file.was_downloaded:  # the model folder has all that is in it
+            delete_path(file.path)
+    return folder
+
+
+def find_fetched_model(weights: PublishedWeights) -> Path | None:
+    """Find the model folder of published weights in the cache; None if it is not there.
+
+    A damaged folder, and one that was converted for another network or preprocessing, do not count.
+    """
+    expected = read_expected_sum(weights)
+    if len(expected) < SUM_DIGITS:
+        return None
+    folder = name_model_folder(weights, expected)
+    return folder if is_converted(folder, weights) else None
+
+
+def is_on_this_machine(weights: PublishedWeights) -> bool:
+    """Return whether the weights can be used without the network."""
+    if find_fetched_model(weights):
+        return True
+    return find_weights_file(weights, tell=lambda message: None) is not None
+
+
+def name_model_folder(weights: PublishedWeights, sha256: str) -> Path:
+    return get_weights_folder() / f"{weights.name}-{sha256[:SUM_DIGITS_IN_NAME]}"
+
+
+def is_published_model(folder: Path) -> bool:
+    """Return whether a model folder is one of those in the cache, which nobody should change."""
+    return folder.parent == get_weights_folder()
+
+
+def is_converted(folder: Path, weights: PublishedWeights) -> bool:
+    """Return whether `folder` is the undamaged model folder of these weights."""
+    with suppress(ResiduaError, OSError):
+        config = from_json(ModelConfig, read_json(folder / "config.json"))
+        wanted = make_published_config(weights, config.published_sum)
+        same = replace(wanted, residua=config.residua, torch=config.torch, weights=config.weights)
+        is_same = same == config and name_model_folder(weights, config.published_sum) == folder
+        return is_same and compute_file_sha256(folder / "model.safetensors") == config.weights
+    return False
+
+
+def make_published_config(weights: PublishedWeights, sha256: str) -> ModelConfig:
+    """Make the config of the model folder of published weights."""
+    return ModelConfig(
+        network=network(weights.network, input=weights.input, classes=len(weights.classes)),
+        classes=weights.classes,
+        mean=weights.mean,
+        std=weights.std,
+        resize=weights.resize,
+        interpolation=weights.interpolation,
+        license=weights.licence,
+        residua=__version__,
+        torch=version("torch"),
+        published_as=weights.name,
+        published_sum=sha256,
+    )
+
+
+def convert_published_file(weights: PublishedWeights, file: VerifiedFile, folder: Path) -> None:
+    """Convert the publisher's file to a model folder; raise RecordError if it does not fit."""
+    config = make_published_config(weights, file.sha256)
+    net = build(network(weights.network, input=weights.input, classes=len(weights.classes)))
+    try:
+        converted = convert_foreign_weights(read_state_dict(file.path), net.plan.network)
+    except ResiduaError as error:
+        raise RecordError(f"{file.path} cannot be used as {weights.name}: {error}") from error
+    if converted.missing:
+        raise RecordError(
+            f"{file.path} cannot be used as {weights.name}: it has no classification head"
+        )
+    net.load_state_dict({**net.state_dict(), **converted.tensors})
+    save_pretrained(net, config, folder)
