@@ -27,7 +27,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--data",
         default="digits",
-        help="the data set: digits, cifar10, cifar100, mnist or fashion-mnist (default: digits)",
+        help="the data set: digits, cifar10, cifar100, cifar100-coarse, mnist or fashion-mnist "
+        "(default: digits)",
     )
     parser.add_argument(
         "--families",

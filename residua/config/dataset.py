@@ -1,6 +1,6 @@
 """The data sets known by name: files, checksums, image shapes, classes, means and stds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from residua.errors import unknown_name_error
 
@@ -28,6 +28,12 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(CIFAR100_CLASS_TEXT.split())
+CIFAR100_SUPERCLASS_TEXT = """
+    aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
+    household_furniture insects large_carnivores large_man-made_outdoor_things
+    large_natural_outdoor_scenes large_omnivores_and_herbivores medium_mammals
+    non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2
+"""
 FASHION_MNIST_REPOSITORY = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist"
 FASHION_MNIST_CLASSES = (
     "t-shirt/top",
@@ -77,6 +83,7 @@ class Dataset:
     flip_keeps_class  whether a mirrored image keeps its class
     resize            for photographs: side of the stored square images, from which random crops of
                       the input's size are taken; 0 if images are stored at the input's size
+    label_key         for batches: the key of the labels; "" stands for labels or fine_labels
     """
 
     name: str
@@ -93,6 +100,7 @@ class Dataset:
     archives: tuple[DownloadArchive, ...] = ()
     flip_keeps_class: bool = True
     resize: int = 0
+    label_key: str = ""
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
@@ -141,6 +149,26 @@ def make_idx_dataset(
     )
 
 
+CIFAR100 = Dataset(
+    name="cifar100",
+    input=(3, 32, 32),
+    classes=CIFAR100_CLASSES,
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    num_images=50_000,
+    num_dev_images=5000,
+    kind="batches",
+    folder="cifar-100-python",
+    train=(DataFile("train", "16019d7e3df5f24257cddd939b257f8d"),),
+    test=(DataFile("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
+    archives=(
+        DownloadArchive(
+            ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+            "eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    ),
+)
+
 DATASETS = {
     d.name: d
     for d in (
@@ -183,24 +211,13 @@ DATASETS = {
                 ),
             ),
         ),
-        Dataset(
-            name="cifar100",
-            input=(3, 32, 32),
-            classes=CIFAR100_CLASSES,
-            mean=(0.5071, 0.4865, 0.4409),
-            std=(0.2673, 0.2564, 0.2762),
-            num_images=50_000,
-            num_dev_images=5000,
-            kind="batches",
-            folder="cifar-100-python",
-            train=(DataFile("train", "16019d7e3df5f24257cddd939b257f8d"),),
-            test=(DataFile("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
-            archives=(
-                DownloadArchive(
-                    ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
-                    "eb9058c3a382ffc7106e4002c42a8d85",
-                ),
-            ),
+        CIFAR100,
+        # The 20 superclasses of the same images.
+        replace(
+            CIFAR100,
+            name="cifar100-coarse",
+            classes=tuple(CIFAR100_SUPERCLASS_TEXT.split()),
+            label_key="coarse_labels",
         ),
         # LeCun et al. 1998; the publisher's own address no longer serves the files, so the mirrors
         # come first.
