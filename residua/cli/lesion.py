@@ -24,7 +24,9 @@ def add_arguments(parser: CommandParser) -> None:
     add_model_argument(
         parser, "a residual net: a run's folder (its last network is used) or a model folder"
     )
-    add_data_argument(parser, "the data set: digits, cifar10, cifar100, mnist or fashion-mnist")
+    add_data_argument(
+        parser, "the data set: digits, cifar10, cifar100, cifar100-coarse, mnist or fashion-mnist"
+    )
     parser.add_argument(
         "--beside",
         nargs="+",

@@ -6,7 +6,7 @@ from jsonargparse import Namespace
 
 from residua.cli.options import add_json_option
 from residua.cli.parser import CommandParser
-from residua.config.name_parts import UNIT_PARTS
+from residua.config.name_parts import STEMS, UNIT_PARTS
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import list_models, network
 from residua.config.plan import Plan, plan
@@ -23,10 +23,11 @@ Errors are those that the publishers state for ImageNet.  A short name stands fo
 net with the lowest error at 224 pixels, among those whose whole SHA-256 sum is known if there are
 any; a licence with nc forbids commercial use.  RESIDUA_WEIGHTS names a JSON file with others."""
 OTHER_PARTS = {
-    "width": ["a factor, e.g. 2"],
+    "width": ["a factor, e.g. 2 or 0.5"],
+    "groups": ["number and width of the groups of a bottleneck's 3x3, e.g. 32x4d"],
     "units": ["the units of each stage, e.g. 3-6-3"],
     "head": ["mean", "vlad"],
-    "stem": ["7x7", "3x3 (ImageNet networks)"],
+    "stem": [*STEMS, "in networks for ImageNet only"],
 }
 
 
@@ -94,14 +95,19 @@ def format_weight_table(
     return "\n".join([*lines, WEIGHTS_HELP])
 
 
-def describe_wide_depth(plans: dict[str, Plan]) -> str:
-    """Say why wide networks have fewer layers than their name states; "" if none is listed."""
-    if not any(name.startswith("cifar-wrn") for name in plans):
+def describe_depths_in_names(plans: dict[str, Plan]) -> str:
+    """Say why some networks have other depths than their name states; "" if none is listed."""
+    sentences = []
+    if any(name.startswith("cifar-wrn") for name in plans):
+        sentences.append(
+            "The names of cifar-wrn networks count their\nthree projections, but not the last "
+            "layer, so they are two higher."
+        )
+    if any(planned.network.stem.inner_widths for planned in plans.values()):
+        sentences.append("Names count the three layers of a\ndeep stem as one.")
+    if not sentences:
         return ""
-    return (
-        "Layers are weight layers without projections. The names of cifar-wrn networks count their "
-        "three\nprojections, but not the last layer, so they are two higher."
-    )
+    return " ".join(["Layers are weight layers without projections.", *sentences])
 
 
 def describe_bottleneck_stride(plans: dict[str, Plan]) -> str:
@@ -139,7 +145,7 @@ def format_model_table(plans: dict[str, Plan]) -> str:
         error = PAPER_RESULTS[name].error if name in PAPER_RESULTS else ""
         sizes = f"{planned.depth:6,} {planned.parameters:12,} {planned.multiply_adds:15,}"
         lines.append(f"{name:22} {sizes}   {error}")
-    lines += filter(None, (describe_wide_depth(plans), describe_bottleneck_stride(plans)))
+    lines += filter(None, (describe_depths_in_names(plans), describe_bottleneck_stride(plans)))
     parts = {**UNIT_PARTS, **OTHER_PARTS}
     lines.append(NAMING_HELP)
     lines += [f"  {part:9} {', '.join(values)}" for part, values in parts.items()]

@@ -8,7 +8,7 @@ families, name_parts,
 papers, paper_results   networks by name, and the results that the papers report for them
 plan                    a network's layers, parameter count and multiply-adds
 memory                  estimates of memory, in bytes
-dataset                 the data sets that are known by name
+dataset, fold           the data sets that are known by name, and folds of their training images
 optimisers, schedules,
 augmentation, recipe    how a network is trained
 run, study              a training run, and a comparison of many runs

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from residua.errors import UsageError, unknown_name_error
+from residua.config.fold import Fold
+from residua.errors import unknown_name_error
 
-MAX_FOLDS = 1000  # our choice
 DatasetT = TypeVar("DatasetT", bound="Dataset")
 
 DIGIT_CLASSES = tuple("0123456789")
@@ -32,6 +32,12 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 wardrobe whale willow_tree wolf woman worm
 """
 CIFAR100_CLASSES = tuple(CIFAR100_CLASS_TEXT.split())
+CIFAR100_SUPERCLASS_TEXT = """
+    aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
+    household_furniture insects large_carnivores large_man-made_outdoor_things
+    large_natural_outdoor_scenes large_omnivores_and_herbivores medium_mammals
+    non-insect_invertebrates people reptiles small_mammals trees vehicles_1 vehicles_2
+"""
 FASHION_MNIST_REPOSITORY = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist"
 FASHION_MNIST_CLASSES = (
     "t-shirt/top",
@@ -67,28 +73,6 @@ class DownloadArchive:
         return self.urls[0].rsplit("/", 1)[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """One of `count` folds of the training images, by its number from 1: the one that is held out.
-
-    Raises UsageError for fewer than two folds, or for an impossible number.
-    """
-
-    number: int
-    count: int
-
-    def __post_init__(self) -> None:
-        check_fold_count(self.count)
-        if not 1 <= self.number <= self.count:
-            raise UsageError(f"fold {self.number} is impossible: give 1 to {self.count}")
-
-
-def check_fold_count(count: int) -> None:
-    """Raise UsageError if the training images cannot be divided into `count` folds."""
-    if not 2 <= count <= MAX_FOLDS:
-        raise UsageError(f"folds must be 2 to {MAX_FOLDS:,}, but {count} were given")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """Images of one shape in named classes, with a training split and a test split.
@@ -105,6 +89,7 @@ class Dataset:
                       the input's size are taken; 0 if images are stored at the input's size
     fold              the fold of the training and dev images that takes the place of the dev split
     model_classes     the classes of a model that training goes on from, which are the first ones
+    label_key         for batches: the key of the labels; "" stands for labels or fine_labels
     """
 
     name: str
@@ -123,6 +108,7 @@ class Dataset:
     resize: int = 0
     fold: Fold | None = None
     model_classes: tuple[str, ...] = ()
+    label_key: str = ""
 
     @property
     def stored_shape(self) -> tuple[int, int, int]:
@@ -175,6 +161,26 @@ def make_idx_dataset(
     )
 
 
+CIFAR100 = Dataset(
+    name="cifar100",
+    input=(3, 32, 32),
+    classes=CIFAR100_CLASSES,
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    num_images=50_000,
+    num_dev_images=5000,
+    kind="batches",
+    folder="cifar-100-python",
+    train=(DataFile("train", "16019d7e3df5f24257cddd939b257f8d"),),
+    test=(DataFile("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
+    archives=(
+        DownloadArchive(
+            ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+            "eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    ),
+)
+
 DATASETS = {
     d.name: d
     for d in (
@@ -217,24 +223,13 @@ DATASETS = {
                 ),
             ),
         ),
-        Dataset(
-            name="cifar100",
-            input=(3, 32, 32),
-            classes=CIFAR100_CLASSES,
-            mean=(0.5071, 0.4865, 0.4409),
-            std=(0.2673, 0.2564, 0.2762),
-            num_images=50_000,
-            num_dev_images=5000,
-            kind="batches",
-            folder="cifar-100-python",
-            train=(DataFile("train", "16019d7e3df5f24257cddd939b257f8d"),),
-            test=(DataFile("test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
-            archives=(
-                DownloadArchive(
-                    ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
-                    "eb9058c3a382ffc7106e4002c42a8d85",
-                ),
-            ),
+        CIFAR100,
+        # The 20 superclasses of the same images.
+        replace(
+            CIFAR100,
+            name="cifar100-coarse",
+            classes=tuple(CIFAR100_SUPERCLASS_TEXT.split()),
+            label_key="coarse_labels",
         ),
         # LeCun et al. 1998; the publisher's own address no longer serves the files, so the mirrors
         # come first.

@@ -6,7 +6,7 @@ from math import isqrt, nextafter
 from typing import Literal
 
 from residua.config.checks import check_range
-from residua.config.dataset import Fold
+from residua.config.fold import Fold
 from residua.config.serialize import FORMAT_VERSION
 from residua.config.size_limits import check_name_lengths
 from residua.config.vlad_config import ClassifierConfig

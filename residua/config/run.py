@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 
 from residua.config.checks import check_seed_range
-from residua.config.dataset import Fold
+from residua.config.fold import Fold
 from residua.config.recipe import Recipe
 from residua.config.serialize import FORMAT_VERSION, Json, encode_field_value, from_json, to_json
 from residua.config.vlad_config import ClassifierConfig

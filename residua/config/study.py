@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 
-from residua.config.dataset import Dataset, Fold, check_fold_count, get_dataset
+from residua.config.dataset import Dataset, get_dataset
+from residua.config.fold import Fold, check_fold_count
 from residua.config.network import Network
 from residua.config.papers import compose_network_name, network
 from residua.config.recipe import Recipe

@@ -6,7 +6,7 @@ The recipe in the record of an earlier version is converted to this version's fo
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from residua.config.dataset import Fold
+from residua.config.fold import Fold
 from residua.config.network import Network
 from residua.config.papers import split_network_name
 from residua.config.plan import Plan, PlannedUnit, plan

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from residua.config.dataset import Dataset, Fold
+from residua.config.dataset import Dataset
+from residua.config.fold import Fold
 from residua.config.run import Run
 from residua.config.serialize import Json, to_json
 from residua.config.study import Study

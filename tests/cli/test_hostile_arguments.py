@@ -12,7 +12,7 @@ import pytest
 
 from residua.cli.evaluate import format_evaluation_summary
 from residua.cli.main import COMMANDS, OTHER_SPELLINGS, main
-from residua.cli.models import describe_wide_depth
+from residua.cli.models import describe_depths_in_names
 from residua.cli.options import add_recipe_options, apply_recipe_options
 from residua.cli.parser import RECIPE_SPELLINGS, CommandParser
 from residua.config.papers import network
@@ -219,7 +219,7 @@ def test_the_layers_of_a_wide_network_are_explained(capsys):
     _, out, _ = run_cli(capsys, "models", "cifar-wrn*")
     assert "two higher" in out
     assert "projections" in run_cli(capsys, "show", "cifar-wrn16-8")[1]
-    assert describe_wide_depth({"cifar-resnet20": plan(network("cifar-resnet20"))}) == ""
+    assert describe_depths_in_names({"cifar-resnet20": plan(network("cifar-resnet20"))}) == ""
 
 
 def test_the_stride_of_the_multiply_adds_is_said(capsys):

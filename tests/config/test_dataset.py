@@ -10,6 +10,7 @@ FACTS = {  # shape, classes, training images, dev images among them, flips allow
     "digits": ((1, 8, 8), 10, 1438, 150, False, 0, 0),
     "cifar10": ((3, 32, 32), 10, 50_000, 5000, True, 6, 1),
     "cifar100": ((3, 32, 32), 100, 50_000, 5000, True, 2, 1),
+    "cifar100-coarse": ((3, 32, 32), 20, 50_000, 5000, True, 2, 1),
     "mnist": ((1, 28, 28), 10, 60_000, 5000, False, 4, 4),
     "fashion-mnist": ((1, 28, 28), 10, 60_000, 5000, True, 4, 4),
 }

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from residua.config.dataset import Fold, get_dataset
+from residua.config.dataset import get_dataset
+from residua.config.fold import Fold
 from residua.config.model import ModelConfig
 from residua.config.papers import network
 from residua.data.folds import assign_folds, require_trainable_folds

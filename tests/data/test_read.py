@@ -118,20 +118,24 @@ def test_arrays_pickled_by_numpy_1_and_by_numpy_2_are_read(tmp_path, one, other)
     assert len(read_split(data, "train", tmp_path)) == 1
 
 
-def test_cifar100_uses_the_fine_labels(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "labels"), [("cifar100", [96, 97, 98, 99]), ("cifar100-coarse", [16, 17, 18, 19])]
+)
+def test_cifar100_has_the_fine_labels_and_cifar100_coarse_the_superclasses(tmp_path, name, labels):
     content = pickle.dumps(
         {
             b"data": np.zeros((4, 3072), np.uint8),
-            b"coarse_labels": [0] * 4,
+            b"coarse_labels": [16, 17, 18, 19],
             b"fine_labels": [96, 97, 98, 99],
         }
     )
     (tmp_path / "cifar-100-python").mkdir()
     (tmp_path / "cifar-100-python" / "train").write_bytes(content)
     data = replace(
-        get_dataset("cifar100"), train=(DataFile("train", compute_md5(content)),), num_dev_images=2
+        get_dataset(name), train=(DataFile("train", compute_md5(content)),), num_dev_images=2
     )
-    assert [y for _, y in read_train_and_dev(data, tmp_path)] == [96, 97, 98, 99]
+    assert [y for _, y in read_train_and_dev(data, tmp_path)] == labels
+    assert len(set(data.classes)) == labels[-1] + 1
 
 
 class PickledCall:

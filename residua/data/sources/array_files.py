@@ -31,7 +31,8 @@ def read_cifar_batches(
     pixels, labels = [], []
     for path, file in files:
         batch = ArrayUnpickler(io.BytesIO(read_verified_bytes(path, file))).load_dictionary(path)
-        label_key = b"labels" if b"labels" in batch else b"fine_labels"
+        usual_key = b"labels" if b"labels" in batch else b"fine_labels"
+        label_key = dataset.label_key.encode() or usual_key
         try:
             pixels.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, *dataset.input))
             labels.append(np.asarray(batch[label_key], dtype=np.int64))
