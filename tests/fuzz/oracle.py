@@ -4,7 +4,9 @@ A child costs milliseconds, because everything is imported before the fork, and 
 next case.  Limits of the operating system end it when it takes too long or too much.
 """
 
+import csv
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -34,6 +36,7 @@ PYTHON_WORDS = re.compile(
     r"<class|object at 0x|NoneType|\[Errno|Traceback|\b[A-Z][a-z]+Error\b|keyword argument|"
     r"torch\.Size|unexpected error|list index|out of range|has no attribute|codec can't"
 )
+FORMULA = re.compile(r"[=+\-@\t\r]")  # with this a spreadsheet would begin to compute
 Outcome = namedtuple("Outcome", "code out err seconds")
 
 
@@ -164,6 +167,8 @@ def check_outcome(outcome, command):
                 last = last.replace(typed, "...")
         if problem := find_sentence_problem(last):
             yield "sentence", f"{title}: {problem}: {last[:400]!r}"
+    if "--csv" in command:
+        yield from find_formulas(outcome.out, title)
     if "--json" in command:
         try:
             for line in outcome.out.splitlines() if outcome.out.strip() else []:
@@ -172,6 +177,21 @@ def check_outcome(outcome, command):
                 yield "json", f"{title}: nothing was printed"
         except (ValueError, ZeroDivisionError):
             yield "json", f"{title}: standard output is no JSON: {outcome.out[:200]!r}"
+
+
+def find_formulas(text, title):
+    """A complaint if a spreadsheet would compute a cell of a CSV text that is no number."""
+    cells = (cell for row in csv.reader(io.StringIO(text, newline="")) for cell in row)
+    if formulas := [cell for cell in cells if FORMULA.match(cell) and not is_number(cell)]:
+        yield "formula", f"{title}: a spreadsheet would compute {formulas[0][:200]!r}"
+
+
+def is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def find_sentence_problem(line):
@@ -233,6 +253,8 @@ def check_written_file(path):
             json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda word: 1 / 0)
     except (ValueError, ZeroDivisionError):
         yield "half-written", f"{path.name} is no JSON"
+    if path.suffix == ".csv":
+        yield from find_formulas(path.read_text(encoding="utf-8"), path.name)
     if path.name == "config.json" and not (path.parent / "model.safetensors").exists():
         yield "half-written", f"{path.parent.name} has a config without weights"
     if path.name == "model.safetensors" and not (path.parent / "config.json").exists():

@@ -8,13 +8,23 @@ import base64
 import csv
 import hashlib
 import json
+import os
+import re
 from collections import Counter
 
 from tests.fuzz.case import locate
-from tests.fuzz.reader import REFUSE, read_folder, read_shards, read_table
+from tests.fuzz.reader import (
+    REFUSE,
+    make_photo,
+    read_folder,
+    read_shards,
+    read_table,
+    walk_visible,
+)
 
 READERS = {"folder": read_folder, "table": read_table, "shards": read_shards}
-CONTENT_SPLIT_LEAST = 8  # images of which a test split by content is expected
+USUAL_SUFFIXES = (".png", ".jpeg", ".jpg", ".gif", ".bmp", ".webp")
+CONTENT_SPLIT_LEAST = 8  # images, so many that a split by content takes some of them
 
 
 def read_independently(folder, arguments):
@@ -71,7 +81,7 @@ def check_read(folder, outcomes, arguments, seeds):
     known = [photo for photo in photos if photo.class_name in trainable]
     if {name.strip() for name in facts["classes"]} != {escape(name).strip() for name in trainable}:
         yield f"the classes are {sorted(trainable)}, but it says {sorted(facts['classes'])}"
-    yield from compare_splits(Counter(photo.role for photo in known), splits)
+    yield from compare_splits(known, splits, roles)
     if arguments.get("fix"):
         yield from compare_fixed_table(locate(folder, arguments["fix"]), known)
 
@@ -84,23 +94,36 @@ def is_complete(reading):
     )
 
 
+def can_lose_an_image(photos):
+    """Whether some class has two training images that differ from each other and all the others."""
+    copies = Counter(photo.digest for photo in photos)
+    unique = [photo for photo in photos if copies[photo.digest] == 1 and photo.role == "train"]
+    return max(Counter(photo.class_name for photo in unique).values(), default=0) > 1
+
+
 def escape(name):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def compare_splits(roles, splits):
-    """Compare the images by role with the splits of residua."""
-    total = sum(roles.values())
+def compare_splits(photos, splits, named):
+    """Compare the images of known classes with residua's splits; `named` has all images' roles."""
+    roles = Counter(photo.role for photo in photos)
+    most = max(Counter(photo.class_name for photo in photos).values())
+    total = len(photos)
     if sum(splits.values()) != total:
         yield f"{total} images of known classes, but the splits are {splits}"
-    elif set(roles) <= {"train"} or set(roles) == {""}:
-        if total >= CONTENT_SPLIT_LEAST and not (splits["test"] and splits["dev"]):
-            yield f"nothing is held out of {total} images: {splits}"
+    elif set(named) <= {"train"} or set(named) == {""}:
+        if total >= CONTENT_SPLIT_LEAST and not splits["test"]:
+            yield f"no test images are held out of {total} images: {splits}"
+        if most >= CONTENT_SPLIT_LEAST and not splits["dev"]:
+            yield f"no dev images are held out of {total} images: {splits}"
     else:
-        wanted_test = roles["test"] or roles["dev"]
-        wanted_dev = roles["dev"] if roles["test"] else 0
+        wanted_test = roles["test"] if named["test"] else roles["dev"]
+        wanted_dev = roles["dev"] if named["test"] else 0
         if splits["test"] != wanted_test or (wanted_dev and splits["dev"] != wanted_dev):
             yield f"by their names the splits are {dict(roles)}, but it says {splits}"
+        if not splits["dev"] and can_lose_an_image(photos):
+            yield f"no training image is held out to choose by: {splits}"
 
 
 def compare_fixed_table(path, photos):
@@ -212,6 +235,29 @@ def check_as_seed(folder, outcomes, arguments, seeds):
             yield f"another result than {reference}, without a word: {outcomes[command].out[:300]}"
 
 
+def check_passed_over(folder, outcomes, arguments, seeds):
+    """Each visible file of a folder has a line of the result, or is counted as passed over."""
+    outcome = outcomes[arguments["command"]]
+    lines = {json.loads(line)["path"] for line in outcome.out.splitlines()}
+    if outcome.code and not lines:
+        return  # the command stopped before it looked
+    counts = re.findall(r"([\d,]+) files? passed over", outcome.err)
+    said = sum(int(count.replace(",", "")) for count in counts)
+    files = {
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, _, names in walk_visible(locate(folder, arguments["path"]))
+        for name in names
+    }
+    if strangers := lines - files:
+        yield f"lines for files that nobody would see there: {sorted(strangers)[:5]}"
+    if len(lines) + said != len(files):
+        yield f"of {len(files)} files {len(lines)} have a line, and {said} are said to have none"
+    for name in sorted(files - lines):
+        is_usual = os.path.splitext(name)[1].lower() in USUAL_SUFFIXES
+        if is_usual and make_photo(locate(folder, name).read_bytes(), "", "").is_image:
+            yield f"{name} is an image, but has no line"
+
+
 def check_facts(folder, outcomes, arguments, seeds):
     """The JSON of a command has these values."""
     for command, wanted in arguments:
@@ -232,5 +278,6 @@ PROPERTIES = {
     "evaluated": check_evaluated,
     "same": check_same,
     "as_seed": check_as_seed,
+    "passed_over": check_passed_over,
     "facts": check_facts,
 }

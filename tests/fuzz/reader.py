@@ -55,20 +55,26 @@ def leads_up(path):
     return folder.startswith(os.path.realpath(path) + os.sep)
 
 
-def read_folder(root):
-    """DIR/CLASS/..., or DIR/SPLIT/CLASS/...; a split may be wrapped in a folder of its name."""
-    found = []
+def walk_visible(root):
+    """As os.walk, without litter and links that lead up."""
     for folder, children, files in os.walk(root, followlinks=True):
         children[:] = [
             name
             for name in children
             if not LITTER.match(name) and not leads_up(os.path.join(folder, name))
         ]
+        yield folder, children, [name for name in files if not LITTER.match(name)]
+
+
+def read_folder(root):
+    """DIR/CLASS/..., or DIR/SPLIT/CLASS/...; a split may be wrapped in a folder of its name."""
+    found = []
+    for folder, children, files in walk_visible(root):
         if OUTPUTS & set(files) and folder != str(root):
             children.clear()
             continue
         parts = os.path.relpath(folder, root).split(os.sep)
-        found += [(parts, os.path.join(folder, f)) for f in files if not LITTER.match(f)]
+        found += [(parts, os.path.join(folder, name)) for name in files]
     tops = {parts[0] for parts, _ in found if parts != ["."]}
     roles = {top: find_role(top) for top in tops}
     by_role = bool(tops) and all(roles.values())

@@ -4,14 +4,16 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.fuzz.case import Case, make_content, pack_case, read_case, unpack_case
 from tests.fuzz.generators import GENERATORS
-from tests.fuzz.oracle import find_sentence_problem
-from tests.fuzz.reader import find_role, read_folder, read_table
+from tests.fuzz.oracle import Outcome, find_formulas, find_sentence_problem
+from tests.fuzz.properties import PROPERTIES, can_lose_an_image, compare_splits
+from tests.fuzz.reader import Photo, find_role, read_folder, read_table
 from tests.fuzz.run import CORPUS, FIXED_CASES
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,75 @@ def test_the_oracle_knows_a_sentence(line, is_sentence):
 
 
 @pytest.mark.parametrize(
+    ("text", "is_formula"),
+    [
+        ("path,class\na,=1+1", True),
+        ('a,"-x"', True),
+        ('a,"\tx"', True),
+        ("a,'=1+1", False),
+        ("a=b,a-b", False),
+        ("-1.5,+2,-inf", False),
+    ],
+)
+def test_the_oracle_knows_a_formula(text, is_formula):
+    assert bool(list(find_formulas(text, "a.csv"))) == is_formula
+
+
+def test_the_suite_complains_of_a_file_that_has_neither_a_line_nor_a_count(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(make_content({"image": 1}, None))
+    for name in ("notes.txt", ".hidden", "Thumbs.db"):
+        (tmp_path / "in" / name).touch()
+    line = '{"path": "in/a.png"}\n'
+
+    def complain(out, err):
+        arguments = {"command": 0, "path": "in"}
+        return list(PROPERTIES["passed_over"](tmp_path, [Outcome(0, out, err, 0)], arguments, None))
+
+    assert not complain(line, "residua: 1 file passed over: 1 .txt\n")
+    assert complain(line, "")
+    assert complain(line, "residua: 2 files passed over: 2 .txt\n")
+    assert complain("", "residua: 2 files passed over: 1 .png, 1 .txt\n")
+    assert complain(line.replace("a.png", "b.png"), "residua: 1 file passed over: 1 .txt\n")
+
+
+@pytest.mark.parametrize(
+    ("roles", "splits", "is_right"),
+    [
+        ([""] * 9, (5, 2, 2), True),
+        ([""] * 9, (7, 0, 2), False),
+        ([""] * 9, (7, 2, 0), False),
+        ([""] * 9, (4, 2, 2), False),
+        (["train"] * 6 + ["test"] * 3, (5, 1, 3), True),
+        (["train"] * 6 + ["test"] * 3, (6, 1, 2), False),
+        (["train"] * 6 + ["test"] * 3, (6, 0, 3), False),
+        (["train"] * 2, (1, 0, 1), True),
+        (["train"] * 6 + ["dev"] * 3, (5, 1, 3), True),
+        (["train"] * 6 + ["dev"] * 2 + ["test"], (5, 3, 1), False),
+    ],
+)
+def test_the_suite_knows_how_many_images_each_split_must_have(roles, splits, is_right):
+    photos = [Photo(str(i), "cat", role, True) for i, role in enumerate(roles)]
+    found = dict(zip(("train", "dev", "test"), splits, strict=True))
+    assert bool(list(compare_splits(photos, found, Counter(roles)))) != is_right
+
+
+@pytest.mark.parametrize(
+    ("photos", "can"),
+    [
+        ([("1", "cat", "train"), ("2", "cat", "train")], True),
+        ([("1", "cat", "train"), ("2", "dog", "train")], False),
+        ([("1", "cat", "train"), ("2", "cat", "test")], False),
+        ([("1", "cat", "train"), ("1", "cat", "train")], False),
+        ([("1", "cat", "train"), ("2", "cat", "train"), ("2", "dog", "train")], False),
+        ([], False),
+    ],
+)
+def test_the_suite_knows_whether_a_training_image_can_be_held_out(photos, can):
+    assert can_lose_an_image([Photo(*photo, True) for photo in photos]) == can
+
+
+@pytest.mark.parametrize(
     ("name", "role"),
     [
         ("Training set", "train"),
@@ -108,7 +179,7 @@ def test_the_reader_tells_honest_from_doubtful_data(tmp_path):
 def test_generators_are_pure_functions_of_their_seed(tmp_path):
     (tmp_path / "run" / "last").mkdir(parents=True)
     for name in ("run.json", "metrics.jsonl", "last/config.json"):
-        (tmp_path / "run" / name).write_text('{"a": [1, {"b": 2}]}')
+        (tmp_path / "run" / name).write_text('{"a": [1, {"b": 2}], "network": {"width": 3}}')
     cache = tmp_path / "cache" / "residua" / "images" / "a"
     cache.mkdir(parents=True)
     (cache / "index.json").write_text('{"index": {"labels": [0], "names": [""], "counts": [1]}}')

@@ -65,10 +65,11 @@ FORMATS = ("PNG", "PNG", "PNG", "JPEG", "BMP", "GIF", "WEBP")
 
 
 def make_case(rng, seeds):
-    """A folder of two to four classes in one of the layouts, with some irregularities."""
-    photos, files = PhotoMaker(rng), {}
+    """A folder of two to nine classes in one of the layouts, with some irregularities."""
+    photos, files = PhotoMaker(rng, is_uneven=rng.random() < 0.35), {}
     known = rng.random() < 0.4  # to the model of the seeds
-    classes = rng.sample(MODEL_CLASSES if known else CLASS_NAMES, rng.randint(2, 3 if known else 4))
+    least, most = (2, 3) if known else (4, 9) if photos.is_uneven else (2, 4)
+    classes = rng.sample(MODEL_CLASSES if known else CLASS_NAMES, rng.randint(least, most))
     layout = rng.choice(
         ("classes", "classes", "splits", "splits", "splits", "wrapped", "beside", "flat")
     )
@@ -100,25 +101,27 @@ def make_case(rng, seeds):
 
 
 class PhotoMaker:
-    """Adds images to a case's files; no two are alike."""
+    """Adds images to a case's files; no two are alike.  If `is_uneven`, only one class has many."""
 
-    def __init__(self, rng):
+    def __init__(self, rng, is_uneven=False):
         self.rng, self.count = rng, rng.randrange(1000, 10**6)
+        self.is_uneven = is_uneven
 
     def make_photo(self):
         self.count += 1
         image_format = self.rng.choice(FORMATS)
         return f".{image_format.lower()}", {"image": self.count, "format": image_format}
 
-    def add_files(self, files, folder, least):
-        for _ in range(self.rng.randint(least, least + 2)):
+    def add_files(self, files, folder, least, more=2):
+        for _ in range(self.rng.randint(least, least + more)):
             suffix, content = self.make_photo()
             files[f"{folder}/{self.count}{suffix}"] = content
 
     def add_classes(self, files, folder, classes, least):
-        for name in classes:
+        for i, name in enumerate(classes):
             inner = f"/{self.rng.choice('ab')}" if self.rng.random() < 0.1 else ""
-            self.add_files(files, f"{folder}/{name}{inner}", least)
+            fewest, more = (least, 2) if not self.is_uneven else (1, 0) if i else (2, least)
+            self.add_files(files, f"{folder}/{name}{inner}", fewest, more)
 
 
 def add_irregularities(rng, photos, files, root):

@@ -1,6 +1,7 @@
 """Image files of every format with edits, forged sizes, odd modes and odd depths."""
 
 import io
+import json
 import struct
 import zlib
 
@@ -11,6 +12,13 @@ from tests.fuzz.case import Case
 from tests.fuzz.generators.mutate import encode, make_edits
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO", "TGA", "AVIF", "JPEG2000")
+# What lies among photographs, and has no result of its own or, for the last ones, a line that says
+# why it cannot be read.
+LITTER = (
+    *("notes.txt", "film.mp4", "README", "raw.CR2", "scan.v2", "labels.csv", "old/LOG"),
+    *("Thumbs.db", ".hidden.png", "@eaDir/a.png", "a.heic", "b.JPG", "old/c.png"),
+)
+CLASS_NAMES = ("cat", "dog", "é", "a,b", "=1+1", "+x", "-x", "@y", "'=z", 'q"', "-1")
 MODES = ("RGB", "L", "RGBA", "P", "LA", "1", "CMYK", "I;16", "F", "I")
 
 
@@ -25,13 +33,27 @@ def make_case(rng, seeds):
     base = ["predict", "in/model"]
     options = ["--json", "--engine", "torch"]
     commands = [[*base, *names, *options], [*base, *names, *options, "--batch", "1"]]
-    if rng.random() < 0.3:
+    case = Case("images", ", ".join(names), files, commands)
+    case.checks["same"] = [[0, 1, ["probability", "top"]]]
+    if rng.random() < 0.4:
+        for name in rng.sample(LITTER, rng.randint(1, 4)):
+            files[f"in/images/{name}"] = "no image"
+        if rng.random() < 0.5:
+            files["in/images/scan"] = files[rng.choice(names)]
+        case.checks["passed_over"] = {"command": len(commands), "path": "in/images"}
         commands.append([*base, "in/images", *options])
+    if rng.random() < 0.3:
+        config = json.loads((seeds / "run" / "last" / "config.json").read_text())
+        classes = rng.sample(CLASS_NAMES, 3)
+        files["in/model/config.json"] = {
+            "text": json.dumps(config | {"classes": classes}),
+            "encoding": "utf-8",
+            "sum_of": "in/model/model.safetensors",
+        }
+        commands.append([*base, *names, "--engine", "torch", "--csv"])
     if rng.random() < 0.3:
         files |= {f"in/data/{n % 2}/{n}{name[-5:]}": files[name] for n, name in enumerate(names)}
         commands.append(["data", "check", "in/data", "--out", "out/check", "--json"])
-    case = Case("images", ", ".join(names), files, commands)
-    case.checks["same"] = [[0, 1, ["probability", "top"]]]
     return case
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 
 NASTY_NUMBERS = (0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1e308, -1e308, 0.5, 1e-320)
+HUGE_NUMBERS = (2**14, 2**31, 2**63, 2**64, 10**30, 10**400)
 NASTY_TEXTS = (
     "",
     " ",
@@ -46,12 +47,17 @@ def make_edits(rng, size, most=4):
     count = rng.choice((1, 4, 16))
     content = bytes(count) if kind == "zeros" else rng.randbytes(count)
     removed = 0 if kind == "insert" else count
-    if kind == "flip":  # the bytes are not known here: any other value will do
-        return [
-            [rng.randrange(max(size, 1)), 1, encode(rng.randbytes(1))]
-            for _ in range(rng.randint(1, most))
-        ]
+    if kind == "flip":
+        return make_flips(rng, size, most)
     return [[offset, removed, encode(content)]]
+
+
+def make_flips(rng, size, most):
+    """Edits that give some bytes another value; any will do, as the bytes are not known here."""
+    return [
+        [rng.randrange(max(size, 1)), 1, encode(rng.randbytes(1))]
+        for _ in range(rng.randint(1, most))
+    ]
 
 
 def encode(content):
@@ -81,9 +87,7 @@ def mutate_json(rng, value):
     path = rng.choice(places)
     if not path:
         return make_value(rng)
-    parent = value
-    for key in path[:-1]:
-        parent = parent[key]
+    parent = get_place(value, path[:-1])
     last, kind = path[-1], rng.randrange(6)
     if kind == 0:
         parent.pop(last)
@@ -112,6 +116,12 @@ def list_places(value, path=()):
     )
     for key, inner in list(items):
         yield from list_places(inner, (*path, key))
+
+
+def get_place(value, path):
+    for key in path:
+        value = value[key]
+    return value
 
 
 def mutate_json_text(rng, text):

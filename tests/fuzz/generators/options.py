@@ -97,10 +97,12 @@ RAW_YAML = (
 )
 
 
+NESTED = ([1, 2], [[1]], [{"seed": 1}], {}, {"a": "b"}, {"kind": [1]}, {1: {}})
+
+
 def make_case(rng, seeds):
-    return rng.choice(
-        (compare_yaml, compare_yaml, try_yaml, try_yaml, try_arguments, try_arguments)
-    )(rng)
+    makers = (compare_yaml, compare_yaml, try_yaml, try_yaml, nest_yaml, *[try_arguments] * 2)
+    return rng.choice(makers)(rng)
 
 
 def compare_yaml(rng):
@@ -162,6 +164,15 @@ def try_yaml(rng):
     )
     files = {"in/o.yaml": text, "in/photos": {"folder": "photos"}}
     return Case("options", f"YAML {text[:60]!r}", files, [[*command, "--config", "in/o.yaml"]])
+
+
+def nest_yaml(rng):
+    """A list or a map in the place of one value."""
+    key = rng.choice(("data", "model", "seed", "steps", "recipe", "precision", "set"))
+    text = yaml.safe_dump({key: rng.choice(NESTED)}, default_flow_style=rng.random() < 0.5)
+    data = [] if key == "data" else ["digits"]
+    command = ["train", *data, "--config", "in/o.yaml", "--dry-run", "--json"]
+    return Case("options", f"YAML {text[:60]!r}", {"in/o.yaml": text}, [command], {"refused": [0]})
 
 
 def try_arguments(rng):

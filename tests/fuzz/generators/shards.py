@@ -77,7 +77,7 @@ def forge(rng, case):
     """Damage one archive: edits anywhere, forged sizes with a right sum, pax headers, repeats."""
     name = rng.choice(sorted(case.files))
     content = bytearray(make_tar(case.files[name]["tar"], None))
-    kind = rng.choice(("edits", "size", "size", "pax", "pax", "joined", "cut"))
+    kind = rng.choice(("edits", "size", "size", "size", "pax", "pax", "joined", "cut"))
     header = find_header(rng, content)
     if kind == "edits":
         case.files[name] = {**case.files[name], "edits": make_edits(rng, len(content))}

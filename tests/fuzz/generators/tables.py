@@ -25,11 +25,17 @@ HEADERS = (
 
 
 def make_case(rng, seeds):
-    """A table of ten to thirty images beside it."""
+    """A table of five to thirty images beside it."""
     photos, files = PhotoMaker(rng), {}
-    photos.add_files(files, "in/table/images", rng.randint(14, 26))
     names = MODEL_CLASSES if rng.random() < 0.3 else CLASS_NAMES
-    classes = rng.sample(names, rng.randint(2, 3))
+    if rng.random() < 0.35:  # all classes but one are rare
+        common, *rare = rng.sample(names, rng.randint(3, min(len(names), 9)))
+        labels = [*rare, *[common] * rng.randint(3, 10)]
+        photos.add_files(files, "in/table/images", len(labels), 0)
+    else:
+        photos.add_files(files, "in/table/images", rng.randint(14, 26))
+        classes = rng.sample(names, rng.randint(2, 3))
+        labels = [rng.choice(classes) for _ in files]
     header = rng.choice(HEADERS)
     style = rng.choice(
         (
@@ -44,16 +50,16 @@ def make_case(rng, seeds):
         )
     )
     rows = [
-        make_row(rng, header, path.removeprefix("in/table/"), rng.choice(classes), style, i)
-        for i, path in enumerate(files)
+        make_row(rng, header, path.removeprefix("in/table/"), label, style, i)
+        for i, (path, label) in enumerate(zip(files, labels, strict=True))
     ]
     if rng.random() < 0.25:
         rows += [rng.choice(rows) for _ in range(3)]
     if rng.random() < 0.1:
-        rows.append(make_row(rng, header, "images/missing.png", classes[0], "train-test", 0))
+        rows.append(make_row(rng, header, "images/missing.png", labels[0], "train-test", 0))
     if rng.random() < 0.1:
         files["in/table/images/torn.png"] = "no image"
-        rows.append(make_row(rng, header, "images/torn.png", classes[0], style, 0))
+        rows.append(make_row(rng, header, "images/torn.png", labels[0], style, 0))
     if style == "none":
         header, rows = (
             [h for h in header if h.strip().lower() != "split"],

@@ -7,7 +7,7 @@ import struct
 import zipfile
 
 from tests.fuzz.case import Case, locate, replace_cache_key
-from tests.fuzz.generators.mutate import encode, make_edits, mutate_json
+from tests.fuzz.generators.mutate import encode, make_edits, make_flips, mutate_json
 from tests.fuzz.seeds import NORMAL
 
 PEER_BYTES = 312_000  # about the size of peer.pth and of the model's weights
@@ -36,7 +36,8 @@ def convert_and_predict(case, file):
 
 
 def flip_pth(rng):
-    edits = make_edits(rng, PEER_BYTES, most=20)
+    few = rng.random() < 0.6  # of many, one is likely to make a weight that is refused as too large
+    edits = make_flips(rng, PEER_BYTES, 3) if few else make_edits(rng, PEER_BYTES, most=20)
     case = Case(
         "weights", "a .pth file with edits", {"in/a.pth": {"seed": "peer.pth", "edits": edits}}, []
     )
@@ -99,30 +100,31 @@ def exchange_labels(rng, text):
 
 
 def spoil_numbers(rng):
-    """A model folder or a file whose sum is right, with a number that is not finite."""
-    value = rng.choice((float("nan"), float("inf"), float("-inf"), 1e38, -3e38))
+    """Weights whose sum is right or that have none, with a number that is not finite or huge."""
+    value = float(rng.choice(("nan", "nan", "nan", "inf", "-inf", "-3e38")))
     place = rng.randrange(0, 200_000, 4)
-    finite = value == value and abs(value) != float("inf")
-    content = {
-        "seed": "run/last/model.safetensors",
-        "edits": [[-place - 5, 4, encode(struct.pack("<f", value))]],
-    }
+    spoiled = {"edits": [[-place - 5, 4, encode(struct.pack("<f", value))]]}
     files = {
         "in/model": {"folder": "run/last"},
+        "in/photos": {"folder": "photos"},
         "in/one.png": {"seed": "one.png"},
-        "in/model/model.safetensors": content,
+        "in/a.safetensors": {"seed": "peer.safetensors", **spoiled},
+        "in/model/model.safetensors": {"seed": "run/last/model.safetensors", **spoiled},
         "in/model/config.json": {
             "seed": "run/last/config.json",
             "sum_of": "in/model/model.safetensors",
         },
     }
+    # Only some of them compute anything with the weights, so that a later guard would see it.
     commands = [
         ["predict", "in/model", "in/one.png", *PREDICT],
         ["evaluate", "in/model", "in/photos", "--split", "all", "--json"],
+        ["convert", "in/model", "--to", "timm", "--out", "out/a.safetensors"],
+        ["convert", "in/a.safetensors", *CONVERT, "--json"],
+        ["deepen", "in/model", "--out", "out/deep"],
     ]
-    files["in/photos"] = {"folder": "photos"}
-    checks = {} if finite else {"refused": [0, 1]}
-    return Case("weights", f"a weight of {value} with the right sum", files, commands, checks)
+    name = f"a weight of {value} with the right sum"
+    return Case("weights", name, files, rng.sample(commands, 2), {"refused": [0, 1]})
 
 
 def forge_safetensors(rng):
