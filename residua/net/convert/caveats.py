@@ -6,11 +6,13 @@ many other projects before it.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from residua.config.attention import Attention, EfficientAttention, SqueezeExcitation
 from residua.config.joins import Join
+from residua.config.name_parts import STEMS
 from residua.config.network import Network, Stem
-from residua.config.orders import ORDERS
+from residua.config.orders import ORDERS, Order
 from residua.config.plan import plan
 from residua.net.convert.positions import HEAD_POSITION, NamedShape, TensorShapes
 
@@ -27,7 +29,29 @@ ZERO_PADDING_CAVEAT = (
 )
 ASSUMED_ORDERS = (ORDERS["original"], ORDERS["full-preact"], ORDERS["bare"])
 """The usual orders of BN and ReLU, which need no caveat."""
-IMAGENET_STEM = Stem(width=64, kernel=7, stride=2, pool=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectParts:
+    """The parts that the residual networks of a project can have."""
+
+    stems: tuple[Stem, ...] = (STEMS["7x7"],)
+    shortcuts: tuple[str, ...] = ("project",)
+    attentions: tuple[Attention, ...] = ()
+    any_inner_widths: bool = True  # groups, and inner layers of any width
+    orders: tuple[Order, ...] = (ORDERS["original"],)
+
+
+PROJECT_PARTS: dict[str, ProjectParts] = {
+    "torchvision": ProjectParts(),
+    "timm": ProjectParts(
+        stems=tuple(stem for name, stem in STEMS.items() if name != "3x3"),
+        shortcuts=("project", "pool-project"),
+        attentions=(SqueezeExcitation(divisor=8), EfficientAttention()),
+        orders=(ORDERS["original"], ORDERS["full-preact"]),
+    ),
+    "huggingface": ProjectParts(any_inner_widths=False),
+}
 
 
 def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> Iterator[str]:
@@ -45,12 +69,31 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
         "lack of shortcuts": network.unit.shortcut == "none",
         "scaled joins": differs_from_plain_sum(network.unit.join),
         "order of BN and ReLU": network.unit.order not in ASSUMED_ORDERS,
+        "average pools, or their lack, before the projections": (
+            # timm's networks have both a deep stem and average pools, or neither
+            bool(network.stem.inner_widths) != (network.unit.shortcut == "pool-project")
+            and not any(is_numbered(entry.name) for entry in list_projections(file_tensors))
+        ),
     }
     if unknown_parts := [part for part, is_unknown in ambiguous_parts.items() if is_unknown]:
         yield (
             f"the file cannot show the {' and the '.join(unknown_parts)} of {network.name}: "
             "evaluate the network before you trust it"
         )
+
+
+def list_projections(file_tensors: TensorShapes) -> list[NamedShape]:
+    """List the weights of the projections of a file."""
+    return [
+        entry
+        for (position, tensor), entry in file_tensors.items()
+        if position.role == "project" and tensor == "weight"
+    ]
+
+
+def is_numbered(tensor_name: str) -> bool:
+    """Return whether a tensor's module is a number in its parent, as in `downsample.0.weight`."""
+    return tensor_name.split(".")[-2].isdigit()
 
 
 def differs_from_plain_sum(join: Join) -> bool:
@@ -83,23 +126,38 @@ def explain_output_difference(network: Network, project: str) -> str:
 
     Returns "" if a network of the project does.
     """
-    unit, name = network.unit, network.name
-    stem_at_imagenet_width = replace(network.stem, width=IMAGENET_STEM.width)
+    unit, name, has = network.unit, network.name, PROJECT_PARTS[project]
     has_four_stages = len(network.stages) == 4
-    strides_on_1x1 = unit.kernels == (1, 3, 1) and unit.stride_at == 0
+    has_attention = unit.attention is None or any(
+        all(
+            attention.parameter_shapes(stage.width) == unit.attention.parameter_shapes(stage.width)
+            for stage in network.stages
+        )
+        for attention in has.attentions
+    )
+    stems = {replace(stem, width=network.stem.width) for stem in has.stems}
     reasons = {
         f"networks of {project} have 4 stages, {name} has {len(network.stages)}": (
             not has_four_stages
         ),
-        f"stems of {project} are a 7x7 convolution of stride 2 and a max-pool, "
-        f"that of {name} is not": has_four_stages and stem_at_imagenet_width != IMAGENET_STEM,
-        f"shortcuts of {project} are option B, those of {name} are not": (
-            has_four_stages and unit.shortcut != "project"
+        f"{project} has no networks with the stem of {name}": (
+            has_four_stages and network.stem not in stems
+        ),
+        f"{project} has no networks with the shortcuts of {name}": (
+            has_four_stages and unit.shortcut not in has.shortcuts
+        ),
+        f"{project} has no networks with the attention of {name}": not has_attention,
+        f"{project} has no networks with the inner widths or groups of {name}": (
+            not has.any_inner_widths
+            and unit.kernels == (1, 3, 1)
+            and (unit.groups > 1 or unit.inner_width(4) != 1)
         ),
         f"joins of {project} add, those of {name} scale": differs_from_plain_sum(unit.join),
-        f"bottlenecks of {project} stride on the 3x3, those of {name} on the 1x1": strides_on_1x1,
+        f"bottlenecks of {project} stride on the 3x3, those of {name} on the 1x1": (
+            unit.kernels == (1, 3, 1) and unit.stride_at == 0
+        ),
         f"{project} has no networks with the order of BN and ReLU of {name}": (
-            unit.order not in ASSUMED_ORDERS[:2]
+            unit.order not in has.orders
         ),
     }
     sentences = [reason for reason, holds in reasons.items() if holds]

@@ -52,6 +52,7 @@ def explain_mismatch(file_tensors: TensorShapes, network: Network) -> str:
     return (
         explain_unit_mismatch(file_tensors, expected, network.name)
         or explain_projection_mismatch(file_tensors, expected, network.name)
+        or explain_pool_mismatch(file_tensors, network)
         or explain_body_shape_mismatch(file_tensors, expected, network.name)
         or explain_missing_tensors(file_tensors, expected, network.name)
         or explain_unexpected_tensors(file_tensors, expected, network.name)
@@ -92,6 +93,30 @@ def explain_projection_mismatch(
                 f"the file has no projection at the shortcut of {format_unit_name(key)}, "
                 f"{name} has one there"
             )
+    return ""
+
+
+def explain_pool_mismatch(file_tensors: TensorShapes, network: Network) -> str:
+    """Explain that something precedes the projections of either the file or the network alone.
+
+    In a file that numbers the modules of a shortcut, a projection with the number 1 follows a
+    module without weights: the average pool of ResNet-D.
+    """
+    numbers = {
+        entry.name.split(".")[-2]
+        for (position, tensor), entry in file_tensors.items()
+        if position.role == "project" and tensor == "weight"
+    }
+    if network.unit.shortcut == "pool-project" and numbers == {"0"}:
+        return (
+            f"the file's shortcuts begin with their projections, those of {network.name} with an "
+            "average pool"
+        )
+    if network.unit.shortcut in ("project", "project-all") and numbers == {"1"}:
+        return (
+            "the file's shortcuts have a module before their projections, such as an average pool, "
+            f"those of {network.name} have none"
+        )
     return ""
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from residua.config.papers import network
+from residua.config.timm_names import LISTED_TIMM_NETWORKS
 from residua.errors import UsageError
 from residua.net.build import build
 from residua.net.convert.caveats import explain_output_difference
@@ -408,22 +409,46 @@ def test_parts_without_a_name_in_the_other_project_are_refused(name, project, se
             "torchvision",
             "joins of torchvision add, those of resnet18,join=constant scale",
         ),
-        ("plain18", "timm", "shortcuts of timm are option B, those of plain18 are not"),
+        ("plain18", "timm", "timm has no networks with the shortcuts of plain18"),
         (
             "resnet18,shortcut=A",
             "timm",
-            "shortcuts of timm are option B, those of resnet18,shortcut=pad are not",
+            "timm has no networks with the shortcuts of resnet18,shortcut=pad",
         ),
         (
             "resnet18,shortcut=C",
             "timm",
-            "shortcuts of timm are option B, those of resnet18,shortcut=project-all are not",
+            "timm has no networks with the shortcuts of resnet18,shortcut=project-all",
         ),
         (
             "resnet18,stem=3x3",
             "huggingface",
-            "stems of huggingface are a 7x7 convolution of stride 2 and a max-pool, that of "
-            "resnet18,stem=3x3 is not",
+            "huggingface has no networks with the stem of resnet18,stem=3x3",
+        ),
+        *((name, "timm", "") for name in LISTED_TIMM_NETWORKS),
+        (
+            "resnet18,attention=se",
+            "timm",
+            "timm has no networks with the attention of resnet18,attention=se",
+        ),
+        ("resnet50,stride=3x3,attention=se", "timm", ""),  # hidden layers as wide as timm's
+        (
+            "seresnet50",
+            "torchvision",
+            "torchvision has no networks with the attention of seresnet50",
+        ),
+        (
+            "resnext50_32x4d",
+            "huggingface",
+            "huggingface has no networks with the inner widths or groups of resnext50_32x4d",
+        ),
+        ("resnext50_32x4d", "torchvision", ""),
+        ("wide_resnet50_2", "torchvision", ""),
+        (
+            "resnet50d",
+            "torchvision",
+            "torchvision has no networks with the stem of resnet50d; torchvision has no networks "
+            "with the shortcuts of resnet50d",
         ),
         (
             "cifar-resnet20",

@@ -7,7 +7,7 @@ from torch import nn
 from residua.config.papers import network
 from residua.config.plan import plan
 from residua.config.timm_names import LISTED_TIMM_NETWORKS
-from residua.errors import UsageError
+from residua.errors import RecordError, UsageError
 from residua.net.build import build
 from residua.net.convert.weights import convert_foreign_weights, convert_to_project
 from tests.third_party import randomize_weights, timm
@@ -95,3 +95,33 @@ def test_weights_of_timm_give_its_outputs_and_come_back(name):
     returned = convert_to_project(ours.state_dict(), network(name), "timm")
     assert returned.keys() == theirs.state_dict().keys()
     assert all(torch.equal(returned[key], value) for key, value in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "sentence"),
+    [
+        (
+            "resnet18d",
+            "resnet18,stem=deep",
+            "the file's shortcuts have a module before their projections, such as an average pool, "
+            "those of resnet18,stem=deep have none",
+        ),
+        (
+            "resnet18",
+            "resnet18,shortcut=D",
+            "the file's shortcuts begin with their projections, those of "
+            "resnet18,shortcut=pool-project with an average pool",
+        ),
+    ],
+)
+def test_a_pool_before_a_projection_is_seen_in_the_file(theirs, ours, sentence):
+    with pytest.raises(RecordError) as refused:
+        convert_foreign_weights(timm.create_model(theirs).state_dict(), network(ours))
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_pool_that_the_file_cannot_show_is_a_caveat():
+    tensors = timm.create_model("resnetv2_18d").state_dict()
+    assert not convert_foreign_weights(tensors, network("resnetv2_18d")).caveats
+    without_pool = network("preresnet18,stem=deep,fork=shape-change")
+    assert "average pools" in convert_foreign_weights(tensors, without_pool).caveats
