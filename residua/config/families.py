@@ -25,6 +25,7 @@ from residua.config.stage_sizes import (
     resolve_units_per_stage,
     scale_stages,
     scale_stem,
+    scale_width,
     set_inner_width_ratio,
 )
 from residua.errors import UsageError
@@ -249,6 +250,8 @@ def assemble_network(
     if width_factor < 1:
         stem, stages = scale_stem(stem, width_factor), scale_stages(stages, width_factor)
     elif width_factor > 1 and unit.squeeze > 1:
+        for stage in stages:  # that the factor gives whole numbers
+            scale_width(stage.width // unit.squeeze, width_factor)
         unit = set_inner_width_ratio(unit, Fraction(width_factor, unit.squeeze))
     elif width_factor > 1:
         stages = scale_stages(stages, width_factor)

@@ -127,7 +127,7 @@ def parse_width_factor(text: str) -> Fraction:
 
 def parse_groups(text: str) -> tuple[int, int]:
     """Parse the number and the width of groups: `32x4d` -> (32, 4)."""
-    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})d", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})d", text)
     if match is None:
         raise UsageError(
             f"groups={text} is invalid: give the number and the width of the groups, as in 32x4d"

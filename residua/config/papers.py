@@ -146,7 +146,10 @@ def parse_family_depth_width(base: str) -> tuple[str, int, str]:
 def make_base_network(base: str, changes: NameChanges) -> Network:
     """Make the network `base`, e.g. `cifar-resnet56`, with `changes` applied to its parts."""
     if translated := translate_timm_name(base):
-        net = make_base_network(translated.base, translated.changes | changes)
+        given = translated.changes
+        if changes.get("block", "bottleneck") != "bottleneck":  # other blocks have no such stride
+            given = {part: value for part, value in given.items() if part != "stride"}
+        net = make_base_network(translated.base, given | changes)
         return replace(net, name=base)
     family, depth, factor = parse_family_depth_width(base)
     if not factor:

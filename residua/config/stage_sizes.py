@@ -4,7 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from residua.config.name_parts import NameChanges, parse_count
-from residua.config.network import Stage, Stem, Unit
+from residua.config.network import MAX_EXPAND, Stage, Stem, Unit
 from residua.errors import UsageError
 
 
@@ -31,7 +31,15 @@ def scale_width(width: int, factor: Fraction) -> int:
 
 
 def set_inner_width_ratio(unit: Unit, ratio: Fraction) -> Unit:
-    """Return `unit` with inner layers of `ratio` times the width."""
+    """Return `unit` with inner layers of `ratio` times the width.
+
+    Raises UsageError if they are wider than a network of any use has them.
+    """
+    if ratio > MAX_EXPAND:
+        raise UsageError(
+            f"inner layers of {int(ratio):,} times the width are too wide: choose a smaller width "
+            "factor, or fewer or narrower groups"
+        )
     return replace(unit, expand=ratio.numerator, squeeze=ratio.denominator)
 
 

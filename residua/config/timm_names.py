@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from residua.config.name_parts import NameChanges
 
-CLASSIC = re.compile(r"(se|eca)?(resnet|resnext)([0-9]{1,9})([cdst]?)(?:_([0-9]+x[0-9]+d))?")
-WIDE = re.compile(r"wide_resnet([0-9]{1,9})_([0-9]{1,9})")
-PREACTIVATION = re.compile(r"resnetv2_([0-9]{1,9})([dt]?)")
+NUMBER = "[1-9][0-9]{0,8}"
+CLASSIC = re.compile(rf"(se|eca)?(resnet|resnext)({NUMBER})([cdst]?)(?:_({NUMBER}x{NUMBER}d))?")
+WIDE = re.compile(rf"wide_resnet({NUMBER})_({NUMBER})")
+PREACTIVATION = re.compile(rf"resnetv2_({NUMBER})([dt]?)")
 ATTENTIONS = {"se": "se-timm", "eca": "eca"}
 SUFFIXES = {
     "": {},

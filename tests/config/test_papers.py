@@ -111,6 +111,19 @@ def test_each_increment_of_n_adds_the_same_number_of_parameters():
     assert {b - a for a, b in itertools.pairwise(counts)} == {97_216}
 
 
+@pytest.mark.parametrize("name", ["wide_resnet50_02", "resnet050d", "resnext50_32x04d"])
+def test_a_network_has_no_second_name_with_a_leading_zero(name):
+    with pytest.raises(UsageError):
+        network(name)
+
+
+def test_the_block_of_a_network_of_timm_can_be_changed():
+    net = network("resnet26d,block=basic")
+    assert net.unit.kernels == (3, 3)
+    assert net.stem == network("resnet26d").stem
+    assert net.unit.shortcut == "pool-project"
+
+
 @pytest.mark.parametrize("name", list_models())
 def test_a_network_name_gives_its_depth(name):
     counted = plan(network(name)).depth + 2 * name.startswith(
@@ -343,6 +356,18 @@ CONTRADICTORY_NAMES = {
         "0.25, 0.5, 0.75 or 2"
     ),
     "cifar-resnet20,width=0.0": "width=0.0 is invalid: give a factor above 0, e.g. 0.5 or 2",
+    "resnet50,width=1.3": (
+        "width=1.3 makes layers of 83.2 channels: choose a factor that keeps whole numbers, e.g. "
+        "0.25, 0.5, 0.75 or 2"
+    ),
+    "wide-resnet50-9000": (
+        "inner layers of 2,250 times the width are too wide: choose a smaller width factor, or "
+        "fewer or narrower groups"
+    ),
+    "resnet26d,block=single": (
+        "resnet26 has bottleneck or basic blocks, not single: leave block out, or give units= as "
+        "well, as in resnet50,block=basic,units=6-6-6-6"
+    ),
     "resnet50,groups=32": (
         "groups=32 is invalid: give the number and the width of the groups, as in 32x4d"
     ),
