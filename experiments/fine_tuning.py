@@ -41,6 +41,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "random weights": ("--from", "none"),
     "random weights, as many epochs": ("--from", "none", "--epochs", "15"),
     "only the last layer": ("--freeze",),
+    "250 steps": ("--steps", "250"),
+    "500 steps": ("--steps", "500"),
     "probe=0.1": ("--set", "probe=0.1"),
     "probe=0.3": ("--set", "probe=0.3"),
     "body_lr=1": ("--set", "body_lr=1"),
