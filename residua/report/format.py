@@ -170,7 +170,8 @@ NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
     format_lr_factors: "lr_factors",
     format_image_sizes: "image_sizes",
     format_yes_or_no: "trained",
-    str: "model data recipe recompute precision weight_decay_on folder page evaluation_page",
+    str: "model data recipe recompute precision weight_decay_on folder weights_from page "
+    "evaluation_page",
 }
 QUANTITY_FORMATS = {
     name: format_value for format_value, names in NAMES_BY_FORMAT.items() for name in names.split()

@@ -188,9 +188,9 @@ USAGE_ERRORS = [
         "residua: batch size 5000 exceeds the 1288 training images: choose at most 1288",
     ),
     (
-        ["show", "cifar-resnet20", "--shortcut", "D"],
-        "residua: there is no shortcut 'D': choose from none, pad, pad-last, project, "
-        "project-all, A, B, C",
+        ["show", "cifar-resnet20", "--shortcut", "E"],
+        "residua: there is no shortcut 'E': choose from none, pad, pad-last, project, "
+        "project-all, pool-project, A, B, C, D",
     ),
     (
         ["study", "--depths", "20", "57"],
