@@ -70,8 +70,9 @@ BAD_FILES = {
     "unknown names": (
         "x.pth",
         make_saver(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16))),
-        "the file contains no known residual network: none of its tensor names (0, 1, ...) "
-        "belongs to a first layer such as conv1 or stem.conv",
+        "the file does not hold cifar-resnet8, by name or by shape and order; its first tensors "
+        "are 0.weight 16x3x3x3, 0.bias 16, 1.weight 16, 1.bias 16, 1.running_mean 16, "
+        "1.running_var 16, 1.num_batches_tracked a single number",
     ),
     "another class count": (
         "x.pth",

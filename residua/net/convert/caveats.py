@@ -35,7 +35,7 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
     if network.unit.order == ORDERS["full-preact"] and project not in PROJECTS_WITH_KNOWN_FORK:
         yield FORK_CAVEAT
     head = file_tensors.get((HEAD_POSITION, "weight"), NamedShape("", ()))
-    is_akamasters = "linear" in head.name.split(".")
+    is_akamasters = project == "torchvision" and "linear" in head.name.split(".")
     pads_shortcuts = any(
         layer.op == "pad" for unit in plan(network).units for layer in unit.shortcut or ()
     )
