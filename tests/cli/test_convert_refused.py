@@ -206,12 +206,11 @@ def test_another_width_gives_a_one_line_error(capsys, tmp_path):
 MEAN_AND_STD = "--mean 1 1 1 --std 1 1 1"
 TWO_CLASSES = "--model cifar-resnet8 --classes a b"
 NOT_IN_FILE = (
-    "must be given: a weights file does not record the network, the class names or the "
+    "must be given: the file holds cifar-resnet8, but not the names of the classes and the "
     "normalisation"
 )
 USAGE_ERRORS = {
-    f"--classes a b {MEAN_AND_STD} --out out": f"--model {NOT_IN_FILE}",
-    "--out out": f"--model and --classes and --mean and --std {NOT_IN_FILE}",
+    "--out out": f"--classes and --mean and --std {NOT_IN_FILE}",
     f"{TWO_CLASSES} --std 1 1 1 --out out": f"--mean {NOT_IN_FILE}",
     f"{TWO_CLASSES} --mean 1 1 --std 1 1 1 --out out": (
         "--mean has 2 numbers, but cifar-resnet8 takes images of 3 channels"

@@ -20,7 +20,12 @@ from residua.config.network import Network
 from residua.config.papers import network as network_of
 from residua.config.plan import plan
 from residua.errors import RecordError, UsageError
-from residua.net.convert.caveats import explain_shortcut_start_difference, find_caveats
+from residua.net.convert.caveats import (
+    FORK_CAVEAT,
+    ZERO_PADDING_CAVEAT,
+    explain_shortcut_start_difference,
+    find_caveats,
+)
 from residua.net.convert.derive_network import derive_networks, name_network
 from residua.net.convert.fold_biases import fold_biases
 from residua.net.convert.match import (
@@ -60,7 +65,22 @@ class ConvertedWeights:
     missing: tuple[str, ...]  # residua's names of the head's tensors, if the file has no head
     unexpected: tuple[str, ...]  # the file's tensors that the network has no place for
     project: str  # the project that uses the names in the file
-    caveats: str = ""  # text on properties of the network that weights cannot show
+    caveat_list: tuple[str, ...] = ()  # properties of the network that weights cannot show
+
+    @property
+    def caveats(self) -> str:
+        """The caveats as one text; "" if there are none."""
+        return "; ".join(self.caveat_list)
+
+    @property
+    def padding_is_unknown(self) -> bool:
+        """Whether the weights leave open where option A adds its zero channels."""
+        return ZERO_PADDING_CAVEAT in self.caveat_list
+
+    @property
+    def fork_is_unknown(self) -> bool:
+        """Whether the weights leave open where the units of a pre-activation net fork."""
+        return FORK_CAVEAT in self.caveat_list
 
 
 def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> ConvertedWeights:
@@ -106,7 +126,7 @@ def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> 
         missing=tuple(ours.name for ours in absent.values() if ours.name not in batch_counters),
         unexpected=tuple(name for name in names if name not in ours_by_theirs),
         project=project,
-        caveats="; ".join([*notes, *find_caveats(file_tensors, network, project)]),
+        caveat_list=(*notes, *find_caveats(file_tensors, network, project)),
     )
 
 
