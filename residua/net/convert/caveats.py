@@ -5,6 +5,7 @@ first activation.  In residua it branches off after the activation (He et al. 20
 many other projects before it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -25,6 +26,11 @@ ZERO_PADDING_CAVEAT = (
     "residua adds the zero channels of option A on both sides, as akamaster's code does; "
     "if your code appends them, ask for shortcut=pad-last"
 )
+SAME_PADDING_CAVEAT = (
+    "strided layers with padding SAME pad only one side in Keras and Flax, residua pads both; "
+    "weights cannot show it: evaluate the network before you trust it"
+)
+KERAS_APPLICATION = re.compile(r"keras/conv\d_block\d+_\d_conv\.")  # they pad both sides
 ASSUMED_ORDERS = (ORDERS["original"], ORDERS["full-preact"], ORDERS["bare"])
 """The usual orders of BN and ReLU, which need no caveat."""
 IMAGENET_STEM = Stem(width=64, kernel=7, stride=2, pool=True)
@@ -41,6 +47,9 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
     )
     if pads_shortcuts and network.unit.shortcut == "pad" and not is_akamasters:
         yield ZERO_PADDING_CAVEAT
+    is_application = any(KERAS_APPLICATION.match(entry.name) for entry in file_tensors.values())
+    if project in ("keras", "flax") and not is_application:
+        yield SAME_PADDING_CAVEAT
     ambiguous_parts = {
         "lack of shortcuts": network.unit.shortcut == "none",
         "scaled joins": differs_from_plain_sum(network.unit.join),

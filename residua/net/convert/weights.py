@@ -174,6 +174,8 @@ def match_tensors(tensors: Mapping[str, Tensor], network: Network) -> MatchedFil
     if other_mismatch := explain_mismatch(file.positions, network):
         raise MismatchError(mismatch or other_mismatch)
     notes = [STRUCTURE_CAVEAT, *[file.note] * bool(file.note)]
+    framework = next(iter(tensors)).partition("/")[0]  # of files that PyTorch did not write
+    project = framework if framework in ("keras", "flax") else project
     return MatchedFile(file.tensors, file.positions, project, file.folded, notes)
 
 
@@ -247,7 +249,8 @@ def match_derived_network(tensors: Mapping[str, Tensor], derived: Network) -> Ne
     unit = derived.unit
     if explain_shortcut_start_difference(derived, project):
         unit = replace(unit, fork="shape-change")
-    if project == "pytorchcv" and len(derived.stages) == 4 and unit.groups == 1:
+    has_both_strides = project in ("pytorchcv", "keras")
+    if has_both_strides and len(derived.stages) == 4 and unit.groups == 1 and unit.stride_at:
         unit = replace(unit, stride_at=0)  # both kinds have its names: see adopt_foreign_stride
     return derived if unit == derived.unit else name_network(replace(derived, unit=unit))
 
@@ -275,10 +278,10 @@ def adopt_foreign_stride(
 
     Residua has the stride on the first 1x1 convolution, like the paper.  Other projects have it on
     the 3x3 convolution ("v1.5"), so the stride is moved there.  pytorchcv has ImageNet networks of
-    both kinds (resnet50, resnet50b), so these are returned unchanged.  So is any network for which
-    `requested_name` sets `stride=`.
+    both kinds (resnet50, resnet50b), so these are returned unchanged.  So are those of Keras, which
+    are like the paper's, and any network for which `requested_name` sets `stride=`.
     """
-    is_ambiguous = converted.project == "pytorchcv" and len(network.stages) == 4
+    is_ambiguous = converted.project in ("pytorchcv", "keras") and len(network.stages) == 4
     strides_on_first_conv = network.unit.kernels == (1, 3, 1) and network.unit.stride_at == 0
     if not strides_on_first_conv or "stride=" in requested_name or is_ambiguous:
         return network
