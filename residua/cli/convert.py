@@ -32,7 +32,7 @@ from residua.console.output import print_note, print_notes, print_result
 from residua.errors import RecordError, UsageError
 from residua.files import claim_new_output
 from residua.net import convert
-from residua.net.convert.caveats import FORK_CAVEAT, ZERO_PADDING_CAVEAT
+from residua.net.convert.caveats import FORK_CAVEAT, STRIDE_CAVEAT, ZERO_PADDING_CAVEAT
 from residua.report.format import format_counted_noun
 from residua.version import __version__
 
@@ -155,7 +155,7 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     model = residua.build(stored_network)
     model.load_state_dict(conversion.tensors)
     net.save_pretrained(model, replace(config, network=stored_network), arguments.out)
-    notes += list_notes(conversion, is_checked=bool(arguments.check))
+    notes += list_notes(conversion, name, is_checked=bool(arguments.check))
     print_notes(notes)
     facts: dict[str, Json] = {
         "folder": str(arguments.out),
@@ -185,9 +185,12 @@ def describe_recognised(network: Network) -> str:
     )
 
 
-def list_notes(conversion: "ConvertedWeights", *, is_checked: bool) -> list[str]:
+def list_notes(conversion: "ConvertedWeights", name: str, *, is_checked: bool) -> list[str]:
     """List the caveats, except those on parts that a check or the network's name has decided."""
-    decided = [ZERO_PADDING_CAVEAT, *([FORK_CAVEAT] if is_checked else [])]
+    decided = [ZERO_PADDING_CAVEAT]
+    decided += [FORK_CAVEAT, STRIDE_CAVEAT] if is_checked else []
+    decided += [FORK_CAVEAT] if "fork=" in name else []
+    decided += [STRIDE_CAVEAT] if "stride=" in name else []
     caveats = "; ".join(text for text in conversion.caveat_list if text not in decided)
     return [caveats] if caveats else []
 

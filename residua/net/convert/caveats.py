@@ -30,6 +30,10 @@ SAME_PADDING_CAVEAT = (
     "strided layers with padding SAME pad only one side in Keras and Flax, residua pads both; "
     "weights cannot show it: evaluate the network before you trust it"
 )
+STRIDE_CAVEAT = (
+    "pytorchcv has bottlenecks that stride on the 1x1 and, as in resnet50b, on the 3x3, with the "
+    "same weights; the 1x1 is assumed: give stride=3x3 for the others"
+)
 KERAS_APPLICATION = re.compile(r"keras/conv\d_block\d+_\d_conv\.")  # they pad both sides
 ASSUMED_ORDERS = (ORDERS["original"], ORDERS["full-preact"], ORDERS["bare"])
 """The usual orders of BN and ReLU, which need no caveat."""
@@ -50,6 +54,13 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
     is_application = any(KERAS_APPLICATION.match(entry.name) for entry in file_tensors.values())
     if project in ("keras", "flax") and not is_application:
         yield SAME_PADDING_CAVEAT
+    if (
+        project == "pytorchcv"
+        and len(network.stages) == 4
+        and network.unit.kernels == (1, 3, 1)
+        and network.unit.stride_at == 0
+    ):
+        yield STRIDE_CAVEAT
     ambiguous_parts = {
         "lack of shortcuts": network.unit.shortcut == "none",
         "scaled joins": differs_from_plain_sum(network.unit.join),

@@ -72,6 +72,8 @@ def compose_networks(
         return
     (ratio, groups) = ratios.pop()
     stages = list_stages(shape.units)
+    if len(stages) not in (3, 4):  # elsewhere a stage's stride is anyone's guess
+        return
     for shortcut in list_shortcuts(shape, tensors):
         try:
             yield Network(

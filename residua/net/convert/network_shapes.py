@@ -125,7 +125,7 @@ def read_unit(
         or (len(attention) == 1 and attention[0][:2] == (1, 1))
         or (
             len(attention) == 2
-            and attention[0][::-1] == attention[1]
+            and strip_trailing_ones(attention[0][::-1]) == attention[1]
             and (attention[1][0] == width)
         )
     )
