@@ -61,8 +61,8 @@ def add_arguments(parser: CommandParser) -> None:
         "--check",
         metavar="DATA",
         type=str,
-        help="a data set on which to evaluate the networks that the weights may belong to, e.g. "
-        "with zero channels of option A on either side; the one with the fewest errors is written",
+        help="a data set on which to evaluate the networks that the weights may be of, e.g. with "
+        "zero channels of option A on either side; the one with the fewest errors is written",
     )
     parser.add_argument(
         "--classes",
@@ -96,6 +96,10 @@ def add_arguments(parser: CommandParser) -> None:
         default="",
         help="the licence of the weights, as the Hugging Face hub names it, e.g. bsd-2-clause",
     )
+    add_output_options(parser)
+
+
+def add_output_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--to",
         type=str,

@@ -1,6 +1,9 @@
 """Convert the weights of residual networks from and to the tensor names of other projects.
 
 state_dict      read and write files of named tensors, without running code from them
+exchange_files  recognise files of other frameworks, and read them
+onnx_file, keras_file, flax_file  the readers
+framework_layouts  layouts and epsilons of other frameworks in PyTorch
 torch_file      read files of torch.save, within limits of memory
 pickle_reader   read pickles without calling what they name
 pickled_values  the dictionaries and tensors that pickles describe

@@ -6,16 +6,20 @@ from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
-import h5py
 import torch
 from torch import Tensor
 
 from residua.errors import RecordError
-from residua.net.convert.exchange_files import KERAS_WEIGHTS, to_torch_layout, with_epsilon
+from residua.net.convert.framework_layouts import to_torch_layout, with_epsilon
 from residua.net.convert.torch_file import MAX_GROWTH, MAX_WEIGHT_BYTES, StateDict
+
+if TYPE_CHECKING:
+    import h5py
+
+KERAS_WEIGHTS = "model.weights.h5"  # in a .keras archive
 
 KERAS_EPSILON = 1e-3  # the default of keras.layers.BatchNormalization
 APPLICATIONS_EPSILON = 1.001e-5  # in all BNs of keras.applications.resnet
@@ -42,6 +46,8 @@ def read_keras_file(path: Path) -> StateDict:
     The names start with `keras/`.  Raises RecordError if the file refers to other files or asks for
     much more memory than its size.
     """
+    import h5py
+
     file_bytes = path.stat().st_size
     if h5py.is_hdf5(path):
         with h5py.File(path, "r") as file:
@@ -58,8 +64,10 @@ def read_keras_file(path: Path) -> StateDict:
             return collect_tensors(list_saved_layers(file, layers), read_epsilons(layers))
 
 
-def refuse_links(file: h5py.File, file_bytes: int) -> None:
+def refuse_links(file: "h5py.File", file_bytes: int) -> None:
     """Raise RecordError if a file refers to other files or asks for too much memory."""
+    import h5py
+
     pending: list[h5py.Group] = [file]
     total = 0
     while pending:
@@ -79,7 +87,7 @@ def refuse_links(file: h5py.File, file_bytes: int) -> None:
 
 
 def list_legacy_layers(
-    file: h5py.File,
+    file: "h5py.File",
 ) -> tuple[Iterator[tuple[str, dict[str, Tensor]]], dict[str, float]]:
     """List the layers of an .h5 file with their tensors by Keras's names, and the epsilons of BNs.
 
@@ -97,7 +105,7 @@ def list_legacy_layers(
 
 
 def list_layer_tensors(
-    root: h5py.Group, names: list[str]
+    root: "h5py.Group", names: list[str]
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     for name in names:
         tensors = {}
@@ -108,7 +116,7 @@ def list_layer_tensors(
 
 
 def list_saved_layers(
-    file: h5py.File, layers: list[dict[str, Any]]
+    file: "h5py.File", layers: list[dict[str, Any]]
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the layers of a .keras archive, which numbers the layers of each class."""
     counts = Counter[str]()
