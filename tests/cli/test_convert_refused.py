@@ -198,7 +198,7 @@ def test_another_width_gives_a_one_line_error(capsys, tmp_path):
         1,
         (
             "residua: layer1.0.conv1.weight is 32x16x3x3, but cifar-resnet8 needs 16x16x3x3; "
-            "29 more shapes differ"
+            "29 more shapes differ: is it cifar-resnet8,width=2?"
         ),
     )
 

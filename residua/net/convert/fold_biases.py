@@ -40,13 +40,13 @@ def fold_biases(
 ) -> FoldedFile:
     """Fold the biases that `network` has no place for into the BN after them.
 
-    In a file without any BN, which has them folded into its convolutions, the BNs become the
+    A BN that the file lacks, because it is folded into the convolution before it, becomes the
     identity.  Biases without a BN after them stay, so that they are reported.
     """
     expected = list_expected_tensors(plan(network))
     followers = list_following_norms(expected)
-    has_norms = any(tensor == "running_mean" for _, tensor in positions)
     folded: dict[str, str] = {}
+    identity_count = 0
     new_tensors, new_positions = dict(tensors), dict(positions)
     for (position, tensor), entry in positions.items():
         norm = followers.get(position)
@@ -55,7 +55,8 @@ def fold_biases(
         bias = tensors[entry.name].detach()
         if find_value_problem(bias, "bias") or bias.shape != expected[norm, "weight"].shape:
             continue
-        if not has_norms:
+        if not any((norm, suffix) in new_positions for suffix in IDENTITY_BN):
+            identity_count += 1
             add_identity_norm(new_tensors, new_positions, norm, bias)
         mean = new_positions.get((norm, "running_mean"))
         if mean is None or new_tensors[mean.name].shape != bias.shape:
@@ -64,7 +65,8 @@ def fold_biases(
         new_tensors[mean.name] = (old_mean.double() - bias.double()).to(old_mean.dtype)
         del new_positions[position, tensor]
         folded[entry.name] = expected[norm, "running_mean"].name
-    return FoldedFile(new_tensors, new_positions, folded, describe_folding(len(folded), has_norms))
+    note = describe_folding(len(folded) - identity_count, identity_count)
+    return FoldedFile(new_tensors, new_positions, folded, note)
 
 
 def add_identity_norm(
@@ -96,12 +98,16 @@ def list_following_norms(expected: TensorShapes) -> dict[ModulePosition, ModuleP
     return followers
 
 
-def describe_folding(count: int, has_norms: bool) -> str:
-    if not count:
-        return ""
-    if not has_norms:
-        return (
-            f"the file has no BN, which is folded into its {count} convolutions: each BN here has "
-            "no effect until it is trained"
+def describe_folding(bias_count: int, identity_count: int) -> str:
+    notes = []
+    if bias_count:
+        notes.append(
+            f"the biases of {bias_count} convolutions were subtracted from the running means of "
+            "their BNs"
         )
-    return f"the biases of {count} convolutions were subtracted from the running means of their BNs"
+    if identity_count:
+        notes.append(
+            f"{identity_count} BNs are folded into the convolutions of the file: here they have no "
+            "effect until they are trained"
+        )
+    return "; ".join(notes)

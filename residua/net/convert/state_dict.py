@@ -18,6 +18,8 @@ from residua.net.safetensors_file import load_safetensors, save_safetensors
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PICKLE_SUFFIXES = (".pth", ".th", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+EXCHANGE_SUFFIXES = (".onnx", ".h5", ".hdf5", ".keras", ".msgpack", ".tflite")
+"""Suffixes of other frameworks' files, which are read but not written."""
 MAX_NAME_LENGTH = 500  # characters of a tensor's name; our choice
 MAX_WEIGHT, MAX_VARIANCE = 1e12, 1e24
 """Magnitudes that no trained network has, even on 16-bit pixels that are not normalised."""

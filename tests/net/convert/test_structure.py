@@ -60,7 +60,7 @@ def rename_modules(state, rng, is_flat):
 def test_renamed_modules_give_the_same_weights_or_are_refused(name, case):
     state = randomize_weights(PEERS[name]()).state_dict()
     expected = convert_foreign_weights(state, network(name)).tensors
-    for seed in range(3):
+    for seed in range(2):
         renamed = state
         if case != "sorted":
             renamed = rename_modules(state, random.Random(seed), is_flat=case == "flat")
@@ -229,7 +229,7 @@ def test_a_file_whose_bns_are_folded_into_the_convolutions_gives_the_same_output
     assert state.keys() < folded.state_dict().keys() | {key for key in state if "bias" in key}
     asked = network("cifar-resnet8,shortcut=B")
     converted = convert_foreign_weights(state, asked)
-    assert "the file has no BN" in converted.caveats
+    assert "BNs are folded into" in converted.caveats
     ours = build(asked).double().eval()
     ours.load_state_dict(converted.tensors)
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
