@@ -15,6 +15,9 @@ EXTRA_PACKAGES = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
+    "an ONNX file": ("onnx",),
+    "a Keras file": ("h5py",),
+    "a Flax file": ("msgpack",),
     "serve": ("starlette", "uvicorn", "python_multipart"),
 }
 """Maps each feature to the packages that it needs, which an extra in pyproject.toml installs."""

@@ -10,6 +10,12 @@ from jsonargparse import Namespace
 
 import residua
 from residua import net
+from residua.cli.convert_check import (
+    check_networks,
+    list_possible_networks,
+    names_padding,
+    require_known_padding,
+)
 from residua.cli.convert_options import (
     parse_channel_values,
     resolve_network_and_classes,
@@ -20,18 +26,22 @@ from residua.cli.parser import CommandParser
 from residua.config.dataset import DATASETS
 from residua.config.model import ModelConfig
 from residua.config.network import Network
+from residua.config.papers import network as network_of
 from residua.config.serialize import Json
-from residua.console.output import print_note, print_result
+from residua.console.output import print_note, print_notes, print_result
 from residua.errors import RecordError, UsageError
 from residua.files import claim_new_output
 from residua.net import convert
+from residua.net.convert.caveats import FORK_CAVEAT, STRIDE_CAVEAT, ZERO_PADDING_CAVEAT
 from residua.report.format import format_counted_noun
 from residua.version import __version__
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from residua.net.convert.weights import ConvertedWeights
 
-IMPORT_ONLY_OPTIONS = ("model", "classes", "mean", "std")
+IMPORT_ONLY_OPTIONS = ("model", "check", "classes", "mean", "std")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -42,7 +52,17 @@ def add_arguments(parser: CommandParser) -> None:
         "either may be hf:OWNER/NAME on the Hugging Face hub",
     )
     parser.add_argument(
-        "--model", type=str, help="the network in the file, e.g. cifar-resnet20 or resnet50"
+        "--model",
+        type=str,
+        help="the network in the file, e.g. cifar-resnet20 or "
+        "resnet50 (default: recognised from the tensors)",
+    )
+    parser.add_argument(
+        "--check",
+        metavar="DATA",
+        type=str,
+        help="a data set on which to evaluate the networks that the weights may be of, e.g. with "
+        "zero channels of option A on either side; the one with the fewest errors is written",
     )
     parser.add_argument(
         "--classes",
@@ -76,6 +96,10 @@ def add_arguments(parser: CommandParser) -> None:
         default="",
         help="the licence of the weights, as the Hugging Face hub names it, e.g. bsd-2-clause",
     )
+    add_output_options(parser)
+
+
+def add_output_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--to",
         type=str,
@@ -98,15 +122,14 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
 
     Returns the values that `--json` prints, and the summary that is printed otherwise.
     """
-    require_import_options(arguments)
-    requested_network, config = make_requested_config(arguments)
-    source = net.resolve_model_source(arguments.source)
-    if source.is_dir():
-        raise RecordError(
-            f"{arguments.source} is a folder: give a weights file, "
-            "or add --to PROJECT, which writes the folder's weights for another project"
-        )
-    tensors = convert.read_state_dict(net.resolve_weights_path(source))
+    tensors = read_source_tensors(arguments.source)
+    if arguments.model:
+        network, name = network_of(arguments.model), str(arguments.model)
+    else:
+        network = convert.identify_network(tensors)
+        name = network.name
+    require_import_options(arguments, network)
+    requested_network, config = make_requested_config(arguments, network)
     conversion = convert.convert_foreign_weights(tensors, requested_network)
     if conversion.missing:
         raise RecordError(
@@ -114,17 +137,30 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
             f"(its last tensors: {convert.describe_last_tensors(tensors)}), which a model folder "
             "needs: use create_model(..., pretrained=...) in Python, which adds a new head"
         )
-    stored_network = convert.adopt_foreign_stride(requested_network, arguments.model, conversion)
-    model = residua.build(stored_network)
-    model.load_state_dict(conversion.tensors)
-    net.save_pretrained(model, replace(config, network=stored_network), arguments.out)
-    if stored_network != requested_network:
-        print_note(
+    stored_network = convert.adopt_foreign_stride(requested_network, name, conversion)
+    notes = [] if arguments.model else [describe_recognised(stored_network)]
+    if arguments.check:
+        possible_networks = list_possible_networks(
+            stored_network,
+            arguments.model or "",
+            padding_is_unknown=conversion.padding_is_unknown,
+            fork_is_unknown=conversion.fork_is_unknown,
+        )
+        checked = check_networks(possible_networks, conversion.tensors, config, arguments.check)
+        stored_network = checked.network
+        notes.append(checked.note)
+    elif conversion.padding_is_unknown and not names_padding(arguments.model or ""):
+        require_known_padding(stored_network)
+    elif stored_network != requested_network:
+        notes.append(
             f"read as {stored_network.name}, because bottlenecks of other projects stride on the "
             f"3x3; if these do not, give --model {requested_network.name},stride=1x1"
         )
-    if conversion.caveats:
-        print_note(conversion.caveats)
+    model = residua.build(stored_network)
+    model.load_state_dict(conversion.tensors)
+    net.save_pretrained(model, replace(config, network=stored_network), arguments.out)
+    notes += list_notes(conversion, name, is_checked=bool(arguments.check))
+    print_notes(notes)
     facts: dict[str, Json] = {
         "folder": str(arguments.out),
         "renamed": dict(conversion.ours_by_theirs),
@@ -135,22 +171,50 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     return facts, format_import_summary(facts, config, stored_network.name, conversion)
 
 
-def require_import_options(arguments: Namespace) -> None:
+def read_source_tensors(source_name: Path) -> "dict[str, Tensor]":
+    """Read the tensors of a weights file; raise RecordError if there is none."""
+    source = net.resolve_model_source(source_name)
+    if source.is_dir():
+        raise RecordError(
+            f"{source_name} is a folder: give a weights file, "
+            "or add --to PROJECT, which writes the folder's weights for another project"
+        )
+    return convert.read_state_dict(net.resolve_weights_path(source))
+
+
+def describe_recognised(network: Network) -> str:
+    return (
+        f"recognised as {network.name} for {network.classes} classes; weights show neither strides "
+        "nor pooling, so those of this network are assumed"
+    )
+
+
+def list_notes(conversion: "ConvertedWeights", name: str, *, is_checked: bool) -> list[str]:
+    """List the caveats, except those on parts that a check or the network's name has decided."""
+    decided = [ZERO_PADDING_CAVEAT]
+    decided += [FORK_CAVEAT, STRIDE_CAVEAT] if is_checked else []
+    decided += [FORK_CAVEAT] if "fork=" in name else []
+    decided += [STRIDE_CAVEAT] if "stride=" in name else []
+    caveats = "; ".join(text for text in conversion.caveat_list if text not in decided)
+    return [caveats] if caveats else []
+
+
+def require_import_options(arguments: Namespace, network: Network) -> None:
     """Raise UsageError if a required option is missing."""
     missing_options = [
-        f"--{option}" for option in IMPORT_ONLY_OPTIONS if not is_given(arguments, option)
+        f"--{option}" for option in ("classes", "mean", "std") if not is_given(arguments, option)
     ]
     if missing_options:
         raise UsageError(
-            f"{' and '.join(missing_options)} must be given: a weights file does not "
-            "record the network, the class names or the normalisation"
+            f"{' and '.join(missing_options)} must be given: the file holds {network.name}, "
+            "but not the names of the classes and the normalisation"
         )
 
 
-def make_requested_config(arguments: Namespace) -> tuple[Network, ModelConfig]:
-    """Make the network that `--model` names, and the config of the new model folder."""
+def make_requested_config(arguments: Namespace, network: Network) -> tuple[Network, ModelConfig]:
+    """Adapt the network to the classes of `--classes`; make the config of the new model folder."""
     class_words = to_string_list(arguments.classes)
-    requested_network, classes = resolve_network_and_classes(arguments.model, class_words)
+    requested_network, classes = resolve_network_and_classes(network, class_words)
     data = DATASETS.get(class_words[0])
     channels = data.input[0] if data else 0
     config = ModelConfig(

@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from math import isfinite
+from dataclasses import replace
+from math import isfinite, prod
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -11,7 +12,6 @@ from residua.bounded_json import read_regular_file
 from residua.config.dataset import DATASETS
 from residua.config.model import explain_channel_mismatch
 from residua.config.network import Network
-from residua.config.papers import network
 from residua.errors import UsageError
 from residua.file_names import decode_file_name
 from residua.report.format import format_counted_noun
@@ -28,16 +28,18 @@ def to_string_list(value: object) -> list[str]:
 
 
 def resolve_network_and_classes(
-    name: str, class_words: list[str]
+    network: Network, class_words: list[str]
 ) -> tuple[Network, tuple[str, ...]]:
-    """Make the network `name` for the classes of `--classes`; return it with the class names.
+    """Return `network` for the classes of `--classes`, and the class names.
 
     If `--classes` is the name of a data set, the network also takes that data set's image shape.
     Raises UsageError if a class name is empty or occurs twice.
     """
     if len(class_words) == 1 and class_words[0] in DATASETS:
         data = DATASETS[class_words[0]]
-        return network(name, input=data.input, classes=len(data.classes)), data.classes
+        features = (prod(data.input),)
+        input = features if len(network.input) == 1 else data.input
+        return replace(network, input=input, classes=len(data.classes)), data.classes
     if len(class_words) == 1:
         names_in_file = read_class_names_if_present(Path(class_words[0]))
         class_words = names_in_file or decode_file_name(class_words[0]).split(",")
@@ -49,7 +51,7 @@ def resolve_network_and_classes(
             raise UsageError(
                 f"--classes must be distinct names, but {class_name!r} appears {count} times"
             )
-    return network(name, classes=len(classes)), classes
+    return replace(network, classes=len(classes)), classes
 
 
 def read_class_names_if_present(path: Path) -> list[str]:

@@ -152,6 +152,7 @@ def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Netw
             depths = ", ".join(map(str, sorted(IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS)))
             raise UsageError(
                 f"ImageNet networks cannot have {depth} layers: depth must be one of {depths}"
+                + f"; for 32x32 images there is cifar-{family}{depth}" * (depth % 6 == 2)
             )
         default_block = next(iter(stage_units))
         block = changes.get("block", default_block)

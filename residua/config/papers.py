@@ -27,6 +27,7 @@ from residua.config.name_parts import (
     NameChanges,
 )
 from residua.config.network import Network, Unit
+from residua.config.network_suggestions import unknown_network_error
 from residua.config.size_limits import MAX_LAYERS
 from residua.config.timm_names import LISTED_TIMM_NETWORKS, translate_timm_name
 from residua.errors import UsageError, unknown_name_error
@@ -135,7 +136,7 @@ def parse_family_depth_width(base: str) -> tuple[str, int, str]:
     """
     match = re.fullmatch(r"([a-z-]+)([0-9]+)(?:-([0-9]+))?", base)
     if match is None or match[1] not in (WIDE_NETWORK_MAKERS if match[3] else NETWORK_MAKERS):
-        raise unknown_name_error("network", base, list_models())
+        raise unknown_network_error(base, list_models())
     # longer numbers are refused unread: Python does not convert thousands of digits
     if len(match[2]) > MAX_DEPTH_DIGITS or int(match[2]) > MAX_LAYERS:
         depth = f"{int(match[2][:MAX_DEPTH_DIGITS]):,}" + "..." * (len(match[2]) > MAX_DEPTH_DIGITS)

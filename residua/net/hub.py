@@ -12,7 +12,7 @@ from residua.config.weight_registry import find_weights, suggest_weight_name
 from residua.downloads import tell_user
 from residua.errors import MissingRecordError, RecordError, UsageError
 from residua.files import recover_interrupted
-from residua.net.convert.state_dict import WEIGHT_SUFFIXES
+from residua.net.convert.state_dict import EXCHANGE_SUFFIXES, WEIGHT_SUFFIXES
 from residua.net.published_model import fetch_model_folder
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -62,7 +62,7 @@ def suggest_hub_name(missing_path: str | Path) -> str:
     name = str(missing_path)
     if WEIGHT_NAME.fullmatch(name) and (near := suggest_weight_name(name)):
         return f", or {near}, which is published"
-    if Path(name).suffix in (*WEIGHT_SUFFIXES, ".onnx") or not is_repository(name):
+    if Path(name).suffix in (*WEIGHT_SUFFIXES, *EXCHANGE_SUFFIXES) or not is_repository(name):
         return ""
     return f", or {HUB_PREFIX}{name} if it is on the Hugging Face hub"
 

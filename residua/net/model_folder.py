@@ -17,7 +17,7 @@ from residua.config.vlad_config import ClassifierConfig, VladClassifier
 from residua.errors import MissingRecordError, RecordError, UsageError
 from residua.files import hold_output_lock, read_undisturbed, write_json
 from residua.net.build import ResidualNetwork, build
-from residua.net.convert.state_dict import WEIGHT_SUFFIXES
+from residua.net.convert.state_dict import EXCHANGE_SUFFIXES, WEIGHT_SUFFIXES
 from residua.net.hub import find_or_download_model_folder, suggest_hub_name
 from residua.net.model_weights import (
     explain_unusable_values,
@@ -132,9 +132,9 @@ def explain_not_model_folder(file: Path) -> str:
     if suffix == ".onnx":
         return (
             "is an ONNX file, which stores neither residua's weight names nor the classes: "
-            "give the model folder it was exported from"
+            "give the model folder it was exported from, or make one with residua convert"
         )
-    if suffix in WEIGHT_SUFFIXES:
+    if suffix in (*WEIGHT_SUFFIXES, *EXCHANGE_SUFFIXES):
         return (
             "is a weight file, not a model folder: make a model folder of it with residua convert"
         )

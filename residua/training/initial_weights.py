@@ -82,7 +82,7 @@ def adapt_network_to_data(
     """
     path = weight_source.path
     if not path.is_dir():
-        model_name = model_name or identify_network(read_state_dict(path))
+        model_name = model_name or identify_network(read_state_dict(path)).name
         requested = network(model_name, input=data.input, classes=len(data.classes))
         return load_pretrained_weights(path, model_name, requested, requested.classes)[0]
     source_network = model.read_model_config(path).network

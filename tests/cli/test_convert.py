@@ -1,9 +1,11 @@
 """`residua convert` as scripts use it: the files it writes, and the keys of --json."""
 
 import json
+import re
 
 import pytest
 import torch
+from PIL import Image
 
 import residua
 from residua.cli.convert_options import resolve_network_and_classes
@@ -89,6 +91,71 @@ def test_convert_json_has_the_promised_keys(capsys, tmp_path):
     assert (config.classes, config.mean) == (("cat", "dog"), (-0.5, 0.4, 0.0))
 
 
+def test_the_network_is_recognised_without_model(capsys, akamaster_file, tmp_path):
+    code, out, err = run_convert(
+        capsys, akamaster_file[0], *CIFAR10_OPTIONS, "--out", tmp_path / "model"
+    )
+    assert (code, err) == (
+        0,
+        "residua: recognised as cifar-resnet8 for 10 classes; weights show neither strides nor "
+        "pooling, so those of this network are assumed",
+    )
+    assert out.startswith(f"{tmp_path / 'model'}: cifar-resnet8, 10 classes")
+
+
+def save_with_appended_zeros(path):
+    """Save a CIFAR net under names that do not tell on which side option A adds zeros."""
+    asked = residua.network("cifar-resnet8,shortcut=pad-last")
+    net = randomize_weights(residua.build(asked))
+    torch.save(convert_to_project(net.state_dict(), asked, "torchvision"), path)
+    return net
+
+
+def test_the_side_of_the_zeros_of_option_a_is_asked_for(capsys, tmp_path):
+    net = save_with_appended_zeros(tmp_path / "x.pth")
+    code, out, err = run_convert(
+        capsys, tmp_path / "x.pth", *CIFAR10_OPTIONS, "--out", tmp_path / "m"
+    )
+    assert (code, out) == (2, "")
+    assert err == (
+        "residua: the file cannot tell where option A adds its zero channels: give --model "
+        "cifar-resnet8,shortcut=pad-last (after the others, as in most code) or "
+        "cifar-resnet8,shortcut=pad (half before and half after, as in akamaster's code), or "
+        "--check DATA, which evaluates both"
+    )
+    assert not (tmp_path / "m").exists()
+    chosen = ["--model", "cifar-resnet8,shortcut=pad-last"]
+    options = [*CIFAR10_OPTIONS, "--out", tmp_path / "m"]
+    assert run_convert(capsys, tmp_path / "x.pth", *chosen, *options)[::2] == (0, "")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(residua.from_pretrained(tmp_path / "m")(images), net(images))
+
+
+def test_check_keeps_the_side_of_the_zeros_with_fewer_errors(capsys, tmp_path):
+    net = save_with_appended_zeros(tmp_path / "x.pth")
+    for i, pixels in enumerate(torch.randint(0, 256, (40, 32, 32, 3), dtype=torch.uint8)):
+        with torch.inference_mode():
+            label = net((pixels / 255).permute(2, 0, 1)[None]).argmax().item()
+        folder = tmp_path / "photos" / f"class{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    classes = [f"class{i}" for i in range(10)]
+    code, _, err = run_convert(
+        capsys,
+        *(tmp_path / "x.pth", "--model", "cifar-resnet8", "--check", tmp_path / "photos"),
+        *("--classes", *classes, "--mean", "0", "0", "0", "--std", "1", "1", "1"),
+        *("--out", tmp_path / "m"),
+    )
+    assert code == 0
+    assert re.fullmatch(
+        rf"residua: on {tmp_path / 'photos'}, cifar-resnet8 has [1-9]\d* of 40 images wrong, "
+        r"cifar-resnet8,shortcut=pad-last has 0 of 40 images wrong; "
+        r"cifar-resnet8,shortcut=pad-last is kept",
+        err,
+    )
+    assert read_model_config(tmp_path / "m").network.unit.shortcut == "pad-last"
+
+
 def test_skipped_tensors_are_printed(capsys, tmp_path):
     torch.save(
         ThirdPartyCifarResNet(1, "A").state_dict() | {"n_averaged": torch.tensor(1)},
@@ -134,7 +201,12 @@ def test_classes_of_a_grayscale_data_set_give_a_one_channel_network(capsys, tmp_
         convert_to_project(net.state_dict(), net.plan.network, "torchvision"), tmp_path / "x.pth"
     )
     arguments = ["--classes", "mnist", "--mean", "0.13", "--std", "0.31", "--out", tmp_path / "m"]
-    assert run_convert(capsys, tmp_path / "x.pth", "--model", "cifar-resnet8", *arguments)[0] == 0
+    assert (
+        run_convert(
+            capsys, tmp_path / "x.pth", "--model", "cifar-resnet8,shortcut=pad", *arguments
+        )[0]
+        == 0
+    )
     assert read_model_config(tmp_path / "m").network.input == (1, 28, 28)
 
 
@@ -286,7 +358,7 @@ def test_a_model_folder_is_exported_to_a_file_and_read_back(capsys, akamaster_fi
             capsys,
             tmp_path / file,
             "--model",
-            "cifar-resnet8",
+            "cifar-resnet8,shortcut=pad",
             *CIFAR10_OPTIONS,
             "--out",
             tmp_path / "again",
@@ -364,5 +436,5 @@ def test_akamasters_resnet20_makes_827_errors_on_the_cifar10_test_images(
 def test_class_names_are_read_without_a_byte_order_mark(tmp_path):
     (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfcaf\xc3\xa9\r\ndog\r\n")
     words = [str(tmp_path / "classes.txt")]
-    _, classes = resolve_network_and_classes("cifar-resnet8", words)
+    _, classes = resolve_network_and_classes(residua.network("cifar-resnet8"), words)
     assert classes == ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "dog")

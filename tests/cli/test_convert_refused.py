@@ -70,8 +70,9 @@ BAD_FILES = {
     "unknown names": (
         "x.pth",
         make_saver(torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16))),
-        "the file contains no known residual network: none of its tensor names (0, 1, ...) "
-        "belongs to a first layer such as conv1 or stem.conv",
+        "the file does not hold cifar-resnet8, by name or by shape and order; its first tensors "
+        "are 0.weight 16x3x3x3, 0.bias 16, 1.weight 16, 1.bias 16, 1.running_mean 16, "
+        "1.running_var 16, 1.num_batches_tracked a single number",
     ),
     "another class count": (
         "x.pth",
@@ -197,7 +198,7 @@ def test_another_width_gives_a_one_line_error(capsys, tmp_path):
         1,
         (
             "residua: layer1.0.conv1.weight is 32x16x3x3, but cifar-resnet8 needs 16x16x3x3; "
-            "29 more shapes differ"
+            "29 more shapes differ: is it cifar-resnet8,width=2?"
         ),
     )
 
@@ -205,12 +206,11 @@ def test_another_width_gives_a_one_line_error(capsys, tmp_path):
 MEAN_AND_STD = "--mean 1 1 1 --std 1 1 1"
 TWO_CLASSES = "--model cifar-resnet8 --classes a b"
 NOT_IN_FILE = (
-    "must be given: a weights file does not record the network, the class names or the "
+    "must be given: the file holds cifar-resnet8, but not the names of the classes and the "
     "normalisation"
 )
 USAGE_ERRORS = {
-    f"--classes a b {MEAN_AND_STD} --out out": f"--model {NOT_IN_FILE}",
-    "--out out": f"--model and --classes and --mean and --std {NOT_IN_FILE}",
+    "--out out": f"--classes and --mean and --std {NOT_IN_FILE}",
     f"{TWO_CLASSES} --std 1 1 1 --out out": f"--mean {NOT_IN_FILE}",
     f"{TWO_CLASSES} --mean 1 1 --std 1 1 1 --out out": (
         "--mean has 2 numbers, but cifar-resnet8 takes images of 3 channels"

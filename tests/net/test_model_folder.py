@@ -86,7 +86,7 @@ def test_changed_weights_of_the_right_shape_are_refused(model_folder):
         (
             "net.onnx",
             "is an ONNX file, which stores neither residua's weight names nor the classes: "
-            "give the model folder it was exported from",
+            "give the model folder it was exported from, or make one with residua convert",
         ),
         (
             "net.pth",

@@ -1,6 +1,9 @@
 """Convert the weights of residual networks from and to the tensor names of other projects.
 
 state_dict      read and write files of named tensors, without running code from them
+exchange_files  recognise files of other frameworks, and read them
+onnx_file, keras_file, flax_file  the readers
+framework_layouts  layouts and epsilons of other frameworks in PyTorch
 torch_file      read files of torch.save, within limits of memory
 pickle_reader   read pickles without calling what they name
 pickled_values  the dictionaries and tensors that pickles describe
@@ -8,6 +11,13 @@ positions       identify tensors by their position in a network, not by their na
 names           parse and write the tensor names of other projects
 match           compare a file's tensors with a network, explain differences, suggest a network
 caveats         explain why the same weights can give different outputs in another project
+file_modules    group a file's tensors into convolutions and BNs, in the order of use
+unit_layouts    the orders in which a file may register the modules of a unit
+name_hints      what names tell even if no project is known for them: folders, numbers, words
+structure       match a file with a network by shapes and order
+network_shapes  read the shapes of a file as the widths of a stem and of units
+derive_network  derive the network of a file from its shapes
+fold_biases     move biases before BN into BN
 weights         convert state dicts
 """
 

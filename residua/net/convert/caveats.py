@@ -5,6 +5,7 @@ first activation.  In residua it branches off after the activation (He et al. 20
 many other projects before it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,15 @@ ZERO_PADDING_CAVEAT = (
     "residua adds the zero channels of option A on both sides, as akamaster's code does; "
     "if your code appends them, ask for shortcut=pad-last"
 )
+SAME_PADDING_CAVEAT = (
+    "strided layers with padding SAME pad only one side in Keras and Flax, residua pads both; "
+    "weights cannot show it: evaluate the network before you trust it"
+)
+STRIDE_CAVEAT = (
+    "pytorchcv has bottlenecks that stride on the 1x1 and, as in resnet50b, on the 3x3, with the "
+    "same weights; the 1x1 is assumed: give stride=3x3 for the others"
+)
+KERAS_APPLICATION = re.compile(r"keras/conv\d_block\d+_\d_conv\.")  # they pad both sides
 ASSUMED_ORDERS = (ORDERS["original"], ORDERS["full-preact"], ORDERS["bare"])
 """The usual orders of BN and ReLU, which need no caveat."""
 
@@ -59,12 +69,22 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
     if network.unit.order == ORDERS["full-preact"] and project not in PROJECTS_WITH_KNOWN_FORK:
         yield FORK_CAVEAT
     head = file_tensors.get((HEAD_POSITION, "weight"), NamedShape("", ()))
-    is_akamasters = "linear" in head.name.split(".")
+    is_akamasters = project == "torchvision" and "linear" in head.name.split(".")
     pads_shortcuts = any(
         layer.op == "pad" for unit in plan(network).units for layer in unit.shortcut or ()
     )
     if pads_shortcuts and network.unit.shortcut == "pad" and not is_akamasters:
         yield ZERO_PADDING_CAVEAT
+    is_application = any(KERAS_APPLICATION.match(entry.name) for entry in file_tensors.values())
+    if project in ("keras", "flax") and not is_application:
+        yield SAME_PADDING_CAVEAT
+    if (
+        project == "pytorchcv"
+        and len(network.stages) == 4
+        and network.unit.kernels == (1, 3, 1)
+        and network.unit.stride_at == 0
+    ):
+        yield STRIDE_CAVEAT
     ambiguous_parts = {
         "lack of shortcuts": network.unit.shortcut == "none",
         "scaled joins": differs_from_plain_sum(network.unit.join),

@@ -33,6 +33,10 @@ from residua.net.convert.positions import (
 from residua.net.convert.state_dict import is_dense_tensor
 
 
+class UnknownNamesError(RecordError):
+    """The names in a file are those of no known project."""
+
+
 def map_names_to_project(network: Network, project: ExportProject) -> dict[str, str]:
     """Return a dict from residua's tensor names to those of another project.
 
@@ -158,7 +162,7 @@ def find_wrapper_prefix(module_names: Collection[str]) -> str:
     prefixes = [prefix for prefix in prefixes if not re.search(rf"(?:^|\.)(?:{units})\.", prefix)]
     if not prefixes:
         examples = ", ".join([*module_names][:3])
-        raise RecordError(
+        raise UnknownNamesError(
             f"the file contains no known residual network: none of its tensor names ({examples}, "
             "...) belongs to a first layer such as conv1 or stem.conv"
         )

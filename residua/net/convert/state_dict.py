@@ -9,6 +9,7 @@ from torch import Tensor
 
 from residua.errors import RecordError, UsageError
 from residua.files import atomic_write
+from residua.net.convert.exchange_files import find_exchange_reader, read_exchange_file
 from residua.net.convert.pickled_values import STATE_DICT_HINT, UnusableFileError
 from residua.net.convert.torch_file import MAX_TENSORS, read_torch_file
 from residua.net.convert.torch_file import StateDict as StateDict
@@ -17,6 +18,8 @@ from residua.net.safetensors_file import load_safetensors, save_safetensors
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PICKLE_SUFFIXES = (".pth", ".th", ".pt", ".bin")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+EXCHANGE_SUFFIXES = (".onnx", ".h5", ".hdf5", ".keras", ".msgpack", ".tflite")
+"""Suffixes of other frameworks' files, which are read but not written."""
 MAX_NAME_LENGTH = 500  # characters of a tensor's name; our choice
 MAX_WEIGHT, MAX_VARIANCE = 1e12, 1e24
 """Magnitudes that no trained network has, even on 16-bit pixels that are not normalised."""
@@ -25,6 +28,7 @@ MAX_WEIGHT, MAX_VARIANCE = 1e12, 1e24
 def read_state_dict(path: Path) -> StateDict:
     """Read the named tensors of a file, also if they are nested in dictionaries.
 
+    The file may be of torch.save, safetensors, ONNX, Keras (.h5, .keras) or Flax (.msgpack).
     If the file also holds averaged weights (`ema`), the weights before averaging are returned.
     Raises RecordError if the file is missing or damaged, contains no tensors, asks for much more
     memory than its size, or could be read only by running code.  Such code is not run.
@@ -32,7 +36,12 @@ def read_state_dict(path: Path) -> StateDict:
     if not path.is_file():
         raise RecordError(f"there is no file {path}: check the path")
     try:
-        tensors = load_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
+        if reader := find_exchange_reader(path):
+            tensors = read_exchange_file(path, reader)
+        elif path.suffix == ".safetensors":
+            tensors = load_safetensors(path)
+        else:
+            tensors = load_torch_file(path)
     except SafetensorError as error:
         raise RecordError(f"{path} is damaged or not a safetensors file: {error}") from error
     if not tensors:

@@ -98,10 +98,10 @@ REFUSED_FILES = {
             if k != "linear.bias"
         },
     ),
-    "cifar-resnet8 has no place for layer1.0.conv1.bias": (
-        "cifar-resnet8",
+    "cifar-wrn16-2 has no place for block1.layer.0.conv2.bias": (  # no BN follows it
+        "cifar-wrn16-2",
         lambda: (
-            ThirdPartyCifarResNet(1, "A").state_dict() | {"layer1.0.conv1.bias": torch.zeros(16)}
+            ThirdPartyWideResNet(2, 2).state_dict() | {"block1.layer.0.conv2.bias": torch.zeros(32)}
         ),
     ),
     "cifar-resnet8 has no place for layer1.0.se.fc1.weight": (
@@ -111,8 +111,8 @@ REFUSED_FILES = {
             | {"layer1.0.se.fc1.weight": torch.zeros(4, 16)}
         ),
     ),
-    "the file contains no known residual network: none of its tensor names (features.0, "
-    "features.1, classifier, ...) belongs to a first layer such as conv1 or stem.conv": (
+    "features.0 is neither a convolution nor a BN (it has weight), so this is not cifar-resnet8; "
+    "its first tensors are features.0.weight 1, features.1.weight 1, classifier.weight 1": (
         "cifar-resnet8",
         lambda: {f"{n}.weight": torch.zeros(1) for n in ("features.0", "features.1", "classifier")},
     ),
@@ -121,7 +121,7 @@ REFUSED_FILES = {
         "cifar-resnet8",
         lambda: build(network("cifar-resnet8")).state_dict(),
     ),
-    "the file has 2 + 2 + 2 + 2 units, preresnet34 has 3 + 4 + 6 + 3": (
+    "the file has 2 + 2 + 2 + 2 units, preresnet34 has 3 + 4 + 6 + 3: is it resnetv2_18?": (
         "preresnet34",
         lambda: timm.create_model("resnetv2_18").state_dict(),
     ),
