@@ -82,8 +82,10 @@ def adapt_network_to_data(
     """
     path = weight_source.path
     if not path.is_dir():
-        model_name = model_name or identify_network(read_state_dict(path)).name
-        requested = network(model_name, input=data.input, classes=len(data.classes))
+        source = network(model_name) if model_name else identify_network(read_state_dict(path))
+        input = (prod(data.input),) if len(source.input) == 1 else data.input
+        requested = replace(source, input=input, classes=len(data.classes))
+        model_name = model_name or source.name
         return load_pretrained_weights(path, model_name, requested, requested.classes)[0]
     source_network = model.read_model_config(path).network
     if not isinstance(source_network, Network):
