@@ -3,7 +3,6 @@
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
@@ -15,9 +14,10 @@ from residua.cli.convert_options import (
     resolve_network_and_classes,
     to_string_list,
 )
-from residua.cli.options import add_json_option, add_out_option, is_given
+from residua.cli.options import add_json_option, add_out_option, is_given, parse_model_path
 from residua.cli.parser import CommandParser
 from residua.config.dataset import DATASETS
+from residua.config.hub_name import is_hub_name
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.serialize import Json
@@ -37,7 +37,7 @@ IMPORT_ONLY_OPTIONS = ("model", "classes", "mean", "std")
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "source",
-        type=Path,
+        type=parse_model_path,
         help="another project's file of weights; with --to, a run's folder or a model folder; "
         "either may be hf:OWNER/NAME on the Hugging Face hub",
     )
@@ -102,9 +102,13 @@ def import_weights(arguments: Namespace) -> tuple[dict[str, Json], str]:
     requested_network, config = make_requested_config(arguments)
     source = net.resolve_model_source(arguments.source)
     if source.is_dir():
+        is_name = not arguments.source.exists() and not is_hub_name(arguments.source)
+        what = (
+            "names published weights, which can be used as they are" if is_name else "is a folder"
+        )
         raise RecordError(
-            f"{arguments.source} is a folder: give a weights file, "
-            "or add --to PROJECT, which writes the folder's weights for another project"
+            f"{arguments.source} {what}: give a weights file, "
+            "or add --to PROJECT, which writes its weights for another project"
         )
     tensors = convert.read_state_dict(net.resolve_weights_path(source))
     conversion = convert.convert_foreign_weights(tensors, requested_network)

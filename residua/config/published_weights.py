@@ -61,7 +61,8 @@ class PublishedWeights:
         is_name = WEIGHT_NAME.fullmatch(self.name) and self.short_name != RESERVED_NAME
         if not is_name or ".." in self.name:
             raise UsageError(
-                f"{self.name[:100]!r} cannot name weights: use at most 100 letters, digits and . _ -"
+                f"{self.name[:100]!r} cannot name weights: use at most 100 letters, digits and "
+                f". _ - alone, and another word than {RESERVED_NAME}"
             )
         check_sha256(self.sha256, self.name)
         if not is_url(self.address) or self.published_file in ("", ".", ".."):

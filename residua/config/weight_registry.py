@@ -14,9 +14,14 @@ from functools import cache
 from pathlib import Path
 
 from residua.bounded_json import Json, read_json
+from residua.config.hub_name import is_hub_name
 from residua.config.network import Network
 from residua.config.papers import network
-from residua.config.published_weights import PublishedWeights, make_published_config
+from residua.config.published_weights import (
+    WEIGHT_NAME,
+    PublishedWeights,
+    make_published_config,
+)
 from residua.config.serialize import from_json, to_json
 from residua.config.vlad_config import ClassifierConfig
 from residua.config.weight_table import list_table_entries
@@ -138,6 +143,13 @@ def find_weights(name: str) -> PublishedWeights | None:
     """Find published weights by their name, or by a name without a tag; None if there are none."""
     weights = list_weights()
     return weights.get(name) or list_short_names(weights.values()).get(name)
+
+
+def is_model_name(source: str | Path) -> bool:
+    """Return whether a text names published weights, or a repository on the Hugging Face hub."""
+    name = str(source)
+    is_possible = WEIGHT_NAME.fullmatch(name) is not None
+    return is_hub_name(name) or (is_possible and find_weights(name) is not None)
 
 
 def suggest_weight_name(name: str) -> str:

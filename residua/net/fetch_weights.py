@@ -231,9 +231,9 @@ def download_until_verified(
         size = partial_file.stat().st_size
         delete_path(partial_file)
     raise RecordError(
-        f"{hide_password(url)} is not {weights.name}: the SHA-256 sum of its {size:,} bytes is {actual}, not "
-        f"{describe_sum(expected)}; nothing was kept: try again later, or set {MIRROR_VARIABLE} "
-        "to another server"
+        f"{hide_password(url)} is not {weights.name}: the SHA-256 sum of its {size:,} bytes is "
+        f"{actual}, not {describe_sum(expected)}; nothing was kept: try again later, or set "
+        f"{MIRROR_VARIABLE} to another server"
     )
 
 
