@@ -61,8 +61,7 @@ def read_user_file(path: Path, known: dict[str, PublishedWeights]) -> dict[str, 
         content = read_json(path)
     except RecordError as error:
         raise RecordError(
-            f"{error} ({USER_FILE_VARIABLE} names this file): give another one, or unset the "
-            "variable"
+            f"{USER_FILE_VARIABLE} names a file of weights that cannot be read: {error}"
         ) from error
     entries = content.get("weights") if isinstance(content, dict) else None
     if not isinstance(entries, list):

@@ -41,7 +41,7 @@ def resolve_model_source(source: str | Path) -> Path:
         return path
     if is_there:
         tell_user(f"{source} is taken as a path, because it exists; weights have this name, too")
-        return path
+        return path.absolute()  # which is no name, wherever it is passed on
     return fetch_model_folder(weights)
 
 
