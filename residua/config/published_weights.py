@@ -5,7 +5,6 @@
 
 import re
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +12,6 @@ from residua.config.imagenet_classes import read_imagenet_classes
 from residua.config.model import ImagePreprocessing, Interpolation, ModelConfig
 from residua.config.papers import network
 from residua.errors import UsageError
-from residua.version import __version__
 
 HUB_ADDRESS = re.compile(
     r"https://huggingface\.co/(?P<repository>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[\w.-]+)/"
@@ -144,8 +142,8 @@ def is_url(text: str) -> bool:
 def make_published_config(weights: PublishedWeights, sha256: str) -> ModelConfig:
     """Make the config of the model folder of published weights.
 
-    `sha256` is the sum of the published file.  Raises UsageError if the fields of the weights
-    contradict each other.
+    `sha256` is the sum of the published file.  The versions that convert it are left out.  Raises
+    UsageError if the fields of the weights contradict each other.
     """
     return ModelConfig(
         network=network(weights.network, input=weights.input, classes=len(weights.classes)),
@@ -155,8 +153,6 @@ def make_published_config(weights: PublishedWeights, sha256: str) -> ModelConfig
         resize=weights.resize,
         interpolation=weights.interpolation,
         license=weights.licence,
-        residua=__version__,
-        torch=version("torch"),
         published_as=weights.name,
         published_sum=sha256,
     )

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from residua.bounded_json import read_json
@@ -28,6 +29,7 @@ from residua.net.fetch_weights import (
     target_of,
 )
 from residua.net.save_model import compute_file_sha256, save_pretrained
+from residua.version import __version__
 
 SUM_DIGITS_IN_NAME = 16
 
@@ -97,7 +99,9 @@ def is_converted(folder: Path, weights: PublishedWeights) -> bool:
 
 def convert_published_file(weights: PublishedWeights, file: VerifiedFile, folder: Path) -> None:
     """Convert the publisher's file to a model folder; raise RecordError if it does not fit."""
-    config = make_published_config(weights, file.sha256)
+    config = replace(
+        make_published_config(weights, file.sha256), residua=__version__, torch=version("torch")
+    )
     assert isinstance(config.network, Network)
     net = build(config.network)
     try:

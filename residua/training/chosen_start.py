@@ -44,6 +44,11 @@ class ChosenStart:
     why_missing: str = ""
     shorter_side: int = 0
 
+    @property
+    def which_is_missing(self) -> str:
+        """The weights that cannot be had, and why, as a part of a sentence; "" if there are none."""
+        return f", and {self.missing} cannot be had ({self.why_missing})" if self.missing else ""
+
 
 def choose_start(
     listing: ImageListing, machine: Machine, resumed_folder: Path | None = None

@@ -184,12 +184,9 @@ def make_run(
     start = resolve_start(request, dataset, auto_config.model_name, chosen.source)
     chosen_recipe = request.change_recipe(auto_config.recipe)
     if chosen_recipe.freeze and not request.weights:
-        which = f", and {chosen.missing} cannot be had ({chosen.why_missing})"
-        raise UsageError(
-            f"--freeze needs pretrained weights{which if chosen.missing else ''}: add --from"
-        )
+        raise UsageError(f"--freeze needs pretrained weights{chosen.which_is_missing}: add --from")
     if chosen_recipe.bn == "frozen" and not request.weights:
-        raise UsageError("bn=frozen needs pretrained weights: add --from")
+        raise UsageError(f"bn=frozen needs pretrained weights{chosen.which_is_missing}: add --from")
     settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"

@@ -412,6 +412,13 @@ def test_entries_with_files_of_the_same_name_have_files_of_their_own(publisher):
         assert find_weights(name).file_name == f"{name}.pth"
 
 
+def test_the_service_takes_a_name(publisher, capsys):
+    pytest.importorskip("uvicorn")
+    with stalling_server() as url:  # a port in use is said after the model is found to be named
+        assert main(["serve", "tiny", "--port", url.rpartition(":")[2]]) == 1
+    assert "does not exist" not in capsys.readouterr().err
+
+
 def test_a_non_commercial_licence_is_said_before_anything_is_fetched(publisher, capsys):
     publisher.offer(licence="cc-by-nc-4.0")
     publisher.server.files.clear()
