@@ -46,7 +46,7 @@ class ChosenStart:
 
     @property
     def which_is_missing(self) -> str:
-        """The weights that cannot be had, and why, as a part of a sentence; "" if there are none."""
+        """The weights that cannot be had, and why, as a part of a sentence; "" if none."""
         return f", and {self.missing} cannot be had ({self.why_missing})" if self.missing else ""
 
 
