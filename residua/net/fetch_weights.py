@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,6 +55,16 @@ class VerifiedFile:
 def get_weights_folder() -> Path:
     """Return the folder of the cache that holds published weights."""
     return get_cache_dir() / "weights"
+
+
+@contextmanager
+def hold_file_lock(weights: PublishedWeights) -> Iterator[None]:
+    """Keep other processes from fetching the same weights, or from deleting their file."""
+    target = target_of(weights)
+    with suppress(OSError):  # which `fetch_weights` explains
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with hold_output_lock(target):
+        yield
 
 
 def fetch_weights(weights: PublishedWeights) -> VerifiedFile:

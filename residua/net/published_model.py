@@ -25,8 +25,8 @@ from residua.net.fetch_weights import (
     fetch_weights,
     find_weights_file,
     get_weights_folder,
+    hold_file_lock,
     read_expected_sum,
-    target_of,
 )
 from residua.net.save_model import compute_file_sha256, save_pretrained
 from residua.version import __version__
@@ -43,9 +43,7 @@ def fetch_model_folder(weights: PublishedWeights) -> Path:
         clean_up_interrupted_writes(get_weights_folder())
     if folder := find_fetched_model(weights):
         return folder
-    with suppress(OSError):
-        get_weights_folder().mkdir(parents=True, exist_ok=True)
-    with hold_output_lock(target_of(weights)):
+    with hold_file_lock(weights):
         if folder := find_fetched_model(weights):  # by another process meanwhile
             return folder
         file = fetch_weights(weights)
