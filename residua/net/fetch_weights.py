@@ -29,13 +29,7 @@ from residua.downloads import (
     tell_user,
 )
 from residua.errors import RecordError, UsageError
-from residua.files import (
-    FULL_DISK_ERRORS,
-    atomic_write,
-    delete_path,
-    hold_output_lock,
-    write_text,
-)
+from residua.files import FULL_DISK_ERRORS, atomic_write, delete_path, hold_output_lock, write_text
 from residua.net.save_model import compute_file_sha256
 
 MIRROR_VARIABLE = "RESIDUA_MIRROR"
@@ -77,8 +71,7 @@ def fetch_weights(weights: PublishedWeights) -> VerifiedFile:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with hold_output_lock(target):
-            found = find_weights_file(weights)
-            return found or download_weights(weights, target)
+            return find_weights_file(weights) or download_weights(weights, target)
     except OSError as error:
         if error.errno in FULL_DISK_ERRORS:
             with suppress(OSError):
@@ -273,8 +266,7 @@ def explain_out_of_reach(weights: PublishedWeights, reason: str, url: str = "") 
     which = f"with the SHA-256 sum {describe_sum(expected)} " if expected else ""
     return RecordError(
         f"{weights.name} cannot be fetched from {hide_password(url or choose_url(weights))} "
-        f"({reason}): repeat the command later, or put the file {which}at "
-        f"{target_of(weights)}"
+        f"({reason}): repeat the command later, or put the file {which}at {target_of(weights)}"
     )
 
 
