@@ -1,11 +1,12 @@
 """Find, list and empty the cache: downloads and decoded images, which can all be made again."""
 
 import os
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from residua.files import delete_path, hold_output_lock, list_files
+from residua.files import delete_path, find_output_of_staging_folder, hold_output_lock, list_files
 
 KINDS_BY_FOLDER = {
     "weights": "weights",
@@ -14,6 +15,8 @@ KINDS_BY_FOLDER = {
     "kernels": "compiled kernels",
 }
 """What is in the folders of the cache; any other folder is a published data set."""
+SUM_SUFFIX = ".sha256"
+DOWNLOAD_NAME = re.compile(r"\.(.+)\.download")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +76,26 @@ def measure_size(path: Path) -> int:
 def clear_cache(pattern: str = "*") -> list[CachedFile]:
     """Delete what is in the cache and matches a shell pattern by name; return what was deleted.
 
-    Waits for a process that is writing to one of the files.
+    Waits for a process that is writing to one of the files, or that is downloading it.  Recorded
+    SHA-256 sums are kept, so that they are demanded again, unless the pattern ends in .sha256.
     """
-    deleted = list_cached_files(pattern)
-    for file in deleted:
+    deleted = []
+    for file in list_cached_files(pattern):
+        if file.name.endswith(SUM_SUFFIX) and not pattern.endswith(SUM_SUFFIX):
+            continue
         path = get_cache_dir() / file.name
-        with hold_output_lock(path):
-            delete_path(path)
+        with hold_output_lock(find_written_path(path)):
+            if os.path.lexists(path):
+                delete_path(path)
+                deleted.append(file)
     return deleted
+
+
+def find_written_path(path: Path) -> Path:
+    """Return the output whose writer holds the lock that protects `path`: mostly `path` itself.
+
+    Hidden files and folders are those of a download, or of another writer.
+    """
+    if match := DOWNLOAD_NAME.fullmatch(path.name):
+        return path.with_name(match[1])
+    return find_output_of_staging_folder(path) or path

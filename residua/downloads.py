@@ -1,9 +1,11 @@
 """Download files over HTTP: resumed where they broke off, through proxies and own certificates."""
 
 import os
+import re
 import shutil
 import ssl
 import sys
+from base64 import b64encode
 from contextlib import closing
 from errno import ENOSPC
 from http.client import HTTPException, HTTPMessage
@@ -11,6 +13,7 @@ from http.client import HTTPResponse as Response
 from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from tqdm import tqdm
@@ -53,7 +56,16 @@ class RedirectRecorder(HTTPRedirectHandler):
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
         self.answers.append(headers)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        authorization = req.unredirected_hdrs.get("Authorization")
+        if request is not None and authorization and is_same_server(request, req):
+            request.add_unredirected_header("Authorization", authorization)
+        return request
+
+
+def is_same_server(request: Request, other: Request) -> bool:
+    """Return whether two requests go to the same server, which may thus see the same password."""
+    return (request.type, request.host) == (other.type, other.host)
 
 
 def open_url(
@@ -68,14 +80,45 @@ def open_url(
 
     These are http_proxy, https_proxy and no_proxy, and for certificates SSL_CERT_FILE,
     REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE.  `byte_range` are the bytes to ask for: "100-" for all but
-    the first 100.
+    the first 100.  A name and a password in the URL, as in https://NAME:PASSWORD@HOST, are sent as
+    basic authentication.
     """
+    url, authorization = split_password(url)
     headers = {"User-Agent": "residua"}
     if byte_range:
         headers["Range"] = f"bytes={byte_range}"
     opener = build_opener(HTTPSHandler(context=make_ssl_context()), recorder or RedirectRecorder())
-    response: Response = opener.open(Request(url, headers=headers, method=method), timeout=timeout)
+    request = Request(quote_url(url), headers=headers, method=method)
+    if authorization:
+        request.add_unredirected_header("Authorization", authorization)
+    response: Response = opener.open(request, timeout=timeout)
     return response
+
+
+def split_password(url: str) -> tuple[str, str]:
+    """Split a URL into the one without name and password, and the header that has them; or ""."""
+    parts = urlsplit(url)
+    userinfo, at, server = parts.netloc.rpartition("@")
+    if not at:
+        return url, ""
+    encoded = b64encode(unquote(userinfo).encode()).decode()
+    return urlunsplit(parts._replace(netloc=server)), f"Basic {encoded}"
+
+
+def hide_password(url: str) -> str:
+    """Return a URL as it may be shown: *** stands for a name and a password in it."""
+    return re.sub(r"(?<=://)[^/?#]*@", "***@", url)
+
+
+def quote_url(url: str) -> str:
+    """Return a URL in ASCII: a path with other characters is quoted, and so is a host."""
+    parts = urlsplit(url)
+    try:
+        server = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    except UnicodeError as error:
+        raise URLError(f"{parts.netloc} cannot be the name of a server") from error
+    path, query = (quote(text, safe="/%:=&?~+!$,;'@()*[]") for text in (parts.path, parts.query))
+    return urlunsplit(parts._replace(netloc=server, path=path, query=query))
 
 
 def make_ssl_context() -> ssl.SSLContext:
@@ -122,9 +165,9 @@ def download_remaining_bytes(url: str, partial_file: Path, label: str) -> None:
         raise
     with closing(response), open(partial_file, "ab" if response.status == 206 else "wb") as file:
         start = file.tell()
-        length = response.headers["Content-Length"]
-        total = start + int(length) if length else None
-        require_free_space(partial_file, int(length or 0))
+        length = read_content_length(response.headers)
+        total = start + length if length else None
+        require_free_space(partial_file, length)
         with tqdm(
             total=total,
             initial=start,
@@ -138,6 +181,12 @@ def download_remaining_bytes(url: str, partial_file: Path, label: str) -> None:
                 bar.update(len(block))
         if total and file.tell() < total:
             raise ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
+
+
+def read_content_length(headers: HTTPMessage) -> int:
+    """Read the number of bytes that a server announces; 0 if it announces none, or nonsense."""
+    length = str(headers.get("Content-Length", ""))
+    return int(length) if re.fullmatch(r"[0-9]{1,18}", length) else 0
 
 
 def require_free_space(file: Path, byte_count: int) -> None:

@@ -23,6 +23,9 @@ from residua.file_locks import try_lock_folder as try_lock_folder
 from residua.file_names import encode_utf8
 from residua.interrupted_writes import clean_up_interrupted_writes as clean_up_interrupted_writes
 from residua.interrupted_writes import delete_path as delete_path
+from residua.interrupted_writes import (
+    find_output_of_staging_folder as find_output_of_staging_folder,
+)
 from residua.interrupted_writes import hidden_sibling, make_token, resolve_target
 from residua.interrupted_writes import hold_output_lock as hold_output_lock
 from residua.interrupted_writes import read_undisturbed as read_undisturbed

@@ -154,6 +154,12 @@ def list_left_overs(path: Path) -> list[Path]:
     return [path.parent / name for name in names if re.fullmatch(pattern, name)]
 
 
+def find_output_of_staging_folder(path: Path) -> Path | None:
+    """Find the output of the writer to whom a staging or old folder belongs; None for others."""
+    match = re.fullmatch(r"\.(.+)\.\d+-[0-9a-f]{8}\.(part|old)", path.name)
+    return path.with_name(match[1]) if match else None
+
+
 def has_unlocked_left_overs(path: Path) -> bool:
     """Return whether a killed writer of version 0.1 (without locks) left files beside `path`."""
     return any(os.path.lexists(hidden_sibling(path, ending)) for ending in ("part", "old"))

@@ -17,12 +17,13 @@ PATH_ON_HUB = "/owner/tiny/model.safetensors"
 
 
 class WeightPublisher:
-    """Offers `tiny.v1`, whose network is `cifar-resnet8`, on a server and in a user's file."""
+    """Offers `tiny.v1`, whose network is `name`, on a server and in a user's file."""
 
-    def __init__(self, server, folder):
+    def __init__(self, server, folder, name="cifar-resnet8"):
         self.server, self.user_file = server, folder / "registry.json"
         torch.manual_seed(0)
-        self.network = network("cifar-resnet8", classes=len(NAMES))
+        self.name = name
+        self.network = network(name, classes=len(NAMES))
         self.net = build(self.network, seed=5).eval()
         self.publish()
         self.offer()
@@ -44,7 +45,7 @@ class WeightPublisher:
         """Write the user's file of weights, with changes to the fields of the entry."""
         entry = {
             "name": "tiny.v1",
-            "network": "cifar-resnet8",
+            "network": self.name,
             "address": "https://huggingface.co/owner/tiny/resolve/main/model.safetensors",
             "sha256": self.sha256,
             "licence": "apache-2.0",
@@ -64,10 +65,10 @@ class WeightPublisher:
 
 
 @contextmanager
-def publish_weights(folder, monkeypatch):
+def publish_weights(folder, monkeypatch, name="cifar-resnet8"):
     """Publish the weights as a mirror, with an empty cache in `folder`."""
     with run_file_server() as server:
-        publisher = WeightPublisher(server, folder)
+        publisher = WeightPublisher(server, folder, name)
         monkeypatch.setenv("RESIDUA_WEIGHTS", str(publisher.user_file))
         monkeypatch.setenv("RESIDUA_MIRROR", server.url)
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

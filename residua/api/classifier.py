@@ -278,7 +278,7 @@ def load(source: str | Path, module: nn.Module | None = None) -> Classifier:
     `module` is needed if the network is a module of the user's own; the weights are loaded into it.
     Raises RecordError if the folder is damaged, and UsageError if the module does not fit it.
     """
-    folder = find_model_folder(Path(source))
+    folder = find_model_folder(source)
     if module is not None:
         return Classifier(module, load_own_module(folder, module), folder)
     return Classifier(*load_model_folder(folder), folder)

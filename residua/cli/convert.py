@@ -3,7 +3,6 @@
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
@@ -21,9 +20,10 @@ from residua.cli.convert_options import (
     resolve_network_and_classes,
     to_string_list,
 )
-from residua.cli.options import add_json_option, add_out_option, is_given
+from residua.cli.options import add_json_option, add_out_option, is_given, parse_model_path
 from residua.cli.parser import CommandParser
 from residua.config.dataset import DATASETS
+from residua.config.hub_name import is_hub_name
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.papers import network as network_of
@@ -47,7 +47,7 @@ IMPORT_ONLY_OPTIONS = ("model", "check", "classes", "mean", "std")
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "source",
-        type=Path,
+        type=parse_model_path,
         help="another project's file of weights; with --to, a run's folder or a model folder; "
         "either may be hf:OWNER/NAME on the Hugging Face hub",
     )
@@ -175,9 +175,13 @@ def read_source_tensors(source_name: Path) -> "dict[str, Tensor]":
     """Read the tensors of a weights file; raise RecordError if there is none."""
     source = net.resolve_model_source(source_name)
     if source.is_dir():
+        is_name = not source_name.exists() and not is_hub_name(source_name)
+        what = (
+            "names published weights, which can be used as they are" if is_name else "is a folder"
+        )
         raise RecordError(
-            f"{source_name} is a folder: give a weights file, "
-            "or add --to PROJECT, which writes the folder's weights for another project"
+            f"{source_name} {what}: give a weights file, "
+            "or add --to PROJECT, which writes its weights for another project"
         )
     return convert.read_state_dict(net.resolve_weights_path(source))
 

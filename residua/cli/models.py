@@ -20,8 +20,9 @@ Any depth that a family allows can be named, e.g. cifar-resnet26.  A part of the
 by adding PART=VALUE to the name, as in cifar-resnet56,shortcut=project:"""
 WEIGHTS_HELP = """\
 Errors are those that the publishers state for ImageNet.  A short name stands for the weights of its
-net with the lowest error at 224 pixels, among those whose whole SHA-256 sum is known if there are
-any; a licence with nc forbids commercial use.  RESIDUA_WEIGHTS names a JSON file with others."""
+net with the lowest error at 224 pixels, among those whose whole SHA-256 sum is known, or else its
+first digits; a licence with nc forbids commercial use.  RESIDUA_WEIGHTS names a JSON file with
+others."""
 OTHER_PARTS = {
     "width": ["a factor, e.g. 2 or 0.5"],
     "groups": ["number and width of the groups of a bottleneck's 3x3, e.g. 32x4d"],
@@ -59,10 +60,14 @@ def run(arguments: Namespace) -> None:
 
 
 def print_weights(pattern: str, as_json: bool) -> None:
-    """Print the published weights whose name matches a shell pattern."""
+    """Print the published weights whose name, or short name, matches a shell pattern."""
     weights = list_weights()
     short_names = list_short_names(weights.values())
-    listed = [entry for name, entry in weights.items() if fnmatch(name, pattern)]
+    listed = [
+        entry
+        for name, entry in weights.items()
+        if fnmatch(name, pattern) or fnmatch(entry.short_name, pattern)
+    ]
     facts = [
         {
             "name": entry.name,
@@ -76,7 +81,8 @@ def print_weights(pattern: str, as_json: bool) -> None:
         }
         for entry in listed
     ]
-    print_result({"weights": facts}, format_weight_table(listed, short_names), as_json)
+    text = format_weight_table(listed, short_names) if listed else f"no weights match {pattern}"
+    print_result({"weights": facts}, text, as_json)
 
 
 def format_weight_table(

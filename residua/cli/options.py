@@ -1,5 +1,6 @@
 """Arguments that several commands share, and the networks and recipes that are made from them."""
 
+import os
 from functools import reduce
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from residua.config.name_parts import UNIT_PARTS
 from residua.config.network import Network
 from residua.config.optimisers import Optimiser
 from residua.config.papers import network
+from residua.config.published_weights import WEIGHT_NAME
 from residua.config.recipe import RECIPES, Recipe, resolve_recipe
 from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.serialize import apply_override, parse_literal, quote_json
@@ -42,8 +44,19 @@ def is_given(arguments: Namespace, option: str) -> bool:
     return value is not None and value is not False and value != []
 
 
+def parse_model_path(text: str) -> Path:
+    """Make the path of a model, or of other weights, from the text that the user gave.
+
+    A missing path that is written as one, such as ./resnet50 or resnet50/, becomes absolute, so
+    that it is not the name of published weights.
+    """
+    path = Path(text)
+    is_missing_path = text != str(path) and not os.path.lexists(path)
+    return path.absolute() if is_missing_path and WEIGHT_NAME.fullmatch(str(path)) else path
+
+
 def add_model_argument(parser: CommandParser, help_text: str = MODEL_HELP) -> None:
-    parser.add_argument("model", type=Path, help=help_text)
+    parser.add_argument("model", type=parse_model_path, help=help_text)
 
 
 def add_data_argument(parser: CommandParser, help_text: str = DATA_HELP) -> None:

@@ -31,6 +31,7 @@ from residua.cli.sort_options import (
     require_sortable_classes,
 )
 from residua.config.model import MAX_IMAGE_PIXELS
+from residua.config.weight_registry import is_model_name
 from residua.console.output import print_notes
 from residua.console.progress import ProgressBar
 from residua.errors import DataError, UsageError
@@ -164,8 +165,7 @@ def check_positional_arguments(model: Path, images: list[str]) -> None:
             )
         if "://" in image:
             raise UsageError(f"{image} is a URL: download the image, and give the file")
-        is_model = is_run_or_model_folder(model) or str(model).startswith("hf:")
-        if not is_model and is_run_or_model_folder(Path(image)):
+        if not is_model(model) and is_model(Path(image)):
             raise UsageError(
                 f"{model} is not a model, but {image} is: give the model first, "
                 f"as in residua predict {image} {model}"
@@ -184,9 +184,11 @@ def require_existing_image(images: list[str]) -> None:
         )
 
 
-def is_run_or_model_folder(path: Path) -> bool:
-    """Return whether a path is a run's folder or a model folder."""
-    return any(os.path.isfile(path / name) for name in ("run.json", "config.json"))
+def is_model(path: Path) -> bool:
+    """Return whether a path is a run's folder or a model folder, or the name of weights."""
+    if os.path.lexists(path):
+        return any(os.path.isfile(path / name) for name in ("run.json", "config.json"))
+    return is_model_name(path)
 
 
 def expand_image_arguments(arguments: Namespace, passed_over: "PassedOverFiles") -> Iterable[Path]:

@@ -84,6 +84,8 @@ def make_run_request(arguments: Namespace) -> "training.RunRequest":
 
     Raises UsageError if VLAD is requested with an option that applies only to networks.
     """
+    if arguments["from"] == "":
+        raise UsageError("--from names no weights: give some, or none for random weights")
     if arguments.model and is_vlad_name(arguments.model):
         for option in NETWORK_ONLY_OPTIONS:
             if is_given(arguments, option):

@@ -14,7 +14,7 @@ from residua.cli.options import (
     add_offline_option,
 )
 from residua.cli.parser import CommandParser, make_number_parser
-from residua.config.hub_name import is_hub_name
+from residua.config.weight_registry import is_model_name
 from residua.console.progress import ProgressBar
 from residua.deploy.limits import ServerLimits
 from residua.errors import UsageError
@@ -142,7 +142,7 @@ def run(arguments: Namespace) -> None:
         (arguments.host, *map(deploy.parse_allowed_host, arguments.allow_host)),
         tuple(map(deploy.parse_allowed_origin, arguments.allow_origin)),
     )
-    if not is_hub_name(str(arguments.model)) and not Path(arguments.model).exists():
+    if not Path(arguments.model).exists() and not is_model_name(arguments.model):
         net.read_model_config(arguments.model)  # raises the error that names the missing folder
     # the port is opened first, so that a port in use is reported before the model is loaded
     with deploy.open_listener(arguments.host, arguments.port) as listener:

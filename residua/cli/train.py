@@ -93,7 +93,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the plan of the run, its estimated time and memory, and stop",
+        help="print the plan of the run, its estimated time and memory, and stop; published "
+        "weights that it would start from are fetched",
     )
     add_json_option(parser)
 
@@ -133,6 +134,8 @@ def run(arguments: Namespace) -> None:
         outcome = describe_training_outcome(facts, folder, resolved.dataset, arguments)
     pages = {"page", "evaluation_page"}
     shown = {name: value for name, value in facts.items() if value or name not in pages}
+    if isinstance(origin := facts.get("weights_from"), dict):
+        shown["weights_from"] = f"{origin['name']} (SHA-256 {str(origin['sha256'])[:12]}...)"
     lines = [*format_quantities(shown), *outcome]
     print_result(facts | print_summary.json, "\n".join(lines), arguments.json)
 

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from residua.config.checks import check_range
 from residua.config.imagenet_classes import read_imagenet_classes
-from residua.config.model import ImagePreprocessing, Interpolation
+from residua.config.model import ImagePreprocessing, Interpolation, ModelConfig
+from residua.config.papers import network
 from residua.errors import UsageError
 
 HUB_ADDRESS = re.compile(
     r"https://huggingface\.co/(?P<repository>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[\w.-]+)/"
     r"(?P<file>[\w.-]+)"
 )
-WEIGHT_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+WEIGHT_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+RESERVED_NAME = "none"  # of random weights
 SUM_DIGITS = 64  # of a whole SHA-256 in hexadecimal
 MIN_SUM_DIGITS = 8  # torchvision's file names carry so many
 NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)")
@@ -32,7 +33,6 @@ class PublishedWeights:
                     https://huggingface.co/OWNER/NAME/resolve/REVISION/FILE
     sha256          SHA-256 of the file in hexadecimal, or the first digits that its publisher
                     states; "" if the hub states it only when asked
-    size            of the file in bytes; 0 if unknown
     licence         as the Hugging Face hub names it, e.g. apache-2.0; "" if none is stated
     class_names     in the order of the scores; () stands for ImageNet's 1,000
     mean, std       of each channel, for pixels in [0, 1]
@@ -46,7 +46,6 @@ class PublishedWeights:
     network: str
     address: str
     sha256: str = ""
-    size: int = 0
     licence: str = ""
     class_names: tuple[str, ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -57,18 +56,25 @@ class PublishedWeights:
     top1_error: float | None = None
 
     def __post_init__(self) -> None:
-        if not WEIGHT_NAME.fullmatch(self.name) or ".." in self.name:
+        is_name = WEIGHT_NAME.fullmatch(self.name) and self.short_name != RESERVED_NAME
+        if not is_name or ".." in self.name:
             raise UsageError(
-                f"{self.name!r} cannot name weights: use letters, digits and . _ - alone"
+                f"{self.name[:100]!r} cannot name weights: use at most 100 letters, digits and "
+                f". _ - alone, and another word than {RESERVED_NAME}"
             )
         check_sha256(self.sha256, self.name)
-        file = urlsplit(self.address).path.rsplit("/", 1)[-1]
-        if urlsplit(self.address).scheme not in ("http", "https", "file") or not file:
+        if not is_url(self.address) or self.published_file in ("", ".", ".."):
             raise UsageError(
                 f"the address {self.address!r} of {self.name} is not the URL of a file: "
                 "write https://HOST/FILE"
             )
-        check_range(self.size, f"the size of {self.name}", 0)
+        for text in (self.licence, *self.class_names):
+            if not text.isprintable():
+                raise UsageError(f"{text!r} of {self.name} has control characters: leave them out")
+        if self.top1_error is not None and not 0 <= self.top1_error <= 1:
+            raise UsageError(
+                f"top1_error {self.top1_error} of {self.name} is invalid: give a share from 0 to 1"
+            )
         ImagePreprocessing(self.input, self.resize, self.interpolation)
 
     @property
@@ -98,10 +104,14 @@ class PublishedWeights:
         return (match["repository"], match["revision"], match["file"]) if match else None
 
     @property
+    def published_file(self) -> str:
+        """The name of the file at its publisher: the last part of the address."""
+        return urlsplit(self.address).path.rsplit("/", 1)[-1]
+
+    @property
     def file_name(self) -> str:
-        """The name of the file in the cache: the publisher's, or NAME.safetensors for the hub's."""
-        file = urlsplit(self.address).path.rsplit("/", 1)[-1]
-        return f"{self.name}{Path(file).suffix}" if self.hub_file else file
+        """The name of the file in the cache: NAME with the suffix of the published file."""
+        return f"{self.name}{Path(self.published_file).suffix}"
 
     @property
     def has_full_sha256(self) -> bool:
@@ -117,3 +127,32 @@ def check_sha256(digits: str, name: str) -> None:
             f"sha256 {digits!r} of {name} is not a SHA-256 sum: give its {SUM_DIGITS} hexadecimal "
             f"digits, or at least the first {MIN_SUM_DIGITS}"
         )
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is the URL of something on a web server, or of a local file."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  raises ValueError if it is not a number
+    except ValueError:
+        return False
+    return parts.scheme == "file" or (parts.scheme in ("http", "https") and bool(parts.hostname))
+
+
+def make_published_config(weights: PublishedWeights, sha256: str) -> ModelConfig:
+    """Make the config of the model folder of published weights.
+
+    `sha256` is the sum of the published file.  The versions that convert it are left out.  Raises
+    UsageError if the fields of the weights contradict each other.
+    """
+    return ModelConfig(
+        network=network(weights.network, input=weights.input, classes=len(weights.classes)),
+        classes=weights.classes,
+        mean=weights.mean,
+        std=weights.std,
+        resize=weights.resize,
+        interpolation=weights.interpolation,
+        license=weights.licence,
+        published_as=weights.name,
+        published_sum=sha256,
+    )

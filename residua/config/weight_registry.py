@@ -14,9 +14,16 @@ from functools import cache
 from pathlib import Path
 
 from residua.bounded_json import Json, read_json
+from residua.config.hub_name import is_hub_name
+from residua.config.network import Network
 from residua.config.papers import network
-from residua.config.published_weights import PublishedWeights
+from residua.config.published_weights import (
+    WEIGHT_NAME,
+    PublishedWeights,
+    make_published_config,
+)
 from residua.config.serialize import from_json, to_json
+from residua.config.vlad_config import ClassifierConfig
 from residua.config.weight_table import list_table_entries
 from residua.errors import MIN_LIKENESS, RecordError, ResiduaError, UsageError
 
@@ -50,7 +57,12 @@ def read_user_file(path: Path, known: dict[str, PublishedWeights]) -> dict[str, 
 
     Raises RecordError, which names the file, if it does not describe weights.
     """
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except RecordError as error:
+        raise RecordError(
+            f"{USER_FILE_VARIABLE} names a file of weights that cannot be read: {error}"
+        ) from error
     entries = content.get("weights") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise RecordError(
@@ -60,7 +72,8 @@ def read_user_file(path: Path, known: dict[str, PublishedWeights]) -> dict[str, 
     for data in entries:
         try:
             entry = from_json(PublishedWeights, complete_entry(data, known))
-            network(entry.network, classes=len(entry.classes))
+            config = make_published_config(entry, entry.sha256)
+            require_stride(entry, config.network)
         except ResiduaError as error:
             raise RecordError(f"{path} ({USER_FILE_VARIABLE}) is wrong: {error}") from error
         added[entry.name] = entry
@@ -68,13 +81,36 @@ def read_user_file(path: Path, known: dict[str, PublishedWeights]) -> dict[str, 
 
 
 def complete_entry(data: Json, known: dict[str, PublishedWeights]) -> Json:
-    """Add the fields that an entry leaves out from the known weights of that name, if any."""
-    name = data.get("name") if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not isinstance(name, str) or name not in known:
+    """Add the fields that an entry leaves out from the known weights of that name, if any.
+
+    A sum in capitals, as some programs print it, becomes one in lower case.
+    """
+    if not isinstance(data, dict):
+        return data
+    if isinstance(sha256 := data.get("sha256"), str):
+        data = data | {"sha256": sha256.lower()}
+    name = data.get("name")
+    if not isinstance(name, str) or name not in known:
         return data
     base = to_json(known[name])
     assert isinstance(base, dict)
     return base | data
+
+
+def require_stride(weights: PublishedWeights, built: ClassifierConfig) -> None:
+    """Raise UsageError if it is left open which convolution of a bottleneck strides.
+
+    The file does not show it, and outputs with the wrong one would differ without a word.
+    """
+    is_open = isinstance(built, Network) and (
+        built.unit.kernels == (1, 3, 1) and built.unit.stride_at == 0
+    )
+    if is_open and "stride=" not in weights.network:
+        raise UsageError(
+            f"the network {weights.network} of {weights.name} leaves open which convolution of a "
+            f"bottleneck strides: write {weights.network},stride=3x3 for weights of torchvision, "
+            f"timm or Hugging Face, or {weights.network},stride=1x1 for those of the papers"
+        )
 
 
 def list_short_names(weights: Iterable[PublishedWeights]) -> dict[str, PublishedWeights]:
@@ -89,12 +125,16 @@ def choose_best(entries: list[PublishedWeights]) -> PublishedWeights:
     """Choose the weights that a net's name without a tag stands for.
 
     They are those with the lowest published top-1 error on images of 224 pixels, among those with a
-    whole SHA-256 sum, or among all if none has both.  Weights that must not be used commercially
-    stand for a name only if there are no others.
+    whole SHA-256 sum, or else with its first digits, or else without, which a mirror cannot serve.
+    Weights with classes of their own stand for a name only if there are none for ImageNet, unless
+    they replace known ones.  So do weights that must not be used commercially.
     """
-    free = [entry for entry in entries if not entry.is_non_commercial] or entries
+    known = read_weight_table()
+    usual = [e for e in entries if not e.class_names or e.name in known] or entries
+    free = [entry for entry in usual if not entry.is_non_commercial] or usual
     measured = [e for e in free if e.top1_error is not None and e.side == COMPARED_SIDE]
-    candidates = [e for e in measured if e.has_full_sha256] or measured or free
+    with_whole_sum = [e for e in measured if e.has_full_sha256]
+    candidates = with_whole_sum or [e for e in measured if e.sha256] or measured or free
     return min(candidates, key=lambda e: 1.0 if e.top1_error is None else e.top1_error)
 
 
@@ -102,6 +142,13 @@ def find_weights(name: str) -> PublishedWeights | None:
     """Find published weights by their name, or by a name without a tag; None if there are none."""
     weights = list_weights()
     return weights.get(name) or list_short_names(weights.values()).get(name)
+
+
+def is_model_name(source: str | Path) -> bool:
+    """Return whether a text names published weights, or a repository on the Hugging Face hub."""
+    name = str(source)
+    is_possible = WEIGHT_NAME.fullmatch(name) is not None
+    return is_hub_name(name) or (is_possible and find_weights(name) is not None)
 
 
 def suggest_weight_name(name: str) -> str:
@@ -117,8 +164,8 @@ def find_weights_of_network(name: str) -> PublishedWeights:
     Raises UsageError if no weights of the network are known.
     """
     short_names = list_short_names(list_weights().values())
-    by_network = {entry.network: entry for entry in short_names.values()}
-    entry = find_weights(name) or by_network.get(name)
+    fitting = [entry for entry in short_names.values() if entry.network == name]
+    entry = find_weights(name) or (choose_best(fitting) if fitting else None)
     if entry is None:
         raise UsageError(
             f"no published weights of {name} are known: give a weight file, a model folder, "

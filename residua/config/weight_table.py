@@ -147,7 +147,7 @@ def make_timm_entry(name: str, error: float | None, crop: float) -> PublishedWei
         crop,
         licence=LICENCES_BY_TAG.get(tag.partition("_")[0], "apache-2.0"),
         interpolation="bilinear" if tag.startswith(("tv_", "fb_swsl")) else "bicubic",
-        has_halves=tag.startswith("ra4_") or name.startswith("resnetv2_"),
+        uses_half_statistics=tag.startswith("ra4_") or name.startswith("resnetv2_"),
     )
 
 
@@ -159,13 +159,13 @@ def make_hub_entry(
     *,
     licence: str = "apache-2.0",
     interpolation: Interpolation = "bicubic",
-    has_halves: bool = False,
+    uses_half_statistics: bool = False,
 ) -> PublishedWeights:
     """Make the entry of a repository on the hub; its shorter side is resized to side / crop."""
     short_name = name.partition(".")[0]
     side = 256 if short_name in MEASURED_AT_256 else 224
     revision = HUB_REVISIONS.get(name, "main")
-    mean, std = (HALVES, HALVES) if has_halves else IMAGENET_STATISTICS
+    mean, std = (HALVES, HALVES) if uses_half_statistics else IMAGENET_STATISTICS
     return PublishedWeights(
         name=name,
         network=name_network_in_file(short_name),

@@ -10,31 +10,26 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from residua.cache_folder import get_cache_dir
-from residua.config.published_weights import SUM_DIGITS, PublishedWeights
+from residua.config.published_weights import SUM_DIGITS, PublishedWeights, is_url
 from residua.downloads import (
     NETWORK_ERRORS,
     OFFLINE_REASON,
     RedirectRecorder,
     describe_network_error,
     download_with_retries,
+    hide_password,
     is_offline,
     open_url,
     tell_user,
 )
 from residua.errors import RecordError, UsageError
-from residua.files import (
-    FULL_DISK_ERRORS,
-    atomic_write,
-    delete_path,
-    hold_output_lock,
-    write_text,
-)
+from residua.files import FULL_DISK_ERRORS, atomic_write, delete_path, hold_output_lock, write_text
 from residua.net.save_model import compute_file_sha256
 
 MIRROR_VARIABLE = "RESIDUA_MIRROR"
@@ -56,18 +51,27 @@ def get_weights_folder() -> Path:
     return get_cache_dir() / "weights"
 
 
+@contextmanager
+def hold_file_lock(weights: PublishedWeights) -> Iterator[None]:
+    """Keep other processes from fetching the same weights, or from deleting their file."""
+    target = target_of(weights)
+    with suppress(OSError):  # which `fetch_weights` explains
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with hold_output_lock(target):
+        yield
+
+
 def fetch_weights(weights: PublishedWeights) -> VerifiedFile:
     """Return the file of published weights, from this machine or else from its publisher.
 
     An interrupted download goes on where it stopped, also in another process.  Raises RecordError
     if the file cannot be fetched, or if it is not what was published; nothing wrong is kept.
     """
-    target = get_weights_folder() / weights.file_name
+    target = target_of(weights)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with hold_output_lock(target):
-            found = find_weights_file(weights)
-            return found or download_weights(weights, target)
+            return find_weights_file(weights) or download_weights(weights, target)
     except OSError as error:
         if error.errno in FULL_DISK_ERRORS:
             with suppress(OSError):
@@ -87,10 +91,10 @@ def find_weights_file(
     Files with another sum are passed over.  A file that was put into residua's cache by hand, and
     whose sum nobody states, is taken as it is.  `tell` gets a sentence about what was found.
     """
-    expected, own_path = read_expected_sum(weights), get_weights_folder() / weights.file_name
+    expected, own_path = read_expected_sum(weights), target_of(weights)
     for path in list_possible_files(weights):
         actual = compute_file_sha256(path)
-        if not (actual.startswith(expected) if expected else is_self_described(path, actual)):
+        if not (actual.startswith(expected) if expected else is_named_by_its_sum(path, actual)):
             if path != own_path or expected:
                 tell(
                     f"{path} is not {weights.name}, because its SHA-256 sum is {actual[:12]}..., "
@@ -107,21 +111,26 @@ def find_weights_file(
 
 def list_possible_files(weights: PublishedWeights) -> Iterator[Path]:
     """Yield the files on this machine that may be those weights, residua's cache first."""
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    candidates = [get_weights_folder() / weights.file_name]
+    user_cache = read_folder_variable("XDG_CACHE_HOME", Path.home() / ".cache")
+    candidates = [target_of(weights)]
     if weights.hub_file:
         repository, _, file = weights.hub_file
-        home = Path(os.environ.get("HF_HOME") or user_cache / "huggingface")
-        hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+        home = read_folder_variable("HF_HOME", user_cache / "huggingface")
+        hub = read_folder_variable("HF_HUB_CACHE", home / "hub")
         folder = hub / f"models--{repository.replace('/', '--')}" / "snapshots"
         candidates += sorted(folder.glob(f"*/{file}"))
     else:
-        torch_home = Path(os.environ.get("TORCH_HOME") or user_cache / "torch")
-        candidates.append(torch_home / "hub" / "checkpoints" / weights.file_name)
-    yield from (Path(os.path.expanduser(path)) for path in candidates if path.is_file())
+        torch_home = read_folder_variable("TORCH_HOME", user_cache / "torch")
+        candidates.append(torch_home / "hub" / "checkpoints" / weights.published_file)
+    yield from (path for path in candidates if path.is_file())
 
 
-def is_self_described(path: Path, sha256: str) -> bool:
+def read_folder_variable(name: str, default: Path) -> Path:
+    """Return the folder that an environment variable names, which may begin with ~."""
+    return Path(os.path.expanduser(os.environ.get(name) or default))
+
+
+def is_named_by_its_sum(path: Path, sha256: str) -> bool:
     """Return whether a file of the hub's cache is named by its own sum, as the hub stated it."""
     return path.is_symlink() and path.resolve().name == sha256
 
@@ -147,6 +156,11 @@ def record_sum(weights: PublishedWeights, sha256: str) -> None:
         write_text(sum_file_of(weights), f"{sha256}  {weights.file_name}\n")
 
 
+def target_of(weights: PublishedWeights) -> Path:
+    """Return where the file of published weights stands in the cache, and whose lock they have."""
+    return get_weights_folder() / weights.file_name
+
+
 def sum_file_of(weights: PublishedWeights) -> Path:
     return get_weights_folder() / f"{weights.name}.sha256"
 
@@ -163,7 +177,7 @@ def choose_url(weights: PublishedWeights) -> str:
     mirror, endpoint = os.environ.get(MIRROR_VARIABLE), os.environ.get("HF_ENDPOINT")
     if mirror:
         require_url(MIRROR_VARIABLE, mirror)
-        place = weights.file_name
+        place = weights.published_file
         if weights.hub_file:
             repository, _, file = weights.hub_file
             place = f"{repository}/{file}"
@@ -177,8 +191,9 @@ def choose_url(weights: PublishedWeights) -> str:
 
 def require_url(variable: str, value: str) -> None:
     """Raise UsageError unless an environment variable holds a URL."""
-    if urlsplit(value).scheme not in ("http", "https", "file"):
-        raise UsageError(f"{variable}={value} is not a URL: write https://HOST/PATH")
+    if not is_url(value):
+        shown = re.sub(r"(?<=://).*@", "***@", value)  # a password may hold what ends a host's name
+        raise UsageError(f"{variable}={shown} is not a URL: write https://HOST/PATH")
 
 
 def download_weights(weights: PublishedWeights, target: Path) -> VerifiedFile:
@@ -203,7 +218,7 @@ def announce_download(weights: PublishedWeights, url: str, target: Path) -> None
     if weights.is_non_commercial:
         tell_user(f"{weights.name} must not be used commercially: its licence is {weights.licence}")
     licence = f", licence {weights.licence}" if weights.licence else ""
-    tell_user(f"fetching {weights.name} from {url} into {target.parent}{licence}")
+    tell_user(f"fetching {weights.name} from {hide_password(url)} into {target.parent}{licence}")
 
 
 def download_until_verified(
@@ -219,9 +234,9 @@ def download_until_verified(
         size = partial_file.stat().st_size
         delete_path(partial_file)
     raise RecordError(
-        f"{url} is not {weights.name}: the SHA-256 sum of its {size:,} bytes is {actual}, not "
-        f"{describe_sum(expected)}; nothing was kept: try again later, or set {MIRROR_VARIABLE} "
-        "to another server"
+        f"{hide_password(url)} is not {weights.name}: the SHA-256 sum of its {size:,} bytes is "
+        f"{actual}, not {describe_sum(expected)}; nothing was kept: try again later, or set "
+        f"{MIRROR_VARIABLE} to another server"
     )
 
 
@@ -236,8 +251,8 @@ def ask_for_sum(weights: PublishedWeights, url: str) -> str:
             if re.fullmatch(rf"[0-9a-f]{{{SUM_DIGITS}}}", stated):
                 return stated
     raise RecordError(
-        f"{weights.name} cannot be checked, because no SHA-256 sum of it is known and {url} "
-        "states none: give its sum in the file that RESIDUA_WEIGHTS names"
+        f"{weights.name} cannot be checked, because no SHA-256 sum of it is known and "
+        f"{hide_password(url)} states none: give its sum in the file that RESIDUA_WEIGHTS names"
     )
 
 
@@ -250,8 +265,8 @@ def explain_out_of_reach(weights: PublishedWeights, reason: str, url: str = "") 
     expected = read_expected_sum(weights)
     which = f"with the SHA-256 sum {describe_sum(expected)} " if expected else ""
     return RecordError(
-        f"{weights.name} cannot be fetched from {url or choose_url(weights)} ({reason}): repeat "
-        f"the command later, or put the file {which}at {get_weights_folder() / weights.file_name}"
+        f"{weights.name} cannot be fetched from {hide_password(url or choose_url(weights))} "
+        f"({reason}): repeat the command later, or put the file {which}at {target_of(weights)}"
     )
 
 
@@ -263,14 +278,15 @@ def explain_why_unreachable(weights: PublishedWeights, seconds: float = PROBE_SE
     if is_offline():
         return OFFLINE_REASON
     url = choose_url(weights)
-    reasons = [f"{urlsplit(url).netloc} did not answer within {seconds:g} seconds"]
+    shown = hide_password(url)
+    reasons = [f"{urlsplit(shown).netloc} did not answer within {seconds:g} seconds"]
 
     def probe_url() -> None:
         try:
             with open_url(url, byte_range="0-0", timeout=seconds):
                 reasons[0] = ""
         except (*NETWORK_ERRORS, OSError, ValueError) as error:
-            reasons[0] = f"{url}: {describe_network_error(error)}"
+            reasons[0] = f"{shown}: {describe_network_error(error)}"
 
     # a thread, because looking up a host's name has no time limit
     thread = threading.Thread(target=probe_url, daemon=True)

@@ -3,6 +3,7 @@
 A name is that of published weights, such as `resnet50`, or `hf:OWNER/NAME`.
 """
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from residua.bounded_json import read_json
@@ -31,12 +32,16 @@ def resolve_model_source(source: str | Path) -> Path:
         return download_from_hub(require_hub_name(source))
     path = Path(source)
     recover_interrupted(path)
-    weights = find_weights(str(source)) if WEIGHT_NAME.fullmatch(str(source)) else None
+    is_there = path.exists()
+    weights = None
+    if WEIGHT_NAME.fullmatch(str(source)):
+        with suppress(RecordError) if is_there else nullcontext():  # the user's file may be damaged
+            weights = find_weights(str(source))
     if weights is None:
         return path
-    if path.exists():
+    if is_there:
         tell_user(f"{source} is taken as a path, because it exists; weights have this name, too")
-        return path
+        return path.absolute()  # which is no name, wherever it is passed on
     return fetch_model_folder(weights)
 
 

@@ -31,22 +31,22 @@ from residua.net.vlad import VladNetwork
 from residua.record import RunRecord
 
 
-def find_model_folder(run_or_model: Path) -> Path:
+def find_model_folder(run_or_model: str | Path) -> Path:
     """Find the model folder at a path; in a finished run, this is the folder `last`.
 
     `hf:OWNER/NAME` is downloaded from the Hugging Face hub.  Raises UsageError if the path is an
     unfinished run.
     """
-    run_or_model = find_or_download_model_folder(run_or_model)
-    record = RunRecord(run_or_model)
+    folder = find_or_download_model_folder(run_or_model)
+    record = RunRecord(folder)
     if not record.run_json_path.exists():
-        return run_or_model
+        return folder
     if record.read_run_json()["result"] is None:
         raise UsageError(
-            f"the run in {run_or_model} is not finished: continue it with --resume, "
-            f"or give {run_or_model / 'best'}"
+            f"the run in {folder} is not finished: continue it with --resume, "
+            f"or give {folder / 'best'}"
         )
-    return run_or_model / "last"
+    return folder / "last"
 
 
 def replace_model_config(folder: Path, config: ModelConfig) -> None:

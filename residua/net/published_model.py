@@ -7,9 +7,14 @@ from pathlib import Path
 
 from residua.bounded_json import read_json
 from residua.config.model import ModelConfig
-from residua.config.papers import network
-from residua.config.published_weights import SUM_DIGITS, PublishedWeights
+from residua.config.network import Network
+from residua.config.published_weights import (
+    SUM_DIGITS,
+    PublishedWeights,
+    make_published_config,
+)
 from residua.config.serialize import from_json
+from residua.downloads import tell_user
 from residua.errors import RecordError, ResiduaError
 from residua.files import clean_up_interrupted_writes, delete_path, hold_output_lock
 from residua.net.build import build
@@ -20,6 +25,7 @@ from residua.net.fetch_weights import (
     fetch_weights,
     find_weights_file,
     get_weights_folder,
+    hold_file_lock,
     read_expected_sum,
 )
 from residua.net.save_model import compute_file_sha256, save_pretrained
@@ -37,14 +43,17 @@ def fetch_model_folder(weights: PublishedWeights) -> Path:
         clean_up_interrupted_writes(get_weights_folder())
     if folder := find_fetched_model(weights):
         return folder
-    file = fetch_weights(weights)
-    folder = name_model_folder(weights, file.sha256)
-    with hold_output_lock(folder):
-        if not is_converted(folder, weights):
-            convert_published_file(weights, file, folder)
-        if file.was_downloaded:  # the model folder has all that is in it
-            delete_path(file.path)
-    return folder
+    with hold_file_lock(weights):
+        if folder := find_fetched_model(weights):  # by another process meanwhile
+            return folder
+        file = fetch_weights(weights)
+        folder = name_model_folder(weights, file.sha256)
+        with hold_output_lock(folder):
+            if not is_converted(folder, weights):
+                convert_published_file(weights, file, folder)
+            if file.was_downloaded:  # the model folder has all that is in it
+                delete_path(file.path)
+        return folder
 
 
 def find_fetched_model(weights: PublishedWeights) -> Path | None:
@@ -72,7 +81,7 @@ def name_model_folder(weights: PublishedWeights, sha256: str) -> Path:
 
 def is_published_model(folder: Path) -> bool:
     """Return whether a model folder is one of those in the cache, which nobody should change."""
-    return folder.parent == get_weights_folder()
+    return folder.resolve().parent == get_weights_folder().resolve()
 
 
 def is_converted(folder: Path, weights: PublishedWeights) -> bool:
@@ -86,27 +95,13 @@ def is_converted(folder: Path, weights: PublishedWeights) -> bool:
     return False
 
 
-def make_published_config(weights: PublishedWeights, sha256: str) -> ModelConfig:
-    """Make the config of the model folder of published weights."""
-    return ModelConfig(
-        network=network(weights.network, input=weights.input, classes=len(weights.classes)),
-        classes=weights.classes,
-        mean=weights.mean,
-        std=weights.std,
-        resize=weights.resize,
-        interpolation=weights.interpolation,
-        license=weights.licence,
-        residua=__version__,
-        torch=version("torch"),
-        published_as=weights.name,
-        published_sum=sha256,
-    )
-
-
 def convert_published_file(weights: PublishedWeights, file: VerifiedFile, folder: Path) -> None:
     """Convert the publisher's file to a model folder; raise RecordError if it does not fit."""
-    config = make_published_config(weights, file.sha256)
-    net = build(network(weights.network, input=weights.input, classes=len(weights.classes)))
+    config = replace(
+        make_published_config(weights, file.sha256), residua=__version__, torch=version("torch")
+    )
+    assert isinstance(config.network, Network)
+    net = build(config.network)
     try:
         converted = convert_foreign_weights(read_state_dict(file.path), net.plan.network)
     except ResiduaError as error:
@@ -115,5 +110,7 @@ def convert_published_file(weights: PublishedWeights, file: VerifiedFile, folder
         raise RecordError(
             f"{file.path} cannot be used as {weights.name}: it has no classification head"
         )
+    if converted.caveats:
+        tell_user(f"{weights.name}: {converted.caveats}")
     net.load_state_dict({**net.state_dict(), **converted.tensors})
     save_pretrained(net, config, folder)

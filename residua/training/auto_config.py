@@ -42,13 +42,21 @@ class AutoConfig:
 
 
 def choose_config_for_photos(
-    listing: ImageListing, machine: Machine, *, finetune: bool = False, image_size: int = 0
+    listing: ImageListing,
+    machine: Machine,
+    *,
+    finetune: bool = False,
+    image_size: int = 0,
+    shorter_side: int = 0,
 ) -> AutoConfig:
-    """Choose how to train on photos; the other arguments are those of `choose_config`."""
+    """Choose how to train on photos; the other arguments are those of `choose_config`.
+
+    If `shorter_side` is 0, it is estimated.
+    """
     label_counts = Counter(entry.label for entry in listing.entries if entry.split in ("train", ""))
     return choose_config(
         label_counts,
-        estimate_median_shorter_side(listing),
+        shorter_side or estimate_median_shorter_side(listing),
         machine,
         finetune=finetune,
         image_size=image_size,
@@ -99,10 +107,13 @@ def choose_config(
     return AutoConfig(model_name, image_size, chosen_recipe, reasons)
 
 
-def choose_network_with_weights(listing: ImageListing, machine: Machine) -> str:
-    """Choose the network whose published weights suit photographs; "" for small images."""
+def choose_network_with_weights(listing: ImageListing, shorter_side: int, machine: Machine) -> str:
+    """Choose the network whose published weights suit photographs; "" for small images.
+
+    `shorter_side` is the median of their shorter sides in pixels.
+    """
     image_count = sum(entry.split in ("train", "") for entry in listing.entries)
-    if estimate_median_shorter_side(listing) <= SMALL_PHOTO_SIDE:
+    if shorter_side <= SMALL_PHOTO_SIDE:
         return ""
     return look_up_network(image_count, "a GPU" if machine.device.type == "cuda" else "a CPU")
 

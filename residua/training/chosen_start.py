@@ -4,6 +4,7 @@ They are the published weights of the network that suits the photographs.  Wheth
 is decided at once, before the run has a name: a run that starts without them is another run.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,12 @@ from pathlib import Path
 from residua.config.published_weights import PublishedWeights
 from residua.config.weight_registry import find_weights
 from residua.data.sources.listing import ImageListing
-from residua.errors import RecordError, ResiduaError
+from residua.errors import RecordError, ResiduaError, UsageError
 from residua.net.fetch_weights import explain_why_unreachable
-from residua.net.hub import resolve_model_source
-from residua.net.published_model import is_on_this_machine
+from residua.net.published_model import fetch_model_folder, is_on_this_machine
 from residua.record import RunRecord
-from residua.training.auto_config import choose_network_with_weights
-from residua.training.initial_weights import resolve_weight_source
+from residua.training.auto_config import choose_network_with_weights, estimate_median_shorter_side
+from residua.training.initial_weights import WeightSource, resolve_weight_source
 from residua.training.machine import Machine
 
 NO_WEIGHTS = "none"  # what the user writes for random weights
@@ -31,12 +31,23 @@ WITHOUT_WEIGHTS = (
 class ChosenStart:
     """The weights to start from, by name or path, or None for random ones; and why these.
 
-    `missing` names the published weights that would have been used, if they cannot be had.
+    source        these weights on this machine
+    missing       name of the published weights that would have been used, if they cannot be had
+    why_missing   the reason why not
+    shorter_side  median of the photographs' shorter sides in pixels; 0 if it was not estimated
     """
 
     weights: str | Path | None
     reason: str
+    source: WeightSource | None = None
     missing: str = ""
+    why_missing: str = ""
+    shorter_side: int = 0
+
+    @property
+    def which_is_missing(self) -> str:
+        """The weights that cannot be had, and why, as a part of a sentence; "" if none."""
+        return f", and {self.missing} cannot be had ({self.why_missing})" if self.missing else ""
 
 
 def choose_start(
@@ -51,29 +62,44 @@ def choose_start(
     record = RunRecord(resumed_folder) if resumed_folder is not None else None
     if record is not None and record.run_json_path.exists():
         return keep_recorded_start(record, machine)
-    name = choose_network_with_weights(listing, machine)
+    shorter_side = estimate_median_shorter_side(listing)
+    name = choose_network_with_weights(listing, shorter_side, machine)
     weights = find_weights(name) if name else None
     if weights is None:
-        return ChosenStart(None, "")
+        return ChosenStart(None, "", shorter_side=shorter_side)
     why_not = machine.group.broadcast_from_rank0(partial(explain_why_missing, weights))
+    if isinstance(why_not, UsageError):  # on every rank
+        raise why_not
     if why_not:
         return ChosenStart(
             None,
             f"starts from random weights, because {weights.name} cannot be fetched ({why_not}): "
             f"{WITHOUT_WEIGHTS}",
             missing=weights.name,
+            why_missing=why_not,
+            shorter_side=shorter_side,
         )
     try:
-        machine.group.run_local_rank0_first(partial(resolve_model_source, weights.name))
+        source = machine.group.run_local_rank0_first(partial(fetch_weight_source, weights))
     except RecordError as error:  # it has been decided that the run starts from them
         raise RecordError(f"{error}; or add --from none to start from random weights") from None
-    return ChosenStart(weights.name, describe_chosen_weights(weights))
+    reason = describe_chosen_weights(weights)
+    return ChosenStart(weights.name, reason, source, shorter_side=shorter_side)
 
 
-def explain_why_missing(weights: PublishedWeights) -> str:
-    """Explain why weights are not on this machine and cannot be fetched; "" if they can be had."""
+def fetch_weight_source(weights: PublishedWeights) -> WeightSource:
+    return resolve_weight_source(fetch_model_folder(weights))
+
+
+def explain_why_missing(weights: PublishedWeights) -> str | UsageError:
+    """Explain why weights are not on this machine and cannot be fetched; "" if they can be had.
+
+    Returns a UsageError if a variable that says from where to fetch them is wrong.
+    """
     try:
         return "" if is_on_this_machine(weights) else explain_why_unreachable(weights)
+    except UsageError as error:
+        return error
     except (ResiduaError, OSError) as error:
         return str(error)
 
@@ -82,7 +108,16 @@ def describe_chosen_weights(weights: PublishedWeights) -> str:
     """Say which weights a run starts from: their name, their sum and their licence."""
     facts = [f"SHA-256 {weights.sha256[:12]}..."] if weights.sha256 else []
     facts += [f"licence {weights.licence}"] if weights.licence else []
-    return f"starts from the weights {weights.name} ({', '.join(facts)})"
+    described = f" ({', '.join(facts)})" if facts else ""
+    return f"starts from the weights {weights.name}{described}"
+
+
+def describe_unused_weights(model: object) -> str:
+    """Say that a run whose network is named does not start from its published weights, if any."""
+    with suppress(RecordError):  # of a file of weights that this run does not need
+        if isinstance(model, str) and find_weights(model):
+            return f"starts from random weights; published ones are named {model}"
+    return ""
 
 
 def keep_recorded_start(record: RunRecord, machine: Machine) -> ChosenStart:
@@ -100,4 +135,4 @@ def keep_recorded_start(record: RunRecord, machine: Machine) -> ChosenStart:
             f"the run in {record.folder} started from {name} with the SHA-256 sum {sha256[:12]}"
             f"..., but that of {name} is {found.sha256[:12]}... now: put the former weights back"
         )
-    return ChosenStart(name, f"starts from the weights {name}, as the run that is resumed")
+    return ChosenStart(name, f"starts from the weights {name}, as the run that is resumed", found)

@@ -25,8 +25,14 @@ from residua.training.auto_config import (
     choose_config,
     choose_config_for_photos,
 )
-from residua.training.chosen_start import NO_WEIGHTS, ChosenStart, choose_start
+from residua.training.chosen_start import (
+    NO_WEIGHTS,
+    ChosenStart,
+    choose_start,
+    describe_unused_weights,
+)
 from residua.training.initial_weights import (
+    WeightSource,
     adapt_network_to_data,
     read_image_size,
     resolve_weight_source,
@@ -112,12 +118,14 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     Weights that it names are fetched, once on each machine.
     """
     weights = None if request.weights == NO_WEIGHTS else request.weights
-    is_open = request.weights is None and request.model is None
-    if is_open and isinstance(dataset, PhotoDataset):
-        return choose_start(dataset.listing, machine, request.resumed)
-    if weights is not None and machine.group.world_size > 1:
-        machine.group.run_local_rank0_first(partial(resolve_weight_source, weights))
-    return ChosenStart(weights, "")
+    if request.weights is None and isinstance(dataset, PhotoDataset):
+        if request.model is None:
+            return choose_start(dataset.listing, machine, request.resumed)
+        return ChosenStart(None, describe_unused_weights(request.model))
+    if weights is None:
+        return ChosenStart(None, "")
+    source = machine.group.run_local_rank0_first(partial(resolve_weight_source, weights))
+    return ChosenStart(weights, "", source)
 
 
 def choose_config_for_arrays(
@@ -151,10 +159,14 @@ def resolve_photo_run(
             f"--size {request.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
         )
     is_fine_tuning = request.weights is not None
-    if request.weights is not None and not side:
-        side = read_image_size(resolve_weight_source(request.weights))
+    if chosen.source is not None and not side:
+        side = read_image_size(chosen.source)
     auto_config = choose_config_for_photos(
-        dataset.listing, machine, finetune=is_fine_tuning, image_size=side
+        dataset.listing,
+        machine,
+        finetune=is_fine_tuning,
+        image_size=side,
+        shorter_side=chosen.shorter_side,
     )
     image_shape = (3, auto_config.image_size, auto_config.image_size)
     sized_dataset = dataset_from_listing(dataset.listing, image_shape)
@@ -169,12 +181,12 @@ def make_run(
     chosen: ChosenStart,
 ) -> ResolvedRun:
     """Make the run from the request and from the choices for what it leaves open."""
-    start = resolve_start(request, dataset, auto_config.model_name)
+    start = resolve_start(request, dataset, auto_config.model_name, chosen.source)
     chosen_recipe = request.change_recipe(auto_config.recipe)
     if chosen_recipe.freeze and not request.weights:
-        raise UsageError("--freeze needs pretrained weights: add --from")
+        raise UsageError(f"--freeze needs pretrained weights{chosen.which_is_missing}: add --from")
     if chosen_recipe.bn == "frozen" and not request.weights:
-        raise UsageError("bn=frozen needs pretrained weights: add --from")
+        raise UsageError(f"bn=frozen needs pretrained weights{chosen.which_is_missing}: add --from")
     settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"
@@ -234,25 +246,25 @@ class RunStart:
     fingerprint: str = ""
 
 
-def resolve_start(request: RunRequest, dataset: Dataset, default_model: str) -> RunStart:
+def resolve_start(
+    request: RunRequest, dataset: Dataset, default_model: str, source: WeightSource | None
+) -> RunStart:
     """Find the network to train and the weights that it starts from.
 
-    If weights are given, they also decide the network.  Otherwise the network is that of the
-    request, or `default_model`, with random weights.  Raises UsageError if both a model folder and
+    The weights `source` also decide the network.  Without them, it is that of the request, or
+    `default_model`, with random weights.  Raises UsageError if both a model folder and
     a network are given, or if a network does not fit the data.
     """
     model, shape, classes = request.model, dataset.input, len(dataset.classes)
-    if request.weights is None:
+    if source is None:
         if isinstance(model, nn.Module):
             return RunStart(make_module_classifier(model, shape, classes))
         if isinstance(model, Network):
             return RunStart(adapt_given_network(model, dataset))
         return RunStart(network(model or default_model, input=shape, classes=classes))
-    weights_source = resolve_weight_source(request.weights)
-    if model is not None and (weights_source.path.is_dir() or not isinstance(model, str)):
+    if model is not None and (source.path.is_dir() or not isinstance(model, str)):
         raise UsageError(f"--from {request.weights} already decides the network: leave --model out")
-    adapted_network = adapt_network_to_data(weights_source, dataset, model)
-    return RunStart(adapted_network, weights_source.path, weights_source.fingerprint)
+    return RunStart(adapt_network_to_data(source, dataset, model), source.path, source.fingerprint)
 
 
 def adapt_given_network(given: Network, dataset: Dataset) -> Network:

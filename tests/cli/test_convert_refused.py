@@ -115,7 +115,7 @@ BAD_FILES = {
     "a folder": (
         "x",
         lambda path: path.mkdir(),
-        "{path} is a folder: give a weights file, or add --to PROJECT, which writes the folder's "
+        "{path} is a folder: give a weights file, or add --to PROJECT, which writes its "
         "weights for another project",
     ),
     "a short bias": (

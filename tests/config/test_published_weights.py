@@ -173,8 +173,9 @@ FULL = "0" * 64
     [
         # the lowest error among those whose whole sum is known
         ({"n.a": (0.3, FULL), "n.b": (0.2, FULL), "n.c": (0.1, "01234567")}, "n.b"),
-        # else the lowest
-        ({"n.a": (0.3, ""), "n.b": (0.2, "01234567")}, "n.b"),
+        # else among those of which the first digits are known, else of all
+        ({"n.a": (0.3, "01234567"), "n.b": (0.2, "01234567"), "n.c": (0.1, "")}, "n.b"),
+        ({"n.a": (0.3, ""), "n.b": (0.2, "")}, "n.b"),
         # a measured one before one that nobody measured
         ({"n.a": (None, FULL), "n.b": (0.2, "")}, "n.b"),
         ({"n.a": (None, FULL)}, "n.a"),
@@ -223,6 +224,35 @@ def test_the_users_file_adds_weights_and_changes_fields(tmp_path, monkeypatch):
     assert len(list_weights()) == 1 + sum(map(can_be_built, ENTRIES))
 
 
+def test_weights_with_other_classes_do_not_become_what_a_known_name_means(tmp_path, monkeypatch):
+    own = {
+        "name": "resnet50.products",
+        "network": "resnet50,stride=3x3",
+        "address": "https://intra.net/p.pth",
+        "sha256": FULL,
+        "class_names": ["chair", "table"],
+        "top1_error": 0.03,
+    }
+    write_user_file(tmp_path, monkeypatch, [own, own | {"name": "products.v1"}])
+    assert find_weights("resnet50").name == "resnet50.a1_in1k"
+    assert find_weights_of_network("resnet50,stride=3x3").name == "resnet50.a1_in1k"
+    assert find_weights("products").name == "products.v1"
+
+
+def test_a_sum_may_be_in_capitals(tmp_path, monkeypatch):
+    write_user_file(tmp_path, monkeypatch, [{"name": "resnet18.a1_in1k", "sha256": "AB" * 32}])
+    assert find_weights("resnet18").sha256 == "ab" * 32
+
+
+def test_a_missing_users_file_is_said_with_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESIDUA_WEIGHTS", str(tmp_path / "gone.json"))
+    with pytest.raises(RecordError, match=r"RESIDUA_WEIGHTS names .* there is no file .*gone.json"):
+        find_weights("resnet18")
+
+
+OWN = {"name": "own.v1", "network": "resnet18", "address": "https://a.b/c.pth"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -237,7 +267,25 @@ def test_the_users_file_adds_weights_and_changes_fields(tmp_path, monkeypatch):
             [{"name": "../a", "network": "resnet18", "address": "https://a/b"}],
             "cannot name weights",
         ),
-        ([{"name": "a", "network": "resnet18", "address": "b.pth"}], "is not the URL of a file"),
+        ([OWN | {"name": "none.v1"}], "cannot name weights"),
+        ([OWN | {"name": "a" * 101}], "cannot name weights"),
+        *(
+            ([OWN | {"address": address}], "is not the URL of a file")
+            for address in (
+                "b.pth",
+                "https://a.b/..",
+                "https://a.b/.",
+                "https://[b/c",
+                "https:///c",
+            )
+        ),
+        ([OWN | {"std": [0, 0, 0]}], "stds (0.0, 0.0, 0.0) are invalid"),
+        ([OWN | {"mean": [0.5]}], "1 means and 3 stds do not match"),
+        ([OWN | {"class_names": ["a", "a"]}], "class names must be distinct"),
+        ([OWN | {"class_names": ["a", "b\x1b"]}], "has control characters"),
+        ([OWN | {"licence": "x\x1b[31m"}], "has control characters"),
+        ([OWN | {"top1_error": 5}], "give a share from 0 to 1"),
+        ([OWN | {"network": "resnet50"}], "write resnet50,stride=3x3 for weights of torchvision"),
     ],
 )
 def test_a_wrong_users_file_is_one_sentence(tmp_path, monkeypatch, content, message):
@@ -291,3 +339,9 @@ def test_models_lists_the_weights(capsys):
         r"resnet50\.a1_in1k +19\.62.% +224  apache-2\.0 +773525d5821d resnet50\n", text
     )
     assert re.search(r"resnet50\.fb_swsl_ig1b_ft_in1k .* cc-by-nc-4\.0  the hub's\n", text)
+    assert main(["models", "resnet50", "--weights", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["weights"]
+    assert len(listed) > 1
+    assert all(entry["name"].startswith("resnet50.") for entry in listed)
+    assert main(["models", "resnat50", "--weights"]) == 0
+    assert capsys.readouterr().out == "no weights match resnat50\n"

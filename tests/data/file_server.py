@@ -11,11 +11,13 @@ def run_file_server(tls=None):
     """Serve `files`, by path.
 
     `cuts` are the numbers of bytes after which the next responses are cut off, one for each;
-    `moved` are addresses by the path that refers to them.
+    `moved` are addresses by the path that refers to them; `pause` is called in the middle of each
+    file.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), FileRequestHandler)
     server.files, server.cuts, server.ranges, server.length, server.asked = {}, [], True, True, []
-    server.headers, server.moved = {}, {}
+    server.headers, server.moved, server.authorizations = {}, {}, []
+    server.pause = lambda: None
     server.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -31,6 +33,7 @@ class FileRequestHandler(BaseHTTPRequestHandler):
     def do_GET(self):
         site = self.server
         site.asked.append((self.path, self.headers["Range"]))
+        site.authorizations.append(self.headers["Authorization"])
         if self.path in site.moved:
             self.send_moved()
             return
@@ -54,7 +57,11 @@ class FileRequestHandler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = start + site.cuts.pop(0) if site.cuts else None
-        self.wfile.write(content[start:end])
+        middle = (start + len(content)) // 2 if end is None else end
+        self.wfile.write(content[start:middle])
+        self.wfile.flush()
+        site.pause()
+        self.wfile.write(content[middle:end])
 
     def send_moved(self):
         self.send_response(302)

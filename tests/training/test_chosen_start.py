@@ -1,6 +1,7 @@
 """Training on photographs with nothing chosen starts from published weights, or says why not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ from PIL import Image
 
 import residua
 from residua.cli.main import main
+from residua.config.published_weights import PublishedWeights
 from residua.data.sources.image_folder import list_image_folder
 from residua.errors import RecordError
-from residua.net.model_folder import read_model_config
+from residua.net.model_folder import find_model_folder, read_model_config
 from residua.record import RunRecord
+from residua.training import auto_config
 from residua.training.auto_config import (
     choose_config_for_photos,
     choose_image_size,
     look_up_network,
 )
+from residua.training.chosen_start import describe_chosen_weights
 from tests.training.short_runs import CPU_FP32
 from tests.weight_publisher import PATH_ON_HUB, publish_weights
 
@@ -117,7 +121,54 @@ def test_weights_that_are_named_must_be_there(publisher, capsys, monkeypatch):
     assert f"{NAME} cannot be fetched from {NOWHERE}" in said
     assert not Path("runs").exists()
     _, said = train(capsys, "--freeze", expected_code=2)
-    assert "--freeze needs pretrained weights: add --from" in said
+    assert f"--freeze needs pretrained weights, and {NAME} cannot be had ({NOWHERE}/owner" in said
+
+
+@pytest.mark.parametrize("mirror", ["mirror", "http://[::1"])
+def test_a_mirror_that_is_no_url_is_an_error_and_no_other_run(
+    publisher, capsys, monkeypatch, mirror
+):
+    monkeypatch.setenv("RESIDUA_MIRROR", mirror)
+    _, said = train(capsys, "--dry-run", expected_code=2)
+    assert said == f"residua: RESIDUA_MIRROR={mirror} is not a URL: write https://HOST/PATH\n"
+
+
+def test_an_empty_from_is_an_error(publisher, capsys):
+    _, said = train(capsys, "--from", "", "--dry-run", expected_code=2)
+    assert "--from names no weights: give some, or none for random weights" in said
+
+
+def test_a_named_network_starts_from_random_weights_which_is_said(publisher, capsys):
+    _, said = train(capsys, "--model", "resnet18", "--dry-run")
+    assert "starts from random weights; published ones are named resnet18 (override" in said
+    _, said = train(capsys, "--model", "resnet18", "--from", "none", "--dry-run")
+    assert "starts from" not in said
+
+
+def test_weights_without_sum_and_licence_are_named_alone():
+    weights = PublishedWeights(name="a.v1", network="resnet18", address="https://a.b/c.pth")
+    assert describe_chosen_weights(weights) == "starts from the weights a.v1"
+
+
+def test_a_path_that_is_taken_for_a_name_is_said_once_and_recorded_as_a_path(publisher, capsys):
+    shutil.copytree(find_model_folder("resnet18"), "resnet18")
+    facts, said = train(capsys, "--from", "resnet18")
+    assert said.count("is taken as a path") == 1
+    assert facts["weights_from"]["name"] == str(Path("resnet18").absolute())
+
+
+def test_the_sizes_of_the_photographs_are_read_once(publisher, capsys, monkeypatch):
+    opened, read_entry_bytes = [], auto_config.read_entry_bytes
+    monkeypatch.setattr(
+        auto_config, "read_entry_bytes", lambda e: opened.append(e) or read_entry_bytes(e)
+    )
+    train(capsys, "--dry-run")
+    assert len(opened) == 24
+
+
+def test_the_table_after_training_names_the_weights(publisher, capsys):
+    assert main(["train", "photos", *QUICKLY]) == 0
+    assert f"  {NAME} (SHA-256 {publisher.sha256[:12]}...)\n" in capsys.readouterr().out
 
 
 def test_weights_that_turn_out_wrong_end_the_command_with_a_way_on(publisher, capsys):
