@@ -17,16 +17,17 @@ from residua.cli.options import (
     add_data_dir_option,
     add_device_option,
     add_json_option,
+    add_offline_option,
     add_out_option,
     add_precision_option,
     add_recipe_options,
     add_seed_option,
 )
 from residua.cli.parser import CommandParser
-from residua.cli.run_options import make_run_request
+from residua.cli.run_options import add_start_options, make_run_request
 from residua.config.papers import list_models
 from residua.config.recipe import Recipe
-from residua.console.output import DataSummaryRecorder, print_note, print_result
+from residua.console.output import DataSummaryRecorder, print_notes, print_result
 from residua.console.progress import ProgressBar
 from residua.errors import UsageError
 from residua.files import write_text
@@ -46,13 +47,7 @@ def add_arguments(parser: CommandParser) -> None:
         completions=list_models("*"),
         help="a network's name (default: as residua train chooses it)",
     )
-    parser.add_argument(
-        "--from",
-        help="start from these weights, as in residua train (default: random weights)",
-    )
-    parser.add_argument(
-        "--freeze", action="store_true", help="train only a new final layer, as in residua train"
-    )
+    add_start_options(parser)
     parser.add_argument(
         "--size", type=int, help="side in pixels of photographs (default: as residua train does)"
     )
@@ -70,6 +65,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_device_option(parser)
     add_precision_option(parser, default="auto")
     add_data_dir_option(parser)
+    add_offline_option(parser)
     add_json_option(parser)
 
 
@@ -80,9 +76,7 @@ def run(arguments: Namespace) -> None:
     machine = training.set_up_machine(arguments.precision, device_choice=arguments.device)
     resolved = training.resolve_run(make_test_request(arguments), dataset, machine)
     name = resolved.run.network.name
-    for option in ("model", "size"):
-        if option in resolved.reasons:
-            print_note(f"{resolved.reasons[option]} (override: --{option})")
+    print_notes(f"{why} (override: --{option})" for option, why in resolved.reasons.items())
     print_summary = DataSummaryRecorder(is_main=True)
     with ProgressBar("step") as bar:
         test = training.run_range_test(

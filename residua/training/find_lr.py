@@ -23,6 +23,7 @@ from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
 from residua.net.model_folder import build_untrained
+from residua.training.added_classes import extend_head
 from residua.training.initial_weights import load_initial_weights
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
@@ -133,6 +134,8 @@ def run_range_test(
     mean, std = data.mean, data.std
     if initial_weights is not None:
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
+        if run.add_class:
+            weights |= extend_head(net, run.network, initial_weights)
         net.load_state_dict({**net.state_dict(), **weights})
     net = prepare_network_for_recipe(net, run, recipe, machine).train()
     batches = make_training_batches(images, recipe, data, mean, std, run.seed, (0, 1))
