@@ -218,6 +218,7 @@ def prepare_network_training(
         additions.transform,
     )
     total_steps = recipe.total_steps(len(train_images))
+    recipe.require_probe_step(total_steps)
     save_best = partial(save_pretrained, net, config, record.folder / "best")
     train_function = partial(
         fit_network,

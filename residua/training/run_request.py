@@ -32,6 +32,7 @@ from residua.training.initial_weights import (
     resolve_weight_source,
 )
 from residua.training.machine import Machine
+from residua.training.prepared_network import require_fields_with_effect
 
 DEFAULT_MODEL = "cifar-resnet20"
 MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # allowed range of the image size, in pixels
@@ -171,10 +172,8 @@ def make_run(
     """Make the run from the request and from the choices for what it leaves open."""
     start = resolve_start(request, dataset, auto_config.model_name)
     chosen_recipe = request.change_recipe(auto_config.recipe)
-    if chosen_recipe.freeze and not request.weights:
-        raise UsageError("--freeze needs pretrained weights: add --from")
-    if chosen_recipe.bn == "frozen" and not request.weights:
-        raise UsageError("bn=frozen needs pretrained weights: add --from")
+    may_be_trained = bool(request.weights) or isinstance(request.model, nn.Module)
+    require_fields_with_effect(chosen_recipe, is_trained=may_be_trained)
     settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"

@@ -61,7 +61,7 @@ def test_a_preview_says_what_is_trained_when_and_at_which_rate(capsys):
     command = ["train", "digits", "--model", "cifar-resnet8", "--steps", "8", "--dry-run", *options]
     assert main([*command, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["steps_of_last_layer_alone"] == 2
+    assert facts["probe_steps"] == 2
     assert {item["part"]: item["factor"] for item in facts["lr_factors"]} == {
         "last layer": 1,
         "stage 3": 0.05,

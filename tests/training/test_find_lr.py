@@ -55,7 +55,7 @@ def test_without_out_nothing_is_written_and_the_suggestion_is_printed(
     capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    settings = ["--set", "probe=0.5", "--set", "sizes=[0.5,1]", "--set", "ema=0.9"]
+    settings = ["--set", "sizes=[0.5,1]", "--set", "ema=0.9"]
     assert main([*COMMAND, "--batch-size", "8", *settings]) == 0
     out = capsys.readouterr().out
     assert "steepest fall of the loss at" in out

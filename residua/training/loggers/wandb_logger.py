@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from residua.config.serialize import Json
-from residua.training.loggers.kept_identity import KeptIdentity, read_kept_identity
 from residua.training.loggers.run_logger import collect_result_values
+from residua.training.loggers.tracked_run import TrackedRun, read_tracked_run
 
 WANDB_FILE = "wandb-run.json"
 WANDB_PROJECT = "residua"  # unless WANDB_PROJECT, which the library reads, names another one
@@ -22,15 +22,15 @@ class WandbLogger:
 
     def __init__(self) -> None:
         self.run: Any = None
-        self.path, self.identity = Path(), KeptIdentity("")
+        self.path, self.identity = Path(), TrackedRun("")
 
     def start(self, settings: dict[str, Json], folder: Path) -> None:
         """Begin a run of Weights & Biases, or go on with that of an earlier session."""
         import wandb
 
         self.path = folder / WANDB_FILE
-        kept = read_kept_identity(self.path)
-        self.identity = kept or KeptIdentity(secrets.token_hex(4))
+        kept = read_tracked_run(self.path)
+        self.identity = kept or TrackedRun(secrets.token_hex(4))
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or WANDB_PROJECT,
             id=self.identity.id,
