@@ -42,9 +42,10 @@ def find_model_folder(run_or_model: Path) -> Path:
     if not record.run_json_path.exists():
         return run_or_model
     if record.read_run_json()["result"] is None:
+        best = run_or_model / "best"
+        way_on = f", or give {best}" if best.is_dir() else ""
         raise UsageError(
-            f"the run in {run_or_model} is not finished: continue it with --resume, "
-            f"or give {run_or_model / 'best'}"
+            f"the run in {run_or_model} is not finished: continue it with --resume{way_on}"
         )
     return run_or_model / "last"
 
