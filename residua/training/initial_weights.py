@@ -70,7 +70,9 @@ def record_weights_origin(config: ModelConfig, source: WeightSource) -> ModelCon
     """
     start = model.read_model_config(source.path) if source.path.is_dir() else None
     name, sha256 = name_without_path(source), source.sha256
-    if start is not None and start.weights_from:
+    if start is not None and start.published_as:
+        name, sha256 = start.published_as, start.published_sum
+    elif start is not None and start.weights_from:
         name, sha256 = start.weights_from, start.weights_from_sum
     licence = start.license if start is not None else ""
     return replace(config, weights_from=name, weights_from_sum=sha256, license=licence)

@@ -27,6 +27,11 @@ class MlflowLogger:
         self.client: Any = None
         self.path, self.identity = Path(), TrackedRun("")
 
+    @property
+    def logged_step(self) -> int:
+        """The last step that the run of MLflow has."""
+        return self.identity.step
+
     def start(self, settings: dict[str, Json], folder: Path) -> None:
         """Create a run of MLflow with the settings as parameters, or go on with an earlier one."""
         from mlflow.entities import Param

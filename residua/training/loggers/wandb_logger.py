@@ -24,6 +24,11 @@ class WandbLogger:
         self.run: Any = None
         self.path, self.identity = Path(), TrackedRun("")
 
+    @property
+    def logged_step(self) -> int:
+        """The last step that the run of Weights & Biases has."""
+        return self.identity.step
+
     def start(self, settings: dict[str, Json], folder: Path) -> None:
         """Begin a run of Weights & Biases, or go on with that of an earlier session."""
         import wandb
@@ -38,6 +43,7 @@ class WandbLogger:
             dir=str(folder),
             config=settings,
             resume="allow",
+            reinit="create_new",  # a run that the user has begun stays as it is
             # its record of standard output would take the progress bar for output
             settings=wandb.Settings(console="off"),
         )
