@@ -54,7 +54,8 @@ class Recipe:
                 "frozen": BN normalises by the running statistics that the run began with, as in the
                 transfer learning guide of Keras; its scales and shifts are trained.
                 "reestimated": as "train", and after the last step the running statistics are
-                computed anew, over up to 5,000 training images (Izmailov et al. 2018)
+                computed anew, over up to 5,000 training images (Izmailov et al. 2018); the model
+                folder `best` has them only if the last network is the best one
     ema         decay per step of an average of weights and running statistics, which is evaluated
                 and saved instead of those of one step; 0 for no average.  After t steps the decay
                 is at most (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage

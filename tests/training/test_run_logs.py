@@ -229,7 +229,7 @@ def test_a_logger_that_cannot_start_names_no_folder_that_is_not_kept():
         def start(self, settings, folder):
             raise ConnectionError("no server")
 
-    images = np.arange(1280, dtype=np.uint8).reshape(20, 1, 8, 8), [0, 1] * 10
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8), [0, 1] * 20
     with pytest.raises(TrainingError) as caught:
         residua.train("cifar-resnet8", images, steps=2, log=Offline(), quiet=True)
     assert str(caught.value).endswith("nothing was trained: repeat the command with or without log")
