@@ -408,19 +408,41 @@ def test_sizes_refuse_a_network_of_vectors(tmp_path):
         train(run, tmp_path)
 
 
-def test_a_module_of_the_users_own_ends_with_its_averaged_weights():
+def train_own_module(**settings):
+    """Train a module of one's own; return its last layer's weights before, and after each step."""
+    torch.manual_seed(0)
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8).numpy()
-    plain = replace(recipe("small"), batch_size=8)
-    averaging = replace(plain, ema=0.9, clip_norm=1e9, bn="reestimated")
-    ends = []
-    for chosen in (plain, averaging):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
-        data = images, [0, 1] * 20
-        assert residua.train(data=data, model=net, recipe=chosen, steps=6, quiet=True).net is net
-        ends.append(net[2].weight.detach().clone())
-    assert not torch.equal(*ends)
-    assert torch.allclose(*ends, atol=0.1)
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
+    weights = [net[2].weight.detach().clone()]
+    residua.train(
+        net,
+        (images, [0, 1] * 20),
+        recipe=replace(recipe("small"), batch_size=8, **settings),
+        steps=6,
+        quiet=True,
+        on_progress=lambda report: weights.append(net[2].weight.detach().clone()),
+    )
+    return net, weights
+
+
+def test_a_module_of_the_users_own_ends_with_its_averaged_weights():
+    net, [average, *weights] = train_own_module(ema=0.9, bn="reestimated")
+    assert len(weights) == 6
+    for step, weight in enumerate(weights):
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    assert torch.allclose(net[2].weight, average, atol=1e-6)
+    assert not torch.allclose(weights[-1], average, atol=1e-3)
+
+
+def test_the_gradients_of_a_module_of_the_users_own_are_clipped():
+    moves = {}
+    for clip_norm in (0.0, 1e-3):
+        _, weights = train_own_module(clip_norm=clip_norm)
+        moves[clip_norm] = (weights[-1] - weights[0]).norm()
+    # six steps of at most 0.1 times a momentum of at most ten gradients, and weight decay
+    assert moves[1e-3] < 6 * 0.1 * (10 * 1e-3 + 1e-3)
+    assert moves[0.0] > 10 * moves[1e-3]
 
 
 def test_a_tensor_that_a_module_holds_under_two_names_is_averaged_once():
