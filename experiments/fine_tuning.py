@@ -13,6 +13,7 @@ line with every choice left to it, except what the arm names.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -32,6 +33,7 @@ from tqdm import tqdm
 
 from residua.config.dataset import get_dataset
 from residua.data.read import read_split
+from residua.version import __version__
 
 NEW_CLASSES = ("cat", "dog", "horse", "truck")  # the other six are the stand-in's
 TRAINING_IMAGES, TEST_IMAGES, SIDE = 50, 500, 64  # of each new class; side in pixels
@@ -102,12 +104,15 @@ def publish_weights(run: Path) -> Iterator[dict[str, str]]:
         handler = partial(SimpleHTTPRequestHandler, directory=str(Path(folder, "hub")))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         Thread(target=server.serve_forever, daemon=True).start()
-        yield {
-            "RESIDUA_WEIGHTS": str(registry),
-            "RESIDUA_MIRROR": f"http://127.0.0.1:{server.server_port}",
-            "XDG_CACHE_HOME": str(Path(folder, "cache")),
-        }
-        server.shutdown()
+        try:
+            yield {
+                "RESIDUA_WEIGHTS": str(registry),
+                "RESIDUA_MIRROR": f"http://127.0.0.1:{server.server_port}",
+                "XDG_CACHE_HOME": str(Path(folder, "cache")),
+            }
+        finally:
+            server.shutdown()
+            server.server_close()
 
 
 def residua(*arguments: str, environment: dict[str, str] | None = None) -> str:
@@ -127,7 +132,12 @@ def measure_arms(run: Path, images: Path, out: Path, seeds: list[int], arms: lis
     record = out / "results.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    done = {(row["arm"], row["seed"], row["data"]) for row in rows}
+    sha256 = hashlib.sha256((run / "last" / "model.safetensors").read_bytes()).hexdigest()
+    done = {
+        (row["arm"], row["seed"], row["data"])
+        for row in rows
+        if row.get("stand_in", sha256) == sha256  # rows of earlier versions do not name it
+    }
     with publish_weights(run) as environment, tempfile.TemporaryDirectory() as runs:
         for seed in seeds:
             for arm in arms:
@@ -138,10 +148,25 @@ def measure_arms(run: Path, images: Path, out: Path, seeds: list[int], arms: lis
                 facts = json.loads(residua("train", str(images), *options, environment=environment))
                 kept = ("steps", "seconds", "train_error", "test_error", "weights_from", "model")
                 row = {"arm": arm, "seed": seed, "data": images.name}
+                row |= {"stand_in": sha256, "residua": __version__, "device": read_device(folder)}
                 rows.append(row | {key: facts[key] for key in kept})
                 with record.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
-    print_table([row for row in rows if row["data"] == images.name])
+    print_table(
+        [
+            row
+            for row in rows
+            if row["data"] == images.name
+            and row["seed"] in seeds
+            and row.get("stand_in", sha256) == sha256
+        ]
+    )
+
+
+def read_device(folder: str) -> str:
+    """Read from run.json which device trained a run."""
+    environment = json.loads(Path(folder, "run.json").read_text())["environment"]
+    return str(environment["device"])
 
 
 def print_table(rows: list[dict]) -> None:
@@ -179,6 +204,10 @@ def main() -> None:
     measure.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     measure.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     given = parser.parse_args()
+    if given.command == "measure" and next(iter(ARMS)) not in given.arms:
+        parser.error(f"--arms must name {next(iter(ARMS))!r}, with which the others are compared")
+    if given.command == "measure" and len(set(given.seeds)) > max(T_95):
+        parser.error(f"--seeds takes at most {max(T_95)} seeds")
     if given.command == "images":
         write_images(given.cifar10, given.out)
     else:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 from residua.errors import UsageError
@@ -163,6 +164,17 @@ def make_parent_folders(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def require_writable_file(path: Path) -> None:
+    """Raise OSError, before long work, if no file can be written at `path`; nothing is kept."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    target = resolve_target(path)
+    require_replaceable(path, target)
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def require_replaceable(path: Path, target: Path) -> None:

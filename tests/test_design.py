@@ -188,6 +188,7 @@ LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "sklearn.cluster",
     "sklearn.datasets",
     "sklearn.svm",
+    "tensorboard.backend.event_processing.event_file_loader",
     "tensorboard.compat.proto.event_pb2",
     "tensorboard.compat.proto.summary_pb2",
     "tensorboard.plugins.hparams.summary_v2",

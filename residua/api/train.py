@@ -49,7 +49,7 @@ def train(
     resume: bool = False,
     save_every: str = "60s",
     data_dir: str | Path | None = None,
-    log: str | RunLogger | Sequence[str | RunLogger] = (),
+    log: str | RunLogger | Sequence[str | RunLogger] | None = None,
     on_progress: Callable[[ProgressReport], None] | None = None,
     quiet: bool = False,
 ) -> TrainingResult:

@@ -157,7 +157,7 @@ class TrainingSession:
         was_finished = RunRecord(folder).is_finished
         callback = CallbackListener(self.on_progress) if self.on_progress and is_main else None
         bar = ProgressBar("step", hidden=not is_said)
-        logs = RunLogs(self.loggers, bar.print_note)
+        logs = RunLogs(self.loggers, bar.print_note, is_folder_kept=self.out is not None)
         listeners: list[ProgressListener] = [
             TrainingListener(bar, resolved.run.network.name),
             logs,
@@ -188,6 +188,8 @@ class TrainingSession:
             logs.finish(result)
         if callback is not None and callback.error is not None:
             raise callback.error
+        if is_said and was_finished and self.loggers:
+            print_notes([f"the run in {folder} is already finished; nothing was logged"])
         origin = RunRecord(folder).read_weights_origin()
         return {
             **result,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace

@@ -17,19 +17,20 @@ from residua.cli.options import (
     add_data_dir_option,
     add_device_option,
     add_json_option,
+    add_offline_option,
     add_out_option,
     add_precision_option,
     add_recipe_options,
     add_seed_option,
 )
 from residua.cli.parser import CommandParser
-from residua.cli.run_options import make_run_request
+from residua.cli.run_options import add_start_options, make_run_request
 from residua.config.papers import list_models
 from residua.config.recipe import Recipe
-from residua.console.output import DataSummaryRecorder, print_note, print_result
+from residua.console.output import DataSummaryRecorder, print_notes, print_result
 from residua.console.progress import ProgressBar
 from residua.errors import UsageError
-from residua.files import write_text
+from residua.files import require_writable_file, write_text
 from residua.report.format import quote_path
 from residua.report.lr_range_figure import render_lr_range_figure
 
@@ -46,13 +47,7 @@ def add_arguments(parser: CommandParser) -> None:
         completions=list_models("*"),
         help="a network's name (default: as residua train chooses it)",
     )
-    parser.add_argument(
-        "--from",
-        help="start from these weights, as in residua train (default: random weights)",
-    )
-    parser.add_argument(
-        "--freeze", action="store_true", help="train only a new final layer, as in residua train"
-    )
+    add_start_options(parser)
     parser.add_argument(
         "--size", type=int, help="side in pixels of photographs (default: as residua train does)"
     )
@@ -70,6 +65,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_device_option(parser)
     add_precision_option(parser, default="auto")
     add_data_dir_option(parser)
+    add_offline_option(parser)
     add_json_option(parser)
 
 
@@ -80,9 +76,7 @@ def run(arguments: Namespace) -> None:
     machine = training.set_up_machine(arguments.precision, device_choice=arguments.device)
     resolved = training.resolve_run(make_test_request(arguments), dataset, machine)
     name = resolved.run.network.name
-    for option in ("model", "size"):
-        if option in resolved.reasons:
-            print_note(f"{resolved.reasons[option]} (override: --{option})")
+    print_notes(f"{why} (override: --{option})" for option, why in resolved.reasons.items())
     print_summary = DataSummaryRecorder(is_main=True)
     with ProgressBar("step") as bar:
         test = training.run_range_test(
@@ -115,19 +109,28 @@ def make_test_request(arguments: Namespace) -> "RunRequest":
 
 
 def check_figure_path(path: Path | None) -> None:
-    """Raise UsageError, before the test, if the figure's file is not called *.svg."""
-    if path is not None and path.suffix.lower() != ".svg":
+    """Raise UsageError, before the test, if the figure cannot be written there as *.svg."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".svg":
         raise UsageError(f"--out {path} is invalid: the figure is an SVG, so name it FILE.svg")
+    try:
+        require_writable_file(path)
+    except OSError as error:
+        reason = "it is a folder" if path.is_dir() else error.strerror or str(error)
+        raise UsageError(
+            f"--out {path} cannot be written ({reason}): choose another file"
+        ) from None
 
 
 def render_range_test(test: "RangeTest") -> str:
-    """Render the figure of a test, with its suggestion and the rates that it comes from."""
-    marked = {"steepest fall": test.steepest_lr, "lowest loss": test.lowest_loss_lr}
-    if test.suggested_lr is not None and test.suggested_lr != test.steepest_lr:
-        marked["suggestion"] = test.suggested_lr
-    elif test.suggested_lr is not None:
-        marked = {"suggestion, steepest fall": test.steepest_lr} | marked
-        del marked["steepest fall"]
+    """Render the figure of a test, with its suggestion, if any, and the rates it comes from."""
+    marked: dict[str, float] = {}
+    if test.suggested_lr is not None:
+        is_steepest = test.suggested_lr == test.steepest_lr
+        others = {} if is_steepest else {"suggestion": test.suggested_lr}
+        steepest = "suggestion, steepest fall" if is_steepest else "steepest fall"
+        marked = {steepest: test.steepest_lr, "lowest loss": test.lowest_loss_lr} | others
     return render_lr_range_figure(test.rates, test.losses, test.smoothed, marked)
 
 
@@ -138,14 +141,19 @@ def describe_range_test(
     recipe = resolved.run.recipe
     assert isinstance(recipe, Recipe)
     end = "the loss grew fourfold" if test.diverged else "the loss did not diverge"
-    lines = [
-        f"{len(test.rates)} steps from {test.rates[0]:.2g} to {test.rates[-1]:.2g}: {end}",
-        f"steepest fall of the loss at {test.steepest_lr:.2g}, lowest loss at "
-        f"{test.lowest_loss_lr:.2g}",
-    ]
+    if test.overflowed:
+        end = "the loss was not finite at the next rate"
+    lines = [f"{len(test.rates)} steps from {test.rates[0]:.2g} to {test.rates[-1]:.2g}: {end}"]
     if test.suggested_lr is None:
-        lines.append("no suggestion: the loss did not fall at any rate; try more --steps")
+        lines.append(
+            "no suggestion: the loss did not fall by more than chance; try more --steps or a "
+            "larger --batch-size"
+        )
     else:
+        lines.append(
+            f"steepest fall of the loss at {test.steepest_lr:.2g}, lowest loss at "
+            f"{test.lowest_loss_lr:.2g}"
+        )
         lines.append(
             f"suggested: --lr {test.suggested_lr:.2g} (the smaller of the steepest fall and a "
             f"tenth of the lowest loss; the recipe {recipe.name} has {recipe.schedule.lr:g})"

@@ -220,7 +220,8 @@ def train_and_report(
         remedy = "to repeat it, choose another --out"
         if run_config.recipe is not None:
             remedy = f"to train its network further, add --from {folder} and another --out"
-        print_note(f"the run in {folder} is already finished; nothing was trained: {remedy}")
+        done = "trained or logged" if loggers else "trained"
+        print_note(f"the run in {folder} is already finished; nothing was {done}: {remedy}")
     return {
         **result,
         "folder": str(folder),

@@ -51,8 +51,10 @@ class Augmentation:
     trivial        apply TrivialAugment (Müller & Hutter 2021)
     randaugment    apply this number of random changes to each image, one after another, all of
                    the strength `magnitude`, 0 to 30 (RandAugment, Cubuk et al. 2020).  Changes and
-                   ranges are torchvision's, but areas outside the original image get the mean
-                   colour, not black
+                   ranges are torchvision's, except that geometric changes are interpolated
+                   bilinearly and not to the nearest pixel, shifts may be fractions of a pixel,
+                   shears keep the center and not the top left corner in its place, and areas
+                   outside the original image get the mean colour, not black
     extra          apply these registered transforms, in this order
     cut            fill a square of side `cut` pixels with the mean colour (DeVries & Taylor 2017)
     mixup          probability of blending an image with another one (Zhang et al. 2018)

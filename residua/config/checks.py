@@ -1,15 +1,28 @@
 """Range checks that several config classes share."""
 
+from contextlib import suppress
 from math import inf
+from numbers import Real
 
 from residua.errors import UsageError
 
 
-def check_range(value: float, name: str, low: float, high: float = inf) -> None:
-    """Raise UsageError unless low <= value < high."""
-    if not low <= value < high:
-        limit = f" and below {high}" if high < inf else ""
+def check_range(
+    value: float, name: str, low: float, high: float = inf, *, may_equal_high: bool = False
+) -> None:
+    """Raise UsageError unless low <= value < high, or value == high if `may_equal_high`."""
+    if not low <= value < high and not (may_equal_high and value == high):
+        word = "at most" if may_equal_high else "below"
+        limit = f" and {word} {high}" if high < inf else ""
         raise UsageError(f"{name}={value} is invalid: it must be at least {low}{limit}")
+
+
+def require_number(value: object, name: str) -> float:
+    """Return `value` as a float; raises UsageError unless it is a number, and not a bool."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):  # of a whole number with hundreds of digits
+            return float(value)
+    raise UsageError(f"{name}={repr(value)[:50]} is invalid: give a number")
 
 
 def require_odd_kernels(kernels: tuple[int, ...]) -> None:

@@ -66,13 +66,16 @@ class ModelConfig:
     white_level     as in `ImagePreprocessing`
     temperature     divisor of the scores: probabilities are softmax(scores / temperature)
     weights         SHA-256 of the file model.safetensors
-    license         license of the weights, as the Hugging Face hub names it, e.g. apache-2.0
+    license         license of the weights, or of those that their training started from, as the
+                    Hugging Face hub names it, e.g. apache-2.0
     train_digests   which photographs or arrays the run trained on: base64 of 4 bytes of the SHA-256
                     sum of each file or, after "pixels:", of each array's pixels (c, h, w)
     dev_digests     the same for the dev images, by which its best epoch was chosen
     fold            the fold of the training images that was held out as the dev split, if any
     published_as    name of the published weights that these are; "" for all other weights
     published_sum   SHA-256 of the file that was published, in hexadecimal
+    weights_from    name of the weights that the training started from; "" for random ones
+    weights_from_sum  SHA-256 of these weights, in hexadecimal
     ema             decay per step of the running average of weights that the folder holds; 0 for
                     the weights of one step
     """
@@ -100,6 +103,8 @@ class ModelConfig:
     published_as: str = field(default="", metadata={"added_later": True})
     published_sum: str = field(default="", metadata={"added_later": True})
     ema: float = field(default=0.0, metadata={"added_later": True})
+    weights_from: str = field(default="", metadata={"added_later": True})
+    weights_from_sum: str = field(default="", metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -95,7 +95,7 @@ class PublishedWeights:
     @property
     def is_non_commercial(self) -> bool:
         """Whether the licence forbids commercial use."""
-        return bool(NON_COMMERCIAL.search(self.licence.lower()))
+        return forbids_commercial_use(self.licence)
 
     @property
     def hub_file(self) -> tuple[str, str, str] | None:
@@ -117,6 +117,11 @@ class PublishedWeights:
     def has_full_sha256(self) -> bool:
         """Whether all digits of the sum are known before the file is there."""
         return len(self.sha256) == SUM_DIGITS
+
+
+def forbids_commercial_use(licence: str) -> bool:
+    """Return whether a licence, by its name, forbids commercial use, e.g. cc-by-nc-4.0."""
+    return bool(NON_COMMERCIAL.search(licence.lower()))
 
 
 def check_sha256(digits: str, name: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from residua.config.augmentation import Augmentation
-from residua.config.checks import check_range
+from residua.config.checks import check_range, require_number
 from residua.config.optimisers import Muon, Optimiser, Sgd
 from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.schedules import OneCycle, Schedule, StepDecay, Warmup
@@ -18,6 +18,7 @@ BatchNormMode = Literal["train", "frozen", "reestimated"]
 """What BN does in training; see `Recipe`."""
 
 MAX_STEPS, MAX_EPOCHS = 10**9, 10**6  # a GPU takes weeks for so many steps; our choice
+MAX_BODY_LR = 1000  # beyond any use, but no product of it overflows; our choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +42,9 @@ class Recipe:
                 expected gradient is that of a loss weighted by class, which is why there is none
     freeze      whether only the last layer is trained; BN then keeps its running statistics
     body_lr     factor on the learning rate of all layers except the last
-    layer_decay  factor on the learning rate from each stage to the one before it, from the last
-                layer down to the stem, beside `body_lr` (Howard & Ruder 2018, who divide by 2.6)
+    layer_decay  factor of at most 1 on the learning rate from each stage to the one before it, from
+                the last layer down to the stem, beside `body_lr` (Howard & Ruder 2018, who divide
+                by 2.6)
     probe       share of the run, at its start, in which only the last layer is trained, on fixed
                 features (Kumar et al. 2022, LP-FT).  The schedule runs once in this phase and once
                 in the rest of the run, in which all layers are trained; the last layer keeps its
@@ -52,7 +54,8 @@ class Recipe:
                 "frozen": BN normalises by the running statistics that the run began with, as in the
                 transfer learning guide of Keras; its scales and shifts are trained.
                 "reestimated": as "train", and after the last step the running statistics are
-                computed anew, over up to 5,000 training images (Izmailov et al. 2018)
+                computed anew, over up to 5,000 training images (Izmailov et al. 2018); the model
+                folder `best` has them only if the last network is the best one
     ema         decay per step of an average of weights and running statistics, which is evaluated
                 and saved instead of those of one step; 0 for no average.  After t steps the decay
                 is at most (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage
@@ -96,8 +99,10 @@ class Recipe:
             )
         if self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images is invalid: give at least 1")
-        check_range(self.smoothing, "smoothing", 0, 1)
-        check_range(self.body_lr, "body_lr", 0)
+        check_range(require_number(self.smoothing, "smoothing"), "smoothing", 0, 1)
+        body_lr = require_number(self.body_lr, "body_lr")
+        check_range(body_lr, "body_lr", 0, MAX_BODY_LR, may_equal_high=True)
+        self.make_fine_tuning_numbers_floats()
         self.check_fine_tuning_fields()
         if self.bn_splits < 1:
             raise UsageError(
@@ -105,9 +110,24 @@ class Recipe:
                 "give 1 for the whole batch, or a larger number"
             )
 
+    def make_fine_tuning_numbers_floats(self) -> None:
+        """Turn the numbers of the fields for fine-tuning into floats, as if read from JSON.
+
+        Recipes that are equal then have equal JSON, and so do runs.  Raises UsageError for what is
+        not a number.
+        """
+        for name in ("layer_decay", "probe", "ema", "clip_norm"):
+            object.__setattr__(self, name, require_number(getattr(self, name), name))
+        if not isinstance(self.sizes, tuple | list):
+            raise UsageError(
+                f"sizes={self.sizes!r} is invalid: give a tuple of shares, e.g. (0.5, 1)"
+            )
+        sizes = tuple(require_number(size, "sizes") for size in self.sizes)
+        object.__setattr__(self, "sizes", sizes)
+
     def check_fine_tuning_fields(self) -> None:
         """Raise UsageError if a field for fine-tuning is out of range or contradicts another."""
-        check_range(self.layer_decay, "layer_decay", 0)
+        check_range(self.layer_decay, "layer_decay", 0, 1, may_equal_high=True)
         check_range(self.probe, "probe", 0, 1)
         check_range(self.ema, "ema", 0, 1)
         check_range(self.clip_norm, "clip_norm", 0)
@@ -190,6 +210,14 @@ class Recipe:
         At least one step is left in which all layers are trained.
         """
         return min(round(self.probe * total_steps), total_steps - 1)
+
+    def require_probe_step(self, total_steps: int) -> None:
+        """Raise UsageError if `probe` is set, but its phase has no step of `total_steps`."""
+        if self.probe and not self.count_probe_steps(total_steps):
+            raise UsageError(
+                f"probe={self.probe:g} is less than one of {total_steps:,} steps: raise probe, or "
+                "leave it out"
+            )
 
     def size_at_step(self, step: int, total_steps: int) -> float:
         """Return the side of the training images at `step`, as a share of the full side."""

@@ -17,7 +17,7 @@ pixel_file       the memory-mapped file of the cached photos
 splits           which photos are for training and which are held out
 batches          the endless stream of training batches, as a function of the step
 augment          crops, flips, colour changes, mixing and normalisation of a batch
-trivial_augment  TrivialAugment and RandAugment of a batch
+random_changes   TrivialAugment and RandAugment of a batch
 counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
 check            find the problems of a data set of photos before training
 checked_image    the check of a single photo: size, hashes, histogram and warnings

@@ -25,7 +25,7 @@ from residua.data.augment import (
 )
 from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
 from residua.data.images import Images
-from residua.data.trivial_augment import apply_rand_augment, apply_trivial_augment
+from residua.data.random_changes import apply_rand_augment, apply_trivial_augment
 from residua.data.user_transform import UserTransform, apply_user_transform
 from residua.errors import UsageError
 

@@ -14,7 +14,7 @@ from residua.config.serialize import Json
 from residua.errors import RecordError, UsageError
 from residua.extras import require_extra
 from residua.files import read_undisturbed
-from residua.net.model_card import MODEL_PLACEHOLDER
+from residua.net.model_card import MODEL_PLACEHOLDER, describe_licence, describe_start
 from residua.net.model_folder import find_model_folder, read_verified_config_and_tensors
 
 MODEL_FILES = ("config.json", "README.md", "model.safetensors")
@@ -28,17 +28,20 @@ class HubUpload:
     repository  OWNER/NAME
     files       contents by name
     message     the message of the commit
+    origin      the weights that the model's training started from, and their licence; "" if none
     """
 
     folder: Path
     repository: str
     files: dict[str, bytes]
     message: str
+    origin: str = ""
 
     def describe(self) -> str:
         """Describe what will be uploaded, and from where to where."""
         files = ", ".join(f"{name} ({len(data):,} bytes)" for name, data in self.files.items())
-        return f"uploading {files} from {self.folder} to {HUB_PREFIX}{self.repository}"
+        origin = f"; {self.origin}" if self.origin else ""
+        return f"uploading {files} from {self.folder} to {HUB_PREFIX}{self.repository}{origin}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,11 @@ def prepare_upload(run_or_model: Path, target: str, message: str = "") -> HubUpl
     if "README.md" in files:
         name = f"{HUB_PREFIX}{repository}".encode()
         files["README.md"] = files["README.md"].replace(MODEL_PLACEHOLDER.encode(), name)
-    origin = f", trained on {config.dataset}" if config.dataset else ""
-    return HubUpload(folder, repository, files, message or f"Upload {config.network.name}{origin}")
+    data = f", trained on {config.dataset}" if config.dataset else ""
+    message = message or f"Upload {config.network.name}{data}"
+    facts = {"started from": describe_start(config), "licence": describe_licence(config)}
+    origin = "; ".join(f"{name} {value}" for name, value in facts.items() if value)
+    return HubUpload(folder, repository, files, message, origin)
 
 
 def read_model_files(folder: Path) -> tuple[ModelConfig, dict[str, bytes]]:
@@ -171,6 +177,14 @@ def explain_hub_failure(error: BaseException, repository: str, endpoint: str) ->
     statuses = [getattr(response, "status_code", None) for response in responses]
     if "OfflineModeIsEnabled" in kinds:
         return "HF_HUB_OFFLINE is set: unset it to push"
+    if kinds & {"LocalProtocolError", "InvalidHeader", "UnicodeEncodeError"}:
+        # their words hold the token itself
+        return (
+            "your token has characters that no token has: set HF_TOKEN anew, or log in with "
+            "hf auth login"
+        )
+    if kinds & {"UnsupportedProtocol", "InvalidURL", "MissingSchema", "InvalidSchema"}:
+        return f"{endpoint} is not an address: set HF_ENDPOINT to https://HOST, or unset it"
     if 401 in statuses:
         return (
             f"{endpoint} does not know you: set HF_TOKEN to a token that may write, "
@@ -181,10 +195,15 @@ def explain_hub_failure(error: BaseException, repository: str, endpoint: str) ->
             f"your token may not write to {repository}: use a token of "
             f"{repository.partition('/')[0]} that may write, or another name"
         )
+    if 404 in statuses or "JSONDecodeError" in kinds:
+        return (
+            f"{endpoint} does not answer as a Hugging Face hub does: set HF_ENDPOINT to the "
+            "address of a hub, or unset it"
+        )
     reason = " ".join(str(causes[-1]).split()).rstrip(".") or type(causes[-1]).__name__
     if kinds & {"ConnectError", "ConnectionError", "TimeoutException", "Timeout"}:
         return f"there is no connection to {endpoint} ({reason}): try again later"
-    if isinstance(error, ValueError):  # of the library itself: the hub refuses the model card
+    if isinstance(error, ValueError) and "README.md" in str(error):  # the hub refuses the card
         return f"{' '.join(str(error).split())}: mend README.md in the model folder"
     return reason
 

@@ -27,7 +27,7 @@ def fold_batchnorm_in_layers(layers: list[nn.Module]) -> list[nn.Module]:
     merged: list[nn.Module] = []
     for layer in layers:
         previous = merged[-1] if merged else None
-        if type(layer) is nn.BatchNorm2d and type(previous) is nn.Conv2d:
+        if type(layer) is nn.BatchNorm2d and isinstance(previous, nn.Conv2d):
             merged[-1] = fuse_conv_bn_eval(previous, layer)
         elif type(layer) is nn.BatchNorm1d and type(previous) is nn.Linear:
             merged[-1] = fuse_linear_bn_eval(previous, layer)

@@ -5,6 +5,7 @@ import re
 
 from residua.config.evaluation_results import wilson_interval
 from residua.config.model import ModelConfig
+from residua.config.published_weights import forbids_commercial_use
 from residua.config.serialize import Json
 
 MAX_LISTED_CLASSES = 200  # a longer list of classes is left out of the card
@@ -82,9 +83,31 @@ def collect_model_facts(config: ModelConfig) -> dict[str, str]:
         "recipe": config.recipe,
         "weights": f"running average over the steps, decay {config.ema:g}" if config.ema else "",
         "images": f"pixels in [0, 1], minus {mean}, over {std}",
-        "licence": config.license,
+        "started from": describe_start(config),
+        "licence": describe_licence(config),
         "made with": ", ".join(filter(None, versions)),
     }
+
+
+def describe_start(config: ModelConfig) -> str:
+    """Say which weights the training started from; "" for random ones."""
+    if not config.weights_from:
+        return ""
+    return f"the weights {config.weights_from}, SHA-256 `{config.weights_from_sum}`"
+
+
+def describe_licence(config: ModelConfig) -> str:
+    """Say which licence the weights have, whether it is inherited and what it forbids."""
+    words = [config.license] if config.license else []
+    if config.weights_from:
+        words.append(
+            "of the weights that it started from"
+            if config.license
+            else "not known for the weights that it started from"
+        )
+    if forbids_commercial_use(config.license):
+        words.append("no commercial use")
+    return ", ".join(words)
 
 
 def format_test_error(config: ModelConfig) -> str:

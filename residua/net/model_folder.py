@@ -42,10 +42,9 @@ def find_model_folder(run_or_model: str | Path) -> Path:
     if not record.run_json_path.exists():
         return folder
     if record.read_run_json()["result"] is None:
-        raise UsageError(
-            f"the run in {folder} is not finished: continue it with --resume, "
-            f"or give {folder / 'best'}"
-        )
+        best = folder / "best"
+        way_on = f", or give {best}" if best.is_dir() else ""
+        raise UsageError(f"the run in {folder} is not finished: continue it with --resume{way_on}")
     return folder / "last"
 
 

@@ -9,18 +9,18 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 def swap_batchnorms(
     net: nn.Module,
     make_norm: Callable[..., BatchNorm],
-    kept: tuple[type[BatchNorm], ...] = (),
+    except_classes: tuple[type[BatchNorm], ...] = (),
 ) -> None:
     """Replace every BN of `net`, in place; state_dict keys, parameters and buffers do not change.
 
-    Those of the classes `kept` are not replaced.
+    Those of the `except_classes` are not replaced.
 
     `make_norm(num_features, eps, momentum, affine, track_running_stats)` must return the new BN.
     The new BN is then put in the mode (training or evaluation) of the BN that it replaces.
     """
     for module in list(net.modules()):
         for name, norm in list(module.named_children()):
-            if isinstance(norm, BatchNorm) and not isinstance(norm, kept):
+            if isinstance(norm, BatchNorm) and not isinstance(norm, except_classes):
                 setattr(module, name, make_sharing_norm(norm, make_norm))
 
 

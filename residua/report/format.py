@@ -160,7 +160,7 @@ NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
     format_percent: "ece scaled_ece data_wait",
     format_three_digits: "loss train_loss dev_loss lr epochs",
     format_integer: "steps depth parameters training_images dev_images test_images batch_size "
-    "patches_per_image descriptor_numbers steps_of_last_layer_alone",
+    "patches_per_image descriptor_numbers probe_steps",
     format_mebibytes: "activation_bytes memory_bytes memory_activations_bytes memory_weights_bytes "
     "memory_data_bytes descriptor_bytes",
     format_duration: "seconds estimated_seconds",

@@ -104,6 +104,7 @@ def estimate_training_sizes_and_time(
         images, recipe, data, data.mean, data.std, run.seed, batch_share
     )
     total_steps = recipe.total_steps(len(images))
+    recipe.require_probe_step(total_steps)
     seconds = estimate_training_seconds(run, recipe, batches, machine, total_steps)
     return {
         "model": network_plan.network.name,
@@ -138,7 +139,7 @@ def describe_phases(network: Network, recipe: Recipe, total_steps: int) -> dict[
     """
     phases: dict[str, Json] = {}
     if recipe.freeze or recipe.probe:
-        phases["steps_of_last_layer_alone"] = (
+        phases["probe_steps"] = (
             total_steps if recipe.freeze else recipe.count_probe_steps(total_steps)
         )
     if recipe.body_lr != 1 or recipe.layer_decay != 1:
@@ -228,7 +229,7 @@ def measure_step_seconds(
     training_step = make_training_step(
         prepare_network_for_recipe(net, run, recipe, machine), recipe, machine
     )
-    training_step.train_only_last_layer(first_step < recipe.count_probe_steps(total_steps))
+    training_step.set_probing(first_step < recipe.count_probe_steps(total_steps))
     for i in range(1 + TIMED_STEPS):
         if i == 1:
             started = time.perf_counter()

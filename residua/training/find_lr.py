@@ -6,8 +6,10 @@ nothing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from itertools import pairwise
+from math import isfinite, sqrt
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
@@ -23,6 +25,7 @@ from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
 from residua.net.model_folder import build_untrained
+from residua.training.added_classes import extend_head
 from residua.training.initial_weights import load_initial_weights
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
@@ -31,20 +34,25 @@ from residua.training.progress import CountListener
 from residua.training.step import make_training_step
 
 LOWEST_LR, HIGHEST_LR = 1e-6, 10.0  # our choice; fastai has 1e-7 and 10
-MIN_TEST_STEPS, MAX_TEST_STEPS = 40, 10_000
+MIN_TEST_STEPS, MAX_TEST_STEPS = 100, 10_000  # windows of fewer steps are mostly noise; our choice
 DIVERGENCE_FACTOR = 4.0  # as in fastai
 WINDOW_SHARE = 0.1  # of the test's steps, over which losses are averaged; our choice
+MIN_FALL = 0.02  # of the first loss; our choice
+MIN_FALL_ERRORS = 3.0  # standard errors of the difference of two windows; our choice
+# of a difference of two values with the same normal distribution: median of its size over their std
+DIFFERENCE_MEDIAN = 0.6745 * sqrt(2)
 
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
     """The result of a range test; lists have one entry per step that was taken.
 
-    rates     learning rates of the last layer, rising by a constant factor
-    losses    mean training loss of each batch, before its update
-    smoothed  mean of the losses in a window around each step
-    window    number of steps in a window
-    diverged  whether the test stopped because the loss grew
+    rates       learning rates of the last layer, rising by a constant factor
+    losses      mean training loss of each batch, before its update
+    smoothed    mean of the losses in a window around each step
+    window      number of steps in a window
+    diverged    whether the test stopped because the loss grew, or was not finite
+    overflowed  whether the loss was not finite at the rate after the last of `rates`
     """
 
     rates: list[float]
@@ -52,11 +60,19 @@ class RangeTest:
     smoothed: list[float]
     window: int
     diverged: bool
+    overflowed: bool = False
+
+    @property
+    def lowest_index(self) -> int:
+        """The step at which the smoothed loss is lowest, of those amid a full window, if any."""
+        half = self.window // 2
+        full = range(half, len(self.smoothed) - half) or range(len(self.smoothed))
+        return min(full, key=self.smoothed.__getitem__)
 
     @property
     def lowest_loss_lr(self) -> float:
         """The rate at which the smoothed loss is lowest."""
-        return self.rates[min(range(len(self.smoothed)), key=self.smoothed.__getitem__)]
+        return self.rates[self.lowest_index]
 
     @property
     def steepest_lr(self) -> float:
@@ -78,12 +94,26 @@ class RangeTest:
         """The smaller of `steepest_lr` and a tenth of `lowest_loss_lr`; None if no loss fell.
 
         fastai offers both; to take the smaller is our choice.  A loss has fallen if the lowest
-        smoothed one is at least 2 % below the mean of the first window.
+        smoothed one is below the mean of the first window by more than noise, and by at least 2 %,
+        and if the fall is steepest before the loss is lowest.
         """
         first = self.losses[: self.window]
-        if min(self.smoothed) > 0.98 * sum(first) / len(first):
+        start = sum(first) / len(first)
+        least_fall = max(MIN_FALL * start, MIN_FALL_ERRORS * sqrt(2) * self.window_error)
+        is_fall = start - self.smoothed[self.lowest_index] >= least_fall
+        if not is_fall or self.steepest_lr > self.lowest_loss_lr:
             return None
         return min(self.steepest_lr, self.lowest_loss_lr / 10)
+
+    @property
+    def window_error(self) -> float:
+        """The standard error of the mean loss of a window, from differences of successive losses.
+
+        Their median is that of noise alone, because the loss changes slowly, and grows only in the
+        last steps.
+        """
+        differences = [abs(after - before) for before, after in pairwise(self.losses)]
+        return median(differences) / DIFFERENCE_MEDIAN / sqrt(self.window)
 
     @property
     def json(self) -> dict[str, Json]:
@@ -133,6 +163,8 @@ def run_range_test(
     mean, std = data.mean, data.std
     if initial_weights is not None:
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
+        if run.add_class:
+            weights |= extend_head(net, run.network, initial_weights)
         net.load_state_dict({**net.state_dict(), **weights})
     net = prepare_network_for_recipe(net, run, recipe, machine).train()
     batches = make_training_batches(images, recipe, data, mean, std, run.seed, (0, 1))
@@ -182,4 +214,5 @@ def make_range_test(
     for i in range(len(finite)):
         around = finite[max(i - half, 0) : i + half + 1]
         smoothed.append(sum(around) / len(around))
-    return RangeTest(list(rates[: len(finite)]), finite, smoothed, window, diverged)
+    overflowed = len(finite) < len(losses)
+    return RangeTest(list(rates[: len(finite)]), finite, smoothed, window, diverged, overflowed)

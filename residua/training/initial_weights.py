@@ -8,6 +8,8 @@ from math import prod
 from pathlib import Path
 
 from residua.config.dataset import Dataset
+from residua.config.hub_name import HUB_PREFIX
+from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.serialize import Json
@@ -58,6 +60,33 @@ def resolve_weight_source(name: str | Path) -> WeightSource:
     fingerprint = model.fingerprint_model_folder(path)
     sha256 = model.compute_file_sha256(path / "model.safetensors")
     return WeightSource(path, fingerprint, str(name), sha256)
+
+
+def record_weights_origin(config: ModelConfig, source: WeightSource) -> ModelConfig:
+    """Return `config` with the name, the sum and the licence of the weights it starts from.
+
+    Of weights that were trained from others, the origin is that of these others.  Of a path only
+    the name of the run, the folder or the file is kept, because configs are published.
+    """
+    start = model.read_model_config(source.path) if source.path.is_dir() else None
+    name, sha256 = name_without_path(source), source.sha256
+    if start is not None and start.published_as:
+        name, sha256 = start.published_as, start.published_sum
+    elif start is not None and start.weights_from:
+        name, sha256 = start.weights_from, start.weights_from_sum
+    licence = start.license if start is not None else ""
+    return replace(config, weights_from=name, weights_from_sum=sha256, license=licence)
+
+
+def name_without_path(source: WeightSource) -> str:
+    """Name weights without the folders that lead to them: `hf:OWNER/NAME`, or a run's name."""
+    path = source.path
+    if Path(source.name) != path:
+        return Path(source.name).name if Path(source.name).exists() else source.name
+    for part in path.parts:  # of the hub's cache
+        if part.startswith("models--"):
+            return f"{HUB_PREFIX}{'/'.join(part.split('--')[1:])}"
+    return path.absolute().parent.name if path.name in ("last", "best") else path.name
 
 
 def read_image_size(weight_source: WeightSource) -> int:

@@ -102,7 +102,7 @@ def take_step(
     torch.manual_seed((batches.seed * progress.total_steps + progress.step) % 2**63)
     if recipe.probe:
         probe_steps = recipe.count_probe_steps(progress.total_steps)
-        training_step.train_only_last_layer(progress.step < probe_steps)
+        training_step.set_probing(progress.step < probe_steps)
     lr = recipe.lr_at_step(progress.step, progress.total_steps)
     loss, wrong_count = training_step(images, labels, lr)
     if training_step.average:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from residua.config.augmentation import Augmentation
 from residua.config.plan import Plan, plan
-from residua.config.recipe import Recipe
+from residua.config.recipe import RECIPES, Recipe
 from residua.config.run import Run
 from residua.data.batches import shrink_sides
 from residua.errors import UsageError
@@ -13,6 +14,8 @@ from residua.net.build import ResidualNetwork
 from residua.net.freeze import freeze_backbone, freeze_batchnorm_statistics
 from residua.training.machine import Machine
 from residua.training.sync_batchnorm import convert_to_sync_modules
+
+MIN_TRAINED_SIDE = 4  # in pixels, of the smaller images of `sizes`; our choice
 
 
 def prepare_network_for_recipe(
@@ -34,6 +37,27 @@ def prepare_network_for_recipe(
     return machine.prepare_model_in_place(convert_to_sync_modules(net, recipe.bn_splits, machine))
 
 
+def require_fields_with_effect(recipe: Recipe, *, is_trained: bool, why_not: str = "") -> None:
+    """Raise UsageError if a field of the recipe has no effect, or none that makes sense.
+
+    `is_trained` says whether training starts from trained weights, or may do so; `why_not` is the
+    end of a sentence that says why it does not.
+    """
+    for name, is_set in (
+        ("--freeze", recipe.freeze),
+        ("bn=frozen", recipe.bn == "frozen"),
+        ("probe", recipe.probe > 0),
+    ):
+        if is_set and not is_trained:
+            raise UsageError(f"{name} needs pretrained weights{why_not}: add --from")
+    magnitude, usual = recipe.augment.magnitude, Augmentation().magnitude
+    if magnitude != usual and not recipe.augment.randaugment:
+        raise UsageError(
+            f"augment.magnitude={magnitude} has no effect without augment.randaugment: set it to "
+            "the number of changes, e.g. augment.randaugment=2"
+        )
+
+
 def refuse_fields_for_own_module(run: Run, recipe: Recipe) -> None:
     """Raise UsageError if a field of the recipe needs a network whose layers are known."""
     own_module = f"{run.network.name} is a module of your own"
@@ -42,8 +66,11 @@ def refuse_fields_for_own_module(run: Run, recipe: Recipe) -> None:
             f"freeze needs a network built by residua, but {own_module}: call "
             "requires_grad_(False) on its layers instead"
         )
+    named = RECIPES.get(recipe.name)
+    has_own_body_lr = recipe.body_lr not in (1, named.body_lr if named else 1)
     values = {
         "probe": recipe.probe > 0,
+        "body_lr": has_own_body_lr,  # the recipe tuning sets it for all networks
         "layer_decay": recipe.layer_decay != 1,
         "sizes": bool(recipe.sizes),
         "bn=frozen": recipe.bn == "frozen",
@@ -62,6 +89,11 @@ def require_network_takes_sizes(full_plan: Plan, recipe: Recipe) -> None:
         raise UsageError(f"{network.name} does not take images of other sizes: leave sizes out")
     for size in sorted(set(recipe.sizes) - {1.0}):
         height, width = shrink_sides((network.input[1], network.input[2]), size)
+        if min(height, width) < MIN_TRAINED_SIDE:
+            raise UsageError(
+                f"sizes={list(recipe.sizes)} cannot be used: {size:g} of the side leaves images of "
+                f"{height} x {width} pixels, but training needs at least {MIN_TRAINED_SIDE}"
+            )
         try:
             plan(replace(network, input=(network.input[0], height, width)))
         except UsageError as error:

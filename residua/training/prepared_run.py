@@ -34,7 +34,11 @@ from residua.training.added_classes import extend_head
 from residua.training.checkpoint import CheckpointPolicy
 from residua.training.data_settings import describe_data_facts
 from residua.training.distributed import find_share_index_and_count
-from residua.training.initial_weights import load_initial_weights, resolve_weight_source
+from residua.training.initial_weights import (
+    load_initial_weights,
+    record_weights_origin,
+    resolve_weight_source,
+)
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
 from residua.training.prepared_network import prepare_network_for_recipe
@@ -104,7 +108,9 @@ def prepare_run(
         net.load_state_dict({**net.state_dict(), **weights})
         config = replace(config, mean=mean, std=std)
     if initial_weights is not None:
-        environment["weights_from"] = resolve_weight_source(initial_weights).json
+        source = resolve_weight_source(initial_weights)
+        environment["weights_from"] = source.json
+        config = record_weights_origin(config, source)
     if additions.transform is not None:
         environment["transform"] = qualified_name(additions.transform)
     require_equal_ranks(
@@ -218,6 +224,7 @@ def prepare_network_training(
         additions.transform,
     )
     total_steps = recipe.total_steps(len(train_images))
+    recipe.require_probe_step(total_steps)
     save_best = partial(save_pretrained, net, config, record.folder / "best")
     train_function = partial(
         fit_network,

@@ -38,6 +38,7 @@ from residua.training.initial_weights import (
     resolve_weight_source,
 )
 from residua.training.machine import Machine
+from residua.training.prepared_network import require_fields_with_effect
 
 DEFAULT_MODEL = "cifar-resnet20"
 MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # allowed range of the image size, in pixels
@@ -183,10 +184,10 @@ def make_run(
     """Make the run from the request and from the choices for what it leaves open."""
     start = resolve_start(request, dataset, auto_config.model_name, chosen.source)
     chosen_recipe = request.change_recipe(auto_config.recipe)
-    if chosen_recipe.freeze and not request.weights:
-        raise UsageError(f"--freeze needs pretrained weights{chosen.which_is_missing}: add --from")
-    if chosen_recipe.bn == "frozen" and not request.weights:
-        raise UsageError(f"bn=frozen needs pretrained weights{chosen.which_is_missing}: add --from")
+    may_be_trained = bool(request.weights) or isinstance(request.model, nn.Module)
+    require_fields_with_effect(
+        chosen_recipe, is_trained=may_be_trained, why_not=chosen.which_is_missing
+    )
     settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"

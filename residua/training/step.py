@@ -26,8 +26,8 @@ class TrainingStep:
 
     A batch is split into `bn_splits` equal parts, each with its own BN statistics.  Gradients and
     running statistics are averaged over the splits, and over the ranks of the machine's group.
-    `body_lr_scale`, `layer_decay`, `clip_norm` and `ema` are those of `Recipe`; `body_lr_scale` is
-    its `body_lr`.  Unless `may_probe` is True, `train_only_last_layer` cannot be used.
+    `body_lr`, `layer_decay`, `clip_norm` and `ema` are those of `Recipe`.  Unless `may_probe` is
+    True, `set_probing` cannot be used.  Parameters that need no gradient are never trained.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class TrainingStep:
         machine: Machine,
         bn_splits: int = 1,
         label_smoothing: float = 0.0,
-        body_lr_scale: float = 1.0,
+        body_lr: float = 1.0,
         *,
         layer_decay: float = 1.0,
         clip_norm: float = 0.0,
@@ -56,16 +56,18 @@ class TrainingStep:
             make_parameter_groups(
                 net,
                 optimiser,
-                choose_lr_factors(net, body_lr_scale, layer_decay),
+                choose_lr_factors(net, body_lr, layer_decay),
                 last_layer if may_probe else frozenset(),
             ),
         )
         self.flat_gradients = allocate_flat_gradients(net)
         self.body_gradients = {
-            p: p.grad for p in net.parameters() if may_probe and p not in last_layer
+            p: p.grad
+            for p in net.parameters()
+            if may_probe and p.requires_grad and p not in last_layer
         }
         self.norms = list_unfrozen_batchnorms(net)
-        self.trains_only_last_layer = False
+        self.is_probing = False
         self.is_undivided = bn_splits * machine.group.world_size == 1
         self.run_undivided = self.make_undivided_function()
         self.average = WeightAverage(net, ema) if ema else None
@@ -90,26 +92,26 @@ class TrainingStep:
         compute = self.run_undivided if self.is_undivided else self.accumulate_over_splits
         loss, wrong = compute(images, labels)
         if self.clip_norm:
-            shorten_to_norm(self.flat_gradients, self.clip_norm)
+            clip_gradient_norm(self.flat_gradients, self.clip_norm)
         self.optimiser.step()
         return loss, wrong
 
-    def train_only_last_layer(self, only: bool) -> None:
+    def set_probing(self, is_probing: bool) -> None:
         """Train only the last layer from now on, on fixed features, or train all layers again.
 
         The other layers then get no gradient, so that the optimiser neither changes them nor keeps
         a state for them, and BN normalises by its running statistics.  It must be called before
         each step, because an evaluation puts BN back into training mode.
         """
-        if only != self.trains_only_last_layer:
-            self.trains_only_last_layer = only
+        if is_probing != self.is_probing:
+            self.is_probing = is_probing
             for parameter, gradient in self.body_gradients.items():
-                parameter.requires_grad_(not only)
-                parameter.grad = None if only else gradient
+                parameter.requires_grad_(not is_probing)
+                parameter.grad = None if is_probing else gradient
             for norm in self.norms:
                 norm.train()
             self.run_undivided = self.make_undivided_function()
-        if only:
+        if is_probing:
             for norm in self.norms:
                 norm.eval()
 
@@ -193,7 +195,7 @@ def allocate_flat_gradients(net: nn.Module) -> Tensor:
     return flat_gradients
 
 
-def shorten_to_norm(gradients: Tensor, max_norm: float) -> None:
+def clip_gradient_norm(gradients: Tensor, max_norm: float) -> None:
     """Multiply `gradients`, in place, so that their Euclidean norm is at most `max_norm`.
 
     The gradients are those of the whole batch, equal on all ranks, so that the factor is equal too.

@@ -32,7 +32,7 @@ def convert_to_sync_modules(net: ModuleT, bn_splits: int, machine: Machine) -> M
     split_group, _ = dist.new_subgroups(ranks_per_split)  # type: ignore[no-untyped-call]
     sync_class = CpuSyncBatchNorm if machine.device.type == "cpu" else nn.SyncBatchNorm
     make_norm = partial(sync_class, process_group=split_group)
-    swap_batchnorms(net, make_norm, kept=(FrozenStatsBatchNorm,))
+    swap_batchnorms(net, make_norm, except_classes=(FrozenStatsBatchNorm,))
     rank_in_split = machine.group.rank % ranks_per_split
     for module in list(net.modules()):
         for name, child in module.named_children():

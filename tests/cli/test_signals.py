@@ -128,8 +128,7 @@ def test_networks_are_measured_on_digits_by_default(capsys, tmp_path, monkeypatc
         (
             ["{unfinished}"],
             2,
-            "residua: the run in {unfinished} is not finished: continue it with --resume, "
-            "or give {unfinished}/best",
+            "residua: the run in {unfinished} is not finished: continue it with --resume",
         ),
         (
             ["cifar-resnet8", "--data", "digit"],

@@ -8,6 +8,9 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 import torch
@@ -86,8 +89,38 @@ def hub():
         yield server
 
 
+class PortalHandler(BaseHTTPRequestHandler):
+    """Answers everything by a web page, or everything below /nothing by 404."""
+
+    def do_GET(self):
+        page = b"<html>Please log in</html>"
+        self.send_response(404 if self.path.startswith("/nothing") else 200)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+
+class Portal(ThreadingHTTPServer):
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
 @pytest.fixture(scope="module")
-def results(hub, run_folder, tmp_path_factory):
+def portal():
+    """A server that is not a hub, such as that of a network which asks its guests to log in."""
+    with Portal(("127.0.0.1", 0), PortalHandler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def results(hub, portal, run_folder, tmp_path_factory):
     """What the commands below print, by name, with `hub` in the state after all of them."""
     folder = tmp_path_factory.mktemp("hub")
     image = folder / "three.png"
@@ -113,9 +146,26 @@ def results(hub, run_folder, tmp_path_factory):
         "foreign": {"words": [*push, "hf:another/digits"]},
         "foreign, new": {"words": [*push, "hf:another/new"]},
         "offline": {"words": [*push, "hf:someone/x"], "constants": {"HF_HUB_OFFLINE": True}},
+        "no hub": {
+            "words": [*push, "hf:someone/x"],
+            "constants": {"ENDPOINT": portal.url("page")},
+        },
+        "nothing there": {
+            "words": [*push, "hf:someone/x"],
+            "constants": {"ENDPOINT": portal.url("nothing")},
+        },
+        "no address": {
+            "words": [*push, "hf:someone/x"],
+            "constants": {"ENDPOINT": "localhost"},
+        },
+        "garbled token": {
+            "words": [*push, "hf:someone/x"],
+            "variables": {"HF_TOKEN": "hf_secrét"},
+        },
         "away": {
             "words": [*push, "hf:someone/x"],
             "constants": {"ENDPOINT": "http://127.0.0.1:9"},
+            "variables": {"HF_TOKEN": "hf_writer"},
         },
         "wrong token": {"words": [*push, "hf:someone/x"], "variables": {"HF_TOKEN": "hf_old"}},
         "no token": {"words": [*push, "hf:someone/x"], "variables": {"HF_TOKEN": ""}},
@@ -242,15 +292,22 @@ def test_python_pushes_a_model_folder(hub, results):
         ("foreign, new", "your token may not write to another/new: use a token of another that"),
         ("offline", "HF_HUB_OFFLINE is set: unset it to push"),
         ("away", "there is no connection to http://127.0.0.1:9 ("),
+        ("no hub", "PORTAL/page does not answer as a Hugging Face hub does: set HF_ENDPOINT to"),
+        ("nothing there", "PORTAL/nothing does not answer as a Hugging Face hub does: set HF_EN"),
+        ("no address", "localhost is not an address: set HF_ENDPOINT to https://HOST, or unset it"),
+        ("garbled token", "your token has characters that no token has: set HF_TOKEN anew, or lo"),
         ("card", "Invalid metadata in README.md. - dataset.type with value 'all digits' fails: me"),
     ],
 )
-def test_a_refusal_is_one_sentence_and_changes_nothing(hub, results, name, sentence):
+def test_a_refusal_is_one_sentence_and_changes_nothing(hub, portal, results, name, sentence):
+    sentence = sentence.replace("PORTAL/", portal.url(""))
     code, out, err = results[name]
     assert (code, out) == (1, "")
     [_, last_line] = err.splitlines()
     assert f" could not be pushed: {sentence.replace('URL', hub.url)}" in last_line
     assert "Traceback" not in err
+    assert name == "card" or "README" not in last_line.partition(" could not be pushed: ")[2]
+    assert "hf_sec" not in err
     assert set(hub.repositories) >= {"someone/digits", "another/digits"}
     assert not set(hub.repositories) & {"someone/x", "another/new"}
     assert len(hub.repositories["another/digits"].commits) == 2
@@ -281,7 +338,9 @@ def test_what_is_no_finished_run_and_no_model_folder_is_refused(run_folder, tmp_
     (tmp_path / "run.json").write_text(json.dumps(record | {"result": None}))
     code, err = push(tmp_path)
     assert code == 2
-    assert err.startswith(f"the run in {tmp_path} is not finished: continue it with --resume")
+    assert err == f"the run in {tmp_path} is not finished: continue it with --resume"
+    (tmp_path / "best").mkdir()
+    assert push(tmp_path)[1].endswith(f"with --resume, or give {tmp_path / 'best'}")
 
 
 def test_damaged_weights_are_not_pushed(run_folder, tmp_path):
@@ -301,3 +360,37 @@ def test_a_missing_library_is_named(run_folder, capsys, monkeypatch):
         2,
         "residua: push needs huggingface-hub, which is not installed: pip install huggingface-hub",
     )
+
+
+@pytest.mark.parametrize(
+    ("licence", "words"),
+    [
+        ("apache-2.0", "licence apache-2.0, of the weights that it started from"),
+        (
+            "cc-by-nc-4.0",
+            "licence cc-by-nc-4.0, of the weights that it started from, no",
+        ),
+        ("", "licence not known for the weights that it started from"),
+    ],
+)
+def test_origin_and_licence_of_the_weights_that_a_run_started_from_are_said(
+    licence, words, run_folder, tmp_path, capsys
+):
+    """Also of a run that started from such a run."""
+    net, config = load_model_folder(run_folder / "last")
+    sha256 = "ab" * 32
+    published = {"published_as": "resnet18.x", "published_sum": sha256, "license": licence}
+    residua.save_pretrained(net, replace(config, **published), tmp_path / "start")
+    first, second = tmp_path / "first", tmp_path / "second"
+    train = ["train", "digits", "--steps", "2", "--precision", "fp32"]
+    assert main([*train, "--from", str(tmp_path / "start"), "--out", str(first)]) == 0
+    assert main([*train, "--from", str(first), "--out", str(second)]) == 0
+    for folder in (first, second):
+        upload = prepare_upload(folder, "hf:someone/x")
+        assert f"; started from the weights resnet18.x, SHA-256 `{sha256}`; {words}" in (
+            upload.describe()
+        )
+        card = upload.files["README.md"].decode()
+        assert f"| started from | the weights resnet18.x, SHA-256 `{sha256}` |" in card
+        assert f"| licence | {words.removeprefix('licence ')}" in card
+        assert (f'license: "{licence}"' in card) == bool(licence)

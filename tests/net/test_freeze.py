@@ -26,7 +26,7 @@ def train_steps(net, optimiser, body_lr=1.0, steps=3):
     """The state of a net before and after a few steps on random images."""
     before = {name: x.clone() for name, x in net.state_dict().items()}
     net.train()
-    step = TrainingStep(net, optimiser, CPU_FP32, body_lr_scale=body_lr)
+    step = TrainingStep(net, optimiser, CPU_FP32, body_lr=body_lr)
     for i in range(steps):
         images = (
             torch.randn(8, *net.plan.network.input, generator=torch.Generator().manual_seed(i)) + 3
@@ -80,7 +80,7 @@ def test_layers_below_the_head_use_a_scaled_learning_rate(share):
         net = build(network("cifar-resnet8", input=(3, 8, 8)), seed=1).double()
         last = {name for name, p in net.named_parameters() if p in last_layer_parameters(net)}
         before = {name: p.detach().clone() for name, p in net.named_parameters()}
-        step = TrainingStep(net.train(), Sgd(0.0, 0.0), CPU_FP32, body_lr_scale=body_lr)
+        step = TrainingStep(net.train(), Sgd(0.0, 0.0), CPU_FP32, body_lr=body_lr)
         step(
             torch.randn(
                 8, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)

@@ -91,7 +91,7 @@ def train_in_float64(case, group, steps=6):
         torch.manual_seed(i)
         images, labels = batches.make_batch(i)
         if options:
-            step.train_only_last_layer(i < steps // 2)
+            step.set_probing(i < steps // 2)
         losses_and_wrong.append([float(x) for x in step(images.double(), labels, 0.02)])
         if step.average:
             step.average.update(i)

@@ -24,8 +24,8 @@ def install_fake_wandb(monkeypatch):
     """Install a fake wandb; returns the runs that it will hold, by id."""
     runs = {}
 
-    def init(*, project, id, name, dir, config, resume, settings):
-        assert resume == "allow"
+    def init(*, project, id, name, dir, config, resume, reinit, settings):
+        assert (resume, reinit) == ("allow", "create_new")
         run = runs.setdefault(id, FakeWandbRun({"project": project, "name": name, "dir": dir}))
         run.settings["config"] = config
         return run

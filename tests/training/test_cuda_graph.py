@@ -67,7 +67,7 @@ def test_a_graph_is_captured_anew_when_the_trained_layers_or_the_image_size_chan
         losses, captured = [], set()
         for i in range(4 * (WARMUP_CALLS + 2)):
             phase = i // (WARMUP_CALLS + 2)
-            step.train_only_last_layer(phase < 2)
+            step.set_probing(phase < 2)
             if not graphs:
                 step.run_undivided = step.forward_backward
             side = 16 if phase in (0, 2) else 32

@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residua.cli.main import main
+from residua.config.dataset import get_dataset
+from residua.config.model import ModelConfig
+from residua.config.papers import network
 from residua.config.recipe import MAX_STEPS, Recipe, recipe
 from residua.config.schedules import OneCycle, StepDecay, Warmup
+from residua.net.build import build
+from residua.net.model_folder import save_pretrained
 from residua.training.dry_run import list_lr_changes
 
 fractions = st.one_of(st.integers(0, 12).map(lambda n: n / 10), st.floats(-0.5, 1.5))
@@ -55,13 +60,18 @@ def test_the_longest_run_is_planned_at_once():
     assert time.perf_counter() - start < 0.5
 
 
-def test_a_preview_says_what_is_trained_when_and_at_which_rate(capsys):
+def test_a_preview_says_what_is_trained_when_and_at_which_rate(capsys, tmp_path):
+    spec = network("cifar-resnet8", input=(1, 8, 8), classes=10)
+    classes = get_dataset("digits").classes
+    config = ModelConfig(network=spec, classes=classes, mean=(0.3,), std=(0.4,))
+    save_pretrained(build(spec), config, tmp_path / "model")
     settings = ["probe=0.25", "body_lr=0.1", "layer_decay=0.5", "sizes=[0.5,1]"]
     options = [option for setting in settings for option in ("--set", setting)]
-    command = ["train", "digits", "--model", "cifar-resnet8", "--steps", "8", "--dry-run", *options]
+    start = ["--from", str(tmp_path / "model")]
+    command = ["train", "digits", *start, "--steps", "8", "--dry-run", *options]
     assert main([*command, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["steps_of_last_layer_alone"] == 2
+    assert facts["probe_steps"] == 2
     assert {item["part"]: item["factor"] for item in facts["lr_factors"]} == {
         "last layer": 1,
         "stage 3": 0.05,

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,10 +19,12 @@ from residua.net.build import build
 from residua.net.freeze import last_layer_parameters
 from residua.report.method import describe_augmentation, list_fine_tuning_settings
 from residua.training.checkpoint import list_checkpoints, load_checkpoint
+from residua.training.dry_run import preview_run
 from residua.training.machine import Machine
 from residua.training.run import train_run
 from residua.training.step import TrainingStep, make_training_step
 from residua.training.weight_average import WeightAverage
+from tests.cli_runner import run_cli
 from tests.training.short_runs import (
     CPU_FP32,
     ignore_progress,
@@ -119,13 +122,13 @@ def test_in_the_probe_phase_only_the_last_layer_changes(model, rule):
     for _ in range(3):
         net.eval()
         net.train()  # as an evaluation does
-        step.train_only_last_layer(True)
+        step.set_probing(True)
         step(*batch, 0.05)
     last_layer = {f"head.{len(net.head) - 1}.{name}" for name in ("weight", "bias")}
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name not in last_layer), name
     assert {key.rpartition("/")[0] for key in step.optimiser_state()} == last_layer
-    step.train_only_last_layer(False)
+    step.set_probing(False)
     step(*batch, 0.05)
     assert all(not torch.equal(x, before[name]) for name, x in net.state_dict().items())
 
@@ -135,10 +138,10 @@ def test_the_first_step_of_the_second_phase_is_the_first_step_of_a_new_optimiser
     net = residua.create_model("cifar-resnet8", input=(1, 8, 8)).train()
     step = make_training_step(net, probe_recipe, CPU_FP32)
     batch = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
-    step.train_only_last_layer(True)
+    step.set_probing(True)
     for _ in range(3):
         step(*batch, 0.05)
-    step.train_only_last_layer(False)
+    step.set_probing(False)
     fresh = copy.deepcopy(net)
     step(*batch, 0.05)
     TrainingStep(fresh, AdamW(), CPU_FP32)(*batch, 0.05)
@@ -165,7 +168,7 @@ def test_layer_decay_lowers_the_rate_from_stage_to_stage():
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     twin = copy.deepcopy(net)
     batch = torch.randn(8, 1, 8, 8, dtype=torch.float64), torch.arange(8)
-    for trained, options in ((net, {"layer_decay": 0.5, "body_lr_scale": 0.1}), (twin, {})):
+    for trained, options in ((net, {"layer_decay": 0.5, "body_lr": 0.1}), (twin, {})):
         TrainingStep(trained, Sgd(0.0, 0.0), CPU_FP32, **options)(*batch, 0.1)
     full = dict(twin.named_parameters())
     factors = {"head": 0.05, "stages.stage3": 0.05, "stages.stage2": 0.025}
@@ -277,6 +280,15 @@ def test_clipped_gradients_are_those_of_pytorch():
         ({"ema": 1.0}, "ema=1.0 is invalid"),
         ({"clip_norm": -1.0}, "clip_norm=-1.0 is invalid"),
         ({"layer_decay": -0.1}, "layer_decay=-0.1 is invalid"),
+        ({"layer_decay": 1e200}, r"layer_decay=1e\+200 .* at least 0 and at most 1$"),
+        ({"body_lr": 1e308}, r"body_lr=1e\+308 is invalid: .* at most 1000$"),
+        ({"sizes": 0.5}, r"sizes=0.5 is invalid: give a tuple of shares, e.g. \(0.5, 1\)$"),
+        ({"sizes": "abc"}, "sizes='abc' is invalid: give a tuple of shares"),
+        ({"sizes": ("a",)}, "sizes='a' is invalid: give a number"),
+        ({"ema": "0.9"}, "ema='0.9' is invalid: give a number"),
+        ({"ema": None}, "ema=None is invalid: give a number"),
+        ({"clip_norm": True}, "clip_norm=True is invalid: give a number"),
+        ({"clip_norm": 10**400}, "clip_norm=1000.* is invalid: give a number"),
         ({"sizes": (0.0, 1.0)}, r"sizes=\[0.0, 1.0\] is invalid: give shares of the full side"),
         ({"bn": "frozn"}, "there is no mode of BN 'frozn': did you mean 'frozen'"),
         ({"freeze": True, "probe": 0.1}, "freeze and probe cannot be combined"),
@@ -294,6 +306,9 @@ def test_a_field_out_of_range_is_refused(setting, sentence):
         ({"probe": 0.5}, "probe needs a network built by residua"),
         ({"layer_decay": 0.5}, "layer_decay needs a network built by residua"),
         ({"sizes": (0.5, 1.0)}, "sizes needs a network built by residua"),
+        ({"body_lr": 0.5}, "body_lr needs a network built by residua"),
+        ({"freeze": True}, "freeze needs a network built by residua"),
+        ({"bn": "frozen"}, "bn=frozen needs a network built by residua"),
     ],
 )
 def test_a_field_that_needs_known_layers_refuses_a_module_of_the_users_own(setting, sentence):
@@ -305,6 +320,87 @@ def test_a_field_that_needs_known_layers_refuses_a_module_of_the_users_own(setti
         residua.train(net, (images, labels), recipe=own)
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["probe=0.5"], "probe needs pretrained weights: add --from"),
+        (
+            ["augment.magnitude=5"],
+            "augment.magnitude=5 has no effect without augment.randaugment: set it to the number "
+            "of changes, e.g. augment.randaugment=2",
+        ),
+    ],
+)
+def test_a_field_without_effect_is_refused(settings, sentence, tmp_path, capsys):
+    options = [word for setting in settings for word in ("--set", setting)]
+    command = ["train", "digits", "--model", "cifar-resnet8", *options, "--out", tmp_path / "r"]
+    assert run_cli(capsys, *command) == (2, "", f"residua: {sentence}")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"probe": 0.01}, "probe=0.01 is less than one of 8 steps: raise probe, or leave it out"),
+        (
+            {"sizes": "[0.1, 1]"},
+            "0.1 of the side leaves images of 1 x 1 pixels, but training needs",
+        ),
+    ],
+)
+def test_a_phase_without_a_step_or_an_image_is_refused(settings, sentence, tmp_path):
+    run = make_digits_run(steps=8, **settings)
+    for action in (
+        lambda: train(run, tmp_path / "r"),
+        lambda: preview_run(run, CPU_FP32, None),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            action()
+
+
+def test_recipes_that_are_equal_make_runs_with_equal_ids():
+    ids = {
+        replace(make_digits_run(), recipe=replace(recipe("small"), **settings)).id
+        for settings in (
+            {"sizes": (0.5, 1), "clip_norm": 1, "layer_decay": 1},
+            {"sizes": (0.5, 1.0), "clip_norm": 1.0},
+            {"sizes": [0.5, np.float32(1)], "clip_norm": np.float64(1)},
+        )
+    }
+    assert len(ids) == 1
+
+
+def test_the_probe_phase_leaves_alone_what_the_user_froze():
+    probe_recipe = replace(recipe("small"), probe=0.5)
+    net = residua.create_model("cifar-resnet8", input=(1, 8, 8)).train()
+    net.stem.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in net.stem.named_parameters()}
+    step = make_training_step(net, probe_recipe, CPU_FP32)
+    batch = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    for is_probing in (True, False):
+        step.set_probing(is_probing)
+        step(*batch, 0.05)
+    for name, p in net.stem.named_parameters():
+        assert (p.requires_grad, p.grad) == (False, None)
+        assert torch.equal(p, before[name])
+    assert all(p.requires_grad for p in net.stages.parameters())
+
+
+@pytest.mark.parametrize("settings", [{"freeze": True}, {"bn": "frozen"}, {"probe": 0.5}])
+def test_a_network_that_was_trained_before_may_be_given_as_a_module(settings):
+    images = torch.randint(256, (24, 1, 8, 8), dtype=torch.uint8).numpy()
+    net = residua.create_model("cifar-resnet8", input=(1, 8, 8), num_classes=2)
+    before = {name: x.clone() for name, x in net.state_dict().items()}
+    chosen = replace(recipe("small"), batch_size=4, **settings)
+    residua.train(net, (images, [0, 1] * 12), recipe=chosen, steps=4, quiet=True)
+    same = {name for name, x in net.state_dict().items() if torch.equal(x, before[name])}
+    last = {f"head.{len(net.head) - 1}.{name}" for name in ("weight", "bias")}
+    assert not same & last
+    assert ({*before} - last == same) == ("freeze" in settings)
+    if "bn" in settings:
+        assert same >= {name for name in before if "running" in name}
+
+
 def test_sizes_refuse_a_network_of_vectors(tmp_path):
     run = make_digits_run("fc-resnet10", steps=4, sizes="[0.5, 1]")
     assert isinstance(run.network, Network)
@@ -312,19 +408,41 @@ def test_sizes_refuse_a_network_of_vectors(tmp_path):
         train(run, tmp_path)
 
 
-def test_a_module_of_the_users_own_ends_with_its_averaged_weights():
+def train_own_module(**settings):
+    """Train a module of one's own; return its last layer's weights before, and after each step."""
+    torch.manual_seed(0)
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8).numpy()
-    plain = replace(recipe("small"), batch_size=8)
-    averaging = replace(plain, ema=0.9, clip_norm=1e9, bn="reestimated")
-    ends = []
-    for chosen in (plain, averaging):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
-        data = images, [0, 1] * 20
-        assert residua.train(data=data, model=net, recipe=chosen, steps=6, quiet=True).net is net
-        ends.append(net[2].weight.detach().clone())
-    assert not torch.equal(*ends)
-    assert torch.allclose(*ends, atol=0.1)
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2))
+    weights = [net[2].weight.detach().clone()]
+    residua.train(
+        net,
+        (images, [0, 1] * 20),
+        recipe=replace(recipe("small"), batch_size=8, **settings),
+        steps=6,
+        quiet=True,
+        on_progress=lambda report: weights.append(net[2].weight.detach().clone()),
+    )
+    return net, weights
+
+
+def test_a_module_of_the_users_own_ends_with_its_averaged_weights():
+    net, [average, *weights] = train_own_module(ema=0.9, bn="reestimated")
+    assert len(weights) == 6
+    for step, weight in enumerate(weights):
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    assert torch.allclose(net[2].weight, average, atol=1e-6)
+    assert not torch.allclose(weights[-1], average, atol=1e-3)
+
+
+def test_the_gradients_of_a_module_of_the_users_own_are_clipped():
+    moves = {}
+    for clip_norm in (0.0, 1e-3):
+        _, weights = train_own_module(clip_norm=clip_norm)
+        moves[clip_norm] = (weights[-1] - weights[0]).norm()
+    # six steps of at most 0.1 times a momentum of at most ten gradients, and weight decay
+    assert moves[1e-3] < 6 * 0.1 * (10 * 1e-3 + 1e-3)
+    assert moves[0.0] > 10 * moves[1e-3]
 
 
 def test_a_tensor_that_a_module_holds_under_two_names_is_averaged_once():

@@ -216,9 +216,58 @@ def test_a_logger_that_cannot_start_ends_the_run_before_its_first_step(tmp_path)
     folder = tmp_path / "r"
     assert str(caught.value) == (
         "Offline cannot log this run: no server at 127.0.0.1; nothing was trained: repeat the "
-        f"command with --resume and --out {folder}, or without --log"
+        f"command with --resume and --out {folder}, with or without --log"
     )
     assert not (folder / "metrics.jsonl").exists()
+    for log in ([], OwnLogger()):  # what the sentence says
+        with pytest.raises(Interrupted):
+            train_logged(folder, log, stop_after(10))
+
+
+def test_a_logger_that_cannot_start_names_no_folder_that_is_not_kept():
+    class Offline(OwnLogger):
+        def start(self, settings, folder):
+            raise ConnectionError("no server")
+
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8), [0, 1] * 20
+    with pytest.raises(TrainingError) as caught:
+        residua.train("cifar-resnet8", images, steps=2, log=Offline(), quiet=True)
+    assert str(caught.value).endswith("nothing was trained: repeat the command with or without log")
+    assert residua.train("cifar-resnet8", images, steps=2, log=None, quiet=True).folder is None
+
+
+def test_rows_of_a_session_without_a_logger_are_logged_by_the_next_one(
+    tmp_path, monkeypatch, all_are_installed
+):
+    """Of rows that a session without log has written, and of no row that comes again."""
+    pytest.importorskip("tensorboard")
+    [wandb_runs, mlflow_runs] = install_fake_wandb(monkeypatch), install_fake_mlflow(monkeypatch)
+    for log, steps in (([], 30), (["tensorboard", "wandb", "mlflow"], 20), ([], 20)):
+        with pytest.raises(Interrupted):
+            train_logged(tmp_path / "r", log, stop_after(steps))
+    for checkpoint in list_checkpoints(tmp_path / "r" / "checkpoints"):
+        if int(checkpoint.stem.rpartition("-")[2]) >= 70:
+            checkpoint.unlink()
+    train_logged(tmp_path / "r", ["tensorboard", "wandb", "mlflow"])
+    steps = [20, 40, 60, 80, 100]
+    events = read_events(tmp_path / "r")
+    for name in (*COLUMNS, "images_per_second"):
+        assert [event.step for event in events.Scalars(name)] == steps
+    [run] = wandb_runs.values()
+    assert [step for step, _ in run.rows] == steps
+    [run] = mlflow_runs.values()
+    assert [step for name, _, step in run["metrics"] if name == "loss"] == steps
+
+
+def test_a_finished_run_says_that_nothing_is_logged(tmp_path, capsys):
+    words = ["train", "digits", "--model", "cifar-resnet8", "--steps", "2", "--out", tmp_path / "r"]
+    assert run_cli(capsys, *words)[0] == 0
+    _, _, err = run_cli(capsys, *words)
+    assert f"the run in {tmp_path / 'r'} is already finished; nothing was trained: to" in err
+    own = OwnLogger()
+    residua.train("cifar-resnet8", "digits", steps=2, out=tmp_path / "r", log=own)
+    assert own.started == []
+    assert "is already finished; nothing was logged" in capsys.readouterr().err
 
 
 def test_a_run_that_stops_tells_its_loggers_so(tmp_path):

@@ -3,7 +3,7 @@
 run_logger          what a run logger is, and the values that it gets
 run_logs            the loggers of one run, as a progress listener; a failure is one warning
 make_loggers        make the loggers that the user names
-kept_identity       which run of a tracking service a folder belongs to, and its last logged step
+tracked_run         which run of a tracking service a folder belongs to, and its last logged step
 tensorboard_logger  event files that TensorBoard reads
 wandb_logger        a run of Weights & Biases
 mlflow_logger       a run of MLflow

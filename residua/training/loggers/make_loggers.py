@@ -18,13 +18,15 @@ LOGGER_METHODS = ("start", "log_values", "finish")
 
 
 def make_run_loggers(
-    requested: str | RunLogger | Sequence[str | RunLogger],
+    requested: str | RunLogger | Sequence[str | RunLogger] | None,
 ) -> dict[str, RunLogger]:
     """Make the loggers that are requested by name or given as objects; returns them by name.
 
-    A name may be several names with commas in between.  Raises UsageError for an unknown name, for
-    a missing package, and for an object without the methods of a `RunLogger`.
+    A name may be several names with commas in between; None means no logger.  Raises UsageError for
+    an unknown name, for a missing package, and for an object without the methods of a `RunLogger`.
     """
+    if requested is None:
+        return {}
     if isinstance(requested, str) or not isinstance(requested, Sequence):
         requested = [requested]
     loggers: dict[str, RunLogger] = {}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from residua.config.serialize import Json
-from residua.training.loggers.kept_identity import KeptIdentity, read_kept_identity
 from residua.training.loggers.run_logger import collect_result_values, flatten_settings
+from residua.training.loggers.tracked_run import TrackedRun, read_tracked_run
 
 MLFLOW_FILE = "mlflow-run.json"
 MLFLOW_EXPERIMENT = "residua"  # unless MLFLOW_EXPERIMENT_NAME names another one
@@ -25,7 +25,12 @@ class MlflowLogger:
 
     def __init__(self) -> None:
         self.client: Any = None
-        self.path, self.identity = Path(), KeptIdentity("")
+        self.path, self.identity = Path(), TrackedRun("")
+
+    @property
+    def logged_step(self) -> int:
+        """The last step that the run of MLflow has."""
+        return self.identity.step
 
     def start(self, settings: dict[str, Json], folder: Path) -> None:
         """Create a run of MLflow with the settings as parameters, or go on with an earlier one."""
@@ -34,7 +39,7 @@ class MlflowLogger:
 
         os.environ.setdefault(RETRIES_VARIABLE, FEW_RETRIES)
         self.client, self.path = MlflowClient(), folder / MLFLOW_FILE
-        kept = read_kept_identity(self.path)
+        kept = read_tracked_run(self.path)
         if kept is not None:
             self.identity = kept
             self.client.update_run(kept.id, status="RUNNING")
@@ -43,7 +48,7 @@ class MlflowLogger:
         found = self.client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
         run = self.client.create_run(experiment_id, run_name=folder.name)
-        self.identity = KeptIdentity(run.info.run_id)
+        self.identity = TrackedRun(run.info.run_id)
         params = [
             Param(name, str(value)[:MAX_PARAM_LENGTH])
             for name, value in flatten_settings(settings).items()

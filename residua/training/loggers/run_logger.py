@@ -13,6 +13,9 @@ class RunLogger(Protocol):
     After a resume, steps since the last checkpoint are trained and logged again, with the same
     values.  An error in `start` ends the run before its first step; after a later error, training
     goes on without the logger.
+
+    A logger with an attribute `logged_step`, which `start` sets to the last step that it already
+    has, also gets the recorded rows after this step, e.g. of sessions without it.
     """
 
     def start(self, settings: dict[str, Json], folder: Path) -> None:

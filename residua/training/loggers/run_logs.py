@@ -18,11 +18,21 @@ class RunLogs:
     logs nothing.  A logger that fails in training gets nothing more, and `warn` gets one sentence.
     """
 
-    def __init__(self, loggers: dict[str, RunLogger], warn: Callable[[str], None]) -> None:
-        """`loggers` are given by their names, which stand in warnings."""
-        self.loggers, self.warn = loggers, warn
+    def __init__(
+        self,
+        loggers: dict[str, RunLogger],
+        warn: Callable[[str], None],
+        *,
+        is_folder_kept: bool = True,
+    ) -> None:
+        """`loggers` are given by their names, which stand in warnings.
+
+        `is_folder_kept` says whether the run's folder outlives a failure.
+        """
+        self.loggers, self.warn, self.is_folder_kept = loggers, warn, is_folder_kept
         self.active: dict[str, RunLogger] = {}
-        self.recorded_rows: list[MetricsRow] = []
+        self.record: RunRecord | None = None  # until the rows of earlier sessions are logged
+        self.previous_row: MetricsRow | None = None
         self.batch_size = 0
 
     def __enter__(self) -> Self:
@@ -42,7 +52,7 @@ class RunLogs:
         settings = {name: settings[name] for name in ("id", "run", "environment")}
         recipe = record.read_run().recipe
         self.batch_size = recipe.batch_size if recipe else 0
-        self.recorded_rows = record.read_metrics_so_far()
+        self.record, self.previous_row = record, None
         for name, logger in self.loggers.items():
             try:
                 logger.start(settings, record.folder)
@@ -50,31 +60,57 @@ class RunLogs:
                 raise
             except Exception as error:
                 reason = describe_logger_error(error)
+                place = f"--resume and --out {record.folder}, " if self.is_folder_kept else ""
                 raise TrainingError(
                     f"{name} cannot log this run: {reason}; nothing was trained: repeat the "
-                    f"command with --resume and --out {record.folder}, or without --log"
+                    f"command {place and 'with ' + place}with or without --log"
                 ) from error
             self.active[name] = logger
 
     def __call__(self, progress: TrainingProgress, line: MetricsRow | None) -> None:
         """Log the new row of metrics.jsonl, if any; a `ProgressListener`."""
-        if line is None or not self.active:
+        if not self.active:
             return
-        step = int(line["step"] or 0)
-        earlier_rows = [row for row in self.recorded_rows if (row["step"] or 0) < step]
-        previous_row = earlier_rows[-1] if earlier_rows else None
-        self.recorded_rows = [line]
-        values = collect_logged_values(line, previous_row, self.batch_size)
-        self.call_each(lambda logger: logger.log_values(step, values))
+        self.log_recorded_rows(progress.step - (line is not None))
+        if line is not None:
+            self.log_row(line, self.active)
+
+    def log_recorded_rows(self, last_step: int | None = None) -> None:
+        """Log the rows of earlier sessions, once, where a logger does not have them.
+
+        By now, training has deleted the rows that it computes again; those after `last_step` are
+        new.
+        """
+        if self.record is None:
+            return
+        rows, self.record = self.record.read_metrics_so_far(), None
+        for row in rows:
+            step = row["step"] or 0
+            if last_step is None or step <= last_step:
+                lacking = {
+                    name: logger
+                    for name, logger in self.active.items()
+                    if step > getattr(logger, "logged_step", step)
+                }
+                self.log_row(row, lacking)
+
+    def log_row(self, row: MetricsRow, loggers: dict[str, RunLogger]) -> None:
+        """Log a row of metrics.jsonl, the first after `previous_row`, with some of the loggers."""
+        step = int(row["step"] or 0)
+        values = collect_logged_values(row, self.previous_row, self.batch_size)
+        self.previous_row = row
+        self.call_each(lambda logger: logger.log_values(step, values), loggers)
 
     def finish(self, result: dict[str, Json] | None) -> None:
         """Give the loggers the result of the run, or None if it has stopped before its end."""
-        self.call_each(lambda logger: logger.finish(result))
+        if result is not None:
+            self.log_recorded_rows()
+        self.call_each(lambda logger: logger.finish(result), self.active)
         self.active = {}
 
-    def call_each(self, action: Callable[[RunLogger], None]) -> None:
-        """Call `action` with each logger, and leave out from then on those that fail."""
-        for name, logger in list(self.active.items()):
+    def call_each(self, action: Callable[[RunLogger], None], loggers: dict[str, RunLogger]) -> None:
+        """Call `action` with each of the loggers, and leave out from then on those that fail."""
+        for name, logger in list(loggers.items()):
             try:
                 action(logger)
             except Exception as error:

@@ -25,6 +25,7 @@ class TensorBoardLogger:
     def __init__(self) -> None:
         self.path = Path()
         self.last_step = 0
+        self.logged_step = 0  # of earlier sessions
         self.has_begun = False  # whether this session has written values
 
     def start(self, settings: dict[str, Json], folder: Path) -> None:
@@ -40,6 +41,7 @@ class TensorBoardLogger:
         start_time = max([int(time.time()), *(earlier + 1 for earlier in earlier_times)])
         self.path = folder / f"{EVENT_FILE}{start_time:010d}.{socket.gethostname()}"
         self.has_begun = False
+        self.logged_step = find_last_step(folder)
         self.write_event(file_version="brain.Event:2")
         if not earlier_times:
             flat = flatten_settings(settings)
@@ -76,3 +78,17 @@ class TensorBoardLogger:
         framed = BytesIO()
         RecordWriter(framed).write(Event(wall_time=time.time(), **content).SerializeToString())
         append_bytes(self.path, framed.getvalue())
+
+
+def find_last_step(folder: Path) -> int:
+    """Find the last step in the event files of a folder; 0 if there are none."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    return max(
+        (
+            event.step
+            for path in folder.glob(f"{EVENT_FILE}*")
+            for event in EventFileLoader(str(path)).Load()
+        ),
+        default=0,
+    )

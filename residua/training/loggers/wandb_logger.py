@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from residua.config.serialize import Json
-from residua.training.loggers.kept_identity import KeptIdentity, read_kept_identity
 from residua.training.loggers.run_logger import collect_result_values
+from residua.training.loggers.tracked_run import TrackedRun, read_tracked_run
 
 WANDB_FILE = "wandb-run.json"
 WANDB_PROJECT = "residua"  # unless WANDB_PROJECT, which the library reads, names another one
@@ -22,15 +22,20 @@ class WandbLogger:
 
     def __init__(self) -> None:
         self.run: Any = None
-        self.path, self.identity = Path(), KeptIdentity("")
+        self.path, self.identity = Path(), TrackedRun("")
+
+    @property
+    def logged_step(self) -> int:
+        """The last step that the run of Weights & Biases has."""
+        return self.identity.step
 
     def start(self, settings: dict[str, Json], folder: Path) -> None:
         """Begin a run of Weights & Biases, or go on with that of an earlier session."""
         import wandb
 
         self.path = folder / WANDB_FILE
-        kept = read_kept_identity(self.path)
-        self.identity = kept or KeptIdentity(secrets.token_hex(4))
+        kept = read_tracked_run(self.path)
+        self.identity = kept or TrackedRun(secrets.token_hex(4))
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or WANDB_PROJECT,
             id=self.identity.id,
@@ -38,6 +43,7 @@ class WandbLogger:
             dir=str(folder),
             config=settings,
             resume="allow",
+            reinit="create_new",  # a run that the user has begun stays as it is
             # its record of standard output would take the progress bar for output
             settings=wandb.Settings(console="off"),
         )

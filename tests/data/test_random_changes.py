@@ -14,7 +14,7 @@ from residua.config.augmentation import Augmentation
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.data.images import Images
-from residua.data.trivial_augment import (
+from residua.data.random_changes import (
     RAND_RANGES,
     STRENGTH_LEVELS,
     TRIVIAL_CHANGES,

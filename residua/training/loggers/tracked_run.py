@@ -9,7 +9,7 @@ from residua.files import write_json
 
 
 @dataclass(frozen=True, slots=True)
-class KeptIdentity:
+class TrackedRun:
     """The id of a run at a tracking service, in a small file of the run's folder.
 
     A resumed run goes on in the same run of the service.  Services keep a value that comes twice
@@ -19,7 +19,7 @@ class KeptIdentity:
     id: str
     step: int = 0  # the last one that was logged
 
-    def move_to_step(self, step: int, path: Path) -> "KeptIdentity":
+    def move_to_step(self, step: int, path: Path) -> "TrackedRun":
         """Return this identity with another last step, which the file at `path` gets, too."""
         moved = replace(self, step=step)
         moved.write_to(path)
@@ -30,7 +30,7 @@ class KeptIdentity:
         write_json(path, asdict(self))
 
 
-def read_kept_identity(path: Path) -> KeptIdentity | None:
+def read_tracked_run(path: Path) -> TrackedRun | None:
     """Read the identity that an earlier session of the run has kept; None if there is none.
 
     Raises RecordError if the file is damaged.
@@ -42,5 +42,5 @@ def read_kept_identity(path: Path) -> KeptIdentity | None:
     if isinstance(data, dict):
         run_id, step = data.get("id"), data.get("step")
         if isinstance(run_id, str) and run_id and isinstance(step, int):
-            return KeptIdentity(run_id, step)
+            return TrackedRun(run_id, step)
     raise RecordError(f"{path} is damaged: delete it, and the run is logged as a new one")

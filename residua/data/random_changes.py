@@ -4,8 +4,9 @@ TrivialAugment (Müller & Hutter 2021) makes one change of random strength per i
 wide range.  There is one difference: the paper shifts images of any size by up to 32 pixels, and
 this module by up to a seventh of the side, which is 32 pixels of 224.  RandAugment (Cubuk et al.
 2020) makes several changes of one strength, in narrower ranges.  Shears keep the center of an image
-in its place, where torchvision's keep its top left corner.  Each kind of change gets the whole
-batch, and changes only the images for which the random bits select it.
+in its place, where torchvision's keep its top left corner; shifts may be fractions of a pixel, and
+geometric changes are interpolated bilinearly, where torchvision takes the nearest pixel.  Each kind
+of change gets the whole batch, and changes only the images for which the random bits select it.
 """
 
 from collections.abc import Mapping
