@@ -177,9 +177,7 @@ def read_source_tensors(source_name: Path) -> "dict[str, Tensor]":
     source = net.resolve_model_source(source_name)
     if source.is_dir():
         is_name = not source_name.exists() and not is_hub_name(source_name)
-        what = (
-            "names published weights, which can be used as they are" if is_name else "is a folder"
-        )
+        what = "names published weights, usable as they are" if is_name else "is a folder"
         raise RecordError(
             f"{source_name} {what}: give a weights file, "
             "or add --to PROJECT, which writes its weights for another project"

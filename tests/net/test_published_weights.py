@@ -475,7 +475,7 @@ def test_the_commands_take_a_name(publisher, capsys, tmp_path):
     capsys.readouterr()
     values = ["--mean", "0", "0", "0", "--std", "1", "1", "1", "--classes", *NAMES]
     assert main(["convert", "tiny", "--model", "cifar-resnet8", *values, "--out", "o"]) == 1
-    assert "tiny names published weights, which can be used as they are" in capsys.readouterr().err
+    assert "tiny names published weights, usable as they are" in capsys.readouterr().err
     assert main(["predict", "a.png", "tiny"]) == 2
     assert "a.png is not a model, but tiny is: give the model first" in capsys.readouterr().err
     Path("photos").mkdir()
