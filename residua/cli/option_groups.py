@@ -12,6 +12,7 @@ OPTION_GROUPS = {
     "run": "seed seeds folds resume save-every workers ray device precision recompute engine batch "
     "dry-run",
     "evaluation": "mirror calibrate",
+    "conversion": "check classes mean std resize interpolation license to",
     "server": "host port allow-host allow-origin threshold examples",
     "limits": "max-bytes max-total-bytes max-waiting timeout head-timeout",
     "sorting": "sort-into unsure-below link",

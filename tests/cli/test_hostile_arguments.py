@@ -47,8 +47,8 @@ REFUSED = {
     "signals cifar-resnet99998": (2, "99,998 layers are too many: give at most"),
     "study --depths 99998": (2, "99,998 layers are too many: give at most"),
     "convert x.pth --model cifar-resnet99998 --classes digits --mean 0 --std 1 --out y": (
-        2,
-        "99,998 layers are too many: give at most",
+        1,  # the file is read first
+        "there is no file or folder x.pth",
     ),
     f"show cifar-resnet{NINES}": (2, "layers are too many: give at most"),
     f"show cifar-resnet20,width={NINES}": (2, "is invalid: give a whole number from 1 to 9,999"),

@@ -1,6 +1,5 @@
 """Read the weights of Keras files: .h5 of Keras 1 and 2, and .keras of Keras 3."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor
 
+from residua.bounded_json import parse_strict_json
 from residua.errors import RecordError
 from residua.net.convert.framework_layouts import to_torch_layout, with_epsilon
 from residua.net.convert.torch_file import MAX_GROWTH, MAX_WEIGHT_BYTES, StateDict
@@ -58,10 +58,18 @@ def read_keras_file(path: Path) -> StateDict:
         is_inflated = weights.file_size > min(MAX_GROWTH * file_bytes, MAX_WEIGHT_BYTES)
         if is_inflated or config.file_size > MAX_CONFIG_BYTES:
             raise RecordError("asks for much more memory than its size: give an intact file")
-        layers = json.loads(archive.read(config))["config"]["layers"]
+        layers = parse_json_object(archive.read(config))["config"]["layers"]
         with h5py.File(BytesIO(archive.read(weights)), "r") as file:
             refuse_links(file, file_bytes)
             return collect_tensors(list_saved_layers(file, layers), read_epsilons(layers))
+
+
+def parse_json_object(content: str | bytes) -> dict[str, Any]:
+    """Parse a JSON object; raises ValueError for anything else."""
+    parsed = parse_strict_json(content)
+    if not isinstance(parsed, dict):
+        raise ValueError("not a JSON object")
+    return parsed
 
 
 def refuse_links(file: "h5py.File", file_bytes: int) -> None:
@@ -97,7 +105,7 @@ def list_legacy_layers(
     names = [to_text(name) for name in root.attrs["layer_names"]]
     epsilons = {}
     if "model_config" in file.attrs:
-        config = json.loads(to_text(file.attrs["model_config"]))["config"]
+        config = parse_json_object(to_text(file.attrs["model_config"]))["config"]
         epsilons = read_epsilons(config["layers"] if isinstance(config, dict) else config)
     elif any(map(APPLICATIONS_LAYER.fullmatch, names)):
         epsilons = dict.fromkeys(names, APPLICATIONS_EPSILON)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -78,10 +79,8 @@ def read_units(
         convs=[ModulePosition("conv", layer=i + 1) for i in range(len(kernels))],
         attention=[ModulePosition("attention", layer=i) for i in range(attention_count)],
     )
-    orders = []
-    for project in ([], [ModulePosition("project")]):
-        positions.project = project
-        orders.append([*order_unit(positions, layout)])
+    with_projection = replace(positions, project=[ModulePosition("project")])
+    orders = [[*order_unit(unit, layout)] for unit in (positions, with_projection)]
     readings: list[tuple[int, tuple[UnitShape, ...]]] = [(0, ())]
     dead_ends: Counter[tuple[int, int]] = Counter()
     count = 0

@@ -9,7 +9,7 @@ from residua.net.convert.positions import HEAD_POSITION, ModulePosition, TensorS
 Positions = list[ModulePosition]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class UnitPositions:
     """The positions of one unit's modules: those of the branch in order of use."""
 
