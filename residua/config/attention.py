@@ -122,7 +122,6 @@ register(
     names={
         "se": SqueezeExcitation(),
         "se-timm": SqueezeExcitation(divisor=8),
-        **{f"se{r}": SqueezeExcitation(r) for r in (2, 4, 8)},
     },
 )
 register(EfficientAttention, names={"eca": EfficientAttention()})

@@ -80,6 +80,7 @@ LATER_STAGE_UNITS: dict[int, dict[str, tuple[int, ...]]] = {
 """The same for the depths that timm and pytorchcv added.  The first block of a depth is its
 default: at 26 layers that of timm.
 """
+STAGE_UNITS = dict(sorted((IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS).items()))
 
 IMAGENET_FAMILIES = {
     "plain": PLAIN_UNIT,
@@ -145,11 +146,11 @@ def make_imagenet_network(family: str, depth: int, changes: NameChanges) -> Netw
     The network follows He et al. 2015, Table 1, with option-B shortcuts.  Bottlenecks of depths
     that the papers do not have stride on the 3x3, as in timm and pytorchcv.
     """
-    stage_units = (IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS).get(depth)
+    stage_units = STAGE_UNITS.get(depth)
     unit, default_block = IMAGENET_FAMILIES[family], "bottleneck" if depth >= 50 else "basic"
     if "units" not in changes:
         if stage_units is None:
-            depths = ", ".join(map(str, sorted(IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS)))
+            depths = ", ".join(map(str, STAGE_UNITS))
             raise UsageError(
                 f"ImageNet networks cannot have {depth} layers: depth must be one of {depths}"
                 + f"; for 32x32 images there is cifar-{family}{depth}" * (depth % 6 == 2)

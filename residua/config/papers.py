@@ -15,9 +15,8 @@ from fnmatch import fnmatch
 from math import prod
 
 from residua.config.families import (
-    IMAGENET_STAGE_UNITS,
-    LATER_STAGE_UNITS,
     NETWORK_MAKERS,
+    STAGE_UNITS,
     WIDE_NETWORK_MAKERS,
 )
 from residua.config.joins import Drop, Gate, Scale
@@ -43,8 +42,8 @@ LISTED_DEPTHS: dict[str, Iterable[int]] = {
     "lecture-plain": (12,),
     "lecture-resnet": (12,),
     "plain": (18, 34),
-    "resnet": sorted(IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS),
-    "preresnet": sorted(IMAGENET_STAGE_UNITS | LATER_STAGE_UNITS),
+    "resnet": STAGE_UNITS,
+    "preresnet": STAGE_UNITS,
 }
 """For each family, the depths that `list_models` lists."""
 LISTED_WIDE_NETWORKS = (

@@ -46,30 +46,6 @@ class GlobalAvgPool(nn.Module):
         return x.flatten(2).mean(2)
 
 
-class CroppedConv2d(nn.Conv2d):
-    """An nn.Conv2d that leaves out the rows and columns of its kernel that see padding alone.
-
-    The outputs are the same.  On a CPU in bf16, PyTorch 2.13 does not set the gradients of such
-    rows and columns, so that they have whatever values were in memory.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        size, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        spans, margins = [], list[int]()
-        for side in x.shape[:1:-1]:  # width and height, in the order that F.pad takes
-            last_start = (side + 2 * padding - size) // stride * stride
-            first = max(0, padding - last_start)
-            end = min(size, padding + side)
-            after = max(0, last_start + end - padding - side)
-            spans.append(slice(first, end))
-            margins += [padding - first, after]
-        columns, rows = spans
-        if columns == rows == slice(0, size):
-            return super().forward(x)
-        weight = self.weight[:, :, rows, columns]
-        return F.conv2d(F.pad(x, margins), weight, self.bias, stride, groups=self.groups)
-
-
 class SqueezeExcitationLayer(nn.Module):
     """Squeeze-and-excitation: x * sigmoid(fc2(relu(fc1(mean(x))))) (Hu et al. 2018, Eq. 2-4)."""
 
@@ -154,7 +130,6 @@ def make_weight_layer(layer: Layer) -> nn.Conv2d | nn.Linear:
     if not layer.output_shape.size:
         return nn.Linear(c_in, c_out, bias=layer.bias)
     padding = layer.kernel // 2
-    is_large = padding >= min(layer.input_shape.size)  # some of the kernel sees padding alone
-    return (CroppedConv2d if is_large else nn.Conv2d)(
+    return nn.Conv2d(
         c_in, c_out, layer.kernel, layer.stride, padding, groups=layer.groups, bias=layer.bias
     )

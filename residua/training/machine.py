@@ -15,6 +15,7 @@ from residua.config.serialize import Json
 from residua.errors import UsageError, unknown_name_error
 from residua.net.activation_checkpoint import checkpoint_activations
 from residua.net.build import ResidualNetwork
+from residua.net.cropped_conv import crop_kernels
 from residua.net.fused_bn import install_fused_batchnorm
 from residua.net.fused_bn_kernels import describe_fused_kernels
 from residua.net.native_bf16 import device_has_bf16
@@ -41,9 +42,11 @@ class Machine:
     def prepare_model_in_place(self, net: ModuleT) -> ModuleT:
         """Move `net` to the device in channels-last layout, and prepare it in place.
 
-        Fused BN is installed if `uses_fused_bn` is true, and activation checkpointing if
-        `recompute` is not "none".
+        In bf16 on a CPU, kernels are cropped to their inputs (see `net.cropped_conv`), and fused BN
+        is installed.  Activation checkpointing is if `recompute` is not "none".
         """
+        if self.uses_fused_bn:
+            crop_kernels(net)
         if isinstance(net, ResidualNetwork):
             if self.uses_fused_bn:
                 install_fused_batchnorm(net)

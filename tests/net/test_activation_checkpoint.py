@@ -25,7 +25,7 @@ NAMES = [
     "cifar-resnet20,join=drop-path",
     "cifar-resnet20,order=skipinit",
     "fc-resnet10",
-    "cifar-resnet29,block=bottleneck,groups=4x4d,attention=se4,shortcut=D",
+    "cifar-resnet29,block=bottleneck,groups=4x4d,attention=se,shortcut=D",
     "cifar-preresnet20,attention=eca,fork=shape-change,width=0.5",
 ]
 SPECS = {name: network(name) for name in NAMES}

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from residua.config.papers import network
 from residua.net.build import build
-from residua.net.layers import CroppedConv2d
+from residua.net.cropped_conv import CroppedConv2d
+from residua.training.machine import Machine
+from tests.third_party import torchvision
 
 
 @pytest.mark.parametrize(
@@ -37,8 +39,17 @@ def compute_gradients(net, images):
     return [parameter.grad.clone() for parameter in net.parameters()]
 
 
-def test_gradients_in_bf16_of_images_that_shrink_to_one_pixel_are_set_and_repeat():
-    net = build(network("resnet18", input=(3, 8, 8), classes=3))
+def build_ours():
+    return build(network("resnet18", input=(3, 32, 32), classes=3))  # trained on smaller images
+
+
+def build_theirs():
+    return torchvision.models.resnet18(num_classes=3)
+
+
+@pytest.mark.parametrize("build_net", [build_ours, build_theirs])
+def test_gradients_in_bf16_of_images_that_shrink_to_one_pixel_are_set_and_repeat(build_net):
+    net = Machine(torch.device("cpu"), "bf16").prepare_model_in_place(build_net())
     assert any(isinstance(module, CroppedConv2d) for module in net.modules())
     images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     first = compute_gradients(net, images)

@@ -24,7 +24,7 @@ from tests.third_party import randomize_weights
 DEEP_STEM = Stem(width=16, inner_widths=(4, 8))
 NETWORKS = {
     "ResNeXt-D with SE": replace(
-        network("cifar-resnet29,block=bottleneck,groups=4x4d,attention=se4,shortcut=D"),
+        network("cifar-resnet29,block=bottleneck,groups=4x4d,attention=se,shortcut=D"),
         stem=DEEP_STEM,
     ),
     "pre-activation with ECA": replace(
