@@ -1,13 +1,17 @@
-"""Training steps per second of networks with 20 to 1,202 layers, against eager PyTorch.
+"""Training steps per second of networks with 20 to 1,202 layers, beside PyTorch's own ways.
 
 Meant for a GPU, on which the step of a deep network consists of thousands of small kernels; on a
 CPU it runs too, with few `--layers`.  The loops take turns:
 
     eager fp32      the module as built, fp32, NCHW, on one batch that stays on the device
     eager bf16      the same in bf16 autocast and channels-last, as most scripts train ResNets today
-    residua         this package's step, including the assembly of batches from uint8 images
+    compiled        the same through torch.compile(mode="reduce-overhead"), which uses CUDA graphs
+    residua         this package's step by the recipe he2015, including the assembly of batches from
+                    uint8 images
+    residua fast    the same by the recipe fast, whose optimiser is Muon
 
-    python benchmarks/depths.py [--layers 20 56 110 164 1001 1202] [--steps 50] [--rounds 5]
+    python benchmarks/depths.py [--layers 20 56 110 164 1001 1202] [--loops residua compiled]
+                                [--steps 50] [--rounds 5] [--json FILE]
 
 The images are random, in the number of CIFAR-10's training set: the time of a step does not depend
 on their content.
@@ -16,9 +20,12 @@ on their content.
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +38,11 @@ from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.images import Images
 from residua.training.machine import set_up_machine
-from residua.training.step import TrainingStep
+from residua.training.step import make_training_step
 
 BOTTLENECK_LAYERS = (164, 1001)
 CIFAR10, HE2015 = get_dataset("cifar10"), recipe("he2015")
+LOOPS = ("eager fp32", "eager bf16", "compiled", "residua", "residua fast")
 
 
 def network_name_for(layers: int) -> str:
@@ -42,39 +50,54 @@ def network_name_for(layers: int) -> str:
     return f"cifar-{'preresnet' if layers in BOTTLENECK_LAYERS else 'resnet'}{layers}"
 
 
-def make_eager_step(layers: int, device: torch.device, use_bf16: bool) -> Callable[[], None]:
+def make_pytorch_step(layers: int, device: torch.device, loop: str) -> Callable[[], None]:
     """The training step of a usual script, always on the same batch."""
+    # PyTorch's defaults; `set_up_machine` changed them.
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = False, True
+    use_bf16 = loop != "eager fp32"
     layout = torch.channels_last if use_bf16 else torch.contiguous_format
     net = create_model(network_name_for(layers), num_classes=10).to(device, memory_format=layout)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    optimiser = torch.optim.SGD(
+        net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True
+    )
     images = torch.randn(HE2015.batch_size, *CIFAR10.input, device=device)
     images = images.contiguous(memory_format=layout)
     labels = torch.zeros(HE2015.batch_size, dtype=torch.int64, device=device)
+    forward = torch.compile(net, mode="reduce-overhead") if loop == "compiled" else net
 
     def train_step() -> None:
         optimiser.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
-            loss = F.cross_entropy(net(images).float(), labels)
+            loss = F.cross_entropy(forward(images).float(), labels)
         loss.backward()
         optimiser.step()
 
     return train_step
 
 
-def make_residua_step(layers: int) -> Callable[[], None]:
+def make_residua_step(layers: int, loop: str) -> Callable[[], None]:
     """The training step of this package, including its batch."""
     machine = set_up_machine()
     net = machine.prepare_model_in_place(create_model(network_name_for(layers), num_classes=10))
-    step, step_numbers = TrainingStep(net, HE2015.optimiser, machine), count()
+    settings = recipe("fast") if loop == "residua fast" else HE2015
+    settings = replace(settings, batch_size=HE2015.batch_size)
+    step, step_numbers = make_training_step(net.train(), settings, machine), count()
     image_count = CIFAR10.num_images - CIFAR10.num_dev_images
     pixels = torch.randint(
         0, 256, (image_count, *CIFAR10.input), dtype=torch.uint8, device=machine.device
     )
     labels = torch.arange(image_count, device=machine.device) % len(CIFAR10.classes)
     batches = TrainingBatches(
-        Images(pixels, labels), HE2015.batch_size, HE2015.augment, CIFAR10.mean, CIFAR10.std, 0
+        Images(pixels, labels), settings.batch_size, settings.augment, CIFAR10.mean, CIFAR10.std, 0
     )
-    return lambda: step(*batches.make_batch(next(step_numbers)), 0.01) and None
+
+    def train_step() -> None:
+        if step.can_assemble(batches):
+            step.train_on_step(batches, next(step_numbers), 0.01)
+        else:
+            step(*batches.make_batch(next(step_numbers)), 0.01)
+
+    return train_step
 
 
 def measure_step_rate(step: Callable[[], None], steps: int, device: torch.device) -> float:
@@ -89,36 +112,35 @@ def measure_step_rate(step: Callable[[], None], steps: int, device: torch.device
     return steps / measure_seconds(run_steps)
 
 
+def start_loop(layers: int, loop: str, device: torch.device) -> tuple[Callable[[], None], float]:
+    """The step of a loop, and the seconds until it runs at full speed."""
+    started = time.perf_counter()
+    if loop.startswith("residua"):
+        step = make_residua_step(layers, loop)
+    else:
+        step = make_pytorch_step(layers, device, loop)
+    measure_step_rate(step, 5, device)  # the fourth step captures a CUDA graph
+    return step, time.perf_counter() - started
+
+
 def measure_depth(
-    layers: int, steps: int, rounds: int, device: torch.device
-) -> tuple[float, dict[str, float]]:
-    """Seconds until the residua loop runs at full speed, and the median rate of each loop."""
-    residua_step: list[Callable[[], None]] = []
-
-    def start_residua() -> None:
-        residua_step.append(make_residua_step(layers))
-        measure_step_rate(residua_step[0], 5, device)  # the fourth step captures a CUDA graph
-
-    first_seconds = measure_seconds(start_residua)
-    # PyTorch's defaults, for the eager loops; `set_up_machine` changed them.
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = False, True
-    loops = {
-        "eager fp32": make_eager_step(layers, device, use_bf16=False),
-        "eager bf16": make_eager_step(layers, device, use_bf16=True),
-        "residua": residua_step[0],
-    }
-    for loop in loops.values():
-        measure_step_rate(loop, 2, device)
+    layers: int, loops: list[str], steps: int, rounds: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """For each loop, the median rate and the seconds until it runs at full speed."""
+    started = {loop: start_loop(layers, loop, device) for loop in loops}
     with tqdm(total=rounds * len(loops), desc=str(layers), leave=False) as bar:
 
-        def measure_loop(loop: Callable[[], None]) -> float:
-            rate = measure_step_rate(loop, steps, device)
+        def measure_loop(step: Callable[[], None]) -> float:
+            rate = measure_step_rate(step, steps, device)
             bar.update()
             return rate
 
-        contenders = {name: partial(measure_loop, loop) for name, loop in loops.items()}
+        contenders = {loop: partial(measure_loop, step) for loop, (step, _) in started.items()}
         rates = measure_in_turn(contenders, rounds)
-    return first_seconds, {name: statistics.median(values) for name, values in rates.items()}
+    return {
+        loop: {"steps_per_second": statistics.median(rates[loop]), "first_seconds": seconds}
+        for loop, (_, seconds) in started.items()
+    }
 
 
 def main() -> None:
@@ -126,29 +148,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 56, 110, 164, 1001, 1202])
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=[*LOOPS])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the record to this file too")
     arguments = parser.parse_args()
     device, results = set_up_machine().device, []
-    print(
-        f"{'layers':>6} {'first':>8}  steps/s: {'eager fp32':>11} {'eager bf16':>11} "
-        f"{'residua':>9}  {'ratios':>12}"
-    )
+    print("steps/s (seconds to full speed)")
+    print(f"{'layers':>6}" + "".join(f"{loop:>18}" for loop in arguments.loops))
     for layers in arguments.layers:
-        first_seconds, rates = measure_depth(layers, arguments.steps, arguments.rounds, device)
-        eager_fp32_rate, eager_bf16_rate, residua_rate = rates.values()
-        print(
-            f"{layers:6} {first_seconds:6.1f} s           {eager_fp32_rate:11.2f} "
-            f"{eager_bf16_rate:11.2f} {residua_rate:9.2f}  {residua_rate / eager_fp32_rate:5.2f} "
-            f"{residua_rate / eager_bf16_rate:6.2f}",
-            flush=True,
-        )
-        results.append({"layers": layers, "first_seconds": first_seconds, **rates})
-    record = {
-        "machine": set_up_machine().describe_environment(),
-        "batch": HE2015.batch_size,
-        "results": results,
-    }
+        measured = measure_depth(layers, arguments.loops, arguments.steps, arguments.rounds, device)
+        columns = [
+            f"{row['steps_per_second']:10.2f} ({row['first_seconds']:4.1f})"
+            for row in measured.values()
+        ]
+        print(f"{layers:6}" + "".join(f"{column:>18}" for column in columns), flush=True)
+        results.append({"layers": layers, "loops": measured})
+        record = {
+            "machine": set_up_machine().describe_environment(),
+            "batch": HE2015.batch_size,
+            "results": results,
+        }
+        if arguments.json:
+            arguments.json.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record))
 
 

@@ -1,7 +1,7 @@
 """The endless stream of training batches, as a function of the step."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -84,9 +84,19 @@ class TrainingBatches:
             else images.pixels
         )
         self.images_by_class = list_images_by_class(images.labels) if balance_classes else []
-        self.epoch_order = lru_cache(maxsize=2)(self.compute_epoch_order)
+        # the orders of two epochs in a row, which a batch can need; that of epoch e in row e % 2
+        self.orders = images.labels.new_zeros(2, len(images))
+        self.epochs_of_orders: list[int | None] = [None, None]
 
-    def compute_epoch_order(self, epoch: int) -> Tensor:
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether `assemble` only starts kernels, so that a CUDA graph can hold it."""
+        augment = self.augment
+        calls_user_code = self.transform is not None or bool(augment.extra)
+        waits_for_device = augment.trivial or augment.randaugment  # for the images to equalize
+        return not calls_user_code and not waits_for_device
+
+    def epoch_order(self, epoch: int) -> Tensor:
         """Compute the sample numbers of an epoch (n,), in the order in which they are used.
 
         With n images, sample number i + k * n is image i, used for the k-th time in this epoch,
@@ -95,7 +105,13 @@ class TrainingBatches:
         order = (
             self.compute_balanced_order(epoch)
             if self.images_by_class
-            else random_permutation(len(self.images), self.seed, RandomStream.ORDER, epoch)
+            else random_permutation(
+                len(self.images),
+                self.seed,
+                RandomStream.ORDER,
+                epoch,
+                device=self.images.labels.device,
+            )
         )
         return order.to(self.images.labels.device)
 
@@ -128,109 +144,129 @@ class TrainingBatches:
         Images (m, c, h, w) are fp32, augmented and normalised.  Labels are int64 (m,) or, with
         mixup or CutMix, fp32 weights of the classes (m, classes).
         """
-        pieces, (rank, world_size) = [], self.rank_and_world_size
-        position, end = [
-            step * self.batch_size + self.batch_size * k // world_size for k in (rank, rank + 1)
-        ]
+        self.load_orders(step)
+        return self.assemble(step, self.size_share(step))
+
+    def load_orders(self, step: int) -> None:
+        """Compute the orders of the epochs from which batch `step` takes samples, if need be."""
+        first, end = step * self.batch_size, (step + 1) * self.batch_size
+        for epoch in {first // len(self.images), (end - 1) // len(self.images)}:
+            if self.epochs_of_orders[epoch % 2] != epoch:
+                self.orders[epoch % 2] = self.epoch_order(epoch)
+                self.epochs_of_orders[epoch % 2] = epoch
+
+    def size_share(self, step: int) -> float:
+        """Return the share of `crop_size` that the sides of the images of batch `step` have."""
+        return 1.0 if self.size_at_step is None else self.size_at_step(step)
+
+    def assemble(self, step: int | Tensor, size_share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Assemble the images and labels of `make_batch`; `load_orders` must be called before.
+
+        `step` may be a scalar int64 tensor on the device of the images.  The call does not wait for
+        the device unless `can_be_captured` is False.
+        """
+        rank, world_size = self.rank_and_world_size
+        start, end = [self.batch_size * k // world_size for k in (rank, rank + 1)]
+        device = self.images.labels.device
+        positions = step * self.batch_size + torch.arange(start, end, device=device)
+        epochs = positions // len(self.images)
+        samples = self.orders[epochs % 2, positions % len(self.images)]
         is_mixed = self.augment.mixup + self.augment.cutmix
         make_samples = self.mix_samples if is_mixed else self.augment_samples
-        while position < end:
-            epoch, start = divmod(position, len(self.images))
-            samples = self.epoch_order(epoch)[start : start + end - position]
-            pieces.append(make_samples(epoch, samples))
-            position += len(samples)
-        pixels, labels = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
-        if self.size_at_step is not None:
-            pixels = shrink_images(pixels, shrink_sides(self.crop_size, self.size_at_step(step)))
+        pixels, labels = make_samples(epochs, samples)
+        pixels = shrink_images(pixels, shrink_sides(self.crop_size, size_share))
         return normalise_pixels(pixels, self.mean, self.std), labels
 
-    def mix_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment and mix samples: images (n, c, h, w) and class weights (n, classes)."""
+    def mix_samples(self, epochs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Augment and mix samples: images (n, c, h, w) and class weights (n, classes).
+
+        `epochs` and `samples` are (n,), here and below.
+        """
         count = len(self.images)
-        pixels, labels = self.augment_samples(epoch, samples)
-        partners = self.draw_bits(RandomStream.MIX_PARTNER, epoch, samples) % count
+        pixels, labels = self.augment_samples(epochs, samples)
+        partners = self.draw_bits(RandomStream.MIX_PARTNER, epochs, samples) % count
         # A sample number of its own gives the partner its own augmentation.
         partner_samples = partners + count * (count + samples)
-        partner_pixels, partner_labels = self.augment_samples(epoch, partner_samples)
+        partner_pixels, partner_labels = self.augment_samples(epochs, partner_samples)
         pixels, own_share = apply_mixup_or_cutmix(
             pixels,
             partner_pixels,
             self.augment.mixup,
             self.augment.cutmix,
-            self.draw_several_bits(4, RandomStream.MIX, epoch, samples),
+            self.draw_several_bits(4, RandomStream.MIX, epochs, samples),
         )
         one_hot, partner_one_hot = [
             F.one_hot(y, self.num_classes).float() for y in (labels, partner_labels)
         ]
         return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
 
-    def augment_samples(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
+    def augment_samples(self, epochs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Return the augmented images (n, c, h, w) and the labels (n,) of sample numbers (n,).
 
         The images are not yet normalised; their levels are in [0, 255].
         """
         augment = self.augment
-        pixels = self.crop_samples(epoch, samples)
+        pixels = self.crop_samples(epochs, samples)
         if augment.flip:
             pixels = random_horizontal_flip(
-                pixels, self.draw_bits(RandomStream.FLIP, epoch, samples)
+                pixels, self.draw_bits(RandomStream.FLIP, epochs, samples)
             )
         if augment.colour:
-            random_bits = self.draw_several_bits(3, RandomStream.COLOUR, epoch, samples)
+            random_bits = self.draw_several_bits(3, RandomStream.COLOUR, epochs, samples)
             pixels = jitter_colours(pixels, augment.colour, random_bits)
         if augment.trivial:
-            random_bits = self.draw_several_bits(3, RandomStream.TRIVIAL_AUGMENT, epoch, samples)
+            random_bits = self.draw_several_bits(3, RandomStream.TRIVIAL_AUGMENT, epochs, samples)
             pixels = apply_trivial_augment(pixels, self.mean, random_bits)
         if augment.randaugment:
             count = 2 * augment.randaugment
-            random_bits = self.draw_several_bits(count, RandomStream.RAND_AUGMENT, epoch, samples)
+            random_bits = self.draw_several_bits(count, RandomStream.RAND_AUGMENT, epochs, samples)
             pixels = apply_rand_augment(pixels, augment.magnitude, self.mean, random_bits)
         if augment.extra:
-            pixels = self.apply_extra_transforms(pixels, epoch, samples)
+            pixels = self.apply_extra_transforms(pixels, epochs, samples)
         if augment.cut:
-            random_bits = self.draw_bits(RandomStream.CUTOUT, epoch, samples)
+            random_bits = self.draw_bits(RandomStream.CUTOUT, epochs, samples)
             pixels = apply_cutout(pixels, augment.cut, self.mean, random_bits)
         return pixels, self.images.labels[samples % len(self.images)]
 
-    def apply_extra_transforms(self, pixels: Tensor, epoch: int, samples: Tensor) -> Tensor:
+    def apply_extra_transforms(self, pixels: Tensor, epochs: Tensor, samples: Tensor) -> Tensor:
         """Apply `augment.extra` to images (n, c, h, w), each transform with its own bits."""
         transforms = self.augment.extra
         counts = [transform.random_numbers_per_image for transform in transforms]
-        random_bits = self.draw_several_bits(sum(counts), RandomStream.EXTRA, epoch, samples)
+        random_bits = self.draw_several_bits(sum(counts), RandomStream.EXTRA, epochs, samples)
         for transform, bits in zip(
             transforms, torch.split(random_bits, counts, dim=1), strict=True
         ):
             pixels = implementation_of(transform)(transform, pixels, bits)
         return pixels
 
-    def crop_samples(self, epoch: int, samples: Tensor) -> Tensor:
+    def crop_samples(self, epochs: Tensor, samples: Tensor) -> Tensor:
         """Pad and crop the images (n, c, h, w) of sample numbers (n,) to `crop_size`."""
         augment, image_indices = self.augment, samples % len(self.images)
         pixels = self.pixels[image_indices]
         if self.transform is not None:
-            pixels = apply_user_transform(pixels, self.transform, self.seed, epoch, samples)
+            pixels = apply_user_transform(pixels, self.transform, self.seed, epochs, samples)
         if self.on_the_fly_padding:
             pixels = pad_with_mean(pixels, self.on_the_fly_padding, self.mean)
         if augment.area < 1:
-            random_bits = self.draw_several_bits(4, RandomStream.CROP, epoch, samples)
+            random_bits = self.draw_several_bits(4, RandomStream.CROP, epochs, samples)
             return random_resized_crop(
                 pixels, self.crop_size, augment.area, augment.stretch, random_bits
             )
         if augment.pad:
-            random_bits = self.draw_bits(RandomStream.CROP, epoch, samples)
+            random_bits = self.draw_bits(RandomStream.CROP, epochs, samples)
             return random_crop(pixels, self.crop_size, random_bits)
         return Images(pixels, image_indices).center_crop(self.crop_size).pixels
 
-    def draw_bits(self, stream: RandomStream, epoch: int, samples: Tensor) -> Tensor:
+    def draw_bits(self, stream: RandomStream, epochs: Tensor, samples: Tensor) -> Tensor:
         """Draw a random integer from `stream` for each sample number (n,), as int64 (n,)."""
-        return random_bits_from_keys(self.seed, stream, epoch, samples)
+        return random_bits_from_keys(self.seed, stream, epochs, samples)
 
     def draw_several_bits(
-        self, count: int, stream: RandomStream, epoch: int, samples: Tensor
+        self, count: int, stream: RandomStream, epochs: Tensor, samples: Tensor
     ) -> Tensor:
         """Draw `count` random integers for each sample number (n,), as int64 (n, count)."""
         return torch.stack(
-            [random_bits_from_keys(self.seed, stream, epoch, samples, i) for i in range(count)],
+            [random_bits_from_keys(self.seed, stream, epochs, samples, i) for i in range(count)],
             dim=1,
         )
 

@@ -86,6 +86,9 @@ def random_bits_from_keys(*keys: int | Tensor) -> Tensor:
     return logical_shift_right(x if isinstance(x, Tensor) else torch.tensor(x), 1)
 
 
-def random_permutation(count: int, *keys: int) -> Tensor:
-    """Return the random permutation of range(count) for the given keys, as int64 (count,)."""
-    return random_bits_from_keys(*keys, torch.arange(count)).argsort(stable=True)
+def random_permutation(count: int, *keys: int, device: torch.device | None = None) -> Tensor:
+    """Return the random permutation of range(count) for the given keys, as int64 (count,).
+
+    It is computed on `device`, by default the CPU, and is the same on every device.
+    """
+    return random_bits_from_keys(*keys, torch.arange(count, device=device)).argsort(stable=True)

@@ -21,15 +21,17 @@ class UserTransform(Protocol):
 
 
 def apply_user_transform(
-    pixels: Tensor, transform: UserTransform, seed: int, epoch: int, samples: Tensor
+    pixels: Tensor, transform: UserTransform, seed: int, epochs: Tensor, samples: Tensor
 ) -> Tensor:
-    """Apply `transform` to each of the images (n, c, h, w) uint8, with sample numbers (n,).
+    """Apply `transform` to each of the images (n, c, h, w) uint8.
+
+    `epochs` and `samples`, the numbers of the samples, are (n,).
 
     Raises DataError if `transform` fails, or does not return a uint8 image of the same shape.
     """
     images = pixels.cpu().permute(0, 2, 3, 1).numpy()
     changed = np.empty_like(images)
-    for i, sample in enumerate(samples.tolist()):
+    for i, (epoch, sample) in enumerate(zip(epochs.tolist(), samples.tolist(), strict=True)):
         rng = np.random.default_rng([seed, epoch, sample])
         try:
             image = np.asarray(transform(images[i].copy(), rng))

@@ -6,7 +6,7 @@ without checkpointing.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from residua.config.memory import RecomputeMode, recompute_segment_lengths
 from residua.net.build import ResidualNetwork
+from residua.net.joins import DropJoin
 
 
 def checkpoint_activations(net: ResidualNetwork, mode: RecomputeMode) -> None:
@@ -61,7 +63,10 @@ class RecomputedSegment(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, segment: nn.Sequential, x: Tensor, *parameters: Tensor) -> Tensor:
         ctx.segment, ctx.autocast = segment, capture_autocast(x.device)
-        ctx.rng_state = get_default_generator(x.device).get_state()
+        # a CUDA graph is captured without access to the state of the generator
+        ctx.rng_state = (
+            get_default_generator(x.device).get_state() if draws_randomly(segment) else None
+        )
         ctx.save_for_backward(x, *parameters)
         with ctx.autocast():
             y: Tensor = segment(x)
@@ -76,7 +81,7 @@ class RecomputedSegment(torch.autograd.Function):
         with (
             torch.enable_grad(),
             ctx.autocast(),
-            use_rng_state(x.device, ctx.rng_state),
+            nullcontext() if ctx.rng_state is None else use_rng_state(x.device, ctx.rng_state),
             frozen_running_stats(ctx.segment),
         ):
             y = ctx.segment(inputs[0])
@@ -92,6 +97,19 @@ def capture_autocast(device: torch.device) -> "partial[torch.autocast]":
     """
     dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
     return partial(torch.autocast, device.type, dtype, enabled, cache_enabled=False)
+
+
+def draws_randomly(net: nn.Module) -> bool:
+    """Return whether `net` may draw random numbers in training.
+
+    Modules that are defined neither in PyTorch nor in this package are assumed to do so.
+    """
+    return any(
+        isinstance(module, _DropoutNd)
+        or (isinstance(module, DropJoin) and (module.shortcut_dropout or module.drop_path) > 0)
+        or type(module).__module__.partition(".")[0] not in ("torch", "residua")
+        for module in net.modules()
+    )
 
 
 def get_default_generator(device: torch.device) -> torch.Generator:

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -12,7 +12,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from queue import Empty
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -67,16 +67,14 @@ def train_jobs_locally(
 ) -> dict[str, str]:
     """Train `jobs`, given by run name, in `workers` processes.
 
-    Returns the failed runs as {name: reason}.  If `workers` is 0, there is one process per core, or
-    a single one if the jobs use a GPU.  Raises UsageError if `workers` is negative, and Interrupted
+    Returns the failed runs as {name: reason}.  If `workers` is 0, there is one process per core.
+    Raises UsageError if `workers` is negative, and Interrupted
     after Ctrl-C or SIGTERM.
     """
     if workers < 0:
         raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
     core_count = os.cpu_count() or 1
-    uses_gpu = next(iter(jobs.values())).device_choice != "cpu" and torch.cuda.is_available()
-    workers = workers or (1 if uses_gpu else core_count)
-    workers = min(workers, len(jobs))  # more would have nothing to do
+    workers = min(workers or core_count, len(jobs))  # more would have nothing to do
     # Processes are spawned, because forked ones could not use CUDA.
     spawn_context = multiprocessing.get_context("spawn")
     progress_events: Queue[RunProgressEvent] = spawn_context.Queue()
@@ -88,15 +86,42 @@ def train_jobs_locally(
         ProcessPoolExecutor(workers, spawn_context, init_worker_process, worker_arguments) as pool,
     ):
         futures = {name: pool.submit(train_job_in_worker, name, job) for name, job in jobs.items()}
-        # Shows that the study has begun, though the processes take seconds to start.
-        on_progress(next(iter(jobs)), 0, 1)
-        while not (all(future.done() for future in futures.values()) and progress_events.empty()):
-            with suppress(Empty):
-                on_progress(*progress_events.get(timeout=EVENT_POLL_SECONDS))
-            if should_stop():
-                halt_event.set()
+        wait_for_jobs(futures, progress_events, on_progress, should_stop, halt_event.set)
     if should_stop():
         raise Interrupted(STOPPED_MESSAGE)
+    return describe_failures(futures)
+
+
+class EventQueue(Protocol):
+    """The end of a queue from which the events of jobs are read, in a thread or a process."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> RunProgressEvent: ...
+
+    def empty(self) -> bool: ...
+
+
+def wait_for_jobs(
+    futures: Mapping[str, Future[None]],
+    progress_events: EventQueue,
+    on_progress: NamedCountListener,
+    should_stop: Callable[[], bool] = lambda: False,
+    stop_jobs: Callable[[], None] = lambda: None,
+) -> None:
+    """Wait until all jobs are done, and pass on the events in which they report progress.
+
+    `stop_jobs` is called once `should_stop()` is true.
+    """
+    if futures:  # shows that the study has begun, though a process takes seconds to start
+        on_progress(next(iter(futures)), 0, 1)
+    while not (all(future.done() for future in futures.values()) and progress_events.empty()):
+        with suppress(Empty):
+            on_progress(*progress_events.get(timeout=EVENT_POLL_SECONDS))
+        if should_stop():
+            stop_jobs()
+
+
+def describe_failures(futures: Mapping[str, Future[None]]) -> dict[str, str]:
+    """Return the failed jobs as {name: reason}; re-raise an exception that is a bug."""
     return {
         name: describe_failure_or_reraise(future)
         for name, future in futures.items()

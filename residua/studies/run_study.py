@@ -12,6 +12,7 @@ from residua.data.read import ensure_dataset_ready, read_split
 from residua.errors import RecordError, UsageError
 from residua.files import hold_output_lock, holds_visible_entries, write_json
 from residua.record import RunRecord, describe_first_difference
+from residua.studies.gpu_threads import choose_runs_at_once, train_jobs_on_gpu
 from residua.studies.local import StudyJob, train_jobs_locally
 from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
 from residua.studies.study_data import resolve_study_dataset
@@ -43,19 +44,20 @@ def train_study(
 
     Returns the failed runs as {name: reason}; a failed run does not stop the others.  Runs are
     trained in parallel, by `workers` processes on this machine or, with `ray`, on the machines of a
-    Ray cluster.  Unfinished runs resume from their checkpoints.  If the folder holds runs already,
-    precision `auto` means the precision of those runs.  `data` is the study's data set, if it is
-    resolved already.  Raises UsageError if a run of the study cannot be built, or if the folder
-    holds a study with another data set, another recipe, other folds or runs in another precision,
-    and DataError if the images cannot be divided into the study's folds.  After Ctrl-C, waits until
-    every run has written its checkpoint, then raises Interrupted.
+    Ray cluster.  On a GPU, with `workers=0`, this process trains as many at once as fit into its
+    memory, up to eight.  Unfinished runs resume from their checkpoints.  If the folder holds runs
+    already, precision `auto` means the precision of those runs.  `data` is the study's data set, if
+    it is resolved already.  Raises UsageError if a run of the study cannot be built, or if the
+    folder holds a study with another data set, another recipe, other folds or runs in another
+    precision, and DataError if the images cannot be divided into the study's folds.  After Ctrl-C,
+    waits until every run has written its checkpoint, then raises Interrupted.
     """
     data = data or resolve_study_dataset(study)
     runs = study.make_runs(data)
     precision = resolve_study_precision(folder, precision)
     # Problems of machine and data are reported here once, not by every worker.
     # Of a Ray cluster, this machine may be one without a GPU.
-    set_up_machine(precision, device_choice="auto" if ray else device_choice)
+    machine = set_up_machine(precision, device_choice="auto" if ray else device_choice)
     ensure_dataset_ready(data, data_dir)
     first_fold = Fold(1, study.folds) if study.folds else None
     read_split(data.hold_out_fold(first_fold) if first_fold else data, "dev", data_dir)
@@ -74,7 +76,11 @@ def train_study(
             claim_study_folder(folder, study)
             return train_jobs_on_ray(cluster, jobs, on_progress)
     claim_study_folder(folder, study)
-    return train_jobs_locally(jobs, workers, on_progress) if jobs else {}
+    if not jobs:
+        return {}
+    if workers == 0 and machine.device.type == "cuda":
+        return train_jobs_on_gpu(jobs, choose_runs_at_once(jobs), on_progress)
+    return train_jobs_locally(jobs, workers, on_progress)
 
 
 def resolve_study_precision(folder: Path, precision: Precision) -> Precision:

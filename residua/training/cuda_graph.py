@@ -3,6 +3,7 @@
 A deep net's step launches thousands of small kernels; a graph launches them together.
 """
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -11,53 +12,81 @@ from torch import Tensor
 # Calls before the capture.  In these, libraries initialise themselves, which cannot be captured.
 WARMUP_CALLS = 3
 
-BatchFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Held during a capture, because other threads may train and capture on the same GPU.
+CAPTURE_LOCK = threading.Lock()
+
+StepFunction = Callable[..., tuple[Tensor, ...]]
 
 
 class CudaGraphedCallable:
-    """A function of images and labels that is replayed as a CUDA graph from the fourth call on.
+    """A function of tensors that is replayed as a CUDA graph from the fourth call on.
 
-    A graph always reads and writes the same memory.  Therefore inputs are copied to that memory and
-    results are copied from it, and the function must change its other tensors in place.  Each
-    replay draws new random numbers that depend on the current seed.  After a batch whose shape
-    differs from the captured one, the graph is captured anew, from the fourth such call on.
+    Inputs are tensors or numbers, and the function gets a number as a scalar tensor on the GPU:
+    int64 for an integer, fp32 for a float.  A graph always reads and writes the same memory.
+    Therefore inputs are copied to that memory and results are copied from it, and the function must
+    change its other tensors in place.  Each replay draws new random numbers that depend on the
+    current seed.  After inputs whose shapes differ from the captured ones, the graph is captured
+    anew, from the fourth such call on.  With `may_capture=False` there is never a graph.
     """
 
-    def __init__(self, function: BatchFunction) -> None:
-        self.function, self.call_count = function, 0
+    def __init__(
+        self, function: StepFunction, device: torch.device, *, may_capture: bool = True
+    ) -> None:
+        self.function, self.device, self.may_capture = function, device, may_capture
+        self.call_count = 0
         # The warm-up runs on the graph's stream too, as gradients are accumulated on the stream
         # of the first call.
-        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.static_inputs: list[Tensor] = []
+        self.static_outputs: tuple[Tensor, ...] = ()
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.graph is not None and images.shape != self.static_images.shape:
+    def __call__(self, *inputs: Tensor | float) -> tuple[Tensor, ...]:
+        if not self.fits(inputs):
             self.graph, self.call_count = None, 0
+            self.static_inputs = [self.make_static_input(value) for value in inputs]
+        for static, value in zip(self.static_inputs, inputs, strict=True):
+            if isinstance(value, Tensor):
+                static.copy_(value)
+            else:
+                static.fill_(value)
         self.call_count += 1
-        if self.call_count <= WARMUP_CALLS:
-            return self.run_eagerly(images, labels)
-        graph = self.graph = self.graph or self.capture_graph(images, labels)
-        self.static_images.copy_(images)
-        self.static_labels.copy_(labels)
-        graph.replay()
-        return self.static_loss.clone(), self.static_wrong.clone()
+        if self.call_count <= WARMUP_CALLS or not self.may_capture:
+            return self.run_eagerly()
+        if self.graph is None:
+            self.graph = self.capture_graph()
+        self.graph.replay()
+        return tuple(output.clone() for output in self.static_outputs)
 
-    def run_eagerly(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def fits(self, inputs: tuple[Tensor | float, ...]) -> bool:
+        """Return whether the inputs are as many as those of the last call, and of their shapes."""
+        shapes = [value.shape if isinstance(value, Tensor) else torch.Size() for value in inputs]
+        return shapes == [static.shape for static in self.static_inputs]
+
+    def make_static_input(self, value: Tensor | float) -> Tensor:
+        """Allocate the memory from which the graph reads an input."""
+        if isinstance(value, Tensor):
+            return torch.empty_like(value)
+        return torch.tensor(
+            value,
+            device=self.device,
+            dtype=torch.int64 if isinstance(value, int) else torch.float32,
+        )
+
+    def run_eagerly(self) -> tuple[Tensor, ...]:
         """Call the function on the graph's stream, synchronised with the current stream."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            outputs = self.function(images, labels)
+            outputs = self.function(*self.static_inputs)
         torch.cuda.current_stream().wait_stream(self.stream)
         return outputs
 
-    def capture_graph(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
+    def capture_graph(self) -> torch.cuda.CUDAGraph:
         """Record the kernels of one call without running them."""
-        self.static_images = images.clone(memory_format=torch.preserve_format)
-        self.static_labels = labels.clone()
-        torch.cuda.empty_cache()  # the warm-up's activations; the graph has its own memory pool
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            self.static_loss, self.static_wrong = self.function(
-                self.static_images, self.static_labels
-            )
+        with (
+            CAPTURE_LOCK,
+            torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
+        ):
+            self.static_outputs = self.function(*self.static_inputs)
         return graph

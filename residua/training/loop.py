@@ -95,16 +95,19 @@ def take_step(
     progress: TrainingProgress,
 ) -> None:
     """Train on the next batch, and add its loss and error count to `progress`."""
-    wait_started = time.perf_counter()
-    images, labels = batches.make_batch(progress.step)
-    progress.data_wait_seconds += time.perf_counter() - wait_started
     # dropout depends on seed and step alone, so a resumed run draws the same
     torch.manual_seed((batches.seed * progress.total_steps + progress.step) % 2**63)
     if recipe.probe:
         probe_steps = recipe.count_probe_steps(progress.total_steps)
         training_step.set_probing(progress.step < probe_steps)
     lr = recipe.lr_at_step(progress.step, progress.total_steps)
-    loss, wrong_count = training_step(images, labels, lr)
+    if training_step.can_assemble(batches):
+        loss, wrong_count = training_step.train_on_step(batches, progress.step, lr)
+    else:
+        wait_started = time.perf_counter()
+        images, labels = batches.make_batch(progress.step)
+        progress.data_wait_seconds += time.perf_counter() - wait_started
+        loss, wrong_count = training_step(images, labels, lr)
     if training_step.average:
         training_step.average.update(progress.step)
     progress.add_step(loss, wrong_count)

@@ -13,7 +13,7 @@ from torch import nn
 from residua.config.memory import RECOMPUTE_MODES, RecomputeMode
 from residua.config.serialize import Json
 from residua.errors import UsageError, unknown_name_error
-from residua.net.activation_checkpoint import checkpoint_activations
+from residua.net.activation_checkpoint import checkpoint_activations, draws_randomly
 from residua.net.build import ResidualNetwork
 from residua.net.cropped_conv import crop_kernels
 from residua.net.fused_bn import install_fused_batchnorm
@@ -60,16 +60,19 @@ class Machine:
         """Whether `prepare_model_in_place` installs fused BN, which it does in bf16 on a CPU."""
         return self.device.type == "cpu" and self.precision == "bf16"
 
-    def can_use_cuda_graph(self, net: nn.Module) -> bool:
-        """Return whether a step of `net` can be captured as one CUDA graph.
+    def can_use_cuda_graph(self, net: nn.Module, bn_splits: int = 1) -> bool:
+        """Return whether a step of `net` with `bn_splits` can be captured as one CUDA graph.
 
-        A captured step must do the same work each time.  Our own networks do so without activation
-        checkpointing.  Other modules are never captured, because they might not.
+        A captured step must do the same work each time, without the host.  Our own networks do so
+        in one process, unless random numbers must be drawn again for activation checkpointing, or
+        from a seed of each split.  Other modules are never captured, because they might not.
         """
+        needs_generator = draws_randomly(net) and (self.recompute != "none" or bn_splits > 1)
         return (
             self.device.type == "cuda"
             and isinstance(net, ResidualNetwork)
-            and self.recompute == "none"
+            and self.group.world_size == 1
+            and not needs_generator
         )
 
     def describe_environment(self, bn_splits: int = 1) -> dict[str, Json]:

@@ -11,6 +11,10 @@ NEWTON_SCHULZ_STEPS = 5
 # Jordan et al.: steep at 0, so that five steps bring singular values into 0.7 to 1.2
 QUINTIC_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
+# Of batches on a GPU, on which one kernel for many matrices beats several without padding.
+MAX_PADDING_FACTOR = 1.5
+FREE_PADDED_ELEMENTS = 2**21
+
 
 class MuonOptimiser(Optimizer):
     """Nesterov momentum, orthogonalised in the parameter groups that set "is_unit_weights".
@@ -24,6 +28,7 @@ class MuonOptimiser(Optimizer):
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
         defaults = {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0, "is_unit_weights": False}
         super().__init__(groups, defaults)
+        self.packings: dict[tuple[object, ...], MatrixPacking] = {}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -35,16 +40,113 @@ class MuonOptimiser(Optimizer):
             gradients: list[Tensor] = [p.grad for p in parameters]
             if not group["is_unit_weights"]:
                 gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
-            buffers = [
-                self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters
-            ]
+            buffers = [self.momentum_of(p) for p in parameters]
             torch._foreach_mul_(buffers, momentum)
             torch._foreach_add_(buffers, gradients)
             directions = list(torch._foreach_add(gradients, buffers, alpha=momentum))
             if group["is_unit_weights"]:
-                directions = orthogonalise_by_shape(directions)
+                directions = self.orthogonalise(directions)
                 torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-            torch._foreach_add_(parameters, directions, alpha=-lr)
+            if isinstance(lr, Tensor):
+                torch._foreach_mul_(directions, -lr)
+                torch._foreach_add_(parameters, directions)
+            else:
+                torch._foreach_add_(parameters, directions, alpha=-lr)
+
+    def momentum_of(self, parameter: Tensor) -> Tensor:
+        """Return the momentum of a parameter, which is zero before the first step."""
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum: Tensor = state["momentum"]
+        return momentum
+
+    def orthogonalise(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Orthogonalise tensors (out, ...); return the results in the same order."""
+        if not tensors[0].is_cuda:
+            return orthogonalise_by_shape(tensors)
+        key = tuple((tensor.shape, tensor.stride()) for tensor in tensors)
+        if key not in self.packings:
+            self.packings[key] = MatrixPacking(tensors)
+        packing = self.packings[key]
+        return packing.unpack([orthogonalise_wide(batch) for batch in packing.pack(tensors)])
+
+
+class MatrixPacking:
+    """A packing of tensors (out, ...) into few batches of zero-padded wide matrices, for a GPU.
+
+    A tensor, whose memory must be dense, becomes a matrix with the axes `out` and all others, in
+    the order of its memory, and a tall matrix is transposed.  Neither padding with zeros nor the
+    order of the columns changes the nearest orthogonal matrix, but for rounding.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.layouts = [(tensor.shape, tensor.stride()) for tensor in tensors]
+        device = tensors[0].device
+        sizes = [tensor.numel() for tensor in tensors]
+        offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        padding = sum(sizes)  # the index of a zero behind all values
+        matrices = []
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            indices = torch.arange(offset, offset + tensor.numel()).view(len(tensor), -1)
+            matrices.append(indices.mT if len(tensor) > indices.shape[1] else indices)
+        self.batch_indices = []  # each (n, rows, columns): for each element, its index among values
+        self.value_indices = torch.empty(padding, dtype=torch.int64)
+        batch_offset = 0
+        for members in group_by_padded_size([matrix.shape for matrix in matrices]):
+            rows, columns = [max(matrices[i].shape[axis] for i in members) for axis in (0, 1)]
+            batch = torch.full((len(members), rows, columns), padding)
+            for padded, i in zip(batch, members, strict=True):
+                padded[: matrices[i].shape[0], : matrices[i].shape[1]] = matrices[i]
+            is_value = batch.flatten() < padding
+            positions = torch.arange(batch.numel())[is_value] + batch_offset
+            self.value_indices[batch.flatten()[is_value]] = positions
+            batch_offset += batch.numel()
+            self.batch_indices.append(batch.to(device, torch.int32))
+        self.value_indices = self.value_indices.to(device)
+        self.zero = torch.zeros(1, device=device)
+        self.sizes = sizes
+
+    def pack(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the batches (n, rows, columns) of the tensors' matrices, in bf16."""
+        values = torch.cat(
+            [*[tensor.as_strided([tensor.numel()], [1]) for tensor in tensors], self.zero]
+        )
+        values = values.bfloat16()
+        return [
+            values.index_select(0, indices.view(-1)).view(indices.shape)
+            for indices in self.batch_indices
+        ]
+
+    def unpack(self, batches: list[Tensor]) -> list[Tensor]:
+        """Return the tensors of packed matrices, in fp32, each with its own layout in memory."""
+        values = torch.cat([batch.reshape(-1) for batch in batches])[self.value_indices].float()
+        return [
+            part.as_strided(shape, stride)
+            for part, (shape, stride) in zip(
+                torch.split(values, self.sizes), self.layouts, strict=True
+            )
+        ]
+
+
+def group_by_padded_size(shapes: list[torch.Size]) -> list[list[int]]:
+    """Group matrices that are padded to one size; returns the indices of each group's members.
+
+    From the largest on, a matrix joins the group of the one before it unless the padded group then
+    has more than `MAX_PADDING_FACTOR` times the elements of its matrices, and more than `FREE_PADDED_ELEMENTS`.
+    """
+    groups: list[list[int]] = []
+    rows = columns = elements = 0  # of the last group
+    for i in sorted(range(len(shapes)), key=lambda i: (-shapes[i][0], -shapes[i][1])):
+        wider, more = max(columns, shapes[i][1]), elements + shapes[i].numel()
+        padded_elements = (len(groups[-1]) + 1) * rows * wider if groups else 0
+        if groups and padded_elements <= max(MAX_PADDING_FACTOR * more, FREE_PADDED_ELEMENTS):
+            groups[-1].append(i)
+            columns, elements = wider, more
+        else:
+            groups.append([i])
+            (rows, columns), elements = shapes[i], shapes[i].numel()
+    return groups
 
 
 def orthogonalise_by_shape(tensors: list[Tensor]) -> list[Tensor]:
@@ -77,3 +179,14 @@ def orthogonalise_matrices(matrices: Tensor) -> Tensor:
         x = a * x + (b * square + c * square @ square) @ x
     result: Tensor = (x.mT if is_tall else x).float()
     return result
+
+
+def orthogonalise_wide(x: Tensor) -> Tensor:
+    """Do the same as `orthogonalise_matrices` for wide bf16 matrices, in few kernels, in bf16."""
+    a, b, c = QUINTIC_COEFFICIENTS
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = torch.bmm(x, x.mT)
+        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x

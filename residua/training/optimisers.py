@@ -21,7 +21,8 @@ def build_torch_optimiser(
     """Build the torch optimiser that the settings `optimiser` describe.
 
     Before each step, the caller must set each group's "lr" to the schedule's learning rate times
-    the group's "lr_scale".
+    the group's "lr_scale": a number, or on a GPU a scalar tensor, so that a CUDA graph can hold the
+    step.
     """
     torch_optimiser: torch.optim.Optimizer = implementation_of(optimiser)(optimiser, groups)
     return torch_optimiser
@@ -35,13 +36,22 @@ def build_sgd(optimiser: Sgd, groups: list[ParameterGroup]) -> torch.optim.SGD:
 
 def build_adamw(optimiser: AdamW, groups: list[ParameterGroup]) -> torch.optim.AdamW:
     betas = (optimiser.beta1, optimiser.beta2)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True, capturable=are_on_gpu(groups))
 
 
 def build_rmsprop(optimiser: RmsProp, groups: list[ParameterGroup]) -> torch.optim.RMSprop:
     return torch.optim.RMSprop(
-        groups, lr=0.0, alpha=optimiser.smoothing, momentum=optimiser.momentum
+        groups,
+        lr=0.0,
+        alpha=optimiser.smoothing,
+        momentum=optimiser.momentum,
+        capturable=are_on_gpu(groups),
     )
+
+
+def are_on_gpu(groups: list[ParameterGroup]) -> bool:
+    parameter: Tensor = groups[0]["params"][0]
+    return parameter.is_cuda
 
 
 register(Sgd, implementation=build_sgd)

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from residua.config.optimisers import Optimiser
 from residua.config.recipe import Recipe
+from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
+from residua.net.activation_checkpoint import draws_randomly
 from residua.net.freeze import last_layer_parameters, list_unfrozen_batchnorms
-from residua.training.cuda_graph import BatchFunction, CudaGraphedCallable
+from residua.training.cuda_graph import CudaGraphedCallable, StepFunction
 from residua.training.distributed import local_bn_splits
 from residua.training.machine import Machine
 from residua.training.optimisers import (
@@ -28,6 +30,8 @@ class TrainingStep:
     running statistics are averaged over the splits, and over the ranks of the machine's group.
     `body_lr`, `layer_decay`, `clip_norm` and `ema` are those of `Recipe`.  Unless `may_probe` is
     True, `set_probing` cannot be used.  Parameters that need no gradient are never trained.
+
+    On a GPU, the step is a CUDA graph if `uses_cuda_graph`, which may be set to False.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class TrainingStep:
         machine.group.broadcast_weights(net)
         # buffers that each split updates from the same start, to be averaged afterwards
         self.split_buffers = list(net.buffers()) if bn_splits > 1 else []
+        self.float_buffers = [b for b in self.split_buffers if b.is_floating_point()]
         last_layer = last_layer_parameters(net)
         self.optimiser = build_torch_optimiser(
             optimiser,
@@ -60,7 +65,9 @@ class TrainingStep:
                 last_layer if may_probe else frozenset(),
             ),
         )
-        self.flat_gradients = allocate_flat_gradients(net)
+        self.flat_gradients = None
+        if machine.device.type == "cpu":
+            self.flat_gradients = allocate_flat_gradients(net)
         self.body_gradients = {
             p: p.grad
             for p in net.parameters()
@@ -68,15 +75,10 @@ class TrainingStep:
         }
         self.norms = list_unfrozen_batchnorms(net)
         self.is_probing = False
-        self.is_undivided = bn_splits * machine.group.world_size == 1
-        self.run_undivided = self.make_undivided_function()
+        self.uses_cuda_graph = machine.can_use_cuda_graph(net, bn_splits)
+        self.graphed_step: CudaGraphedCallable | None = None
+        self.graph_key: tuple[object, ...] = ()
         self.average = WeightAverage(net, ema) if ema else None
-
-    def make_undivided_function(self) -> BatchFunction:
-        """Make the function for a batch that is not divided; it is a CUDA graph if possible."""
-        if self.is_undivided and self.machine.can_use_cuda_graph(self.net):
-            return CudaGraphedCallable(self.forward_backward)
-        return self.forward_backward
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Train on a batch; return its mean loss and its number of wrong predictions, as scalars.
@@ -86,15 +88,71 @@ class TrainingStep:
         (n, classes); the most probable class then counts as correct.  The call does not wait for
         the device.
         """
+        return self.run(("batch",), self.train_on_batch, images, labels, lr)
+
+    def can_assemble(self, batches: TrainingBatches) -> bool:
+        """Return whether `train_on_step` can be used: a CUDA graph can assemble the batches too."""
+        return self.uses_cuda_graph and batches.can_be_captured
+
+    def train_on_step(
+        self, batches: TrainingBatches, step: int, lr: float
+    ) -> tuple[Tensor, Tensor]:
+        """Train on batch `step`, assembled inside the graph; return the same as a call on it.
+
+        Call it only if `can_assemble(batches)`.
+        """
+        batches.load_orders(step)
+        size_share = batches.size_share(step)
+
+        def assemble_and_train(step: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+            return self.train_on_batch(*batches.assemble(step, size_share), lr)
+
+        return self.run((batches, size_share), assemble_and_train, step, lr)
+
+    def run(
+        self, source: tuple[object, ...], train: StepFunction, *inputs: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """Call `train`, or replay its CUDA graph; `source` says what it does, beside its inputs."""
+        if self.machine.device.type != "cuda":
+            return train(*inputs)  # type: ignore[return-value]
+        key = (*source, self.is_probing)
+        if self.graphed_step is None or key != self.graph_key:
+            self.graphed_step = None  # frees its memory
+            self.graphed_step = CudaGraphedCallable(
+                train, self.machine.device, may_capture=self.uses_cuda_graph
+            )
+            self.graph_key = key
+        return self.graphed_step(*inputs)  # type: ignore[return-value]
+
+    def train_on_batch(
+        self, images: Tensor, labels: Tensor, lr: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Do what a call does, kernel by kernel; on a GPU, `lr` is a scalar tensor."""
+        results = self.compute_gradients(images, labels)
+        self.machine.group.average_in_place([results, *self.gradients()])
+        wrong_share, count = results[1], len(local_bn_splits(self.bn_splits, self.machine.group))
+        self.restore_buffer_means(results[2:])
+        if self.clip_norm:
+            clip_gradient_norm(self.gradients(), self.clip_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        self.flat_gradients.zero_()
-        compute = self.run_undivided if self.is_undivided else self.accumulate_over_splits
-        loss, wrong = compute(images, labels)
-        if self.clip_norm:
-            clip_gradient_norm(self.flat_gradients, self.clip_norm)
         self.optimiser.step()
-        return loss, wrong
+        wrong = (wrong_share * count * self.machine.group.world_size).round().long()
+        return results[0].clone(), wrong
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of the last batch: one flat tensor, or one of each parameter."""
+        if self.flat_gradients is not None:
+            return [self.flat_gradients]
+        return [p.grad for p in self.net.parameters() if p.grad is not None]
+
+    def clear_gradients(self) -> None:
+        """Set the flat gradients to zero, or leave it to the backward pass to allocate others."""
+        if self.flat_gradients is not None:
+            self.flat_gradients.zero_()
+            return
+        for parameter in self.net.parameters():
+            parameter.grad = None
 
     def set_probing(self, is_probing: bool) -> None:
         """Train only the last layer from now on, on fixed features, or train all layers again.
@@ -110,7 +168,6 @@ class TrainingStep:
                 parameter.grad = None if is_probing else gradient
             for norm in self.norms:
                 norm.train()
-            self.run_undivided = self.make_undivided_function()
         if is_probing:
             for norm in self.norms:
                 norm.eval()
@@ -134,33 +191,35 @@ class TrainingStep:
         true_classes = labels if labels.dim() == 1 else labels.argmax(1)
         return loss.detach(), (logits.argmax(1) != true_classes).sum()
 
-    def accumulate_over_splits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Run a forward and backward pass over this rank's BN splits, and average over all ranks.
+    def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Run a forward and backward pass over this rank's BN splits.
 
-        Returns the mean loss and the number of wrong predictions of the whole batch.  Each split
-        starts from the same running statistics; afterwards these are the mean over all splits.
+        Returns means over the splits, as one fp32 tensor: loss, number of wrong predictions, and
+        the buffers of all BN layers if there are several splits.  Each split starts from the same
+        buffers.
         """
-        group = self.machine.group
-        local_splits = local_bn_splits(self.bn_splits, group)
+        self.clear_gradients()
+        local_splits = local_bn_splits(self.bn_splits, self.machine.group)
         count = len(local_splits)
         initial_values = [b.clone() for b in self.split_buffers]
-        float_buffers = [b for b in self.split_buffers if b.is_floating_point()]
-        seed = int(torch.randint(2**62, ())) if self.bn_splits > 1 else 0
+        seeds_splits = self.bn_splits > 1 and draws_randomly(self.net)
+        seed = int(torch.randint(2**62, ())) if seeds_splits else 0
         split_results = []
         for split, x, y in zip(local_splits, images.chunk(count), labels.chunk(count), strict=True):
-            if self.bn_splits > 1:  # dropout depends on the step's seed and the split alone
+            if seeds_splits:  # dropout depends on the step's seed and the split alone
                 torch.manual_seed(int(random_bits_from_keys(seed, split)))
             for buffer, value in zip(self.split_buffers, initial_values, strict=True):
                 buffer.copy_(value)
             loss, wrong = self.forward_backward(x, y, count)
             scores = torch.stack([loss, wrong.to(loss.dtype)])
-            split_results.append(torch.cat([scores, *[b.flatten() for b in float_buffers]]))
-        means = torch.stack(split_results).mean(0)
-        group.average_in_place([means, self.flat_gradients])
-        buffer_means = torch.split(means[2:], [b.numel() for b in float_buffers])
-        for buffer, mean in zip(float_buffers, buffer_means, strict=True):
+            split_results.append(torch.cat([scores, *[b.flatten() for b in self.float_buffers]]))
+        return torch.stack(split_results).mean(0)
+
+    def restore_buffer_means(self, means: Tensor) -> None:
+        """Set the buffers to their `means` over all splits, as `compute_gradients` returns them."""
+        buffer_means = torch.split(means, [b.numel() for b in self.float_buffers])
+        for buffer, mean in zip(self.float_buffers, buffer_means, strict=True):
             buffer.copy_(mean.view_as(buffer))
-        return means[0], (means[1] * count * group.world_size).round().long()
 
     def optimiser_state(self) -> dict[str, Tensor]:
         """Return the optimiser's tensors (e.g. momentum), keyed by the names `PARAMETER/STATE`."""
@@ -178,7 +237,9 @@ class TrainingStep:
             name, _, state_key = key.rpartition("/")
             parameter = parameters[name]
             template = parameter if value.shape == parameter.shape else value
-            self.optimiser.state[parameter][state_key] = torch.empty_like(template).copy_(value)
+            self.optimiser.state[parameter][state_key] = torch.empty_like(
+                template, device=parameter.device
+            ).copy_(value)
 
 
 def allocate_flat_gradients(net: nn.Module) -> Tensor:
@@ -195,13 +256,15 @@ def allocate_flat_gradients(net: nn.Module) -> Tensor:
     return flat_gradients
 
 
-def clip_gradient_norm(gradients: Tensor, max_norm: float) -> None:
+def clip_gradient_norm(gradients: list[Tensor], max_norm: float) -> None:
     """Multiply `gradients`, in place, so that their Euclidean norm is at most `max_norm`.
 
     The gradients are those of the whole batch, equal on all ranks, so that the factor is equal too.
     """
-    norm = torch.linalg.vector_norm(gradients)
-    gradients.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))  # the constant is that of PyTorch
+    norms = torch._foreach_norm(gradients)
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    # the constant is that of PyTorch
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def make_training_step(net: nn.Module, recipe: Recipe, machine: Machine) -> TrainingStep:

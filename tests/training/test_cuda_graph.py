@@ -1,24 +1,38 @@
 """A step as one CUDA graph computes the same as kernel by kernel."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from residua.config.optimisers import Muon, Sgd
+from residua.config.augmentation import Augmentation
+from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
+from residua.config.recipe import recipe
+from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
+from residua.data.images import Images
 from residua.net.create import create_model
 from residua.training.cuda_graph import WARMUP_CALLS
 from residua.training.machine import set_up_machine
-from residua.training.step import TrainingStep
+from residua.training.step import TrainingStep, make_training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+STEPS = WARMUP_CALLS + 5
+AUGMENTATIONS = {
+    "shifts and flips": Augmentation(),
+    "cutout": Augmentation(cut=8),
+    "random areas": Augmentation(pad=0, area=0.35, colour=0.4),
+    "mixed": Augmentation(mixup=0.4, cutmix=0.4),
+    "RandAugment": Augmentation(randaugment=2),
+}
 
 
 def train_steps(name, optimiser, graphs, steps):
     gpu_machine = set_up_machine("bf16")
     net = gpu_machine.prepare_model_in_place(create_model(name, num_classes=10))
     step = TrainingStep(net, optimiser, gpu_machine)
-    if not graphs:
-        step.run_undivided = step.forward_backward
+    step.uses_cuda_graph &= graphs
     losses_and_wrong = []
     for i in range(steps):
         torch.manual_seed(i)
@@ -30,15 +44,80 @@ def train_steps(name, optimiser, graphs, steps):
     return net, torch.stack(losses_and_wrong)
 
 
-@pytest.mark.parametrize("optimiser", [Sgd(), Muon()])
+@pytest.mark.parametrize("optimiser", [Sgd(), Muon(), AdamW(), RmsProp(momentum=0.5)])
 @pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet20,join=drop-path"])
 def test_training_with_a_cuda_graph_is_bit_identical(name, optimiser):
     (net, seen), (other, expected) = (
-        train_steps(name, optimiser, graphs, WARMUP_CALLS + 5) for graphs in (True, False)
+        train_steps(name, optimiser, graphs, STEPS) for graphs in (True, False)
     )
     assert torch.equal(seen, expected)
     for value, wanted in zip(net.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(value, wanted)
+
+
+def make_batches(augment, device, count=100, batch_size=32):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    images = Images(pixels, torch.arange(count) % 10).to(device)
+    return TrainingBatches(images, batch_size, augment, (0.5,) * 3, (0.25,) * 3, 3, num_classes=10)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS.values(), ids=AUGMENTATIONS)
+def test_batches_assembled_in_the_graph_are_those_of_the_cpu(augment):
+    """Also across the ends of epochs: 100 images make 3.125 batches."""
+    here = set_up_machine("bf16")
+    on_cpu, on_gpu = [
+        make_batches(augment, device) for device in (torch.device("cpu"), here.device)
+    ]
+    net = here.prepare_model_in_place(create_model("cifar-resnet8", num_classes=10))
+    step = TrainingStep(net, Sgd(), here)
+    seen = []
+    assemble = on_gpu.assemble
+
+    def remember_batch(*arguments):
+        seen.append(assemble(*arguments))
+        return seen[-1]
+
+    on_gpu.assemble = remember_batch
+    assert step.can_assemble(on_gpu) == (not augment.randaugment)
+    for i in range(STEPS):
+        if step.can_assemble(on_gpu):
+            step.train_on_step(on_gpu, i, 0.01)
+        else:
+            step(*on_gpu.make_batch(i), 0.01)
+        # the last batch was assembled while the graph was captured, and is assembled anew in place
+        for ours, theirs in zip(seen[-1], on_cpu.make_batch(i), strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-4)
+    assert step.graphed_step.graph is not None
+    assert len(seen) == (WARMUP_CALLS + 1 if step.can_assemble(on_gpu) else STEPS)
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet20"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bn_splits": 2}, {"clip_norm": 0.5, "ema": 0.9, "layer_decay": 0.5}, {"smoothing": 0.1}],
+    ids=["plain", "two BN splits", "clipped and averaged", "smoothed"],
+)
+def test_a_graph_that_assembles_its_batches_trains_as_kernels_on_their_own_do(name, changes):
+    ends = []
+    for graphs in (True, False):
+        here = set_up_machine("bf16")
+        net = here.prepare_model_in_place(create_model(name, num_classes=10)).train()
+        step = make_training_step(net, replace(recipe("he2015"), **changes), here)
+        step.uses_cuda_graph &= graphs
+        batches = make_batches(Augmentation(), here.device)
+        losses = []
+        for i in range(STEPS):
+            if graphs:
+                losses.append(torch.stack(step.train_on_step(batches, i, 0.05)))
+            else:
+                losses.append(torch.stack(step(*batches.make_batch(i), 0.05)))
+            if step.average:
+                step.average.update(i)
+        assert (step.graphed_step.graph is not None) == graphs
+        average = step.average.tensors.values() if step.average else ()
+        ends.append([*net.state_dict().values(), *losses, *average])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*ends, strict=True))
 
 
 def test_a_deep_net_trains_with_a_cuda_graph():
@@ -51,7 +130,7 @@ def test_a_deep_net_trains_with_a_cuda_graph():
     for _ in range(WARMUP_CALLS + 2):
         loss, _ = step(images, labels, 0.0)
     assert loss.isfinite()
-    assert step.run_undivided.graph is not None
+    assert step.graphed_step.graph is not None
 
 
 @pytest.mark.parametrize("optimiser", [Sgd(), Muon()])
@@ -64,12 +143,11 @@ def test_a_graph_is_captured_anew_when_the_trained_layers_or_the_image_size_chan
         step = TrainingStep(
             net, optimiser, here, clip_norm=0.5, ema=0.9, layer_decay=0.5, may_probe=True
         )
+        step.uses_cuda_graph &= graphs
         losses, captured = [], set()
         for i in range(4 * (WARMUP_CALLS + 2)):
             phase = i // (WARMUP_CALLS + 2)
             step.set_probing(phase < 2)
-            if not graphs:
-                step.run_undivided = step.forward_backward
             side = 16 if phase in (0, 2) else 32
             generator = torch.Generator().manual_seed(i)
             images = torch.randn(16, 3, side, side, generator=generator).to(here.device)
@@ -77,7 +155,7 @@ def test_a_graph_is_captured_anew_when_the_trained_layers_or_the_image_size_chan
             labels = (torch.arange(16) % 10).to(here.device)
             losses.append(torch.stack(step(images, labels, 0.05)))
             step.average.update(i)
-            captured |= {(phase, getattr(step.run_undivided, "graph", None) is not None)}
+            captured |= {(phase, step.graphed_step.graph is not None)}
             with step.averaged_weights(), torch.no_grad():
                 net.eval()
                 net(images)

@@ -108,14 +108,14 @@ def relative_error(x, expected):
     return (x.cpu().double() - expected).norm() / expected.norm()
 
 
-def test_activation_checkpointing_is_bit_identical():
+def test_activation_checkpointing_with_drop_path_is_bit_identical():
     ends = []
     for by in ("none", "unit", "sqrt"):
         here = set_up_machine("bf16", by)
         net = here.prepare_model_in_place(create_model("cifar-resnet20,join=drop-path")).train()
         step = TrainingStep(net, Sgd(), here)
-        step.run_undivided = step.forward_backward
-        for i in range(3):
+        assert step.uses_cuda_graph == (by == "none")  # drop-path would be drawn again
+        for i in range(6):
             torch.manual_seed(i)
             step(
                 torch.randn(16, 3, 32, 32).to(here.device),
@@ -127,13 +127,31 @@ def test_activation_checkpointing_is_bit_identical():
         assert all(torch.equal(other[name], value) for name, value in ends[0].items())
 
 
+@pytest.mark.parametrize("model", ["cifar-resnet20", "cifar-preresnet20", "cifar-highway8"])
+def test_activation_checkpointing_inside_a_cuda_graph_is_bit_identical(model):
+    ends = []
+    for by in ("none", "unit", "sqrt"):
+        here = set_up_machine("bf16", by)
+        net = here.prepare_model_in_place(create_model(model)).train()
+        step = TrainingStep(net, Sgd(), here)
+        losses = []
+        for i in range(7):
+            generator = torch.Generator().manual_seed(i)
+            images = torch.randn(16, 3, 32, 32, generator=generator).to(here.device)
+            losses.append(step(images, torch.arange(16, device=here.device) % 10, 0.1)[0])
+        assert step.graphed_step.graph is not None
+        ends.append([*net.state_dict().values(), *losses])
+    for other in ends[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(ends[0], other, strict=True))
+
+
 @pytest.mark.parametrize("by", ["none", "sqrt"])
 @pytest.mark.parametrize("model", ["cifar-resnet20", "cifar-resnet110"])
 def test_the_memory_estimate_is_within_15_percent(model, by):
     here = set_up_machine("bf16", by)
     net = here.prepare_model_in_place(create_model(model)).train()
     step = TrainingStep(net, Sgd(), here)
-    step.run_undivided = step.forward_backward
+    step.uses_cuda_graph = False
     images, labels = (
         torch.randn(128, 3, 32, 32, device=here.device),
         torch.arange(128, device=here.device) % 10,

@@ -5,7 +5,13 @@ from torch import nn
 from residua import create_model
 from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
 from residua.training.machine import Machine
-from residua.training.muon import MuonOptimiser as MuonOptimiser
+from residua.training.muon import (
+    QUINTIC_COEFFICIENTS,
+    MatrixPacking,
+    MuonOptimiser,
+    group_by_padded_size,
+    orthogonalise_wide,
+)
 from residua.training.optimisers import make_parameter_groups
 from residua.training.step import TrainingStep
 
@@ -174,3 +180,56 @@ def test_adamw_is_bit_identical_to_torch_optim_adamw():
         adamw.step()
     assert torch.equal(net.weight, reference.weight)
     assert torch.equal(net.bias, reference.bias)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_packed_matrices_are_orthogonalised_as_each_alone(count):
+    """In float64: the polynomial of each matrix; neither padding nor transposing changes it."""
+    torch.manual_seed(0)
+    shapes = [(16, 8, 3, 3), (32, 16, 3, 3), (16, 64, 1, 1), (64, 16, 1, 1), (10, 40), (8, 2, 3, 3)]
+    tensors = [
+        torch.randn(shape).bfloat16().float() for shape in [*shapes, (128, 64, 3, 3)][:count]
+    ]
+    tensors[0] = tensors[0].to(memory_format=torch.channels_last)
+    packing = MatrixPacking(tensors)
+    batches = packing.pack(tensors)
+    assert len(batches) == 1
+    restored = packing.unpack(batches)
+    for tensor, again in zip(tensors, restored, strict=True):
+        assert torch.equal(tensor, again)
+        assert tensor.stride() == again.stride()
+    exact = packing.unpack([orthogonalise_wide(batch.double()) for batch in batches])
+    a, b, c = QUINTIC_COEFFICIENTS
+    for tensor, ours in zip(tensors, exact, strict=True):
+        x = tensor.flatten(1).double()
+        x = x / (x.norm() + 1e-7)
+        for _ in range(5):
+            square = x @ x.T
+            x = a * x + b * square @ x + c * square @ square @ x
+        assert (ours.flatten(1) - x).norm() / x.norm() < 1e-6
+
+
+def test_matrices_of_very_different_sizes_are_not_padded_to_one():
+    groups = group_by_padded_size([torch.Size(s) for s in [(512, 4608)] * 3 + [(64, 64)] * 5])
+    assert groups == [[0, 1, 2], [3, 4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    "optimiser", [Sgd(), AdamW(), RmsProp(momentum=0.5), Muon(momentum=0.8)], ids=str
+)
+def test_separate_gradients_and_a_rate_in_a_tensor_train_the_same(optimiser):
+    """As on a GPU, where the backward pass allocates the gradients."""
+    ends = []
+    for flat in (True, False):
+        step = TrainingStep(
+            create_model("cifar-resnet8", input=(1, 8, 8), seed=1), optimiser, CPU_FP32, clip_norm=1
+        )
+        if not flat:
+            step.flat_gradients = None
+        for i in range(3):
+            torch.manual_seed(i)
+            images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
+            loss, wrong = step(images, labels, 0.01 if flat else torch.tensor(0.01))
+        ends.append([loss, wrong, *step.net.parameters()])
+    for ours, theirs in zip(*ends, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
