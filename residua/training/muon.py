@@ -12,7 +12,7 @@ NEWTON_SCHULZ_STEPS = 5
 QUINTIC_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 # Of batches on a GPU, on which one kernel for many matrices beats several without padding.
-MAX_PADDING_FACTOR = 1.5
+MAX_PADDING_FACTOR = 4
 FREE_PADDED_ELEMENTS = 2**21
 
 
@@ -132,20 +132,22 @@ class MatrixPacking:
 def group_by_padded_size(shapes: list[torch.Size]) -> list[list[int]]:
     """Group matrices that are padded to one size; returns the indices of each group's members.
 
-    From the largest on, a matrix joins the group of the one before it unless the padded group then
-    has more than `MAX_PADDING_FACTOR` times the elements of its matrices, and more than `FREE_PADDED_ELEMENTS`.
+    From the largest on, a matrix joins the group of the one before it if padding makes it at most
+    `MAX_PADDING_FACTOR` times as large, or the group at most `FREE_PADDED_ELEMENTS` in all.
     """
     groups: list[list[int]] = []
-    rows = columns = elements = 0  # of the last group
+    rows = columns = 0  # of the last group
     for i in sorted(range(len(shapes)), key=lambda i: (-shapes[i][0], -shapes[i][1])):
-        wider, more = max(columns, shapes[i][1]), elements + shapes[i].numel()
-        padded_elements = (len(groups[-1]) + 1) * rows * wider if groups else 0
-        if groups and padded_elements <= max(MAX_PADDING_FACTOR * more, FREE_PADDED_ELEMENTS):
+        padded = rows * max(columns, shapes[i][1])
+        if groups and (
+            padded <= MAX_PADDING_FACTOR * shapes[i].numel()
+            or (len(groups[-1]) + 1) * padded <= FREE_PADDED_ELEMENTS
+        ):
             groups[-1].append(i)
-            columns, elements = wider, more
+            columns = max(columns, shapes[i][1])
         else:
             groups.append([i])
-            (rows, columns), elements = shapes[i], shapes[i].numel()
+            rows, columns = shapes[i]
     return groups
 
 
