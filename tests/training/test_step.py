@@ -232,4 +232,4 @@ def test_separate_gradients_and_a_rate_in_a_tensor_train_the_same(optimiser):
             loss, wrong = step(images, labels, 0.01 if flat else torch.tensor(0.01))
         ends.append([loss, wrong, *step.net.parameters()])
     for ours, theirs in zip(*ends, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
