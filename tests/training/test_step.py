@@ -231,5 +231,7 @@ def test_separate_gradients_and_a_rate_in_a_tensor_train_the_same(optimiser):
             images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
             loss, wrong = step(images, labels, 0.01 if flat else torch.tensor(0.01))
         ends.append([loss, wrong, *step.net.parameters()])
+    # of Muon, bf16 rounds gradients that differ in their last bit to neighbours
+    tolerance = 2e-3 if isinstance(optimiser, Muon) else 1e-4
     for ours, theirs in zip(*ends, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=tolerance)
