@@ -20,6 +20,7 @@ from residua.training.optimisers import (
     choose_lr_factors,
     make_parameter_groups,
 )
+from residua.training.prefetched_batch import PrefetchedBatch
 from residua.training.weight_average import WeightAverage
 
 
@@ -78,6 +79,7 @@ class TrainingStep:
         self.uses_cuda_graph = machine.can_use_cuda_graph(net, bn_splits)
         self.graphed_step: CudaGraphedCallable | None = None
         self.graph_key: tuple[object, ...] = ()
+        self.prefetched: PrefetchedBatch | None = None
         self.average = WeightAverage(net, ema) if ema else None
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -97,17 +99,23 @@ class TrainingStep:
     def train_on_step(
         self, batches: TrainingBatches, step: int, lr: float
     ) -> tuple[Tensor, Tensor]:
-        """Train on batch `step`, assembled inside the graph; return the same as a call on it.
+        """Train on batch `step`, and return the same as a call on its images and labels.
 
-        Call it only if `can_assemble(batches)`.
+        Call it only if `can_assemble(batches)`.  The graph also assembles the batch of the next
+        step.
         """
-        batches.load_orders(step)
-        size_share = batches.size_share(step)
+        if self.prefetched is None or not self.prefetched.holds(batches, step):
+            self.prefetched = PrefetchedBatch(batches, step)
+        prefetched = self.prefetched
+        batches.load_orders(step + 1)
 
-        def assemble_and_train(step: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-            return self.train_on_batch(*batches.assemble(step, size_share), lr)
+        def train_and_assemble(next_step: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+            with prefetched.assemble_next(next_step):
+                return self.train_on_batch(prefetched.images, prefetched.labels, lr)
 
-        return self.run((batches, size_share), assemble_and_train, step, lr)
+        results = self.run((prefetched,), train_and_assemble, step + 1, lr)
+        prefetched.step = step + 1
+        return results
 
     def run(
         self, source: tuple[object, ...], train: StepFunction, *inputs: Tensor | float
