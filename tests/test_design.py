@@ -184,6 +184,7 @@ LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "openvino",
     "pyarrow",
     "ray",
+    "residua.net.triton_batchnorm",  # needs the optional triton
     "scipy.stats",
     "sklearn.cluster",
     "sklearn.datasets",

@@ -29,8 +29,10 @@ swap_batchnorm         replace BN by another kind of BN that shares its tensors
 
 activation_checkpoint  recompute activations in the backward pass
 fold_bn                fold BN into the weights before it, for inference
-fused_bn               compute BN, addition and ReLU in one kernel, for training on a CPU in bf16
+fused_bn               compute BN, addition and ReLU in one kernel, for training in bf16
 fused_bn_kernels       compile, load and call the C kernels of `fused_bn`
+triton_batchnorm       launch the Triton kernels of `fused_bn`, on a GPU
+triton_bn_kernels      the Triton kernels of BN
 native_bf16            detect whether a device multiplies bf16 matrices in hardware
 """
 

@@ -1,8 +1,10 @@
-"""Compute BN, the addition of a unit and ReLU in one kernel, for training on a CPU in bf16.
+"""Compute BN, the addition of a unit and ReLU in one kernel call, for training in bf16.
 
-With PyTorch's own operators, these layers take half of the training step of a small network.  In
-a fused unit or sequence, `forward` decides from the input which layers the kernel computes, and
-calls the other layers as PyTorch modules.  Layers, parameters and names do not change.
+With PyTorch's own operators, these layers take half of the training step of a small network.  The
+kernels are in C for a CPU (`fused_bn_kernels`) and in Triton for an NVIDIA GPU
+(`triton_batchnorm`).  In a fused unit or sequence, `forward` decides from the input which layers
+the kernel computes, and calls the other layers as PyTorch modules.  Layers, parameters and names do
+not change.
 """
 
 from collections.abc import Iterable
@@ -13,27 +15,29 @@ from torch import Tensor, nn
 
 from residua.net.build import ResidualNetwork, ResidualUnit
 from residua.net.fused_bn_kernels import (
+    CPU,
     BatchNormAddReLUFunction,
     describe_fused_kernels,
-    load_kernel_library,
+    explain_missing_kernels,
 )
 from residua.net.joins import WeightedSum
 
 
-def install_fused_batchnorm(net: ResidualNetwork) -> str:
-    """Replace units and sequences of `net`, in place, by fused ones if the kernels compile.
+def install_fused_batchnorm(net: ResidualNetwork, device: torch.device = CPU) -> str:
+    """Replace units and sequences of `net`, in place, by fused ones if `device` has kernels.
 
-    The keys of the state_dict and its tensors stay the same.  Returns `describe_fused_kernels()`, a
-    text that says whether the kernels are used.
+    `device` is the one that the network is going to be trained on.  The keys of the state_dict and
+    its tensors stay the same.  Returns `describe_fused_kernels(device)`, a text that says whether
+    the kernels are used.
     """
-    if not isinstance(load_kernel_library(), str):
+    if explain_missing_kernels(device) is None:
         fuse_sequences(net)
         for stage in net.stages.values():
             for name, unit in list(stage.named_children()):
                 fuse_sequences(unit)
                 if isinstance(unit, ResidualUnit) and can_fuse_addition(unit):
                     setattr(stage, name, FusedUnit(unit))
-    return describe_fused_kernels()
+    return describe_fused_kernels(device)
 
 
 def fuse_sequences(module: nn.Module) -> None:
@@ -62,7 +66,7 @@ def can_fuse_addition(unit: ResidualUnit) -> bool:
 class FusedSequential(nn.Sequential):
     """An nn.Sequential that computes each BN, and any ReLU directly after it, in the fused kernel.
 
-    The kernel is used only in training mode, and only for bf16 channels-last inputs on a CPU.
+    The kernel is used only in training mode, and only for bf16 channels-last inputs.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,13 +122,12 @@ def apply_fused_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 def can_fuse_norm(layer: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     """Return whether the kernel can compute `layer` for the input `x`.
 
-    `layer` must be a BN in training mode, and `x` bf16 and channels-last, on a CPU.
+    `layer` must be a BN in training mode, and `x` bf16 and channels-last, on a device with kernels.
     """
     return (
         type(layer) is nn.BatchNorm2d
         and layer.training
         and x.dtype == torch.bfloat16
-        and x.device.type == "cpu"
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.shape[1] == layer.num_features
@@ -134,6 +137,7 @@ def can_fuse_norm(layer: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
         and layer.running_mean is not None
         and layer.running_mean.dtype == torch.float32
         and isinstance(layer.momentum, float)
+        and explain_missing_kernels(x.device) is None
     )
 
 
@@ -147,13 +151,20 @@ def normalise_add_relu(
 ) -> Tensor:
     """Compute BN(x) in the kernel, add `residual` if it is given, and apply ReLU if `apply_relu`.
 
-    The running statistics of the BN are updated if it tracks them.
+    The running statistics of the BN are updated if it tracks them, and so is its count of batches.
     """
-    if norm.track_running_stats and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    y: Tensor = BatchNormAddReLUFunction.apply(  # type: ignore[no-untyped-call]
+    y: Tensor = choose_kernel_function(x.device).apply(  # type: ignore[no-untyped-call]
         x, residual, norm.weight, norm.bias, norm, apply_relu
     )
     return y
+
+
+def choose_kernel_function(device: torch.device) -> type[torch.autograd.Function]:
+    """Return the autograd Function of a device; only a GPU needs the package `triton`."""
+    if device.type == "cpu":
+        return BatchNormAddReLUFunction
+    from residua.net.triton_batchnorm import TritonBatchNormAddReLUFunction
+
+    return TritonBatchNormAddReLUFunction

@@ -1,4 +1,4 @@
-"""Compile, load and call the C kernels of `fused_bn.c`: BN, addition and ReLU in one pass.
+"""Compile, load and call the C kernels of `fused_bn.c`, and say which devices have kernels.
 
 The kernels are compiled on the first call by the C compiler of this machine, for its CPU, and
 cached.  torch.compile is not used, since the exact bits of its results vary between versions.
@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,60 @@ from torch.autograd.function import once_differentiable
 
 from residua.files import atomic_write, clean_up_interrupted_writes, hold_output_lock
 
+CPU = torch.device("cpu")
+OLDEST_GPU_CAPABILITY = (8, 0)  # Ampere, the first with bf16
 KERNEL_SOURCE = Path(__file__).with_name("fused_bn.c")
 COMPILE_FLAGS = "-O3 -march=native -std=gnu11 -fno-math-errno -fopenmp -fPIC -w -c"
 # not linked with OpenMP: PyTorch has loaded that library, and the kernels share its thread pool
 LINK_FLAGS = "-shared"
 
 
-def describe_fused_kernels() -> str:
-    """Name the kernels that `install_fused_batchnorm` uses, or say why there are none."""
-    kernel_library = load_kernel_library()
-    if isinstance(kernel_library, str):
-        return f"no fused kernels: {kernel_library}"
-    return "fused BN-ReLU kernels"
+def describe_fused_kernels(device: torch.device = CPU) -> str:
+    """Name the kernels that fused BN uses on a device, or say why there are none."""
+    reason = explain_missing_kernels(device)
+    if reason is not None:
+        return f"no fused kernels: {reason}"
+    return "fused BN-ReLU kernels" if device.type == "cpu" else "fused BN-ReLU kernels in Triton"
+
+
+def explain_missing_kernels(device: torch.device) -> str | None:
+    """Return the reason why fused BN cannot be used on a device; None if it can."""
+    if device.type == "cpu":
+        kernel_library = load_kernel_library()
+        return kernel_library if isinstance(kernel_library, str) else None
+    if device.type == "cuda":
+        return explain_missing_triton_kernels(device)
+    return f"there are none for the device {device.type}"
+
+
+@cache
+def explain_missing_triton_kernels(device: torch.device) -> str | None:
+    """Return the reason why the Triton kernels cannot be used on a GPU; None if a trial succeeds.
+
+    Triton is optional: PyTorch's builds for Linux and CUDA install it, others do not.  It needs a
+    C compiler.
+    """
+    if torch.version.cuda is None:
+        return "the GPU is not from NVIDIA"
+    if torch.cuda.get_device_capability(device) < OLDEST_GPU_CAPABILITY:
+        return f"the GPU {torch.cuda.get_device_name(device)} is too old for bf16"
+    if find_spec("triton") is None:
+        return "the package triton is not installed"
+    try:
+        from residua.net.triton_batchnorm import run_trial_kernels
+
+        run_trial_kernels(device)
+    except Exception as error:  # Triton raises errors of many kinds
+        return f"Triton failed ({type(error).__name__}: {error})"
+    return None
 
 
 class BatchNormAddReLUFunction(torch.autograd.Function):
     """Autograd Function: BN(x) in training mode, then an optional addition and an optional ReLU.
 
     `x` and `residual` are bf16, channels-last (n, c, h, w).  Arithmetic is in fp32, and the result
-    is rounded once to bf16.  The running statistics of the BN are updated if it tracks them.
+    is rounded once to bf16.  The running statistics of the BN are updated if it tracks them, and
+    its count of batches too.
     """
 
     @staticmethod
@@ -53,6 +89,8 @@ class BatchNormAddReLUFunction(torch.autograd.Function):
         apply_relu: bool,
     ) -> Tensor:
         channels = x.shape[1]
+        if norm.track_running_stats and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
         y, batch_stats = torch.empty_like(x), torch.empty(4, channels)
         mean, var = (
             (norm.running_mean, norm.running_var)
