@@ -122,10 +122,10 @@ class TritonBatchNormAddReLUFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dy = dy.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-        dx, dresidual, dweight, dbias = launch_backward(dy, *ctx.saved_tensors, apply_relu=ctx.relu)
-        if (
-            ctx.adds and dresidual is None
-        ):  # without ReLU, the gradient of the sum is the residual's
+        x, batch_stats, weight, bias, y = ctx.saved_tensors
+        parameters = weight, bias, batch_stats
+        dx, dresidual, dweight, dbias = launch_backward(dy, x, y, *parameters, ctx.relu)
+        if ctx.adds and y is None:  # without a ReLU, the gradient of the sum is that of `residual`
             dresidual = dy
         return dx, dresidual, dweight, dbias, None, None
 
@@ -172,10 +172,10 @@ def launch_forward(
 def launch_backward(
     dy: Tensor,
     x: Tensor,
-    batch_stats: Tensor,
+    y: Tensor | None,
     weight: Tensor,
     bias: Tensor,
-    y: Tensor | None,
+    batch_stats: Tensor,
     apply_relu: bool,
     launches: BatchNormLaunches | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

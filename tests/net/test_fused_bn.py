@@ -1,6 +1,7 @@
 """Fused kernels agree with float64 equations and with PyTorch, and change nothing else."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -260,6 +261,33 @@ def test_batchnorm_is_fused_only_for_bf16_on_cpu():
 def has_fused_modules(net):
     fused_classes = fused_bn.FusedSequential | fused_bn.FusedUnit
     return any(isinstance(module, fused_classes) for module in net.modules())
+
+
+def test_the_reason_why_a_gpu_has_no_fused_kernels_is_reported(monkeypatch):
+    gpu = torch.device("cuda")
+
+    def describe_fused_kernels_anew(device):
+        fused_bn_kernels.explain_missing_triton_kernels.cache_clear()
+        net = create_model("cifar-resnet8")
+        text = fused_bn.install_fused_batchnorm(net, device)
+        assert not has_fused_modules(net)
+        assert text == fused_bn_kernels.describe_fused_kernels(device)
+        return text.removeprefix("no fused kernels: ")
+
+    assert "none for the device mps" in describe_fused_kernels_anew(torch.device("mps"))
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "not from NVIDIA" in describe_fused_kernels_anew(gpu)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "T4")
+    assert describe_fused_kernels_anew(gpu) == "the GPU T4 is too old for bf16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(fused_bn_kernels, "find_spec", lambda _: None)
+    assert describe_fused_kernels_anew(gpu) == "the package triton is not installed"
+    monkeypatch.setattr(fused_bn_kernels, "find_spec", lambda _: True)
+    monkeypatch.setitem(sys.modules, "residua.net.triton_batchnorm", None)
+    assert "Triton failed (ModuleNotFoundError" in describe_fused_kernels_anew(gpu)
+    fused_bn_kernels.explain_missing_triton_kernels.cache_clear()
 
 
 def test_without_a_compiler_the_network_is_unchanged_and_the_reason_is_reported(
