@@ -20,7 +20,7 @@ from residua.net.triton_bn_kernels import (
 )
 
 MAX_BLOCK_CHANNELS = 64  # 128 bytes of bf16, a cache line
-BLOCK_PARTIAL_ELEMENTS = 2048
+BLOCK_PARTIAL_ELEMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True)

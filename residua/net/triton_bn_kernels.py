@@ -10,6 +10,9 @@ handles `rows_per_program` rows of `BLOCK_CHANNELS` channels.  This module needs
 import triton
 import triton.language as tl
 
+# arguments whose values do not matter to the compiled code, so that it is the same for all sizes
+SIZES = ["rows", "rows_per_program", "rows_per_partial", "programs", "channel_units"]
+
 
 @triton.jit
 def locate_own_rows(rows: tl.tensor, rows_per_program: tl.tensor) -> tl.tensor:
@@ -19,6 +22,13 @@ def locate_own_rows(rows: tl.tensor, rows_per_program: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def locate_block(BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr) -> tl.tensor:
+    """Return the rows of a block, from 0, as a column, and its channels as a row."""
+    c = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    return tl.arange(0, BLOCK_ROWS)[:, None], c[None, :]
+
+
+@triton.jit(do_not_specialize=SIZES)
 def sum_batch_kernel(
     x: tl.tensor,
     partials: tl.tensor,
@@ -36,8 +46,7 @@ def sum_batch_kernel(
     """
     channels = channel_units * CHANNEL_UNIT
     first_row, own_rows = locate_own_rows(rows, rows_per_program)
-    r = tl.arange(0, BLOCK_ROWS)[:, None]
-    c = (tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    r, c = locate_block(BLOCK_ROWS, BLOCK_CHANNELS)
     at = x + first_row * channels + (r * channels + c)
     first = tl.load(at, mask=(r < own_rows) & (c < channels), other=0.0).to(tl.float32)
     sums = tl.zeros((BLOCK_ROWS, BLOCK_CHANNELS), tl.float32)
@@ -101,7 +110,7 @@ def move_running_average(
     tl.store(at, (1 - momentum) * old + momentum * value, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def normalise_kernel(
     x: tl.tensor,
     residual: tl.tensor,
@@ -132,9 +141,11 @@ def normalise_kernel(
     """Compute y, and in the first program of each tile of channels the statistics."""
     channels = channel_units * CHANNEL_UNIT
     first_row, own_rows = locate_own_rows(rows, rows_per_program)
-    r = tl.arange(0, BLOCK_ROWS)[:, None]
-    c = (tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    r, c = locate_block(BLOCK_ROWS, BLOCK_CHANNELS)
     known = c < channels
+    at = first_row * channels + (r * channels + c)
+    inside = (r < own_rows) & known
+    value = tl.load(x + at, mask=inside, other=0.0)  # now, to wait for it and the sums together
     mean, spread = merge_batch_sums(
         partials, programs, rows, rows_per_partial, c, channels, BLOCK_PARTIALS, BLOCK_CHANNELS
     )
@@ -143,28 +154,26 @@ def normalise_kernel(
         tl.store(batch_stats + c, mean, mask=known)
         tl.store(batch_stats + channels + c, inverse_std, mask=known)
         if TRACK:
-            var = spread / (rows - 1)
             move_running_average(running_mean + c, mean, momentum, known)
-            move_running_average(running_var + c, var, momentum, known)
-        if COUNT:  # noqa: SIM102 (the compiler needs the constant alone)
-            if tl.program_id(1) == 0:
-                tl.store(batch_count, tl.load(batch_count) + 1)
+            move_running_average(running_var + c, spread / (rows - 1), momentum, known)
+        if COUNT:
+            tl.store(batch_count, tl.load(batch_count) + 1, mask=tl.program_id(1) == 0)
     scale = tl.load(weight + c, mask=known, other=0.0) * inverse_std
     offset = tl.load(bias + c, mask=known, other=0.0)
-    start = first_row * channels
     for row in range(0, own_rows, BLOCK_ROWS):
-        inside = (row + r < own_rows) & known
-        at = start + (row * channels + (r * channels + c))
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        value = (value - mean) * scale + offset
+        inside_next = (row + BLOCK_ROWS + r < own_rows) & known
+        next_at = at + BLOCK_ROWS * channels
+        next_value = tl.load(x + next_at, mask=inside_next, other=0.0)
+        output = (value.to(tl.float32) - mean) * scale + offset
         if ADD:
-            value += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+            output += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
         if RELU:
-            value = tl.where(value <= 0, 0.0, value)  # NaN stays NaN
-        tl.store(y + at, value.to(tl.bfloat16), mask=inside)
+            output = tl.where(output <= 0, 0.0, output)  # NaN stays NaN
+        tl.store(y + at, output.to(tl.bfloat16), mask=inside)
+        value, at, inside = next_value, next_at, inside_next
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def sum_gradients_kernel(
     dy: tl.tensor,
     x: tl.tensor,
@@ -189,8 +198,7 @@ def sum_gradients_kernel(
     """
     channels = channel_units * CHANNEL_UNIT
     first_row, own_rows = locate_own_rows(rows, rows_per_program)
-    r = tl.arange(0, BLOCK_ROWS)[:, None]
-    c = (tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    r, c = locate_block(BLOCK_ROWS, BLOCK_CHANNELS)
     known = c < channels
     mean = tl.load(batch_stats + c, mask=known, other=0.0)
     inverse_std = tl.load(batch_stats + channels + c, mask=known, other=0.0)
@@ -217,7 +225,7 @@ def sum_gradients_kernel(
     tl.store(to + channels, tl.sum(products, 0)[None, :], mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def input_gradient_kernel(
     gradient_after_relu: tl.tensor,
     x: tl.tensor,
@@ -241,17 +249,19 @@ def input_gradient_kernel(
     """Compute dx, and in the first program of each tile of channels dweight and dbias."""
     channels = channel_units * CHANNEL_UNIT
     first_row, own_rows = locate_own_rows(rows, rows_per_program)
-    r = tl.arange(0, BLOCK_ROWS)[:, None]
-    c = (tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    r, c = locate_block(BLOCK_ROWS, BLOCK_CHANNELS)
     k = tl.arange(0, BLOCK_PARTIALS)[:, None]
     known = c < channels
+    at = first_row * channels + (r * channels + c)
+    inside = (r < own_rows) & known
+    value = tl.load(x + at, mask=inside, other=0.0)  # now, to wait for it and the sums together
     sums = tl.zeros((BLOCK_PARTIALS, BLOCK_CHANNELS), tl.float32)
     products = tl.zeros((BLOCK_PARTIALS, BLOCK_CHANNELS), tl.float32)
     for first in range(0, programs, BLOCK_PARTIALS):
-        inside = (first + k < programs) & known
+        summed = (first + k < programs) & known
         part = partials + (first + k) * (2 * channels) + c
-        sums += tl.load(part, mask=inside, other=0.0)
-        products += tl.load(part + channels, mask=inside, other=0.0)
+        sums += tl.load(part, mask=summed, other=0.0)
+        products += tl.load(part + channels, mask=summed, other=0.0)
     sum_all = tl.sum(sums, 0)[None, :]
     product_all = tl.sum(products, 0)[None, :]
     if tl.program_id(0) == 0:
@@ -263,13 +273,14 @@ def input_gradient_kernel(
     offset = tl.load(bias + c, mask=known, other=0.0)
     mean_gradient = sum_all / rows
     slope = inverse_std * (product_all / rows)
-    start = first_row * channels
     for row in range(0, own_rows, BLOCK_ROWS):
-        inside = (row + r < own_rows) & known
-        at = start + (row * channels + (r * channels + c))
+        inside_next = (row + BLOCK_ROWS + r < own_rows) & known
+        next_at = at + BLOCK_ROWS * channels
+        next_value = tl.load(x + next_at, mask=inside_next, other=0.0)
         gradient = tl.load(gradient_after_relu + at, mask=inside, other=0.0).to(tl.float32)
-        centred = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - mean
+        centred = value.to(tl.float32) - mean
         if RELU:
             gradient = tl.where(centred * scale + offset <= 0, 0.0, gradient)
-        value = scale * (gradient - mean_gradient - centred * slope)
-        tl.store(dx + at, value.to(tl.bfloat16), mask=inside)
+        result = scale * (gradient - mean_gradient - centred * slope)
+        tl.store(dx + at, result.to(tl.bfloat16), mask=inside)
+        value, at, inside = next_value, next_at, inside_next
