@@ -5,7 +5,7 @@ on repeat.  This module needs the package `triton`, and is imported only where t
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import triton
@@ -19,6 +19,7 @@ from residua.net.triton_bn_kernels import (
     sum_gradients_kernel,
 )
 
+Direction = Literal["forward", "backward"]
 MAX_BLOCK_CHANNELS = 64  # 128 bytes of bf16, a cache line
 BLOCK_PARTIAL_ELEMENTS = 4096
 
@@ -51,15 +52,24 @@ class KernelPlan:
     arguments: dict[str, int]
 
 
-def choose_launches(rows: int, channels: int) -> BatchNormLaunches:
+MEASURED_LAUNCHES: dict[tuple[Direction, int, int], BatchNormLaunches] = {}
+"""The fastest launches on an H100 by pass, number of channels and bit length of the number of rows,
+where they are better than the rule of `choose_launches` (benchmarks/kernels_bn.py)."""
+
+
+def choose_launches(rows: int, channels: int, direction: Direction) -> BatchNormLaunches:
     """Choose the launches for a tensor of rows x channels.
 
-    Every program of the second kernel reads the sums of all programs of the first.  With about
-    sqrt(rows) / 2 of these, reading the sums takes as long as computing them.
+    Without a measurement, a rule holds.  Every program of the second kernel reads the sums of all
+    programs of the first, and with about sqrt(rows) / 2 of these, reading the sums takes as long as
+    computing them.
     """
-    sums = min(128, 1 << max((rows // 4).bit_length() // 2, 0))
+    measured = MEASURED_LAUNCHES.get((direction, channels, rows.bit_length()))
+    if measured is not None:
+        return measured
+    sums = min(128, 1 << ((rows // 4).bit_length() // 2))
     tiles = triton.cdiv(channels, MAX_BLOCK_CHANNELS)
-    apply = 264 if rows * channels < 2**23 else 528
+    apply = 264 if rows * channels < 2**23 else 528  # 2 or 4 for each multiprocessor of an H100
     return BatchNormLaunches(KernelLaunch(sums), KernelLaunch(max(apply // tiles, 16)))
 
 
@@ -82,11 +92,13 @@ def plan_kernel(rows: int, channels: int, launch: KernelLaunch) -> KernelPlan:
     return KernelPlan(grid, arguments)
 
 
-def plan_pass(x: Tensor, launches: BatchNormLaunches | None) -> tuple[KernelPlan, KernelPlan]:
+def plan_pass(
+    x: Tensor, direction: Direction, launches: BatchNormLaunches | None
+) -> tuple[KernelPlan, KernelPlan]:
     """Plan the kernel that sums and the one that applies, which also needs to know the sums."""
     channels = x.shape[1]
     rows = x.numel() // channels
-    launches = launches or choose_launches(rows, channels)
+    launches = launches or choose_launches(rows, channels, direction)
     sums = plan_kernel(rows, channels, launches.sums)
     apply = plan_kernel(rows, channels, launches.apply)
     block_partials = BLOCK_PARTIAL_ELEMENTS // apply.arguments["BLOCK_CHANNELS"]
@@ -140,7 +152,7 @@ def launch_forward(
     launches: BatchNormLaunches | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute y and the statistics (2, c) of the batch: the means and 1 / standard deviation."""
-    sums, apply = plan_pass(x, launches)
+    sums, apply = plan_pass(x, "forward", launches)
     y, batch_stats = torch.empty_like(x), torch.empty(2, x.shape[1], device=x.device)
     partials = torch.empty(sums.grid[0], 2, x.shape[1], device=x.device)
     batch_count = norm.num_batches_tracked if norm.track_running_stats else None
@@ -184,7 +196,7 @@ def launch_backward(
     `y` is the output if a residual was added before ReLU, and otherwise None.  If it is None, the
     gradient of the residual is None.
     """
-    sums, apply = plan_pass(x, launches)
+    sums, apply = plan_pass(x, "backward", launches)
     dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
     dresidual = None if y is None else torch.empty_like(x)
     partials = torch.empty(sums.grid[0], 2, x.shape[1], device=x.device)
