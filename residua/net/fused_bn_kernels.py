@@ -44,6 +44,8 @@ def explain_missing_kernels(device: torch.device) -> str | None:
         kernel_library = load_kernel_library()
         return kernel_library if isinstance(kernel_library, str) else None
     if device.type == "cuda":
+        if device.index is None and torch.cuda.is_available():
+            device = torch.device("cuda", torch.cuda.current_device())
         return explain_missing_triton_kernels(device)
     return f"there are none for the device {device.type}"
 
@@ -53,7 +55,7 @@ def explain_missing_triton_kernels(device: torch.device) -> str | None:
     """Return the reason why the Triton kernels cannot be used on a GPU; None if a trial succeeds.
 
     Triton is optional: PyTorch's builds for Linux and CUDA install it, others do not.  It needs a
-    C compiler.
+    C compiler.  The trial waits for the GPU, so it must not happen first in a CUDA graph's capture.
     """
     if torch.version.cuda is None:
         return "the GPU is not from NVIDIA"
@@ -66,7 +68,8 @@ def explain_missing_triton_kernels(device: torch.device) -> str | None:
 
         run_trial_kernels(device)
     except Exception as error:  # Triton raises errors of many kinds
-        return f"Triton failed ({type(error).__name__}: {error})"
+        first_line = str(error).strip().partition("\n")[0]
+        return f"Triton failed ({type(error).__name__}: {first_line})"
     return None
 
 

@@ -5,6 +5,7 @@ on repeat.  This module needs the package `triton`, and is imported only where t
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -92,13 +93,11 @@ def plan_kernel(rows: int, channels: int, launch: KernelLaunch) -> KernelPlan:
     return KernelPlan(grid, arguments)
 
 
-def plan_pass(
-    x: Tensor, direction: Direction, launches: BatchNormLaunches | None
+@cache
+def plan_kernels(
+    rows: int, channels: int, launches: BatchNormLaunches
 ) -> tuple[KernelPlan, KernelPlan]:
     """Plan the kernel that sums and the one that applies, which also needs to know the sums."""
-    channels = x.shape[1]
-    rows = x.numel() // channels
-    launches = launches or choose_launches(rows, channels, direction)
     sums = plan_kernel(rows, channels, launches.sums)
     apply = plan_kernel(rows, channels, launches.apply)
     block_partials = BLOCK_PARTIAL_ELEMENTS // apply.arguments["BLOCK_CHANNELS"]
@@ -152,9 +151,11 @@ def launch_forward(
     launches: BatchNormLaunches | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute y and the statistics (2, c) of the batch: the means and 1 / standard deviation."""
-    sums, apply = plan_pass(x, "forward", launches)
-    y, batch_stats = torch.empty_like(x), torch.empty(2, x.shape[1], device=x.device)
-    partials = torch.empty(sums.grid[0], 2, x.shape[1], device=x.device)
+    rows, channels = x.numel() // x.shape[1], x.shape[1]
+    launches = launches or choose_launches(rows, channels, "forward")
+    sums, apply = plan_kernels(rows, channels, launches)
+    y, batch_stats = torch.empty_like(x), torch.empty(2, channels, device=x.device)
+    partials = torch.empty(sums.grid[0], 2, channels, device=x.device)
     batch_count = norm.num_batches_tracked if norm.track_running_stats else None
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         sum_batch_kernel[sums.grid](x, partials, **sums.arguments)
@@ -196,10 +197,12 @@ def launch_backward(
     `y` is the output if a residual was added before ReLU, and otherwise None.  If it is None, the
     gradient of the residual is None.
     """
-    sums, apply = plan_pass(x, "backward", launches)
+    rows, channels = x.numel() // x.shape[1], x.shape[1]
+    launches = launches or choose_launches(rows, channels, "backward")
+    sums, apply = plan_kernels(rows, channels, launches)
     dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
     dresidual = None if y is None else torch.empty_like(x)
-    partials = torch.empty(sums.grid[0], 2, x.shape[1], device=x.device)
+    partials = torch.empty(sums.grid[0], 2, channels, device=x.device)
     parameters = weight, bias, batch_stats
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         sum_gradients_kernel[sums.grid](

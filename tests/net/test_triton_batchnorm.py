@@ -30,6 +30,7 @@ if IS_INTERPRETED:
         TritonBatchNormAddReLUFunction,
         choose_launches,
         plan_kernel,
+        run_trial_kernels,
     )
     from tests.net.batchnorm_checks import check_against_float64, make_inputs, run_kernels
 
@@ -149,6 +150,11 @@ def test_relu_does_not_hide_non_finite_values_from_triton_kernels(value):
     for result in (y, dx):
         assert result[:, 3].isnan().all()
         assert result[:, others].isfinite().all()
+
+
+@interpreted
+def test_the_trial_of_the_kernels_succeeds():
+    run_trial_kernels(torch.device("cpu"))
 
 
 @interpreted
