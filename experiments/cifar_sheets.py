@@ -7,6 +7,8 @@ is four sheets of 2,500 images and a compressed rest (labels and file names).
 
     python experiments/cifar_sheets.py pack CIFAR-10-FOLDER sheets
     python experiments/cifar_sheets.py unpack sheets/a sheets/b --out data
+
+or one half after the other: `unpack --partial sheets/a --out data`, then `unpack sheets/b`.
 """
 
 import argparse
@@ -111,15 +113,22 @@ def unpack_file(file: DataFile, folders: list[Path], out: Path) -> None:
         path.write_bytes(content)
 
 
-def unpack_sheets(folders: list[Path], data_dir: Path) -> Path:
+def unpack_sheets(folders: list[Path], data_dir: Path, partial_data: bool = False) -> Path:
     """Write the data set's files into its folder in `data_dir`, and return `data_dir`.
 
-    Files that exist already are kept.  Raises DataError if sheets are missing or damaged.
+    Files that exist already are kept, so that one half can be unpacked after the other; with
+    `partial_data`, files without any sheet in `folders` are left out.  Raises DataError if sheets
+    are missing or damaged.
     """
     out = data_dir / DATASET.folder
     out.mkdir(parents=True, exist_ok=True)
+    files = [
+        file
+        for file in FILES
+        if not partial_data or any(next(f.glob(f"{file.name}-*"), None) for f in folders)
+    ]
     with ThreadPoolExecutor(len(FILES)) as pool:
-        list(pool.map(partial(unpack_file, folders=folders, out=out), FILES))
+        list(pool.map(partial(unpack_file, folders=folders, out=out), files))
     return data_dir
 
 
@@ -132,13 +141,14 @@ def main() -> int:
     pack.add_argument("--workers", type=int, help="default: one process per CPU")
     unpack = commands.add_parser("unpack", help="make the original files")
     unpack.add_argument("halves", type=Path, nargs="+", help="the folders of the halves")
+    unpack.add_argument("--partial", action="store_true", help="only the files that are there")
     unpack.add_argument("--out", type=Path, required=True, help="the folder for the data set")
     given = parser.parse_args()
     try:
         if given.command == "pack":
             pack_files(given.source, given.out, given.workers)
         else:
-            unpack_sheets(given.halves, given.out)
+            unpack_sheets(given.halves, given.out, given.partial)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import torch
 from papers_jobs import Job
 from papers_records import FAILURE, Place, list_finished, read_failures, store_records
 
-from residua.errors import Interrupted, ResiduaError, TrainingError
+from residua.data import read
+from residua.errors import DataError, Interrupted, ResiduaError, TrainingError
 from residua.files import delete_path, write_text
 from residua.record import MetricsRow, RunRecord
 from residua.training.checkpoint import CheckpointPolicy
@@ -26,6 +28,7 @@ START_SECONDS, START_SECONDS_PER_LAYER = 10.0, 0.02  # of a run: data, network, 
 STEPS_AHEAD = 8
 SHOW_SECONDS = 15.0  # between two lines about a run
 EVALUATIONS_AT_END = 2 * 22  # of 110,000 images in fp32, measured in evaluations of 5,000 in bf16
+STEPS_AT_END = 600  # the same measured in steps of 128 images, which take three forward passes each
 NO_TIME = "no time left to start it"
 
 
@@ -103,7 +106,8 @@ class TimedProgress:
         """Whether there is no time for another step, or for what follows the last step."""
         left = self.deadline - now() - WRITING_SECONDS - STEPS_AHEAD * self.step_seconds
         if self.total_steps and self.step == self.total_steps - 1:
-            left -= EVALUATIONS_AT_END * self.evaluation_seconds
+            by_steps = STEPS_AT_END * self.step_seconds
+            left -= EVALUATIONS_AT_END * self.evaluation_seconds or by_steps
         return left < 0 or self.stop_requested()
 
 
@@ -139,6 +143,8 @@ def train_job(job: Job, place: Place, deadline: float, say: Callable[[str], None
             if progress.total_steps:  # it had begun
                 write_text(folder / FAILURE, str(error))
             return f"failed: {error}"
+        except DataError:  # no run can be trained
+            raise
         except ResiduaError as error:
             return f"not trained: {error}"
         except Exception:  # e.g. of CUDA; the other runs may do better
@@ -148,6 +154,16 @@ def train_job(job: Job, place: Place, deadline: float, say: Callable[[str], None
     for model in ("last", "best"):
         delete_path(folder / model)
     return ""
+
+
+def keep_data_in_memory() -> Callable[[], None]:
+    """Keep the images in memory from now on; return the function that ends this.
+
+    Reading and verifying the files takes 2 s, and a run on a GPU half a minute.
+    """
+    read_files = read.read_published_files
+    read.read_published_files = lru_cache(maxsize=2)(read_files)
+    return partial(setattr, read, "read_published_files", read_files)
 
 
 def free_memory() -> None:
@@ -182,11 +198,15 @@ def train_each(
 ) -> Iterator[tuple[Job, str]]:
     """Train the runs, some at once if there are several processes; yield each with its outcome."""
     if processes == 1:
-        for job in jobs:
-            yield job, train_job(job, place, deadline, say=say)
+        read_anew = keep_data_in_memory()
+        try:
+            for job in jobs:
+                yield job, train_job(job, place, deadline, say)
+        finally:
+            read_anew()
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would share CUDA's state
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(processes, spawn, keep_data_in_memory) as pool:
         started = {pool.submit(train_job, job, place, deadline): job for job in jobs}
         try:
             for future in as_completed(started):

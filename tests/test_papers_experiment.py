@@ -144,10 +144,8 @@ def test_a_queue_that_is_stopped_goes_on_elsewhere_and_ends_the_same(tmp_path, m
 
     [one], [other] = (read_outcomes(place, jobs) for place in (whole, elsewhere))
     assert one == other
-    assert [path.name for path in elsewhere.folder_of(jobs[0]).iterdir()] == [
-        "run.json",
-        "metrics.jsonl",
-    ]
+    left = {path.name for path in elsewhere.folder_of(jobs[0]).iterdir()}
+    assert left == {"run.json", "metrics.jsonl"}
     said.clear()
     papers_queue.train_jobs(jobs, elsewhere, papers_queue.now() + 1e4, say=said.append)
     assert said == ["1 of 1 runs are finished already, or failed"]
@@ -179,7 +177,11 @@ def test_a_run_is_not_ended_without_time_for_its_evaluation():
     assert not progress.should_stop()
     progress.evaluation_seconds = 2.0
     assert progress.should_stop()
-    progress.step = 3
+    progress.evaluation_seconds, progress.begun = 0.0, (3, progress.last_called - 0.2)
+    assert progress.should_stop()  # 600 times 0.2 s
+    progress.step, progress.begun = 3, None
+    assert not progress.should_stop()
+    progress.evaluation_seconds = 2.0
     assert not progress.should_stop()
 
 
@@ -353,8 +355,12 @@ def test_sheets_give_the_very_files_of_the_data_set(tmp_path, monkeypatch):
         unpacked = out / cifar_sheets.DATASET.folder / file.name
         assert unpacked.read_bytes() == (source / file.name).read_bytes()
 
+    half = cifar_sheets.unpack_sheets(halves[:1], tmp_path / "half", partial_data=True)
+    assert [path.name for path in half.glob("*/*")] == ["first"]
     with pytest.raises(DataError, match="give both halves"):
         cifar_sheets.unpack_sheets(halves[:1], tmp_path / "half")
+    cifar_sheets.unpack_sheets(halves[1:], tmp_path / "half")
+    assert len(list(half.glob("*/*"))) == 2
     rest = halves[0] / "first-rest.xz"
     rest.write_bytes(lzma.compress(lzma.decompress(rest.read_bytes())[:-1] + b"!"))
     with pytest.raises(DataError, match="the sheets of first are damaged"):
