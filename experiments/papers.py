@@ -107,8 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if given.minutes:
                 train_jobs(jobs, place, begun + 60 * given.minutes, given.processes)
-        except Interrupted as error:
-            print(f"interrupted: {error}")
+        except Interrupted:
+            print("interrupted; the next call goes on from here")
         store_records(place)
         write_results(place, options)
         if given.take:

@@ -87,16 +87,12 @@ def draw_figure(label: str, nets: dict[tuple[str, int], list[dict[str, Any]]]) -
                 for kind, style in (("train_error", "--"), ("dev_error", "-")):
                     heights = [100 * row[kind] for row in rows]
                     axes.plot(steps, heights, ls=style, lw=1.2, color=colors[depth])
-                axes.annotate(
-                    f"{depth}",
-                    (steps[-1], 100 * rows[-1]["dev_error"]),
-                    (4, -3),
-                    textcoords="offset points",
-                    color=colors[depth],
-                    fontsize=8.5,
-                )
             set_asinh_error_y_axis(axes, errors, chance_percent=90)
         lines = [make_legend_line("--", "training error"), make_legend_line("-", "dev error")]
-        axes.legend(handles=lines, loc="upper right")
-        figure.tight_layout()
+        for depth in sorted({depth for _, depth in nets}):
+            line = make_legend_line("-", f"{depth} layers")
+            line.set_color(colors[depth])
+            lines.append(line)
+        figure.tight_layout(rect=(0, 0, 0.86, 1))
+        figure.legend(handles=lines, loc="center right")
         return add_white_background(figure_to_svg(figure))

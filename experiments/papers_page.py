@@ -9,7 +9,13 @@ from papers_cells import CELLS
 from papers_figure import make_figures
 from papers_jobs import JobOptions, list_jobs
 from papers_records import Place, list_finished, read_failures
-from papers_results import FIRST_TABLE, make_cells_json, make_missing_json, measure_nets
+from papers_results import (
+    FIRST_TABLE,
+    make_cells_json,
+    make_differences_json,
+    make_missing_json,
+    measure_nets,
+)
 
 from residua.files import write_json, write_text
 
@@ -27,22 +33,25 @@ RANKS = {
 def write_results(place: Place, options: JobOptions) -> None:
     """Write results.json, README.md and the figures from the records."""
     jobs, finished = list_jobs(options), list_finished(place)
-    cells = make_cells_json(measure_nets(finished.values(), jobs))
+    measured = measure_nets(finished.values(), jobs)
+    cells, differences = make_cells_json(measured), make_differences_json(measured)
     failures = read_failures(place)
     done = set(finished) | {job.run.id for job in jobs if job.name in failures}
     missing = make_missing_json(place, jobs, done)
     figures = make_figures(finished.values())
     place.records.mkdir(parents=True, exist_ok=True)
-    content = {"format": 1, "cells": cells, "missing": missing, "failures": failures}
+    content = {"format": 1, "cells": cells, "differences": differences}
+    content |= {"missing": missing, "failures": failures}
     write_json(place.records / "results.json", content)
     for name, svg in figures.items():
         write_text(place.records / name, svg)
-    page = render_page(cells, missing, failures, sorted(figures))
+    page = render_page(cells, differences, missing, failures, sorted(figures))
     write_text(place.records / "README.md", page)
 
 
 def render_page(
     cells: Sequence[dict[str, Any]],
+    differences: Sequence[dict[str, Any]],
     missing: Sequence[dict[str, Any]],
     failures: dict[str, str],
     figures: Sequence[str],
@@ -61,6 +70,7 @@ def render_page(
     ]
     for table in dict.fromkeys(cell.table for cell in CELLS):
         parts += [f"## {table}", "", *render_table(table, cells), ""]
+    parts += render_differences(differences)
     parts += render_first_steps(cells)
     for name in figures:
         parts += [f"![Training and dev error of plain and residual nets]({name})", ""]
@@ -96,6 +106,29 @@ def render_table(table: str, cells: Sequence[dict[str, Any]]) -> list[str]:
             notes[cell.note].append(cell.row)
     sentences = [f"- {'; '.join(rows)}: {note}." for note, rows in notes.items()]
     return [*lines, *([""] if notes else []), *sentences]
+
+
+def render_differences(differences: Sequence[dict[str, Any]]) -> list[str]:
+    """Render by how much the test errors of nets with the same recipe differ."""
+    if not differences:
+        return []
+    lines = [
+        "## Differences between nets",
+        "",
+        "Points of test error, with 95 % intervals over the seeds.",
+        "",
+        "| net | more than | recipe | points | |",
+        "|---|---|---|---|---|",
+    ]
+    for row in differences:
+        points, half = 100 * row["difference"], row["half_width"]
+        verdict = "spread unknown"
+        if half is not None:
+            verdict = ("within" if abs(row["difference"]) <= half else "beyond") + " the spread"
+        spread = "" if half is None else f" ± {100 * half:.2f}"
+        nets = f"`{row['net']}` | `{row['than']}`"
+        lines.append(f"| {nets} | {row['recipe']} | {points:+.2f}{spread} | {verdict} |")
+    return [*lines, ""]
 
 
 def render_first_steps(cells: Sequence[dict[str, Any]]) -> list[str]:

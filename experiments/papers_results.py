@@ -1,10 +1,10 @@
 """Collects the results of the runs by the papers' cells: results.json (for papers.py)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import mean, median, stdev
+from statistics import mean, median, stdev, variance
 from typing import Any
 
 from papers_cells import CELLS, Cell, plan_network
@@ -181,3 +181,47 @@ def sum_minutes(jobs: Iterable[Job], times: StepTimes) -> float | None:
     """Sum the minutes of runs; None if no net was measured."""
     seconds = [times.estimate_seconds(job) for job in jobs]
     return None if None in seconds else sum(second or 0 for second in seconds) / 60
+
+
+def list_compared_nets() -> Iterator[tuple[str, str]]:
+    """Yield the nets that are compared with another one: the net and that other one."""
+    for depth in (20, 32, 44, 56, 110):
+        yield f"cifar-plain{depth}", f"cifar-resnet{depth}"
+    for cell in CELLS:
+        is_ablation = cell.table in ("2016, Table 1", "2016, Table 2") and cell.layers == 110
+        if is_ablation and cell.net_name not in ("cifar-resnet110", "cifar-plain110"):
+            yield cell.net_name, "cifar-resnet110"
+    for depth in (164, 1001):
+        yield f"cifar-preresnet{depth}", f"cifar-preresnet{depth},order=original"
+    yield "cifar-preresnet1202", "cifar-resnet1202"
+
+
+def make_differences_json(measured: Iterable[Measured]) -> list[dict[str, Any]]:
+    """List how far test errors of nets with the same recipe differ, with 95 % intervals."""
+    found = {(net.net, net.recipe): net for net in measured}
+    recipes = dict.fromkeys(recipe for _, recipe in found)
+    return [
+        {
+            "net": net,
+            "than": other,
+            "recipe": recipe,
+            "difference": mean(found[net, recipe].test_errors)
+            - mean(found[other, recipe].test_errors),
+            "half_width": find_half_width(found[net, recipe], found[other, recipe]),
+        }
+        for recipe in recipes
+        for net, other in dict.fromkeys(list_compared_nets())
+        if (net, recipe) in found and (other, recipe) in found
+    ]
+
+
+def find_half_width(one: Measured, other: Measured) -> float | None:
+    """Find half the 95 % interval of the difference of two means, or None without seeds.
+
+    The degrees of freedom are those of the net with fewer seeds, which makes the interval wide.
+    """
+    counts = len(one.test_errors), len(other.test_errors)
+    if min(counts) not in T_95:
+        return None
+    variances = [variance(net.test_errors) / len(net.test_errors) for net in (one, other)]
+    return T_95[min(counts)] * sqrt(sum(variances))

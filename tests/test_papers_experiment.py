@@ -260,6 +260,25 @@ def test_results_json_compares_each_cell_with_its_paper(fake_place):
     first = [c for c in content["cells"] if c["table"] == "first 2,000 steps"]
     assert [c["net"] for c in first] == ["cifar-resnet110"]
     assert content["failures"] == {}
+    [difference] = content["differences"]
+    assert (difference["net"], difference["than"]) == ("cifar-plain32", "cifar-resnet32")
+    assert difference["difference"] == pytest.approx(0.009)
+    assert difference["half_width"] is None
+
+
+def test_the_interval_of_a_difference_is_that_of_two_means(tmp_path):
+    place = Place(tmp_path / "runs", tmp_path / "out")
+    jobs = list_jobs(JobOptions())
+    for job in choose_jobs(jobs, ["cifar-resnet20-he2015-*", "cifar-plain20-he2015-*"]):
+        error = 0.3 if "plain" in job.net else 0.1
+        write_fake_record(place, job, error + 0.001 * job.run.seed)
+    papers_page.write_results(place, JobOptions())
+    differences = json.loads((place.records / "results.json").read_text())["differences"]
+    half_widths = [row["half_width"] for row in differences if row["net"] == "cifar-plain20"]
+    variance = np.var([0.1, 0.101, 0.102], ddof=1)
+    assert half_widths == pytest.approx([4.303 * np.sqrt(2 * variance / 3)])
+    page = (place.records / "README.md").read_text()
+    assert "| `cifar-plain20` | `cifar-resnet20` | he2015 | +20.00 ± 0.35 | beyond" in page
 
 
 def test_missing_runs_cost_the_measured_time(fake_place):
@@ -288,7 +307,7 @@ def test_the_page_and_the_figure_are_made_from_the_records(fake_place):
     assert f"({figure.name})" in page
     svg = figure.read_text()
     assert "plain nets, recipe fast, 36 epochs" in svg
-    assert svg.count(">110<") == 1
+    assert svg.count(">110 layers<") == svg.count(">32 layers<") == 1
     columns = {line.count("|") for line in page.splitlines() if line.startswith("| ResNet")}
     assert columns == {10}
 
