@@ -21,12 +21,13 @@ from pathlib import Path
 from cifar_sheets import unpack_sheets
 from papers_carry import pack_unfinished, unpack_unfinished
 from papers_jobs import Job, JobOptions, choose_jobs, list_jobs
-from papers_page import list_result_files, write_results
+from papers_page import RESULTS, write_results
 from papers_queue import now, train_jobs
-from papers_records import Place, list_finished, read_step_times, store_records
+from papers_records import FAILURES, Place, list_finished, read_step_times, store_records
 
 from residua.errors import Interrupted, ResiduaError
 from residua.files import atomic_write
+from residua.study_records import PACKED_RUNS
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,11 +64,15 @@ def print_list(jobs: list[Job], place: Place) -> None:
 
 
 def copy_results(place: Place, folder: Path) -> None:
-    """Copy the records, and pack the unfinished runs, into a folder that can be fetched."""
+    """Copy the records, and pack the unfinished runs, into a folder that can be fetched.
+
+    These are at most seven files.  The page and the figures can be made anew from the records.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for source in list_result_files(place.records):
-        with atomic_write(folder / source.name) as path:
-            path.write_bytes(source.read_bytes())
+    for name in (PACKED_RUNS, FAILURES, RESULTS):
+        if (place.records / name).exists():
+            with atomic_write(folder / name) as path:
+                path.write_bytes((place.records / name).read_bytes())
     for name in pack_unfinished(place, folder):
         print(f"{name} is too large to be taken along; its checkpoint stays in {place.runs}")
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from papers_cells import CELLS
@@ -19,6 +18,7 @@ from papers_results import (
 
 from residua.files import write_json, write_text
 
+RESULTS = "results.json"
 RANKS = {
     1: "residual and plain nets of 20 to 56 layers, residual and pre-activation nets of 110",
     2: "orders and shortcuts at 110 layers",
@@ -42,7 +42,7 @@ def write_results(place: Place, options: JobOptions) -> None:
     place.records.mkdir(parents=True, exist_ok=True)
     content = {"format": 1, "cells": cells, "differences": differences}
     content |= {"missing": missing, "failures": failures}
-    write_json(place.records / "results.json", content)
+    write_json(place.records / RESULTS, content)
     for name, svg in figures.items():
         write_text(place.records / name, svg)
     page = render_page(cells, differences, missing, failures, sorted(figures))
@@ -184,8 +184,3 @@ def render_missing(missing: Sequence[dict[str, Any]]) -> list[str]:
         cost = f"{sum(minutes):,.0f}" if minutes else "not measured"
         lines.append(f"| {rank}: {RANKS[rank]} | {recipe} | {len(rows)} | {runs} | {cost} |")
     return lines
-
-
-def list_result_files(records: Path) -> list[Path]:
-    """List the files of the results, which are to be kept."""
-    return sorted(path for path in records.iterdir() if path.is_file())
