@@ -1,0 +1,178 @@
+"""Convolutions in Triton with gradients: bf16 channels-last activations, weights of any precision.
+
+This module needs Triton; see `fast_conv` for modules that use it where it helps.
+"""
+# mypy: disable-error-code="no-untyped-call"
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from residua.net.triton_conv_kernels import (
+    add_partial_sums,
+    convolve,
+    spread_gradient,
+    sum_weight_gradient,
+)
+from residua.net.triton_conv_launches import ConvShape, Launch, choose_launch
+
+
+class TritonConvolution(torch.autograd.Function):
+    """A convolution with padding for equal size: `apply(x, weight, stride)`, in bf16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return compute_convolution(x, weight, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        needs_input_gradient, needs_weight_gradient, _ = ctx.needs_input_grad
+        input_gradient = weight_gradient = None
+        if needs_input_gradient:
+            input_gradient = compute_input_gradient(gradient, weight, x.shape, ctx.stride)
+        if needs_weight_gradient:
+            weight_gradient = compute_weight_gradient(x, gradient, weight, ctx.stride)
+        return input_gradient, weight_gradient, None
+
+
+def describe_shape(x_shape: torch.Size, weight: Tensor, stride: int) -> ConvShape:
+    images, in_channels, height, width = x_shape
+    out_channels, _, kernel, _ = weight.shape
+    return ConvShape(images, height, width, in_channels, out_channels, kernel, stride)
+
+
+def allocate_channels_last(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+def compute_convolution(
+    x: Tensor, weight: Tensor, stride: int, launch: Launch | None = None
+) -> Tensor:
+    """Compute the convolution of channels-last bf16 (n, c, h, w) with a channels-last weight."""
+    shape = describe_shape(x.shape, weight, stride)
+    launch = launch or choose_launch("forward", shape)
+    output = allocate_channels_last(
+        x, shape.images, shape.out_channels, shape.out_height, shape.out_width
+    )
+    sizes = (shape.height, shape.width, shape.out_height, shape.out_width)
+    channels = (shape.in_channels, shape.out_channels)
+    launch_convolve(x, weight, output, sizes, channels, stride, False, launch)
+    return output
+
+
+def compute_input_gradient(
+    gradient: Tensor,
+    weight: Tensor,
+    x_shape: torch.Size,
+    stride: int,
+    launch: Launch | None = None,
+) -> Tensor:
+    """Compute the gradient of a convolution's input, as channels-last bf16 of `x_shape`."""
+    shape = describe_shape(x_shape, weight, stride)
+    launch = launch or choose_launch("input_gradient", shape)
+    result = allocate_channels_last(gradient, *x_shape)
+    sizes = (shape.height, shape.width, shape.out_height, shape.out_width)
+    channels = (shape.out_channels, shape.in_channels)
+    if stride == 1:
+        launch_convolve(gradient, weight, result, sizes, channels, 1, True, launch)
+        return result
+    rows = shape.out_rows
+    grid = (-(-rows // launch.block_m), -(-shape.in_channels // launch.block_n), 4)
+    spread_gradient[grid](
+        gradient,
+        weight,
+        result,
+        rows,
+        *sizes,
+        *channels,
+        shape.kernel,
+        launch.block_m,
+        launch.block_n,
+        launch.block_k,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )
+    return result
+
+
+def launch_convolve(
+    source: Tensor,
+    weight: Tensor,
+    result: Tensor,
+    sizes: tuple[int, int, int, int],
+    channels: tuple[int, int],
+    stride: int,
+    mirror: bool,
+    launch: Launch,
+) -> None:
+    rows = result.shape[0] * sizes[2] * sizes[3]
+    grid = (-(-rows // launch.block_m), -(-channels[1] // launch.block_n))
+    convolve[grid](
+        source,
+        weight,
+        result,
+        rows,
+        *sizes,
+        *channels,
+        weight.shape[2],
+        stride,
+        mirror,
+        launch.block_m,
+        launch.block_n,
+        launch.block_k,
+        launch.whole,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )
+
+
+def compute_weight_gradient(
+    x: Tensor, gradient: Tensor, weight: Tensor, stride: int, launch: Launch | None = None
+) -> Tensor:
+    """Compute the gradient of a convolution's weight, in the weight's precision and layout."""
+    shape = describe_shape(x.shape, weight, stride)
+    launch = launch or choose_launch("weight_gradient", shape)
+    whole = launch.whole and shape.kernel == 3
+    kernel_rows = 1 if whole else shape.kernel
+    blocks = kernel_rows * -(-shape.kernel * shape.in_channels // launch.block_m)
+    out_blocks = -(-shape.out_channels // launch.block_n)
+    steps = -(-shape.out_rows // launch.block_k)
+    steps_each = -(-steps // max(1, launch.programs // (blocks * out_blocks)))
+    parts = -(-steps // steps_each)
+    partial = torch.empty(parts * weight.numel(), dtype=torch.float32, device=x.device)
+    sum_weight_gradient[parts, blocks, out_blocks](
+        x,
+        gradient,
+        partial,
+        shape.out_rows,
+        shape.height,
+        shape.width,
+        shape.out_height,
+        shape.out_width,
+        shape.in_channels,
+        shape.out_channels,
+        shape.kernel,
+        stride,
+        launch.block_m,
+        launch.block_n,
+        launch.block_k,
+        steps_each,
+        whole,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )
+    result = torch.empty_like(weight)
+    block_parts, block = 16, 64
+    add_partial_sums[(-(-weight.numel() // block),)](
+        partial, result, parts, weight.numel(), block_parts, block, num_warps=4
+    )
+    return result
