@@ -115,7 +115,7 @@ def launch_convolve(
     launch: Launch,
 ) -> None:
     rows = result.shape[0] * sizes[2] * sizes[3]
-    grid = (-(-rows // launch.block_m), -(-channels[1] // launch.block_n))
+    grid = (-(-rows // (launch.block_m * launch.tiles)), -(-channels[1] // launch.block_n))
     convolve[grid](
         source,
         weight,
@@ -129,6 +129,7 @@ def launch_convolve(
         launch.block_m,
         launch.block_n,
         launch.block_k,
+        launch.tiles,
         launch.whole,
         num_warps=launch.warps,
         num_stages=launch.stages,

@@ -63,42 +63,50 @@ def convolve(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    LOADS_FIRST: tl.constexpr,
+    TILES: tl.constexpr,
+    WHOLE_KERNEL: tl.constexpr,
 ):
     """Compute a convolution, or mirrored, the gradient of the input of one with stride 1.
 
-    With LOADS_FIRST, a program loads all that it needs before it multiplies; otherwise loads are
-    pipelined.
+    A program computes TILES tiles one after another.  With WHOLE_KERNEL, it keeps all weights, and
+    loads all that a tile needs before it multiplies; otherwise it goes over k in a pipelined loop.
     """
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    row = m // OW % OH * STRIDE - K // 2
-    column = m % OW * STRIDE - K // 2
-    offsets = ((m // (OW * OH) * H + row) * W + column) * C
     blocks: tl.constexpr = (K * C + BLOCK_K - 1) // BLOCK_K
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if LOADS_FIRST:
-        pixels, weights = (), ()
+    weights = ()
+    if WHOLE_KERNEL:
         for step in tl.static_range(K * blocks):
-            inside = (m < rows) & (row + step // blocks >= 0) & (row + step // blocks < H)
-            start = offsets + step // blocks * (W * C)
             part = step % blocks * BLOCK_K + k
-            tile = load_pixels(source, start, part, column, inside, K * C, W, C)
-            pixels = pixels + (tile,)
             weights = weights + (load_weights(weight, part, n, step // blocks, C, N, K, MIRROR),)
-        for step in tl.static_range(K * blocks):
-            total = tl.dot(pixels[step], weights[step], total)
-    else:
-        for step in range(K * blocks):
-            kernel_row = step // blocks
-            inside = (m < rows) & (row + kernel_row >= 0) & (row + kernel_row < H)
-            start = offsets + kernel_row * (W * C)
-            part = step % blocks * BLOCK_K + k
-            tile = load_pixels(source, start, part, column, inside, K * C, W, C)
-            total = tl.dot(tile, load_weights(weight, part, n, kernel_row, C, N, K, MIRROR), total)
-    inside = (m < rows)[:, None] & (n < N)[None, :]
-    tl.store(result + (m[:, None] * N + n[None, :]), total.to(tl.bfloat16), mask=inside)
+    for tile in range(TILES):
+        m = (tl.program_id(0) * TILES + tile) * BLOCK_M + tl.arange(0, BLOCK_M)
+        row = m // OW % OH * STRIDE - K // 2
+        column = m % OW * STRIDE - K // 2
+        offsets = ((m // (OW * OH) * H + row) * W + column) * C
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        if WHOLE_KERNEL:
+            pixels = ()
+            for step in tl.static_range(K * blocks):
+                inside = (m < rows) & (row + step // blocks >= 0) & (row + step // blocks < H)
+                start = offsets + step // blocks * (W * C)
+                part = step % blocks * BLOCK_K + k
+                pixels = pixels + (
+                    load_pixels(source, start, part, column, inside, K * C, W, C),
+                )
+            for step in tl.static_range(K * blocks):
+                total = tl.dot(pixels[step], weights[step], total)
+        else:
+            for step in range(K * blocks):
+                kernel_row = step // blocks
+                inside = (m < rows) & (row + kernel_row >= 0) & (row + kernel_row < H)
+                start = offsets + kernel_row * (W * C)
+                part = step % blocks * BLOCK_K + k
+                seen = load_pixels(source, start, part, column, inside, K * C, W, C)
+                taps = load_weights(weight, part, n, kernel_row, C, N, K, MIRROR)
+                total = tl.dot(seen, taps, total)
+        inside = (m < rows)[:, None] & (n < N)[None, :]
+        tl.store(result + (m[:, None] * N + n[None, :]), total.to(tl.bfloat16), mask=inside)
 
 
 @triton.jit

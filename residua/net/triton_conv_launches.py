@@ -40,8 +40,8 @@ class Launch:
     """How a kernel is launched.
 
     A program computes `block_m` x `block_n` values and sums over `block_k` at a time.  `programs`
-    is how many the weight gradient aims at.  `whole` means: all loads before the first product, or
-    for weight gradients, all kernel rows in one program.
+    is how many the weight gradient aims at, and `tiles` how many tiles a program of a convolution
+    computes.  With `whole`, a program holds all rows of the kernel at once.
     """
 
     block_m: int
@@ -50,6 +50,7 @@ class Launch:
     warps: int = 4
     stages: int = 3
     programs: int = 264
+    tiles: int = 1
     whole: bool = False
 
 
