@@ -172,7 +172,10 @@ def compute_weight_gradient(
         num_stages=launch.stages,
     )
     result = torch.empty_like(weight)
-    block_parts, block = 16, 64
+    block_parts = 16
+    while block_parts < min(parts, 128):
+        block_parts *= 2
+    block = min(128, 4096 // block_parts)
     add_partial_sums[(-(-weight.numel() // block),)](
         partial, result, parts, weight.numel(), block_parts, block, num_warps=4
     )

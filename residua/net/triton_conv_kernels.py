@@ -9,8 +9,8 @@ atomically, so that results repeat bit for bit.
 In the kernels, C channels of the source become N channels of the result, K is the side of the
 kernel (1 or 3), and (H, W) and (OH, OW) are the sizes of the convolution's input and output.
 """
-# ruff: noqa: ANN001, ANN201
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+# ruff: noqa: ANN001, ANN201, RUF005
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, import-untyped, assignment"
 
 import triton
 import triton.language as tl
@@ -91,9 +91,7 @@ def convolve(
                 inside = (m < rows) & (row + step // blocks >= 0) & (row + step // blocks < H)
                 start = offsets + step // blocks * (W * C)
                 part = step % blocks * BLOCK_K + k
-                pixels = pixels + (
-                    load_pixels(source, start, part, column, inside, K * C, W, C),
-                )
+                pixels = pixels + (load_pixels(source, start, part, column, inside, K * C, W, C),)
             for step in tl.static_range(K * blocks):
                 total = tl.dot(pixels[step], weights[step], total)
         else:

@@ -1,0 +1,158 @@
+"""Tests of convolutions in Triton that test_triton_conv.py runs in a process of their own."""
+
+import tests.net.triton_interpreter  # isort: skip  # before anything imports Triton
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+from residua.config.papers import network
+from residua.net import fast_conv
+from residua.net.build import build
+from residua.net.fast_conv import TritonConv2d, install_triton_convolutions
+from residua.net.triton_conv_launches import ConvShape, Launch
+from tests.net.triton_conv_checks import (
+    assert_equals_equation,
+    compute_by_equation,
+    compute_with_kernels,
+    make_tensors,
+)
+
+assert tests.net.triton_interpreter
+CPU = torch.device("cpu")
+SHAPES = [
+    ConvShape(*sizes, *channels, kernel, stride)
+    for (sizes, channels), kernel, stride in product(
+        [((2, 8, 8), (16, 16)), ((1, 5, 7), (16, 32)), ((3, 6, 4), (64, 48)), ((1, 7, 3), (3, 16))],
+        (1, 3),
+        (1, 2),
+    )
+] + [ConvShape(2, 1, 1, 16, 16, 3, 1), ConvShape(1, 2, 1, 32, 16, 3, 2)]
+
+
+def describe(shape):
+    return f"{shape.in_channels}-{shape.out_channels}-{shape.kernel}x{shape.kernel}-{shape.stride}"
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=describe)
+def test_output_and_gradients_are_those_of_the_equation_in_float64(shape):
+    tensors = make_tensors(shape)
+    expected = compute_by_equation(*tensors, shape.stride)
+    assert_equals_equation(compute_with_kernels(*tensors, shape.stride), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    "launch",
+    [
+        Launch(32, 16, 16, programs=3),
+        Launch(64, 16, 64, programs=40, tiles=3, whole=True),
+        Launch(16, 64, 32, programs=1, tiles=2, whole=True),
+    ],
+)
+def test_results_do_not_depend_on_the_launch_configuration(launch, stride):
+    shape = ConvShape(3, 9, 6, 16, 32, 3, stride)
+    tensors = make_tensors(shape)
+    expected = compute_by_equation(*tensors, stride)
+    assert_equals_equation(compute_with_kernels(*tensors, stride, [launch] * 3), expected)
+
+
+@pytest.fixture
+def pretends_to_be_a_gpu(monkeypatch):
+    monkeypatch.setattr(fast_conv, "find_triton_obstacle", lambda device: "")
+
+
+def build_conv(*arguments, **settings):
+    conv = nn.Conv2d(*arguments, **settings)
+    net = nn.Sequential(conv).to(memory_format=torch.channels_last)
+    install_triton_convolutions(net, CPU)
+    return net
+
+
+@pytest.mark.usefixtures("pretends_to_be_a_gpu")
+def test_a_module_keeps_its_parameters_and_gets_their_gradients_in_fp32():
+    net = build_conv(16, 32, 3, 2, 1, bias=False)
+    assert type(net[0]) is TritonConv2d
+    assert list(net.state_dict()) == ["0.weight"]
+    x, _, gradient = make_tensors(ConvShape(2, 6, 6, 16, 32, 3, 2))
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(x)
+    output.backward(gradient)
+    results = (output, x.grad, net[0].weight.grad)
+    assert_equals_equation(results, compute_by_equation(x, net[0].weight, gradient, 2))
+
+
+@pytest.mark.usefixtures("pretends_to_be_a_gpu")
+def test_fp32_images_are_rounded_under_autocast():
+    net = build_conv(3, 16, 3, 1, 1, bias=False)
+    images = torch.randn(2, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(images)
+        assert torch.equal(output, net(images.bfloat16()))
+    assert output.dtype == torch.bfloat16
+
+
+@pytest.mark.usefixtures("pretends_to_be_a_gpu")
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(16, 16, 3, padding=1),  # with a bias
+        nn.Conv2d(16, 16, 3, padding=0, bias=False),
+        nn.Conv2d(16, 16, 5, padding=2, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, groups=2, bias=False),
+        nn.Conv2d(24, 16, 3, padding=1, bias=False),
+        nn.Conv2d(16, 24, 3, padding=1, bias=False),
+        nn.Conv2d(16, 512, 1, bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, stride=(2, 1), bias=False),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular", bias=False),
+    ],
+    ids=repr,
+)
+def test_other_convolutions_remain_those_of_pytorch(conv):
+    net = nn.Sequential(conv)
+    install_triton_convolutions(net, CPU)
+    assert type(net[0]) is nn.Conv2d
+
+
+@pytest.mark.usefixtures("pretends_to_be_a_gpu")
+def test_other_precisions_and_layouts_are_computed_by_pytorch():
+    net = build_conv(16, 16, 3, 1, 1, bias=False)
+    x = torch.randn(2, 16, 5, 5)
+    expected = nn.functional.conv2d(x, net[0].weight, None, 1, 1)
+    assert torch.equal(net(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(net(x).float(), expected, atol=0.05)
+    assert torch.allclose(net.double()(x.double()).float(), expected, atol=1e-5)
+
+
+def test_nothing_changes_without_a_gpu():
+    net = build_conv(16, 16, 3, 1, 1, bias=False)
+    assert type(net[0]) is nn.Conv2d
+    assert fast_conv.describe_convolutions(CPU) == "PyTorch's (not on a GPU)"
+
+
+def compute_gradients(net, images, precision):
+    net.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        net(images).float().square().mean().backward()
+    return {name: parameter.grad.double() for name, parameter in net.named_parameters()}
+
+
+@pytest.mark.usefixtures("pretends_to_be_a_gpu")
+def test_gradients_of_a_network_are_as_near_to_fp32_as_those_of_pytorch():
+    torch.manual_seed(0)
+    net = build(network("cifar-resnet8")).to(memory_format=torch.channels_last)
+    images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    exact = compute_gradients(net, images, "fp32")
+    plain = compute_gradients(net, images, "bf16")
+    install_triton_convolutions(net, CPU)
+    assert sum(isinstance(module, TritonConv2d) for module in net.modules()) == 7
+    ours = compute_gradients(net, images, "bf16")
+
+    def measure_distance(gradients):
+        return sum((gradients[name] - exact[name]).square().sum() for name in exact) ** 0.5
+
+    assert measure_distance(ours) <= 1.1 * measure_distance(plain)
