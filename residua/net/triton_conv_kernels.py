@@ -10,7 +10,7 @@ In the kernels, C channels of the source become N channels of the result, K is t
 kernel (1 or 3), and (H, W) and (OH, OW) are the sizes of the convolution's input and output.
 """
 # ruff: noqa: ANN001, ANN201, RUF005
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, import-untyped, assignment"
+# mypy: ignore-errors
 
 import triton
 import triton.language as tl
