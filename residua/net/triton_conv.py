@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residua.net.triton_conv_kernels import (
-    add_partial_sums,
-    convolve,
-    spread_gradient,
-    sum_weight_gradient,
-)
+from residua.net.triton_conv_kernels import convolve, spread_gradient
 from residua.net.triton_conv_launches import ConvShape, Launch, choose_launch
+from residua.net.triton_conv_weight_kernels import add_partial_sums, sum_weight_gradient
 
 
 class TritonConvolution(torch.autograd.Function):
@@ -26,19 +22,21 @@ class TritonConvolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        return compute_convolution(x, weight, stride)
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+            return compute_convolution(x, weight, stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        gradient = gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
         needs_input_gradient, needs_weight_gradient, _ = ctx.needs_input_grad
         input_gradient = weight_gradient = None
-        if needs_input_gradient:
-            input_gradient = compute_input_gradient(gradient, weight, x.shape, ctx.stride)
-        if needs_weight_gradient:
-            weight_gradient = compute_weight_gradient(x, gradient, weight, ctx.stride)
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+            if needs_input_gradient:
+                input_gradient = compute_input_gradient(gradient, weight, x.shape, ctx.stride)
+            if needs_weight_gradient:
+                weight_gradient = compute_weight_gradient(x, gradient, weight, ctx.stride)
         return input_gradient, weight_gradient, None
 
 
@@ -54,10 +52,37 @@ def allocate_channels_last(like: Tensor, *shape: int) -> Tensor:
     )
 
 
-def compute_convolution(
+def allocate_moments(
     x: Tensor, weight: Tensor, stride: int, launch: Launch | None = None
 ) -> Tensor:
-    """Compute the convolution of channels-last bf16 (n, c, h, w) with a channels-last weight."""
+    """Allocate the `moments` of `compute_convolution`: (programs, 2, out channels), fp32.
+
+    Each program stores the mean of `count_rows_per_program` pixels of the output, or of what is
+    left for the last one, and the sum of their squared deviations from it.
+    """
+    shape = describe_shape(x.shape, weight, stride)
+    programs = -(-shape.out_rows // count_rows_per_program(shape, launch))
+    return torch.empty(programs, 2, shape.out_channels, device=x.device)
+
+
+def count_rows_per_program(shape: ConvShape, launch: Launch | None = None) -> int:
+    launch = launch or choose_launch("forward", shape)
+    return launch.block_m * launch.tiles
+
+
+def compute_convolution(
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    launch: Launch | None = None,
+    affine: Tensor | None = None,
+    moments: Tensor | None = None,
+) -> Tensor:
+    """Compute the convolution of channels-last bf16 (n, c, h, w) with a channels-last weight.
+
+    With `affine`, which holds a and b of each channel as fp32 (2, c), the input is relu(a x + b).
+    With `moments`, of `allocate_moments`, what BN needs to know of the output is written there.
+    """
     shape = describe_shape(x.shape, weight, stride)
     launch = launch or choose_launch("forward", shape)
     output = allocate_channels_last(
@@ -65,7 +90,9 @@ def compute_convolution(
     )
     sizes = (shape.height, shape.width, shape.out_height, shape.out_width)
     channels = (shape.in_channels, shape.out_channels)
-    launch_convolve(x, weight, output, sizes, channels, stride, False, launch)
+    launch_convolve(
+        x, weight, output, sizes, channels, stride, launch, affine=affine, moments=moments
+    )
     return output
 
 
@@ -83,7 +110,7 @@ def compute_input_gradient(
     sizes = (shape.height, shape.width, shape.out_height, shape.out_width)
     channels = (shape.out_channels, shape.in_channels)
     if stride == 1:
-        launch_convolve(gradient, weight, result, sizes, channels, 1, True, launch)
+        launch_convolve(gradient, weight, result, sizes, channels, 1, launch, mirror=True)
         return result
     rows = shape.out_rows
     grid = (-(-rows // launch.block_m), -(-shape.in_channels // launch.block_n), 4)
@@ -111,8 +138,10 @@ def launch_convolve(
     sizes: tuple[int, int, int, int],
     channels: tuple[int, int],
     stride: int,
-    mirror: bool,
     launch: Launch,
+    mirror: bool = False,
+    affine: Tensor | None = None,
+    moments: Tensor | None = None,
 ) -> None:
     rows = result.shape[0] * sizes[2] * sizes[3]
     grid = (-(-rows // (launch.block_m * launch.tiles)), -(-channels[1] // launch.block_n))
@@ -120,12 +149,16 @@ def launch_convolve(
         source,
         weight,
         result,
+        affine,
+        moments,
         rows,
         *sizes,
         *channels,
         weight.shape[2],
         stride,
         mirror,
+        affine is not None,
+        moments is not None,
         launch.block_m,
         launch.block_n,
         launch.block_k,
@@ -137,9 +170,17 @@ def launch_convolve(
 
 
 def compute_weight_gradient(
-    x: Tensor, gradient: Tensor, weight: Tensor, stride: int, launch: Launch | None = None
+    x: Tensor,
+    gradient: Tensor,
+    weight: Tensor,
+    stride: int,
+    launch: Launch | None = None,
+    affine: Tensor | None = None,
 ) -> Tensor:
-    """Compute the gradient of a convolution's weight, in the weight's precision and layout."""
+    """Compute the gradient of a convolution's weight, in the weight's precision and layout.
+
+    With `affine`, the convolution's input was relu(a x + b), as in `compute_convolution`.
+    """
     shape = describe_shape(x.shape, weight, stride)
     launch = launch or choose_launch("weight_gradient", shape)
     whole = launch.whole and shape.kernel == 3
@@ -154,6 +195,7 @@ def compute_weight_gradient(
         x,
         gradient,
         partial,
+        affine,
         shape.out_rows,
         shape.height,
         shape.width,
@@ -168,6 +210,7 @@ def compute_weight_gradient(
         launch.block_k,
         steps_each,
         whole,
+        affine is not None,
         num_warps=launch.warps,
         num_stages=launch.stages,
     )

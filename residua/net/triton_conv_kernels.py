@@ -17,11 +17,32 @@ import triton.language as tl
 
 
 @triton.jit
-def load_pixels(source, offsets, k, column, row_is_inside, depth, W: tl.constexpr, C: tl.constexpr):
-    """Load the stretches at `offsets` of the source as (row, k), with zeros for padding."""
+def load_pixels(
+    source,
+    offsets,
+    k,
+    column,
+    row_is_inside,
+    depth,
+    affine,
+    W: tl.constexpr,
+    C: tl.constexpr,
+    NORMALISE: tl.constexpr,
+):
+    """Load the stretches at `offsets` of the source as (row, k), with zeros for padding.
+
+    With NORMALISE, the source is relu(a x + b), with a and b of each channel in `affine` (2, C).
+    """
     columns = column[:, None] + (k // C)[None, :]
     inside = row_is_inside[:, None] & (columns >= 0) & (columns < W) & (k < depth)[None, :]
-    return tl.load(source + (offsets[:, None] + k[None, :]), mask=inside, other=0.0)
+    pixels = tl.load(source + (offsets[:, None] + k[None, :]), mask=inside, other=0.0)
+    if NORMALISE:
+        factor = tl.load(affine + k % C)[None, :]
+        offset = tl.load(affine + C + k % C)[None, :]
+        values = pixels.to(tl.float32) * factor + offset
+        values = tl.where(values <= 0, 0.0, values)  # NaN stays NaN
+        pixels = tl.where(inside, values, 0.0).to(tl.bfloat16)
+    return pixels
 
 
 @triton.jit
@@ -50,6 +71,8 @@ def convolve(
     source,
     weight,
     result,
+    affine,
+    moments,
     rows,
     H: tl.constexpr,
     W: tl.constexpr,
@@ -60,6 +83,8 @@ def convolve(
     K: tl.constexpr,
     STRIDE: tl.constexpr,
     MIRROR: tl.constexpr,
+    NORMALISE: tl.constexpr,
+    MOMENTS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -70,6 +95,7 @@ def convolve(
 
     A program computes TILES tiles one after another.  With WHOLE_KERNEL, it keeps all weights, and
     loads all that a tile needs before it multiplies; otherwise it goes over k in a pipelined loop.
+    With MOMENTS, it also stores its rows' mean, and sum of squared deviations from it, for BN.
     """
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
@@ -79,6 +105,10 @@ def convolve(
         for step in tl.static_range(K * blocks):
             part = step % blocks * BLOCK_K + k
             weights = weights + (load_weights(weight, part, n, step // blocks, C, N, K, MIRROR),)
+    if MOMENTS:
+        first = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        squares = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for tile in range(TILES):
         m = (tl.program_id(0) * TILES + tile) * BLOCK_M + tl.arange(0, BLOCK_M)
         row = m // OW % OH * STRIDE - K // 2
@@ -91,7 +121,10 @@ def convolve(
                 inside = (m < rows) & (row + step // blocks >= 0) & (row + step // blocks < H)
                 start = offsets + step // blocks * (W * C)
                 part = step % blocks * BLOCK_K + k
-                pixels = pixels + (load_pixels(source, start, part, column, inside, K * C, W, C),)
+                seen = load_pixels(
+                    source, start, part, column, inside, K * C, affine, W, C, NORMALISE
+                )
+                pixels = pixels + (seen,)
             for step in tl.static_range(K * blocks):
                 total = tl.dot(pixels[step], weights[step], total)
         else:
@@ -100,11 +133,62 @@ def convolve(
                 inside = (m < rows) & (row + kernel_row >= 0) & (row + kernel_row < H)
                 start = offsets + kernel_row * (W * C)
                 part = step % blocks * BLOCK_K + k
-                seen = load_pixels(source, start, part, column, inside, K * C, W, C)
+                seen = load_pixels(
+                    source, start, part, column, inside, K * C, affine, W, C, NORMALISE
+                )
                 taps = load_weights(weight, part, n, kernel_row, C, N, K, MIRROR)
                 total = tl.dot(seen, taps, total)
         inside = (m < rows)[:, None] & (n < N)[None, :]
-        tl.store(result + (m[:, None] * N + n[None, :]), total.to(tl.bfloat16), mask=inside)
+        values = total.to(tl.bfloat16)
+        tl.store(result + (m[:, None] * N + n[None, :]), values, mask=inside)
+        if MOMENTS:
+            first = tl.where(tile == 0, values.to(tl.float32), first)
+            deviation = tl.where(inside, values.to(tl.float32) - first, 0.0)
+            sums += deviation
+            squares += deviation * deviation
+    if MOMENTS:
+        start = tl.program_id(0) * (TILES * BLOCK_M)
+        store_moments(
+            moments + tl.program_id(0) * (2 * N) + n,
+            first,
+            sums,
+            squares,
+            rows - start,
+            n < N,
+            N,
+            BLOCK_M,
+            TILES,
+        )
+
+
+@triton.jit
+def store_moments(
+    place,
+    first,
+    sums,
+    squares,
+    rows_left,
+    inside,
+    N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """Merge the deviations of each cell from its first value, as by Chan et al. (1983).
+
+    In fp32, E[x^2] - E[x]^2 would be wrong where the mean is large.
+    """
+    r = tl.arange(0, BLOCK_M)
+    count = tl.minimum(tl.maximum((rows_left - r + (BLOCK_M - 1)) // BLOCK_M, 0), TILES)
+    count = count.to(tl.float32)[:, None]
+    shift = sums / tl.maximum(count, 1.0)
+    cell_mean = first + shift
+    total = tl.minimum(rows_left, TILES * BLOCK_M).to(tl.float32)
+    mean = tl.sum(cell_mean * count, axis=0) / total
+    spread = tl.maximum(squares - sums * shift, 0.0)
+    distance = cell_mean - mean[None, :]
+    spread += distance * distance * count
+    tl.store(place, mean, mask=inside)
+    tl.store(place + N, tl.sum(spread, axis=0), mask=inside)
 
 
 @triton.jit
@@ -147,7 +231,9 @@ def spread_gradient(
         part = step % blocks * BLOCK_K + k
         inside = (m < rows) & (out_row + below < OH)
         start = (m + below * OW) * C
-        tile = load_pixels(gradient, start, part, out_column, inside, kernel_columns * C, OW, C)
+        tile = load_pixels(
+            gradient, start, part, out_column, inside, kernel_columns * C, None, OW, C, False
+        )
         if K == 3:
             tap = (1 + odd_row - 2 * below) * K + (1 + odd_column - 2 * (part // C))
         else:
@@ -163,86 +249,3 @@ def spread_gradient(
     inside = ((m < rows) & (row < H) & (column < W))[:, None] & (n < N)[None, :]
     pixel = (m // (OW * OH) * H + row) * W + column
     tl.store(result + (pixel[:, None] * N + n[None, :]), total.to(tl.bfloat16), mask=inside)
-
-
-@triton.jit
-def sum_weight_gradient(
-    source,
-    gradient,
-    partial,
-    rows,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    OH: tl.constexpr,
-    OW: tl.constexpr,
-    C: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    STRIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    STEPS: tl.constexpr,
-    WHOLE_KERNEL: tl.constexpr,
-):
-    """Sum the gradient of the weights over STEPS x BLOCK_R output pixels, as (m, n).
-
-    m goes over columns and channels of a kernel row.  A program sums for one kernel row, or with
-    WHOLE_KERNEL, for all three of them.
-    """
-    blocks: tl.constexpr = (K * C + BLOCK_M - 1) // BLOCK_M
-    kernel_row = tl.program_id(1) // blocks  # 0 with WHOLE_KERNEL
-    m = tl.program_id(1) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
-    first = tl.program_id(0) * (STEPS * BLOCK_R)
-    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if WHOLE_KERNEL:
-        total_1 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        total_2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for step in range(STEPS):
-        r = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
-        row = r // OW % OH * STRIDE - K // 2 + kernel_row
-        column = r % OW * STRIDE - K // 2
-        offsets = ((r // (OW * OH) * H + row) * W + column) * C
-        change = tl.load(
-            gradient + (r[:, None] * N + n[None, :]),
-            mask=(r < rows)[:, None] & (n < N)[None, :],
-            other=0.0,
-        )
-        inside = (r < rows) & (row >= 0) & (row < H)
-        tile = load_pixels(source, offsets, m, column, inside, K * C, W, C)
-        if WHOLE_KERNEL:
-            inside = (r < rows) & (row + 1 >= 0) & (row + 1 < H)
-            tile_1 = load_pixels(source, offsets + W * C, m, column, inside, K * C, W, C)
-            inside = (r < rows) & (row + 2 >= 0) & (row + 2 < H)
-            tile_2 = load_pixels(source, offsets + 2 * W * C, m, column, inside, K * C, W, C)
-        total = tl.dot(tl.trans(tile), change, total)
-        if WHOLE_KERNEL:
-            total_1 = tl.dot(tl.trans(tile_1), change, total_1)
-            total_2 = tl.dot(tl.trans(tile_2), change, total_2)
-    inside = (m < K * C)[:, None] & (n < N)[None, :]
-    place = m[:, None] + (n * (K * K * C) + kernel_row * (K * C))[None, :]
-    target = partial + tl.program_id(0) * (N * K * K * C)
-    tl.store(target + place, total, mask=inside)
-    if WHOLE_KERNEL:
-        tl.store(target + K * C + place, total_1, mask=inside)
-        tl.store(target + 2 * K * C + place, total_2, mask=inside)
-
-
-@triton.jit
-def add_partial_sums(
-    partial,
-    result,
-    PARTS: tl.constexpr,
-    SIZE: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Add PARTS arrays of SIZE in a fixed order."""
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK_P, BLOCK), tl.float32)
-    for start in range(0, PARTS, BLOCK_P):
-        part = start + tl.arange(0, BLOCK_P)
-        inside = (part < PARTS)[:, None] & (index < SIZE)[None, :]
-        total += tl.load(partial + (part[:, None] * SIZE + index[None, :]), mask=inside, other=0.0)
-    tl.store(result + index, tl.sum(total, axis=0), mask=index < SIZE)

@@ -12,6 +12,11 @@ from residua.config.papers import network
 from residua.net import fast_conv
 from residua.net.build import build
 from residua.net.fast_conv import TritonConv2d, install_triton_convolutions
+from residua.net.triton_conv import (
+    allocate_moments,
+    compute_convolution,
+    compute_weight_gradient,
+)
 from residua.net.triton_conv_launches import ConvShape, Launch
 from tests.net.triton_conv_checks import (
     assert_equals_equation,
@@ -57,6 +62,39 @@ def test_results_do_not_depend_on_the_launch_configuration(launch, stride):
     tensors = make_tensors(shape)
     expected = compute_by_equation(*tensors, stride)
     assert_equals_equation(compute_with_kernels(*tensors, stride, [launch] * 3), expected)
+
+
+@pytest.mark.parametrize("launch", [Launch(32, 16, 16, tiles=3, whole=True), Launch(64, 32, 32)])
+@pytest.mark.parametrize("mean", [0, 100])
+def test_the_moments_of_the_output_are_those_in_float64(mean, launch):
+    x, weight, _ = make_tensors(ConvShape(3, 9, 6, 16, 32, 3, 1))
+    weight[:, :, 1, 1] += mean / 100
+    x = (x * 0.1 + mean).bfloat16()
+    moments = allocate_moments(x, weight, 1, launch).fill_(torch.nan)
+    output = compute_convolution(x, weight, 1, launch, moments=moments)
+    parts = output.permute(0, 2, 3, 1).reshape(-1, 32).double().split(launch.block_m * launch.tiles)
+    means = torch.stack([part.mean(0) for part in parts])
+    spreads = torch.stack([(part - part.mean(0)).square().sum(0) for part in parts])
+    torch.testing.assert_close(moments[:, 0].double(), means, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moments[:, 1].double(), spreads, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("channels", [16, 32])
+def test_an_input_that_is_normalised_in_the_kernel_gives_what_it_gives_before_it(channels, whole):
+    launch = Launch(32, 16, 16, whole=whole)
+    x, weight, gradient = make_tensors(ConvShape(2, 5, 4, channels, 16, 3, 1))
+    affine = torch.stack([torch.linspace(-1, 2, channels), torch.linspace(1, -1, channels)])
+    a, b = affine[:, None, :, None, None]
+    normalised = (a * x + b).relu().bfloat16().contiguous(memory_format=torch.channels_last)
+    assert torch.equal(
+        compute_convolution(x, weight, 1, launch, affine=affine),
+        compute_convolution(normalised, weight, 1, launch),
+    )
+    assert torch.equal(
+        compute_weight_gradient(x, gradient, weight, 1, launch, affine),
+        compute_weight_gradient(normalised, gradient, weight, 1, launch),
+    )
 
 
 @pytest.fixture
