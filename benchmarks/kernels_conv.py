@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -54,6 +55,8 @@ SHAPES = {  # how many convolutions of a ResNet-20 have it
     ConvShape(128, 8, 8, 64, 256, 1, 1): 0,
     ConvShape(128, 16, 16, 32, 128, 1, 1): 0,
     ConvShape(128, 16, 16, 128, 32, 1, 1): 0,
+    ConvShape(128, 16, 16, 128, 128, 3, 1): 0,
+    ConvShape(128, 8, 8, 256, 256, 3, 1): 0,
 }
 Tensors = tuple[Tensor, Tensor, Tensor]
 
@@ -107,6 +110,8 @@ def list_product_launches(
         Launch(256, block_n, block_k, warps=8, stages=3),
         Launch(128, block_n, 16, stages=7),
     ]
+    if fit_block(width, 128) == 128:
+        pipelined.insert(0, Launch(128, 128, block_k, warps=8, stages=4))
     if not is_forward and shape.stride == 2:
         return pipelined
     whole = [
@@ -123,11 +128,33 @@ def list_product_launches(
             (256, block_n, 8, 3, 10**9),
         ]
     ]
-    return [whole[0], pipelined[0], *whole[1:], *pipelined[1:]]
+    launches = [whole[0], pipelined[0], *whole[1:], *pipelined[1:]]
+    return [launch for launch in launches if fits_shared_memory(launch, shape.kernel, depth)]
+
+
+def fits_shared_memory(launch: Launch, kernel: int, depth: int) -> bool:
+    if not launch.whole:
+        return True
+    blocks = kernel * -(-kernel * depth // launch.block_k)
+    copies = launch.stages if launch.tiles > 1 else 1
+    values = blocks * launch.block_k * (launch.block_m * copies + launch.block_n)
+    return 2 * values < 227 * 1024
 
 
 def list_weight_gradient_launches(shape: ConvShape) -> list[Launch]:
     n = fit_block(shape.out_channels, 64)
+    if shape.in_channels == 3:
+        return [
+            Launch(16, n, block_k, warps, 2, programs, whole=whole)
+            for block_k, warps, programs, whole in [
+                (64, 2, 528, True),
+                (128, 4, 264, True),
+                (128, 4, 528, True),
+                (128, 4, 528, False),
+                (64, 1, 1056, True),
+                (256, 8, 264, True),
+            ]
+        ]
     base = Launch(64, n, 64, programs=264)
     launches = [
         base,
@@ -290,9 +317,9 @@ def measure_pass(
 def print_pass(result: dict) -> None:
     """Print the best, second and rule's configuration, and what went wrong."""
     shape, best = ConvShape(**result["shape"]), result["trials"][0]
-    for row in result["trials"]:
-        if "problem" in row:
-            print(f"    {Launch(**row['launch'])}: {row['problem']}")
+    counts = Counter(row["problem"] for row in result["trials"] if "problem" in row)
+    for problem, count in counts.items():
+        print(f"    {count} configurations failed: {problem}")
     if "us" not in best:
         print(f"{result['pass']} {shape}: nothing worked")
         return

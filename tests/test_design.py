@@ -185,6 +185,7 @@ LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "pyarrow",
     "ray",
     "residua.net.triton_batchnorm",  # needs the optional triton
+    "residua.net.triton_conv",  # imports Triton
     "scipy.stats",
     "sklearn.cluster",
     "sklearn.datasets",

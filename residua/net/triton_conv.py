@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from residua.net.triton_conv_kernels import convolve, spread_gradient
-from residua.net.triton_conv_launches import ConvShape, Launch, choose_launch
+from residua.net.triton_conv_kernels import ProductShape, convolve, spread_gradient
+from residua.net.triton_conv_launches import ConvShape, Launch, Pass, choose_launch
 from residua.net.triton_conv_weight_kernels import add_partial_sums, sum_weight_gradient
 
 
@@ -22,7 +22,7 @@ class TritonConvolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(x):
             return compute_convolution(x, weight, stride)
 
     @staticmethod
@@ -32,7 +32,7 @@ class TritonConvolution(torch.autograd.Function):
         gradient = gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
         needs_input_gradient, needs_weight_gradient, _ = ctx.needs_input_grad
         input_gradient = weight_gradient = None
-        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(x):
             if needs_input_gradient:
                 input_gradient = compute_input_gradient(gradient, weight, x.shape, ctx.stride)
             if needs_weight_gradient:
@@ -88,12 +88,48 @@ def compute_convolution(
     output = allocate_channels_last(
         x, shape.images, shape.out_channels, shape.out_height, shape.out_width
     )
+    product = describe_product(shape)
+    launch_convolve(x, weight, output, product, launch, affine=affine, moments=moments)
+    return output
+
+
+def describe_product(shape: ConvShape, direction: Pass = "forward") -> ProductShape:
     sizes = (shape.height, shape.width, shape.out_height, shape.out_width)
     channels = (shape.in_channels, shape.out_channels)
-    launch_convolve(
-        x, weight, output, sizes, channels, stride, launch, affine=affine, moments=moments
+    if direction == "input_gradient":
+        channels = channels[::-1]
+    return ProductShape(*sizes, *channels, shape.kernel, shape.stride)
+
+
+def launch_convolve(
+    source: Tensor,
+    weight: Tensor,
+    result: Tensor,
+    product: ProductShape,
+    launch: Launch,
+    mirror: bool = False,
+    affine: Tensor | None = None,
+    moments: Tensor | None = None,
+) -> None:
+    rows = result.numel() // product.N
+    grid = (-(-rows // (launch.block_m * launch.tiles)), -(-product.N // launch.block_n))
+    convolve[grid](
+        source,
+        weight,
+        result,
+        affine,
+        moments,
+        rows,
+        product,
+        mirror,
+        launch.block_m,
+        launch.block_n,
+        launch.block_k,
+        launch.tiles,
+        launch.whole,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
     )
-    return output
 
 
 def compute_input_gradient(
@@ -107,21 +143,17 @@ def compute_input_gradient(
     shape = describe_shape(x_shape, weight, stride)
     launch = launch or choose_launch("input_gradient", shape)
     result = allocate_channels_last(gradient, *x_shape)
-    sizes = (shape.height, shape.width, shape.out_height, shape.out_width)
-    channels = (shape.out_channels, shape.in_channels)
+    product = describe_product(shape, "input_gradient")
     if stride == 1:
-        launch_convolve(gradient, weight, result, sizes, channels, 1, launch, mirror=True)
+        launch_convolve(gradient, weight, result, product, launch, mirror=True)
         return result
-    rows = shape.out_rows
-    grid = (-(-rows // launch.block_m), -(-shape.in_channels // launch.block_n), 4)
+    grid = (-(-shape.out_rows // launch.block_m), -(-shape.in_channels // launch.block_n), 4)
     spread_gradient[grid](
         gradient,
         weight,
         result,
-        rows,
-        *sizes,
-        *channels,
-        shape.kernel,
+        shape.out_rows,
+        product,
         launch.block_m,
         launch.block_n,
         launch.block_k,
@@ -129,44 +161,6 @@ def compute_input_gradient(
         num_stages=launch.stages,
     )
     return result
-
-
-def launch_convolve(
-    source: Tensor,
-    weight: Tensor,
-    result: Tensor,
-    sizes: tuple[int, int, int, int],
-    channels: tuple[int, int],
-    stride: int,
-    launch: Launch,
-    mirror: bool = False,
-    affine: Tensor | None = None,
-    moments: Tensor | None = None,
-) -> None:
-    rows = result.shape[0] * sizes[2] * sizes[3]
-    grid = (-(-rows // (launch.block_m * launch.tiles)), -(-channels[1] // launch.block_n))
-    convolve[grid](
-        source,
-        weight,
-        result,
-        affine,
-        moments,
-        rows,
-        *sizes,
-        *channels,
-        weight.shape[2],
-        stride,
-        mirror,
-        affine is not None,
-        moments is not None,
-        launch.block_m,
-        launch.block_n,
-        launch.block_k,
-        launch.tiles,
-        launch.whole,
-        num_warps=launch.warps,
-        num_stages=launch.stages,
-    )
 
 
 def compute_weight_gradient(
@@ -197,20 +191,12 @@ def compute_weight_gradient(
         partial,
         affine,
         shape.out_rows,
-        shape.height,
-        shape.width,
-        shape.out_height,
-        shape.out_width,
-        shape.in_channels,
-        shape.out_channels,
-        shape.kernel,
-        stride,
+        describe_product(shape),
         launch.block_m,
         launch.block_n,
         launch.block_k,
         steps_each,
         whole,
-        affine is not None,
         num_warps=launch.warps,
         num_stages=launch.stages,
     )

@@ -3,7 +3,7 @@
 Nothing is tuned while a net trains, because the order of the sums depends on the configuration.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Pass = Literal["forward", "input_gradient", "weight_gradient"]
@@ -65,33 +65,48 @@ def choose_launch(direction: Pass, shape: ConvShape) -> Launch:
 
 
 def choose_launch_by_rule(direction: Pass, shape: ConvShape) -> Launch:
-    """Return a launch configuration that suits any shape."""
+    """Return a launch configuration that suits any shape.
+
+    Few channels leave room for all the weights of a kernel, which a program then uses for several
+    tiles, so that there are two programs for each of an H100's 132 multiprocessors.
+    """
     if direction == "weight_gradient":
         return choose_weight_gradient_launch(shape)
-    if direction == "forward":
-        depth, width, rows = shape.in_channels, shape.out_channels, shape.out_rows
-    else:
-        depth, width, rows = shape.out_channels, shape.in_channels, shape.out_rows
-    block_n = fit_block(width, largest=64)
-    block_m = 128 if rows * -(-width // block_n) >= 128 * 264 else 64
-    block_k = fit_block(depth, largest=64)
-    whole = shape.kernel * shape.kernel * depth <= 144 and (
-        direction == "forward" or shape.stride == 1
-    )
-    return Launch(block_m, block_n, block_k, whole=whole)
+    depth, width = shape.in_channels, shape.out_channels
+    if direction == "input_gradient":
+        depth, width = width, depth
+    block_n, block_k = fit_block(width, 64), fit_block(depth, 64)
+    is_spread = direction == "input_gradient" and shape.stride == 2
+    if shape.kernel * shape.kernel * depth > 288 or is_spread:
+        return choose_large_block(shape.out_rows, width, block_k)
+    block_m = 128 if depth <= 16 else 64
+    tiles = shape.out_rows // block_m * -(-width // block_n) // 256
+    return Launch(block_m, block_n, block_k, stages=2, tiles=max(1, min(8, tiles)), whole=True)
+
+
+def choose_large_block(rows: int, width: int, block_k: int) -> Launch:
+    """Return the launch with the largest block that leaves work for the whole GPU."""
+    for block_m, block_n, warps in ((128, 128, 8), (128, 64, 4), (128, 32, 4), (64, 32, 4)):
+        fits = fit_block(width, block_n) == block_n
+        if fits and -(-rows // block_m) * -(-width // block_n) >= 264:
+            return Launch(block_m, block_n, block_k, warps, stages=4)
+    return Launch(64, fit_block(width, 32), block_k, stages=4)
 
 
 def choose_weight_gradient_launch(shape: ConvShape) -> Launch:
-    block_n = fit_block(shape.out_channels, largest=64)
-    launch = Launch(64, block_n, 64)
-    if shape.kernel == 3 and shape.in_channels <= 16:
-        launch = replace(launch, block_k=128, whole=True)
-    return launch
+    if min(shape.in_channels, shape.out_channels) >= 128:
+        return Launch(128, fit_block(shape.out_channels, 128), 64, warps=8)
+    block_m = 64 if shape.kernel * shape.in_channels > 16 else 16
+    whole = shape.kernel == 3 and shape.in_channels <= 32
+    return Launch(block_m, fit_block(shape.out_channels, 64), 64, whole=whole)
 
 
 def fit_block(channels: int, largest: int) -> int:
-    """Return the largest power of 2, from 16 to `largest`, that divides `channels`, or else 16."""
+    """Return the largest power of 2, from 16 to `largest`, whose multiple is close to `channels`.
+
+    At most a quarter of the blocks' columns is unused, if a block of 16 does not leave more.
+    """
     block = largest
-    while block > 16 and channels % block:
+    while block > 16 and -(-channels // block) * block * 3 > channels * 4:
         block //= 2
     return block

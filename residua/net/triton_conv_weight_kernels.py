@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from residua.net.triton_conv_kernels import load_pixels
+from residua.net.triton_conv_kernels import load_kernel_row_pixels
 
 
 @triton.jit
@@ -15,27 +15,19 @@ def sum_weight_gradient(
     partial,
     affine,
     rows,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    OH: tl.constexpr,
-    OW: tl.constexpr,
-    C: tl.constexpr,
-    N: tl.constexpr,
-    K: tl.constexpr,
-    STRIDE: tl.constexpr,
+    S: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
     STEPS: tl.constexpr,
     WHOLE_KERNEL: tl.constexpr,
-    NORMALISE: tl.constexpr,
 ):
     """Sum the gradient of the weights over STEPS x BLOCK_R output pixels, as (m, n).
 
     m goes over columns and channels of a kernel row.  A program sums for one kernel row, or with
     WHOLE_KERNEL, for all three of them.
     """
-    blocks: tl.constexpr = (K * C + BLOCK_M - 1) // BLOCK_M
+    blocks: tl.constexpr = (S.K * S.C + BLOCK_M - 1) // BLOCK_M
     kernel_row = tl.program_id(1) // blocks  # 0 with WHOLE_KERNEL
     m = tl.program_id(1) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(2) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -46,34 +38,26 @@ def sum_weight_gradient(
         total_2 = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(STEPS):
         r = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
-        row = r // OW % OH * STRIDE - K // 2 + kernel_row
-        column = r % OW * STRIDE - K // 2
-        offsets = ((r // (OW * OH) * H + row) * W + column) * C
-        change = tl.load(
-            gradient + (r[:, None] * N + n[None, :]),
-            mask=(r < rows)[:, None] & (n < N)[None, :],
-            other=0.0,
-        )
-        inside = (r < rows) & (row >= 0) & (row < H)
-        tile = load_pixels(source, offsets, m, column, inside, K * C, affine, W, C, NORMALISE)
+        row = r // S.OW % S.OH * S.STRIDE - S.K // 2
+        column = r % S.OW * S.STRIDE - S.K // 2
+        at = ((r // (S.OW * S.OH) * S.H + row) * S.W + column) * S.C
+        inside = (r < rows)[:, None] & (n < S.N)[None, :]
+        change = tl.load(gradient + (r[:, None] * S.N + n[None, :]), mask=inside, other=0.0)
+        pixels = (source, at, m, row, column, r < rows)
+        seen = load_kernel_row_pixels(*pixels, affine, kernel_row, S)
+        total = tl.dot(tl.trans(seen), change, total)
         if WHOLE_KERNEL:
-            inside = (r < rows) & (row + 1 >= 0) & (row + 1 < H)
-            start = offsets + W * C
-            tile_1 = load_pixels(source, start, m, column, inside, K * C, affine, W, C, NORMALISE)
-            inside = (r < rows) & (row + 2 >= 0) & (row + 2 < H)
-            start = offsets + 2 * W * C
-            tile_2 = load_pixels(source, start, m, column, inside, K * C, affine, W, C, NORMALISE)
-        total = tl.dot(tl.trans(tile), change, total)
-        if WHOLE_KERNEL:
-            total_1 = tl.dot(tl.trans(tile_1), change, total_1)
-            total_2 = tl.dot(tl.trans(tile_2), change, total_2)
-    inside = (m < K * C)[:, None] & (n < N)[None, :]
-    place = m[:, None] + (n * (K * K * C) + kernel_row * (K * C))[None, :]
-    target = partial + tl.program_id(0) * (N * K * K * C)
+            seen = load_kernel_row_pixels(*pixels, affine, 1, S)
+            total_1 = tl.dot(tl.trans(seen), change, total_1)
+            seen = load_kernel_row_pixels(*pixels, affine, 2, S)
+            total_2 = tl.dot(tl.trans(seen), change, total_2)
+    inside = (m < S.K * S.C)[:, None] & (n < S.N)[None, :]
+    place = m[:, None] + (n * (S.K * S.K * S.C) + kernel_row * (S.K * S.C))[None, :]
+    target = partial + tl.program_id(0) * (S.N * S.K * S.K * S.C)
     tl.store(target + place, total, mask=inside)
     if WHOLE_KERNEL:
-        tl.store(target + K * C + place, total_1, mask=inside)
-        tl.store(target + 2 * K * C + place, total_2, mask=inside)
+        tl.store(target + S.K * S.C + place, total_1, mask=inside)
+        tl.store(target + 2 * S.K * S.C + place, total_2, mask=inside)
 
 
 @triton.jit
