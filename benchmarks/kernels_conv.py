@@ -88,7 +88,8 @@ def list_launches(direction: Pass, shape: ConvShape) -> list[Launch]:
         launches = list_product_launches(
             shape, *((depth, width) if is_forward else (width, depth)), is_forward
         )
-    return list(dict.fromkeys([choose_launch_by_rule(direction, shape), *launches]))
+    launches = list(dict.fromkeys([choose_launch_by_rule(direction, shape), *launches]))
+    return launches if SHAPES.get(shape) else launches[:7]
 
 
 def list_product_launches(
@@ -344,6 +345,51 @@ def print_sum(results: list[dict]) -> None:
     print(f"convolutions of a ResNet-20 step: cuDNN {sums[0]:.0f} us, best {sums[1]:.0f} us")
 
 
+def measure_overlap(shape: ConvShape, results: list[dict]) -> dict[str, object]:
+    """Measure both gradients with the best configurations, in turn and side by side."""
+    launches = {
+        result["pass"]: Launch(**result["trials"][0]["launch"])
+        for result in results
+        if result["shape"] == asdict(shape) and "us" in result["trials"][0]
+    }
+    gradients = [Trial(name, shape, launches[name]) for name in PASSES[1:] if name in launches]
+    buffers = [make_tensors(shape, "cuda", seed) for seed in range(BUFFERS)]
+    side = torch.cuda.Stream()
+
+    def run_in_turn(tensors: Tensors) -> list[Tensor]:
+        return [trial.run(tensors) for trial in gradients]
+
+    def run_side_by_side(tensors: Tensors) -> list[Tensor]:
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            later = gradients[-1].run(tensors)
+        first = gradients[0].run(tensors)
+        torch.cuda.current_stream().wait_stream(side)
+        return [first, later]
+
+    return {
+        "shape": asdict(shape),
+        "in_turn_us": measure_microseconds(run_in_turn, buffers),
+        "side_by_side_us": measure_microseconds(run_side_by_side, buffers),
+    }
+
+
+def print_overlap(results: list[dict]) -> list[dict]:
+    rows = []
+    for shape in list(SHAPES)[:5] if torch.cuda.is_available() else []:
+        try:
+            row = measure_overlap(shape, results)
+        except Exception as error:
+            print(f"both gradients of {shape}: {error}")
+            continue
+        rows.append(row)
+        print(
+            f"both gradients of {shape.in_channels} -> {shape.out_channels}:"
+            f" in turn {row['in_turn_us']:.1f} us, side by side {row['side_by_side_us']:.1f} us"
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -372,11 +418,18 @@ def main() -> None:
             print("out of time")
             break
         mine = [t for t in trials if (t.direction, t.shape) == (direction, shape)]
-        results.append(measure_pass(direction, shape, mine, problems))
+        try:
+            results.append(measure_pass(direction, shape, mine, problems))
+        except Exception as error:
+            print(f"{direction} {shape}: {type(error).__name__}: {error}")
+            continue
         print_pass(results[-1])
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        write_json(arguments.json, {"device": device, "torch": torch.__version__, "all": results})
+        write_json(arguments.json, {"passes": results})
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    record = {"device": device, "torch": torch.__version__, "passes": results}
+    write_json(arguments.json, record)
     print_sum(results)
+    write_json(arguments.json, {**record, "overlap": print_overlap(results)})
     print(f"{time.monotonic() - started:.0f} s")
 
 

@@ -84,7 +84,9 @@ def has_supported_shape(conv: nn.Conv2d) -> bool:
 def can_run_in_triton(conv: nn.Conv2d, x: Tensor) -> bool:
     """Return whether an input's device, precision and layout suit the Triton kernels."""
     return (
-        not find_triton_obstacle(x.device)
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not find_triton_obstacle(x.device)
         and (x.dtype == torch.bfloat16 or x.dtype == torch.float32)
         and computes_in_bf16(conv, x)
         and x.dim() == 4
@@ -92,7 +94,6 @@ def can_run_in_triton(conv: nn.Conv2d, x: Tensor) -> bool:
         and x.numel() // x.shape[1] * conv.out_channels < 2**31
         and x.is_contiguous(memory_format=torch.channels_last)
         and conv.weight.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
     )
 
 

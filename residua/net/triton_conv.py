@@ -16,28 +16,38 @@ from residua.net.triton_conv_weight_kernels import add_partial_sums, sum_weight_
 
 
 class TritonConvolution(torch.autograd.Function):
-    """A convolution with padding for equal size: `apply(x, weight, stride)`, in bf16."""
+    """A bf16 convolution padded by half of its kernel: `apply(x, weight, stride, with_moments)`.
+
+    With moments, it returns the output and what `allocate_moments` describes, without gradient.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, stride: int, with_moments: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         with torch.cuda.device_of(x):
-            return compute_convolution(x, weight, stride)
+            if not with_moments:
+                return compute_convolution(x, weight, stride)
+            moments = allocate_moments(x, weight, stride)
+            ctx.mark_non_differentiable(moments)
+            return compute_convolution(x, weight, stride, moments=moments), moments
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, gradient: Tensor, _: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
-        needs_input_gradient, needs_weight_gradient, _ = ctx.needs_input_grad
         input_gradient = weight_gradient = None
         with torch.cuda.device_of(x):
-            if needs_input_gradient:
+            if ctx.needs_input_grad[0]:
                 input_gradient = compute_input_gradient(gradient, weight, x.shape, ctx.stride)
-            if needs_weight_gradient:
+            if ctx.needs_input_grad[1]:
                 weight_gradient = compute_weight_gradient(x, gradient, weight, ctx.stride)
-        return input_gradient, weight_gradient, None
+        return input_gradient, weight_gradient, None, None
 
 
 def describe_shape(x_shape: torch.Size, weight: Tensor, stride: int) -> ConvShape:

@@ -13,6 +13,7 @@ from residua.net import fast_conv
 from residua.net.build import build
 from residua.net.fast_conv import TritonConv2d, install_triton_convolutions
 from residua.net.triton_conv import (
+    TritonConvolution,
     allocate_moments,
     compute_convolution,
     compute_weight_gradient,
@@ -77,6 +78,22 @@ def test_the_moments_of_the_output_are_those_in_float64(mean, launch):
     spreads = torch.stack([(part - part.mean(0)).square().sum(0) for part in parts])
     torch.testing.assert_close(moments[:, 0].double(), means, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(moments[:, 1].double(), spreads, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_the_same_with_moments():
+    x, weight, gradient = make_tensors(ConvShape(2, 5, 4, 16, 16, 3, 1))
+    x.requires_grad_()
+    weight.requires_grad_()
+    output, moments = TritonConvolution.apply(x, weight, 1, True)
+    assert not moments.requires_grad
+    plain = TritonConvolution.apply(x, weight, 1)
+    assert torch.equal(output, plain)
+    for result in (output, plain):
+        x.grad = weight.grad = None
+        result.backward(gradient)
+        assert_equals_equation(
+            (result, x.grad, weight.grad), compute_by_equation(x, weight, gradient, 1)
+        )
 
 
 @pytest.mark.parametrize("whole", [True, False])

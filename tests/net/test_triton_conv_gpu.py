@@ -19,23 +19,21 @@ from tests.net.triton_conv_checks import (
 )
 
 SHAPES = [
-    ConvShape(images, side, side, in_channels, out_channels, kernel, stride)
-    for images in (128, 37)
-    for side, in_channels, out_channels, kernel, stride in [
-        (32, 3, 16, 3, 1),
-        (32, 16, 16, 3, 1),
-        (32, 16, 32, 3, 2),
-        (16, 32, 32, 3, 1),
-        (16, 32, 64, 3, 2),
-        (8, 64, 64, 3, 1),
-        (32, 16, 32, 1, 2),
-        (32, 64, 16, 1, 1),
-        (32, 16, 64, 1, 1),
-        (8, 256, 64, 1, 1),
-        (8, 64, 256, 1, 1),
-        (9, 48, 80, 3, 2),
-        (14, 256, 256, 3, 1),
-    ]
+    ConvShape(128, 32, 32, 3, 16, 3, 1),
+    ConvShape(128, 32, 32, 16, 16, 3, 1),
+    ConvShape(128, 32, 32, 16, 32, 3, 2),
+    ConvShape(128, 16, 16, 32, 32, 3, 1),
+    ConvShape(128, 16, 16, 32, 64, 3, 2),
+    ConvShape(128, 8, 8, 64, 64, 3, 1),
+    ConvShape(128, 32, 32, 16, 32, 1, 2),
+    ConvShape(128, 32, 32, 64, 16, 1, 1),
+    ConvShape(128, 32, 32, 16, 64, 1, 1),
+    ConvShape(128, 8, 8, 256, 64, 1, 1),
+    ConvShape(128, 8, 8, 64, 256, 1, 1),
+    ConvShape(37, 32, 32, 16, 16, 3, 1),
+    ConvShape(37, 8, 8, 64, 64, 3, 1),
+    ConvShape(37, 9, 9, 48, 80, 3, 2),
+    ConvShape(64, 14, 14, 256, 256, 3, 1),
 ]
 
 
