@@ -19,6 +19,7 @@ batches          the endless stream of training batches, as a function of the st
 augment          crops, flips, colour changes, mixing and normalisation of a batch
 random_changes   TrivialAugment and RandAugment of a batch
 counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
+epoch_orders     the random order in which an epoch uses the training images
 check            find the problems of a data set of photos before training
 checked_image    the check of a single photo: size, hashes, histogram and warnings
 near_duplicates  find images that look the same

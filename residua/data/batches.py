@@ -23,7 +23,8 @@ from residua.data.augment import (
     random_resized_crop,
     shrink_images,
 )
-from residua.data.counter_rng import RandomStream, random_bits_from_keys, random_permutation
+from residua.data.counter_rng import RandomStream, random_bits_from_keys
+from residua.data.epoch_orders import EpochOrders
 from residua.data.images import Images
 from residua.data.random_changes import apply_rand_augment, apply_trivial_augment
 from residua.data.user_transform import UserTransform, apply_user_transform
@@ -83,10 +84,7 @@ class TrainingBatches:
             if augment.pad > self.on_the_fly_padding
             else images.pixels
         )
-        self.images_by_class = list_images_by_class(images.labels) if balance_classes else []
-        # the orders of two epochs in a row, which a batch can need; that of epoch e in row e % 2
-        self.orders = images.labels.new_zeros(2, len(images))
-        self.epochs_of_orders: list[int | None] = [None, None]
+        self.orders = EpochOrders(images.labels, seed, balance_classes=balance_classes)
 
     @property
     def can_be_captured(self) -> bool:
@@ -95,48 +93,6 @@ class TrainingBatches:
         calls_user_code = self.transform is not None or bool(augment.extra)
         waits_for_device = augment.trivial or augment.randaugment  # for the images to equalize
         return not calls_user_code and not waits_for_device
-
-    def epoch_order(self, epoch: int) -> Tensor:
-        """Compute the sample numbers of an epoch (n,), in the order in which they are used.
-
-        With n images, sample number i + k * n is image i, used for the k-th time in this epoch,
-        counted from 0.  Unless classes are balanced, k is always 0.
-        """
-        order = (
-            self.compute_balanced_order(epoch)
-            if self.images_by_class
-            else random_permutation(
-                len(self.images),
-                self.seed,
-                RandomStream.ORDER,
-                epoch,
-                device=self.images.labels.device,
-            )
-        )
-        return order.to(self.images.labels.device)
-
-    def compute_balanced_order(self, epoch: int) -> Tensor:
-        """Compute the sample numbers (n,) of an epoch with equally many samples of each class.
-
-        The samples of a class are its images, repeated as often as needed, each time in a new
-        random order.  Then the samples of all classes are shuffled.
-        """
-        count = len(self.images)
-        images_per_class = -(-count // len(self.images_by_class))
-        samples_by_class = []
-        for label, images in enumerate(self.images_by_class):
-            passes = range(-(-images_per_class // len(images)))
-            orders = [
-                random_permutation(
-                    len(images), self.seed, RandomStream.CLASS_ORDER, epoch, label, k
-                )
-                for k in passes
-            ]
-            samples = torch.cat([images[orders[k]] + k * count for k in passes])
-            samples_by_class.append(samples[:images_per_class])
-        all_samples = torch.cat(samples_by_class)
-        order = random_permutation(len(all_samples), self.seed, RandomStream.ORDER, epoch)
-        return all_samples[order[:count]]
 
     def make_batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Make this rank's part of batch `step`: m images and labels, m = batch size / world size.
@@ -150,10 +106,7 @@ class TrainingBatches:
     def load_orders(self, step: int) -> None:
         """Compute the orders of the epochs from which batch `step` takes samples, if need be."""
         first, end = step * self.batch_size, (step + 1) * self.batch_size
-        for epoch in {first // len(self.images), (end - 1) // len(self.images)}:
-            if self.epochs_of_orders[epoch % 2] != epoch:
-                self.orders[epoch % 2] = self.epoch_order(epoch)
-                self.epochs_of_orders[epoch % 2] = epoch
+        self.orders.load({first // len(self.images), (end - 1) // len(self.images)})
 
     def size_share(self, step: int) -> float:
         """Return the share of `crop_size` that the sides of the images of batch `step` have."""
@@ -170,7 +123,7 @@ class TrainingBatches:
         device = self.images.labels.device
         positions = step * self.batch_size + torch.arange(start, end, device=device)
         epochs = positions // len(self.images)
-        samples = self.orders[epochs % 2, positions % len(self.images)]
+        samples = self.orders.rows[epochs % 2, positions % len(self.images)]
         is_mixed = self.augment.mixup + self.augment.cutmix
         make_samples = self.mix_samples if is_mixed else self.augment_samples
         pixels, labels = make_samples(epochs, samples)
@@ -275,12 +228,6 @@ def shrink_sides(size: tuple[int, int], share: float) -> tuple[int, int]:
     """Multiply height and width by `share`, rounded to whole pixels, at least 1."""
     height, width = size
     return max(round(share * height), 1), max(round(share * width), 1)
-
-
-def list_images_by_class(labels: Tensor) -> list[Tensor]:
-    """List the indices of the images of each class that occurs in labels (n,), on the CPU."""
-    labels = labels.cpu()
-    return [(labels == c).nonzero()[:, 0] for c in sorted(set(labels.tolist()))]
 
 
 def make_training_batches(

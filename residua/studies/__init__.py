@@ -3,6 +3,7 @@
 run_study    trains the runs of a study that have no result in its folder yet
 study_data   finds the data of a study, and chooses the size of photographs
 local        trains runs in parallel processes of this machine
+gpu_threads  trains several runs at once on one GPU
 ray_cluster  trains runs on the machines of a Ray cluster
 """
 

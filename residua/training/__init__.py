@@ -4,6 +4,7 @@ run               train a run into its folder, and measure its result
 prepared_run      read the data, build the network, and choose the function that trains it
 loop              the training loop: steps, evaluations, metrics, checkpoints
 step              one step: forward pass, backward pass, update
+prefetched_batch  assembles the next batch on a GPU beside the current step
 weight_average    a running average of the weights over the steps
 prepared_network  freeze what a recipe freezes, and move the network to its device
 optimisers        build torch optimisers and their parameter groups

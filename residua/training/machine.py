@@ -16,6 +16,7 @@ from residua.errors import UsageError, unknown_name_error
 from residua.net.activation_checkpoint import checkpoint_activations, draws_randomly
 from residua.net.build import ResidualNetwork
 from residua.net.cropped_conv import crop_kernels
+from residua.net.fast_conv import describe_convolutions, install_triton_convolutions
 from residua.net.fused_bn import install_fused_batchnorm
 from residua.net.fused_bn_kernels import describe_fused_kernels
 from residua.net.native_bf16 import device_has_bf16
@@ -42,23 +43,34 @@ class Machine:
     def prepare_model_in_place(self, net: ModuleT) -> ModuleT:
         """Move `net` to the device in channels-last layout, and prepare it in place.
 
-        In bf16 on a CPU, kernels are cropped to their inputs (see `net.cropped_conv`), and fused BN
-        is installed.  Activation checkpointing is if `recompute` is not "none".
+        In bf16, fused BN is installed, kernels are cropped to their inputs on a CPU (see
+        `net.cropped_conv`), and small convolutions run as Triton kernels on a GPU (see
+        `net.fast_conv`).  Activation checkpointing is installed if `recompute` is not "none".
         """
-        if self.uses_fused_bn:
-            crop_kernels(net)
+        if self.precision == "bf16":
+            if self.device.type == "cpu":
+                crop_kernels(net)
+            install_triton_convolutions(net, self.device)
+            if isinstance(net, ResidualNetwork):
+                install_fused_batchnorm(net, self.device)
         if isinstance(net, ResidualNetwork):
-            if self.uses_fused_bn:
-                install_fused_batchnorm(net)
             checkpoint_activations(net, self.recompute)
         layout = torch.channels_last
         moved: ModuleT = net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return moved
 
-    @property
-    def uses_fused_bn(self) -> bool:
-        """Whether `prepare_model_in_place` installs fused BN, which it does in bf16 on a CPU."""
-        return self.device.type == "cpu" and self.precision == "bf16"
+    def describe_engine(self, net: nn.Module, bn_splits: int = 1) -> dict[str, Json]:
+        """Say by what means each part of a step of `net`, prepared here, is computed."""
+        # synchronised BN, with more ranks than splits, has no fused kernels
+        has_fused_kernels = self.precision == "bf16" and bn_splits >= self.group.world_size
+        is_captured = self.can_use_cuda_graph(net, bn_splits)
+        return {
+            "step": "one CUDA graph" if is_captured else "kernel by kernel",
+            "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
+            "convolutions": describe_convolutions(self.device)
+            if self.precision == "bf16"
+            else "PyTorch's",
+        }
 
     def can_use_cuda_graph(self, net: nn.Module, bn_splits: int = 1) -> bool:
         """Return whether a step of `net` with `bn_splits` can be captured as one CUDA graph.
@@ -80,8 +92,7 @@ class Machine:
         device = f"CPU, {platform.machine()}"
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name()
-        # synchronised BN, with more ranks than splits, has no fused kernels
-        has_fused_kernels = self.uses_fused_bn and bn_splits >= self.group.world_size
+        has_fused_kernels = self.precision == "bf16" and bn_splits >= self.group.world_size
         return {
             "residua": __version__,
             "torch": torch.__version__,
@@ -89,7 +100,7 @@ class Machine:
             "device": device,
             "threads": torch.get_num_threads(),
             "precision": self.precision,
-            "kernels": describe_fused_kernels() if has_fused_kernels else "PyTorch's",
+            "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
             "recompute": self.recompute,
             **({"processes": self.group.world_size} if self.group.world_size > 1 else {}),
         }

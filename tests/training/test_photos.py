@@ -415,7 +415,7 @@ def test_balance_samples_each_class_equally_often(photo_folder):
     assert all((counts - 33).abs().max() <= 2 for counts in epochs), epochs
     indices_seen = torch.cat(
         [
-            (batches.epoch_order(epoch) % 100)[labels[batches.epoch_order(epoch) % 100] == 0]
+            (batches.orders.compute(epoch) % 100)[labels[batches.orders.compute(epoch) % 100] == 0]
             for epoch in range(3)
         ]
     )
