@@ -15,12 +15,12 @@ pytest.importorskip("triton")
 
 def test_interpreted_kernels_pass_the_tests_of_their_own_process():
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    settings = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "tests/net/interpreted_triton_conv.py"],
         cwd=root,
-        env=environment,
+        env=os.environ | settings,
         capture_output=True,
         text=True,
         timeout=300,
