@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from residua.net.fused_bn_kernels import explain_missing_kernels
 
 CHANNEL_LIMIT = 256
+MEASURED_CAPABILITY = (9, 0)  # H100 and H200
 
 
 class TritonConv2d(nn.Conv2d):
@@ -50,7 +51,11 @@ def describe_convolutions(device: torch.device) -> str:
 
 def explain_missing_convolutions(device: torch.device) -> str | None:
     """Return the reason why convolutions in Triton cannot be used on a device; None if they can."""
-    return "Triton's are for a GPU" if device.type == "cpu" else explain_missing_kernels(device)
+    if device.type != "cuda":
+        return "Triton's are for a GPU"
+    if torch.cuda.get_device_capability(device) != MEASURED_CAPABILITY:
+        return "Triton's were measured on Hopper GPUs only"  # others have less shared memory
+    return explain_missing_kernels(device)
 
 
 def has_supported_shape(conv: nn.Conv2d) -> bool:
