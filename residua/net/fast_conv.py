@@ -4,13 +4,13 @@ cuDNN spends 15 to 20 us on a deterministic bf16 convolution of 16 to 64 channel
 what its memory traffic takes, and converts the weights at every step.
 """
 
-from functools import cache
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor, nn
 
+from residua.net.fused_bn_kernels import explain_missing_kernels
+
 CHANNEL_LIMIT = 256
+MEASURED_CAPABILITY = (9, 0)  # H100 and H200
 
 
 class TritonConv2d(nn.Conv2d):
@@ -36,7 +36,7 @@ def install_triton_convolutions(net: nn.Module, device: torch.device) -> None:
     It does nothing unless `device` is a GPU that the kernels run on.  Parameters and their names
     stay the same; in another layout or precision, such a module does what it did before.
     """
-    if find_triton_obstacle(device):
+    if explain_missing_convolutions(device):
         return
     for module in net.modules():
         if type(module) is nn.Conv2d and has_supported_shape(module):
@@ -44,21 +44,18 @@ def install_triton_convolutions(net: nn.Module, device: torch.device) -> None:
 
 
 def describe_convolutions(device: torch.device) -> str:
-    """Say whose convolutions `install_triton_convolutions` chooses for a device, and why."""
-    obstacle = find_triton_obstacle(device)
-    return f"PyTorch's ({obstacle})" if obstacle else "Triton"
+    """Name the convolutions that `install_triton_convolutions` chooses, or say why none are."""
+    reason = explain_missing_convolutions(device)
+    return f"PyTorch's convolutions: {reason}" if reason else "convolutions in Triton"
 
 
-@cache
-def find_triton_obstacle(device: torch.device) -> str:
-    """Return why convolutions cannot run in Triton on a device, or an empty text if they can."""
+def explain_missing_convolutions(device: torch.device) -> str | None:
+    """Return the reason why convolutions in Triton cannot be used on a device; None if they can."""
     if device.type != "cuda":
-        return "not on a GPU"
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    if torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
-        return "the GPU is not an NVIDIA one of compute capability 8.0 or later"
-    return ""
+        return "Triton's are for a GPU"
+    if torch.cuda.get_device_capability(device) != MEASURED_CAPABILITY:
+        return "Triton's were measured on Hopper GPUs only"  # others have less shared memory
+    return explain_missing_kernels(device)
 
 
 def has_supported_shape(conv: nn.Conv2d) -> bool:
@@ -86,7 +83,7 @@ def can_run_in_triton(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not find_triton_obstacle(x.device)
+        and explain_missing_convolutions(x.device) is None
         and (x.dtype == torch.bfloat16 or x.dtype == torch.float32)
         and computes_in_bf16(conv, x)
         and x.dim() == 4

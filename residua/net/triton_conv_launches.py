@@ -89,7 +89,7 @@ def choose_large_block(rows: int, width: int, block_k: int) -> Launch:
     for block_m, block_n, warps in ((128, 128, 8), (128, 64, 4), (128, 32, 4), (64, 32, 4)):
         fits = fit_block(width, block_n) == block_n
         if fits and -(-rows // block_m) * -(-width // block_n) >= 264:
-            return Launch(block_m, block_n, block_k, warps, stages=4)
+            return Launch(block_m, block_n, block_k, warps, stages=3 if block_n == 128 else 4)
     return Launch(64, fit_block(width, 32), block_k, stages=4)
 
 

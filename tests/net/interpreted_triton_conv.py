@@ -1,7 +1,5 @@
 """Tests of convolutions in Triton that test_triton_conv.py runs in a process of their own."""
 
-import tests.net.triton_interpreter  # isort: skip  # before anything imports Triton
-
 from itertools import product
 
 import pytest
@@ -25,13 +23,14 @@ from tests.net.triton_conv_checks import (
     compute_with_kernels,
     make_tensors,
 )
+from tests.triton_interpreter import mend_triton_interpreter
 
-assert tests.net.triton_interpreter
+mend_triton_interpreter()  # TRITON_INTERPRET is set for this process
 CPU = torch.device("cpu")
 SHAPES = [
     ConvShape(*sizes, *channels, kernel, stride)
     for (sizes, channels), kernel, stride in product(
-        [((2, 8, 8), (16, 16)), ((1, 5, 7), (16, 32)), ((3, 6, 4), (64, 48)), ((1, 7, 3), (3, 16))],
+        [((2, 8, 8), (16, 16)), ((1, 5, 7), (16, 32)), ((1, 5, 4), (64, 48)), ((1, 7, 3), (3, 16))],
         (1, 3),
         (1, 2),
     )
@@ -59,7 +58,7 @@ def test_output_and_gradients_are_those_of_the_equation_in_float64(shape):
     ],
 )
 def test_results_do_not_depend_on_the_launch_configuration(launch, stride):
-    shape = ConvShape(3, 9, 6, 16, 32, 3, stride)
+    shape = ConvShape(2, 7, 6, 16, 32, 3, stride)
     tensors = make_tensors(shape)
     expected = compute_by_equation(*tensors, stride)
     assert_equals_equation(compute_with_kernels(*tensors, stride, [launch] * 3), expected)
@@ -116,7 +115,7 @@ def test_an_input_that_is_normalised_in_the_kernel_gives_what_it_gives_before_it
 
 @pytest.fixture
 def pretends_to_be_a_gpu(monkeypatch):
-    monkeypatch.setattr(fast_conv, "find_triton_obstacle", lambda device: "")
+    monkeypatch.setattr(fast_conv, "explain_missing_convolutions", lambda device: None)
 
 
 def build_conv(*arguments, **settings):
@@ -186,7 +185,7 @@ def test_other_precisions_and_layouts_are_computed_by_pytorch():
 def test_nothing_changes_without_a_gpu():
     net = build_conv(16, 16, 3, 1, 1, bias=False)
     assert type(net[0]) is nn.Conv2d
-    assert fast_conv.describe_convolutions(CPU) == "PyTorch's (not on a GPU)"
+    assert "GPU" in fast_conv.describe_convolutions(CPU)
 
 
 def compute_gradients(net, images, precision):
@@ -200,7 +199,7 @@ def compute_gradients(net, images, precision):
 def test_gradients_of_a_network_are_as_near_to_fp32_as_those_of_pytorch():
     torch.manual_seed(0)
     net = build(network("cifar-resnet8")).to(memory_format=torch.channels_last)
-    images = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     exact = compute_gradients(net, images, "fp32")
     plain = compute_gradients(net, images, "bf16")
     install_triton_convolutions(net, CPU)
