@@ -31,6 +31,10 @@ activation_checkpoint  recompute activations in the backward pass
 fold_bn                fold BN into the weights before it, for inference
 fused_bn               compute BN, addition and ReLU in one kernel, for training in bf16
 fused_bn_kernels       compile, load and call the C kernels of `fused_bn`
+fast_conv              convolutions that run as Triton kernels on a GPU where these are faster
+batch_moments          the moments that a convolution computes for the BN after it
+gradient_stream        compute weight gradients beside the rest of the backward pass, on a GPU
+triton_conv            launch the Triton kernels of convolutions
 triton_batchnorm       launch the Triton kernels of `fused_bn`, on a GPU
 triton_bn_kernels      the Triton kernels of BN
 native_bf16            detect whether a device multiplies bf16 matrices in hardware

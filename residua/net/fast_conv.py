@@ -7,9 +7,11 @@ what its memory traffic takes, and converts the weights at every step.
 import torch
 from torch import Tensor, nn
 
+from residua.net.batch_moments import BatchMoments
 from residua.net.fused_bn_kernels import explain_missing_kernels
 
-CHANNEL_LIMIT = 256
+CHANNEL_LIMITS = {1: 256, 3: 64}  # by kernel size; cuDNN is faster on larger ones
+MAX_MOMENT_PARTS = 512  # every program of the kernel of BN reads all of them
 MEASURED_CAPABILITY = (9, 0)  # H100 and H200
 
 
@@ -28,6 +30,25 @@ class TritonConv2d(nn.Conv2d):
             x.to(torch.bfloat16), self.weight, self.stride[0]
         )
         return output
+
+    def forward_with_moments(self, x: Tensor) -> tuple[Tensor, BatchMoments | None]:
+        """Return the output and its moments, for a BN that follows; None if it computes none."""
+        if not can_run_in_triton(self, x):
+            return super().forward(x), None
+        from residua.net.triton_conv import (
+            TritonConvolution,
+            count_rows_per_program,
+            describe_shape,
+        )
+
+        shape = describe_shape(x.shape, self.weight, self.stride[0])
+        rows_per_part = count_rows_per_program(shape)
+        if shape.out_rows > MAX_MOMENT_PARTS * rows_per_part:
+            return self(x), None
+        output, parts = TritonConvolution.apply(  # type: ignore[no-untyped-call]
+            x.to(torch.bfloat16), self.weight, self.stride[0], True
+        )
+        return output, BatchMoments(parts, rows_per_part)
 
 
 def install_triton_convolutions(net: nn.Module, device: torch.device) -> None:
@@ -72,9 +93,8 @@ def has_supported_shape(conv: nn.Conv2d) -> bool:
         and conv.padding_mode == "zeros"
         and conv.bias is None
         and conv.out_channels % 16 == 0
-        and conv.out_channels <= CHANNEL_LIMIT
         and (conv.in_channels == 3 or conv.in_channels % 16 == 0)
-        and conv.in_channels <= CHANNEL_LIMIT
+        and max(conv.in_channels, conv.out_channels) <= CHANNEL_LIMITS[kernel]
     )
 
 

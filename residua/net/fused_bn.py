@@ -13,7 +13,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from residua.net.batch_moments import BatchMoments
 from residua.net.build import ResidualNetwork, ResidualUnit
+from residua.net.fast_conv import TritonConv2d
 from residua.net.fused_bn_kernels import (
     CPU,
     BatchNormAddReLUFunction,
@@ -70,7 +72,7 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return apply_fused_layers(self, x)
+        return apply_fused_layers(self, x)[0]
 
 
 class FusedUnit(ResidualUnit):
@@ -88,12 +90,12 @@ class FusedUnit(ResidualUnit):
     def forward(self, x: Tensor) -> Tensor:
         x = self.lead(x)
         *layers, norm = self.branch
-        branch = apply_fused_layers(layers, x)
+        branch, moments = apply_fused_layers(layers, x, is_before_norm=True)
         shortcut = None if self.shortcut is None else self.shortcut(x)
         y: Tensor
         if can_fuse_norm(norm, branch) and can_fuse_shortcut(shortcut, branch):
             relu_follows = [type(layer) for layer in self.after] == [nn.ReLU]
-            y = normalise_add_relu(norm, branch, shortcut, relu_follows)
+            y = normalise_add_relu(norm, branch, shortcut, relu_follows, moments)
             if not relu_follows:
                 y = self.after(y)
             return y
@@ -104,19 +106,34 @@ class FusedUnit(ResidualUnit):
         return y
 
 
-def apply_fused_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers in order; the kernel computes each BN it supports, with any ReLU right after."""
+def apply_fused_layers(
+    layers: Iterable[nn.Module], x: Tensor, is_before_norm: bool = False
+) -> tuple[Tensor, BatchMoments | None]:
+    """Apply layers in order; the kernel computes each BN it supports, with any ReLU right after.
+
+    A convolution before a BN computes the moments that this needs if it can.  `is_before_norm` says
+    that a BN follows the last layer.  Returns the output and its moments, if they are known.
+    """
     remaining = list(layers)
+    moments: BatchMoments | None = None
     while remaining:
         layer = remaining.pop(0)
         if can_fuse_norm(layer, x):
             relu_follows = bool(remaining) and type(remaining[0]) is nn.ReLU
             if relu_follows:
                 remaining.pop(0)
-            x = normalise_add_relu(layer, x, None, relu_follows)
+            x, moments = normalise_add_relu(layer, x, None, relu_follows, moments), None
+        elif type(layer) is TritonConv2d and (
+            uses_batch_statistics(remaining[0]) if remaining else is_before_norm and layer.training
+        ):
+            x, moments = layer.forward_with_moments(x)
         else:
-            x = layer(x)
-    return x
+            x, moments = layer(x), None
+    return x, moments
+
+
+def uses_batch_statistics(layer: nn.Module) -> bool:
+    return type(layer) is nn.BatchNorm2d and layer.training
 
 
 def can_fuse_norm(layer: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
@@ -147,16 +164,21 @@ def can_fuse_shortcut(shortcut: Tensor | None, branch: Tensor) -> bool:
 
 
 def normalise_add_relu(
-    norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, apply_relu: bool
+    norm: nn.BatchNorm2d,
+    x: Tensor,
+    residual: Tensor | None,
+    apply_relu: bool,
+    moments: BatchMoments | None = None,
 ) -> Tensor:
     """Compute BN(x) in the kernel, add `residual` if it is given, and apply ReLU if `apply_relu`.
 
+    `moments` are those of x, if they are known already.
     The running statistics of the BN are updated if it tracks them, and so is its count of batches.
     """
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     y: Tensor = choose_kernel_function(x.device).apply(  # type: ignore[no-untyped-call]
-        x, residual, norm.weight, norm.bias, norm, apply_relu
+        x, residual, norm.weight, norm.bias, norm, apply_relu, moments
     )
     return y
 

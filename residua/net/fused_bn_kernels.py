@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from residua.files import atomic_write, clean_up_interrupted_writes, hold_output_lock
+from residua.net.batch_moments import BatchMoments
 
 CPU = torch.device("cpu")
 OLDEST_GPU_CAPABILITY = (8, 0)  # Ampere, the first with bf16
@@ -90,6 +91,7 @@ class BatchNormAddReLUFunction(torch.autograd.Function):
         bias: Tensor,
         norm: nn.BatchNorm2d,
         apply_relu: bool,
+        moments: BatchMoments | None = None,  # which no convolution computes on a CPU
     ) -> Tensor:
         channels = x.shape[1]
         if norm.track_running_stats and norm.num_batches_tracked is not None:
@@ -119,7 +121,7 @@ class BatchNormAddReLUFunction(torch.autograd.Function):
         call_kernel("residua_backward", *tensors, ctx.rows, x.shape[1], ctx.relu)
         if ctx.adds and y is None:  # without a ReLU, the gradient of the sum is that of `residual`
             dresidual = dy
-        return dx, dresidual, dweight, dbias, None, None
+        return dx, dresidual, dweight, dbias, None, None, None
 
 
 def call_kernel(kernel_name: str, *arguments: Tensor | float | None) -> None:

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from residua.net.batch_moments import BatchMoments
 from residua.net.triton_bn_kernels import (
     input_gradient_kernel,
     normalise_kernel,
@@ -53,7 +54,31 @@ class KernelPlan:
     arguments: dict[str, int]
 
 
-MEASURED_LAUNCHES: dict[tuple[Direction, int, int], BatchNormLaunches] = {}
+MEASURED_LAUNCHES: dict[tuple[Direction, int, int], BatchNormLaunches] = {
+    ("forward", 16, 18): BatchNormLaunches(KernelLaunch(256, 4096, 8), KernelLaunch(264, 4096, 8)),
+    ("backward", 16, 18): BatchNormLaunches(KernelLaunch(256, 4096, 8), KernelLaunch(264, 2048, 4)),
+    ("forward", 32, 16): BatchNormLaunches(KernelLaunch(128, 4096, 8), KernelLaunch(132, 4096, 8)),
+    ("backward", 32, 16): BatchNormLaunches(KernelLaunch(128, 4096, 8), KernelLaunch(132, 2048, 4)),
+    ("backward", 64, 14): BatchNormLaunches(KernelLaunch(64, 4096, 8), KernelLaunch(132, 2048, 4)),
+    ("forward", 64, 20): BatchNormLaunches(KernelLaunch(256, 4096, 8), KernelLaunch(528, 4096, 8)),
+    ("backward", 64, 20): BatchNormLaunches(KernelLaunch(256, 4096, 8), KernelLaunch(528, 2048, 4)),
+    ("forward", 64, 18): BatchNormLaunches(KernelLaunch(256, 4096, 8), KernelLaunch(264, 4096, 8)),
+    ("backward", 64, 18): BatchNormLaunches(KernelLaunch(256, 4096, 8), KernelLaunch(528, 2048, 4)),
+    ("backward", 256, 18): BatchNormLaunches(
+        KernelLaunch(128, 4096, 8), KernelLaunch(132, 2048, 4)
+    ),
+    ("backward", 128, 16): BatchNormLaunches(
+        KernelLaunch(128, 4096, 8), KernelLaunch(132, 2048, 4)
+    ),
+    ("forward", 512, 16): BatchNormLaunches(KernelLaunch(128, 4096, 8), KernelLaunch(33, 4096, 8)),
+    ("backward", 512, 16): BatchNormLaunches(KernelLaunch(64, 4096, 4), KernelLaunch(66, 2048, 4)),
+    ("forward", 256, 14): BatchNormLaunches(KernelLaunch(64, 4096, 8), KernelLaunch(33, 4096, 8)),
+    ("backward", 256, 14): BatchNormLaunches(KernelLaunch(64, 4096, 8), KernelLaunch(66, 2048, 4)),
+    ("forward", 1024, 14): BatchNormLaunches(KernelLaunch(64, 4096, 8), KernelLaunch(16, 4096, 8)),
+    ("backward", 1024, 14): BatchNormLaunches(KernelLaunch(32, 4096, 4), KernelLaunch(33, 2048, 4)),
+    ("forward", 512, 12): BatchNormLaunches(KernelLaunch(32, 4096, 4), KernelLaunch(33, 2048, 4)),
+    ("backward", 512, 12): BatchNormLaunches(KernelLaunch(32, 4096, 8), KernelLaunch(33, 2048, 4)),
+}
 """The fastest launches on an H100 by pass, number of channels and bit length of the number of rows,
 where they are better than the rule of `choose_launches` (benchmarks/kernels_bn.py)."""
 
@@ -122,8 +147,11 @@ class TritonBatchNormAddReLUFunction(torch.autograd.Function):
         bias: Tensor,
         norm: nn.BatchNorm2d,
         apply_relu: bool,
+        moments: BatchMoments | None = None,
     ) -> Tensor:
-        y, batch_stats = launch_forward(x, residual, weight, bias, norm, apply_relu)
+        y, batch_stats = launch_forward(
+            x, residual, weight, bias, norm, apply_relu, moments=moments
+        )
         ctx.relu, ctx.adds = apply_relu, residual is not None
         kept_output = y if ctx.adds and apply_relu else None
         ctx.save_for_backward(x, batch_stats, weight, bias, kept_output)
@@ -138,7 +166,7 @@ class TritonBatchNormAddReLUFunction(torch.autograd.Function):
         dx, dresidual, dweight, dbias = launch_backward(dy, x, y, *parameters, ctx.relu)
         if ctx.adds and y is None:  # without a ReLU, the gradient of the sum is that of `residual`
             dresidual = dy
-        return dx, dresidual, dweight, dbias, None, None
+        return dx, dresidual, dweight, dbias, None, None, None
 
 
 def launch_forward(
@@ -149,35 +177,41 @@ def launch_forward(
     norm: nn.BatchNorm2d,
     apply_relu: bool,
     launches: BatchNormLaunches | None = None,
+    moments: BatchMoments | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Compute y and the statistics (2, c) of the batch: the means and 1 / standard deviation."""
+    """Compute y and the statistics (2, c) of the batch: the means and 1 / standard deviation.
+
+    `moments` are those of x, if they are known already.
+    """
     rows, channels = x.numel() // x.shape[1], x.shape[1]
     launches = launches or choose_launches(rows, channels, "forward")
     sums, apply = plan_kernels(rows, channels, launches)
     y, batch_stats = torch.empty_like(x), torch.empty(2, channels, device=x.device)
-    partials = torch.empty(sums.grid[0], 2, channels, device=x.device)
     batch_count = norm.num_batches_tracked if norm.track_running_stats else None
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        sum_batch_kernel[sums.grid](x, partials, **sums.arguments)
+        if moments is None:
+            parts = torch.empty(sums.grid[0], 2, channels, device=x.device)
+            sum_batch_kernel[sums.grid](x, parts, **sums.arguments)
+            moments = BatchMoments(parts, sums.arguments["rows_per_program"])
         normalise_kernel[apply.grid](
             x,
             x if residual is None else residual,
             y,
-            partials,
+            moments.parts,
             weight,
             bias,
             batch_stats,
             norm.running_mean,
             norm.running_var,
             batch_stats if batch_count is None else batch_count,
-            rows_per_partial=sums.arguments["rows_per_program"],
+            rows_per_partial=moments.rows_per_part,
             eps=norm.eps,
             momentum=norm.momentum,
             ADD=residual is not None,
             RELU=apply_relu,
             TRACK=norm.track_running_stats,
             COUNT=batch_count is not None,
-            **apply.arguments,
+            **(apply.arguments | {"programs": len(moments.parts)}),
         )
     return y, batch_stats
 

@@ -4,12 +4,14 @@ This module needs Triton; see `fast_conv` for modules that use it where it helps
 """
 # mypy: disable-error-code="no-untyped-call"
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from residua.net.gradient_stream import current_gradient_stream
 from residua.net.triton_conv_kernels import ProductShape, convolve, spread_gradient
 from residua.net.triton_conv_launches import ConvShape, Launch, Pass, choose_launch
 from residua.net.triton_conv_weight_kernels import add_partial_sums, sum_weight_gradient
@@ -27,11 +29,15 @@ class TritonConvolution(torch.autograd.Function):
     ) -> Tensor | tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
+        ctx.gradient_stream = current_gradient_stream.get()
+        if ctx.gradient_stream is not None:
+            ctx.gradient_stream.uses[id(weight)] += 1
         with torch.cuda.device_of(x):
             if not with_moments:
                 return compute_convolution(x, weight, stride)
             moments = allocate_moments(x, weight, stride)
             ctx.mark_non_differentiable(moments)
+            ctx.set_materialize_grads(False)  # no zeros for the moments
             return compute_convolution(x, weight, stride, moments=moments), moments
 
     @staticmethod
@@ -43,10 +49,15 @@ class TritonConvolution(torch.autograd.Function):
         gradient = gradient.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
         input_gradient = weight_gradient = None
         with torch.cuda.device_of(x):
+            if ctx.needs_input_grad[1]:
+                compute = partial(compute_weight_gradient, x, gradient, weight, ctx.stride)
+                weight_gradient = (
+                    compute()
+                    if ctx.gradient_stream is None
+                    else ctx.gradient_stream.compute(weight, compute, (x, gradient))
+                )
             if ctx.needs_input_grad[0]:
                 input_gradient = compute_input_gradient(gradient, weight, x.shape, ctx.stride)
-            if ctx.needs_input_grad[1]:
-                weight_gradient = compute_weight_gradient(x, gradient, weight, ctx.stride)
         return input_gradient, weight_gradient, None, None
 
 

@@ -12,6 +12,7 @@ from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.net.activation_checkpoint import draws_randomly
 from residua.net.freeze import last_layer_parameters, list_unfrozen_batchnorms
+from residua.net.gradient_stream import WeightGradientStream
 from residua.training.cuda_graph import CudaGraphedCallable, StepFunction
 from residua.training.distributed import local_bn_splits
 from residua.training.machine import Machine
@@ -81,6 +82,10 @@ class TrainingStep:
         self.graph_key: tuple[object, ...] = ()
         self.prefetched: PrefetchedBatch | None = None
         self.average = WeightAverage(net, ema) if ema else None
+        # gradients of several splits are added to each other
+        self.gradient_stream: WeightGradientStream | None = None
+        if self.uses_cuda_graph and bn_splits == 1:
+            self.gradient_stream = WeightGradientStream(machine.device)
 
     def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         """Train on a batch; return its mean loss and its number of wrong predictions, as scalars.
@@ -192,10 +197,13 @@ class TrainingStep:
         Both results are scalar tensors.  The gradient of loss / `loss_divisor` is added to the
         `.grad` of the parameters.
         """
-        with self.machine.autocast():
+        stream = self.gradient_stream
+        with self.machine.autocast(), stream.attached() if stream else nullcontext():
             logits = self.net(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         (loss / loss_divisor).backward()  # type: ignore[no-untyped-call]
+        if stream:
+            stream.join()
         true_classes = labels if labels.dim() == 1 else labels.argmax(1)
         return loss.detach(), (logits.argmax(1) != true_classes).sum()
 
