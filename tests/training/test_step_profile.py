@@ -1,0 +1,292 @@
+"""Where a step goes: the parts have the times of the profiler, and kernels those who start them."""
+
+import gzip
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from residua.cli.main import main
+from residua.config.dataset import get_dataset
+from residua.config.papers import network
+from residua.config.recipe import recipe
+from residua.config.run import Run
+from residua.data.batches import make_training_batches
+from residua.data.read import read_split
+from residua.errors import UsageError
+from residua.training import step_profile
+from residua.training.distributed import DataParallelGroup
+from residua.training.machine import set_up_machine
+from residua.training.step_parts import (
+    BATCHES,
+    BATCHNORM,
+    CONVOLUTION,
+    OPTIMISER,
+    OTHER,
+    PARTS,
+    WAITING,
+    classify_kernel,
+    list_host_events,
+    sum_cpu_parts,
+    sum_gpu_parts,
+)
+from residua.training.step_profile import LastPhase, profile_run, scale_parts
+
+OPTIONS = ["--model", "cifar-resnet8", "--recipe", "fast", "--set", "batch_size=32"]
+
+
+@pytest.fixture
+def small_products(monkeypatch):
+    monkeypatch.setattr(step_profile, "PRODUCT_SIDES", (256, 512))
+    monkeypatch.setattr(step_profile, "TIMED_SECONDS", 0.0)
+
+
+def make_steps(**changes):
+    data = get_dataset("digits")
+    run_recipe = replace(recipe("small"), batch_size=32, **changes)
+    run = Run(network("cifar-resnet8", input=data.input, classes=10), "digits", run_recipe, 0)
+    machine = set_up_machine("fp32", device_choice="cpu")
+    images = read_split(data, "train", None)
+    batches = make_training_batches(images, run_recipe, data, data.mean, data.std, 0, (0, 1))
+    return LastPhase(run, run_recipe, batches, machine, run_recipe.total_steps(len(images)))
+
+
+def test_a_profile_names_parts_and_limit_and_writes_a_trace(capfd, tmp_path, small_products):
+    command = ["train", "digits", *OPTIONS, "--profile", "--out", str(tmp_path / "p")]
+    assert main([*command, "--json", "--device", "cpu"]) == 0
+    output, errors = capfd.readouterr()
+    facts = json.loads(output)
+    assert [part["name"] for part in facts["parts"]] == list(PARTS)
+    assert all(part["milliseconds"] > 0 for part in facts["parts"])
+    total = sum(part["milliseconds"] for part in facts["parts"])
+    assert total == pytest.approx(facts["milliseconds"])
+    assert facts["images_per_second"] == pytest.approx(32_000 / total)
+    assert 0 < facts["share_of_limit"] <= 1
+    assert facts["share_of_limit"] == pytest.approx(facts["step_tflops"] / facts["limit_tflops"])
+    assert "USDT" not in errors  # the profiler's own messages
+    assert facts["trace"] == str(tmp_path / "p" / "PROFILE.json.gz")
+    trace = json.loads(gzip.decompress((tmp_path / "p" / "PROFILE.json.gz").read_bytes()))
+    steps = [e for e in trace["traceEvents"] if e.get("name") == "residua: step"]
+    assert len(steps) == facts["traced_steps"] == 5
+    times = sum_cpu_parts(trace["traceEvents"])
+    assert sum(times.values()) == pytest.approx(sum(e["dur"] for e in steps), rel=0.01)
+    check_parts_of_operators(trace["traceEvents"])
+
+    assert main([*command, "--device", "cpu"]) == 0  # a profile may be replaced
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("step ")] == ["100.0"]
+
+
+def check_parts_of_operators(events):
+    parts = {}
+    for event in list_host_events(events):
+        parts.setdefault(event.name, set()).add(event.part)
+    assert parts["aten::bmm"] == {OPTIMISER}  # Muon's products
+    assert OPTIMISER not in parts["aten::cross_entropy_loss"]
+    assert parts["aten::convolution_backward"] == parts["aten::conv2d"] == {CONVOLUTION}
+    assert parts["aten::index"] == {BATCHES}
+
+
+def test_the_parts_sum_to_the_times_of_the_profiler_itself(tmp_path):
+    steps = make_steps()
+    step_profile.prepare_profiler()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        steps.take_step()
+    profiler.export_chrome_trace(str(tmp_path / "t.json"))
+    times = sum_cpu_parts(json.loads((tmp_path / "t.json").read_text())["traceEvents"])
+    averages = {average.key: average for average in profiler.key_averages()}
+    own = {name: average.self_cpu_time_total for name, average in averages.items()}
+    assert times[WAITING] == pytest.approx(own.pop("residua: step"), rel=0.01)
+    assert sum(times.values()) - times[WAITING] == pytest.approx(sum(own.values()), rel=0.01)
+    for part, names in (
+        (
+            CONVOLUTION,
+            ("aten::conv2d", "autograd::engine::evaluate_function: ConvolutionBackward0"),
+        ),
+        (
+            BATCHNORM,
+            ("aten::batch_norm", "autograd::engine::evaluate_function: NativeBatchNormBackward0"),
+        ),
+        (BATCHES, ("residua: batch",)),
+    ):
+        assert times[part] == pytest.approx(
+            sum(averages[name].cpu_time_total for name in names), rel=0.01
+        )
+
+
+def test_the_operations_are_those_that_pytorch_counts():
+    for changes in ({}, {"sizes": (0.5,)}, {"freeze": True}):
+        steps = make_steps(**changes)
+        with FlopCounterMode(display=False) as counter:
+            steps.take_step()
+        # PyTorch computes no gradient of the images, which is below 2 % of all
+        assert counter.get_total_flops() == pytest.approx(steps.count_operations(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        (
+            "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize64x32x64_"
+            "warpgroupsize1x1x1_g1_execute_segment_k_off_kernel__5x_cudnn",
+            CONVOLUTION,
+        ),
+        ("sm80_xmma_wgrad_implicit_gemm_indexed_tf32f32_tf32f32_f32_nhwckrsc_nhwc", CONVOLUTION),
+        (
+            "void cutlass__5x_cudnn::Kernel<cutlass_tensorop_bf16_s16816dgrad_optimized>",
+            CONVOLUTION,
+        ),
+        ("void wgrad2d_grouped_direct_kernel<__nv_bfloat16, float>(...)", CONVOLUTION),
+        ("void cudnn::ops::nchwToNhwcKernel<float, float, float, false, true>(...)", CONVOLUTION),
+        ("convolve", CONVOLUTION),
+        ("spread_gradient", CONVOLUTION),
+        ("sum_weight_gradient", CONVOLUTION),
+        ("add_partial_sums", CONVOLUTION),
+        ("void cudnn::batchnorm_fwtr_nhwc_semiPersist<__nv_bfloat16, float>(...)", BATCHNORM),
+        ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float, int, 512, true, 1>(...)", BATCHNORM),
+        ("void at::native::batch_norm_collect_statistics_channels_last_kernel<...>", BATCHNORM),
+        ("sum_batch_kernel", BATCHNORM),
+        ("normalise_kernel", BATCHNORM),
+        ("sum_gradients_kernel", BATCHNORM),
+        ("input_gradient_kernel", BATCHNORM),
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<...>", OPTIMISER),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor>", OTHER),
+        ("nvjet_hsh_64x8_64x16_4x1_v_bz_TNT", OTHER),
+        ("Memset (Device)", OTHER),
+    ],
+)
+def test_kernels_are_known_by_their_names(name, part):
+    assert classify_kernel(name) == part
+
+
+class FakeTrace:
+    """Writes events as the profiler does, of a host and of a GPU, in microseconds."""
+
+    def __init__(self):
+        self.events, self.correlation = [], 0
+
+    def add(self, category, name, start, duration, thread=1, **arguments):
+        self.events.append(
+            {
+                "ph": "X",
+                "cat": category,
+                "name": name,
+                "ts": start,
+                "dur": duration,
+                "tid": thread,
+                "args": arguments,
+            }
+        )
+
+    def launch(self, kernels, at, call="cudaLaunchKernel", thread=1):
+        self.correlation += 1
+        self.add("cuda_runtime", call, at, 1, thread, correlation=self.correlation)
+        for name, start, duration, grid in kernels:
+            self.add("kernel", name, start, duration, 7, correlation=self.correlation, grid=grid)
+
+
+FILL, COPY, GEMM = "vectorized_elementwise_kernel", "Memcpy DtoD", "nvjet_tst_64x64"
+KERNELS = [  # name, start, duration, grid
+    (FILL, 100, 10, [1]),  # of the batch
+    ("sm90_xmma_fprop_implicit_gemm", 110, 50, [8]),
+    (FILL, 160, 20, [1]),  # a ReLU
+    (GEMM, 180, 5, [2]),  # the last layer
+    (GEMM, 190, 30, [2]),  # of Muon
+    ("multi_tensor_apply_kernel", 220, 10, [4]),
+]
+
+
+def make_trace_without_graph():
+    trace = FakeTrace()
+    trace.add("user_annotation", "residua: step", 0, 400)
+    trace.add("user_annotation", "residua: batch", 1, 9)
+    trace.launch(KERNELS[:1], 5)
+    trace.add("cpu_op", "aten::cudnn_convolution", 10, 9)
+    trace.launch(KERNELS[1:2], 12)
+    trace.add("cpu_op", "aten::relu", 20, 9)
+    trace.launch(KERNELS[2:3], 22)
+    trace.add("cpu_op", "aten::addmm", 20, 9, thread=2)
+    trace.launch(KERNELS[3:4], 22.5, thread=2)
+    trace.add("user_annotation", "Optimizer.step#MuonOptimiser.step", 40, 50)
+    trace.add("cpu_op", "aten::bmm", 50, 10)
+    trace.launch(KERNELS[4:5], 51, "cuLaunchKernelEx")
+    trace.launch(KERNELS[5:6], 70)
+    return trace.events
+
+
+def test_a_gpus_kernels_belong_to_the_range_or_the_operator_that_starts_them():
+    expected = {
+        CONVOLUTION: 50,
+        BATCHNORM: 0,
+        OTHER: 25,
+        OPTIMISER: 40,
+        BATCHES: 10,
+        WAITING: 0,
+    }
+    assert sum_gpu_parts(make_trace_without_graph()) == expected
+
+
+def test_the_kernels_of_a_graph_have_the_parts_of_a_step_without_a_graph():
+    trace = FakeTrace()
+    for start in (0, 1000):
+        trace.add("user_annotation", "residua: step", start, 10)
+        moved = [(name, at + start, duration, grid) for name, at, duration, grid in KERNELS]
+        # the batch runs beside the convolution now, and 4 us longer than it
+        moved[0] = (FILL, 105 + start, 59, [1])
+        moved[2] = (FILL, 170 + start, 20, [1])
+        trace.launch([*moved, (GEMM, 300 + start, 7, [3])], start + 5, "cudaGraphLaunch")
+    times = sum_gpu_parts(trace.events, make_trace_without_graph())
+    assert times[CONVOLUTION] == 2 * 50
+    assert times[BATCHES] == 2 * (59 - 50)
+    assert times[OPTIMISER] == 2 * 40
+    assert times[OTHER] == 2 * (20 + 7)  # the last layer runs beside the ReLU here
+    by_name = sum_gpu_parts(trace.events)
+    assert by_name[OPTIMISER] == 2 * 10  # without that step, products of matrices are unknown
+
+
+def test_a_gpu_waits_for_the_rest_of_the_step_and_is_never_busier_than_it():
+    parts = dict.fromkeys(PARTS, 0.0) | {CONVOLUTION: 2.0, OPTIMISER: 1.0}
+    assert {p["name"]: p["milliseconds"] for p in scale_parts(parts, 5.0)}[WAITING] == 2
+    busy = {p["name"]: p["milliseconds"] for p in scale_parts(parts, 1.5)}
+    assert (busy[CONVOLUTION], busy[OPTIMISER], busy[WAITING]) == (1.0, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dry-run"], "two looks at a run"),
+        (["--model", "vlad"], "has no training steps to profile"),
+        (["--out", "{run}"], "is not empty and has no PROFILE.json.gz"),
+        (["--out", "{file}"], "cannot be written"),
+        (["--save-every", "nonsense"], "is not an interval"),
+    ],
+)
+def test_a_profile_that_cannot_be_made_is_refused_in_a_sentence(options, message, capsys, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
+    (tmp_path / "file").touch()
+    places = {"run": tmp_path / "run", "file": tmp_path / "file"}
+    words = [option.format(**places) for option in options]
+    out = [] if "--out" in words else ["--out", str(tmp_path / "p")]
+    assert main(["train", "digits", "--profile", *out, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
+
+
+def test_several_processes_are_not_profiled(tmp_path):
+    run_recipe = recipe("small")
+    run = Run(network("cifar-resnet8", input=(1, 8, 8), classes=10), "digits", run_recipe, 0)
+    machine = replace(set_up_machine("fp32"), group=DataParallelGroup(0, 2))
+    with pytest.raises(UsageError, match="without torchrun"):
+        profile_run(run, machine, tmp_path / "PROFILE.json.gz")
+
+
+def test_the_steps_do_not_change_the_weights():
+    steps = make_steps()
+    before = [parameter.clone() for parameter in steps.training_step.net.parameters()]
+    steps.take_step()
+    after = steps.training_step.net.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
