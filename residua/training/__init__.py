@@ -30,6 +30,7 @@ user_additions    a module and a transform of the user's, which no JSON describe
 dry_run           preview a run without training it
 step_profile      where a step goes: its parts, and its share of the machine's limit
 step_parts        the parts of a step, from a trace of the profiler
+product_rate      the rate of a large matrix product, the limit of a step
 find_lr           the learning-rate range test
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes

@@ -31,6 +31,7 @@ from residua.net.model_folder import build_untrained
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
 from residua.training.prepared_network import prepare_network_for_recipe
+from residua.training.product_rate import measure_product_rate
 from residua.training.step import TrainingStep, make_training_step
 from residua.training.step_parts import (
     BATCH_RANGE,
@@ -48,9 +49,6 @@ MIN_TIMED_STEPS, MAX_TIMED_STEPS = 5, 100
 TIMED_SECONDS = 1.0  # after which, and the fewest steps, no more are timed
 TRACED_STEPS = 5
 MAX_TRACED_LAYERS = 1000  # of all traced steps together, so that the trace stays small; our choice
-PRODUCT_SIDES = 2048, 4096  # of the matrices whose product gives the limit
-MAX_PRODUCT_SECONDS = 2.0  # of the larger product; if it takes longer, the smaller one is used
-PRODUCT_REPETITIONS = {"cpu": 2, "cuda": 20}
 
 
 def profile_run(
@@ -270,36 +268,3 @@ def scale_parts(parts: dict[str, float], milliseconds: float) -> list[Json]:
         parts = parts | {WAITING: max(milliseconds - sum(parts.values()), 0.0)}
     scale = milliseconds / sum(parts.values())
     return [{"name": name, "milliseconds": scale * time} for name, time in parts.items()]
-
-
-def measure_product_rate(machine: Machine) -> tuple[int, float]:
-    """Measure the rate of a product of square matrices: their side, and operations per second.
-
-    The rate is the best of some repetitions, in the precision of the machine.
-    """
-    kind = machine.device.type
-    small, large = PRODUCT_SIDES
-    rate = 0.0
-    side = small
-    for side, repetitions in ((small, 2), (large, PRODUCT_REPETITIONS[kind])):
-        if rate and 2 * side**3 / rate > MAX_PRODUCT_SECONDS:
-            return small, rate
-        dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-        a, b = torch.randn(2, side, side, device=machine.device).to(dtype)
-        rate = 2 * side**3 / min(time_product(a, b) for _ in range(repetitions))
-    return side, rate
-
-
-def time_product(a: Tensor, b: Tensor) -> float:
-    """Measure the seconds of one matrix product; on a GPU, the mean of several in a row."""
-    count = 1
-    if a.is_cuda:
-        count = 10
-        torch.mm(a, b)
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(count):
-        torch.mm(a, b)
-    if a.is_cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / count

@@ -17,7 +17,7 @@ from residua.config.run import Run
 from residua.data.batches import make_training_batches
 from residua.data.read import read_split
 from residua.errors import UsageError
-from residua.training import step_profile
+from residua.training import product_rate, step_profile
 from residua.training.distributed import DataParallelGroup
 from residua.training.machine import set_up_machine
 from residua.training.step_parts import (
@@ -40,7 +40,7 @@ OPTIONS = ["--model", "cifar-resnet8", "--recipe", "fast", "--set", "batch_size=
 
 @pytest.fixture
 def small_products(monkeypatch):
-    monkeypatch.setattr(step_profile, "PRODUCT_SIDES", (256, 512))
+    monkeypatch.setattr(product_rate, "PRODUCT_SIDES", (256, 512))
     monkeypatch.setattr(step_profile, "TIMED_SECONDS", 0.0)
 
 
@@ -274,6 +274,13 @@ def test_a_profile_that_cannot_be_made_is_refused_in_a_sentence(options, message
     assert main(["train", "digits", "--profile", *out, *words]) == 2
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
+
+
+def test_the_larger_product_is_taken_unless_it_takes_too_long(monkeypatch, small_products):
+    machine = set_up_machine("fp32", device_choice="cpu")
+    assert product_rate.measure_product_rate(machine)[0] == 512
+    monkeypatch.setattr(product_rate, "MAX_PRODUCT_SECONDS", 0.0)
+    assert product_rate.measure_product_rate(machine)[0] == 256
 
 
 def test_several_processes_are_not_profiled(tmp_path):
