@@ -144,7 +144,7 @@ class DeviceWork:
     """A kernel, copy or fill of a GPU, with its times in microseconds.
 
     key   its name, its launch configuration and its number among those of the same step
-    part  None if a CUDA graph launched it
+    part  None if a CUDA graph launched it, or if nobody knows what did
     """
 
     key: tuple[object, ...]
@@ -172,20 +172,18 @@ def list_device_work(events: Iterable[TraceEvent]) -> list[DeviceWork]:
         key = (name, str(arguments.get("grid")), str(arguments.get("block")))
         counts[step, *key] += 1
         is_graph = launch is not None and "GraphLaunch" in launch.name
-        part = None if is_graph else choose_launched_part(name, launch)
+        part = choose_launched_part(name, launch) if launch and not is_graph else None
         start = event["ts"]
         work.append(DeviceWork((*key, counts[step, *key]), name, start, start + event["dur"], part))
     return work
 
 
-def choose_launched_part(name: str, launch: HostEvent | None) -> str:
+def choose_launched_part(name: str, launch: HostEvent) -> str:
     """Choose the part of a kernel by the range that starts it, by its name, or by its operator."""
-    if launch is not None and launch.is_range and launch.part is not None:
+    if launch.is_range and launch.part is not None:
         return launch.part
     by_name = classify_kernel(name)
-    if by_name != OTHER or launch is None:
-        return by_name
-    return launch.part or OTHER
+    return by_name if by_name != OTHER else launch.part or OTHER
 
 
 def sum_gpu_parts(

@@ -25,7 +25,7 @@ from residua.data.read import read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
-from residua.errors import UsageError
+from residua.errors import TrainingError, UsageError
 from residua.files import atomic_write
 from residua.net.model_folder import build_untrained
 from residua.training.machine import Machine
@@ -45,10 +45,10 @@ from residua.training.step_parts import (
 )
 
 WARMUP_STEPS = {"cpu": 2, "cuda": 6}  # of a CUDA graph, the fourth call is the capture
-MIN_TIMED_STEPS, MAX_TIMED_STEPS = 5, 100
+MIN_TIMED_STEPS, MAX_TIMED_STEPS = 3, 100
 TIMED_SECONDS = 1.0  # after which, and the fewest steps, no more are timed
-TRACED_STEPS = 5
-MAX_TRACED_LAYERS = 1000  # of all traced steps together, so that the trace stays small; our choice
+# Of all traced steps together, so that they are soon done and the trace is small; our choice.
+MAX_TRACED_STEPS, MAX_TRACED_LAYERS, MAX_TRACED_SECONDS = 5, 1000, 10.0
 
 
 def profile_run(
@@ -82,7 +82,7 @@ def profile_run(
     recipe.require_probe_step(total_steps)
     steps = LastPhase(run, recipe, batches, machine, total_steps)
     seconds = steps.measure_seconds()
-    traced_steps = max(min(TRACED_STEPS, MAX_TRACED_LAYERS // network_plan.depth), 1)
+    traced_steps = choose_traced_steps(network_plan.depth, seconds)
     parts = steps.measure_parts(trace_path, traced_steps)
     limit_side, limit = measure_product_rate(machine)
     rate = steps.count_operations() / seconds
@@ -105,6 +105,12 @@ def profile_run(
         "traced_steps": traced_steps,
         "trace": str(trace_path),
     }
+
+
+def choose_traced_steps(depth: int, seconds: float) -> int:
+    """Choose how many steps are traced, from the depth of the network and the time of a step."""
+    limits = MAX_TRACED_STEPS, MAX_TRACED_LAYERS // depth, int(MAX_TRACED_SECONDS / seconds)
+    return max(min(limits), 1)
 
 
 class LastPhase:
@@ -187,6 +193,11 @@ class LastPhase:
             sums = sum_cpu_parts(events)
         else:
             sums = sum_gpu_parts(events, self.trace_step_without_graph())
+            if not any(sums.values()):
+                raise TrainingError(
+                    "the profiler sees no kernel of the GPU: it needs NVIDIA's CUPTI and the right "
+                    "to use it"
+                )
         return {part: sums[part] / 1e3 / count for part in PARTS}
 
     def trace_step_without_graph(self) -> list[TraceEvent]:

@@ -1,6 +1,5 @@
 """Where a step goes: the parts have the times of the profiler, and kernels those who start them."""
 
-import gzip
 import json
 from dataclasses import replace
 
@@ -9,7 +8,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from residua.cli.main import main
 from residua.config.dataset import get_dataset
 from residua.config.papers import network
 from residua.config.recipe import recipe
@@ -29,65 +27,27 @@ from residua.training.step_parts import (
     PARTS,
     WAITING,
     classify_kernel,
-    list_host_events,
+    list_device_work,
     sum_cpu_parts,
     sum_gpu_parts,
 )
-from residua.training.step_profile import LastPhase, profile_run, scale_parts
-
-OPTIONS = ["--model", "cifar-resnet8", "--recipe", "fast", "--set", "batch_size=32"]
-
-
-@pytest.fixture
-def small_products(monkeypatch):
-    monkeypatch.setattr(product_rate, "PRODUCT_SIDES", (256, 512))
-    monkeypatch.setattr(step_profile, "TIMED_SECONDS", 0.0)
+from residua.training.step_profile import (
+    LastPhase,
+    choose_traced_steps,
+    profile_run,
+    read_trace_events,
+    scale_parts,
+)
 
 
-def make_steps(**changes):
+def make_steps(recipe_name="small", device="cpu", **changes):
     data = get_dataset("digits")
-    run_recipe = replace(recipe("small"), batch_size=32, **changes)
+    run_recipe = replace(recipe(recipe_name), batch_size=32, **changes)
     run = Run(network("cifar-resnet8", input=data.input, classes=10), "digits", run_recipe, 0)
-    machine = set_up_machine("fp32", device_choice="cpu")
-    images = read_split(data, "train", None)
+    machine = set_up_machine("fp32" if device == "cpu" else "bf16", device_choice=device)
+    images = read_split(data, "train", None).to(machine.device)
     batches = make_training_batches(images, run_recipe, data, data.mean, data.std, 0, (0, 1))
     return LastPhase(run, run_recipe, batches, machine, run_recipe.total_steps(len(images)))
-
-
-def test_a_profile_names_parts_and_limit_and_writes_a_trace(capfd, tmp_path, small_products):
-    command = ["train", "digits", *OPTIONS, "--profile", "--out", str(tmp_path / "p")]
-    assert main([*command, "--json", "--device", "cpu"]) == 0
-    output, errors = capfd.readouterr()
-    facts = json.loads(output)
-    assert [part["name"] for part in facts["parts"]] == list(PARTS)
-    assert all(part["milliseconds"] > 0 for part in facts["parts"])
-    total = sum(part["milliseconds"] for part in facts["parts"])
-    assert total == pytest.approx(facts["milliseconds"])
-    assert facts["images_per_second"] == pytest.approx(32_000 / total)
-    assert 0 < facts["share_of_limit"] <= 1
-    assert facts["share_of_limit"] == pytest.approx(facts["step_tflops"] / facts["limit_tflops"])
-    assert "USDT" not in errors  # the profiler's own messages
-    assert facts["trace"] == str(tmp_path / "p" / "PROFILE.json.gz")
-    trace = json.loads(gzip.decompress((tmp_path / "p" / "PROFILE.json.gz").read_bytes()))
-    steps = [e for e in trace["traceEvents"] if e.get("name") == "residua: step"]
-    assert len(steps) == facts["traced_steps"] == 5
-    times = sum_cpu_parts(trace["traceEvents"])
-    assert sum(times.values()) == pytest.approx(sum(e["dur"] for e in steps), rel=0.01)
-    check_parts_of_operators(trace["traceEvents"])
-
-    assert main([*command, "--device", "cpu"]) == 0  # a profile may be replaced
-    lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines if line.startswith("step ")] == ["100.0"]
-
-
-def check_parts_of_operators(events):
-    parts = {}
-    for event in list_host_events(events):
-        parts.setdefault(event.name, set()).add(event.part)
-    assert parts["aten::bmm"] == {OPTIMISER}  # Muon's products
-    assert OPTIMISER not in parts["aten::cross_entropy_loss"]
-    assert parts["aten::convolution_backward"] == parts["aten::conv2d"] == {CONVOLUTION}
-    assert parts["aten::index"] == {BATCHES}
 
 
 def test_the_parts_sum_to_the_times_of_the_profiler_itself(tmp_path):
@@ -243,6 +203,8 @@ def test_the_kernels_of_a_graph_have_the_parts_of_a_step_without_a_graph():
     assert times[BATCHES] == 2 * (59 - 50)
     assert times[OPTIMISER] == 2 * 40
     assert times[OTHER] == 2 * (20 + 7)  # the last layer runs beside the ReLU here
+    orphans = [{**e, "args": {**e["args"], "correlation": 99}} for e in trace.events]
+    assert sum_gpu_parts(orphans, make_trace_without_graph())[CONVOLUTION] == 2 * 50
     by_name = sum_gpu_parts(trace.events)
     assert by_name[OPTIMISER] == 2 * 10  # without that step, products of matrices are unknown
 
@@ -254,33 +216,18 @@ def test_a_gpu_waits_for_the_rest_of_the_step_and_is_never_busier_than_it():
     assert (busy[CONVOLUTION], busy[OPTIMISER], busy[WAITING]) == (1.0, 0.5, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--dry-run"], "two looks at a run"),
-        (["--model", "vlad"], "has no training steps to profile"),
-        (["--out", "{run}"], "is not empty and has no PROFILE.json.gz"),
-        (["--out", "{file}"], "cannot be written"),
-        (["--save-every", "nonsense"], "is not an interval"),
-    ],
-)
-def test_a_profile_that_cannot_be_made_is_refused_in_a_sentence(options, message, capsys, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").touch()
-    (tmp_path / "file").touch()
-    places = {"run": tmp_path / "run", "file": tmp_path / "file"}
-    words = [option.format(**places) for option in options]
-    out = [] if "--out" in words else ["--out", str(tmp_path / "p")]
-    assert main(["train", "digits", "--profile", *out, *words]) == 2
-    assert message in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run"]
-
-
-def test_the_larger_product_is_taken_unless_it_takes_too_long(monkeypatch, small_products):
+def test_the_larger_product_is_taken_unless_it_takes_too_long(monkeypatch):
+    monkeypatch.setattr(product_rate, "PRODUCT_SIDES", (256, 512))
     machine = set_up_machine("fp32", device_choice="cpu")
     assert product_rate.measure_product_rate(machine)[0] == 512
     monkeypatch.setattr(product_rate, "MAX_PRODUCT_SECONDS", 0.0)
     assert product_rate.measure_product_rate(machine)[0] == 256
+
+
+def test_few_steps_of_a_deep_or_slow_network_are_traced():
+    assert choose_traced_steps(20, 0.1) == 5
+    assert choose_traced_steps(1202, 0.1) == 1
+    assert choose_traced_steps(50, 4.0) == 2
 
 
 def test_several_processes_are_not_profiled(tmp_path):
@@ -297,3 +244,29 @@ def test_the_steps_do_not_change_the_weights():
     steps.take_step()
     after = steps.training_step.net.parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_parts_of_a_graph_are_those_of_a_step_without_one():
+    steps = make_steps("fast", "cuda")
+    events = read_trace_events(steps.trace_steps(3))
+    reference = steps.trace_step_without_graph()
+    with_graph = [work for work in list_device_work(events) if work.part is None]
+    known = {work.key for work in list_device_work(reference)}
+    assert len(with_graph) > 3 * 100
+    assert sum(work.key in known for work in with_graph) > 0.95 * len(with_graph)
+    parts, expected = sum_gpu_parts(events, reference), sum_gpu_parts(reference)
+    for part in (CONVOLUTION, BATCHNORM, OPTIMISER):
+        assert 0 < parts[part] == pytest.approx(3 * expected[part], rel=0.3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_profile_on_a_gpu_sums_to_the_time_of_a_step(tmp_path):
+    data = get_dataset("digits")
+    run_recipe = replace(recipe("fast"), batch_size=128)
+    run = Run(network("cifar-resnet20", input=data.input, classes=10), "digits", run_recipe, 0)
+    facts = profile_run(run, set_up_machine("bf16"), tmp_path / "PROFILE.json.gz")
+    assert 0 < facts["share_of_limit"] <= 1
+    times = {part["name"]: part["milliseconds"] for part in facts["parts"]}
+    assert sum(times.values()) == pytest.approx(facts["milliseconds"])
+    assert min(times[part] for part in (CONVOLUTION, BATCHNORM, OTHER, OPTIMISER)) > 0
