@@ -10,7 +10,11 @@ from residua.config.serialize import Json
 from residua.console.output import DataSummaryRecorder
 from residua.errors import UsageError
 from residua.files import holds_visible_entries, require_writable_file
-from residua.report.format import format_counted_noun, format_percent_number, quote_path
+from residua.report.format import (
+    format_counted_noun,
+    format_percent_number,
+    quote_path,
+)
 
 if TYPE_CHECKING:
     from residua.training import Machine, ResolvedRun
@@ -25,11 +29,9 @@ PROFILE_FACTS = (
     "threads",
     "precision",
     "recompute",
-    "engine",
     "milliseconds",
     "images_per_second",
 )
-"""The quantities that stand above the table of parts."""
 
 
 def profile_resolved_run(
@@ -67,10 +69,15 @@ def require_profile_folder(folder: Path) -> None:
         ) from None
 
 
+def select_shown_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Select the quantities that stand above the table of parts."""
+    return {name: facts[name] for name in PROFILE_FACTS} | facts["engine"]
+
+
 def describe_step_profile(facts: dict[str, Any]) -> list[str]:
     """Describe the parts of a step in a table, and its share of the limit in a sentence."""
     total = facts["milliseconds"]
-    rows = [(part["name"], part["milliseconds"]) for part in facts["parts"]] + [("step", total)]
+    rows = [(part["name"], part["milliseconds"]) for part in facts["parts"]] + [("all", total)]
     width = max(len(name) for name, _ in rows)
     side, repeated = facts["limit_side"], facts["recompute"] != "none"
     return [

@@ -34,7 +34,11 @@ from residua.cli.run_options import (
     add_start_options,
     make_run_request,
 )
-from residua.cli.step_profile import PROFILE_FACTS, describe_step_profile, profile_resolved_run
+from residua.cli.step_profile import (
+    describe_step_profile,
+    profile_resolved_run,
+    select_shown_facts,
+)
 from residua.cli.training_outcome import describe_training_outcome
 from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.config.dataset import Dataset
@@ -150,7 +154,7 @@ def run(arguments: Namespace) -> None:
     pages = {"page", "evaluation_page"}
     shown = {name: value for name, value in facts.items() if value or name not in pages}
     if arguments.profile:
-        shown = {name: facts[name] for name in PROFILE_FACTS if name in facts}
+        shown = select_shown_facts(facts)
     if isinstance(origin := facts.get("weights_from"), dict):
         shown["weights_from"] = f"{origin['name']} (SHA-256 {str(origin['sha256'])[:12]}...)"
     lines = [*format_quantities(shown), *outcome]

@@ -94,7 +94,7 @@ def profile_run(
         "recipe": recipe.name,
         "batch_size": recipe.batch_size,
         **shown,
-        **({"engine": environment["engine"]} if "engine" in environment else {}),
+        "engine": machine.describe_engine(steps.training_step.net, recipe.bn_splits),
         "parts": scale_parts(parts, 1e3 * seconds),
         "milliseconds": 1e3 * seconds,
         "images_per_second": recipe.batch_size / seconds,

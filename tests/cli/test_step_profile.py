@@ -37,6 +37,7 @@ def test_a_profile_names_parts_and_limit_and_writes_a_trace(capfd, tmp_path, sma
     assert facts["images_per_second"] == pytest.approx(32_000 / total)
     assert 0 < facts["share_of_limit"] <= 1
     assert facts["share_of_limit"] == pytest.approx(facts["step_tflops"] / facts["limit_tflops"])
+    assert set(facts["engine"]) >= {"step", "kernels"}
     assert "USDT" not in errors  # the profiler's own messages
     assert facts["trace"] == str(tmp_path / "p" / "PROFILE.json.gz")
     trace = json.loads(gzip.decompress((tmp_path / "p" / "PROFILE.json.gz").read_bytes()))
@@ -48,7 +49,7 @@ def test_a_profile_names_parts_and_limit_and_writes_a_trace(capfd, tmp_path, sma
 
     assert main([*command, "--device", "cpu"]) == 0  # a profile may be replaced
     lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines if line.startswith("step ")] == ["100.0"]
+    assert [line.split()[-1] for line in lines if line.startswith("all ")] == ["100.0"]
 
 
 def check_parts_of_operators(events):

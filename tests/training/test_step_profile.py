@@ -13,7 +13,7 @@ from residua.config.papers import network
 from residua.config.recipe import recipe
 from residua.config.run import Run
 from residua.data.batches import make_training_batches
-from residua.data.read import read_split
+from residua.data.images import Images
 from residua.errors import UsageError
 from residua.training import product_rate, step_profile
 from residua.training.distributed import DataParallelGroup
@@ -45,7 +45,8 @@ def make_steps(recipe_name="small", device="cpu", **changes):
     run_recipe = replace(recipe(recipe_name), batch_size=32, **changes)
     run = Run(network("cifar-resnet8", input=data.input, classes=10), "digits", run_recipe, 0)
     machine = set_up_machine("fp32" if device == "cpu" else "bf16", device_choice=device)
-    images = read_split(data, "train", None).to(machine.device)
+    pixels = torch.randint(256, (200, *data.input), dtype=torch.uint8)
+    images = Images(pixels, torch.arange(200) % 10).to(machine.device)
     batches = make_training_batches(images, run_recipe, data, data.mean, data.std, 0, (0, 1))
     return LastPhase(run, run_recipe, batches, machine, run_recipe.total_steps(len(images)))
 
@@ -262,6 +263,7 @@ def test_on_a_gpu_the_parts_of_a_graph_are_those_of_a_step_without_one():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_profile_on_a_gpu_sums_to_the_time_of_a_step(tmp_path):
+    pytest.importorskip("sklearn")  # has the digits
     data = get_dataset("digits")
     run_recipe = replace(recipe("fast"), batch_size=128)
     run = Run(network("cifar-resnet20", input=data.input, classes=10), "digits", run_recipe, 0)
