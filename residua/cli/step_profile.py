@@ -10,11 +10,7 @@ from residua.config.serialize import Json
 from residua.console.output import DataSummaryRecorder
 from residua.errors import UsageError
 from residua.files import holds_visible_entries, require_writable_file
-from residua.report.format import (
-    format_counted_noun,
-    format_percent_number,
-    quote_path,
-)
+from residua.report.format import format_counted_noun, format_percent_number, quote_path
 
 if TYPE_CHECKING:
     from residua.training import Machine, ResolvedRun
@@ -71,7 +67,7 @@ def require_profile_folder(folder: Path) -> None:
 
 def select_shown_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """Select the quantities that stand above the table of parts."""
-    return {name: facts[name] for name in PROFILE_FACTS} | facts["engine"]
+    return {**{name: facts[name] for name in PROFILE_FACTS}, **facts["engine"]}
 
 
 def describe_step_profile(facts: dict[str, Any]) -> list[str]:
