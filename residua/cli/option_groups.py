@@ -10,7 +10,7 @@ OPTION_GROUPS = {
     "network": "arms model from freeze add-class families depths",
     "recipe": "recipe steps epochs batch-size optimizer lr weight-decay set balance",
     "run": "seed seeds folds resume save-every workers ray device precision recompute engine batch "
-    "dry-run",
+    "dry-run profile",
     "evaluation": "mirror calibrate",
     "conversion": "check classes mean std resize interpolation license to",
     "server": "host port allow-host allow-origin threshold examples",

@@ -34,6 +34,11 @@ from residua.cli.run_options import (
     add_start_options,
     make_run_request,
 )
+from residua.cli.step_profile import (
+    describe_step_profile,
+    profile_resolved_run,
+    select_shown_facts,
+)
 from residua.cli.training_outcome import describe_training_outcome
 from residua.cli.unexpected_error import save_traceback_and_describe
 from residua.config.dataset import Dataset
@@ -96,10 +101,18 @@ def add_arguments(parser: CommandParser) -> None:
         help="print the plan of the run, its estimated time and memory, and stop; published "
         "weights that it would start from are fetched",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="take some steps, print where their time goes and stop; PROFILE.json.gz, a trace that "
+        "ui.perfetto.dev opens, is written to --out (default: a name for this run under profiles/)",
+    )
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
+    if arguments.dry_run and arguments.profile:
+        raise UsageError("--dry-run and --profile are two looks at a run: give one of them")
     with training.join_process_group() as group:
         check_image_options(arguments)
         loggers = training.make_run_loggers(arguments.log)
@@ -110,18 +123,24 @@ def run(arguments: Namespace) -> None:
         print_summary = DataSummaryRecorder(group.is_main)
         is_resuming = arguments.resume or group.restart_count > 0
         resolved = resolve_requested_run(arguments, dataset, machine, is_resuming)
-        if arguments.dry_run:
+        if arguments.dry_run or arguments.profile:
             training.parse_save_interval(arguments.save_every)
             print_reasons(resolved, machine)
+        if arguments.dry_run:
             facts = training.preview_run(
                 resolved.run, machine, arguments.data_dir, resolved.dataset, print_summary
             )
+        elif arguments.profile:
+            folder = arguments.out or Path("profiles") / choose_run_folder(resolved).name
+            facts = profile_resolved_run(resolved, machine, folder, arguments, print_summary)
         else:
             facts = train_and_report(arguments, resolved, machine, print_summary, loggers)
     if not group.is_main:
         return
     outcome: list[str] = []
-    if not arguments.dry_run:
+    if arguments.profile:
+        outcome = describe_step_profile(facts)
+    elif not arguments.dry_run:
         folder = Path(str(facts["folder"]))
         facts |= write_run_pages(
             folder,
@@ -134,6 +153,8 @@ def run(arguments: Namespace) -> None:
         outcome = describe_training_outcome(facts, folder, resolved.dataset, arguments)
     pages = {"page", "evaluation_page"}
     shown = {name: value for name, value in facts.items() if value or name not in pages}
+    if arguments.profile:
+        shown = select_shown_facts(facts)
     if isinstance(origin := facts.get("weights_from"), dict):
         shown["weights_from"] = f"{origin['name']} (SHA-256 {str(origin['sha256'])[:12]}...)"
     lines = [*format_quantities(shown), *outcome]

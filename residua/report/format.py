@@ -133,6 +133,11 @@ def format_rate(per_second: float) -> str:
     return f"{format_three_digits(per_second)}/s"
 
 
+def format_milliseconds(milliseconds: float) -> str:
+    """Format a short time: `2.6 ms`, `139 ms`."""
+    return f"{format_three_digits(milliseconds)} ms"
+
+
 def format_lr_changes(changes: Sequence[Mapping[str, Any]]) -> str:
     """Format learning rates with their first steps: `0.1 from step 0, 0.01 from step 500`."""
     return ", ".join(f"{change['lr']:.4g} from step {change['step']:,}" for change in changes)
@@ -165,6 +170,7 @@ NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
     "memory_data_bytes descriptor_bytes",
     format_duration: "seconds estimated_seconds",
     format_rate: "images_per_second",
+    format_milliseconds: "milliseconds",
     format_confidence_interval: "dev_error_interval test_error_interval",
     format_lr_changes: "learning_rates",
     format_lr_factors: "lr_factors",
@@ -189,6 +195,7 @@ LABELS = {
     "descriptor_numbers": "numbers in a descriptor",
     "estimated_seconds": "estimated time",
     "seconds": "training time",
+    "milliseconds": "time of a step",
     "data_wait": "time waiting for data",
     "recompute": "activation checkpointing",
     "lr_factors": "factors on learning rates",

@@ -28,6 +28,9 @@ auto_config       choose network, image size, recipe and duration for images
 run_request       turn a request to train into a run
 user_additions    a module and a transform of the user's, which no JSON describes
 dry_run           preview a run without training it
+step_profile      where a step goes: its parts, and its share of the machine's limit
+step_parts        the parts of a step, from a trace of the profiler
+product_rate      the rate of a large matrix product, the limit of a step
 find_lr           the learning-rate range test
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
@@ -81,6 +84,7 @@ if TYPE_CHECKING:
     from residua.training.run_request import RunRequest as RunRequest
     from residua.training.run_request import resolve_run as resolve_run
     from residua.training.step import TrainingStep as TrainingStep
+    from residua.training.step_profile import profile_run as profile_run
 
 __getattr__, __dir__ = export_lazily(
     __name__,
@@ -103,5 +107,6 @@ __getattr__, __dir__ = export_lazily(
         "run_request": "ResolvedRun RunRequest resolve_run",
         "run": "catch_stop_signals train_run",
         "step": "TrainingStep",
+        "step_profile": "profile_run",
     },
 )
