@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from residua.config.model import ImagePreprocessing as ImagePreprocessing
     from residua.config.model import ModelConfig as ModelConfig
     from residua.config.network import Network as Network
-    from residua.config.network import Stage as Stage
-    from residua.config.network import Stem as Stem
     from residua.config.network import Unit as Unit
     from residua.config.optimisers import AdamW as AdamW
     from residua.config.optimisers import Muon as Muon
@@ -82,6 +80,8 @@ if TYPE_CHECKING:
     from residua.config.serialize import apply_override as apply_override
     from residua.config.serialize import from_json as from_json
     from residua.config.serialize import to_json as to_json
+    from residua.config.stages import Stage as Stage
+    from residua.config.stages import Stem as Stem
     from residua.config.study import Arm as Arm
     from residua.config.study import Study as Study
     from residua.config.study import parse_study as parse_study
@@ -104,7 +104,7 @@ __getattr__, __dir__ = export_lazily(
         ),
         "model": "ImagePreprocessing ModelConfig",
         "layers": "Layer",
-        "network": "Network Stage Stem Unit",
+        "network": "Network Unit",
         "optimisers": "AdamW Muon Optimiser RmsProp Sgd",
         "orders": "ORDERS Order",
         "papers": "compose_network_name list_models split_network_name",
@@ -114,6 +114,7 @@ __getattr__, __dir__ = export_lazily(
         "run": "Run parse_run",
         "schedules": "OneCycle StepDecay Warmup",
         "serialize": "Json apply_override from_json to_json",
+        "stages": "Stage Stem",
         "study": "Arm Study parse_study",
         "vlad_config": "ClassifierConfig VladClassifier make_vlad_classifier",
     },

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from residua.config.joins import Drop, Gate, Scale
-from residua.config.network import Network, Stage, Stem, Unit
+from residua.config.network import Network, Unit
+from residua.config.stages import Stage, Stem
 from residua.config.papers import list_models, network
 from residua.config.recipe import RECIPES, Recipe, recipe
 from residua.config.run import Run

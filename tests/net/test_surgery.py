@@ -7,8 +7,8 @@ from torch import nn
 
 from residua import UsageError, build, create_model, network
 from residua.config.dataset import get_dataset
-from residua.config.network import Stem
 from residua.config.orders import ORDERS
+from residua.config.stages import Stem
 from residua.data.augment import normalise_pixels
 from residua.data.read import read_split
 from residua.net.add_skips import SkipConnection
