@@ -74,8 +74,8 @@ ORDERS = {
     "skipinit-preact": Order(
         "relu weight", "relu weight scale", stem="weight", project="weight", tail="relu"
     ),
-    # "original" with SiLU and without BN in the stem, for nets whose stem whitens the images
-    "silu": Order("weight bn silu", "weight bn", after="silu", stem="weight silu"),
+    # "original" with SiLU
+    "silu": Order("weight bn silu", "weight bn", after="silu", stem="weight bn silu"),
     # Highway networks, whose gate is applied to a whole layer (Srivastava et al. 2015, Eq. 3)
     "highway": Order("weight relu", "weight relu", stem="weight relu", project="weight"),
 }

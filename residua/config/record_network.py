@@ -22,7 +22,7 @@ from residua.errors import UsageError
 
 RECORD_WIDTHS = (64, 256, 256)  # Jordan 2024, airbench94
 RECORD_UNIT = Unit(
-    order=ORDERS["silu"],
+    order=replace(ORDERS["silu"], stem="weight silu"),  # whitened images need no BN
     start="dirac",
     # airbench's share of 0.6 of the old statistics per 2,000 images, at a batch of 1,000
     norm=BatchNorm(eps=1e-12, momentum=0.225, scale=False),

@@ -4,8 +4,8 @@ import pytest
 
 from residua.config.joins import Drop, Gate, Scale
 from residua.config.network import Network, Unit
-from residua.config.stages import Stage, Stem
 from residua.config.orders import Order
+from residua.config.stages import Stage, Stem
 from residua.errors import UsageError
 
 
