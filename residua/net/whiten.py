@@ -43,7 +43,7 @@ def whiten_patches(start: Whitening, layer: nn.Conv2d, images: Tensor) -> None:
     size = images.shape[1] * side**2
     total = torch.zeros(size, size, dtype=torch.float64, device=images.device)
     count = 0
-    for batch in images.split(COVARIANCE_BATCH):
+    for batch in torch.split(images, COVARIANCE_BATCH):
         patches = F.unfold(batch.double(), side).transpose(1, 2).reshape(-1, size)
         total += patches.T @ patches
         count += len(patches)
