@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residua.config.augmentation import PadMode
 from residua.errors import UsageError
 
 
@@ -25,6 +26,13 @@ def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tenso
         F.pad(pixels[:, i], (margin,) * 4, value=round(255 * level)) for i, level in enumerate(mean)
     ]
     return torch.stack(channels, dim=1)
+
+
+def pad_images(pixels: Tensor, margin: int, mode: PadMode, mean: tuple[float, ...]) -> Tensor:
+    """Surround images (n, c, h, w) uint8 with `margin` pixels; `mode` is `Augmentation.pad_mode`."""
+    if mode == "reflect":
+        return pad_by_reflection(pixels, margin)
+    return pad_with_mean(pixels, margin, mean)
 
 
 def pad_by_reflection(pixels: Tensor, margin: int) -> Tensor:
@@ -159,13 +167,13 @@ def random_horizontal_flip(pixels: Tensor, random_bits: Tensor) -> Tensor:
     return torch.where((random_bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
 
 
-def alternating_flip(pixels: Tensor, random_bits: Tensor, epoch: int) -> Tensor:
+def alternating_flip(pixels: Tensor, random_bits: Tensor, epochs: int | Tensor) -> Tensor:
     """Mirror each image (n, c, h, w) in every second epoch (Jordan 2024).
 
-    `random_bits` (n,) must not depend on the epoch.  An image whose number is odd is mirrored in
-    epochs 0, 2, ..., another one in epochs 1, 3, ...
+    `epochs` is the epoch of all images, or of each (n,).  `random_bits` (n,) must not depend on it:
+    an image whose number is odd is mirrored in epochs 0, 2, ..., another one in epochs 1, 3, ...
     """
-    return random_horizontal_flip(pixels, random_bits + epoch % 2)
+    return random_horizontal_flip(pixels, random_bits + epochs % 2)
 
 
 def apply_cutout(pixels: Tensor, side: int, mean: tuple[float, ...], random_bits: Tensor) -> Tensor:
