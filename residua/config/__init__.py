@@ -2,15 +2,19 @@
 
 This package imports only the standard library.
 
-network, joins, heads   the parts of a residual network: stem, stages, units, joins, head
+network, stages, joins,
+heads, norm, orders     the parts of a residual network: stem, stages, units, joins, head, BN
 registry                the classes of parts, and how another module adds one
 families, name_parts,
 papers, paper_results   networks by name, and the results that the papers report for them
-plan                    a network's layers, parameter count and multiply-adds
+record_network          the network of the recipe `record`
+plan, make_layers       a network's layers, parameter count and multiply-adds
 memory                  estimates of memory, in bytes
 dataset, fold           the data sets that are known by name, and folds of their training images
 optimisers, schedules,
-augmentation, recipe    how a network is trained
+augmentation, recipe,
+training_phases         how a network is trained
+image_views             views of a test image whose predictions are averaged
 run, study              a training run, and a comparison of many runs
 model                   config.json of a model folder
 vlad_config             the classical VLAD classifier

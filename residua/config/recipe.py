@@ -152,6 +152,9 @@ class Recipe(TrainingPhases):
                 f"sizes={list(self.sizes)} is invalid: give shares of the full side, "
                 "each above 0 and at most 1"
             )
+        if self.stem and (self.freeze or self.probe):
+            field_name = "freeze" if self.freeze else "probe"
+            raise UsageError(f"stem and {field_name} cannot be combined: leave one of them out")
         if self.freeze and (self.probe or self.bn != "train"):
             field_name = "probe" if self.probe else "bn"
             raise UsageError(

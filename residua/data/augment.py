@@ -29,7 +29,7 @@ def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tenso
 
 
 def pad_images(pixels: Tensor, margin: int, mode: PadMode, mean: tuple[float, ...]) -> Tensor:
-    """Surround images (n, c, h, w) uint8 with `margin` pixels; `mode` is `Augmentation.pad_mode`."""
+    """Surround uint8 images (n, c, h, w) with `margin` pixels, as `Augmentation.pad_mode` says."""
     if mode == "reflect":
         return pad_by_reflection(pixels, margin)
     return pad_with_mean(pixels, margin, mean)

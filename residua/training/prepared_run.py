@@ -44,7 +44,7 @@ from residua.training.initial_weights import (
 )
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
-from residua.training.prepared_network import prepare_network_for_recipe
+from residua.training.prepared_network import prepare_network_for_recipe, require_allowed_views
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
@@ -94,20 +94,14 @@ def prepare_run(
     training rather than after it.  Raises DataError if files are missing or damaged, and UsageError
     if the run cannot be trained on this data or machine.
     """
-    machine.group.run_local_rank0_first(partial(ensure_dataset_ready, data, data_dir))
-    train_images, dev_images = read_training_splits(
-        data, data_dir, holds_out_dev=run.recipe is None or run.recipe.dev
-    )
-    train_images = train_images.to(machine.device)
-    dev_images = None if dev_images is None else dev_images.to(machine.device)
+    train_images, dev_images = read_images_of_run(run, data, data_dir, machine)
     fingerprint = train_images.fingerprint
     config = store_seen_images(make_model_config(run, data, fingerprint), data)
     summary = summarize_training_data(data, train_images, dev_images)
     environment = describe_data_facts(data, fingerprint)
     net = additions.module or build_untrained(run.network, run.seed)
-    if initial_weights is None and (count := count_start_images(net)):
-        start_images = train_images[:count].center_crop(data.input[1:])
-        set_stem_from_images(net, normalise_pixels(start_images.pixels, data.mean, data.std))
+    if initial_weights is None:
+        start_stem_from_images(net, train_images, data)
     if initial_weights is not None and isinstance(run.network, Network):
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
         if run.add_class:
@@ -144,6 +138,24 @@ def prepare_run(
         summary,
         additions,
     )
+
+
+def read_images_of_run(
+    run: Run, data: Dataset, data_dir: Path | None, machine: Machine
+) -> tuple[Images, Images | None]:
+    """Check all files, and read the images to train on and the dev images, if it has any."""
+    require_allowed_views(run.recipe, data)
+    machine.group.run_local_rank0_first(partial(ensure_dataset_ready, data, data_dir))
+    holds_out_dev = run.recipe is None or run.recipe.dev
+    train, dev = read_training_splits(data, data_dir, holds_out_dev=holds_out_dev)
+    return train.to(machine.device), None if dev is None else dev.to(machine.device)
+
+
+def start_stem_from_images(net: nn.Module, train_images: Images, data: Dataset) -> None:
+    """Set the stem's weights from the first training images, if the network says so."""
+    if count := count_start_images(net):
+        images = train_images[:count].center_crop(data.input[1:])
+        set_stem_from_images(net, normalise_pixels(images.pixels, data.mean, data.std))
 
 
 def describe_training_on_rank(
