@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from residua.config.heads import Head
     from residua.config.memory import activation_bytes
     from residua.config.model import ModelConfig
-    from residua.config.network import Network, Stage, Stem, Unit
+    from residua.config.network import Network, Unit
     from residua.config.orders import Order
     from residua.config.papers import list_models, network
     from residua.config.plan import plan
     from residua.config.recipe import Recipe, recipe
     from residua.config.registry import register
     from residua.config.run import Run
+    from residua.config.stages import Stage, Stem
     from residua.errors import (
         DataError,
         Interrupted,
@@ -68,13 +69,14 @@ __getattr__, __dir__ = export_lazily(
         "config.memory": "activation_bytes",
         "config.model": "ModelConfig",
         "config.heads": "Head",
-        "config.network": "Network Stage Stem Unit",
+        "config.network": "Network Unit",
         "config.orders": "Order",
         "config.papers": "list_models network",
         "config.plan": "plan",
         "config.recipe": "Recipe recipe",
         "config.registry": "register",
         "config.run": "Run",
+        "config.stages": "Stage Stem",
     },
 )
 

@@ -74,10 +74,11 @@ def check_run_json(record: Json, path: Path) -> JsonObject:
 
 
 def check_result_numbers(result: JsonObject, path: Path) -> None:
-    """Raise DamagedRecordError if an error, an interval or a count of a result is not a number."""
+    """Raise DamagedRecordError if an error, interval or count of a result is no number or null."""
     for name, value in result.items():
         if name.endswith("_interval"):
-            is_valid = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+            is_pair = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
+            is_valid = value is None or is_pair
         elif "error" in name or name in RESULT_NUMBERS:
             is_valid = value is None or is_number(value)
         else:

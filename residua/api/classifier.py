@@ -18,6 +18,7 @@ from residua.api.given_images import (
 )
 from residua.api.own_errors import name_keywords_in_errors
 from residua.config.evaluation_results import EvaluationResult
+from residua.config.image_views import ImageViews
 from residua.config.model import ModelConfig
 from residua.config.serialize import Json
 from residua.console.output import print_notes
@@ -179,6 +180,7 @@ class Classifier:
         *,
         split: Literal["train", "dev", "test", "all"] | None = None,
         mirror: bool = False,
+        views: ImageViews | None = None,
         skip_unknown_classes: bool = False,
         data_dir: str | Path | None = None,
         quiet: bool = False,
@@ -188,7 +190,8 @@ class Classifier:
         Without a `split`, it is evaluated on the images that it was not trained on, by their
         content; a note on standard error says which unless `quiet` is set.  A dict of images by
         split is evaluated on its split test.  Labels of arrays and Python data sets are indices
-        into `classes`, or names of classes.
+        into `classes`, or names of classes.  The predictions for the `views` of each image are
+        averaged: "plain", "mirror" or "six"; `mirror` is the same as "mirror".
         """
         dataset = resolve_evaluation_data(data, self.config, skip_unknown=skip_unknown_classes)
         return evaluate_classifier(
@@ -198,7 +201,7 @@ class Classifier:
             split,
             set_up_machine("fp32"),
             Path(data_dir) if data_dir else None,
-            mirror=mirror,
+            views=views or ("mirror" if mirror else "plain"),
             on_data=ignore_summary if quiet else print_summary_notes,
         )
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from jsonargparse import Namespace
 
@@ -24,6 +25,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
+from residua.config.image_views import ImageViews
 from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
 from residua.errors import UsageError
 from residua.report.format import format_percent
@@ -46,7 +48,13 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--mirror",
         action="store_true",
-        help="average the probabilities of each image and its mirror image",
+        help="average the probabilities of each image and its mirror image, as --views mirror",
+    )
+    parser.add_argument(
+        "--views",
+        choices=get_args(ImageViews),
+        help="views of each image whose predictions are averaged: plain, mirror, or six, which are "
+        "the image and two shifts by a pixel, each with its mirror image (default: plain)",
     )
     parser.add_argument(
         "--calibrate",
@@ -97,7 +105,7 @@ def run(arguments: Namespace) -> None:
             machine,
             arguments.data_dir,
             on_data=print_summary,
-            mirror=arguments.mirror,
+            views=choose_views(arguments),
             calibrate=arguments.calibrate == "on",
             forget_temperature=arguments.calibrate == "off",
         )
@@ -112,6 +120,16 @@ def run(arguments: Namespace) -> None:
         **({"page": str(page)} if page else {}),
     }
     print_result(facts, format_evaluation_summary(evaluation, page), arguments.json)
+
+
+def choose_views(arguments: Namespace) -> ImageViews:
+    """Return the views that --views or --mirror asks for; raise UsageError if they contradict."""
+    views: ImageViews = arguments.views or ("mirror" if arguments.mirror else "plain")
+    if arguments.mirror and views != "mirror":
+        raise UsageError(
+            f"--mirror and --views {views} contradict each other: leave one of them out"
+        )
+    return views
 
 
 def describe_evaluated_network(folder: Path) -> str:

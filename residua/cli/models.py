@@ -6,7 +6,7 @@ from jsonargparse import Namespace
 
 from residua.cli.options import add_json_option
 from residua.cli.parser import CommandParser
-from residua.config.name_parts import STEMS, UNIT_PARTS
+from residua.config.name_parts import HEADS, STEMS, UNIT_PARTS
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import list_models, network
 from residua.config.plan import Plan, plan
@@ -27,8 +27,9 @@ OTHER_PARTS = {
     "width": ["a factor, e.g. 2 or 0.5"],
     "groups": ["number and width of the groups of a bottleneck's 3x3, e.g. 32x4d"],
     "units": ["the units of each stage, e.g. 3-6-3"],
-    "head": ["mean", "vlad"],
+    "head": [*HEADS],
     "stem": [*STEMS, "in networks for ImageNet only"],
+    "widths": ["those of the stages of cifar-record networks, e.g. 128-384-512"],
 }
 
 

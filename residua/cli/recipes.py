@@ -14,12 +14,12 @@ from residua.config.augmentation import Augmentation
 from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
 from residua.config.recipe import RECIPE_PURPOSES, RECIPES, Recipe, recipe
 from residua.config.registry import registered_kinds, stored_kind_of
-from residua.config.schedules import OneCycle, StepDecay, Warmup
+from residua.config.schedules import LinearDecay, OneCycle, StepDecay, Warmup
 from residua.config.serialize import Json, stored_key, to_json
 from residua.console.output import print_result
 
 DECAY_MEANING = "what is decayed: all, or weights (neither BN parameters nor biases)"
-SCHEDULE_KINDS = ("Drops", "OneCycle")
+SCHEDULE_KINDS = ("Drops", "OneCycle", "LinearDecay")
 
 FIELD_MEANINGS: dict[type, dict[str, str]] = {
     Recipe: {
@@ -42,6 +42,9 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "ema": "decay per step of an average of the weights, which is saved; 0: no average",
         "clip_norm": "largest norm of all gradients together; 0: no limit",
         "sizes": "sides of the images, as shares of the full side, over equal parts of the run",
+        "stem": "share of the run, at its start, in which the stem is trained; 0: all of it",
+        "dev": "hold out the dev images; false trains on them too",
+        "views": "views of a test image that are averaged: plain, mirror or six",
     },
     Sgd: {
         "momentum": "share of the last update that is kept",
@@ -65,6 +68,11 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "momentum": "share of the last update that is kept",
         "weight_decay": "decoupled weight decay of the units' weights (also --weight-decay)",
         "share": "factor on the learning rate of all other parameters",
+        "rounds": "Newton-Schulz steps of the orthogonalisation",
+        "normalise_weights": "scale the units' weights to the norm sqrt(outputs) before each step",
+        "others_momentum": "momentum of all other parameters, or null for the same",
+        "others_decay": "weight decay of all other parameters",
+        "head_scale": "factor on the learning rate of the last layer, or null for share",
     },
     StepDecay: {
         "lr": "learning rate at the start (also --lr)",
@@ -73,6 +81,11 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
     },
     OneCycle: {
         "lr": "highest learning rate (also --lr)",
+        "rise": "fraction of the run in which the rate rises",
+    },
+    LinearDecay: {
+        "lr": "highest learning rate (also --lr)",
+        "floor": "rate at the end, as a share of the highest",
         "rise": "fraction of the run in which the rate rises",
     },
     Warmup: {
@@ -93,6 +106,8 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "extra": "registered transforms of your own, as JSON",
         "randaugment": "random changes of each image by RandAugment; 0: none",
         "magnitude": "strength of RandAugment's changes, 0 to 30",
+        "pad_mode": "what the padding shows: mean (colour), or reflect (the image)",
+        "alternate_flip": "mirror each image in every second epoch, not at random",
     },
 }
 """What each field of a recipe and of its parts means, by the key that `--set` uses."""

@@ -2,15 +2,19 @@
 
 This package imports only the standard library.
 
-network, joins, heads   the parts of a residual network: stem, stages, units, joins, head
+network, stages, joins,
+heads, norm, orders     the parts of a residual network: stem, stages, units, joins, head, BN
 registry                the classes of parts, and how another module adds one
 families, name_parts,
 papers, paper_results   networks by name, and the results that the papers report for them
-plan                    a network's layers, parameter count and multiply-adds
+record_network          the network of the recipe `record`
+plan, make_layers       a network's layers, parameter count and multiply-adds
 memory                  estimates of memory, in bytes
 dataset, fold           the data sets that are known by name, and folds of their training images
 optimisers, schedules,
-augmentation, recipe    how a network is trained
+augmentation, recipe,
+training_phases         how a network is trained
+image_views             views of a test image whose predictions are averaged
 run, study              a training run, and a comparison of many runs
 model                   config.json of a model folder
 vlad_config             the classical VLAD classifier
@@ -54,8 +58,6 @@ if TYPE_CHECKING:
     from residua.config.model import ImagePreprocessing as ImagePreprocessing
     from residua.config.model import ModelConfig as ModelConfig
     from residua.config.network import Network as Network
-    from residua.config.network import Stage as Stage
-    from residua.config.network import Stem as Stem
     from residua.config.network import Unit as Unit
     from residua.config.optimisers import AdamW as AdamW
     from residua.config.optimisers import Muon as Muon
@@ -82,6 +84,8 @@ if TYPE_CHECKING:
     from residua.config.serialize import apply_override as apply_override
     from residua.config.serialize import from_json as from_json
     from residua.config.serialize import to_json as to_json
+    from residua.config.stages import Stage as Stage
+    from residua.config.stages import Stem as Stem
     from residua.config.study import Arm as Arm
     from residua.config.study import Study as Study
     from residua.config.study import parse_study as parse_study
@@ -104,7 +108,7 @@ __getattr__, __dir__ = export_lazily(
         ),
         "model": "ImagePreprocessing ModelConfig",
         "layers": "Layer",
-        "network": "Network Stage Stem Unit",
+        "network": "Network Unit",
         "optimisers": "AdamW Muon Optimiser RmsProp Sgd",
         "orders": "ORDERS Order",
         "papers": "compose_network_name list_models split_network_name",
@@ -114,6 +118,7 @@ __getattr__, __dir__ = export_lazily(
         "run": "Run parse_run",
         "schedules": "OneCycle StepDecay Warmup",
         "serialize": "Json apply_override from_json to_json",
+        "stages": "Stage Stem",
         "study": "Arm Study parse_study",
         "vlad_config": "ClassifierConfig VladClassifier make_vlad_classifier",
     },

@@ -2,13 +2,17 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from residua.config.checks import check_range
 from residua.config.dataset import Dataset
 from residua.config.registry import Part
-from residua.errors import UsageError
+from residua.errors import UsageError, unknown_name_error
 
 MAX_RANDOM_CHANGES = 100  # of RandAugment, far more than is useful; our choice
+
+
+PadMode = Literal["mean", "reflect"]
 
 
 class BatchTransform(Part):
@@ -45,7 +49,11 @@ class Augmentation:
                    ratio log-uniform in [1 / stretch, stretch]; with area=1, the default, images
                    are padded by `pad` instead
     pad            pad each side by `pad` pixels, then crop at random to the input's size
+    pad_mode       what the padding shows: "mean" is the mean colour, "reflect" the image's edge,
+                   reflected
     flip           mirror with probability 1/2, if the data set allows it
+    alternate_flip  mirror by turns instead: half of the images, drawn once, in epochs 0, 2, ...,
+                   and the other half in epochs 1, 3, ... (Jordan 2024)
     colour         multiply brightness, contrast and saturation by factors in [1 - colour,
                    1 + colour] (Howard 2013)
     trivial        apply TrivialAugment (Müller & Hutter 2021)
@@ -75,10 +83,14 @@ class Augmentation:
     extra: tuple[BatchTransform, ...] = field(default=(), metadata={"added_later": True})
     randaugment: int = field(default=0, metadata={"added_later": True})
     magnitude: int = field(default=9, metadata={"added_later": True})
+    pad_mode: PadMode = field(default="mean", metadata={"added_later": True})
+    alternate_flip: bool = field(default=False, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         check_range(self.pad, "pad", 0)
         check_range(self.cut, "cut", 0)
+        if self.pad_mode not in get_args(PadMode):
+            raise unknown_name_error("pad_mode", str(self.pad_mode), get_args(PadMode))
         if not 0 < self.area <= 1:
             raise UsageError(f"area={self.area} is invalid: it must be above 0 and at most 1")
         check_range(self.stretch, "stretch", 1)

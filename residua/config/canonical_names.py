@@ -44,8 +44,11 @@ def with_canonical_name(net: Network, **replaced_families: str) -> Network:
     for old, new in replaced_families.items():
         prefix, dash, base_family = family.rpartition("-")
         family = f"{prefix}{dash}{new}" if base_family == old else family
-    name = f"{family}{2 + sum(stage.units for stage in net.stages) * len(net.unit.kernels)}"
-    kept_changes: NameChanges = {key: changes[key] for key in ("head", "stem") if key in changes}
+    outside_units = 2 + sum(stage.lead_has_weight for stage in net.stages)
+    units_depth = sum(stage.units for stage in net.stages) * len(net.unit.kernels)
+    name = f"{family}{outside_units + units_depth}"
+    kept_keys = ("head", "stem", "widths")
+    kept_changes: NameChanges = {key: changes[key] for key in kept_keys if key in changes}
     if translated and "stem" in translated.changes:
         kept_changes = {"stem": translated.changes["stem"]} | kept_changes
     units = {"units": "-".join(str(stage.units) for stage in net.stages)}

@@ -101,6 +101,7 @@ class EvaluationResult:
     All intervals are 95 % confidence intervals (Wilson 1927).
 
     mirror            whether probabilities are averaged over each image and its mirror image
+    six_views         whether class scores are averaged over six views of each image
     count             number of images
     wrong             number of images whose true class is not the most probable class
     wrong5            number of images whose true class is not among the five most probable classes
@@ -159,6 +160,7 @@ class EvaluationResult:
     loss_change_error: float | None = field(default=None, metadata={"added_later": True})
     half_temperatures: tuple[float, ...] = field(default=(), metadata={"added_later": True})
     doubts_are_scaled: bool = field(default=True, metadata={"added_later": True})
+    six_views: bool = field(default=False, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     @property

@@ -18,8 +18,9 @@ from residua.config.name_parts import (
     replace_block,
     replace_unit_parts,
 )
-from residua.config.network import Network, Stage, Stem, Unit
+from residua.config.network import Network, Unit
 from residua.config.orders import ORDERS
+from residua.config.record_network import make_record_network
 from residua.config.stage_sizes import (
     make_stages,
     resolve_units_per_stage,
@@ -28,6 +29,7 @@ from residua.config.stage_sizes import (
     scale_width,
     set_inner_width_ratio,
 )
+from residua.config.stages import Stage, Stem
 from residua.errors import UsageError
 
 PLAIN_UNIT, PREACT_UNIT = Unit(shortcut="none"), Unit(order=ORDERS["full-preact"])
@@ -225,6 +227,7 @@ NETWORK_MAKERS: dict[str, NetworkMaker] = {
         for family in ("plain", "resnet")
     },
     **{family: partial(make_imagenet_network, family) for family in IMAGENET_FAMILIES},
+    "cifar-record": make_record_network,
 }
 """The function that makes a network, by the family: the part of the name before the depth."""
 WIDE_NETWORK_MAKERS: dict[str, NetworkMaker] = {

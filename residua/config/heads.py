@@ -2,13 +2,17 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Literal
 
 from residua.config.registry import Part, register
 from residua.errors import UsageError, unknown_name_error
 
 PoolingOp = Literal["mean", "vlad", "pool"]
+WeightStart = Literal["he", "dirac", "normal"]
+"""How the initial weight of a layer is drawn: "he" from N(0, 2 / fan_in) (He et al. 2015b),
+"normal" from N(0, 1); "dirac" is that of `Unit.start`.
+"""
 
 
 class Pooling(Part):
@@ -24,6 +28,16 @@ class Pooling(Part):
     def op_name(self) -> PoolingOp:
         """The operation's name in plans and drawings."""
         return "pool"
+
+    @property
+    def last_layer_has_bias(self) -> bool:
+        """Whether the last layer, which computes the class scores, has a bias."""
+        return True
+
+    @property
+    def last_layer_start(self) -> WeightStart:
+        """How the last layer's initial weight is drawn."""
+        return "he"
 
     @abstractmethod
     def pooled_channels(self, channels: int) -> int:
@@ -102,4 +116,34 @@ class Head(Pooling):
         return self.pool == "vlad"
 
 
+@register
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxPooling(Pooling):
+    """Global max-pooling, with a factor on its outputs.
+
+    scale  the features are multiplied by scale / channels, and the last layer's initial weight is
+           drawn from N(0, 1) (Jordan 2024, airbench); 0 for no factor and the usual weight
+    bias   whether the last layer has a bias
+    """
+
+    scale: float = 0.0
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.scale) and self.scale >= 0):
+            raise UsageError(f"scale={self.scale} is invalid: give 0 or a larger finite number")
+
+    @property
+    def last_layer_has_bias(self) -> bool:
+        return self.bias
+
+    @property
+    def last_layer_start(self) -> WeightStart:
+        return "normal" if self.scale else "he"
+
+    def pooled_channels(self, channels: int) -> int:
+        return channels
+
+
+register(MaxPooling, names={"max": MaxPooling(), "scaled-max": MaxPooling(scale=0.5, bias=False)})
 register(Head, names={"mean": Head(), "vlad": Head(pool="vlad")})

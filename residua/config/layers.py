@@ -1,16 +1,19 @@
 """The layers of a plan: one operation each, with its shapes, parameters and multiply-adds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, NamedTuple
 
 from residua.config.attention import Attention
-from residua.config.heads import Pooling
+from residua.config.heads import Pooling, WeightStart
+from residua.config.norm import BatchNorm
+from residua.config.stages import StemStart
 
 LayerOp = Literal[
     "weight",
     "bn",
     "relu",
+    "silu",
     "scale",
     "attention",
     "flatten",
@@ -45,6 +48,9 @@ class Layer:
     pooling         the pooling that the layer applies, in the head; None in all other layers
     groups          number of groups of a weight layer
     attention       the attention of an attention layer; None in all other layers
+    norm            the settings of a BN layer
+    start           how the initial weight of a weight layer is drawn
+    stem_start      what sets a weight layer's weight from training images; None if nothing does
     """
 
     op: LayerOp
@@ -58,6 +64,9 @@ class Layer:
     pooling: Pooling | None = None
     groups: int = 1
     attention: Attention | None = None
+    norm: BatchNorm = field(default=BatchNorm())
+    start: WeightStart = "he"
+    stem_start: StemStart | None = None
 
     @property
     def fan_in(self) -> int:

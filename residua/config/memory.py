@@ -18,6 +18,7 @@ from residua.config.recipe import Recipe
 RecomputeMode = Literal["none", "unit", "stage", "sqrt"]
 RECOMPUTE_MODES: tuple[RecomputeMode, ...] = get_args(RecomputeMode)
 FP32_BYTES, BF16_BYTES = 4, 2
+INPUT_SAVING_OPS = ("weight", "bn", "silu", "scale", "attention", "maxpool", "avgpool")
 POOL_INDEX_BYTES = 8  # for the position of each maximum in a max-pool
 EVAL_BATCH = 500  # images per forward pass in an evaluation
 MAX_PREPADDED_BYTES = 2**31  # larger data sets are padded a batch at a time; our choice
@@ -174,9 +175,9 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
 def activation_bytes(plan: Plan) -> int:
     """Return the bytes per image that are saved for the backward pass in fp32.
 
-    Weights and temporary buffers are not counted.  Weight layers and BN save their input, ReLU
-    saves its output, and a gated join saves all factors of its products.  A tensor that two layers
-    need is counted once.
+    Weights and temporary buffers are not counted.  Weight layers, BN and SiLU save their input,
+    ReLU saves its output, and a gated join saves all factors of its products.  A tensor that two
+    layers need is counted once.
     """
     return sum(saved_bytes_per_part(plan, FP32_BYTES))
 
@@ -222,7 +223,7 @@ class SavedBytesCounter:
             if layer.op == "flatten":
                 continue
             y = self.new_tensor_id()
-            saves_input = layer.op in ("weight", "bn", "scale", "attention", "maxpool", "avgpool")
+            saves_input = layer.op in INPUT_SAVING_OPS
             if saves_input or (layer.pooling is not None and layer.pooling.saves_input()):
                 self.bytes_by_id.setdefault(x, layer.input_shape.numel * self.bytes_per_number)
             if layer.op == "relu":

@@ -76,6 +76,7 @@ class ModelConfig:
     published_sum   SHA-256 of the file that was published, in hexadecimal
     weights_from    name of the weights that the training started from; "" for random ones
     weights_from_sum  SHA-256 of these weights, in hexadecimal
+    trained_on_dev  whether the dev images of the data set were trained on too
     ema             decay per step of the running average of weights that the folder holds; 0 for
                     the weights of one step
     """
@@ -103,6 +104,7 @@ class ModelConfig:
     published_as: str = field(default="", metadata={"added_later": True})
     published_sum: str = field(default="", metadata={"added_later": True})
     ema: float = field(default=0.0, metadata={"added_later": True})
+    trained_on_dev: bool = field(default=False, metadata={"added_later": True})
     weights_from: str = field(default="", metadata={"added_later": True})
     weights_from_sum: str = field(default="", metadata={"added_later": True})
     format: int = FORMAT_VERSION

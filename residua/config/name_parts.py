@@ -9,9 +9,10 @@ from typing import Any
 from residua.config.attention import Attention
 from residua.config.heads import Pooling
 from residua.config.joins import Join
-from residua.config.network import SHORTCUTS, Stem, Unit
+from residua.config.network import SHORTCUTS, Unit
 from residua.config.orders import ORDERS
 from residua.config.registry import named_parts
+from residua.config.stages import Stem
 from residua.errors import UsageError, unknown_name_error
 
 # the letters that He et al. 2015, section 4.1, use for shortcuts; D is that of ResNet-D
@@ -51,7 +52,7 @@ UNIT_PARTS: dict[str, Mapping[str, Any]] = {
     "shortcut": {name: name for name in SHORTCUTS} | SHORTCUT_LETTERS,
     "order": ORDERS,
     "join": JOINS,
-    "start": {"he": "he", "identity": "identity"},
+    "start": {"he": "he", "identity": "identity", "dirac": "dirac"},
     "stride": {"1x1": 0, "3x3": 1},
     "attention": ATTENTIONS,
     "fork": {"first-unit": "first-unit", "shape-change": "shape-change"},
@@ -63,7 +64,8 @@ NameChanges = dict[str, str]
 """The `part=value` pairs in a network's name, as a dict from part to value.  The parts are those
 of `UNIT_PARTS`, `width` (a factor, e.g. 2 or 0.5), `groups` (number and width of a bottleneck's
 groups in the first stage, e.g. 32x4d), `units` (the number of units in each stage, e.g. 3-6-3),
-`head` (mean or vlad) and, for ImageNet networks, `stem` (one of `STEMS`).
+`head` (mean, max, scaled-max or vlad), for ImageNet networks `stem` (one of `STEMS`), and for
+cifar-record networks `widths` (those of the stages, e.g. 64-256-256).
 """
 
 

@@ -17,21 +17,23 @@ from residua.config.attention import Attention
 from residua.config.checks import require_odd_kernels
 from residua.config.heads import Head, Pooling
 from residua.config.joins import Add, Join
+from residua.config.norm import BatchNorm
 from residua.config.orders import ORDERS, Order
 from residua.config.size_limits import (
     check_classifier_size,
     check_layer_count,
-    check_stride,
     count_branch_weights,
 )
+from residua.config.stages import Stage, Stem
 from residua.errors import UsageError, unknown_name_error
 
 MAX_EXPAND = 1_024  # our choice
+LEAD_KERNEL, LEAD_POOL = 3, 2  # sizes of a convolution and a max-pool in a stage's lead
 
 
 Shortcut = Literal["none", "pad", "pad-last", "project", "project-all", "pool-project"]
 SHORTCUTS = get_args(Shortcut)
-BranchStart = Literal["he", "identity"]
+BranchStart = Literal["he", "identity", "dirac"]
 Fork = Literal["first-unit", "shape-change"]
 
 
@@ -61,7 +63,11 @@ class Unit:
                in timm and pytorchcv
     start      initial weights.  "he": He et al. 2015b.  "identity": the same, but the branch's last
                BN starts at 0, so that the branch outputs 0 (Goyal et al. 2017, section 5.1); if no
-               BN follows the last weight layer, that weight layer starts at 0
+               BN follows the last weight layer, that weight layer starts at 0.  "dirac": output
+               channel i of each weight layer starts as a copy of its input channel i (Zagoruyko &
+               Komodakis 2017, DiracNets); further outputs, and so those of a stage's lead, start
+               as in PyTorch, uniform within 1 / sqrt(fan_in)
+    norm       settings of every BN of the network
     """
 
     kernels: tuple[int, ...] = (3, 3)
@@ -75,6 +81,7 @@ class Unit:
     groups: int = field(default=1, metadata={"added_later": True})
     attention: Attention | None = field(default=None, metadata={"added_later": True})
     fork: Fork = field(default="first-unit", metadata={"added_later": True})
+    norm: BatchNorm = field(default=BatchNorm(), metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         if self.shortcut not in SHORTCUTS:
@@ -145,54 +152,6 @@ class Unit:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage of a network: consecutive units of the same width.
-
-    width   output channels of every unit
-    units   number of units
-    stride  stride of the first unit
-    pool    whether a 3x3 max-pool of stride 2 comes before the first unit
-    """
-
-    width: int
-    units: int
-    stride: int = 1
-    pool: bool = False
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.units) < 1:
-            raise UsageError(
-                f"a stage of width {self.width} and {self.units} units is invalid: "
-                "each must be at least 1"
-            )
-        check_stride(self.stride)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stem:
-    """The first weight layers and, if `pool` is set, a 3x3 max-pool of stride 2.
-
-    The papers' stems have one weight layer, of `width` outputs (He et al. 2015, Table 1).
-    `inner_widths` are the outputs of further weight layers before it, each followed by BN and ReLU;
-    the first layer has the stride.  Widths 32, 32 and 64 make the stem of ResNet-C (He et al. 2019,
-    Fig. 2b).
-    """
-
-    width: int
-    kernel: int = 3
-    stride: int = 1
-    pool: bool = False
-    inner_widths: tuple[int, ...] = field(default=(), metadata={"added_later": True})
-
-    def __post_init__(self) -> None:
-        require_odd_kernels((self.kernel,))
-        for width in (*self.inner_widths, self.width):
-            if width < 1:
-                raise UsageError(f"a stem of width {width} is invalid: it must be at least 1")
-        check_stride(self.stride)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """A network: a stem, stages of units that all follow `unit`, and a head.
@@ -222,8 +181,13 @@ class Network:
             raise UsageError("a network needs at least one stage")
         if len(self.input) == 1:
             self.check_fully_connected()
+        self.stem.check_input(self.input)
         widths = [self.stem.width, *(stage.width for stage in self.stages)]
-        if self.unit.shortcut in ("pad", "pad-last") and widths != sorted(widths):
+        pads = self.unit.shortcut in ("pad", "pad-last")
+        if pads and any(
+            before > stage.width and not stage.lead_has_weight
+            for before, stage in zip(widths, self.stages, strict=False)
+        ):
             raise UsageError(
                 "a zero-padded shortcut can only keep or increase the width, but the widths are "
                 f"{widths}: use widths that do not decrease, or shortcut='project'"
@@ -250,6 +214,9 @@ class Network:
         count = self.stem.kernel**2 * sum(inputs * outputs for inputs, outputs in stem_widths)
         for stage in self.stages:
             inner_width = unit.inner_width(stage.width)
+            if stage.lead_has_weight:
+                count += LEAD_KERNEL**2 * channels * stage.width
+                channels = stage.width
             for inputs, units in ((channels, 1), (stage.width, stage.units - 1)):
                 branch = count_branch_weights(
                     unit.kernels, inputs, inner_width, stage.width, unit.groups
@@ -276,7 +243,8 @@ class Network:
                 "a fully connected net has no image positions whose mean an attention could take: "
                 "leave attention out"
             )
-        if max(strides) > 1 or self.stem.pool or any(stage.pool for stage in self.stages):
+        has_pools = any(stage.pool or stage.lead for stage in self.stages)
+        if max(strides) > 1 or self.stem.pool or has_pools:
             raise UsageError(
                 "a fully connected net has no image positions, so it cannot stride or pool: "
                 "set all strides to 1, and remove the pooling"

@@ -14,6 +14,9 @@ nor biases; "units" means only the weights of the units.
 """
 
 
+MAX_ROUNDS = 100  # far more than are of use; our choice
+
+
 class Optimiser(Part):
     """Base class of optimisers: update rules without the learning rate, which the schedule gives.
 
@@ -48,6 +51,19 @@ class Optimiser(Part):
         The factor is for optimisers whose `decay` is "units".
         """
         return 1.0
+
+    @property
+    def lr_scale_of_head(self) -> float:
+        """Factor on the learning rate of the last layer; of use if its `decay` is "units"."""
+        return self.lr_scale_outside_units
+
+    @property
+    def decay_outside_units(self) -> float:
+        """Weight decay of all parameters except the units' weights, if its `decay` is "units".
+
+        It is multiplied by the schedule's learning rate alone, without the factors above.
+        """
+        return 0.0
 
 
 @register
@@ -152,6 +168,14 @@ class Muon(Optimiser):
     All other parameters (those of the stem, the head and BN, and biases) are trained with Nesterov
     momentum, at `lr_scale` times the learning rate and without weight decay.  The units' weight
     decay is decoupled: it is multiplied by the learning rate and not added to the gradient.
+
+    rounds             Newton-Schulz steps of the orthogonalisation
+    normalise_weights  whether each weight of the units is scaled before each step, so that its
+                       Euclidean norm is the square root of its number of outputs (Jordan 2024)
+    others_momentum    momentum of the other parameters; None for the same as the units'
+    others_decay       their weight decay; a step at the schedule's rate r subtracts r times this
+                       share of them
+    head_scale         factor on the learning rate of the last layer; None for `lr_scale`
     """
 
     USUAL_LR: ClassVar[float | None] = 0.03  # that of our recipe `fast`
@@ -159,11 +183,22 @@ class Muon(Optimiser):
     momentum: float = 0.9
     weight_decay: float = 0.03
     lr_scale: float = field(default=2.0, metadata={"stored_as": "share"})
+    rounds: int = field(default=5, metadata={"added_later": True})
+    normalise_weights: bool = field(default=False, metadata={"added_later": True})
+    others_momentum: float | None = field(default=None, metadata={"added_later": True})
+    others_decay: float = field(default=0.0, metadata={"added_later": True})
+    head_scale: float | None = field(default=None, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         check_range(self.momentum, "momentum", 0, 1)
         check_range(self.weight_decay, "weight_decay", 0)
         check_range(self.lr_scale, "share", 0)
+        check_range(self.rounds, "rounds", 1, MAX_ROUNDS + 1)
+        check_range(self.others_decay, "others_decay", 0)
+        if self.others_momentum is not None:
+            check_range(self.others_momentum, "others_momentum", 0, 1)
+        if self.head_scale is not None:
+            check_range(self.head_scale, "head_scale", 0)
 
     @property
     def decay(self) -> DecayScope:  # type: ignore[override]
@@ -183,3 +218,11 @@ class Muon(Optimiser):
     @property
     def lr_scale_outside_units(self) -> float:
         return self.lr_scale
+
+    @property
+    def lr_scale_of_head(self) -> float:
+        return self.lr_scale if self.head_scale is None else self.head_scale
+
+    @property
+    def decay_outside_units(self) -> float:
+        return self.others_decay

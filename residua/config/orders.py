@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 from residua.errors import UsageError, unknown_name_error
 
-ORDER_OPS = ("weight", "bn", "relu", "scale")
+ORDER_OPS = ("weight", "bn", "relu", "scale", "silu")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """The order of BN, ReLU and weight layers in a unit (He et al. 2016, Fig. 4).
 
-    Each field is a string of operations separated by spaces: `weight`, `bn`, `relu` and `scale`.
-    `scale` multiplies by one learned number that starts at 0, as in SkipInit (De & Smith 2020) and
-    ReZero (Bachlechner et al. 2020).
+    Each field is a string of operations separated by spaces: `weight`, `bn`, `relu`, `silu` and
+    `scale`.  `silu` is x * sigmoid(x) (Elfwing et al. 2018).  `scale` multiplies by one learned
+    number that starts at 0, as in SkipInit (De & Smith 2020) and ReZero (Bachlechner et al. 2020).
     """
 
     each: str  # every weight layer of the branch but the last
@@ -74,6 +74,8 @@ ORDERS = {
     "skipinit-preact": Order(
         "relu weight", "relu weight scale", stem="weight", project="weight", tail="relu"
     ),
+    # "original" with SiLU
+    "silu": Order("weight bn silu", "weight bn", after="silu", stem="weight bn silu"),
     # Highway networks, whose gate is applied to a whole layer (Srivastava et al. 2015, Eq. 3)
     "highway": Order("weight relu", "weight relu", stem="weight relu", project="weight"),
 }

@@ -1,7 +1,8 @@
 """Look up the papers' networks by name, e.g. `network("cifar-resnet20")`.
 
 The names are `cifar-plainN`, `cifar-resnetN`, `cifar-preresnetN`, `cifar-highwayN` and
-`cifar-wrnN-K` for 32x32 images, with any legal depth N and width factor K; `resnet18` to
+`cifar-wrnN-K` for 32x32 images, with any legal depth N and width factor K, `cifar-record11` and
+`cifar-record8`, the networks of the recipe `record`; `resnet18` to
 `resnet200` and `preresnet18` to `preresnet200` for ImageNet; `fc-resnetN` for networks of fully
 connected layers; and `lecture-resnet12`.  timm's names, such as `resnet50d` and `resnext50_32x4d`,
 make timm's networks (see `timm_names`).  A name can also set parts of the network, as in
@@ -36,6 +37,7 @@ LISTED_DEPTHS: dict[str, Iterable[int]] = {
     "cifar-resnet": (20, 32, 44, 56, 110, 1202),
     "cifar-preresnet": (20, 32, 44, 56, 110, 164, 1001),
     "cifar-highway": (20, 32, 56, 110),
+    "cifar-record": (8, 11),
     "fc-plain": (10, 22),
     "fc-resnet": (10, 22),
     "fc-highway": (10, 22),
@@ -54,7 +56,7 @@ LISTED_WIDE_NETWORKS = (
     "wide-resnet101-2",
 )
 MAX_DEPTH_DIGITS = 9
-NETWORK_CHANGE_KEYS = (*UNIT_PARTS, "width", "groups", "units", "head", "stem")
+NETWORK_CHANGE_KEYS = (*UNIT_PARTS, "width", "groups", "units", "head", "stem", "widths")
 
 
 SHORTCUT_ABLATIONS: dict[str, Unit] = {
@@ -152,6 +154,10 @@ def make_base_network(base: str, changes: NameChanges) -> Network:
         net = make_base_network(translated.base, given | changes)
         return replace(net, name=base)
     family, depth, factor = parse_family_depth_width(base)
+    if "widths" in changes and family != "cifar-record":
+        raise UsageError(
+            f"widths= applies only to cifar-record networks, not to {base}: use width="
+        )
     if not factor:
         return NETWORK_MAKERS[family](depth, changes)
     if "width" in changes:

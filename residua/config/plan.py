@@ -6,9 +6,12 @@ Networks are built, counted, drawn and exported from their plan.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from residua.config.heads import WeightStart
 from residua.config.joins import Join
 from residua.config.layers import ActivationShape, Layer, Layers
-from residua.config.network import Network, Unit
+from residua.config.make_layers import make_avgpool, make_layers, make_maxpool
+from residua.config.network import LEAD_KERNEL, Network, Unit
+from residua.config.stages import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Plan:
     @property
     def depth(self) -> int:
         """Number of weight layers, shortcuts excluded (He et al. 2015, section 4.2)."""
-        path = self.stem + tuple(layer for unit in self.units for layer in unit.branch) + self.head
+        units = tuple(layer for unit in self.units for layer in unit.lead + unit.branch)
+        path = self.stem + units + self.head
         return sum(layer.op == "weight" for layer in path)
 
     @property
@@ -90,7 +94,7 @@ def plan(network: Network) -> Plan:
                 units[-1].output_shape if units else stem[-1].output_shape,
                 stage.width,
                 stage.stride if index == 1 else 1,
-                pool=stage.pool and index == 1,
+                lead_stage=stage if index == 1 else None,
                 is_first=not units,
             )
             units.append(planned)
@@ -99,7 +103,7 @@ def plan(network: Network) -> Plan:
 
 def plan_stem(network: Network) -> Layers:
     channels, *size = network.input
-    order, stem = network.unit.order, network.stem
+    order, stem, norm = network.unit.order, network.stem, network.unit.norm
     input_shape = ActivationShape(channels, tuple(size))
     layers: Layers = () if size else (Layer("flatten", input_shape, input_shape),)
     inner_ops = "weight relu" if order.has_biases else "weight bn relu"
@@ -110,20 +114,23 @@ def plan_stem(network: Network) -> Layers:
             width,
             stem.kernel,
             stem.stride if i == 0 else 1,
-            order.has_biases,
+            order.has_biases or stem.start is not None,
+            norm=norm,
+            stem_start=stem.start,
         )
     return layers + (make_maxpool(layers[-1].output_shape),) * stem.pool
 
 
 def plan_head(network: Network, input_shape: ActivationShape) -> Layers:
-    layers = make_layers(network.unit.order.tail, input_shape, input_shape.channels)
+    norm, pooling = network.unit.norm, network.head
+    layers = make_layers(network.unit.order.tail, input_shape, input_shape.channels, norm=norm)
     pooled_shape = input_shape
     if input_shape.size:
         pooled_shape = ActivationShape(network.head.pooled_channels(input_shape.channels), ())
-        pooling = network.head
         layers += (Layer(pooling.op_name, input_shape, pooled_shape, pooling=pooling),)
     scores_shape = ActivationShape(network.classes, ())
-    return (*layers, Layer("weight", pooled_shape, scores_shape, bias=True))
+    has_bias, start = pooling.last_layer_has_bias, pooling.last_layer_start
+    return (*layers, Layer("weight", pooled_shape, scores_shape, bias=has_bias, start=start))
 
 
 def plan_unit(
@@ -133,16 +140,16 @@ def plan_unit(
     width: int,
     stride: int,
     *,
-    pool: bool,
+    lead_stage: Stage | None,
     is_first: bool,
 ) -> PlannedUnit:
+    lead = plan_stage_lead(lead_stage, unit, input_shape) if lead_stage else ()
+    input_shape = lead[-1].output_shape if lead else input_shape
     shape_changes = input_shape.channels != width or stride != 1
     # He et al. 2016, appendix: the first unit, and units that change the shape, activate once
     opening_ops = unit.order.each.split("weight")[0].strip()
     is_activated = shape_changes or (is_first and unit.fork == "first-unit")
     shared_ops = opening_ops if is_activated else ""
-    maxpool = (make_maxpool(input_shape),) * pool
-    input_shape = maxpool[-1].output_shape if pool else input_shape
     branch = plan_branch(unit, shared_ops, input_shape, width, stride)
     output_shape = branch[-1].output_shape
     gate: Layers = ()
@@ -150,13 +157,34 @@ def plan_unit(
         gate = (Layer("weight", input_shape, output_shape, kernel, stride, bias=True),)
     return PlannedUnit(
         *position,
-        lead=maxpool + make_layers(shared_ops, input_shape, input_shape.channels),
-        branch=branch if unit.start == "he" else zero_init_branch(branch),
+        lead=lead + make_layers(shared_ops, input_shape, input_shape.channels, norm=unit.norm),
+        branch=zero_init_branch(branch) if unit.start == "identity" else branch,
         shortcut=plan_shortcut(unit, input_shape, output_shape, stride, shape_changes),
         gate=gate,
         join=unit.join,
-        after=make_layers(unit.order.after, output_shape, width),
+        after=make_layers(unit.order.after, output_shape, width, norm=unit.norm),
     )
+
+
+def plan_stage_lead(stage: Stage, unit: Unit, input_shape: ActivationShape) -> Layers:
+    """Return the layers before the first unit of a stage."""
+    if stage.pool:
+        return (make_maxpool(input_shape),)
+    has_bias = "bn" not in stage.lead.split()
+    return make_layers(
+        stage.lead,
+        input_shape,
+        stage.width,
+        LEAD_KERNEL,
+        bias=has_bias,
+        norm=unit.norm,
+        start=choose_weight_start(unit),
+    )
+
+
+def choose_weight_start(unit: Unit) -> WeightStart:
+    """Return how the initial weights of a unit's weight layers are drawn."""
+    return "dirac" if unit.start == "dirac" else "he"
 
 
 def plan_branch(
@@ -174,6 +202,8 @@ def plan_branch(
             stride if i == unit.stride_at else 1,
             unit.order.has_biases,
             unit.layer_groups(i),
+            norm=unit.norm,
+            start=choose_weight_start(unit),
         )
     if unit.attention is not None:
         shape = layers[-1].output_shape
@@ -203,50 +233,15 @@ def plan_shortcut(
     if unit.shortcut == "none":
         return None
     if unit.shortcut == "project-all" or (unit.shortcut == "project" and shape_changes):
-        return make_layers(unit.order.project, input_shape, output_shape.channels, 1, stride)
+        ops = unit.order.project
+        return make_layers(ops, input_shape, output_shape.channels, 1, stride, norm=unit.norm)
     if unit.shortcut == "pool-project" and shape_changes:
         pool = (make_avgpool(input_shape, stride),) * (stride > 1)
         pooled_shape = pool[-1].output_shape if pool else input_shape
-        return pool + make_layers(unit.order.project, pooled_shape, output_shape.channels)
+        ops = unit.order.project
+        return pool + make_layers(ops, pooled_shape, output_shape.channels, norm=unit.norm)
     if shape_changes:
         new_channels = output_shape.channels - input_shape.channels
         pad_before = 0 if unit.shortcut == "pad-last" else new_channels // 2
         return (Layer("pad", input_shape, output_shape, stride=stride, pad_before=pad_before),)
     return ()
-
-
-def make_layers(
-    ops: str,
-    input_shape: ActivationShape,
-    width: int,
-    kernel: int = 1,
-    stride: int = 1,
-    bias: bool = False,
-    groups: int = 1,
-) -> Layers:
-    """Make the layers of `ops`, e.g. "bn relu weight"; only the weight layer changes the shape."""
-    layers: list[Layer] = []
-    for op in ops.split():
-        match op:
-            case "weight":
-                output_shape = ActivationShape(width, downsample_shape(input_shape, stride).size)
-                layers.append(
-                    Layer("weight", input_shape, output_shape, kernel, stride, bias, groups=groups)
-                )
-                input_shape = output_shape
-            case "bn" | "relu" | "scale":
-                layers.append(Layer(op, input_shape, input_shape))
-    return tuple(layers)
-
-
-def make_maxpool(input_shape: ActivationShape) -> Layer:
-    return Layer("maxpool", input_shape, downsample_shape(input_shape, 2), kernel=3, stride=2)
-
-
-def make_avgpool(input_shape: ActivationShape, stride: int) -> Layer:
-    """Make an average pool of size `stride`; at the lower and right edge, its window is cut off."""
-    return Layer("avgpool", input_shape, downsample_shape(input_shape, stride), stride, stride)
-
-
-def downsample_shape(shape: ActivationShape, stride: int) -> ActivationShape:
-    return ActivationShape(shape.channels, tuple(-(-side // stride) for side in shape.size))

@@ -47,7 +47,31 @@ class OneCycle:
         return self.lr * (1 + cos(pi * (progress - self.rise) / (1 - self.rise))) / 2
 
 
-Schedule = StepDecay | OneCycle
+@dataclass(frozen=True, slots=True)
+class LinearDecay:
+    """A linear rise to `lr` over the fraction `rise` of the run, then a linear fall.
+
+    The rate at the end is `floor` times `lr`.
+    """
+
+    lr: float = 0.1
+    floor: float = 0.0
+    rise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range(self.lr, "lr", 0)
+        check_range(self.floor, "floor", 0, 1, may_equal_high=True)
+        check_range(self.rise, "rise", 0, 1)
+
+    def lr_at_progress(self, progress: float) -> float:
+        """Return the learning rate after the fraction `progress`, in [0, 1), of the run."""
+        if progress < self.rise:
+            return self.lr * progress / self.rise
+        share_left = (1 - progress) / (1 - self.rise)
+        return self.lr * (self.floor + (1 - self.floor) * share_left)
+
+
+Schedule = StepDecay | OneCycle | LinearDecay
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from residua.config.name_parts import NameChanges, parse_count
-from residua.config.network import MAX_EXPAND, Stage, Stem, Unit
+from residua.config.network import MAX_EXPAND, Unit
+from residua.config.stages import Stage, Stem
 from residua.errors import UsageError
 
 

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from residua.config.augmentation import PadMode
+from residua.errors import UsageError
+
 
 def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tensor:
     """Surround images (n, c, h, w) uint8 with `margin` pixels of the mean colour on every side.
@@ -23,6 +26,32 @@ def pad_with_mean(pixels: Tensor, margin: int, mean: tuple[float, ...]) -> Tenso
         F.pad(pixels[:, i], (margin,) * 4, value=round(255 * level)) for i, level in enumerate(mean)
     ]
     return torch.stack(channels, dim=1)
+
+
+def pad_images(pixels: Tensor, margin: int, mode: PadMode, mean: tuple[float, ...]) -> Tensor:
+    """Surround uint8 images (n, c, h, w) with `margin` pixels, as `Augmentation.pad_mode` says."""
+    if mode == "reflect":
+        return pad_by_reflection(pixels, margin)
+    return pad_with_mean(pixels, margin, mean)
+
+
+def pad_by_reflection(pixels: Tensor, margin: int) -> Tensor:
+    """Surround images (n, c, h, w) with `margin` pixels of the image itself, reflected at its edge.
+
+    The pixel at the edge is not repeated.  Raises UsageError unless `margin` is smaller than the
+    images' sides.
+    """
+    for dim in (2, 3):
+        side = pixels.shape[dim]
+        if margin >= side:
+            raise UsageError(
+                f"images of {side} pixels cannot be padded by {margin} reflected ones: give a "
+                "smaller pad, or pad_mode=mean"
+            )
+        positions = torch.arange(-margin, side + margin, device=pixels.device).abs()
+        reflected = torch.where(positions < side, positions, 2 * (side - 1) - positions)
+        pixels = pixels.index_select(dim, reflected)
+    return pixels
 
 
 def random_crop(padded: Tensor, size: tuple[int, int], random_bits: Tensor) -> Tensor:
@@ -136,6 +165,15 @@ def bits_to_uniform(random_bits: Tensor) -> Tensor:
 def random_horizontal_flip(pixels: Tensor, random_bits: Tensor) -> Tensor:
     """Mirror each image (n, c, h, w) whose number in `random_bits` (n,) is odd."""
     return torch.where((random_bits % 2 == 1)[:, None, None, None], pixels.flip(3), pixels)
+
+
+def alternating_flip(pixels: Tensor, random_bits: Tensor, epochs: int | Tensor) -> Tensor:
+    """Mirror each image (n, c, h, w) in every second epoch (Jordan 2024).
+
+    `epochs` is the epoch of all images, or of each (n,).  `random_bits` (n,) must not depend on it:
+    an image whose number is odd is mirrored in epochs 0, 2, ..., another one in epochs 1, 3, ...
+    """
+    return random_horizontal_flip(pixels, random_bits + epochs % 2)
 
 
 def apply_cutout(pixels: Tensor, side: int, mean: tuple[float, ...], random_bits: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from residua.config.memory import MAX_PREPADDED_BYTES
 from residua.config.recipe import Recipe
 from residua.config.registry import implementation_of
 from residua.data.augment import (
+    alternating_flip,
     apply_cutout,
     apply_mixup_or_cutmix,
     jitter_colours,
     normalise_pixels,
-    pad_with_mean,
+    pad_images,
     random_crop,
     random_horizontal_flip,
     random_resized_crop,
@@ -80,7 +81,7 @@ class TrainingBatches:
         is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
         self.on_the_fly_padding = augment.pad if is_large or transform else 0
         self.pixels = (
-            pad_with_mean(images.pixels, augment.pad, mean)
+            pad_images(images.pixels, augment.pad, augment.pad_mode, mean)
             if augment.pad > self.on_the_fly_padding
             else images.pixels
         )
@@ -160,7 +161,13 @@ class TrainingBatches:
         """
         augment = self.augment
         pixels = self.crop_samples(epochs, samples)
-        if augment.flip:
+        if augment.flip and augment.alternate_flip:
+            # of each image, in all epochs
+            random_bits = random_bits_from_keys(
+                self.seed, RandomStream.FLIP, samples % len(self.images)
+            )
+            pixels = alternating_flip(pixels, random_bits, epochs)
+        elif augment.flip:
             pixels = random_horizontal_flip(
                 pixels, self.draw_bits(RandomStream.FLIP, epochs, samples)
             )
@@ -199,7 +206,7 @@ class TrainingBatches:
         if self.transform is not None:
             pixels = apply_user_transform(pixels, self.transform, self.seed, epochs, samples)
         if self.on_the_fly_padding:
-            pixels = pad_with_mean(pixels, self.on_the_fly_padding, self.mean)
+            pixels = pad_images(pixels, self.on_the_fly_padding, augment.pad_mode, self.mean)
         if augment.area < 1:
             random_bits = self.draw_several_bits(4, RandomStream.CROP, epochs, samples)
             return random_resized_crop(

@@ -28,7 +28,7 @@ from residua.data.sources.listing import DataProblem, Split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, make_unit_keys
 from residua.data.summary import NOTED_KINDS
-from residua.errors import DataError
+from residua.errors import DataError, UsageError
 
 FOLDED_SPLITS: tuple[Split, ...] = ("train", "dev")
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
@@ -72,6 +72,38 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     order = random_permutation(len(images), SPLIT_SEED)
     dev_indices, train_indices = order[: dataset.num_dev_images], order[dataset.num_dev_images :]
     return images[(dev_indices if split == "dev" else train_indices).sort().values]
+
+
+def read_training_splits(
+    dataset: Dataset, data_dir: Path | None = None, *, holds_out_dev: bool = True
+) -> tuple[Images, Images | None]:
+    """Read the images to train on and the dev images of a data set.
+
+    Without `holds_out_dev`, the dev images are trained on too, and there are none of their own.
+    Raises UsageError if the data set does not allow this.
+    """
+    if not holds_out_dev:
+        require_dev_can_be_trained_on(dataset)
+    train, dev = (read_split(dataset, split, data_dir) for split in FOLDED_SPLITS)
+    if holds_out_dev:
+        return train, dev
+    parts = zip((train.pixels, train.labels), (dev.pixels, dev.labels), strict=True)
+    return Images(*(torch.cat(pair) for pair in parts)), None
+
+
+def require_dev_can_be_trained_on(dataset: Dataset) -> None:
+    """Raise UsageError unless `dataset` is a published one, without folds.
+
+    The dev images of photographs are stored at another size than their training images, and model
+    folders name the images that a run held out.
+    """
+    if dataset.fold is not None:
+        raise UsageError("dev=false trains on the fold that is held out: leave dev, or folds, out")
+    if isinstance(dataset, PhotoDataset | InMemoryDataset):
+        raise UsageError(
+            f"dev=false applies only to published data sets, such as cifar10, not to "
+            f"{dataset.name}: add --set dev=true"
+        )
 
 
 def read_fold_split(dataset: Dataset, split: Split, data_dir: Path | None) -> Images:

@@ -21,7 +21,7 @@ MAX_ABSENT_NAMES = 20  # that are listed; a network for ImageNet has 1,000 class
 
 
 def summarize_training_data(
-    dataset: Dataset, train_images: Images, dev_images: Images
+    dataset: Dataset, train_images: Images, dev_images: Images | None
 ) -> DataSummary:
     """Summarize the data of a run; `classes` holds the number of training images of each class."""
     summary = summarize_splits(dataset, train_images, dev_images)
@@ -31,21 +31,24 @@ def summarize_training_data(
     return replace(summary, notes=(*summary.notes, *match.describe()))
 
 
-def summarize_splits(dataset: Dataset, train_images: Images, dev_images: Images) -> DataSummary:
+def summarize_splits(
+    dataset: Dataset, train_images: Images, dev_images: Images | None
+) -> DataSummary:
     """Summarize the data of a run without a model that it goes on from."""
     counts = count_labels(train_images.labels.tolist(), dataset.classes)
+    dev_count = len(dev_images) if dev_images is not None else 0
     if isinstance(dataset, InMemoryDataset):
         sizes: dict[str, int] = {split: len(dataset.images[split]) for split in SPLIT_ORDER}
         return DataSummary(dataset.name, counts, sizes, dataset.split_source, {})
     if not isinstance(dataset, PhotoDataset):
-        splits = {"train": len(train_images), "dev": len(dev_images)}
+        splits = {"train": len(train_images), "dev": dev_count}
         return DataSummary(dataset.name, counts, splits, "published", {})
     images = load_square_photos(dataset)
     skipped, details = summarize_problems(images.problems)
     return DataSummary(
         dataset.listing.location,
         counts,
-        {"train": len(train_images), "dev": len(dev_images), "test": images.count_split("test")},
+        {"train": len(train_images), "dev": dev_count, "test": images.count_split("test")},
         dataset.listing.split_source,
         skipped,
         details,

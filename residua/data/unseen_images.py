@@ -52,6 +52,11 @@ def choose_images(
     had_fold = config.fold is not None and requested in FOLDED_SPLITS
     if not isinstance(dataset, PhotoDataset):
         split = requested or "test"
+        if split == "dev" and config.trained_on_dev and dataset.name == config.dataset:
+            raise DataError(
+                f"{config.network.name} was trained on the dev images of {dataset.name}, so that "
+                "they tell nothing about new images: choose another split"
+            )
         if config.fold is not None and had_fold and dataset.name == config.dataset:
             dataset = dataset.hold_out_fold(config.fold)
         return ImageChoice(dataset, split, split)

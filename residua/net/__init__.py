@@ -2,6 +2,7 @@
 
 layers, joins          make the PyTorch modules of layers and of joins
 weight_init            initialise weights from a seed
+whiten                 set the stem's weights from training images
 build                  build the PyTorch module of a network: `build.build(network, seed)`
 create                 create a network by name, with new or pretrained weights
 stage_features         return the outputs of a network's stages, for detection and segmentation

@@ -5,17 +5,19 @@ from itertools import groupby
 
 from torch import Tensor, nn
 
+from residua.config.layers import Layer
 from residua.config.network import Network
 from residua.config.plan import Plan, PlannedUnit, plan
 from residua.net.joins import GatedSum, make_join
 from residua.net.layers import make_layer_module, make_sequential
-from residua.net.weight_init import initialise_weights
+from residua.net.weight_init import initialise_weights, redraw_weights
 
 
 def build(network: Network, seed: int = 0) -> "ResidualNetwork":
     """Build the PyTorch module of a network; `seed` determines its initial weights."""
     net = ResidualNetwork(plan(network))
     initialise_weights(net, seed)
+    redraw_weights(list_layer_modules(net), seed)
     for unit, planned in zip(net.units, net.plan.units, strict=True):
         for module, layer in zip(unit.branch, planned.branch, strict=True):
             if layer.zero_init:
@@ -23,6 +25,14 @@ def build(network: Network, seed: int = 0) -> "ResidualNetwork":
         if isinstance(unit.join, GatedSum) and unit.join.gate.bias is not None:
             nn.init.constant_(unit.join.gate.bias, unit.join.initial_bias)
     return net
+
+
+def list_layer_modules(net: "ResidualNetwork") -> list[tuple[nn.Module, Layer]]:
+    """List modules and their layers: of the stem, the head, and the units' leads and branches."""
+    paths = [(net.stem, net.plan.stem), (net.head, net.plan.head)]
+    for unit, planned in zip(net.units, net.plan.units, strict=True):
+        paths += [(unit.lead, planned.lead), (unit.branch, planned.branch)]
+    return [pair for modules, layers in paths for pair in zip(modules, layers, strict=True)]
 
 
 class ResidualNetwork(nn.Module):
@@ -104,6 +114,7 @@ class ResidualNetwork(nn.Module):
             self.plan = plan(replace(self.plan.network, classes=num_classes))
             layer = make_layer_module(self.plan.head[-1])
             initialise_weights(layer, seed)
+            redraw_weights([(layer, self.plan.head[-1])], seed)
             weight = next(self.parameters())
             self.head[-1] = layer.to(weight.device, weight.dtype).train(self.training)
         elif self.num_classes:

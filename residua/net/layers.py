@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from residua.config.attention import EfficientAttention, SqueezeExcitation
-from residua.config.heads import Head
+from residua.config.heads import Head, MaxPooling
 from residua.config.layers import Layer, Layers
 from residua.config.registry import implementation_of, register
 from residua.net.vlad import NetVlad
@@ -86,6 +86,18 @@ class GlobalAvgPool(nn.Module):
         return x.flatten(2).mean(2)
 
 
+class GlobalMaxPool(nn.Module):
+    """The maximum over all positions, times `factor`: (n, channels, *size) -> (n, channels)."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = x.flatten(2).amax(2)
+        return features if self.factor == 1 else features * self.factor
+
+
 class SqueezeExcitationLayer(nn.Module):
     """Squeeze-and-excitation: x * sigmoid(fc2(relu(fc1(mean(x))))) (Hu et al. 2018, Eq. 2-4)."""
 
@@ -130,7 +142,12 @@ def build_head_pooling(head: Head, channels: int) -> nn.Module:
     return NetVlad(channels, head.words) if head.pool == "vlad" else GlobalAvgPool()
 
 
+def build_max_pooling(head: MaxPooling, channels: int) -> nn.Module:
+    return GlobalMaxPool(head.scale / channels if head.scale else 1.0)
+
+
 register(Head, implementation=build_head_pooling)
+register(MaxPooling, implementation=build_max_pooling)
 
 
 def make_sequential(layers: Layers) -> nn.Sequential:
@@ -149,15 +166,17 @@ def make_layer_module(layer: Layer) -> nn.Module:
         case "weight":
             return make_weight_layer(layer)
         case "bn":
-            return nn.BatchNorm2d(c_out) if layer.output_shape.size else nn.BatchNorm1d(c_out)
+            return make_batchnorm(layer)
         case "relu":
             return nn.ReLU()
+        case "silu":
+            return nn.SiLU()
         case "scale":
             return ZeroInitScale()
         case "flatten":
             return nn.Flatten()
         case "maxpool":
-            return nn.MaxPool2d(layer.kernel, layer.stride, layer.kernel // 2)
+            return nn.MaxPool2d(layer.kernel, layer.stride, (layer.kernel - 1) // 2)
         case "avgpool":
             return nn.AvgPool2d(layer.kernel, layer.stride, ceil_mode=True, count_include_pad=False)
         case "pad":
@@ -169,7 +188,18 @@ def make_weight_layer(layer: Layer) -> nn.Conv2d | nn.Linear:
     c_in, c_out = layer.input_shape.channels, layer.output_shape.channels
     if not layer.output_shape.size:
         return nn.Linear(c_in, c_out, bias=layer.bias)
-    padding = layer.kernel // 2
-    return nn.Conv2d(
+    padding = (layer.kernel - 1) // 2
+    conv = nn.Conv2d(
         c_in, c_out, layer.kernel, layer.stride, padding, groups=layer.groups, bias=layer.bias
     )
+    conv.weight.requires_grad_(layer.stem_start is None)
+    return conv
+
+
+def make_batchnorm(layer: Layer) -> nn.BatchNorm1d | nn.BatchNorm2d:
+    """Make a BN; a scale that is not learned is a parameter that needs no gradient."""
+    channels, settings = layer.output_shape.channels, layer.norm
+    kind = nn.BatchNorm2d if layer.output_shape.size else nn.BatchNorm1d
+    norm = kind(channels, settings.eps, settings.momentum)
+    norm.weight.requires_grad_(settings.scale)
+    return norm

@@ -97,6 +97,8 @@ def explain_not_identity(network: Network) -> str:
         return "every shortcut of option C is a projection; options A and B keep the identity"
     if "bn" in unit.order.after:
         return "its order has BN after the addition"
+    if "silu" in unit.order.after:
+        return "its order has SiLU after the addition, which changes what the shortcut passes on"
     if unit.order.last.endswith("relu"):
         return "its branches end in a ReLU, which passes no gradient at 0"
     return ""

@@ -26,7 +26,13 @@ CAPTION_SHIFT = 100 * (WIDTH / 2 - COLUMN_X) / WIDTH
 """How far left of the drawing's middle its boxes stand, in percent of the drawing's width."""
 
 WEIGHT_HEIGHT, OTHER_HEIGHT, GAP = 27, 18, 8
-OP_LABELS = {"bn": "BN", "relu": "ReLU", "avgpool": "average pool"}
+OP_LABELS = {
+    "bn": "BN",
+    "relu": "ReLU",
+    "silu": "SiLU",
+    "maxpool": "max-pool",
+    "avgpool": "average pool",
+}
 FILE_GAP, FILE_SCALE = 56, 1.4  # of a separate file: pixels between blocks, and size
 
 

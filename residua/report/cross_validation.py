@@ -76,9 +76,10 @@ def list_fold_results(runs: Sequence[FinishedRun]) -> list[FoldResult]:
             group[0].fold.count if group[0].fold else 0,
             len(group),
             group[0].result.dev_images,
-            fmean(run.result.dev_error for run in group),
+            fmean(errors),
         )
         for (arm, depth, number), group in groups.items()
+        if (errors := [e for run in group if (e := run.result.dev_error) is not None])
     ]
 
 

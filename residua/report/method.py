@@ -5,8 +5,9 @@ from pathlib import Path
 
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import DATASETS
+from residua.config.image_views import ImageViews
 from residua.config.recipe import Recipe
-from residua.config.schedules import OneCycle, Schedule
+from residua.config.schedules import LinearDecay, OneCycle, Schedule
 from residua.config.serialize import Json, from_json
 from residua.errors import ResiduaError
 from residua.report.format import (
@@ -56,7 +57,9 @@ def describe_run_dataset(run: FinishedRun) -> str:
         text += (
             f", images of {height} × {width} pixels in {format_counted_noun(channels, 'channel')}"
         )
-        if run.fold is None:
+        if run.fold is None and run.recipe.get("dev") is False:
+            text += "; no training images are held out"
+        elif run.fold is None:
             text += f"; {dataset.num_dev_images:,} training images are held out as the dev split"
     if run.fold is not None:
         text += (
@@ -117,6 +120,14 @@ def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
     )
 
 
+VIEWS_TEXTS: dict[ImageViews, str] = {
+    "plain": "",
+    "mirror": "the test error is that of probabilities averaged over each image and its mirror "
+    "image",
+    "six": "the test error is that of scores averaged over six views of each image",
+}
+
+
 def describe_common_training_recipe(study_runs: StudyRuns) -> str:
     """Write a sentence on the study's recipe, without the changes that single arms make to it."""
     finished_runs = study_runs.finished
@@ -147,6 +158,10 @@ def describe_schedule(schedule: Schedule) -> str:
             f"the learning rate rises to {schedule.lr:g} over the first "
             f"{format_shortest_percent(schedule.rise)} of steps, then falls along a cosine"
         )
+    if isinstance(schedule, LinearDecay):
+        rise = f"rises to {schedule.lr:g} over the first {format_shortest_percent(schedule.rise)}"
+        start = f"{rise} of steps" if schedule.rise else f"starts at {schedule.lr:g}"
+        return f"the learning rate {start} and falls linearly to {schedule.lr * schedule.floor:g}"
     text = f"the learning rate is {schedule.lr:g}"
     if schedule.at:
         drop_points = join_with_and([format_shortest_percent(share) for share in schedule.at])
@@ -198,6 +213,9 @@ def list_fine_tuning_settings(recipe: Recipe) -> list[str]:
         bn_texts[recipe.bn]: recipe.bn != "train",
         f"weights are averaged over steps, with a decay of {recipe.ema:g}": recipe.ema > 0,
         f"gradients longer than {recipe.clip_norm:g} are shortened": recipe.clip_norm > 0,
+        f"the stem is trained in the first {format_shortest_percent(recipe.stem)} of steps alone, "
+        "at a rate that falls linearly to 0": recipe.stem > 0,
+        VIEWS_TEXTS[recipe.views]: recipe.views != "plain",
         f"the sides of the training images are {sides} of full size, in equal parts of the run": (
             bool(recipe.sizes)
         ),
@@ -216,8 +234,12 @@ def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
             f"images are crops of {format_shortest_percent(augment.area)} or more of a photo, "
             "resized to one size"
         )
+    if augment.pad and augment.area == 1 and augment.pad_mode == "reflect":
+        text += " with reflected edges"
     if augment.flip and flips_allowed:
-        text += ", mirrored at random"
+        text += (
+            ", mirrored in every second epoch" if augment.alternate_flip else ", mirrored at random"
+        )
     if augment.cut:
         text += f", and a square of {augment.cut} pixels is cut out"
     if augment.colour:

@@ -26,7 +26,7 @@ class RunResult:
     steps: int
     seconds: float  # of all training steps
     train_error: float
-    dev_error: float
+    dev_error: float | None  # None if the dev images were trained on
     test_error: float
     # both measured in one pass, after the BN statistics were re-estimated with the final weights
     train_error_reestimated: float | None = None

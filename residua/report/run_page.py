@@ -167,10 +167,15 @@ def describe_run_size(run: FinishedRun) -> str:
 
 def describe_curves(run: FinishedRun) -> str:
     """Describe the figure of a run in words, for screen readers."""
+    dev_error, test_error = run.result.dev_error, format_percent(run.result.test_error)
+    if dev_error is None:
+        return (
+            f"Training error, loss and learning rate of {run.name} over training; at the end the "
+            f"test error is {test_error}"
+        )
     return (
         f"Training and dev error, loss and learning rate of {run.name} over training; at the end "
-        f"the dev error is {format_percent(run.result.dev_error)} and the test error "
-        f"{format_percent(run.result.test_error)}"
+        f"the dev error is {format_percent(dev_error)} and the test error {test_error}"
     )
 
 

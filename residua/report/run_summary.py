@@ -155,6 +155,8 @@ def list_error_rows(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     ]
     rows = []
     for name, error, count in splits:
+        if error is None:
+            continue
         right, low, high = format_accuracy(error, count)
         rows.append((name, right, f"{low}–{high}" if low else "", f"{count:,}" if count else ""))
     return rows

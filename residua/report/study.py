@@ -242,13 +242,15 @@ def make_cell_row(cell: StudyCell, num_classes: int) -> list[tuple[str, str]]:
     ]
 
 
-def format_mean_and_spread(mean: float, sd: float | None, seeds: int) -> tuple[str, str]:
+def format_mean_and_spread(mean: float | None, sd: float | None, seeds: int) -> tuple[str, str]:
     """Format a mean in percent, and the small text below it; `mean` and `sd` are in [0, 1].
 
     Two seeds give their values, (`2.6`, `2.0 to 3.2`); more give the sd and half the width of the
-    95 % confidence interval, (`2.6 ± 0.6`, `CI ± 1.5`).
+    95 % confidence interval, (`2.6 ± 0.6`, `CI ± 1.5`).  A mean that is None has a dash.
     """
     half_width = ci_half_width(sd, seeds)
+    if mean is None:
+        return NO_VALUE, ""
     if sd is None or half_width is None:
         return format_percent_number(mean), ""
     if seeds == 2:

@@ -51,7 +51,7 @@ class StudyCell:
     train_error_reestimated_sd: float | None = None
     train_loss: float | None = None  # nats, of the pass that measured the re-estimated error
     train_loss_sd: float | None = None
-    dev_error: float
+    dev_error: float | None
     dev_error_sd: float | None = None
     test_error: float
     test_error_sd: float | None = None
@@ -118,10 +118,10 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
     for run in cell_runs:
         runs_by_seed.setdefault(run.seed, []).append(run)
     results = [average_results_over_folds(runs) for runs in runs_by_seed.values()]
-    train, dev, test = (
-        [getattr(result, f"{split}_error") for result in results]
-        for split in ("train", "dev", "test")
+    train, test = (
+        [getattr(result, f"{split}_error") for result in results] for split in ("train", "test")
     )
+    dev = all_known_or_empty([result.dev_error for result in results])
     reestimated = all_known_or_empty([result.train_error_reestimated for result in results])
     train_losses = all_known_or_empty([result.train_loss for result in results])
     gaps = [after - before for after, before in zip(test, reestimated or train, strict=True)]
@@ -148,7 +148,7 @@ def average_cell_runs(cell_runs: list[FinishedRun]) -> StudyCell:
         train_error_reestimated_sd=sample_sd_or_none(reestimated),
         train_loss=mean_or_none(train_losses),
         train_loss_sd=sample_sd_or_none(train_losses),
-        dev_error=fmean(dev),
+        dev_error=mean_or_none(dev),
         dev_error_sd=sample_sd_or_none(dev),
         test_error=fmean(test),
         test_error_sd=sample_sd_or_none(test),
@@ -178,7 +178,7 @@ def average_results_over_folds(runs: Sequence[FinishedRun]) -> RunResult:
         results[0],
         seconds=fmean(result.seconds for result in results),
         train_error=fmean(result.train_error for result in results),
-        dev_error=fmean(result.dev_error for result in results),
+        dev_error=mean_or_none(all_known_or_empty([result.dev_error for result in results])),
         test_error=fmean(result.test_error for result in results),
         train_error_reestimated=mean_or_none(reestimated),
         train_loss=mean_or_none(all_known_or_empty([result.train_loss for result in results])),
@@ -189,7 +189,7 @@ def list_fold_errors(cell_runs: Sequence[FinishedRun]) -> list[float]:
     """List the error on each fold that was held out, as a mean over seeds; [] without folds."""
     errors: dict[int, list[float]] = {}
     for run in cell_runs:
-        if run.fold is not None:
+        if run.fold is not None and run.result.dev_error is not None:
             errors.setdefault(run.fold.number, []).append(run.result.dev_error)
     return [fmean(errors[number]) for number in sorted(errors)]
 

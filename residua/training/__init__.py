@@ -1,9 +1,11 @@
 """Training: everything between a `Run` value and a trained network in its run folder.
 
 run               train a run into its folder, and measure its result
+run_result        measure the errors of a trained network, and summarise its run
 prepared_run      read the data, build the network, and choose the function that trains it
 loop              the training loop: steps, evaluations, metrics, checkpoints
 step              one step: forward pass, backward pass, update
+gradients         the memory of gradients, and the limit of their norm
 prefetched_batch  assembles the next batch on a GPU beside the current step
 weight_average    a running average of the weights over the steps
 prepared_network  freeze what a recipe freezes, and move the network to its device

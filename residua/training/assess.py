@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
+from residua.config.image_views import ImageViews
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.data.images import Images
@@ -52,7 +53,7 @@ def predict_log_probabilities(
     machine: Machine,
     batch_size: int = EVAL_BATCH,
     *,
-    mirror: bool = False,
+    views: ImageViews = "plain",
 ) -> Tensor:
     """Predict log probabilities (n, classes) of uint8 images, in fp32 and in the images' order.
 
@@ -61,7 +62,7 @@ def predict_log_probabilities(
     """
     log_probs = torch.zeros(len(images), len(config.classes), device=machine.device)
     for batch_slice, _, batch_log_probs in predict_own_batches(
-        net, images, config.mean, config.std, machine, batch_size, mirror=mirror
+        net, images, config.mean, config.std, machine, batch_size, views=views
     ):
         log_probs[batch_slice] = batch_log_probs
     return machine.group.all_reduce_sum(log_probs).cpu()
@@ -75,7 +76,7 @@ def evaluate_model_folder(
     data_dir: Path | None = None,
     *,
     on_data: Callable[[DataSummary], None] = ignore_summary,
-    mirror: bool = False,
+    views: ImageViews = "plain",
     calibrate: bool = False,
     forget_temperature: bool = False,
 ) -> EvaluationResult:
@@ -83,28 +84,28 @@ def evaluate_model_folder(
 
     `folder` is a model folder, or the folder of a run, whose model folder `last` is then used.
     Without a `split`, the images are those that the model was not trained on (`choose_images`).
-    `on_data` is called with a summary of the images before they are classified.  With `mirror`, the
-    probabilities of each image and its mirror image are averaged.  With `calibrate`, a temperature
+    `on_data` is called with a summary of the images before they are classified.  The
+    predictions for the `views` of each image are averaged.  With `calibrate`, a temperature
     is first fitted on the dev split, and stored in the config if it lowers the loss of images that
     it was not fitted on; with `forget_temperature`, a stored one is removed.
 
     Raises UsageError if the data set's classes or image shapes differ from the model's, or if the
-    images do not allow `mirror` or `calibrate`; RecordError if the model folder cannot be read, and
-    DataError if the images cannot.
+    images do not allow the `views` or `calibrate`; RecordError if the model folder cannot be read,
+    and DataError if the images cannot.
     """
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
     choice = choose_images(data, split, config)
-    check_mirror_and_calibrate(data, choice, mirror=mirror, calibrate=calibrate)
+    check_views_and_calibrate(data, choice, views=views, calibrate=calibrate)
     agreed_facts: RankFacts = {
         "command": "evaluate",
-        "options": [mirror, calibrate, forget_temperature],
+        "options": [views, calibrate, forget_temperature],
     }
     if machine.group.world_size > 1:
         agreed_facts["model"] = fingerprint_model_folder(folder)
     net = machine.prepare_model_in_place(from_pretrained(folder))
     predict = partial(
-        load_and_predict, net, config, machine, data_dir, on_data, mirror, agreed_facts
+        load_and_predict, net, config, machine, data_dir, on_data, views, agreed_facts
     )
     dev = predict(choose_images(data, "dev", config)) if calibrate else None
     named_images, log_probs = predict(choice)
@@ -115,12 +116,13 @@ def evaluate_model_folder(
     elif forget_temperature:
         config, note = remove_stored_temperature(folder, config, write=is_main)
     environment = machine.describe_environment()
-    opinion = make_second_opinion(folder, config, named_images.images, machine, mirror=mirror)
+    opinion = make_second_opinion(folder, config, named_images.images, machine, views=views)
     return replace(
         build_evaluation(named_images, log_probs, config, source, opinion),
         dataset=data.name,
         split=choice.label,
-        mirror=mirror,
+        mirror=views == "mirror",
+        six_views=views == "six",
         environment=tuple((name, str(value)) for name, value in environment.items()),
         temperature_note=note,
     )
@@ -134,20 +136,20 @@ def evaluate_classifier(
     machine: Machine,
     data_dir: Path | None = None,
     *,
-    mirror: bool = False,
+    views: ImageViews = "plain",
     on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> EvaluationResult:
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
     check_compatibility(config, data, config.network.name)
     choice = choose_images(data, split, config)
-    check_mirror_and_calibrate(data, choice, mirror=mirror, calibrate=False)
+    check_views_and_calibrate(data, choice, views=views, calibrate=False)
     named_images, log_probs = load_and_predict(
         machine.prepare_model_in_place(deepcopy(net)),
         config,
         machine,
         data_dir,
         on_data,
-        mirror,
+        views,
         {"command": "evaluate"},
         choice,
     )
@@ -155,12 +157,18 @@ def evaluate_classifier(
         build_evaluation(named_images, log_probs, config),
         dataset=data.name,
         split=choice.label,
-        mirror=mirror,
+        mirror=views == "mirror",
+        six_views=views == "six",
     )
 
 
 def make_second_opinion(
-    folder: Path, config: ModelConfig, images: Images, machine: Machine, *, mirror: bool = False
+    folder: Path,
+    config: ModelConfig,
+    images: Images,
+    machine: Machine,
+    *,
+    views: ImageViews = "plain",
 ) -> SecondOpinion | None:
     """Make a function that predicts some of `images` with the weights of the run's best epoch.
 
@@ -180,21 +188,22 @@ def make_second_opinion(
     def predict_positions(positions: NDArray[np.int64]) -> FloatArray:
         chosen = images[torch.from_numpy(positions)]
         predicted: FloatArray = predict_log_probabilities(
-            net, chosen, config, machine, mirror=mirror
+            net, chosen, config, machine, views=views
         ).numpy()
         return predicted
 
     return predict_positions
 
 
-def check_mirror_and_calibrate(
-    data: Dataset, choice: ImageChoice, *, mirror: bool, calibrate: bool
+def check_views_and_calibrate(
+    data: Dataset, choice: ImageChoice, *, views: ImageViews, calibrate: bool
 ) -> None:
     """Raise UsageError if mirroring may change an image's class, or the dev split is evaluated."""
-    if mirror and not data.flip_keeps_class:
+    option = "--mirror" if views == "mirror" else f"--views={views}"
+    if views != "plain" and not data.flip_keeps_class:
         raise UsageError(
-            f"--mirror cannot be used with {data.name}, because a mirrored image may belong to "
-            "another class: remove --mirror"
+            f"{option} cannot be used with {data.name}, because a mirrored image may belong to "
+            f"another class: remove {option}"
         )
     if calibrate and choice.label in ("dev", "all"):
         raise UsageError(
@@ -209,7 +218,7 @@ def load_and_predict(
     machine: Machine,
     data_dir: Path | None,
     on_data: Callable[[DataSummary], None],
-    mirror: bool,
+    views: ImageViews,
     agreed_facts: RankFacts,
     choice: ImageChoice,
 ) -> tuple[NamedImages, FloatArray]:
@@ -225,7 +234,7 @@ def load_and_predict(
     require_equal_ranks(machine, lambda: agreed_facts | {"images": images.fingerprint})
     labels = images.labels.tolist()
     on_data(summarize_evaluated_data(choice.dataset, choice.label, labels, problems, choice.reason))
-    log_probs = predict_log_probabilities(net, images, config, machine, mirror=mirror)
+    log_probs = predict_log_probabilities(net, images, config, machine, views=views)
     require_finite_scores(log_probs, config)
     return named_images, log_probs.numpy()
 

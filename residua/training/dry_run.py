@@ -19,7 +19,7 @@ from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
 from residua.data.batches import TrainingBatches, make_training_batches, shrink_sides
 from residua.data.images import Images
-from residua.data.read import read_split
+from residua.data.read import read_training_splits
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
@@ -52,8 +52,14 @@ def preview_run(
     data = data or resolve_dataset(run.dataset, run.network.input)
     if isinstance(run.network, Network):
         require_enough_memory(run, plan(run.network), data, machine)  # for the real steps
-    images = machine.group.run_local_rank0_first(partial(read_split, data, "train", data_dir))
-    on_data(summarize_training_data(data, images, read_split(data, "dev", data_dir)))
+    read = partial(
+        read_training_splits,
+        data,
+        data_dir,
+        holds_out_dev=run.recipe is None or run.recipe.dev,
+    )
+    images, dev_images = machine.group.run_local_rank0_first(read)
+    on_data(summarize_training_data(data, images, dev_images))
     images = images.to(machine.device)
     require_equal_ranks(
         machine,

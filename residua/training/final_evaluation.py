@@ -8,6 +8,7 @@ from torch import nn
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
+from residua.config.image_views import ImageViews
 from residua.data.read import NamedImages, list_skipped_images, load_square_photos, read_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.net.model_folder import from_pretrained, read_model_config
@@ -32,7 +33,7 @@ def evaluate_finished_run(
 ) -> EvaluationResult:
     """Evaluate the network of the finished run in `folder` on the test split of `data`, in fp32.
 
-    It is a single pass over the test images.  Photographs are taken from the cache that training
+    The views of the run's recipe are averaged.  Photographs are taken from the cache that training
     has filled, so that none is decoded again.  This process evaluates alone, even if `machine`
     belongs to a group.  `module` is the trained network if it is a module of the user's own; a copy
     of it is evaluated.  Raises the errors of `evaluate_model_folder`.
@@ -43,14 +44,20 @@ def evaluate_finished_run(
     trained = from_pretrained(folder / "last") if module is None else deepcopy(module)
     net = machine.prepare_model_in_place(trained)
     named_images = read_named_test_images(data, data_dir)
-    log_probs = predict_log_probabilities(net, named_images.images, config, machine)
+    run_recipe = RunRecord(folder).read_run().recipe
+    views: ImageViews = run_recipe.views if run_recipe else "plain"
+    log_probs = predict_log_probabilities(net, named_images.images, config, machine, views=views)
     require_finite_scores(log_probs, config)
     environment = machine.describe_environment()
-    opinion = make_second_opinion(folder / "last", config, named_images.images, machine)
+    opinion = make_second_opinion(
+        folder / "last", config, named_images.images, machine, views=views
+    )
     return replace(
         build_evaluation(named_images, log_probs.numpy(), config, ask_second_opinion=opinion),
         dataset=data.name,
         split="test",
+        mirror=views == "mirror",
+        six_views=views == "six",
         environment=tuple((name, str(value)) for name, value in environment.items()),
     )
 

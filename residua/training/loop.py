@@ -101,13 +101,16 @@ def take_step(
         probe_steps = recipe.count_probe_steps(progress.total_steps)
         training_step.set_probing(progress.step < probe_steps)
     lr = recipe.lr_at_step(progress.step, progress.total_steps)
+    stem_lr = recipe.stem_lr_at_step(progress.step, progress.total_steps)
+    if recipe.stem:
+        training_step.set_stem_training(stem_lr > 0)
     if training_step.can_assemble(batches):
-        loss, wrong_count = training_step.train_on_step(batches, progress.step, lr)
+        loss, wrong_count = training_step.train_on_step(batches, progress.step, lr, stem_lr)
     else:
         wait_started = time.perf_counter()
         images, labels = batches.make_batch(progress.step)
         progress.data_wait_seconds += time.perf_counter() - wait_started
-        loss, wrong_count = training_step(images, labels, lr)
+        loss, wrong_count = training_step(images, labels, lr, stem_lr)
     if training_step.average:
         training_step.average.update(progress.step)
     progress.add_step(loss, wrong_count)

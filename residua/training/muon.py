@@ -22,10 +22,20 @@ class MuonOptimiser(Optimizer):
     torch.optim.Muon takes only matrices.  Here a convolution weight (out, in, k, k) is treated as a
     matrix (out, in * k * k).  Weights of the same shape are orthogonalised as one batch, because
     networks have many weights but few shapes.  Weight decay is decoupled in the orthogonalised
-    groups; in the others it is added to the gradient, as in SGD.
+    groups; in the others it is added to the gradient, as in SGD.  `rounds` is the number of
+    Newton-Schulz steps.  With `normalise_weights`, an orthogonalised weight is scaled before each
+    step, so that its norm is the square root of its number of outputs.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        momentum: float,
+        rounds: int = NEWTON_SCHULZ_STEPS,
+        *,
+        normalise_weights: bool = False,
+    ) -> None:
+        self.rounds, self.normalise_weights = rounds, normalise_weights
         defaults = {"lr": 0.0, "momentum": momentum, "weight_decay": 0.0, "is_unit_weights": False}
         super().__init__(groups, defaults)
         self.packings: dict[tuple[object, ...], MatrixPacking] = {}
@@ -46,6 +56,8 @@ class MuonOptimiser(Optimizer):
             directions = list(torch._foreach_add(gradients, buffers, alpha=momentum))
             if group["is_unit_weights"]:
                 directions = self.orthogonalise(directions)
+                if self.normalise_weights:
+                    normalise_to_outputs(parameters)
                 torch._foreach_mul_(parameters, 1 - lr * weight_decay)
             if isinstance(lr, Tensor):
                 torch._foreach_mul_(directions, -lr)
@@ -64,12 +76,13 @@ class MuonOptimiser(Optimizer):
     def orthogonalise(self, tensors: list[Tensor]) -> list[Tensor]:
         """Orthogonalise tensors (out, ...); return the results in the same order."""
         if not tensors[0].is_cuda:
-            return orthogonalise_by_shape(tensors)
+            return orthogonalise_by_shape(tensors, self.rounds)
         key = tuple((tensor.shape, tensor.stride()) for tensor in tensors)
         if key not in self.packings:
             self.packings[key] = MatrixPacking(tensors)
         packing = self.packings[key]
-        return packing.unpack([orthogonalise_wide(batch) for batch in packing.pack(tensors)])
+        batches = [orthogonalise_wide(batch, self.rounds) for batch in packing.pack(tensors)]
+        return packing.unpack(batches)
 
 
 class MatrixPacking:
@@ -151,20 +164,31 @@ def group_by_padded_size(shapes: list[torch.Size]) -> list[list[int]]:
     return groups
 
 
-def orthogonalise_by_shape(tensors: list[Tensor]) -> list[Tensor]:
+def normalise_to_outputs(weights: list[Tensor]) -> None:
+    """Scale weights (out, ...) in place, so that the Euclidean norm of each is sqrt(out)."""
+    norms = list(torch._foreach_norm(weights))
+    torch._foreach_div_(norms, [len(weight) ** 0.5 for weight in weights])
+    torch._foreach_clamp_min_(norms, 1e-12)
+    torch._foreach_div_(weights, norms)
+
+
+def orthogonalise_by_shape(
+    tensors: list[Tensor], rounds: int = NEWTON_SCHULZ_STEPS
+) -> list[Tensor]:
     """Orthogonalise tensors (out, ...), in one batch per shape; return them in the same order."""
     indices_by_shape = defaultdict(list)
     for i, tensor in enumerate(tensors):
         indices_by_shape[tensor.shape].append(i)
     results: list[Tensor] = list(tensors)
     for shape, indices in indices_by_shape.items():
-        batch = orthogonalise_matrices(torch.stack([tensors[i].flatten(1) for i in indices]))
+        stacked = torch.stack([tensors[i].flatten(1) for i in indices])
+        batch = orthogonalise_matrices(stacked, rounds)
         for i, matrix in zip(indices, batch, strict=True):
             results[i] = matrix.view(shape)
     return results
 
 
-def orthogonalise_matrices(matrices: Tensor) -> Tensor:
+def orthogonalise_matrices(matrices: Tensor, rounds: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     """Approximate the nearest orthogonal matrix of each of n matrices (n, rows, columns).
 
     The nearest orthogonal matrix of G = U S V^T is U V^T.  It is computed by Newton-Schulz steps in
@@ -176,18 +200,18 @@ def orthogonalise_matrices(matrices: Tensor) -> Tensor:
     if is_tall:
         x = x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
+    for _ in range(rounds):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     result: Tensor = (x.mT if is_tall else x).float()
     return result
 
 
-def orthogonalise_wide(x: Tensor) -> Tensor:
+def orthogonalise_wide(x: Tensor, rounds: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     """Do the same as `orthogonalise_matrices` for wide bf16 matrices, in few kernels, in bf16."""
     a, b, c = QUINTIC_COEFFICIENTS
     x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
+    for _ in range(rounds):
         square = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)

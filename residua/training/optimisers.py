@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
 from residua.config.registry import implementation_of, register
 from residua.net.build import ResidualNetwork
+from residua.net.freeze import last_layer_parameters
 from residua.training.muon import MuonOptimiser
 
 ParameterGroup: TypeAlias = dict[str, Any]
@@ -49,6 +50,19 @@ def build_rmsprop(optimiser: RmsProp, groups: list[ParameterGroup]) -> torch.opt
     )
 
 
+def build_muon(optimiser: Muon, groups: list[ParameterGroup]) -> MuonOptimiser:
+    if optimiser.others_momentum is not None:
+        for group in groups:
+            if not group["is_unit_weights"]:
+                group["momentum"] = optimiser.others_momentum
+    return MuonOptimiser(
+        groups,
+        optimiser.momentum,
+        optimiser.rounds,
+        normalise_weights=optimiser.normalise_weights,
+    )
+
+
 def are_on_gpu(groups: list[ParameterGroup]) -> bool:
     parameter: Tensor = groups[0]["params"][0]
     return parameter.is_cuda
@@ -57,7 +71,7 @@ def are_on_gpu(groups: list[ParameterGroup]) -> bool:
 register(Sgd, implementation=build_sgd)
 register(AdamW, implementation=build_adamw)
 register(RmsProp, implementation=build_rmsprop)
-register(Muon, implementation=lambda optimiser, groups: MuonOptimiser(groups, optimiser.momentum))
+register(Muon, implementation=build_muon)
 
 
 def make_parameter_groups(
@@ -65,19 +79,25 @@ def make_parameter_groups(
     optimiser: Optimiser,
     lr_factors: Mapping[Tensor, float] | None = None,
     head_parameters: Set[Tensor] = frozenset(),
+    stem_parameters: Set[Tensor] = frozenset(),
 ) -> list[ParameterGroup]:
     """Group the trainable parameters by weight decay and by learning rate.
 
     `optimiser.decay` says which parameters are decayed.  `lr_factors` multiplies the learning rate
     of each parameter.  `head_parameters`, those of the last layer, do not share a group with
-    others, because the others may begin to be trained later.
+    others, because the others may begin to be trained later.  `stem_parameters` have groups of
+    their own, too, in which "is_stem" is True.
     """
     split_groups = []
     for group in group_by_decay(net, optimiser):
-        keys = {p: ((lr_factors or {}).get(p, 1.0), p in head_parameters) for p in group["params"]}
+        keys = {
+            p: ((lr_factors or {}).get(p, 1.0), p in head_parameters, p in stem_parameters)
+            for p in group["params"]
+        }
         for key in dict.fromkeys(keys.values()):
             params = [p for p in group["params"] if keys[p] == key]
-            split_groups.append(group | {"params": params, "lr_scale": key[0] * group["lr_scale"]})
+            lr_scale = key[0] * group["lr_scale"]
+            split_groups.append(group | {"params": params, "lr_scale": lr_scale, "is_stem": key[2]})
     return split_groups
 
 
@@ -113,6 +133,11 @@ def group_by_decay(net: nn.Module, optimiser: Optimiser) -> list[ParameterGroup]
     is_unit_weights = optimiser.decay == "units"
     decayed_ids = {id(p) for p in decayed}
     others = [p for _, p in named if id(p) not in decayed_ids]
+    head: set[Tensor] = set()
+    if isinstance(net, ResidualNetwork) and optimiser.lr_scale_of_head != (
+        optimiser.lr_scale_outside_units
+    ):
+        head = last_layer_parameters(net)
     groups: list[ParameterGroup] = [
         {
             "params": decayed,
@@ -120,11 +145,40 @@ def group_by_decay(net: nn.Module, optimiser: Optimiser) -> list[ParameterGroup]
             "lr_scale": 1.0,
             "is_unit_weights": is_unit_weights,
         },
-        {
-            "params": others,
-            "weight_decay": 0.0,
-            "lr_scale": optimiser.lr_scale_outside_units,
-            "is_unit_weights": False,
-        },
+        *(
+            {
+                "params": [p for p in others if (p in head) == is_head],
+                "weight_decay": optimiser.decay_outside_units / lr_scale if lr_scale else 0.0,
+                "lr_scale": lr_scale,
+                "is_unit_weights": False,
+            }
+            for is_head, lr_scale in (
+                (False, optimiser.lr_scale_outside_units),
+                (True, optimiser.lr_scale_of_head),
+            )
+        ),
     ]
     return [group for group in groups if group["params"]]
+
+
+def collect_optimiser_state(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's tensors, keyed by the names `PARAMETER/STATE`."""
+    return {
+        f"{name}/{state_key}": value
+        for name, parameter in net.named_parameters()
+        for state_key, value in optimiser.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore_optimiser_state(
+    net: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]
+) -> None:
+    """Restore the tensors of `collect_optimiser_state`, each in the layout of its parameter."""
+    parameters = dict(net.named_parameters())
+    for key, value in state.items():
+        name, _, state_key = key.rpartition("/")
+        parameter = parameters[name]
+        template = parameter if value.shape == parameter.shape else value
+        restored = torch.empty_like(template, device=parameter.device).copy_(value)
+        optimiser.state[parameter][state_key] = restored

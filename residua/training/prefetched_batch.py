@@ -24,6 +24,14 @@ class PrefetchedBatch:
         batches.load_orders(step)
         self.images, self.labels = batches.assemble(step, self.size_share)
 
+    def load(self, step: int) -> None:
+        """Assemble batch `step`, of the same size, in the same memory."""
+        self.batches.load_orders(step)
+        images, labels = self.batches.assemble(step, self.size_share)
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.step = step
+
     def holds(self, batches: TrainingBatches, step: int) -> bool:
         """Return whether this is batch `step` of `batches`."""
         return (self.batches, self.step) == (

@@ -5,6 +5,7 @@ from dataclasses import replace
 from torch import nn
 
 from residua.config.augmentation import Augmentation
+from residua.config.dataset import Dataset
 from residua.config.plan import Plan, plan
 from residua.config.recipe import RECIPES, Recipe
 from residua.config.run import Run
@@ -58,6 +59,15 @@ def require_fields_with_effect(recipe: Recipe, *, is_trained: bool, why_not: str
         )
 
 
+def require_allowed_views(recipe: Recipe | None, data: Dataset) -> None:
+    """Raise UsageError if `recipe.views` mirrors images whose class may then change."""
+    if recipe is not None and recipe.views != "plain" and not data.flip_keeps_class:
+        raise UsageError(
+            f"views={recipe.views} cannot be used with {data.name}, because a mirrored image may "
+            "belong to another class: use views=plain"
+        )
+
+
 def refuse_fields_for_own_module(run: Run, recipe: Recipe) -> None:
     """Raise UsageError if a field of the recipe needs a network whose layers are known."""
     own_module = f"{run.network.name} is a module of your own"
@@ -73,6 +83,7 @@ def refuse_fields_for_own_module(run: Run, recipe: Recipe) -> None:
         "body_lr": has_own_body_lr,  # the recipe tuning sets it for all networks
         "layer_decay": recipe.layer_decay != 1,
         "sizes": bool(recipe.sizes),
+        "stem": recipe.stem > 0,
         "bn=frozen": recipe.bn == "frozen",
     }
     for name, is_set in values.items():

@@ -16,12 +16,14 @@ from residua.config.network import Network
 from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
+from residua.data.augment import normalise_pixels
 from residua.data.batches import make_training_batches
 from residua.data.class_match import match_classes
 from residua.data.images import Images
 from residua.data.read import (
     ensure_dataset_ready,
     read_split,
+    read_training_splits,
 )
 from residua.data.seen_images import store_seen_images
 from residua.data.sources.resolve import PhotoDataset
@@ -29,6 +31,7 @@ from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary
 from residua.net.model_folder import build_untrained, save_pretrained
 from residua.net.vlad import VladNetwork
+from residua.net.whiten import count_start_images, set_stem_from_images
 from residua.record import RunRecord
 from residua.training.added_classes import extend_head
 from residua.training.checkpoint import CheckpointPolicy
@@ -41,7 +44,7 @@ from residua.training.initial_weights import (
 )
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
-from residua.training.prepared_network import prepare_network_for_recipe
+from residua.training.prepared_network import prepare_network_for_recipe, require_allowed_views
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
@@ -67,7 +70,7 @@ class PreparedRun:
     net: nn.Module
     config: ModelConfig  # for the model folders that the run writes
     train_images: Images
-    dev_images: Images
+    dev_images: Images | None  # None if they are trained on
     train_function: TrainFunction
     total_steps: int  # 0 for VLAD
     images_seen: int  # training images in all steps, repetitions included
@@ -91,15 +94,14 @@ def prepare_run(
     training rather than after it.  Raises DataError if files are missing or damaged, and UsageError
     if the run cannot be trained on this data or machine.
     """
-    machine.group.run_local_rank0_first(partial(ensure_dataset_ready, data, data_dir))
-    train_images, dev_images = [
-        read_split(data, split, data_dir).to(machine.device) for split in ("train", "dev")
-    ]
+    train_images, dev_images = read_images_of_run(run, data, data_dir, machine)
     fingerprint = train_images.fingerprint
     config = store_seen_images(make_model_config(run, data, fingerprint), data)
     summary = summarize_training_data(data, train_images, dev_images)
     environment = describe_data_facts(data, fingerprint)
     net = additions.module or build_untrained(run.network, run.seed)
+    if initial_weights is None:
+        start_stem_from_images(net, train_images, data)
     if initial_weights is not None and isinstance(run.network, Network):
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
         if run.add_class:
@@ -118,6 +120,7 @@ def prepare_run(
         partial(describe_training_on_rank, run, data, fingerprint, dev_images, data_dir),
     )
     if isinstance(net, VladNetwork):
+        assert dev_images is not None  # VLAD has no recipe
         return prepare_vlad_fit(
             run, net, config, train_images, dev_images, machine, environment, summary
         )
@@ -137,14 +140,36 @@ def prepare_run(
     )
 
 
+def read_images_of_run(
+    run: Run, data: Dataset, data_dir: Path | None, machine: Machine
+) -> tuple[Images, Images | None]:
+    """Check all files, and read the images to train on and the dev images, if it has any."""
+    require_allowed_views(run.recipe, data)
+    machine.group.run_local_rank0_first(partial(ensure_dataset_ready, data, data_dir))
+    holds_out_dev = run.recipe is None or run.recipe.dev
+    train, dev = read_training_splits(data, data_dir, holds_out_dev=holds_out_dev)
+    return train.to(machine.device), None if dev is None else dev.to(machine.device)
+
+
+def start_stem_from_images(net: nn.Module, train_images: Images, data: Dataset) -> None:
+    """Set the stem's weights from the first training images, if the network says so."""
+    if count := count_start_images(net):
+        images = train_images[:count].center_crop(data.input[1:])
+        set_stem_from_images(net, normalise_pixels(images.pixels, data.mean, data.std))
+
+
 def describe_training_on_rank(
-    run: Run, data: Dataset, train_fingerprint: str, dev_images: Images, data_dir: Path | None
+    run: Run,
+    data: Dataset,
+    train_fingerprint: str,
+    dev_images: Images | None,
+    data_dir: Path | None,
 ) -> RankFacts:
     """Return what all ranks must agree on to train `run`, with fingerprints of all splits.
 
     The test files of a published data set are not opened: their checksums are known.
     """
-    fingerprints = [train_fingerprint, dev_images.fingerprint]
+    fingerprints = [train_fingerprint, *([dev_images.fingerprint] if dev_images else [])]
     if isinstance(data, PhotoDataset):
         fingerprints.append(read_split(data, "test", data_dir).fingerprint)
     return {"command": "train"} | describe_run_on_rank(run, data, fingerprints)
@@ -160,6 +185,7 @@ def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:
         dataset=data.name,
         recipe=run.recipe.name if run.recipe else "",
         ema=run.recipe.ema if run.recipe else 0.0,
+        trained_on_dev=run.recipe is not None and not run.recipe.dev,
         fingerprint=fingerprint,
         residua=__version__,
         torch=torch.__version__,
@@ -201,7 +227,7 @@ def prepare_network_training(
     net: nn.Module,
     config: ModelConfig,
     train_images: Images,
-    dev_images: Images,
+    dev_images: Images | None,
     machine: Machine,
     record: RunRecord,
     checkpoint_policy: CheckpointPolicy,

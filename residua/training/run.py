@@ -5,32 +5,32 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 
 from residua.config.dataset import Dataset
-from residua.config.evaluation_results import wilson_interval
 from residua.config.network import Network
 from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
-from residua.data.images import Images
-from residua.data.read import read_split
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import Interrupted, RecordError, UsageError
 from residua.files import clean_up_interrupted_writes, delete_path, try_lock_folder
-from residua.net.freeze import list_unfrozen_batchnorms
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
 from residua.training.data_settings import prepare_data_of_run
 from residua.training.distributed import DataParallelGroup
-from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
 from residua.training.prepared_run import PreparedRun, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
-from residua.training.recalibrate_bn import recalibrate_batchnorm, score_with_recalibrated_bn
+from residua.training.recalibrate_bn import recalibrate_batchnorm
+from residua.training.run_result import (
+    load_evaluation_splits,
+    measure_errors,
+    measure_recalibrated_error,
+    summarise_run,
+)
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 
 
@@ -173,10 +173,15 @@ def finish_run(
         recalibrate_batchnorm(
             prepared_run.net, splits["train"], config.mean, config.std, fp32_machine
         )
-    errors = measure_errors(prepared_run, splits, fp32_machine)
-    is_last_best = progress.update_best(errors["dev_error"])
+    errors = measure_errors(
+        prepared_run, splits, fp32_machine, run.recipe.views if run.recipe else "plain"
+    )
+    dev_error = errors["dev_error"]
+    is_last_best = dev_error is not None and progress.update_best(dev_error)
     result = summarise_run(prepared_run, progress, errors, splits)
     result |= measure_recalibrated_error(prepared_run, splits["train"], fp32_machine)
+    if run.recipe and run.recipe.views != "plain":
+        result["test_views"] = run.recipe.views
     if machine.group.is_main:
         test_error, test_images = errors["test_error"], len(splits["test"])
         config = replace(prepared_run.config, test_error=test_error, test_images=test_images)
@@ -185,77 +190,6 @@ def finish_run(
             save_pretrained(prepared_run.net, prepared_run.config, record.folder / "best")
         record.write_result(result)
     return result
-
-
-def load_evaluation_splits(
-    prepared_run: PreparedRun, data: Dataset, data_dir: Path | None
-) -> dict[str, Images]:
-    """Return the images to evaluate, by split, all at the network's input size.
-
-    The test images are read here, and not before training.
-    """
-    dev_images = prepared_run.dev_images
-    return {
-        "train": prepared_run.train_images.center_crop(dev_images.image_size),
-        "dev": dev_images,
-        "test": read_split(data, "test", data_dir),
-    }
-
-
-def measure_errors(
-    prepared_run: PreparedRun, splits: dict[str, Images], machine: Machine
-) -> dict[str, float]:
-    """Measure the error of each split, in [0, 1]; the keys are `train_error`, `dev_error` etc."""
-    net, config = prepared_run.net, prepared_run.config
-    return {
-        f"{split}_error": evaluate_network(net, images, config.mean, config.std, machine).error
-        for split, images in splits.items()
-    }
-
-
-def measure_recalibrated_error(
-    prepared_run: PreparedRun, train_images: Images, machine: Machine
-) -> dict[str, Json]:
-    """Measure the training error and loss with BN statistics recomputed for the final weights.
-
-    The dict is empty if the network has no BN that updates running statistics.  A loss that is not
-    finite is left out, because JSON has no such number.
-    """
-    net, config = prepared_run.net, prepared_run.config
-    if not list_unfrozen_batchnorms(net):
-        return {}
-    score = score_with_recalibrated_bn(net, train_images, config.mean, config.std, machine)
-    loss: dict[str, Json] = {"train_loss": score.loss} if isfinite(score.loss) else {}
-    return {"train_error_reestimated": score.error} | loss
-
-
-def summarise_run(
-    prepared_run: PreparedRun,
-    progress: TrainingProgress,
-    errors: dict[str, float],
-    splits: dict[str, Images],
-) -> dict[str, Json]:
-    """Summarise the result of a run: steps, time, throughput and errors.
-
-    The errors on the dev and test images come with their 95 % confidence intervals.
-    """
-    counts = {split: len(images) for split, images in splits.items() if split != "train"}
-    intervals: dict[str, Json] = {
-        f"{split}_error_interval": list(
-            wilson_interval(round(errors[f"{split}_error"] * count), count)
-        )
-        for split, count in counts.items()
-    }
-    return {
-        "model": prepared_run.config.network.name,
-        "steps": prepared_run.total_steps,
-        "seconds": progress.seconds,
-        "images_per_second": prepared_run.images_seen / progress.seconds,
-        **errors,
-        "best_dev_error": progress.best_dev_error,
-        **{f"{split}_images": count for split, count in counts.items()},
-        **intervals,
-    }
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import network
-from residua.config.recipe import Recipe, usual_recipe
+from residua.config.recipe import RECIPE_NETWORKS, Recipe, usual_recipe
 from residua.config.run import Run
 from residua.config.serialize import to_json
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
@@ -182,8 +182,9 @@ def make_run(
     chosen: ChosenStart,
 ) -> ResolvedRun:
     """Make the run from the request and from the choices for what it leaves open."""
-    start = resolve_start(request, dataset, auto_config.model_name, chosen.source)
     chosen_recipe = request.change_recipe(auto_config.recipe)
+    default_model = RECIPE_NETWORKS.get(chosen_recipe.name, auto_config.model_name)
+    start = resolve_start(request, dataset, default_model, chosen.source)
     may_be_trained = bool(request.weights) or isinstance(request.model, nn.Module)
     require_fields_with_effect(
         chosen_recipe, is_trained=may_be_trained, why_not=chosen.which_is_missing

@@ -11,15 +11,19 @@ from residua.config.recipe import Recipe
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.net.activation_checkpoint import draws_randomly
+from residua.net.build import ResidualNetwork
 from residua.net.freeze import last_layer_parameters, list_unfrozen_batchnorms
 from residua.net.gradient_stream import WeightGradientStream
 from residua.training.cuda_graph import CudaGraphedCallable, StepFunction
 from residua.training.distributed import local_bn_splits
+from residua.training.gradients import allocate_flat_gradients, clip_gradient_norm
 from residua.training.machine import Machine
 from residua.training.optimisers import (
     build_torch_optimiser,
     choose_lr_factors,
+    collect_optimiser_state,
     make_parameter_groups,
+    restore_optimiser_state,
 )
 from residua.training.prefetched_batch import PrefetchedBatch
 from residua.training.weight_average import WeightAverage
@@ -31,9 +35,12 @@ class TrainingStep:
     A batch is split into `bn_splits` equal parts, each with its own BN statistics.  Gradients and
     running statistics are averaged over the splits, and over the ranks of the machine's group.
     `body_lr`, `layer_decay`, `clip_norm` and `ema` are those of `Recipe`.  Unless `may_probe` is
-    True, `set_probing` cannot be used.  Parameters that need no gradient are never trained.
+    True, `set_probing` cannot be used.  With `stem_learns_apart`, the stem has its own learning
+    rate, and `set_stem_training` can be used.  Parameters that need no gradient are never trained.
 
-    On a GPU, the step is a CUDA graph if `uses_cuda_graph`, which may be set to False.
+    On a GPU, the step is a CUDA graph if `uses_cuda_graph`, which may be set to False.  With
+    `keeps_graphs`, which may be set to True, the graphs of earlier phases of a run, such as those
+    of smaller images, stay in memory, so that a second run needs no capture.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class TrainingStep:
         clip_norm: float = 0.0,
         ema: float = 0.0,
         may_probe: bool = False,
+        stem_learns_apart: bool = False,
     ) -> None:
         self.net, self.machine = net, machine
         self.bn_splits, self.label_smoothing = bn_splits, label_smoothing
@@ -58,6 +66,9 @@ class TrainingStep:
         self.split_buffers = list(net.buffers()) if bn_splits > 1 else []
         self.float_buffers = [b for b in self.split_buffers if b.is_floating_point()]
         last_layer = last_layer_parameters(net)
+        self.stem_parameters: set[Tensor] = set()
+        if stem_learns_apart and isinstance(net, ResidualNetwork):
+            self.stem_parameters = {p for p in net.stem.parameters() if p.requires_grad}
         self.optimiser = build_torch_optimiser(
             optimiser,
             make_parameter_groups(
@@ -65,6 +76,7 @@ class TrainingStep:
                 optimiser,
                 choose_lr_factors(net, body_lr, layer_decay),
                 last_layer if may_probe else frozenset(),
+                self.stem_parameters,
             ),
         )
         self.flat_gradients = None
@@ -76,33 +88,39 @@ class TrainingStep:
             if may_probe and p.requires_grad and p not in last_layer
         }
         self.norms = list_unfrozen_batchnorms(net)
-        self.is_probing = False
+        self.is_probing, self.trains_stem = False, True
         self.uses_cuda_graph = machine.can_use_cuda_graph(net, bn_splits)
         self.graphed_step: CudaGraphedCallable | None = None
         self.graph_key: tuple[object, ...] = ()
         self.prefetched: PrefetchedBatch | None = None
+        self.keeps_graphs = False
+        self.kept_graphs: dict[tuple[object, ...], CudaGraphedCallable] = {}
+        self.kept_batches: dict[tuple[object, ...], PrefetchedBatch] = {}
         self.average = WeightAverage(net, ema) if ema else None
         # gradients of several splits are added to each other
         self.gradient_stream: WeightGradientStream | None = None
         if self.uses_cuda_graph and bn_splits == 1:
             self.gradient_stream = WeightGradientStream(machine.device)
 
-    def __call__(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, lr: float, stem_lr: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Train on a batch; return its mean loss and its number of wrong predictions, as scalars.
 
         `images` and `labels` are this rank's share of the batch; loss and wrong predictions are
         those of the whole batch, before the update.  Labels are classes (n,) or class probabilities
-        (n, classes); the most probable class then counts as correct.  The call does not wait for
-        the device.
+        (n, classes); the most probable class then counts as correct.  `stem_lr` is the learning
+        rate of a stem that learns apart, by default `lr`.  The call does not wait for the device.
         """
-        return self.run(("batch",), self.train_on_batch, images, labels, lr)
+        stem_lr = lr if stem_lr is None else stem_lr
+        return self.run(("batch",), self.train_on_batch, images, labels, lr, stem_lr)
 
     def can_assemble(self, batches: TrainingBatches) -> bool:
         """Return whether `train_on_step` can be used: a CUDA graph can assemble the batches too."""
         return self.uses_cuda_graph and batches.can_be_captured
 
     def train_on_step(
-        self, batches: TrainingBatches, step: int, lr: float
+        self, batches: TrainingBatches, step: int, lr: float, stem_lr: float | None = None
     ) -> tuple[Tensor, Tensor]:
         """Train on batch `step`, and return the same as a call on its images and labels.
 
@@ -110,17 +128,30 @@ class TrainingStep:
         step.
         """
         if self.prefetched is None or not self.prefetched.holds(batches, step):
-            self.prefetched = PrefetchedBatch(batches, step)
+            self.prefetched = self.prefetch(batches, step)
         prefetched = self.prefetched
         batches.load_orders(step + 1)
 
-        def train_and_assemble(next_step: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+        def train_and_assemble(
+            next_step: Tensor, lr: Tensor, stem_lr: Tensor
+        ) -> tuple[Tensor, Tensor]:
             with prefetched.assemble_next(next_step):
-                return self.train_on_batch(prefetched.images, prefetched.labels, lr)
+                return self.train_on_batch(prefetched.images, prefetched.labels, lr, stem_lr)
 
-        results = self.run((prefetched,), train_and_assemble, step + 1, lr)
+        stem_lr = lr if stem_lr is None else stem_lr
+        results = self.run((prefetched,), train_and_assemble, step + 1, lr, stem_lr)
         prefetched.step = step + 1
         return results
+
+    def prefetch(self, batches: TrainingBatches, step: int) -> PrefetchedBatch:
+        """Assemble batch `step`; with `keeps_graphs`, in the memory that its size has had."""
+        if not self.keeps_graphs:
+            return PrefetchedBatch(batches, step)
+        key = (batches, batches.size_share(step))
+        if key not in self.kept_batches:
+            self.kept_batches[key] = PrefetchedBatch(batches, step)
+        self.kept_batches[key].load(step)
+        return self.kept_batches[key]
 
     def run(
         self, source: tuple[object, ...], train: StepFunction, *inputs: Tensor | float
@@ -128,19 +159,26 @@ class TrainingStep:
         """Call `train`, or replay its CUDA graph; `source` says what it does, beside its inputs."""
         if self.machine.device.type != "cuda":
             return train(*inputs)  # type: ignore[return-value]
-        key = (*source, self.is_probing)
+        key = (*source, self.is_probing, self.trains_stem)
         if self.graphed_step is None or key != self.graph_key:
-            self.graphed_step = None  # frees its memory
-            self.graphed_step = CudaGraphedCallable(
-                train, self.machine.device, may_capture=self.uses_cuda_graph
-            )
+            self.graphed_step = self.kept_graphs.get(key)  # None frees the memory of the last one
+            if self.graphed_step is None:
+                self.graphed_step = CudaGraphedCallable(
+                    train, self.machine.device, may_capture=self.uses_cuda_graph
+                )
             self.graph_key = key
+            if self.keeps_graphs:
+                self.kept_graphs[key] = self.graphed_step
         return self.graphed_step(*inputs)  # type: ignore[return-value]
 
     def train_on_batch(
-        self, images: Tensor, labels: Tensor, lr: float | Tensor
+        self,
+        images: Tensor,
+        labels: Tensor,
+        lr: float | Tensor,
+        stem_lr: float | Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Do what a call does, kernel by kernel; on a GPU, `lr` is a scalar tensor."""
+        """Do what a call does, kernel by kernel; on a GPU, the rates are scalar tensors."""
         results = self.compute_gradients(images, labels)
         self.machine.group.average_in_place([results, *self.gradients()])
         wrong_share, count = results[1], len(local_bn_splits(self.bn_splits, self.machine.group))
@@ -148,7 +186,7 @@ class TrainingStep:
         if self.clip_norm:
             clip_gradient_norm(self.gradients(), self.clip_norm)
         for group in self.optimiser.param_groups:
-            group["lr"] = lr * group["lr_scale"]
+            group["lr"] = (stem_lr if group["is_stem"] else lr) * group["lr_scale"]
         self.optimiser.step()
         wrong = (wrong_share * count * self.machine.group.world_size).round().long()
         return results[0].clone(), wrong
@@ -184,6 +222,12 @@ class TrainingStep:
         if is_probing:
             for norm in self.norms:
                 norm.eval()
+
+    def set_stem_training(self, trains_stem: bool) -> None:
+        """Compute gradients for the stem, or none while its learning rate is 0, to save time."""
+        self.trains_stem = trains_stem
+        for parameter in self.stem_parameters:
+            parameter.requires_grad_(trains_stem)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Return a context in which the network has its averaged weights, if it has any."""
@@ -239,48 +283,11 @@ class TrainingStep:
 
     def optimiser_state(self) -> dict[str, Tensor]:
         """Return the optimiser's tensors (e.g. momentum), keyed by the names `PARAMETER/STATE`."""
-        return {
-            f"{name}/{state_key}": value
-            for name, parameter in self.net.named_parameters()
-            for state_key, value in self.optimiser.state.get(parameter, {}).items()
-            if isinstance(value, Tensor)
-        }
+        return collect_optimiser_state(self.net, self.optimiser)
 
     def load_optimiser_state(self, state: dict[str, Tensor]) -> None:
         """Restore the tensors of `optimiser_state`, each in the memory layout of its parameter."""
-        parameters = dict(self.net.named_parameters())
-        for key, value in state.items():
-            name, _, state_key = key.rpartition("/")
-            parameter = parameters[name]
-            template = parameter if value.shape == parameter.shape else value
-            self.optimiser.state[parameter][state_key] = torch.empty_like(
-                template, device=parameter.device
-            ).copy_(value)
-
-
-def allocate_flat_gradients(net: nn.Module) -> Tensor:
-    """Allocate all gradients of `net` as views of one zero tensor, and return that tensor.
-
-    The tensor is kept for the whole run.  Separate gradients would be allocated between activations
-    and would fragment the heap when these are freed.
-    """
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    sizes = [p.numel() for p in parameters]
-    flat_gradients = torch.zeros(sum(sizes), dtype=parameters[0].dtype, device=parameters[0].device)
-    for p, gradient in zip(parameters, torch.split(flat_gradients, sizes), strict=True):
-        p.grad = gradient.as_strided(p.shape, p.stride())
-    return flat_gradients
-
-
-def clip_gradient_norm(gradients: list[Tensor], max_norm: float) -> None:
-    """Multiply `gradients`, in place, so that their Euclidean norm is at most `max_norm`.
-
-    The gradients are those of the whole batch, equal on all ranks, so that the factor is equal too.
-    """
-    norms = torch._foreach_norm(gradients)
-    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    # the constant is that of PyTorch
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        restore_optimiser_state(self.net, self.optimiser, state)
 
 
 def make_training_step(net: nn.Module, recipe: Recipe, machine: Machine) -> TrainingStep:
@@ -296,4 +303,5 @@ def make_training_step(net: nn.Module, recipe: Recipe, machine: Machine) -> Trai
         clip_norm=recipe.clip_norm,
         ema=recipe.ema,
         may_probe=recipe.probe > 0,
+        stem_learns_apart=recipe.stem > 0,
     )

@@ -10,7 +10,7 @@ from residua.cli.recipes import FIELD_MEANINGS, SCHEDULE_KINDS, iterate_fields
 from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
 from residua.config.recipe import RECIPE_PURPOSES, RECIPES, recipe
 from residua.config.registry import registered_kinds, stored_kind_of
-from residua.config.schedules import OneCycle, StepDecay
+from residua.config.schedules import LinearDecay, OneCycle, StepDecay
 from residua.config.serialize import apply_override, stored_key
 from tests.cli_runner import run_cli
 
@@ -69,7 +69,7 @@ def test_every_field_of_every_part_has_a_meaning_and_no_meaning_is_left_over():
 
 
 def test_the_kinds_that_the_meanings_name_exist(capsys):
-    assert tuple(map(stored_kind_of, (StepDecay, OneCycle))) == SCHEDULE_KINDS
+    assert tuple(map(stored_kind_of, (StepDecay, OneCycle, LinearDecay))) == SCHEDULE_KINDS
     _, out, _ = run_cli(capsys, "recipes", "small")
     assert ", ".join(registered_kinds(Optimiser)) in out
 

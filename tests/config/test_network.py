@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from residua.config.joins import Drop, Gate, Scale
-from residua.config.network import Network, Stage, Stem, Unit
+from residua.config.network import Network, Unit
 from residua.config.orders import Order
+from residua.config.stages import Stage, Stem
 from residua.errors import UsageError
 
 

@@ -212,7 +212,7 @@ def test_any_valid_depth_works_and_the_shape_follows_the_data():
             "cifar-resnet20,widht=3",
             "'widht=3' is not a valid part of a network's name: write KEY=VALUE, as in "
             "cifar-resnet20,shortcut=project, where KEY is one of block, shortcut, order, join, "
-            "start, stride, attention, fork, width, groups, units, head, stem",
+            "start, stride, attention, fork, width, groups, units, head, stem, widths",
         ),
     ],
 )
@@ -385,7 +385,7 @@ CONTRADICTORY_NAMES = {
     "cifar-resnet20,stem=7x7": (
         "stem applies only to ImageNet networks, as in resnet18,stem=3x3: leave it out"
     ),
-    "cifar-resnet20,head=max": "there is no head 'max': choose from mean, vlad",
+    "cifar-resnet20,head=sum": "there is no head 'sum': choose from max, scaled-max, mean, vlad",
     "cifar-wrn29-10": "cifar-wrn networks cannot have 29 layers: depth must be 6n+4, e.g. 28 or 34",
     "cifar-wrn28": "there is no network 'cifar-wrn28': did you mean 'cifar-wrn28-10'?",
     "fc-resnet10,head=vlad": (

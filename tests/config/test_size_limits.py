@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from residua.config.network import Network, Stage, Stem, Unit
+from residua.config.network import Network, Unit
 from residua.config.papers import list_models, network
 from residua.config.plan import plan
+from residua.config.stages import Stage, Stem
 from residua.config.vlad_config import VladClassifier
 from residua.errors import UsageError
 

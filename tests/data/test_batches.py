@@ -40,16 +40,21 @@ def compute_reference_sample(images, augment, seed, epoch, index):
     image = images.pixels[index].numpy()
     if margin := augment.pad:
         levels = [round(255 * m) for m in MEAN]
-        image = np.stack(
-            [np.pad(c, margin, constant_values=v) for c, v in zip(image, levels, strict=True)]
-        )
+        if augment.pad_mode == "reflect":
+            image = np.pad(image, ((0, 0), (margin,) * 2, (margin,) * 2), mode="reflect")
+        else:
+            image = np.stack(
+                [np.pad(c, margin, constant_values=v) for c, v in zip(image, levels, strict=True)]
+            )
         number, places = (
             int(random_bits_from_keys(seed, RandomStream.CROP, epoch, index)),
             2 * margin + 1,
         )
         row, column = number % places, number // places % places
         image = image[:, row : row + 6, column : column + 6]
-    if augment.flip and int(random_bits_from_keys(seed, RandomStream.FLIP, epoch, index)) % 2:
+    keys = (index,) if augment.alternate_flip else (epoch, index)
+    is_odd = int(random_bits_from_keys(seed, RandomStream.FLIP, *keys)) % 2 == 1
+    if augment.flip and is_odd != (augment.alternate_flip and epoch % 2 == 1):
         image = image[:, :, ::-1]
     if augment.cut:
         number = int(random_bits_from_keys(seed, RandomStream.CUTOUT, epoch, index))
@@ -64,7 +69,16 @@ def compute_reference_sample(images, augment, seed, epoch, index):
 
 @pytest.mark.parametrize(
     "augment",
-    [Augmentation(pad=p, flip=f, cut=c) for p in (0, 2) for f in (False, True) for c in (0, 3)],
+    [
+        *(
+            Augmentation(pad=p, flip=f, cut=c)
+            for p in (0, 2)
+            for f in (False, True)
+            for c in (0, 3)
+        ),
+        Augmentation(pad=2, pad_mode="reflect", alternate_flip=True),
+        Augmentation(pad=5, pad_mode="reflect", flip=False),
+    ],
     ids=str,
 )
 def test_a_batch_equals_its_samples_computed_one_by_one(augment):

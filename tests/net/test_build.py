@@ -4,10 +4,11 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from residua import UsageError, create_model
-from residua.config.network import Network, Stage, Stem, Unit
+from residua.config.network import Network, Unit
 from residua.config.orders import ORDERS
 from residua.config.papers import SHORTCUT_ABLATIONS, list_models, network
 from residua.config.plan import plan
+from residua.config.stages import Stage, Stem
 from residua.net.build import build
 from tests.oracle import OraclePreactResNet, OracleResNet, copy_weights
 

@@ -9,11 +9,12 @@ import torch
 from residua.analysis.network_lesions import LesionSampling, measure_lesions
 from residua.analysis.signals import measure_signals
 from residua.config.model import ModelConfig
-from residua.config.network import Stem
 from residua.config.papers import network
 from residua.config.plan import plan
 from residua.config.serialize import from_json, to_json
+from residua.config.stages import Stem
 from residua.deploy.export import export_model
+from residua.errors import UsageError
 from residua.net.build import build
 from residua.net.fold_bn import fold_batchnorm
 from residua.net.model_folder import from_pretrained, save_pretrained
@@ -30,6 +31,7 @@ NETWORKS = {
     "pre-activation with ECA": replace(
         network("cifar-preresnet20,attention=eca,fork=shape-change,shortcut=D"), stem=DEEP_STEM
     ),
+    "whitened stem, leads and SiLU": network("cifar-record11,width=0.5"),
     "half width": network("cifar-resnet20,width=0.5,attention=se-timm"),
 }
 
@@ -60,6 +62,10 @@ def test_folded_bn_gives_the_same_outputs(net):
 
 @torch.no_grad()
 def test_a_deeper_network_gives_bit_identical_outputs_and_its_new_units_can_be_removed(net):
+    if "silu" in net.plan.network.unit.order.after:
+        with pytest.raises(UsageError, match="SiLU after the addition, which changes"):
+            append_identity_units(net, 2, 2)
+        return
     deeper = append_identity_units(net, 2, 2)
     assert torch.equal(deeper(IMAGES), net(IMAGES))
     added = net.plan.network.stages[1].units
@@ -97,7 +103,8 @@ def test_lesions_delete_every_unit(net):
 def test_the_diagram_names_the_attention_and_the_pooled_shortcut(net):
     diagram = render_network_diagram(net.plan)
     attention = net.plan.network.unit.attention
-    assert f">{attention.symbol}<" in diagram
+    assert attention is None or f">{attention.symbol}<" in diagram
+    assert (">max-pool 2×2, /2<" in diagram) == bool(net.plan.network.stages[0].lead)
     assert (">average pool" in diagram) == (net.plan.network.unit.shortcut == "pool-project")
 
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from residua import UsageError, build, create_model, network
 from residua.config.dataset import get_dataset
-from residua.config.network import Stem
 from residua.config.orders import ORDERS
+from residua.config.stages import Stem
 from residua.data.augment import normalise_pixels
 from residua.data.read import read_split
 from residua.net.add_skips import SkipConnection
@@ -125,7 +125,7 @@ def test_every_order_is_deepened_exactly_or_refused():
         try:
             deeper = append_identity_units(net, 3, 1)
         except UsageError:
-            assert order in ("bn-after-add", "relu-before-add", "highway")
+            assert order in ("bn-after-add", "relu-before-add", "highway", "silu")
         else:
             assert torch.equal(deeper(make_random_images(net)), net(make_random_images(net))), order
 

@@ -67,8 +67,12 @@ def test_assess_counts_the_same_errors_as_evaluate(model_folder, mirror):
         read_model_config(model_folder),
         read_split(DIGITS, "test"),
     )
-    counted = evaluate_network(net, images, config.mean, config.std, CPU_FP32, mirror=mirror)
-    log_probs = predict_log_probabilities(net, images, config, CPU_FP32, 100, mirror=mirror)
+    counted = evaluate_network(
+        net, images, config.mean, config.std, CPU_FP32, views="mirror" if mirror else "plain"
+    )
+    log_probs = predict_log_probabilities(
+        net, images, config, CPU_FP32, 100, views="mirror" if mirror else "plain"
+    )
     assert log_probs.exp().sum(1).sub(1).abs().max() < 1e-5
     images = read_preprocessed_split(DIGITS, "test", config)
     evaluation = build_evaluation(images, log_probs.numpy(), config)
@@ -345,7 +349,7 @@ def test_the_split_used_for_calibration_is_refused_for_reporting(model_folder):
         match="--mirror cannot be used with digits, because a mirrored image may belong to "
         "another class: remove --mirror",
     ):
-        evaluate_model_folder(model_folder, DIGITS, "test", CPU_FP32, mirror=True)
+        evaluate_model_folder(model_folder, DIGITS, "test", CPU_FP32, views="mirror")
     assert (model_folder / "config.json").read_bytes() == before
 
 

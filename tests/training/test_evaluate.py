@@ -46,7 +46,14 @@ def test_mirrored_images_are_averaged():
     pixels = torch.tensor([[[[3, 0]]], [[[0, 1]]], [[[5, 5]]]], dtype=torch.uint8)
     images = Images(pixels, torch.tensor([1, 1, 0]))
     plain, mirrored = [
-        evaluate_network(LeftRightClassifier(), images, (0.0,), (1 / 255,), CPU_FP32, mirror=mirror)
+        evaluate_network(
+            LeftRightClassifier(),
+            images,
+            (0.0,),
+            (1 / 255,),
+            CPU_FP32,
+            views="mirror" if mirror else "plain",
+        )
         for mirror in (False, True)
     ]
     assert plain.wrong == 1

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from residua.config.attention import Attention, EfficientAttention, SqueezeExcitation
 from residua.config.joins import Join
 from residua.config.name_parts import STEMS
-from residua.config.network import Network, Stem
+from residua.config.network import Network
 from residua.config.orders import ORDERS, Order
 from residua.config.plan import plan
+from residua.config.stages import Stem
 from residua.net.convert.positions import HEAD_POSITION, NamedShape, TensorShapes
 
 PROJECTS_WITH_KNOWN_FORK = ("timm", "pytorchcv", "WideResNet-pytorch")

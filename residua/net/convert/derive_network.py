@@ -12,11 +12,12 @@ from torch import Tensor
 from residua.config.attention import MAX_REDUCTION, Attention, SqueezeExcitation
 from residua.config.canonical_names import with_canonical_name
 from residua.config.name_parts import ATTENTIONS, STEMS
-from residua.config.network import Network, Shortcut, Stage, Stem, Unit
+from residua.config.network import Network, Shortcut, Unit
 from residua.config.orders import ORDERS
 from residua.config.papers import list_models
 from residua.config.papers import network as network_of
 from residua.config.plan import plan
+from residua.config.stages import Stage, Stem
 from residua.errors import UsageError
 from residua.net.convert.file_modules import (
     group_into_modules,
