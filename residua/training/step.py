@@ -40,7 +40,8 @@ class TrainingStep:
 
     On a GPU, the step is a CUDA graph if `uses_cuda_graph`, which may be set to False.  With
     `keeps_graphs`, which may be set to True, the graphs of earlier phases of a run, such as those
-    of smaller images, stay in memory, so that a second run needs no capture.
+    of smaller images, stay in memory, so that a second run needs no capture.  `gradient_stream` may
+    be set if `bn_splits` is 1; until it is measured on a GPU, it is not set by itself.
     """
 
     def __init__(
@@ -97,10 +98,7 @@ class TrainingStep:
         self.kept_graphs: dict[tuple[object, ...], CudaGraphedCallable] = {}
         self.kept_batches: dict[tuple[object, ...], PrefetchedBatch] = {}
         self.average = WeightAverage(net, ema) if ema else None
-        # gradients of several splits are added to each other
         self.gradient_stream: WeightGradientStream | None = None
-        if self.uses_cuda_graph and bn_splits == 1:
-            self.gradient_stream = WeightGradientStream(machine.device)
 
     def __call__(
         self, images: Tensor, labels: Tensor, lr: float, stem_lr: float | None = None

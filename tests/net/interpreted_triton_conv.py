@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from residua.config.papers import network
-from residua.net import fast_conv
+from residua.net import fast_conv, fused_bn, triton_batchnorm
 from residua.net.build import build
 from residua.net.fast_conv import TritonConv2d, install_triton_convolutions
+from residua.net.triton_batchnorm import TritonBatchNormAddReLUFunction
 from residua.net.triton_conv import (
     TritonConvolution,
     allocate_moments,
@@ -210,3 +211,42 @@ def test_gradients_of_a_network_are_as_near_to_fp32_as_those_of_pytorch():
         return sum((gradients[name] - exact[name]).square().sum() for name in exact) ** 0.5
 
     assert measure_distance(ours) <= 1.1 * measure_distance(plain)
+
+
+@pytest.mark.usefixtures("pretends_to_be_a_gpu")
+@pytest.mark.parametrize("name", ["cifar-resnet8", "cifar-preresnet8"])
+def test_batchnorm_takes_the_moments_from_the_convolution_before_it(name, monkeypatch):
+    monkeypatch.setattr(fused_bn, "explain_missing_kernels", lambda device: None)
+    monkeypatch.setattr(
+        fused_bn, "choose_kernel_function", lambda device: TritonBatchNormAddReLUFunction
+    )
+    images = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    ends, sums = [], []
+    launch_sums = triton_batchnorm.sum_batch_kernel
+    for max_parts in (0, 512):
+        monkeypatch.setattr(fast_conv, "MAX_MOMENT_PARTS", max_parts)
+        monkeypatch.setattr(triton_batchnorm, "sum_batch_kernel", CountedKernel(launch_sums))
+        net = build(network(name)).to(memory_format=torch.channels_last)
+        install_triton_convolutions(net, CPU)
+        fused_bn.install_fused_batchnorm(net)
+        gradients = compute_gradients(net, images, "bf16")
+        sums.append(triton_batchnorm.sum_batch_kernel.count)
+        ends.append({**gradients, **dict(net.named_buffers())})
+    batchnorms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    # of a pre-activation net, a BN follows the addition of a unit
+    assert sums == [batchnorms, 0 if name == "cifar-resnet8" else 3]
+    for key, without in ends[0].items():
+        assert (ends[1][key] - without).double().norm() <= 0.02 * without.double().norm() + 1e-6, (
+            key
+        )
+
+
+class CountedKernel:
+    """A kernel that counts how often it is launched."""
+
+    def __init__(self, kernel):
+        self.kernel, self.count = kernel, 0
+
+    def __getitem__(self, grid):
+        self.count += 1
+        return self.kernel[grid]

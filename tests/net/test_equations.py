@@ -10,6 +10,7 @@ from residua import create_model, network, plan
 from residua.config.joins import Add, Drop, Gate, Scale
 from residua.net.build import build
 from residua.net.joins import GatedSum
+from residua.net.layers import SubsampleAndPad, ZeroPadShortcut
 
 
 def make_float64_net(name, **changes):
@@ -217,3 +218,18 @@ def test_same_padding_keeps_shortcut_and_branch_shapes_equal_at_any_size():
         ):
             net = create_model(name, input=(3, size, size))
             assert net(torch.randn(2, 3, size, size)).shape == (2, net.plan.network.classes)
+
+
+@pytest.mark.parametrize(("stride", "before", "after"), [(2, 8, 8), (2, 0, 16), (1, 3, 5)])
+def test_the_zero_padding_of_a_gpu_is_that_of_a_cpu(stride, before, after):
+    """In one autograd Function, of which PyTorch's operators on a CPU are the oracle."""
+    x = torch.randn(2, 16, 7, 6).to(memory_format=torch.channels_last).requires_grad_()
+    expected = ZeroPadShortcut(stride, before, after)(x)
+    y = SubsampleAndPad.apply(x, stride, before, after)
+    assert torch.equal(y, expected)
+    dy = torch.randn_like(expected)
+    [wanted] = torch.autograd.grad(expected, x, dy)
+    [found] = torch.autograd.grad(y, x, dy)
+    assert torch.equal(found, wanted)
+    for tensor in (y, found):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)

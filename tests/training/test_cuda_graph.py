@@ -11,7 +11,9 @@ from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.data.images import Images
+from residua.net import fast_conv
 from residua.net.create import create_model
+from residua.net.gradient_stream import WeightGradientStream
 from residua.training.cuda_graph import WARMUP_CALLS
 from residua.training.machine import set_up_machine
 from residua.training.step import TrainingStep, make_training_step
@@ -157,3 +159,30 @@ def test_a_graph_is_captured_anew_when_the_trained_layers_or_the_image_size_chan
         )
         ends.append([*net.state_dict().values(), *step.average.tensors.values(), *losses])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet20", "cifar-preresnet29"])
+def test_weight_gradients_on_a_stream_of_their_own_have_the_same_bits(name):
+    ends = []
+    for is_apart in (True, False):
+        here = set_up_machine("bf16")
+        net = here.prepare_model_in_place(create_model(name, num_classes=10)).train()
+        step = TrainingStep(net, Sgd(), here)
+        step.gradient_stream = WeightGradientStream(here.device) if is_apart else None
+        batches = make_batches(Augmentation(), here.device)
+        losses = [torch.stack(step.train_on_step(batches, i, 0.05)) for i in range(40)]
+        ends.append([*net.state_dict().values(), *losses])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet20"])
+def test_training_with_moments_of_convolutions_is_the_same_but_for_rounding(name, monkeypatch):
+    losses = []
+    for max_parts in (0, 512):
+        monkeypatch.setattr(fast_conv, "MAX_MOMENT_PARTS", max_parts)
+        here = set_up_machine("bf16")
+        net = here.prepare_model_in_place(create_model(name, num_classes=10)).train()
+        step = TrainingStep(net, Sgd(), here)
+        batches = make_batches(Augmentation(), here.device)
+        losses.append([step.train_on_step(batches, i, 0.01)[0].item() for i in range(20)])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -358,7 +358,8 @@ def test_resuming_on_a_changed_data_set_is_refused(tmp_path, monkeypatch):
     changed = read_split(get_dataset("digits"), "train")
     changed.pixels[0, 0, 0, 0] ^= 1
     monkeypatch.setattr(
-        "residua.training.prepared_run.read_split", lambda data, split, folder: changed
+        "residua.training.prepared_run.read_training_splits",
+        lambda *arguments, **options: (changed, changed),
     )
     with pytest.raises(UsageError, match="was started: choose another --out"):
         train_run(
