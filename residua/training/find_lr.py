@@ -30,6 +30,7 @@ from residua.training.initial_weights import load_initial_weights
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
 from residua.training.prepared_network import prepare_network_for_recipe
+from residua.training.prepared_run import start_stem_from_images
 from residua.training.progress import CountListener
 from residua.training.step import make_training_step
 
@@ -166,6 +167,8 @@ def run_range_test(
         if run.add_class:
             weights |= extend_head(net, run.network, initial_weights)
         net.load_state_dict({**net.state_dict(), **weights})
+    else:
+        start_stem_from_images(net, images, data)
     net = prepare_network_for_recipe(net, run, recipe, machine).train()
     batches = make_training_batches(images, recipe, data, mean, std, run.seed, (0, 1))
     training_step = make_training_step(net, recipe, machine)

@@ -161,6 +161,12 @@ def group_by_decay(net: nn.Module, optimiser: Optimiser) -> list[ParameterGroup]
     return [group for group in groups if group["params"]]
 
 
+def trained_stem_parameters(net: nn.Module) -> set[Tensor]:
+    """Return the trainable parameters of a residual network's stem; none of another module."""
+    stem = net.stem if isinstance(net, ResidualNetwork) else nn.Sequential()
+    return {parameter for parameter in stem.parameters() if parameter.requires_grad}
+
+
 def collect_optimiser_state(net: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's tensors, keyed by the names `PARAMETER/STATE`."""
     return {

@@ -11,7 +11,6 @@ from residua.config.recipe import Recipe
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.net.activation_checkpoint import draws_randomly
-from residua.net.build import ResidualNetwork
 from residua.net.freeze import last_layer_parameters, list_unfrozen_batchnorms
 from residua.net.gradient_stream import WeightGradientStream
 from residua.training.cuda_graph import CudaGraphedCallable, StepFunction
@@ -24,6 +23,7 @@ from residua.training.optimisers import (
     collect_optimiser_state,
     make_parameter_groups,
     restore_optimiser_state,
+    trained_stem_parameters,
 )
 from residua.training.prefetched_batch import PrefetchedBatch
 from residua.training.weight_average import WeightAverage
@@ -67,9 +67,7 @@ class TrainingStep:
         self.split_buffers = list(net.buffers()) if bn_splits > 1 else []
         self.float_buffers = [b for b in self.split_buffers if b.is_floating_point()]
         last_layer = last_layer_parameters(net)
-        self.stem_parameters: set[Tensor] = set()
-        if stem_learns_apart and isinstance(net, ResidualNetwork):
-            self.stem_parameters = {p for p in net.stem.parameters() if p.requires_grad}
+        self.stem_parameters = trained_stem_parameters(net) if stem_learns_apart else set()
         self.optimiser = build_torch_optimiser(
             optimiser,
             make_parameter_groups(
@@ -130,11 +128,9 @@ class TrainingStep:
         prefetched = self.prefetched
         batches.load_orders(step + 1)
 
-        def train_and_assemble(
-            next_step: Tensor, lr: Tensor, stem_lr: Tensor
-        ) -> tuple[Tensor, Tensor]:
+        def train_and_assemble(next_step: Tensor, *rates: Tensor) -> tuple[Tensor, Tensor]:
             with prefetched.assemble_next(next_step):
-                return self.train_on_batch(prefetched.images, prefetched.labels, lr, stem_lr)
+                return self.train_on_batch(prefetched.images, prefetched.labels, *rates)
 
         stem_lr = lr if stem_lr is None else stem_lr
         results = self.run((prefetched,), train_and_assemble, step + 1, lr, stem_lr)
@@ -170,11 +166,7 @@ class TrainingStep:
         return self.graphed_step(*inputs)  # type: ignore[return-value]
 
     def train_on_batch(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        lr: float | Tensor,
-        stem_lr: float | Tensor,
+        self, images: Tensor, labels: Tensor, lr: float | Tensor, stem_lr: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         """Do what a call does, kernel by kernel; on a GPU, the rates are scalar tensors."""
         results = self.compute_gradients(images, labels)

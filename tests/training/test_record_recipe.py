@@ -24,6 +24,7 @@ from residua.net.model_folder import read_model_config
 from residua.record import RunRecord
 from residua.training.assess import evaluate_model_folder
 from residua.training.evaluate import evaluate_network
+from residua.training.final_evaluation import evaluate_finished_run
 from residua.training.run import train_run
 from residua.training.step import make_training_step
 from tests.cli_runner import run_cli
@@ -111,7 +112,10 @@ def test_older_recipes_keep_their_json():
 @pytest.fixture(scope="module")
 def run_without_dev(tmp_path_factory):
     folder = tmp_path_factory.mktemp("no-dev") / "run"
-    run = make_digits_run(steps=12, dev="false")
+    muon = '{"kind": "Muon", "rounds": 3, "normalise_weights": true, "others_momentum": 0.8}'
+    run = make_digits_run(
+        steps=12, dev="false", optimiser=muon, augment__pad_mode="reflect", stem=0.4
+    )
     result = train_run(run, folder, CPU_FP32, on_progress=ignore_progress, should_stop=never_stop)
     return run, folder, result
 
@@ -136,6 +140,14 @@ def test_its_dev_images_cannot_be_evaluated_or_calibrate(run_without_dev):
         with pytest.raises(DataError, match="was trained on the dev images of digits"):
             evaluate_model_folder(folder, digits, split, CPU_FP32, calibrate=calibrate)
     assert evaluate_model_folder(folder, digits, "test", CPU_FP32).count == 359
+
+
+def test_views_that_mirror_digits_or_contradict_mirror_are_refused(run_without_dev, capsys):
+    _, folder, _ = run_without_dev
+    code, _, error = run_cli(capsys, "evaluate", folder, "digits", "--views", "six")
+    assert (code, "--views=six cannot be used with digits" in error) == (2, True)
+    code, _, error = run_cli(capsys, "evaluate", folder, "digits", "--mirror", "--views", "six")
+    assert (code, "--mirror and --views six contradict each other" in error) == (2, True)
 
 
 def test_its_report_and_the_list_of_runs_name_no_dev_error(run_without_dev, capsys):
@@ -208,6 +220,7 @@ def test_timed_runs_end_as_train_run_does(monkeypatch, tmp_path):
     read = lambda dataset, split, data_dir=None: images[split]  # noqa: E731
     monkeypatch.setattr("residua.data.read.read_split", read)
     monkeypatch.setattr("residua.training.run_result.read_split", read)
+    monkeypatch.setattr("residua.training.final_evaluation.read_split", read)
     monkeypatch.setattr("residua.training.prepared_run.ensure_dataset_ready", lambda *words: None)
     script = runpy.run_path(str(EXPERIMENT))
     script["read_splits"].__globals__["read_split"] = read
@@ -227,3 +240,7 @@ def test_timed_runs_end_as_train_run_does(monkeypatch, tmp_path):
         )
         assert timed["accuracies"]["six"] == pytest.approx(1 - result["test_error"])
         assert result["test_views"] == "six"
+        evaluation = evaluate_finished_run(
+            tmp_path / str(timed["seed"]), get_dataset("cifar10"), CPU_FP32
+        )
+        assert (evaluation.six_views, evaluation.error_rate) == (True, result["test_error"])

@@ -176,8 +176,8 @@ def test_the_errors_on_held_out_images_come_with_their_number_and_interval(tmp_p
 def test_the_best_dev_error_includes_the_last_measurement(tmp_path, monkeypatch):
     """The last measurement is in fp32, so that it can be lower than all others."""
     monkeypatch.setattr(
-        "residua.training.run.evaluate_network",
-        lambda net, images, *_: EvaluationScore(len(images), wrong=0, wrong5=0, loss=0.1),
+        "residua.training.run_result.evaluate_network",
+        lambda net, images, *_, **__: EvaluationScore(len(images), wrong=0, wrong5=0, loss=0.1),
     )
     result = train_run(
         make_digits_run(),
@@ -200,7 +200,7 @@ def test_a_dev_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path, monkeypa
         lambda net, images, *_: EvaluationScore(len(images), wrong=9, wrong5=0, loss=math.nan),
     )
     monkeypatch.setattr(
-        "residua.training.run.score_with_recalibrated_bn",
+        "residua.training.run_result.score_with_recalibrated_bn",
         lambda *_: EvaluationScore(10, wrong=5, wrong5=0, loss=math.inf),
     )
     result = train_run(
