@@ -184,6 +184,15 @@ class RunRecord:
         is_known = isinstance(origin, dict) and {"name", "sha256"} <= set(origin)
         return origin if isinstance(origin, dict) and is_known else None
 
+    def read_engine(self) -> dict[str, Json]:
+        """Read by what means each part of a step was computed; {} for runs without such a record.
+
+        The keys are `step`, `kernels` (of BN) and `convolutions`.
+        """
+        environment = self.read_run_json()["environment"]
+        engine = environment.get("engine") if isinstance(environment, dict) else None
+        return engine if isinstance(engine, dict) else {}
+
     def read_metrics(self) -> list[MetricsRow]:
         """Read the rows of metrics.jsonl, in order of step; [] before the first evaluation."""
         return self.parse_metrics(self.read_metrics_file())

@@ -195,6 +195,7 @@ class TrainingSession:
             **result,
             "trained": not was_finished,
             "weights_from": origin,
+            "engine": RunRecord(folder).read_engine(),
             **print_summary.json,
         }
 

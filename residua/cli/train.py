@@ -153,6 +153,7 @@ def run(arguments: Namespace) -> None:
         outcome = describe_training_outcome(facts, folder, resolved.dataset, arguments)
     pages = {"page", "evaluation_page"}
     shown = {name: value for name, value in facts.items() if value or name not in pages}
+    shown.pop("engine", None)  # --json and run.json have it
     if arguments.profile:
         shown = select_shown_facts(facts)
     if isinstance(origin := facts.get("weights_from"), dict):
@@ -248,6 +249,7 @@ def train_and_report(
         "folder": str(folder),
         "trained": not was_finished,
         "weights_from": RunRecord(folder).read_weights_origin(),
+        "engine": RunRecord(folder).read_engine(),
     }
 
 

@@ -271,7 +271,9 @@ def prepare_network_training(
         train_function,
         total_steps,
         images_seen=total_steps * recipe.batch_size,
-        environment=machine.describe_environment(recipe.bn_splits) | environment,
+        environment=machine.describe_environment(recipe.bn_splits)
+        | {"engine": machine.describe_engine(net, recipe.bn_splits)}
+        | environment,
         data_summary=summary,
     )
 
