@@ -43,33 +43,44 @@ class Machine:
     def prepare_model_in_place(self, net: ModuleT) -> ModuleT:
         """Move `net` to the device in channels-last layout, and prepare it in place.
 
-        In bf16, fused BN is installed, kernels are cropped to their inputs on a CPU (see
-        `net.cropped_conv`), and small convolutions run as Triton kernels on a GPU (see
-        `net.fast_conv`).  Activation checkpointing is installed if `recompute` is not "none".
+        In bf16 on a CPU, kernels are cropped to their inputs (see `net.cropped_conv`).  In bf16,
+        our own networks get fused BN and, on a GPU, small convolutions in Triton (see
+        `net.fast_conv`).
+        Activation checkpointing is installed if `recompute` is not "none".
         """
-        if self.precision == "bf16":
-            if self.device.type == "cpu":
-                crop_kernels(net)
-            install_triton_convolutions(net, self.device)
-            if isinstance(net, ResidualNetwork):
-                install_fused_batchnorm(net, self.device)
+        if self.precision == "bf16" and self.device.type == "cpu":
+            crop_kernels(net)
         if isinstance(net, ResidualNetwork):
+            if self.has_fused_layers(net):
+                install_triton_convolutions(net, self.device)
+                install_fused_batchnorm(net, self.device)
             checkpoint_activations(net, self.recompute)
         layout = torch.channels_last
         moved: ModuleT = net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return moved
 
+    def has_fused_layers(self, net: nn.Module) -> bool:
+        """Return whether `prepare_model_in_place` installs fused layers in `net`.
+
+        On a GPU it does so only for a net whose step can be captured, because Triton's kernels take
+        long to launch outside a CUDA graph.
+        """
+        return (
+            self.precision == "bf16"
+            and isinstance(net, ResidualNetwork)
+            and (self.device.type == "cpu" or self.can_use_cuda_graph(net))
+        )
+
     def describe_engine(self, net: nn.Module, bn_splits: int = 1) -> dict[str, Json]:
         """Say by what means each part of a step of `net`, prepared here, is computed."""
+        is_fast = self.has_fused_layers(net)
         # synchronised BN, with more ranks than splits, has no fused kernels
-        has_fused_kernels = self.precision == "bf16" and bn_splits >= self.group.world_size
+        has_fused_kernels = is_fast and bn_splits >= self.group.world_size
         is_captured = self.can_use_cuda_graph(net, bn_splits)
         return {
             "step": "one CUDA graph" if is_captured else "kernel by kernel",
             "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
-            "convolutions": describe_convolutions(self.device)
-            if self.precision == "bf16"
-            else "PyTorch's",
+            "convolutions": describe_convolutions(self.device) if is_fast else "PyTorch's",
         }
 
     def can_use_cuda_graph(self, net: nn.Module, bn_splits: int = 1) -> bool:
@@ -92,7 +103,8 @@ class Machine:
         device = f"CPU, {platform.machine()}"
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name()
-        has_fused_kernels = self.precision == "bf16" and bn_splits >= self.group.world_size
+        most_ranks = bn_splits if self.device.type == "cpu" else 1
+        has_fused_kernels = self.precision == "bf16" and self.group.world_size <= most_ranks
         return {
             "residua": __version__,
             "torch": torch.__version__,
