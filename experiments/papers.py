@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--epochs", type=float, default=0, help="duration of `fast` (default: its own)")
     add("--max-carry-mib", type=float, default=0, help="leave out nets of larger checkpoints")
     add("--cut-epochs", type=float, default=0, help="train those for so many epochs of `fast`")
-    add("--processes", type=int, default=1, help="runs that are trained at once")
+    add("--at-once", type=int, default=1, help="runs that are trained at the same time")
     add("--bring", type=Path, help="folder with the unfinished runs of another machine")
     add("--take", type=Path, help="folder for the records and the unfinished runs, to be fetched")
     add("--list", action="store_true", help="list the runs in order of worth, and train nothing")
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{len(unpack_unfinished(given.bring, place))} unfinished runs were brought")
         try:
             if given.minutes:
-                train_jobs(jobs, place, begun + 60 * given.minutes, given.processes)
+                train_jobs(jobs, place, begun + 60 * given.minutes, given.at_once)
         except Interrupted:
             print("interrupted; the next call goes on from here")
         store_records(place)

@@ -6,7 +6,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -18,6 +19,7 @@ from residua.data import read
 from residua.errors import DataError, Interrupted, ResiduaError, TrainingError
 from residua.files import delete_path, write_text
 from residua.record import MetricsRow, RunRecord
+from residua.studies.gpu_threads import can_share_process
 from residua.training.checkpoint import CheckpointPolicy
 from residua.training.machine import set_up_machine
 from residua.training.progress import TrainingProgress
@@ -111,9 +113,16 @@ class TimedProgress:
         return left < 0 or self.stop_requested()
 
 
-def train_job(job: Job, place: Place, deadline: float, say: Callable[[str], None] = print) -> str:
+def train_job(
+    job: Job,
+    place: Place,
+    deadline: float,
+    say: Callable[[str], None] = print,
+    stop_also: Callable[[], bool] = lambda: False,
+) -> str:
     """Train a run until it is finished or the time is up; return "" if it is finished.
 
+    It also stops after Ctrl-C, or SIGTERM, in the main thread, and once `stop_also()` is true.
     Otherwise returns why not.  The model folders of a finished run are deleted.  A run that failed
     is not tried again: the reason is written to its folder.
     """
@@ -122,7 +131,11 @@ def train_job(job: Job, place: Place, deadline: float, say: Callable[[str], None
     if deadline - now() < start_seconds + WRITING_SECONDS:
         return NO_TIME
     free_memory()
-    with catch_stop_signals() as stop_requested:
+    with catch_stop_signals() as caught_signal:
+
+        def stop_requested() -> bool:
+            return caught_signal() or stop_also()
+
         progress = TimedProgress(job, deadline, stop_requested, say)
         try:
             train_run(
@@ -166,6 +179,15 @@ def keep_data_in_memory() -> Callable[[], None]:
     return partial(setattr, read, "read_published_files", read_files)
 
 
+@contextmanager
+def data_kept_in_memory() -> Iterator[None]:
+    read_anew = keep_data_in_memory()
+    try:
+        yield
+    finally:
+        read_anew()
+
+
 def free_memory() -> None:
     """Free the memory of the run before, so that the next one finds it free."""
     gc.collect()
@@ -177,14 +199,14 @@ def train_jobs(
     jobs: list[Job],
     place: Place,
     deadline: float,
-    processes: int = 1,
+    at_once: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
     """Train the runs in order until the time is up, and store each finished one's record."""
     done, failed = set(list_finished(place)), set(read_failures(place))
     waiting = [job for job in jobs if job.run.id not in done and job.name not in failed]
     say(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already, or failed")
-    for job, outcome in train_each(waiting, place, deadline, processes, say):
+    for job, outcome in train_each(waiting, place, deadline, at_once, say):
         if outcome == NO_TIME:
             continue
         left = (deadline - now()) / 60
@@ -194,25 +216,63 @@ def train_jobs(
 
 
 def train_each(
-    jobs: list[Job], place: Place, deadline: float, processes: int, say: Callable[[str], None]
+    jobs: list[Job], place: Place, deadline: float, at_once: int, say: Callable[[str], None]
 ) -> Iterator[tuple[Job, str]]:
-    """Train the runs, some at once if there are several processes; yield each with its outcome."""
-    if processes == 1:
-        read_anew = keep_data_in_memory()
-        try:
+    """Train the runs, `at_once` of them at a time; yield each with its outcome.
+
+    On a GPU they run in threads, each with its own stream, as those of a study; runs that draw from
+    the generator of the process come alone, after the others.  On a CPU they run in processes.
+    """
+    if at_once == 1:
+        with data_kept_in_memory():
             for job in jobs:
                 yield job, train_job(job, place, deadline, say)
-        finally:
-            read_anew()
-        return
-    spawn = multiprocessing.get_context("spawn")  # a fork would share CUDA's state
-    with ProcessPoolExecutor(processes, spawn, keep_data_in_memory) as pool:
-        started = {pool.submit(train_job, job, place, deadline): job for job in jobs}
-        try:
-            for future in as_completed(started):
-                yield started[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    elif torch.cuda.is_available():
+        sharing = [job for job in jobs if can_share_process(job.run)]
+        alone = [job for job in jobs if job not in sharing]
+        yield from train_in_threads(sharing, place, deadline, at_once, say)
+        yield from train_each(alone, place, deadline, 1, say)
+    else:
+        yield from train_in_processes(jobs, place, deadline, at_once)
+
+
+def train_in_threads(
+    jobs: list[Job], place: Place, deadline: float, at_once: int, say: Callable[[str], None]
+) -> Iterator[tuple[Job, str]]:
+    """Train the runs in threads of this process, on a GPU each with a stream of its own."""
+
+    def train_on_own_stream(job: Job) -> str:
+        uses_gpu = torch.cuda.is_available()
+        with torch.cuda.stream(torch.cuda.Stream()) if uses_gpu else nullcontext():
+            return train_job(job, place, deadline, say, stop_requested)
+
+    with (
+        catch_stop_signals() as stop_requested,
+        data_kept_in_memory(),
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        yield from iterate_outcomes(pool, train_on_own_stream, jobs)
+
+
+def train_in_processes(
+    jobs: list[Job], place: Place, deadline: float, at_once: int
+) -> Iterator[tuple[Job, str]]:
+    """Train the runs in processes, which are spawned."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(at_once, spawn, keep_data_in_memory) as pool:
+        yield from iterate_outcomes(pool, partial(train_job, place=place, deadline=deadline), jobs)
+
+
+def iterate_outcomes(
+    pool: Executor, train: Callable[[Job], str], jobs: list[Job]
+) -> Iterator[tuple[Job, str]]:
+    """Yield each run with its outcome, as soon as it has one."""
+    started = {pool.submit(train, job): job for job in jobs}
+    try:
+        for future in as_completed(started):
+            yield started[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def describe_result(place: Place, job: Job) -> str:

@@ -5,6 +5,8 @@ import json
 import lzma
 import re
 import sys
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -149,6 +151,26 @@ def test_a_queue_that_is_stopped_goes_on_elsewhere_and_ends_the_same(tmp_path, m
     said.clear()
     papers_queue.train_jobs(jobs, elsewhere, papers_queue.now() + 1e4, say=said.append)
     assert said == ["1 of 1 runs are finished already, or failed"]
+
+
+def test_runs_in_threads_end_as_runs_one_after_another(tmp_path):
+    jobs = [replace_seed(make_digits_jobs()[0], seed) for seed in (0, 1)]
+    ends = []
+    for name, train in (
+        ("apart", partial(papers_queue.train_each, at_once=1)),
+        ("together", partial(papers_queue.train_in_threads, at_once=2)),
+    ):
+        place = Place(tmp_path / name, tmp_path / f"{name}-out")
+        outcomes = list(train(jobs, place, papers_queue.now() + 1e4, say=str))
+        assert sorted(outcome for _, outcome in outcomes) == ["", ""]
+        store_records(place)
+        ends.append(read_outcomes(place, jobs))
+    assert ends[0] == ends[1]
+    assert ends[0][0] != ends[0][1]
+
+
+def replace_seed(job, seed):
+    return replace(job, run=replace(job.run, seed=seed))
 
 
 def read_outcomes(place, jobs):

@@ -13,6 +13,7 @@ import torch
 
 from residua.config.network import Network
 from residua.config.plan import plan
+from residua.config.run import Run
 from residua.errors import Interrupted
 from residua.net.activation_checkpoint import draws_randomly
 from residua.net.build import ResidualNetwork
@@ -43,7 +44,8 @@ def choose_runs_at_once(jobs: Mapping[str, StudyJob]) -> int:
     alone.
     """
     sizes = sorted(
-        (estimate_job_memory(job) for job in jobs.values() if can_share_process(job)), reverse=True
+        (estimate_job_memory(job) for job in jobs.values() if can_share_process(job.run)),
+        reverse=True,
     )
     free_bytes = USABLE_MEMORY_SHARE * (available_memory(torch.device("cuda")) or 0)
     count = 1
@@ -60,12 +62,12 @@ def estimate_job_memory(job: StudyJob) -> int:
     return estimate_memory_on_machine(job.run, plan(job.run.network), data, machine).total
 
 
-def can_share_process(job: StudyJob) -> bool:
+def can_share_process(run: Run) -> bool:
     """Return whether a run is trained by steps that draw from no generator of the process."""
-    if job.run.recipe is None or not isinstance(job.run.network, Network):
+    if run.recipe is None or not isinstance(run.network, Network):
         return False
     with torch.device("meta"):
-        return not draws_randomly(ResidualNetwork(plan(job.run.network)))
+        return not draws_randomly(ResidualNetwork(plan(run.network)))
 
 
 def train_jobs_on_gpu(
@@ -76,7 +78,7 @@ def train_jobs_on_gpu(
     Runs that draw from the generator of the process are trained after all others, one at a time.
     Returns the failed runs as {name: reason}.  Raises Interrupted after Ctrl-C or SIGTERM.
     """
-    shared = {name: job for name, job in jobs.items() if can_share_process(job)}
+    shared = {name: job for name, job in jobs.items() if can_share_process(job.run)}
     alone = {name: job for name, job in jobs.items() if name not in shared}
     futures: dict[str, Future[None]] = {}
     with catch_stop_signals() as should_stop:

@@ -36,7 +36,7 @@ def make_job(name, folder):
 def test_runs_that_draw_from_the_generator_of_the_process_are_trained_alone(
     tmp_path, name, expected
 ):
-    assert can_share_process(make_job(name, tmp_path)) == expected
+    assert can_share_process(make_job(name, tmp_path).run) == expected
 
 
 @needs_gpu
