@@ -148,6 +148,7 @@ def test_a_file_above_the_budget_is_not_read(tmp_path):
 OTHER_READERS = {  # of JSON, with the reason
     "bounded_json.py",
     "shard_samples.py",  # labels in shards of other programs, which write NaN; of a few bytes
+    "step_profile.py",  # the trace that the profiler of this process has just written
 }
 
 

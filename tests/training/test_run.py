@@ -222,7 +222,7 @@ def test_every_printed_quantity_of_a_run_has_a_unit(tmp_path, capsys):
             out = ["--out", str(tmp_path / model), "--json"]
             assert main(["train", "digits", "--model", model, *steps, *extra, *out]) == 0
             facts = json.loads(capsys.readouterr().out)
-            summary_keys = {"classes", "splits", "split_from", "skipped", "groups"}
+            summary_keys = {"classes", "splits", "split_from", "skipped", "groups", "engine"}
             assert set(facts) - summary_keys <= set(QUANTITY_FORMATS)
 
 

@@ -2,4 +2,4 @@ from tests.value_classes import list_mutable_dataclasses
 
 
 def test_values_cannot_change_and_have_slots():
-    assert list_mutable_dataclasses("residua.training") == {"TrainingProgress"}
+    assert list_mutable_dataclasses("residua.training") == {"TrainingProgress", "HostEvent"}
