@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from residua.errors import TrainingError
+
 # Calls before the capture.  In these, libraries initialise themselves, which cannot be captured.
 WARMUP_CALLS = 3
 
@@ -26,7 +28,8 @@ class CudaGraphedCallable:
     Therefore inputs are copied to that memory and results are copied from it, and the function must
     change its other tensors in place.  Each replay draws new random numbers that depend on the
     current seed.  After inputs whose shapes differ from the captured ones, the graph is captured
-    anew, from the fourth such call on.  With `may_capture=False` there is never a graph.
+    anew, from the fourth such call on.  With `may_capture=False` there is never a graph.  A call
+    raises TrainingError if the GPU's memory does not suffice.
     """
 
     def __init__(
@@ -51,10 +54,16 @@ class CudaGraphedCallable:
             else:
                 static.fill_(value)
         self.call_count += 1
-        if self.call_count <= WARMUP_CALLS or not self.may_capture:
-            return self.run_eagerly()
-        if self.graph is None:
-            self.graph = self.capture_graph()
+        try:
+            if self.call_count <= WARMUP_CALLS or not self.may_capture:
+                return self.run_eagerly()
+            if self.graph is None:
+                self.graph = self.capture_graph()
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                "a step needs more memory than the GPU has free: add --recompute sqrt, choose a "
+                "smaller --batch-size, or end other programs on this GPU"
+            ) from error
         self.graph.replay()
         return tuple(output.clone() for output in self.static_outputs)
 

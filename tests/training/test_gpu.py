@@ -206,3 +206,16 @@ def test_a_study_trains_on_a_gpu(tmp_path):
     ]
     assert main([*study, "--out", str(tmp_path)]) == 0
     assert len(json.loads((tmp_path / "results.json").read_text())["cells"]) == 4
+
+
+def test_a_step_that_does_not_fit_is_refused_in_one_sentence(tmp_path, capsys):
+    """The process may use 256 MiB, of which the estimate before the run knows nothing."""
+    limit = 2**28 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(limit)
+    torch.cuda.empty_cache()
+    try:
+        arguments = ["--model", "cifar-resnet110", "--batch-size", "1000", "--steps", "9"]
+        assert main(["train", "digits", *arguments, "--out", str(tmp_path / "run")]) == 1
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "needs more memory than the GPU has free: add --recompute" in capsys.readouterr().err
