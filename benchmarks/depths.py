@@ -9,6 +9,10 @@ CPU it runs too, with few `--layers`.  The loops take turns:
     residua         this package's step by the recipe he2015, including the assembly of batches from
                     uint8 images
     residua fast    the same by the recipe fast, whose optimiser is Muon
+    residua +moments  as residua, where convolutions compute the moments of the BN after them
+    residua +stream   as residua, with weight gradients on a stream of their own
+
+The last two are not what training does: they are to be measured first.
 
     python benchmarks/depths.py [--layers 20 56 110 164 1001 1202] [--loops residua compiled]
                                 [--steps 50] [--rounds 5] [--json FILE]
@@ -37,12 +41,18 @@ from residua.config.dataset import get_dataset
 from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.images import Images
+from residua.net import fast_conv
+from residua.net.gradient_stream import WeightGradientStream
 from residua.training.machine import set_up_machine
 from residua.training.step import make_training_step
 
 BOTTLENECK_LAYERS = (164, 1001)
 CIFAR10, HE2015 = get_dataset("cifar10"), recipe("he2015")
-LOOPS = ("eager fp32", "eager bf16", "compiled", "residua", "residua fast")
+LOOPS = (
+    *("eager fp32", "eager bf16", "compiled", "residua", "residua fast"),
+    *("residua +moments", "residua +stream"),
+)
+USUAL_LOOPS = LOOPS[:5]
 
 
 def network_name_for(layers: int) -> str:
@@ -77,11 +87,14 @@ def make_pytorch_step(layers: int, device: torch.device, loop: str) -> Callable[
 
 def make_residua_step(layers: int, loop: str) -> Callable[[], None]:
     """The training step of this package, including its batch."""
+    fast_conv.MAX_MOMENT_PARTS = 512 if loop == "residua +moments" else 0
     machine = set_up_machine()
     net = machine.prepare_model_in_place(create_model(network_name_for(layers), num_classes=10))
     settings = recipe("fast") if loop == "residua fast" else HE2015
     settings = replace(settings, batch_size=HE2015.batch_size)
     step, step_numbers = make_training_step(net.train(), settings, machine), count()
+    if loop == "residua +stream":
+        step.gradient_stream = WeightGradientStream(machine.device)
     image_count = CIFAR10.num_images - CIFAR10.num_dev_images
     pixels = torch.randint(
         0, 256, (image_count, *CIFAR10.input), dtype=torch.uint8, device=machine.device
@@ -148,7 +161,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layers", type=int, nargs="+", default=[20, 56, 110, 164, 1001, 1202])
-    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=[*LOOPS])
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=[*USUAL_LOOPS])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the record to this file too")
