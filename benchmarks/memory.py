@@ -3,8 +3,8 @@
 Each mode runs in its own process.  Its memory is the peak resident memory above that after a first
 step on one image; that step loads libraries and creates the momentum, so weights, their gradients
 and data are in neither number.  On a GPU the memory is what PyTorch has allocated.  Times are
-medians of the steps after the first; on a GPU use more `--steps`, because the third step captures a
-CUDA graph if nothing is recomputed.
+medians of the steps after the first; on a GPU use more `--steps`, because the fourth captures a
+CUDA graph.
 
     python benchmarks/memory.py [--batch 128] [--models cifar-resnet20 ...] [--steps 3]
                                 [--precision bf16] [--ways none sqrt]

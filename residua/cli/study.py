@@ -75,7 +75,8 @@ def add_execution_options(parser: CommandParser, default_folder: Path) -> None:
         "--workers",
         type=int,
         default=0,
-        help="runs that are trained at the same time (default: 0, one per CPU core)",
+        help="processes that train runs at the same time (default: 0, which means one per CPU "
+        "core, or on a GPU a single process that trains up to four runs at once)",
     )
     parser.add_argument(
         "--ray",

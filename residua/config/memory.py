@@ -50,22 +50,28 @@ def estimate_run_memory(
     recompute: RecomputeMode = "none",
     bf16: bool = False,
     on_cpu: bool = True,
+    *,
+    keeps_step_memory: bool = False,
 ) -> MemoryEstimate:
     """Estimate the peak memory of a run that trains by `recipe` and evaluates the network.
 
     `batch_size` is the number of images per training step.  The images are taken to be of full
     size, whatever `recipe.sizes` is.  On a CPU, the estimate includes the
-    temporary buffers of the operations.
+    temporary buffers of the operations.  With `keeps_step_memory`, the memory of a step is not free
+    for evaluations, as that of a CUDA graph.
     """
     estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_activation_peak_bytes
     step_bytes = estimate_step(plan, batch_size, recompute, bf16)
     evaluation_bytes = estimate_evaluation_bytes(plan, min(EVAL_BATCH, data.num_images))
+    activation_bytes = (
+        step_bytes + evaluation_bytes if keeps_step_memory else max(step_bytes, evaluation_bytes)
+    )
     bn_channels = sum(layer.output_shape.channels for layer in plan.layers if layer.op == "bn")
     has_average = int(recipe.ema > 0)
     # weight, gradient, average, state
     numbers_per_parameter = 2 + has_average + recipe.optimiser.states_per_parameter
     return MemoryEstimate(
-        max(step_bytes, evaluation_bytes),
+        activation_bytes,
         FP32_BYTES
         * (numbers_per_parameter * plan.parameters + 2 * (1 + has_average) * bn_channels),
         estimate_data_bytes(data, recipe.augment.pad),

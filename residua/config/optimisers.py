@@ -31,6 +31,11 @@ class Optimiser(Part):
     USUAL_LR: ClassVar[float | None] = None
     """A learning rate that usually trains; None if there is none, so that it must be given."""
 
+    TAKES_LR_AS_TENSOR: ClassVar[bool] = False
+    """Whether, on a GPU, the torch optimiser takes each group's "lr" as a scalar tensor there, and
+    does the same work in each step without waiting for the GPU, so that a CUDA graph can hold it.
+    """
+
     weight_decay: float
     decay: DecayScope
 
@@ -76,6 +81,7 @@ class Sgd(Optimiser):
     """
 
     USUAL_LR: ClassVar[float | None] = 0.1  # He et al. 2015
+    TAKES_LR_AS_TENSOR: ClassVar[bool] = True
 
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -110,6 +116,7 @@ class AdamW(Optimiser):
     """Adam (Kingma & Ba 2015) with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     USUAL_LR: ClassVar[float | None] = 0.001  # Kingma & Ba 2015
+    TAKES_LR_AS_TENSOR: ClassVar[bool] = True
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -137,6 +144,7 @@ class RmsProp(Optimiser):
     """RMSprop: gradients are divided by their running root mean square (Tieleman & Hinton 2012)."""
 
     USUAL_LR: ClassVar[float | None] = 0.001  # Tieleman & Hinton 2012
+    TAKES_LR_AS_TENSOR: ClassVar[bool] = True
 
     smoothing: float = 0.99
     momentum: float = 0.0
@@ -179,6 +187,7 @@ class Muon(Optimiser):
     """
 
     USUAL_LR: ClassVar[float | None] = 0.03  # that of our recipe `fast`
+    TAKES_LR_AS_TENSOR: ClassVar[bool] = True
 
     momentum: float = 0.9
     weight_decay: float = 0.03

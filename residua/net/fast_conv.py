@@ -1,7 +1,7 @@
 """Convolutions that run as Triton kernels on a GPU where these support them, or else as PyTorch's.
 
-cuDNN spends 15 to 20 us on a deterministic bf16 convolution of 16 to 64 channels, several times
-what its memory traffic takes, and converts the weights at every step.
+On small channel numbers, deterministic bf16 convolutions of cuDNN take 1.1 to 7 times as long
+(benchmarks/kernels_h100_202611.md), and weights and their gradients are converted at every step.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from residua.net.batch_moments import BatchMoments
 from residua.net.fused_bn_kernels import explain_missing_kernels
 
-CHANNEL_LIMITS = {1: 256, 3: 64}  # by kernel size; cuDNN is faster on larger ones
+CHANNEL_LIMITS = {1: 256, 3: 64}  # by kernel size; at 3x3, cuDNN is faster from 128 on
 # Every program of the kernel of BN reads all parts of the moments; 512 parts would be few enough.
 # Until moments are measured on a GPU, convolutions compute none.
 MAX_MOMENT_PARTS = 0
@@ -69,13 +69,15 @@ def install_triton_convolutions(net: nn.Module, device: torch.device) -> None:
 def describe_convolutions(device: torch.device) -> str:
     """Name the convolutions that `install_triton_convolutions` chooses, or say why none are."""
     reason = explain_missing_convolutions(device)
-    return f"PyTorch's convolutions: {reason}" if reason else "convolutions in Triton"
+    if device.type != "cuda":
+        return "PyTorch's"
+    return f"PyTorch's: {reason}" if reason else "in Triton up to 64 channels (1x1: 256)"
 
 
 def explain_missing_convolutions(device: torch.device) -> str | None:
     """Return the reason why convolutions in Triton cannot be used on a device; None if they can."""
     if device.type != "cuda":
-        return "Triton's are for a GPU"
+        return "there are none of Triton's for it"
     if torch.cuda.get_device_capability(device) != MEASURED_CAPABILITY:
         return "Triton's were measured on Hopper GPUs only"  # others have less shared memory
     return explain_missing_kernels(device)

@@ -26,13 +26,15 @@ from residua.studies.local import (
     wait_for_jobs,
 )
 from residua.training.data_settings import prepare_data_of_run
+from residua.training.gpu_streams import get_own_stream
 from residua.training.machine import set_up_machine
 from residua.training.memory import available_memory, estimate_memory_on_machine
 from residua.training.progress import NamedCountListener, TrainingProgress
 from residua.training.run import catch_stop_signals
 
-# Eight networks of 20 layers keep an H100 busy (benchmarks/runs_at_once.py); more gain nothing.
-MAX_RUNS_AT_ONCE = 8
+# Four networks of 20 layers keep an H100 busy; eight gain nothing.  The record is
+# benchmarks/kernels_h100_202611.md.
+MAX_RUNS_AT_ONCE = 4
 USABLE_MEMORY_SHARE = 0.8  # of the free memory; the rest is for evaluations and fragmentation
 REPORT_SECONDS = 0.1
 
@@ -40,13 +42,19 @@ REPORT_SECONDS = 0.1
 def choose_runs_at_once(jobs: Mapping[str, StudyJob]) -> int:
     """Choose how many of the jobs are trained at once on the GPU, so that the largest fit.
 
-    Runs that draw random numbers from the generator of the process do not count: they are trained
-    alone.
+    Runs that are finished, and those that draw random numbers from the generator of the process and
+    are trained alone, do not count.
     """
-    sizes = sorted(
-        (estimate_job_memory(job) for job in jobs.values() if can_share_process(job.run)),
-        reverse=True,
-    )
+    shared = [
+        job
+        for job in jobs.values()
+        if can_share_process(job.run) and not RunRecord(job.folder).is_finished
+    ]
+    needs = {
+        network: estimate_job_memory(job)
+        for network, job in {j.run.network: j for j in shared}.items()
+    }
+    sizes = sorted((needs[job.run.network] for job in shared), reverse=True)
     free_bytes = USABLE_MEMORY_SHARE * (available_memory(torch.device("cuda")) or 0)
     count = 1
     while count < min(len(sizes), MAX_RUNS_AT_ONCE) and sum(sizes[: count + 1]) <= free_bytes:
@@ -111,6 +119,6 @@ def train_job_on_own_stream(
             last_report = time.monotonic()
             report(RunProgressEvent(run_name, progress.step, progress.total_steps))
 
-    with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(get_own_stream("run")):
         job.train_or_resume(report_progress, should_stop)
     report(RunProgressEvent(run_name, 1, 1))

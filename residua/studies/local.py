@@ -68,8 +68,7 @@ def train_jobs_locally(
     """Train `jobs`, given by run name, in `workers` processes.
 
     Returns the failed runs as {name: reason}.  If `workers` is 0, there is one process per core.
-    Raises UsageError if `workers` is negative, and Interrupted
-    after Ctrl-C or SIGTERM.
+    Raises UsageError if `workers` is negative, and Interrupted after Ctrl-C or SIGTERM.
     """
     if workers < 0:
         raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")

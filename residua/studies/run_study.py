@@ -45,7 +45,7 @@ def train_study(
     Returns the failed runs as {name: reason}; a failed run does not stop the others.  Runs are
     trained in parallel, by `workers` processes on this machine or, with `ray`, on the machines of a
     Ray cluster.  On a GPU, with `workers=0`, this process trains as many at once as fit into its
-    memory, up to eight.  Unfinished runs resume from their checkpoints.  If the folder holds runs
+    memory, up to four.  Unfinished runs resume from their checkpoints.  If the folder holds runs
     already, precision `auto` means the precision of those runs.  `data` is the study's data set, if
     it is resolved already.  Raises UsageError if a run of the study cannot be built, or if the
     folder holds a study with another data set, another recipe, other folds or runs in another

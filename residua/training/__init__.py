@@ -22,6 +22,7 @@ rank_failures     how the processes of a run learn that one of them has stopped
 rank_agreement    check that all processes of a run train the same on the same data
 sync_batchnorm    BN and drop-path over the ranks that share a BN split
 cuda_graph        a training step as one CUDA graph
+gpu_streams       the CUDA streams of a thread
 chosen_start      choose the weights that a run starts from, if the user chose nothing
 initial_weights   the weights that a run starts from
 added_classes     train on from a model with more classes

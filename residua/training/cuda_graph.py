@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from residua.errors import TrainingError
+from residua.training.gpu_streams import get_own_stream
 
 # Calls before the capture.  In these, libraries initialise themselves, which cannot be captured.
 WARMUP_CALLS = 3
@@ -39,7 +40,7 @@ class CudaGraphedCallable:
         self.call_count = 0
         # The warm-up runs on the graph's stream too, as gradients are accumulated on the stream
         # of the first call.
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = get_own_stream("graph")
         self.graph: torch.cuda.CUDAGraph | None = None
         self.static_inputs: list[Tensor] = []
         self.static_outputs: tuple[Tensor, ...] = ()
@@ -59,11 +60,13 @@ class CudaGraphedCallable:
                 return self.run_eagerly()
             if self.graph is None:
                 self.graph = self.capture_graph()
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                "a step needs more memory than the GPU has free: add --recompute sqrt, choose a "
-                "smaller --batch-size, or end other programs on this GPU"
-            ) from error
+        except RuntimeError as error:
+            if out_of_memory := find_out_of_memory(error):
+                raise TrainingError(
+                    "a step needs more memory than the GPU has free: recompute activations, choose "
+                    "a smaller batch, or train fewer runs at once on this GPU"
+                ) from out_of_memory
+            raise
         self.graph.replay()
         return tuple(output.clone() for output in self.static_outputs)
 
@@ -99,3 +102,16 @@ class CudaGraphedCallable:
         ):
             self.static_outputs = self.function(*self.static_inputs)
         return graph
+
+
+def find_out_of_memory(error: BaseException) -> torch.OutOfMemoryError | None:
+    """Return the lack of memory that `error` is, or that came before it while a graph was captured.
+
+    The end of the capture, which has failed then too, raises an error of its own.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, torch.OutOfMemoryError):
+            return link
+        link = link.__cause__ or link.__context__
+    return None

@@ -40,9 +40,10 @@ class Machine:
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def prepare_model_in_place(self, net: ModuleT) -> ModuleT:
+    def prepare_model_in_place(self, net: ModuleT, bn_splits: int = 1) -> ModuleT:
         """Move `net` to the device in channels-last layout, and prepare it in place.
 
+        It is then trained with `bn_splits`, or only evaluated.
         In bf16 on a CPU, kernels are cropped to their inputs (see `net.cropped_conv`).  In bf16,
         our own networks get fused BN and, on a GPU, small convolutions in Triton (see
         `net.fast_conv`).
@@ -51,7 +52,7 @@ class Machine:
         if self.precision == "bf16" and self.device.type == "cpu":
             crop_kernels(net)
         if isinstance(net, ResidualNetwork):
-            if self.has_fused_layers(net):
+            if self.has_fused_layers(net, bn_splits):
                 install_triton_convolutions(net, self.device)
                 install_fused_batchnorm(net, self.device)
             checkpoint_activations(net, self.recompute)
@@ -59,7 +60,7 @@ class Machine:
         moved: ModuleT = net.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         return moved
 
-    def has_fused_layers(self, net: nn.Module) -> bool:
+    def has_fused_layers(self, net: nn.Module, bn_splits: int = 1) -> bool:
         """Return whether `prepare_model_in_place` installs fused layers in `net`.
 
         On a GPU it does so only for a net whose step can be captured, because Triton's kernels take
@@ -68,17 +69,17 @@ class Machine:
         return (
             self.precision == "bf16"
             and isinstance(net, ResidualNetwork)
-            and (self.device.type == "cpu" or self.can_use_cuda_graph(net))
+            and (self.device.type == "cpu" or self.can_use_cuda_graph(net, bn_splits))
         )
 
     def describe_engine(self, net: nn.Module, bn_splits: int = 1) -> dict[str, Json]:
         """Say by what means each part of a step of `net`, prepared here, is computed."""
-        is_fast = self.has_fused_layers(net)
+        is_fast = self.has_fused_layers(net, bn_splits)
         # synchronised BN, with more ranks than splits, has no fused kernels
         has_fused_kernels = is_fast and bn_splits >= self.group.world_size
         is_captured = self.can_use_cuda_graph(net, bn_splits)
         return {
-            "step": "one CUDA graph" if is_captured else "kernel by kernel",
+            "step": "one CUDA graph" if is_captured else "one operator after another",
             "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
             "convolutions": describe_convolutions(self.device) if is_fast else "PyTorch's",
         }
@@ -98,13 +99,11 @@ class Machine:
             and not needs_generator
         )
 
-    def describe_environment(self, bn_splits: int = 1) -> dict[str, Json]:
-        """Describe versions, hardware and settings for the run.json of a run with `bn_splits`."""
+    def describe_environment(self) -> dict[str, Json]:
+        """Describe versions, hardware and settings for run.json."""
         device = f"CPU, {platform.machine()}"
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name()
-        most_ranks = bn_splits if self.device.type == "cpu" else 1
-        has_fused_kernels = self.precision == "bf16" and self.group.world_size <= most_ranks
         return {
             "residua": __version__,
             "torch": torch.__version__,
@@ -112,7 +111,6 @@ class Machine:
             "device": device,
             "threads": torch.get_num_threads(),
             "precision": self.precision,
-            "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
             "recompute": self.recompute,
             **({"processes": self.group.world_size} if self.group.world_size > 1 else {}),
         }

@@ -18,6 +18,7 @@ from residua.config.run import Run
 from residua.data.sources.resolve import largest_side_that_fits
 from residua.data.space import format_bytes, free_memory_bytes
 from residua.errors import TrainingError
+from residua.training.cuda_graph import CAPTURE_LOCK
 from residua.training.machine import Machine
 
 
@@ -40,6 +41,7 @@ def estimate_memory_on_machine(
         machine.recompute,
         machine.precision == "bf16",
         machine.device.type == "cpu",
+        keeps_step_memory=machine.device.type == "cuda",
     )
     return replace(memory, data=memory.data - disk_backed_bytes(data, machine))
 
@@ -149,5 +151,10 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> int | None
     """Return the free memory in bytes, of the GPU if `device` is one, otherwise of the machine.
 
     Returns None if the free memory is unknown.  `root` is the folder that holds proc/ and sys/.
+    Memory of a GPU that PyTorch keeps for later, but does not use, is given back first.
     """
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes(root)
+    if device.type != "cuda":
+        return free_memory_bytes(root)
+    with CAPTURE_LOCK:
+        torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]

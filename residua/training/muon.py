@@ -145,22 +145,23 @@ class MatrixPacking:
 def group_by_padded_size(shapes: list[torch.Size]) -> list[list[int]]:
     """Group matrices that are padded to one size; returns the indices of each group's members.
 
-    From the largest on, a matrix joins the group of the one before it if padding makes it at most
-    `MAX_PADDING_FACTOR` times as large, or the group at most `FREE_PADDED_ELEMENTS` in all.
+    From the largest on, a matrix joins the group of the one before it if no matrix of the group
+    then becomes more than `MAX_PADDING_FACTOR` times as large, or if the padded group then has at
+    most `FREE_PADDED_ELEMENTS` in all.
     """
     groups: list[list[int]] = []
-    rows = columns = 0  # of the last group
+    rows = columns = smallest = 0  # of the last group
     for i in sorted(range(len(shapes)), key=lambda i: (-shapes[i][0], -shapes[i][1])):
         padded = rows * max(columns, shapes[i][1])
         if groups and (
-            padded <= MAX_PADDING_FACTOR * shapes[i].numel()
+            padded <= MAX_PADDING_FACTOR * min(smallest, shapes[i].numel())
             or (len(groups[-1]) + 1) * padded <= FREE_PADDED_ELEMENTS
         ):
             groups[-1].append(i)
-            columns = max(columns, shapes[i][1])
+            columns, smallest = max(columns, shapes[i][1]), min(smallest, shapes[i].numel())
         else:
             groups.append([i])
-            rows, columns = shapes[i]
+            (rows, columns), smallest = shapes[i], shapes[i].numel()
     return groups
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from residua.data.batches import TrainingBatches
+from residua.training.gpu_streams import get_own_stream
 
 
 class PrefetchedBatch:
@@ -20,7 +21,7 @@ class PrefetchedBatch:
     def __init__(self, batches: TrainingBatches, step: int) -> None:
         self.batches, self.step = batches, step
         self.size_share = batches.size_share(step)
-        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.stream = get_own_stream("prefetch")
         batches.load_orders(step)
         self.images, self.labels = batches.assemble(step, self.size_share)
 
@@ -33,11 +34,9 @@ class PrefetchedBatch:
         self.step = step
 
     def holds(self, batches: TrainingBatches, step: int) -> bool:
-        """Return whether this is batch `step` of `batches`."""
-        return (self.batches, self.step) == (
-            batches,
-            step,
-        ) and self.size_share == batches.size_share(step)
+        """Return whether this is batch `step` of `batches`, in the size that it should have."""
+        is_same_batch = self.batches is batches and self.step == step
+        return is_same_batch and self.size_share == batches.size_share(step)
 
     @contextmanager
     def assemble_next(self, step: Tensor) -> Iterator[None]:
@@ -50,7 +49,9 @@ class PrefetchedBatch:
         self.stream.wait_stream(main_stream)
         with torch.cuda.stream(self.stream):
             images, labels = self.batches.assemble(step, self.size_share)
-        yield
-        main_stream.wait_stream(self.stream)
+        try:
+            yield
+        finally:  # else a capture that fails could not end
+            main_stream.wait_stream(self.stream)
         self.images.copy_(images)
         self.labels.copy_(labels)

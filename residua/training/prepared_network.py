@@ -35,7 +35,8 @@ def prepare_network_for_recipe(
             freeze_backbone(net)
     if recipe.bn == "frozen":
         freeze_batchnorm_statistics(net)
-    return machine.prepare_model_in_place(convert_to_sync_modules(net, recipe.bn_splits, machine))
+    synchronised = convert_to_sync_modules(net, recipe.bn_splits, machine)
+    return machine.prepare_model_in_place(synchronised, recipe.bn_splits)
 
 
 def require_fields_with_effect(recipe: Recipe, *, is_trained: bool, why_not: str = "") -> None:

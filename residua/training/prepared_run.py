@@ -251,6 +251,7 @@ def prepare_network_training(
     )
     total_steps = recipe.total_steps(len(train_images))
     recipe.require_probe_step(total_steps)
+    engine = machine.describe_engine(net, recipe.bn_splits)
     save_best = partial(save_pretrained, net, config, record.folder / "best")
     train_function = partial(
         fit_network,
@@ -271,8 +272,8 @@ def prepare_network_training(
         train_function,
         total_steps,
         images_seen=total_steps * recipe.batch_size,
-        environment=machine.describe_environment(recipe.bn_splits)
-        | {"engine": machine.describe_engine(net, recipe.bn_splits)}
+        environment=machine.describe_environment()
+        | {"kernels": engine["kernels"], "engine": engine}
         | environment,
         data_summary=summary,
     )

@@ -78,9 +78,12 @@ class TrainingStep:
                 self.stem_parameters,
             ),
         )
-        self.flat_gradients = None
-        if machine.device.type == "cpu":
-            self.flat_gradients = allocate_flat_gradients(net)
+        self.takes_lr_as_tensor = optimiser.TAKES_LR_AS_TENSOR
+        self.uses_cuda_graph = (
+            machine.can_use_cuda_graph(net, bn_splits) and self.takes_lr_as_tensor
+        )
+        # in a graph, the backward pass allocates the gradients, each time at the same place
+        self.flat_gradients = None if self.uses_cuda_graph else allocate_flat_gradients(net)
         self.body_gradients = {
             p: p.grad
             for p in net.parameters()
@@ -88,7 +91,6 @@ class TrainingStep:
         }
         self.norms = list_unfrozen_batchnorms(net)
         self.is_probing, self.trains_stem = False, True
-        self.uses_cuda_graph = machine.can_use_cuda_graph(net, bn_splits)
         self.graphed_step: CudaGraphedCallable | None = None
         self.graph_key: tuple[object, ...] = ()
         self.prefetched: PrefetchedBatch | None = None
@@ -108,8 +110,8 @@ class TrainingStep:
         (n, classes); the most probable class then counts as correct.  `stem_lr` is the learning
         rate of a stem that learns apart, by default `lr`.  The call does not wait for the device.
         """
-        stem_lr = lr if stem_lr is None else stem_lr
-        return self.run(("batch",), self.train_on_batch, images, labels, lr, stem_lr)
+        rates = float(lr), float(lr if stem_lr is None else stem_lr)
+        return self.run(("batch",), self.train_on_batch, images, labels, *rates)
 
     def can_assemble(self, batches: TrainingBatches) -> bool:
         """Return whether `train_on_step` can be used: a CUDA graph can assemble the batches too."""
@@ -132,8 +134,8 @@ class TrainingStep:
             with prefetched.assemble_next(next_step):
                 return self.train_on_batch(prefetched.images, prefetched.labels, *rates)
 
-        stem_lr = lr if stem_lr is None else stem_lr
-        results = self.run((prefetched,), train_and_assemble, step + 1, lr, stem_lr)
+        rates = float(lr), float(lr if stem_lr is None else stem_lr)
+        results = self.run((prefetched,), train_and_assemble, step + 1, *rates)
         prefetched.step = step + 1
         return results
 
@@ -151,7 +153,7 @@ class TrainingStep:
         self, source: tuple[object, ...], train: StepFunction, *inputs: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """Call `train`, or replay its CUDA graph; `source` says what it does, beside its inputs."""
-        if self.machine.device.type != "cuda":
+        if self.machine.device.type != "cuda" or not self.takes_lr_as_tensor:
             return train(*inputs)  # type: ignore[return-value]
         key = (*source, self.is_probing, self.trains_stem)
         if self.graphed_step is None or key != self.graph_key:

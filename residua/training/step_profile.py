@@ -86,7 +86,7 @@ def profile_run(
     parts = steps.measure_parts(trace_path, traced_steps)
     limit_side, limit = measure_product_rate(machine)
     rate = steps.count_operations() / seconds
-    environment = machine.describe_environment(recipe.bn_splits)
+    environment = machine.describe_environment()
     shown = {key: environment[key] for key in ("device", "threads", "precision", "recompute")}
     return {
         "model": run.network.name,

@@ -1,9 +1,12 @@
 """A step as one CUDA graph computes the same as kernel by kernel."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 import torch
+from torch import nn
 
 from residua.config.augmentation import Augmentation
 from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
@@ -11,10 +14,13 @@ from residua.config.recipe import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.data.images import Images
+from residua.errors import TrainingError
 from residua.net import fast_conv
 from residua.net.create import create_model
+from residua.net.fused_bn import FusedSequential, FusedUnit
 from residua.net.gradient_stream import WeightGradientStream
 from residua.training.cuda_graph import WARMUP_CALLS
+from residua.training.gpu_streams import get_own_stream
 from residua.training.machine import set_up_machine
 from residua.training.step import TrainingStep, make_training_step
 
@@ -186,3 +192,101 @@ def test_training_with_moments_of_convolutions_is_the_same_but_for_rounding(name
         batches = make_batches(Augmentation(), here.device)
         losses.append([step.train_on_step(batches, i, 0.01)[0].item() for i in range(20)])
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+class SignDescent(torch.optim.Optimizer):
+    """An optimiser of another package, which reads its rate on the host."""
+
+    def __init__(self, groups):
+        super().__init__(groups, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+
+
+def test_an_optimiser_that_does_not_take_its_rate_as_a_tensor_is_not_captured(monkeypatch):
+    monkeypatch.setattr(
+        "residua.training.step.build_torch_optimiser", lambda value, groups: SignDescent(groups)
+    )
+    monkeypatch.setattr(Sgd, "TAKES_LR_AS_TENSOR", False)
+    here = set_up_machine("bf16")
+    net = here.prepare_model_in_place(create_model("cifar-resnet8", num_classes=10)).train()
+    step = TrainingStep(net, Sgd(), here)
+    before = net.head[-1].weight.detach().clone()
+    for i in range(STEPS):
+        step(*make_batches(Augmentation(), here.device).make_batch(i), 0.01)
+    assert not step.uses_cuda_graph
+    assert not torch.equal(net.head[-1].weight, before)
+
+
+class SometimesDeeper(nn.Module):
+    """A module whose second layer is first used in the third step."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3 * 32 * 32, 10), nn.Linear(10, 10)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        x = self.first(x.flatten(1))
+        return self.second(x) if self.calls > 2 else x
+
+
+def test_a_parameter_may_get_its_first_gradient_late():
+    here = set_up_machine("fp32")
+    step = TrainingStep(here.prepare_model_in_place(SometimesDeeper()).train(), Sgd(), here)
+    batches = make_batches(Augmentation(), here.device)
+    losses = [step(*batches.make_batch(i), 0.01)[0] for i in range(5)]
+    assert all(loss.isfinite() for loss in losses)
+
+
+def test_threads_do_not_get_a_stream_on_which_another_one_trains():
+    """PyTorch has 32 streams, and hands them out again after that."""
+    with ThreadPoolExecutor(4) as pool:
+        barrier = Barrier(4)
+
+        def list_own_streams(_):
+            barrier.wait()
+            purposes = ("run", "graph", "prefetch")
+            return {get_own_stream(purpose).cuda_stream for purpose in purposes}
+
+        first = list(pool.map(list_own_streams, range(4)))
+        drawn = [torch.cuda.Stream() for _ in range(40)]
+        again = list(pool.map(list_own_streams, range(4)))
+    assert len(set.union(*first)) == 12
+    assert sorted(map(sorted, first)) == sorted(map(sorted, again))
+    assert len(drawn) == 40
+
+
+def test_lack_of_memory_in_a_capture_is_said_in_one_sentence(monkeypatch):
+    here = set_up_machine("bf16")
+    net = here.prepare_model_in_place(create_model("cifar-resnet8", num_classes=10)).train()
+    step, batches = TrainingStep(net, Sgd(), here), make_batches(Augmentation(), here.device)
+    for i in range(WARMUP_CALLS):
+        step.train_on_step(batches, i, 0.01)
+
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step.optimiser, "step", fail)
+    with pytest.raises(TrainingError, match="more memory than the GPU has free"):
+        step.train_on_step(batches, WARMUP_CALLS, 0.01)
+
+
+@pytest.mark.parametrize("bn_splits", [1, 2])
+@pytest.mark.parametrize("name", ["cifar-resnet8", "cifar-resnet8,join=drop-path"])
+def test_the_engine_is_described_as_it_is(name, bn_splits):
+    here = set_up_machine("bf16")
+    net = here.prepare_model_in_place(create_model(name, num_classes=10), bn_splits).train()
+    engine = here.describe_engine(net, bn_splits)
+    step = TrainingStep(net, Sgd(), here, bn_splits)
+    has_fused_units = any(isinstance(unit, FusedUnit) for unit in net.units)
+    assert (engine["step"] == "one CUDA graph") == step.uses_cuda_graph
+    assert ("Triton" in engine["kernels"]) == any(
+        isinstance(module, FusedSequential) for module in net.modules()
+    )
+    assert step.uses_cuda_graph or not has_fused_units

@@ -4,6 +4,7 @@ from torch import nn
 
 from residua import create_model
 from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
+from residua.training.cuda_graph import find_out_of_memory
 from residua.training.machine import Machine
 from residua.training.muon import (
     QUINTIC_COEFFICIENTS,
@@ -212,6 +213,8 @@ def test_packed_matrices_are_orthogonalised_as_each_alone(count):
 def test_matrices_of_very_different_sizes_are_not_padded_to_one():
     groups = group_by_padded_size([torch.Size(s) for s in [(512, 4608)] * 3 + [(64, 64)] * 5])
     assert groups == [[0, 1, 2], [3, 4, 5, 6, 7]]
+    wide_last = [torch.Size(s) for s in [(64, 64)] * 600 + [(16, 4096)]]
+    assert group_by_padded_size(wide_last) == [[*range(600)], [600]]
 
 
 @pytest.mark.parametrize(
@@ -229,9 +232,31 @@ def test_separate_gradients_and_a_rate_in_a_tensor_train_the_same(optimiser):
         for i in range(3):
             torch.manual_seed(i)
             images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
-            loss, wrong = step(images, labels, 0.01 if flat else torch.tensor(0.01))
+            rate = 0.01 if flat else torch.tensor(0.01)
+            loss, wrong = step.train_on_batch(images, labels, rate, rate)
         ends.append([loss, wrong, *step.net.parameters()])
     # of Muon, bf16 rounds gradients that differ in their last bit to neighbours
     tolerance = 2e-3 if isinstance(optimiser, Muon) else 1e-4
     for ours, theirs in zip(*ends, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=tolerance)
+
+
+def test_lack_of_memory_is_found_behind_the_error_that_ends_a_capture():
+    try:
+        try:
+            raise torch.OutOfMemoryError("out of memory")
+        except torch.OutOfMemoryError:
+            raise RuntimeError("unjoined work")  # noqa: B904 -- as the end of a capture does
+    except RuntimeError as error:
+        assert isinstance(find_out_of_memory(error), torch.OutOfMemoryError)
+    assert find_out_of_memory(RuntimeError("another")) is None
+
+
+def test_a_rate_that_is_an_integer_is_taken_as_a_number():
+    ends = []
+    for rate in (1, 1.0):
+        step = TrainingStep(create_model("cifar-resnet8", input=(1, 8, 8), seed=1), Sgd(), CPU_FP32)
+        torch.manual_seed(0)
+        step(torch.randn(8, 1, 8, 8), torch.arange(8), rate)
+        ends.append([p.detach().clone() for p in step.net.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
