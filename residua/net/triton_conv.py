@@ -96,12 +96,10 @@ def compute_convolution(
     weight: Tensor,
     stride: int,
     launch: Launch | None = None,
-    affine: Tensor | None = None,
     moments: Tensor | None = None,
 ) -> Tensor:
     """Compute the convolution of channels-last bf16 (n, c, h, w) with a channels-last weight.
 
-    With `affine`, which holds a and b of each channel as fp32 (2, c), the input is relu(a x + b).
     With `moments`, of `allocate_moments`, what BN needs to know of the output is written there.
     """
     shape = describe_shape(x.shape, weight, stride)
@@ -110,7 +108,7 @@ def compute_convolution(
         x, shape.images, shape.out_channels, shape.out_height, shape.out_width
     )
     product = describe_product(shape)
-    launch_convolve(x, weight, output, product, launch, affine=affine, moments=moments)
+    launch_convolve(x, weight, output, product, launch, moments=moments)
     return output
 
 
@@ -129,7 +127,6 @@ def launch_convolve(
     product: ProductShape,
     launch: Launch,
     mirror: bool = False,
-    affine: Tensor | None = None,
     moments: Tensor | None = None,
 ) -> None:
     rows = result.numel() // product.N
@@ -138,7 +135,6 @@ def launch_convolve(
         source,
         weight,
         result,
-        affine,
         moments,
         rows,
         product,
@@ -190,12 +186,8 @@ def compute_weight_gradient(
     weight: Tensor,
     stride: int,
     launch: Launch | None = None,
-    affine: Tensor | None = None,
 ) -> Tensor:
-    """Compute the gradient of a convolution's weight, in the weight's precision and layout.
-
-    With `affine`, the convolution's input was relu(a x + b), as in `compute_convolution`.
-    """
+    """Compute the gradient of a convolution's weight, in the weight's precision and layout."""
     shape = describe_shape(x.shape, weight, stride)
     launch = launch or choose_launch("weight_gradient", shape)
     whole = launch.whole and shape.kernel == 3
@@ -210,7 +202,6 @@ def compute_weight_gradient(
         x,
         gradient,
         partial,
-        affine,
         shape.out_rows,
         describe_product(shape),
         launch.block_m,

@@ -33,33 +33,19 @@ class ProductShape(NamedTuple):
 
 
 @triton.jit
-def load_pixels(
-    source, offsets, k, column, row_is_inside, depth, affine, W: tl.constexpr, C: tl.constexpr
-):
-    """Load the stretches at `offsets` of the source as (row, k), with zeros for padding.
-
-    If `affine` is (2, C), the source is relu(a x + b), with a and b of each channel.
-    """
+def load_pixels(source, offsets, k, column, row_is_inside, depth, W: tl.constexpr, C: tl.constexpr):
+    """Load the stretches at `offsets` of the source as (row, k), with zeros for padding."""
     columns = column[:, None] + (k // C)[None, :]
     inside = row_is_inside[:, None] & (columns >= 0) & (columns < W) & (k < depth)[None, :]
-    pixels = tl.load(source + (offsets[:, None] + k[None, :]), mask=inside, other=0.0)
-    if affine is not None:
-        factor = tl.load(affine + k % C)[None, :]
-        offset = tl.load(affine + C + k % C)[None, :]
-        values = pixels.to(tl.float32) * factor + offset
-        values = tl.where(values <= 0, 0.0, values)  # NaN stays NaN
-        pixels = tl.where(inside, values, 0.0).to(tl.bfloat16)
-    return pixels
+    return tl.load(source + (offsets[:, None] + k[None, :]), mask=inside, other=0.0)
 
 
 @triton.jit
-def load_kernel_row_pixels(
-    source, offsets, k, row, column, valid, affine, kernel_row, S: tl.constexpr
-):
+def load_kernel_row_pixels(source, offsets, k, row, column, valid, kernel_row, S: tl.constexpr):
     """Load what a row of the kernel sees; row, column and offsets are those of its first row."""
     inside = valid & (row + kernel_row >= 0) & (row + kernel_row < S.H)
     start = offsets + kernel_row * (S.W * S.C)
-    return load_pixels(source, start, k, column, inside, S.K * S.C, affine, S.W, S.C)
+    return load_pixels(source, start, k, column, inside, S.K * S.C, S.W, S.C)
 
 
 @triton.jit
@@ -91,7 +77,6 @@ def multiply_all(
     row,
     column,
     valid,
-    affine,
     weights,
     total,
     S: tl.constexpr,
@@ -102,9 +87,7 @@ def multiply_all(
     for step in tl.static_range(S.K * BLOCKS):
         part = step % BLOCKS * k.shape[0] + k
         kernel_row = step // BLOCKS
-        seen = load_kernel_row_pixels(
-            source, offsets, part, row, column, valid, affine, kernel_row, S
-        )
+        seen = load_kernel_row_pixels(source, offsets, part, row, column, valid, kernel_row, S)
         pixels = pixels + (seen,)
     for step in tl.static_range(S.K * BLOCKS):
         total = tl.dot(pixels[step], weights[step], total)
@@ -119,7 +102,6 @@ def multiply_in_blocks(
     row,
     column,
     valid,
-    affine,
     weight,
     n,
     total,
@@ -131,9 +113,7 @@ def multiply_in_blocks(
     for step in range(S.K * BLOCKS):
         part = step % BLOCKS * k.shape[0] + k
         kernel_row = step // BLOCKS
-        seen = load_kernel_row_pixels(
-            source, offsets, part, row, column, valid, affine, kernel_row, S
-        )
+        seen = load_kernel_row_pixels(source, offsets, part, row, column, valid, kernel_row, S)
         total = tl.dot(seen, load_weights(weight, part, n, kernel_row, S, MIRROR), total)
     return total
 
@@ -143,7 +123,6 @@ def convolve(
     source,
     weight,
     result,
-    affine,
     moments,
     rows,
     S: tl.constexpr,
@@ -175,7 +154,7 @@ def convolve(
         column = m % S.OW * S.STRIDE - S.K // 2
         at = ((m // (S.OW * S.OH) * S.H + row) * S.W + column) * S.C
         total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        pixels = (source, at, k, row, column, m < rows, affine)
+        pixels = (source, at, k, row, column, m < rows)
         if WHOLE_KERNEL:
             total = multiply_all(*pixels, weights, total, S, blocks)
         else:

@@ -13,7 +13,6 @@ def sum_weight_gradient(
     source,
     gradient,
     partial,
-    affine,
     rows,
     S: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -44,12 +43,12 @@ def sum_weight_gradient(
         inside = (r < rows)[:, None] & (n < S.N)[None, :]
         change = tl.load(gradient + (r[:, None] * S.N + n[None, :]), mask=inside, other=0.0)
         pixels = (source, at, m, row, column, r < rows)
-        seen = load_kernel_row_pixels(*pixels, affine, kernel_row, S)
+        seen = load_kernel_row_pixels(*pixels, kernel_row, S)
         total = tl.dot(tl.trans(seen), change, total)
         if WHOLE_KERNEL:
-            seen = load_kernel_row_pixels(*pixels, affine, 1, S)
+            seen = load_kernel_row_pixels(*pixels, 1, S)
             total_1 = tl.dot(tl.trans(seen), change, total_1)
-            seen = load_kernel_row_pixels(*pixels, affine, 2, S)
+            seen = load_kernel_row_pixels(*pixels, 2, S)
             total_2 = tl.dot(tl.trans(seen), change, total_2)
     inside = (m < S.K * S.C)[:, None] & (n < S.N)[None, :]
     place = m[:, None] + (n * (S.K * S.K * S.C) + kernel_row * (S.K * S.C))[None, :]

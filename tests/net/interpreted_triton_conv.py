@@ -15,7 +15,6 @@ from residua.net.triton_conv import (
     TritonConvolution,
     allocate_moments,
     compute_convolution,
-    compute_weight_gradient,
 )
 from residua.net.triton_conv_launches import ConvShape, Launch
 from tests.net.triton_conv_checks import (
@@ -94,24 +93,6 @@ def test_gradients_are_the_same_with_moments():
         assert_equals_equation(
             (result, x.grad, weight.grad), compute_by_equation(x, weight, gradient, 1)
         )
-
-
-@pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("channels", [16, 32])
-def test_an_input_that_is_normalised_in_the_kernel_gives_what_it_gives_before_it(channels, whole):
-    launch = Launch(32, 16, 16, whole=whole)
-    x, weight, gradient = make_tensors(ConvShape(2, 5, 4, channels, 16, 3, 1))
-    affine = torch.stack([torch.linspace(-1, 2, channels), torch.linspace(1, -1, channels)])
-    a, b = affine[:, None, :, None, None]
-    normalised = (a * x + b).relu().bfloat16().contiguous(memory_format=torch.channels_last)
-    assert torch.equal(
-        compute_convolution(x, weight, 1, launch, affine=affine),
-        compute_convolution(normalised, weight, 1, launch),
-    )
-    assert torch.equal(
-        compute_weight_gradient(x, gradient, weight, 1, launch, affine),
-        compute_weight_gradient(normalised, gradient, weight, 1, launch),
-    )
 
 
 @pytest.fixture

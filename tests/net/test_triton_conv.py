@@ -36,7 +36,7 @@ from residua.net.triton_conv_kernels import ProductShape, convolve, spread_gradi
 from residua.net.triton_conv_weight_kernels import sum_weight_gradient
 
 blocks = {"BLOCK_M": 64, "BLOCK_N": 16, "BLOCK_K": 16, "BLOCK_R": 64, "TILES": 4, "STEPS": 4}
-whole = {"WHOLE_KERNEL": True, "MIRROR": False, "affine": None, "moments": None}
+whole = {"WHOLE_KERNEL": True, "MIRROR": False, "moments": None}
 options = {"S": ProductShape(32, 32, 32, 32, 16, 16, 3, 1), **blocks, **whole}
 types = {"rows": "i32", "weight": "*fp32", "partial": "*fp32"}
 for kernel in (convolve, spread_gradient, sum_weight_gradient):
