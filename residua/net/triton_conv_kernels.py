@@ -228,9 +228,7 @@ def spread_gradient(
         k = step % blocks * BLOCK_K + tl.arange(0, BLOCK_K)
         inside = (m < rows) & (row + below < S.OH)
         start = (m + below * S.OW) * S.C
-        seen = load_pixels(
-            gradient, start, k, column, inside, kernel_columns * S.C, None, S.OW, S.C
-        )
+        seen = load_pixels(gradient, start, k, column, inside, kernel_columns * S.C, S.OW, S.C)
         if S.K == 3:
             tap = (1 + odd_row - 2 * below) * S.K + (1 + odd_column - 2 * (k // S.C))
         else:
