@@ -77,7 +77,7 @@ def describe_convolutions(device: torch.device) -> str:
 def explain_missing_convolutions(device: torch.device) -> str | None:
     """Return the reason why convolutions in Triton cannot be used on a device; None if they can."""
     if device.type != "cuda":
-        return "there are none of Triton's for it"
+        return f"there are none of Triton's for the device {device.type}"
     if torch.cuda.get_device_capability(device) != MEASURED_CAPABILITY:
         return "Triton's were measured on Hopper GPUs only"  # others have less shared memory
     return explain_missing_kernels(device)
