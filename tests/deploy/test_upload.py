@@ -7,6 +7,7 @@ import time
 from io import BytesIO
 
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("uvicorn")
@@ -217,6 +218,18 @@ def test_answers_below_the_threshold_are_marked_as_unsure(shared_engine):
             found = send_request(port, content)[2]
         assert found.get("unsure") is expected
         assert found["probability"] == pytest.approx(probability, abs=1e-5)
+
+
+def test_a_probability_that_equals_the_threshold_is_not_below_it(shared_engine):
+    def give_five_eighths(pixels):
+        probabilities = torch.zeros(len(pixels), len(shared_engine.config.classes))
+        probabilities[:, 0], probabilities[:, 1] = 0.625, 0.375
+        return probabilities
+
+    engine = InferenceEngine("fixed", shared_engine.config, give_five_eighths)
+    with run_server(PredictionService(engine, "", ServerLimits(), threshold=0.625)) as port:
+        found = send_request(port, make_image_bytes())[2]
+    assert (found["probability"], found["unsure"]) == (0.625, False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
