@@ -83,7 +83,10 @@ def pack_files(source: Path, out: Path, workers: int | None = None) -> None:
 
 
 def rebuild_file(file: DataFile, folders: list[Path]) -> bytes:
-    """Return the content of a file from its sheets.  Raises DataError if they are not complete."""
+    """Return the content of a file from its sheets.
+
+    Raises DataError if sheets are missing or damaged.
+    """
     names = [f"{file.name}-{number}.webp" for number in range(SHEETS_PER_FILE)]
     paths = {
         name: path
@@ -95,12 +98,18 @@ def rebuild_file(file: DataFile, folders: list[Path]) -> bytes:
         raise DataError(
             f"{' and '.join(map(str, folders))} lack {', '.join(missing)}: give both halves"
         )
-    rest = lzma.decompress(paths[f"{file.name}-rest.xz"].read_bytes())
+    compressed = {name: path.read_bytes() for name, path in paths.items()}
+    damaged = DataError(f"the sheets of {file.name} are damaged: copy or pack them again")
+    try:
+        rest = lzma.decompress(compressed[f"{file.name}-rest.xz"])
+        sheets = [np.asarray(Image.open(io.BytesIO(compressed[name]))) for name in names]
+        pixels = np.concatenate([take_sheet_apart(sheet) for sheet in sheets])
+    except (lzma.LZMAError, OSError, ValueError) as error:  # OSError is that of a damaged image
+        raise damaged from error
     begin, rest = int.from_bytes(rest[:4], "little"), rest[4:]
-    pixels = [take_sheet_apart(np.asarray(Image.open(paths[name]))) for name in names]
-    content = rest[:begin] + np.concatenate(pixels).tobytes() + rest[begin:]
+    content = rest[:begin] + pixels.tobytes() + rest[begin:]
     if compute_md5(io.BytesIO(content)) != file.md5:
-        raise DataError(f"the sheets of {file.name} are damaged: copy or pack them again")
+        raise damaged
     return content
 
 
