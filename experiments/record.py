@@ -36,8 +36,8 @@ from residua.data.augment import normalise_pixels, pad_images
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.images import Images
 from residua.data.read import read_split, read_training_splits
-from residua.errors import ResiduaError
-from residua.files import write_json
+from residua.errors import ResiduaError, describe_os_error, unknown_name_error
+from residua.files import require_writable_file, write_json
 from residua.net.build import build
 from residua.net.whiten import count_start_images, set_stem_from_images
 from residua.training.cuda_graph import WARMUP_CALLS
@@ -66,7 +66,6 @@ VARIANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no shortcuts": ((), ('unit.shortcut="none"',)),
     "no whitening": ((), ('stem={"width": 24}',)),
     "He's weights": ((), ('unit.start="he"',)),
-    "branches from 0": ((), ('unit.start="identity"',)),
     "scales in BN": ((), ("unit.norm.scale=true",)),
     "ReLU": (
         (),
@@ -233,15 +232,13 @@ def apply_changes(net: Network, changes: Sequence[str]) -> Network:
 
 
 def read_splits(
-    data_dir: Path | None, machine: Machine, held_out: bool, limit: int
+    data_dir: Path | None, machine: Machine, held_out: bool, limit: int | None
 ) -> dict[str, Images]:
     """Read the images to train on, and those to measure on, and move them to the device."""
     train, dev = read_training_splits(DATA, data_dir, holds_out_dev=held_out)
     test = read_split(DATA, "test", data_dir) if dev is None else dev
     splits = {"train": train, "test": test}
-    return {
-        name: images[: limit or len(images)].to(machine.device) for name, images in splits.items()
-    }
+    return {name: images[:limit].to(machine.device) for name, images in splits.items()}
 
 
 def summarise(name: str, runs: Sequence[TimedRun], training: TimedTraining) -> dict[str, Json]:
@@ -293,34 +290,60 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3, help="number of runs (default: 3)")
+    parser.add_argument("--seeds", type=parse_count, default=3, help="number of runs (default: 3)")
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--arms", default="record", help="names of variants, or all")
+    parser.add_argument(
+        "--arms",
+        type=parse_arms,
+        default="record",
+        metavar="NAME,NAME,...",
+        help=f"variants, separated by commas, or all (default: record): {', '.join(VARIANTS)}",
+    )
     parser.add_argument("--recipe", default="record", choices=RECIPES)
     parser.add_argument("--model", help="name of the network (default: that of the recipe)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--set-net", action="append", default=[], metavar="FIELD=VALUE")
     parser.add_argument("--held-out", action="store_true", help="measure on the dev images")
-    parser.add_argument("--limit", type=int, default=0, help="images of each split")
+    parser.add_argument("--limit", type=parse_count, help="images of each split (default: all)")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
     parser.add_argument("--out", type=Path, help="JSON file of the results")
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    if arguments.out:
+        try:
+            require_writable_file(arguments.out)
+        except OSError as error:
+            parser.error(f"--out cannot be written: {describe_os_error(error)}")
+    return arguments
+
+
+def parse_count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not a whole number of 1 or more")
+    return int(word)
+
+
+def parse_arms(words: str) -> list[str]:
+    """Return the names of the variants in `words`, which are separated by commas."""
+    names = list(VARIANTS) if words == "all" else words.split(",")
+    for name in names:
+        if name not in VARIANTS:
+            raise argparse.ArgumentTypeError(str(unknown_name_error("variant", name, VARIANTS)))
+    return names
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Json]]:
     """Train all seeds of all variants, and print a line for each run and each variant."""
     machine = set_up_machine(arguments.precision, device_choice=arguments.device)
     splits = read_splits(arguments.data_dir, machine, arguments.held_out, arguments.limit)
-    names = list(VARIANTS) if arguments.arms == "all" else arguments.arms.split(",")
     base = recipe(arguments.recipe)
     for change in [*arguments.set, f"dev={json.dumps(arguments.held_out)}"]:
         base = apply_override(base, change)
     base_net = network(arguments.model or RECIPE_NETWORKS.get(base.name, "cifar-resnet20"))
     base_net = apply_changes(base_net, arguments.set_net)
     summaries = []
-    for name in names:
+    for name in arguments.arms:
         recipe_changes, net_changes = VARIANTS[name]
         chosen = base
         for change in recipe_changes:
@@ -344,7 +367,7 @@ def make_record(
     return {
         "question": "How long does a residual network take to 94 % on CIFAR-10?",
         "measured_on": "dev" if arguments.held_out else "test",
-        "limit": arguments.limit or None,
+        "limit": arguments.limit,
         "environment": machine.describe_environment(),
         "variants": list(summaries),
     }
@@ -356,6 +379,9 @@ def main(words: Sequence[str] | None = None) -> int:
         measure(arguments)
     except ResiduaError as error:
         print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 1
     return 0
 
