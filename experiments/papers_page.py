@@ -31,9 +31,12 @@ RANKS = {
 
 
 def write_results(place: Place, options: JobOptions) -> None:
-    """Write results.json, README.md and the figures from the records."""
+    """Write results.json, README.md and the figures from all records.
+
+    The options only say which runs are listed as missing.
+    """
     jobs, finished = list_jobs(options), list_finished(place)
-    measured = measure_nets(finished.values(), jobs)
+    measured = measure_nets(finished.values())
     cells, differences = make_cells_json(measured), make_differences_json(measured)
     failures = read_failures(place)
     done = set(finished) | {job.run.id for job in jobs if job.name in failures}

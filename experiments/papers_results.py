@@ -8,15 +8,16 @@ from statistics import mean, median, stdev, variance
 from typing import Any
 
 from papers_cells import CELLS, Cell, plan_network
-from papers_jobs import FIRST_STEPS, Job
+from papers_jobs import FIRST_STEPS, Job, JobOptions, list_jobs
 from papers_records import Place, StepTimes, read_step_times
+from scipy.special import stdtrit
 
 from residua.config.network import Network
+from residua.config.recipe import Recipe
 from residua.config.run import Run
 from residua.record import RunRecord
 
 FIRST_TABLE = f"first {FIRST_STEPS:,} steps"
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % of Student's t, by seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +45,44 @@ class Measured:
         Returns None if the spread is unknown.
         """
         deviation, seeds = self.test_error_sd, len(self.test_errors)
-        if deviation is None or seeds not in T_95:
+        if deviation is None:
             return None
-        half = T_95[seeds] * deviation * sqrt(1 + 1 / seeds)
+        half = find_t_95(seeds) * deviation * sqrt(1 + 1 / seeds)
         return abs(mean(self.test_errors) - paper) > half
 
 
-def measure_nets(records: Iterable[RunRecord], jobs: Sequence[Job]) -> list[Measured]:
-    """Collect the results of the runs of `jobs`, and of VLAD, by net and recipe.
+def find_t_95(seeds: int) -> float:
+    """Find the two-sided 95 % quantile of Student's t for the deviation of so many seeds."""
+    return float(stdtrit(seeds - 1, 0.975))
 
-    Runs of the queue of any duration count: a run belongs to a net if only its seed and its recipe
+
+def measure_nets(records: Iterable[RunRecord]) -> list[Measured]:
+    """Collect the results of the queue's nets, and of VLAD, by net and recipe.
+
+    Runs of any seed and duration count: a run belongs to a net if only its seed and its recipe
     differ from those of a job.
     """
-    labels = {job.run.id: job.recipe for job in jobs}
+    jobs = list_jobs(JobOptions(seeds=(0,)))
+    labels = {job.run.recipe: job.recipe for job in jobs}
     names = {job.run.network: job.net for job in jobs}
     groups = defaultdict(list)
     for record in records:
         run = record.read_run()
         if isinstance(run.network, Network):
             if run.network in names:
-                label = labels.get(run.id) or describe_recipe(run)
+                assert run.recipe is not None
+                label = labels.get(run.recipe) or describe_recipe(run.recipe)
                 groups[names[run.network], label].append((run.seed, record))
         elif run.network.name == "vlad":
             groups["vlad", ""].append((run.seed, record))
     return [summarise(net, label, group) for (net, label), group in groups.items()]
 
 
-def describe_recipe(run: Run) -> str:
-    """Name the recipe of a run that is not in the queue as it is, e.g. of another duration."""
-    assert run.recipe is not None
-    if run.recipe.epochs:
-        return f"{run.recipe.name}, {run.recipe.epochs:g} epochs"
-    return f"{run.recipe.name}, {run.recipe.steps:,} steps"
+def describe_recipe(recipe: Recipe) -> str:
+    """Name a recipe that is not in the queue as it is, e.g. of another duration."""
+    if recipe.epochs:
+        return f"{recipe.name}, {recipe.epochs:g} epochs"
+    return f"{recipe.name}, {recipe.steps:,} steps"
 
 
 def summarise(net: str, label: str, group: list[tuple[int, RunRecord]]) -> Measured:
@@ -221,7 +228,7 @@ def find_half_width(one: Measured, other: Measured) -> float | None:
     The degrees of freedom are those of the net with fewer seeds, which makes the interval wide.
     """
     counts = len(one.test_errors), len(other.test_errors)
-    if min(counts) not in T_95:
+    if min(counts) < 2:
         return None
     variances = [variance(net.test_errors) / len(net.test_errors) for net in (one, other)]
-    return T_95[min(counts)] * sqrt(sum(variances))
+    return find_t_95(min(counts)) * sqrt(sum(variances))
