@@ -1,4 +1,4 @@
-"""Trains the networks of the papers' tables, and compares the errors with the papers' (S9, S12).
+"""Trains the networks of the papers' tables, and compares the errors with the papers'.
 
 The tables are Table 6 and Figure 6 of He et al. 2015, Tables 1 to 4 of He et al. 2016, and those
 of highway nets, stochastic depth and wide nets.  A call trains for some minutes, in order of worth:

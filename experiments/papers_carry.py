@@ -4,10 +4,10 @@ import io
 import tarfile
 from pathlib import Path
 
-from papers_records import Place
+from papers_records import Place, list_finished, read_failures
 
 from residua.errors import DataError
-from residua.files import atomic_write
+from residua.files import atomic_write, delete_path
 from residua.record import RunRecord
 
 PART_MIB, MAX_PARTS = 15, 4  # few files of limited size can be fetched from a lent machine
@@ -17,10 +17,12 @@ PART_NAME = "unfinished.tar."
 def pack_unfinished(place: Place, folder: Path) -> list[str]:
     """Pack the unfinished runs of `place` into at most four files of 15 MiB in `folder`.
 
-    Returns the names of the runs that do not fit; small ones are packed first.
+    Runs that failed, or were finished elsewhere, are left out.  The files of an earlier call are
+    deleted.  Returns the names of the runs that do not fit; small ones are packed first.
     """
-    runs = [path.parent for path in sorted(place.runs.glob("runs/*/run.json"))]
-    sizes = {run: sum(map(size_of, list_state(run))) for run in runs if has_checkpoint(run)}
+    for path in folder.glob(f"{PART_NAME}*"):
+        delete_path(path)
+    sizes = {run: sum(map(size_of, list_state(run))) for run in list_unfinished(place)}
     content, left_out, limit = io.BytesIO(), [], PART_MIB * MAX_PARTS * 2**20
     with tarfile.open(fileobj=content, mode="w") as tar:
         for run in sorted(sizes, key=lambda run: sizes[run]):
@@ -36,8 +38,16 @@ def pack_unfinished(place: Place, folder: Path) -> list[str]:
     return left_out
 
 
-def has_checkpoint(run: Path) -> bool:
-    return not RunRecord(run).is_finished and any((run / "checkpoints").glob("*.safetensors"))
+def list_unfinished(place: Place) -> list[Path]:
+    """List the folders of the runs that can go on, and are neither finished nor failed."""
+    finished, failures = list_finished(place), read_failures(place)
+    return [
+        path.parent
+        for path in sorted(place.runs.glob("runs/*/run.json"))
+        if any((path.parent / "checkpoints").glob("*.safetensors"))
+        and path.parent.name not in failures
+        and RunRecord(path.parent).read_run().id not in finished
+    ]
 
 
 def list_state(run: Path) -> list[Path]:

@@ -106,8 +106,9 @@ class StepTimes:
 
 
 def name_recipe(job: Job) -> str:
+    """Name the recipe by what determines how long a step takes, which its duration does not."""
     assert job.run.recipe is not None
-    return job.run.recipe.name
+    return f"{job.run.recipe.name}, batches of {job.run.recipe.batch_size}"
 
 
 def read_step_times(place: Place, jobs: Iterable[Job]) -> StepTimes:
