@@ -1,21 +1,18 @@
 """Trains the runs of the papers' tables one after another until the time is up (for papers.py)."""
 
 import gc
-import multiprocessing
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from papers_jobs import Job
+from papers_pool import STOPPED, train_in_processes, train_in_threads, train_one_by_one
 from papers_records import FAILURE, Place, list_finished, read_failures, store_records
 
-from residua.data import read
 from residua.errors import DataError, Interrupted, ResiduaError, TrainingError
 from residua.files import delete_path, write_text
 from residua.record import MetricsRow, RunRecord
@@ -124,8 +121,10 @@ def train_job(
 
     It also stops after Ctrl-C, or SIGTERM, in the main thread, and once `stop_also()` is true.
     Otherwise returns why not.  The model folders of a finished run are deleted.  A run that failed
-    is not tried again: the reason is written to its folder.
+    is not tried again: the reason is written to its folder.  Lack of GPU memory is no failure.
     """
+    if stop_also():
+        raise Interrupted(STOPPED)
     folder = place.folder_of(job)
     start_seconds = START_SECONDS + START_SECONDS_PER_LAYER * job.layers
     if deadline - now() < start_seconds + WRITING_SECONDS:
@@ -153,6 +152,8 @@ def train_job(
                 raise
             return f"stopped at step {progress.step:,} of {progress.total_steps:,}; to be continued"
         except TrainingError as error:
+            if isinstance(error.__cause__, torch.OutOfMemoryError):
+                return f"not trained: {error}"
             if progress.total_steps:  # it had begun
                 write_text(folder / FAILURE, str(error))
             return f"failed: {error}"
@@ -167,25 +168,6 @@ def train_job(
     for model in ("last", "best"):
         delete_path(folder / model)
     return ""
-
-
-def keep_data_in_memory() -> Callable[[], None]:
-    """Keep the images in memory from now on; return the function that ends this.
-
-    Reading and verifying the files takes 2 s, and a run on a GPU half a minute.
-    """
-    read_files = read.read_published_files
-    read.read_published_files = lru_cache(maxsize=2)(read_files)
-    return partial(setattr, read, "read_published_files", read_files)
-
-
-@contextmanager
-def data_kept_in_memory() -> Iterator[None]:
-    read_anew = keep_data_in_memory()
-    try:
-        yield
-    finally:
-        read_anew()
 
 
 def free_memory() -> None:
@@ -223,56 +205,16 @@ def train_each(
     On a GPU they run in threads, each with its own stream, as those of a study; runs that draw from
     the generator of the process come alone, after the others.  On a CPU they run in processes.
     """
+    train = partial(train_job, place=place, deadline=deadline)
     if at_once == 1:
-        with data_kept_in_memory():
-            for job in jobs:
-                yield job, train_job(job, place, deadline, say)
+        yield from train_one_by_one(partial(train, say=say), jobs)
     elif torch.cuda.is_available():
         sharing = [job for job in jobs if can_share_process(job.run)]
         alone = [job for job in jobs if job not in sharing]
-        yield from train_in_threads(sharing, place, deadline, at_once, say)
-        yield from train_each(alone, place, deadline, 1, say)
+        yield from train_in_threads(partial(train, say=say), sharing, at_once)
+        yield from train_one_by_one(partial(train, say=say), alone)
     else:
-        yield from train_in_processes(jobs, place, deadline, at_once)
-
-
-def train_in_threads(
-    jobs: list[Job], place: Place, deadline: float, at_once: int, say: Callable[[str], None]
-) -> Iterator[tuple[Job, str]]:
-    """Train the runs in threads of this process, on a GPU each with a stream of its own."""
-
-    def train_on_own_stream(job: Job) -> str:
-        uses_gpu = torch.cuda.is_available()
-        with torch.cuda.stream(torch.cuda.Stream()) if uses_gpu else nullcontext():
-            return train_job(job, place, deadline, say, stop_requested)
-
-    with (
-        catch_stop_signals() as stop_requested,
-        data_kept_in_memory(),
-        ThreadPoolExecutor(at_once) as pool,
-    ):
-        yield from iterate_outcomes(pool, train_on_own_stream, jobs)
-
-
-def train_in_processes(
-    jobs: list[Job], place: Place, deadline: float, at_once: int
-) -> Iterator[tuple[Job, str]]:
-    """Train the runs in processes, which are spawned."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, spawn, keep_data_in_memory) as pool:
-        yield from iterate_outcomes(pool, partial(train_job, place=place, deadline=deadline), jobs)
-
-
-def iterate_outcomes(
-    pool: Executor, train: Callable[[Job], str], jobs: list[Job]
-) -> Iterator[tuple[Job, str]]:
-    """Yield each run with its outcome, as soon as it has one."""
-    started = {pool.submit(train, job): job for job in jobs}
-    try:
-        for future in as_completed(started):
-            yield started[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        yield from train_in_processes(train, jobs, at_once)
 
 
 def describe_result(place: Place, job: Job) -> str:
