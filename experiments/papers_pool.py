@@ -22,6 +22,7 @@ from papers_jobs import Job
 
 from residua.data import read
 from residua.errors import Interrupted, TrainingError
+from residua.training.gpu_streams import get_own_stream
 from residua.training.run import catch_stop_signals
 
 POLL_SECONDS = 0.5
@@ -65,7 +66,7 @@ def train_in_threads(
 
     def train_on_own_stream(job: Job) -> str:
         uses_gpu = torch.cuda.is_available()
-        with torch.cuda.stream(torch.cuda.Stream()) if uses_gpu else nullcontext():
+        with torch.cuda.stream(get_own_stream("run")) if uses_gpu else nullcontext():
             return train(job, stop_also=stop_requested)
 
     with (

@@ -64,6 +64,34 @@ def test_images_with_one_key_share_a_fold_and_classes_are_spread_as_by_scikit_le
     assert np.mean(ours) < 1.25 * np.mean(theirs)
 
 
+def test_a_key_goes_where_the_squared_shares_of_the_classes_grow_least():
+    """By counting anew for each choice, over classes of very different sizes."""
+    rng = np.random.default_rng(3)
+    labels = rng.choice(4, size=300, p=[0.7, 0.2, 0.07, 0.03]).tolist()
+    keys = [f"k{k}" for k in rng.integers(0, 60, 300)]
+    members = defaultdict(list)
+    for i, key in enumerate(keys):
+        members[key].append(i)
+    sizes, folds = Counter(labels), [[] for _ in range(5)]
+
+    def measure_imbalance(fold):
+        return sum((n / sizes[c]) ** 2 for c, n in Counter(labels[i] for i in fold).items())
+
+    for key in sorted(members, key=lambda key: (-len(members[key]), key)):
+        growths = [
+            measure_imbalance(fold + members[key]) - measure_imbalance(fold) for fold in folds
+        ]
+        # what is added to the fold itself is the same everywhere
+        least = min(growths)
+        chosen = [f for f in range(5) if growths[f] - least < 1e-9]
+        folds[min(chosen, key=lambda f: (len(folds[f]), f))].extend(members[key])
+    expected = [0] * 300
+    for number, fold in enumerate(folds, 1):
+        for i in fold:
+            expected[i] = number
+    assert assign_folds(labels, keys, 5) == expected
+
+
 def test_folds_do_not_depend_on_the_order_of_images():
     rng = np.random.default_rng(0)
     labels, keys = rng.integers(0, 3, 90).tolist(), make_keys(rng.integers(0, 50, 90).tolist())
