@@ -123,6 +123,7 @@ def run_and_report_study(
     print_published_split(dataset, "train, dev and test")
     if isinstance(dataset, data.PhotoDataset):
         print_notes(dataset.listing.notes)
+    runs_at_once: list[int] = []
     with ProgressBar() as bar:
         failures = studies.train_study(
             study,
@@ -133,6 +134,7 @@ def run_and_report_study(
             workers=arguments.workers,
             ray=arguments.ray,
             data=dataset,
+            on_start=runs_at_once.append,
             on_progress=StudyProgress(
                 bar, {name: point.depth for name, point in points_by_run.items()}
             ),
@@ -142,6 +144,7 @@ def run_and_report_study(
     study_summary = report.read_study_summary(arguments.out)
     page = report.write_study_report(study_summary, arguments.out)
     facts = report.make_study_results(study_summary) | {"page": str(page)}
+    facts["packed"] = sum(runs_at_once)
     print_result(facts, f"{facts['verdict']}\n\nThe page: {page}", arguments.json)
     if failures:
         name, reason = next(iter(failures.items()))

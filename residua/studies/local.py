@@ -70,10 +70,8 @@ def train_jobs_locally(
     Returns the failed runs as {name: reason}.  If `workers` is 0, there is one process per core.
     Raises UsageError if `workers` is negative, and Interrupted after Ctrl-C or SIGTERM.
     """
-    if workers < 0:
-        raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
     core_count = os.cpu_count() or 1
-    workers = min(workers or core_count, len(jobs))  # more would have nothing to do
+    workers = count_workers(jobs, workers)
     # Processes are spawned, because forked ones could not use CUDA.
     spawn_context = multiprocessing.get_context("spawn")
     progress_events: Queue[RunProgressEvent] = spawn_context.Queue()
@@ -89,6 +87,16 @@ def train_jobs_locally(
     if should_stop():
         raise Interrupted(STOPPED_MESSAGE)
     return describe_failures(futures)
+
+
+def count_workers(jobs: Mapping[str, StudyJob], workers: int) -> int:
+    """Count the processes that train `jobs`, if `workers` are asked for; 0 means one per core.
+
+    Raises UsageError if `workers` is negative.
+    """
+    if workers < 0:
+        raise UsageError(f"workers must be 1 or more, or 0 for one per core; got {workers}")
+    return min(workers or os.cpu_count() or 1, len(jobs))  # more would have nothing to do
 
 
 class EventQueue(Protocol):

@@ -1,5 +1,6 @@
 """Train every run of a study (arms x depths x seeds), each in its own folder."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from residua.errors import RecordError, UsageError
 from residua.files import hold_output_lock, holds_visible_entries, write_json
 from residua.record import RunRecord, describe_first_difference
 from residua.studies.gpu_threads import choose_runs_at_once, train_jobs_on_gpu
-from residua.studies.local import StudyJob, train_jobs_locally
+from residua.studies.local import StudyJob, count_workers, train_jobs_locally
 from residua.studies.ray_cluster import connect_to_ray, train_jobs_on_ray
 from residua.studies.study_data import resolve_study_dataset
 from residua.study_records import (
@@ -28,6 +29,10 @@ from residua.training.machine import DeviceChoice, Precision, set_up_machine
 from residua.training.progress import NamedCountListener
 
 
+def ignore_number(number: int) -> None:
+    """Do nothing; this is the `on_start` of a study that nobody watches."""
+
+
 def train_study(
     study: Study,
     folder: Path,
@@ -38,6 +43,7 @@ def train_study(
     workers: int = 0,
     ray: bool = False,
     data: Dataset | None = None,
+    on_start: Callable[[int], None] = ignore_number,
     on_progress: NamedCountListener,
 ) -> dict[str, str]:
     """Train the runs of `study` that have no result in `folder` yet.
@@ -51,6 +57,9 @@ def train_study(
     folder holds a study with another data set, another recipe, other folds or runs in another
     precision, and DataError if the images cannot be divided into the study's folds.  After Ctrl-C,
     waits until every run has written its checkpoint, then raises Interrupted.
+
+    `on_start` gets the number of runs that are trained at once on this machine, unless all are
+    finished.
     """
     data = data or resolve_study_dataset(study)
     runs = study.make_runs(data)
@@ -79,7 +88,10 @@ def train_study(
     if not jobs:
         return {}
     if workers == 0 and machine.device.type == "cuda":
-        return train_jobs_on_gpu(jobs, choose_runs_at_once(jobs), on_progress)
+        runs_at_once = choose_runs_at_once(jobs)
+        on_start(runs_at_once)
+        return train_jobs_on_gpu(jobs, runs_at_once, on_progress)
+    on_start(count_workers(jobs, workers))
     return train_jobs_locally(jobs, workers, on_progress)
 
 

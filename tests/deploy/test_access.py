@@ -248,3 +248,10 @@ def test_an_origin_is_stored_as_browsers_send_it():
     assert parse_allowed_origin("http://[::1]:80") == "http://[::1]:80"
     with pytest.raises(UsageError):
         parse_allowed_origin("http://[")
+
+
+def test_the_metrics_count_batches_by_powers_of_two(server_port):
+    send_request(server_port, make_image_bytes())
+    names = [name for name in read_metrics(server_port) if "batch" in name and "bucket" in name]
+    bounds = [re.search('le="(.*)"', name)[1] for name in names]
+    assert bounds == ["1", "2", "4", "8", "16", "32", "+Inf"]

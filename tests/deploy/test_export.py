@@ -368,3 +368,11 @@ def test_the_default_file_name_comes_from_the_folder_name(
         "model.pt2: cifar-resnet8, 3 classes, torch-export, fp32\n"
     )
     assert len(CLASSES) == 3
+
+
+def test_a_network_for_inference_keeps_no_gradients():
+    net, config = make_small_model()
+    module = ExportableClassifier(net, config, bake_preprocessing=False)
+    scores = module(torch.rand(2, *config.input))
+    assert not any(output.requires_grad for output in scores)
+    assert not any(parameter.requires_grad for parameter in module.parameters())

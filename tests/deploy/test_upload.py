@@ -220,6 +220,13 @@ def test_answers_below_the_threshold_are_marked_as_unsure(shared_engine):
         assert found["probability"] == pytest.approx(probability, abs=1e-5)
 
 
+def test_an_answer_is_explained_only_if_the_query_asks_for_it(server_port):
+    plain = send_request(server_port, make_image_bytes())[2]
+    assert set(plain) == {"class", "probability", "top"}
+    explained = send_request(server_port, make_image_bytes(), path="/predict?explain=1")[2]
+    assert set(explained) == {*plain, "photo", "view", "heat"}
+
+
 def test_a_probability_that_equals_the_threshold_is_not_below_it(shared_engine):
     def give_five_eighths(pixels):
         probabilities = torch.zeros(len(pixels), len(shared_engine.config.classes))

@@ -65,6 +65,7 @@ def test_a_study_trains_every_cell_once_and_writes_its_page(tmp_path, capsys):
         0 <= cell["test_error"] <= 1 and cell["test_error_sd"] >= 0 for cell in results["cells"]
     )
     assert results["verdict"]
+    assert results["packed"] == min(os.cpu_count(), 8)
     assert (folder / "report.html").read_text().lower().startswith("<!doctype html>")
 
     runs = {
