@@ -28,7 +28,10 @@ from residua.net.build import build
 from residua.training.distributed import find_share_index_and_count
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
-from residua.training.prepared_network import prepare_network_for_recipe
+from residua.training.prepared_network import (
+    prepare_network_for_recipe,
+    require_recipe_suits_data,
+)
 from residua.training.rank_agreement import describe_run_on_rank, require_equal_ranks
 from residua.training.step import make_training_step
 
@@ -50,6 +53,7 @@ def preview_run(
     there is no estimate, as the time to fit an SVM is not known in advance.
     """
     data = data or resolve_dataset(run.dataset, run.network.input)
+    require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network):
         require_enough_memory(run, plan(run.network), data, machine)  # for the real steps
     read = partial(
