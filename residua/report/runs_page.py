@@ -172,7 +172,7 @@ def describe_first_best_run(
         return {"number": "", "label": "", "lead": "No run is finished yet."}
     run, rivals = best_runs[0]
     accuracy, interval = format_accuracy_and_interval(run.test_error, run.test_images)
-    label = f"of the test images of {run.data} right"
+    label = f"of the test images of {run.data} right{describe_views(run.test_views)}"
     rank = "is the only finished run"
     if rivals > 1:
         rank = f"has the lowest dev error of {format_counted_noun(rivals, 'finished run')}"
@@ -194,7 +194,7 @@ def make_best_row(
         f"{best.rivals:,}",
         f"{numbers[id(run)]}, {run.model}",
         find_report_link(run, page_folder),
-        f"{accuracy} ({interval})" if interval else accuracy,
+        (f"{accuracy} ({interval})" if interval else accuracy) + describe_views(run.test_views),
     )
 
 

@@ -89,14 +89,13 @@ def record_weights_origin(config: ModelConfig, source: WeightSource) -> ModelCon
 
 
 def may_share_images(start: ModelConfig, config: ModelConfig) -> bool:
-    """Return whether two models may have been trained on images of the same files.
+    """Return whether two models may have been trained on images of the same published files.
 
     A model that was edited does not say what it was trained on.
     """
-    if start.dataset in ("", config.dataset):
-        return True
-    known = [DATASETS[name] for name in (start.dataset, config.dataset) if name in DATASETS]
-    return len(known) == 2 and known[0].archives == known[1].archives
+    names = start.dataset or config.dataset, config.dataset
+    archives = [DATASETS[name].archives for name in names if name in DATASETS]
+    return len(archives) == 2 and archives[0] == archives[1]
 
 
 def name_without_path(source: WeightSource) -> str:

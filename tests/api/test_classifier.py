@@ -176,6 +176,8 @@ def test_a_test_error_is_shown_with_its_views(classifier):
     config = replace(classifier.config, test_error=0.05, test_views="six")
     shown = residua.Classifier(classifier.net, config)._repr_html_()
     assert "<th>test error</th><td>5.0 % with six views</td>" in shown
+    result = residua.TrainingResult(classifier.net, config, {"test_error": 0.05}, None)
+    assert repr(result).endswith("test error 5.00% with six views)")
 
 
 def test_arrays_are_evaluated_whole_by_number_or_name(classifier, photos, capsys):

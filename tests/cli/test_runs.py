@@ -81,7 +81,8 @@ def test_an_accuracy_of_averaged_views_says_so(capsys, run_folder):
     path.write_text(json.dumps(stored))
     os.utime(path, (10**9, 10**9))
     assert "70.0 % (65.0-74.4) with six views" in run_cli(capsys, "runs", run_folder)[1]
-    assert "with six views" in (run_folder / "index.html").read_text()
+    page = (run_folder / "index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "65.0–74.4 with six views" in page
     listed = json.loads(run_cli(capsys, "runs", run_folder, "--json")[1])["runs"]
     assert {run["run"]: run["test_views"] for run in listed}["a"] == "six"
 

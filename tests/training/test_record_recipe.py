@@ -222,6 +222,7 @@ def test_runs_that_go_on_from_it_know_its_dev_images(run_without_dev, tmp_path, 
         ("", "cifar100", True),  # an edited network does not say
         ("cifar10", "cifar100", False),
         ("cifar100", "photos", False),
+        ("", "photos", False),
     ],
 )
 def test_only_dev_images_of_the_same_files_are_known(before, now, knows, tmp_path):
