@@ -213,8 +213,9 @@ def estimate_training_seconds(
 
     The phases differ in the layers that are trained or in the size of the images.
     """
-    probe_steps, sizes = recipe.count_probe_steps(total_steps), max(len(recipe.sizes), 1)
-    starts = {0, probe_steps} | {-(-total_steps * i // sizes) for i in range(sizes)}
+    sizes = max(len(recipe.sizes), 1)
+    starts = {0, recipe.count_probe_steps(total_steps), recipe.count_stem_steps(total_steps)}
+    starts |= {-(-total_steps * i // sizes) for i in range(sizes)}
     bounds = [*sorted(starts - {total_steps}), total_steps]
     return sum(
         (end - first) * measure_step_seconds(run, recipe, batches, machine, first, total_steps)
@@ -240,6 +241,8 @@ def measure_step_seconds(
         prepare_network_for_recipe(net, run, recipe, machine), recipe, machine
     )
     training_step.set_probing(first_step < recipe.count_probe_steps(total_steps))
+    if recipe.stem:
+        training_step.set_stem_training(first_step < recipe.count_stem_steps(total_steps))
     for i in range(1 + TIMED_STEPS):
         if i == 1:
             started = time.perf_counter()

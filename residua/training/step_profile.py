@@ -145,8 +145,7 @@ class LastPhase:
             -(-total_steps * (sizes - 1) // sizes), recipe.count_probe_steps(total_steps)
         )
         self.next_step = self.first_step
-        last_stem_lr = recipe.stem_lr_at_step(total_steps - 1, total_steps)
-        self.trains_stem = not recipe.stem or last_stem_lr > 0
+        self.trains_stem = recipe.count_stem_steps(total_steps) == total_steps
         # also the size of the steps after the last one, if the run is short
         self.size_share = recipe.sizes[-1] if recipe.sizes else 1.0
         if recipe.sizes:

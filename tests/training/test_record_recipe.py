@@ -141,6 +141,18 @@ def test_a_run_without_dev_images_trains_on_them_too(run_without_dev):
     assert read_model_config(folder / "last").trained_on_dev
 
 
+def test_an_estimate_times_steps_with_and_without_training_of_the_stem(monkeypatch):
+    made = []
+
+    def make_and_keep(*words):
+        made.append(make_training_step(*words))
+        return made[-1]
+
+    monkeypatch.setattr("residua.training.dry_run.make_training_step", make_and_keep)
+    preview_run(make_digits_run(steps=20, stem=0.4), CPU_FP32, None)
+    assert [step.trains_stem for step in made] == [True, False]
+
+
 class SummaryGiven(Exception):
     """Ends a look at a run once its data is summarised."""
 
