@@ -58,7 +58,8 @@ def train(
     Keywords that are not listed are the options of `residua train`.  Omitted values are chosen to
     suit the data and the machine, and printed on standard error unless `quiet` is set.
 
-    model        name of a network, a `Network`, a module, which is trained in place, or None
+    model        name of a network, a `Network`, a module, which is trained in place from its own
+                 weights, or None
     from_        weights to start from, as `residua train --from` takes them; "none": random ones
     data         a data set's name, the path of photographs, (images, labels), a map-style data set
                  of (image, label), or a dict of these by split; see `resolve_user_data`

@@ -10,6 +10,7 @@ from torch import nn
 
 from residua.api.classifier import Classifier
 from residua.api.run_pages import write_run_pages
+from residua.config.image_views import describe_views
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.recipe import Recipe, resolve_recipe
@@ -67,7 +68,8 @@ class TrainingResult:
     def __repr__(self) -> str:
         error = self.metrics["test_error"]
         place = f", in {self.folder}" if self.folder else ""
-        return f"TrainingResult({self.config.network.name}, test error {error:.2%}{place})"
+        views = describe_views(self.config.test_views)
+        return f"TrainingResult({self.config.network.name}, test error {error:.2%}{views}{place})"
 
 
 class CallbackListener:

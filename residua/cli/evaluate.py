@@ -25,7 +25,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import ImageViews
+from residua.config.image_views import ImageViews, choose_views
 from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
 from residua.errors import UsageError
 from residua.report.format import format_percent
@@ -105,7 +105,7 @@ def run(arguments: Namespace) -> None:
             machine,
             arguments.data_dir,
             on_data=print_summary,
-            views=choose_views(arguments),
+            views=choose_views(arguments.views, mirror=arguments.mirror),
             calibrate=arguments.calibrate == "on",
             forget_temperature=arguments.calibrate == "off",
         )
@@ -120,16 +120,6 @@ def run(arguments: Namespace) -> None:
         **({"page": str(page)} if page else {}),
     }
     print_result(facts, format_evaluation_summary(evaluation, page), arguments.json)
-
-
-def choose_views(arguments: Namespace) -> ImageViews:
-    """Return the views that --views or --mirror asks for; raise UsageError if they contradict."""
-    views: ImageViews = arguments.views or ("mirror" if arguments.mirror else "plain")
-    if arguments.mirror and views != "mirror":
-        raise UsageError(
-            f"--mirror and --views {views} contradict each other: leave one of them out"
-        )
-    return views
 
 
 def describe_evaluated_network(folder: Path) -> str:

@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from residua import report
 from residua.cli.options import add_json_option, add_out_option
 from residua.cli.parser import CommandParser
+from residua.config.image_views import describe_views
 from residua.config.serialize import Json
 from residua.console.output import print_note, print_notes, print_result
 from residua.errors import ResiduaError, UsageError, describe_os_error
@@ -128,7 +129,7 @@ def list_run_texts(run: ListedRun) -> tuple[str, ...]:
         run.model,
         run.recipe or "-",
         format_accuracy_text(run.dev_error, run.dev_images),
-        format_accuracy_text(run.test_error, run.test_images),
+        format_accuracy_text(run.test_error, run.test_images) + describe_views(run.test_views),
         "-" if run.seconds is None else format_duration(run.seconds),
         format_run_state(run),
     )

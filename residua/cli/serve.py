@@ -14,6 +14,7 @@ from residua.cli.options import (
     add_offline_option,
 )
 from residua.cli.parser import CommandParser, make_number_parser
+from residua.config.image_views import describe_views
 from residua.config.weight_registry import is_model_name
 from residua.console.progress import ProgressBar
 from residua.deploy.limits import ServerLimits
@@ -227,7 +228,8 @@ def build_page_variables(
     if config.test_error is not None:
         right, low, high = format_accuracy(config.test_error, config.test_images)
         interval = f" (95 % interval {low} to {high})" if low else ""
-        accuracy_text = f"; {right} % right on the test images{interval}"
+        views = describe_views(config.test_views)
+        accuracy_text = f"; {right} % right on the test images{views}{interval}"
     class_count = format_counted_noun(len(config.classes), "class", "classes")
     return {
         "title": "What is in this picture?",

@@ -112,7 +112,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     if arguments.dry_run and arguments.profile:
-        raise UsageError("--dry-run and --profile are two looks at a run: give one of them")
+        raise UsageError("--dry-run and --profile cannot be combined: give one of them")
     with training.join_process_group() as group:
         check_image_options(arguments)
         loggers = training.make_run_loggers(arguments.log)

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from residua import data, report
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import MIN_CALIBRATION_IMAGES
+from residua.config.image_views import describe_views
 from residua.config.serialize import Json
 from residua.console.error_chart import draw_error_chart
 from residua.deploy.image_files import find_image_files
@@ -57,11 +58,12 @@ def describe_accuracy(result: dict[str, Json], dataset: Dataset) -> str:
     error, count = result["test_error"], result.get("test_images")
     assert isinstance(error, int | float)
     images = "photos" if isinstance(dataset, data.PhotoDataset) else "images"
+    views = describe_views(result.get("test_views"))
     if not isinstance(count, int) or count < 1:
-        return f"{format_accuracy(error, None).right} % right on the test {images}"
+        return f"{format_accuracy(error, None).right} % right on the test {images}{views}"
     right, low, high = format_accuracy(error, count)
     noun = report.format_counted_noun(count, f"test {images[:-1]}")
-    return f"{right} % right on {noun}, 95 % interval {low} to {high}"
+    return f"{right} % right on {noun}{views}, 95 % interval {low} to {high}"
 
 
 def suggest_next_commands(

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from residua.config.dataset import get_dataset as get_dataset
     from residua.config.evaluation_results import EvaluationResult as EvaluationResult
     from residua.config.heads import Head as Head
+    from residua.config.heads import MaxPooling as MaxPooling
     from residua.config.heads import Pooling as Pooling
+    from residua.config.image_views import ImageViews as ImageViews
     from residua.config.joins import Add as Add
     from residua.config.joins import Drop as Drop
     from residua.config.joins import Gate as Gate
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from residua.config.model import ModelConfig as ModelConfig
     from residua.config.network import Network as Network
     from residua.config.network import Unit as Unit
+    from residua.config.norm import BatchNorm as BatchNorm
     from residua.config.optimisers import AdamW as AdamW
     from residua.config.optimisers import Muon as Muon
     from residua.config.optimisers import Optimiser as Optimiser
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from residua.config.registry import register as register
     from residua.config.run import Run as Run
     from residua.config.run import parse_run as parse_run
+    from residua.config.schedules import LinearDecay as LinearDecay
     from residua.config.schedules import OneCycle as OneCycle
     from residua.config.schedules import StepDecay as StepDecay
     from residua.config.schedules import Warmup as Warmup
@@ -86,6 +90,8 @@ if TYPE_CHECKING:
     from residua.config.serialize import to_json as to_json
     from residua.config.stages import Stage as Stage
     from residua.config.stages import Stem as Stem
+    from residua.config.stages import StemStart as StemStart
+    from residua.config.stages import Whitening as Whitening
     from residua.config.study import Arm as Arm
     from residua.config.study import Study as Study
     from residua.config.study import parse_study as parse_study
@@ -100,7 +106,8 @@ __getattr__, __dir__ = export_lazily(
         "augmentation": "Augmentation BatchTransform",
         "dataset": "DATASETS Dataset get_dataset",
         "evaluation_results": "EvaluationResult",
-        "heads": "Head Pooling",
+        "heads": "Head MaxPooling Pooling",
+        "image_views": "ImageViews",
         "joins": "Add Drop Gate Join Scale",
         "lesion_results": "LesionStudyResult NetworkLesionResult",
         "memory": (
@@ -109,6 +116,7 @@ __getattr__, __dir__ = export_lazily(
         "model": "ImagePreprocessing ModelConfig",
         "layers": "Layer",
         "network": "Network Unit",
+        "norm": "BatchNorm",
         "optimisers": "AdamW Muon Optimiser RmsProp Sgd",
         "orders": "ORDERS Order",
         "papers": "compose_network_name list_models split_network_name",
@@ -116,9 +124,9 @@ __getattr__, __dir__ = export_lazily(
         "recipe": "RECIPES Recipe",
         "registry": "Part register",
         "run": "Run parse_run",
-        "schedules": "OneCycle StepDecay Warmup",
+        "schedules": "LinearDecay OneCycle StepDecay Warmup",
         "serialize": "Json apply_override from_json to_json",
-        "stages": "Stage Stem",
+        "stages": "Stage Stem StemStart Whitening",
         "study": "Arm Study parse_study",
         "vlad_config": "ClassifierConfig VladClassifier make_vlad_classifier",
     },

@@ -1,10 +1,11 @@
 """Results of an evaluation, as `evaluation.json` stores them: counts, calibration, mistakes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, Self
 
+from residua.config.image_views import ImageViews
 from residua.config.serialize import FORMAT_VERSION
 
 LabelCheck = Literal["", "last", "last and best"]
@@ -100,8 +101,7 @@ class EvaluationResult:
 
     All intervals are 95 % confidence intervals (Wilson 1927).
 
-    mirror            whether probabilities are averaged over each image and its mirror image
-    six_views         whether class scores are averaged over six views of each image
+    mirror, six_views how `views` is stored: whether it is "mirror", and whether it is "six"
     count             number of images
     wrong             number of images whose true class is not the most probable class
     wrong5            number of images whose true class is not among the five most probable classes
@@ -162,6 +162,15 @@ class EvaluationResult:
     doubts_are_scaled: bool = field(default=True, metadata={"added_later": True})
     six_views: bool = field(default=False, metadata={"added_later": True})
     format: int = FORMAT_VERSION
+
+    @property
+    def views(self) -> ImageViews:
+        """The views of each image whose predictions were averaged."""
+        return "six" if self.six_views else "mirror" if self.mirror else "plain"
+
+    def with_views(self, views: ImageViews) -> Self:
+        """Return this result as that of the averaged `views`."""
+        return replace(self, mirror=views == "mirror", six_views=views == "six")
 
     @property
     def error_rate(self) -> float:

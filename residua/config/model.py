@@ -7,6 +7,7 @@ from typing import Literal
 
 from residua.config.checks import check_range
 from residua.config.fold import Fold
+from residua.config.image_views import ImageViews
 from residua.config.serialize import FORMAT_VERSION
 from residua.config.size_limits import check_name_lengths
 from residua.config.vlad_config import ClassifierConfig
@@ -60,6 +61,7 @@ class ModelConfig:
     fingerprint     fingerprint of the training images
     recipe          name of the recipe by which the network was trained
     test_error      error in [0, 1] on `test_images` test images
+    test_views      the views of each test image whose predictions were averaged for it
     residua, torch  versions of the packages that wrote the folder
     resize          as in `ImagePreprocessing`
     interpolation   as in `ImagePreprocessing`
@@ -76,7 +78,8 @@ class ModelConfig:
     published_sum   SHA-256 of the file that was published, in hexadecimal
     weights_from    name of the weights that the training started from; "" for random ones
     weights_from_sum  SHA-256 of these weights, in hexadecimal
-    trained_on_dev  whether the dev images of the data set were trained on too
+    trained_on_dev  whether the dev images of the data set were trained on too, in this run or in
+                    that of the weights that it started from
     ema             decay per step of the running average of weights that the folder holds; 0 for
                     the weights of one step
     """
@@ -105,6 +108,7 @@ class ModelConfig:
     published_sum: str = field(default="", metadata={"added_later": True})
     ema: float = field(default=0.0, metadata={"added_later": True})
     trained_on_dev: bool = field(default=False, metadata={"added_later": True})
+    test_views: ImageViews = field(default="plain", metadata={"added_later": True})
     weights_from: str = field(default="", metadata={"added_later": True})
     weights_from_sum: str = field(default="", metadata={"added_later": True})
     format: int = FORMAT_VERSION

@@ -112,6 +112,11 @@ class Unit:
         if self.start == "identity":
             self.check_identity_start()
 
+    @property
+    def branch_ends_in_fixed_scale(self) -> bool:
+        """Whether a BN without a learned scale follows the branch's last weight layer."""
+        return "bn" in self.order.last.split("weight")[1] and not self.norm.scale
+
     def inner_width(self, width: int) -> int:
         """Return the outputs of all weight layers but the last, in a unit of `width` outputs."""
         return width * self.expand // self.squeeze
@@ -149,6 +154,11 @@ class Unit:
             raise UsageError(
                 f"the branch ends in a ReLU ({self.order.last!r}), which passes no gradient "
                 "if the branch starts at 0: use start='he'"
+            )
+        if self.branch_ends_in_fixed_scale:
+            raise UsageError(
+                "the branch ends in a BN whose scale is not learned, so a branch that starts at 0 "
+                "would stay there: use start='he', or norm.scale=true"
             )
 
 

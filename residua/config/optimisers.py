@@ -66,7 +66,8 @@ class Optimiser(Part):
     def decay_outside_units(self) -> float:
         """Weight decay of all parameters except the units' weights, if its `decay` is "units".
 
-        It is multiplied by the schedule's learning rate alone, without the factors above.
+        It is divided by the factors above, so that its effect on a step is that of the schedule's
+        learning rate alone.
         """
         return 0.0
 
@@ -174,15 +175,15 @@ class Muon(Optimiser):
     """Orthogonalised Nesterov momentum for the weights of the units (Jordan et al. 2024).
 
     All other parameters (those of the stem, the head and BN, and biases) are trained with Nesterov
-    momentum, at `lr_scale` times the learning rate and without weight decay.  The units' weight
-    decay is decoupled: it is multiplied by the learning rate and not added to the gradient.
+    momentum, at `lr_scale` times the learning rate.  The units' weight decay is decoupled: it is
+    multiplied by the learning rate and not added to the gradient.
 
     rounds             Newton-Schulz steps of the orthogonalisation
     normalise_weights  whether each weight of the units is scaled before each step, so that its
                        Euclidean norm is the square root of its number of outputs (Jordan 2024)
     others_momentum    momentum of the other parameters; None for the same as the units'
-    others_decay       their weight decay; a step at the schedule's rate r subtracts r times this
-                       share of them
+    others_decay       their weight decay, which is divided by the factor on their learning rate,
+                       and added to the gradient before the momentum
     head_scale         factor on the learning rate of the last layer; None for `lr_scale`
     """
 
@@ -215,9 +216,10 @@ class Muon(Optimiser):
 
     @property
     def description(self) -> str:
+        others = f", and {self.others_decay:g} for all others" if self.others_decay else ""
         return (
             f"Muon with momentum {self.momentum:g} and weight decay {self.weight_decay:g} "
-            "for the weights of the units"
+            f"for the weights of the units{others}"
         )
 
     @property

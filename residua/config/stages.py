@@ -1,6 +1,7 @@
 """The stem and the stages of a network: its first layers, and its groups of units of one width."""
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 from residua.config.checks import require_odd_kernels
 from residua.config.registry import Part, register
@@ -17,7 +18,8 @@ class StemStart(Part):
     The implementation is a function `f(start, layer, images) -> None`, which sets the weights of
     `layer`, an nn.Conv2d, in place.  `images` (n, c, h, w) are the first `image_count` training
     images, normalised, in fp32.  The layer has a bias.  Its weight is not trained; its bias is.
-    Until there are images, it has the usual random weights.
+    Until there are images, it has the usual random weights.  A module that is given to
+    `residua.train` keeps the weights that it has.
     """
 
     __slots__ = ()
@@ -45,8 +47,8 @@ class Whitening(StemStart):
             raise UsageError(
                 f"image_count={self.image_count} is invalid: give 1 to {MAX_WHITENED_IMAGES:,}"
             )
-        if not self.eps >= 0:
-            raise UsageError(f"eps={self.eps} is invalid: give 0 or more")
+        if not (self.eps > 0 and isfinite(self.eps)):
+            raise UsageError(f"eps={self.eps} is invalid: give a number above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,12 @@ class Stem:
                 f"has {self.kernel}: give larger images"
             )
         patch_values = input[0] * self.kernel**2
-        if self.width % 2 or self.width > 2 * patch_values:
+        if self.width % 2:
+            raise UsageError(f"a whitened stem of {self.width} filters is odd: give an even width")
+        if self.width > 2 * patch_values:
+            channels = -(-self.width // (2 * self.kernel**2))
             raise UsageError(
-                f"a whitened stem of {self.width} filters is impossible for patches of "
-                f"{patch_values} values: give an even width of at most {2 * patch_values}"
+                f"a whitened stem of {self.width} filters needs images of {channels} channels or "
+                f"more, and these have {input[0]}: choose another model, or a stem of at most "
+                f"{2 * patch_values} filters"
             )

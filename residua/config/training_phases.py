@@ -64,8 +64,11 @@ class TrainingPhases:
         """Return the learning rate of the stem at `step`; with `stem`, it falls to 0 on its own."""
         if not self.stem:
             return self.lr_at_step(step, total_steps)
-        stem_steps = max(1, round(self.stem * total_steps))
-        return self.schedule.lr * max(0.0, 1 - step / stem_steps)
+        return self.schedule.lr * max(0.0, 1 - step / self.count_stem_steps(total_steps))
+
+    def count_stem_steps(self, total_steps: int) -> int:
+        """Return the number of first steps, of `total_steps`, that train the stem."""
+        return max(1, round(self.stem * total_steps)) if self.stem else total_steps
 
 
 def check_step_limit(steps: int) -> None:

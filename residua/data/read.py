@@ -98,7 +98,10 @@ def require_dev_can_be_trained_on(dataset: Dataset) -> None:
     folders name the images that a run held out.
     """
     if dataset.fold is not None:
-        raise UsageError("dev=false trains on the fold that is held out: leave dev, or folds, out")
+        raise UsageError(
+            "dev=false and --folds cannot be combined, because each fold is held out as the dev "
+            "split: leave one of them out"
+        )
     if isinstance(dataset, PhotoDataset | InMemoryDataset):
         raise UsageError(
             f"dev=false applies only to published data sets, such as cifar10, not to "

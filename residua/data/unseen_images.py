@@ -52,7 +52,7 @@ def choose_images(
     had_fold = config.fold is not None and requested in FOLDED_SPLITS
     if not isinstance(dataset, PhotoDataset):
         split = requested or "test"
-        if split == "dev" and config.trained_on_dev and dataset.name == config.dataset:
+        if split == "dev" and was_trained_on_dev(config, dataset):
             raise DataError(
                 f"{config.network.name} was trained on the dev images of {dataset.name}, so that "
                 "they tell nothing about new images: choose another split"
@@ -74,6 +74,11 @@ def choose_images(
         return choose_by_fingerprint(dataset, requested, config)
     groups = [entry.group for entry in listing.entries]
     return choose_by_digests(dataset, hash_listing(listing), requested, seen, groups)
+
+
+def was_trained_on_dev(config: ModelConfig, dataset: Dataset) -> bool:
+    """Return whether a model was trained on the dev images of a published data set."""
+    return config.trained_on_dev and dataset.name == config.dataset
 
 
 def choose_images_in_memory(

@@ -4,6 +4,7 @@ import json
 import re
 
 from residua.config.evaluation_results import wilson_interval
+from residua.config.image_views import describe_views
 from residua.config.model import ModelConfig
 from residua.config.published_weights import forbids_commercial_use
 from residua.config.serialize import Json
@@ -118,11 +119,12 @@ def format_test_error(config: ModelConfig) -> str:
     if config.test_error is None:
         return ""
     error_percent = f"{100 * config.test_error:.2f} %"
+    views = describe_views(config.test_views)
     if not config.test_images:
-        return error_percent
+        return f"{error_percent}{views}"
     low, high = wilson_interval(round(config.test_error * config.test_images), config.test_images)
     interval = f"95 % CI {100 * low:.2f}-{100 * high:.2f} %"
-    return f"{error_percent} of {config.test_images:,} images ({interval})"
+    return f"{error_percent} of {config.test_images:,} images{views} ({interval})"
 
 
 def render_usage_section() -> str:

@@ -40,7 +40,9 @@ class StageFeatureInfo:
     def reduction(self) -> list[int]:
         """Return for each feature map how many times smaller its side is than that of the images.
 
-        If this number does not divide the image's side, the map's side is rounded up.
+        The map's side is that of the images divided by this number and rounded up.  It is smaller
+        after a stem with an even kernel, which is not padded, and after a 2x2 max-pool of an odd
+        side, which leaves out the last row.
         """
         return [output.reduction for output in self.outputs]
 

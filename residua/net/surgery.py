@@ -70,11 +70,12 @@ def copy_device_mode_and_freezing(
 ) -> ResidualNetwork:
     """Copy `source`'s device, dtype, mode and frozen flags to `target`; return `target`.
 
-    Parameters are matched by name, and `target` is changed in place.
+    Parameters are matched by name, and `target` is changed in place.  Those that need no gradient
+    in `target`, such as the scales of a BN without a learned scale, never get one.
     """
     frozen = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
     for name, parameter in target.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        parameter.requires_grad_(parameter.requires_grad and name not in frozen)
     weight = next(source.parameters())
     return target.to(weight.device, weight.dtype).train(source.training)
 
@@ -101,6 +102,8 @@ def explain_not_identity(network: Network) -> str:
         return "its order has SiLU after the addition, which changes what the shortcut passes on"
     if unit.order.last.endswith("relu"):
         return "its branches end in a ReLU, which passes no gradient at 0"
+    if unit.branch_ends_in_fixed_scale and not unit.order.branch_has_skipinit_scale:
+        return "its branches end in a BN whose scale is not learned, so that they would stay at 0"
     return ""
 
 

@@ -199,8 +199,7 @@ def render_evaluation_page(evaluation: EvaluationResult, reliability_svgs: tuple
             line.removeprefix("skipped: ")
             for line in list_skipped_files(evaluation, MAX_LISTED_FILES)
         ],
-        mirror=evaluation.mirror,
-        six_views=evaluation.six_views,
+        views=evaluation.views,
         machine=describe_recorded_machine(environment),
         versions=describe_recorded_versions(environment),
     )

@@ -4,6 +4,7 @@ from residua.config.evaluation_results import (
     DOUBTFUL_SHARE_OF_CHANCE,
     EvaluationResult,
 )
+from residua.config.image_views import describe_views
 from residua.report.accuracy import describe_guessing, format_accuracy
 from residua.report.calibration_summary import (
     can_judge_calibration,
@@ -57,7 +58,8 @@ def has_informative_top5_error(evaluation: EvaluationResult) -> bool:
 
 def describe_wrong_images(evaluation: EvaluationResult) -> str:
     """Describe the number of wrong predictions in words: `80 of 400 test images wrong`."""
-    return f"{evaluation.wrong:,} of {format_evaluated_image_count(evaluation)} wrong"
+    views = describe_views(evaluation.views)
+    return f"{evaluation.wrong:,} of {format_evaluated_image_count(evaluation)} wrong{views}"
 
 
 def format_evaluated_image_count(evaluation: EvaluationResult) -> str:
@@ -86,7 +88,8 @@ def describe_accuracy_interval(evaluation: EvaluationResult) -> tuple[str, str]:
     """Describe the share of images that are right, and what it counts, with its 95 % interval."""
     right, low, high = format_accuracy(evaluation.error_rate, evaluation.count)
     label = (
-        f"of {format_evaluated_image_count(evaluation)} are right, 95 % interval {low} to {high} %"
+        f"of {format_evaluated_image_count(evaluation)} are right"
+        f"{describe_views(evaluation.views)}, 95 % interval {low} to {high} %"
     )
     if has_informative_top5_error(evaluation):
         digits = choose_percent_digits(evaluation.count)

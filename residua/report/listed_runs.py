@@ -44,6 +44,7 @@ class ListedRun:
     dev_images: int | None
     test_error: float | None
     test_images: int | None
+    test_views: str  # whose predictions the test error averages; "" for the plain images
     modified: float  # when its record was last written, in seconds since 1970
     settings: dict[str, str]  # of the run and its environment, by name
 
@@ -67,6 +68,7 @@ class ListedRun:
             "dev_error_interval": make_interval_json(self.dev_error, self.dev_images),
             "test_error": self.test_error,
             "test_images": self.test_images,
+            "test_views": self.test_views or None,
             "test_error_interval": make_interval_json(self.test_error, self.test_images),
             "modified": modified,
         }
@@ -201,6 +203,9 @@ def parse_listed_run(run_json: JsonObject, record: RunRecord, root: Path) -> Lis
         dev_images=truncate_to_integer(measured.get("dev_images")),
         test_error=measured.get("test_error"),
         test_images=truncate_to_integer(measured.get("test_images")),
+        test_views=make_printable(str(result.get("test_views", "")))
+        if isinstance(result, dict)
+        else "",
         modified=find_modification_time(record),
         settings=collect_run_settings(run, run_json["environment"]),
     )

@@ -213,7 +213,7 @@ def list_fine_tuning_settings(recipe: Recipe) -> list[str]:
         bn_texts[recipe.bn]: recipe.bn != "train",
         f"weights are averaged over steps, with a decay of {recipe.ema:g}": recipe.ema > 0,
         f"gradients longer than {recipe.clip_norm:g} are shortened": recipe.clip_norm > 0,
-        f"the stem is trained in the first {format_shortest_percent(recipe.stem)} of steps alone, "
+        f"the stem is trained only in the first {format_shortest_percent(recipe.stem)} of steps, "
         "at a rate that falls linearly to 0": recipe.stem > 0,
         VIEWS_TEXTS[recipe.views]: recipe.views != "plain",
         f"the sides of the training images are {sides} of full size, in equal parts of the run": (

@@ -3,6 +3,7 @@
 from math import hypot
 
 from residua.config.evaluation_results import wilson_interval
+from residua.config.image_views import describe_views
 from residua.report.accuracy import describe_guessing, format_accuracy
 from residua.report.format import (
     capitalize_first,
@@ -23,12 +24,12 @@ RISEN_LOSS = 1.05  # our choice: a dev loss this many times its lowest value has
 
 def describe_test_accuracy(run: FinishedRun) -> tuple[str, str]:
     """Describe the share of right test images, and what it counts, with its 95 % interval."""
-    count = run.result.test_images
+    count, views = run.result.test_images, describe_views(run.recipe.get("views"))
     right, low, high = format_accuracy(run.result.test_error, count)
     if count is None:
-        return f"{right} %", "of the test images are right"
+        return f"{right} %", f"of the test images are right{views}"
     images = format_counted_noun(count, "test image")
-    return f"{right} %", f"of {images} are right, 95 % interval {low} to {high} %"
+    return f"{right} %", f"of {images} are right{views}, 95 % interval {low} to {high} %"
 
 
 def get_test_error_interval(run: FinishedRun) -> tuple[float, float]:
@@ -147,11 +148,11 @@ def describe_late_training(run: FinishedRun) -> str:
 
 def list_error_rows(run: FinishedRun) -> list[tuple[str, str, str, str]]:
     """List the rows (split, right, 95 % interval, images) of a run's table; shares in percent."""
-    result = run.result
+    result, views = run.result, describe_views(run.recipe.get("views"))
     splits = [
         ("training", result.train_error, count_training_images(run)),
         ("dev", result.dev_error, result.dev_images),
-        ("test", result.test_error, result.test_images),
+        (f"test{views}", result.test_error, result.test_images),
     ]
     rows = []
     for name, error, count in splits:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from residua.config.image_views import describe_views
 from residua.errors import UsageError
 from residua.files import write_text
 from residua.report.accuracy import format_accuracy
@@ -171,7 +172,7 @@ def describe_first_best_run(
         return {"number": "", "label": "", "lead": "No run is finished yet."}
     run, rivals = best_runs[0]
     accuracy, interval = format_accuracy_and_interval(run.test_error, run.test_images)
-    label = f"of the test images of {run.data} right"
+    label = f"of the test images of {run.data} right{describe_views(run.test_views)}"
     rank = "is the only finished run"
     if rivals > 1:
         rank = f"has the lowest dev error of {format_counted_noun(rivals, 'finished run')}"
@@ -193,7 +194,7 @@ def make_best_row(
         f"{best.rivals:,}",
         f"{numbers[id(run)]}, {run.model}",
         find_report_link(run, page_folder),
-        f"{accuracy} ({interval})" if interval else accuracy,
+        (f"{accuracy} ({interval})" if interval else accuracy) + describe_views(run.test_views),
     )
 
 
@@ -224,7 +225,7 @@ def make_run_row(run: ListedRun, number: int, page_folder: Path) -> list[TableCe
         TableCell(str(number), number),
         TableCell(run.name, run.name, link=find_report_link(run, page_folder)),
         make_accuracy_cell(run.dev_error, run.dev_images),
-        make_accuracy_cell(run.test_error, run.test_images),
+        make_accuracy_cell(run.test_error, run.test_images, run.test_views),
         TableCell(
             NO_VALUE if run.seconds is None else format_duration(run.seconds),
             "" if run.seconds is None else run.seconds,
@@ -236,9 +237,10 @@ def make_run_row(run: ListedRun, number: int, page_folder: Path) -> list[TableCe
     ]
 
 
-def make_accuracy_cell(error: float | None, count: int | None) -> TableCell:
+def make_accuracy_cell(error: float | None, count: int | None, views: str = "") -> TableCell:
     accuracy, interval = format_accuracy_and_interval(error, count)
-    return TableCell(accuracy, "" if error is None else 1 - error, interval)
+    note = f"{interval}{describe_views(views)}".strip()
+    return TableCell(accuracy, "" if error is None else 1 - error, note)
 
 
 def make_setting_row(run: ListedRun, number: int, differing: Sequence[str]) -> list[TableCell]:

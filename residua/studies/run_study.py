@@ -26,6 +26,7 @@ from residua.study_records import (
     to_folder_name,
 )
 from residua.training.machine import DeviceChoice, Precision, set_up_machine
+from residua.training.prepared_network import require_recipe_suits_data
 from residua.training.progress import NamedCountListener
 
 
@@ -53,23 +54,27 @@ def train_study(
     Ray cluster.  On a GPU, with `workers=0`, this process trains as many at once as fit into its
     memory, up to four.  Unfinished runs resume from their checkpoints.  If the folder holds runs
     already, precision `auto` means the precision of those runs.  `data` is the study's data set, if
-    it is resolved already.  Raises UsageError if a run of the study cannot be built, or if the
-    folder holds a study with another data set, another recipe, other folds or runs in another
-    precision, and DataError if the images cannot be divided into the study's folds.  After Ctrl-C,
-    waits until every run has written its checkpoint, then raises Interrupted.
+    it is resolved already.  Raises UsageError if a run of the study cannot be built, if the data
+    does not allow its recipe, or if the folder holds a study with another data set, another recipe,
+    other folds or runs in another precision, and DataError if the images cannot be divided into the
+    study's folds.  After Ctrl-C, waits until every run has written its checkpoint, then raises
+    Interrupted.
 
     `on_start` gets the number of runs that are trained at once on this machine, unless all are
     finished.
     """
     data = data or resolve_study_dataset(study)
     runs = study.make_runs(data)
+    first_fold = Fold(1, study.folds) if study.folds else None
+    trained_data = data.hold_out_fold(first_fold) if first_fold else data
+    for run in runs.values():
+        require_recipe_suits_data(run.recipe, trained_data)
     precision = resolve_study_precision(folder, precision)
     # Problems of machine and data are reported here once, not by every worker.
     # Of a Ray cluster, this machine may be one without a GPU.
     machine = set_up_machine(precision, device_choice="auto" if ray else device_choice)
     ensure_dataset_ready(data, data_dir)
-    first_fold = Fold(1, study.folds) if study.folds else None
-    read_split(data.hold_out_fold(first_fold) if first_fold else data, "dev", data_dir)
+    read_split(trained_data, "dev", data_dir)
     packed_names = find_packed_results(folder, runs)
     jobs = {
         name: StudyJob(

@@ -24,8 +24,13 @@ from residua.data.images import Images
 from residua.data.read import NamedImages, read_preprocessed_split
 from residua.data.summarize import summarize_evaluated_data
 from residua.data.summary import DataSummary, ignore_summary
-from residua.data.unseen_images import EvaluatedSplit, ImageChoice, choose_images
-from residua.errors import RecordError, ResiduaError, UsageError
+from residua.data.unseen_images import (
+    EvaluatedSplit,
+    ImageChoice,
+    choose_images,
+    was_trained_on_dev,
+)
+from residua.errors import DataError, RecordError, ResiduaError, UsageError
 from residua.net.model_folder import (
     check_compatibility,
     find_model_folder,
@@ -96,7 +101,7 @@ def evaluate_model_folder(
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
     choice = choose_images(data, split, config)
-    check_views_and_calibrate(data, choice, views=views, calibrate=calibrate)
+    check_views_and_calibrate(data, choice, config, views=views, calibrate=calibrate)
     agreed_facts: RankFacts = {
         "command": "evaluate",
         "options": [views, calibrate, forget_temperature],
@@ -121,11 +126,9 @@ def evaluate_model_folder(
         build_evaluation(named_images, log_probs, config, source, opinion),
         dataset=data.name,
         split=choice.label,
-        mirror=views == "mirror",
-        six_views=views == "six",
         environment=tuple((name, str(value)) for name, value in environment.items()),
         temperature_note=note,
-    )
+    ).with_views(views)
 
 
 def evaluate_classifier(
@@ -142,7 +145,7 @@ def evaluate_classifier(
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
     check_compatibility(config, data, config.network.name)
     choice = choose_images(data, split, config)
-    check_views_and_calibrate(data, choice, views=views, calibrate=False)
+    check_views_and_calibrate(data, choice, config, views=views, calibrate=False)
     named_images, log_probs = load_and_predict(
         machine.prepare_model_in_place(deepcopy(net)),
         config,
@@ -157,9 +160,7 @@ def evaluate_classifier(
         build_evaluation(named_images, log_probs, config),
         dataset=data.name,
         split=choice.label,
-        mirror=views == "mirror",
-        six_views=views == "six",
-    )
+    ).with_views(views)
 
 
 def make_second_opinion(
@@ -196,9 +197,12 @@ def make_second_opinion(
 
 
 def check_views_and_calibrate(
-    data: Dataset, choice: ImageChoice, *, views: ImageViews, calibrate: bool
+    data: Dataset, choice: ImageChoice, config: ModelConfig, *, views: ImageViews, calibrate: bool
 ) -> None:
-    """Raise UsageError if mirroring may change an image's class, or the dev split is evaluated."""
+    """Raise UsageError if mirroring may change an image's class, or the dev split is evaluated.
+
+    Raises DataError if the dev images, on which `calibrate` fits a temperature, were trained on.
+    """
     option = "--mirror" if views == "mirror" else f"--views={views}"
     if views != "plain" and not data.flip_keeps_class:
         raise UsageError(
@@ -209,6 +213,11 @@ def check_views_and_calibrate(
         raise UsageError(
             "--calibrate fits the temperature on the dev split, so an evaluation on that split "
             "would be too optimistic: choose another --split"
+        )
+    if calibrate and was_trained_on_dev(config, data):
+        raise DataError(
+            f"{config.network.name} was trained on the dev images of {data.name}, so no "
+            "temperature can be fitted on them: leave --calibrate out"
         )
 
 

@@ -28,7 +28,10 @@ from residua.net.build import build
 from residua.training.distributed import find_share_index_and_count
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
-from residua.training.prepared_network import prepare_network_for_recipe
+from residua.training.prepared_network import (
+    prepare_network_for_recipe,
+    require_recipe_suits_data,
+)
 from residua.training.rank_agreement import describe_run_on_rank, require_equal_ranks
 from residua.training.step import make_training_step
 
@@ -50,6 +53,7 @@ def preview_run(
     there is no estimate, as the time to fit an SVM is not known in advance.
     """
     data = data or resolve_dataset(run.dataset, run.network.input)
+    require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network):
         require_enough_memory(run, plan(run.network), data, machine)  # for the real steps
     read = partial(
@@ -209,8 +213,9 @@ def estimate_training_seconds(
 
     The phases differ in the layers that are trained or in the size of the images.
     """
-    probe_steps, sizes = recipe.count_probe_steps(total_steps), max(len(recipe.sizes), 1)
-    starts = {0, probe_steps} | {-(-total_steps * i // sizes) for i in range(sizes)}
+    sizes = max(len(recipe.sizes), 1)
+    starts = {0, recipe.count_probe_steps(total_steps), recipe.count_stem_steps(total_steps)}
+    starts |= {-(-total_steps * i // sizes) for i in range(sizes)}
     bounds = [*sorted(starts - {total_steps}), total_steps]
     return sum(
         (end - first) * measure_step_seconds(run, recipe, batches, machine, first, total_steps)
@@ -236,6 +241,8 @@ def measure_step_seconds(
         prepare_network_for_recipe(net, run, recipe, machine), recipe, machine
     )
     training_step.set_probing(first_step < recipe.count_probe_steps(total_steps))
+    if recipe.stem:
+        training_step.set_stem_training(first_step < recipe.count_stem_steps(total_steps))
     for i in range(1 + TIMED_STEPS):
         if i == 1:
             started = time.perf_counter()

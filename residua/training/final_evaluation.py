@@ -56,10 +56,8 @@ def evaluate_finished_run(
         build_evaluation(named_images, log_probs.numpy(), config, ask_second_opinion=opinion),
         dataset=data.name,
         split="test",
-        mirror=views == "mirror",
-        six_views=views == "six",
         environment=tuple((name, str(value)) for name, value in environment.items()),
-    )
+    ).with_views(views)
 
 
 def read_named_test_images(data: Dataset, data_dir: Path | None) -> NamedImages:

@@ -20,7 +20,7 @@ from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.batches import make_training_batches
-from residua.data.read import read_split
+from residua.data.read import read_training_splits
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
@@ -29,7 +29,10 @@ from residua.training.added_classes import extend_head
 from residua.training.initial_weights import load_initial_weights
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
-from residua.training.prepared_network import prepare_network_for_recipe
+from residua.training.prepared_network import (
+    prepare_network_for_recipe,
+    require_recipe_suits_data,
+)
 from residua.training.prepared_run import start_stem_from_images
 from residua.training.progress import CountListener
 from residua.training.step import make_training_step
@@ -148,16 +151,17 @@ def run_range_test(
     The test stops when the mean of the last losses is four times the lowest such mean, or is not
     finite.  All layers are trained on images of full size, whatever `probe` and `sizes` of the
     recipe are.  `on_data` is called with a summary of the data, and `on_step` after each
-    step.  Raises UsageError if the number of steps is
-    out of range, or if the model is not trained by gradient descent.
+    step.  Raises UsageError if the number of steps is out of range, if the model is not trained by
+    gradient descent, or if the data does not allow the recipe.
     """
     if not MIN_TEST_STEPS <= steps <= MAX_TEST_STEPS:
         raise UsageError(f"{steps} steps are invalid: give {MIN_TEST_STEPS} to {MAX_TEST_STEPS:,}")
     if run.recipe is None or not isinstance(run.network, Network):
         raise UsageError(f"{run.network.name} is not trained by steps: choose another --model")
+    require_recipe_suits_data(run.recipe, data)
     require_enough_memory(run, plan(run.network), data, machine)
     recipe = replace(run.recipe, probe=0.0, sizes=(), ema=0.0)
-    images, dev_images = [read_split(data, split, data_dir) for split in ("train", "dev")]
+    images, dev_images = read_training_splits(data, data_dir, holds_out_dev=recipe.dev)
     on_data(summarize_training_data(data, images, dev_images))
     images = images.to(machine.device)
     net: nn.Module = build_untrained(run.network, run.seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from residua.config.dataset import Dataset
+from residua.config.dataset import DATASETS, Dataset
 from residua.config.hub_name import HUB_PREFIX
 from residua.config.model import ModelConfig
 from residua.config.network import Network
@@ -66,7 +66,8 @@ def record_weights_origin(config: ModelConfig, source: WeightSource) -> ModelCon
     """Return `config` with the name, the sum and the licence of the weights it starts from.
 
     Of weights that were trained from others, the origin is that of these others.  Of a path only
-    the name of the run, the folder or the file is kept, because configs are published.
+    the name of the run, the folder or the file is kept, because configs are published.  What the
+    weights were trained on counts, too: if dev images are among it, `trained_on_dev` is True.
     """
     start = model.read_model_config(source.path) if source.path.is_dir() else None
     name, sha256 = name_without_path(source), source.sha256
@@ -75,7 +76,26 @@ def record_weights_origin(config: ModelConfig, source: WeightSource) -> ModelCon
     elif start is not None and start.weights_from:
         name, sha256 = start.weights_from, start.weights_from_sum
     licence = start.license if start is not None else ""
-    return replace(config, weights_from=name, weights_from_sum=sha256, license=licence)
+    knows_dev_images = (
+        start is not None and start.trained_on_dev and may_share_images(start, config)
+    )
+    return replace(
+        config,
+        weights_from=name,
+        weights_from_sum=sha256,
+        license=licence,
+        trained_on_dev=config.trained_on_dev or knows_dev_images,
+    )
+
+
+def may_share_images(start: ModelConfig, config: ModelConfig) -> bool:
+    """Return whether two models may have been trained on images of the same published files.
+
+    A model that was edited does not say what it was trained on.
+    """
+    names = start.dataset or config.dataset, config.dataset
+    archives = [DATASETS[name].archives for name in names if name in DATASETS]
+    return len(archives) == 2 and archives[0] == archives[1]
 
 
 def name_without_path(source: WeightSource) -> str:

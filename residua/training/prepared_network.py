@@ -10,6 +10,7 @@ from residua.config.plan import Plan, plan
 from residua.config.recipe import RECIPES, Recipe
 from residua.config.run import Run
 from residua.data.batches import shrink_sides
+from residua.data.read import require_dev_can_be_trained_on
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 from residua.net.freeze import freeze_backbone, freeze_batchnorm_statistics
@@ -58,6 +59,16 @@ def require_fields_with_effect(recipe: Recipe, *, is_trained: bool, why_not: str
             f"augment.magnitude={magnitude} has no effect without augment.randaugment: set it to "
             "the number of changes, e.g. augment.randaugment=2"
         )
+
+
+def require_recipe_suits_data(recipe: Recipe | None, data: Dataset) -> None:
+    """Raise UsageError if `data` does not allow the recipe's views, or its training on dev images.
+
+    No image is read for this.  VLAD has no recipe.
+    """
+    require_allowed_views(recipe, data)
+    if recipe is not None and not recipe.dev:
+        require_dev_can_be_trained_on(data)
 
 
 def require_allowed_views(recipe: Recipe | None, data: Dataset) -> None:

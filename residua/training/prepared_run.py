@@ -44,7 +44,7 @@ from residua.training.initial_weights import (
 )
 from residua.training.loop import fit_network
 from residua.training.machine import Machine
-from residua.training.prepared_network import prepare_network_for_recipe, require_allowed_views
+from residua.training.prepared_network import prepare_network_for_recipe
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
@@ -100,7 +100,7 @@ def prepare_run(
     summary = summarize_training_data(data, train_images, dev_images)
     environment = describe_data_facts(data, fingerprint)
     net = additions.module or build_untrained(run.network, run.seed)
-    if initial_weights is None:
+    if initial_weights is None and additions.module is None:
         start_stem_from_images(net, train_images, data)
     if initial_weights is not None and isinstance(run.network, Network):
         weights, mean, std = load_initial_weights(initial_weights, run.network, data)
@@ -144,7 +144,6 @@ def read_images_of_run(
     run: Run, data: Dataset, data_dir: Path | None, machine: Machine
 ) -> tuple[Images, Images | None]:
     """Check all files, and read the images to train on and the dev images, if it has any."""
-    require_allowed_views(run.recipe, data)
     machine.group.run_local_rank0_first(partial(ensure_dataset_ready, data, data_dir))
     holds_out_dev = run.recipe is None or run.recipe.dev
     train, dev = read_training_splits(data, data_dir, holds_out_dev=holds_out_dev)

@@ -22,6 +22,7 @@ from residua.training.data_settings import prepare_data_of_run
 from residua.training.distributed import DataParallelGroup
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
+from residua.training.prepared_network import require_recipe_suits_data
 from residua.training.prepared_run import PreparedRun, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.recalibrate_bn import recalibrate_batchnorm
@@ -74,12 +75,13 @@ def train_run(
     if run.recipe is None:
         machine = make_vlad_machine(run, machine)
     data = prepare_data_of_run(run, data, record)
+    require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network) and not record.is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
     prepared_run = prepare_run(
         run, data, record, machine, initial_weights, data_dir, checkpoint_policy, additions
     )
-    on_data(add_moved_note(prepared_run, record.find_moved_images(run, prepared_run.environment)))
+    on_data(add_notes(prepared_run, record.find_moved_images(run, prepared_run.environment)))
     may_resume = resume or group.restart_count > 0
     with lock_run_folder(folder, group):
         environment = prepared_run.environment
@@ -108,11 +110,22 @@ def make_vlad_machine(run: Run, machine: Machine) -> Machine:
     return replace(machine, precision="fp32")
 
 
-def add_moved_note(prepared_run: PreparedRun, former_path: str) -> DataSummary:
-    """Return the data summary, with a note if the photographs have moved."""
-    summary = prepared_run.data_summary
-    note = f"when this run was started, the same photographs were in {former_path}"
-    return replace(summary, notes=(*summary.notes, note)) if former_path else summary
+def add_notes(prepared_run: PreparedRun, former_path: str) -> DataSummary:
+    """Return the data summary with notes: if the photographs have moved, and on known dev images.
+
+    Dev images are known if the weights that training starts from were trained on them.
+    """
+    summary, config = prepared_run.data_summary, prepared_run.config
+    notes = [*summary.notes]
+    if former_path:
+        notes.append(f"when this run was started, the same photographs were in {former_path}")
+    if config.trained_on_dev and prepared_run.dev_images is not None:
+        notes.append(
+            f"the weights that training starts from were trained on the dev images of "
+            f"{config.dataset}, so the dev error looks too low and cannot choose an epoch: use the "
+            "folder last, not best"
+        )
+    return replace(summary, notes=tuple(notes))
 
 
 @contextmanager
@@ -173,18 +186,21 @@ def finish_run(
         recalibrate_batchnorm(
             prepared_run.net, splits["train"], config.mean, config.std, fp32_machine
         )
-    errors = measure_errors(
-        prepared_run, splits, fp32_machine, run.recipe.views if run.recipe else "plain"
-    )
+    test_views = run.recipe.views if run.recipe else "plain"
+    errors = measure_errors(prepared_run, splits, fp32_machine, test_views)
     dev_error = errors["dev_error"]
     is_last_best = dev_error is not None and progress.update_best(dev_error)
     result = summarise_run(prepared_run, progress, errors, splits)
     result |= measure_recalibrated_error(prepared_run, splits["train"], fp32_machine)
-    if run.recipe and run.recipe.views != "plain":
-        result["test_views"] = run.recipe.views
+    if test_views != "plain":
+        result["test_views"] = test_views
     if machine.group.is_main:
-        test_error, test_images = errors["test_error"], len(splits["test"])
-        config = replace(prepared_run.config, test_error=test_error, test_images=test_images)
+        config = replace(
+            prepared_run.config,
+            test_error=errors["test_error"],
+            test_images=len(splits["test"]),
+            test_views=test_views,
+        )
         save_pretrained(prepared_run.net, config, record.folder / "last")
         if is_last_best and (record.folder / "best").exists():  # VLAD has no such folder
             save_pretrained(prepared_run.net, prepared_run.config, record.folder / "best")

@@ -21,7 +21,7 @@ from residua.config.recipe import Recipe
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.batches import TrainingBatches, make_training_batches, shrink_sides
-from residua.data.read import read_split
+from residua.data.read import read_training_splits
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
@@ -30,8 +30,11 @@ from residua.files import atomic_write
 from residua.net.model_folder import build_untrained
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
-from residua.training.prepared_network import prepare_network_for_recipe
-from residua.training.product_rate import measure_product_rate
+from residua.training.prepared_network import (
+    prepare_network_for_recipe,
+    require_recipe_suits_data,
+)
+from residua.training.product_rate import count_image_operations, measure_product_rate
 from residua.training.step import TrainingStep, make_training_step
 from residua.training.step_parts import (
     BATCH_RANGE,
@@ -72,9 +75,10 @@ def profile_run(
     network_plan = plan(run.network)
     recipe = run.recipe_without_unneeded_warmup(network_plan.depth)
     data = data or resolve_dataset(run.dataset, run.network.input)
+    require_recipe_suits_data(recipe, data)
     require_enough_memory(run, network_plan, data, machine)
-    images = read_split(data, "train", data_dir)
-    on_data(summarize_training_data(data, images, read_split(data, "dev", data_dir)))
+    images, dev_images = read_training_splits(data, data_dir, holds_out_dev=recipe.dev)
+    on_data(summarize_training_data(data, images, dev_images))
     batches = make_training_batches(
         images.to(machine.device), recipe, data, data.mean, data.std, run.seed, (0, 1)
     )
@@ -141,6 +145,7 @@ class LastPhase:
             -(-total_steps * (sizes - 1) // sizes), recipe.count_probe_steps(total_steps)
         )
         self.next_step = self.first_step
+        self.trains_stem = recipe.count_stem_steps(total_steps) == total_steps
         # also the size of the steps after the last one, if the run is short
         self.size_share = recipe.sizes[-1] if recipe.sizes else 1.0
         if recipe.sizes:
@@ -158,6 +163,8 @@ class LastPhase:
         with record_function(STEP_RANGE):
             torch.manual_seed(step)  # of dropout
             training_step.set_probing(False)
+            if self.recipe.stem:
+                training_step.set_stem_training(self.trains_stem)
             if self.assembles:
                 loss, _ = training_step.train_on_step(self.batches, step, 0.0)
             else:
@@ -225,20 +232,17 @@ class LastPhase:
             return path.read_bytes()
 
     def count_operations(self) -> float:
-        """Count the floating-point operations of the multiply-adds of a step, without BN and ReLU.
-
-        A forward pass has two for each multiply-add, and so has each of the gradients of inputs and
-        of weights.  If only the last layer is trained, only its weights have a gradient.  A forward
-        pass that is repeated to save memory does not count.
-        """
+        """Count the floating-point operations of a step, as `count_image_operations` does."""
         channels, *size = self.network.input
         if size:
             size = list(shrink_sides((size[0], size[1]), self.size_share))
         shrunk_plan = plan(replace(self.network, input=(channels, *size)))
-        last_layer = shrunk_plan.head[-1].multiply_adds
-        forward = 2 * shrunk_plan.multiply_adds
-        backward = 2 * last_layer if self.recipe.freeze else 2 * forward
-        return float(self.recipe.batch_size * (forward + backward))
+        operations = count_image_operations(
+            shrunk_plan,
+            trains_stem=self.trains_stem,
+            trains_only_last=self.recipe.freeze,
+        )
+        return float(self.recipe.batch_size * operations)
 
 
 def annotate_calls(function: Callable[..., Any], name: str) -> Callable[..., Any]:

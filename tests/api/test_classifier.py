@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -154,6 +155,29 @@ def test_an_evaluation_equals_that_of_the_command_line(classifier, run_folder, p
     evaluation = classifier.evaluate(photos)
     assert (evaluation.count, evaluation.error_rate) == (facts["count"], facts["error"])
     assert (evaluation.loss, evaluation.split) == (facts["loss"], facts["split"])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "sentence"),
+    [
+        ({"views": "seven"}, "there is no kind of views 'seven': choose from plain, mirror, six"),
+        ({"views": "six", "mirror": True}, "mirror and views=six contradict each other: leave one"),
+        ({"views": "plain", "mirror": True}, "mirror and views=plain contradict each other"),
+    ],
+)
+def test_views_that_are_unknown_or_contradict_mirror_are_refused(
+    classifier, photos, keywords, sentence
+):
+    with pytest.raises(UsageError, match=sentence):
+        classifier.evaluate(photos, **keywords)
+
+
+def test_a_test_error_is_shown_with_its_views(classifier):
+    config = replace(classifier.config, test_error=0.05, test_views="six")
+    shown = residua.Classifier(classifier.net, config)._repr_html_()
+    assert "<th>test error</th><td>5.0 % with six views</td>" in shown
+    result = residua.TrainingResult(classifier.net, config, {"test_error": 0.05}, None)
+    assert repr(result).endswith("test error 5.00% with six views)")
 
 
 def test_arrays_are_evaluated_whole_by_number_or_name(classifier, photos, capsys):

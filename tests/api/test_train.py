@@ -249,6 +249,14 @@ def test_a_module_of_ones_own_is_trained_stored_and_loaded(tmp_path):
         residua.load(tmp_path / "run", module=nn.Linear(1, 1))
 
 
+def test_a_network_that_is_given_keeps_its_stem():
+    module = residua.create_model("cifar-record8,width=0.25", input=(3, 32, 32), num_classes=3)
+    before = module.stem[0].weight.clone()
+    images = np.repeat(np.repeat(IMAGES, 3, 1), 3, 2)[:, :32, :32]
+    train_quickly((images, LABELS), module, steps=1)
+    assert torch.equal(module.stem[0].weight, before)
+
+
 def test_a_module_is_trained_as_a_loop_of_ones_own_would(tmp_path):
     """The steps equal those of plain PyTorch on the same batches."""
     module, twin = make_module(), make_module()

@@ -69,8 +69,22 @@ def test_json_has_the_promised_keys(capsys, run_folder):
         "dev_error_interval": newest["dev_error_interval"],
         "test_error": 0.3,
         "test_images": 359,
+        "test_views": None,
         "modified": "2001-09-09T01:46:40+00:00",
     }
+
+
+def test_an_accuracy_of_averaged_views_says_so(capsys, run_folder):
+    path = run_folder / "a" / "run.json"
+    stored = json.loads(path.read_text())
+    stored["result"]["test_views"] = "six"
+    path.write_text(json.dumps(stored))
+    os.utime(path, (10**9, 10**9))
+    assert "70.0 % (65.0-74.4) with six views" in run_cli(capsys, "runs", run_folder)[1]
+    page = (run_folder / "index.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "65.0–74.4 with six views" in page
+    listed = json.loads(run_cli(capsys, "runs", run_folder, "--json")[1])["runs"]
+    assert {run["run"]: run["test_views"] for run in listed}["a"] == "six"
 
 
 def test_the_page_is_written_where_out_says(capsys, run_folder, tmp_path):

@@ -65,7 +65,7 @@ def check_parts_of_operators(events):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dry-run"], "two looks at a run"),
+        (["--dry-run"], "--dry-run and --profile cannot be combined"),
         (["--model", "vlad"], "has no training steps to profile"),
         (["--out", "{run}"], "is not empty and has no PROFILE.json.gz"),
         (["--out", "{file}"], "cannot be written"),

@@ -119,6 +119,10 @@ def test_the_headline_has_the_interval_of_the_share_that_is_right():
         f"58.6 % right on 500 test images, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
     )
     assert f"{100 * low:.1f}" == "54.2"
+    six = {"test_error": 207 / 500, "test_images": 500, "test_views": "six"}
+    assert "right on 500 test images with six views, 95 % interval" in describe_accuracy(
+        six, digits
+    )
     assert describe_accuracy({"test_error": 0.1}, digits) == "90.0 % right on the test images"
 
 

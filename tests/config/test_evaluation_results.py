@@ -72,3 +72,11 @@ def test_precision_is_per_column_and_recall_per_row():
 
 def test_an_evaluation_round_trips_through_json():
     assert from_json(EvaluationResult, to_json(make_evaluation())) == make_evaluation()
+
+
+def test_the_views_of_an_evaluation_are_stored_as_in_older_records():
+    for views, stored in (("plain", False), ("mirror", True), ("six", False)):
+        evaluation = make_evaluation().with_views(views)
+        assert evaluation.views == views
+        assert to_json(evaluation)["mirror"] is stored
+        assert from_json(EvaluationResult, to_json(evaluation)).views == views

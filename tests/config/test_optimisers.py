@@ -52,6 +52,12 @@ def test_only_muon_decays_the_weights_of_the_units_alone_and_scales_the_other_ra
     assert all(rule.lr_scale_outside_units == 1 for rule in (Sgd(), AdamW(), RmsProp()))
 
 
+def test_a_decay_of_the_other_parameters_is_described():
+    units = "Muon with momentum 0.9 and weight decay 0.03 for the weights of the units"
+    assert Muon().description == units
+    assert Muon(others_decay=0.01).description == f"{units}, and 0.01 for all others"
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -67,6 +73,13 @@ def test_only_muon_decays_the_weights_of_the_units_alone_and_scales_the_other_ra
         (lambda: Muon(momentum=1.5), "momentum"),
         (lambda: Muon(weight_decay=-0.5), "weight_decay"),
         (lambda: Muon(lr_scale=-1.0), "share"),
+        (lambda: Muon(rounds=0), "rounds"),
+        (lambda: Muon(rounds=101), "rounds"),
+        (lambda: Muon(others_momentum=1.0), "others_momentum"),
+        (lambda: Muon(others_momentum=-0.1), "others_momentum"),
+        (lambda: Muon(others_decay=-1e-4), "others_decay"),
+        (lambda: Muon(others_decay=float("nan")), "others_decay"),
+        (lambda: Muon(head_scale=-1.0), "head_scale"),
     ],
 )
 def test_impossible_settings_are_refused_by_their_name(make, word):

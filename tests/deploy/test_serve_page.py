@@ -175,3 +175,7 @@ def test_the_page_says_the_share_of_right_images_as_the_other_pages_do():
     assert facts["facts"] == (
         "It runs by torch; 56.2 % right on the test images (95 % interval 33.2 to 76.9)."
     )
+    six = replace(config, test_error=7 / 16, test_images=16, test_views="six")
+    assert "% right on the test images with six views (95 % interval" in str(
+        build_page_variables(six, "torch", 9)["facts"]
+    )

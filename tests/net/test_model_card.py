@@ -36,6 +36,9 @@ def test_a_model_card_states_known_facts_with_confidence_intervals():
         in text
     )
     assert "| test error | 8.27 % of 10,000 images (95 % CI 7.75-8.83 %) |" in text
+    config = make_config(test_error=0.05, test_images=10_000, test_views="six")
+    six = render_model_card(config, 269_722)
+    assert "| test error | 5.00 % of 10,000 images with six views (95 % CI " in six
     assert "| training data | cifar10, fingerprint `0123abcd` |" in text
     assert "| licence | apache-2.0 |" in text
     assert "`a`, `b`, `c`" in text

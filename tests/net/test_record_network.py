@@ -1,5 +1,7 @@
 """The network of the recipe `record` equals one written by hand, and starts as it should."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 from residua.config.memory import saved_bytes_per_part
 from residua.config.papers import network
 from residua.config.plan import plan
+from residua.config.stages import Stem, Whitening
 from residua.errors import UsageError
 from residua.net.build import build
 from residua.net.whiten import count_start_images, set_stem_from_images
@@ -145,7 +148,18 @@ def test_the_estimate_of_saved_activations_is_what_autograd_saves():
         (lambda: network("cifar-record12"), "make 11 layers: write cifar-record11"),
         (lambda: network("cifar-record11,widths=64-256"), "have 3 stages, so give 3 numbers"),
         (lambda: network("cifar-resnet20,widths=1-2-3"), "applies only to cifar-record networks"),
-        (lambda: network("cifar-record11", input=(1, 28, 28)), "an even width of at most 8"),
+        (
+            lambda: network("cifar-record11", input=(1, 28, 28)),
+            "24 filters needs images of 3 channels or more, and these have 1: choose another model",
+        ),
+        (
+            lambda: replace(network("cifar-record8"), stem=Stem(width=23, start=Whitening())),
+            "a whitened stem of 23 filters is odd: give an even width",
+        ),
+        (lambda: network("cifar-record11,start=identity"), "whose scale is not learned"),
+        (lambda: Whitening(eps=0.0), "eps=0.0 is invalid: give a number above 0"),
+        (lambda: Whitening(eps=float("inf")), "eps=inf is invalid: give a number above 0"),
+        (lambda: Whitening(eps=float("nan")), "eps=nan is invalid: give a number above 0"),
         (lambda: plan(network("cifar-record11", input=(3, 8, 8))), "the images are too small"),
     ],
 )

@@ -360,6 +360,26 @@ def test_surgery_keeps_dtype_training_mode_and_frozen_parameters():
     )
 
 
+def test_new_branches_that_would_stay_at_zero_are_refused():
+    net = build(network("cifar-record8,order=original,width=0.25"))
+    with pytest.raises(UsageError, match="a BN whose scale is not learned, so that they would"):
+        append_identity_units(net, 1, 1)
+
+
+def test_surgery_trains_nothing_that_a_new_network_does_not_train():
+    net = build(network("cifar-record8,order=full-preact,width=0.25"))
+    deeper = append_identity_units(net, 1, 1)
+    twin = build(deeper.plan.network)
+    for (name, parameter), expected in zip(
+        deeper.named_parameters(), twin.parameters(), strict=True
+    ):
+        assert parameter.requires_grad == expected.requires_grad, name
+    deeper(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    new_weights = deeper.units[1].branch[-1].weight
+    assert not new_weights.any()
+    assert new_weights.grad.any()  # it is 0, but learns
+
+
 def test_unusual_layers_of_a_sequential_are_kept_or_refused():
     same = (
         nn.Sequential(

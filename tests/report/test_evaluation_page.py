@@ -128,6 +128,8 @@ def test_the_summary_states_error_confidence_and_confusions():
     assert describe_evaluation(uneven)[2] == "Recall: best a 100.0 %, worst b 60.0 %."
     undivided = describe_evaluation(replace(make_evaluation(), split="all"))[0]
     assert undivided.startswith("80 of 400 images wrong: ")
+    shifted = make_evaluation().with_views("six")
+    assert describe_evaluation(shifted)[0].startswith("80 of 400 test images wrong with six views")
     six = describe_evaluation(make_evaluation(tuple("abcdef")))[0]
     assert six.endswith("top-5 error 1.00 % (95 % CI 0.5-2.2 %).")
 

@@ -117,6 +117,16 @@ def test_few_images_do_not_tell_whether_a_run_over_fits(tmp_path):
     assert re.search(r"95 % interval of the gap \N{MINUS SIGN}\d+\.\d to \d\d\.\d\)", text)
 
 
+def test_an_accuracy_of_averaged_views_says_so(run_folder):
+    path = run_folder / "run.json"
+    stored = json.loads(path.read_text())
+    stored["run"]["recipe"]["views"] = "six"
+    path.write_text(json.dumps(stored))
+    run = read_run(run_folder)
+    assert "of 500 test images are right with six views, 95 % interval" in describe_run(run).text
+    assert "test with six views" in write_run_page(run_folder)
+
+
 def test_a_run_of_version_0_1_has_a_gap_and_no_interval(tmp_path):
     write_run_record(tmp_path / "run", "cifar-resnet20", 0.01, 0.2)
     text = describe_run(read_run(tmp_path / "run")).text

@@ -465,6 +465,9 @@ def test_reports_say_which_fields_were_used():
         plain, layer_decay=0.5, probe=0.25, bn="frozen", ema=0.99, clip_norm=2.0, sizes=(0.5, 1.0)
     )
     assert list_fine_tuning_settings(plain) == []
+    assert list_fine_tuning_settings(replace(plain, stem=0.055)) == [
+        "the stem is trained only in the first 5.5 % of steps, at a rate that falls linearly to 0"
+    ]
     text = describe_augmentation(replace(plain.augment, randaugment=2), flips_allowed=True)
     assert text.endswith("; each gets 2 random changes of strength 9 of 30 (RandAugment)")
     assert list_fine_tuning_settings(changed) == [

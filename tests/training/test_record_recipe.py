@@ -10,23 +10,31 @@ import torch
 import torch.nn.functional as F
 
 from residua import report
+from residua.cli.main import main
 from residua.config.dataset import get_dataset
+from residua.config.model import ModelConfig
 from residua.config.optimisers import Muon
 from residua.config.papers import network
 from residua.config.recipe import recipe
 from residua.config.run import Run
 from residua.config.serialize import from_json, to_json
+from residua.config.study import Arm, Study
 from residua.data.images import Images
 from residua.data.read import read_split
 from residua.errors import DataError, UsageError
 from residua.net.build import build
-from residua.net.model_folder import read_model_config
+from residua.net.model_folder import read_model_config, save_pretrained
 from residua.record import RunRecord
+from residua.studies.run_study import train_study
 from residua.training.assess import evaluate_model_folder
+from residua.training.dry_run import preview_run
 from residua.training.evaluate import evaluate_network
 from residua.training.final_evaluation import evaluate_finished_run
+from residua.training.find_lr import run_range_test
+from residua.training.initial_weights import record_weights_origin, resolve_weight_source
 from residua.training.run import train_run
 from residua.training.step import make_training_step
+from residua.training.step_profile import profile_run
 from tests.cli_runner import run_cli
 from tests.training.short_runs import (
     CPU_FP32,
@@ -133,13 +141,113 @@ def test_a_run_without_dev_images_trains_on_them_too(run_without_dev):
     assert read_model_config(folder / "last").trained_on_dev
 
 
+def test_an_estimate_times_steps_with_and_without_training_of_the_stem(monkeypatch):
+    made = []
+
+    def make_and_keep(*words):
+        made.append(make_training_step(*words))
+        return made[-1]
+
+    monkeypatch.setattr("residua.training.dry_run.make_training_step", make_and_keep)
+    preview_run(make_digits_run(steps=20, stem=0.4), CPU_FP32, None)
+    assert [step.trains_stem for step in made] == [True, False]
+
+
+class SummaryGiven(Exception):
+    """Ends a look at a run once its data is summarised."""
+
+
+def raise_summary(summary):
+    raise SummaryGiven(summary)
+
+
+def look_at(run, tmp_path):
+    """All that can be done with a run, each with the data set of the run."""
+    data, options = get_dataset(run.dataset), {"on_data": raise_summary}
+    yield lambda: preview_run(run, CPU_FP32, None, data, **options)
+    yield lambda: profile_run(run, CPU_FP32, tmp_path / "p", data=data, **options)
+    yield lambda: run_range_test(run, data, CPU_FP32, steps=100, on_step=never_stop, **options)
+    common = {"on_progress": ignore_progress, "should_stop": never_stop}
+    yield lambda: train_run(run, tmp_path / "run", CPU_FP32, data=data, **common, **options)
+
+
+def test_every_look_at_a_run_without_dev_images_counts_them_as_training_images(tmp_path):
+    run = make_digits_run(steps=12, dev="false")
+    for look in look_at(run, tmp_path):
+        with pytest.raises(SummaryGiven) as caught:
+            look()
+        assert caught.value.args[0].splits == {"train": 1438, "dev": 0}
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+def test_views_that_the_data_does_not_allow_are_refused_before_it_is_read(
+    dataset, monkeypatch, tmp_path
+):
+    read = lambda *words, **options: pytest.fail("the data was read")  # noqa: E731
+    monkeypatch.setattr("residua.data.read.read_split", read)
+    run = replace(make_digits_run(steps=12, views="six"), dataset=dataset)
+    looks = list(look_at(run, tmp_path))
+    study = Study(dataset=dataset, arms=(Arm("plain"),), depths=(8,), recipe=run.recipe, seeds=(0,))
+    looks.append(lambda: train_study(study, tmp_path / "study", on_progress=lambda *done: None))
+    for look in looks:
+        with pytest.raises(UsageError, match=f"views=six cannot be used with {dataset}"):
+            look()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_study_with_folds_cannot_train_on_dev_images(tmp_path):
+    without_dev = make_digits_run(steps=12, dev="false").recipe
+    study = Study(arms=(Arm("plain"),), depths=(8,), recipe=without_dev, folds=3)
+    with pytest.raises(UsageError, match="dev=false and --folds cannot be combined"):
+        train_study(study, tmp_path / "study", on_progress=lambda *done: None)
+    assert not any(tmp_path.iterdir())
+
+
 def test_its_dev_images_cannot_be_evaluated_or_calibrate(run_without_dev):
     _, folder, _ = run_without_dev
     digits = get_dataset("digits")
-    for split, calibrate in (("dev", False), ("test", True)):
-        with pytest.raises(DataError, match="was trained on the dev images of digits"):
+    for split, calibrate, advice in (
+        ("dev", False, "they tell nothing about new images: choose another split"),
+        ("test", True, "no temperature can be fitted on them: leave --calibrate out"),
+    ):
+        with pytest.raises(DataError, match=f"was trained on the dev images of digits.* {advice}"):
             evaluate_model_folder(folder, digits, split, CPU_FP32, calibrate=calibrate)
     assert evaluate_model_folder(folder, digits, "test", CPU_FP32).count == 359
+
+
+def test_runs_that_go_on_from_it_know_its_dev_images(run_without_dev, tmp_path, capsys):
+    _, folder, _ = run_without_dev
+    words = ["--from", folder, "--steps", "2", "--batch-size", "8", "--out", tmp_path / "next"]
+    assert main(["train", "digits", *map(str, words)]) == 0
+    said = capsys.readouterr().err
+    assert "were trained on the dev images of digits, so the dev error looks too low" in said
+    assert read_model_config(tmp_path / "next" / "last").trained_on_dev
+    code, _, error = run_cli(capsys, "evaluate", tmp_path / "next", "digits", "--split", "dev")
+    assert (code, "was trained on the dev images of digits" in error) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "knows"),
+    [
+        ("cifar100", "cifar100", True),
+        ("cifar100", "cifar100-coarse", True),  # the same images
+        ("", "cifar100", True),  # an edited network does not say
+        ("cifar10", "cifar100", False),
+        ("cifar100", "photos", False),
+        ("", "photos", False),
+    ],
+)
+def test_only_dev_images_of_the_same_files_are_known(before, now, knows, tmp_path):
+    config = ModelConfig(
+        network=SMALL_NETWORK, classes=tuple("abcdefghij"), mean=(0.0,) * 3, std=(1.0,) * 3
+    )
+    net = build(SMALL_NETWORK)
+    save_pretrained(net, replace(config, dataset=before, trained_on_dev=True), tmp_path / "start")
+    source = resolve_weight_source(tmp_path / "start")
+    assert record_weights_origin(replace(config, dataset=now), source).trained_on_dev is knows
+    save_pretrained(net, replace(config, dataset=before), tmp_path / "other")
+    source = resolve_weight_source(tmp_path / "other")
+    assert not record_weights_origin(replace(config, dataset=now), source).trained_on_dev
 
 
 def test_views_that_mirror_digits_or_contradict_mirror_are_refused(run_without_dev, capsys):
@@ -147,7 +255,7 @@ def test_views_that_mirror_digits_or_contradict_mirror_are_refused(run_without_d
     code, _, error = run_cli(capsys, "evaluate", folder, "digits", "--views", "six")
     assert (code, "--views=six cannot be used with digits" in error) == (2, True)
     code, _, error = run_cli(capsys, "evaluate", folder, "digits", "--mirror", "--views", "six")
-    assert (code, "--mirror and --views six contradict each other" in error) == (2, True)
+    assert (code, "--mirror and --views=six contradict each other" in error) == (2, True)
 
 
 def test_its_report_and_the_list_of_runs_name_no_dev_error(run_without_dev, capsys):
@@ -193,7 +301,10 @@ def test_six_views_are_weighted_scores_of_shifted_and_mirrored_images():
         ({"views": "seven"}, "views is 'seven', not one of 'plain', 'mirror', 'six'"),
         ({"augment__pad_mode": "wrap"}, "not one of 'mean', 'reflect'"),
         ({"augment__pad": 8, "augment__pad_mode": "reflect"}, "cannot be padded by 8 reflected"),
-        ({"optimiser__rounds": 0}, "optimiser has no field|sgd has no field"),
+        (
+            {"optimiser": '{"kind": "Muon", "rounds": 0}'},
+            "rounds=0 is invalid: it must be at least 1",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_in_a_sentence(overrides, message, tmp_path):
@@ -243,4 +354,7 @@ def test_timed_runs_end_as_train_run_does(monkeypatch, tmp_path):
         evaluation = evaluate_finished_run(
             tmp_path / str(timed["seed"]), get_dataset("cifar10"), CPU_FP32
         )
-        assert (evaluation.six_views, evaluation.error_rate) == (True, result["test_error"])
+        assert (evaluation.views, evaluation.error_rate) == ("six", result["test_error"])
+        last = tmp_path / str(timed["seed"]) / "last"
+        assert read_model_config(last).test_views == "six"
+        assert "of 20 images with six views (95 % CI" in (last / "README.md").read_text()
