@@ -65,21 +65,17 @@ def train_study(
     """
     data = data or resolve_study_dataset(study)
     runs = study.make_runs(data)
-    first_fold = Fold(1, study.folds) if study.folds else None
-    trained_data = data.hold_out_fold(first_fold) if first_fold else data
-    for run in runs.values():
-        require_recipe_suits_data(run.recipe, trained_data)
+    first_data = hold_out_first_fold(study, runs, data)
     precision = resolve_study_precision(folder, precision)
     # Problems of machine and data are reported here once, not by every worker.
     # Of a Ray cluster, this machine may be one without a GPU.
     machine = set_up_machine(precision, device_choice="auto" if ray else device_choice)
     ensure_dataset_ready(data, data_dir)
-    read_split(trained_data, "dev", data_dir)
+    read_split(first_data, "dev", data_dir)
     packed_names = find_packed_results(folder, runs)
+    places = {name: folder_for_name(folder / "runs", name) for name in runs}
     jobs = {
-        name: StudyJob(
-            run, folder_for_name(folder / "runs", name), precision, device_choice, data_dir
-        )
+        name: StudyJob(run, places[name], precision, device_choice, data_dir)
         for name, run in runs.items()
         if name not in packed_names
     }
@@ -98,6 +94,17 @@ def train_study(
         return train_jobs_on_gpu(jobs, runs_at_once, on_progress)
     on_start(count_workers(jobs, workers))
     return train_jobs_locally(jobs, workers, on_progress)
+
+
+def hold_out_first_fold(study: Study, runs: dict[str, Run], data: Dataset) -> Dataset:
+    """Return the data set with the study's first fold held out, if it has folds.
+
+    Raises UsageError if the data does not allow the recipe of one of the runs.
+    """
+    first_data = data.hold_out_fold(Fold(1, study.folds)) if study.folds else data
+    for run in runs.values():
+        require_recipe_suits_data(run.recipe, first_data)
+    return first_data
 
 
 def resolve_study_precision(folder: Path, precision: Precision) -> Precision:
