@@ -101,7 +101,8 @@ class EvaluationResult:
 
     All intervals are 95 % confidence intervals (Wilson 1927).
 
-    mirror, six_views how `views` is stored: whether it is "mirror", and whether it is "six"
+    mirror            whether `views` is "mirror"
+    six_views         whether `views` is "six"
     count             number of images
     wrong             number of images whose true class is not the most probable class
     wrong5            number of images whose true class is not among the five most probable classes
