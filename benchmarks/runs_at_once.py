@@ -20,6 +20,7 @@ from timing import measure_seconds
 from residua import create_model
 from residua.data.batches import TrainingBatches
 from residua.data.images import Images
+from residua.training.gpu_streams import get_own_stream
 from residua.training.machine import Machine, set_up_machine
 from residua.training.step import TrainingStep, make_training_step
 
@@ -29,7 +30,7 @@ WARMUP_STEPS = 6
 def make_trainer(
     layers: int, seed: int, machine: Machine
 ) -> tuple[Callable[[int, int], None], TrainingStep]:
-    """A function that trains from one step to another on a stream of its own, and its step."""
+    """A function that trains from one step to another on its thread's stream, and its step."""
     net = create_model(network_name_for(layers), num_classes=10, seed=seed)
     step = make_training_step(machine.prepare_model_in_place(net).train(), HE2015, machine)
     generator = torch.Generator().manual_seed(0)
@@ -38,9 +39,10 @@ def make_trainer(
     batches = TrainingBatches(
         images, HE2015.batch_size, HE2015.augment, CIFAR10.mean, CIFAR10.std, seed
     )
-    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()  # the weights and images are there for other streams, too
 
     def train(first: int, end: int) -> None:
+        stream = get_own_stream("run")
         with torch.cuda.stream(stream):
             for i in range(first, end):
                 step.train_on_step(batches, i, 0.01)
@@ -54,7 +56,6 @@ def train_at_once(
 ) -> tuple[float, list[dict[str, torch.Tensor]]]:
     """Steps per second of all runs together, and the weights of each after them."""
     trainers = [make_trainer(layers, seed, machine) for seed in range(runs)]
-    torch.cuda.synchronize()
     with ThreadPoolExecutor(runs) as pool:
         list(pool.map(lambda trainer: trainer[0](0, WARMUP_STEPS), trainers))
 

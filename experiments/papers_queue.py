@@ -51,7 +51,7 @@ class TimedProgress:
     total_steps: int = 0
     step: int = 0
     evaluation_seconds: float = 0.0
-    begun: tuple[int, float] | None = None  # a step of this session and its time, without the start
+    begun: tuple[int, float] | None = None  # a step of this call and its time, without the start
     last_called: float = field(default_factory=now)
     last_shown: float = field(default_factory=now)
     waiting: deque[torch.cuda.Event] = field(default_factory=deque)
@@ -81,7 +81,7 @@ class TimedProgress:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds of a step in this session, evaluations included; 0 at its beginning."""
+        """Seconds of a step in this call, evaluations included; 0 at its beginning."""
         if self.begun is None or self.step == self.begun[0]:
             return 0.0
         return (self.last_called - self.begun[1]) / (self.step - self.begun[0])

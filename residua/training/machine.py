@@ -43,11 +43,10 @@ class Machine:
     def prepare_model_in_place(self, net: ModuleT, bn_splits: int = 1) -> ModuleT:
         """Move `net` to the device in channels-last layout, and prepare it in place.
 
-        It is then trained with `bn_splits`, or only evaluated.
-        In bf16 on a CPU, kernels are cropped to their inputs (see `net.cropped_conv`).  In bf16,
-        our own networks get fused BN and, on a GPU, small convolutions in Triton (see
-        `net.fast_conv`).
-        Activation checkpointing is installed if `recompute` is not "none".
+        It is then trained with `bn_splits`, or only evaluated.  In bf16 on a CPU, kernels are
+        cropped to their inputs (see `net.cropped_conv`).  In bf16, our own networks get fused BN
+        and, on a GPU, small convolutions in Triton (see `net.fast_conv`).  Activation checkpointing
+        is installed if `recompute` is not "none".
         """
         if self.precision == "bf16" and self.device.type == "cpu":
             crop_kernels(net)

@@ -170,7 +170,7 @@ class TrainingStep:
     def train_on_batch(
         self, images: Tensor, labels: Tensor, lr: float | Tensor, stem_lr: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Do what a call does, kernel by kernel; on a GPU, the rates are scalar tensors."""
+        """Do what a call does, without a graph; on a GPU, the rates are scalar tensors."""
         results = self.compute_gradients(images, labels)
         self.machine.group.average_in_place([results, *self.gradients()])
         wrong_share, count = results[1], len(local_bn_splits(self.bn_splits, self.machine.group))

@@ -153,8 +153,12 @@ def test_relu_does_not_hide_non_finite_values_from_triton_kernels(value):
 
 
 @interpreted
-def test_the_trial_of_the_kernels_succeeds():
+def test_the_trial_fails_only_if_the_kernels_compute_something_else(monkeypatch):
     run_trial_kernels(torch.device("cpu"))
+    wrong = torch.ones(1), None
+    monkeypatch.setattr(triton_batchnorm, "launch_forward", lambda *a, **options: wrong)
+    with pytest.raises(RuntimeError, match="a constant normalised is not 0"):
+        run_trial_kernels(torch.device("cpu"))
 
 
 @interpreted

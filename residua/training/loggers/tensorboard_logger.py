@@ -26,7 +26,7 @@ class TensorBoardLogger:
         self.path = Path()
         self.last_step = 0
         self.logged_step = 0  # of earlier sessions
-        self.has_begun = False  # whether this session has written values
+        self.has_begun = False  # whether this process has written values
 
     def start(self, settings: dict[str, Json], folder: Path) -> None:
         """Begin a new event file; the settings go to the first one, for the tab HPARAMS."""

@@ -57,7 +57,7 @@ class WandbLogger:
             self.run.log(values, step=step)
 
     def finish(self, result: dict[str, Json] | None) -> None:
-        """Put the numbers of the result into the run's summary, and end this session."""
+        """Put the numbers of the result into the summary of the run, and finish it."""
         if result is not None:
             self.run.summary.update(collect_result_values(result))
         self.run.finish(exit_code=1 if result is None else 0)
