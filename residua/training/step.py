@@ -66,6 +66,7 @@ class TrainingStep:
         # buffers that each split updates from the same start, to be averaged afterwards
         self.split_buffers = list(net.buffers()) if bn_splits > 1 else []
         self.float_buffers = [b for b in self.split_buffers if b.is_floating_point()]
+        self.seeds_splits = bn_splits > 1 and draws_randomly(net)
         last_layer = last_layer_parameters(net)
         self.stem_parameters = trained_stem_parameters(net) if stem_learns_apart else set()
         self.optimiser = build_torch_optimiser(
@@ -254,11 +255,10 @@ class TrainingStep:
         local_splits = local_bn_splits(self.bn_splits, self.machine.group)
         count = len(local_splits)
         initial_values = [b.clone() for b in self.split_buffers]
-        seeds_splits = self.bn_splits > 1 and draws_randomly(self.net)
-        seed = int(torch.randint(2**62, ())) if seeds_splits else 0
+        seed = int(torch.randint(2**62, ())) if self.seeds_splits else 0
         split_results = []
         for split, x, y in zip(local_splits, images.chunk(count), labels.chunk(count), strict=True):
-            if seeds_splits:  # dropout depends on the step's seed and the split alone
+            if self.seeds_splits:  # dropout depends on the step's seed and the split alone
                 torch.manual_seed(int(random_bits_from_keys(seed, split)))
             for buffer, value in zip(self.split_buffers, initial_values, strict=True):
                 buffer.copy_(value)
