@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
+from typing import Literal
 
 from residua.config.dataset import DATASETS, Dataset
 from residua.config.hub_name import HUB_PREFIX, is_hub_name
@@ -35,13 +36,21 @@ from residua.errors import DataError, UsageError, unknown_name_error
 # ImageNet's statistics for all photos, because published pretrained weights expect them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)
+PhotoStorage = Literal["squares", "raw", "jpeg", "files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoDataset(Dataset):
-    """A data set of photos, with their listing, so that the photos are listed only once."""
+    """A data set of photos, with their listing, so that the photos are listed only once.
+
+    storage      how photos are kept for training: `squares` of `resize` pixels, whole photos as
+                 `raw` pixels or as `jpeg` bytes, or not at all (`files`, decoded for each batch)
+    stored_side  shorter side of whole photos, in pixels; 0 stands for `resize`
+    """
 
     listing: ImageListing = field(compare=False, repr=False)
+    storage: PhotoStorage = "squares"
+    stored_side: int = 0
 
 
 def resolve_dataset(
