@@ -11,6 +11,7 @@ from residua.files import delete_path, find_output_of_staging_folder, hold_outpu
 KINDS_BY_FOLDER = {
     "weights": "weights",
     "images": "decoded images",
+    "photos": "whole photographs",
     "datasets": "converted data set",
     "kernels": "compiled kernels",
 }

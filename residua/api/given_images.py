@@ -13,7 +13,7 @@ from torch import Tensor
 
 from residua.config.model import ModelConfig
 from residua.data.convert_arrays import COUNTS_OF_CHANNELS, convert_image, convert_images
-from residua.data.decode import decode_image, preprocess_image
+from residua.data.decode import decode_and_preprocess, preprocess_image
 from residua.data.rgb_conversion import convert_to_rgb
 from residua.data.thumbnails import pixels_to_image
 from residua.deploy.image_files import find_image_files
@@ -91,7 +91,11 @@ def decode_given_image(item: tuple[int, GivenImage], config: ModelConfig) -> Pre
         return decode_or_error(Path(image), config)
     source = Path(image if isinstance(image, str) else f"image {number}")
     try:
-        return Prediction(source, preprocess_image(open_given_image(image, config), config), None)
+        if isinstance(image, str):
+            pixels = decode_and_preprocess(download_image(image), config).pixels
+        else:
+            pixels = preprocess_image(open_given_image(image, config), config)
+        return Prediction(source, pixels, None)
     except ImageError as error:
         return Prediction(source, None, None, error.detail)
     except DataError as error:
@@ -99,9 +103,7 @@ def decode_given_image(item: tuple[int, GivenImage], config: ModelConfig) -> Pre
 
 
 def open_given_image(image: GivenImage, config: ModelConfig) -> Image.Image:
-    """Open a URL, a PIL image or pixels (c, h, w) as a PIL image."""
-    if isinstance(image, str):
-        return decode_image(download_image(image))
+    """Open a PIL image or pixels (c, h, w) as an upright PIL image."""
     if isinstance(image, Image.Image):
         return convert_to_rgb(image, "the image", config.white_level).image
     if not isinstance(image, Tensor):

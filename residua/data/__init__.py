@@ -8,12 +8,20 @@ convert_arrays   arrays and Python data sets -> uint8 images and labels
 user_data        what a Python program gives as data -> a data set
 user_transform   a random change of the training images by a function of the user's
 decode           image file -> pixels, the same for training and prediction
+scaled_decoding  JPEG files decoded at a reduced size
+resize           resize and crop decoded photographs
 image_formats    the formats that are read: suffixes and signatures
 rgb_conversion   opened images of any mode -> upright RGB of 8 bits
 grey_levels      grey of more than 8 bits -> 8 bits, by the level of white
 decode_listing   all photos of a data set -> pixels, in parallel
 image_cache      decoded photos, stored for the next run
 pixel_file       the memory-mapped file of the cached photos
+photo_source     the interface of photographs that are decoded when they are needed
+photo_cache      whole photographs, stored for the next run
+photo_store      boxes and center crops of stored photographs
+photo_records    whole photographs as raw pixels, JPEG bytes or nothing but their size
+photo_index      the index of stored photographs, for a million of them
+photo_storage    the choice of how photographs are stored
 splits           which photos are for training and which are held out
 batches          the endless stream of training batches, as a function of the step
 augment          crops, flips, colour changes, mixing and normalisation of a batch
@@ -53,8 +61,8 @@ if TYPE_CHECKING:
     from residua.data.grey_levels import (
         summarize_doubtful_white_levels as summarize_doubtful_white_levels,
     )
-    from residua.data.image_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.images import Images as Images
+    from residua.data.photo_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
     from residua.data.read import list_skipped_images as list_skipped_images
@@ -94,7 +102,7 @@ __getattr__, __dir__ = export_lazily(
             "read_preprocessed_split read_split"
         ),
         "images": "Images",
-        "image_cache": "delete_damaged_caches",
+        "photo_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",
         "counter_rng": "RandomStream random_bits_from_keys random_permutation",

@@ -18,13 +18,11 @@ import torch
 from residua.config.model import ImagePreprocessing
 from residua.config.serialize import to_json
 from residua.data.checksums import compute_sha256
-from residua.data.decode_listing import DecodedImages, DecodedIndex, decode_all_images
+from residua.data.decode_listing import DecodedImages, DecodedIndex, UsableImages, decode_all_images
 from residua.data.image_formats import list_readable_optional_formats
 from residua.data.pixel_file import (
-    INDEX_FILE,
     memory_map_images,
     open_cache_writer,
-    read_cache_location,
 )
 from residua.data.sources.download import get_cache_dir
 from residua.data.sources.groups import count_groups
@@ -37,7 +35,6 @@ from residua.data.threads import map_in_threads
 from residua.errors import DataError, MissingRecordError, RecordError
 from residua.files import (
     clean_up_interrupted_writes,
-    delete_path,
     hold_output_lock,
     read_undisturbed,
 )
@@ -94,7 +91,7 @@ def digest_key(entry: ImageEntry) -> tuple[str, tuple[int, int]]:
     return entry.name, entry.size_and_mtime
 
 
-def require_images_of_split(images: DecodedImages, listing: ImageListing, split: Split) -> None:
+def require_images_of_split(images: UsableImages, listing: ImageListing, split: Split) -> None:
     """Raise DataError if a split has no usable image."""
     if images.count_split(split):
         return
@@ -107,11 +104,11 @@ def require_images_of_split(images: DecodedImages, listing: ImageListing, split:
     raise DataError(f"{listing.location} has no images for the {split} split: {reason}")
 
 
-def require_trainable_images(images: DecodedImages, listing: ImageListing) -> None:
+def require_trainable_images(images: UsableImages, listing: ImageListing) -> None:
     """Raise DataError if a split has no usable image, or a class no usable training image."""
     for split in SPLIT_ORDER:
         require_images_of_split(images, listing, split)
-    _, labels = images.split_tensors("train")
+    labels = images.labels[images.split_slice("train")]
     counts = labels.bincount(minlength=len(listing.classes)).tolist()
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
     if empty := [name for name in empty if name not in listing.absent_classes]:
@@ -121,7 +118,7 @@ def require_trainable_images(images: DecodedImages, listing: ImageListing) -> No
         )
 
 
-def summarise_unusable_images(images: DecodedImages) -> str:
+def summarise_unusable_images(images: UsableImages) -> str:
     """Name the first images that cannot be used, or say "there are too few images" if all can."""
     if not images.problems:
         return "there are too few images"
@@ -178,23 +175,6 @@ def load_cached_images(cache_folder: Path) -> DecodedImages | None:
             file=sys.stderr,
         )
         return None
-
-
-def delete_damaged_caches(location: str) -> int:
-    """Compare all cached images of a data set with their checksums; delete the damaged ones.
-
-    Returns the number of deleted caches.  A data set has one cache per decoded image size.
-    """
-    damaged = 0
-    for index_file in (get_cache_dir() / "images").glob(f"*/{INDEX_FILE}"):
-        try:
-            if read_cache_location(index_file.parent) == location:
-                memory_map_images(index_file.parent, max_checked_bytes=None)
-        except (OSError, ValueError, TypeError, RecordError):
-            damaged += 1
-            with hold_output_lock(index_file.parent):
-                delete_path(index_file.parent)
-    return damaged
 
 
 def decode_to_cache_or_memory(

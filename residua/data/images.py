@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from residua.data.decode import center_offset
+from residua.data.resize import center_offset
 
 FINGERPRINT_CHUNK = 256  # images hashed together: all of them may exceed memory
 

@@ -173,6 +173,7 @@ def read_preprocessed_split(
             preprocessing.resize,
             preprocessing.interpolation,
             dataset.listing.white_level or preprocessing.white_level,
+            preprocessing.scaled_decoding,
         )
         decoded = load_or_decode_images(dataset.listing, view)
         if split != "all":

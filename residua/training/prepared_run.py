@@ -190,6 +190,7 @@ def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:
         torch=torch.__version__,
         resize=data.resize,
         white_level=data.listing.white_level if isinstance(data, PhotoDataset) else 0,
+        scaled_decoding=isinstance(data, PhotoDataset) and data.storage != "squares",
         fold=run.fold,
     )
 

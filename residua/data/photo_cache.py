@@ -1,0 +1,295 @@
+"""The cache of whole photographs: each data set is decoded once for each way of storing it.
+
+The cache is in $XDG_CACHE_HOME/residua/photos, with one folder per data set and settings.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import sys
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import PIL
+import torch
+
+from residua.cache_folder import get_cache_dir
+from residua.data.decode_listing import EncodedEntries, encode_all_entries
+from residua.data.image_cache import hash_listing, summarise_unusable_images
+from residua.data.image_formats import list_readable_optional_formats
+from residua.data.photo_index import (
+    PHOTOS_FILE,
+    PackedDigests,
+    PackedTexts,
+    PhotoIndex,
+    read_photo_index,
+    write_photo_index,
+)
+from residua.data.photo_records import (
+    PhotoRecord,
+    RecordSettings,
+    encode_record,
+    estimate_stored_bytes,
+)
+from residua.data.photo_store import PhotoStore, RecordFile, StoredPhotos
+from residua.data.pixel_file import memory_map_images, read_cache_location
+from residua.data.sources.listing import DataProblem, ImageListing
+from residua.data.sources.resolve import PhotoDataset
+from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
+from residua.data.splits import choose_dev_share
+from residua.errors import DataError, MissingRecordError, RecordError
+from residua.files import (
+    atomic_write,
+    clean_up_interrupted_writes,
+    delete_path,
+    hold_output_lock,
+    read_undisturbed,
+)
+
+PHOTO_CACHE_VERSION = 1  # of the stored format and of the way photographs are decoded
+MAX_CHECKED_BYTES = 2**28  # of records compared with their checksums on opening
+MAX_OPEN_STORES = 2
+open_stores: list[tuple[ImageListing, RecordSettings, PhotoStore]] = []
+
+
+def load_photo_store(dataset: PhotoDataset) -> PhotoStore:
+    """Load the whole photographs of a data set as its `storage` says, or decode and cache them.
+
+    Raises DataError if no photograph is usable, or if they do not fit on the disk.
+    """
+    listing, settings = dataset.listing, RecordSettings.of_dataset(dataset)
+    for known_listing, known_settings, store in open_stores:
+        if known_settings == settings and is_same_listing(known_listing, listing):
+            return store
+    digests = hash_listing(listing)
+    folder = find_store_folder(listing, digests, settings)
+    store = load_cached_photos(folder, listing, settings) or decode_photos_to_cache(
+        listing, digests, settings, folder
+    )
+    if not len(store.labels):
+        raise DataError(
+            f"{listing.location} has no usable image: {summarise_unusable_images(store)}"
+        )
+    open_stores[:] = [*open_stores[1 - MAX_OPEN_STORES :], (listing, settings, store)]
+    return store
+
+
+def is_same_listing(one: ImageListing, other: ImageListing) -> bool:
+    """Return whether two listings have the same entries in memory, and are otherwise equal.
+
+    To compare a million entries one by one would take seconds.
+    """
+    return one.entries is other.entries and replace(one, entries=()) == replace(other, entries=())
+
+
+def find_store_folder(
+    listing: ImageListing, digests: Sequence[str], settings: RecordSettings
+) -> Path:
+    """Return the folder for the photographs of a listing, whether it exists or not.
+
+    Its name is a hash of everything that the stored photographs depend on.
+    """
+    facts = [
+        PHOTO_CACHE_VERSION,
+        PIL.__version__,
+        list_readable_optional_formats(),
+        asdict(settings),
+        listing.classes,
+        listing.dev_share or choose_dev_share(len(listing.entries)),
+    ]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for entry, entry_digest in zip(listing.entries, digests, strict=True):
+        fact = [entry.name, entry.label, entry.split, entry_digest, entry.group]
+        digest.update(json.dumps(fact).encode())
+    return get_cache_dir() / "photos" / digest.hexdigest()[:32]
+
+
+def make_store(
+    index: PhotoIndex,
+    file: BinaryIO,
+    problems: Sequence[DataProblem],
+    listing: ImageListing,
+    settings: RecordSettings,
+) -> PhotoStore:
+    """Make the store of an index and an open file of records."""
+    return PhotoStore(
+        labels=torch.from_numpy(index.labels),
+        split_counts=torch.from_numpy(index.split_counts),
+        names=PackedTexts(index.name_bytes, index.name_ends),
+        digests=PackedDigests(index.digests),
+        problems=tuple(sorted([*listing.problems, *problems])),
+        photos=StoredPhotos(index, RecordFile(index, file), settings, listing.entries),
+    )
+
+
+def load_cached_photos(
+    folder: Path, listing: ImageListing, settings: RecordSettings
+) -> PhotoStore | None:
+    """Load the photographs of a folder of the cache; None if it lacks them or is damaged."""
+    try:
+        index, problems, file = read_undisturbed(folder, lambda: open_stored_photos(folder))
+    except (FileNotFoundError, MissingRecordError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecordError) as error:
+        print(
+            f"residua: the photographs in {folder} are damaged, and are decoded again: {error}",
+            file=sys.stderr,
+        )
+        return None
+    return make_store(index, file, problems, listing, settings)
+
+
+def open_stored_photos(
+    folder: Path, *, max_checked_bytes: int | None = MAX_CHECKED_BYTES
+) -> tuple[PhotoIndex, tuple[DataProblem, ...], BinaryIO]:
+    """Open the stored photographs of a folder: their index, their problems, and their records.
+
+    At most `max_checked_bytes` of the records, evenly spread, are compared with their checksums, or
+    all of them if that is None.  Raises OSError, ValueError or RecordError if they are not intact.
+    """
+    index, problems = read_photo_index(folder)
+    file = open(folder / PHOTOS_FILE, "rb", buffering=0)  # noqa: SIM115  # the store keeps it
+    total_bytes = int(index.ends[-1]) if len(index) else 0
+    if os.fstat(file.fileno()).st_size != total_bytes:
+        raise ValueError(f"{folder / PHOTOS_FILE} does not have {total_bytes:,} bytes")
+    stride = 1
+    if max_checked_bytes is not None:
+        stride = max(-(-total_bytes // max_checked_bytes), 1)
+    records = RecordFile(index, file)
+    for row in range(0, len(index), stride):
+        if not records.is_intact(row, records.read_at(*index.locate_record(row))):
+            raise ValueError(f"{index.name_of(row)} is damaged")
+    return index, problems, file
+
+
+def delete_damaged_caches(location: str) -> int:
+    """Compare all cached images of a data set with their checksums; delete the damaged ones.
+
+    Returns the number of deleted caches.  A data set has one cache per decoded image size, and one
+    per way of storing whole photographs.
+    """
+    check_squares = partial(memory_map_images, max_checked_bytes=None)
+    check_photos = partial(open_stored_photos, max_checked_bytes=None)
+    damaged = 0
+    for kind, check in (("images", check_squares), ("photos", check_photos)):
+        for index_file in (get_cache_dir() / kind).glob("*/index.json"):
+            try:
+                if read_cache_location(index_file.parent) == location:
+                    check(index_file.parent)
+            except (OSError, ValueError, TypeError, KeyError, RecordError):
+                damaged += 1
+                with hold_output_lock(index_file.parent):
+                    delete_path(index_file.parent)
+    return damaged
+
+
+class PhotoWriter:
+    """Writes records one after the other into an open file, and keeps what the index needs."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.ends, self.checksums, self.encoded = array("q"), array("q"), array("b")
+        self.sides = array("q")  # height and width in turn
+
+    def write_record(self, i: int, record: PhotoRecord) -> None:
+        """Write record number `i`, the next one; 0 begins again."""
+        if i == 0 and self.ends:
+            for column in (self.ends, self.checksums, self.encoded, self.sides):
+                del column[:]
+            self.file.seek(0)
+            self.file.truncate()
+        self.file.write(record.content)
+        self.ends.append(self.file.tell())
+        self.checksums.append(zlib.crc32(record.content))
+        self.encoded.append(record.is_encoded)
+        self.sides.extend(record.size)
+
+    def make_index(
+        self, listing: ImageListing, digests: Sequence[str], encoded: EncodedEntries
+    ) -> PhotoIndex:
+        """Make the index of the written records."""
+        entries = [listing.entries[i] for i in encoded.positions]
+        names = PackedTexts.pack(entry.name for entry in entries)
+        return PhotoIndex(
+            ends=np.array(self.ends, np.int64),
+            checksums=np.array(self.checksums, np.uint32),
+            encoded=np.array(self.encoded, np.bool_),
+            sizes=np.array(self.sides, np.int32).reshape(-1, 2),
+            labels=np.array([entry.label for entry in entries], np.int64),
+            positions=np.array(encoded.positions, np.int64),
+            split_counts=np.array(encoded.counts, np.int64),
+            digests=PackedDigests.pack(digests[i] for i in encoded.positions).digests,
+            name_bytes=names.content,
+            name_ends=names.ends,
+        )
+
+
+def decode_photos_to_cache(
+    listing: ImageListing, digests: Sequence[str], settings: RecordSettings, folder: Path
+) -> PhotoStore:
+    """Decode into `folder`, while other processes wait, or into memory if that fails.
+
+    Memory is used only if at least twice the needed space is free.  Raises DataError if neither the
+    disk nor the memory has enough space; the message names the way on.
+    """
+    needed_bytes = estimate_stored_bytes(listing, settings)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clean_up_interrupted_writes(folder.parent)  # before they fill the disk
+        with hold_output_lock(folder):
+            # Another process may have decoded the same photographs while this one waited.
+            if store := load_cached_photos(folder, listing, settings):
+                return store
+            if free_disk_bytes(folder.parent) < needed_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with atomic_write(folder) as staging:
+                staging.mkdir()
+                with open(staging / PHOTOS_FILE, "wb") as file:
+                    index, problems = write_records(listing, digests, settings, file)
+                write_photo_index(staging, index, listing.location, problems, settings.channels)
+        store = load_cached_photos(folder, listing, settings)
+    except OSError as error:
+        require_memory(listing, needed_bytes, folder.parent, error)
+        print(
+            f"residua: photographs are not cached in {folder.parent}: {error.strerror or error}",
+            file=sys.stderr,
+        )
+        memory = io.BytesIO()
+        index, problems = write_records(listing, digests, settings, memory)
+        return make_store(index, memory, problems, listing, settings)
+    if store is None:
+        raise DataError(f"{folder} was deleted while it was used: run the command again")
+    return store
+
+
+def write_records(
+    listing: ImageListing, digests: Sequence[str], settings: RecordSettings, file: BinaryIO
+) -> tuple[PhotoIndex, list[DataProblem]]:
+    """Decode all photographs of a listing in threads, and write their records to `file`."""
+    writer = PhotoWriter(file)
+    encode = partial(encode_record, settings=settings)
+    encoded = encode_all_entries(listing, digests, encode, writer.write_record)
+    return writer.make_index(listing, digests, encoded), encoded.problems
+
+
+def require_memory(
+    listing: ImageListing, needed_bytes: int, cache_root: Path, cache_error: OSError
+) -> None:
+    """Raise DataError if the photographs need more than half of the free memory."""
+    free_memory = free_memory_bytes()
+    if free_memory is None or needed_bytes <= free_memory // 2:
+        return
+    raise DataError(
+        f"{len(listing.entries):,} photographs need {format_bytes(needed_bytes)}, which is more "
+        f"than the free memory allows, and they cannot be cached in {cache_root} "
+        f"({cache_error.strerror or cache_error}): set XDG_CACHE_HOME to a folder with more space, "
+        "or add --storage files, which decodes the files for every batch"
+    ) from cache_error
