@@ -113,20 +113,20 @@ def find_store_folder(
 
 
 def make_store(
-    index: PhotoIndex,
-    file: BinaryIO,
+    records: RecordFile,
     problems: Sequence[DataProblem],
     listing: ImageListing,
     settings: RecordSettings,
 ) -> PhotoStore:
-    """Make the store of an index and an open file of records."""
+    """Make the store of an open file of records."""
+    index = records.index
     return PhotoStore(
         labels=torch.from_numpy(index.labels),
         split_counts=torch.from_numpy(index.split_counts),
         names=PackedTexts(index.name_bytes, index.name_ends),
         digests=PackedDigests(index.digests),
         problems=tuple(sorted([*listing.problems, *problems])),
-        photos=StoredPhotos(index, RecordFile(index, file), settings, listing.entries),
+        photos=StoredPhotos(index, records, settings, listing.entries),
     )
 
 
@@ -135,7 +135,7 @@ def load_cached_photos(
 ) -> PhotoStore | None:
     """Load the photographs of a folder of the cache; None if it lacks them or is damaged."""
     try:
-        index, problems, file = read_undisturbed(folder, lambda: open_stored_photos(folder))
+        records, problems = read_undisturbed(folder, lambda: open_stored_photos(folder))
     except (FileNotFoundError, MissingRecordError):
         return None
     except (OSError, ValueError, TypeError, KeyError, RecordError) as error:
@@ -144,30 +144,30 @@ def load_cached_photos(
             file=sys.stderr,
         )
         return None
-    return make_store(index, file, problems, listing, settings)
+    return make_store(records, problems, listing, settings)
 
 
 def open_stored_photos(
     folder: Path, *, max_checked_bytes: int | None = MAX_CHECKED_BYTES
-) -> tuple[PhotoIndex, tuple[DataProblem, ...], BinaryIO]:
-    """Open the stored photographs of a folder: their index, their problems, and their records.
+) -> tuple[RecordFile, tuple[DataProblem, ...]]:
+    """Open the stored photographs of a folder: their records with the index, and their problems.
 
     At most `max_checked_bytes` of the records, evenly spread, are compared with their checksums, or
     all of them if that is None.  Raises OSError, ValueError or RecordError if they are not intact.
     """
     index, problems = read_photo_index(folder)
-    file = open(folder / PHOTOS_FILE, "rb", buffering=0)  # noqa: SIM115  # the store keeps it
+    # The store closes the file.
+    records = RecordFile(index, open(folder / PHOTOS_FILE, "rb", buffering=0))  # noqa: SIM115
     total_bytes = int(index.ends[-1]) if len(index) else 0
-    if os.fstat(file.fileno()).st_size != total_bytes:
+    if (folder / PHOTOS_FILE).stat().st_size != total_bytes:
         raise ValueError(f"{folder / PHOTOS_FILE} does not have {total_bytes:,} bytes")
     stride = 1
     if max_checked_bytes is not None:
         stride = max(-(-total_bytes // max_checked_bytes), 1)
-    records = RecordFile(index, file)
     for row in range(0, len(index), stride):
         if not records.is_intact(row, records.read_at(*index.locate_record(row))):
             raise ValueError(f"{index.name_of(row)} is damaged")
-    return index, problems, file
+    return records, problems
 
 
 def delete_damaged_caches(location: str) -> int:
@@ -264,7 +264,7 @@ def decode_photos_to_cache(
         )
         memory = io.BytesIO()
         index, problems = write_records(listing, digests, settings, memory)
-        return make_store(index, memory, problems, listing, settings)
+        return make_store(RecordFile(index, memory), problems, listing, settings)
     if store is None:
         raise DataError(f"{folder} was deleted while it was used: run the command again")
     return store

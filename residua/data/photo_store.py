@@ -9,6 +9,7 @@ import io
 import json
 import os
 import threading
+import weakref
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -55,6 +56,7 @@ class RecordFile:
     def __init__(self, index: PhotoIndex, file: BinaryIO) -> None:
         self.index, self.file, self.lock = index, file, threading.Lock()
         self.is_checked = np.zeros(len(index), bool)
+        weakref.finalize(self, file.close)  # stores are shared, so no owner can close it
 
     def read_record(self, row: int) -> bytes:
         """Read a record.  Raises DataError, which names the photograph, if it is damaged."""
