@@ -4,14 +4,16 @@ Every random function takes the random bits of each sample as an argument, so th
 of a sample does not depend on the rest of its batch.
 """
 
+from collections.abc import Sequence
 from functools import cache
-from math import log
+from math import exp, log, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residua.config.augmentation import PadMode
+from residua.config.augmentation import BatchTransform, PadMode
+from residua.config.registry import implementation_of
 from residua.errors import UsageError
 
 
@@ -92,6 +94,28 @@ def random_resized_crop(
     )
 
 
+def draw_crop_box(
+    size: tuple[int, int],
+    min_area: float,
+    max_aspect_ratio: float,
+    random_bits: Sequence[int],
+) -> tuple[float, float, float, float]:
+    """Draw the box of `random_resized_crop` in one image of `size` (h, w), from its four numbers.
+
+    The box is (left, top, right, bottom), in pixels.
+    """
+    # one image at a time in float64, because vector instructions may round the last ones of a
+    # batch differently from the others
+    height, width = size
+    area_share, aspect_ratio, x, y = [(bits >> 39) / 2**24 for bits in random_bits]
+    area_share = min_area + (1 - min_area) * area_share
+    aspect_ratio = exp((2 * aspect_ratio - 1) * log(max_aspect_ratio))
+    box_width = width * min(sqrt(area_share * aspect_ratio * height / width), 1)
+    box_height = height * min(sqrt(area_share / aspect_ratio * width / height), 1)
+    left, top = x * (width - box_width), y * (height - box_height)
+    return left, top, min(left + box_width, width), min(top + box_height, height)
+
+
 def shrink_images(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize images (n, c, H, W) to a smaller `size`, as fp32; images of that size stay the same.
 
@@ -100,6 +124,16 @@ def shrink_images(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(pixels.shape[2:]) == size:
         return pixels
     return F.interpolate(pixels.float(), size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def apply_extra_transforms(
+    pixels: Tensor, transforms: Sequence[BatchTransform], random_bits: Tensor
+) -> Tensor:
+    """Apply registered transforms to images (n, c, h, w), each with its own of the bits (n, k)."""
+    counts = [transform.random_numbers_per_image for transform in transforms]
+    for transform, bits in zip(transforms, torch.split(random_bits, counts, dim=1), strict=True):
+        pixels = implementation_of(transform)(transform, pixels, bits)
+    return pixels
 
 
 def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Tensor:
@@ -140,6 +174,27 @@ def apply_mixup_or_cutmix(
         is_cutmix[:, None, None, None], box_complement, own_share[:, None, None, None]
     )
     return others.float().lerp(pixels.float(), own_weight), own_share
+
+
+def mix_samples(
+    samples: tuple[Tensor, Tensor],
+    partners: tuple[Tensor, Tensor],
+    mixup_probability: float,
+    cutmix_probability: float,
+    random_bits: Tensor,
+    num_classes: int,
+) -> tuple[Tensor, Tensor]:
+    """Mix samples with their partners: images (n, c, h, w) and class weights (n, classes), fp32.
+
+    `samples` and `partners` are images (n, c, h, w) with their labels (n,).  The other arguments
+    are those of `apply_mixup_or_cutmix`.
+    """
+    (pixels, labels), (partner_pixels, partner_labels) = samples, partners
+    pixels, own_share = apply_mixup_or_cutmix(
+        pixels, partner_pixels, mixup_probability, cutmix_probability, random_bits
+    )
+    one_hot, partner_one_hot = [F.one_hot(y, num_classes).float() for y in (labels, partner_labels)]
+    return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
 
 
 def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:

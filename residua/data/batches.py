@@ -4,19 +4,18 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import Dataset
 from residua.config.memory import MAX_PREPADDED_BYTES
 from residua.config.recipe import Recipe
-from residua.config.registry import implementation_of
 from residua.data.augment import (
     alternating_flip,
     apply_cutout,
-    apply_mixup_or_cutmix,
+    apply_extra_transforms,
     jitter_colours,
+    mix_samples,
     normalise_pixels,
     pad_images,
     random_crop,
@@ -25,9 +24,11 @@ from residua.data.augment import (
     shrink_images,
 )
 from residua.data.counter_rng import RandomStream, random_bits_from_keys
+from residua.data.crop_prefetcher import CropPrefetcher, CropReader, CropRequest
 from residua.data.epoch_orders import EpochOrders
 from residua.data.images import Images
 from residua.data.random_changes import apply_rand_augment, apply_trivial_augment
+from residua.data.streamed_images import StreamedImages
 from residua.data.user_transform import UserTransform, apply_user_transform
 from residua.errors import UsageError
 
@@ -47,11 +48,14 @@ class TrainingBatches:
     applied to each image first.  `size_at_step` gives the share of `crop_size` to which the sides
     of a step's augmented images are shrunk.  Raises UsageError if the batch is larger than the data
     set.
+
+    Of `StreamedImages`, the crops are decoded ahead in threads, until `close`, but for no step from
+    `end_step` on.
     """
 
     def __init__(
         self,
-        images: Images,
+        images: Images | StreamedImages,
         batch_size: int,
         augment: Augmentation,
         mean: tuple[float, ...],
@@ -64,6 +68,7 @@ class TrainingBatches:
         num_classes: int = 0,
         transform: UserTransform | None = None,
         size_at_step: Callable[[int], float] | None = None,
+        end_step: int | None = None,
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
@@ -76,16 +81,28 @@ class TrainingBatches:
         self.crop_size = crop_size or images.image_size
         self.num_classes = num_classes or int(images.labels.max()) + 1
         self.transform, self.size_at_step = transform, size_at_step
+        self.prefetcher: CropPrefetcher | None = None
+        order_labels = images.labels
+        if isinstance(images, StreamedImages):
+            reader = CropReader(images, augment, mean, seed, self.crop_size, transform)
+            self.prefetcher = CropPrefetcher(self.request_crops, reader, end_step)
+            self.on_the_fly_padding = 0 if augment.area < 1 else augment.pad
+            order_labels = images.labels.cpu()  # where photographs are decoded
+        else:
+            self.store_pixels(images)
+        self.orders = EpochOrders(order_labels, seed, balance_classes=balance_classes)
+
+    def store_pixels(self, images: Images) -> None:
+        """Keep the pixels of images in memory, padded in advance if that takes little memory."""
         # Padding all images in advance copies them, and a large data set may not fit twice; the
         # user's transform gets images without padding.
-        is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
-        self.on_the_fly_padding = augment.pad if is_large or transform else 0
+        pad, is_large = self.augment.pad, images.pixels.nbytes > MAX_PREPADDED_BYTES
+        self.on_the_fly_padding = pad if is_large or self.transform else 0
         self.pixels = (
-            pad_images(images.pixels, augment.pad, augment.pad_mode, mean)
-            if augment.pad > self.on_the_fly_padding
+            pad_images(images.pixels, pad, self.augment.pad_mode, self.mean)
+            if pad > self.on_the_fly_padding
             else images.pixels
         )
-        self.orders = EpochOrders(images.labels, seed, balance_classes=balance_classes)
 
     @property
     def can_be_captured(self) -> bool:
@@ -93,7 +110,7 @@ class TrainingBatches:
         augment = self.augment
         calls_user_code = self.transform is not None or bool(augment.extra)
         waits_for_device = augment.trivial or augment.randaugment  # for the images to equalize
-        return not calls_user_code and not waits_for_device
+        return not calls_user_code and not waits_for_device and self.prefetcher is None
 
     def make_batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Make this rank's part of batch `step`: m images and labels, m = batch size / world size.
@@ -101,8 +118,22 @@ class TrainingBatches:
         Images (m, c, h, w) are fp32, augmented and normalised.  Labels are int64 (m,) or, with
         mixup or CutMix, fp32 weights of the classes (m, classes).
         """
+        if self.prefetcher is not None:
+            request, pixels = self.prefetcher.take(step)
+            crops = [*pixels.chunk(len(request.parts))]
+            if self.augment.area == 1:  # they are centers from which crops are taken
+                crops = [
+                    self.crop_pixels(part, request.epochs, samples)
+                    for part, samples in zip(crops, request.parts, strict=True)
+                ]
+            return self.augment_crops(request, crops, self.size_share(step))
         self.load_orders(step)
         return self.assemble(step, self.size_share(step))
+
+    def close(self) -> None:
+        """Stop to decode ahead; a later call of `make_batch` begins anew."""
+        if self.prefetcher is not None:
+            self.prefetcher.close()
 
     def load_orders(self, step: int) -> None:
         """Compute the orders of the epochs from which batch `step` takes samples, if need be."""
@@ -119,48 +150,57 @@ class TrainingBatches:
         `step` may be a scalar int64 tensor on the device of the images.  The call does not wait for
         the device unless `can_be_captured` is False.
         """
+        request = self.request_samples(step)
+        crops = [self.crop_samples(request.epochs, samples) for samples in request.parts]
+        return self.augment_crops(request, crops, size_share)
+
+    def request_crops(self, step: int) -> CropRequest:
+        """Return the samples of this rank's part of batch `step`, on the CPU, to decode them."""
+        self.load_orders(step)
+        return self.request_samples(step)
+
+    def request_samples(self, step: int | Tensor) -> CropRequest:
+        """Return the samples of this rank's part of batch `step`, and their partners, if any."""
         rank, world_size = self.rank_and_world_size
         start, end = [self.batch_size * k // world_size for k in (rank, rank + 1)]
-        device = self.images.labels.device
-        positions = step * self.batch_size + torch.arange(start, end, device=device)
-        epochs = positions // len(self.images)
-        samples = self.orders.rows[epochs % 2, positions % len(self.images)]
-        is_mixed = self.augment.mixup + self.augment.cutmix
-        make_samples = self.mix_samples if is_mixed else self.augment_samples
-        pixels, labels = make_samples(epochs, samples)
+        positions = step * self.batch_size + torch.arange(start, end, device=self.orders.device)
+        count = len(self.images)
+        epochs = positions // count
+        samples = self.orders.rows[epochs % 2, positions % count]
+        if not self.augment.mixup + self.augment.cutmix:
+            return CropRequest(epochs, (samples,))
+        partners = self.draw_bits(RandomStream.MIX_PARTNER, epochs, samples) % count
+        # A sample number of its own gives the partner its own augmentation.
+        return CropRequest(epochs, (samples, partners + count * (count + samples)))
+
+    def augment_crops(
+        self, request: CropRequest, crops: list[Tensor], size_share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Augment, mix, shrink and normalise the crops of each of the parts of `request`."""
+        epochs, parts = request.epochs, request.parts
+        augmented = [
+            self.augment_samples(epochs, samples, pixels)
+            for samples, pixels in zip(parts, crops, strict=True)
+        ]
+        pixels, labels = augmented[0]
+        if len(augmented) > 1:
+            random_bits = self.draw_several_bits(4, RandomStream.MIX, epochs, parts[0])
+            probabilities = self.augment.mixup, self.augment.cutmix
+            pixels, labels = mix_samples(
+                augmented[0], augmented[1], *probabilities, random_bits, self.num_classes
+            )
         pixels = shrink_images(pixels, shrink_sides(self.crop_size, size_share))
         return normalise_pixels(pixels, self.mean, self.std), labels
 
-    def mix_samples(self, epochs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment and mix samples: images (n, c, h, w) and class weights (n, classes).
-
-        `epochs` and `samples` are (n,), here and below.
-        """
-        count = len(self.images)
-        pixels, labels = self.augment_samples(epochs, samples)
-        partners = self.draw_bits(RandomStream.MIX_PARTNER, epochs, samples) % count
-        # A sample number of its own gives the partner its own augmentation.
-        partner_samples = partners + count * (count + samples)
-        partner_pixels, partner_labels = self.augment_samples(epochs, partner_samples)
-        pixels, own_share = apply_mixup_or_cutmix(
-            pixels,
-            partner_pixels,
-            self.augment.mixup,
-            self.augment.cutmix,
-            self.draw_several_bits(4, RandomStream.MIX, epochs, samples),
-        )
-        one_hot, partner_one_hot = [
-            F.one_hot(y, self.num_classes).float() for y in (labels, partner_labels)
-        ]
-        return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
-
-    def augment_samples(self, epochs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    def augment_samples(
+        self, epochs: Tensor, samples: Tensor, pixels: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the augmented images (n, c, h, w) and the labels (n,) of sample numbers (n,).
 
-        The images are not yet normalised; their levels are in [0, 255].
+        `epochs` and `samples` are (n,), here and below; `pixels` are the crops of the samples.  The
+        result is not yet normalised; its levels are in [0, 255].
         """
         augment = self.augment
-        pixels = self.crop_samples(epochs, samples)
         if augment.flip and augment.alternate_flip:
             # of each image, in all epochs
             random_bits = random_bits_from_keys(
@@ -182,29 +222,24 @@ class TrainingBatches:
             random_bits = self.draw_several_bits(count, RandomStream.RAND_AUGMENT, epochs, samples)
             pixels = apply_rand_augment(pixels, augment.magnitude, self.mean, random_bits)
         if augment.extra:
-            pixels = self.apply_extra_transforms(pixels, epochs, samples)
+            count = sum(transform.random_numbers_per_image for transform in augment.extra)
+            random_bits = self.draw_several_bits(count, RandomStream.EXTRA, epochs, samples)
+            pixels = apply_extra_transforms(pixels, augment.extra, random_bits)
         if augment.cut:
             random_bits = self.draw_bits(RandomStream.CUTOUT, epochs, samples)
             pixels = apply_cutout(pixels, augment.cut, self.mean, random_bits)
         return pixels, self.images.labels[samples % len(self.images)]
 
-    def apply_extra_transforms(self, pixels: Tensor, epochs: Tensor, samples: Tensor) -> Tensor:
-        """Apply `augment.extra` to images (n, c, h, w), each transform with its own bits."""
-        transforms = self.augment.extra
-        counts = [transform.random_numbers_per_image for transform in transforms]
-        random_bits = self.draw_several_bits(sum(counts), RandomStream.EXTRA, epochs, samples)
-        for transform, bits in zip(
-            transforms, torch.split(random_bits, counts, dim=1), strict=True
-        ):
-            pixels = implementation_of(transform)(transform, pixels, bits)
-        return pixels
-
     def crop_samples(self, epochs: Tensor, samples: Tensor) -> Tensor:
-        """Pad and crop the images (n, c, h, w) of sample numbers (n,) to `crop_size`."""
-        augment, image_indices = self.augment, samples % len(self.images)
-        pixels = self.pixels[image_indices]
+        """Return the crops (n, c, h, w) of sample numbers (n,), of images in memory."""
+        pixels = self.pixels[samples % len(self.images)]
         if self.transform is not None:
             pixels = apply_user_transform(pixels, self.transform, self.seed, epochs, samples)
+        return self.crop_pixels(pixels, epochs, samples)
+
+    def crop_pixels(self, pixels: Tensor, epochs: Tensor, samples: Tensor) -> Tensor:
+        """Pad images (n, c, H, W), unless they are padded already, and crop them to `crop_size`."""
+        augment = self.augment
         if self.on_the_fly_padding:
             pixels = pad_images(pixels, self.on_the_fly_padding, augment.pad_mode, self.mean)
         if augment.area < 1:
@@ -215,7 +250,7 @@ class TrainingBatches:
         if augment.pad:
             random_bits = self.draw_bits(RandomStream.CROP, epochs, samples)
             return random_crop(pixels, self.crop_size, random_bits)
-        return Images(pixels, image_indices).center_crop(self.crop_size).pixels
+        return Images(pixels, samples).center_crop(self.crop_size).pixels
 
     def draw_bits(self, stream: RandomStream, epochs: Tensor, samples: Tensor) -> Tensor:
         """Draw a random integer from `stream` for each sample number (n,), as int64 (n,)."""

@@ -1,6 +1,7 @@
 """Images in memory, with their labels."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,10 @@ class Images:
 
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.pixels[index], self.labels[index])
+
+    def iterate(self, indices: Iterable[Tensor | slice]) -> Iterator["Images"]:
+        """Yield `self[index]` for each of `indices`."""
+        return (self[index] for index in indices)
 
     @property
     def image_size(self) -> tuple[int, int]:
