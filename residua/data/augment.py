@@ -126,6 +126,12 @@ def shrink_images(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pixels.float(), size, mode="bilinear", align_corners=False, antialias=True)
 
 
+def shrink_sides(size: tuple[int, int], share: float) -> tuple[int, int]:
+    """Multiply height and width by `share`, rounded to whole pixels, at least 1."""
+    height, width = size
+    return max(round(share * height), 1), max(round(share * width), 1)
+
+
 def apply_extra_transforms(
     pixels: Tensor, transforms: Sequence[BatchTransform], random_bits: Tensor
 ) -> Tensor:

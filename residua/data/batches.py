@@ -22,13 +22,14 @@ from residua.data.augment import (
     random_horizontal_flip,
     random_resized_crop,
     shrink_images,
+    shrink_sides,
 )
 from residua.data.counter_rng import RandomStream, random_bits_from_keys
 from residua.data.crop_prefetcher import CropPrefetcher, CropReader, CropRequest
 from residua.data.epoch_orders import EpochOrders
 from residua.data.images import Images
 from residua.data.random_changes import apply_rand_augment, apply_trivial_augment
-from residua.data.streamed_images import StreamedImages
+from residua.data.streamed_images import ImageSet, StreamedImages
 from residua.data.user_transform import UserTransform, apply_user_transform
 from residua.errors import UsageError
 
@@ -55,7 +56,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        images: Images | StreamedImages,
+        images: ImageSet,
         batch_size: int,
         augment: Augmentation,
         mean: tuple[float, ...],
@@ -134,6 +135,10 @@ class TrainingBatches:
         """Stop to decode ahead; a later call of `make_batch` begins anew."""
         if self.prefetcher is not None:
             self.prefetcher.close()
+
+    def count_wait(self, seconds: float) -> float:
+        """Return how long the device waited for the last batch, which took `seconds` to make."""
+        return seconds if self.prefetcher is None else self.prefetcher.pop_waited_seconds()
 
     def load_orders(self, step: int) -> None:
         """Compute the orders of the epochs from which batch `step` takes samples, if need be."""
@@ -266,14 +271,8 @@ class TrainingBatches:
         )
 
 
-def shrink_sides(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """Multiply height and width by `share`, rounded to whole pixels, at least 1."""
-    height, width = size
-    return max(round(share * height), 1), max(round(share * width), 1)
-
-
 def make_training_batches(
-    images: Images,
+    images: ImageSet,
     recipe: Recipe,
     dataset: Dataset,
     mean: tuple[float, ...],
@@ -297,4 +296,5 @@ def make_training_batches(
         size_at_step=partial(recipe.size_at_step, total_steps=recipe.total_steps(len(images)))
         if recipe.sizes
         else None,
+        end_step=recipe.total_steps(len(images)),
     )

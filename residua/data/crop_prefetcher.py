@@ -201,6 +201,14 @@ class CropPrefetcher:
         epochs, *parts = numbers_on_gpu.unbind()
         return CropRequest(epochs, tuple(parts)), rows_on_gpu
 
+    def pop_waited_seconds(self) -> float:
+        """Return the seconds that the device has waited for crops since the last such call.
+
+        Those of the last batch on a GPU are not known yet, and count in the next call.
+        """
+        waited, self.waited_seconds = self.waited_seconds, 0.0
+        return waited
+
     def cancel(self) -> None:
         """Forget the batches that were to come."""
         for _, crops in self.pending.values():

@@ -1,7 +1,7 @@
 """Images in memory, with their labels."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Images:
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.pixels[index], self.labels[index])
 
-    def iterate(self, indices: Iterable[Tensor | slice]) -> Iterator["Images"]:
+    def iterate(self, indices: Iterable[Tensor | slice]) -> Generator["Images"]:
         """Yield `self[index]` for each of `indices`."""
         return (self[index] for index in indices)
 

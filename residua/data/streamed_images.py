@@ -1,7 +1,7 @@
 """Photographs that are decoded when they are needed, with the interface of images in memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from threading import Event
@@ -56,7 +56,7 @@ class StreamedImages:
         """A hash that identifies the photographs and their labels, in 16 hexadecimal digits."""
         return self.source.fingerprint
 
-    def iterate(self, indices: Iterable[Tensor | slice]) -> Iterator[Images]:
+    def iterate(self, indices: Iterable[Tensor | slice]) -> Generator[Images]:
         """Yield `self[index]` for each of `indices`; the next ones are decoded meanwhile.
 
         When the iterator is closed, no thread goes on.
@@ -88,6 +88,10 @@ class StreamedImages:
     def finish_decoding(self, index: Tensor | slice, started: "FilledTensor") -> Images:
         labels = self.labels[index]
         return Images(started.wait().to(labels.device, non_blocking=True), labels)
+
+
+ImageSet = Images | StreamedImages
+"""Labelled images of one shape, in memory or decoded when they are needed."""
 
 
 class FilledTensor:

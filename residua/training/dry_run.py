@@ -17,10 +17,11 @@ from residua.config.run import Run
 from residua.config.schedules import StepDecay
 from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
-from residua.data.batches import TrainingBatches, make_training_batches, shrink_sides
-from residua.data.images import Images
+from residua.data.augment import shrink_sides
+from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
 from residua.data.sources.resolve import resolve_dataset
+from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
@@ -79,7 +80,7 @@ def preview_run(
 
 
 def count_vlad_fit_sizes(
-    classifier: VladClassifier, dataset: str, images: Images
+    classifier: VladClassifier, dataset: str, images: ImageSet
 ) -> dict[str, Json]:
     """Return the numbers of images, patches and descriptors in a VLAD fit, as a dict.
 
@@ -99,7 +100,7 @@ def count_vlad_fit_sizes(
 
 
 def estimate_training_sizes_and_time(
-    run: Run, data: Dataset, network_plan: Plan, images: Images, machine: Machine
+    run: Run, data: Dataset, network_plan: Plan, images: ImageSet, machine: Machine
 ) -> dict[str, Json]:
     """Return sizes, steps, learning rates, memory and estimated time of training, as a dict.
 

@@ -1,7 +1,7 @@
 """Evaluate a network on a split, with the batches shared by the ranks, and count its errors."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import log
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from residua.config.image_views import ImageViews
 from residua.config.memory import EVAL_BATCH
 from residua.data.augment import normalise_pixels
-from residua.data.images import Images
+from residua.data.streamed_images import ImageSet
 from residua.training.machine import Machine
 
 
@@ -38,7 +38,7 @@ class EvaluationScore:
 
 def evaluate_network(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
@@ -70,7 +70,7 @@ def evaluate_network(
 @torch.no_grad()
 def predict_own_batches(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
@@ -85,10 +85,11 @@ def predict_own_batches(
     end.
     """
     group = machine.group
-    with evaluation_mode(net):
-        for start in range(group.rank * batch_size, len(images), group.world_size * batch_size):
-            batch_slice = slice(start, start + batch_size)
-            batch = images[batch_slice].to(machine.device)
+    first, step = group.rank * batch_size, group.world_size * batch_size
+    slices = [slice(i, i + batch_size) for i in range(first, len(images), step)]
+    with evaluation_mode(net), closing(images.iterate(slices)) as batches:
+        for batch_slice, batch_anywhere in zip(slices, batches, strict=True):
+            batch = batch_anywhere.to(machine.device)
             log_probs = batch_log_probabilities(net, batch.pixels, mean, std, machine, views)
             yield batch_slice, batch.labels, log_probs
 

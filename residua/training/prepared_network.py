@@ -9,7 +9,7 @@ from residua.config.dataset import Dataset
 from residua.config.plan import Plan, plan
 from residua.config.recipe import RECIPES, Recipe
 from residua.config.run import Run
-from residua.data.batches import shrink_sides
+from residua.data.augment import shrink_sides
 from residua.data.read import require_dev_can_be_trained_on
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork

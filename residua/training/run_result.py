@@ -7,8 +7,8 @@ from residua.config.dataset import Dataset
 from residua.config.evaluation_results import wilson_interval
 from residua.config.image_views import ImageViews
 from residua.config.serialize import Json
-from residua.data.images import Images
 from residua.data.read import read_split
+from residua.data.streamed_images import ImageSet
 from residua.net.freeze import list_unfrozen_batchnorms
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
@@ -19,7 +19,7 @@ from residua.training.recalibrate_bn import score_with_recalibrated_bn
 
 def load_evaluation_splits(
     prepared_run: PreparedRun, data: Dataset, data_dir: Path | None
-) -> dict[str, Images]:
+) -> dict[str, ImageSet]:
     """Return the images to evaluate, by split, all at the network's input size.
 
     The test images are read here, and not before training.
@@ -33,7 +33,7 @@ def load_evaluation_splits(
 
 
 def measure_errors(
-    prepared_run: PreparedRun, splits: dict[str, Images], machine: Machine, test_views: ImageViews
+    prepared_run: PreparedRun, splits: dict[str, ImageSet], machine: Machine, test_views: ImageViews
 ) -> dict[str, float | None]:
     """Measure the error of each split, in [0, 1]; the keys are `train_error`, `dev_error` etc.
 
@@ -56,7 +56,7 @@ def measure_errors(
 
 
 def measure_recalibrated_error(
-    prepared_run: PreparedRun, train_images: Images, machine: Machine
+    prepared_run: PreparedRun, train_images: ImageSet, machine: Machine
 ) -> dict[str, Json]:
     """Measure the training error and loss with BN statistics recomputed for the final weights.
 
@@ -75,7 +75,7 @@ def summarise_run(
     prepared_run: PreparedRun,
     progress: TrainingProgress,
     errors: dict[str, float | None],
-    splits: dict[str, Images],
+    splits: dict[str, ImageSet],
 ) -> dict[str, Json]:
     """Summarise the result of a run: steps, time, throughput and errors.
 

@@ -20,7 +20,8 @@ from residua.config.plan import plan
 from residua.config.recipe import Recipe
 from residua.config.run import Run
 from residua.config.serialize import Json
-from residua.data.batches import TrainingBatches, make_training_batches, shrink_sides
+from residua.data.augment import shrink_sides
+from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summarize import summarize_training_data
