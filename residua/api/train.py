@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from residua.api.training_session import (
     TrainingSession,
     make_training_request,
 )
+from residua.config.dataset import PhotoStorage
 from residua.config.memory import RecomputeMode
 from residua.config.network import Network
 from residua.config.recipe import Recipe
@@ -41,6 +43,7 @@ def train(
     add_class: bool = False,
     balance: bool = False,
     size: int | None = None,
+    storage: Literal["auto"] | PhotoStorage = "auto",
     transform: UserTransform | None = None,
     precision: Precision = "auto",
     device: DeviceChoice = "auto",
@@ -64,7 +67,9 @@ def train(
     data         a data set's name, the path of photographs, (images, labels), a map-style data set
                  of (image, label), or a dict of these by split; see `resolve_user_data`
     test, dev    held-out images, for data in memory; without them, some images are held out
-    transform    f(image, rng) -> image, on each training image (h, w, c) uint8
+    storage      how photographs are kept; unless it is "squares", crops are taken from all of them
+    transform    f(image, rng) -> image, on each training image (h, w, c) uint8; photographs have
+                 their own sizes unless they are squares
     out          folder of the run; if None, nothing is kept, and a stopped run is lost
     log          tensorboard, wandb, mlflow or an object with the methods of `RunLogger`, or a list
     on_progress  called after each step; an error that it raises stops the run, which can be resumed
@@ -74,12 +79,15 @@ def train(
     request = make_training_request(
         *(model, from_, size, seed, recipe, epochs, steps, precision),
         resumed=Path(out) if resume and out is not None else None,
+        storage=storage,
         balance=balance,
         freeze=freeze,
         add_class=add_class,
     )
     loggers = make_run_loggers(log)
-    session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet, loggers)
+    session = TrainingSession(
+        *(out, resume, save_every, data_dir, on_progress, quiet, storage, loggers)
+    )
     with join_process_group() as group:
         dataset = resolve_user_data(data, test=test, dev=dev, classes=classes)
         machine = set_up_machine(precision, recompute, group, device)

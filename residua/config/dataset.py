@@ -1,12 +1,16 @@
 """The data sets known by name: files, checksums, image shapes, classes, means and stds."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from residua.config.fold import Fold
 from residua.errors import unknown_name_error
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
+
+PhotoStorage = Literal["squares", "raw", "jpeg", "files"]
+PHOTO_STORAGES: tuple[PhotoStorage, ...] = get_args(PhotoStorage)
+AUTO_STORAGE = "auto"  # raw or, if pixels need too much space, jpeg
 
 DIGIT_CLASSES = tuple("0123456789")
 CIFAR10_CLASSES = (
@@ -114,6 +118,11 @@ class Dataset:
     def stored_shape(self) -> tuple[int, int, int]:
         """The shape (channels, height, width) of the training images stored in memory."""
         return (self.input[0], self.resize, self.resize) if self.resize else self.input
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether images are decoded when they are needed, and not kept in memory."""
+        return False
 
     def hold_out_fold(self: DatasetT, fold: Fold) -> DatasetT:
         """Return the data set with this fold as its dev split, and all others to train on."""

@@ -23,6 +23,8 @@ photo_records    whole photographs as raw pixels, JPEG bytes or nothing but thei
 photo_index      the index of stored photographs, for a million of them
 photo_storage    the choice of how photographs are stored
 splits           which photos are for training and which are held out
+streamed_images  photographs that are decoded when they are needed, as images
+crop_prefetcher  decodes the crops of the next batches in threads
 batches          the endless stream of training batches, as a function of the step
 augment          crops, flips, colour changes, mixing and normalisation of a batch
 random_changes   TrivialAugment and RandAugment of a batch

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from residua.config.dataset import PhotoStorage
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.data.decode import decode_photo, read_entry_bytes, suspend_pillow_limits
 from residua.data.decode_listing import EncodedImage
@@ -16,7 +17,7 @@ from residua.data.resize import cut_extreme_size, find_whole_size, resize_shorte
 from residua.data.rgb_conversion import DecodedPhoto
 from residua.data.scaled_decoding import FindNeededSize, Size, reduce_before_decoding
 from residua.data.sources.listing import ImageListing, OptionalSplit
-from residua.data.sources.resolve import PhotoDataset, PhotoStorage
+from residua.data.sources.resolve import PhotoDataset
 from residua.errors import ImageError
 
 # Of photographs that are encoded again; our choice.  Colour has half the resolution, as in the

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from residua.cache_folder import get_cache_dir
+from residua.config.dataset import PhotoStorage
 from residua.data.image_cache import hash_listing
 from residua.data.photo_cache import find_store_folder
 from residua.data.photo_records import JPEG_QUALITY, RecordSettings, estimate_stored_bytes
 from residua.data.sources.listing import ImageListing
-from residua.data.sources.resolve import PhotoDataset, PhotoStorage
+from residua.data.sources.resolve import PhotoDataset
 from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
 from residua.errors import DataError
 

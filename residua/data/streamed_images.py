@@ -28,10 +28,6 @@ class StreamedImages:
     size: tuple[int, int]
     labels: Tensor  # on the device that the images are decoded for
 
-    @classmethod
-    def of_source(cls, source: PhotoSource, size: tuple[int, int]) -> "StreamedImages":
-        return cls(source, size, source.labels)
-
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -8,7 +8,7 @@ from residua.config.dataset import Dataset
 from residua.data.check import DatasetCheck
 from residua.data.class_match import match_classes
 from residua.data.in_memory import InMemoryDataset
-from residua.data.read import load_square_photos
+from residua.data.read import load_photos
 from residua.data.sources.groups import count_groups
 from residua.data.sources.listing import DataProblem, SplitSource, join_first_names
 from residua.data.sources.resolve import PhotoDataset
@@ -43,7 +43,7 @@ def summarize_splits(
     if not isinstance(dataset, PhotoDataset):
         splits = {"train": len(train_images), "dev": dev_count}
         return DataSummary(dataset.name, counts, splits, "published", {})
-    images = load_square_photos(dataset)
+    images = load_photos(dataset)
     skipped, details = summarize_problems(images.problems)
     return DataSummary(
         dataset.listing.location,

@@ -28,6 +28,7 @@ initial_weights   the weights that a run starts from
 added_classes     train on from a model with more classes
 data_settings     the settings of photographs that a run's record keeps
 auto_config       choose network, image size, recipe and duration for images
+storage_choice    how photographs are kept: the choice of a run or of its record
 run_request       turn a request to train into a run
 user_additions    a module and a transform of the user's, which no JSON describes
 dry_run           preview a run without training it
@@ -88,6 +89,9 @@ if TYPE_CHECKING:
     from residua.training.run_request import resolve_run as resolve_run
     from residua.training.step import TrainingStep as TrainingStep
     from residua.training.step_profile import profile_run as profile_run
+    from residua.training.storage_choice import (
+        require_storage_of_record as require_storage_of_record,
+    )
 
 __getattr__, __dir__ = export_lazily(
     __name__,
@@ -108,6 +112,7 @@ __getattr__, __dir__ = export_lazily(
         "loggers.run_logs": "RunLogs",
         "progress": "ProgressListener TrainingProgress call_listeners",
         "run_request": "ResolvedRun RunRequest resolve_run",
+        "storage_choice": "require_storage_of_record",
         "run": "catch_stop_signals train_run",
         "step": "TrainingStep",
         "step_profile": "profile_run",

@@ -20,8 +20,8 @@ from residua.config.evaluation_results import EvaluationResult
 from residua.config.image_views import ImageViews
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
-from residua.data.images import Images
 from residua.data.read import NamedImages, read_preprocessed_split
+from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_evaluated_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.data.unseen_images import (
@@ -53,7 +53,7 @@ from residua.training.stored_temperature import (
 
 def predict_log_probabilities(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     config: ModelConfig,
     machine: Machine,
     batch_size: int = EVAL_BATCH,
@@ -166,7 +166,7 @@ def evaluate_classifier(
 def make_second_opinion(
     folder: Path,
     config: ModelConfig,
-    images: Images,
+    images: ImageSet,
     machine: Machine,
     *,
     views: ImageViews = "plain",

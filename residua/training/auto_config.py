@@ -10,6 +10,7 @@ from math import sqrt
 from statistics import median
 
 from residua.config.recipe import Recipe, recipe
+from residua.config.serialize import to_json
 from residua.data.decode import open_image_header, read_entry_bytes, suspend_pillow_limits
 from residua.data.sources.listing import ImageListing
 from residua.errors import ImageError
@@ -207,6 +208,31 @@ def choose_recipe(
         replace(base_recipe, epochs=float(epochs), batch_size=batch_size),
         f"recipe {base_recipe.name}, {epochs_text}, {batch_text}: {', and '.join(reasons)}",
     )
+
+
+def list_recipe_changes(chosen: Recipe, changed: Recipe) -> list[str]:
+    """List the fields in which `changed` differs from `chosen`: `["epochs 3", "schedule.lr 0.1"]`.
+
+    Of an optimiser, for example, of another kind only the kind is named.  Steps and epochs that are
+    0 do not set the duration, and are left out.
+    """
+    before, after = to_json(chosen), to_json(changed)
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    changes = []
+    for name, value in after.items():
+        old = before.get(name)
+        if value == old or (name in ("steps", "epochs") and not value):
+            continue
+        if value is True:
+            changes.append(name)
+        elif not isinstance(value, dict):
+            changes.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+        elif not isinstance(old, dict) or old.get("kind") != value.get("kind"):
+            changes.append(f"{name} {value.get('kind', 'added')}")
+        else:
+            changes += [f"{name}.{k} {v}" for k, v in value.items() if old.get(k) != v]
+    return changes
 
 
 def describe_replaced_number(phrase: str, number: float, usual: float) -> str:

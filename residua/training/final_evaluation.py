@@ -9,7 +9,7 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.image_views import ImageViews
-from residua.data.read import NamedImages, list_skipped_images, load_square_photos, read_split
+from residua.data.read import NamedImages, list_skipped_images, load_photos, read_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.net.model_folder import from_pretrained, read_model_config
 from residua.record import RunRecord
@@ -65,6 +65,6 @@ def read_named_test_images(data: Dataset, data_dir: Path | None) -> NamedImages:
     images = read_split(data, "test", data_dir)
     if not isinstance(data, PhotoDataset):
         return NamedImages(images, [f"test image {i}" for i in range(len(images))])
-    decoded = load_square_photos(data)
+    decoded = load_photos(data)
     names = list(decoded.names[decoded.split_slice("test")])
     return NamedImages(images, names, list_skipped_images(data))

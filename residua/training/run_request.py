@@ -8,12 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
-from residua.config.dataset import Dataset
+from residua.config.dataset import AUTO_STORAGE, Dataset
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.recipe import RECIPE_NETWORKS, Recipe, usual_recipe
 from residua.config.run import Run
-from residua.config.serialize import to_json
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
@@ -24,6 +23,7 @@ from residua.training.auto_config import (
     AutoConfig,
     choose_config,
     choose_config_for_photos,
+    list_recipe_changes,
 )
 from residua.training.chosen_start import (
     NO_WEIGHTS,
@@ -39,6 +39,7 @@ from residua.training.initial_weights import (
 )
 from residua.training.machine import Machine
 from residua.training.prepared_network import require_fields_with_effect
+from residua.training.storage_choice import choose_storage_of_run, refuse_storage
 
 DEFAULT_MODEL = "cifar-resnet20"
 MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # allowed range of the image size, in pixels
@@ -56,6 +57,7 @@ class RunRequest:
                    hf:OWNER/NAME; "none": random ones; None: chosen for photographs whose network is
                    chosen, too, and else random ones
     size           side of photographs in pixels
+    storage        how photographs are kept: a `PhotoStorage`, or auto
     add_class      whether the classes of the weights are kept, and those of the data added
     change_recipe  function that turns the recipe chosen for the data into the one to train with
     given          names of the options that the user gave
@@ -65,6 +67,7 @@ class RunRequest:
     model: str | Network | nn.Module | None = None
     weights: str | Path | None = None
     size: int | None = None
+    storage: str = AUTO_STORAGE
     add_class: bool = False
     seed: int = 0
     change_recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
@@ -99,6 +102,7 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
     request = replace(request, weights=chosen.weights)
     if isinstance(dataset, PhotoDataset):
         return resolve_photo_run(request, dataset, machine, chosen)
+    refuse_storage(request.storage, dataset.name)
     if request.size is not None:
         _, height, width = dataset.input
         raise UsageError(
@@ -170,8 +174,12 @@ def resolve_photo_run(
         shorter_side=chosen.shorter_side,
     )
     image_shape = (3, auto_config.image_size, auto_config.image_size)
-    sized_dataset = dataset_from_listing(dataset.listing, image_shape)
-    return make_run(request, sized_dataset, dataset.folder, auto_config, chosen)
+    stored_dataset, why_storage = choose_storage_of_run(
+        *(request.storage, dataset_from_listing(dataset.listing, image_shape)),
+        *(machine, request.resumed),
+    )
+    auto_config = replace(auto_config, reasons=auto_config.reasons | {"storage": why_storage})
+    return make_run(request, stored_dataset, dataset.folder, auto_config, chosen)
 
 
 def make_run(
@@ -208,31 +216,6 @@ def make_run(
         {option: why for option, why in reasons.items() if why and option not in settled},
         chosen.missing,
     )
-
-
-def list_recipe_changes(chosen: Recipe, changed: Recipe) -> list[str]:
-    """List the fields in which `changed` differs from `chosen`: `["epochs 3", "schedule.lr 0.1"]`.
-
-    Of an optimiser, for example, of another kind only the kind is named.  Steps and epochs that are
-    0 do not set the duration, and are left out.
-    """
-    before, after = to_json(chosen), to_json(changed)
-    assert isinstance(before, dict)
-    assert isinstance(after, dict)
-    changes = []
-    for name, value in after.items():
-        old = before.get(name)
-        if value == old or (name in ("steps", "epochs") and not value):
-            continue
-        if value is True:
-            changes.append(name)
-        elif not isinstance(value, dict):
-            changes.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-        elif not isinstance(old, dict) or old.get("kind") != value.get("kind"):
-            changes.append(f"{name} {value.get('kind', 'added')}")
-        else:
-            changes += [f"{name}.{k} {v}" for k, v in value.items() if old.get(k) != v]
-    return changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,5 +277,7 @@ def resolve_vlad_run(request: RunRequest, model: str, dataset: Dataset) -> Resol
         side = request.size or VLAD_IMAGE_SIDE
         dataset = dataset_from_listing(dataset.listing, (3, side, side))
         name = dataset.folder
+    if request.storage != "squares":
+        refuse_storage(request.storage, "VLAD, which is fitted to squares")
     classifier = make_vlad_classifier(model, dataset.input, len(dataset.classes))
     return ResolvedRun(Run(classifier, name, recipe=None, seed=request.seed), dataset)

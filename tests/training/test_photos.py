@@ -197,6 +197,7 @@ def train_and_interrupt(steps, photos, out):
             resolved.run,
             out,
             CPU_FP32,
+            data=resolved.dataset,
             resume=out.exists(),
             on_progress=ignore_progress,
             should_stop=stop_after(steps),

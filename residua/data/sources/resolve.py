@@ -9,9 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
-from typing import Literal
 
-from residua.config.dataset import DATASETS, Dataset
+from residua.config.dataset import DATASETS, Dataset, PhotoStorage
 from residua.config.hub_name import HUB_PREFIX, is_hub_name
 from residua.data.sources.classes import keep_trainable_classes, match_model_classes
 from residua.data.sources.huggingface import list_huggingface_dataset
@@ -36,7 +35,6 @@ from residua.errors import DataError, UsageError, unknown_name_error
 # ImageNet's statistics for all photos, because published pretrained weights expect them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)
-PhotoStorage = Literal["squares", "raw", "jpeg", "files"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,11 @@ class PhotoDataset(Dataset):
     listing: ImageListing = field(compare=False, repr=False)
     storage: PhotoStorage = "squares"
     stored_side: int = 0
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether photos are decoded when they are needed, and not kept in memory."""
+        return self.storage != "squares"
 
 
 def resolve_dataset(
