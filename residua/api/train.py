@@ -13,9 +13,9 @@ from residua.api.training_session import (
     TrainingSession,
     make_training_request,
 )
-from residua.config.dataset import PhotoStorage
 from residua.config.memory import RecomputeMode
 from residua.config.network import Network
+from residua.config.photo_storage import PhotoStorage
 from residua.config.recipe import Recipe
 from residua.data.user_data import ImagesAndLabels, UserData, resolve_user_data
 from residua.data.user_transform import UserTransform
@@ -61,15 +61,12 @@ def train(
     Keywords that are not listed are the options of `residua train`.  Omitted values are chosen to
     suit the data and the machine, and printed on standard error unless `quiet` is set.
 
-    model        name of a network, a `Network`, a module, which is trained in place from its own
-                 weights, or None
+    model        name of a network, a `Network`, a module to train in place as it is, or None
     from_        weights to start from, as `residua train --from` takes them; "none": random ones
     data         a data set's name, the path of photographs, (images, labels), a map-style data set
                  of (image, label), or a dict of these by split; see `resolve_user_data`
     test, dev    held-out images, for data in memory; without them, some images are held out
-    storage      how photographs are kept; unless it is "squares", crops are taken from all of them
-    transform    f(image, rng) -> image, on each training image (h, w, c) uint8; photographs have
-                 their own sizes unless they are squares
+    transform    f(image, rng) -> image, on each training image (h, w, c) uint8, of its own size
     out          folder of the run; if None, nothing is kept, and a stopped run is lost
     log          tensorboard, wandb, mlflow or an object with the methods of `RunLogger`, or a list
     on_progress  called after each step; an error that it raises stops the run, which can be resumed
@@ -77,17 +74,14 @@ def train(
     Raises UsageError, DataError, TrainingError, RecordError, and Interrupted after Ctrl-C.
     """
     request = make_training_request(
-        *(model, from_, size, seed, recipe, epochs, steps, precision),
+        *(model, from_, size, storage, seed, recipe, epochs, steps, precision),
         resumed=Path(out) if resume and out is not None else None,
-        storage=storage,
         balance=balance,
         freeze=freeze,
         add_class=add_class,
     )
     loggers = make_run_loggers(log)
-    session = TrainingSession(
-        *(out, resume, save_every, data_dir, on_progress, quiet, storage, loggers)
-    )
+    session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet, loggers)
     with join_process_group() as group:
         dataset = resolve_user_data(data, test=test, dev=dev, classes=classes)
         machine = set_up_machine(precision, recompute, group, device)

@@ -10,10 +10,10 @@ from torch import nn
 
 from residua.api.classifier import Classifier
 from residua.api.run_pages import write_run_pages
-from residua.config.dataset import AUTO_STORAGE
 from residua.config.image_views import describe_views
 from residua.config.model import ModelConfig
 from residua.config.network import Network
+from residua.config.photo_storage import AUTO_STORAGE
 from residua.config.recipe import Recipe, resolve_recipe
 from residua.config.serialize import Json
 from residua.console.output import DataSummaryRecorder, print_notes
@@ -100,7 +100,6 @@ class TrainingSession:
     data_dir: str | Path | None
     on_progress: Callable[[ProgressReport], None] | None
     quiet: bool
-    storage: str = AUTO_STORAGE
     loggers: dict[str, RunLogger] = field(default_factory=dict)
 
     def train(
@@ -157,7 +156,7 @@ class TrainingSession:
         is_main = machine.group.is_main
         is_said = is_main and not self.quiet
         record = RunRecord(folder)
-        require_storage_of_record(self.storage, record)
+        require_storage_of_record(resolved.storage, record)
         if is_said:
             print_notes(
                 f"{why} (override: {name})"
@@ -170,7 +169,7 @@ class TrainingSession:
         bar = ProgressBar("step", hidden=not is_said)
         logs = RunLogs(self.loggers, bar.print_note, is_folder_kept=self.out is not None)
         listeners: list[ProgressListener] = [
-            TrainingListener(bar, resolved.run.network.name),
+            TrainingListener(bar, resolved.run.network.name, data=resolved.dataset),
             logs,
         ]
         if callback is not None:
@@ -227,13 +226,13 @@ def make_training_request(
     model: str | Network | nn.Module | None,
     weights: str | Path | None,
     size: int | None,
+    storage: str,
     seed: int,
     recipe: str | Recipe | None,
     epochs: float | None,
     steps: int | None,
     precision: str,
     *,
-    storage: str,
     balance: bool,
     freeze: bool,
     add_class: bool,

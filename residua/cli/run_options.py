@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 from residua import training
 from residua.cli.options import apply_recipe_options, is_given
 from residua.cli.parser import CommandParser
-from residua.config.dataset import AUTO_STORAGE, PHOTO_STORAGES
+from residua.config.photo_storage import AUTO_STORAGE, PHOTO_STORAGES
 from residua.config.recipe import Recipe
 from residua.config.vlad_config import is_vlad_name
 from residua.console.output import print_notes

@@ -43,7 +43,7 @@ from residua.cli.step_profile import (
 )
 from residua.cli.training_outcome import describe_training_outcome
 from residua.cli.unexpected_error import save_traceback_and_describe
-from residua.config.dataset import AUTO_STORAGE, Dataset
+from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import list_models
 from residua.config.plan import plan
@@ -217,12 +217,12 @@ def train_and_report(
     name = run_config.network.name
     folder = arguments.out or choose_run_folder(resolved)
     was_finished, is_begun = RunRecord(folder).is_finished, RunRecord(folder).run_json_path.exists()
-    training.require_storage_of_record(arguments.storage or AUTO_STORAGE, RunRecord(folder))
+    training.require_storage_of_record(resolved.storage, RunRecord(folder))
     print_reasons(resolved, machine, is_begun=is_begun)
     if is_main and arguments.resume and not is_begun:
         print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
-    show = TrainingListener(bar, name, describe_run_memory(resolved, machine))
+    show = TrainingListener(bar, name, describe_run_memory(resolved, machine), resolved.dataset)
     logs = training.RunLogs(loggers, bar.print_note)
     with bar, logs, training.catch_stop_signals() as should_stop:
         result = training.train_run(

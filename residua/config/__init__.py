@@ -14,6 +14,7 @@ dataset, fold           the data sets that are known by name, and folds of their
 optimisers, schedules,
 augmentation, recipe,
 training_phases         how a network is trained
+photo_storage           the ways to keep photographs for training
 image_views             views of a test image whose predictions are averaged
 run, study              a training run, and a comparison of many runs
 model                   config.json of a model folder

@@ -1,16 +1,12 @@
 """The data sets known by name: files, checksums, image shapes, classes, means and stds."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 from residua.config.fold import Fold
 from residua.errors import unknown_name_error
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
-
-PhotoStorage = Literal["squares", "raw", "jpeg", "files"]
-PHOTO_STORAGES: tuple[PhotoStorage, ...] = get_args(PhotoStorage)
-AUTO_STORAGE = "auto"  # raw or, if pixels need too much space, jpeg
 
 DIGIT_CLASSES = tuple("0123456789")
 CIFAR10_CLASSES = (

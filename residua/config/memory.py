@@ -21,6 +21,7 @@ FP32_BYTES, BF16_BYTES = 4, 2
 INPUT_SAVING_OPS = ("weight", "bn", "silu", "scale", "attention", "maxpool", "avgpool")
 POOL_INDEX_BYTES = 8  # for the position of each maximum in a max-pool
 EVAL_BATCH = 500  # images per forward pass in an evaluation
+DECODED_BATCHES = 3  # of an evaluation that are decoded at a time, the one that is used included
 MAX_PREPADDED_BYTES = 2**31  # larger data sets are padded a batch at a time; our choice
 
 
@@ -166,7 +167,8 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
 
     The estimate counts the stored images of the training split, the padded copies of the images
     that are trained on (unless the data set is large), the labels, and the image orders of two
-    epochs.
+    epochs.  Of photographs that are decoded when they are needed, it counts the batches that an
+    evaluation decodes ahead in place of all images.
     """
     channels, height, width = data.stored_shape
     image_bytes = prod(data.stored_shape)
@@ -175,6 +177,9 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
     if pad and image_bytes * training_count <= MAX_PREPADDED_BYTES:
         padded_bytes = channels * (height + 2 * pad) * (width + 2 * pad) * training_count
     label_and_order_bytes = 8 * (data.num_images + 2 * training_count)
+    if data.is_streamed:
+        decoded_count = min(DECODED_BATCHES * EVAL_BATCH, data.num_images)
+        return decoded_count * prod(data.input) + label_and_order_bytes
     return image_bytes * data.num_images + padded_bytes + label_and_order_bytes
 
 

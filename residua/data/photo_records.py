@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from residua.config.dataset import PhotoStorage
 from residua.config.model import MAX_IMAGE_PIXELS
+from residua.config.photo_storage import PhotoStorage
 from residua.data.decode import decode_photo, read_entry_bytes, suspend_pillow_limits
 from residua.data.decode_listing import EncodedImage
 from residua.data.resize import cut_extreme_size, find_whole_size, resize_shorter_side

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from residua.cache_folder import get_cache_dir
-from residua.config.dataset import PhotoStorage
+from residua.config.photo_storage import PhotoStorage
 from residua.data.image_cache import hash_listing
 from residua.data.photo_cache import find_store_folder
 from residua.data.photo_records import JPEG_QUALITY, RecordSettings, estimate_stored_bytes

@@ -9,12 +9,12 @@ from threading import Event
 import torch
 from torch import Tensor
 
+from residua.config.memory import DECODED_BATCHES
 from residua.data.images import Images
 from residua.data.photo_source import PhotoSource
 from residua.data.threads import count_decoding_threads
 
 MAX_IMAGES_PER_TASK = 8  # decoded by a thread before it takes the next task
-BATCHES_AHEAD = 2  # of an evaluation, that are decoded while another one is evaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class StreamedImages:
         try:
             for index in indices:
                 pending.append((index, self.start_decoding(index, pool)))
-                if len(pending) > BATCHES_AHEAD:
+                if len(pending) == DECODED_BATCHES:
                     yield self.finish_decoding(*pending.popleft())
             while pending:
                 yield self.finish_decoding(*pending.popleft())

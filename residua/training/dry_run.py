@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -116,7 +117,10 @@ def estimate_training_sizes_and_time(
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)
-    seconds = estimate_training_seconds(run, recipe, batches, machine, total_steps)
+    if batches.prefetcher is not None:
+        batches.prefetcher.end_step = 0  # so that none is decoded ahead
+    with closing(batches):
+        seconds = estimate_training_seconds(run, recipe, batches, machine, total_steps)
     return {
         "model": network_plan.network.name,
         "depth": network_plan.depth,
@@ -234,7 +238,8 @@ def measure_step_seconds(
 ) -> float:
     """Measure the mean seconds of the steps that are like `first_step`, with their batches.
 
-    The steps train an untrained network, with learning rate 0.
+    The steps train an untrained network, with learning rate 0.  Photographs that are decoded when
+    they are needed are not decoded ahead, so that their time counts, but a GPU trains meanwhile.
     """
     assert isinstance(run.network, Network)
     net = build(run.network, batches.seed)
@@ -244,9 +249,17 @@ def measure_step_seconds(
     training_step.set_probing(first_step < recipe.count_probe_steps(total_steps))
     if recipe.stem:
         training_step.set_stem_training(first_step < recipe.count_stem_steps(total_steps))
+    batch_seconds = step_seconds = 0.0
     for i in range(1 + TIMED_STEPS):
         if i == 1:
-            started = time.perf_counter()
-        loss, _ = training_step(*batches.make_batch(first_step), lr=0.0)
+            batch_seconds = step_seconds = 0.0
+        started = time.perf_counter()
+        batch = batches.make_batch(first_step)
+        made = time.perf_counter()
+        loss, _ = training_step(*batch, lr=0.0)
         loss.item()  # waits for the device
-    return (time.perf_counter() - started) / TIMED_STEPS
+        batch_seconds += made - started
+        step_seconds += time.perf_counter() - made
+    decodes_beside = batches.prefetcher is not None and machine.device.type == "cuda"
+    combine = max if decodes_beside else sum
+    return combine([batch_seconds, step_seconds]) / TIMED_STEPS

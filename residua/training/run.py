@@ -190,7 +190,7 @@ def finish_run(
     errors = measure_errors(prepared_run, splits, fp32_machine, test_views)
     dev_error = errors["dev_error"]
     is_last_best = dev_error is not None and progress.update_best(dev_error)
-    result = summarise_run(prepared_run, progress, errors, splits)
+    result = summarise_run(prepared_run, progress, errors, splits, machine)
     result |= measure_recalibrated_error(prepared_run, splits["train"], fp32_machine)
     if test_views != "plain":
         result["test_views"] = test_views

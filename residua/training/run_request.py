@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
-from residua.config.dataset import AUTO_STORAGE, Dataset
+from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import network
+from residua.config.photo_storage import AUTO_STORAGE
 from residua.config.recipe import RECIPE_NETWORKS, Recipe, usual_recipe
 from residua.config.run import Run
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
@@ -84,6 +85,7 @@ class ResolvedRun:
     dataset: Dataset
     weights_path: Path | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)  # by the option that overrides each
+    storage: str = AUTO_STORAGE  # that was requested
     missing: str = ""  # published weights that it would start from, if they could be had
 
 
@@ -214,6 +216,7 @@ def make_run(
         dataset,
         start.weights_path,
         {option: why for option, why in reasons.items() if why and option not in settled},
+        request.storage,
         chosen.missing,
     )
 

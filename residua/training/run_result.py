@@ -76,8 +76,9 @@ def summarise_run(
     progress: TrainingProgress,
     errors: dict[str, float | None],
     splits: dict[str, ImageSet],
+    machine: Machine,
 ) -> dict[str, Json]:
-    """Summarise the result of a run: steps, time, throughput and errors.
+    """Summarise the result of a run: steps, time, throughput, memory and errors.
 
     The errors on the dev and test images come with their 95 % confidence intervals.  What there is
     not, because there are no dev images, is None.
@@ -95,6 +96,8 @@ def summarise_run(
         "steps": prepared_run.total_steps,
         "seconds": progress.seconds,
         "images_per_second": prepared_run.images_seen / progress.seconds,
+        "data_wait": progress.data_wait,
+        "peak_memory_bytes": machine.measure_peak_memory(),
         **errors,
         "best_dev_error": progress.best_dev_error,
         **{f"{split}_images": count for split, count in counts.items()},

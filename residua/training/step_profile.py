@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,10 +86,11 @@ def profile_run(
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)
-    steps = LastPhase(run, recipe, batches, machine, total_steps)
-    seconds = steps.measure_seconds()
-    traced_steps = choose_traced_steps(network_plan.depth, seconds)
-    parts = steps.measure_parts(trace_path, traced_steps)
+    with closing(batches):
+        steps = LastPhase(run, recipe, batches, machine, total_steps)
+        seconds = steps.measure_seconds()
+        traced_steps = choose_traced_steps(network_plan.depth, seconds)
+        parts = steps.measure_parts(trace_path, traced_steps)
     limit_side, limit = measure_product_rate(machine)
     rate = steps.count_operations() / seconds
     environment = machine.describe_environment()

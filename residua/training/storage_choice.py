@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from residua.config.dataset import AUTO_STORAGE, PHOTO_STORAGES, PhotoStorage
+from residua.config.photo_storage import AUTO_STORAGE, PHOTO_STORAGES, PhotoStorage
 from residua.data.photo_storage import choose_storage
 from residua.data.sources.resolve import PhotoDataset
 from residua.errors import UsageError, unknown_name_error

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from math import isqrt
 from pathlib import Path
 
-from residua.config.dataset import DATASETS, Dataset, PhotoStorage
+from residua.config.dataset import DATASETS, Dataset
 from residua.config.hub_name import HUB_PREFIX, is_hub_name
+from residua.config.photo_storage import PhotoStorage
 from residua.data.sources.classes import keep_trainable_classes, match_model_classes
 from residua.data.sources.huggingface import list_huggingface_dataset
 from residua.data.sources.huggingface_files import (
