@@ -44,7 +44,7 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "sizes": "sides of the images, as shares of the full side, over equal parts of the run",
         "stem": "share of the run, at its start, in which the stem is trained; 0: all of it",
         "dev": "hold out the dev images; false trains on them too",
-        "views": "views of a test image that are averaged: plain, mirror or six",
+        "views": "views of a test image that are averaged: none, mirror, 10 or six",
     },
     Sgd: {
         "momentum": "share of the last update that is kept",

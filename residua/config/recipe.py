@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from residua.config.augmentation import Augmentation
 from residua.config.checks import check_range, require_number
-from residua.config.image_views import ImageViews
+from residua.config.image_views import ImageViews, parse_views
 from residua.config.optimisers import Muon, Optimiser, Sgd
 from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.schedules import LinearDecay, OneCycle, Schedule, StepDecay, Warmup
@@ -71,7 +71,8 @@ class Recipe(TrainingPhases):
                 linearly from that of the schedule's peak to 0; 0 trains the stem as all layers
     dev         whether the dev images are held out; else they are trained on too, so that the run
                 has no dev error and no folder `best`
-    views       the views of each test image whose scores are averaged for the test error
+    views       the views of each test image whose predictions are averaged for the test error:
+                none, mirror, 10 or six
     """
 
     name: str
@@ -95,7 +96,7 @@ class Recipe(TrainingPhases):
     sizes: tuple[float, ...] = field(default=(), metadata={"added_later": True})
     stem: float = field(default=0.0, metadata={"added_later": True})
     dev: bool = field(default=True, metadata={"added_later": True})
-    views: ImageViews = field(default="plain", metadata={"added_later": True})
+    views: ImageViews = field(default="none", metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         if not self.epochs <= MAX_EPOCHS:
@@ -142,8 +143,7 @@ class Recipe(TrainingPhases):
         check_range(self.probe, "probe", 0, 1)
         check_range(self.ema, "ema", 0, 1)
         check_range(self.stem, "stem", 0, 1, may_equal_high=True)
-        if self.views not in get_args(ImageViews):
-            raise unknown_name_error("kind of views", str(self.views), get_args(ImageViews))
+        object.__setattr__(self, "views", parse_views(self.views))
         check_range(self.clip_norm, "clip_norm", 0)
         if self.bn not in get_args(BatchNormMode):
             raise unknown_name_error("mode of BN", str(self.bn), get_args(BatchNormMode))

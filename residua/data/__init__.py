@@ -2,6 +2,7 @@
 
 sources          find data sets by name or location, and list or download their files
 images           images in memory, with their labels
+image_views      the views of test images, and the average of their predictions
 read             data set -> uint8 images and labels of a split
 in_memory        data sets of images that are in memory
 convert_arrays   arrays and Python data sets -> uint8 images and labels
@@ -54,7 +55,10 @@ if TYPE_CHECKING:
         summarize_doubtful_white_levels as summarize_doubtful_white_levels,
     )
     from residua.data.image_cache import delete_damaged_caches as delete_damaged_caches
+    from residua.data.image_views import average_over_views as average_over_views
+    from residua.data.image_views import keep_margin_for_views as keep_margin_for_views
     from residua.data.images import Images as Images
+    from residua.data.images import center_crop as center_crop
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
     from residua.data.read import list_skipped_images as list_skipped_images
@@ -93,7 +97,8 @@ __getattr__, __dir__ = export_lazily(
             "NamedImages ensure_dataset_ready list_skipped_images "
             "read_preprocessed_split read_split"
         ),
-        "images": "Images",
+        "images": "Images center_crop",
+        "image_views": "average_over_views keep_margin_for_views",
         "image_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",

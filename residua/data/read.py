@@ -34,13 +34,16 @@ FOLDED_SPLITS: tuple[Split, ...] = ("train", "dev")
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
 
 
-def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> Images:
+def read_split(
+    dataset: Dataset, split: Split, data_dir: Path | None = None, *, keeps_margin: bool = False
+) -> Images:
     """Read the images of one split of a data set.
 
     `data_dir` is the folder to search first.  For a published data set, the files of the test split
     are opened only if `split` is "test".  For a folder of photos, all splits are decoded together,
     and the training images are larger than the network's input, so that random crops can be taken
-    from them.  Raises DataError for files that are missing, truncated or altered.
+    from them; with `keeps_margin`, so are the other images.  Raises DataError for files that are
+    missing, truncated or altered.
 
     If the data set holds out a fold, "dev" are the images of this fold, and "train" are the other
     images of both splits; "test" stays as it is.
@@ -60,7 +63,7 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
         decoded = load_square_photos(dataset)
         require_images_of_split(decoded, dataset.listing, split)
         images = Images(*decoded.split_tensors(split))
-        return images if split == "train" else images.center_crop(dataset.input[1:])
+        return images if split == "train" or keeps_margin else images.center_crop(dataset.input[1:])
     is_test = split == "test"
     images = (
         read_digits(test=is_test)

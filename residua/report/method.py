@@ -121,9 +121,12 @@ def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
 
 
 VIEWS_TEXTS: dict[ImageViews, str] = {
+    "none": "",
     "plain": "",
     "mirror": "the test error is that of probabilities averaged over each image and its mirror "
     "image",
+    "10": "the test error is that of probabilities averaged over ten crops of each image, its "
+    "corners and its center with their mirror images",
     "six": "the test error is that of scores averaged over six views of each image",
 }
 
@@ -215,7 +218,7 @@ def list_fine_tuning_settings(recipe: Recipe) -> list[str]:
         f"gradients longer than {recipe.clip_norm:g} are shortened": recipe.clip_norm > 0,
         f"the stem is trained only in the first {format_shortest_percent(recipe.stem)} of steps, "
         "at a rate that falls linearly to 0": recipe.stem > 0,
-        VIEWS_TEXTS[recipe.views]: recipe.views != "plain",
+        VIEWS_TEXTS[recipe.views]: recipe.views != "none",
         f"the sides of the training images are {sides} of full size, in equal parts of the run": (
             bool(recipe.sizes)
         ),

@@ -6,6 +6,7 @@ from torch import nn
 
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import Dataset
+from residua.config.image_views import require_usable_views
 from residua.config.plan import Plan, plan
 from residua.config.recipe import RECIPES, Recipe
 from residua.config.run import Run
@@ -72,11 +73,14 @@ def require_recipe_suits_data(recipe: Recipe | None, data: Dataset) -> None:
 
 
 def require_allowed_views(recipe: Recipe | None, data: Dataset) -> None:
-    """Raise UsageError if `recipe.views` mirrors images whose class may then change."""
-    if recipe is not None and recipe.views != "plain" and not data.flip_keeps_class:
-        raise UsageError(
-            f"views={recipe.views} cannot be used with {data.name}, because a mirrored image may "
-            "belong to another class: use views=plain"
+    """Raise UsageError if `recipe.views` does not suit the images of `data`."""
+    if recipe is not None:
+        require_usable_views(
+            recipe.views,
+            f"views={recipe.views}",
+            data.name,
+            flip_keeps_class=data.flip_keeps_class,
+            margin=data.resize and data.resize - max(data.input[1:]),
         )
 
 
