@@ -15,19 +15,25 @@ from residua.config.registry import implementation_of
 from residua.data.augment import (
     alternating_flip,
     apply_cutout,
-    apply_mixup_or_cutmix,
     jitter_colours,
     normalise_pixels,
     pad_images,
     random_crop,
     random_horizontal_flip,
     random_resized_crop,
+    random_scaled_crop,
     shrink_images,
 )
 from residua.data.counter_rng import RandomStream, random_bits_from_keys
 from residua.data.epoch_orders import EpochOrders
 from residua.data.images import Images
-from residua.data.random_changes import apply_rand_augment, apply_trivial_augment
+from residua.data.mixing import apply_mixup_or_cutmix
+from residua.data.random_changes import (
+    add_colour_components,
+    apply_rand_augment,
+    apply_trivial_augment,
+    erase_boxes,
+)
 from residua.data.user_transform import UserTransform, apply_user_transform
 from residua.errors import UsageError
 
@@ -45,8 +51,8 @@ class TrainingBatches:
     the image is used.  With `balance_classes` an epoch has the same number of samples, but equally
     many of each class, so that some images are repeated and others left out.  `transform` is
     applied to each image first.  `size_at_step` gives the share of `crop_size` to which the sides
-    of a step's augmented images are shrunk.  Raises UsageError if the batch is larger than the data
-    set.
+    of a step's augmented images are shrunk.  With `repeats`, a batch holds b / repeats samples of
+    the sequence, each as many times.  Raises UsageError if the batch is larger than the data set.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class TrainingBatches:
         num_classes: int = 0,
         transform: UserTransform | None = None,
         size_at_step: Callable[[int], float] | None = None,
+        repeats: int = 1,
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
@@ -75,7 +82,7 @@ class TrainingBatches:
         self.rank_and_world_size = rank_and_world_size
         self.crop_size = crop_size or images.image_size
         self.num_classes = num_classes or int(images.labels.max()) + 1
-        self.transform, self.size_at_step = transform, size_at_step
+        self.transform, self.size_at_step, self.repeats = transform, size_at_step, repeats
         # Padding all images in advance copies them, and a large data set may not fit twice; the
         # user's transform gets images without padding.
         is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
@@ -106,7 +113,8 @@ class TrainingBatches:
 
     def load_orders(self, step: int) -> None:
         """Compute the orders of the epochs from which batch `step` takes samples, if need be."""
-        first, end = step * self.batch_size, (step + 1) * self.batch_size
+        distinct = self.batch_size // self.repeats
+        first, end = step * distinct, (step + 1) * distinct
         self.orders.load({first // len(self.images), (end - 1) // len(self.images)})
 
     def size_share(self, step: int) -> float:
@@ -122,9 +130,12 @@ class TrainingBatches:
         rank, world_size = self.rank_and_world_size
         start, end = [self.batch_size * k // world_size for k in (rank, rank + 1)]
         device = self.images.labels.device
-        positions = step * self.batch_size + torch.arange(start, end, device=device)
+        numbers = torch.arange(start, end, device=device)  # in the batch
+        distinct = self.batch_size // self.repeats
+        positions = step * distinct + numbers % distinct
         epochs = positions // len(self.images)
         samples = self.orders.rows[epochs % 2, positions % len(self.images)]
+        epochs = epochs * self.repeats + numbers // distinct  # bits of its own for each repeat
         is_mixed = self.augment.mixup + self.augment.cutmix
         make_samples = self.mix_samples if is_mixed else self.augment_samples
         pixels, labels = make_samples(epochs, samples)
@@ -148,6 +159,7 @@ class TrainingBatches:
             self.augment.mixup,
             self.augment.cutmix,
             self.draw_several_bits(4, RandomStream.MIX, epochs, samples),
+            self.augment.mixup_alpha,
         )
         one_hot, partner_one_hot = [
             F.one_hot(y, self.num_classes).float() for y in (labels, partner_labels)
@@ -183,6 +195,12 @@ class TrainingBatches:
             pixels = apply_rand_augment(pixels, augment.magnitude, self.mean, random_bits)
         if augment.extra:
             pixels = self.apply_extra_transforms(pixels, epochs, samples)
+        if augment.pca_colour:
+            random_bits = self.draw_several_bits(3, RandomStream.PCA_COLOUR, epochs, samples)
+            pixels = add_colour_components(pixels, augment.pca_colour, random_bits)
+        if augment.erasing:
+            random_bits = self.draw_several_bits(5, RandomStream.ERASING, epochs, samples)
+            pixels = erase_boxes(pixels, augment.erasing, self.mean, random_bits)
         if augment.cut:
             random_bits = self.draw_bits(RandomStream.CUTOUT, epochs, samples)
             pixels = apply_cutout(pixels, augment.cut, self.mean, random_bits)
@@ -212,6 +230,9 @@ class TrainingBatches:
             return random_resized_crop(
                 pixels, self.crop_size, augment.area, augment.stretch, random_bits
             )
+        if augment.shorter_side:
+            random_bits = self.draw_several_bits(3, RandomStream.CROP, epochs, samples)
+            return random_scaled_crop(pixels, self.crop_size, augment.shorter_side, random_bits)
         if augment.pad:
             random_bits = self.draw_bits(RandomStream.CROP, epochs, samples)
             return random_crop(pixels, self.crop_size, random_bits)
@@ -256,10 +277,11 @@ def make_training_batches(
         std,
         seed,
         rank_and_world_size,
-        crop_size=(dataset.input[1], dataset.input[2]),
+        crop_size=recipe.full_train_size((dataset.input[1], dataset.input[2])),
         balance_classes=recipe.balance,
         transform=transform,
         size_at_step=partial(recipe.size_at_step, total_steps=recipe.total_steps(len(images)))
         if recipe.sizes
         else None,
+        repeats=recipe.repeats,
     )

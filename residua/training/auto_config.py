@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import median
 
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import recipe
 from residua.data.decode import open_image_header, read_entry_bytes, suspend_pillow_limits
 from residua.data.sources.listing import ImageListing
 from residua.errors import ImageError

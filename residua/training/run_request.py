@@ -11,12 +11,12 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import network
-from residua.config.recipe import RECIPE_NETWORKS, Recipe, usual_recipe
+from residua.config.recipe import Recipe, list_recipe_changes
+from residua.config.recipes import RECIPE_NETWORKS, RECIPE_SIZES, recipe, usual_recipe
 from residua.config.run import Run
-from residua.config.serialize import to_json
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
-from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
+from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resize_for_recipe
 from residua.errors import UsageError
 from residua.net.own_module import make_module_classifier
 from residua.training.added_classes import add_classes_to_model
@@ -108,8 +108,8 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
     if isinstance(dataset, InMemoryDataset):
         auto_config = choose_config_for_arrays(dataset, machine, request)
         return make_run(request, dataset, dataset.name, auto_config, chosen)
-    recipe = usual_recipe(dataset.name)
-    auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], recipe, {})
+    usual = usual_recipe(dataset.name)
+    auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], usual, {})
     return make_run(request, dataset, dataset.name, auto_config, chosen)
 
 
@@ -120,6 +120,8 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     """
     weights = None if request.weights == NO_WEIGHTS else request.weights
     if request.weights is None and isinstance(dataset, PhotoDataset):
+        if request.model is None and (name := find_recipe_with_size(request)):
+            return ChosenStart(None, f"starts from random weights, for which the recipe {name} is")
         if request.model is None:
             return choose_start(dataset.listing, machine, request.resumed)
         return ChosenStart(None, describe_unused_weights(request.model))
@@ -127,6 +129,12 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
         return ChosenStart(None, "")
     source = machine.group.run_local_rank0_first(partial(resolve_weight_source, weights))
     return ChosenStart(weights, "", source)
+
+
+def find_recipe_with_size(request: RunRequest) -> str:
+    """Return the name of the recipe that the request names, if it is for one size; else ""."""
+    name = request.change_recipe(recipe("photos")).name
+    return name if name in RECIPE_SIZES else ""
 
 
 def choose_config_for_arrays(
@@ -155,6 +163,7 @@ def resolve_photo_run(
     Raises UsageError if the image size is out of range.
     """
     side = request.size or 0
+    recipe_with_size = find_recipe_with_size(request) if request.size is None else ""
     if request.size is not None and not MIN_IMAGE_SIDE <= side <= MAX_IMAGE_SIDE:
         raise UsageError(
             f"--size {request.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
@@ -162,6 +171,8 @@ def resolve_photo_run(
     is_fine_tuning = request.weights is not None
     if chosen.source is not None and not side:
         side = read_image_size(chosen.source)
+    elif recipe_with_size:
+        side = RECIPE_SIZES[recipe_with_size]
     auto_config = choose_config_for_photos(
         dataset.listing,
         machine,
@@ -169,6 +180,9 @@ def resolve_photo_run(
         image_size=side,
         shorter_side=chosen.shorter_side,
     )
+    if recipe_with_size and chosen.source is None:
+        reason = f"image size {side} x {side} pixels, which the recipe {recipe_with_size} is for"
+        auto_config = replace(auto_config, reasons=auto_config.reasons | {"size": reason})
     image_shape = (3, auto_config.image_size, auto_config.image_size)
     sized_dataset = dataset_from_listing(dataset.listing, image_shape)
     return make_run(request, sized_dataset, dataset.folder, auto_config, chosen)
@@ -189,6 +203,7 @@ def make_run(
     require_fields_with_effect(
         chosen_recipe, is_trained=may_be_trained, why_not=chosen.which_is_missing
     )
+    dataset = resize_for_recipe(dataset, chosen_recipe)
     settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"
@@ -208,31 +223,6 @@ def make_run(
         {option: why for option, why in reasons.items() if why and option not in settled},
         chosen.missing,
     )
-
-
-def list_recipe_changes(chosen: Recipe, changed: Recipe) -> list[str]:
-    """List the fields in which `changed` differs from `chosen`: `["epochs 3", "schedule.lr 0.1"]`.
-
-    Of an optimiser, for example, of another kind only the kind is named.  Steps and epochs that are
-    0 do not set the duration, and are left out.
-    """
-    before, after = to_json(chosen), to_json(changed)
-    assert isinstance(before, dict)
-    assert isinstance(after, dict)
-    changes = []
-    for name, value in after.items():
-        old = before.get(name)
-        if value == old or (name in ("steps", "epochs") and not value):
-            continue
-        if value is True:
-            changes.append(name)
-        elif not isinstance(value, dict):
-            changes.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-        elif not isinstance(old, dict) or old.get("kind") != value.get("kind"):
-            changes.append(f"{name} {value.get('kind', 'added')}")
-        else:
-            changes += [f"{name}.{k} {v}" for k, v in value.items() if old.get(k) != v]
-    return changes
 
 
 @dataclass(frozen=True, slots=True)

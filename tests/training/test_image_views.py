@@ -14,7 +14,8 @@ from residua.config.evaluation_results import EvaluationResult
 from residua.config.image_views import ImageViews
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.papers import network
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import recipe
 from residua.config.serialize import apply_override, from_json, to_json
 from residua.data.augment import normalise_pixels
 from residua.data.decode import preprocess_image

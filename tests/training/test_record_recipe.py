@@ -15,7 +15,7 @@ from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.config.optimisers import Muon
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.config.serialize import from_json, to_json
 from residua.config.study import Arm, Study
