@@ -8,7 +8,7 @@ from residua.config.imagenet_recipes import IMAGENET_PURPOSES, IMAGENET_RECIPES
 from residua.config.optimisers import Muon, Sgd
 from residua.config.recipe import Recipe
 from residua.config.schedules import LinearDecay, OneCycle, Warmup
-from residua.errors import unknown_name_error
+from residua.errors import UsageError, unknown_name_error
 
 RECIPES = {
     recipe.name: recipe
@@ -110,3 +110,21 @@ def usual_recipe(dataset: str) -> Recipe:
 def resolve_recipe(given: str | Recipe | None, default: Recipe) -> Recipe:
     """Return the recipe that a user gives as a name or a `Recipe`, or else `default`."""
     return recipe(given) if isinstance(given, str) else given or default
+
+
+def require_size_of_recipe(chosen: Recipe, side: int) -> None:
+    """Raise UsageError if photographs of `side` pixels do not suit the sizes that a recipe sets.
+
+    They suit a recipe known by name if it is for this side, or if its sizes have been changed.
+    """
+    named, usual_side = RECIPES.get(chosen.name), RECIPE_SIZES.get(chosen.name, side)
+    sizes = chosen.train_size, chosen.test_resize
+    if named is None or side == usual_side or not any(sizes):
+        return
+    if sizes == (named.train_size, named.test_resize):
+        train_size, test_resize = [round(side * size / usual_side) for size in sizes]
+        raise UsageError(
+            f"--size {side} does not suit the recipe {chosen.name}, whose sizes are for "
+            f"{usual_side} pixels: leave --size out, or add --set train_size={train_size} --set "
+            f"test_resize={test_resize}"
+        )

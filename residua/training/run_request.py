@@ -12,7 +12,13 @@ from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.recipe import Recipe, list_recipe_changes
-from residua.config.recipes import RECIPE_NETWORKS, RECIPE_SIZES, recipe, usual_recipe
+from residua.config.recipes import (
+    RECIPE_NETWORKS,
+    RECIPE_SIZES,
+    recipe,
+    require_size_of_recipe,
+    usual_recipe,
+)
 from residua.config.run import Run
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
@@ -163,6 +169,8 @@ def resolve_photo_run(
     Raises UsageError if the image size is out of range.
     """
     side = request.size or 0
+    if request.size is not None:
+        require_size_of_recipe(request.change_recipe(recipe("photos")), request.size)
     recipe_with_size = find_recipe_with_size(request) if request.size is None else ""
     if request.size is not None and not MIN_IMAGE_SIDE <= side <= MAX_IMAGE_SIDE:
         raise UsageError(
