@@ -16,7 +16,7 @@ import torch
 import residua
 from residua import study_records
 from residua.cli.main import main
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 from residua.deploy import export
 from residua.deploy.export_check import OutputDifference

@@ -14,7 +14,8 @@ from residua.config.image_views import describe_views
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.photo_storage import AUTO_STORAGE
-from residua.config.recipe import Recipe, resolve_recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import resolve_recipe
 from residua.config.serialize import Json
 from residua.console.output import DataSummaryRecorder, print_notes
 from residua.console.progress import ProgressBar, TrainingListener

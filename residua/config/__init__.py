@@ -75,8 +75,8 @@ if TYPE_CHECKING:
     from residua.config.papers import split_network_name as split_network_name
     from residua.config.plan import Plan as Plan
     from residua.config.plan import PlannedUnit as PlannedUnit
-    from residua.config.recipe import RECIPES as RECIPES
     from residua.config.recipe import Recipe as Recipe
+    from residua.config.recipes import RECIPES as RECIPES
     from residua.config.registry import Part as Part
     from residua.config.registry import register as register
     from residua.config.run import Run as Run
@@ -122,7 +122,8 @@ __getattr__, __dir__ = export_lazily(
         "orders": "ORDERS Order",
         "papers": "compose_network_name list_models split_network_name",
         "plan": "Plan PlannedUnit",
-        "recipe": "RECIPES Recipe",
+        "recipe": "Recipe",
+        "recipes": "RECIPES",
         "registry": "Part register",
         "run": "Run parse_run",
         "schedules": "LinearDecay OneCycle StepDecay Warmup",

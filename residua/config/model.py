@@ -7,7 +7,7 @@ from typing import Literal
 
 from residua.config.checks import check_range
 from residua.config.fold import Fold
-from residua.config.image_views import ImageViews
+from residua.config.image_views import ImageViews, parse_views
 from residua.config.serialize import FORMAT_VERSION
 from residua.config.size_limits import check_name_lengths
 from residua.config.vlad_config import ClassifierConfig
@@ -113,7 +113,7 @@ class ModelConfig:
     published_sum: str = field(default="", metadata={"added_later": True})
     ema: float = field(default=0.0, metadata={"added_later": True})
     trained_on_dev: bool = field(default=False, metadata={"added_later": True})
-    test_views: ImageViews = field(default="plain", metadata={"added_later": True})
+    test_views: ImageViews = field(default="none", metadata={"added_later": True})
     weights_from: str = field(default="", metadata={"added_later": True})
     weights_from_sum: str = field(default="", metadata={"added_later": True})
     scaled_decoding: bool = field(default=False, metadata={"added_later": True})
@@ -154,6 +154,7 @@ class ModelConfig:
         check_range(self.test_images, "test_images", 0)
         check_range(self.temperature, "temperature", MIN_TEMPERATURE, MAX_TEMPERATURE)
         check_white_level(self.white_level)
+        object.__setattr__(self, "test_views", parse_views(self.test_views))
         if self.resize:
             ImagePreprocessing(self.input, self.resize, self.interpolation, self.white_level)
 

@@ -2,6 +2,7 @@
 
 sources          find data sets by name or location, and list or download their files
 images           images in memory, with their labels
+image_views      the views of test images, and the average of their predictions
 read             data set -> uint8 images and labels of a split
 in_memory        data sets of images that are in memory
 convert_arrays   arrays and Python data sets -> uint8 images and labels
@@ -26,6 +27,7 @@ splits           which photos are for training and which are held out
 streamed_images  photographs that are decoded when they are needed, as images
 crop_prefetcher  decodes the crops of the next batches in threads
 batches          the endless stream of training batches, as a function of the step
+sample_changes   which random changes a training sample gets, and by which random bits
 augment          crops, flips, colour changes, mixing and normalisation of a batch
 random_changes   TrivialAugment and RandAugment of a batch
 counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
@@ -63,7 +65,10 @@ if TYPE_CHECKING:
     from residua.data.grey_levels import (
         summarize_doubtful_white_levels as summarize_doubtful_white_levels,
     )
+    from residua.data.image_views import average_over_views as average_over_views
+    from residua.data.image_views import keep_margin_for_views as keep_margin_for_views
     from residua.data.images import Images as Images
+    from residua.data.images import center_crop as center_crop
     from residua.data.photo_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
@@ -103,7 +108,8 @@ __getattr__, __dir__ = export_lazily(
             "NamedImages ensure_dataset_ready list_skipped_images "
             "read_preprocessed_split read_split"
         ),
-        "images": "Images",
+        "images": "Images center_crop",
+        "image_views": "average_over_views keep_margin_for_views",
         "photo_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",

@@ -7,6 +7,7 @@ of a sample does not depend on the rest of its batch.
 from collections.abc import Sequence
 from functools import cache
 from math import exp, log, sqrt
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +89,59 @@ def random_resized_crop(
     affine = torch.zeros(len(pixels), 2, 3, device=pixels.device)
     affine[:, 0, 0], affine[:, 0, 2] = width_share, (2 * x - 1) * (1 - width_share)
     affine[:, 1, 1], affine[:, 1, 2] = height_share, (2 * y - 1) * (1 - height_share)
+    return resample_boxes(pixels, affine, size)
+
+
+Coordinate = TypeVar("Coordinate", int, Tensor)
+
+
+def draw_scaled_box(
+    size: tuple[int, int],
+    crop_size: tuple[int, int],
+    shorter_side: tuple[int, ...],
+    random_bits: Sequence[Coordinate],
+) -> tuple[float | Tensor, float | Tensor, float | Tensor, float | Tensor]:
+    """Draw the box of an image that a random crop at a random scale shows (He et al. 2015).
+
+    The image of `size` (height, width) is thought to be resized so that its shorter side is a whole
+    number of pixels in [shorter_side[0], shorter_side[1]], at least that of the crop, and then
+    cropped to `crop_size` (h, w) at a whole pixel.  Resizing the box to `crop_size` gives the same
+    crop.  Returns its left, top, right and bottom in pixels of the image, as Pillow takes them.
+
+    `random_bits` are three numbers for one image, or three tensors (n,) for n images of one size,
+    whose boxes are then tensors (n,).
+    """
+    (height, width), (crop_height, crop_width) = size, crop_size
+    low = max(shorter_side[0], crop_height, crop_width)
+    scale, y, x = random_bits[:3]
+    side = scale % (max(shorter_side[1], low) - low + 1) + low
+    resized_height = side * height // min(height, width)
+    resized_width = side * width // min(height, width)
+    top = y % (resized_height - crop_height + 1)
+    left = x % (resized_width - crop_width + 1)
+    by_y, by_x = height / resized_height, width / resized_width
+    return left * by_x, top * by_y, (left + crop_width) * by_x, (top + crop_height) * by_y
+
+
+def random_scaled_crop(
+    pixels: Tensor, size: tuple[int, int], shorter_side: tuple[int, ...], random_bits: Tensor
+) -> Tensor:
+    """Crop each image (n, c, H, W) uint8 at a random scale to `size`, as fp32 (n, c, h, w).
+
+    The box is that of `draw_scaled_box` with `random_bits` (n, 3).  Interpolation is bilinear.
+    """
+    height, width = pixels.shape[2:]
+    left, top, right, bottom = draw_scaled_box(
+        (height, width), size, shorter_side, random_bits.unbind(1)
+    )
+    affine = torch.zeros(len(pixels), 2, 3, device=pixels.device)
+    affine[:, 0, 0], affine[:, 0, 2] = (right - left) / width, (left + right) / width - 1
+    affine[:, 1, 1], affine[:, 1, 2] = (bottom - top) / height, (top + bottom) / height - 1
+    return resample_boxes(pixels, affine, size)
+
+
+def resample_boxes(pixels: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample images (n, c, H, W) bilinearly by `affine` (n, 2, 3) of torch's `affine_grid`."""
     grid = F.affine_grid(affine, [*pixels.shape[:2], *size], align_corners=False)
     return F.grid_sample(
         pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
@@ -154,68 +208,6 @@ def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Te
     x = (pixels.float() * brightness).clamp(0, 255)
     x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
     return x.mean(1, keepdim=True).lerp(x, saturation).clamp(0, 255)
-
-
-def apply_mixup_or_cutmix(
-    pixels: Tensor,
-    others: Tensor,
-    mixup_probability: float,
-    cutmix_probability: float,
-    random_bits: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Mix each image (n, c, h, w) with its partner in `others`: by mixup, by CutMix or not at all.
-
-    Returns the images as fp32, and the weight (n,) in [0, 1] of each image's own label.  The four
-    numbers per image of `random_bits` (n, 4) choose the method, the weight, and the x and y of the
-    center of the CutMix box.  The part of the box outside the image is cut off.
-    """
-    selector, share, x, y = bits_to_uniform(random_bits).unbind(1)
-    in_box = mask_cutmix_boxes(pixels.shape[2], pixels.shape[3], share, x, y)
-    is_cutmix = selector < cutmix_probability
-    is_mixup = ~is_cutmix & (selector < cutmix_probability + mixup_probability)
-    box_complement = 1 - in_box.float()
-    mixup_share = torch.where(is_mixup, share, torch.ones_like(share))
-    own_share = torch.where(is_cutmix, 1 - in_box.float().mean((1, 2, 3)), mixup_share)
-    own_weight = torch.where(
-        is_cutmix[:, None, None, None], box_complement, own_share[:, None, None, None]
-    )
-    return others.float().lerp(pixels.float(), own_weight), own_share
-
-
-def mix_samples(
-    samples: tuple[Tensor, Tensor],
-    partners: tuple[Tensor, Tensor],
-    mixup_probability: float,
-    cutmix_probability: float,
-    random_bits: Tensor,
-    num_classes: int,
-) -> tuple[Tensor, Tensor]:
-    """Mix samples with their partners: images (n, c, h, w) and class weights (n, classes), fp32.
-
-    `samples` and `partners` are images (n, c, h, w) with their labels (n,).  The other arguments
-    are those of `apply_mixup_or_cutmix`.
-    """
-    (pixels, labels), (partner_pixels, partner_labels) = samples, partners
-    pixels, own_share = apply_mixup_or_cutmix(
-        pixels, partner_pixels, mixup_probability, cutmix_probability, random_bits
-    )
-    one_hot, partner_one_hot = [F.one_hot(y, num_classes).float() for y in (labels, partner_labels)]
-    return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
-
-
-def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return a mask (n, 1, h, w) of the pixels that each image takes from its CutMix partner.
-
-    Each box covers 1 - own_share of the image's area.  Its center (x, y) is in [0, 1], relative to
-    width and height.  Parts outside the image are cut off.  `own_share`, `x`, `y` are (n,).
-    """
-    half_side = ((1 - own_share).sqrt() / 2)[:, None]
-    rows, columns = [
-        (torch.arange(side, device=own_share.device) + 0.5) / side for side in (height, width)
-    ]
-    rows_in_box = (rows - y[:, None]).abs() < half_side
-    columns_in_box = (columns - x[:, None]).abs() < half_side
-    return (rows_in_box[:, :, None] & columns_in_box[:, None, :])[:, None]
 
 
 def bits_to_uniform(random_bits: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Decode the crops of the training batches to come, in threads, while the current one is used."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from residua.config.augmentation import Augmentation
-from residua.data.augment import draw_crop_box, pad_images
-from residua.data.counter_rng import RandomStream, random_bits_from_keys
+from residua.data.augment import draw_crop_box, draw_scaled_box, pad_images
+from residua.data.counter_rng import RandomStream
 from residua.data.photo_source import Box
+from residua.data.sample_changes import SampleChanges
 from residua.data.streamed_images import FilledTensor, StreamedImages
 from residua.data.threads import count_decoding_threads
 from residua.data.user_transform import UserTransform, apply_user_transform
@@ -39,52 +39,50 @@ class CropRequest:
 
 
 class CropReader:
-    """Reads what training takes from photographs, as `augment` says, each sample by its own bits.
+    """Reads what training takes from photographs, as `changes` says, each sample by its own bits.
 
-    If `augment.area` is below 1, this is a random box of the whole photograph, resized to
-    `crop_size`.  Else it is the center of the photograph: of `crop_size` or, if a random crop is
-    taken from it later, of `images.image_size`.  `transform` is applied first, by one thread at a
-    time, to the whole photograph or to its center.
+    If `augment.takes_boxes`, this is a random box of the whole photograph, resized to `crop_size`.
+    Else it is the center of the photograph: of `crop_size` or, if a random crop is taken from it
+    later, of `images.image_size`.  `transform` is applied first, by one thread at a time, to the
+    whole photograph or to its center.
     """
 
     def __init__(
         self,
         images: StreamedImages,
-        augment: Augmentation,
-        mean: tuple[float, ...],
-        seed: int,
+        changes: SampleChanges,
         crop_size: tuple[int, int],
         transform: UserTransform | None,
     ) -> None:
-        self.images, self.augment, self.mean, self.seed = images, augment, mean, seed
-        self.transform = transform
-        takes_crop_later = augment.area == 1 and (augment.pad or transform)
+        self.images, self.changes, self.transform = images, changes, transform
+        augment = changes.augment
+        takes_crop_later = not augment.takes_boxes and (augment.pad or transform)
         self.size = images.image_size if takes_crop_later else crop_size
         # of the user's function, which need not be made for several threads
         self.transform_lock = Lock()
 
     def start(self, request: CropRequest, pool: ThreadPoolExecutor) -> FilledTensor:
         """Start to read the crops of all parts, one after the other: uint8 (k * n, c, h, w)."""
-        source, count = self.images.source, len(request.parts)
-        samples, epochs = torch.cat(request.parts), request.epochs.repeat(count)
+        source, augment = self.images.source, self.changes.augment
+        samples, epochs = torch.cat(request.parts), request.epochs.repeat(len(request.parts))
         indices = samples % len(self.images)
-        bits = draw_crop_bits(self.seed, epochs, samples).tolist()
+        bits = self.changes.draw_several_bits(4, RandomStream.CROP, epochs, samples).tolist()
         index_list, sizes = indices.tolist(), source.sizes[indices].tolist()
 
         def read(i: int) -> Tensor:
             index, (height, width) = index_list[i], sizes[i]
-            if self.augment.area == 1:
+            if not augment.takes_boxes:
                 center = source.read_center(index, self.size)
                 return self.change(center, epochs[i : i + 1], samples[i : i + 1])
-            margin = self.augment.pad
-            padded_size = height + 2 * margin, width + 2 * margin
-            box = draw_crop_box(padded_size, self.augment.area, self.augment.stretch, bits[i])
+            margin = augment.pad
+            box = self.draw_box((height + 2 * margin, width + 2 * margin), bits[i])
             if self.transform is None and not margin:
                 return source.read_crop(index, box, self.size)
             whole = source.read_crop(index, (0, 0, width, height), (height, width))
             changed = self.change(whole, epochs[i : i + 1], samples[i : i + 1])
             if margin:
-                changed = pad_images(changed[None], margin, self.augment.pad_mode, self.mean)[0]
+                mode, mean = augment.pad_mode, self.changes.mean
+                changed = pad_images(changed[None], margin, mode, mean)[0]
             return resize_box(changed, box, self.size)
 
         return FilledTensor(
@@ -94,20 +92,24 @@ class CropReader:
             is_pinned=self.images.labels.is_cuda,
         )
 
+    def draw_box(self, size: tuple[int, int], random_bits: Sequence[int]) -> Box:
+        """Draw the box of a sample in a photograph of `size` (h, w), from its random numbers."""
+        augment = self.changes.augment
+        if augment.area < 1:
+            return draw_crop_box(size, augment.area, augment.stretch, random_bits)
+        left, top, right, bottom = draw_scaled_box(
+            size, self.size, augment.shorter_side, random_bits
+        )
+        return float(left), float(top), float(right), float(bottom)
+
     def change(self, image: Tensor, epoch: Tensor, sample: Tensor) -> Tensor:
         """Apply the user's transform to an image (c, h, w), if there is one."""
         if self.transform is None:
             return image
         with self.transform_lock:
-            return apply_user_transform(image[None], self.transform, self.seed, epoch, sample)[0]
-
-
-def draw_crop_bits(seed: int, epochs: Tensor, samples: Tensor) -> Tensor:
-    """Draw the four random integers (n, 4) of the random boxes of sample numbers (n,)."""
-    return torch.stack(
-        [random_bits_from_keys(seed, RandomStream.CROP, epochs, samples, i) for i in range(4)],
-        dim=1,
-    )
+            return apply_user_transform(
+                image[None], self.transform, self.changes.seed, epoch, sample
+            )[0]
 
 
 def resize_box(image: Tensor, box: Box, size: tuple[int, int]) -> Tensor:

@@ -37,20 +37,23 @@ FOLDED_SPLITS: tuple[Split, ...] = ("train", "dev")
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
 
 
-def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> ImageSet:
+def read_split(
+    dataset: Dataset, split: Split, data_dir: Path | None = None, *, keeps_margin: bool = False
+) -> ImageSet:
     """Read the images of one split of a data set.
 
     `data_dir` is the folder to search first.  For a published data set, the files of the test split
     are opened only if `split` is "test".  For a folder of photos, all splits are decoded together,
     and the training images are larger than the network's input, so that random crops can be taken
-    from them; unless the photos are kept as squares, they are decoded anew when they are needed.
-    Raises DataError for files that are missing, truncated or altered.
+    from them; with `keeps_margin`, so are the other images.  Unless the photos are kept as squares,
+    they are decoded anew when they are needed.  Raises DataError for files that are missing,
+    truncated or altered.
 
     If the data set holds out a fold, "dev" are the images of this fold, and "train" are the other
     images of both splits; "test" stays as it is.
     """
     if isinstance(dataset, PhotoDataset):
-        return read_photo_split(dataset, split)
+        return read_photo_split(dataset, split, keeps_margin=keeps_margin)
     if dataset.fold is not None and split != "test":
         return read_fold_split(dataset, split, data_dir)
     if isinstance(dataset, InMemoryDataset):
@@ -75,7 +78,7 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     return images[(dev_indices if split == "dev" else train_indices).sort().values]
 
 
-def read_photo_split(dataset: PhotoDataset, split: Split) -> ImageSet:
+def read_photo_split(dataset: PhotoDataset, split: Split, *, keeps_margin: bool) -> ImageSet:
     """Read the photos of one split, or of the folds that are its images."""
     photos = load_photos(dataset)
     if dataset.fold is not None and split != "test":
@@ -88,7 +91,7 @@ def read_photo_split(dataset: PhotoDataset, split: Split) -> ImageSet:
         images: ImageSet = StreamedImages(source, (dataset.resize,) * 2, source.labels)
     else:
         images = Images(photos.pixels[chosen], photos.labels[chosen])
-    return images if split == "train" else images.center_crop(dataset.input[1:])
+    return images if split == "train" or keeps_margin else images.center_crop(dataset.input[1:])
 
 
 def read_training_splits(

@@ -8,7 +8,7 @@ from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.read import list_skipped_images
 from residua.data.sources.listing import ImageListing, problems_to_json
-from residua.data.sources.resolve import PhotoDataset, resolve_dataset
+from residua.data.sources.resolve import PhotoDataset, resize_for_recipe, resolve_dataset
 from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
 from residua.record import RunRecord
 from residua.training.storage_choice import read_recorded_storage
@@ -19,7 +19,7 @@ def prepare_data_of_run(run: Run, data: Dataset | None, record: RunRecord) -> Da
 
     `data` is the data set, if the caller has resolved it already.
     """
-    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = resize_for_recipe(data or resolve_dataset(run.dataset, run.network.input), run.recipe)
     data = keep_data_settings_of_run(data, record)
     return data if run.fold is None else data.hold_out_fold(run.fold)
 

@@ -164,9 +164,10 @@ def describe_phases(network: Network, recipe: Recipe, total_steps: int) -> dict[
             factor = recipe.body_lr * recipe.layer_decay**depth
             factors.append({"part": part, "factor": factor})
         phases["lr_factors"] = factors
-    if recipe.sizes:
-        sides = [shrink_sides((network.input[1], network.input[2]), x) for x in recipe.sizes]
-        count = len(recipe.sizes)
+    if recipe.sizes or recipe.train_size:
+        full_size = recipe.full_train_size((network.input[1], network.input[2]))
+        sides = [shrink_sides(full_size, share) for share in recipe.sizes or (1.0,)]
+        count = len(sides)
         phases["image_sizes"] = [
             {"step": -(-total_steps * i // count), "height": height, "width": width}
             for i, (height, width) in enumerate(sides)

@@ -18,15 +18,19 @@ from residua.training.recalibrate_bn import score_with_recalibrated_bn
 
 
 def load_evaluation_splits(
-    prepared_run: PreparedRun, data: Dataset, data_dir: Path | None
+    prepared_run: PreparedRun, data: Dataset, data_dir: Path | None, views: ImageViews = "none"
 ) -> dict[str, ImageSet]:
     """Return the images to evaluate, by split, all at the network's input size.
 
-    The test images are read here, and not before training.
+    For ten crops as `views`, the test images keep the margin around it.  The test images are read
+    here, and not before training.
     """
-    dev_images, test_images = prepared_run.dev_images, read_split(data, "test", data_dir)
+    dev_images = prepared_run.dev_images
+    keeps_margin = views == "10"
+    test_images = read_split(data, "test", data_dir, keeps_margin=keeps_margin)
+    size = data.input[1:] if keeps_margin else test_images.image_size
     return {
-        "train": prepared_run.train_images.center_crop(test_images.image_size),
+        "train": prepared_run.train_images.center_crop(size),
         **({"dev": dev_images} if dev_images is not None else {}),
         "test": test_images,
     }
@@ -49,7 +53,8 @@ def measure_errors(
             config.mean,
             config.std,
             machine,
-            views=test_views if split == "test" else "plain",
+            views=test_views if split == "test" else "none",
+            crop_size=config.input[1:],
         )
         errors[f"{split}_error"] = score.error
     return errors

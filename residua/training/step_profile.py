@@ -238,7 +238,8 @@ class LastPhase:
         """Count the floating-point operations of a step, as `count_image_operations` does."""
         channels, *size = self.network.input
         if size:
-            size = list(shrink_sides((size[0], size[1]), self.size_share))
+            full_size = self.recipe.full_train_size((size[0], size[1]))
+            size = list(shrink_sides(full_size, self.size_share))
         shrunk_plan = plan(replace(self.network, input=(channels, *size)))
         operations = count_image_operations(
             shrunk_plan,

@@ -168,7 +168,7 @@ def test_a_samples_augmentation_does_not_depend_on_its_neighbours():
 
     def augment(*indices):
         samples = torch.tensor(indices)
-        return stream.augment_samples(5, samples, stream.crop_samples(5, samples))[0]
+        return stream.changes.apply(stream.crop_samples(5, samples), 5, samples)
 
     assert torch.equal(torch.cat([augment(index) for index in (3, 11, 4)]), augment(3, 11, 4))
 

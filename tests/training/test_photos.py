@@ -12,7 +12,7 @@ from residua.config.augmentation import Augmentation
 from residua.config.memory import estimate_data_bytes
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images

@@ -6,13 +6,14 @@ for the kind of source that it finds there.
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
 
-from residua.config.dataset import DATASETS, Dataset
+from residua.config.dataset import DATASETS, Dataset, DatasetT
 from residua.config.hub_name import HUB_PREFIX, is_hub_name
 from residua.config.photo_storage import PhotoStorage
+from residua.config.recipe import Recipe
 from residua.data.sources.classes import keep_trainable_classes, match_model_classes
 from residua.data.sources.huggingface import list_huggingface_dataset
 from residua.data.sources.huggingface_files import (
@@ -116,6 +117,13 @@ def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) ->
         model_classes=listing.model_classes,
         listing=listing,
     )
+
+
+def resize_for_recipe(data: DatasetT, recipe: Recipe | None) -> DatasetT:
+    """Return photographs resized for evaluation as a recipe says; other data sets as they are."""
+    if recipe is None or not recipe.test_resize or not isinstance(data, PhotoDataset):
+        return data
+    return replace(data, resize=recipe.test_resize)
 
 
 def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
