@@ -12,6 +12,8 @@ image_formats    the formats that are read: suffixes and signatures
 rgb_conversion   opened images of any mode -> upright RGB of 8 bits
 grey_levels      grey of more than 8 bits -> 8 bits, by the level of white
 decode_listing   all photos of a data set -> pixels, in parallel
+digest_index     the digests of files, kept between processes
+checked_arrays   arrays in one file, with a checksum
 image_cache      decoded photos, stored for the next run
 pixel_file       the memory-mapped file of the cached photos
 splits           which photos are for training and which are held out
