@@ -62,6 +62,8 @@ ALLOWED = {
     ("data/checked_arrays.py", "staging.write_bytes"): STAGED,
     ("data/digest_index.py", "os.makedirs"): MAKES_FOLDER,
     ("data/image_cache.py", "cache_folder.parent.mkdir"): MAKES_FOLDER,
+    ("data/pack_shard.py", "image.save"): TO_MEMORY,
+    ("data/pack_shard.py", "open"): STAGED,
     ("data/pixel_file.py", "(staging / INDEX_FILE).write_text"): STAGED,
     ("data/pixel_file.py", "open"): STAGED,
     ("data/pixel_file.py", "self.file.truncate"): STAGED,

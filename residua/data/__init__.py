@@ -22,6 +22,9 @@ augment          crops, flips, colour changes, mixing and normalisation of a bat
 random_changes   TrivialAugment and RandAugment of a batch
 counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
 epoch_orders     the random order in which an epoch uses the training images
+pack             pack a data set into shards with an index
+pack_shard       write one shard
+pack_plan        which photo goes into which shard
 check            find the problems of a data set of photos before training
 checked_image    the check of a single photo: size, hashes, histogram and warnings
 near_duplicates  find images that look the same
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     )
     from residua.data.image_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.images import Images as Images
+    from residua.data.pack import pack_dataset as pack_dataset
+    from residua.data.pack_plan import PackOptions as PackOptions
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
     from residua.data.read import list_skipped_images as list_skipped_images
@@ -96,6 +101,8 @@ __getattr__, __dir__ = export_lazily(
             "read_preprocessed_split read_split"
         ),
         "images": "Images",
+        "pack": "pack_dataset",
+        "pack_plan": "PackOptions",
         "image_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",

@@ -9,6 +9,7 @@ folder_walk        walk through folders and links, never in a circle
 table              a CSV, TSV or parquet table of paths and labels
 table_text         text tables of unknown encoding and delimiter -> rows of cells
 table_columns      what the columns of a table hold, by name or by content
+packed             packed data sets: shards with an index
 webdataset         tar shards of samples
 shard_samples      the samples of one shard
 shard_index        the samples of shards, kept between processes

@@ -80,6 +80,11 @@ class ImageEntry:
         """The path of the file, or what stands for it if the image is embedded in a larger file."""
         return Path(self.location)
 
+    @property
+    def known_digest(self) -> str:
+        """The SHA-256 sum that the index of a packed data set states; "" elsewhere."""
+        return getattr(self.embedded_file, "digest", "")
+
     def read_bytes(self) -> bytes:
         """Read the encoded image; raises OSError if it cannot be read."""
         return self.embedded_file.read_bytes() if self.embedded_file else self.path.read_bytes()
