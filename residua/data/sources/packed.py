@@ -184,7 +184,7 @@ def decode_pack_index(content: bytes) -> PackIndex:
         is_consistent = (
             isinstance(facts["classes"], list)
             and all(isinstance(name, str) for name in facts["classes"])
-            and all(map(str.isprintable, (*facts["classes"], *index.names, *index.groups)))
+            and all(t.isprintable() for t in (*facts["classes"], *index.names, *index.groups))
             and facts["split_source"] in get_args(SplitSource)
             and isinstance(facts["notes"], list)
             and index.places.shape == (count, 3)
