@@ -12,6 +12,9 @@ KINDS_BY_FOLDER = {
     "weights": "weights",
     "images": "decoded images",
     "photos": "whole photographs",
+    "digests": "digests of files",
+    "shards": "members of shards",
+    "remote": "remote data",
     "datasets": "converted data set",
     "kernels": "compiled kernels",
 }

@@ -15,6 +15,8 @@ image_formats    the formats that are read: suffixes and signatures
 rgb_conversion   opened images of any mode -> upright RGB of 8 bits
 grey_levels      grey of more than 8 bits -> 8 bits, by the level of white
 decode_listing   all photos of a data set -> pixels, in parallel
+digest_index     the digests of files, kept between processes
+checked_arrays   arrays in one file, with a checksum
 image_cache      decoded photos, stored for the next run
 pixel_file       the memory-mapped file of the cached photos
 photo_source     the interface of photographs that are decoded when they are needed
@@ -32,6 +34,9 @@ augment          crops, flips, colour changes, mixing and normalisation of a bat
 random_changes   TrivialAugment and RandAugment of a batch
 counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
 epoch_orders     the random order in which an epoch uses the training images
+pack             pack a data set into shards with an index
+pack_shard       write one shard
+pack_plan        which photo goes into which shard
 check            find the problems of a data set of photos before training
 checked_image    the check of a single photo: size, hashes, histogram and warnings
 near_duplicates  find images that look the same
@@ -69,6 +74,8 @@ if TYPE_CHECKING:
     from residua.data.image_views import keep_margin_for_views as keep_margin_for_views
     from residua.data.images import Images as Images
     from residua.data.images import center_crop as center_crop
+    from residua.data.pack import pack_dataset as pack_dataset
+    from residua.data.pack_plan import PackOptions as PackOptions
     from residua.data.photo_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
@@ -110,6 +117,8 @@ __getattr__, __dir__ = export_lazily(
         ),
         "images": "Images center_crop",
         "image_views": "average_over_views keep_margin_for_views",
+        "pack": "pack_dataset",
+        "pack_plan": "PackOptions",
         "photo_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",

@@ -23,6 +23,7 @@ from residua.data.sources.huggingface_files import (
 )
 from residua.data.sources.image_folder import list_image_folder
 from residua.data.sources.listing import ImageListing
+from residua.data.sources.packed import is_packed_folder, list_packed_folder
 from residua.data.sources.table import TABLE_SUFFIXES, list_image_table
 from residua.data.sources.webdataset import (
     SHARD_SUFFIX,
@@ -225,6 +226,8 @@ def list_local_dataset(path: Path) -> ImageListing:
             f"{', '.join(TABLE_SUFFIXES)}"
         )
     path = path.resolve()
+    if is_packed_folder(path):
+        return list_packed_folder(path)
     is_parquet = path.suffix.lower() == ".parquet" and path.is_file()
     if (
         is_saved_dataset(path)
