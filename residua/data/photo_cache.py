@@ -9,39 +9,29 @@ import io
 import json
 import os
 import sys
-import zlib
-from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import PIL
 import torch
 
 from residua.cache_folder import get_cache_dir
-from residua.data.decode_listing import EncodedEntries, encode_all_entries
+from residua.data.checksums import compute_sha256
 from residua.data.image_cache import hash_listing, summarise_unusable_images
 from residua.data.image_formats import list_readable_optional_formats
 from residua.data.photo_index import (
     PHOTOS_FILE,
     PackedDigests,
     PackedTexts,
-    PhotoIndex,
     read_photo_index,
     write_photo_index,
 )
-from residua.data.photo_records import (
-    PhotoRecord,
-    RecordSettings,
-    encode_record,
-    estimate_stored_bytes,
-)
+from residua.data.photo_records import RecordSettings, estimate_stored_bytes, write_records
 from residua.data.photo_store import PhotoStore, RecordFile, StoredPhotos
 from residua.data.pixel_file import memory_map_images, read_cache_location
-from residua.data.sources.listing import DataProblem, ImageListing
+from residua.data.sources.listing import DataProblem, ImageEntry, ImageListing
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
 from residua.data.splits import choose_dev_share
@@ -55,8 +45,9 @@ from residua.files import (
 )
 
 PHOTO_CACHE_VERSION = 1  # of the stored format and of the way photographs are decoded
-MAX_CHECKED_BYTES = 2**28  # of records compared with their checksums on opening
+MAX_CHECKED_BYTES = 2**27  # of records compared with their checksums on opening
 MAX_OPEN_STORES = 2
+HASHED_TOGETHER = 10_000  # entries
 open_stores: list[tuple[ImageListing, RecordSettings, PhotoStore]] = []
 
 
@@ -104,12 +95,24 @@ def find_store_folder(
         asdict(settings),
         listing.classes,
         listing.dev_share or choose_dev_share(len(listing.entries)),
+        hash_facts_of_entries(listing.entries, digests),
     ]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for entry, entry_digest in zip(listing.entries, digests, strict=True):
-        fact = [entry.name, entry.label, entry.split, entry_digest, entry.group]
-        digest.update(json.dumps(fact).encode())
-    return get_cache_dir() / "photos" / digest.hexdigest()[:32]
+    name = compute_sha256(json.dumps(facts, sort_keys=True).encode())[:32]
+    return get_cache_dir() / "photos" / name
+
+
+def hash_facts_of_entries(entries: Sequence[ImageEntry], digests: Sequence[str]) -> str:
+    """Hash what the splits and the labels of entries depend on; two seconds for a million."""
+    total = hashlib.sha256()
+    for start in range(0, len(entries), HASHED_TOGETHER):
+        part = slice(start, start + HASHED_TOGETHER)
+        # Lengths keep names and groups apart, whatever is in them.
+        lines = [
+            f"{len(entry.name)} {entry.name} {entry.label} {entry.split} {digest} {entry.group}\n"
+            for entry, digest in zip(entries[part], digests[part], strict=True)
+        ]
+        total.update("".join(lines).encode("utf-8", "surrogatepass"))
+    return total.hexdigest()
 
 
 def make_store(
@@ -164,7 +167,7 @@ def open_stored_photos(
     stride = 1
     if max_checked_bytes is not None:
         stride = max(-(-total_bytes // max_checked_bytes), 1)
-    for row in range(0, len(index), stride):
+    for row in range(0, len(index) if total_bytes else 0, stride):
         if not records.is_intact(row, records.read_at(*index.locate_record(row))):
             raise ValueError(f"{index.name_of(row)} is damaged")
     return records, problems
@@ -189,47 +192,6 @@ def delete_damaged_caches(location: str) -> int:
                 with hold_output_lock(index_file.parent):
                     delete_path(index_file.parent)
     return damaged
-
-
-class PhotoWriter:
-    """Writes records one after the other into an open file, and keeps what the index needs."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.ends, self.checksums, self.encoded = array("q"), array("q"), array("b")
-        self.sides = array("q")  # height and width in turn
-
-    def write_record(self, i: int, record: PhotoRecord) -> None:
-        """Write record number `i`, the next one; 0 begins again."""
-        if i == 0 and self.ends:
-            for column in (self.ends, self.checksums, self.encoded, self.sides):
-                del column[:]
-            self.file.seek(0)
-            self.file.truncate()
-        self.file.write(record.content)
-        self.ends.append(self.file.tell())
-        self.checksums.append(zlib.crc32(record.content))
-        self.encoded.append(record.is_encoded)
-        self.sides.extend(record.size)
-
-    def make_index(
-        self, listing: ImageListing, digests: Sequence[str], encoded: EncodedEntries
-    ) -> PhotoIndex:
-        """Make the index of the written records."""
-        entries = [listing.entries[i] for i in encoded.positions]
-        names = PackedTexts.pack(entry.name for entry in entries)
-        return PhotoIndex(
-            ends=np.array(self.ends, np.int64),
-            checksums=np.array(self.checksums, np.uint32),
-            encoded=np.array(self.encoded, np.bool_),
-            sizes=np.array(self.sides, np.int32).reshape(-1, 2),
-            labels=np.array([entry.label for entry in entries], np.int64),
-            positions=np.array(encoded.positions, np.int64),
-            split_counts=np.array(encoded.counts, np.int64),
-            digests=PackedDigests.pack(digests[i] for i in encoded.positions).digests,
-            name_bytes=names.content,
-            name_ends=names.ends,
-        )
 
 
 def decode_photos_to_cache(
@@ -268,16 +230,6 @@ def decode_photos_to_cache(
     if store is None:
         raise DataError(f"{folder} was deleted while it was used: run the command again")
     return store
-
-
-def write_records(
-    listing: ImageListing, digests: Sequence[str], settings: RecordSettings, file: BinaryIO
-) -> tuple[PhotoIndex, list[DataProblem]]:
-    """Decode all photographs of a listing in threads, and write their records to `file`."""
-    writer = PhotoWriter(file)
-    encode = partial(encode_record, settings=settings)
-    encoded = encode_all_entries(listing, digests, encode, writer.write_record)
-    return writer.make_index(listing, digests, encoded), encoded.problems
 
 
 def require_memory(

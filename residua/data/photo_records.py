@@ -1,10 +1,13 @@
 """Photographs as stored records: raw pixels, JPEG bytes, or nothing but their size."""
 
 import io
+import zlib
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -12,11 +15,12 @@ from PIL import Image
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.photo_storage import PhotoStorage
 from residua.data.decode import decode_photo, read_entry_bytes, suspend_pillow_limits
-from residua.data.decode_listing import EncodedImage
+from residua.data.decode_listing import EncodedEntries, EncodedImage, encode_all_entries
+from residua.data.photo_index import PackedDigests, PackedTexts, PhotoIndex
 from residua.data.resize import cut_extreme_size, find_whole_size, resize_shorter_side
 from residua.data.rgb_conversion import DecodedPhoto
 from residua.data.scaled_decoding import FindNeededSize, Size, reduce_before_decoding
-from residua.data.sources.listing import ImageListing, OptionalSplit
+from residua.data.sources.listing import DataProblem, ImageListing, OptionalSplit
 from residua.data.sources.resolve import PhotoDataset
 from residua.errors import ImageError
 
@@ -138,3 +142,54 @@ def decode_jpeg_record(content: bytes, find_needed_size: FindNeededSize) -> Deco
     reduction = reduce_before_decoding(image, find_needed_size)
     image.load()
     return DecodedPhoto(image, 0, reduction)
+
+
+class PhotoWriter:
+    """Writes records one after the other into an open file, and keeps what the index needs."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.ends, self.checksums, self.encoded = array("q"), array("q"), array("b")
+        self.sides = array("q")  # height and width in turn
+
+    def write_record(self, i: int, record: PhotoRecord) -> None:
+        """Write record number `i`, the next one; 0 begins again."""
+        if i == 0 and self.ends:
+            for column in (self.ends, self.checksums, self.encoded, self.sides):
+                del column[:]
+            self.file.seek(0)
+            self.file.truncate()
+        self.file.write(record.content)
+        self.ends.append(self.file.tell())
+        self.checksums.append(zlib.crc32(record.content))
+        self.encoded.append(record.is_encoded)
+        self.sides.extend(record.size)
+
+    def make_index(
+        self, listing: ImageListing, digests: Sequence[str], encoded: EncodedEntries
+    ) -> PhotoIndex:
+        """Make the index of the written records."""
+        entries = [listing.entries[i] for i in encoded.positions]
+        names = PackedTexts.pack(entry.name for entry in entries)
+        return PhotoIndex(
+            ends=np.array(self.ends, np.int64),
+            checksums=np.array(self.checksums, np.uint32),
+            encoded=np.array(self.encoded, np.bool_),
+            sizes=np.array(self.sides, np.int32).reshape(-1, 2),
+            labels=np.array([entry.label for entry in entries], np.int64),
+            positions=np.array(encoded.positions, np.int64),
+            split_counts=np.array(encoded.counts, np.int64),
+            digests=PackedDigests.pack(digests[i] for i in encoded.positions).digests,
+            name_bytes=names.content,
+            name_ends=names.ends,
+        )
+
+
+def write_records(
+    listing: ImageListing, digests: Sequence[str], settings: RecordSettings, file: BinaryIO
+) -> tuple[PhotoIndex, list[DataProblem]]:
+    """Decode all photographs of a listing in threads, and write their records to `file`."""
+    writer = PhotoWriter(file)
+    encode = partial(encode_record, settings=settings)
+    encoded = encode_all_entries(listing, digests, encode, writer.write_record)
+    return writer.make_index(listing, digests, encoded), encoded.problems

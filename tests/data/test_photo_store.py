@@ -1,8 +1,10 @@
 """Whole photographs in the cache: their crops agree with prediction, and damage is noticed."""
 
 import errno
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 
 from residua.cache_folder import clear_cache, list_cached_files
 from residua.config.model import ImagePreprocessing
-from residua.data import photo_cache
+from residua.data import photo_cache, photo_records
 from residua.data.decode import decode_and_preprocess, decode_image, preprocess_image
 from residua.data.photo_cache import delete_damaged_caches, load_photo_store
 from residua.data.photo_index import (
@@ -252,6 +254,48 @@ def test_selected_photographs_keep_their_labels_sizes_and_fingerprint(cache, odd
     assert twice.fingerprint != photos.select(torch.tensor([4, 2])).fingerprint
 
 
+def test_photographs_of_shards_and_tables_are_read_like_those_of_folders(cache, odd_folder):
+    """The files themselves lie in a shard and in a parquet table."""
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet, table
+
+    for split in ("train", "val"):
+        (cache.parent / "shards").mkdir(parents=True, exist_ok=True)
+        files = sorted((odd_folder / split).glob("*/*"))
+        with tarfile.open(cache.parent / "shards" / f"{split}-0.tar", "w") as tar:
+            for i, file in enumerate(files):
+                for suffix, content in (
+                    (file.suffix[1:], file.read_bytes()),
+                    ("cls", file.parent.name.encode()),
+                ):
+                    member = tarfile.TarInfo(f"{i:03}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, BytesIO(content))
+        (cache.parent / "tables").mkdir(exist_ok=True)
+        parquet.write_table(
+            table(
+                {
+                    "image": [file.read_bytes() for file in files],
+                    "label": [file.parent.name for file in files],
+                }
+            ),
+            cache.parent / "tables" / f"{split}-0.parquet",
+        )
+    folder = load_photo_store(resolve_folder(odd_folder, "files"))
+    wanted = {
+        digest: folder.photos.read_crop(i, (1, 1, 5, 4), CROP)
+        for i, (digest, size) in enumerate(zip(folder.digests, folder.photos.sizes, strict=True))
+        if size.min() > 4
+    }
+    for name in ("shards", "tables"):
+        store = load_photo_store(resolve_folder(cache.parent / name, "files"))
+        assert sorted(store.digests) == sorted(folder.digests)
+        assert store.split_counts.tolist()[2] == folder.split_counts.tolist()[2]
+        for i, digest in enumerate(store.digests):
+            if digest in wanted:
+                assert torch.equal(store.photos.read_crop(i, (1, 1, 5, 4), CROP), wanted[digest])
+
+
 def test_many_threads_read_what_one_reads(cache, odd_folder):
     for storage in ("raw", "jpeg", "files"):
         photos = load_photo_store(resolve_folder(odd_folder, storage)).photos
@@ -265,7 +309,7 @@ def test_many_threads_read_what_one_reads(cache, odd_folder):
 def test_photographs_are_decoded_once_and_listed_with_the_cache(cache, odd_folder, monkeypatch):
     first = load_photo_store(resolve_folder(odd_folder))
     forget_open_stores()
-    monkeypatch.setattr(photo_cache, "encode_record", None)
+    monkeypatch.setattr(photo_cache, "write_records", None)
     again = load_photo_store(resolve_folder(odd_folder))
     assert again.photos.fingerprint == first.photos.fingerprint
     assert again.names[:] == first.names[:]
@@ -387,7 +431,7 @@ def test_a_disk_that_fills_up_leaves_no_files(cache, odd_folder, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         self.file.write(record.content)
 
-    monkeypatch.setattr(photo_cache.PhotoWriter, "write_record", write_until_full)
+    monkeypatch.setattr(photo_records.PhotoWriter, "write_record", write_until_full)
     monkeypatch.setattr(photo_cache, "free_memory_bytes", lambda: 0)
     with pytest.raises(DataError, match="No space left on device"):
         load_photo_store(resolve_folder(odd_folder))
