@@ -20,7 +20,7 @@ def add_pack_options(parser: CommandParser) -> None:
         "--size",
         type=int,
         help="pack: store each photograph as JPEG with a shorter side of at most this many pixels "
-        "(default: store the files as they are)",
+        "(default: store the files as they are); bench: the side of the square crops in pixels",
     )
     parser.add_argument(
         "--quality",

@@ -21,6 +21,11 @@ def describe_data_wait(share: float, storage: str) -> str:
     decoders = "one thread decodes" if threads == 1 else f"{threads} threads decode"
     return (
         f"training waits for photographs for {100 * share:.0f} % of its time, because {decoders} "
-        f"them more slowly than the network learns from them: {HELP_BY_STORAGE[storage]}more CPU "
-        "cores or a smaller --size would help"
+        "them more slowly than the network learns from them: "
+        f"{suggest_faster_decoding(storage)} would help"
     )
+
+
+def suggest_faster_decoding(storage: str) -> str:
+    """Name what makes photographs with this storage come faster."""
+    return f"{HELP_BY_STORAGE.get(storage, '')}more CPU cores or a smaller --size"

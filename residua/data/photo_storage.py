@@ -31,19 +31,34 @@ class StorageChoice(NamedTuple):
 def choose_storage(listing: ImageListing, dataset: PhotoDataset) -> StorageChoice:
     """Choose how to store the photographs of a listing for `dataset`: as pixels, or else as JPEG.
 
-    Pixels may take half of the free memory and half of the free disk, and JPEG half of the free
-    disk.  What the cache holds already is used.  Raises DataError if neither fits; the message
-    names the way on.
+    What the cache holds already is used.  Raises the errors of `choose_storage_by_space`.
     """
-    dataset = replace(dataset, listing=listing)
-    raw, jpeg = (
-        RecordSettings.of_dataset(replace(dataset, storage=storage)) for storage in ("raw", "jpeg")
-    )
     digests = hash_listing(listing)
-    for settings in (raw, jpeg):
+    for settings in list_storage_settings(listing, dataset):
         if find_store_folder(listing, digests, settings).is_dir():
             reason = f"{DESCRIPTIONS[settings.storage]}, which the cache holds already"
             return StorageChoice(settings.storage, reason)
+    return choose_storage_by_space(listing, dataset)
+
+
+def list_storage_settings(
+    listing: ImageListing, dataset: PhotoDataset
+) -> tuple[RecordSettings, RecordSettings]:
+    """Return the settings with which the photographs would be kept as pixels, and as JPEG."""
+    raw, jpeg = (
+        RecordSettings.of_dataset(replace(dataset, listing=listing, storage=storage))
+        for storage in ("raw", "jpeg")
+    )
+    return raw, jpeg
+
+
+def choose_storage_by_space(listing: ImageListing, dataset: PhotoDataset) -> StorageChoice:
+    """Choose how to store photographs without a look into the cache; few of them are read.
+
+    Pixels may take half of the free memory and half of the free disk, and JPEG half of the free
+    disk.  Raises DataError if neither fits; the message names the way on.
+    """
+    raw, jpeg = list_storage_settings(listing, dataset)
     free_memory, free_disk = free_memory_bytes(), measure_free_disk()
     raw_bytes = estimate_stored_bytes(listing, raw)
     in_memory = "" if free_memory is None else f"{format_bytes(free_memory)} of memory and "

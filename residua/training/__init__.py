@@ -35,6 +35,7 @@ dry_run           preview a run without training it
 step_profile      where a step goes: its parts, and its share of the machine's limit
 step_parts        the parts of a step, from a trace of the profiler
 product_rate      the rate of a large matrix product, the limit of a step
+data_bench        how fast photographs become batches, and what binds
 find_lr           the learning-rate range test
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from residua.training.checkpoint import CheckpointPolicy as CheckpointPolicy
     from residua.training.checkpoint import parse_save_interval as parse_save_interval
     from residua.training.chosen_start import NO_WEIGHTS as NO_WEIGHTS
+    from residua.training.data_bench import measure_data_pipeline as measure_data_pipeline
     from residua.training.distributed import DataParallelGroup as DataParallelGroup
     from residua.training.distributed import join_process_group as join_process_group
     from residua.training.distributed import (
@@ -113,6 +115,7 @@ __getattr__, __dir__ = export_lazily(
         "progress": "ProgressListener TrainingProgress call_listeners",
         "run_request": "ResolvedRun RunRequest resolve_run",
         "storage_choice": "require_storage_of_record",
+        "data_bench": "measure_data_pipeline",
         "run": "catch_stop_signals train_run",
         "step": "TrainingStep",
         "step_profile": "profile_run",
