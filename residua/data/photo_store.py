@@ -156,6 +156,10 @@ class StoredPhotos:
         rows = self.rows[indices]
         return StoredPhotos(self.index, self.records, self.settings, self.entries, rows)
 
+    def keep_as(self, settings: RecordSettings) -> "StoredPhotos":
+        """Return the same photographs under other settings, for their fingerprint alone."""
+        return StoredPhotos(self.index, self.records, settings, self.entries, self.rows)
+
     def read_crop(self, index: int, box: Box, size: tuple[int, int]) -> Tensor:
         """Read a box of a photograph, in pixels of `sizes`, resized to `size`: uint8 (c, h, w).
 

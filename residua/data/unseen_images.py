@@ -14,11 +14,13 @@ from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset, choose_test_images, iterate_digests
+from residua.data.photo_cache import find_store_folder, load_photo_store
+from residua.data.photo_records import RecordSettings
 from residua.data.read import FOLDED_SPLITS
 from residua.data.seen_images import DIGEST_BYTES, SeenImages
 from residua.data.sources.listing import Split
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.splits import FIRST_DEV_SHARE
+from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
 from residua.errors import DataError
 
 EvaluatedSplit = Literal[Split, "all"]
@@ -160,18 +162,16 @@ def choose_by_fingerprint(
 
     It was trained on these photos if their training split has the fingerprint that it stores.
     """
-    first_listing = replace(dataset.listing, dev_share=FIRST_DEV_SHARE)
-    side = config.resize or config.input[1]
-    view = ImagePreprocessing(
-        (config.input[0], side, side),
-        side,
-        white_level=dataset.listing.white_level or config.white_level,
+    listing = dataset.listing
+    # the share of models that were trained on squares before digests were stored
+    share = choose_dev_share(len(listing.entries)) if config.scaled_decoding else FIRST_DEV_SHARE
+    listing = replace(
+        listing, dev_share=share, white_level=listing.white_level or config.white_level
     )
-    images = load_or_decode_images(first_listing, view)
     split = requested or "test"
-    if Images(*images.split_tensors("train")).fingerprint == config.fingerprint:
+    if config.fingerprint in list_training_fingerprints(replace(dataset, listing=listing), config):
         return ImageChoice(
-            replace(dataset, listing=first_listing),
+            replace(dataset, listing=replace(dataset.listing, dev_share=share)),
             split,
             split,
             "the model was trained on these photographs, and their splits are those of its run",
@@ -181,6 +181,33 @@ def choose_by_fingerprint(
     count = len(dataset.listing.entries)
     reason = f"all {count:,} images are evaluated: they are not those that the model learned from"
     return ImageChoice(put_into_test_split(dataset, [True] * count), "test", "all", reason)
+
+
+def list_training_fingerprints(dataset: PhotoDataset, config: ModelConfig) -> list[str]:
+    """List the fingerprints that training photos can have in a model, for each way to keep them.
+
+    Squares are decoded for it, but whole photos only if the cache holds none of them.
+    """
+    side = config.resize or config.input[1]
+    if not config.scaled_decoding:
+        view = ImagePreprocessing(
+            (config.input[0], side, side), side, white_level=dataset.listing.white_level
+        )
+        images = load_or_decode_images(dataset.listing, view)
+        return [Images(*images.split_tensors("train")).fingerprint]
+    kept = [
+        replace(dataset, input=config.input, resize=side, storage=storage)
+        for storage in ("raw", "jpeg", "files")
+    ]
+    digests = hash_listing(dataset.listing)
+    cached = [
+        data
+        for data in kept
+        if find_store_folder(data.listing, digests, RecordSettings.of_dataset(data)).is_dir()
+    ]
+    photos = load_photo_store((cached or kept)[-1]).split_photos("train")
+    # which photos can be decoded does not depend on how they are kept
+    return [photos.keep_as(RecordSettings.of_dataset(data)).fingerprint for data in kept]
 
 
 def put_into_test_split(

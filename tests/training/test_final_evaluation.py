@@ -3,7 +3,7 @@ import json
 import pytest
 
 from residua.cli.main import main
-from residua.data import image_cache
+from residua.data import image_cache, photo_cache
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import write_clean_folder
 
@@ -16,21 +16,28 @@ OPTIONS = ["--model", "cifar-resnet8", "--size", "24", "--steps", "2", "--precis
 def decoded_listings(monkeypatch, tmp_path):
     """The listings that were decoded, in order."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    listings, decode_to_cache = [], image_cache.decode_to_cache
+    listings = []
+    for module, name in ((image_cache, "decode_to_cache"), (photo_cache, "decode_photos_to_cache")):
+        decode = getattr(module, name)
 
-    def decode_and_note(listing, *others):
-        listings.append(listing)
-        return decode_to_cache(listing, *others)
+        def decode_and_note(listing, *others, decode=decode):
+            listings.append(listing)
+            return decode(listing, *others)
 
-    monkeypatch.setattr(image_cache, "decode_to_cache", decode_and_note)
+        monkeypatch.setattr(module, name, decode_and_note)
     return listings
 
 
-def test_photos_are_decoded_once_for_training_and_evaluation(capsys, tmp_path, decoded_listings):
+@pytest.mark.parametrize("storage", ["raw", "squares"])
+def test_photos_are_decoded_once_for_training_and_evaluation(
+    storage, capsys, tmp_path, decoded_listings
+):
     write_clean_folder(tmp_path / "d")
     (tmp_path / "d" / "val" / "cat" / "broken.png").write_bytes(b"no image")
     run = tmp_path / "run"
-    code, _, error = run_cli(capsys, "train", tmp_path / "d", *OPTIONS, "--out", run)
+    code, _, error = run_cli(
+        capsys, "train", tmp_path / "d", *OPTIONS, "--storage", storage, "--out", run
+    )
     assert (code, len(decoded_listings)) == (0, 1), error
     at_the_end = json.loads((run / "evaluation" / "evaluation.json").read_text())
     assert main(["evaluate", str(run), str(tmp_path / "d"), "--out", str(tmp_path / "e")]) == 0
