@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from residua import create_model
 from residua.config.dataset import get_dataset
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.images import Images
 from residua.net import fast_conv

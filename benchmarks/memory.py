@@ -28,7 +28,7 @@ from residua.config.memory import (
     estimate_activation_peak_bytes,
     estimate_cpu_step_bytes,
 )
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.training.machine import Machine, Precision, set_up_machine
 from residua.training.step import TrainingStep
 

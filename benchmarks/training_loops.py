@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from residua import create_model
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import get_dataset
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.images import Images
 from residua.data.read import read_split

@@ -14,7 +14,7 @@ The paper's setting needs a GPU:
 import sys
 
 from residua.cli.preset import run_study_script
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 
 STUDY = Study(

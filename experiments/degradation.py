@@ -11,7 +11,7 @@ setting, with a shorter schedule, needs a GPU or a long time on a CPU:
 import sys
 
 from residua.cli.preset import run_study_script
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 
 STUDY = Study(

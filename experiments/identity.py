@@ -12,7 +12,7 @@ each run.
 import sys
 
 from residua.cli.preset import run_study_script
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 
 NO_DECAY, WEIGHTS_ONLY, STRONG_DECAY = (

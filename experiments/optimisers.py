@@ -10,7 +10,7 @@ import sys
 from itertools import product
 
 from residua.cli.preset import run_study_script
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 
 OPTIMISER_CHANGES = {

@@ -10,7 +10,7 @@ projections are not essential.  By default the study uses handwritten digits; on
 import sys
 
 from residua.cli.preset import run_study_script
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 
 STUDY = Study(

@@ -9,7 +9,8 @@ from papers_cells import CELLS, make_cell_network, name_net, name_order_net, pla
 
 from residua.config.dataset import get_dataset
 from residua.config.joins import Join
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run, parse_run
 from residua.config.schedules import StepDecay
 from residua.study_records import to_folder_name

@@ -30,7 +30,8 @@ from residua.config.image_views import ImageViews
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.plan import plan
-from residua.config.recipe import RECIPE_NETWORKS, RECIPES, Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import RECIPE_NETWORKS, RECIPES, recipe
 from residua.config.serialize import Json, apply_override, to_json
 from residua.data.augment import normalise_pixels, pad_images
 from residua.data.batches import TrainingBatches, make_training_batches

@@ -25,7 +25,7 @@ seed.
 import sys
 
 from residua.cli.preset import run_study_script
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 
 BOTTLENECK_OPTIONS, BOTTLENECK_DEPTHS = "block=bottleneck,shortcut=project", (164, 1001)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from residua.config.orders import Order
     from residua.config.papers import list_models, network
     from residua.config.plan import plan
-    from residua.config.recipe import Recipe, recipe
+    from residua.config.recipe import Recipe
+    from residua.config.recipes import recipe
     from residua.config.registry import register
     from residua.config.run import Run
     from residua.config.stages import Stage, Stem
@@ -73,7 +74,8 @@ __getattr__, __dir__ = export_lazily(
         "config.orders": "Order",
         "config.papers": "list_models network",
         "config.plan": "plan",
-        "config.recipe": "Recipe recipe",
+        "config.recipe": "Recipe",
+        "config.recipes": "recipe",
         "config.registry": "register",
         "config.run": "Run",
         "config.stages": "Stage Stem",

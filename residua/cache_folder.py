@@ -11,6 +11,10 @@ from residua.files import delete_path, find_output_of_staging_folder, hold_outpu
 KINDS_BY_FOLDER = {
     "weights": "weights",
     "images": "decoded images",
+    "photos": "whole photographs",
+    "digests": "digests of files",
+    "shards": "members of shards",
+    "remote": "remote data",
     "datasets": "converted data set",
     "kernels": "compiled kernels",
 }

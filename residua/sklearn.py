@@ -132,7 +132,7 @@ class ResiduaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
             )
         self.net_: nn.Module = result.net
         # the test error of the run is that of training images
-        self.config_ = replace(result.config, test_error=None, test_images=0, test_views="plain")
+        self.config_ = replace(result.config, test_error=None, test_images=0, test_views="none")
         self.classes_ = classes
         self.n_features_in_ = pixels[0].numel()
         return self

@@ -25,6 +25,8 @@ from residua.config.dataset import DataFile, DownloadArchive, get_dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.published_weights import PublishedWeights
 from residua.data.image_cache import decode_to_cache, hash_listing, load_cached_images
+from residua.data.photo_cache import decode_photos_to_cache, load_cached_photos
+from residua.data.photo_records import RecordSettings
 from residua.data.sources.download import find_or_download, list_missing_files
 from residua.data.sources.image_folder import list_image_folder
 from residua.deploy import export
@@ -265,6 +267,27 @@ def read_cached_photos(folder):
     return images.pixels.double().sum().item()
 
 
+# The cache of whole photographs.
+
+
+PHOTO_SETTINGS = RecordSettings("raw", 3, 8, 8)
+
+
+def store_photos(folder):
+    listing = list_image_folder(folder / "photos")
+    digests = hash_listing(listing)
+    return decode_photos_to_cache(listing, digests, PHOTO_SETTINGS, folder / "cache" / "k")
+
+
+def read_stored_photos(folder):
+    listing = list_image_folder(folder / "photos")
+    store = load_cached_photos(folder / "cache" / "k", listing, PHOTO_SETTINGS)
+    if store is None:
+        return None
+    assert len(store.labels) == 4
+    return sum(store.photos.read_center(i, (8, 8)).double().sum().item() for i in range(4))
+
+
 # Downloads.
 
 
@@ -415,6 +438,7 @@ SCENARIOS = [
     Scenario("pack runs", pack_two_runs, read_two_runs, write_two_runs),
     Scenario("report", write_report("new"), read_report, prepare_report),
     Scenario("image cache", decode_photos, read_cached_photos, write_photos),
+    Scenario("photo cache", store_photos, read_stored_photos, write_photos),
     Scenario("download", download_dataset, read_downloaded, write_archive, is_done_once=True),
     Scenario(
         "published weights",

@@ -13,7 +13,7 @@ from docutils.nodes import definition_list_item, literal, literal_block, system_
 
 from residua.cli.main import COMMANDS, make_parser
 from residua.config.papers import list_models
-from residua.config.recipe import RECIPES
+from residua.config.recipes import RECIPES
 from residua.config.serialize import to_json
 
 ROOT = Path(__file__).parent.parent

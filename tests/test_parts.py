@@ -16,7 +16,8 @@ from residua.config.network import Network, Unit
 from residua.config.optimisers import Optimiser
 from residua.config.papers import network
 from residua.config.plan import plan
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import recipe
 from residua.config.registry import register
 from residua.config.run import Run, parse_run
 from residua.config.serialize import apply_override, from_json, to_json

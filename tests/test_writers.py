@@ -16,7 +16,7 @@ import torch
 import residua
 from residua import study_records
 from residua.cli.main import main
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.study import Arm, Study
 from residua.deploy import export
 from residua.deploy.export_check import OutputDifference
@@ -59,7 +59,18 @@ ALLOWED = {
     ("cli/streams.py", "open"): "opens the null device",
     ("cli/streams.py", "os.open"): "opens the null device",
     ("cli/unexpected_error.py", "tempfile.mkstemp"): "a new file in the temporary folder",
+    ("data/checked_arrays.py", "staging.write_bytes"): STAGED,
+    ("data/digest_index.py", "os.makedirs"): MAKES_FOLDER,
     ("data/image_cache.py", "cache_folder.parent.mkdir"): MAKES_FOLDER,
+    ("data/pack_shard.py", "image.save"): TO_MEMORY,
+    ("data/pack_shard.py", "open"): STAGED,
+    ("data/photo_cache.py", "folder.parent.mkdir"): MAKES_FOLDER,
+    ("data/photo_cache.py", "open"): STAGED,
+    ("data/photo_cache.py", "staging.mkdir"): STAGED,
+    ("data/photo_index.py", "(folder / PHOTO_INDEX_FILE).write_text"): STAGED,
+    ("data/photo_index.py", "np.savez"): STAGED,
+    ("data/photo_records.py", "image.save"): TO_MEMORY,
+    ("data/photo_records.py", "self.file.truncate"): STAGED,
     ("data/pixel_file.py", "(staging / INDEX_FILE).write_text"): STAGED,
     ("data/pixel_file.py", "open"): STAGED,
     ("data/pixel_file.py", "self.file.truncate"): STAGED,
@@ -70,6 +81,7 @@ ALLOWED = {
     ("data/sources/download.py", "shutil.copyfileobj"): STAGED,
     ("data/sources/download.py", "staging.mkdir"): STAGED,
     ("data/sources/download.py", "target.parent.mkdir"): MAKES_FOLDER,
+    ("data/sources/shard_index.py", "index_file.parent.mkdir"): MAKES_FOLDER,
     ("data/thumbnails.py", "image.save"): TO_MEMORY,
     ("deploy/explain.py", "image.save"): STAGED,
     ("deploy/export_files.py", "TemporaryDirectory"): STAGED,

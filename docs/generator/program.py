@@ -23,7 +23,7 @@ from residua.config.optimisers import Optimiser
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import list_models, network
 from residua.config.plan import plan
-from residua.config.recipe import RECIPE_PURPOSES, RECIPES
+from residua.config.recipes import RECIPE_PURPOSES, RECIPES
 from residua.config.registry import registered_kinds
 
 NUMBER = re.compile(r"[\d,.]+")

@@ -23,6 +23,7 @@ from residua.config.model import ModelConfig
 from residua.config.serialize import Json
 from residua.console.output import print_notes
 from residua.data.augment import normalise_pixels
+from residua.data.image_views import average_over_views, keep_margin_for_views
 from residua.data.summary import DataSummary, ignore_summary
 from residua.data.user_data import UserData, resolve_evaluation_data
 from residua.deploy.engine import EngineName, InferenceEngine, build_engine
@@ -129,11 +130,13 @@ class Classifier:
         batch_size: int = 32,
         engine: EngineName = "auto",
         unreadable: Literal["raise", "keep"] = "raise",
+        views: ImageViews = "none",
     ) -> list[ClassPrediction]:
         """Classify one or several images: paths, folders, URLs, PIL images or arrays.
 
         The predictions are in the order of the images.  `engine` names the inference engine, as in
-        `residua predict`.  An image that cannot be read raises DataError or, with
+        `residua predict`.  The probabilities are averaged over the `views` of each image: "none",
+        "mirror", "10" or "six".  An image that cannot be read raises DataError or, with
         unreadable="keep", yields a prediction with an `error`.
         """
         if unreadable not in ("raise", "keep"):
@@ -143,10 +146,13 @@ class Classifier:
                 raise UsageError(f"{name}={value} is invalid: give 1 or more")
         listed = list_given_images(images, self.config.input[0])
         results = []
-        decode = partial(decode_given_image, config=self.config)
-        for prediction in predict_images(
-            enumerate(listed, 1), decode, self.get_engine(engine, len(listed)), batch_size
-        ):
+        chosen_views = choose_views(views, mirror=False)
+        preprocessing = keep_margin_for_views(self.config, chosen_views)
+        decode = partial(decode_given_image, preprocessing=preprocessing)
+        classify = average_over_views(
+            self.get_engine(engine, len(listed)), chosen_views, self.config.input[1:]
+        )
+        for prediction in predict_images(enumerate(listed, 1), decode, classify, batch_size):
             if prediction.error and unreadable == "raise":
                 raise DataError(f"{prediction.path} {prediction.error}")
             results.append(self.name_classes(prediction, top))
@@ -191,7 +197,7 @@ class Classifier:
         content; a note on standard error says which unless `quiet` is set.  A dict of images by
         split is evaluated on its split test.  Labels of arrays and Python data sets are indices
         into `classes`, or names of classes.  The predictions for the `views` of each image are
-        averaged: "plain", "mirror" or "six"; `mirror` is the same as "mirror".
+        averaged: "none", "mirror", "10" or "six"; `mirror` is the same as "mirror".
         """
         dataset = resolve_evaluation_data(data, self.config, skip_unknown=skip_unknown_classes)
         return evaluate_classifier(

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from residua.config.model import ModelConfig
 from residua.data.convert_arrays import COUNTS_OF_CHANNELS, convert_image, convert_images
-from residua.data.decode import decode_image, preprocess_image
+from residua.data.decode import HasPreprocessing, decode_and_preprocess, preprocess_image
 from residua.data.rgb_conversion import convert_to_rgb
 from residua.data.thumbnails import pixels_to_image
 from residua.deploy.image_files import find_image_files
@@ -84,26 +83,28 @@ def convert_single_array(array: Any, channels: int) -> Tensor:
     return convert_image(array)
 
 
-def decode_given_image(item: tuple[int, GivenImage], config: ModelConfig) -> Prediction:
+def decode_given_image(item: tuple[int, GivenImage], preprocessing: HasPreprocessing) -> Prediction:
     """Decode an image, given with its number; return a prediction with pixels or an error."""
     number, image = item
     if isinstance(image, str | os.PathLike) and not is_address(os.fspath(image)):
-        return decode_or_error(Path(image), config)
+        return decode_or_error(Path(image), preprocessing)
     source = Path(image if isinstance(image, str) else f"image {number}")
     try:
-        return Prediction(source, preprocess_image(open_given_image(image, config), config), None)
+        if isinstance(image, str):
+            pixels = decode_and_preprocess(download_image(image), preprocessing).pixels
+        else:
+            pixels = preprocess_image(open_given_image(image, preprocessing), preprocessing)
+        return Prediction(source, pixels, None)
     except ImageError as error:
         return Prediction(source, None, None, error.detail)
     except DataError as error:
         return Prediction(source, None, None, f"cannot be used: {error}")
 
 
-def open_given_image(image: GivenImage, config: ModelConfig) -> Image.Image:
-    """Open a URL, a PIL image or pixels (c, h, w) as a PIL image."""
-    if isinstance(image, str):
-        return decode_image(download_image(image))
+def open_given_image(image: GivenImage, preprocessing: HasPreprocessing) -> Image.Image:
+    """Open a PIL image or pixels (c, h, w) as an upright PIL image."""
     if isinstance(image, Image.Image):
-        return convert_to_rgb(image, "the image", config.white_level).image
+        return convert_to_rgb(image, "the image", preprocessing.white_level).image
     if not isinstance(image, Tensor):
         raise DataError(
             f"{type(image).__name__} is not an image: give a path, a URL, a PIL image or an array"

@@ -20,7 +20,8 @@ from residua.api.own_errors import name_keywords_in_errors
 from residua.config.dataset import Dataset, get_dataset
 from residua.config.lesion_results import LesionStudyResult
 from residua.config.model import ModelConfig
-from residua.config.recipe import Recipe, resolve_recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import resolve_recipe
 from residua.config.study import Arm, Study
 from residua.console.progress import ProgressBar, StudyProgress
 from residua.data.sources.listing import Split

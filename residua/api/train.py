@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from residua.api.training_session import (
 )
 from residua.config.memory import RecomputeMode
 from residua.config.network import Network
+from residua.config.photo_storage import PhotoStorage
 from residua.config.recipe import Recipe
 from residua.data.user_data import ImagesAndLabels, UserData, resolve_user_data
 from residua.data.user_transform import UserTransform
@@ -41,6 +43,7 @@ def train(
     add_class: bool = False,
     balance: bool = False,
     size: int | None = None,
+    storage: Literal["auto"] | PhotoStorage = "auto",
     transform: UserTransform | None = None,
     precision: Precision = "auto",
     device: DeviceChoice = "auto",
@@ -58,13 +61,12 @@ def train(
     Keywords that are not listed are the options of `residua train`.  Omitted values are chosen to
     suit the data and the machine, and printed on standard error unless `quiet` is set.
 
-    model        name of a network, a `Network`, a module, which is trained in place from its own
-                 weights, or None
+    model        name of a network, a `Network`, a module to train in place as it is, or None
     from_        weights to start from, as `residua train --from` takes them; "none": random ones
     data         a data set's name, the path of photographs, (images, labels), a map-style data set
                  of (image, label), or a dict of these by split; see `resolve_user_data`
     test, dev    held-out images, for data in memory; without them, some images are held out
-    transform    f(image, rng) -> image, on each training image (h, w, c) uint8
+    transform    f(image, rng) -> image, on each training image (h, w, c) uint8, of its own size
     out          folder of the run; if None, nothing is kept, and a stopped run is lost
     log          tensorboard, wandb, mlflow or an object with the methods of `RunLogger`, or a list
     on_progress  called after each step; an error that it raises stops the run, which can be resumed
@@ -72,7 +74,7 @@ def train(
     Raises UsageError, DataError, TrainingError, RecordError, and Interrupted after Ctrl-C.
     """
     request = make_training_request(
-        *(model, from_, size, seed, recipe, epochs, steps, precision),
+        *(model, from_, size, storage, seed, recipe, epochs, steps, precision),
         resumed=Path(out) if resume and out is not None else None,
         balance=balance,
         freeze=freeze,

@@ -13,7 +13,9 @@ from residua.api.run_pages import write_run_pages
 from residua.config.image_views import describe_views
 from residua.config.model import ModelConfig
 from residua.config.network import Network
-from residua.config.recipe import Recipe, resolve_recipe
+from residua.config.photo_storage import AUTO_STORAGE
+from residua.config.recipe import Recipe
+from residua.config.recipes import resolve_recipe
 from residua.config.serialize import Json
 from residua.console.output import DataSummaryRecorder, print_notes
 from residua.console.progress import ProgressBar, TrainingListener
@@ -29,6 +31,7 @@ from residua.training.machine import Machine
 from residua.training.progress import ProgressListener, TrainingProgress, call_listeners
 from residua.training.run import catch_stop_signals, train_run
 from residua.training.run_request import ResolvedRun, RunRequest
+from residua.training.storage_choice import require_storage_of_record
 from residua.training.user_additions import UserAdditions
 
 
@@ -153,15 +156,21 @@ class TrainingSession:
         """Train the run in `folder`; return the JSON of `residua train` without the folder."""
         is_main = machine.group.is_main
         is_said = is_main and not self.quiet
+        record = RunRecord(folder)
+        require_storage_of_record(resolved.storage, record)
         if is_said:
-            print_notes(f"{why} (override: {name})" for name, why in resolved.reasons.items())
+            print_notes(
+                f"{why} (override: {name})"
+                for name, why in resolved.reasons.items()
+                if not (name == "storage" and record.run_json_path.exists())
+            )
         print_summary = DataSummaryRecorder(is_said)
-        was_finished = RunRecord(folder).is_finished
+        was_finished = record.is_finished
         callback = CallbackListener(self.on_progress) if self.on_progress and is_main else None
         bar = ProgressBar("step", hidden=not is_said)
         logs = RunLogs(self.loggers, bar.print_note, is_folder_kept=self.out is not None)
         listeners: list[ProgressListener] = [
-            TrainingListener(bar, resolved.run.network.name),
+            TrainingListener(bar, resolved.run.network.name, data=resolved.dataset),
             logs,
         ]
         if callback is not None:
@@ -192,12 +201,11 @@ class TrainingSession:
             raise callback.error
         if is_said and was_finished and self.loggers:
             print_notes([f"the run in {folder} is already finished; nothing was logged"])
-        origin = RunRecord(folder).read_weights_origin()
         return {
             **result,
             "trained": not was_finished,
-            "weights_from": origin,
-            "engine": RunRecord(folder).read_engine(),
+            "weights_from": record.read_weights_origin(),
+            "engine": record.read_engine(),
             **print_summary.json,
         }
 
@@ -219,6 +227,7 @@ def make_training_request(
     model: str | Network | nn.Module | None,
     weights: str | Path | None,
     size: int | None,
+    storage: str,
     seed: int,
     recipe: str | Recipe | None,
     epochs: float | None,
@@ -243,11 +252,13 @@ def make_training_request(
         "epochs": epochs,
         "steps": steps,
         "balance": balance or None,
+        "storage": None if storage == AUTO_STORAGE else storage,
     }
     return RunRequest(
         model=model,
         weights=weights,
         size=size,
+        storage=storage,
         add_class=add_class,
         seed=seed,
         change_recipe=change_recipe,

@@ -1,4 +1,4 @@
-"""List or clear the cache of downloaded weights, data sets and decoded images."""
+"""List or clear the cache of downloaded weights, data sets and decoded photographs."""
 
 from jsonargparse import Namespace
 
@@ -20,7 +20,7 @@ def add_arguments(parser: CommandParser) -> None:
         "pattern",
         nargs="?",
         default="*",
-        help="only what matches by name, e.g. 'weights/*' or 'images/*' (default: all)",
+        help="only what matches by name, e.g. 'weights/*' or 'photos/*' (default: all)",
     )
     add_json_option(parser)
 

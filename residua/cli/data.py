@@ -1,4 +1,4 @@
-"""Check photographs before training: every file is decoded, nothing is changed."""
+"""Check photographs, pack them into shards, or measure how fast they become batches."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 
 from residua import data, report
+from residua.cli.data_bench import BENCH_OPTIONS, add_bench_options, bench
+from residua.cli.data_pack import PACK_OPTIONS, add_pack_options, pack
 from residua.cli.image_options import (
     add_max_pixels_option,
     add_white_level_option,
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "action",
-        choices=("check",),
-        help="check: decode every file and report damaged files, duplicates and small classes",
+        choices=("check", "pack", "bench"),
+        help="check: decode every file and report damaged files, duplicates and small classes; "
+        "pack: write WebDataset shards with an index, for large data sets and for servers; "
+        "bench: measure how fast they become training batches, and what binds",
     )
     add_data_argument(
         parser,
@@ -36,7 +40,9 @@ def add_arguments(parser: CommandParser) -> None:
         "WebDataset shards, or hf:OWNER/NAME on the Hugging Face hub",
     )
     add_out_option(
-        parser, "the folder for check.json and the page check.html (default: runs/check-NAME)"
+        parser,
+        "the folder for check.json and the page check.html (default: runs/check-NAME); or, for "
+        "pack, for the shards",
     )
     parser.add_argument(
         "--fix",
@@ -46,11 +52,33 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_max_pixels_option(parser)
     add_white_level_option(parser)
+    add_pack_options(parser)
+    add_bench_options(parser)
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
     check_image_options(arguments)
+    require_options_of_action(arguments)
+    {"check": check, "pack": pack, "bench": bench}[arguments.action](arguments)
+
+
+def require_options_of_action(arguments: Namespace) -> None:
+    """Raise UsageError if an option is given that only another action has."""
+    options_by_action = {
+        "check": ("fix", "out"),
+        "pack": (*PACK_OPTIONS, "out"),
+        "bench": BENCH_OPTIONS,
+    }
+    own = options_by_action[arguments.action]
+    others = dict.fromkeys(name for names in options_by_action.values() for name in names)
+    if given := [name for name in others if name not in own and arguments[name] is not None]:
+        option = given[0].replace("_", "-")
+        raise UsageError(f"--{option} does not apply to data {arguments.action}: leave it out")
+
+
+def check(arguments: Namespace) -> None:
+    """Check the photographs, and write the record and the page of the check."""
     listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
     if arguments.fix:
         require_separate_files(listing)

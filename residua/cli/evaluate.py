@@ -2,13 +2,13 @@
 
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from jsonargparse import Namespace
 
 from residua import data, net, report, training
 from residua.cli.image_options import (
     add_max_pixels_option,
+    add_views_options,
     add_white_level_option,
     apply_to_dataset,
     check_image_options,
@@ -25,7 +25,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import ImageViews, choose_views
+from residua.config.image_views import choose_views
 from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
 from residua.errors import UsageError
 from residua.report.format import format_percent
@@ -45,17 +45,7 @@ def add_arguments(parser: CommandParser) -> None:
         action="store_true",
         help="leave out images of classes that the model does not know",
     )
-    parser.add_argument(
-        "--mirror",
-        action="store_true",
-        help="average the probabilities of each image and its mirror image, as --views mirror",
-    )
-    parser.add_argument(
-        "--views",
-        choices=get_args(ImageViews),
-        help="views of each image whose predictions are averaged: plain, mirror, or six, which are "
-        "the image and two shifts by a pixel, each with its mirror image (default: plain)",
-    )
+    add_views_options(parser)
     parser.add_argument(
         "--calibrate",
         nargs="?",
@@ -76,6 +66,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    views = choose_views(arguments.views, mirror=arguments.mirror)
     with training.join_process_group() as group:
         machine = training.set_up_machine(
             arguments.precision, group=group, device_choice=arguments.device
@@ -105,7 +96,7 @@ def run(arguments: Namespace) -> None:
             machine,
             arguments.data_dir,
             on_data=print_summary,
-            views=choose_views(arguments.views, mirror=arguments.mirror),
+            views=views,
             calibrate=arguments.calibrate == "on",
             forget_temperature=arguments.calibrate == "off",
         )

@@ -24,7 +24,7 @@ from residua.cli.options import (
     add_seed_option,
 )
 from residua.cli.parser import CommandParser
-from residua.cli.run_options import add_start_options, make_run_request
+from residua.cli.run_options import add_start_options, add_storage_option, make_run_request
 from residua.config.papers import list_models
 from residua.config.recipe import Recipe
 from residua.console.output import DataSummaryRecorder, print_notes, print_result
@@ -51,6 +51,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--size", type=int, help="side in pixels of photographs (default: as residua train does)"
     )
+    add_storage_option(parser)
     add_max_pixels_option(parser)
     add_white_level_option(parser)
     parser.add_argument(

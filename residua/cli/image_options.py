@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from residua import data
 from residua.cli.parser import CommandParser
 from residua.config.dataset import Dataset
+from residua.config.image_views import VIEWS_NAMES
 from residua.config.model import MAX_IMAGE_PIXELS, MAX_WHITE_LEVEL
 from residua.errors import UsageError
 
@@ -33,6 +34,19 @@ def add_white_level_option(parser: CommandParser, default: str = USUAL_WHITE) ->
         help="the level of white in grey images of more than 8 bits, e.g. 4095 if 12 of 16 bits "
         f"are used (default: {default})",
     )
+
+
+def add_views_options(parser: CommandParser) -> None:
+    """Add `--views`, and `--mirror`, which is short for one of its values."""
+    parser.add_argument(
+        "--views",
+        completions=VIEWS_NAMES,
+        metavar=f"{{{','.join(VIEWS_NAMES)}}}",
+        help="views of each image whose predictions are averaged: mirror adds its mirror image; 10 "
+        "are ten crops of a photograph, its corners and center with their mirror images; six are "
+        "the image and two shifts by a pixel with their mirror images (default: none)",
+    )
+    parser.add_argument("--mirror", action="store_true", help="the same as --views mirror")
 
 
 def check_image_options(arguments: Namespace) -> None:

@@ -11,7 +11,7 @@ OPTION_GROUPS = {
     "recipe": "recipe steps epochs batch-size optimizer lr weight-decay set balance",
     "run": "seed seeds folds resume save-every workers ray device precision recompute engine batch "
     "dry-run profile",
-    "evaluation": "mirror views calibrate",
+    "evaluation": "views mirror calibrate",
     "conversion": "check classes mean std resize interpolation license to",
     "server": "host port allow-host allow-origin threshold examples",
     "limits": "max-bytes max-total-bytes max-waiting timeout head-timeout",

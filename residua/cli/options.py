@@ -13,7 +13,8 @@ from residua.config.network import Network
 from residua.config.optimisers import Optimiser
 from residua.config.papers import network
 from residua.config.published_weights import WEIGHT_NAME
-from residua.config.recipe import RECIPES, Recipe, resolve_recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import RECIPES, resolve_recipe
 from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.serialize import apply_override, parse_literal, quote_json
 from residua.console.output import print_note

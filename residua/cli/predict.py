@@ -12,10 +12,15 @@ from jsonargparse import Namespace
 from residua import data, deploy, net
 from residua.cli.image_options import (
     add_max_pixels_option,
+    add_views_options,
     add_white_level_option,
     check_image_options,
 )
-from residua.cli.options import add_engine_option, add_model_argument, add_offline_option
+from residua.cli.options import (
+    add_engine_option,
+    add_model_argument,
+    add_offline_option,
+)
 from residua.cli.parser import CommandParser
 from residua.cli.prediction_printers import (
     ImageResult,
@@ -30,6 +35,7 @@ from residua.cli.sort_options import (
     open_sorting,
     require_sortable_classes,
 )
+from residua.config.image_views import choose_views
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.weight_registry import is_model_name
 from residua.console.output import print_notes
@@ -70,6 +76,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_max_pixels_option(parser)
     add_white_level_option(parser, "the model's")
     add_engine_option(parser)
+    add_views_options(parser)
     add_offline_option(parser)
     parser.add_argument("--batch", type=int, default=32, help="images that are computed together")
     parser.add_argument(
@@ -86,6 +93,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     check_options(arguments)
+    views = choose_views(arguments.views, mirror=arguments.mirror)
     check_positional_arguments(arguments.model, arguments.images)
     require_existing_image(arguments.images)
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
@@ -98,7 +106,11 @@ def run(arguments: Namespace) -> None:
         paths = list(paths)  # so that the remaining time is known
         total = len(paths)
     engine = deploy.build_engine(network, config, arguments.engine, total)
-    preprocessing = replace(config, white_level=arguments.white_level or config.white_level)
+    preprocessing = replace(
+        data.keep_margin_for_views(config, views),
+        white_level=arguments.white_level or config.white_level,
+    )
+    classify = data.average_over_views(engine, views, config.input[1:])
     max_pixels = arguments.max_pixels or MAX_IMAGE_PIXELS
     count = failed = 0
     highest_levels: list[int] = []
@@ -106,7 +118,7 @@ def run(arguments: Namespace) -> None:
         print_result = choose_printer(arguments, config.classes)
         with ProgressBar("image", hidden=sys.stdout.isatty()) as bar:
             for prediction in deploy.predict_files(
-                paths, engine, preprocessing, arguments.batch, max_pixels
+                paths, classify, preprocessing, arguments.batch, max_pixels
             ):
                 count, failed = count + 1, failed + bool(prediction.error)
                 if prediction.brightest_level:
@@ -247,8 +259,9 @@ def make_explanation_drawer(
         if prediction.pixels is None:
             return ""
         path = out / f"{n:05}-{prediction.path.stem}.png"
+        pixels = data.center_crop(prediction.pixels, config.input[1:])  # of views with a margin
         top_class, _ = prediction.top_classes(1)[0]
-        explainer.save_overlay(prediction.pixels, top_class, path)
+        explainer.save_overlay(pixels, top_class, path)
         return str(path)
 
     return draw_explanation

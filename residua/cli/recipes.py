@@ -12,7 +12,8 @@ from residua.cli.options import add_json_option
 from residua.cli.parser import CommandParser
 from residua.config.augmentation import Augmentation
 from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
-from residua.config.recipe import RECIPE_PURPOSES, RECIPES, Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import RECIPE_PURPOSES, RECIPES, recipe
 from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.schedules import LinearDecay, OneCycle, StepDecay, Warmup
 from residua.config.serialize import Json, stored_key, to_json
@@ -44,7 +45,10 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "sizes": "sides of the images, as shares of the full side, over equal parts of the run",
         "stem": "share of the run, at its start, in which the stem is trained; 0: all of it",
         "dev": "hold out the dev images; false trains on them too",
-        "views": "views of a test image that are averaged: plain, mirror or six",
+        "repeats": "how often each image is in a batch, each time augmented anew",
+        "train_size": "side of the training images in pixels; 0: as in evaluation",
+        "test_resize": "shorter side of a test photograph before the crop; 0: 8/7 of the crop",
+        "views": "views of a test image that are averaged: none, mirror, 10 or six",
     },
     Sgd: {
         "momentum": "share of the last update that is kept",
@@ -108,6 +112,10 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "magnitude": "strength of RandAugment's changes, 0 to 30",
         "pad_mode": "what the padding shows: mean (colour), or reflect (the image)",
         "alternate_flip": "mirror each image in every second epoch, not at random",
+        "shorter_side": "lowest and highest of the random shorter sides that are cropped; []: none",
+        "pca_colour": "standard deviation of the shares of ImageNet's colour components; 0: none",
+        "erasing": "probability of filling a random box with the mean colour",
+        "mixup_alpha": "of the beta distribution of mixup's proportion; 1: uniform",
     },
 }
 """What each field of a recipe and of its parts means, by the key that `--set` uses."""

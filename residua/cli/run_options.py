@@ -7,8 +7,10 @@ from jsonargparse import Namespace
 from residua import training
 from residua.cli.options import apply_recipe_options, is_given
 from residua.cli.parser import CommandParser
+from residua.config.photo_storage import AUTO_STORAGE, PHOTO_STORAGES
 from residua.config.recipe import Recipe
 from residua.config.vlad_config import is_vlad_name
+from residua.console.output import print_notes
 from residua.errors import UsageError
 from residua.training.loggers.make_loggers import LOGGER_NAMES
 
@@ -22,12 +24,13 @@ NETWORK_ONLY_OPTIONS = (
     "weight_decay",
     "set",
     "recompute",
+    "storage",
     "balance",
     "freeze",
     "from",
     "add_class",
 )
-CHOSEN_OPTIONS = ("model", "size", "recipe", "steps", "epochs", "balance")
+CHOSEN_OPTIONS = ("model", "size", "recipe", "steps", "epochs", "balance", "storage")
 
 
 def add_checkpoint_options(parser: CommandParser) -> None:
@@ -54,6 +57,16 @@ def add_log_option(parser: CommandParser) -> None:
         completions=LOGGER_NAMES,
         help="also log the curves to tensorboard (event files in the run's folder), wandb or "
         "mlflow; can be repeated; torchrun knows it as --logger only",
+    )
+
+
+def add_storage_option(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--storage",
+        completions=(AUTO_STORAGE, *PHOTO_STORAGES),
+        help="how photographs are kept, for crops of the whole photograph: raw pixels, jpeg of "
+        "high quality, or files, which are decoded for every batch; squares keeps the middle "
+        "square only; auto takes raw or, if pixels need too much space, jpeg (default: auto)",
     )
 
 
@@ -106,9 +119,25 @@ def make_run_request(arguments: Namespace) -> "training.RunRequest":
         model=arguments.model or None,
         weights=arguments["from"] or None,
         size=arguments.size,
+        storage=arguments.storage or AUTO_STORAGE,
         add_class=arguments.add_class,
         seed=arguments.seed,
         change_recipe=change_recipe,
         precision=arguments.precision,
         given=frozenset(name for name in CHOSEN_OPTIONS if is_given(arguments, name)),
     )
+
+
+def print_reasons(
+    resolved: "training.ResolvedRun", machine: "training.Machine", *, is_begun: bool = False
+) -> None:
+    """Print the reason for each automatic choice, with the option that overrides it.
+
+    A run that has begun has chosen its storage already.
+    """
+    if machine.group.is_main:
+        print_notes(
+            f"{why} (override: --{option})"
+            for option, why in resolved.reasons.items()
+            if not (is_begun and option == "storage")
+        )

@@ -32,7 +32,9 @@ from residua.cli.run_options import (
     add_checkpoint_options,
     add_log_option,
     add_start_options,
+    add_storage_option,
     make_run_request,
+    print_reasons,
 )
 from residua.cli.step_profile import (
     describe_step_profile,
@@ -74,6 +76,7 @@ def add_arguments(parser: CommandParser) -> None:
         type=int,
         help="side in pixels of the square crops of photographs, 8 to 1024 (default: chosen)",
     )
+    add_storage_option(parser)
     add_max_pixels_option(parser)
     add_white_level_option(parser)
     parser.add_argument(
@@ -213,12 +216,13 @@ def train_and_report(
     run_config, is_main = resolved.run, machine.group.is_main
     name = run_config.network.name
     folder = arguments.out or choose_run_folder(resolved)
-    was_finished = RunRecord(folder).is_finished
-    print_reasons(resolved, machine)
-    if is_main and arguments.resume and not RunRecord(folder).run_json_path.exists():
+    was_finished, is_begun = RunRecord(folder).is_finished, RunRecord(folder).run_json_path.exists()
+    training.require_storage_of_record(resolved.storage, RunRecord(folder))
+    print_reasons(resolved, machine, is_begun=is_begun)
+    if is_main and arguments.resume and not is_begun:
         print_note(describe_missing_run(folder, run_config))
     bar = ProgressBar("step", hidden=not is_main)
-    show = TrainingListener(bar, name, describe_run_memory(resolved, machine))
+    show = TrainingListener(bar, name, describe_run_memory(resolved, machine), resolved.dataset)
     logs = training.RunLogs(loggers, bar.print_note)
     with bar, logs, training.catch_stop_signals() as should_stop:
         result = training.train_run(
@@ -251,12 +255,6 @@ def train_and_report(
         "weights_from": RunRecord(folder).read_weights_origin(),
         "engine": RunRecord(folder).read_engine(),
     }
-
-
-def print_reasons(resolved: "ResolvedRun", machine: "Machine") -> None:
-    """Print the reason for each automatic choice, with the option that overrides it."""
-    if machine.group.is_main:
-        print_notes(f"{why} (override: --{option})" for option, why in resolved.reasons.items())
 
 
 def describe_missing_run(folder: Path, run: Run) -> str:

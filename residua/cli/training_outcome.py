@@ -12,6 +12,7 @@ from residua.config.dataset import Dataset
 from residua.config.evaluation_results import MIN_CALIBRATION_IMAGES
 from residua.config.image_views import describe_views
 from residua.config.serialize import Json
+from residua.console.data_wait import describe_data_wait
 from residua.console.error_chart import draw_error_chart
 from residua.deploy.image_files import find_image_files
 from residua.errors import RecordError
@@ -26,6 +27,10 @@ def describe_training_outcome(
 ) -> list[str]:
     """Describe what was achieved: the accuracy, the learning curve, and the next commands."""
     is_vlad = result["steps"] == 0
+    wait = result.get("data_wait")
+    note = describe_data_wait(
+        wait if isinstance(wait, float) else 0.0, getattr(dataset, "storage", "")
+    )
     chart = draw_error_chart(
         read_metrics_if_intact(folder),
         shutil.get_terminal_size().columns,
@@ -35,6 +40,7 @@ def describe_training_outcome(
     return [
         "",
         describe_accuracy(result, dataset),
+        *([note] if note else []),
         *(["", *chart] if chart else []),
         "",
         "Next:",

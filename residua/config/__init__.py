@@ -14,6 +14,7 @@ dataset, fold           the data sets that are known by name, and folds of their
 optimisers, schedules,
 augmentation, recipe,
 training_phases         how a network is trained
+photo_storage           the ways to keep photographs for training
 image_views             views of a test image whose predictions are averaged
 run, study              a training run, and a comparison of many runs
 model                   config.json of a model folder
@@ -74,8 +75,8 @@ if TYPE_CHECKING:
     from residua.config.papers import split_network_name as split_network_name
     from residua.config.plan import Plan as Plan
     from residua.config.plan import PlannedUnit as PlannedUnit
-    from residua.config.recipe import RECIPES as RECIPES
     from residua.config.recipe import Recipe as Recipe
+    from residua.config.recipes import RECIPES as RECIPES
     from residua.config.registry import Part as Part
     from residua.config.registry import register as register
     from residua.config.run import Run as Run
@@ -121,7 +122,8 @@ __getattr__, __dir__ = export_lazily(
         "orders": "ORDERS Order",
         "papers": "compose_network_name list_models split_network_name",
         "plan": "Plan PlannedUnit",
-        "recipe": "RECIPES Recipe",
+        "recipe": "Recipe",
+        "recipes": "RECIPES",
         "registry": "Part register",
         "run": "Run parse_run",
         "schedules": "LinearDecay OneCycle StepDecay Warmup",

@@ -115,6 +115,11 @@ class Dataset:
         """The shape (channels, height, width) of the training images stored in memory."""
         return (self.input[0], self.resize, self.resize) if self.resize else self.input
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether images are decoded when they are needed, and not kept in memory."""
+        return False
+
     def hold_out_fold(self: DatasetT, fold: Fold) -> DatasetT:
         """Return the data set with this fold as its dev split, and all others to train on."""
         return replace(self, fold=fold, num_dev_images=max(round(self.num_images / fold.count), 1))

@@ -103,6 +103,7 @@ class EvaluationResult:
 
     mirror            whether `views` is "mirror"
     six_views         whether `views` is "six"
+    ten_crops         whether `views` is "10"
     count             number of images
     wrong             number of images whose true class is not the most probable class
     wrong5            number of images whose true class is not among the five most probable classes
@@ -162,16 +163,24 @@ class EvaluationResult:
     half_temperatures: tuple[float, ...] = field(default=(), metadata={"added_later": True})
     doubts_are_scaled: bool = field(default=True, metadata={"added_later": True})
     six_views: bool = field(default=False, metadata={"added_later": True})
+    ten_crops: bool = field(default=False, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     @property
     def views(self) -> ImageViews:
         """The views of each image whose predictions were averaged."""
-        return "six" if self.six_views else "mirror" if self.mirror else "plain"
+        if self.ten_crops:
+            return "10"
+        return "six" if self.six_views else "mirror" if self.mirror else "none"
 
     def with_views(self, views: ImageViews) -> Self:
         """Return this result as that of the averaged `views`."""
-        return replace(self, mirror=views == "mirror", six_views=views == "six")
+        return replace(
+            self,
+            mirror=views == "mirror",
+            six_views=views == "six",
+            ten_crops=views == "10",
+        )
 
     @property
     def error_rate(self) -> float:

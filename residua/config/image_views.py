@@ -1,25 +1,49 @@
 """The views of a test image whose predictions are averaged."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from residua.errors import UsageError, unknown_name_error
 
-ImageViews = Literal["plain", "mirror", "six"]
+ImageViews = Literal["none", "mirror", "10", "six", "plain"]
 """The views of an image whose predictions are averaged.
 
-"plain" is the image alone, and "mirror" adds its mirror image; their probabilities are averaged.
-"six" are both of these, and both shifted by a pixel up and left, and down and right.  Their class
-scores are averaged, with half of the weight on the unshifted ones (Jordan 2024).
+"none" is the image alone; older records call it "plain".  "mirror" adds its mirror image.  "10" are
+ten crops of a photograph: the four corners and the center of the square that evaluation resizes it
+to, each with its mirror image (Krizhevsky et al. 2012, section 4.1; the 10-crop testing of He et
+al. 2015).  For "mirror" and "10", probabilities are averaged, as by Krizhevsky et al.
+
+"six" are the image and two shifts of it, by a pixel up and left, and down and right, each with its
+mirror image.  Their class scores are averaged, with half of the weight on the unshifted ones
+(Jordan 2024).
 """
-VIEWS_PHRASES: dict[object, str] = {"mirror": " with mirror images", "six": " with six views"}
+VIEWS_NAMES: tuple[ImageViews, ...] = ("none", "mirror", "10", "six")
+FORMER_NAMES: dict[str, ImageViews] = {"plain": "none"}
+VIEWS_PHRASES: dict[object, str] = {
+    "mirror": " with mirror images",
+    "10": " with ten crops",
+    "six": " with six views",
+}
+TEN_CROPS = "ten crops need photographs with a margin around the network's input"
 
 
 def describe_views(views: object) -> str:
     """Return what follows an accuracy of these views, e.g. ` with six views`.
 
-    It is "" for the plain images, and for records that name no views.
+    It is "" for the images alone, and for records that name no views.
     """
     return VIEWS_PHRASES.get(views, "") if isinstance(views, str) else ""
+
+
+def parse_views(name: object) -> ImageViews:
+    """Return the views that a name stands for, today's name or a former one.
+
+    Raises UsageError for an unknown name.
+    """
+    text = str(name)
+    views = FORMER_NAMES.get(text, text)
+    if views not in VIEWS_NAMES:
+        raise unknown_name_error("kind of views", text, VIEWS_NAMES)
+    return views
 
 
 def choose_views(views: ImageViews | None, *, mirror: bool) -> ImageViews:
@@ -27,10 +51,32 @@ def choose_views(views: ImageViews | None, *, mirror: bool) -> ImageViews:
 
     Raises UsageError for unknown views, or if `views` and `mirror` contradict each other.
     """
-    if views is not None and views not in get_args(ImageViews):
-        raise unknown_name_error("kind of views", str(views), get_args(ImageViews))
-    if mirror and views not in (None, "mirror"):
+    chosen = None if views is None else parse_views(views)
+    if mirror and chosen not in (None, "mirror"):
         raise UsageError(
             f"--mirror and --views={views} contradict each other: leave one of them out"
         )
-    return views or ("mirror" if mirror else "plain")
+    return chosen or ("mirror" if mirror else "none")
+
+
+def require_usable_views(
+    views: ImageViews, option: str, source: str, *, flip_keeps_class: bool, margin: int
+) -> None:
+    """Raise UsageError if the images of `source` do not allow the `views`.
+
+    `option` is how the user names the views, e.g. `--views=10`, and `margin` by how many pixels
+    the images exceed the network's input; it is 0 for all but photographs.
+    """
+    if views == "none":
+        return
+    if not flip_keeps_class:
+        remedy = option.replace(views, "none") if "=" in option else f"no {option}"
+        raise UsageError(
+            f"{option} cannot be used with {source}, because a mirrored image may belong to "
+            f"another class: use {remedy}"
+        )
+    if views == "10" and margin <= 0:
+        raise UsageError(
+            f"{option} cannot be used with {source}: {TEN_CROPS}, and its images have none: use "
+            f"{option.replace(views, 'mirror')} or {option.replace(views, 'six')}"
+        )

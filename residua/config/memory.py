@@ -4,7 +4,7 @@ The estimates are made from plans and recipes alone, without building a network.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice, pairwise
 from math import ceil, prod, sqrt
 from typing import Literal, get_args
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from residua.config.dataset import Dataset
 from residua.config.joins import Add
 from residua.config.layers import Layers
-from residua.config.plan import Plan, PlannedUnit
+from residua.config.plan import Plan, PlannedUnit, plan
 from residua.config.recipe import Recipe
 
 RecomputeMode = Literal["none", "unit", "stage", "sqrt"]
@@ -21,6 +21,7 @@ FP32_BYTES, BF16_BYTES = 4, 2
 INPUT_SAVING_OPS = ("weight", "bn", "silu", "scale", "attention", "maxpool", "avgpool")
 POOL_INDEX_BYTES = 8  # for the position of each maximum in a max-pool
 EVAL_BATCH = 500  # images per forward pass in an evaluation
+DECODED_BATCHES = 3  # of an evaluation that are decoded at a time, the one that is used included
 MAX_PREPADDED_BYTES = 2**31  # larger data sets are padded a batch at a time; our choice
 
 
@@ -55,13 +56,13 @@ def estimate_run_memory(
 ) -> MemoryEstimate:
     """Estimate the peak memory of a run that trains by `recipe` and evaluates the network.
 
-    `batch_size` is the number of images per training step.  The images are taken to be of full
-    size, whatever `recipe.sizes` is.  On a CPU, the estimate includes the
-    temporary buffers of the operations.  With `keeps_step_memory`, the memory of a step is not free
+    `batch_size` is the number of images per training step.  The training images are taken to be of
+    full size, whatever `recipe.sizes` is.  On a CPU, the estimate includes the temporary buffers of
+    the operations.  With `keeps_step_memory`, the memory of a step is not free
     for evaluations, as that of a CUDA graph.
     """
     estimate_step = estimate_cpu_step_bytes if on_cpu else estimate_activation_peak_bytes
-    step_bytes = estimate_step(plan, batch_size, recompute, bf16)
+    step_bytes = estimate_step(plan_training(plan, recipe), batch_size, recompute, bf16)
     evaluation_bytes = estimate_evaluation_bytes(plan, min(EVAL_BATCH, data.num_images))
     activation_bytes = (
         step_bytes + evaluation_bytes if keeps_step_memory else max(step_bytes, evaluation_bytes)
@@ -76,6 +77,15 @@ def estimate_run_memory(
         * (numbers_per_parameter * plan.parameters + 2 * (1 + has_average) * bn_channels),
         estimate_data_bytes(data, recipe.augment.pad),
     )
+
+
+def plan_training(full_plan: Plan, recipe: Recipe) -> Plan:
+    """Plan the network for the images that the recipe trains on, at their full size."""
+    network = full_plan.network
+    if not recipe.train_size or len(network.input) != 3:
+        return full_plan
+    size = recipe.full_train_size((network.input[1], network.input[2]))
+    return plan(replace(network, input=(network.input[0], *size)))
 
 
 def estimate_cpu_step_bytes(
@@ -166,7 +176,8 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
 
     The estimate counts the stored images of the training split, the padded copies of the images
     that are trained on (unless the data set is large), the labels, and the image orders of two
-    epochs.
+    epochs.  Of photographs that are decoded when they are needed, it counts the batches that an
+    evaluation decodes ahead in place of all images.
     """
     channels, height, width = data.stored_shape
     image_bytes = prod(data.stored_shape)
@@ -175,6 +186,9 @@ def estimate_data_bytes(data: Dataset, pad: int) -> int:
     if pad and image_bytes * training_count <= MAX_PREPADDED_BYTES:
         padded_bytes = channels * (height + 2 * pad) * (width + 2 * pad) * training_count
     label_and_order_bytes = 8 * (data.num_images + 2 * training_count)
+    if data.is_streamed:
+        decoded_count = min(DECODED_BATCHES * EVAL_BATCH, data.num_images)
+        return decoded_count * prod(data.input) + label_and_order_bytes
     return image_bytes * data.num_images + padded_bytes + label_and_order_bytes
 
 

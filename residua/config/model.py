@@ -7,7 +7,7 @@ from typing import Literal
 
 from residua.config.checks import check_range
 from residua.config.fold import Fold
-from residua.config.image_views import ImageViews
+from residua.config.image_views import ImageViews, parse_views
 from residua.config.serialize import FORMAT_VERSION
 from residua.config.size_limits import check_name_lengths
 from residua.config.vlad_config import ClassifierConfig
@@ -31,12 +31,16 @@ class ImagePreprocessing:
                  the image is resized directly to the input's size, without a crop
     white_level  the level of white in grey images of more than 8 bits, e.g. 4095 for 12 bits;
                  0 stands for 65535 or, in floating point, for 1, 255 or 65535
+    scaled_decoding  whether a JPEG file is decoded at a half, a quarter or an eighth of its sides
+                 where that is still at least the size to which it is resized: several times as
+                 fast for large photographs, and slightly different pixels
     """
 
     input: tuple[int, int, int]
     resize: int = 0
     interpolation: Interpolation = "bilinear"
     white_level: int = field(default=0, metadata={"added_later": True})
+    scaled_decoding: bool = field(default=False, metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         check_white_level(self.white_level)
@@ -66,6 +70,7 @@ class ModelConfig:
     resize          as in `ImagePreprocessing`
     interpolation   as in `ImagePreprocessing`
     white_level     as in `ImagePreprocessing`
+    scaled_decoding  as in `ImagePreprocessing`
     temperature     divisor of the scores: probabilities are softmax(scores / temperature)
     weights         SHA-256 of the file model.safetensors
     license         license of the weights, or of those that their training started from, as the
@@ -108,9 +113,10 @@ class ModelConfig:
     published_sum: str = field(default="", metadata={"added_later": True})
     ema: float = field(default=0.0, metadata={"added_later": True})
     trained_on_dev: bool = field(default=False, metadata={"added_later": True})
-    test_views: ImageViews = field(default="plain", metadata={"added_later": True})
+    test_views: ImageViews = field(default="none", metadata={"added_later": True})
     weights_from: str = field(default="", metadata={"added_later": True})
     weights_from_sum: str = field(default="", metadata={"added_later": True})
+    scaled_decoding: bool = field(default=False, metadata={"added_later": True})
     format: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -148,6 +154,7 @@ class ModelConfig:
         check_range(self.test_images, "test_images", 0)
         check_range(self.temperature, "temperature", MIN_TEMPERATURE, MAX_TEMPERATURE)
         check_white_level(self.white_level)
+        object.__setattr__(self, "test_views", parse_views(self.test_views))
         if self.resize:
             ImagePreprocessing(self.input, self.resize, self.interpolation, self.white_level)
 

@@ -1,18 +1,15 @@
-"""Training recipes: optimiser, learning-rate schedule, augmentation and duration.
-
-`recipe("he2015")` looks up one of the papers' recipes, or one of ours.
-"""
+"""What a training recipe is: optimiser, learning-rate schedule, augmentation and duration."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from residua.config.augmentation import Augmentation
 from residua.config.checks import check_range, require_number
-from residua.config.image_views import ImageViews
-from residua.config.optimisers import Muon, Optimiser, Sgd
+from residua.config.image_views import ImageViews, parse_views
+from residua.config.optimisers import Optimiser, Sgd
 from residua.config.registry import registered_kinds, stored_kind_of
-from residua.config.schedules import LinearDecay, OneCycle, Schedule, StepDecay, Warmup
-from residua.config.serialize import apply_override
+from residua.config.schedules import Schedule, StepDecay, Warmup
+from residua.config.serialize import apply_override, to_json
 from residua.config.training_phases import MAX_STEPS as MAX_STEPS
 from residua.config.training_phases import TrainingPhases, check_step_limit
 from residua.errors import UsageError, unknown_name_error
@@ -21,6 +18,7 @@ BatchNormMode = Literal["train", "frozen", "reestimated"]
 """What BN does in training; see `Recipe`."""
 
 MAX_EPOCHS = 10**6  # our choice
+MIN_PHOTO_SIDE, MAX_PHOTO_SIDE = 8, 2048  # pixels, of train_size and test_resize; our choice
 MAX_BODY_LR = 1000  # beyond any use, but no product of it overflows; our choice
 
 
@@ -64,14 +62,22 @@ class Recipe(TrainingPhases):
                 is at most (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage
     clip_norm   largest norm of all gradients together; longer ones are shortened to it, before
                 weight decay (Pascanu et al. 2013); 0 for no limit
-    sizes       sides of the training images as shares of the network's input, one after another for
+    sizes       sides of the training images as shares of their full size, one after another for
                 equally many steps, e.g. (0.5, 0.75, 1) (after Tan & Le 2021); () for full size.
                 The augmented images are shrunk; evaluations use the full size
     stem        share of the run, at its start, in which the stem is trained, at a rate that falls
                 linearly from that of the schedule's peak to 0; 0 trains the stem as all layers
     dev         whether the dev images are held out; else they are trained on too, so that the run
                 has no dev error and no folder `best`
-    views       the views of each test image whose scores are averaged for the test error
+    repeats     how often each image occurs in a batch, every time augmented differently (repeated
+                augmentation, Hoffer et al. 2020).  An epoch has as many samples as without, so
+                that each image is used in one of `repeats` epochs
+    train_size  side in pixels of the square training images, for photographs; 0 for the network's
+                input, which is the size of evaluation and prediction (Touvron et al. 2019, FixRes)
+    test_resize  shorter side in pixels to which photographs are resized before the center crop of
+                evaluation and prediction; 0 for about 8/7 of the network's input
+    views       the views of each test image whose predictions are averaged for the test error:
+                none, mirror, 10 or six
     """
 
     name: str
@@ -95,7 +101,10 @@ class Recipe(TrainingPhases):
     sizes: tuple[float, ...] = field(default=(), metadata={"added_later": True})
     stem: float = field(default=0.0, metadata={"added_later": True})
     dev: bool = field(default=True, metadata={"added_later": True})
-    views: ImageViews = field(default="plain", metadata={"added_later": True})
+    repeats: int = field(default=1, metadata={"added_later": True})
+    train_size: int = field(default=0, metadata={"added_later": True})
+    test_resize: int = field(default=0, metadata={"added_later": True})
+    views: ImageViews = field(default="none", metadata={"added_later": True})
 
     def __post_init__(self) -> None:
         if not self.epochs <= MAX_EPOCHS:
@@ -115,10 +124,27 @@ class Recipe(TrainingPhases):
         check_range(body_lr, "body_lr", 0, MAX_BODY_LR, may_equal_high=True)
         self.make_fine_tuning_numbers_floats()
         self.check_fine_tuning_fields()
+        self.check_sizes_and_repeats()
         if self.bn_splits < 1:
             raise UsageError(
                 f"a batch cannot be split into {self.bn_splits} parts: "
                 "give 1 for the whole batch, or a larger number"
+            )
+
+    def check_sizes_and_repeats(self) -> None:
+        """Raise UsageError for sizes in pixels, or repeats, that no training can have."""
+        for name in ("train_size", "test_resize"):
+            side = getattr(self, name)
+            if side and not MIN_PHOTO_SIDE <= side <= MAX_PHOTO_SIDE:
+                raise UsageError(
+                    f"{name}={side} is invalid: give {MIN_PHOTO_SIDE} to {MAX_PHOTO_SIDE} pixels, "
+                    "or 0"
+                )
+        check_range(self.repeats, "repeats", 1)
+        if self.batch_size % self.repeats:
+            raise UsageError(
+                f"a batch of {self.batch_size} images cannot hold each image {self.repeats} times: "
+                f"give a batch size that is a multiple of repeats={self.repeats}"
             )
 
     def make_fine_tuning_numbers_floats(self) -> None:
@@ -142,8 +168,7 @@ class Recipe(TrainingPhases):
         check_range(self.probe, "probe", 0, 1)
         check_range(self.ema, "ema", 0, 1)
         check_range(self.stem, "stem", 0, 1, may_equal_high=True)
-        if self.views not in get_args(ImageViews):
-            raise unknown_name_error("kind of views", str(self.views), get_args(ImageViews))
+        object.__setattr__(self, "views", parse_views(self.views))
         check_range(self.clip_norm, "clip_norm", 0)
         if self.bn not in get_args(BatchNormMode):
             raise unknown_name_error("mode of BN", str(self.bn), get_args(BatchNormMode))
@@ -201,99 +226,26 @@ class Recipe(TrainingPhases):
         return replace(self, warmup=None) if is_unneeded else self
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        # He et al. 2015, section 4.2.  Deviations: channel means instead of a mean image, and a
-        # division by the standard deviation; 45,000 training images, as a dev split is held out;
-        # BN over the whole batch (the paper used two GPUs, which is parts=2).
-        Recipe(name="he2015", steps=64_000, warmup=Warmup()),
-        # He et al. 2016, appendix: as he2015, but with a warm-up at every depth.
-        Recipe(name="he2016", steps=64_000, warmup=Warmup(from_depth=0)),
-        # Ours, for fast training on 32x32 images; experiments/fast records what was tried.
-        Recipe(name="fast", epochs=36, optimiser=Muon(), schedule=OneCycle(lr=0.03, rise=0.2)),
-        # Ours, for data sets of a few thousand small images.
-        Recipe(
-            name="small", epochs=12, batch_size=64, schedule=OneCycle(), augment=Augmentation(pad=1)
-        ),
-        # Ours, for photographs: "photos" from random weights, "tuning" from pretrained weights.
-        Recipe(
-            name="photos",
-            epochs=60,
-            batch_size=32,
-            optimiser=Sgd(0.9, 5e-4, nesterov=True, decay="weights"),
-            schedule=OneCycle(lr=0.05, rise=0.2),
-            augment=Augmentation(pad=0, area=0.35),
-            smoothing=0.1,
-        ),
-        Recipe(
-            name="tuning",
-            epochs=15,
-            batch_size=32,
-            optimiser=Sgd(0.9, 1e-4, nesterov=True, decay="weights"),
-            schedule=OneCycle(lr=0.02, rise=0.2),
-            augment=Augmentation(pad=0, area=0.35),
-            smoothing=0.1,
-            body_lr=0.1,
-        ),
-        # Ours, for CIFAR-10 in seconds of a GPU, after airbench94 (Jordan 2024).  airbench sums the
-        # loss, and we average it, so that its rates of biases and head, 0.053 and 0.67, are taken
-        # times the batch size, as multiples of the schedule's rate.
-        Recipe(
-            name="record",
-            epochs=9,
-            batch_size=1000,
-            optimiser=Muon(
-                0.75,
-                weight_decay=0.0,
-                lr_scale=353.0,
-                rounds=3,
-                normalise_weights=True,
-                others_momentum=0.85,
-                others_decay=0.0133,
-                head_scale=4470.0,
-            ),
-            schedule=LinearDecay(lr=0.15),
-            augment=Augmentation(pad=3, pad_mode="reflect", alternate_flip=True),
-            smoothing=0.2,
-            sizes=(0.625,) * 2 + (0.75,) * 3 + (1.0,) * 5,
-            stem=0.055,
-            dev=False,
-            views="six",
-        ),
-    )
-}
-"""The recipes known by name."""
+def list_recipe_changes(chosen: Recipe, changed: Recipe) -> list[str]:
+    """List the fields in which `changed` differs from `chosen`: `["epochs 3", "schedule.lr 0.1"]`.
 
-RECIPE_PURPOSES = {
-    "he2015": "He et al. 2015, for CIFAR-10: residual and plain nets",
-    "he2016": "He et al. 2016, for CIFAR-10: pre-activation nets",
-    "fast": "small images in a fifth of the papers' steps",
-    "small": "data sets of a few thousand small images, such as digits",
-    "photos": "photographs, from random weights",
-    "tuning": "photographs, from pretrained weights",
-    "record": "CIFAR-10 in seconds of a GPU, with the network cifar-record11",
-}
-"""What each of `RECIPES` is for."""
-RECIPE_NETWORKS = {"record": "cifar-record11"}
-"""The network that a recipe is for, if the user chooses none."""
-
-
-def recipe(name: str) -> Recipe:
-    """Return the recipe called `name`.
-
-    Raises UsageError if there is none; the message suggests the nearest name.
+    Of an optimiser, for example, of another kind only the kind is named.  Steps and epochs that are
+    0 do not set the duration, and are left out.
     """
-    if name not in RECIPES:
-        raise unknown_name_error("recipe", name, RECIPES)
-    return RECIPES[name]
-
-
-def usual_recipe(dataset: str) -> Recipe:
-    """Return the recipe that is used for a published data set if the user chooses none."""
-    return recipe("small" if dataset == "digits" else "he2015")
-
-
-def resolve_recipe(given: str | Recipe | None, default: Recipe) -> Recipe:
-    """Return the recipe that a user gives as a name or a `Recipe`, or else `default`."""
-    return recipe(given) if isinstance(given, str) else given or default
+    before, after = to_json(chosen), to_json(changed)
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    changes = []
+    for name, value in after.items():
+        old = before.get(name)
+        if value == old or (name in ("steps", "epochs") and not value):
+            continue
+        if value is True:
+            changes.append(name)
+        elif not isinstance(value, dict):
+            changes.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+        elif not isinstance(old, dict) or old.get("kind") != value.get("kind"):
+            changes.append(f"{name} {value.get('kind', 'added')}")
+        else:
+            changes += [f"{name}.{k} {v}" for k, v in value.items() if old.get(k) != v]
+    return changes

@@ -90,6 +90,8 @@ def decode_json(hint: Any, data: Json, path: str) -> Any:
     not fit the type.
     """
     if get_origin(hint) is Literal:
+        if isinstance(data, int) and not isinstance(data, bool):
+            data = str(data)  # `--set views=10` is a number in JSON
         if data not in get_args(hint):
             choices = ", ".join(map(repr, get_args(hint)))
             raise TypeError(f"{path} is {quote_json(data)}, not one of {choices}")

@@ -19,6 +19,7 @@ class TrainingPhases:
     probe: float
     sizes: tuple[float, ...]
     stem: float
+    train_size: int
 
     def total_steps(self, num_images: int) -> int:
         """Return the number of steps of a complete run on `num_images` training images."""
@@ -55,6 +56,10 @@ class TrainingPhases:
                 f"probe={self.probe:g} is less than one of {total_steps:,} steps: raise probe, or "
                 "leave it out"
             )
+
+    def full_train_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the training images; `input_size` is that of the network."""
+        return (self.train_size, self.train_size) if self.train_size else input_size
 
     def size_at_step(self, step: int, total_steps: int) -> float:
         """Return the side of the training images at `step`, as a share of the full side."""

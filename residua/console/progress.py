@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
+from residua.config.dataset import Dataset
+from residua.console.data_wait import describe_data_wait
 from residua.console.output import print_note
 from residua.report.format import format_quantity
 
@@ -118,17 +120,31 @@ class ProgressBar:
 class TrainingListener:
     """Shows the steps, losses and errors of one run on a bar, and prints notes above the bar."""
 
-    def __init__(self, bar: ProgressBar, name: str, opening_note: str = "") -> None:
-        """`name` labels the bar; `opening_note` is printed above the bar at the first step."""
+    def __init__(
+        self, bar: ProgressBar, name: str, opening_note: str = "", data: Dataset | None = None
+    ) -> None:
+        """`name` labels the bar; `opening_note` is printed above the bar at the first step.
+
+        If training waits much for the photographs of `data`, that is said once.
+        """
         self.bar, self.name, self.opening_note, self.details = bar, name, opening_note, ""
+        self.storage, self.has_noted_wait = getattr(data, "storage", ""), False
 
     def __call__(self, progress: "TrainingProgress", line: "MetricsRow | None") -> None:
         if line:
             self.details = format_training_details(progress, line)
         self.bar.update(self.name, progress.step, progress.total_steps, self.details)
-        for note in filter(None, (self.opening_note, progress.note)):
+        for note in filter(None, (self.opening_note, progress.note, self.note_wait(progress))):
             self.bar.print_note(note)
         self.opening_note = ""
+
+    def note_wait(self, progress: "TrainingProgress") -> str:
+        """Say, at the first row of metrics.jsonl that shows it, that training waits for data."""
+        if not self.details or self.has_noted_wait:
+            return ""
+        note = describe_data_wait(progress.data_wait, self.storage)
+        self.has_noted_wait = bool(note)
+        return note
 
 
 def format_training_details(progress: "TrainingProgress", line: "MetricsRow") -> str:
@@ -137,7 +153,7 @@ def format_training_details(progress: "TrainingProgress", line: "MetricsRow") ->
     `data wait` is the time spent waiting for data, as a share of the training time.
     """
     values = {name: line[name] for name in ("loss", "train_error", "dev_error", "lr")}
-    values["data_wait"] = progress.data_wait_seconds / progress.seconds
+    values["data_wait"] = progress.data_wait
     return ", ".join(
         f"{name.replace('_', ' ')}={format_quantity(name, value)}"
         for name, value in values.items()

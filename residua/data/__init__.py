@@ -2,24 +2,41 @@
 
 sources          find data sets by name or location, and list or download their files
 images           images in memory, with their labels
+image_views      the views of test images, and the average of their predictions
 read             data set -> uint8 images and labels of a split
 in_memory        data sets of images that are in memory
 convert_arrays   arrays and Python data sets -> uint8 images and labels
 user_data        what a Python program gives as data -> a data set
 user_transform   a random change of the training images by a function of the user's
 decode           image file -> pixels, the same for training and prediction
+scaled_decoding  JPEG files decoded at a reduced size
+resize           resize and crop decoded photographs
 image_formats    the formats that are read: suffixes and signatures
 rgb_conversion   opened images of any mode -> upright RGB of 8 bits
 grey_levels      grey of more than 8 bits -> 8 bits, by the level of white
 decode_listing   all photos of a data set -> pixels, in parallel
+digest_index     the digests of files, kept between processes
+checked_arrays   arrays in one file, with a checksum
 image_cache      decoded photos, stored for the next run
 pixel_file       the memory-mapped file of the cached photos
+photo_source     the interface of photographs that are decoded when they are needed
+photo_cache      whole photographs, stored for the next run
+photo_store      boxes and center crops of stored photographs
+photo_records    whole photographs as raw pixels, JPEG bytes or nothing but their size
+photo_index      the index of stored photographs, for a million of them
+photo_storage    the choice of how photographs are stored
 splits           which photos are for training and which are held out
+streamed_images  photographs that are decoded when they are needed, as images
+crop_prefetcher  decodes the crops of the next batches in threads
 batches          the endless stream of training batches, as a function of the step
+sample_changes   which random changes a training sample gets, and by which random bits
 augment          crops, flips, colour changes, mixing and normalisation of a batch
 random_changes   TrivialAugment and RandAugment of a batch
 counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
 epoch_orders     the random order in which an epoch uses the training images
+pack             pack a data set into shards with an index
+pack_shard       write one shard
+pack_plan        which photo goes into which shard
 check            find the problems of a data set of photos before training
 checked_image    the check of a single photo: size, hashes, histogram and warnings
 near_duplicates  find images that look the same
@@ -53,8 +70,13 @@ if TYPE_CHECKING:
     from residua.data.grey_levels import (
         summarize_doubtful_white_levels as summarize_doubtful_white_levels,
     )
-    from residua.data.image_cache import delete_damaged_caches as delete_damaged_caches
+    from residua.data.image_views import average_over_views as average_over_views
+    from residua.data.image_views import keep_margin_for_views as keep_margin_for_views
     from residua.data.images import Images as Images
+    from residua.data.images import center_crop as center_crop
+    from residua.data.pack import pack_dataset as pack_dataset
+    from residua.data.pack_plan import PackOptions as PackOptions
+    from residua.data.photo_cache import delete_damaged_caches as delete_damaged_caches
     from residua.data.read import NamedImages as NamedImages
     from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
     from residua.data.read import list_skipped_images as list_skipped_images
@@ -93,8 +115,11 @@ __getattr__, __dir__ = export_lazily(
             "NamedImages ensure_dataset_ready list_skipped_images "
             "read_preprocessed_split read_split"
         ),
-        "images": "Images",
-        "image_cache": "delete_damaged_caches",
+        "images": "Images center_crop",
+        "image_views": "average_over_views keep_margin_for_views",
+        "pack": "pack_dataset",
+        "pack_plan": "PackOptions",
+        "photo_cache": "delete_damaged_caches",
         "batches": "TrainingBatches make_training_batches",
         "augment": "normalisation_scale_and_shift normalise_pixels random_crop",
         "counter_rng": "RandomStream random_bits_from_keys random_permutation",

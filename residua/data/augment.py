@@ -4,14 +4,17 @@ Every random function takes the random bits of each sample as an argument, so th
 of a sample does not depend on the rest of its batch.
 """
 
+from collections.abc import Sequence
 from functools import cache
-from math import log
+from math import exp, log, sqrt
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from residua.config.augmentation import PadMode
+from residua.config.augmentation import BatchTransform, PadMode
+from residua.config.registry import implementation_of
 from residua.errors import UsageError
 
 
@@ -86,10 +89,85 @@ def random_resized_crop(
     affine = torch.zeros(len(pixels), 2, 3, device=pixels.device)
     affine[:, 0, 0], affine[:, 0, 2] = width_share, (2 * x - 1) * (1 - width_share)
     affine[:, 1, 1], affine[:, 1, 2] = height_share, (2 * y - 1) * (1 - height_share)
+    return resample_boxes(pixels, affine, size)
+
+
+Coordinate = TypeVar("Coordinate", int, Tensor)
+
+
+def draw_scaled_box(
+    size: tuple[int, int],
+    crop_size: tuple[int, int],
+    shorter_side: tuple[int, ...],
+    random_bits: Sequence[Coordinate],
+) -> tuple[float | Tensor, float | Tensor, float | Tensor, float | Tensor]:
+    """Draw the box of an image that a random crop at a random scale shows (He et al. 2015).
+
+    The image of `size` (height, width) is thought to be resized so that its shorter side is a whole
+    number of pixels in [shorter_side[0], shorter_side[1]], at least that of the crop, and then
+    cropped to `crop_size` (h, w) at a whole pixel.  Resizing the box to `crop_size` gives the same
+    crop.  Returns its left, top, right and bottom in pixels of the image, as Pillow takes them.
+
+    `random_bits` are three numbers for one image, or three tensors (n,) for n images of one size,
+    whose boxes are then tensors (n,).
+    """
+    (height, width), (crop_height, crop_width) = size, crop_size
+    low = max(shorter_side[0], crop_height, crop_width)
+    scale, y, x = random_bits[:3]
+    side = scale % (max(shorter_side[1], low) - low + 1) + low
+    resized_height = side * height // min(height, width)
+    resized_width = side * width // min(height, width)
+    top = y % (resized_height - crop_height + 1)
+    left = x % (resized_width - crop_width + 1)
+    by_y, by_x = height / resized_height, width / resized_width
+    return left * by_x, top * by_y, (left + crop_width) * by_x, (top + crop_height) * by_y
+
+
+def random_scaled_crop(
+    pixels: Tensor, size: tuple[int, int], shorter_side: tuple[int, ...], random_bits: Tensor
+) -> Tensor:
+    """Crop each image (n, c, H, W) uint8 at a random scale to `size`, as fp32 (n, c, h, w).
+
+    The box is that of `draw_scaled_box` with `random_bits` (n, 3).  Interpolation is bilinear.
+    """
+    height, width = pixels.shape[2:]
+    left, top, right, bottom = draw_scaled_box(
+        (height, width), size, shorter_side, random_bits.unbind(1)
+    )
+    affine = torch.zeros(len(pixels), 2, 3, device=pixels.device)
+    affine[:, 0, 0], affine[:, 0, 2] = (right - left) / width, (left + right) / width - 1
+    affine[:, 1, 1], affine[:, 1, 2] = (bottom - top) / height, (top + bottom) / height - 1
+    return resample_boxes(pixels, affine, size)
+
+
+def resample_boxes(pixels: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample images (n, c, H, W) bilinearly by `affine` (n, 2, 3) of torch's `affine_grid`."""
     grid = F.affine_grid(affine, [*pixels.shape[:2], *size], align_corners=False)
     return F.grid_sample(
         pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
     )
+
+
+def draw_crop_box(
+    size: tuple[int, int],
+    min_area: float,
+    max_aspect_ratio: float,
+    random_bits: Sequence[int],
+) -> tuple[float, float, float, float]:
+    """Draw the box of `random_resized_crop` in one image of `size` (h, w), from its four numbers.
+
+    The box is (left, top, right, bottom), in pixels.
+    """
+    # one image at a time in float64, because vector instructions may round the last ones of a
+    # batch differently from the others
+    height, width = size
+    area_share, aspect_ratio, x, y = [(bits >> 39) / 2**24 for bits in random_bits]
+    area_share = min_area + (1 - min_area) * area_share
+    aspect_ratio = exp((2 * aspect_ratio - 1) * log(max_aspect_ratio))
+    box_width = width * min(sqrt(area_share * aspect_ratio * height / width), 1)
+    box_height = height * min(sqrt(area_share / aspect_ratio * width / height), 1)
+    left, top = x * (width - box_width), y * (height - box_height)
+    return left, top, min(left + box_width, width), min(top + box_height, height)
 
 
 def shrink_images(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -100,6 +178,22 @@ def shrink_images(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(pixels.shape[2:]) == size:
         return pixels
     return F.interpolate(pixels.float(), size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def shrink_sides(size: tuple[int, int], share: float) -> tuple[int, int]:
+    """Multiply height and width by `share`, rounded to whole pixels, at least 1."""
+    height, width = size
+    return max(round(share * height), 1), max(round(share * width), 1)
+
+
+def apply_extra_transforms(
+    pixels: Tensor, transforms: Sequence[BatchTransform], random_bits: Tensor
+) -> Tensor:
+    """Apply registered transforms to images (n, c, h, w), each with its own of the bits (n, k)."""
+    counts = [transform.random_numbers_per_image for transform in transforms]
+    for transform, bits in zip(transforms, torch.split(random_bits, counts, dim=1), strict=True):
+        pixels = implementation_of(transform)(transform, pixels, bits)
+    return pixels
 
 
 def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Tensor:
@@ -114,47 +208,6 @@ def jitter_colours(pixels: Tensor, max_change: float, random_bits: Tensor) -> Te
     x = (pixels.float() * brightness).clamp(0, 255)
     x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
     return x.mean(1, keepdim=True).lerp(x, saturation).clamp(0, 255)
-
-
-def apply_mixup_or_cutmix(
-    pixels: Tensor,
-    others: Tensor,
-    mixup_probability: float,
-    cutmix_probability: float,
-    random_bits: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Mix each image (n, c, h, w) with its partner in `others`: by mixup, by CutMix or not at all.
-
-    Returns the images as fp32, and the weight (n,) in [0, 1] of each image's own label.  The four
-    numbers per image of `random_bits` (n, 4) choose the method, the weight, and the x and y of the
-    center of the CutMix box.  The part of the box outside the image is cut off.
-    """
-    selector, share, x, y = bits_to_uniform(random_bits).unbind(1)
-    in_box = mask_cutmix_boxes(pixels.shape[2], pixels.shape[3], share, x, y)
-    is_cutmix = selector < cutmix_probability
-    is_mixup = ~is_cutmix & (selector < cutmix_probability + mixup_probability)
-    box_complement = 1 - in_box.float()
-    mixup_share = torch.where(is_mixup, share, torch.ones_like(share))
-    own_share = torch.where(is_cutmix, 1 - in_box.float().mean((1, 2, 3)), mixup_share)
-    own_weight = torch.where(
-        is_cutmix[:, None, None, None], box_complement, own_share[:, None, None, None]
-    )
-    return others.float().lerp(pixels.float(), own_weight), own_share
-
-
-def mask_cutmix_boxes(height: int, width: int, own_share: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return a mask (n, 1, h, w) of the pixels that each image takes from its CutMix partner.
-
-    Each box covers 1 - own_share of the image's area.  Its center (x, y) is in [0, 1], relative to
-    width and height.  Parts outside the image are cut off.  `own_share`, `x`, `y` are (n,).
-    """
-    half_side = ((1 - own_share).sqrt() / 2)[:, None]
-    rows, columns = [
-        (torch.arange(side, device=own_share.device) + 0.5) / side for side in (height, width)
-    ]
-    rows_in_box = (rows - y[:, None]).abs() < half_side
-    columns_in_box = (columns - x[:, None]).abs() < half_side
-    return (rows_in_box[:, :, None] & columns_in_box[:, None, :])[:, None]
 
 
 def bits_to_uniform(random_bits: Tensor) -> Tensor:

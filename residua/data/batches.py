@@ -4,30 +4,20 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import Dataset
 from residua.config.memory import MAX_PREPADDED_BYTES
 from residua.config.recipe import Recipe
-from residua.config.registry import implementation_of
-from residua.data.augment import (
-    alternating_flip,
-    apply_cutout,
-    apply_mixup_or_cutmix,
-    jitter_colours,
-    normalise_pixels,
-    pad_images,
-    random_crop,
-    random_horizontal_flip,
-    random_resized_crop,
-    shrink_images,
-)
-from residua.data.counter_rng import RandomStream, random_bits_from_keys
+from residua.data.augment import normalise_pixels, pad_images, shrink_images, shrink_sides
+from residua.data.counter_rng import RandomStream
+from residua.data.crop_prefetcher import CropPrefetcher, CropReader, CropRequest
 from residua.data.epoch_orders import EpochOrders
 from residua.data.images import Images
-from residua.data.random_changes import apply_rand_augment, apply_trivial_augment
+from residua.data.mixing import mix_samples
+from residua.data.sample_changes import SampleChanges
+from residua.data.streamed_images import ImageSet, StreamedImages
 from residua.data.user_transform import UserTransform, apply_user_transform
 from residua.errors import UsageError
 
@@ -45,13 +35,16 @@ class TrainingBatches:
     the image is used.  With `balance_classes` an epoch has the same number of samples, but equally
     many of each class, so that some images are repeated and others left out.  `transform` is
     applied to each image first.  `size_at_step` gives the share of `crop_size` to which the sides
-    of a step's augmented images are shrunk.  Raises UsageError if the batch is larger than the data
-    set.
+    of a step's augmented images are shrunk.  With `repeats`, a batch holds b / repeats samples of
+    the sequence, each as many times.  Raises UsageError if the batch is larger than the data set.
+
+    Of `StreamedImages`, the crops are decoded ahead in threads, until `close`, but for no step from
+    `end_step` on.
     """
 
     def __init__(
         self,
-        images: Images,
+        images: ImageSet,
         batch_size: int,
         augment: Augmentation,
         mean: tuple[float, ...],
@@ -64,6 +57,8 @@ class TrainingBatches:
         num_classes: int = 0,
         transform: UserTransform | None = None,
         size_at_step: Callable[[int], float] | None = None,
+        repeats: int = 1,
+        end_step: int | None = None,
     ) -> None:
         if batch_size > len(images):
             raise UsageError(
@@ -75,17 +70,30 @@ class TrainingBatches:
         self.rank_and_world_size = rank_and_world_size
         self.crop_size = crop_size or images.image_size
         self.num_classes = num_classes or int(images.labels.max()) + 1
-        self.transform, self.size_at_step = transform, size_at_step
+        self.transform, self.size_at_step, self.repeats = transform, size_at_step, repeats
+        self.changes = SampleChanges(augment, mean, seed, len(images))
+        self.prefetcher: CropPrefetcher | None = None
+        order_labels = images.labels
+        if isinstance(images, StreamedImages):
+            reader = CropReader(images, self.changes, self.crop_size, transform)
+            self.prefetcher = CropPrefetcher(self.request_crops, reader, end_step)
+            self.margin = 0 if augment.takes_boxes else augment.pad
+            order_labels = images.labels.cpu()  # where photographs are decoded
+        else:
+            self.store_pixels(images)
+        self.orders = EpochOrders(order_labels, seed, balance_classes=balance_classes)
+
+    def store_pixels(self, images: Images) -> None:
+        """Keep the pixels of images in memory, padded in advance if that takes little memory."""
         # Padding all images in advance copies them, and a large data set may not fit twice; the
         # user's transform gets images without padding.
-        is_large = images.pixels.nbytes > MAX_PREPADDED_BYTES
-        self.on_the_fly_padding = augment.pad if is_large or transform else 0
+        pad, is_large = self.augment.pad, images.pixels.nbytes > MAX_PREPADDED_BYTES
+        self.margin = pad if is_large or self.transform else 0
         self.pixels = (
-            pad_images(images.pixels, augment.pad, augment.pad_mode, mean)
-            if augment.pad > self.on_the_fly_padding
+            pad_images(images.pixels, pad, self.augment.pad_mode, self.mean)
+            if pad > self.margin
             else images.pixels
         )
-        self.orders = EpochOrders(images.labels, seed, balance_classes=balance_classes)
 
     @property
     def can_be_captured(self) -> bool:
@@ -93,7 +101,7 @@ class TrainingBatches:
         augment = self.augment
         calls_user_code = self.transform is not None or bool(augment.extra)
         waits_for_device = augment.trivial or augment.randaugment  # for the images to equalize
-        return not calls_user_code and not waits_for_device
+        return not calls_user_code and not waits_for_device and self.prefetcher is None
 
     def make_batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Make this rank's part of batch `step`: m images and labels, m = batch size / world size.
@@ -101,12 +109,31 @@ class TrainingBatches:
         Images (m, c, h, w) are fp32, augmented and normalised.  Labels are int64 (m,) or, with
         mixup or CutMix, fp32 weights of the classes (m, classes).
         """
+        if self.prefetcher is not None:
+            request, pixels = self.prefetcher.take(step)
+            crops = [*pixels.chunk(len(request.parts))]
+            if not self.augment.takes_boxes:  # these are centers, from which crops are taken
+                crops = [
+                    self.changes.crop(part, request.epochs, samples, self.crop_size, self.margin)
+                    for part, samples in zip(crops, request.parts, strict=True)
+                ]
+            return self.augment_crops(request, crops, self.size_share(step))
         self.load_orders(step)
         return self.assemble(step, self.size_share(step))
 
+    def close(self) -> None:
+        """Stop to decode ahead; a later call of `make_batch` begins anew."""
+        if self.prefetcher is not None:
+            self.prefetcher.close()
+
+    def count_wait(self, seconds: float) -> float:
+        """Return how long the device waited for the last batch, which took `seconds` to make."""
+        return seconds if self.prefetcher is None else self.prefetcher.pop_waited_seconds()
+
     def load_orders(self, step: int) -> None:
         """Compute the orders of the epochs from which batch `step` takes samples, if need be."""
-        first, end = step * self.batch_size, (step + 1) * self.batch_size
+        distinct = self.batch_size // self.repeats
+        first, end = step * distinct, (step + 1) * distinct
         self.orders.load({first // len(self.images), (end - 1) // len(self.images)})
 
     def size_share(self, step: int) -> float:
@@ -119,126 +146,62 @@ class TrainingBatches:
         `step` may be a scalar int64 tensor on the device of the images.  The call does not wait for
         the device unless `can_be_captured` is False.
         """
+        request = self.request_samples(step)
+        crops = [self.crop_samples(request.epochs, samples) for samples in request.parts]
+        return self.augment_crops(request, crops, size_share)
+
+    def request_crops(self, step: int) -> CropRequest:
+        """Return the samples of this rank's part of batch `step`, on the CPU, to decode them."""
+        self.load_orders(step)
+        return self.request_samples(step)
+
+    def request_samples(self, step: int | Tensor) -> CropRequest:
+        """Return the samples of this rank's part of batch `step`, and their partners, if any."""
         rank, world_size = self.rank_and_world_size
         start, end = [self.batch_size * k // world_size for k in (rank, rank + 1)]
-        device = self.images.labels.device
-        positions = step * self.batch_size + torch.arange(start, end, device=device)
-        epochs = positions // len(self.images)
-        samples = self.orders.rows[epochs % 2, positions % len(self.images)]
-        is_mixed = self.augment.mixup + self.augment.cutmix
-        make_samples = self.mix_samples if is_mixed else self.augment_samples
-        pixels, labels = make_samples(epochs, samples)
+        numbers = torch.arange(start, end, device=self.orders.device)  # in the batch
+        distinct, count = self.batch_size // self.repeats, len(self.images)
+        positions = step * distinct + numbers % distinct
+        epochs = positions // count
+        samples = self.orders.rows[epochs % 2, positions % count]
+        epochs = epochs * self.repeats + numbers // distinct  # bits of its own for each repeat
+        if not self.augment.mixup + self.augment.cutmix:
+            return CropRequest(epochs, (samples,))
+        partners = self.changes.draw_bits(RandomStream.MIX_PARTNER, epochs, samples) % count
+        # A sample number of its own gives the partner its own augmentation.
+        return CropRequest(epochs, (samples, partners + count * (count + samples)))
+
+    def augment_crops(
+        self, request: CropRequest, crops: list[Tensor], size_share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Augment, mix, shrink and normalise the crops of each of the parts of `request`."""
+        epochs, parts = request.epochs, request.parts
+        augmented = [
+            (
+                self.changes.apply(pixels, epochs, samples),
+                self.images.labels[samples % len(self.images)],
+            )
+            for samples, pixels in zip(parts, crops, strict=True)
+        ]
+        pixels, labels = augmented[0]
+        if len(augmented) > 1:
+            random_bits = self.changes.draw_several_bits(4, RandomStream.MIX, epochs, parts[0])
+            pixels, labels = mix_samples(
+                augmented[0], augmented[1], self.augment, random_bits, self.num_classes
+            )
         pixels = shrink_images(pixels, shrink_sides(self.crop_size, size_share))
         return normalise_pixels(pixels, self.mean, self.std), labels
 
-    def mix_samples(self, epochs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment and mix samples: images (n, c, h, w) and class weights (n, classes).
-
-        `epochs` and `samples` are (n,), here and below.
-        """
-        count = len(self.images)
-        pixels, labels = self.augment_samples(epochs, samples)
-        partners = self.draw_bits(RandomStream.MIX_PARTNER, epochs, samples) % count
-        # A sample number of its own gives the partner its own augmentation.
-        partner_samples = partners + count * (count + samples)
-        partner_pixels, partner_labels = self.augment_samples(epochs, partner_samples)
-        pixels, own_share = apply_mixup_or_cutmix(
-            pixels,
-            partner_pixels,
-            self.augment.mixup,
-            self.augment.cutmix,
-            self.draw_several_bits(4, RandomStream.MIX, epochs, samples),
-        )
-        one_hot, partner_one_hot = [
-            F.one_hot(y, self.num_classes).float() for y in (labels, partner_labels)
-        ]
-        return pixels, partner_one_hot.lerp(one_hot, own_share[:, None])
-
-    def augment_samples(self, epochs: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the augmented images (n, c, h, w) and the labels (n,) of sample numbers (n,).
-
-        The images are not yet normalised; their levels are in [0, 255].
-        """
-        augment = self.augment
-        pixels = self.crop_samples(epochs, samples)
-        if augment.flip and augment.alternate_flip:
-            # of each image, in all epochs
-            random_bits = random_bits_from_keys(
-                self.seed, RandomStream.FLIP, samples % len(self.images)
-            )
-            pixels = alternating_flip(pixels, random_bits, epochs)
-        elif augment.flip:
-            pixels = random_horizontal_flip(
-                pixels, self.draw_bits(RandomStream.FLIP, epochs, samples)
-            )
-        if augment.colour:
-            random_bits = self.draw_several_bits(3, RandomStream.COLOUR, epochs, samples)
-            pixels = jitter_colours(pixels, augment.colour, random_bits)
-        if augment.trivial:
-            random_bits = self.draw_several_bits(3, RandomStream.TRIVIAL_AUGMENT, epochs, samples)
-            pixels = apply_trivial_augment(pixels, self.mean, random_bits)
-        if augment.randaugment:
-            count = 2 * augment.randaugment
-            random_bits = self.draw_several_bits(count, RandomStream.RAND_AUGMENT, epochs, samples)
-            pixels = apply_rand_augment(pixels, augment.magnitude, self.mean, random_bits)
-        if augment.extra:
-            pixels = self.apply_extra_transforms(pixels, epochs, samples)
-        if augment.cut:
-            random_bits = self.draw_bits(RandomStream.CUTOUT, epochs, samples)
-            pixels = apply_cutout(pixels, augment.cut, self.mean, random_bits)
-        return pixels, self.images.labels[samples % len(self.images)]
-
-    def apply_extra_transforms(self, pixels: Tensor, epochs: Tensor, samples: Tensor) -> Tensor:
-        """Apply `augment.extra` to images (n, c, h, w), each transform with its own bits."""
-        transforms = self.augment.extra
-        counts = [transform.random_numbers_per_image for transform in transforms]
-        random_bits = self.draw_several_bits(sum(counts), RandomStream.EXTRA, epochs, samples)
-        for transform, bits in zip(
-            transforms, torch.split(random_bits, counts, dim=1), strict=True
-        ):
-            pixels = implementation_of(transform)(transform, pixels, bits)
-        return pixels
-
     def crop_samples(self, epochs: Tensor, samples: Tensor) -> Tensor:
-        """Pad and crop the images (n, c, h, w) of sample numbers (n,) to `crop_size`."""
-        augment, image_indices = self.augment, samples % len(self.images)
-        pixels = self.pixels[image_indices]
+        """Return the crops (n, c, h, w) of sample numbers (n,), of images in memory."""
+        pixels = self.pixels[samples % len(self.images)]
         if self.transform is not None:
             pixels = apply_user_transform(pixels, self.transform, self.seed, epochs, samples)
-        if self.on_the_fly_padding:
-            pixels = pad_images(pixels, self.on_the_fly_padding, augment.pad_mode, self.mean)
-        if augment.area < 1:
-            random_bits = self.draw_several_bits(4, RandomStream.CROP, epochs, samples)
-            return random_resized_crop(
-                pixels, self.crop_size, augment.area, augment.stretch, random_bits
-            )
-        if augment.pad:
-            random_bits = self.draw_bits(RandomStream.CROP, epochs, samples)
-            return random_crop(pixels, self.crop_size, random_bits)
-        return Images(pixels, image_indices).center_crop(self.crop_size).pixels
-
-    def draw_bits(self, stream: RandomStream, epochs: Tensor, samples: Tensor) -> Tensor:
-        """Draw a random integer from `stream` for each sample number (n,), as int64 (n,)."""
-        return random_bits_from_keys(self.seed, stream, epochs, samples)
-
-    def draw_several_bits(
-        self, count: int, stream: RandomStream, epochs: Tensor, samples: Tensor
-    ) -> Tensor:
-        """Draw `count` random integers for each sample number (n,), as int64 (n, count)."""
-        return torch.stack(
-            [random_bits_from_keys(self.seed, stream, epochs, samples, i) for i in range(count)],
-            dim=1,
-        )
-
-
-def shrink_sides(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """Multiply height and width by `share`, rounded to whole pixels, at least 1."""
-    height, width = size
-    return max(round(share * height), 1), max(round(share * width), 1)
+        return self.changes.crop(pixels, epochs, samples, self.crop_size, self.margin)
 
 
 def make_training_batches(
-    images: Images,
+    images: ImageSet,
     recipe: Recipe,
     dataset: Dataset,
     mean: tuple[float, ...],
@@ -256,10 +219,12 @@ def make_training_batches(
         std,
         seed,
         rank_and_world_size,
-        crop_size=(dataset.input[1], dataset.input[2]),
+        crop_size=recipe.full_train_size((dataset.input[1], dataset.input[2])),
         balance_classes=recipe.balance,
         transform=transform,
         size_at_step=partial(recipe.size_at_step, total_steps=recipe.total_steps(len(images)))
         if recipe.sizes
         else None,
+        repeats=recipe.repeats,
+        end_step=recipe.total_steps(len(images)),
     )

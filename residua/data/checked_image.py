@@ -40,7 +40,7 @@ def inspect_image(
     """Check one image: returns a `CheckedImage`, or the reason why it cannot be decoded."""
     try:
         content = read_entry_bytes(entry)
-        image, brightest_level = decode_photo(content, max_pixels, white_level)
+        image, brightest_level, _ = decode_photo(content, max_pixels, white_level)
     except ImageError as error:
         return DataProblem(entry.name, error.kind, error.detail)
     return CheckedImage(

@@ -10,6 +10,6 @@ def compute_md5(file: BufferedIOBase) -> str:
     return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def compute_sha256(content: bytes) -> str:
+def compute_sha256(content: bytes | memoryview) -> str:
     """Compute the SHA-256 sum of bytes, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

@@ -34,6 +34,8 @@ class RandomStream(IntEnum):
     TRIVIAL_AUGMENT = 8
     EXTRA = 9
     RAND_AUGMENT = 10
+    PCA_COLOUR = 11
+    ERASING = 12
     # of fitting VLAD, which never augments
     VLAD_PATCH_IMAGE = 3
     VLAD_PATCH_POSITION = 4

@@ -9,12 +9,11 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -26,12 +25,18 @@ from residua.data.image_formats import (
     identify_format,
     is_raw_preview,
 )
+from residua.data.resize import (
+    convert_to_channels,
+    crop_center,
+    find_whole_size,
+    image_to_tensor,
+    resize_photo,
+    resize_shorter_side,
+)
 from residua.data.rgb_conversion import DecodedPhoto, convert_to_rgb
+from residua.data.scaled_decoding import FindNeededSize, Size, reduce_before_decoding
 from residua.data.sources.listing import ImageEntry, escape_unprintable
 from residua.errors import ImageError
-
-MAX_ASPECT_RATIO = 50  # of an image that is resized without cutting its ends off; our choice
-PILLOW_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class HasPreprocessing(Protocol):
@@ -56,6 +61,21 @@ class HasPreprocessing(Protocol):
     def white_level(self) -> int:
         """The level of white in grey images of more than 8 bits; 0 if it is the usual one."""
 
+    @property
+    def scaled_decoding(self) -> bool:
+        """Whether large JPEG files are decoded at a reduced size."""
+
+
+class PreprocessedPhoto(NamedTuple):
+    """A preprocessed image (c, h, w) uint8, its highest level as in `DecodedPhoto`, and its size.
+
+    The size is the width and height of the upright photograph.
+    """
+
+    pixels: Tensor
+    brightest_level: int
+    size: tuple[int, int]
+
 
 def decode_image(
     source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS, white_level: int = 0
@@ -70,10 +90,35 @@ def decode_image(
     return decode_photo(source, max_pixels, white_level).image
 
 
+def decode_and_preprocess(
+    source: Path | bytes, preprocessing: HasPreprocessing, max_pixels: int = MAX_IMAGE_PIXELS
+) -> PreprocessedPhoto:
+    """Decode and preprocess an image, given as a path or as a file's bytes.
+
+    Raises ImageError as `decode_image` does.
+    """
+    find_needed_size = partial(find_preprocessed_size, preprocessing=preprocessing)
+    photo = decode_photo(
+        source,
+        max_pixels,
+        preprocessing.white_level,
+        find_needed_size if preprocessing.scaled_decoding else None,
+    )
+    pixels = preprocess_photo(photo, preprocessing)
+    return PreprocessedPhoto(pixels, photo.brightest_level, photo.size)
+
+
 def decode_photo(
-    source: Path | bytes, max_pixels: int = MAX_IMAGE_PIXELS, white_level: int = 0
+    source: Path | bytes,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    white_level: int = 0,
+    find_needed_size: FindNeededSize | None = None,
 ) -> DecodedPhoto:
-    """Decode an image as `decode_image` does, and find its highest level."""
+    """Decode an image as `decode_image` does, and find its highest level.
+
+    A JPEG file is decoded at a reduced size if that is at least the size, width and height, that
+    `find_needed_size` returns for the upright photograph.
+    """
     display_name = escape_unprintable(str(source)) if isinstance(source, Path) else "the image"
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
@@ -84,7 +129,10 @@ def decode_photo(
         raise ImageError(display_name, "empty", "is empty: it contains no bytes")
     with suspend_pillow_limits(), open_image_header(content, display_name, max_pixels) as image:
         try:
-            return convert_to_rgb(image, display_name, white_level)
+            reduction = None
+            if find_needed_size is not None:
+                reduction = reduce_before_decoding(image, find_needed_size)
+            return convert_to_rgb(image, display_name, white_level)._replace(reduction=reduction)
         except MemoryError as error:
             raise ImageError(
                 display_name, "too large", "is too large for the free memory"
@@ -173,52 +221,28 @@ def preprocess_image(image: Image.Image, preprocessing: HasPreprocessing) -> Ten
     `MAX_ASPECT_RATIO`, the ends of the image are cut off first, because the resized image could
     be too large for the memory.
     """
+    return preprocess_photo(DecodedPhoto(image, 0), preprocessing)
+
+
+def preprocess_photo(photo: DecodedPhoto, preprocessing: HasPreprocessing) -> Tensor:
+    """Resize and crop a photograph, which may be decoded at a reduced size: uint8 (c, h, w)."""
     channels, height, width = preprocessing.input
-    image = image.convert("L" if channels == 1 else "RGB")
+    interpolation = preprocessing.interpolation
     if preprocessing.resize:
         with suspend_pillow_limits():
-            image = crop_extreme_aspect_ratio(image)
-        resized_size = scale_shorter_side(image.size, preprocessing.resize)
-        image = resize_image(image, resized_size, preprocessing.interpolation)
-        left, top = center_offset(image.width, width), center_offset(image.height, height)
-        image = image.crop((left, top, left + width, top + height))
+            image = resize_shorter_side(photo, preprocessing.resize, channels, interpolation)
+        image = crop_center(image, (width, height))
     else:
-        image = resize_image(image, (width, height), preprocessing.interpolation)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.reshape(height, width, channels).permute(2, 0, 1).contiguous()
+        photo = photo._replace(image=convert_to_channels(photo.image, channels))
+        image = resize_photo(photo, (width, height), interpolation)
+    return image_to_tensor(image)
 
 
-def center_offset(side: int, crop_side: int) -> int:
-    """Return the first index, along one axis, of a center crop.
-
-    Along this axis the image has `side` pixels and the crop has `crop_side`.  Rounding is as in
-    torchvision.
-    """
-    return round((side - crop_side) / 2)
-
-
-def crop_extreme_aspect_ratio(image: Image.Image) -> Image.Image:
-    """Cut the ends off an image whose aspect ratio exceeds `MAX_ASPECT_RATIO`."""
-    max_side = MAX_ASPECT_RATIO * min(image.size)
-    if max(image.size) <= max_side:
-        return image
-    left, top = [max(side - max_side, 0) // 2 for side in image.size]
-    right, bottom = left + min(image.width, max_side), top + min(image.height, max_side)
-    return image.crop((left, top, right, bottom))
-
-
-def scale_shorter_side(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
-    """Return the (width, height) of an image after its shorter side is scaled to `shorter_side`."""
-    width, height = size
-    if width <= height:
-        return shorter_side, int(shorter_side * height / width)
-    return int(shorter_side * width / height), shorter_side
-
-
-def resize_image(
-    image: Image.Image, size: tuple[int, int], interpolation: Interpolation
-) -> Image.Image:
-    return image if image.size == size else image.resize(size, PILLOW_RESAMPLING[interpolation])
+def find_preprocessed_size(size: Size, preprocessing: HasPreprocessing) -> Size:
+    """Find the size to which a photograph of `size` is resized; sizes are width and height."""
+    if preprocessing.resize:
+        return find_whole_size(size, preprocessing.resize)
+    return preprocessing.input[2], preprocessing.input[1]
 
 
 silencing_threads, pillow_state, silencing_lock = 0, ExitStack(), threading.Lock()

@@ -4,10 +4,11 @@ Only a few decoded images are in memory at a time.  Images that cannot be decode
 reported as problems.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +16,7 @@ from torch import Tensor
 from residua.config.model import ImagePreprocessing
 from residua.data.checksums import compute_sha256
 from residua.data.decode import (
-    decode_photo,
-    preprocess_image,
+    decode_and_preprocess,
     read_entry_bytes,
     suspend_pillow_limits,
 )
@@ -31,20 +31,31 @@ from residua.data.splits import (
 from residua.data.threads import stream_in_threads
 from residua.errors import ImageError
 
+RecordT = TypeVar("RecordT")
 
-@dataclass(frozen=True, slots=True)
-class DecodedImages:
+
+class EncodedImage(NamedTuple, Generic[RecordT]):
+    """An image as it is stored, and its highest level as in `DecodedPhoto`."""
+
+    record: RecordT
+    brightest_level: int
+
+
+EncodeContent = Callable[[bytes, OptionalSplit], EncodedImage[RecordT]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsableImages:
     """The decodable images of a data set, sorted by split in the order of `SPLIT_ORDER`."""
 
-    pixels: Tensor  # (n, channels, height, width) uint8
     labels: Tensor  # (n,) int64
     split_counts: Tensor  # images of each split of `SPLIT_ORDER`
-    names: tuple[str, ...]  # (n,), of the entries
-    digests: tuple[str, ...]  # (n,), SHA-256 sums of the image files
+    names: Sequence[str]  # (n,), of the entries
+    digests: Sequence[str]  # (n,), SHA-256 sums of the image files
     problems: tuple[DataProblem, ...]
 
     def split_slice(self, split: Split) -> slice:
-        """Return the slice of `pixels`, `labels` and `names` that holds the images of a split."""
+        """Return the slice of the labels, names and images that holds those of a split."""
         i = SPLIT_ORDER.index(split)
         end = int(self.split_counts[: i + 1].sum())
         return slice(end - int(self.split_counts[i]), end)
@@ -52,6 +63,13 @@ class DecodedImages:
     def count_split(self, split: Split) -> int:
         """Count the images in a split."""
         return int(self.split_counts[SPLIT_ORDER.index(split)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedImages(UsableImages):
+    """The decodable images of a data set with their pixels, all of one shape."""
+
+    pixels: Tensor  # (n, channels, height, width) uint8
 
     def split_tensors(self, split: Split) -> tuple[Tensor, Tensor]:
         """Return images and labels of a split, as views."""
@@ -86,17 +104,53 @@ class DecodedIndex:
         )
 
 
+class EncodedEntries(NamedTuple):
+    """The entries of a listing that were encoded, in the order of writing, by split."""
+
+    positions: list[int]  # of the entries in the listing
+    counts: list[int]  # entries of each split of `SPLIT_ORDER`
+    problems: list[DataProblem]
+
+
 def decode_all_images(
     listing: ImageListing,
     digests: Sequence[str],
     view: ImagePreprocessing,
     write_image: Callable[[int, Tensor], None],
 ) -> DecodedIndex:
-    """Decode every image of a listing, split by split; call `write_image(index, pixels)` for each.
+    """Decode and preprocess every image of a listing; call `write_image(index, pixels)` for each.
 
-    `digests` holds the SHA-256 sum of each entry, or "" if the entry cannot be read.  Skipping a
-    damaged image may change the splits of the other images of its class.  In that case all images
-    are decoded and written again, as if the damaged file did not exist.
+    `digests` and the order are as in `encode_all_entries`.
+    """
+
+    def preprocess_content(content: bytes, split: OptionalSplit) -> EncodedImage[Tensor]:
+        photo = decode_and_preprocess(content, view, listing.max_pixels)
+        return EncodedImage(photo.pixels, photo.brightest_level)
+
+    encoded = encode_all_entries(listing, digests, preprocess_content, write_image)
+    entries = [listing.entries[i] for i in encoded.positions]
+    return DecodedIndex(
+        names=[entry.name for entry in entries],
+        labels=[entry.label for entry in entries],
+        digests=[digests[i] for i in encoded.positions],
+        counts=encoded.counts,
+        problems=[asdict(problem) for problem in encoded.problems],
+    )
+
+
+def encode_all_entries(
+    listing: ImageListing,
+    digests: Sequence[str],
+    encode: EncodeContent[RecordT],
+    write_record: Callable[[int, RecordT], None],
+) -> EncodedEntries:
+    """Encode every image of a listing, split by split; call `write_record(index, record)` for each.
+
+    `encode` turns the bytes and the split of an image into a record, in several threads at once;
+    records are written in one thread, in order.  `digests` holds the SHA-256 sum of each entry, or
+    "" if the entry cannot be read.  Skipping a damaged image may change the splits of the other
+    images of its class.  In that case all images are encoded and written again, from index 0 on, as
+    if the damaged file did not exist.
     """
     entries = listing.entries
     dev_share = listing.dev_share or choose_dev_share(len(entries))
@@ -107,46 +161,31 @@ def decode_all_images(
         )
         return dict(zip(indices, splits, strict=True))
 
-    problem_by_entry = find_unreadable_entries(entries, digests, view, listing.max_pixels)
+    problem_by_entry = find_unreadable_entries(entries, digests)
     while True:
         usable = [i for i in range(len(entries)) if i not in problem_by_entry]
         split_by_entry = assign_entry_splits(usable)
         order = sorted(usable, key=lambda i: SPLIT_ORDER.index(split_by_entry[i]))
-        written, new_problems, highest_levels = decode_in_order(
-            entries, digests, order, view, write_image, listing.max_pixels
+        written, new_problems, highest_levels = encode_in_order(
+            entries, digests, order, split_by_entry, encode, write_record
         )
         problem_by_entry |= new_problems
-        if assign_entry_splits(sorted(written)) == {i: split_by_entry[i] for i in sorted(written)}:
+        if not new_problems or assign_entry_splits(sorted(written)) == {
+            i: split_by_entry[i] for i in sorted(written)
+        }:
             break
-    labels = [entries[i].label for i in written]
     splits = [split_by_entry[i] for i in written]
     is_trained_on = any(entry.split in ("train", "") for entry in entries)
+    labels = [entries[i].label for i in written]
     underfilled = find_underfilled_classes(listing.classes, labels, splits) if is_trained_on else []
     absent = listing.absent_classes
-    underfilled = [problem for problem in underfilled if problem.path not in absent]
-    return DecodedIndex(
-        names=[entries[i].name for i in written],
-        labels=labels,
-        digests=[digests[i] for i in written],
-        counts=[splits.count(split) for split in SPLIT_ORDER],
-        problems=[
-            asdict(problem)
-            for problem in sorted(
-                [
-                    *problem_by_entry.values(),
-                    *underfilled,
-                    *find_doubtful_white_levels(highest_levels),
-                ]
-            )
-        ],
-    )
-
-
-class PreprocessedPhoto(NamedTuple):
-    """A preprocessed image (c, h, w) uint8, and the highest level as in `DecodedPhoto`."""
-
-    pixels: Tensor
-    brightest_level: int
+    problems = [
+        *problem_by_entry.values(),
+        *(problem for problem in underfilled if problem.path not in absent),
+        *find_doubtful_white_levels(highest_levels),
+    ]
+    counts = Counter(splits)
+    return EncodedEntries(written, [counts[split] for split in SPLIT_ORDER], sorted(problems))
 
 
 def find_doubtful_white_levels(highest_levels: Sequence[int]) -> Iterator[DataProblem]:
@@ -155,51 +194,48 @@ def find_doubtful_white_levels(highest_levels: Sequence[int]) -> Iterator[DataPr
         yield DataProblem("", "unused levels", sentence)
 
 
-def decode_entry(
-    entry: ImageEntry, digest: str, view: ImagePreprocessing, max_pixels: int
-) -> PreprocessedPhoto | DataProblem:
-    """Decode and preprocess an image, or return the reason why it cannot be decoded.
+def encode_entry(
+    entry: ImageEntry, digest: str, split: OptionalSplit, encode: EncodeContent[RecordT]
+) -> EncodedImage[RecordT] | DataProblem:
+    """Encode an image, or return the reason why it cannot be decoded.
 
-    Unless `digest` is "", bytes with another SHA-256 sum are a problem: the file has changed.
+    Bytes with another SHA-256 sum than `digest` are a problem: the file has changed.
     """
     try:
         content = read_entry_bytes(entry)
-        if digest and compute_sha256(content) != digest:
+        if compute_sha256(content) != digest:
             return DataProblem(entry.name, "changed", "was changed while it was being read")
-        photo = decode_photo(content, max_pixels, view.white_level)
-        return PreprocessedPhoto(preprocess_image(photo.image, view), photo.brightest_level)
+        return encode(content, split)
     except ImageError as error:
         return DataProblem(entry.name, error.kind, error.detail)
 
 
 def find_unreadable_entries(
-    entries: Sequence[ImageEntry],
-    digests: Sequence[str],
-    view: ImagePreprocessing,
-    max_pixels: int,
+    entries: Sequence[ImageEntry], digests: Sequence[str]
 ) -> dict[int, DataProblem]:
     """Find the problem of each unreadable entry, whose digest is "", as a dict by entry index."""
     problems = {}
     for i, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
         if not digest:
-            # fails again, and gives the reason
-            result = decode_entry(entry, digest, view, max_pixels)
-            unknown = DataProblem(entry.name, "unreadable", "cannot be read")
-            problems[i] = result if isinstance(result, DataProblem) else unknown
+            problems[i] = DataProblem(entry.name, "unreadable", "cannot be read")
+            try:
+                read_entry_bytes(entry)  # fails again, and gives the reason
+            except ImageError as error:
+                problems[i] = DataProblem(entry.name, error.kind, error.detail)
     return problems
 
 
-def decode_in_order(
+def encode_in_order(
     entries: Sequence[ImageEntry],
     digests: Sequence[str],
     order: list[int],
-    view: ImagePreprocessing,
-    write_image: Callable[[int, Tensor], None],
-    max_pixels: int,
+    split_by_entry: dict[int, OptionalSplit],
+    encode: EncodeContent[RecordT],
+    write_record: Callable[[int, RecordT], None],
 ) -> tuple[list[int], dict[int, DataProblem], list[int]]:
-    """Decode the entries with the indices in `order`, and write those that can be decoded.
+    """Encode the entries with the indices in `order`, and write those that can be decoded.
 
-    Images are written at consecutive positions: an entry that cannot be decoded leaves no gap.
+    Records are written at consecutive positions: an entry that cannot be decoded leaves no gap.
     Returns the indices of the written entries in this order, a dict from the index of each other
     entry to its problem, and the highest levels of the written images.
     """
@@ -207,18 +243,18 @@ def decode_in_order(
     problems: dict[int, DataProblem] = {}
     highest_levels: list[int] = []
 
-    def decode_index(i: int) -> PreprocessedPhoto | DataProblem:
-        return decode_entry(entries[i], digests[i], view, max_pixels)
+    def encode_index(i: int) -> EncodedImage[RecordT] | DataProblem:
+        return encode_entry(entries[i], digests[i], split_by_entry[i], encode)
 
     with (
         suspend_pillow_limits(),
-        closing(stream_in_threads(decode_index, order, "decoding")) as results,
+        closing(stream_in_threads(encode_index, order, "decoding")) as results,
     ):
         for i, result in zip(order, results, strict=True):
             if isinstance(result, DataProblem):
                 problems[i] = result
             else:
-                write_image(len(written), result.pixels)
+                write_record(len(written), result.record)
                 written.append(i)
                 highest_levels.append(result.brightest_level)
     return written, problems, highest_levels

@@ -30,6 +30,8 @@ class EpochOrders:
 
     def compute(self, epoch: int) -> Tensor:
         """Compute the sample numbers of an epoch (n,), in the order in which they are used."""
+        # Sorting takes 0.1 s for the 1.28 million images of ImageNet on one core (0.6 s with
+        # balanced classes), and two orders 20 MB: no reason for a permutation computed by index.
         if self.images_by_class:
             return self.compute_balanced(epoch).to(self.device)
         return random_permutation(

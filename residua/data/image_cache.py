@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import asdict, replace
 from functools import lru_cache
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 
@@ -18,13 +19,12 @@ import torch
 from residua.config.model import ImagePreprocessing
 from residua.config.serialize import to_json
 from residua.data.checksums import compute_sha256
-from residua.data.decode_listing import DecodedImages, DecodedIndex, decode_all_images
+from residua.data.decode_listing import DecodedImages, DecodedIndex, UsableImages, decode_all_images
+from residua.data.digest_index import hash_entries
 from residua.data.image_formats import list_readable_optional_formats
 from residua.data.pixel_file import (
-    INDEX_FILE,
     memory_map_images,
     open_cache_writer,
-    read_cache_location,
 )
 from residua.data.sources.download import get_cache_dir
 from residua.data.sources.groups import count_groups
@@ -33,11 +33,9 @@ from residua.data.sources.resolve import cached_image_side, largest_side_that_fi
 from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
 from residua.data.splits import SPLIT_ORDER, choose_dev_share
 from residua.data.summary import USED_KINDS
-from residua.data.threads import map_in_threads
 from residua.errors import DataError, MissingRecordError, RecordError
 from residua.files import (
     clean_up_interrupted_writes,
-    delete_path,
     hold_output_lock,
     read_undisturbed,
 )
@@ -70,31 +68,13 @@ def load_or_decode_images(
 def hash_listing(listing: ImageListing) -> tuple[str, ...]:
     """Compute the SHA-256 sum of each entry's bytes; "" for entries that cannot be read.
 
-    Files that were hashed already as a part of another listing of the location are not read again.
+    Files that were hashed already, also by another process, are not read again unless their size or
+    time of modification has changed.
     """
-    known = get_digest_memo(listing.location)
-    new_entries = [
-        entry
-        for entry in listing.entries
-        if entry.size_and_mtime == (0, 0) or digest_key(entry) not in known
-    ]
-    if new_entries:
-        digests = map_in_threads(hash_entry_content, new_entries, "reading")
-        known.update(zip(map(digest_key, new_entries), digests, strict=True))
-    return tuple(known[digest_key(entry)] for entry in listing.entries)
+    return tuple(hash_entries(listing.location, listing.entries, hash_entry_content))
 
 
-@lru_cache(maxsize=1)
-def get_digest_memo(location: str) -> dict[tuple[str, tuple[int, int]], str]:
-    """Return the dictionary that keeps the digests of the files at one location."""
-    return {}
-
-
-def digest_key(entry: ImageEntry) -> tuple[str, tuple[int, int]]:
-    return entry.name, entry.size_and_mtime
-
-
-def require_images_of_split(images: DecodedImages, listing: ImageListing, split: Split) -> None:
+def require_images_of_split(images: UsableImages, listing: ImageListing, split: Split) -> None:
     """Raise DataError if a split has no usable image."""
     if images.count_split(split):
         return
@@ -107,11 +87,11 @@ def require_images_of_split(images: DecodedImages, listing: ImageListing, split:
     raise DataError(f"{listing.location} has no images for the {split} split: {reason}")
 
 
-def require_trainable_images(images: DecodedImages, listing: ImageListing) -> None:
+def require_trainable_images(images: UsableImages, listing: ImageListing) -> None:
     """Raise DataError if a split has no usable image, or a class no usable training image."""
     for split in SPLIT_ORDER:
         require_images_of_split(images, listing, split)
-    _, labels = images.split_tensors("train")
+    labels = images.labels[images.split_slice("train")]
     counts = labels.bincount(minlength=len(listing.classes)).tolist()
     empty = [name for name, count in zip(listing.classes, counts, strict=True) if not count]
     if empty := [name for name in empty if name not in listing.absent_classes]:
@@ -121,7 +101,7 @@ def require_trainable_images(images: DecodedImages, listing: ImageListing) -> No
         )
 
 
-def summarise_unusable_images(images: DecodedImages) -> str:
+def summarise_unusable_images(images: UsableImages) -> str:
     """Name the first images that cannot be used, or say "there are too few images" if all can."""
     if not images.problems:
         return "there are too few images"
@@ -143,11 +123,7 @@ def compute_cache_key(
     listing: ImageListing, digests: tuple[str, ...], view: ImagePreprocessing
 ) -> str:
     """Hash everything that the decoded images depend on, including Pillow's version."""
-    facts = [
-        [entry.name, entry.label, entry.split, digest, *filter(None, [entry.group])]
-        for entry, digest in zip(listing.entries, digests, strict=True)
-    ]
-    text = json.dumps(
+    head = json.dumps(
         [
             CACHE_VERSION,
             PIL.__version__,
@@ -156,10 +132,15 @@ def compute_cache_key(
             to_json(view),
             listing.classes,
             listing.dev_share or choose_dev_share(len(listing.entries)),
-            facts,
         ]
     )
-    return compute_sha256(text.encode())[:32]
+    # The JSON of all in one list, but made piece by piece, since there may be millions of entries.
+    key = sha256(f"{head[:-1]}, [".encode())
+    for i, (entry, digest) in enumerate(zip(listing.entries, digests, strict=True)):
+        facts = [entry.name, entry.label, entry.split, digest, *filter(None, [entry.group])]
+        key.update(f"{', ' if i else ''}{json.dumps(facts)}".encode())
+    key.update(b"]]")
+    return key.hexdigest()[:32]
 
 
 def load_cached_images(cache_folder: Path) -> DecodedImages | None:
@@ -178,23 +159,6 @@ def load_cached_images(cache_folder: Path) -> DecodedImages | None:
             file=sys.stderr,
         )
         return None
-
-
-def delete_damaged_caches(location: str) -> int:
-    """Compare all cached images of a data set with their checksums; delete the damaged ones.
-
-    Returns the number of deleted caches.  A data set has one cache per decoded image size.
-    """
-    damaged = 0
-    for index_file in (get_cache_dir() / "images").glob(f"*/{INDEX_FILE}"):
-        try:
-            if read_cache_location(index_file.parent) == location:
-                memory_map_images(index_file.parent, max_checked_bytes=None)
-        except (OSError, ValueError, TypeError, RecordError):
-            damaged += 1
-            with hold_output_lock(index_file.parent):
-                delete_path(index_file.parent)
-    return damaged
 
 
 def decode_to_cache_or_memory(

@@ -1,12 +1,13 @@
 """Images in memory, with their labels."""
 
 import hashlib
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from residua.data.decode import center_offset
+from residua.data.resize import center_offset
 
 FINGERPRINT_CHUNK = 256  # images hashed together: all of them may exceed memory
 
@@ -24,6 +25,10 @@ class Images:
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.pixels[index], self.labels[index])
 
+    def iterate(self, indices: Iterable[Tensor | slice]) -> Generator["Images"]:
+        """Yield `self[index]` for each of `indices`."""
+        return (self[index] for index in indices)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images."""
@@ -31,11 +36,7 @@ class Images:
 
     def center_crop(self, size: tuple[int, int]) -> "Images":
         """Return the images cropped to (height, width) around their centers, as views."""
-        top, left = [
-            center_offset(side, crop_side)
-            for side, crop_side in zip(self.image_size, size, strict=True)
-        ]
-        return Images(self.pixels[:, :, top : top + size[0], left : left + size[1]], self.labels)
+        return Images(center_crop(self.pixels, size), self.labels)
 
     def to(self, device: torch.device) -> "Images":
         return Images(self.pixels.to(device), self.labels.to(device))
@@ -48,3 +49,10 @@ class Images:
             digest.update(pixels.contiguous().cpu().numpy().data)
         digest.update(self.labels.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def center_crop(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images (..., h, w) cropped to (height, width) around their centers, as views."""
+    height, width = size
+    top, left = center_offset(pixels.shape[-2], height), center_offset(pixels.shape[-1], width)
+    return pixels[..., top : top + height, left : left + width]

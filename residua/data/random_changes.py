@@ -1,4 +1,6 @@
-"""TrivialAugment and RandAugment: random changes of fourteen kinds, with 31 strengths each.
+"""Random changes of images: TrivialAugment and RandAugment, colour components, erased boxes.
+
+TrivialAugment and RandAugment make changes of fourteen kinds, with 31 strengths each.
 
 TrivialAugment (Müller & Hutter 2021) makes one change of random strength per image, in the paper's
 wide range.  There is one difference: the paper shifts images of any size by up to 32 pixels, and
@@ -11,11 +13,14 @@ of change gets the whole batch, and changes only the images for which the random
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import pi, radians
+from functools import cache
+from math import log, pi, radians, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from residua.data.augment import bits_to_uniform
 
 TRIVIAL_CHANGES = (
     "identity",
@@ -35,6 +40,15 @@ TRIVIAL_CHANGES = (
 )
 STRENGTH_LEVELS = 31
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as in Pillow
+# Of the colours in [0, 1] of ImageNet's training images, as fb.resnet.torch published them; each
+# column of the second is a component of red, green and blue.
+COLOUR_EIGENVALUES = (0.2175, 0.0188, 0.0045)
+COLOUR_EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+ERASED_SHARES, ERASED_RATIOS = (0.02, 0.33), (0.3, 3.3)  # as in torchvision
 BLUR_KERNEL = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # divided by 13, as in Pillow
 
 
@@ -211,3 +225,60 @@ def equalize_histogram(x: Tensor) -> Tensor:
     table = ((below + (step // 2)[:, :, None]) // step.clamp(min=1)[:, :, None]).clamp(max=255)
     equalized_pixels = table.gather(2, levels).view(x.shape).float()
     return torch.where((step > 0)[:, :, None, None], equalized_pixels, x)
+
+
+def add_colour_components(pixels: Tensor, deviation: float, random_bits: Tensor) -> Tensor:
+    """Add random shares of the principal components of ImageNet's colours (n, 3, h, w); fp32.
+
+    Each component of an image is added times its eigenvalue and a normal number of standard
+    deviation `deviation` (Krizhevsky et al. 2012, section 4.1).  `random_bits` is (n, 3).  Levels
+    of [0, 255] may leave this range.
+    """
+    # float64, in which no share is rounded to 1, where the quantile is infinite
+    shares = ((random_bits >> 39).double() + 0.5) / 2**24
+    normal = (2 * shares - 1).erfinv() * sqrt(2) * deviation
+    eigenvalues, components = colour_components(pixels.device)
+    shift = (components @ (normal.float() * eigenvalues)[:, :, None]) * 255
+    return pixels.float() + shift[:, :, :, None]
+
+
+@cache
+def colour_components(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues (3,) and, in columns, the eigenvectors (3, 3) of ImageNet's colours.
+
+    The result is cached, because each new copy of it to a GPU would force a synchronisation.
+    """
+    with torch.inference_mode(False):
+        return (
+            torch.tensor(COLOUR_EIGENVALUES, device=device),
+            torch.tensor(COLOUR_EIGENVECTORS, device=device),
+        )
+
+
+def erase_boxes(
+    pixels: Tensor, probability: float, mean: tuple[float, ...], random_bits: Tensor
+) -> Tensor:
+    """Fill a random box of some images (n, c, h, w) with the mean colour (Zhong et al. 2020).
+
+    `random_bits` (n, 5) decides whether, and chooses the box's share of the area, the logarithm of
+    its aspect ratio (height over width), and its place.  Ranges are torchvision's.  A box higher or
+    wider than the image is cut to it, where torchvision draws another.
+    """
+    height, width = pixels.shape[2:]
+    selector, area, ratio = bits_to_uniform(random_bits[:, :3]).unbind(1)
+    (low, high), (flat, steep) = ERASED_SHARES, map(log, ERASED_RATIOS)
+    area = (low + (high - low) * area) * height * width
+    ratio = torch.exp(flat + (steep - flat) * ratio)
+    sides = (area * ratio).sqrt(), (area / ratio).sqrt()
+    inside = []
+    for bits, side, full_side in zip(
+        random_bits[:, 3:].unbind(1), sides, (height, width), strict=True
+    ):
+        length = side.round().long().clamp(1, full_side)
+        start = bits % (full_side - length + 1)
+        offset = torch.arange(full_side, device=pixels.device) - start[:, None]
+        inside.append((offset >= 0) & (offset < length[:, None]))
+    rows, columns = inside
+    erased = rows[:, :, None] & columns[:, None, :] & (selector < probability)[:, None, None]
+    levels = [pixels[:, i].masked_fill(erased, round(255 * level)) for i, level in enumerate(mean)]
+    return torch.stack(levels, dim=1)

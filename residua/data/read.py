@@ -22,11 +22,14 @@ from residua.data.image_cache import (
 )
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset, iterate_digests
+from residua.data.photo_cache import load_photo_store
+from residua.data.photo_store import PhotoStore
 from residua.data.sources.array_files import read_cifar_batches, read_idx_files
 from residua.data.sources.download import find_or_download
 from residua.data.sources.listing import DataProblem, Split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, make_unit_keys
+from residua.data.streamed_images import ImageSet, StreamedImages
 from residua.data.summary import NOTED_KINDS
 from residua.errors import DataError, UsageError
 
@@ -34,17 +37,23 @@ FOLDED_SPLITS: tuple[Split, ...] = ("train", "dev")
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
 
 
-def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> Images:
+def read_split(
+    dataset: Dataset, split: Split, data_dir: Path | None = None, *, keeps_margin: bool = False
+) -> ImageSet:
     """Read the images of one split of a data set.
 
     `data_dir` is the folder to search first.  For a published data set, the files of the test split
     are opened only if `split` is "test".  For a folder of photos, all splits are decoded together,
     and the training images are larger than the network's input, so that random crops can be taken
-    from them.  Raises DataError for files that are missing, truncated or altered.
+    from them; with `keeps_margin`, so are the other images.  Unless the photos are kept as squares,
+    they are decoded anew when they are needed.  Raises DataError for files that are missing,
+    truncated or altered.
 
     If the data set holds out a fold, "dev" are the images of this fold, and "train" are the other
     images of both splits; "test" stays as it is.
     """
+    if isinstance(dataset, PhotoDataset):
+        return read_photo_split(dataset, split, keeps_margin=keeps_margin)
     if dataset.fold is not None and split != "test":
         return read_fold_split(dataset, split, data_dir)
     if isinstance(dataset, InMemoryDataset):
@@ -56,11 +65,6 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
             given = ", ".join(dataset.images)
             raise DataError(f"the data has no split {split}, only {given}: choose one of its own")
         return dataset.images[split]
-    if isinstance(dataset, PhotoDataset):
-        decoded = load_square_photos(dataset)
-        require_images_of_split(decoded, dataset.listing, split)
-        images = Images(*decoded.split_tensors(split))
-        return images if split == "train" else images.center_crop(dataset.input[1:])
     is_test = split == "test"
     images = (
         read_digits(test=is_test)
@@ -74,9 +78,25 @@ def read_split(dataset: Dataset, split: Split, data_dir: Path | None = None) -> 
     return images[(dev_indices if split == "dev" else train_indices).sort().values]
 
 
+def read_photo_split(dataset: PhotoDataset, split: Split, *, keeps_margin: bool) -> ImageSet:
+    """Read the photos of one split, or of the folds that are its images."""
+    photos = load_photos(dataset)
+    if dataset.fold is not None and split != "test":
+        chosen: Tensor | slice = find_fold_positions(dataset, split)
+    else:
+        require_images_of_split(photos, dataset.listing, split)
+        chosen = photos.split_slice(split)
+    if isinstance(photos, PhotoStore):
+        source = photos.photos.select(torch.arange(len(photos.labels))[chosen])
+        images: ImageSet = StreamedImages(source, (dataset.resize,) * 2, source.labels)
+    else:
+        images = Images(photos.pixels[chosen], photos.labels[chosen])
+    return images if split == "train" or keeps_margin else images.center_crop(dataset.input[1:])
+
+
 def read_training_splits(
     dataset: Dataset, data_dir: Path | None = None, *, holds_out_dev: bool = True
-) -> tuple[Images, Images | None]:
+) -> tuple[ImageSet, ImageSet | None]:
     """Read the images to train on and the dev images of a data set.
 
     Without `holds_out_dev`, the dev images are trained on too, and there are none of their own.
@@ -87,6 +107,8 @@ def read_training_splits(
     train, dev = (read_split(dataset, split, data_dir) for split in FOLDED_SPLITS)
     if holds_out_dev:
         return train, dev
+    assert isinstance(train, Images)
+    assert isinstance(dev, Images)
     parts = zip((train.pixels, train.labels), (dev.pixels, dev.labels), strict=True)
     return Images(*(torch.cat(pair) for pair in parts)), None
 
@@ -111,13 +133,8 @@ def require_dev_can_be_trained_on(dataset: Dataset) -> None:
 
 def read_fold_split(dataset: Dataset, split: Split, data_dir: Path | None) -> Images:
     """Read the images of the fold that is held out or, for "train", of all other folds."""
-    if isinstance(dataset, PhotoDataset):
-        photos = load_square_photos(dataset)
-        chosen = find_fold_positions(dataset, split)
-        images = Images(photos.pixels[chosen], photos.labels[chosen])
-        return images if split == "train" else images.center_crop(dataset.input[1:])
     undivided = replace(dataset, fold=None)
-    parts = [read_split(undivided, part, data_dir) for part in FOLDED_SPLITS]
+    parts = [read_split(undivided, part, data_dir)[:] for part in FOLDED_SPLITS]
     images = Images(
         torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts])
     )
@@ -127,7 +144,7 @@ def read_fold_split(dataset: Dataset, split: Split, data_dir: Path | None) -> Im
 
 def find_fold_positions(dataset: PhotoDataset, split: Split) -> Tensor:
     """Find the positions of a split's photos among all decoded ones, if a fold is held out."""
-    photos = load_square_photos(dataset)
+    photos = load_photos(dataset)
     group_by_name = {entry.name: entry.group for entry in dataset.listing.entries}
     count = sum(map(photos.count_split, FOLDED_SPLITS))  # they are stored one after the other
     groups = [group_by_name[name] for name in photos.names[:count]]
@@ -150,7 +167,7 @@ def choose_fold_images(
 class NamedImages:
     """Images with their names, and the problems of the images that were skipped."""
 
-    images: Images
+    images: ImageSet
     names: list[str]
     problems: tuple[DataProblem, ...] = ()
 
@@ -173,6 +190,7 @@ def read_preprocessed_split(
             preprocessing.resize,
             preprocessing.interpolation,
             dataset.listing.white_level or preprocessing.white_level,
+            preprocessing.scaled_decoding,
         )
         decoded = load_or_decode_images(dataset.listing, view)
         if split != "all":
@@ -186,7 +204,7 @@ def read_preprocessed_split(
         positions = dataset.positions
         if split == "all":
             splits = tuple(name for name in SPLIT_ORDER if name in dataset.images)
-    images_by_split = [read_split(dataset, name, data_dir) for name in splits]
+    images_by_split = [read_split(dataset, name, data_dir)[:] for name in splits]
     names = [
         f"{name} image {i}"
         for name, images in zip(splits, images_by_split, strict=True)
@@ -205,7 +223,7 @@ def ensure_dataset_ready(dataset: Dataset, data_dir: Path | None = None) -> None
     if dataset.archives:
         find_or_download(dataset, data_dir)
     if isinstance(dataset, PhotoDataset):
-        require_trainable_images(load_square_photos(dataset), dataset.listing)
+        require_trainable_images(load_photos(dataset), dataset.listing)
 
 
 def list_skipped_images(dataset: Dataset) -> tuple[DataProblem, ...]:
@@ -215,8 +233,15 @@ def list_skipped_images(dataset: Dataset) -> tuple[DataProblem, ...]:
     """
     if not isinstance(dataset, PhotoDataset):
         return ()
-    problems = load_square_photos(dataset).problems
+    problems = load_photos(dataset).problems
     return tuple(problem for problem in problems if problem.kind not in NOTED_KINDS)
+
+
+def load_photos(dataset: PhotoDataset) -> DecodedImages | PhotoStore:
+    """Load the usable photos of a data set, as its `storage` says: squares or whole photos."""
+    return (
+        load_square_photos(dataset) if dataset.storage == "squares" else load_photo_store(dataset)
+    )
 
 
 def load_square_photos(dataset: PhotoDataset) -> DecodedImages:

@@ -13,6 +13,7 @@ from residua.data.grey_levels import (
     read_white_level,
     scale_grey_to_uint8,
 )
+from residua.data.scaled_decoding import Reduction
 from residua.errors import ImageError
 
 WHITE_RGBA = (255, 255, 255, 255)
@@ -21,11 +22,18 @@ WHITE_RGBA = (255, 255, 255, 255)
 class DecodedPhoto(NamedTuple):
     """An image decoded to upright RGB, and the highest of its levels.
 
-    The highest level is 0 if the image has 8 bits, or if it is known which level is white.
+    The highest level is 0 if the image has 8 bits, or if it is known which level is white.  If the
+    image was decoded at a reduced size, `reduction` says at which.
     """
 
     image: Image.Image
     brightest_level: int
+    reduction: Reduction | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright photograph, before any reduction."""
+        return self.reduction.full_size if self.reduction else self.image.size
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
@@ -66,7 +74,8 @@ def convert_to_rgb(image: Image.Image, display_name: str, white_level: int) -> D
         white = Image.new("RGBA", rgba.size, WHITE_RGBA)
         rgb = Image.alpha_composite(white, rgba).convert("RGB")
     else:
-        rgb = upright.convert("RGB")
+        is_rgb_copy = upright.mode == "RGB" and upright is not image
+        rgb = upright if is_rgb_copy else upright.convert("RGB")
     if has_16_bit_colours:
         brightest = max(high for _, high in rgb.getextrema())  # type: ignore[misc]
         brightest_level = 256 * int(brightest) + 255  # the lower 8 bits are unknown

@@ -9,7 +9,7 @@ from typing import Self
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
 from residua.data.in_memory import InMemoryDataset, iterate_digests
-from residua.data.read import FOLDED_SPLITS, find_fold_positions, load_square_photos
+from residua.data.read import FOLDED_SPLITS, find_fold_positions, load_photos
 from residua.data.sources.resolve import PhotoDataset
 
 OF_PIXELS = (
@@ -53,7 +53,7 @@ def store_seen_images(config: ModelConfig, data: Dataset) -> ModelConfig:
         mark = OF_PIXELS
         train, dev = (list(iterate_digests(data.images[s].pixels)) for s in ("train", "dev"))
     elif isinstance(data, PhotoDataset):
-        photos = load_square_photos(data)
+        photos = load_photos(data)
         if len(photos.digests) > MAX_STORED_DIGESTS:
             return config
         train, dev = (

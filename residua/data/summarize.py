@@ -7,13 +7,13 @@ from dataclasses import replace
 from residua.config.dataset import Dataset
 from residua.data.check import DatasetCheck
 from residua.data.class_match import match_classes
-from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset
-from residua.data.read import load_square_photos
+from residua.data.read import load_photos
 from residua.data.sources.groups import count_groups
 from residua.data.sources.listing import DataProblem, SplitSource, join_first_names
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, assign_splits, choose_dev_share
+from residua.data.streamed_images import ImageSet
 from residua.data.summary import DataSummary, list_white_level_notes, summarize_problems
 
 PUBLISHED: SplitSource = "published"
@@ -21,7 +21,7 @@ MAX_ABSENT_NAMES = 20  # that are listed; a network for ImageNet has 1,000 class
 
 
 def summarize_training_data(
-    dataset: Dataset, train_images: Images, dev_images: Images | None
+    dataset: Dataset, train_images: ImageSet, dev_images: ImageSet | None
 ) -> DataSummary:
     """Summarize the data of a run; `classes` holds the number of training images of each class."""
     summary = summarize_splits(dataset, train_images, dev_images)
@@ -32,7 +32,7 @@ def summarize_training_data(
 
 
 def summarize_splits(
-    dataset: Dataset, train_images: Images, dev_images: Images | None
+    dataset: Dataset, train_images: ImageSet, dev_images: ImageSet | None
 ) -> DataSummary:
     """Summarize the data of a run without a model that it goes on from."""
     counts = count_labels(train_images.labels.tolist(), dataset.classes)
@@ -43,7 +43,7 @@ def summarize_splits(
     if not isinstance(dataset, PhotoDataset):
         splits = {"train": len(train_images), "dev": dev_count}
         return DataSummary(dataset.name, counts, splits, "published", {})
-    images = load_square_photos(dataset)
+    images = load_photos(dataset)
     skipped, details = summarize_problems(images.problems)
     return DataSummary(
         dataset.listing.location,

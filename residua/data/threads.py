@@ -55,6 +55,15 @@ def map_in_threads(work: Callable[[X], Y], items: Iterable[X], progress_label: s
     return list(stream_in_threads(work, items, progress_label))
 
 
+def count_decoding_threads() -> int:
+    """Count the threads with which each of this machine's processes decodes, at least 1.
+
+    Processes that torchrun started on one machine share its cores.
+    """
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(count_available_cores() // max(int(processes) if processes.isdigit() else 1, 1), 1)
+
+
 def count_available_cores() -> int:
     """Count the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

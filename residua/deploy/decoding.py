@@ -10,15 +10,12 @@ from torch import Tensor
 
 from residua.config.serialize import Json
 from residua.data.decode import (
-    MAX_ASPECT_RATIO,
     HasPreprocessing,
-    center_offset,
-    decode_image,
+    decode_and_preprocess,
     open_image_header,
-    preprocess_image,
-    scale_shorter_side,
     suspend_pillow_limits,
 )
+from residua.data.resize import MAX_ASPECT_RATIO, center_offset, scale_shorter_side
 from residua.errors import ImageError
 
 # Bytes per pixel at the peak of decoding and preprocessing: Pillow's image, a rotated copy, the
@@ -112,9 +109,8 @@ def decode_upload(
     ):
         needed_bytes = estimate_decoding_bytes(header)
     with memory.reserve_bytes(needed_bytes):
-        photo = decode_image(content, max_pixels, preprocessing.white_level)
-        pixels = preprocess_image(photo, preprocessing)
-    return DecodedUpload(pixels, photo.size, locate_crop(photo.size, preprocessing))
+        photo = decode_and_preprocess(content, preprocessing, max_pixels)
+    return DecodedUpload(photo.pixels, photo.size, locate_crop(photo.size, preprocessing))
 
 
 def locate_crop(

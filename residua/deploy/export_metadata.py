@@ -21,6 +21,7 @@ def make_export_metadata(config: ModelConfig, module: ExportableClassifier) -> d
         "resize": json.dumps(config.resize),
         "interpolation": config.interpolation,
         "white_level": json.dumps(config.white_level),
+        "scaled_decoding": json.dumps(config.scaled_decoding),
         "temperature": json.dumps(config.temperature),
         "preprocessing": describe_preprocessing(config, module),
         "residua": __version__,
@@ -47,4 +48,7 @@ def describe_preprocessing(config: ModelConfig, module: ExportableClassifier) ->
         "" if module.bakes_preprocessing else "; then (pixels / 255 - mean) / std per channel"
     )
     white = f" (grey of more than 8 bits: {config.white_level} is white)" * bool(config.white_level)
-    return f"RGB{white}, {resizing}{normalisation}"
+    decoding = (
+        ", JPEG files decoded at 1/2, 1/4 or 1/8 where that suffices" * config.scaled_decoding
+    )
+    return f"RGB{white}{decoding}, {resizing}{normalisation}"

@@ -56,7 +56,7 @@ def load_int8_samples(
     if isinstance(data, PhotoDataset):
         data = replace(data, listing=replace(data.listing, max_pixels=max_pixels))
     choice = choose_images(data, None, config)
-    held_out = read_preprocessed_split(choice.dataset, choice.split, config, data_dir).images
+    held_out = read_preprocessed_split(choice.dataset, choice.split, config, data_dir).images[:]
     if choice.label == "all":
         if len(held_out) < 2:
             raise DataError(f"{source} has too few images to calibrate int8 on: give at least 2")
@@ -67,7 +67,7 @@ def load_int8_samples(
         training = choose_images(data, "train", config)
         calibration = read_preprocessed_split(
             training.dataset, training.split, config, data_dir
-        ).images
+        ).images[:]
         order = random_permutation(len(calibration), 0)
         calibration = calibration[order[:MAX_CALIBRATION_IMAGES]]
     return Int8Samples(calibration.pixels, held_out, labels_match_model, data.name)

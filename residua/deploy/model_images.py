@@ -5,10 +5,10 @@ from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
-from residua.data.images import Images
 from residua.data.read import read_split
 from residua.data.sources.image_folder import list_unlabelled_folder
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resolve_dataset
+from residua.data.streamed_images import ImageSet
 from residua.errors import UsageError
 
 
@@ -45,7 +45,7 @@ def resolve_labelled_or_not(source: str, config: ModelConfig) -> tuple[Dataset, 
     return data, data.classes == config.classes
 
 
-def read_training_crops(data: Dataset, config: ModelConfig, data_dir: Path | None) -> Images:
+def read_training_crops(data: Dataset, config: ModelConfig, data_dir: Path | None) -> ImageSet:
     """Read the training images of `data`, center-cropped to the model's input size.
 
     Photographs are decoded with the model's white level.

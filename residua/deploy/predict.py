@@ -14,7 +14,7 @@ from torch import Tensor
 
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.serialize import Json
-from residua.data.decode import HasPreprocessing, decode_photo, preprocess_image
+from residua.data.decode import HasPreprocessing, decode_and_preprocess
 from residua.data.threads import count_available_cores
 from residua.errors import ImageError
 
@@ -134,8 +134,7 @@ def decode_or_error(
     if path.exists() and not path.is_file():  # reading a pipe or a device might never end
         return Prediction(path, None, None, "is not a regular file")
     try:
-        photo = decode_photo(path, max_pixels, preprocessing.white_level)
-        pixels = preprocess_image(photo.image, preprocessing)
-        return Prediction(path, pixels, None, brightest_level=photo.brightest_level)
+        photo = decode_and_preprocess(path, preprocessing, max_pixels)
+        return Prediction(path, photo.pixels, None, brightest_level=photo.brightest_level)
     except ImageError as error:
         return Prediction(path, None, None, error.detail)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
-from residua.data.images import Images
+from residua.data.streamed_images import ImageSet
 from residua.deploy.model_images import read_training_crops, resolve_dataset_of_model_shape
 from residua.net.build import ResidualNetwork
 from residua.net.fold_bn import fold_batchnorm
@@ -58,7 +58,7 @@ class SimilarImageIndex:
         self,
         net: ResidualNetwork | VladNetwork,
         config: ModelConfig,
-        images: Images,
+        images: ImageSet,
         classes: tuple[str, ...],
         show_progress: ShowProgress = iter,
         max_images: int = MAX_COMPARED_IMAGES,

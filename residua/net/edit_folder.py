@@ -82,7 +82,7 @@ def edit_network(
             recipe="",
             test_error=None,
             test_images=0,
-            test_views="plain",
+            test_views="none",
             temperature=1.0,
         )
     return EditedNetwork(edited, config, is_identical)

@@ -167,7 +167,7 @@ NAMES_BY_FORMAT: dict[Callable[[Any], str], str] = {
     format_integer: "steps depth parameters training_images dev_images test_images batch_size "
     "patches_per_image descriptor_numbers probe_steps",
     format_mebibytes: "activation_bytes memory_bytes memory_activations_bytes memory_weights_bytes "
-    "memory_data_bytes descriptor_bytes",
+    "memory_data_bytes descriptor_bytes peak_memory_bytes",
     format_duration: "seconds estimated_seconds",
     format_rate: "images_per_second",
     format_milliseconds: "milliseconds",
@@ -191,6 +191,7 @@ LABELS = {
     "memory_activations_bytes": "memory: activations",
     "memory_weights_bytes": "memory: weights",
     "memory_data_bytes": "memory: images",
+    "peak_memory_bytes": "peak memory",
     "descriptor_bytes": "memory: descriptors",
     "descriptor_numbers": "numbers in a descriptor",
     "estimated_seconds": "estimated time",

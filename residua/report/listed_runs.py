@@ -44,7 +44,7 @@ class ListedRun:
     dev_images: int | None
     test_error: float | None
     test_images: int | None
-    test_views: str  # whose predictions the test error averages; "" for the plain images
+    test_views: str  # whose predictions the test error averages; "" for the images alone
     modified: float  # when its record was last written, in seconds since 1970
     settings: dict[str, str]  # of the run and its environment, by name
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from residua.config.augmentation import Augmentation
 from residua.config.dataset import DATASETS
 from residua.config.image_views import ImageViews
 from residua.config.recipe import Recipe
 from residua.config.schedules import LinearDecay, OneCycle, Schedule
 from residua.config.serialize import Json, from_json
 from residua.errors import ResiduaError
+from residua.report.augmentation_text import describe_augmentation
 from residua.report.format import (
     capitalize_first,
     format_counted_noun,
@@ -121,9 +121,12 @@ def describe_error_measurement(runs: Sequence[FinishedRun]) -> str:
 
 
 VIEWS_TEXTS: dict[ImageViews, str] = {
+    "none": "",
     "plain": "",
     "mirror": "the test error is that of probabilities averaged over each image and its mirror "
     "image",
+    "10": "the test error is that of probabilities averaged over ten crops of each image, its "
+    "corners and its center with their mirror images",
     "six": "the test error is that of scores averaged over six views of each image",
 }
 
@@ -215,53 +218,18 @@ def list_fine_tuning_settings(recipe: Recipe) -> list[str]:
         f"gradients longer than {recipe.clip_norm:g} are shortened": recipe.clip_norm > 0,
         f"the stem is trained only in the first {format_shortest_percent(recipe.stem)} of steps, "
         "at a rate that falls linearly to 0": recipe.stem > 0,
-        VIEWS_TEXTS[recipe.views]: recipe.views != "plain",
+        f"each image is in a batch {recipe.repeats} times, augmented differently": (
+            recipe.repeats > 1
+        ),
+        f"the training images have {recipe.train_size} x {recipe.train_size} pixels": (
+            recipe.train_size > 0
+        ),
+        VIEWS_TEXTS[recipe.views]: recipe.views != "none",
         f"the sides of the training images are {sides} of full size, in equal parts of the run": (
             bool(recipe.sizes)
         ),
     }
     return [text for text, applies in texts.items() if applies]
-
-
-def describe_augmentation(augment: Augmentation, flips_allowed: bool) -> str:
-    """Describe the random augmentation of training images.
-
-    `flips_allowed` is False if mirroring can change the class, as for digits.
-    """
-    text = f"images are shifted by up to {format_counted_noun(augment.pad, 'pixel')}"
-    if augment.area < 1:
-        text = (
-            f"images are crops of {format_shortest_percent(augment.area)} or more of a photo, "
-            "resized to one size"
-        )
-    if augment.pad and augment.area == 1 and augment.pad_mode == "reflect":
-        text += " with reflected edges"
-    if augment.flip and flips_allowed:
-        text += (
-            ", mirrored in every second epoch" if augment.alternate_flip else ", mirrored at random"
-        )
-    if augment.cut:
-        text += f", and a square of {augment.cut} pixels is cut out"
-    if augment.colour:
-        max_change = format_shortest_percent(augment.colour)
-        text += f"; brightness, contrast and saturation change by up to {max_change}"
-    if augment.trivial:
-        text += "; each is changed in one of fourteen ways, by one of 31 strengths (TrivialAugment)"
-    if augment.randaugment:
-        changes = format_counted_noun(augment.randaugment, "random change")
-        text += f"; each gets {changes} of strength {augment.magnitude} of 30 (RandAugment)"
-    text += "".join(f"; {transform.description}" for transform in augment.extra)
-    mixing_texts = [
-        f"{format_shortest_percent(probability)} {method}"
-        for probability, method in (
-            (augment.mixup, "blended (mixup)"),
-            (augment.cutmix, "with a box of another image (CutMix)"),
-        )
-        if probability
-    ]
-    if mixing_texts:
-        text += f"; samples are mixed with others: {join_with_and(mixing_texts)}"
-    return text
 
 
 def describe_recorded_machine(environment: dict[str, Json]) -> str:

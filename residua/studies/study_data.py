@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from residua.config.dataset import Dataset
-from residua.config.recipe import Recipe, usual_recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import usual_recipe
 from residua.config.study import Study
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resolve_dataset
 from residua.errors import UsageError

@@ -28,12 +28,14 @@ initial_weights   the weights that a run starts from
 added_classes     train on from a model with more classes
 data_settings     the settings of photographs that a run's record keeps
 auto_config       choose network, image size, recipe and duration for images
+storage_choice    how photographs are kept: the choice of a run or of its record
 run_request       turn a request to train into a run
 user_additions    a module and a transform of the user's, which no JSON describes
 dry_run           preview a run without training it
 step_profile      where a step goes: its parts, and its share of the machine's limit
 step_parts        the parts of a step, from a trace of the profiler
 product_rate      the rate of a large matrix product, the limit of a step
+data_bench        how fast photographs become batches, and what binds
 find_lr           the learning-rate range test
 evaluate          count the errors of a network on a split
 assess            a full evaluation: confusion matrix, calibration, confident mistakes
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from residua.training.checkpoint import CheckpointPolicy as CheckpointPolicy
     from residua.training.checkpoint import parse_save_interval as parse_save_interval
     from residua.training.chosen_start import NO_WEIGHTS as NO_WEIGHTS
+    from residua.training.data_bench import measure_data_pipeline as measure_data_pipeline
     from residua.training.distributed import DataParallelGroup as DataParallelGroup
     from residua.training.distributed import join_process_group as join_process_group
     from residua.training.distributed import (
@@ -88,6 +91,9 @@ if TYPE_CHECKING:
     from residua.training.run_request import resolve_run as resolve_run
     from residua.training.step import TrainingStep as TrainingStep
     from residua.training.step_profile import profile_run as profile_run
+    from residua.training.storage_choice import (
+        require_storage_of_record as require_storage_of_record,
+    )
 
 __getattr__, __dir__ = export_lazily(
     __name__,
@@ -108,6 +114,8 @@ __getattr__, __dir__ = export_lazily(
         "loggers.run_logs": "RunLogs",
         "progress": "ProgressListener TrainingProgress call_listeners",
         "run_request": "ResolvedRun RunRequest resolve_run",
+        "storage_choice": "require_storage_of_record",
+        "data_bench": "measure_data_pipeline",
         "run": "catch_stop_signals train_run",
         "step": "TrainingStep",
         "step_profile": "profile_run",

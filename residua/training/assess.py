@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import ImageViews
+from residua.config.image_views import ImageViews, require_usable_views
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
-from residua.data.images import Images
+from residua.data.image_views import keep_margin_for_views
 from residua.data.read import NamedImages, read_preprocessed_split
+from residua.data.sources.resolve import PhotoDataset
+from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_evaluated_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.data.unseen_images import (
@@ -53,12 +55,12 @@ from residua.training.stored_temperature import (
 
 def predict_log_probabilities(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     config: ModelConfig,
     machine: Machine,
     batch_size: int = EVAL_BATCH,
     *,
-    views: ImageViews = "plain",
+    views: ImageViews = "none",
 ) -> Tensor:
     """Predict log probabilities (n, classes) of uint8 images, in fp32 and in the images' order.
 
@@ -67,7 +69,9 @@ def predict_log_probabilities(
     """
     log_probs = torch.zeros(len(images), len(config.classes), device=machine.device)
     for batch_slice, _, batch_log_probs in predict_own_batches(
-        net, images, config.mean, config.std, machine, batch_size, views=views
+        *(net, images, config.mean, config.std, machine, batch_size),
+        views=views,
+        crop_size=config.input[1:],
     ):
         log_probs[batch_slice] = batch_log_probs
     return machine.group.all_reduce_sum(log_probs).cpu()
@@ -81,7 +85,7 @@ def evaluate_model_folder(
     data_dir: Path | None = None,
     *,
     on_data: Callable[[DataSummary], None] = ignore_summary,
-    views: ImageViews = "plain",
+    views: ImageViews = "none",
     calibrate: bool = False,
     forget_temperature: bool = False,
 ) -> EvaluationResult:
@@ -139,7 +143,7 @@ def evaluate_classifier(
     machine: Machine,
     data_dir: Path | None = None,
     *,
-    views: ImageViews = "plain",
+    views: ImageViews = "none",
     on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> EvaluationResult:
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
@@ -166,10 +170,10 @@ def evaluate_classifier(
 def make_second_opinion(
     folder: Path,
     config: ModelConfig,
-    images: Images,
+    images: ImageSet,
     machine: Machine,
     *,
-    views: ImageViews = "plain",
+    views: ImageViews = "none",
 ) -> SecondOpinion | None:
     """Make a function that predicts some of `images` with the weights of the run's best epoch.
 
@@ -199,16 +203,18 @@ def make_second_opinion(
 def check_views_and_calibrate(
     data: Dataset, choice: ImageChoice, config: ModelConfig, *, views: ImageViews, calibrate: bool
 ) -> None:
-    """Raise UsageError if mirroring may change an image's class, or the dev split is evaluated.
+    """Raise UsageError if the images do not allow the views, or `calibrate` on the dev split.
 
     Raises DataError if the dev images, on which `calibrate` fits a temperature, were trained on.
     """
-    option = "--mirror" if views == "mirror" else f"--views={views}"
-    if views != "plain" and not data.flip_keeps_class:
-        raise UsageError(
-            f"{option} cannot be used with {data.name}, because a mirrored image may belong to "
-            f"another class: remove {option}"
-        )
+    margin = config.resize - max(config.input[1:]) if isinstance(data, PhotoDataset) else 0
+    require_usable_views(
+        views,
+        "--mirror" if views == "mirror" else f"--views={views}",
+        data.name,
+        flip_keeps_class=data.flip_keeps_class,
+        margin=margin,
+    )
     if calibrate and choice.label in ("dev", "all"):
         raise UsageError(
             "--calibrate fits the temperature on the dev split, so an evaluation on that split "
@@ -237,7 +243,13 @@ def load_and_predict(
     images.  Raises RecordError if the network's scores are not finite.
     """
     named_images = machine.group.run_local_rank0_first(
-        partial(read_preprocessed_split, choice.dataset, choice.split, config, data_dir)
+        partial(
+            read_preprocessed_split,
+            choice.dataset,
+            choice.split,
+            keep_margin_for_views(config, views) if views == "10" else config,
+            data_dir,
+        )
     )
     images, problems = named_images.images, named_images.problems
     require_equal_ranks(machine, lambda: agreed_facts | {"images": images.fingerprint})

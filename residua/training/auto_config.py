@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import median
 
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import recipe
 from residua.data.decode import open_image_header, read_entry_bytes, suspend_pillow_limits
+from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.listing import ImageListing
 from residua.errors import ImageError
 from residua.training.machine import Machine
@@ -23,6 +25,8 @@ MAX_AUTO_EPOCHS, MIN_AUTO_EPOCHS = 100, 5
 DEFAULT_PHOTO_SIDE = 224  # assumed if no image can be read
 SMALL_PHOTO_SIDE = 40  # in pixels, up to which photographs get a network for small images
 LEARNED_SIDE = 224  # in pixels, of the images that published weights were learned from
+SMALL_IMAGE_SIDE = 40  # in pixels, up to which images in memory get a recipe for small images
+SMALL_RECIPE_IMAGES = 20_000  # from which the recipe `fast` is used rather than `small`
 NETWORKS_WITH_WEIGHTS = (
     # photographs below which the row holds, network on a CPU, network on a GPU
     (100_000, "resnet18", "resnet50"),
@@ -61,6 +65,24 @@ def choose_config_for_photos(
         finetune=finetune,
         image_size=image_size,
     )
+
+
+def choose_config_for_arrays(
+    dataset: InMemoryDataset, machine: Machine, *, finetune: bool
+) -> AutoConfig:
+    """Choose the network and the recipe for images in memory, whose size is given."""
+    labels, side = dataset.images["train"].labels, min(dataset.input[1:])
+    small_recipe = "small" if len(labels) < SMALL_RECIPE_IMAGES else "fast"
+    auto_config = choose_config(
+        Counter(labels.tolist()),
+        side,
+        machine,
+        finetune=finetune,
+        image_size=side,
+        scratch_recipe=small_recipe if side <= SMALL_IMAGE_SIDE else "photos",
+    )
+    reasons = {name: text for name, text in auto_config.reasons.items() if name != "size"}
+    return replace(auto_config, reasons=reasons)
 
 
 def choose_config(

@@ -8,9 +8,10 @@ from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.read import list_skipped_images
 from residua.data.sources.listing import ImageListing, problems_to_json
-from residua.data.sources.resolve import PhotoDataset, resolve_dataset
+from residua.data.sources.resolve import PhotoDataset, resize_for_recipe, resolve_dataset
 from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
 from residua.record import RunRecord
+from residua.training.storage_choice import read_recorded_storage
 
 
 def prepare_data_of_run(run: Run, data: Dataset | None, record: RunRecord) -> Dataset:
@@ -18,7 +19,7 @@ def prepare_data_of_run(run: Run, data: Dataset | None, record: RunRecord) -> Da
 
     `data` is the data set, if the caller has resolved it already.
     """
-    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = resize_for_recipe(data or resolve_dataset(run.dataset, run.network.input), run.recipe)
     data = keep_data_settings_of_run(data, record)
     return data if run.fold is None else data.hold_out_fold(run.fold)
 
@@ -31,6 +32,8 @@ def describe_data_facts(data: Dataset, fingerprint: str) -> dict[str, Json]:
     if isinstance(data, PhotoDataset) and data.listing.dev_share:
         facts["dev_share"] = data.listing.dev_share
         facts |= list_unusual_decoding_settings(data.listing)
+        if data.storage != "squares":
+            facts |= {"storage": data.storage, "stored_side": data.stored_side or data.resize}
     return facts
 
 
@@ -47,8 +50,9 @@ def list_unusual_decoding_settings(listing: ImageListing) -> dict[str, Json]:
 def keep_data_settings_of_run(data: Dataset, record: RunRecord) -> Dataset:
     """Give photos the dev share of the run in `record`, or of a new run if it holds none.
 
-    A run that records no share began when the default was `FIRST_DEV_SHARE`.  The white level and
-    the pixel limit are also those of the run, unless `data` sets them itself.
+    A run that records no share began when the default was `FIRST_DEV_SHARE`, and one that records
+    no storage has squares.  The white level and the pixel limit are also those of the run, unless
+    `data` sets them itself.
     """
     if not isinstance(data, PhotoDataset):
         return data
@@ -59,6 +63,12 @@ def keep_data_settings_of_run(data: Dataset, record: RunRecord) -> Dataset:
         settings = environment if isinstance(environment, dict) else {}
         stored = settings.get("dev_share")
         share = stored if isinstance(stored, float) else FIRST_DEV_SHARE
+        side = settings.get("stored_side")
+        data = replace(
+            data,
+            storage=read_recorded_storage(record) or data.storage,
+            stored_side=side if isinstance(side, int) else 0,
+        )
     white_level, max_pixels = settings.get("white_level"), settings.get("max_pixels")
     listing = replace(data.listing, dev_share=share)
     if isinstance(white_level, int) and not listing.white_level:

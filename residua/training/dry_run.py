@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -17,10 +18,11 @@ from residua.config.run import Run
 from residua.config.schedules import StepDecay
 from residua.config.serialize import Json
 from residua.config.vlad_config import VladClassifier
-from residua.data.batches import TrainingBatches, make_training_batches, shrink_sides
-from residua.data.images import Images
+from residua.data.augment import shrink_sides
+from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
 from residua.data.sources.resolve import resolve_dataset
+from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
@@ -79,7 +81,7 @@ def preview_run(
 
 
 def count_vlad_fit_sizes(
-    classifier: VladClassifier, dataset: str, images: Images
+    classifier: VladClassifier, dataset: str, images: ImageSet
 ) -> dict[str, Json]:
     """Return the numbers of images, patches and descriptors in a VLAD fit, as a dict.
 
@@ -99,7 +101,7 @@ def count_vlad_fit_sizes(
 
 
 def estimate_training_sizes_and_time(
-    run: Run, data: Dataset, network_plan: Plan, images: Images, machine: Machine
+    run: Run, data: Dataset, network_plan: Plan, images: ImageSet, machine: Machine
 ) -> dict[str, Json]:
     """Return sizes, steps, learning rates, memory and estimated time of training, as a dict.
 
@@ -115,7 +117,10 @@ def estimate_training_sizes_and_time(
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)
-    seconds = estimate_training_seconds(run, recipe, batches, machine, total_steps)
+    if batches.prefetcher is not None:
+        batches.prefetcher.end_step = 0  # so that none is decoded ahead
+    with closing(batches):
+        seconds = estimate_training_seconds(run, recipe, batches, machine, total_steps)
     return {
         "model": network_plan.network.name,
         "depth": network_plan.depth,
@@ -159,9 +164,10 @@ def describe_phases(network: Network, recipe: Recipe, total_steps: int) -> dict[
             factor = recipe.body_lr * recipe.layer_decay**depth
             factors.append({"part": part, "factor": factor})
         phases["lr_factors"] = factors
-    if recipe.sizes:
-        sides = [shrink_sides((network.input[1], network.input[2]), x) for x in recipe.sizes]
-        count = len(recipe.sizes)
+    if recipe.sizes or recipe.train_size:
+        full_size = recipe.full_train_size((network.input[1], network.input[2]))
+        sides = [shrink_sides(full_size, share) for share in recipe.sizes or (1.0,)]
+        count = len(sides)
         phases["image_sizes"] = [
             {"step": -(-total_steps * i // count), "height": height, "width": width}
             for i, (height, width) in enumerate(sides)
@@ -233,7 +239,8 @@ def measure_step_seconds(
 ) -> float:
     """Measure the mean seconds of the steps that are like `first_step`, with their batches.
 
-    The steps train an untrained network, with learning rate 0.
+    The steps train an untrained network, with learning rate 0.  Photographs that are decoded when
+    they are needed are not decoded ahead, so that their time counts, but a GPU trains meanwhile.
     """
     assert isinstance(run.network, Network)
     net = build(run.network, batches.seed)
@@ -243,9 +250,17 @@ def measure_step_seconds(
     training_step.set_probing(first_step < recipe.count_probe_steps(total_steps))
     if recipe.stem:
         training_step.set_stem_training(first_step < recipe.count_stem_steps(total_steps))
+    batch_seconds = step_seconds = 0.0
     for i in range(1 + TIMED_STEPS):
         if i == 1:
-            started = time.perf_counter()
-        loss, _ = training_step(*batches.make_batch(first_step), lr=0.0)
+            batch_seconds = step_seconds = 0.0
+        started = time.perf_counter()
+        batch = batches.make_batch(first_step)
+        made = time.perf_counter()
+        loss, _ = training_step(*batch, lr=0.0)
         loss.item()  # waits for the device
-    return (time.perf_counter() - started) / TIMED_STEPS
+        batch_seconds += made - started
+        step_seconds += time.perf_counter() - made
+    decodes_beside = batches.prefetcher is not None and machine.device.type == "cuda"
+    combine = max if decodes_beside else sum
+    return combine([batch_seconds, step_seconds]) / TIMED_STEPS

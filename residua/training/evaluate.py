@@ -1,9 +1,8 @@
 """Evaluate a network on a split, with the batches shared by the ranks, and count its errors."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from math import log
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from residua.config.image_views import ImageViews
 from residua.config.memory import EVAL_BATCH
 from residua.data.augment import normalise_pixels
-from residua.data.images import Images
+from residua.data.image_views import average_view_scores, iterate_views
+from residua.data.streamed_images import ImageSet
 from residua.training.machine import Machine
 
 
@@ -38,17 +38,19 @@ class EvaluationScore:
 
 def evaluate_network(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
     batch_size: int = EVAL_BATCH,
     *,
-    views: ImageViews = "plain",
+    views: ImageViews = "none",
+    crop_size: tuple[int, int] | None = None,
 ) -> EvaluationScore:
     """Score `net` on uint8 images, shared by all ranks of the machine's group.
 
-    The predictions for the `views` of each image are averaged.  An image with a probability that is
+    The predictions for the `views` of each image are averaged; ten crops are of `crop_size`, the
+    network's input.  An image with a probability that is
     not finite counts as wrong, and the loss is then nan.  `net` runs in evaluation mode, and
     returns to its previous mode.  Every rank must call this function, and every rank gets the score
     of all images.
@@ -56,7 +58,7 @@ def evaluate_network(
     counts = torch.zeros(2, dtype=torch.int64, device=machine.device)
     loss = torch.zeros((), dtype=torch.float64, device=machine.device)
     for _, labels, log_probs in predict_own_batches(
-        net, images, mean, std, machine, batch_size, views=views
+        net, images, mean, std, machine, batch_size, views=views, crop_size=crop_size
     ):
         top5_hits = log_probs.topk(min(5, log_probs.shape[1])).indices == labels[:, None]
         top5_hits &= ~log_probs.isnan().any(1, keepdim=True)  # topk takes nan for the largest
@@ -70,13 +72,14 @@ def evaluate_network(
 @torch.no_grad()
 def predict_own_batches(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
     batch_size: int = EVAL_BATCH,
     *,
-    views: ImageViews = "plain",
+    views: ImageViews = "none",
+    crop_size: tuple[int, int] | None = None,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Predict the classes of this rank's share of `images`: every n-th batch, for n ranks.
 
@@ -84,12 +87,13 @@ def predict_own_batches(
     (b, classes) in fp32.  `net` runs in evaluation mode, and returns to its previous mode at the
     end.
     """
-    group = machine.group
-    with evaluation_mode(net):
-        for start in range(group.rank * batch_size, len(images), group.world_size * batch_size):
-            batch_slice = slice(start, start + batch_size)
-            batch = images[batch_slice].to(machine.device)
-            log_probs = batch_log_probabilities(net, batch.pixels, mean, std, machine, views)
+    group, size = machine.group, crop_size or images.image_size
+    first, step = group.rank * batch_size, group.world_size * batch_size
+    slices = [slice(i, i + batch_size) for i in range(first, len(images), step)]
+    with evaluation_mode(net), closing(images.iterate(slices)) as batches:
+        for batch_slice, batch_anywhere in zip(slices, batches, strict=True):
+            batch = batch_anywhere.to(machine.device)
+            log_probs = batch_log_probabilities(net, batch.pixels, mean, std, machine, views, size)
             yield batch_slice, batch.labels, log_probs
 
 
@@ -111,31 +115,16 @@ def batch_log_probabilities(
     std: tuple[float, ...],
     machine: Machine,
     views: ImageViews,
+    crop_size: tuple[int, int],
 ) -> Tensor:
     """Compute log probabilities (n, classes), in fp32, of uint8 images (n, c, h, w).
 
-    The predictions for the `views` of each image are averaged; see `ImageViews`.
+    The predictions for the `views` of each image are averaged; see `ImageViews`.  Ten crops are of
+    `crop_size`, and other views of the images' size.
     """
-    x = normalise_pixels(pixels, mean, std)
-    if views == "six":
-        return average_six_views(net, x, machine).log_softmax(1)
     with machine.autocast():
-        shown = [x, x.flip(3)] if views == "mirror" else [x]
-        log_probs = [net(view).float().log_softmax(1) for view in shown]
-    return torch.stack(log_probs).logsumexp(0) - log(len(shown))
-
-
-def average_six_views(net: nn.Module, x: Tensor, machine: Machine) -> Tensor:
-    """Average the class scores of six views of each image (n, c, h, w): (n, classes) in fp32.
-
-    The views are the image and its shifts by a pixel up and left, and down and right, each with its
-    mirror image (Jordan 2024).  Each shift has a quarter of the weight.  Pixels from outside the
-    image are reflected at its edge.
-    """
-    height, width = x.shape[2:]
-    padded = F.pad(x, (1,) * 4, mode="reflect")
-    shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
-    with machine.autocast():
-        scores = [0.5 * (net(view).float() + net(view.flip(3)).float()) for view in (x, *shifted)]
-    averaged: Tensor = 0.5 * scores[0] + 0.25 * (scores[1] + scores[2])
-    return averaged
+        scores = [
+            net(normalise_pixels(view, mean, std)).float()
+            for view in iterate_views(pixels, views, crop_size)
+        ]
+    return average_view_scores(scores, views)

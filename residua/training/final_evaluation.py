@@ -9,8 +9,8 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.image_views import ImageViews
-from residua.data.read import NamedImages, list_skipped_images, load_square_photos, read_split
-from residua.data.sources.resolve import PhotoDataset
+from residua.data.read import NamedImages, list_skipped_images, load_photos, read_split
+from residua.data.sources.resolve import PhotoDataset, resize_for_recipe
 from residua.net.model_folder import from_pretrained, read_model_config
 from residua.record import RunRecord
 from residua.training.assess import (
@@ -38,14 +38,14 @@ def evaluate_finished_run(
     belongs to a group.  `module` is the trained network if it is a module of the user's own; a copy
     of it is evaluated.  Raises the errors of `evaluate_model_folder`.
     """
-    data = keep_data_settings_of_run(data, RunRecord(folder))
+    run_recipe = RunRecord(folder).read_run().recipe
+    data = resize_for_recipe(keep_data_settings_of_run(data, RunRecord(folder)), run_recipe)
     machine = replace(machine, precision="fp32", recompute="none", group=SINGLE_PROCESS)
     config = read_model_config(folder / "last")
     trained = from_pretrained(folder / "last") if module is None else deepcopy(module)
     net = machine.prepare_model_in_place(trained)
-    named_images = read_named_test_images(data, data_dir)
-    run_recipe = RunRecord(folder).read_run().recipe
-    views: ImageViews = run_recipe.views if run_recipe else "plain"
+    views: ImageViews = run_recipe.views if run_recipe else "none"
+    named_images = read_named_test_images(data, data_dir, keeps_margin=views == "10")
     log_probs = predict_log_probabilities(net, named_images.images, config, machine, views=views)
     require_finite_scores(log_probs, config)
     environment = machine.describe_environment()
@@ -60,11 +60,13 @@ def evaluate_finished_run(
     ).with_views(views)
 
 
-def read_named_test_images(data: Dataset, data_dir: Path | None) -> NamedImages:
+def read_named_test_images(
+    data: Dataset, data_dir: Path | None, *, keeps_margin: bool = False
+) -> NamedImages:
     """Read the test images with the names that `residua evaluate` gives them."""
-    images = read_split(data, "test", data_dir)
+    images = read_split(data, "test", data_dir, keeps_margin=keeps_margin)
     if not isinstance(data, PhotoDataset):
         return NamedImages(images, [f"test image {i}" for i in range(len(images))])
-    decoded = load_square_photos(data)
+    decoded = load_photos(data)
     names = list(decoded.names[decoded.split_slice("test")])
     return NamedImages(images, names, list_skipped_images(data))

@@ -5,6 +5,7 @@ nothing.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite, sqrt
@@ -179,13 +180,14 @@ def run_range_test(
     rates = [LOWEST_LR * (HIGHEST_LR / LOWEST_LR) ** (i / (steps - 1)) for i in range(steps)]
     window = max(round(WINDOW_SHARE * steps), 3)
     losses: list[float] = []
-    for i, rate in enumerate(rates):
-        torch.manual_seed((run.seed * steps + i) % 2**63)  # of dropout, as in the training loop
-        loss, _ = training_step(*batches.make_batch(i), rate)
-        losses.append(loss.item())
-        on_step(i + 1, steps)
-        if has_diverged(losses, window):
-            return make_range_test(rates, losses, window, diverged=True)
+    with closing(batches):
+        for i, rate in enumerate(rates):
+            torch.manual_seed((run.seed * steps + i) % 2**63)  # of dropout, as in the training loop
+            loss, _ = training_step(*batches.make_batch(i), rate)
+            losses.append(loss.item())
+            on_step(i + 1, steps)
+            if has_diverged(losses, window):
+                return make_range_test(rates, losses, window, diverged=True)
     return make_range_test(rates, losses, window, diverged=False)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from math import isfinite
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from residua.config.recipe import Recipe
 from residua.data.batches import TrainingBatches
-from residua.data.images import Images
+from residua.data.streamed_images import ImageSet
 from residua.record import MetricsRow, RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
 from residua.training.evaluate import EvaluationScore, evaluate_network
@@ -31,7 +32,7 @@ def fit_network(
     batches: TrainingBatches,
     recipe: Recipe,
     *,
-    dev_images: Images | None,
+    dev_images: ImageSet | None,
     machine: Machine,
     record: RunRecord,
     checkpoint_policy: CheckpointPolicy = DEFAULT_CHECKPOINT_POLICY,
@@ -53,39 +54,58 @@ def fit_network(
     last_saved = last_checked = time.monotonic()
     net.train()
     progress.start_clock()
-    while progress.step < total_steps and not should_stop():
-        take_step(training_step, batches, recipe, progress)
-        is_report_due = is_metrics_step(progress.step, recipe, batches, total_steps)
-        if is_report_due or time.monotonic() - last_checked > FINITE_CHECK_SECONDS:
-            require_finite_losses(progress, record)
-            last_checked = time.monotonic()
-        line = None
-        if is_report_due:
-            progress.stop_clock()
-            last_recorded_step = progress.step - len(progress.losses)
-            dev_score = None
-            with training_step.averaged_weights():
-                if dev_images:
-                    dev_score = evaluate_network(
-                        net, dev_images, batches.mean, batches.std, machine
-                    )
-                if dev_score and progress.update_best(dev_score.error):
-                    save_best()
-            line = make_metrics_line(progress, recipe, batches, dev_score)
-            if machine.group.is_main:
-                record.append_metrics(line)
-            if last_recorded_step < learning_start_deadline(recipe, total_steps) <= progress.step:
-                progress.note = warning_if_stalled(line, batches)
-            progress.start_clock()
-        on_progress(progress, line)
-        progress.note = ""
-        if checkpoint_policy.is_due(time.monotonic() - last_saved, progress.step):
-            save_training_state(record, training_step, progress, checkpoint_policy)
-            last_saved = time.monotonic()
+    with closing(batches):
+        while progress.step < total_steps and not should_stop():
+            take_step(training_step, batches, recipe, progress)
+            is_report_due = is_metrics_step(progress.step, recipe, batches, total_steps)
+            if is_report_due or time.monotonic() - last_checked > FINITE_CHECK_SECONDS:
+                require_finite_losses(progress, record)
+                last_checked = time.monotonic()
+            line = None
+            if is_report_due:
+                line = evaluate_and_record(
+                    training_step, batches, recipe, progress, dev_images, record, save_best
+                )
+            on_progress(progress, line)
+            progress.note = ""
+            if checkpoint_policy.is_due(time.monotonic() - last_saved, progress.step):
+                save_training_state(record, training_step, progress, checkpoint_policy)
+                last_saved = time.monotonic()
     save_training_state(record, training_step, progress, checkpoint_policy)
     if training_step.average and progress.step == total_steps:
         training_step.average.swap_with_weights()
     return progress
+
+
+def evaluate_and_record(
+    training_step: TrainingStep,
+    batches: TrainingBatches,
+    recipe: Recipe,
+    progress: TrainingProgress,
+    dev_images: ImageSet | None,
+    record: RunRecord,
+    save_best: Callable[[], None],
+) -> MetricsRow:
+    """Evaluate on `dev_images` if there are any, and append a row to metrics.jsonl on rank 0.
+
+    Meanwhile the clock stands still.  Notes for the user are left in `progress.note`.
+    """
+    net, machine = training_step.net, training_step.machine
+    progress.stop_clock()
+    last_recorded_step = progress.step - len(progress.losses)
+    dev_score = None
+    with training_step.averaged_weights():
+        if dev_images:
+            dev_score = evaluate_network(net, dev_images, batches.mean, batches.std, machine)
+        if dev_score and progress.update_best(dev_score.error):
+            save_best()
+    line = make_metrics_line(progress, recipe, batches, dev_score)
+    if machine.group.is_main:
+        record.append_metrics(line)
+    if last_recorded_step < learning_start_deadline(recipe, progress.total_steps) <= progress.step:
+        progress.note = warning_if_stalled(line, batches)
+    progress.start_clock()
+    return line
 
 
 def take_step(
@@ -109,7 +129,7 @@ def take_step(
     else:
         wait_started = time.perf_counter()
         images, labels = batches.make_batch(progress.step)
-        progress.data_wait_seconds += time.perf_counter() - wait_started
+        progress.data_wait_seconds += batches.count_wait(time.perf_counter() - wait_started)
         loss, wrong_count = training_step(images, labels, lr, stem_lr)
     if training_step.average:
         training_step.average.update(progress.step)

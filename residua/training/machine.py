@@ -23,6 +23,9 @@ from residua.net.native_bf16 import device_has_bf16
 from residua.training.distributed import SINGLE_PROCESS, DataParallelGroup
 from residua.version import __version__
 
+if sys.platform != "win32":
+    import resource
+
 Precision = Literal["auto", "bf16", "fp32"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -97,6 +100,18 @@ class Machine:
             and self.group.world_size == 1
             and not needs_generator
         )
+
+    def measure_peak_memory(self) -> int | None:
+        """Return the bytes that tensors have taken at most on the GPU or, on a CPU, this process.
+
+        The result is None where the operating system does not tell.
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "win32":
+            return None
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
 
     def describe_environment(self) -> dict[str, Json]:
         """Describe versions, hardware and settings for run.json."""

@@ -50,13 +50,13 @@ def disk_backed_bytes(data: Dataset, machine: Machine) -> int:
     """Return the size in bytes of the images that are mapped from disk and can leave memory.
 
     The operating system reads these images from the on-disk cache when needed, and may evict them.
-    The size is 0 unless the data set is a folder of photos, training is on a CPU, and the images
-    fill more than half of the free memory.
+    The size is 0 unless the data set is a folder of photos that are kept as squares, training is
+    on a CPU, and the images fill more than half of the free memory.
     """
     free_bytes = available_memory(machine.device)
     image_bytes = prod(data.stored_shape) * data.num_images
     exceeds_half_memory = free_bytes is not None and image_bytes > free_bytes // 2
-    is_mapped = data.kind == "folder" and machine.device.type == "cpu"
+    is_mapped = data.kind == "folder" and not data.is_streamed and machine.device.type == "cpu"
     return image_bytes if is_mapped and exceeds_half_memory else 0
 
 
@@ -100,7 +100,7 @@ def suggest_memory_fix(
     than half of `free_bytes`, a smaller image size is suggested instead.
     """
     data_bytes = estimate_data_bytes(data, 0) - disk_backed_bytes(data, machine)
-    if data.kind == "folder" and data_bytes > free_bytes // 2:
+    if data.kind == "folder" and not data.is_streamed and data_bytes > free_bytes // 2:
         return suggest_smaller_images(data, free_bytes // 2)
     bytes_by_mode = {
         mode: estimate_memory_on_machine(

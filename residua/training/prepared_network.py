@@ -6,10 +6,12 @@ from torch import nn
 
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import Dataset
+from residua.config.image_views import require_usable_views
 from residua.config.plan import Plan, plan
-from residua.config.recipe import RECIPES, Recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import RECIPES
 from residua.config.run import Run
-from residua.data.batches import shrink_sides
+from residua.data.augment import shrink_sides
 from residua.data.read import require_dev_can_be_trained_on
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
@@ -62,21 +64,48 @@ def require_fields_with_effect(recipe: Recipe, *, is_trained: bool, why_not: str
 
 
 def require_recipe_suits_data(recipe: Recipe | None, data: Dataset) -> None:
-    """Raise UsageError if `data` does not allow the recipe's views, or its training on dev images.
+    """Raise UsageError if `data` does not allow the recipe's views, sizes, or use of dev images.
 
     No image is read for this.  VLAD has no recipe.
     """
     require_allowed_views(recipe, data)
+    if recipe is not None:
+        require_allowed_sizes(recipe, data)
     if recipe is not None and not recipe.dev:
         require_dev_can_be_trained_on(data)
 
 
 def require_allowed_views(recipe: Recipe | None, data: Dataset) -> None:
-    """Raise UsageError if `recipe.views` mirrors images whose class may then change."""
-    if recipe is not None and recipe.views != "plain" and not data.flip_keeps_class:
+    """Raise UsageError if `recipe.views` does not suit the images of `data`."""
+    if recipe is not None:
+        require_usable_views(
+            recipe.views,
+            f"views={recipe.views}",
+            data.name,
+            flip_keeps_class=data.flip_keeps_class,
+            margin=data.resize and data.resize - max(data.input[1:]),
+        )
+
+
+def require_allowed_sizes(recipe: Recipe, data: Dataset) -> None:
+    """Raise UsageError if the images of `data` cannot have the sizes of the recipe."""
+    for name in ("train_size", "test_resize"):
+        if getattr(recipe, name) and not data.resize:
+            raise UsageError(
+                f"{name} applies only to photographs: set {name}=0 for {data.name}, whose images "
+                "have one size"
+            )
+    side = max(data.input[1:])
+    if recipe.test_resize and recipe.test_resize < side:
         raise UsageError(
-            f"views={recipe.views} cannot be used with {data.name}, because a mirrored image may "
-            "belong to another class: use views=plain"
+            f"test_resize={recipe.test_resize} is smaller than the crops of {side} pixels: give at "
+            f"least {side}, or a smaller --size"
+        )
+    augment = recipe.augment
+    if recipe.train_size > data.resize + 2 * augment.pad and not augment.takes_boxes:
+        raise UsageError(
+            f"train_size={recipe.train_size} is larger than the stored photographs, of "
+            f"{data.resize} pixels: raise test_resize, or crop at random with augment.area=0.35"
         )
 
 
@@ -95,6 +124,7 @@ def refuse_fields_for_own_module(run: Run, recipe: Recipe) -> None:
         "body_lr": has_own_body_lr,  # the recipe tuning sets it for all networks
         "layer_decay": recipe.layer_decay != 1,
         "sizes": bool(recipe.sizes),
+        "train_size": bool(recipe.train_size),
         "stem": recipe.stem > 0,
         "bn=frozen": recipe.bn == "frozen",
     }
@@ -106,18 +136,36 @@ def refuse_fields_for_own_module(run: Run, recipe: Recipe) -> None:
 
 
 def require_network_takes_sizes(full_plan: Plan, recipe: Recipe) -> None:
-    """Raise UsageError if the network cannot take the smaller images of `recipe.sizes`."""
+    """Raise UsageError if the network cannot take images of `recipe.train_size` or `sizes`."""
     network = full_plan.network
-    if recipe.sizes and len(network.input) != 3:
-        raise UsageError(f"{network.name} does not take images of other sizes: leave sizes out")
+    for name in ("train_size", "sizes"):
+        if getattr(recipe, name) and len(network.input) != 3:
+            raise UsageError(
+                f"{network.name} does not take images of other sizes: leave {name} out"
+            )
+    if recipe.train_size:
+        side = recipe.train_size
+        require_network_takes_size(full_plan, (side, side), f"train_size={side}")
     for size in sorted(set(recipe.sizes) - {1.0}):
-        height, width = shrink_sides((network.input[1], network.input[2]), size)
+        full_size = recipe.full_train_size((network.input[1], network.input[2]))
+        height, width = shrink_sides(full_size, size)
         if min(height, width) < MIN_TRAINED_SIDE:
             raise UsageError(
                 f"sizes={list(recipe.sizes)} cannot be used: {size:g} of the side leaves images of "
                 f"{height} x {width} pixels, but training needs at least {MIN_TRAINED_SIDE}"
             )
-        try:
-            plan(replace(network, input=(network.input[0], height, width)))
-        except UsageError as error:
-            raise UsageError(f"sizes={list(recipe.sizes)} cannot be used: {error}") from None
+        require_network_takes_size(full_plan, (height, width), f"sizes={list(recipe.sizes)}")
+
+
+def require_network_takes_size(full_plan: Plan, size: tuple[int, int], setting: str) -> None:
+    """Raise UsageError if the network cannot take images of `size`, with the same parameters."""
+    network = full_plan.network
+    try:
+        other_plan = plan(replace(network, input=(network.input[0], *size)))
+    except UsageError as error:
+        raise UsageError(f"{setting} cannot be used: {error}") from None
+    if other_plan.parameters != full_plan.parameters:
+        raise UsageError(
+            f"{setting} cannot be used: the number of {network.name}'s parameters depends on the "
+            "size of its images"
+        )

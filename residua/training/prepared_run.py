@@ -27,6 +27,7 @@ from residua.data.read import (
 )
 from residua.data.seen_images import store_seen_images
 from residua.data.sources.resolve import PhotoDataset
+from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary
 from residua.net.model_folder import build_untrained, save_pretrained
@@ -69,8 +70,8 @@ class PreparedRun:
 
     net: nn.Module
     config: ModelConfig  # for the model folders that the run writes
-    train_images: Images
-    dev_images: Images | None  # None if they are trained on
+    train_images: ImageSet
+    dev_images: ImageSet | None  # None if they are trained on
     train_function: TrainFunction
     total_steps: int  # 0 for VLAD
     images_seen: int  # training images in all steps, repetitions included
@@ -142,7 +143,7 @@ def prepare_run(
 
 def read_images_of_run(
     run: Run, data: Dataset, data_dir: Path | None, machine: Machine
-) -> tuple[Images, Images | None]:
+) -> tuple[ImageSet, ImageSet | None]:
     """Check all files, and read the images to train on and the dev images, if it has any."""
     machine.group.run_local_rank0_first(partial(ensure_dataset_ready, data, data_dir))
     holds_out_dev = run.recipe is None or run.recipe.dev
@@ -150,10 +151,10 @@ def read_images_of_run(
     return train.to(machine.device), None if dev is None else dev.to(machine.device)
 
 
-def start_stem_from_images(net: nn.Module, train_images: Images, data: Dataset) -> None:
+def start_stem_from_images(net: nn.Module, train_images: ImageSet, data: Dataset) -> None:
     """Set the stem's weights from the first training images, if the network says so."""
     if count := count_start_images(net):
-        images = train_images[:count].center_crop(data.input[1:])
+        images = train_images.center_crop(data.input[1:])[slice(count)]
         set_stem_from_images(net, normalise_pixels(images.pixels, data.mean, data.std))
 
 
@@ -161,7 +162,7 @@ def describe_training_on_rank(
     run: Run,
     data: Dataset,
     train_fingerprint: str,
-    dev_images: Images | None,
+    dev_images: ImageSet | None,
     data_dir: Path | None,
 ) -> RankFacts:
     """Return what all ranks must agree on to train `run`, with fingerprints of all splits.
@@ -190,6 +191,7 @@ def make_model_config(run: Run, data: Dataset, fingerprint: str) -> ModelConfig:
         torch=torch.__version__,
         resize=data.resize,
         white_level=data.listing.white_level if isinstance(data, PhotoDataset) else 0,
+        scaled_decoding=isinstance(data, PhotoDataset) and data.storage != "squares",
         fold=run.fold,
     )
 
@@ -198,8 +200,8 @@ def prepare_vlad_fit(
     run: Run,
     net: VladNetwork,
     config: ModelConfig,
-    train_images: Images,
-    dev_images: Images,
+    train_images: ImageSet,
+    dev_images: ImageSet,
     machine: Machine,
     environment: dict[str, Json],
     summary: DataSummary,
@@ -207,6 +209,7 @@ def prepare_vlad_fit(
     """Prepare to fit VLAD on the training images; the center crop of each image is used once."""
     net = machine.prepare_model_in_place(net)
     train_images = train_images.center_crop(dev_images.image_size)
+    assert isinstance(train_images, Images)  # VLAD takes squares
     return PreparedRun(
         net,
         config,
@@ -225,8 +228,8 @@ def prepare_network_training(
     data: Dataset,
     net: nn.Module,
     config: ModelConfig,
-    train_images: Images,
-    dev_images: Images | None,
+    train_images: ImageSet,
+    dev_images: ImageSet | None,
     machine: Machine,
     record: RunRecord,
     checkpoint_policy: CheckpointPolicy,

@@ -36,6 +36,11 @@ class TrainingProgress:
         self.best_dev_error = dev_error
         return True
 
+    @property
+    def data_wait(self) -> float:
+        """The share of `seconds` in which steps waited for their batches."""
+        return self.data_wait_seconds / self.seconds if self.seconds else 0.0
+
     def start_clock(self) -> None:
         """Start the clock that counts `seconds`; it stands still in evaluations and checkpoints."""
         self.clock_started = time.perf_counter()

@@ -12,7 +12,7 @@ from torch import nn
 
 from residua.config.memory import EVAL_BATCH
 from residua.data.augment import normalise_pixels
-from residua.data.images import Images
+from residua.data.streamed_images import ImageSet
 from residua.net.freeze import list_unfrozen_batchnorms
 from residua.net.training_modes import restore_training_modes
 from residua.training.evaluate import EvaluationScore, evaluate_network
@@ -23,7 +23,7 @@ MAX_BN_IMAGES = 5_000  # images from which statistics are estimated
 
 def score_with_recalibrated_bn(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
@@ -40,7 +40,7 @@ def score_with_recalibrated_bn(
 @contextmanager
 def recalibrated_batchnorm(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
@@ -66,7 +66,7 @@ def recalibrated_batchnorm(
 
 def recalibrate_batchnorm(
     net: nn.Module,
-    images: Images,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     machine: Machine,
@@ -78,8 +78,8 @@ def recalibrate_batchnorm(
     """
     batchnorms = list_unfrozen_batchnorms(net)
     momenta = [norm.momentum for norm in batchnorms]
-    sampled_images = images[slice(None, None, -(-len(images) // MAX_BN_IMAGES))]
-    batch_count = -(-len(sampled_images) // EVAL_BATCH)
+    sampled_positions = torch.arange(0, len(images), -(-len(images) // MAX_BN_IMAGES))
+    batch_count = -(-len(sampled_positions) // EVAL_BATCH)
     with restore_training_modes(net):
         try:
             net.eval()  # no dropout and no drop-path
@@ -88,8 +88,8 @@ def recalibrate_batchnorm(
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain mean over all batches
             with torch.no_grad(), machine.autocast():
-                for pixels in sampled_images.pixels.tensor_split(batch_count):
-                    net(normalise_pixels(pixels.to(machine.device), mean, std))
+                for batch in images.iterate(sampled_positions.tensor_split(batch_count)):
+                    net(normalise_pixels(batch.pixels.to(machine.device), mean, std))
         finally:
             for norm, momentum in zip(batchnorms, momenta, strict=True):
                 norm.momentum = momentum

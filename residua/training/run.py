@@ -180,19 +180,19 @@ def finish_run(
     If the recipe says so, BN statistics are computed anew before.
     """
     fp32_machine = replace(machine, precision="fp32")
-    splits = load_evaluation_splits(prepared_run, data, data_dir)
+    test_views = run.recipe.views if run.recipe else "none"
+    splits = load_evaluation_splits(prepared_run, data, data_dir, test_views)
     if run.recipe and run.recipe.bn == "reestimated":
         config = prepared_run.config
         recalibrate_batchnorm(
             prepared_run.net, splits["train"], config.mean, config.std, fp32_machine
         )
-    test_views = run.recipe.views if run.recipe else "plain"
     errors = measure_errors(prepared_run, splits, fp32_machine, test_views)
     dev_error = errors["dev_error"]
     is_last_best = dev_error is not None and progress.update_best(dev_error)
-    result = summarise_run(prepared_run, progress, errors, splits)
+    result = summarise_run(prepared_run, progress, errors, splits, machine)
     result |= measure_recalibrated_error(prepared_run, splits["train"], fp32_machine)
-    if test_views != "plain":
+    if test_views != "none":
         result["test_views"] = test_views
     if machine.group.is_main:
         config = replace(

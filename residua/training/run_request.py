@@ -1,6 +1,5 @@
 """Turn a request to train into a run: choose what the request leaves open."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,18 +10,25 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import network
-from residua.config.recipe import RECIPE_NETWORKS, Recipe, usual_recipe
+from residua.config.photo_storage import AUTO_STORAGE
+from residua.config.recipe import Recipe, list_recipe_changes
+from residua.config.recipes import (
+    RECIPE_NETWORKS,
+    RECIPE_SIZES,
+    recipe,
+    require_size_of_recipe,
+    usual_recipe,
+)
 from residua.config.run import Run
-from residua.config.serialize import to_json
 from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
-from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
+from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resize_for_recipe
 from residua.errors import UsageError
 from residua.net.own_module import make_module_classifier
 from residua.training.added_classes import add_classes_to_model
 from residua.training.auto_config import (
     AutoConfig,
-    choose_config,
+    choose_config_for_arrays,
     choose_config_for_photos,
 )
 from residua.training.chosen_start import (
@@ -39,11 +45,10 @@ from residua.training.initial_weights import (
 )
 from residua.training.machine import Machine
 from residua.training.prepared_network import require_fields_with_effect
+from residua.training.storage_choice import choose_storage_of_run, refuse_storage
 
 DEFAULT_MODEL = "cifar-resnet20"
 MIN_IMAGE_SIDE, MAX_IMAGE_SIDE = 8, 1024  # allowed range of the image size, in pixels
-SMALL_IMAGE_SIDE = 40  # in pixels, up to which images in memory get a recipe for small images
-SMALL_RECIPE_IMAGES = 20_000  # from which the recipe `fast` is used rather than `small`
 VLAD_IMAGE_SIDE = 64  # default size of photographs for VLAD, in pixels; our choice
 
 
@@ -56,6 +61,7 @@ class RunRequest:
                    hf:OWNER/NAME; "none": random ones; None: chosen for photographs whose network is
                    chosen, too, and else random ones
     size           side of photographs in pixels
+    storage        how photographs are kept: a `PhotoStorage`, or auto
     add_class      whether the classes of the weights are kept, and those of the data added
     change_recipe  function that turns the recipe chosen for the data into the one to train with
     given          names of the options that the user gave
@@ -65,6 +71,7 @@ class RunRequest:
     model: str | Network | nn.Module | None = None
     weights: str | Path | None = None
     size: int | None = None
+    storage: str = AUTO_STORAGE
     add_class: bool = False
     seed: int = 0
     change_recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
@@ -81,6 +88,7 @@ class ResolvedRun:
     dataset: Dataset
     weights_path: Path | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)  # by the option that overrides each
+    storage: str = AUTO_STORAGE  # that was requested
     missing: str = ""  # published weights that it would start from, if they could be had
 
 
@@ -99,6 +107,7 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
     request = replace(request, weights=chosen.weights)
     if isinstance(dataset, PhotoDataset):
         return resolve_photo_run(request, dataset, machine, chosen)
+    refuse_storage(request.storage, dataset.name)
     if request.size is not None:
         _, height, width = dataset.input
         raise UsageError(
@@ -106,10 +115,12 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
             f"because images of {dataset.name} are always {height} x {width}"
         )
     if isinstance(dataset, InMemoryDataset):
-        auto_config = choose_config_for_arrays(dataset, machine, request)
+        auto_config = choose_config_for_arrays(
+            dataset, machine, finetune=request.weights is not None
+        )
         return make_run(request, dataset, dataset.name, auto_config, chosen)
-    recipe = usual_recipe(dataset.name)
-    auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], recipe, {})
+    usual = usual_recipe(dataset.name)
+    auto_config = AutoConfig(DEFAULT_MODEL, dataset.input[1], usual, {})
     return make_run(request, dataset, dataset.name, auto_config, chosen)
 
 
@@ -120,6 +131,8 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     """
     weights = None if request.weights == NO_WEIGHTS else request.weights
     if request.weights is None and isinstance(dataset, PhotoDataset):
+        if request.model is None and (name := find_recipe_with_size(request)):
+            return ChosenStart(None, f"starts from random weights, for which the recipe {name} is")
         if request.model is None:
             return choose_start(dataset.listing, machine, request.resumed)
         return ChosenStart(None, describe_unused_weights(request.model))
@@ -129,22 +142,10 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     return ChosenStart(weights, "", source)
 
 
-def choose_config_for_arrays(
-    dataset: InMemoryDataset, machine: Machine, request: RunRequest
-) -> AutoConfig:
-    """Choose the network and the recipe for images in memory, whose size is given."""
-    labels, side = dataset.images["train"].labels, min(dataset.input[1:])
-    small_recipe = "small" if len(labels) < SMALL_RECIPE_IMAGES else "fast"
-    auto_config = choose_config(
-        Counter(labels.tolist()),
-        side,
-        machine,
-        finetune=request.weights is not None,
-        image_size=side,
-        scratch_recipe=small_recipe if side <= SMALL_IMAGE_SIDE else "photos",
-    )
-    reasons = {name: text for name, text in auto_config.reasons.items() if name != "size"}
-    return replace(auto_config, reasons=reasons)
+def find_recipe_with_size(request: RunRequest) -> str:
+    """Return the name of the recipe that the request names, if it is for one size; else ""."""
+    name = request.change_recipe(recipe("photos")).name
+    return name if name in RECIPE_SIZES else ""
 
 
 def resolve_photo_run(
@@ -155,6 +156,9 @@ def resolve_photo_run(
     Raises UsageError if the image size is out of range.
     """
     side = request.size or 0
+    if request.size is not None:
+        require_size_of_recipe(request.change_recipe(recipe("photos")), request.size)
+    recipe_with_size = find_recipe_with_size(request) if request.size is None else ""
     if request.size is not None and not MIN_IMAGE_SIDE <= side <= MAX_IMAGE_SIDE:
         raise UsageError(
             f"--size {request.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
@@ -162,6 +166,8 @@ def resolve_photo_run(
     is_fine_tuning = request.weights is not None
     if chosen.source is not None and not side:
         side = read_image_size(chosen.source)
+    elif recipe_with_size:
+        side = RECIPE_SIZES[recipe_with_size]
     auto_config = choose_config_for_photos(
         dataset.listing,
         machine,
@@ -169,9 +175,19 @@ def resolve_photo_run(
         image_size=side,
         shorter_side=chosen.shorter_side,
     )
+    if recipe_with_size and chosen.source is None:
+        reason = f"image size {side} x {side} pixels, which the recipe {recipe_with_size} is for"
+        auto_config = replace(auto_config, reasons=auto_config.reasons | {"size": reason})
     image_shape = (3, auto_config.image_size, auto_config.image_size)
-    sized_dataset = dataset_from_listing(dataset.listing, image_shape)
-    return make_run(request, sized_dataset, dataset.folder, auto_config, chosen)
+    sized_dataset = resize_for_recipe(
+        dataset_from_listing(dataset.listing, image_shape),
+        request.change_recipe(auto_config.recipe),
+    )
+    stored_dataset, why_storage = choose_storage_of_run(
+        request.storage, sized_dataset, machine, request.resumed
+    )
+    auto_config = replace(auto_config, reasons=auto_config.reasons | {"storage": why_storage})
+    return make_run(request, stored_dataset, dataset.folder, auto_config, chosen)
 
 
 def make_run(
@@ -189,6 +205,7 @@ def make_run(
     require_fields_with_effect(
         chosen_recipe, is_trained=may_be_trained, why_not=chosen.which_is_missing
     )
+    dataset = resize_for_recipe(dataset, chosen_recipe)
     settled, reasons = set(request.given), {"from": chosen.reason, **auto_config.reasons}
     if "recipe" in reasons and (changes := list_recipe_changes(auto_config.recipe, chosen_recipe)):
         reasons["recipe"] += f"; changed by your options: {', '.join(changes)}"
@@ -206,33 +223,9 @@ def make_run(
         dataset,
         start.weights_path,
         {option: why for option, why in reasons.items() if why and option not in settled},
+        request.storage,
         chosen.missing,
     )
-
-
-def list_recipe_changes(chosen: Recipe, changed: Recipe) -> list[str]:
-    """List the fields in which `changed` differs from `chosen`: `["epochs 3", "schedule.lr 0.1"]`.
-
-    Of an optimiser, for example, of another kind only the kind is named.  Steps and epochs that are
-    0 do not set the duration, and are left out.
-    """
-    before, after = to_json(chosen), to_json(changed)
-    assert isinstance(before, dict)
-    assert isinstance(after, dict)
-    changes = []
-    for name, value in after.items():
-        old = before.get(name)
-        if value == old or (name in ("steps", "epochs") and not value):
-            continue
-        if value is True:
-            changes.append(name)
-        elif not isinstance(value, dict):
-            changes.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-        elif not isinstance(old, dict) or old.get("kind") != value.get("kind"):
-            changes.append(f"{name} {value.get('kind', 'added')}")
-        else:
-            changes += [f"{name}.{k} {v}" for k, v in value.items() if old.get(k) != v]
-    return changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,5 +287,7 @@ def resolve_vlad_run(request: RunRequest, model: str, dataset: Dataset) -> Resol
         side = request.size or VLAD_IMAGE_SIDE
         dataset = dataset_from_listing(dataset.listing, (3, side, side))
         name = dataset.folder
+    if request.storage != "squares":
+        refuse_storage(request.storage, "VLAD, which is fitted to squares")
     classifier = make_vlad_classifier(model, dataset.input, len(dataset.classes))
     return ResolvedRun(Run(classifier, name, recipe=None, seed=request.seed), dataset)

@@ -7,8 +7,8 @@ from residua.config.dataset import Dataset
 from residua.config.evaluation_results import wilson_interval
 from residua.config.image_views import ImageViews
 from residua.config.serialize import Json
-from residua.data.images import Images
 from residua.data.read import read_split
+from residua.data.streamed_images import ImageSet
 from residua.net.freeze import list_unfrozen_batchnorms
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
@@ -18,22 +18,26 @@ from residua.training.recalibrate_bn import score_with_recalibrated_bn
 
 
 def load_evaluation_splits(
-    prepared_run: PreparedRun, data: Dataset, data_dir: Path | None
-) -> dict[str, Images]:
+    prepared_run: PreparedRun, data: Dataset, data_dir: Path | None, views: ImageViews = "none"
+) -> dict[str, ImageSet]:
     """Return the images to evaluate, by split, all at the network's input size.
 
-    The test images are read here, and not before training.
+    For ten crops as `views`, the test images keep the margin around it.  The test images are read
+    here, and not before training.
     """
-    dev_images, test_images = prepared_run.dev_images, read_split(data, "test", data_dir)
+    dev_images = prepared_run.dev_images
+    keeps_margin = views == "10"
+    test_images = read_split(data, "test", data_dir, keeps_margin=keeps_margin)
+    size = data.input[1:] if keeps_margin else test_images.image_size
     return {
-        "train": prepared_run.train_images.center_crop(test_images.image_size),
+        "train": prepared_run.train_images.center_crop(size),
         **({"dev": dev_images} if dev_images is not None else {}),
         "test": test_images,
     }
 
 
 def measure_errors(
-    prepared_run: PreparedRun, splits: dict[str, Images], machine: Machine, test_views: ImageViews
+    prepared_run: PreparedRun, splits: dict[str, ImageSet], machine: Machine, test_views: ImageViews
 ) -> dict[str, float | None]:
     """Measure the error of each split, in [0, 1]; the keys are `train_error`, `dev_error` etc.
 
@@ -49,14 +53,15 @@ def measure_errors(
             config.mean,
             config.std,
             machine,
-            views=test_views if split == "test" else "plain",
+            views=test_views if split == "test" else "none",
+            crop_size=config.input[1:],
         )
         errors[f"{split}_error"] = score.error
     return errors
 
 
 def measure_recalibrated_error(
-    prepared_run: PreparedRun, train_images: Images, machine: Machine
+    prepared_run: PreparedRun, train_images: ImageSet, machine: Machine
 ) -> dict[str, Json]:
     """Measure the training error and loss with BN statistics recomputed for the final weights.
 
@@ -75,9 +80,10 @@ def summarise_run(
     prepared_run: PreparedRun,
     progress: TrainingProgress,
     errors: dict[str, float | None],
-    splits: dict[str, Images],
+    splits: dict[str, ImageSet],
+    machine: Machine,
 ) -> dict[str, Json]:
-    """Summarise the result of a run: steps, time, throughput and errors.
+    """Summarise the result of a run: steps, time, throughput, memory and errors.
 
     The errors on the dev and test images come with their 95 % confidence intervals.  What there is
     not, because there are no dev images, is None.
@@ -95,6 +101,8 @@ def summarise_run(
         "steps": prepared_run.total_steps,
         "seconds": progress.seconds,
         "images_per_second": prepared_run.images_seen / progress.seconds,
+        "data_wait": progress.data_wait,
+        "peak_memory_bytes": machine.measure_peak_memory(),
         **errors,
         "best_dev_error": progress.best_dev_error,
         **{f"{split}_images": count for split, count in counts.items()},

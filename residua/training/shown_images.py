@@ -41,7 +41,7 @@ def picture_image(
     images = named_images.images
     return ClassifiedImage(
         where=named_images.names[position],
-        thumbnail=make_thumbnail_uri(images.pixels[position], max_side),
+        thumbnail=make_thumbnail_uri(images[slice(position, position + 1)].pixels[0], max_side),
         truth=int(images.labels[position]),
         guess=int(predicted_classes[position]),
         probability=float(np.exp(log_probs[position, predicted_classes[position]])),

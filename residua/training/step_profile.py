@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,8 @@ from residua.config.plan import plan
 from residua.config.recipe import Recipe
 from residua.config.run import Run
 from residua.config.serialize import Json
-from residua.data.batches import TrainingBatches, make_training_batches, shrink_sides
+from residua.data.augment import shrink_sides
+from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.summarize import summarize_training_data
@@ -84,10 +86,11 @@ def profile_run(
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)
-    steps = LastPhase(run, recipe, batches, machine, total_steps)
-    seconds = steps.measure_seconds()
-    traced_steps = choose_traced_steps(network_plan.depth, seconds)
-    parts = steps.measure_parts(trace_path, traced_steps)
+    with closing(batches):
+        steps = LastPhase(run, recipe, batches, machine, total_steps)
+        seconds = steps.measure_seconds()
+        traced_steps = choose_traced_steps(network_plan.depth, seconds)
+        parts = steps.measure_parts(trace_path, traced_steps)
     limit_side, limit = measure_product_rate(machine)
     rate = steps.count_operations() / seconds
     environment = machine.describe_environment()
@@ -235,7 +238,8 @@ class LastPhase:
         """Count the floating-point operations of a step, as `count_image_operations` does."""
         channels, *size = self.network.input
         if size:
-            size = list(shrink_sides((size[0], size[1]), self.size_share))
+            full_size = self.recipe.full_train_size((size[0], size[1]))
+            size = list(shrink_sides(full_size, self.size_share))
         shrunk_plan = plan(replace(self.network, input=(channels, *size)))
         operations = count_image_operations(
             shrunk_plan,

@@ -160,7 +160,10 @@ def test_an_evaluation_equals_that_of_the_command_line(classifier, run_folder, p
 @pytest.mark.parametrize(
     ("keywords", "sentence"),
     [
-        ({"views": "seven"}, "there is no kind of views 'seven': choose from plain, mirror, six"),
+        (
+            {"views": "seven"},
+            "there is no kind of views 'seven': choose from none, mirror, 10, six",
+        ),
         ({"views": "six", "mirror": True}, "mirror and views=six contradict each other: leave one"),
         ({"views": "plain", "mirror": True}, "mirror and views=plain contradict each other"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import residua
-from residua.config.recipe import RECIPES
+from residua.config.recipes import RECIPES
 
 pytest.importorskip("argcomplete")
 PACKAGE = Path(residua.__file__).parent

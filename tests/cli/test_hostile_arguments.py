@@ -17,7 +17,7 @@ from residua.cli.options import add_recipe_options, apply_recipe_options
 from residua.cli.parser import RECIPE_SPELLINGS, CommandParser
 from residua.config.papers import network
 from residua.config.plan import plan
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.serialize import apply_override
 from residua.errors import UsageError, unknown_name_error
 from residua.net.create import create_model

@@ -11,7 +11,7 @@ from residua.cli.option_groups import MIN_GROUPED_OPTIONS, group_options
 from residua.cli.options import add_recipe_options, apply_recipe_options
 from residua.cli.parser import CommandParser
 from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.registry import registered_kinds
 from residua.config.schedules import OneCycle
 from residua.errors import UsageError

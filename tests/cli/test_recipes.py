@@ -8,7 +8,7 @@ import pytest
 
 from residua.cli.recipes import FIELD_MEANINGS, SCHEDULE_KINDS, iterate_fields
 from residua.config.optimisers import AdamW, Muon, Optimiser, RmsProp, Sgd
-from residua.config.recipe import RECIPE_PURPOSES, RECIPES, recipe
+from residua.config.recipes import RECIPE_PURPOSES, RECIPES, recipe
 from residua.config.registry import registered_kinds, stored_kind_of
 from residua.config.schedules import LinearDecay, OneCycle, StepDecay
 from residua.config.serialize import apply_override, stored_key

@@ -75,7 +75,7 @@ def test_an_evaluation_round_trips_through_json():
 
 
 def test_the_views_of_an_evaluation_are_stored_as_in_older_records():
-    for views, stored in (("plain", False), ("mirror", True), ("six", False)):
+    for views, stored in (("none", False), ("mirror", True), ("10", False), ("six", False)):
         evaluation = make_evaluation().with_views(views)
         assert evaluation.views == views
         assert to_json(evaluation)["mirror"] is stored

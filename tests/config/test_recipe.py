@@ -1,6 +1,7 @@
 import pytest
 
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import recipe
 from residua.config.schedules import OneCycle, StepDecay
 from residua.errors import UsageError
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from residua.config.joins import Drop, Gate, Scale
 from residua.config.network import Network, Unit
 from residua.config.papers import list_models, network
-from residua.config.recipe import RECIPES, Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import RECIPES, recipe
 from residua.config.run import Run
 from residua.config.schedules import OneCycle
 from residua.config.serialize import apply_override, from_json, to_json

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.schedules import Warmup
 from residua.config.serialize import to_json
 from residua.config.study import Arm, Study, parse_study

@@ -6,7 +6,7 @@ from residua.config.joins import Add, Scale
 from residua.config.model import ModelConfig
 from residua.config.network import Unit
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.config.serialize import from_json, to_json
 from residua.config.vlad_config import VladClassifier, make_vlad_classifier

@@ -157,6 +157,8 @@ def test_a_full_disk_gives_a_one_line_error_with_a_size_that_fits(tmp_path, monk
         "64",
         "--steps",
         "1",
+        "--storage",
+        "squares",
         "--out",
         str(tmp_path / "o"),
     ]

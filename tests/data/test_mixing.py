@@ -6,10 +6,10 @@ import torch
 from residua.config.augmentation import Augmentation
 from residua.config.optimisers import Sgd
 from residua.config.papers import network
-from residua.data.augment import apply_mixup_or_cutmix
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.data.images import Images
+from residua.data.mixing import apply_mixup_or_cutmix
 from residua.errors import UsageError
 from residua.net.build import build
 from residua.training.step import TrainingStep

@@ -30,7 +30,13 @@ from tests.deploy.live_server import make_small_engine, run_server, send_request
 
 WIDTH, HEIGHT = 2500, 2000
 WORKING_BYTES = 32e6  # of strips and tables, whatever the size of the image
-FOR_224 = SimpleNamespace(input=(3, 224, 224), resize=256, interpolation="bilinear", white_level=0)
+FOR_224 = SimpleNamespace(
+    input=(3, 224, 224),
+    resize=256,
+    interpolation="bilinear",
+    white_level=0,
+    scaled_decoding=False,
+)
 ROTATED = 6  # EXIF orientation: the pixels are copied
 
 

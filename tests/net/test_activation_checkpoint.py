@@ -7,7 +7,7 @@ import torch
 
 from residua.config.joins import Drop
 from residua.config.papers import SHORTCUT_ABLATIONS, network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.net import fused_bn
 from residua.net.activation_checkpoint import CheckpointedStage
 from residua.net.build import build

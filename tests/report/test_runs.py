@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.serialize import to_json
 from residua.config.study import Arm, Study
 from residua.errors import RecordError

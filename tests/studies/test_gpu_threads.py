@@ -8,7 +8,7 @@ import torch
 from residua.cli.main import main
 from residua.config.network import Network
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.studies.gpu_threads import can_share_process
 from residua.studies.local import StudyJob

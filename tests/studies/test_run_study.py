@@ -17,7 +17,7 @@ from scipy import stats
 
 import residua
 from residua.cli.main import main
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.serialize import apply_override
 from residua.config.study import Arm, Study
 from residua.errors import Interrupted, UsageError

@@ -18,7 +18,7 @@ from residua.config.dataset import get_dataset
 from residua.config.joins import Drop
 from residua.config.optimisers import Sgd
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.data.batches import TrainingBatches
 from residua.data.read import read_split

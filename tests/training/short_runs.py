@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.config.serialize import apply_override
 from residua.record import RunRecord

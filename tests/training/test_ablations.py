@@ -10,7 +10,7 @@ from residua.config.dataset import get_dataset
 from residua.config.network import Unit
 from residua.config.orders import ORDERS
 from residua.config.papers import SHORTCUT_ABLATIONS, network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.read import read_split
 from residua.net.build import build

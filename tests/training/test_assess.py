@@ -68,10 +68,10 @@ def test_assess_counts_the_same_errors_as_evaluate(model_folder, mirror):
         read_split(DIGITS, "test"),
     )
     counted = evaluate_network(
-        net, images, config.mean, config.std, CPU_FP32, views="mirror" if mirror else "plain"
+        net, images, config.mean, config.std, CPU_FP32, views="mirror" if mirror else "none"
     )
     log_probs = predict_log_probabilities(
-        net, images, config, CPU_FP32, 100, views="mirror" if mirror else "plain"
+        net, images, config, CPU_FP32, 100, views="mirror" if mirror else "none"
     )
     assert log_probs.exp().sum(1).sub(1).abs().max() < 1e-5
     images = read_preprocessed_split(DIGITS, "test", config)

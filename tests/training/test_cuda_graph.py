@@ -10,7 +10,7 @@ from torch import nn
 
 from residua.config.augmentation import Augmentation
 from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.data.batches import TrainingBatches
 from residua.data.counter_rng import random_bits_from_keys
 from residua.data.images import Images

@@ -10,7 +10,8 @@ from residua.cli.main import main
 from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.config.papers import network
-from residua.config.recipe import MAX_STEPS, Recipe, recipe
+from residua.config.recipe import MAX_STEPS, Recipe
+from residua.config.recipes import recipe
 from residua.config.schedules import OneCycle, StepDecay, Warmup
 from residua.net.build import build
 from residua.net.model_folder import save_pretrained

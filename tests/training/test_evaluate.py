@@ -52,7 +52,7 @@ def test_mirrored_images_are_averaged():
             (0.0,),
             (1 / 255,),
             CPU_FP32,
-            views="mirror" if mirror else "plain",
+            views="mirror" if mirror else "none",
         )
         for mirror in (False, True)
     ]

@@ -14,7 +14,7 @@ from residua.cli.main import main
 from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.data.batches import make_training_batches
 from residua.data.read import read_split
 from residua.errors import UsageError

@@ -12,12 +12,14 @@ from torch import nn
 import residua
 from residua.config.network import Network
 from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
-from residua.config.recipe import Recipe, recipe
+from residua.config.recipe import Recipe
+from residua.config.recipes import recipe
 from residua.config.schedules import OneCycle, StepDecay, Warmup
 from residua.errors import Interrupted, UsageError
 from residua.net.build import build
 from residua.net.freeze import last_layer_parameters
-from residua.report.method import describe_augmentation, list_fine_tuning_settings
+from residua.report.augmentation_text import describe_augmentation
+from residua.report.method import list_fine_tuning_settings
 from residua.training.checkpoint import list_checkpoints, load_checkpoint
 from residua.training.dry_run import preview_run
 from residua.training.machine import Machine

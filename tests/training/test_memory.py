@@ -19,7 +19,7 @@ from residua.config.memory import (
 )
 from residua.config.papers import network
 from residua.config.plan import plan
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.data.read import read_split
 from residua.errors import Interrupted, TrainingError
 from residua.net.build import build

@@ -12,7 +12,7 @@ from residua.config.augmentation import Augmentation
 from residua.config.memory import estimate_data_bytes
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images
@@ -197,6 +197,7 @@ def train_and_interrupt(steps, photos, out):
             resolved.run,
             out,
             CPU_FP32,
+            data=resolved.dataset,
             resume=out.exists(),
             on_progress=ignore_progress,
             should_stop=stop_after(steps),

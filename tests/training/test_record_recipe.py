@@ -15,7 +15,7 @@ from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.config.optimisers import Muon
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.config.serialize import from_json, to_json
 from residua.config.study import Arm, Study
@@ -296,9 +296,9 @@ def test_six_views_are_weighted_scores_of_shifted_and_mirrored_images():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"views": "six"}, "a mirrored image may belong to another class: use views=plain"),
+        ({"views": "six"}, "a mirrored image may belong to another class: use views=none"),
         ({"stem": 0.5, "probe": 0.5}, "stem and probe cannot be combined"),
-        ({"views": "seven"}, "views is 'seven', not one of 'plain', 'mirror', 'six'"),
+        ({"views": "seven"}, "views is 'seven', not one of 'none', 'mirror', '10', 'six', 'plain'"),
         ({"augment__pad_mode": "wrap"}, "not one of 'mean', 'reflect'"),
         ({"augment__pad": 8, "augment__pad_mode": "reflect"}, "cannot be padded by 8 reflected"),
         (
@@ -328,7 +328,7 @@ def test_timed_runs_end_as_train_run_does(monkeypatch, tmp_path):
         )
         for split, count in (("train", 40), ("dev", 8), ("test", 20))
     }
-    read = lambda dataset, split, data_dir=None: images[split]  # noqa: E731
+    read = lambda dataset, split, data_dir=None, **options: images[split]  # noqa: E731
     monkeypatch.setattr("residua.data.read.read_split", read)
     monkeypatch.setattr("residua.training.run_result.read_split", read)
     monkeypatch.setattr("residua.training.final_evaluation.read_split", read)

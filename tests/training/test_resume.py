@@ -14,7 +14,7 @@ import torch
 from residua.cli.main import main
 from residua.config.dataset import get_dataset
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.data.read import read_split
 from residua.errors import Interrupted, RecordError, UsageError

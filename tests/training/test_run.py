@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from residua.cli.main import main
 from residua.config.dataset import get_dataset
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.config.serialize import apply_override
 from residua.data.batches import TrainingBatches

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from residua.config.dataset import get_dataset
 from residua.config.papers import network
-from residua.config.recipe import recipe
+from residua.config.recipes import recipe
 from residua.config.run import Run
 from residua.data.batches import make_training_batches
 from residua.data.images import Images

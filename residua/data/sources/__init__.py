@@ -4,12 +4,15 @@ resolve            a data set's name or location -> `Dataset`; list the photos a
 listing            the common form of all listings: entries, classes, splits, problems
 image_folder       a folder of photos, by split and class
 folder_layout      which folders of a folder of photos are splits, classes or neither
+folder_scan        the files of folders with sizes and times, scanned in threads
 folder_walk        walk through folders and links, never in a circle
 table              a CSV, TSV or parquet table of paths and labels
 table_text         text tables of unknown encoding and delimiter -> rows of cells
 table_columns      what the columns of a table hold, by name or by content
+packed             packed data sets: shards with an index
 webdataset         tar shards of samples
 shard_samples      the samples of one shard
+shard_index        the samples of shards, kept between processes
 tar_archive        the members of a tar archive, read from its headers alone
 huggingface        Hugging Face data sets, and parquet files of images
 huggingface_files  load their tables, from the hub, a folder or parquet files

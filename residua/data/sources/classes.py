@@ -70,6 +70,8 @@ def keep_only_classes(listing: ImageListing, class_names: list[str]) -> ImageLis
         else:
             detail = "has no file to train on, and is skipped"
             problems.append(DataProblem(name, "empty class", detail))
+    if class_names == list(listing.classes):  # almost always, and there may be millions of entries
+        return replace(listing, problems=tuple(sorted(listing.problems)))
     entries = tuple(
         replace(entry, label=new_labels[entry.label])
         for entry in listing.entries

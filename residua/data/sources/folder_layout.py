@@ -56,7 +56,7 @@ def read_folder_layout(root: Path, folders: list[Path]) -> FolderLayout:
         folder
         for folder in folders
         if not any(used.is_relative_to(folder) for used in split_folders.values())
-        and count_files(folder)
+        and count_files(folder, limit=1)
     ]
     if "train" not in split_folders:
         if split_folders and not others:  # to evaluate on, not to train on

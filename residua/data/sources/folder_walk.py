@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from pathlib import Path
 
 from residua.data.sources.listing import is_visible, list_visible_children
@@ -9,17 +10,39 @@ from residua.data.sources.listing import is_visible, list_visible_children
 
 def count_files(folder: Path, limit: int | None = None) -> int:
     """Count the visible files in a folder and its subfolders, up to `limit`."""
-    count = 0
-    for _ in iter_files(folder):
-        count += 1
-        if count == limit:
-            break
-    return count
+    return sum(1 for _ in islice(iter_file_names(folder), limit))
 
 
-def iter_files(folder: Path) -> Iterator[Path]:
-    """Yield the visible files below a folder; a folder that cannot be read counts as empty."""
-    yield from walk_with_loop_guard(folder, list_children_or_none, lambda path: None)
+def iter_file_names(folder: Path) -> Iterator[str]:
+    """Yield the names of the visible files below a folder, in no order.
+
+    Links are followed, but not to a folder that contains them.  A folder that cannot be read counts
+    as empty.
+    """
+    pending: list[tuple[str, tuple[str, ...]]] = [(str(folder), (os.path.realpath(folder),))]
+    while pending:
+        current, ancestors = pending.pop()
+        try:
+            with os.scandir(current) as children:
+                visible = [child for child in children if is_visible(child.name)]
+        except OSError:
+            continue
+        for child in visible:
+            if not is_folder(child):
+                yield child.name
+            elif not child.is_symlink():
+                real = os.path.join(ancestors[-1], child.name)
+                pending.append((child.path, (*ancestors, real)))
+            elif not contains_any_ancestor(real := os.path.realpath(child.path), ancestors):
+                pending.append((child.path, (*ancestors, real)))
+
+
+def is_folder(child: "os.DirEntry[str]") -> bool:
+    """Return whether a child of a folder is a folder, or a link to one."""
+    try:
+        return child.is_dir()
+    except OSError:  # e.g. a circle of links
+        return False
 
 
 def walk_with_loop_guard(

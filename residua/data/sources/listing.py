@@ -65,13 +65,25 @@ class EmbeddedFile(Protocol):
 class ImageEntry:
     """One image of a data set, not decoded: its location, its class and its split."""
 
-    path: Path  # of the file; for an embedded file, its name appended to the larger file, or empty
+    # The path of the file; for an embedded file, its name appended to the larger file, or empty.
+    # As a text it takes a third of the memory of a `Path`, and a tenth of the time to make.
+    location: str | Path
     name: str  # within the data set, printable
     label: int
     split: OptionalSplit
     size_and_mtime: tuple[int, int] = (0, 0)  # bytes, and nanoseconds of the last modification
     embedded_file: EmbeddedFile | None = None  # None: the image is a file of its own
     group: str = ""  # e.g. a patient, whose images stay in one split; "": a group of its own
+
+    @property
+    def path(self) -> Path:
+        """The path of the file, or what stands for it if the image is embedded in a larger file."""
+        return Path(self.location)
+
+    @property
+    def known_digest(self) -> str:
+        """The SHA-256 sum that the index of a packed data set states; "" elsewhere."""
+        return getattr(self.embedded_file, "digest", "")
 
     def read_bytes(self) -> bytes:
         """Read the encoded image; raises OSError if it cannot be read."""

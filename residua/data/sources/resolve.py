@@ -6,12 +6,14 @@ for the kind of source that it finds there.
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from pathlib import Path
 
-from residua.config.dataset import DATASETS, Dataset
+from residua.config.dataset import DATASETS, Dataset, DatasetT
 from residua.config.hub_name import HUB_PREFIX, is_hub_name
+from residua.config.photo_storage import PhotoStorage
+from residua.config.recipe import Recipe
 from residua.data.sources.classes import keep_trainable_classes, match_model_classes
 from residua.data.sources.huggingface import list_huggingface_dataset
 from residua.data.sources.huggingface_files import (
@@ -21,6 +23,7 @@ from residua.data.sources.huggingface_files import (
 )
 from residua.data.sources.image_folder import list_image_folder
 from residua.data.sources.listing import ImageListing
+from residua.data.sources.packed import is_packed_folder, list_packed_folder
 from residua.data.sources.table import TABLE_SUFFIXES, list_image_table
 from residua.data.sources.webdataset import (
     SHARD_SUFFIX,
@@ -39,9 +42,21 @@ IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoDataset(Dataset):
-    """A data set of photos, with their listing, so that the photos are listed only once."""
+    """A data set of photos, with their listing, so that the photos are listed only once.
+
+    storage      how photos are kept for training: `squares` of `resize` pixels, whole photos as
+                 `raw` pixels or as `jpeg` bytes, or not at all (`files`, decoded for each batch)
+    stored_side  shorter side of whole photos, in pixels; 0 stands for `resize`
+    """
 
     listing: ImageListing = field(compare=False, repr=False)
+    storage: PhotoStorage = "squares"
+    stored_side: int = 0
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether photos are decoded when they are needed, and not kept in memory."""
+        return self.storage != "squares"
 
 
 def resolve_dataset(
@@ -103,6 +118,13 @@ def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) ->
         model_classes=listing.model_classes,
         listing=listing,
     )
+
+
+def resize_for_recipe(data: DatasetT, recipe: Recipe | None) -> DatasetT:
+    """Return photographs resized for evaluation as a recipe says; other data sets as they are."""
+    if recipe is None or not recipe.test_resize or not isinstance(data, PhotoDataset):
+        return data
+    return replace(data, resize=recipe.test_resize)
 
 
 def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -204,6 +226,8 @@ def list_local_dataset(path: Path) -> ImageListing:
             f"{', '.join(TABLE_SUFFIXES)}"
         )
     path = path.resolve()
+    if is_packed_folder(path):
+        return list_packed_folder(path)
     is_parquet = path.suffix.lower() == ".parquet" and path.is_file()
     if (
         is_saved_dataset(path)

@@ -1,9 +1,9 @@
 """WebDataset shards: tar archives of samples, each KEY.jpg with its label in KEY.cls or KEY.json.
 
-The headers of an archive are read once.  Then each image is read at its offset like a file, in any
-order and from many threads.  The webdataset library is not used, because it reads members only in
-order, and decodes all that it finds, including pickles.  This module neither unpickles nor runs
-anything in a shard.
+The headers of an archive are read once, and what they say is kept.  Then each image is read at its
+offset like a file, in any order and from many threads.  The webdataset library is not used, because
+it reads members only in order, and decodes all that it finds, including pickles.  This module
+neither unpickles nor runs anything in a shard.
 """
 
 from collections import Counter
@@ -29,7 +29,9 @@ from residua.data.sources.listing import (
     sort_class_names,
     source_of_splits,
 )
-from residua.data.sources.shard_samples import ShardSample, list_shard_samples
+from residua.data.sources.shard_index import load_or_list_samples
+from residua.data.sources.shard_samples import ShardSample
+from residua.data.threads import map_in_threads
 from residua.errors import DataError
 
 SHARD_SUFFIX = ".tar"
@@ -107,7 +109,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
     """
     root = location if location.is_dir() else location.parent
     listed_classes = read_class_list(root)
-    contents = [read_shard_contents(shard, root) for shard in shards]
+    contents = map_in_threads(lambda shard: read_shard_contents(shard, root), shards, "listing")
     problems = [problem for shard in contents for problem in shard.problems]
     problems += find_files_beside_shards(location)
     classes = listed_classes or sort_class_names(
@@ -226,10 +228,10 @@ def read_class_list(root: Path) -> tuple[str, ...]:
 
 
 def read_shard_contents(shard: Path, root: Path) -> ShardContents:
-    """Read the contents of a shard, or take them from memory if the shard has not changed."""
+    """Read the contents of a shard, or take those that are kept if the shard has not changed."""
     file_stat, shard_name = shard.stat(), printable_relative_path(root, shard)
     size_and_mtime = file_stat.st_size, file_stat.st_mtime_ns
-    samples, member_problems = list_shard_samples(shard, size_and_mtime)
+    samples, member_problems = load_or_list_samples(shard, size_and_mtime)
     problems = tuple(
         replace(problem, path=f"{shard_name}/{problem.path}" if problem.path else shard_name)
         for problem in member_problems

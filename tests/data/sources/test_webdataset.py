@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import time
 
@@ -14,6 +15,8 @@ from residua.data.check import check_dataset
 from residua.data.image_cache import load_or_decode_images
 from residua.data.read import read_split
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
+from residua.data.sources.shard_index import find_shard_index
+from residua.data.sources.shard_samples import list_shard_samples
 from residua.data.sources.webdataset import read_class_list
 from residua.errors import DataError
 from tests.data.faulty_photos import CLASS_CHANNELS, encode_image, make_picture, write_clean_folder
@@ -367,6 +370,35 @@ def test_a_changed_shard_is_read_again(tmp_path):
     again = load_or_decode_images(list_image_dataset(path.parent), view)
     assert (len(first.labels), len(again.labels)) == (9, 12)
     assert not torch.equal(first.pixels[:2], again.pixels[:2])
+
+
+def age_shard(path, seconds=100.0):
+    os.utime(path, (time.time() - seconds,) * 2)
+    list_shard_samples.cache_clear()
+
+
+def test_the_headers_of_a_shard_are_read_once_until_it_changes(tmp_path, monkeypatch, capsys):
+    path = write_shard(tmp_path / "d" / "0.tar", make_samples(3) | {"x.png": b"x"})
+    age_shard(path)
+    first = list_image_dataset(path.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr("residua.data.sources.shard_index.list_shard_samples", None)
+        assert list_image_dataset(path.parent) == first
+        assert [problem.path for problem in first.problems] == ["0.tar/x.png"]
+    write_shard(path, make_samples(4, 50))
+    age_shard(path, 50.0)
+    assert len(list_image_dataset(path.parent).entries) == 12
+    kept = find_shard_index(path)
+    kept.write_bytes(kept.read_bytes()[:-1])
+    list_shard_samples.cache_clear()
+    assert len(list_image_dataset(path.parent).entries) == 12
+    assert f"the kept list of {path} is damaged" in capsys.readouterr().err
+
+
+def test_a_shard_that_may_still_be_written_is_not_kept(tmp_path):
+    path = write_shard(tmp_path / "d" / "0.tar", make_samples(3))
+    list_image_dataset(path.parent)
+    assert not find_shard_index(path).exists()
 
 
 def test_a_duplicate_class_name_and_an_empty_line_are_refused(tmp_path):

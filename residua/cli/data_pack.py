@@ -1,0 +1,80 @@
+"""The action `pack` of `residua data`: shards with an index, for large data sets and servers."""
+
+from jsonargparse import Namespace
+
+from residua import data
+from residua.cli.image_options import apply_to_listing
+from residua.cli.parser import CommandParser
+from residua.console.output import print_note, print_result
+from residua.console.progress import ProgressBar
+from residua.errors import UsageError
+from residua.report.format import format_counted_noun, format_mebibytes, quote_path
+
+PACK_OPTIONS = ("size", "quality", "shard_mib")
+MAX_PRINTED_PROBLEMS = 10
+
+
+def add_pack_options(parser: CommandParser) -> None:
+    """Add the options that only `pack` has."""
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="pack: store each photograph as JPEG with a shorter side of at most this many pixels "
+        "(default: store the files as they are); bench: the side of the square crops in pixels",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        help="pack: the quality of JPEG with --size, from 1 to 95 (default: 90)",
+    )
+    parser.add_argument(
+        "--shard-mib",
+        type=int,
+        help="pack: the size of a shard, in MiB, about (default: 256)",
+    )
+
+
+def pack(arguments: Namespace) -> None:
+    """Pack the photographs into the folder `--out`, and print a summary."""
+    options = make_pack_options(arguments)
+    if arguments.out is None:
+        raise UsageError("pack needs the folder for the shards: add --out DIR")
+    listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
+    with ProgressBar("photo") as bar:
+        result = data.pack_dataset(
+            listing,
+            arguments.out,
+            options,
+            lambda done, total: bar.update("packing", done, total),
+        )
+    for problem in result.problems[:MAX_PRINTED_PROBLEMS]:
+        print_note(f"left out: {problem.path} {problem.detail}")
+    if (more := len(result.problems) - MAX_PRINTED_PROBLEMS) > 0:
+        print_note(f"left out: {more:,} more, see --json")
+    photos = format_counted_noun(result.photos, "photograph")
+    shards = format_counted_noun(result.shards, "shard")
+    text = (
+        f"{photos} in {shards}, {format_mebibytes(result.bytes)}: {result.folder}\n"
+        f"Next: residua train {quote_path(result.folder)}"
+    )
+    print_result(result.to_json(options), text, arguments.json)
+
+
+def make_pack_options(arguments: Namespace) -> "data.PackOptions":
+    """Make the options of a pack; UsageError if one is out of range or does not apply."""
+    size, quality, shard_mib = (arguments[name] for name in PACK_OPTIONS)
+    if size is not None and size < 1:
+        raise UsageError(f"--size {size} is invalid: give the shorter side in pixels, e.g. 256")
+    if quality is not None and size is None:
+        raise UsageError("--quality applies only with --size: without it, files stay as they are")
+    if quality is not None and not 1 <= quality <= 95:
+        raise UsageError(f"--quality {quality} is invalid: give a number from 1 to 95")
+    if shard_mib is not None and shard_mib < 1:
+        raise UsageError(f"--shard-mib {shard_mib} is invalid: give 1 or more")
+    if size is None and (arguments.max_pixels is not None or arguments.white_level is not None):
+        raise UsageError(
+            "pack decodes photographs only with --size: give --max-pixels and --white-level to "
+            "the commands that read the shards"
+        )
+    given = {"size": size, "quality": quality, "shard_mib": shard_mib}
+    return data.PackOptions(**{name: value for name, value in given.items() if value is not None})

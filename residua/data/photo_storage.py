@@ -1,0 +1,87 @@
+"""Choose how the photographs of a data set are stored, by the bytes that each way needs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from residua.cache_folder import get_cache_dir
+from residua.config.photo_storage import PhotoStorage
+from residua.data.image_cache import hash_listing
+from residua.data.photo_cache import find_store_folder
+from residua.data.photo_records import JPEG_QUALITY, RecordSettings, estimate_stored_bytes
+from residua.data.sources.listing import ImageListing
+from residua.data.sources.resolve import PhotoDataset
+from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
+from residua.errors import DataError
+
+MAX_SHARE = 2  # stored photographs may take one part in this many of what is free
+DESCRIPTIONS = {
+    "raw": "whole photographs are kept as pixels",
+    "jpeg": f"whole photographs are kept as JPEG of quality {JPEG_QUALITY}",
+}
+
+
+class StorageChoice(NamedTuple):
+    """A way to store photographs, and a sentence on why it was chosen."""
+
+    storage: PhotoStorage
+    reason: str
+
+
+def choose_storage(listing: ImageListing, dataset: PhotoDataset) -> StorageChoice:
+    """Choose how to store the photographs of a listing for `dataset`: as pixels, or else as JPEG.
+
+    What the cache holds already is used.  Raises the errors of `choose_storage_by_space`.
+    """
+    digests = hash_listing(listing)
+    for settings in list_storage_settings(listing, dataset):
+        if find_store_folder(listing, digests, settings).is_dir():
+            reason = f"{DESCRIPTIONS[settings.storage]}, which the cache holds already"
+            return StorageChoice(settings.storage, reason)
+    return choose_storage_by_space(listing, dataset)
+
+
+def list_storage_settings(
+    listing: ImageListing, dataset: PhotoDataset
+) -> tuple[RecordSettings, RecordSettings]:
+    """Return the settings with which the photographs would be kept as pixels, and as JPEG."""
+    raw, jpeg = (
+        RecordSettings.of_dataset(replace(dataset, listing=listing, storage=storage))
+        for storage in ("raw", "jpeg")
+    )
+    return raw, jpeg
+
+
+def choose_storage_by_space(listing: ImageListing, dataset: PhotoDataset) -> StorageChoice:
+    """Choose how to store photographs without a look into the cache; few of them are read.
+
+    Pixels may take half of the free memory and half of the free disk, and JPEG half of the free
+    disk.  Raises DataError if neither fits; the message names the way on.
+    """
+    raw, jpeg = list_storage_settings(listing, dataset)
+    free_memory, free_disk = free_memory_bytes(), measure_free_disk()
+    raw_bytes = estimate_stored_bytes(listing, raw)
+    in_memory = "" if free_memory is None else f"{format_bytes(free_memory)} of memory and "
+    free = f"{in_memory}{format_bytes(free_disk)} of disk are free"
+    fits_memory = free_memory is None or raw_bytes <= free_memory // MAX_SHARE
+    if fits_memory and raw_bytes <= free_disk // MAX_SHARE:
+        return StorageChoice("raw", f"{DESCRIPTIONS['raw']}, {format_bytes(raw_bytes)}; {free}")
+    jpeg_bytes = estimate_stored_bytes(listing, jpeg)
+    if jpeg_bytes <= free_disk // MAX_SHARE:
+        return StorageChoice(
+            "jpeg",
+            f"{DESCRIPTIONS['jpeg']}, {format_bytes(jpeg_bytes)}: pixels need "
+            f"{format_bytes(raw_bytes)}, and {free}",
+        )
+    raise DataError(
+        f"{len(listing.entries):,} photographs need {format_bytes(raw_bytes)} as pixels or "
+        f"{format_bytes(jpeg_bytes)} as JPEG, and {free}, of which half may be used: set "
+        "XDG_CACHE_HOME to a folder with more space, or add --storage files, which decodes the "
+        "files for every batch"
+    )
+
+
+def measure_free_disk() -> int:
+    """Measure the free bytes of the disk on which the cache is, or will be."""
+    cache: Path = get_cache_dir().absolute()
+    return free_disk_bytes(next(folder for folder in (cache, *cache.parents) if folder.is_dir()))

@@ -1,0 +1,224 @@
+"""Whole photographs of a data set, read one by one from a file of records or from their own files.
+
+Random boxes and center crops are cut out of them when a batch needs them, so that memory does not
+grow with the number of photographs.
+"""
+
+import hashlib
+import io
+import json
+import os
+import threading
+import weakref
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import ceil
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from residua.data.checksums import compute_sha256
+from residua.data.decode import (
+    decode_photo,
+    read_entry_bytes,
+    suspend_pillow_limits,
+)
+from residua.data.decode_listing import UsableImages
+from residua.data.photo_index import PhotoIndex
+from residua.data.photo_records import RecordSettings, decode_jpeg_record, decode_raw_record
+from residua.data.photo_source import Box
+from residua.data.resize import (
+    convert_to_channels,
+    crop_center,
+    find_cut_offset,
+    find_whole_size,
+    image_to_tensor,
+    resize_shorter_side,
+)
+from residua.data.rgb_conversion import DecodedPhoto
+from residua.data.scaled_decoding import FindNeededSize, Size
+from residua.data.sources.listing import ImageEntry, Split
+from residua.errors import DataError, ImageError
+
+
+class RecordFile:
+    """The file of the records, read without a map: if it is cut short, that is an error.
+
+    `file` may also be in memory.  A record is compared with its checksum when it is first read, and
+    one that is a JPEG file each time.  Methods may be called from several threads.
+    """
+
+    def __init__(self, index: PhotoIndex, file: BinaryIO) -> None:
+        self.index, self.file, self.lock = index, file, threading.Lock()
+        self.is_checked = np.zeros(len(index), bool)
+        weakref.finalize(self, file.close)  # stores are shared, so no owner can close it
+
+    def read_record(self, row: int) -> bytes:
+        """Read a record.  Raises DataError, which names the photograph, if it is damaged."""
+        offset, length = self.index.locate_record(row)
+        try:
+            content = self.read_at(offset, length)
+        except OSError as error:
+            raise self.make_error(
+                row, f"cannot be read from the cache: {error.strerror}"
+            ) from error
+        if len(content) < length or not self.is_intact(row, content):
+            raise self.make_error(row, "is damaged in the cache")
+        return content
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes from `offset` on."""
+        if isinstance(self.file, io.FileIO) and hasattr(os, "pread"):
+            return os.pread(self.file.fileno(), length, offset)
+        with self.lock:  # the position in the file is shared
+            self.file.seek(offset)
+            return self.file.read(length) or b""
+
+    def is_intact(self, row: int, content: bytes) -> bool:
+        """Return whether a record has its checksum; pixels are compared once only."""
+        if not self.is_checked[row] or self.index.encoded[row]:
+            self.is_checked[row] = zlib.crc32(content) == self.index.checksums[row]
+        return bool(self.is_checked[row])
+
+    def make_error(self, row: int, reason: str) -> DataError:
+        """Make the error of a record, with the way on."""
+        return DataError(
+            f"{self.index.name_of(row)} {reason}: delete the cache by `residua cache clear "
+            "'photos/*'`, and run the command again"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoStore(UsableImages):
+    """The decodable photographs of a data set, sorted by split in the order of `SPLIT_ORDER`."""
+
+    photos: "StoredPhotos"
+
+    def split_photos(self, split: Split) -> "StoredPhotos":
+        """Return the photographs of a split."""
+        part = self.split_slice(split)
+        return self.photos.select(torch.arange(part.start, part.stop))
+
+
+class StoredPhotos:
+    """Photographs of a store as a `PhotoSource`; those that `rows` (n,) selects of its index.
+
+    With `files`, the photographs are those of the `entries` of their listing.  A center crop is
+    then bit-identical to the preprocessed file, as it is for raw pixels at the side `resize`.  A
+    crop of a box differs from that of the raw pixels, because it is resized once, from the pixels
+    of the file, and not from pixels that were resized before.
+    """
+
+    def __init__(
+        self,
+        index: PhotoIndex,
+        records: RecordFile,
+        settings: RecordSettings,
+        entries: Sequence[ImageEntry],
+        rows: Tensor | None = None,
+    ) -> None:
+        self.index, self.records, self.settings, self.entries = index, records, settings, entries
+        self.rows = torch.arange(len(index)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels (n,) int64."""
+        return torch.from_numpy(self.index.labels)[self.rows]
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Height and width (n, 2) int64 of each photograph as stored or, with `files`, as it is."""
+        return torch.from_numpy(self.index.sizes)[self.rows].long()
+
+    @property
+    def channels(self) -> int:
+        """The channels of each photograph: 1 if grey, 3 in colour."""
+        return self.settings.channels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the files' digests, their labels and the settings, in 16 digits."""
+        digest = hashlib.sha256(json.dumps(asdict(self.settings), sort_keys=True).encode())
+        digest.update(self.index.digests[self.rows.numpy()].data)
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()[:16]
+
+    def select(self, indices: Tensor) -> "StoredPhotos":
+        """Return the photographs at `indices`, in that order."""
+        rows = self.rows[indices]
+        return StoredPhotos(self.index, self.records, self.settings, self.entries, rows)
+
+    def read_crop(self, index: int, box: Box, size: tuple[int, int]) -> Tensor:
+        """Read a box of a photograph, in pixels of `sizes`, resized to `size`: uint8 (c, h, w).
+
+        Resizing is bilinear and antialiased, as Pillow does it.  Of a JPEG file that is shrunk to
+        half or less, a reduced size is decoded.  Raises DataError, which names the photograph, if
+        its bytes have changed, vanished or are damaged.
+        """
+        height, width = size
+        left, top, right, bottom = box
+
+        def find_needed_size(full_size: Size) -> Size:
+            return tuple(  # type: ignore[return-value]
+                min(ceil(full * side / max(end - start, 1e-6)), full)
+                for full, side, start, end in zip(
+                    full_size, (width, height), (left, top), (right, bottom), strict=True
+                )
+            )
+
+        photo = self.decode_row(index, find_needed_size)
+        if self.settings.storage == "files":
+            x, y = find_cut_offset(photo.size)
+            box = (left + x, top + y, right + x, bottom + y)
+        place = photo.reduction.map_box(box) if photo.reduction else box
+        image = convert_to_channels(photo.image, self.channels)
+        box = clip_box(place, image.size)
+        return image_to_tensor(image.resize((width, height), Image.Resampling.BILINEAR, box))
+
+    def read_center(self, index: int, size: tuple[int, int]) -> Tensor:
+        """Read the center crop of `size` (h, w) of a photograph, as prediction makes it.
+
+        The shorter side is first resized to the side before a center crop, unless it is stored so.
+        Raises the errors of `read_crop`.
+        """
+        resize = self.settings.resize
+        photo = self.decode_row(index, lambda full_size: find_whole_size(full_size, resize))
+        with suspend_pillow_limits():
+            image = resize_shorter_side(photo, resize, self.channels)
+            return image_to_tensor(crop_center(image, (size[1], size[0])))
+
+    def decode_row(self, index: int, find_needed_size: FindNeededSize) -> DecodedPhoto:
+        """Decode a photograph, at a reduced size if that is at least the needed one."""
+        row = int(self.rows[index])
+        try:
+            if self.settings.storage == "files":
+                return self.decode_file(row, find_needed_size)
+            content = self.records.read_record(row)
+            if self.index.encoded[row]:
+                return decode_jpeg_record(content, find_needed_size)
+            size = self.index.sizes[row]
+            return DecodedPhoto(decode_raw_record(content, size, self.channels), 0)
+        except ImageError as error:
+            raise DataError(f"{self.index.name_of(row)} {error.detail}") from error
+
+    def decode_file(self, row: int, find_needed_size: FindNeededSize) -> DecodedPhoto:
+        """Decode the file of a photograph, after a comparison with its SHA-256 sum."""
+        entry, settings = self.entries[int(self.index.positions[row])], self.settings
+        content = read_entry_bytes(entry)
+        if compute_sha256(content) != self.index.digests[row].tobytes().hex():
+            raise ImageError(entry.name, "changed", "was changed after training had begun")
+        return decode_photo(content, settings.max_pixels, settings.white_level, find_needed_size)
+
+
+def clip_box(box: Sequence[float], size: Size) -> Box:
+    """Cut a box to an image of `size`, beyond which rounding may have moved it."""
+    left, top, right, bottom = box
+    return max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
