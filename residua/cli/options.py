@@ -33,7 +33,8 @@ MODEL_HELP = (
     "hub"
 )
 DATA_HELP = (
-    "a data set (digits, cifar10, cifar100, cifar100-coarse, mnist, fashion-mnist) or photographs: "
+    "a data set (digits, cifar10, cifar100, cifar100-coarse, mnist, fashion-mnist, imagenet) or "
+    "photographs: "
     "a folder with one subfolder per class, a CSV table of path,label, WebDataset shards, "
     "or hf:OWNER/NAME on the Hugging Face hub"
 )

@@ -4,6 +4,7 @@
 """
 
 from residua.config.augmentation import Augmentation
+from residua.config.dataset import DATASETS
 from residua.config.imagenet_recipes import IMAGENET_PURPOSES, IMAGENET_RECIPES
 from residua.config.optimisers import Muon, Sgd
 from residua.config.recipe import Recipe
@@ -103,8 +104,13 @@ def recipe(name: str) -> Recipe:
 
 
 def usual_recipe(dataset: str) -> Recipe:
-    """Return the recipe that is used for a published data set if the user chooses none."""
-    return recipe("small" if dataset == "digits" else "he2015")
+    """Return the recipe that is used for a data set if the user chooses none.
+
+    For photographs without a name it is only a beginning, from which others are chosen.
+    """
+    if dataset in DATASETS:
+        return recipe("small" if dataset == "digits" else "he2015")
+    return recipe("imagenet-90" if dataset == "imagenet" else "photos")
 
 
 def resolve_recipe(given: str | Recipe | None, default: Recipe) -> Recipe:

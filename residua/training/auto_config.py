@@ -10,7 +10,7 @@ from math import sqrt
 from statistics import median
 
 from residua.config.recipe import Recipe
-from residua.config.recipes import recipe
+from residua.config.recipes import RECIPE_NETWORKS, RECIPE_PURPOSES, recipe
 from residua.data.decode import open_image_header, read_entry_bytes, suspend_pillow_limits
 from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.listing import ImageListing
@@ -127,6 +127,17 @@ def choose_config(
             "and are drawn in these proportions"
         )
     return AutoConfig(model_name, image_size, chosen_recipe, reasons)
+
+
+def suit_config_to_recipe(config: AutoConfig, name: str) -> AutoConfig:
+    """Return the choice that the recipe `name`, which is for one network and size, makes."""
+    model_name, side = RECIPE_NETWORKS[name], config.image_size
+    reasons = {
+        "model": f"network {model_name}, which the recipe {name} is for",
+        "size": f"image size {side} x {side} pixels, which the recipe {name} is for",
+        "recipe": f"recipe {name}: {RECIPE_PURPOSES[name]}",
+    }
+    return AutoConfig(model_name, side, recipe(name), config.reasons | reasons)
 
 
 def choose_network_with_weights(listing: ImageListing, shorter_side: int, machine: Machine) -> str:

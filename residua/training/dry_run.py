@@ -21,7 +21,7 @@ from residua.config.vlad_config import VladClassifier
 from residua.data.augment import shrink_sides
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
-from residua.data.sources.resolve import resolve_dataset
+from residua.data.sources.resolve import resize_for_recipe, resolve_dataset
 from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
@@ -54,7 +54,8 @@ def preview_run(
     summary of it.  The network takes a few real steps to estimate the training time.  For VLAD
     there is no estimate, as the time to fit an SVM is not known in advance.
     """
-    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = data or resolve_dataset(run.dataset, run.network.input, data_dir=data_dir)
+    data = resize_for_recipe(data, run.recipe)
     require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network):
         require_enough_memory(run, plan(run.network), data, machine)  # for the real steps

@@ -74,7 +74,7 @@ def train_run(
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
         machine = make_vlad_machine(run, machine)
-    data = prepare_data_of_run(run, data, record)
+    data = prepare_data_of_run(run, data, record, data_dir)
     require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network) and not record.is_finished:
         require_enough_memory(run, plan(run.network), data, machine)

@@ -30,6 +30,7 @@ from residua.training.auto_config import (
     AutoConfig,
     choose_config_for_arrays,
     choose_config_for_photos,
+    suit_config_to_recipe,
 )
 from residua.training.chosen_start import (
     NO_WEIGHTS,
@@ -131,7 +132,7 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     """
     weights = None if request.weights == NO_WEIGHTS else request.weights
     if request.weights is None and isinstance(dataset, PhotoDataset):
-        if request.model is None and (name := find_recipe_with_size(request)):
+        if request.model is None and (name := find_recipe_with_size(request, dataset)):
             return ChosenStart(None, f"starts from random weights, for which the recipe {name} is")
         if request.model is None:
             return choose_start(dataset.listing, machine, request.resumed)
@@ -142,9 +143,11 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     return ChosenStart(weights, "", source)
 
 
-def find_recipe_with_size(request: RunRequest) -> str:
-    """Return the name of the recipe that the request names, if it is for one size; else ""."""
-    name = request.change_recipe(recipe("photos")).name
+def find_recipe_with_size(request: RunRequest, dataset: PhotoDataset) -> str:
+    """Return the name of the recipe for the request, if it is for one size of images; else ""."""
+    from_scratch = request.weights in (None, NO_WEIGHTS)
+    usual = usual_recipe(dataset.folder) if from_scratch else recipe("photos")
+    name = request.change_recipe(usual).name
     return name if name in RECIPE_SIZES else ""
 
 
@@ -158,7 +161,7 @@ def resolve_photo_run(
     side = request.size or 0
     if request.size is not None:
         require_size_of_recipe(request.change_recipe(recipe("photos")), request.size)
-    recipe_with_size = find_recipe_with_size(request) if request.size is None else ""
+    name_with_size = find_recipe_with_size(request, dataset)
     if request.size is not None and not MIN_IMAGE_SIDE <= side <= MAX_IMAGE_SIDE:
         raise UsageError(
             f"--size {request.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
@@ -166,8 +169,8 @@ def resolve_photo_run(
     is_fine_tuning = request.weights is not None
     if chosen.source is not None and not side:
         side = read_image_size(chosen.source)
-    elif recipe_with_size:
-        side = RECIPE_SIZES[recipe_with_size]
+    elif name_with_size and not side:
+        side = RECIPE_SIZES[name_with_size]
     auto_config = choose_config_for_photos(
         dataset.listing,
         machine,
@@ -175,9 +178,8 @@ def resolve_photo_run(
         image_size=side,
         shorter_side=chosen.shorter_side,
     )
-    if recipe_with_size and chosen.source is None:
-        reason = f"image size {side} x {side} pixels, which the recipe {recipe_with_size} is for"
-        auto_config = replace(auto_config, reasons=auto_config.reasons | {"size": reason})
+    if name_with_size and chosen.source is None:
+        auto_config = suit_config_to_recipe(auto_config, name_with_size)
     image_shape = (3, auto_config.image_size, auto_config.image_size)
     sized_dataset = resize_for_recipe(
         dataset_from_listing(dataset.listing, image_shape),

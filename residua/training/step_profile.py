@@ -24,7 +24,7 @@ from residua.config.serialize import Json
 from residua.data.augment import shrink_sides
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
-from residua.data.sources.resolve import resolve_dataset
+from residua.data.sources.resolve import resize_for_recipe, resolve_dataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import TrainingError, UsageError
@@ -76,7 +76,8 @@ def profile_run(
         raise UsageError("--profile looks at one process: start it without torchrun")
     network_plan = plan(run.network)
     recipe = run.recipe_without_unneeded_warmup(network_plan.depth)
-    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = data or resolve_dataset(run.dataset, run.network.input, data_dir=data_dir)
+    data = resize_for_recipe(data, run.recipe)
     require_recipe_suits_data(recipe, data)
     require_enough_memory(run, network_plan, data, machine)
     images, dev_images = read_training_splits(data, data_dir, holds_out_dev=recipe.dev)
