@@ -28,7 +28,7 @@ OTHER_PAGES = {  # with commands that take long or need photographs
     ROOT / "docs" / name
     for name in (
         *("commands.md", "comparison.md", "design.md", "index.md", "results.md"),
-        *("start-papers.md", "start-photographs.md"),
+        *("imagenet.md", "start-papers.md", "start-photographs.md"),
     )
 }
 DOC_PAGES = [

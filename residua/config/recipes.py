@@ -5,7 +5,11 @@
 
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import DATASETS
-from residua.config.imagenet_recipes import IMAGENET_PURPOSES, IMAGENET_RECIPES
+from residua.config.imagenet_recipes import (
+    IMAGENET_NETWORKS,
+    IMAGENET_PURPOSES,
+    IMAGENET_RECIPES,
+)
 from residua.config.optimisers import Muon, Sgd
 from residua.config.recipe import Recipe
 from residua.config.schedules import LinearDecay, OneCycle, Warmup
@@ -87,7 +91,7 @@ RECIPE_PURPOSES = {
     **IMAGENET_PURPOSES,
 }
 """What each of `RECIPES` is for."""
-RECIPE_NETWORKS = {"record": "cifar-record11"} | dict.fromkeys(IMAGENET_PURPOSES, "resnet50")
+RECIPE_NETWORKS = {"record": "cifar-record11"} | IMAGENET_NETWORKS
 """The network that a recipe is for, if the user chooses none."""
 RECIPE_SIZES = dict.fromkeys(IMAGENET_PURPOSES, 224)
 """The side in pixels of the photographs that a recipe is for, if the user chooses none."""
