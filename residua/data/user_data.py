@@ -31,11 +31,10 @@ UserData: TypeAlias = str | Path | ImagesAndLabels | Mapping[str, Any]
 
 def resolve_user_data(
     data: UserData,
-    *,
     test: ImagesAndLabels | None = None,
     dev: ImagesAndLabels | None = None,
     classes: Sequence[str] | None = None,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
 ) -> Dataset:
     """Turn what a user gives as data into a data set.
 
@@ -53,7 +52,7 @@ def resolve_user_data(
                     f"{name} applies only to images in memory: leave it out, because {data} has "
                     "its own"
                 )
-        return resolve_dataset(os.fspath(data), data_dir=data_dir)
+        return resolve_dataset(os.fspath(data), data_dir=Path(data_dir) if data_dir else None)
     parts = group_parts_by_split(data)
     for split, part in (("test", test), ("dev", dev)):
         if part is not None and split in parts:
