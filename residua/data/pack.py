@@ -236,6 +236,7 @@ def write_pack_index(
         np.array([SPLIT_CODES.index(entry.split) for entry in packed], np.uint8),
         np.column_stack([shard_numbers, places])[order].astype(np.int64),
         np.concatenate([part.digests for part in parts])[order],
+        np.concatenate([part.are_images for part in parts])[order],
     )
     write_checked_arrays(out / PACK_INDEX, facts, index.to_arrays())
     return facts

@@ -114,6 +114,9 @@ class ImageListing:
     @property
     def name(self) -> str:
         """A short name for the data set, usable in file names."""
+        if "://" in self.location:  # an address, perhaps with a query
+            path = Path(self.location.partition("?")[0])
+            return make_file_name_safe(re.sub(r"\{.*?\}", "", path.stem)).strip("-._") or "images"
         path = Path(self.location)
         return make_file_name_safe(path.stem if path.is_file() else path.name)
 

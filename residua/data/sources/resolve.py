@@ -25,6 +25,8 @@ from residua.data.sources.image_folder import list_image_folder
 from residua.data.sources.imagenet import IMAGENET, is_imagenet_name, list_imagenet
 from residua.data.sources.listing import ImageListing
 from residua.data.sources.packed import is_packed_folder, list_packed_folder
+from residua.data.sources.remote_dataset import list_remote_dataset
+from residua.data.sources.remote_urls import is_remote_url
 from residua.data.sources.table import TABLE_SUFFIXES, list_image_table
 from residua.data.sources.webdataset import (
     SHARD_SUFFIX,
@@ -200,6 +202,8 @@ def list_image_dataset(
         raise UsageError(f"{HUB_PREFIX} names no data set: give {HUB_PREFIX}OWNER/NAME")
     if is_imagenet_name(str(location), data_dir):
         listing = list_imagenet(data_dir)
+    elif is_remote_url(str(location)):
+        listing = list_remote_dataset(str(location))
     elif is_hub_name(location):
         listing = list_huggingface_dataset(str(location))
     else:
