@@ -165,6 +165,7 @@ LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "datasets",
     "datasets.config",
     "fcntl",
+    "fsspec",
     "h5py",
     "huggingface_hub",
     "huggingface_hub.constants",

@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 FAULTS = ("stall", "drop", "500", "503", "truncate", "wrong range", "no range")
 
@@ -16,13 +17,15 @@ def run_faulty_server(folder):
 
     `faults` are the faults of the next requests, one for each, "" for none; `asked` are the paths
     and ranges of all requests; `sent` is the number of bytes of all answers; `version` is a part of
-    each ETag; with a `status`, every request has this answer.
+    each ETag; with a `status`, every request has this answer; `moved` are addresses by the path
+    that refers to them.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), FaultyHandler)
     server.daemon_threads = True
     server.folder, server.faults, server.asked, server.sent = folder, [], [], 0
     server.version, server.status, server.lock = "1", 0, threading.Lock()
-    server.is_over = threading.Event()
+    server.is_over, server.moved, server.authorizations = threading.Event(), {}, []
+    server.connections = set()
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -37,10 +40,19 @@ def run_faulty_server(folder):
 
 class FaultyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         site = self.server
-        path = self.path.partition("?")[0]
+        path = urlsplit(self.path).path  # of a request to a proxy, too
+        site.authorizations.append(self.headers["Authorization"])
+        site.connections.add(self.client_address)
+        if path in site.moved:
+            self.send_response(302)
+            self.send_header("Location", site.moved[path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         with site.lock:
             site.asked.append((path, self.headers["Range"]))
             fault = site.faults.pop(0) if site.faults else ""

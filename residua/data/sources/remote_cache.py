@@ -21,7 +21,6 @@ from residua.data.sources.remote_transport import RemoteObject
 from residua.data.sources.remote_urls import show_url
 from residua.data.space import free_disk_bytes
 from residua.errors import UsageError
-from residua.interrupted_writes import make_token
 
 LIMIT_VARIABLE = "RESIDUA_REMOTE_CACHE_GIB"
 DEFAULT_SHARE = 0.5  # of the free disk; our choice
@@ -60,7 +59,7 @@ class RemoteCache:
         if size > self.limit or time.monotonic() < self.paused_until:
             return
         path = self.find_path(file, start, start + len(content))
-        temporary = path.with_name(f".{make_token()}.tmp")
+        temporary = path.with_name(f".{os.getpid()}-{os.urandom(4).hex()}.tmp")
         try:
             self.make_room(size)
             path.parent.mkdir(parents=True, exist_ok=True)

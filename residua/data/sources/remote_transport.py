@@ -8,17 +8,16 @@ the size and version of the file.
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http.client import HTTPResponse, InvalidURL
-from netrc import NetrcParseError, netrc
 from ssl import SSLCertVerificationError
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
+from residua.data.sources.remote_http import open_remote_url
 from residua.data.sources.remote_urls import HTTP_SCHEMES, show_url
 from residua.downloads import (
     DOWNLOAD_BLOCK_SIZE,
@@ -26,7 +25,6 @@ from residua.downloads import (
     OFFLINE_REASON,
     describe_network_error,
     is_offline,
-    open_url,
     read_content_length,
 )
 from residua.errors import DataError, UsageError
@@ -83,8 +81,11 @@ def find_remote_object(url: str) -> RemoteObject | None:
         return find_stored_object(url)
     try:
         # GET, because addresses that are signed for reading refuse HEAD
-        with closing(open_remote_url(url, "0-0")) as response:
-            return describe_response(url, response)
+        with open_remote_url(url, "0-0", SILENT_SECONDS) as response:
+            found = describe_response(url, response)
+            if response.status == 206:
+                response.read(2)  # so that the connection can be kept
+            return found
     except HTTPError as error:
         error.close()
         if error.code in MISSING_STATUS:
@@ -108,7 +109,7 @@ def iter_remote_range(file: RemoteObject, start: int, stop: int) -> Iterator[tup
         yield start, read_stored_range(file, start, stop)
         return
     try:
-        with closing(open_remote_url(file.url, f"{start}-{stop - 1}")) as response:
+        with open_remote_url(file.url, f"{start}-{stop - 1}", SILENT_SECONDS) as response:
             now = describe_response(file.url, response)
             if now.size != file.size or (now.tag != file.tag and now.tag and file.tag):
                 raise ChangedRemoteError(now)
@@ -130,20 +131,6 @@ def iter_remote_range(file: RemoteObject, start: int, stop: int) -> Iterator[tup
         raise translate_http_error(file.url, error) from error
     except NETWORK_ERRORS as error:
         raise translate_network_error(file.url, error) from error
-
-
-def open_remote_url(url: str, byte_range: str) -> HTTPResponse:
-    """Open a URL with the name and the password that ~/.netrc has for its server."""
-    parts = urlsplit(url)
-    try:
-        known = netrc().authenticators(parts.hostname or "")
-    except (OSError, NetrcParseError):  # there is none
-        known = None
-    if known:
-        name, _, password = known
-        userinfo = f"{quote(name, safe='')}:{quote(password or '', safe='')}"
-        url = parts._replace(netloc=f"{userinfo}@{parts.netloc}").geturl()
-    return open_url(url, byte_range=byte_range, timeout=SILENT_SECONDS)
 
 
 def describe_response(url: str, response: HTTPResponse) -> RemoteObject:

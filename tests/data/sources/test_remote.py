@@ -5,6 +5,7 @@ import random
 import shutil
 import tarfile
 import threading
+from base64 import b64encode
 from dataclasses import replace
 
 import numpy as np
@@ -472,13 +473,25 @@ def test_the_name_and_password_of_netrc_are_sent_to_their_server(site, tmp_path,
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("HOME", str(tmp_path))
-    seen = []
-    original = remote_transport.open_url
-    monkeypatch.setattr(
-        remote_transport, "open_url", lambda url, **k: seen.append(url) or original(url, **k)
-    )
     remote_files.require_file(f"{site.url}/p/{PACK_INDEX}")
-    assert seen[0].startswith("http://me:p%40ss@127.0.0.1:")
+    assert site.authorizations == [f"Basic {b64encode(b'me:p@ss').decode()}"]
+
+
+def test_a_connection_is_kept_for_the_next_request(site):
+    for _ in range(5):
+        remote_files.require_file(f"{site.url}/p/{PACK_INDEX}")
+    assert len(site.connections) == 1
+
+
+def test_redirects_and_proxies_are_followed(site, monkeypatch):
+    site.moved["/q/x.tar"] = f"{site.url}/p/test-000000.tar"
+    file = remote_files.require_file(f"{site.url}/q/x.tar")
+    content = (site.local / "test-000000.tar").read_bytes()
+    assert remote_files.read_with_retries(file, 500, 3000) == content[500:3000]
+    monkeypatch.setenv("http_proxy", site.url)
+    monkeypatch.setenv("no_proxy", "")
+    away = remote_files.require_file("http://nowhere.invalid/p/test-000000.tar")
+    assert remote_files.read_with_retries(away, 500, 3000) == content[500:3000]
 
 
 def test_a_shard_is_a_file_that_tarfile_reads(site):
