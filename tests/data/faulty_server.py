@@ -18,14 +18,14 @@ def run_faulty_server(folder):
     `faults` are the faults of the next requests, one for each, "" for none; `asked` are the paths
     and ranges of all requests; `sent` is the number of bytes of all answers; `version` is a part of
     each ETag; with a `status`, every request has this answer; `moved` are addresses by the path
-    that refers to them.
+    that refers to them; each answer takes `delay` seconds, and `most_at_once` were under way.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), FaultyHandler)
     server.daemon_threads = True
     server.folder, server.faults, server.asked, server.sent = folder, [], [], 0
     server.version, server.status, server.lock = "1", 0, threading.Lock()
     server.is_over, server.moved, server.authorizations = threading.Event(), {}, []
-    server.connections = set()
+    server.connections, server.delay, server.at_once, server.most_at_once = set(), 0.0, 0, 0
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -43,6 +43,16 @@ class FaultyHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self):
+        site = self.server
+        with site.lock:
+            site.at_once += 1
+            site.most_at_once = max(site.most_at_once, site.at_once)
+        time.sleep(site.delay)
+        self.handle_request_at_path()
+        with site.lock:
+            site.at_once -= 1
+
+    def handle_request_at_path(self):
         site = self.server
         path = urlsplit(self.path).path  # of a request to a proxy, too
         site.authorizations.append(self.headers["Authorization"])

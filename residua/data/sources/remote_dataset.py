@@ -54,6 +54,7 @@ from residua.errors import DataError, UsageError
 from residua.files import atomic_write
 
 MAX_CLASS_LIST_BYTES = 2**26
+WAITING_THREADS = 16  # more than there are cores, because they wait for the server
 LAST_URL_PARTS = 2  # of a shard's address, that are its name: its folder may name its split
 
 
@@ -93,7 +94,10 @@ def list_remote_pack(location: str) -> ImageListing:
     except ValueError as error:
         raise DataError(f"{show_url(url)} cannot be read: {error}; copy it there again") from error
     files = map_in_threads(
-        lambda shard: require_file(join_url(location, shard.name)), index.shards, "finding"
+        lambda shard: require_file(join_url(location, shard.name)),
+        index.shards,
+        "finding",
+        WAITING_THREADS,
     )
     for shard, found in zip(index.shards, files, strict=True):
         if found.size != shard.size:
@@ -121,10 +125,13 @@ def read_whole_file(file: RemoteObject) -> bytes:
 
 def list_remote_shards(location: str, urls: list[str]) -> ImageListing:
     """List WebDataset shards on servers by their headers."""
-    shards = make_shards(map_in_threads(require_file, urls, "finding"))
+    shards = make_shards(map_in_threads(require_file, urls, "finding", WAITING_THREADS))
     names = name_shards(urls)
     contents = map_in_threads(
-        lambda pair: read_remote_contents(*pair), list(zip(shards, names, strict=True)), "listing"
+        lambda pair: read_remote_contents(*pair),
+        list(zip(shards, names, strict=True)),
+        "listing",
+        WAITING_THREADS,
     )
     return make_shard_listing(location, contents, read_remote_class_list(urls[0]))
 
@@ -174,7 +181,7 @@ def read_remote_class_list(url: str) -> tuple[str, ...]:
 
 def list_remote_parquet(location: str, urls: list[str]) -> ImageListing:
     """Copy parquet files into the cache, and list their images from there."""
-    files = map_in_threads(require_file, urls, "finding")
+    files = map_in_threads(require_file, urls, "finding", WAITING_THREADS)
     facts = [[show_url(file.url), file.size, file.tag] for file in files]
     folder = get_cache_dir() / "datasets" / f"remote-{compute_sha256(str(facts).encode())[:32]}"
     names = [name.replace("/", "-") for name in name_shards(urls)]

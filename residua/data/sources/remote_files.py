@@ -30,11 +30,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds between attempts
 PROGRESS_BYTES = 2**16  # that an attempt must bring to count as progress
 CHUNK_BYTES = 2**20  # the unit of reading and of the cache; our choice
 NOTE_SECONDS = 60.0  # between notes about a server
-LOCK_COUNT = 256
+LOCK_COUNT = 1024
 
 T = TypeVar("T")
 last_notes: dict[str, float] = {}
-chunk_locks = [Lock() for _ in range(LOCK_COUNT)]
+range_locks = [Lock() for _ in range(LOCK_COUNT)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +87,43 @@ def make_changed_error(file: RemoteObject) -> DataError:
 
 def read_shard_range(shard: RemoteShard, start: int, stop: int) -> bytes:
     """Read bytes of a shard from the cache or the server.  Raises ChangedRemoteError."""
-    if not shard.in_chunks:
-        return read_and_keep(shard.file, start, stop, in_chunks=False)
-    pieces = []
-    for first in range(start - start % CHUNK_BYTES, stop, CHUNK_BYTES):
-        last = min(first + CHUNK_BYTES, shard.file.size)
-        with chunk_locks[hash((shard.file.url, first)) % LOCK_COUNT]:  # each is fetched once
-            chunk = read_and_keep(shard.file, first, last, in_chunks=True)
-        pieces.append(chunk[max(start - first, 0) : stop - first])
+    pieces = [
+        read_and_keep(shard, first, last)[max(start - first, 0) : stop - first]
+        for first, last in list_fetched_ranges(shard, start, stop)
+    ]
     return b"".join(pieces)
+
+
+def list_fetched_ranges(shard: RemoteShard, start: int, stop: int) -> list[tuple[int, int]]:
+    """List the ranges that are fetched and kept as one, and that together hold some bytes."""
+    if not shard.in_chunks:
+        return [(start, stop)]
+    return [
+        (first, min(first + CHUNK_BYTES, shard.file.size))
+        for first in range(start - start % CHUNK_BYTES, stop, CHUNK_BYTES)
+    ]
 
 
 def forget_shard_range(shard: RemoteShard, start: int, stop: int) -> None:
     """Delete bytes of a shard from the cache."""
-    cache = get_remote_cache()
-    if not shard.in_chunks:
-        cache.forget(shard.file, start, stop)
-        return
-    for first in range(start - start % CHUNK_BYTES, stop, CHUNK_BYTES):
-        cache.forget(shard.file, first, min(first + CHUNK_BYTES, shard.file.size))
+    for first, last in list_fetched_ranges(shard, start, stop):
+        get_remote_cache().forget(shard.file, first, last)
 
 
-def read_and_keep(file: RemoteObject, start: int, stop: int, *, in_chunks: bool) -> bytes:
+def read_and_keep(shard: RemoteShard, start: int, stop: int) -> bytes:
     """Read a range from the cache, or from the server and keep it."""
     cache = get_remote_cache()
-    content = cache.read(file, start, stop)
-    if content is None:
-        content = read_with_retries(file, start, stop, keeps_chunks=in_chunks)
-        cache.write(file, start, content)
+    with get_range_lock(shard, start):
+        content = cache.read(shard.file, start, stop)
+        if content is None:
+            content = read_with_retries(shard.file, start, stop, keeps_chunks=shard.in_chunks)
+            cache.write(shard.file, start, content)
     return content
+
+
+def get_range_lock(shard: RemoteShard, start: int) -> Lock:
+    """Return the lock of a range, so that several threads fetch it once."""
+    return range_locks[hash((shard.file.url, start)) % LOCK_COUNT]
 
 
 def read_with_retries(

@@ -358,6 +358,17 @@ def test_many_threads_fetch_each_chunk_once(site):
     assert len(site.asked) == 3
 
 
+def test_photos_are_fetched_many_at_a_time_before_they_are_decoded(site, monkeypatch):
+    """A server that takes 50 ms for each answer, and one core that decodes."""
+    monkeypatch.setattr("residua.data.threads.count_available_cores", lambda: 1)
+    monkeypatch.setenv("RESIDUA_REMOTE_CACHE_GIB", str(100 / 2**20))
+    listing = list_pack(site)
+    site.delay, site.most_at_once = 0.05, 0
+    found = load_or_decode_images(listing, VIEW)
+    assert (len(found.names), found.problems) == (51, ())
+    assert site.most_at_once >= 8
+
+
 def test_parquet_files_on_a_server_are_those_on_the_disk(site):
     pytest.importorskip("datasets")
     import pyarrow
