@@ -36,7 +36,8 @@ DATA_HELP = (
     "a data set (digits, cifar10, cifar100, cifar100-coarse, mnist, fashion-mnist, imagenet) or "
     "photographs: "
     "a folder with one subfolder per class, a CSV table of path,label, WebDataset shards, "
-    "or hf:OWNER/NAME on the Hugging Face hub"
+    "an address such as https://HOST/train-{000..123}.tar, or hf:OWNER/NAME on the Hugging Face "
+    "hub"
 )
 
 

@@ -153,10 +153,10 @@ def make_packed_listing(
 
     `stamps` are the sizes and times of the shards; `make_file` makes a file from its place.
     """
-    shard_paths = [Path(location) / shard.name for shard in index.shards]
+    as_jpeg = bool(index.facts["stored_side"])
     entries = tuple(
         ImageEntry(
-            f"{shard_paths[shard]}/{name.rpartition('/')[2]}",
+            name_as_jpeg(name) if as_jpeg else name,
             name,
             label,
             SPLIT_CODES[split],
@@ -189,6 +189,11 @@ def make_packed_listing(
     )
 
 
+def name_as_jpeg(name: str) -> str:
+    """Return the name of a photo that was stored as JPEG, whatever it was before."""
+    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+
+
 def decode_pack_index(content: bytes) -> PackIndex:
     """Decode an index, which may come from a server; ValueError if anything in it is impossible."""
     stored, arrays = decode_checked_arrays(content)
@@ -202,6 +207,7 @@ def decode_pack_index(content: bytes) -> PackIndex:
             and all(str(t).isprintable() for t in (*facts["classes"], *index.names, *index.groups))
             and facts["split_source"] in get_args(SplitSource)
             and isinstance(facts["notes"], list)
+            and isinstance(facts["stored_side"], int)
             and index.places.shape == (count, 3)
             and index.digests.shape == (count, 32)
             and index.splits.shape == index.labels.shape == index.are_images.shape == (count,)
