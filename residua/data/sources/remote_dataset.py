@@ -39,6 +39,7 @@ from residua.data.sources.remote_urls import (
     get_url_path,
     get_url_suffix,
     join_url,
+    show_location,
     show_url,
 )
 from residua.data.sources.shard_index import load_or_list_remote_samples
@@ -73,8 +74,8 @@ def list_remote_dataset(location: str) -> ImageListing:
         return list_remote_parquet(location, urls)
     if len(urls) > 1:
         raise UsageError(
-            f"{show_url(location)} names files of several kinds: give shards, {SHARD_SUFFIX}, or "
-            f"parquet files, {PARQUET_SUFFIX}"
+            f"{show_location(location)} names files of several kinds: give shards, "
+            f"{SHARD_SUFFIX}, or parquet files, {PARQUET_SUFFIX}"
         )
     return list_remote_pack(location)
 
@@ -112,7 +113,7 @@ def list_remote_pack(location: str) -> ImageListing:
         return RemoteFile(shard, place.offset, place.length, place.digest, place.is_image)
 
     stamps = [make_stamp(found) for found in files]
-    return make_packed_listing(location, index, stamps, make_file)
+    return make_packed_listing(show_location(location), index, stamps, make_file)
 
 
 def read_whole_file(file: RemoteObject) -> bytes:
@@ -133,7 +134,8 @@ def list_remote_shards(location: str, urls: list[str]) -> ImageListing:
         "listing",
         WAITING_THREADS,
     )
-    return make_shard_listing(location, contents, read_remote_class_list(urls[0]))
+    classes = read_remote_class_list(urls[0])
+    return make_shard_listing(show_location(location), contents, classes)
 
 
 def name_shards(urls: list[str]) -> list[str]:
@@ -191,4 +193,4 @@ def list_remote_parquet(location: str, urls: list[str]) -> ImageListing:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as staging:
                 staging.write_bytes(read_whole_file(file))
-    return replace(list_huggingface_dataset(str(folder)), location=location)
+    return replace(list_huggingface_dataset(str(folder)), location=show_location(location))

@@ -92,3 +92,8 @@ def get_url_folder(url: str) -> str:
 def show_url(url: str) -> str:
     """Return an address as it may be shown and recorded: without its query, which may be signed."""
     return urlsplit(url)._replace(query="", fragment="").geturl()
+
+
+def show_location(location: str) -> str:
+    """Return addresses as runs record them: without queries, so that a token may be renewed."""
+    return URL_SEPARATOR.join(map(show_url, location.split(URL_SEPARATOR)))

@@ -152,7 +152,7 @@ def test_an_interrupted_answer_goes_on_where_it_broke_off(site):
 
 
 def test_training_from_a_faulty_server_gives_the_bits_of_the_folder(
-    site, tmp_path, packed_folder, monkeypatch
+    site, tmp_path, packed_folder, monkeypatch, capsys
 ):
     weights = []
     for place in (str(packed_folder / "d"), f"{site.url}/p"):
@@ -165,6 +165,10 @@ def test_training_from_a_faulty_server_gives_the_bits_of_the_folder(
         assert main(["train", place, *words]) == 0
         weights.append(load_file(out / "last" / "model.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    again = ["train", f"{site.url}/p?token=new", *words, "--resume"]
+    assert main(again) == 0
+    assert main(["evaluate", str(out), f"{site.url}/p"]) == 0
+    assert "of 15 test images wrong" in capsys.readouterr().out
 
 
 def test_a_server_that_ignores_ranges_sends_each_shard_about_once(site):
@@ -297,6 +301,7 @@ def test_a_token_that_expires_ends_in_one_sentence_and_a_new_one_goes_on(site, s
     site.status = 0
     site.asked.clear()
     renewed = list_image_dataset(f"{site.url}/p?token=secret2")
+    assert renewed.location == listing.location == f"{site.url}/p"  # as runs record it
     assert renewed.entries[0].read_bytes() == first
     assert {r for path, r in site.asked if path.endswith(".tar")} == {"bytes=0-0"}  # cached
 
