@@ -34,9 +34,9 @@ from residua.net.vlad import VladNetwork
 from residua.net.whiten import count_start_images, set_stem_from_images
 from residua.record import RunRecord
 from residua.training.added_classes import extend_head
+from residua.training.batch_share import share_batch_of_recipe
 from residua.training.checkpoint import CheckpointPolicy
 from residua.training.data_settings import describe_data_facts
-from residua.training.distributed import find_share_index_and_count
 from residua.training.initial_weights import (
     load_initial_weights,
     record_weights_origin,
@@ -237,7 +237,7 @@ def prepare_network_training(
     """Prepare to train a network by gradient descent; the ranks share each batch."""
     recipe = run.recipe_without_unneeded_warmup(get_depth(run))
     net = prepare_network_for_recipe(net, run, recipe, machine)
-    batch_share = find_share_index_and_count(recipe, machine.group)
+    batch_share = share_batch_of_recipe(recipe, machine.group).images
     batches = make_training_batches(
         train_images,
         recipe,

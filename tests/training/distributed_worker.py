@@ -1,12 +1,14 @@
 """The program that test_distributed.py starts under torchrun.
 
 distributed_worker.py together FOLDER    compute all cases; each writes a file or a run to FOLDER
+distributed_worker.py uneven FOLDER      the same for the cases of shares that differ in size
 distributed_worker.py killed ...         run `residua ...`; process 1 is killed once, at step 12
 """
 
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from residua.data.read import read_split
 from residua.errors import DataError, Interrupted
 from residua.net.build import build
 from residua.net.freeze import freeze_batchnorm_statistics
+from residua.training.batch_share import make_batch_share
 from residua.training.distributed import join_process_group
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
@@ -49,6 +52,14 @@ CASES = {  # (network, BN splits of its batch)
     "half batches, fine-tuned": (RESNET, 2),
     "batch, BN frozen": (RESNET, 1),
 }
+UNEVEN_CASES = {  # of three processes
+    "batch": (RESNET, 1),
+    "batch, dropped": (DROP_PATH_RESNET, 1),
+    "batch, fully connected": (FC_RESNET, 1),
+    "half batches, dropped": (DROP_PATH_RESNET, 2),
+    "quarters of a batch, fine-tuned": (PRERESNET, 4),
+}
+ALL_CASES, BATCH_SIZE = {**CASES, **UNEVEN_CASES}, 64
 FINE_TUNING = {"layer_decay": 0.5, "clip_norm": 0.5, "ema": 0.5, "may_probe": True}
 
 
@@ -70,21 +81,22 @@ def make_short_run(parts):
 
 def train_in_float64(case, group, steps=6):
     """Losses, wrong predictions and the state of a network after some steps in float64."""
-    (spec, parts), machine = CASES[case], Machine(CPU_DEVICE, "fp32", group=group)
+    (spec, parts), machine = ALL_CASES[case], Machine(CPU_DEVICE, "fp32", group=group)
+    share = make_batch_share(BATCH_SIZE, parts, group)
     net = build(spec).double()
     if "BN frozen" in case:
         freeze_batchnorm_statistics(net)
-    net = convert_to_sync_modules(net, parts, machine).train()
+    net = convert_to_sync_modules(net, share, machine).train()
     options = FINE_TUNING if "fine-tuned" in case else {}
-    step = TrainingStep(net, Sgd(), machine, parts, **options)
+    step = TrainingStep(net, Sgd(), machine, parts, batch_size=BATCH_SIZE, **options)
     batches = TrainingBatches(
         read_split(DATA, "train"),
-        64,
+        BATCH_SIZE,
         Augmentation(pad=1),
         DATA.mean,
         DATA.std,
         0,
-        (group.rank, group.world_size),
+        share.images,
     )
     losses_and_wrong = []
     for i in range(steps):
@@ -158,6 +170,22 @@ def run_all_cases(folder, group):
     group.all_reduce_sum(torch.zeros(()))
 
 
+def run_uneven_cases(folder, group):
+    """Three processes take over a run of one process, and stop again."""
+    for case in UNEVEN_CASES:
+        torch.save(train_in_float64(case, group), folder / f"{case}.pt")
+    calls = iter(range(100))
+    with suppress(Interrupted):
+        train_run(
+            make_short_run(1),
+            folder / "handed over",
+            Machine(CPU_DEVICE, "fp32", group=group),
+            resume=True,
+            on_progress=ignore_progress,
+            should_stop=lambda: next(calls) == 3,
+        )
+
+
 def append_text(path, text):
     with open(path, "a") as file:
         file.write(str(text))
@@ -188,4 +216,5 @@ if __name__ == "__main__":
     if mode == "killed":
         exit_skipping_rank_cleanup(run_cli_killed_once(rest))
     with join_process_group() as group:
-        run_all_cases(Path(rest[0]), group)
+        run_cases = run_uneven_cases if mode == "uneven" else run_all_cases
+        run_cases(Path(rest[0]), group)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,17 +16,14 @@ import pytest
 import torch
 
 from residua.cli.main import main
-from residua.config.recipe import recipe
 from residua.errors import Interrupted, TrainingError, UsageError
 from residua.net.fused_bn_kernels import describe_fused_kernels
 from residua.record import RunRecord
 from residua.training.checkpoint import list_checkpoints
 from residua.training.distributed import (
     DataParallelGroup,
-    find_share_index_and_count,
     group_from_environment,
     join_process_group,
-    local_bn_splits,
 )
 from residua.training.machine import Machine
 from residua.training.run import train_run
@@ -316,61 +312,6 @@ def test_ctrl_c_stops_all_processes_at_a_checkpoint(tmp_path):
     assert read_log(tmp_path / "logs", 1) == ""
     [checkpoint] = list_checkpoints(RunRecord(tmp_path / "run").checkpoints_folder)
     assert checkpoint.name == f"step-{int(found[1]):09}.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "parts", "size", "sentence"),
-    [
-        (1, 1, 4, "a batch of 1 cannot be split evenly over 4 processes: choose batch_size=4"),
-        (
-            66,
-            4,
-            2,
-            "a batch of 66 cannot be split evenly into 4 parts: "
-            "choose batch_size=64 or batch_size=68",
-        ),
-        (
-            64,
-            3,
-            2,
-            "3 parts of a batch cannot be split evenly over 2 processes: choose parts=2 or parts=4",
-        ),
-        (
-            64,
-            3,
-            1,
-            "a batch of 64 cannot be split evenly into 3 parts: "
-            "choose batch_size=63 or batch_size=66",
-        ),
-        (
-            64,
-            4,
-            6,
-            "4 parts of a batch cannot be split evenly over 6 processes: choose parts=3 or parts=6",
-        ),
-    ],
-)
-def test_unequal_shares_are_refused_with_the_nearest_valid_sizes(batch_size, parts, size, sentence):
-    with pytest.raises(UsageError) as refused:
-        find_share_index_and_count(
-            replace(recipe("small"), batch_size=batch_size, bn_splits=parts),
-            DataParallelGroup(0, size),
-        )
-    assert str(refused.value) == sentence
-
-
-def test_the_bn_splits_of_all_ranks_cover_the_batch():
-    assert [list(local_bn_splits(4, DataParallelGroup(rank, 2))) for rank in range(2)] == [
-        [0, 1],
-        [2, 3],
-    ]
-    assert [list(local_bn_splits(2, DataParallelGroup(rank, 4))) for rank in range(4)] == [
-        [0],
-        [0],
-        [1],
-        [1],
-    ]
-    assert list(local_bn_splits(3, DataParallelGroup())) == [0, 1, 2]
 
 
 def test_without_torchrun_the_world_size_is_1():

@@ -228,7 +228,7 @@ def test_separate_gradients_and_a_rate_in_a_tensor_train_the_same(optimiser):
             create_model("cifar-resnet8", input=(1, 8, 8), seed=1), optimiser, CPU_FP32, clip_norm=1
         )
         if not flat:
-            step.flat_gradients = None
+            step.gradients.backward_allocates = True
         for i in range(3):
             torch.manual_seed(i)
             images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)
