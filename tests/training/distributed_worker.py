@@ -8,7 +8,7 @@ distributed_worker.py killed ...         run `residua ...`; process 1 is killed 
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from residua.training.progress import TrainingProgress
 from residua.training.run import train_run
 from residua.training.step import TrainingStep
 from residua.training.sync_batchnorm import convert_to_sync_modules
+from tests.training.recorded_graphs import steps_recorded_on_a_cpu
 
 DATA, CPU_DEVICE = get_dataset("digits"), torch.device("cpu")
 RESNET, PRERESNET, FC_RESNET = [
@@ -58,6 +59,7 @@ UNEVEN_CASES = {  # of three processes
     "batch, fully connected": (FC_RESNET, 1),
     "half batches, dropped": (DROP_PATH_RESNET, 2),
     "quarters of a batch, fine-tuned": (PRERESNET, 4),
+    "quarters of a batch, recorded": (PRERESNET, 4),
 }
 ALL_CASES, BATCH_SIZE = {**CASES, **UNEVEN_CASES}, 64
 FINE_TUNING = {"layer_decay": 0.5, "clip_norm": 0.5, "ema": 0.5, "may_probe": True}
@@ -87,8 +89,13 @@ def train_in_float64(case, group, steps=6):
     if "BN frozen" in case:
         freeze_batchnorm_statistics(net)
     net = convert_to_sync_modules(net, share, machine).train()
+    with steps_recorded_on_a_cpu() if "recorded" in case else nullcontext():
+        return take_steps_in_float64(net, case, share, machine, steps)
+
+
+def take_steps_in_float64(net, case, share, machine, steps):
     options = FINE_TUNING if "fine-tuned" in case else {}
-    step = TrainingStep(net, Sgd(), machine, parts, batch_size=BATCH_SIZE, **options)
+    step = TrainingStep(net, Sgd(), machine, share.bn_splits, batch_size=BATCH_SIZE, **options)
     batches = TrainingBatches(
         read_split(DATA, "train"),
         BATCH_SIZE,
