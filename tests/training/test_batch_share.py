@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from residua.errors import Interrupted, UsageError
+from residua.record import RunRecord
 from residua.training.batch_share import make_batch_share
 from residua.training.distributed import DataParallelGroup
 from residua.training.run import train_run
@@ -150,6 +151,9 @@ def test_a_run_goes_from_one_process_to_three_and_back(uneven_results, tmp_path)
         "the same batches, and the same results up to rounding",
     )
     ours, theirs = uneven_results / "handed over", tmp_path / "whole"
+    environment = RunRecord(ours).read_run_json()["environment"]
+    assert environment["resumed"] == [{"step": 4, "processes": 3}, {"step": 7, "processes": 1}]
+    assert "resumed" not in RunRecord(theirs).read_run_json()["environment"]
     assert max_abs_difference(load_last_weights(ours), load_last_weights(theirs)) < 1e-4
     for row, expected in zip(
         read_metrics_without_times(ours), read_metrics_without_times(theirs), strict=True
