@@ -78,19 +78,11 @@ class Machine:
         has_fused_kernels = is_fast and bn_splits >= world_size
         captured = "one CUDA graph" if world_size == 1 else "two CUDA graphs"
         is_captured = self.can_use_cuda_graph(net, bn_splits)
-        engine: dict[str, Json] = {
+        return {
             "step": captured if is_captured else "one operator after another",
             "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
             "convolutions": describe_convolutions(self.device) if is_fast else "PyTorch's",
         }
-        if world_size > 1:
-            engine["gradients"] = f"one all-reduce of {world_size} processes"
-            engine["batchnorm"] = (
-                "synchronised between processes"
-                if bn_splits < world_size
-                else "each process by itself"
-            )
-        return engine
 
     def can_use_cuda_graph(self, net: nn.Module, bn_splits: int = 1) -> bool:
         """Return whether a step of `net` with `bn_splits` can be captured as CUDA graphs.

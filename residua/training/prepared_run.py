@@ -47,6 +47,7 @@ from residua.training.machine import Machine
 from residua.training.prepared_network import prepare_network_for_recipe
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
+from residua.training.sync_batchnorm import describe_exchange
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 from residua.training.vlad import fit_vlad
 from residua.version import __version__
@@ -251,6 +252,7 @@ def prepare_network_training(
     total_steps = recipe.total_steps(len(train_images))
     recipe.require_probe_step(total_steps)
     engine = machine.describe_engine(net, recipe.bn_splits)
+    engine |= describe_exchange(net, machine.group)
     save_best = partial(save_pretrained, net, config, record.folder / "best")
     train_function = partial(
         fit_network,

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from residua.net.freeze import FrozenStatsBatchNorm
+from residua.config.serialize import Json
+from residua.net.freeze import FrozenStatsBatchNorm, list_unfrozen_batchnorms
 from residua.net.joins import DropJoin
 from residua.net.swap_batchnorm import swap_batchnorms
 from residua.training.batch_share import BatchShare, list_ranks_of_splits
+from residua.training.distributed import DataParallelGroup
 from residua.training.machine import Machine, ModuleT
 
 
@@ -42,6 +44,20 @@ def convert_to_sync_modules(net: ModuleT, share: BatchShare, machine: Machine) -
             if type(child) is DropJoin:
                 setattr(module, name, SyncDropJoin(child, share))
     return net
+
+
+def describe_exchange(net: nn.Module, group: DataParallelGroup) -> dict[str, Json]:
+    """Say what the ranks exchange in a step of `net`, for run.json; {} for one process."""
+    if group.world_size == 1:
+        return {}
+    is_synchronised = any(
+        isinstance(module, CpuSyncBatchNorm | nn.SyncBatchNorm) for module in net.modules()
+    )
+    statistics = "each process by itself" if list_unfrozen_batchnorms(net) else "frozen"
+    return {
+        "gradients": f"one all-reduce of {group.world_size} processes",
+        "batchnorm": "synchronised between processes" if is_synchronised else statistics,
+    }
 
 
 class CpuSyncBatchNorm(BatchNorm):

@@ -2,7 +2,8 @@
 
 distributed_worker.py together FOLDER    compute all cases; each writes a file or a run to FOLDER
 distributed_worker.py uneven FOLDER      the same for the cases of shares that differ in size
-distributed_worker.py killed ...         run `residua ...`; process 1 is killed once, at step 12
+distributed_worker.py killed ...         run `residua ...`; process 1 is killed at step 12, and
+                                         then process 0 in the middle of a checkpoint
 """
 
 import os
@@ -27,6 +28,7 @@ from residua.data.read import read_split
 from residua.errors import DataError, Interrupted
 from residua.net.build import build
 from residua.net.freeze import freeze_batchnorm_statistics
+from residua.training import checkpoint
 from residua.training.batch_share import make_batch_share
 from residua.training.distributed import join_process_group
 from residua.training.evaluate import evaluate_network
@@ -198,18 +200,24 @@ def append_text(path, text):
         file.write(str(text))
 
 
-def run_cli_killed_once(arguments):
-    """Run `residua`, kill process 1 at step 12 of the first attempt, and print the steps taken."""
+def write_half_and_die(tensors, path, metadata):
+    path.write_bytes(b"half of a checkpoint")
+    (Path(os.environ["HALF_WRITTEN"])).write_text(str(path))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_cli_killed_twice(arguments):
+    """Run `residua`, kill a process in each of the first two attempts, and print the steps."""
+    attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+    if (attempt, rank) == ("1", "0"):
+        os.environ["HALF_WRITTEN"] = str(Path(arguments[-1]).with_name("half a checkpoint"))
+        checkpoint.save_safetensors = write_half_and_die
     original_add, steps = TrainingProgress.add_step, []
 
     def add_or_die(progress, loss, wrong):
         steps.append(progress.step)
         original_add(progress, loss, wrong)
-        if (
-            progress.step == 12
-            and os.environ["RANK"] == "1"
-            and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        ):
+        if progress.step == 12 and (attempt, rank) == ("0", "1"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     TrainingProgress.add_step = add_or_die
@@ -221,7 +229,7 @@ def run_cli_killed_once(arguments):
 if __name__ == "__main__":
     mode, *rest = sys.argv[1:]
     if mode == "killed":
-        exit_skipping_rank_cleanup(run_cli_killed_once(rest))
+        exit_skipping_rank_cleanup(run_cli_killed_twice(rest))
     with join_process_group() as group:
         run_cases = run_uneven_cases if mode == "uneven" else run_all_cases
         run_cases(Path(rest[0]), group)

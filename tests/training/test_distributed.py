@@ -157,6 +157,8 @@ def test_two_processes_are_bit_identical_to_one_with_two_bn_splits(cli_run_folde
     )
     assert ours.read_run_json()["environment"]["processes"] == 2
     assert "processes" not in theirs.read_run_json()["environment"]
+    assert ours.read_engine()["batchnorm"] == "each process by itself"
+    assert "batchnorm" not in theirs.read_engine()
 
 
 def test_bn_splits_differ_from_whole_batch_statistics(tmp_path):
@@ -213,6 +215,9 @@ def test_synchronised_batchnorm_does_not_use_fused_kernels(distributed_results):
         record = RunRecord(distributed_results / name)
         assert record.read_run_json()["environment"]["kernels"] == used
         assert record.read_result()["steps"] == 12
+    engine = record.read_run_json()["environment"]["engine"]
+    assert engine["gradients"] == "one all-reduce of 4 processes"
+    assert engine["batchnorm"] == "synchronised between processes"
 
 
 def test_all_processes_stop_when_one_is_asked_to(distributed_results):
@@ -265,7 +270,11 @@ def test_rank_0_reports_the_failure_of_another_process(distributed_results):
     assert last.endswith("RankStoppedError: rank 1 stopped: the disk of this machine is gone")
 
 
-def test_after_a_killed_process_restarts_the_run_is_bit_identical(cli_run_folder, tmp_path):
+def test_after_killed_processes_restart_the_run_is_bit_identical(cli_run_folder, tmp_path):
+    """The first kill hits process 1 in a step; the second process 0 in the middle of a checkpoint.
+
+    The lock of the killed process is gone, and so is what it had half written.
+    """
     killed = [
         WORKER_SCRIPT,
         "killed",
@@ -277,7 +286,11 @@ def test_after_a_killed_process_restarts_the_run_is_bit_identical(cli_run_folder
     ]
     done, errors = wait_for_torchrun(start_torchrun(tmp_path / "logs", *killed, restarts=3))
     assert done, errors
-    assert "steps 10 to 19\n" in read_log(tmp_path / "logs", 0, "stdout", attempt=1)
+    assert (tmp_path / "half a checkpoint").exists()
+    assert "steps 10 to 19\n" in read_log(tmp_path / "logs", 0, "stdout", attempt=2)
+    assert {path.name for path in (tmp_path / "run").rglob("*")} == {
+        path.name for path in (cli_run_folder / "run").rglob("*") if "tfevents" not in path.name
+    }
     assert states_equal(
         load_last_weights(tmp_path / "run"), load_last_weights(cli_run_folder / "run")
     )
