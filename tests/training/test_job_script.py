@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,11 +31,17 @@ def write_program(path, text):
     path.chmod(0o755)
 
 
+def find_free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def start_job(folder):
     """Start the script with stand-ins for Slurm's programs, with two processes on digits."""
     script = read_job_script()
     assert OPTIONS_IN_PAGE in script
-    (folder / "job").write_text(script.replace(OPTIONS_IN_PAGE, f"{OPTIONS} {folder}/run"))
+    script = script.replace(OPTIONS_IN_PAGE, f"{OPTIONS} {folder}/run")
+    (folder / "job").write_text(script.replace(":29500", f":{find_free_port()}"))
     programs = folder / "bin"
     programs.mkdir()
     write_program(programs / "srun", 'exec "$@"')
