@@ -27,7 +27,7 @@ from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
 from residua.net.build import build
-from residua.training.distributed import find_share_index_and_count
+from residua.training.batch_share import share_batch_of_recipe
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
 from residua.training.prepared_network import (
@@ -110,11 +110,11 @@ def estimate_training_sizes_and_time(
     its share at a time.
     """
     recipe, group = run.recipe_without_unneeded_warmup(network_plan.depth), machine.group
-    batch_share = find_share_index_and_count(recipe, group)
-    split_size = recipe.batch_size // max(recipe.bn_splits, group.world_size)
+    share = share_batch_of_recipe(recipe, group)
+    split_size = -(-len(share.images) // len(share.splits))
     memory = estimate_memory_on_machine(run, network_plan, data, machine)
     batches = make_training_batches(
-        images, recipe, data, data.mean, data.std, run.seed, batch_share
+        images, recipe, data, data.mean, data.std, run.seed, share.images
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)

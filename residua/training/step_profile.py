@@ -83,7 +83,7 @@ def profile_run(
     images, dev_images = read_training_splits(data, data_dir, holds_out_dev=recipe.dev)
     on_data(summarize_training_data(data, images, dev_images))
     batches = make_training_batches(
-        images.to(machine.device), recipe, data, data.mean, data.std, run.seed, (0, 1)
+        images.to(machine.device), recipe, data, data.mean, data.std, run.seed, None
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)
@@ -215,7 +215,8 @@ class LastPhase:
         """Return the trace of one step that launches the kernels of the CUDA graph one by one."""
         if not self.training_step.uses_cuda_graph:
             return []
-        self.training_step.uses_cuda_graph, self.training_step.graphed_step = False, None
+        self.training_step.uses_cuda_graph = False
+        self.training_step.graphs.forget()
         self.take_step()
         self.wait_for_device()
         return read_trace_events(self.trace_steps(1))
