@@ -20,14 +20,11 @@ from residua.data.sources.resolve import PhotoDataset, dataset_from_listing
 from residua.errors import UsageError
 from residua.net.own_module import make_module_classifier
 from residua.training.added_classes import add_classes_to_model
-from residua.training.auto_config import (
-    AutoConfig,
-    choose_config,
-    choose_config_for_photos,
-)
+from residua.training.auto_config import AutoConfig, choose_config, choose_config_for_photos
 from residua.training.chosen_start import (
     NO_WEIGHTS,
     ChosenStart,
+    choose_min_tuning_steps,
     choose_start,
     describe_unused_weights,
 )
@@ -142,6 +139,7 @@ def choose_config_for_arrays(
         finetune=request.weights is not None,
         image_size=side,
         scratch_recipe=small_recipe if side <= SMALL_IMAGE_SIDE else "photos",
+        min_tuning_steps=choose_min_tuning_steps(request.resumed),
     )
     reasons = {name: text for name, text in auto_config.reasons.items() if name != "size"}
     return replace(auto_config, reasons=reasons)
@@ -168,6 +166,7 @@ def resolve_photo_run(
         finetune=is_fine_tuning,
         image_size=side,
         shorter_side=chosen.shorter_side,
+        min_tuning_steps=choose_min_tuning_steps(request.resumed),
     )
     image_shape = (3, auto_config.image_size, auto_config.image_size)
     sized_dataset = dataset_from_listing(dataset.listing, image_shape)
