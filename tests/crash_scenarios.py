@@ -25,10 +25,10 @@ from residua.config.dataset import DataFile, DownloadArchive, get_dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.published_weights import PublishedWeights
 from residua.data.image_cache import decode_to_cache, hash_listing, load_cached_images
-from residua.data.photo_cache import decode_photos_to_cache, load_cached_photos
-from residua.data.photo_records import RecordSettings
 from residua.data.pack import pack_dataset
 from residua.data.pack_plan import PackOptions
+from residua.data.photo_cache import decode_photos_to_cache, load_cached_photos
+from residua.data.photo_records import RecordSettings
 from residua.data.sources.download import find_or_download, list_missing_files
 from residua.data.sources.image_folder import list_image_folder
 from residua.data.sources.resolve import list_image_dataset

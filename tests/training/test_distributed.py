@@ -16,7 +16,6 @@ import pytest
 import torch
 
 from residua.cli.main import main
-from residua.config.recipes import recipe
 from residua.errors import Interrupted, TrainingError, UsageError
 from residua.net.fused_bn_kernels import describe_fused_kernels
 from residua.record import RunRecord

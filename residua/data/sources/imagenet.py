@@ -20,8 +20,8 @@ from typing import IO, NamedTuple, cast
 from residua.cache_folder import get_cache_dir
 from residua.config.imagenet_classes import read_imagenet_classes
 from residua.data.sources.download import list_user_data_folders
+from residua.data.sources.folder_scan import scan_tree
 from residua.data.sources.folder_walk import list_children_or_none
-from residua.data.sources.image_folder import walk_files
 from residua.data.sources.imagenet_labels import ValidationLabels, find_validation_labels
 from residua.data.sources.listing import (
     DataProblem,
@@ -50,6 +50,9 @@ LAYOUTS = (
 )
 
 
+UNKNOWN = (0, 0)  # size and time of a file that was not asked for them
+
+
 class LocatedImage(NamedTuple):
     """A photograph in a folder or an archive: its name within the data set, and how it is read."""
 
@@ -59,9 +62,9 @@ class LocatedImage(NamedTuple):
     size_and_mtime: tuple[int, int]
 
     def make_entry(self, label: int, split: Split) -> ImageEntry:
-        if self.member is None:
-            return make_file_entry(self.path, escape_unprintable(self.name), label, split)
         name = escape_unprintable(self.name)
+        if self.size_and_mtime == UNKNOWN:
+            return make_file_entry(self.path, name, label, split)
         return ImageEntry(self.path, name, label, split, self.size_and_mtime, self.member)
 
 
@@ -155,13 +158,15 @@ def iterate_labelled_images(
     for child in list_children_or_none(folder):
         name = f"{split}/{child.name}"
         if child.stem in labels and child.is_dir():
-            for path in walk_files(child, root, problems):
-                yield LocatedImage(str(path.relative_to(root)), path, None, (0, 0)), child.stem
+            tree = scan_tree(root, name)
+            problems += tree.problems
+            for path, size_and_mtime in tree.files:
+                yield LocatedImage(path, root / path, None, size_and_mtime), child.stem
         elif child.stem in labels and child.suffix == ".tar":
             for image in iterate_archive(child, name, problems):
                 yield image, child.stem
         elif VAL_NAME.fullmatch(child.stem) and split == "val":
-            unlabelled.append(LocatedImage(name, child, None, (0, 0)))
+            unlabelled.append(LocatedImage(name, child, None, UNKNOWN))
         else:
             detail = "is no class of ImageNet, and is left out"
             problems.append(DataProblem(escape_unprintable(name), "left out", detail))
