@@ -127,28 +127,39 @@ def residua(*arguments: str, environment: dict[str, str] | None = None) -> str:
     return finished.stdout
 
 
-def measure_arms(run: Path, images: Path, out: Path, seeds: list[int], arms: list[str]) -> None:
-    """Train each arm with each seed, and add a row to `out`/results.jsonl after each."""
+def measure_arms(
+    run: Path, images: Path, out: Path, seeds: list[int], arms: list[str], size: int | None
+) -> None:
+    """Train each arm with each seed, and add a row to `out`/results.jsonl after each.
+
+    size: side in pixels of the square images; None leaves the choice to the command.
+    """
     record = out / "results.jsonl"
     out.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     sha256 = hashlib.sha256((run / "last" / "model.safetensors").read_bytes()).hexdigest()
     done = {
-        (row["arm"], row["seed"], row["data"])
+        (row["arm"], row["seed"], row["data"], row.get("size"))
         for row in rows
         if row.get("stand_in", sha256) == sha256  # rows of earlier versions do not name it
     }
     with publish_weights(run) as environment, tempfile.TemporaryDirectory() as runs:
         for seed in seeds:
             for arm in arms:
-                if (arm, seed, images.name) in done:
+                if (arm, seed, images.name, size) in done:
                     continue
                 folder = str(Path(runs, f"{len(rows)}"))
                 options = ("--seed", str(seed), "--out", folder, "--json", *ARMS[arm])
+                options += ("--size", str(size)) if size else ()
                 facts = json.loads(residua("train", str(images), *options, environment=environment))
                 kept = ("steps", "seconds", "train_error", "test_error", "weights_from", "model")
                 row = {"arm": arm, "seed": seed, "data": images.name}
-                row |= {"stand_in": sha256, "residua": __version__, "device": read_device(folder)}
+                row |= {
+                    "size": size,
+                    "stand_in": sha256,
+                    "residua": __version__,
+                    "device": read_device(folder),
+                }
                 rows.append(row | {key: facts[key] for key in kept})
                 with record.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
@@ -156,7 +167,7 @@ def measure_arms(run: Path, images: Path, out: Path, seeds: list[int], arms: lis
         [
             row
             for row in rows
-            if row["data"] == images.name
+            if (row["data"], row.get("size")) == (images.name, size)
             and row["seed"] in seeds
             and row.get("stand_in", sha256) == sha256
         ]
@@ -203,6 +214,7 @@ def main() -> None:
     measure.add_argument("--out", type=Path, required=True)
     measure.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     measure.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    measure.add_argument("--size", type=int, help="side of the images in pixels (default: chosen)")
     given = parser.parse_args()
     if given.command == "measure" and next(iter(ARMS)) not in given.arms:
         parser.error(f"--arms must name {next(iter(ARMS))!r}, with which the others are compared")
@@ -211,7 +223,7 @@ def main() -> None:
     if given.command == "images":
         write_images(given.cifar10, given.out)
     else:
-        measure_arms(given.run, given.images, given.out, given.seeds, given.arms)
+        measure_arms(given.run, given.images, given.out, given.seeds, given.arms, given.size)
 
 
 if __name__ == "__main__":
