@@ -95,13 +95,13 @@ def find_store_folder(
         asdict(settings),
         listing.classes,
         listing.dev_share or choose_dev_share(len(listing.entries)),
-        hash_entries(listing.entries, digests),
+        hash_entry_facts(listing.entries, digests),
     ]
     name = compute_sha256(json.dumps(facts, sort_keys=True).encode())[:32]
     return get_cache_dir() / "photos" / name
 
 
-def hash_entries(entries: Sequence[ImageEntry], digests: Sequence[str]) -> str:
+def hash_entry_facts(entries: Sequence[ImageEntry], digests: Sequence[str]) -> str:
     """Hash what the splits and the labels of entries depend on; two seconds for a million."""
     total = hashlib.sha256()
     for start in range(0, len(entries), HASHED_TOGETHER):
