@@ -10,6 +10,9 @@ line with every choice left to it, except what the arm names.
     residua train IMAGES/six --from none --model resnet18 --size 64 --epochs 12 \
         --set batch_size=64 --out runs/six
     python experiments/fine_tuning.py measure runs/six IMAGES/four --out experiments/fine-tuning
+    python experiments/fine_tuning_peers.py runs/six IMAGES/four --size 64 --seconds 60 \
+        --out experiments/fine-tuning
+    python experiments/fine_tuning.py table experiments/fine-tuning --into docs/howto/fine-tune.md
 """
 
 import argparse
@@ -23,11 +26,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
 from threading import Thread
 
+from fine_tuning_table import FIRST_ARM, RECORD, T_95, format_table, read_rows, write_tables
 from PIL import Image
 from tqdm import tqdm
 
@@ -39,10 +41,12 @@ NEW_CLASSES = ("cat", "dog", "horse", "truck")  # the other six are the stand-in
 TRAINING_IMAGES, TEST_IMAGES, SIDE = 50, 500, 64  # of each new class; side in pixels
 WEIGHTS = "resnet18.a1_in1k"
 ARMS: dict[str, tuple[str, ...]] = {
-    "nothing chosen: published weights": (),
+    FIRST_ARM: (),
     "random weights": ("--from", "none"),
     "random weights, as many epochs": ("--from", "none", "--epochs", "15"),
+    "random weights, 250 steps": ("--from", "none", "--steps", "250"),
     "only the last layer": ("--freeze",),
+    "15 epochs": ("--epochs", "15"),
     "250 steps": ("--steps", "250"),
     "500 steps": ("--steps", "500"),
     "probe=0.1": ("--set", "probe=0.1"),
@@ -57,7 +61,6 @@ ARMS: dict[str, tuple[str, ...]] = {
     "sizes=[0.5,0.75,1]": ("--set", "sizes=[0.5,0.75,1]"),
 }
 """The arms: what the command line says besides the data and the seed."""
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % of Student's t, by seeds
 
 
 def write_images(cifar10: Path, out: Path) -> None:
@@ -82,18 +85,27 @@ def write_images(cifar10: Path, out: Path) -> None:
             image.save(path)
 
 
+def write_timm_weights(run: Path, file: Path) -> str:
+    """Write the weights of a run under timm's names; return the SHA-256 sum of the file."""
+    residua("convert", str(run), "--to", "timm", "--out", str(file))
+    return compute_sha256(file)
+
+
+def compute_sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 @contextmanager
 def publish_weights(run: Path) -> Iterator[dict[str, str]]:
     """Offer the weights of a run as the hub does; yield the environment for commands."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "hub", "timm", WEIGHTS, "model.safetensors")
         file.parent.mkdir(parents=True)
-        residua("convert", str(run), "--to", "timm", "--out", str(file))
+        sha256 = write_timm_weights(run, file)
         config = json.loads((run / "last" / "config.json").read_text())
-        sha256 = subprocess.run(["sha256sum", file], check=True, capture_output=True, text=True)
         entry = {
             "name": WEIGHTS,
-            "sha256": sha256.stdout.split()[0],
+            "sha256": sha256,
             "class_names": config["classes"],
             "mean": config["mean"],
             "std": config["std"],
@@ -134,10 +146,10 @@ def measure_arms(
 
     size: side in pixels of the square images; None leaves the choice to the command.
     """
-    record = out / "results.jsonl"
+    record = out / RECORD
     out.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    sha256 = hashlib.sha256((run / "last" / "model.safetensors").read_bytes()).hexdigest()
+    rows = read_rows(record)
+    sha256 = compute_sha256(run / "last" / "model.safetensors")
     done = {
         (row["arm"], row["seed"], row["data"], row.get("size"))
         for row in rows
@@ -154,52 +166,20 @@ def measure_arms(
                 facts = json.loads(residua("train", str(images), *options, environment=environment))
                 kept = ("steps", "seconds", "train_error", "test_error", "weights_from", "model")
                 row = {"arm": arm, "seed": seed, "data": images.name}
-                row |= {
-                    "size": size,
-                    "stand_in": sha256,
-                    "residua": __version__,
-                    "device": read_device(folder),
-                }
+                row |= {"size": size, "stand_in": sha256, "residua": __version__}
+                row |= {"device": read_device(folder)}
                 rows.append(row | {key: facts[key] for key in kept})
                 with record.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
-    print_table(
-        [
-            row
-            for row in rows
-            if (row["data"], row.get("size")) == (images.name, size)
-            and row["seed"] in seeds
-            and row.get("stand_in", sha256) == sha256
-        ]
-    )
+    same = {"data": images.name, "size": size}
+    shown = [row for row in rows if {key: row.get(key) for key in same} == same]
+    print(format_table([row for row in shown if row.get("stand_in", sha256) == sha256]))
 
 
 def read_device(folder: str) -> str:
     """Read from run.json which device trained a run."""
     environment = json.loads(Path(folder, "run.json").read_text())["environment"]
     return str(environment["device"])
-
-
-def print_table(rows: list[dict]) -> None:
-    """Print each arm's mean test error, its seconds, and its difference from the first arm."""
-    by_arm: dict[str, dict[int, dict]] = {}
-    for row in rows:
-        by_arm.setdefault(row["arm"], {})[row["seed"]] = row
-    baseline = by_arm[next(iter(ARMS))]
-    print("| arm | test error | points above the first arm, 95 % interval over seeds | seconds |")
-    print("|---|---|---|---|")
-    for arm, by_seed in by_arm.items():
-        shared = sorted(by_seed.keys() & baseline.keys())
-        errors = [100 * by_seed[seed]["test_error"] for seed in shared]
-        differences = [
-            100 * (by_seed[seed]["test_error"] - baseline[seed]["test_error"]) for seed in shared
-        ]
-        apart = ""
-        if by_seed is not baseline and len(shared) > 1:
-            half = T_95[len(shared)] * stdev(differences) / sqrt(len(shared))
-            apart = f"{mean(differences):+.1f} ± {half:.1f}"
-        seconds = mean(row["seconds"] for row in by_seed.values())
-        print(f"| {arm} | {mean(errors):.1f} % | {apart} | {seconds:.0f} |")
 
 
 def main() -> None:
@@ -215,13 +195,18 @@ def main() -> None:
     measure.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     measure.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     measure.add_argument("--size", type=int, help="side of the images in pixels (default: chosen)")
+    table = commands.add_parser("table", help="write the tables of a record to its README.md")
+    table.add_argument("out", type=Path, help="the folder of the record")
+    table.add_argument("--into", type=Path, nargs="*", default=[], help="documents to update")
     given = parser.parse_args()
-    if given.command == "measure" and next(iter(ARMS)) not in given.arms:
-        parser.error(f"--arms must name {next(iter(ARMS))!r}, with which the others are compared")
+    if given.command == "measure" and FIRST_ARM not in given.arms:
+        parser.error(f"--arms must name {FIRST_ARM!r}, with which the others are compared")
     if given.command == "measure" and len(set(given.seeds)) > max(T_95):
         parser.error(f"--seeds takes at most {max(T_95)} seeds")
     if given.command == "images":
         write_images(given.cifar10, given.out)
+    elif given.command == "table":
+        write_tables(given.out, given.into)
     else:
         measure_arms(given.run, given.images, given.out, given.seeds, given.arms, given.size)
 

@@ -107,13 +107,13 @@ class TimedTraining:
         self.total_steps = chosen.total_steps(len(splits["train"]))
         self.net = machine.prepare_model_in_place(build(net)).train()
         self.step = make_training_step(self.net, chosen, machine)
-        self.step.keeps_graphs = True
+        self.step.graphs.keeps_graphs = True
         self.batches = self.make_batches()
 
     def make_batches(self) -> TrainingBatches:
         """Make batches whose seed is a tensor, so that a CUDA graph serves for all seeds."""
         batches = make_training_batches(
-            self.splits["train"], self.recipe, DATA, self.mean, self.std, 0, (0, 1)
+            self.splits["train"], self.recipe, DATA, self.mean, self.std, 0, None
         )
         seed = torch.zeros((), dtype=torch.int64, device=self.machine.device)
         batches.seed = batches.orders.seed = seed  # type: ignore[assignment]
@@ -129,7 +129,7 @@ class TimedTraining:
                     value.zero_()
         self.batches.seed.fill_(seed)  # type: ignore[attr-defined]
         self.batches.orders.epochs_of_rows = [None, None]
-        self.step.prefetched = None
+        self.step.graphs.prefetched = None
         if self.step.average:
             self.step.average = type(self.step.average)(self.net, self.recipe.ema)
 

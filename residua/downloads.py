@@ -8,6 +8,7 @@ import sys
 from base64 import b64encode
 from contextlib import closing
 from errno import ENOSPC
+from functools import lru_cache
 from http.client import HTTPException, HTTPMessage
 from http.client import HTTPResponse as Response
 from pathlib import Path
@@ -123,8 +124,18 @@ def quote_url(url: str) -> str:
 
 def make_ssl_context() -> ssl.SSLContext:
     """Make a context that trusts the system's certificates, or those that a variable names."""
-    for name in CERTIFICATE_VARIABLES:
-        if path := os.environ.get(name):
+    settings = [(name, os.environ.get(name, "")) for name in CERTIFICATE_VARIABLES]
+    return load_certificates(tuple(settings))
+
+
+@lru_cache(maxsize=4)
+def load_certificates(settings: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
+    """Load the certificates that the first variable with a value names, or the system's.
+
+    This takes tens of milliseconds, so that the result is kept for later requests.
+    """
+    for name, path in settings:
+        if path:
             is_folder = Path(path).is_dir()
             try:
                 return ssl.create_default_context(

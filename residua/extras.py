@@ -10,6 +10,7 @@ EXTRA_PACKAGES = {
     "Grad-CAM": ("captum",),
     "a parquet table": ("pyarrow",),
     "a Hugging Face data set": ("datasets",),
+    "a remote data set": ("fsspec",),
     "a HEIC image": ("pillow_heif",),
     "push": ("huggingface_hub",),
     "tensorboard": ("tensorboard",),

@@ -187,11 +187,24 @@ class RunRecord:
     def read_engine(self) -> dict[str, Json]:
         """Read by what means each part of a step was computed; {} for runs without such a record.
 
-        The keys are `step`, `kernels` (of BN) and `convolutions`.
+        The keys are `step`, `kernels` (of BN) and `convolutions`; with several processes also
+        `gradients` and `batchnorm`.
         """
         environment = self.read_run_json()["environment"]
         engine = environment.get("engine") if isinstance(environment, dict) else None
         return engine if isinstance(engine, dict) else {}
+
+    def add_resumption(self, step: int, processes: int) -> None:
+        """Record in run.json that the run goes on after `step` with another number of processes."""
+        content = self.read_run_json()
+        environment = content["environment"]
+        assert isinstance(environment, dict)  # as read_run_json checks
+        earlier = environment.get("resumed")
+        resumed = earlier if isinstance(earlier, list) else []
+        entry: JsonObject = {"step": step, "processes": processes}
+        if entry not in resumed[-1:]:
+            changed = environment | {"resumed": [*resumed, entry]}
+            write_json(self.run_json_path, content | {"environment": changed})
 
     def read_metrics(self) -> list[MetricsRow]:
         """Read the rows of metrics.jsonl, in order of step; [] before the first evaluation."""

@@ -25,15 +25,18 @@ from residua.config.dataset import DataFile, DownloadArchive, get_dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.published_weights import PublishedWeights
 from residua.data.image_cache import decode_to_cache, hash_listing, load_cached_images
+from residua.data.pack import pack_dataset
+from residua.data.pack_plan import PackOptions
 from residua.data.photo_cache import decode_photos_to_cache, load_cached_photos
 from residua.data.photo_records import RecordSettings
 from residua.data.sources.download import find_or_download, list_missing_files
 from residua.data.sources.image_folder import list_image_folder
+from residua.data.sources.resolve import list_image_dataset
 from residua.deploy import export
 from residua.deploy.export_check import OutputDifference
 from residua.deploy.sort_images import open_image_sorter
-from residua.errors import UsageError
-from residua.files import claim_new_output, write_json
+from residua.errors import DataError, UsageError
+from residua.files import claim_new_output, holds_visible_entries, write_json
 from residua.net.convert.state_dict import write_state_dict
 from residua.net.convert.weights import convert_to_project
 from residua.net.model_folder import (
@@ -288,6 +291,27 @@ def read_stored_photos(folder):
     return sum(store.photos.read_center(i, (8, 8)).double().sum().item() for i in range(4))
 
 
+def pack_photos(folder):
+    """Pack the photos into two shards, one after the other."""
+    options = replace(PackOptions(), shard_mib=1 / 128)
+    with mock.patch("residua.data.pack.count_available_cores", return_value=1):
+        listing = list_image_folder(folder / "photos")
+        pack_dataset(listing, folder / "p", options, lambda done, total: None)
+
+
+def read_packed_photos(folder):
+    if not (folder / "p").exists() or not holds_visible_entries(folder / "p"):
+        return None
+    try:
+        listing = list_image_dataset(folder / "p")
+    except DataError as error:
+        assert "is not packed completely" in str(error)
+        return "unfinished"
+    for entry in listing.entries:
+        assert entry.read_bytes() == (folder / "photos" / entry.name).read_bytes()
+    return len(listing.entries)
+
+
 # Downloads.
 
 
@@ -437,6 +461,14 @@ SCENARIOS = [
     ),
     Scenario("pack runs", pack_two_runs, read_two_runs, write_two_runs),
     Scenario("report", write_report("new"), read_report, prepare_report),
+    Scenario(
+        "pack photos",
+        pack_photos,
+        read_packed_photos,
+        write_photos,
+        ("unfinished",),
+        is_done_once=True,
+    ),
     Scenario("image cache", decode_photos, read_cached_photos, write_photos),
     Scenario("photo cache", store_photos, read_stored_photos, write_photos),
     Scenario("download", download_dataset, read_downloaded, write_archive, is_done_once=True),

@@ -165,6 +165,7 @@ LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "datasets",
     "datasets.config",
     "fcntl",
+    "fsspec",
     "h5py",
     "huggingface_hub",
     "huggingface_hub.constants",
@@ -186,6 +187,7 @@ LATE_IMPORTS = {  # heavy or optional libraries, and a module that Windows lacks
     "ray",
     "residua.net.triton_batchnorm",  # needs the optional triton
     "residua.net.triton_conv",  # imports Triton
+    "scipy.io",
     "scipy.stats",
     "sklearn.cluster",
     "sklearn.datasets",

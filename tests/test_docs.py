@@ -24,11 +24,11 @@ from tests.browser import assert_page_fits, needs_chromium
 ROOT = Path(__file__).parent.parent
 TROUBLESHOOTING_PAGE = ROOT / "docs" / "troubleshooting.md"
 HOW_TO_PAGES = sorted((ROOT / "docs/howto").glob("*.md"))
-OTHER_PAGES = {  # with commands that take long or need photographs
+OTHER_PAGES = {  # with commands that take long or need photographs, or have tests of their own
     ROOT / "docs" / name
     for name in (
         *("commands.md", "comparison.md", "design.md", "index.md", "results.md"),
-        *("start-papers.md", "start-photographs.md"),
+        *("imagenet.md", "scaling.md", "start-papers.md", "start-photographs.md"),
     )
 }
 DOC_PAGES = [

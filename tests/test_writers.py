@@ -51,6 +51,7 @@ STAGED = "writes to a path that atomic_write yielded"
 MAKES_FOLDER = "makes a folder, which needs no staging"
 EMPTY_ONLY = "deletes a folder only if it is empty"
 TO_MEMORY = "writes to memory"
+CHECKED_CACHE = "a part of a cache, in one step; its checksum is compared when it is read"
 ALLOWED = {
     ("api/studies.py", "tempfile.TemporaryDirectory"): "runs that nobody keeps",
     ("api/training_session.py", "tempfile.TemporaryDirectory"): "a run that nobody keeps",
@@ -81,6 +82,14 @@ ALLOWED = {
     ("data/sources/download.py", "shutil.copyfileobj"): STAGED,
     ("data/sources/download.py", "staging.mkdir"): STAGED,
     ("data/sources/download.py", "target.parent.mkdir"): MAKES_FOLDER,
+    ("data/sources/remote_cache.py", "open"): CHECKED_CACHE,
+    ("data/sources/remote_cache.py", "os.replace"): CHECKED_CACHE,
+    ("data/sources/remote_cache.py", "os.unlink"): CHECKED_CACHE,
+    ("data/sources/remote_cache.py", "path.parent.mkdir"): MAKES_FOLDER,
+    ("data/sources/remote_cache.py", "self.find_path(file, start, stop).unlink"): CHECKED_CACHE,
+    ("data/sources/remote_cache.py", "temporary.unlink"): CHECKED_CACHE,
+    ("data/sources/remote_dataset.py", "path.parent.mkdir"): MAKES_FOLDER,
+    ("data/sources/remote_dataset.py", "staging.write_bytes"): STAGED,
     ("data/sources/shard_index.py", "index_file.parent.mkdir"): MAKES_FOLDER,
     ("data/thumbnails.py", "image.save"): TO_MEMORY,
     ("deploy/explain.py", "image.save"): STAGED,

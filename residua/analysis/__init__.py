@@ -10,6 +10,7 @@ addition_tracer          records the residual additions of a forward pass
 unit_signals             defines the signals of one unit and computes them
 random_walk              predicts the signals of a new network whose branches are random noise
 activation_distribution  models the distribution of one activation, for `random_walk`
+examined_images          reads the images on which a network is examined
 run_lesion               runs a lesion study of several trained networks
 network_lesions          measures the error of one network under each ablation
 ablation                 deletes or reorders units, and measures the error
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from residua.analysis.random_walk import predict_initial_signals as predict_initial_signals
     from residua.analysis.run_lesion import run_lesion_study as run_lesion_study
     from residua.analysis.run_signals import make_model_signals_record as make_model_signals_record
+    from residua.analysis.run_signals import (
+        point_to_published_weights as point_to_published_weights,
+    )
     from residua.analysis.signals import measure_signals as measure_signals
     from residua.analysis.unit_signals import UnitSignals as UnitSignals
 
@@ -37,7 +41,7 @@ __getattr__, __dir__ = export_lazily(
         "network_lesions": "LesionSampling",
         "random_walk": "ExpectedSignals predict_initial_signals",
         "run_lesion": "run_lesion_study",
-        "run_signals": "make_model_signals_record",
+        "run_signals": "point_to_published_weights make_model_signals_record",
         "signals": "measure_signals",
         "unit_signals": "UnitSignals",
     },

@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from residua.analysis.examined_images import SummaryListener, read_lesion_images
 from residua.analysis.network_lesions import LesionSampling, measure_lesions
 from residua.config.dataset import Dataset
 from residua.config.lesion_results import LesionStudyResult
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
-from residua.data.read import read_split
-from residua.data.sources.listing import Split
+from residua.data.sources.resolve import resolve_dataset
+from residua.data.summary import ignore_summary
+from residua.data.unseen_images import EvaluatedSplit
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 from residua.net.model_folder import (
+    check_compatibility,
     find_model_folder,
     load_residual_network,
-    read_compatible_config,
+    read_model_config,
 )
 from residua.training.machine import Machine
 from residua.training.progress import NamedCountListener
@@ -38,19 +41,21 @@ class NetworkInStudy:
 
 def run_lesion_study(
     folders: Sequence[Path],
-    data: Dataset,
-    split: Split,
+    data: str,
+    split: EvaluatedSplit | None,
     machine: Machine,
     sampling: LesionSampling,
     *,
     image_count: int | None = None,
     data_dir: Path | None = None,
     on_progress: NamedCountListener,
+    on_data: SummaryListener = ignore_summary,
 ) -> LesionStudyResult:
     """Run a lesion study of the networks in run or model folders, all on the same images.
 
-    The images are the first `image_count` of the split, or all of them if `image_count` is None.
-    The report compares the other networks with the first one.
+    `folders` may also be names of published weights, or hf:OWNER/NAME.  `data` is a data set's name
+    or the place of photographs, of which `read_lesion_images` chooses `image_count`, or all if it
+    is None.  The report compares the other networks with the first one.
 
     Raises UsageError if the first network has no shortcuts, if the classes or the input shape of a
     network do not match `data`, if a folder holds VLAD, which has no units, or if `image_count` is
@@ -58,7 +63,10 @@ def run_lesion_study(
     read.
     """
     model_folders = [find_model_folder(folder) for folder in folders]
-    configs = [read_compatible_config(data, folder) for folder in model_folders]
+    configs = [read_model_config(folder) for folder in model_folders]
+    dataset = resolve_dataset(data, configs[0].network.input, configs[0].classes, skip_unknown=True)
+    for config, folder in zip(configs, model_folders, strict=True):
+        check_compatibility(config, dataset, str(folder))
     nets = [load_residual_network(folder) for folder in model_folders]
     if nets[0].plan.network.unit.shortcut == "none":
         raise UsageError(
@@ -71,26 +79,28 @@ def run_lesion_study(
     ]
     return measure_lesion_study(
         networks,
-        data,
+        dataset,
         split,
         machine,
         sampling,
         image_count=image_count,
         data_dir=data_dir,
         on_progress=on_progress,
+        on_data=on_data,
     )
 
 
 def measure_lesion_study(
     networks: Sequence[NetworkInStudy],
     data: Dataset,
-    split: Split,
+    split: EvaluatedSplit | None,
     machine: Machine,
     sampling: LesionSampling,
     *,
     image_count: int | None = None,
     data_dir: Path | None = None,
     on_progress: NamedCountListener,
+    on_data: SummaryListener = ignore_summary,
 ) -> LesionStudyResult:
     """Run a lesion study of networks that are in memory, and whose classes are those of `data`.
 
@@ -100,7 +110,10 @@ def measure_lesion_study(
     if image_count is not None and image_count < 1:
         raise UsageError(f"images must be at least 1, got {image_count}")
     names = [network.net.plan.network.name for network in networks]
-    sample = read_split(data, split, data_dir)[slice(0, image_count)].to(machine.device)
+    images, chosen_split = read_lesion_images(
+        data, split, networks[0].config, image_count, data_dir, on_data
+    )
+    sample = images.to(machine.device)
     net_labels = make_net_labels(names, [network.source for network in networks])
     net_results = [
         measure_lesions(
@@ -115,7 +128,7 @@ def measure_lesion_study(
     ]
     return LesionStudyResult(
         dataset=data.name,
-        split=split,
+        split=chosen_split,
         classes=len(data.classes),
         images=len(sample),
         draws=sampling.draws,

@@ -8,36 +8,36 @@ from pathlib import Path
 
 from torch import nn
 
+from residua.analysis.examined_images import SummaryListener, read_signals_images
 from residua.analysis.random_walk import predict_initial_signals
 from residua.analysis.signals import ignore_unit_progress, measure_signals, require_two_images
 from residua.config.checks import check_seed_range
-from residua.config.dataset import Dataset, get_dataset
+from residua.config.dataset import DATASETS, Dataset, get_dataset
 from residua.config.hub_name import is_hub_name
+from residua.config.model import ModelConfig
 from residua.config.papers import network
 from residua.config.serialize import FORMAT_VERSION, Json
+from residua.config.weight_registry import find_weights
 from residua.data.augment import normalise_pixels
-from residua.data.images import Images
-from residua.data.read import read_split
 from residua.data.sources.download import (
     find_dataset_folder,
     get_cache_dir,
     list_missing_files,
     list_user_data_folders,
 )
-from residua.data.sources.listing import Split
+from residua.data.sources.resolve import resolve_dataset
+from residua.data.summary import ignore_summary
 from residua.errors import RecordError, UsageError
 from residua.net.build import ResidualNetwork, build
 from residua.net.hub import find_or_download_model_folder, suggest_hub_name
 from residua.net.model_folder import (
+    check_compatibility,
     find_model_folder,
     load_residual_network,
-    read_compatible_config,
     read_model_config,
 )
 from residua.training.machine import Machine
 from residua.training.progress import CountListener
-
-SIGNALS_SPLIT: Split = "train"  # so that the gradients are those at the start of training
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class NetworkWithData:
     name, depth  those of the network
     mean, std    of each channel, for pixels in [0, 1]
     is_trained   False if the network was initialised for this measurement
+    config       how photographs are prepared for it; None if nothing states it
     """
 
     net: nn.Module
@@ -56,6 +57,7 @@ class NetworkWithData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     is_trained: bool
+    config: ModelConfig | None = None
 
 
 def make_model_signals_record(
@@ -67,14 +69,15 @@ def make_model_signals_record(
     seed: int = 0,
     data_dir: Path | None = None,
     on_progress: CountListener = ignore_unit_progress,
+    on_data: SummaryListener = ignore_summary,
 ) -> dict[str, Json]:
     """Measure and predict the signals of a network, and return them as a JSON record.
 
-    `model` is a run folder, a model folder or a network name.  A network given by name is built and
-    initialised from `seed`.  `data` is the name of a data set.  It defaults to the one that the
-    network was trained on or, for a network given by name, to
-    `choose_dataset_without_download`.  The batch is the first `image_count` images of the training
-    split.
+    `model` is a run folder, a model folder, the name of published weights or a network's name.  A
+    network given by name is built and initialised from `seed`.  `data` is the name of a data set or
+    the place of photographs.  It defaults to the data that the network was trained on or, for a
+    network given by name, to `choose_dataset_without_download`.  The batch is `image_count` images
+    that `read_signals_images` chooses.
 
     Raises UsageError for an unknown name, for fewer than 2 or too many images, or if the data set
     does not fit the network.  Raises RecordError if the folder is missing or damaged, and DataError
@@ -88,6 +91,7 @@ def make_model_signals_record(
         seed=seed,
         data_dir=data_dir,
         on_progress=on_progress,
+        on_data=on_data,
     )
 
 
@@ -99,6 +103,7 @@ def make_network_signals_record(
     seed: int = 0,
     data_dir: Path | None = None,
     on_progress: CountListener = ignore_unit_progress,
+    on_data: SummaryListener = ignore_summary,
 ) -> dict[str, Json]:
     """Measure and predict the signals of a network that is in memory, as a JSON record.
 
@@ -106,7 +111,9 @@ def make_network_signals_record(
     network that residua has built.  Raises UsageError for fewer than 2 or too many images.
     """
     require_two_images(image_count)
-    batch = read_first_training_images(examined.data, image_count, data_dir).to(machine.device)
+    batch = read_signals_images(examined.data, examined.config, image_count, data_dir, on_data).to(
+        machine.device
+    )
     unit_signals = measure_signals(
         machine.prepare_model_in_place(examined.net),
         normalise_pixels(batch.pixels, examined.mean, examined.std),
@@ -133,23 +140,32 @@ def make_network_signals_record(
     }
 
 
-def read_first_training_images(data: Dataset, image_count: int, data_dir: Path | None) -> Images:
-    """Read the first `image_count` images of the training split.
+def names_untrained_network(model: str) -> bool:
+    """Return whether a text names a network to initialise, not a folder or published weights.
 
-    Raises UsageError if the split has fewer images.
+    The name of a network wins over that of weights, such as `resnet50`, which `residua models`
+    lists with their tags, too, such as `resnet50.a1_in1k`.
     """
-    images = read_split(data, SIGNALS_SPLIT, data_dir)
-    if image_count > len(images):
-        raise UsageError(
-            f"{image_count:,} images are too many: give at most {len(images):,}, "
-            f"the number of training images of {data.name}"
-        )
-    return images[slice(0, image_count)]
+    if is_hub_name(model) or Path(model).is_dir() or "/" in model:
+        return False
+    return find_weights(model) is None or is_network_name(model)
 
 
-def may_be_network_name(model: str) -> bool:
-    """Return whether a text names a network: it is no folder, has no "/" and is not on the hub."""
-    return not (is_hub_name(model) or Path(model).is_dir() or "/" in model)
+def is_network_name(name: str) -> bool:
+    """Return whether a text names a network."""
+    try:
+        network(name)
+    except UsageError:
+        return False
+    return True
+
+
+def point_to_published_weights(model: str) -> str:
+    """Say how to examine published weights if `model` names them and a network; "" if not."""
+    weights = find_weights(model) if names_untrained_network(model) else None
+    if weights is None:
+        return ""
+    return f"{model} is measured at initialisation; its published weights are {weights.name}"
 
 
 def resolve_network_with_data(
@@ -157,14 +173,16 @@ def resolve_network_with_data(
 ) -> NetworkWithData:
     """Load the network of a folder, or build a new one by name, and choose its data set.
 
-    `hf:OWNER/NAME` is downloaded from the Hugging Face hub.  Raises UsageError for VLAD, which has
-    no units.
+    Published weights, and `hf:OWNER/NAME` on the Hugging Face hub, are downloaded.  Raises
+    UsageError for VLAD, which has no units.
     """
     if model.split(",")[0] == "vlad":
         raise UsageError(f"{model} has no units: give a network, e.g. cifar-resnet110")
-    if not may_be_network_name(model):
+    if not names_untrained_network(model):
         return load_network_with_data(find_or_download_model_folder(model), data)
-    chosen_data = get_dataset(data) if data else choose_dataset_without_download(model, data_dir)
+    chosen_data = (
+        resolve_dataset(data) if data else choose_dataset_without_download(model, data_dir)
+    )
     check_seed_range(seed)
     network_config = network(model, input=chosen_data.input, classes=len(chosen_data.classes))
     return pair_built_network_with_data(
@@ -183,9 +201,11 @@ def pair_built_network_with_data(
     std: tuple[float, ...],
     *,
     is_trained: bool,
+    config: ModelConfig | None = None,
 ) -> NetworkWithData:
     """Take the name and the depth of a network from its plan."""
-    return NetworkWithData(net, net.plan.network.name, net.plan.depth, data, mean, std, is_trained)
+    name, depth = net.plan.network.name, net.plan.depth
+    return NetworkWithData(net, name, depth, data, mean, std, is_trained, config)
 
 
 def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
@@ -207,13 +227,18 @@ def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
         )
     folder = find_model_folder(folder)
     net, config = load_residual_network(folder), read_model_config(folder)
-    if not (data or config.dataset):
+    if not data and config.dataset not in DATASETS:
         raise UsageError(
-            f"{folder} does not record the data that its network was trained on: add --data"
+            f"{folder} does not record which named data set its network was trained on: "
+            "add --data with a name, or with the place of photographs"
         )
-    chosen_data = get_dataset(data or config.dataset)
-    read_compatible_config(chosen_data, folder)
-    return pair_built_network_with_data(net, chosen_data, config.mean, config.std, is_trained=True)
+    chosen_data = resolve_dataset(
+        data or config.dataset, config.network.input, config.classes, skip_unknown=True
+    )
+    check_compatibility(config, chosen_data, str(folder))
+    return pair_built_network_with_data(
+        net, chosen_data, config.mean, config.std, is_trained=True, config=config
+    )
 
 
 def choose_dataset_without_download(model: str, data_dir: Path | None) -> Dataset:

@@ -11,11 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from residua.api.given_images import (
-    GivenImage,
-    decode_given_image,
-    list_given_images,
-)
+from residua.api.given_images import GivenImage, decode_given_image, list_given_images
 from residua.api.own_errors import name_keywords_in_errors
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.image_views import ImageViews, choose_views, describe_views
@@ -199,14 +195,17 @@ class Classifier:
         into `classes`, or names of classes.  The predictions for the `views` of each image are
         averaged: "none", "mirror", "10" or "six"; `mirror` is the same as "mirror".
         """
-        dataset = resolve_evaluation_data(data, self.config, skip_unknown=skip_unknown_classes)
+        folder = Path(data_dir) if data_dir else None
+        dataset = resolve_evaluation_data(
+            data, self.config, skip_unknown=skip_unknown_classes, data_dir=folder
+        )
         return evaluate_classifier(
             self.net,
             self.config,
             dataset,
             split,
             set_up_machine("fp32"),
-            Path(data_dir) if data_dir else None,
+            folder,
             views=choose_views(views, mirror=mirror),
             on_data=ignore_summary if quiet else print_summary_notes,
         )

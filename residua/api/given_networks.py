@@ -14,7 +14,8 @@ from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 
 TrainedNetwork: TypeAlias = str | Path | Classifier | TrainingResult
-"""A run's folder, a model folder or hf:OWNER/NAME, or what `load` and `train` return."""
+"""A run's folder, a model folder, the name of published weights or hf:OWNER/NAME, or what `load`
+and `train` return."""
 GivenNetwork: TypeAlias = TrainedNetwork | nn.Module
 """A trained network, or a module, whose classes and normalisation nobody says."""
 GIVE_DATA = "give data=NAME or data=(images, labels)"

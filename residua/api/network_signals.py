@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import nn
 
 from residua.analysis.run_signals import (
-    SIGNALS_SPLIT,
     NetworkWithData,
     make_network_signals_record,
-    may_be_network_name,
+    names_untrained_network,
     pair_built_network_with_data,
+    point_to_published_weights,
     resolve_network_with_data,
 )
 from residua.api.given_networks import (
@@ -22,11 +22,13 @@ from residua.api.given_networks import (
 )
 from residua.api.own_errors import name_keywords_in_errors
 from residua.config.checks import check_seed_range
-from residua.config.dataset import Dataset, get_dataset
+from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
 from residua.config.papers import network
+from residua.console.output import print_note
 from residua.console.progress import ProgressBar
 from residua.data.in_memory import make_one_split_dataset, measure_channels
+from residua.data.sources.resolve import resolve_dataset
 from residua.data.user_data import ImagesAndLabels, read_part
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork, build
@@ -56,17 +58,21 @@ def signals(
 ) -> SignalsRecord:
     """Measure the activations and the gradients of a network unit by unit, on one batch.
 
-    `model` may also be the name of a network, which is initialised from `seed`.  A module counts as
-    trained; one that residua has not built has a unit at each residual addition.  The batch is the
-    first `images` training images of the data set that `data` names, or the first of (images,
-    labels).  By default `data` is what the network was trained on; for a module, `data` is
-    required.  If `out` is given, the report page and `signals.json` are written to this folder.
+    `model` may also be the name of a network, which is initialised from `seed`; published weights
+    have their tag, such as `resnet50.a1_in1k`.  A module counts as trained; one that residua has
+    not built has a unit at each residual addition.  The batch is the first `images` training images
+    of the data set that `data` names, or the first of (images, labels), or as many spread over the
+    training photographs at the place `data`.  By default `data` is what the network was trained on;
+    for a module, `data` is required.  If `out` is given, the report page and `signals.json` are
+    written to this folder.
 
     Raises UsageError if network and data do not fit, or for fewer than 2 or too many images.
     """
     folder = None if out is None else choose_signals_folder(Path(out), "")
     machine = set_up_machine("fp32", device_choice=device)
     place = None if data_dir is None else Path(data_dir)
+    if not quiet and isinstance(model, str) and (note := point_to_published_weights(model)):
+        print_note(note)
     examined = resolve_examined_network(model, data, seed, place)
     with ProgressBar("unit", hidden=quiet) as bar:
         content = make_network_signals_record(
@@ -91,7 +97,7 @@ def resolve_examined_network(
     Networks that are given as objects are copied.  Raises UsageError if network and data do not
     fit, or if a module is given without data.
     """
-    if isinstance(model, str) and may_be_network_name(model):
+    if isinstance(model, str) and names_untrained_network(model):
         if data is None or isinstance(data, str):
             return resolve_network_with_data(model, data or "", seed, data_dir)
         dataset = resolve_signals_data(data, None)
@@ -111,11 +117,13 @@ def resolve_signals_data(data: str | ImagesAndLabels | None, config: ModelConfig
     All images in memory belong to the examined split.
     """
     if isinstance(data, str):
-        return get_dataset(data)
+        shape = config.network.input if config else ()
+        classes = config.classes if config else ()
+        return resolve_dataset(data, shape, classes, skip_unknown=True)
     if data is not None:
         images, classes = read_part(data, config.classes if config else None)
         mean, std = (config.mean, config.std) if config else measure_channels(images.pixels)
-        return make_one_split_dataset(images, SIGNALS_SPLIT, classes, mean, std)
+        return make_one_split_dataset(images, "train", classes, mean, std)
     if config is None:
         raise UsageError(f"a module does not record the data that it was trained on: {GIVE_DATA}")
     return get_recorded_training_dataset(config)
@@ -136,9 +144,11 @@ def pair_given_network_with_data(
         raise UsageError("vlad has no units: give a network, e.g. cifar-resnet110")
     if isinstance(net, ResidualNetwork):
         check_network_fits(net, data)
-        return pair_built_network_with_data(net, data, mean, std, is_trained=True)
+        return pair_built_network_with_data(net, data, mean, std, is_trained=True, config=config)
     described = make_module_classifier(net, data.input, len(data.classes))
-    return NetworkWithData(net, described.name, described.depth, data, mean, std, is_trained=True)
+    return NetworkWithData(
+        net, described.name, described.depth, data, mean, std, is_trained=True, config=config
+    )
 
 
 def check_network_fits(net: ResidualNetwork, data: Dataset) -> None:

@@ -17,14 +17,14 @@ from residua.api.given_networks import (
     require_own_network,
 )
 from residua.api.own_errors import name_keywords_in_errors
-from residua.config.dataset import Dataset, get_dataset
+from residua.config.dataset import Dataset
 from residua.config.lesion_results import LesionStudyResult
 from residua.config.model import ModelConfig
 from residua.config.recipe import Recipe
 from residua.config.recipes import resolve_recipe
 from residua.config.study import Arm, Study
 from residua.console.progress import ProgressBar, StudyProgress
-from residua.data.sources.listing import Split
+from residua.data.unseen_images import EvaluatedSplit
 from residua.data.user_data import ImagesAndLabels, resolve_evaluation_data
 from residua.errors import Interrupted, TrainingError, UsageError
 from residua.net.model_folder import check_compatibility
@@ -40,7 +40,7 @@ def lesion(
     runs: TrainedNetwork | Sequence[TrainedNetwork],
     data: str | ImagesAndLabels | None = None,
     *,
-    split: Split = "test",
+    split: EvaluatedSplit | None = None,
     images: int | None = None,
     draws: int = 5,
     seed: int = 0,
@@ -53,8 +53,10 @@ def lesion(
 
     The first of `runs` is a residual network, with which the others are compared.  The images are
     the first `images` of a split of the data set that `data` names, or of (images, labels), which
-    count as the test split.  By default `data` is what the first network was trained on.  If `out`
-    is given, the report page and `results.json` are written to this folder.
+    count as the test split; or `images` photographs spread over a split of those at the place
+    `data`.  The split is by default the test split or, of photographs without splits, all that the
+    first network was not trained on.  By default `data` is what the first network was trained on.
+    If `out` is given, the report page and `results.json` are written to this folder.
 
     Raises UsageError if the first network has no shortcuts, or if network and data do not fit.
     """
@@ -107,10 +109,8 @@ def copy_network_for_lesions(given: NetworkAndConfig, number: int) -> NetworkInS
 
 def resolve_lesion_data(data: str | ImagesAndLabels | None, config: ModelConfig) -> Dataset:
     """Return the data set of a lesion study; by default the one that the network was trained on."""
-    if isinstance(data, str):
-        return get_dataset(data)
     if data is not None:
-        return resolve_evaluation_data(data, config)
+        return resolve_evaluation_data(data, config, skip_unknown=True)
     return get_recorded_training_dataset(config)
 
 

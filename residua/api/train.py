@@ -83,7 +83,7 @@ def train(
     loggers = make_run_loggers(log)
     session = TrainingSession(out, resume, save_every, data_dir, on_progress, quiet, loggers)
     with join_process_group() as group:
-        dataset = resolve_user_data(data, test=test, dev=dev, classes=classes)
+        dataset = resolve_user_data(data, test, dev, classes, data_dir)
         machine = set_up_machine(precision, recompute, group, device)
         module = model if isinstance(model, nn.Module) else None
         return session.train(resolve_run(request, dataset, machine), machine, module, transform)

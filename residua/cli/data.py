@@ -37,7 +37,8 @@ def add_arguments(parser: CommandParser) -> None:
     add_data_argument(
         parser,
         "photographs: a folder with one subfolder per class, a CSV table of path,label, "
-        "WebDataset shards, or hf:OWNER/NAME on the Hugging Face hub",
+        "WebDataset shards, an address such as https://HOST/train-{000..123}.tar, or "
+        "hf:OWNER/NAME on the Hugging Face hub",
     )
     add_out_option(
         parser,

@@ -6,6 +6,7 @@ from residua import net
 from residua.cli.options import (
     add_json_option,
     add_model_argument,
+    add_offline_option,
     add_out_option,
     add_seed_option,
 )
@@ -26,6 +27,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--units", type=int, required=True, help="the number of units to insert")
     add_out_option(parser, "the new model folder", required=True)
     add_seed_option(parser, "the new units' weights; their last layer's are always 0")
+    add_offline_option(parser)
     add_json_option(parser)
 
 

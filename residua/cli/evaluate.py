@@ -84,6 +84,7 @@ def run(arguments: Namespace) -> None:
             config.network.input,
             config.classes,
             skip_unknown=arguments.skip_unknown_classes,
+            data_dir=arguments.data_dir,
         )
         dataset = apply_to_dataset(dataset, arguments)
         print_summary = DataSummaryRecorder(group.is_main)

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from residua import data, training
+from residua import training
 from residua.cli.image_options import (
     add_max_pixels_option,
     add_white_level_option,
-    apply_to_dataset,
     check_image_options,
+    resolve_data_argument,
 )
 from residua.cli.options import (
     add_data_argument,
@@ -73,7 +73,7 @@ def add_arguments(parser: CommandParser) -> None:
 def run(arguments: Namespace) -> None:
     check_image_options(arguments)
     check_figure_path(arguments.out)
-    dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
+    dataset = resolve_data_argument(arguments)
     machine = training.set_up_machine(arguments.precision, device_choice=arguments.device)
     resolved = training.resolve_run(make_test_request(arguments), dataset, machine)
     name = resolved.run.network.name

@@ -70,6 +70,12 @@ def apply_to_listing(listing: "ImageListing", arguments: Namespace) -> "ImageLis
     )
 
 
+def resolve_data_argument(arguments: Namespace) -> Dataset:
+    """Find the data set of the arguments `data` and `--data-dir`; see `apply_to_dataset`."""
+    dataset = data.resolve_dataset(arguments.data, data_dir=arguments.data_dir)
+    return apply_to_dataset(dataset, arguments)
+
+
 def apply_to_dataset(dataset: Dataset, arguments: Namespace) -> Dataset:
     """Return the data set with the options applied to its photographs; see `apply_to_listing`.
 

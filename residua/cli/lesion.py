@@ -6,43 +6,45 @@ from jsonargparse import Namespace
 
 from residua import analysis, report, training
 from residua.cli.options import (
+    MODEL_HELP,
     add_data_argument,
     add_data_dir_option,
     add_device_option,
     add_json_option,
     add_model_argument,
+    add_offline_option,
     add_out_option,
     add_seed_option,
+    parse_model_path,
 )
 from residua.cli.parser import CommandParser
-from residua.config.dataset import get_dataset
-from residua.console.output import print_published_split, print_result
+from residua.config.dataset import DATASETS
+from residua.console.output import print_data_summary, print_published_split, print_result
 from residua.console.progress import ProgressBar
 
 
 def add_arguments(parser: CommandParser) -> None:
-    add_model_argument(
-        parser, "a residual net: a run's folder (its last network is used) or a model folder"
-    )
-    add_data_argument(
-        parser, "the data set: digits, cifar10, cifar100, cifar100-coarse, mnist or fashion-mnist"
-    )
+    add_model_argument(parser, f"a residual net: {MODEL_HELP}")
+    add_data_argument(parser)
     parser.add_argument(
         "--beside",
         nargs="+",
-        type=Path,
+        type=parse_model_path,
         default=[],
         metavar="RUN",
         help="other nets to compare with, residual or plain",
     )
     parser.add_argument(
         "--split",
-        default="test",
-        choices=("train", "dev", "test"),
-        help="the images to count errors on",
+        choices=("train", "dev", "test", "all"),
+        help="the images to count errors on (default: test; all images of photographs without "
+        "splits that the model was not trained on)",
     )
     parser.add_argument(
-        "--images", type=int, help="use only the first N images of the split (default: all)"
+        "--images",
+        type=int,
+        help="use only the first N images of the split, or N photographs spread over it "
+        "(default: all)",
     )
     parser.add_argument(
         "--draws",
@@ -54,23 +56,26 @@ def add_arguments(parser: CommandParser) -> None:
     add_out_option(parser, "the folder for the page and the numbers", default=Path("lesion"))
     add_device_option(parser)
     add_data_dir_option(parser)
+    add_offline_option(parser)
     add_json_option(parser)
 
 
 def run(arguments: Namespace) -> None:
-    dataset = get_dataset(arguments.data)
+    dataset = DATASETS.get(arguments.data)
     report.check_lesion_output_folder(arguments.out)
-    print_published_split(dataset, arguments.split, arguments.images)
+    if dataset is not None:
+        print_published_split(dataset, arguments.split or "test", arguments.images)
     with ProgressBar("ablation") as bar:
         lesion_study = analysis.run_lesion_study(
             [arguments.model, *arguments.beside],
-            dataset,
+            arguments.data,
             arguments.split,
             training.set_up_machine("fp32", device_choice=arguments.device),
             analysis.LesionSampling(arguments.draws, arguments.seed),
             image_count=arguments.images,
             data_dir=arguments.data_dir,
             on_progress=bar.update,
+            on_data=print_data_summary,
         )
     page = report.write_lesion_report(lesion_study, arguments.out)
     facts = report.make_lesion_json(lesion_study) | {"page": str(page)}

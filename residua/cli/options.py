@@ -33,9 +33,11 @@ MODEL_HELP = (
     "hub"
 )
 DATA_HELP = (
-    "a data set (digits, cifar10, cifar100, cifar100-coarse, mnist, fashion-mnist) or photographs: "
+    "a data set (digits, cifar10, cifar100, cifar100-coarse, mnist, fashion-mnist, imagenet) or "
+    "photographs: "
     "a folder with one subfolder per class, a CSV table of path,label, WebDataset shards, "
-    "or hf:OWNER/NAME on the Hugging Face hub"
+    "an address such as https://HOST/train-{000..123}.tar, or hf:OWNER/NAME on the Hugging Face "
+    "hub"
 )
 
 
@@ -239,7 +241,19 @@ def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
         for option, field in FIELDS_OF_OPTIONS.items()
         if is_given(arguments, option)
     ]
-    return reduce(apply_override, settings, new_recipe)
+    new_recipe = reduce(apply_override, settings, new_recipe)
+    if any(sets_field(assignment, "accumulate") for assignment in arguments.set):
+        note_accumulation(new_recipe)
+    return new_recipe
+
+
+def note_accumulation(new_recipe: Recipe) -> None:
+    """Say what gradient accumulation is called here, and what it does to the batch and to BN."""
+    parts, batch_size = new_recipe.bn_splits, new_recipe.batch_size
+    print_note(
+        f"accumulate={parts} sets parts={parts}: a batch of {batch_size} is computed in {parts} "
+        "parts, each with BN statistics of its own"
+    )
 
 
 def refuse_conflicting_settings(arguments: Namespace) -> None:

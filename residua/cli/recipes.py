@@ -32,7 +32,7 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "schedule": "the learning rate over the run: {schedules}",
         "warmup": "lower learning rate in the first steps of deep networks, or null",
         "augment": "random changes of the training images",
-        "parts": "equal parts of a batch with BN statistics of their own",
+        "parts": "equal parts of a batch, each with its own BN statistics (also accumulate)",
         "smoothing": "label smoothing: the share of each label spread over all classes",
         "balance": "draw all classes equally often (also --balance)",
         "freeze": "train only the last layer (also --freeze)",
@@ -162,13 +162,15 @@ def make_recipe_json(listed: Recipe) -> dict[str, Json]:
 
 def format_recipe_table() -> str:
     """Format a table with one line per recipe, followed by how to see and change their fields."""
-    lines = [f"{'name':8} {'length':14} {'batch':>5}  {'learning rate':16} {'optimiser':10} for"]
+    width = max(map(len, RECIPES))
+    titles = f"{'length':14} {'batch':>5}  {'learning rate':16} {'optimiser':10} for"
+    lines = [f"{'name':{width}} {titles}"]
     for listed in RECIPES.values():
         length = f"{listed.steps:,} steps" if listed.steps else f"{listed.epochs:g} epochs"
         rate = f"{stored_kind_of(type(listed.schedule))} {listed.schedule.lr:g}"
         kind = stored_kind_of(type(listed.optimiser))
         lines.append(
-            f"{listed.name:8} {length:14} {listed.batch_size:5}  {rate:16} {kind:10} "
+            f"{listed.name:{width}} {length:14} {listed.batch_size:5}  {rate:16} {kind:10} "
             f"{RECIPE_PURPOSES[listed.name]}"
         )
     lines.append("residua recipes NAME lists the fields of a recipe.")

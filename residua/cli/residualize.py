@@ -4,7 +4,12 @@ from jsonargparse import Namespace
 
 from residua import net
 from residua.cli.deepen import format_edit_summary
-from residua.cli.options import add_json_option, add_model_argument, add_out_option
+from residua.cli.options import (
+    add_json_option,
+    add_model_argument,
+    add_offline_option,
+    add_out_option,
+)
 from residua.cli.parser import CommandParser
 from residua.config.name_parts import SHORTCUT_LETTERS
 from residua.console.output import print_result
@@ -25,6 +30,7 @@ def add_arguments(parser: CommandParser) -> None:
         "or pad (option A, zeros)",
     )
     add_out_option(parser, "the new model folder", required=True)
+    add_offline_option(parser)
     add_json_option(parser)
 
 

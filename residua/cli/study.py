@@ -29,8 +29,8 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--data",
         default="digits",
-        help="the data set: digits, cifar10, cifar100, cifar100-coarse, mnist or fashion-mnist, "
-        "or the path of photographs (default: digits)",
+        help="the data set: digits, cifar10, cifar100, cifar100-coarse, mnist, fashion-mnist or "
+        "imagenet, or the path of photographs (default: digits)",
     )
     parser.add_argument(
         "--size",

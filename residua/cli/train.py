@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from residua import data, training
+from residua import training
 from residua.api.run_pages import write_run_pages
 from residua.cli.image_options import (
     add_max_pixels_option,
     add_white_level_option,
-    apply_to_dataset,
     check_image_options,
+    resolve_data_argument,
 )
 from residua.cli.options import (
     add_data_argument,
@@ -119,7 +119,7 @@ def run(arguments: Namespace) -> None:
     with training.join_process_group() as group:
         check_image_options(arguments)
         loggers = training.make_run_loggers(arguments.log)
-        dataset = apply_to_dataset(data.resolve_dataset(arguments.data), arguments)
+        dataset = resolve_data_argument(arguments)
         machine = training.set_up_machine(
             arguments.precision, arguments.recompute or "none", group, arguments.device
         )

@@ -1,7 +1,7 @@
 """Recipes for ImageNet, from random weights: that of the 2015 paper, and two that are common.
 
-Each is written for `resnet50` and photographs of 224 pixels; docs/imagenet.md has them in a table,
-beside their sources' figures.
+Each is for photographs of 224 pixels; docs/imagenet.md has them in a table, beside their sources'
+figures.
 """
 
 from residua.config.augmentation import Augmentation
@@ -80,3 +80,9 @@ IMAGENET_PURPOSES = {
     "imagenet-torchvision2021": "ImageNet in 600 epochs: torchvision's recipe of 2021",
 }
 """What each of `IMAGENET_RECIPES` is for."""
+IMAGENET_NETWORKS = {
+    "imagenet-he2015": "resnet50",
+    "imagenet-90": "resnet50,stride=3x3",
+    "imagenet-torchvision2021": "resnet50,stride=3x3",
+}
+"""The network whose error the recipe's source states."""

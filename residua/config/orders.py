@@ -64,6 +64,8 @@ ORDERS = {
     "full-preact-bn-stem": Order(
         "bn relu weight", "bn relu weight", project="weight", tail="bn relu"
     ),
+    # the same without BN and ReLU before the head, as pytorchcv's SE-PreResNets for CIFAR have it
+    "full-preact-no-tail": Order("bn relu weight", "bn relu weight", project="weight"),
     # "original" without the ReLU after the addition (Gross & Wilber 2016)
     "no-relu-after-add": Order("weight bn relu", "weight bn"),
     # without BN; in "skipinit" and "skipinit-preact" the branch also starts at 0

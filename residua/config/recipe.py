@@ -17,6 +17,7 @@ from residua.errors import UsageError, unknown_name_error
 BatchNormMode = Literal["train", "frozen", "reestimated"]
 """What BN does in training; see `Recipe`."""
 
+BN_SPLITS_METADATA = {"added_later": True, "stored_as": "parts", "also_set_as": "accumulate"}
 MAX_EPOCHS = 10**6  # our choice
 MIN_PHOTO_SIDE, MAX_PHOTO_SIDE = 8, 2048  # pixels, of train_size and test_resize; our choice
 MAX_BODY_LR = 1000  # beyond any use, but no product of it overflows; our choice
@@ -37,7 +38,7 @@ class Recipe(TrainingPhases):
     bn_splits   number of equal parts into which a batch is split for BN.  Each part is normalised
                 by its own statistics, whatever the number of processes.  2 splits a batch of 128
                 into 64 and 64, as on the two GPUs of He et al. 2015.  Gradients and running
-                statistics are averaged over the parts
+                statistics are averaged over the parts: this is gradient accumulation
     smoothing   label smoothing: the share of each label that is spread evenly over all classes
     balance     whether all classes are drawn equally often, however many images they have; the
                 expected gradient is that of a loss weighted by class, which is why there is none
@@ -88,7 +89,7 @@ class Recipe(TrainingPhases):
     schedule: Schedule = field(default=StepDecay())
     warmup: Warmup | None = None
     augment: Augmentation = field(default=Augmentation())
-    bn_splits: int = field(default=1, metadata={"added_later": True, "stored_as": "parts"})
+    bn_splits: int = field(default=1, metadata=BN_SPLITS_METADATA)
     smoothing: float = field(default=0.0, metadata={"added_later": True})
     balance: bool = field(default=False, metadata={"added_later": True})
     freeze: bool = field(default=False, metadata={"added_later": True})

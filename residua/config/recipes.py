@@ -4,7 +4,12 @@
 """
 
 from residua.config.augmentation import Augmentation
-from residua.config.imagenet_recipes import IMAGENET_PURPOSES, IMAGENET_RECIPES
+from residua.config.dataset import DATASETS
+from residua.config.imagenet_recipes import (
+    IMAGENET_NETWORKS,
+    IMAGENET_PURPOSES,
+    IMAGENET_RECIPES,
+)
 from residua.config.optimisers import Muon, Sgd
 from residua.config.recipe import Recipe
 from residua.config.schedules import LinearDecay, OneCycle, Warmup
@@ -86,7 +91,7 @@ RECIPE_PURPOSES = {
     **IMAGENET_PURPOSES,
 }
 """What each of `RECIPES` is for."""
-RECIPE_NETWORKS = {"record": "cifar-record11"} | dict.fromkeys(IMAGENET_PURPOSES, "resnet50")
+RECIPE_NETWORKS = {"record": "cifar-record11"} | IMAGENET_NETWORKS
 """The network that a recipe is for, if the user chooses none."""
 RECIPE_SIZES = dict.fromkeys(IMAGENET_PURPOSES, 224)
 """The side in pixels of the photographs that a recipe is for, if the user chooses none."""
@@ -103,8 +108,13 @@ def recipe(name: str) -> Recipe:
 
 
 def usual_recipe(dataset: str) -> Recipe:
-    """Return the recipe that is used for a published data set if the user chooses none."""
-    return recipe("small" if dataset == "digits" else "he2015")
+    """Return the recipe that is used for a data set if the user chooses none.
+
+    For photographs without a name it is only a beginning, from which others are chosen.
+    """
+    if dataset in DATASETS:
+        return recipe("small" if dataset == "digits" else "he2015")
+    return recipe("imagenet-90" if dataset == "imagenet" else "photos")
 
 
 def resolve_recipe(given: str | Recipe | None, default: Recipe) -> Recipe:

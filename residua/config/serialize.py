@@ -205,6 +205,19 @@ def names_by_stored_key(dataclass_type: Any) -> dict[str, str]:
     return {stored_key(field): field.name for field in fields(dataclass_type)}
 
 
+def names_by_settable_key(dataclass_type: Any) -> dict[str, str]:
+    """Map the keys that an assignment may name to fields: JSON keys, and their usual other names.
+
+    The metadata `also_set_as` of a field is another name, which JSON never has.
+    """
+    others = {
+        field.metadata["also_set_as"]: field.name
+        for field in fields(dataclass_type)
+        if "also_set_as" in field.metadata
+    }
+    return names_by_stored_key(dataclass_type) | others
+
+
 def name_in_words(dataclass_type: type) -> str:
     """Return the name of a class in words, for messages: `ModelConfig` -> `model config`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", dataclass_type.__name__).lower()
@@ -254,7 +267,7 @@ def replace_at_path(value: Any, path: list[str], data: Json, full_path: str) -> 
         )
     if not is_dataclass(value) or isinstance(value, type):
         raise UsageError(f"{full_path} cannot be set: {type(value).__name__} has no field {key!r}")
-    hints, names = resolve_field_types(type(value)), names_by_stored_key(type(value))
+    hints, names = resolve_field_types(type(value)), names_by_settable_key(type(value))
     if key not in names:
         raise make_unknown_field_error(value, key, full_path)
     name = names[key]

@@ -29,8 +29,8 @@ class TrainingBatches:
     samples [step * b, (step + 1) * b) of the sequence, where b is the batch size.  So each image is
     used once per epoch, no batch is partial, and a run resumes at any step without stored state.
 
-    `rank_and_world_size` (i, n) selects part i = 0, ..., n - 1 of each batch: n data-parallel
-    processes together compute the batch that a single process would.  Images may be larger than
+    `share` selects positions in each batch: data-parallel processes together compute the batch
+    that a single process would.  By default it is the whole batch.  Images may be larger than
     `crop_size`.  Random crops are taken from the whole image; without random crops, the center of
     the image is used.  With `balance_classes` an epoch has the same number of samples, but equally
     many of each class, so that some images are repeated and others left out.  `transform` is
@@ -50,7 +50,7 @@ class TrainingBatches:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         seed: int,
-        rank_and_world_size: tuple[int, int] = (0, 1),
+        share: range | None = None,
         *,
         crop_size: tuple[int, int] | None = None,
         balance_classes: bool = False,
@@ -67,7 +67,7 @@ class TrainingBatches:
             )
         self.images, self.batch_size, self.augment = images, batch_size, augment
         self.mean, self.std, self.seed = mean, std, seed
-        self.rank_and_world_size = rank_and_world_size
+        self.share = range(batch_size) if share is None else share
         self.crop_size = crop_size or images.image_size
         self.num_classes = num_classes or int(images.labels.max()) + 1
         self.transform, self.size_at_step, self.repeats = transform, size_at_step, repeats
@@ -104,7 +104,7 @@ class TrainingBatches:
         return not calls_user_code and not waits_for_device and self.prefetcher is None
 
     def make_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Make this rank's part of batch `step`: m images and labels, m = batch size / world size.
+        """Make this rank's part of batch `step`: as many images and labels as its share has.
 
         Images (m, c, h, w) are fp32, augmented and normalised.  Labels are int64 (m,) or, with
         mixup or CutMix, fp32 weights of the classes (m, classes).
@@ -157,9 +157,8 @@ class TrainingBatches:
 
     def request_samples(self, step: int | Tensor) -> CropRequest:
         """Return the samples of this rank's part of batch `step`, and their partners, if any."""
-        rank, world_size = self.rank_and_world_size
-        start, end = [self.batch_size * k // world_size for k in (rank, rank + 1)]
-        numbers = torch.arange(start, end, device=self.orders.device)  # in the batch
+        share, device = self.share, self.orders.device
+        numbers = torch.arange(share.start, share.stop, device=device)  # in the batch
         distinct, count = self.batch_size // self.repeats, len(self.images)
         positions = step * distinct + numbers % distinct
         epochs = positions // count
@@ -207,7 +206,7 @@ def make_training_batches(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     seed: int,
-    rank_and_world_size: tuple[int, int],
+    share: range | None,
     transform: UserTransform | None = None,
 ) -> TrainingBatches:
     """Make the training batches that a recipe describes, from a data set's training images."""
@@ -218,7 +217,7 @@ def make_training_batches(
         mean,
         std,
         seed,
-        rank_and_world_size,
+        share,
         crop_size=recipe.full_train_size((dataset.input[1], dataset.input[2])),
         balance_classes=recipe.balance,
         transform=transform,

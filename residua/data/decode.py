@@ -155,6 +155,9 @@ def read_entry_bytes(entry: ImageEntry) -> bytes:
 
 def has_image_signature(entry: ImageEntry) -> bool:
     """Return whether an entry begins like a file of an image format; False if it is unreadable."""
+    stated = getattr(entry.embedded_file, "is_image", None)
+    if stated is not None:  # by the index of a packed data set
+        return bool(stated)
     try:
         if entry.embedded_file:
             start = entry.embedded_file.read_bytes()[:MAX_SIGNATURE_BYTES]

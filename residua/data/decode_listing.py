@@ -22,6 +22,7 @@ from residua.data.decode import (
 )
 from residua.data.grey_levels import summarize_doubtful_white_levels
 from residua.data.sources.listing import DataProblem, ImageEntry, ImageListing, OptionalSplit, Split
+from residua.data.sources.remote_ahead import open_read_ahead
 from residua.data.splits import (
     SPLIT_ORDER,
     assign_splits,
@@ -248,9 +249,12 @@ def encode_in_order(
 
     with (
         suspend_pillow_limits(),
+        open_read_ahead([entries[i] for i in order]) as ahead,
         closing(stream_in_threads(encode_index, order, "decoding")) as results,
     ):
-        for i, result in zip(order, results, strict=True):
+        ahead.reach(0)
+        for position, (i, result) in enumerate(zip(order, results, strict=True)):
+            ahead.reach(position)
             if isinstance(result, DataProblem):
                 problems[i] = result
             else:

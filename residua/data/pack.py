@@ -36,8 +36,10 @@ from residua.data.splits import choose_dev_share
 from residua.data.threads import count_available_cores
 from residua.errors import DataError, UsageError
 from residua.files import (
+    clean_up_interrupted_writes,
     delete_path,
     hold_output_lock,
+    holds_visible_entries,
     make_parent_folders,
     write_text,
 )
@@ -88,9 +90,11 @@ def pack_dataset(
     fingerprint = plan.compute_fingerprint()
     with make_parent_folders(out / PACK_INDEX), hold_output_lock(out):
         if (out / PACK_INDEX).exists():
-            delete_path(out / UNFINISHED_FOLDER)  # if it was killed between its last two steps
+            clean_up_interrupted_writes(out)  # if it was killed between its last steps
+            delete_path(out / UNFINISHED_FOLDER)
             return describe_finished_pack(out, fingerprint, start)
         require_own_pack(out, fingerprint)
+        clean_up_interrupted_writes(out)
         kept = {shard.name: load_part(out, shard) for shard in plan.shards}
         require_disk_space(plan, kept, out)
         write_text(out / UNFINISHED_FOLDER / PLAN_FILE, fingerprint)
@@ -133,9 +137,9 @@ def require_separate_folder(listing: ImageListing, out: Path) -> None:
 def require_own_pack(out: Path, fingerprint: str) -> None:
     """Raise UsageError if `out` holds anything but a pack that this call can go on with."""
     plan_file = out / UNFINISHED_FOLDER / PLAN_FILE
-    if not out.exists() or not os.listdir(out):
-        return
     if not plan_file.is_file():
+        if not out.exists() or (out.is_dir() and not holds_visible_entries(out)):
+            return
         raise UsageError(f"{out} already exists: choose another --out")
     if plan_file.read_text() != fingerprint:
         raise UsageError(
@@ -236,6 +240,7 @@ def write_pack_index(
         np.array([SPLIT_CODES.index(entry.split) for entry in packed], np.uint8),
         np.column_stack([shard_numbers, places])[order].astype(np.int64),
         np.concatenate([part.digests for part in parts])[order],
+        np.concatenate([part.are_images for part in parts])[order],
     )
     write_checked_arrays(out / PACK_INDEX, facts, index.to_arrays())
     return facts

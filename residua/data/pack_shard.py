@@ -13,6 +13,7 @@ from residua.config.serialize import Json
 from residua.data.checked_arrays import read_checked_arrays, write_checked_arrays
 from residua.data.checksums import compute_sha256
 from residua.data.decode import decode_image, read_entry_bytes
+from residua.data.image_formats import identify_format
 from residua.data.pack_plan import (
     PackPlan,
     PlannedShard,
@@ -27,6 +28,8 @@ from residua.data.sources.packed import UNFINISHED_FOLDER
 from residua.errors import ImageError
 from residua.files import atomic_write
 
+PART_ARRAYS = ("positions", "places", "digests", "are_images")
+
 
 @dataclass(frozen=True, slots=True)
 class PackedPart:
@@ -36,6 +39,7 @@ class PackedPart:
     positions: Any  # (n,) int64
     places: Any  # (n, 2) int64: offset and length
     digests: Any  # (n, 32) uint8
+    are_images: Any  # (n,) uint8
     problems: tuple[DataProblem, ...]
 
 
@@ -57,7 +61,8 @@ def write_planned_shard(
                 extension = choose_extension(entry, plan.options)
                 offset = append_member(file, f"{key}.{extension}", content)
                 append_member(file, f"{key}.cls", label_texts[entry.label].encode())
-                rows.append((position, offset, len(content), compute_sha256(content)))
+                is_image = identify_format(content) != ""
+                rows.append((position, offset, len(content), compute_sha256(content), is_image))
             count_photo()
         file.write(bytes(2 * tarfile.BLOCKSIZE))
         size = file.tell()
@@ -67,9 +72,10 @@ def write_planned_shard(
         np.array([row[0] for row in rows], np.int64),
         np.array([row[1:3] for row in rows], np.int64).reshape(-1, 2),
         digests.reshape(-1, 32),
+        np.array([row[4] for row in rows], np.uint8),
         tuple(problems),
     )
-    arrays = {"positions": part.positions, "places": part.places, "digests": part.digests}
+    arrays = {name: getattr(part, name) for name in PART_ARRAYS}
     facts: dict[str, Json] = {"size": size, "problems": [dict(asdict(p)) for p in problems]}
     write_checked_arrays(out / UNFINISHED_FOLDER / f"{shard.name}.part", facts, arrays)
     return part
@@ -117,8 +123,7 @@ def load_part(out: Path, shard: PlannedShard) -> PackedPart | None:
         if (out / shard.name).stat().st_size != facts["size"]:
             return None
         problems = tuple(DataProblem(**fields) for fields in facts["problems"])
-        return PackedPart(
-            facts["size"], arrays["positions"], arrays["places"], arrays["digests"], problems
-        )
+        found = {name: arrays[name] for name in PART_ARRAYS}
+        return PackedPart(size=facts["size"], problems=problems, **found)
     except (OSError, ValueError, KeyError, TypeError):
         return None

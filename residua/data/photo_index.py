@@ -1,6 +1,6 @@
 """The index of stored photographs: where each one lies, and what is known of it.
 
-The index is a few arrays, which take about 130 bytes a photograph in memory and on disk, and load
+The index is a few arrays, which take about 120 bytes a photograph in memory and on disk, and load
 in a second for a million of them.  A small JSON file beside them holds everything else.
 """
 

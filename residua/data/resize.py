@@ -56,8 +56,9 @@ def crop_center(image: Image.Image, size: Size) -> Image.Image:
 
 def image_to_tensor(image: Image.Image) -> Tensor:
     """Copy an image of mode L or RGB to a tensor, uint8 (c, h, w)."""
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
+    pixels = np.array(image).reshape(image.height, image.width, -1)
+    # torch would copy with threads of its own, for each of the threads that decode.
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def center_offset(side: int, crop_side: int) -> int:

@@ -92,7 +92,7 @@ def summarize_checked_data(checked: DatasetCheck) -> DataSummary:
     """Summarize a data set that was checked, with the splits that a training run would use."""
     listing = checked.listing
     entries = [image.entry for image in checked.images]
-    dev_share = choose_dev_share(len(listing.entries))
+    dev_share = listing.dev_share or choose_dev_share(len(listing.entries))
     splits = assign_splits(entries, [image.sha256 for image in checked.images], dev_share)
     split_counts = Counter(splits)
     usable_names = {entry.name for entry in entries}

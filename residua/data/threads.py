@@ -19,18 +19,19 @@ Y = TypeVar("Y")
 
 
 def stream_in_threads(
-    work: Callable[[X], Y], items: Iterable[X], progress_label: str
+    work: Callable[[X], Y], items: Iterable[X], progress_label: str, threads: int = 0
 ) -> Generator[Y]:
-    """Yield `work(item)` for each item, in order, computed by one thread per available core.
+    """Yield `work(item)` for each item, in order, computed by `threads`, or one for each core.
 
     Only a few results per thread are computed ahead, so that memory does not grow with the number
     of items.  When the generator is closed or interrupted, pending items are not begun.
     """
     items = list(items)
     pending: deque[Future[Y]] = deque()
-    max_pending = RESULTS_AHEAD_PER_THREAD * count_available_cores()
+    threads = threads or count_available_cores()
+    max_pending = RESULTS_AHEAD_PER_THREAD * threads
     with (
-        ThreadPoolExecutor(count_available_cores()) as pool,
+        ThreadPoolExecutor(threads) as pool,
         tqdm(
             total=len(items),
             desc=progress_label,
@@ -50,9 +51,11 @@ def stream_in_threads(
             raise
 
 
-def map_in_threads(work: Callable[[X], Y], items: Iterable[X], progress_label: str) -> list[Y]:
+def map_in_threads(
+    work: Callable[[X], Y], items: Iterable[X], progress_label: str, threads: int = 0
+) -> list[Y]:
     """Compute `work(item)` for each item in threads; return the results in order."""
-    return list(stream_in_threads(work, items, progress_label))
+    return list(stream_in_threads(work, items, progress_label, threads))
 
 
 def count_decoding_threads() -> int:

@@ -31,10 +31,10 @@ UserData: TypeAlias = str | Path | ImagesAndLabels | Mapping[str, Any]
 
 def resolve_user_data(
     data: UserData,
-    *,
     test: ImagesAndLabels | None = None,
     dev: ImagesAndLabels | None = None,
     classes: Sequence[str] | None = None,
+    data_dir: str | Path | None = None,
 ) -> Dataset:
     """Turn what a user gives as data into a data set.
 
@@ -52,7 +52,7 @@ def resolve_user_data(
                     f"{name} applies only to images in memory: leave it out, because {data} has "
                     "its own"
                 )
-        return resolve_dataset(os.fspath(data))
+        return resolve_dataset(os.fspath(data), data_dir=Path(data_dir) if data_dir else None)
     parts = group_parts_by_split(data)
     for split, part in (("test", test), ("dev", dev)):
         if part is not None and split in parts:
@@ -65,7 +65,11 @@ def resolve_user_data(
 
 
 def resolve_evaluation_data(
-    data: UserData, config: ModelConfig, *, skip_unknown: bool = False
+    data: UserData,
+    config: ModelConfig,
+    *,
+    skip_unknown: bool = False,
+    data_dir: Path | None = None,
 ) -> Dataset:
     """Turn what a user gives as data into a data set to evaluate a model on.
 
@@ -74,7 +78,11 @@ def resolve_evaluation_data(
     """
     if isinstance(data, str | Path):
         return resolve_dataset(
-            os.fspath(data), config.network.input, config.classes, skip_unknown=skip_unknown
+            os.fspath(data),
+            config.network.input,
+            config.classes,
+            skip_unknown=skip_unknown,
+            data_dir=data_dir,
         )
     images_by_split, _ = read_images_by_split(group_parts_by_split(data), config.classes)
     return make_evaluation_dataset(images_by_split, config)

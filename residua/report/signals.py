@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from residua.config.dataset import DATASETS
 from residua.config.serialize import Json
 from residua.errors import UsageError
 from residua.files import holds_visible_entries, write_text_files
@@ -184,11 +185,17 @@ def describe_signals_method(signals: SignalsRecord) -> dict[str, str]:
     return {
         "Network": f"{signals.model}, {signals.depth:,} layers, "
         f"{len(signals.names)} units, {weights}",
-        "Images": f"the first {signals.images} training images of {signals.data}, "
-        "as one batch, without augmentation",
+        "Images": f"{describe_signals_images(signals)}, as one batch, without augmentation",
         "Machine": describe_recorded_machine(signals.environment),
         "Versions": describe_recorded_versions(signals.environment),
     }
+
+
+def describe_signals_images(signals: SignalsRecord) -> str:
+    """Say which images were measured: those of a named data set are the first ones."""
+    if signals.data in DATASETS:
+        return f"the first {signals.images} training images of {signals.data}"
+    return f"{signals.images} images of {signals.data}"
 
 
 def make_hover_values(signals: SignalsRecord) -> dict[str, Json]:

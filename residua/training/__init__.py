@@ -5,7 +5,9 @@ run_result        measure the errors of a trained network, and summarise its run
 prepared_run      read the data, build the network, and choose the function that trains it
 loop              the training loop: steps, evaluations, metrics, checkpoints
 step              one step: forward pass, backward pass, update
-gradients         the memory of gradients, and the limit of their norm
+step_graphs       the CUDA graphs of a step: one, or two around the all-reduce of ranks
+bn_splits         the forward and backward passes over the BN splits of a batch
+gradients         the memory of gradients, their exchange, and the limit of their norm
 prefetched_batch  assembles the next batch on a GPU beside the current step
 weight_average    a running average of the weights over the steps
 prepared_network  freeze what a recipe freezes, and move the network to its device
@@ -18,10 +20,11 @@ training_state    save the state of a run to a checkpoint, and restore it
 machine           device, precision and process group
 memory            compare the memory that a run needs with the memory that is free
 distributed       data-parallel processes, started by torchrun
+batch_share       the images of each batch that a rank computes
 rank_failures     how the processes of a run learn that one of them has stopped
 rank_agreement    check that all processes of a run train the same on the same data
 sync_batchnorm    BN and drop-path over the ranks that share a BN split
-cuda_graph        a training step as one CUDA graph
+cuda_graph        a training step, or a part of it, as one CUDA graph
 gpu_streams       the CUDA streams of a thread
 chosen_start      choose the weights that a run starts from, if the user chose nothing
 initial_weights   the weights that a run starts from

@@ -10,29 +10,31 @@ from math import sqrt
 from statistics import median
 
 from residua.config.recipe import Recipe
-from residua.config.recipes import recipe
+from residua.config.recipes import RECIPE_NETWORKS, RECIPE_PURPOSES, recipe
 from residua.data.decode import open_image_header, read_entry_bytes, suspend_pillow_limits
 from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.listing import ImageListing
+from residua.data.splits import TEST_SHARE, choose_dev_share
 from residua.errors import ImageError
 from residua.training.machine import Machine
+from residua.training.network_table import (
+    SMALL_PHOTO_SIDE,
+    describe_network_table,
+    look_up_network,
+)
 
 MAX_FILES_SAMPLED = 100  # files whose image size is read
 # Number of 96 x 96 crops in a whole training run on a CPU; resnet18 takes 4 minutes for them on two
 # cores (experiments/photos).
 CPU_CROP_BUDGET = 40_000
 MAX_AUTO_EPOCHS, MIN_AUTO_EPOCHS = 100, 5
+# Steps of a run from trained weights, at least: 50 images a class had a lower error after 250 steps
+# than after the 82 of 15 epochs (experiments/fine-tuning).
+MIN_TUNING_STEPS = 250
 DEFAULT_PHOTO_SIDE = 224  # assumed if no image can be read
-SMALL_PHOTO_SIDE = 40  # in pixels, up to which photographs get a network for small images
 LEARNED_SIDE = 224  # in pixels, of the images that published weights were learned from
 SMALL_IMAGE_SIDE = 40  # in pixels, up to which images in memory get a recipe for small images
 SMALL_RECIPE_IMAGES = 20_000  # from which the recipe `fast` is used rather than `small`
-NETWORKS_WITH_WEIGHTS = (
-    # photographs below which the row holds, network on a CPU, network on a GPU
-    (100_000, "resnet18", "resnet50"),
-    (None, "resnet18", "resnet101"),
-)
-"""The networks whose published weights a run starts from; our choice, not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def choose_config_for_photos(
     finetune: bool = False,
     image_size: int = 0,
     shorter_side: int = 0,
+    min_tuning_steps: int = MIN_TUNING_STEPS,
 ) -> AutoConfig:
     """Choose how to train on photos; the other arguments are those of `choose_config`.
 
@@ -64,11 +67,13 @@ def choose_config_for_photos(
         machine,
         finetune=finetune,
         image_size=image_size,
+        held_out_share=estimate_held_out_share(listing),
+        min_tuning_steps=min_tuning_steps,
     )
 
 
 def choose_config_for_arrays(
-    dataset: InMemoryDataset, machine: Machine, *, finetune: bool
+    dataset: InMemoryDataset, machine: Machine, *, finetune: bool, min_tuning_steps: int
 ) -> AutoConfig:
     """Choose the network and the recipe for images in memory, whose size is given."""
     labels, side = dataset.images["train"].labels, min(dataset.input[1:])
@@ -80,6 +85,7 @@ def choose_config_for_arrays(
         finetune=finetune,
         image_size=side,
         scratch_recipe=small_recipe if side <= SMALL_IMAGE_SIDE else "photos",
+        min_tuning_steps=min_tuning_steps,
     )
     reasons = {name: text for name, text in auto_config.reasons.items() if name != "size"}
     return replace(auto_config, reasons=reasons)
@@ -93,12 +99,16 @@ def choose_config(
     finetune: bool = False,
     image_size: int = 0,
     scratch_recipe: str = "photos",
+    held_out_share: float = 0.0,
+    min_tuning_steps: int = MIN_TUNING_STEPS,
 ) -> AutoConfig:
     """Choose how to train on images, from the number of images of each class.
 
     `shorter_side` is the images' shorter side in pixels, or its median.  `finetune` says that the
     run starts from trained weights.  `image_size` is the side of the images in pixels; if it is 0,
-    the side is also chosen.  `scratch_recipe` is the recipe for random initial weights.
+    the side is also chosen.  `scratch_recipe` is the recipe for random initial weights.  Of the
+    images, `held_out_share` are not trained on.  A run from trained weights has at least
+    `min_tuning_steps` steps.
     """
     image_count = sum(label_counts.values())
     device_phrase = "a GPU" if machine.device.type == "cuda" else "a CPU"
@@ -113,7 +123,13 @@ def choose_config(
         if finetune and image_size < min(shorter_side, LEARNED_SIDE):
             why_size += f"; published weights were learned at {LEARNED_SIDE}, which takes longer"
     chosen_recipe, why_recipe = choose_recipe(
-        image_count, image_size, device_phrase, finetune, scratch_recipe
+        image_count,
+        image_size,
+        device_phrase,
+        finetune,
+        scratch_recipe,
+        trained_count=image_count * (1 - held_out_share),
+        min_tuning_steps=min_tuning_steps,
     )
     reasons = {
         "model": f"network {model_name}: {why_model}",
@@ -129,29 +145,15 @@ def choose_config(
     return AutoConfig(model_name, image_size, chosen_recipe, reasons)
 
 
-def choose_network_with_weights(listing: ImageListing, shorter_side: int, machine: Machine) -> str:
-    """Choose the network whose published weights suit photographs; "" for small images.
-
-    `shorter_side` is the median of their shorter sides in pixels.
-    """
-    image_count = sum(entry.split in ("train", "") for entry in listing.entries)
-    if shorter_side <= SMALL_PHOTO_SIDE:
-        return ""
-    return look_up_network(image_count, "a GPU" if machine.device.type == "cuda" else "a CPU")
-
-
-def look_up_network(image_count: int, device_phrase: str) -> str:
-    """Look up a network in `NETWORKS_WITH_WEIGHTS`; `device_phrase` is "a CPU" or "a GPU"."""
-    row = next(row for row in NETWORKS_WITH_WEIGHTS if row[0] is None or image_count < row[0])
-    return row[2] if device_phrase == "a GPU" else row[1]
-
-
-def describe_network_table() -> str:
-    """Describe `NETWORKS_WITH_WEIGHTS` in words, for the reason of a choice."""
-    return "; ".join(
-        f"{f'below {limit:,}' if limit else 'from there'} {on_cpu} on a CPU and {on_gpu} on a GPU"
-        for limit, on_cpu, on_gpu in NETWORKS_WITH_WEIGHTS
-    )
+def suit_config_to_recipe(config: AutoConfig, name: str) -> AutoConfig:
+    """Return the choice that the recipe `name`, which is for one network and size, makes."""
+    model_name, side = RECIPE_NETWORKS[name], config.image_size
+    reasons = {
+        "model": f"network {model_name}, which the recipe {name} is for",
+        "size": f"image size {side} x {side} pixels, which the recipe {name} is for",
+        "recipe": f"recipe {name}: {RECIPE_PURPOSES[name]}",
+    }
+    return AutoConfig(model_name, side, recipe(name), config.reasons | reasons)
 
 
 def choose_model(
@@ -199,12 +201,19 @@ def choose_image_size(
 
 
 def choose_recipe(
-    image_count: int, image_size: int, device_phrase: str, finetune: bool, scratch_recipe: str
+    image_count: int,
+    image_size: int,
+    device_phrase: str,
+    finetune: bool,
+    scratch_recipe: str,
+    *,
+    trained_count: float,
+    min_tuning_steps: int,
 ) -> tuple[Recipe, str]:
-    """Choose a recipe with its epochs and batch size; return it with the reasons for the choice.
+    """Choose a recipe with its duration and batch size; return it with the reasons for the choice.
 
     The reasons name each number of the recipe that is replaced.  `device_phrase` is "a CPU" or "a
-    GPU".
+    GPU", and `trained_count` the number of images without those that are held out.
     """
     base_recipe = recipe("tuning" if finetune else scratch_recipe)
     epochs = base_recipe.epochs
@@ -223,12 +232,29 @@ def choose_recipe(
     batch_size = max(min(base_recipe.batch_size, image_count // 4), 2)
     if batch_size != base_recipe.batch_size:
         reasons.append(f"a batch holds at most a quarter of the {image_count:,} images")
-    epochs_text = describe_replaced_number("{} epochs", epochs, base_recipe.epochs)
+    duration = base_recipe.with_duration(epochs=float(epochs))
+    duration_text = describe_replaced_number("{} epochs", epochs, base_recipe.epochs)
+    steps = epochs * trained_count / batch_size
+    if finetune and steps < min_tuning_steps:
+        duration = base_recipe.with_duration(steps=min_tuning_steps)
+        duration_text = (
+            f"{min_tuning_steps} steps (not the {steps:.0f} of {epochs:g} epochs, which are too "
+            "few)"
+        )
     batch_text = describe_replaced_number("batch size {}", batch_size, base_recipe.batch_size)
     return (
-        replace(base_recipe, epochs=float(epochs), batch_size=batch_size),
-        f"recipe {base_recipe.name}, {epochs_text}, {batch_text}: {', and '.join(reasons)}",
+        replace(duration, batch_size=batch_size),
+        f"recipe {base_recipe.name}, {duration_text}, {batch_text}: {', and '.join(reasons)}",
     )
+
+
+def estimate_held_out_share(listing: ImageListing) -> float:
+    """Estimate the share of a listing's images that is held out, of those not for testing only."""
+    splits = Counter(entry.split for entry in listing.entries)
+    trained = splits["train"] + (1 - TEST_SHARE) * splits[""]
+    if not splits["dev"]:
+        trained *= 1 - (listing.dev_share or choose_dev_share(len(listing.entries)))
+    return 1 - trained / max(splits["train"] + splits[""], 1)
 
 
 def describe_replaced_number(phrase: str, number: float, usual: float) -> str:

@@ -16,9 +16,13 @@ from residua.errors import RecordError, ResiduaError, UsageError
 from residua.net.fetch_weights import explain_why_unreachable
 from residua.net.published_model import fetch_model_folder, is_on_this_machine
 from residua.record import RunRecord
-from residua.training.auto_config import choose_network_with_weights, estimate_median_shorter_side
+from residua.training.auto_config import (
+    MIN_TUNING_STEPS,
+    estimate_median_shorter_side,
+)
 from residua.training.initial_weights import WeightSource, resolve_weight_source
 from residua.training.machine import Machine
+from residua.training.network_table import choose_network_with_weights
 
 NO_WEIGHTS = "none"  # what the user writes for random weights
 WITHOUT_WEIGHTS = (
@@ -118,6 +122,18 @@ def describe_unused_weights(model: object) -> str:
         if isinstance(model, str) and find_weights(model):
             return f"starts from random weights; published ones are named {model}"
     return ""
+
+
+def choose_min_tuning_steps(resumed_folder: Path | None) -> int:
+    """Return the least number of steps of a run from trained weights, if it is left open.
+
+    A run that began before there was one, in `resumed_folder`, goes on without.
+    """
+    record = RunRecord(resumed_folder) if resumed_folder is not None else None
+    if record is not None and record.run_json_path.exists():
+        begun = record.read_run().recipe
+        return 0 if begun is not None and begun.epochs else MIN_TUNING_STEPS
+    return MIN_TUNING_STEPS
 
 
 def keep_recorded_start(record: RunRecord, machine: Machine) -> ChosenStart:

@@ -1,4 +1,4 @@
-"""Run a training step on a GPU as one CUDA graph.
+"""Run a training step on a GPU, or a part of it, as one CUDA graph.
 
 A deep net's step launches thousands of small kernels; a graph launches them together.
 """

@@ -112,7 +112,7 @@ def make_endless_batches(
     images: StreamedImages, recipe: Recipe, data: PhotoDataset
 ) -> TrainingBatches:
     """Make the training batches of a recipe, decoded ahead for as long as they are asked for."""
-    batches = make_training_batches(images, recipe, data, data.mean, data.std, 0, (0, 1))
+    batches = make_training_batches(images, recipe, data, data.mean, data.std, 0, None)
     assert batches.prefetcher is not None
     batches.prefetcher.end_step = None
     return batches

@@ -1,6 +1,7 @@
 """The settings of a run's photographs that its record keeps: shares of splits, and decoding."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.model import MAX_IMAGE_PIXELS
@@ -14,12 +15,15 @@ from residua.record import RunRecord
 from residua.training.storage_choice import read_recorded_storage
 
 
-def prepare_data_of_run(run: Run, data: Dataset | None, record: RunRecord) -> Dataset:
+def prepare_data_of_run(
+    run: Run, data: Dataset | None, record: RunRecord, data_dir: Path | None = None
+) -> Dataset:
     """Return the data set of `run` with the settings of its record, and with its fold held out.
 
     `data` is the data set, if the caller has resolved it already.
     """
-    data = resize_for_recipe(data or resolve_dataset(run.dataset, run.network.input), run.recipe)
+    data = data or resolve_dataset(run.dataset, run.network.input, data_dir=data_dir)
+    data = resize_for_recipe(data, run.recipe)
     data = keep_data_settings_of_run(data, record)
     return data if run.fold is None else data.hold_out_fold(run.fold)
 
@@ -56,7 +60,7 @@ def keep_data_settings_of_run(data: Dataset, record: RunRecord) -> Dataset:
     """
     if not isinstance(data, PhotoDataset):
         return data
-    share = choose_dev_share(len(data.listing.entries))
+    share = data.listing.dev_share or choose_dev_share(len(data.listing.entries))
     settings: dict[str, Json] = {}
     if record.run_json_path.exists():
         environment = record.read_run_json()["environment"]

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from residua.config.recipe import Recipe
 from residua.errors import ResiduaError, TrainingError, UsageError
 from residua.training.rank_failures import FailureBoard, leave_after_failure
 
@@ -99,16 +98,6 @@ class DataParallelGroup:
         """Block until every rank has called this."""
         self.all_reduce_sum(torch.zeros(()))
 
-    def average_in_place(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor by its mean over all ranks, in one all-reduce."""
-        # Not DistributedDataParallel: it sums in another order at its first step than at all
-        # later ones, so a resumed run would not be bit-identical to an uninterrupted one.
-        if self.world_size == 1:
-            return
-        means = self.all_reduce_sum(torch.cat([x.flatten() for x in tensors])) / self.world_size
-        for x, mean in zip(tensors, torch.split(means, [x.numel() for x in tensors]), strict=True):
-            x.copy_(mean.view_as(x))
-
     def broadcast_weights(self, net: nn.Module) -> None:
         """Copy the weights and buffers of rank 0 into `net` on every rank.
 
@@ -120,47 +109,6 @@ class DataParallelGroup:
 
 
 SINGLE_PROCESS = DataParallelGroup()
-
-
-def find_share_index_and_count(recipe: Recipe, group: DataParallelGroup) -> tuple[int, int]:
-    """Return this rank's share of each batch, as (index of the share, number of equal shares).
-
-    Raises UsageError if the batch or its BN splits do not divide evenly over the ranks; the message
-    suggests the nearest sizes that do.
-    """
-    bn_splits, world_size = recipe.bn_splits, group.world_size
-    if not divides_either_way(bn_splits, world_size):
-        candidates = range(1, bn_splits + world_size)
-        divisible = [n for n in candidates if divides_either_way(n, world_size)]
-        below = max(n for n in divisible if n < bn_splits)
-        above = min(n for n in divisible if n > bn_splits)
-        raise UsageError(
-            f"{bn_splits} parts of a batch cannot be split evenly over {world_size} processes: "
-            f"choose parts={below} or parts={above}"
-        )
-    shares = max(bn_splits, world_size)
-    if remainder := recipe.batch_size % shares:
-        among = f"over {shares} processes" if shares == world_size else f"into {shares} parts"
-        rounded_down = recipe.batch_size - remainder
-        nearest_sizes = [size for size in (rounded_down, rounded_down + shares) if size]
-        raise UsageError(
-            f"a batch of {recipe.batch_size} cannot be split evenly {among}: "
-            f"choose {' or '.join(f'batch_size={size}' for size in nearest_sizes)}"
-        )
-    return group.rank, world_size
-
-
-def divides_either_way(a: int, b: int) -> bool:
-    return max(a, b) % min(a, b) == 0
-
-
-def local_bn_splits(bn_splits: int, group: DataParallelGroup) -> range:
-    """Return the indices of the BN splits of a batch that this rank computes.
-
-    A rank computes several whole splits or, if there are more ranks than splits, part of one split.
-    """
-    first = group.rank * bn_splits // group.world_size
-    return range(first, first + max(bn_splits // group.world_size, 1))
 
 
 @contextmanager

@@ -21,13 +21,13 @@ from residua.config.vlad_config import VladClassifier
 from residua.data.augment import shrink_sides
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
-from residua.data.sources.resolve import resolve_dataset
+from residua.data.sources.resolve import resize_for_recipe, resolve_dataset
 from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
 from residua.net.build import build
-from residua.training.distributed import find_share_index_and_count
+from residua.training.batch_share import share_batch_of_recipe
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
 from residua.training.prepared_network import (
@@ -54,7 +54,8 @@ def preview_run(
     summary of it.  The network takes a few real steps to estimate the training time.  For VLAD
     there is no estimate, as the time to fit an SVM is not known in advance.
     """
-    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = data or resolve_dataset(run.dataset, run.network.input, data_dir=data_dir)
+    data = resize_for_recipe(data, run.recipe)
     require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network):
         require_enough_memory(run, plan(run.network), data, machine)  # for the real steps
@@ -109,11 +110,11 @@ def estimate_training_sizes_and_time(
     its share at a time.
     """
     recipe, group = run.recipe_without_unneeded_warmup(network_plan.depth), machine.group
-    batch_share = find_share_index_and_count(recipe, group)
-    split_size = recipe.batch_size // max(recipe.bn_splits, group.world_size)
+    share = share_batch_of_recipe(recipe, group)
+    split_size = -(-len(share.images) // len(share.splits))
     memory = estimate_memory_on_machine(run, network_plan, data, machine)
     batches = make_training_batches(
-        images, recipe, data, data.mean, data.std, run.seed, batch_share
+        images, recipe, data, data.mean, data.std, run.seed, share.images
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)

@@ -175,7 +175,7 @@ def run_range_test(
     else:
         start_stem_from_images(net, images, data)
     net = prepare_network_for_recipe(net, run, recipe, machine).train()
-    batches = make_training_batches(images, recipe, data, mean, std, run.seed, (0, 1))
+    batches = make_training_batches(images, recipe, data, mean, std, run.seed, None)
     training_step = make_training_step(net, recipe, machine)
     rates = [LOWEST_LR * (HIGHEST_LR / LOWEST_LR) ** (i / (steps - 1)) for i in range(steps)]
     window = max(round(WINDOW_SHARE * steps), 3)

@@ -76,28 +76,30 @@ class Machine:
 
     def describe_engine(self, net: nn.Module, bn_splits: int = 1) -> dict[str, Json]:
         """Say by what means each part of a step of `net`, prepared here, is computed."""
-        is_fast = self.has_fused_layers(net, bn_splits)
+        is_fast, world_size = self.has_fused_layers(net, bn_splits), self.group.world_size
         # synchronised BN, with more ranks than splits, has no fused kernels
-        has_fused_kernels = is_fast and bn_splits >= self.group.world_size
+        has_fused_kernels = is_fast and bn_splits >= world_size
+        captured = "one CUDA graph" if world_size == 1 else "two CUDA graphs"
         is_captured = self.can_use_cuda_graph(net, bn_splits)
         return {
-            "step": "one CUDA graph" if is_captured else "one operator after another",
+            "step": captured if is_captured else "one operator after another",
             "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
             "convolutions": describe_convolutions(self.device) if is_fast else "PyTorch's",
         }
 
     def can_use_cuda_graph(self, net: nn.Module, bn_splits: int = 1) -> bool:
-        """Return whether a step of `net` with `bn_splits` can be captured as one CUDA graph.
+        """Return whether a step of `net` with `bn_splits` can be captured as CUDA graphs.
 
-        A captured step must do the same work each time, without the host.  Our own networks do so
-        in one process, unless random numbers must be drawn again for activation checkpointing, or
-        from a seed of each split.  Other modules are never captured, because they might not.
+        A captured step must do the same work each time, without the host.  Our own networks do so,
+        unless random numbers must be drawn again for activation checkpointing, or from a seed of
+        each split.  Other modules are never captured, because they might not.  With several ranks,
+        the all-reduce of the gradients runs between two graphs, so BN must not be synchronised.
         """
         needs_generator = draws_randomly(net) and (self.recompute != "none" or bn_splits > 1)
         return (
             self.device.type == "cuda"
             and isinstance(net, ResidualNetwork)
-            and self.group.world_size == 1
+            and bn_splits >= self.group.world_size
             and not needs_generator
         )
 

@@ -31,8 +31,9 @@ def estimate_memory_on_machine(
     counted (see `disk_backed_bytes`).
     """
     recipe = run.recipe_without_unneeded_warmup(network_plan.depth)
-    shares = max(recipe.bn_splits, machine.group.world_size)
-    local_batch_size = max((batch_size or recipe.batch_size) // shares, 1)
+    ranks_per_split = max(machine.group.world_size // recipe.bn_splits, 1)
+    # the largest share of a rank in a BN split
+    local_batch_size = -(-(batch_size or recipe.batch_size) // (recipe.bn_splits * ranks_per_split))
     memory = estimate_run_memory(
         network_plan,
         recipe,

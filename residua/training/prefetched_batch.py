@@ -10,6 +10,12 @@ from residua.data.batches import TrainingBatches
 from residua.training.gpu_streams import get_own_stream
 
 
+@contextmanager
+def hold_batch(images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a batch that is complete already."""
+    yield images, labels
+
+
 class PrefetchedBatch:
     """The images and labels of batch `step`, in memory that the batches after it will use too.
 
@@ -39,8 +45,8 @@ class PrefetchedBatch:
         return is_same_batch and self.size_share == batches.size_share(step)
 
     @contextmanager
-    def assemble_next(self, step: Tensor) -> Iterator[None]:
-        """Assemble batch `step` beside what the context does, and store it at the end.
+    def assemble_next(self, step: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this batch, assemble batch `step` beside the context, and store it at the end.
 
         `step` is a scalar int64 tensor on the GPU, and `batches.load_orders` must have been called
         for it.  A CUDA graph can hold the context.
@@ -50,7 +56,7 @@ class PrefetchedBatch:
         with torch.cuda.stream(self.stream):
             images, labels = self.batches.assemble(step, self.size_share)
         try:
-            yield
+            yield self.images, self.labels
         finally:  # else a capture that fails could not end
             main_stream.wait_stream(self.stream)
         self.images.copy_(images)

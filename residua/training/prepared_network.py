@@ -16,6 +16,7 @@ from residua.data.read import require_dev_can_be_trained_on
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 from residua.net.freeze import freeze_backbone, freeze_batchnorm_statistics
+from residua.training.batch_share import share_batch_of_recipe
 from residua.training.machine import Machine
 from residua.training.sync_batchnorm import convert_to_sync_modules
 
@@ -38,7 +39,8 @@ def prepare_network_for_recipe(
             freeze_backbone(net)
     if recipe.bn == "frozen":
         freeze_batchnorm_statistics(net)
-    synchronised = convert_to_sync_modules(net, recipe.bn_splits, machine)
+    share = share_batch_of_recipe(recipe, machine.group)
+    synchronised = convert_to_sync_modules(net, share, machine)
     return machine.prepare_model_in_place(synchronised, recipe.bn_splits)
 
 

@@ -35,9 +35,9 @@ from residua.net.vlad import VladNetwork
 from residua.net.whiten import count_start_images, set_stem_from_images
 from residua.record import RunRecord
 from residua.training.added_classes import extend_head
+from residua.training.batch_share import share_batch_of_recipe
 from residua.training.checkpoint import CheckpointPolicy
 from residua.training.data_settings import describe_data_facts
-from residua.training.distributed import find_share_index_and_count
 from residua.training.initial_weights import (
     load_initial_weights,
     record_weights_origin,
@@ -48,6 +48,7 @@ from residua.training.machine import Machine
 from residua.training.prepared_network import prepare_network_for_recipe
 from residua.training.progress import ProgressListener, TrainingProgress
 from residua.training.rank_agreement import RankFacts, describe_run_on_rank, require_equal_ranks
+from residua.training.sync_batchnorm import describe_exchange
 from residua.training.user_additions import NO_ADDITIONS, UserAdditions
 from residua.training.vlad import fit_vlad
 from residua.version import __version__
@@ -240,7 +241,7 @@ def prepare_network_training(
     """Prepare to train a network by gradient descent; the ranks share each batch."""
     recipe = run.recipe_without_unneeded_warmup(get_depth(run))
     net = prepare_network_for_recipe(net, run, recipe, machine)
-    batch_share = find_share_index_and_count(recipe, machine.group)
+    batch_share = share_batch_of_recipe(recipe, machine.group).images
     batches = make_training_batches(
         train_images,
         recipe,
@@ -254,6 +255,7 @@ def prepare_network_training(
     total_steps = recipe.total_steps(len(train_images))
     recipe.require_probe_step(total_steps)
     engine = machine.describe_engine(net, recipe.bn_splits)
+    engine |= describe_exchange(net, machine.group)
     save_best = partial(save_pretrained, net, config, record.folder / "best")
     train_function = partial(
         fit_network,

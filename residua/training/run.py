@@ -74,7 +74,7 @@ def train_run(
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
         machine = make_vlad_machine(run, machine)
-    data = prepare_data_of_run(run, data, record)
+    data = prepare_data_of_run(run, data, record, data_dir)
     require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network) and not record.is_finished:
         require_enough_memory(run, plan(run.network), data, machine)
@@ -212,13 +212,15 @@ def finish_run(
 def catch_stop_signals() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns true after Ctrl-C or SIGTERM.
 
-    After the first signal, the caller is expected to stop at the end of the current step.  A second
-    signal raises KeyboardInterrupt.  Outside the main thread, no signal is caught.
+    After the first signal, the caller is expected to stop at the end of the current step.  Ctrl-C
+    raises KeyboardInterrupt if it is not the first signal.  Another SIGTERM changes nothing,
+    because torchrun and a scheduler may each send one.  Outside the main thread, no signal is
+    caught.
     """
     stop_requested = threading.Event()
 
     def request_stop(number: int, frame: object) -> None:
-        if stop_requested.is_set():
+        if stop_requested.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop_requested.set()
 

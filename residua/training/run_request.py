@@ -9,7 +9,6 @@ from torch import nn
 
 from residua.config.dataset import Dataset
 from residua.config.network import Network
-from residua.config.papers import network
 from residua.config.photo_storage import AUTO_STORAGE
 from residua.config.recipe import Recipe, list_recipe_changes
 from residua.config.recipes import (
@@ -20,31 +19,31 @@ from residua.config.recipes import (
     usual_recipe,
 )
 from residua.config.run import Run
-from residua.config.vlad_config import ClassifierConfig, is_vlad_name, make_vlad_classifier
+from residua.config.vlad_config import is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resize_for_recipe
 from residua.errors import UsageError
-from residua.net.own_module import make_module_classifier
 from residua.training.added_classes import add_classes_to_model
 from residua.training.auto_config import (
     AutoConfig,
     choose_config_for_arrays,
     choose_config_for_photos,
+    suit_config_to_recipe,
 )
 from residua.training.chosen_start import (
     NO_WEIGHTS,
     ChosenStart,
+    choose_min_tuning_steps,
     choose_start,
     describe_unused_weights,
 )
 from residua.training.initial_weights import (
-    WeightSource,
-    adapt_network_to_data,
     read_image_size,
     resolve_weight_source,
 )
 from residua.training.machine import Machine
 from residua.training.prepared_network import require_fields_with_effect
+from residua.training.run_start import resolve_start
 from residua.training.storage_choice import choose_storage_of_run, refuse_storage
 
 DEFAULT_MODEL = "cifar-resnet20"
@@ -116,7 +115,10 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
         )
     if isinstance(dataset, InMemoryDataset):
         auto_config = choose_config_for_arrays(
-            dataset, machine, finetune=request.weights is not None
+            dataset,
+            machine,
+            finetune=request.weights is not None,
+            min_tuning_steps=choose_min_tuning_steps(request.resumed),
         )
         return make_run(request, dataset, dataset.name, auto_config, chosen)
     usual = usual_recipe(dataset.name)
@@ -131,7 +133,7 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     """
     weights = None if request.weights == NO_WEIGHTS else request.weights
     if request.weights is None and isinstance(dataset, PhotoDataset):
-        if request.model is None and (name := find_recipe_with_size(request)):
+        if request.model is None and (name := find_recipe_with_size(request, dataset)):
             return ChosenStart(None, f"starts from random weights, for which the recipe {name} is")
         if request.model is None:
             return choose_start(dataset.listing, machine, request.resumed)
@@ -142,9 +144,11 @@ def resolve_chosen_start(request: RunRequest, dataset: Dataset, machine: Machine
     return ChosenStart(weights, "", source)
 
 
-def find_recipe_with_size(request: RunRequest) -> str:
-    """Return the name of the recipe that the request names, if it is for one size; else ""."""
-    name = request.change_recipe(recipe("photos")).name
+def find_recipe_with_size(request: RunRequest, dataset: PhotoDataset) -> str:
+    """Return the name of the recipe for the request, if it is for one size of images; else ""."""
+    from_scratch = request.weights in (None, NO_WEIGHTS)
+    usual = usual_recipe(dataset.folder) if from_scratch else recipe("photos")
+    name = request.change_recipe(usual).name
     return name if name in RECIPE_SIZES else ""
 
 
@@ -158,7 +162,7 @@ def resolve_photo_run(
     side = request.size or 0
     if request.size is not None:
         require_size_of_recipe(request.change_recipe(recipe("photos")), request.size)
-    recipe_with_size = find_recipe_with_size(request) if request.size is None else ""
+    name_with_size = find_recipe_with_size(request, dataset)
     if request.size is not None and not MIN_IMAGE_SIDE <= side <= MAX_IMAGE_SIDE:
         raise UsageError(
             f"--size {request.size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE} pixels"
@@ -166,18 +170,18 @@ def resolve_photo_run(
     is_fine_tuning = request.weights is not None
     if chosen.source is not None and not side:
         side = read_image_size(chosen.source)
-    elif recipe_with_size:
-        side = RECIPE_SIZES[recipe_with_size]
+    elif name_with_size and not side:
+        side = RECIPE_SIZES[name_with_size]
     auto_config = choose_config_for_photos(
         dataset.listing,
         machine,
         finetune=is_fine_tuning,
         image_size=side,
         shorter_side=chosen.shorter_side,
+        min_tuning_steps=choose_min_tuning_steps(request.resumed),
     )
-    if recipe_with_size and chosen.source is None:
-        reason = f"image size {side} x {side} pixels, which the recipe {recipe_with_size} is for"
-        auto_config = replace(auto_config, reasons=auto_config.reasons | {"size": reason})
+    if name_with_size and chosen.source is None:
+        auto_config = suit_config_to_recipe(auto_config, name_with_size)
     image_shape = (3, auto_config.image_size, auto_config.image_size)
     sized_dataset = resize_for_recipe(
         dataset_from_listing(dataset.listing, image_shape),
@@ -200,7 +204,7 @@ def make_run(
     """Make the run from the request and from the choices for what it leaves open."""
     chosen_recipe = request.change_recipe(auto_config.recipe)
     default_model = RECIPE_NETWORKS.get(chosen_recipe.name, auto_config.model_name)
-    start = resolve_start(request, dataset, default_model, chosen.source)
+    start = resolve_start(request.model, request.weights, chosen.source, dataset, default_model)
     may_be_trained = bool(request.weights) or isinstance(request.model, nn.Module)
     require_fields_with_effect(
         chosen_recipe, is_trained=may_be_trained, why_not=chosen.which_is_missing
@@ -226,53 +230,6 @@ def make_run(
         request.storage,
         chosen.missing,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RunStart:
-    """A network and the weights that it starts from.
-
-    For random weights, and for a module of the user's own, `weights_path` is None and `fingerprint`
-    is "".
-    """
-
-    network: ClassifierConfig
-    weights_path: Path | None = None
-    fingerprint: str = ""
-
-
-def resolve_start(
-    request: RunRequest, dataset: Dataset, default_model: str, source: WeightSource | None
-) -> RunStart:
-    """Find the network to train and the weights that it starts from.
-
-    The weights `source` also decide the network.  Without them, it is that of the request, or
-    `default_model`, with random weights.  Raises UsageError if both a model folder and
-    a network are given, or if a network does not fit the data.
-    """
-    model, shape, classes = request.model, dataset.input, len(dataset.classes)
-    if source is None:
-        if isinstance(model, nn.Module):
-            return RunStart(make_module_classifier(model, shape, classes))
-        if isinstance(model, Network):
-            return RunStart(adapt_given_network(model, dataset))
-        return RunStart(network(model or default_model, input=shape, classes=classes))
-    if model is not None and (source.path.is_dir() or not isinstance(model, str)):
-        raise UsageError(f"--from {request.weights} already decides the network: leave --model out")
-    return RunStart(adapt_network_to_data(source, dataset, model), source.path, source.fingerprint)
-
-
-def adapt_given_network(given: Network, dataset: Dataset) -> Network:
-    """Adapt a network to the number of classes of the data.
-
-    Raises UsageError if the network does not take images of the data's shape.
-    """
-    if given.input != dataset.input:
-        raise UsageError(
-            f"{given.name} takes images of shape {given.input}, but those of {dataset.name} have "
-            f"shape {dataset.input}: make the network with input={dataset.input}"
-        )
-    return replace(given, classes=len(dataset.classes))
 
 
 def resolve_vlad_run(request: RunRequest, model: str, dataset: Dataset) -> ResolvedRun:

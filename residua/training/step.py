@@ -1,21 +1,21 @@
 """One training step: forward pass, backward pass, update."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residua.config.optimisers import Optimiser
 from residua.config.recipe import Recipe
 from residua.data.batches import TrainingBatches
-from residua.data.counter_rng import random_bits_from_keys
-from residua.net.activation_checkpoint import draws_randomly
 from residua.net.freeze import last_layer_parameters, list_unfrozen_batchnorms
 from residua.net.gradient_stream import WeightGradientStream
-from residua.training.cuda_graph import CudaGraphedCallable, StepFunction
-from residua.training.distributed import local_bn_splits
-from residua.training.gradients import allocate_flat_gradients, clip_gradient_norm
+from residua.training.batch_share import make_batch_share
+from residua.training.bn_splits import BatchNormSplits
+from residua.training.cuda_graph import StepFunction
+from residua.training.gradients import GradientMemory, clip_gradient_norm
 from residua.training.machine import Machine
 from residua.training.optimisers import (
     build_torch_optimiser,
@@ -25,7 +25,8 @@ from residua.training.optimisers import (
     restore_optimiser_state,
     trained_stem_parameters,
 )
-from residua.training.prefetched_batch import PrefetchedBatch
+from residua.training.prefetched_batch import hold_batch
+from residua.training.step_graphs import StepGraphs
 from residua.training.weight_average import WeightAverage
 
 
@@ -34,14 +35,14 @@ class TrainingStep:
 
     A batch is split into `bn_splits` equal parts, each with its own BN statistics.  Gradients and
     running statistics are averaged over the splits, and over the ranks of the machine's group.
+    `batch_size`, that of all ranks together, is needed only if their shares may differ in size.
     `body_lr`, `layer_decay`, `clip_norm` and `ema` are those of `Recipe`.  Unless `may_probe` is
     True, `set_probing` cannot be used.  With `stem_learns_apart`, the stem has its own learning
     rate, and `set_stem_training` can be used.  Parameters that need no gradient are never trained.
 
     On a GPU, the step is a CUDA graph if `uses_cuda_graph`, which may be set to False.  With
-    `keeps_graphs`, which may be set to True, the graphs of earlier phases of a run, such as those
-    of smaller images, stay in memory, so that a second run needs no capture.  `gradient_stream` may
-    be set if `bn_splits` is 1; until it is measured on a GPU, it is not set by itself.
+    several ranks it is two, and the all-reduce runs between them.  `gradient_stream` may be set if
+    `bn_splits` is 1; until it is measured on a GPU, it is not set by itself.
     """
 
     def __init__(
@@ -58,15 +59,14 @@ class TrainingStep:
         ema: float = 0.0,
         may_probe: bool = False,
         stem_learns_apart: bool = False,
+        batch_size: int = 0,
     ) -> None:
         self.net, self.machine = net, machine
-        self.bn_splits, self.label_smoothing = bn_splits, label_smoothing
-        self.clip_norm = clip_norm
-        machine.group.broadcast_weights(net)
-        # buffers that each split updates from the same start, to be averaged afterwards
-        self.split_buffers = list(net.buffers()) if bn_splits > 1 else []
-        self.float_buffers = [b for b in self.split_buffers if b.is_floating_point()]
-        self.seeds_splits = bn_splits > 1 and draws_randomly(net)
+        self.label_smoothing, self.clip_norm = label_smoothing, clip_norm
+        group = machine.group
+        group.broadcast_weights(net)
+        share = make_batch_share(batch_size or bn_splits * group.world_size, bn_splits, group)
+        self.splits = BatchNormSplits(net, share, machine.device)
         last_layer = last_layer_parameters(net)
         self.stem_parameters = trained_stem_parameters(net) if stem_learns_apart else set()
         self.optimiser = build_torch_optimiser(
@@ -79,12 +79,13 @@ class TrainingStep:
                 self.stem_parameters,
             ),
         )
-        self.takes_lr_as_tensor = optimiser.TAKES_LR_AS_TENSOR
-        self.uses_cuda_graph = (
-            machine.can_use_cuda_graph(net, bn_splits) and self.takes_lr_as_tensor
+        # the update may read the rate on the host, which a stream of its own would wait for
+        takes_lr_as_tensor = optimiser.TAKES_LR_AS_TENSOR
+        self.runs_on_gpu_stream = machine.device.type == "cuda" and takes_lr_as_tensor
+        self.uses_cuda_graph = machine.can_use_cuda_graph(net, bn_splits) and takes_lr_as_tensor
+        self.gradients = GradientMemory(
+            net, group, self.splits.result_count, backward_allocates=self.uses_cuda_graph
         )
-        # in a graph, the backward pass allocates the gradients, each time at the same place
-        self.flat_gradients = None if self.uses_cuda_graph else allocate_flat_gradients(net)
         self.body_gradients = {
             p: p.grad
             for p in net.parameters()
@@ -92,12 +93,7 @@ class TrainingStep:
         }
         self.norms = list_unfrozen_batchnorms(net)
         self.is_probing, self.trains_stem = False, True
-        self.graphed_step: CudaGraphedCallable | None = None
-        self.graph_key: tuple[object, ...] = ()
-        self.prefetched: PrefetchedBatch | None = None
-        self.keeps_graphs = False
-        self.kept_graphs: dict[tuple[object, ...], CudaGraphedCallable] = {}
-        self.kept_batches: dict[tuple[object, ...], PrefetchedBatch] = {}
+        self.graphs = StepGraphs(machine.device)
         self.average = WeightAverage(net, ema) if ema else None
         self.gradient_stream: WeightGradientStream | None = None
 
@@ -111,8 +107,7 @@ class TrainingStep:
         (n, classes); the most probable class then counts as correct.  `stem_lr` is the learning
         rate of a stem that learns apart, by default `lr`.  The call does not wait for the device.
         """
-        rates = float(lr), float(lr if stem_lr is None else stem_lr)
-        return self.run(("batch",), self.train_on_batch, images, labels, *rates)
+        return self.train(("batch",), hold_batch, (images, labels), lr, stem_lr)
 
     def can_assemble(self, batches: TrainingBatches) -> bool:
         """Return whether `train_on_step` can be used: a CUDA graph can assemble the batches too."""
@@ -126,77 +121,72 @@ class TrainingStep:
         Call it only if `can_assemble(batches)`.  The graph also assembles the batch of the next
         step.
         """
-        if self.prefetched is None or not self.prefetched.holds(batches, step):
-            self.prefetched = self.prefetch(batches, step)
-        prefetched = self.prefetched
+        prefetched = self.graphs.prefetch(batches, step)
         batches.load_orders(step + 1)
-
-        def train_and_assemble(next_step: Tensor, *rates: Tensor) -> tuple[Tensor, Tensor]:
-            with prefetched.assemble_next(next_step):
-                return self.train_on_batch(prefetched.images, prefetched.labels, *rates)
-
-        rates = float(lr), float(lr if stem_lr is None else stem_lr)
-        results = self.run((prefetched,), train_and_assemble, step + 1, *rates)
+        results = self.train((prefetched,), prefetched.assemble_next, (step + 1,), lr, stem_lr)
         prefetched.step = step + 1
         return results
 
-    def prefetch(self, batches: TrainingBatches, step: int) -> PrefetchedBatch:
-        """Assemble batch `step`; with `keeps_graphs`, in the memory that its size has had."""
-        if not self.keeps_graphs:
-            return PrefetchedBatch(batches, step)
-        key = (batches, batches.size_share(step))
-        if key not in self.kept_batches:
-            self.kept_batches[key] = PrefetchedBatch(batches, step)
-        self.kept_batches[key].load(step)
-        return self.kept_batches[key]
+    def train(
+        self,
+        source: tuple[object, ...],
+        open_batch: Callable[..., AbstractContextManager[tuple[Tensor, Tensor]]],
+        inputs: tuple[Tensor | float, ...],
+        lr: float,
+        stem_lr: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Train on the images and labels in the context `open_batch(*inputs)`.
+
+        `source` says where they come from: a CUDA graph belongs to one source.
+        """
+        rates = float(lr), float(lr if stem_lr is None else stem_lr)
+        key = (*source, self.is_probing, self.trains_stem)
+
+        def train_on_batch(*values: Tensor) -> tuple[Tensor, Tensor]:
+            with open_batch(*values[:-2]) as (images, labels):
+                return self.train_on_batch(images, labels, *values[-2:])
+
+        def collect_gradients(*values: Tensor) -> tuple[Tensor, ...]:
+            with open_batch(*values) as (images, labels):
+                self.gradients.put_into_one_tensor(self.compute_gradients(images, labels))
+            return ()
+
+        if self.machine.group.world_size == 1:
+            return self.run("step", key, train_on_batch, *inputs, *rates)  # type: ignore[return-value]
+        self.run("gradients", key, collect_gradients, *inputs)
+        self.gradients.average_over_ranks()
+        update = partial(self.update, self.gradients.results)
+        return self.run("update", key[-2:], update, *rates)  # type: ignore[return-value]
 
     def run(
-        self, source: tuple[object, ...], train: StepFunction, *inputs: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
-        """Call `train`, or replay its CUDA graph; `source` says what it does, beside its inputs."""
-        if self.machine.device.type != "cuda" or not self.takes_lr_as_tensor:
-            return train(*inputs)  # type: ignore[return-value]
-        key = (*source, self.is_probing, self.trains_stem)
-        if self.graphed_step is None or key != self.graph_key:
-            self.graphed_step = self.kept_graphs.get(key)  # None frees the memory of the last one
-            if self.graphed_step is None:
-                self.graphed_step = CudaGraphedCallable(
-                    train, self.machine.device, may_capture=self.uses_cuda_graph
-                )
-            self.graph_key = key
-            if self.keeps_graphs:
-                self.kept_graphs[key] = self.graphed_step
-        return self.graphed_step(*inputs)  # type: ignore[return-value]
+        self,
+        part: str,
+        key: tuple[object, ...],
+        function: StepFunction,
+        *inputs: Tensor | float,
+    ) -> tuple[Tensor, ...]:
+        """Call the function of a part of the step, or replay its CUDA graph."""
+        if not self.runs_on_gpu_stream:
+            return function(*inputs)
+        return self.graphs.run(part, key, function, *inputs, may_capture=self.uses_cuda_graph)
 
     def train_on_batch(
         self, images: Tensor, labels: Tensor, lr: float | Tensor, stem_lr: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Do what a call does, without a graph; on a GPU, the rates are scalar tensors."""
-        results = self.compute_gradients(images, labels)
-        self.machine.group.average_in_place([results, *self.gradients()])
-        wrong_share, count = results[1], len(local_bn_splits(self.bn_splits, self.machine.group))
-        self.restore_buffer_means(results[2:])
+        """Do what a call does in one process, without a graph; on a GPU, the rates are tensors."""
+        return self.update(self.compute_gradients(images, labels), lr, stem_lr)
+
+    def update(
+        self, results: Tensor, lr: float | Tensor, stem_lr: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Update the weights; `results` are those of `compute_gradients` for the whole batch."""
+        self.splits.restore_buffer_means(results)
         if self.clip_norm:
-            clip_gradient_norm(self.gradients(), self.clip_norm)
+            clip_gradient_norm(self.gradients.list_all(), self.clip_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = (stem_lr if group["is_stem"] else lr) * group["lr_scale"]
         self.optimiser.step()
-        wrong = (wrong_share * count * self.machine.group.world_size).round().long()
-        return results[0].clone(), wrong
-
-    def gradients(self) -> list[Tensor]:
-        """Return the gradients of the last batch: one flat tensor, or one of each parameter."""
-        if self.flat_gradients is not None:
-            return [self.flat_gradients]
-        return [p.grad for p in self.net.parameters() if p.grad is not None]
-
-    def clear_gradients(self) -> None:
-        """Set the flat gradients to zero, or leave it to the backward pass to allocate others."""
-        if self.flat_gradients is not None:
-            self.flat_gradients.zero_()
-            return
-        for parameter in self.net.parameters():
-            parameter.grad = None
+        return self.splits.read_scores(results)
 
     def set_probing(self, is_probing: bool) -> None:
         """Train only the last layer from now on, on fixed features, or train all layers again.
@@ -227,7 +217,7 @@ class TrainingStep:
         return self.average.applied() if self.average else nullcontext()
 
     def forward_backward(
-        self, images: Tensor, labels: Tensor, loss_divisor: int = 1
+        self, images: Tensor, labels: Tensor, loss_divisor: float = 1
     ) -> tuple[Tensor, Tensor]:
         """Run one forward and backward pass; return mean loss and number of wrong predictions.
 
@@ -247,31 +237,10 @@ class TrainingStep:
     def compute_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
         """Run a forward and backward pass over this rank's BN splits.
 
-        Returns means over the splits, as one fp32 tensor: loss, number of wrong predictions, and
-        the buffers of all BN layers if there are several splits.  Each split starts from the same
-        buffers.
+        Returns the results of `BatchNormSplits.compute_gradients`.
         """
-        self.clear_gradients()
-        local_splits = local_bn_splits(self.bn_splits, self.machine.group)
-        count = len(local_splits)
-        initial_values = [b.clone() for b in self.split_buffers]
-        seed = int(torch.randint(2**62, ())) if self.seeds_splits else 0
-        split_results = []
-        for split, x, y in zip(local_splits, images.chunk(count), labels.chunk(count), strict=True):
-            if self.seeds_splits:  # dropout depends on the step's seed and the split alone
-                torch.manual_seed(int(random_bits_from_keys(seed, split)))
-            for buffer, value in zip(self.split_buffers, initial_values, strict=True):
-                buffer.copy_(value)
-            loss, wrong = self.forward_backward(x, y, count)
-            scores = torch.stack([loss, wrong.to(loss.dtype)])
-            split_results.append(torch.cat([scores, *[b.flatten() for b in self.float_buffers]]))
-        return torch.stack(split_results).mean(0)
-
-    def restore_buffer_means(self, means: Tensor) -> None:
-        """Set the buffers to their `means` over all splits, as `compute_gradients` returns them."""
-        buffer_means = torch.split(means, [b.numel() for b in self.float_buffers])
-        for buffer, mean in zip(self.float_buffers, buffer_means, strict=True):
-            buffer.copy_(mean.view_as(buffer))
+        self.gradients.clear()
+        return self.splits.compute_gradients(self.forward_backward, images, labels)
 
     def optimiser_state(self) -> dict[str, Tensor]:
         """Return the optimiser's tensors (e.g. momentum), keyed by the names `PARAMETER/STATE`."""
@@ -296,4 +265,5 @@ def make_training_step(net: nn.Module, recipe: Recipe, machine: Machine) -> Trai
         ema=recipe.ema,
         may_probe=recipe.probe > 0,
         stem_learns_apart=recipe.stem > 0,
+        batch_size=recipe.batch_size,
     )

@@ -24,7 +24,7 @@ from residua.config.serialize import Json
 from residua.data.augment import shrink_sides
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
-from residua.data.sources.resolve import resolve_dataset
+from residua.data.sources.resolve import resize_for_recipe, resolve_dataset
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import TrainingError, UsageError
@@ -76,13 +76,14 @@ def profile_run(
         raise UsageError("--profile looks at one process: start it without torchrun")
     network_plan = plan(run.network)
     recipe = run.recipe_without_unneeded_warmup(network_plan.depth)
-    data = data or resolve_dataset(run.dataset, run.network.input)
+    data = data or resolve_dataset(run.dataset, run.network.input, data_dir=data_dir)
+    data = resize_for_recipe(data, run.recipe)
     require_recipe_suits_data(recipe, data)
     require_enough_memory(run, network_plan, data, machine)
     images, dev_images = read_training_splits(data, data_dir, holds_out_dev=recipe.dev)
     on_data(summarize_training_data(data, images, dev_images))
     batches = make_training_batches(
-        images.to(machine.device), recipe, data, data.mean, data.std, run.seed, (0, 1)
+        images.to(machine.device), recipe, data, data.mean, data.std, run.seed, None
     )
     total_steps = recipe.total_steps(len(images))
     recipe.require_probe_step(total_steps)
@@ -214,7 +215,8 @@ class LastPhase:
         """Return the trace of one step that launches the kernels of the CUDA graph one by one."""
         if not self.training_step.uses_cuda_graph:
             return []
-        self.training_step.uses_cuda_graph, self.training_step.graphed_step = False, None
+        self.training_step.uses_cuda_graph = False
+        self.training_step.graphs.forget()
         self.take_step()
         self.wait_for_device()
         return read_trace_events(self.trace_steps(1))

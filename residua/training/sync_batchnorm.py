@@ -4,6 +4,7 @@ For any number of ranks, the result equals, up to rounding, that of one process 
 whole split.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,36 +14,57 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from residua.net.freeze import FrozenStatsBatchNorm
+from residua.config.serialize import Json
+from residua.net.freeze import FrozenStatsBatchNorm, list_unfrozen_batchnorms
 from residua.net.joins import DropJoin
 from residua.net.swap_batchnorm import swap_batchnorms
+from residua.training.batch_share import BatchShare, list_ranks_of_splits
+from residua.training.distributed import DataParallelGroup
 from residua.training.machine import Machine, ModuleT
 
 
-def convert_to_sync_modules(net: ModuleT, bn_splits: int, machine: Machine) -> ModuleT:
+def convert_to_sync_modules(net: ModuleT, share: BatchShare, machine: Machine) -> ModuleT:
     """Replace BN and `DropJoin` modules of `net`, in place, by ones synchronised per BN split.
 
-    Nothing is replaced if each rank computes whole splits.  BN whose statistics are frozen needs no
-    synchronisation, and is kept.  The state_dict keeps its keys.  Every
-    rank must call this function.
+    `share` is what this rank computes of each batch.  Nothing is replaced if each rank computes
+    whole splits.  BN whose statistics are frozen needs no synchronisation, and is kept.  The
+    state_dict keeps its keys.  Every rank must call this function.
     """
-    if bn_splits >= machine.group.world_size:
+    if share.bn_splits >= share.world_size:
         return net
-    ranks_per_split = machine.group.world_size // bn_splits
-    split_group, _ = dist.new_subgroups(ranks_per_split)  # type: ignore[no-untyped-call]
-    sync_class = CpuSyncBatchNorm if machine.device.type == "cpu" else nn.SyncBatchNorm
-    make_norm = partial(sync_class, process_group=split_group)
+    ranks_of_splits = [*map(list, list_ranks_of_splits(share.bn_splits, share.world_size))]
+    split_group, _ = dist.new_subgroups_by_enumeration(ranks_of_splits)  # type: ignore[no-untyped-call]
+    make_norm: Callable[..., BatchNorm] = partial(nn.SyncBatchNorm, process_group=split_group)
+    if machine.device.type == "cpu":
+        share_in_split = len(share.images) / share.split_size
+        make_norm = partial(CpuSyncBatchNorm, process_group=split_group, share=share_in_split)
     swap_batchnorms(net, make_norm, except_classes=(FrozenStatsBatchNorm,))
-    rank_in_split = machine.group.rank % ranks_per_split
     for module in list(net.modules()):
         for name, child in module.named_children():
             if type(child) is DropJoin:
-                setattr(module, name, SyncDropJoin(child, rank_in_split, ranks_per_split))
+                setattr(module, name, SyncDropJoin(child, share))
     return net
 
 
+def describe_exchange(net: nn.Module, group: DataParallelGroup) -> dict[str, Json]:
+    """Say what the ranks exchange in a step of `net`, for run.json; {} for one process."""
+    if group.world_size == 1:
+        return {}
+    is_synchronised = any(
+        isinstance(module, CpuSyncBatchNorm | nn.SyncBatchNorm) for module in net.modules()
+    )
+    statistics = "each process by itself" if list_unfrozen_batchnorms(net) else "frozen"
+    return {
+        "gradients": f"one all-reduce of {group.world_size} processes",
+        "batchnorm": "synchronised between processes" if is_synchronised else statistics,
+    }
+
+
 class CpuSyncBatchNorm(BatchNorm):
-    """Synchronised BN on a CPU, where torch's own SyncBatchNorm raises an error."""
+    """Synchronised BN on a CPU, where torch's own SyncBatchNorm raises an error.
+
+    `share` is the share of the images of the BN split that this rank has.
+    """
 
     def __init__(
         self,
@@ -52,9 +74,10 @@ class CpuSyncBatchNorm(BatchNorm):
         affine: bool,
         track_running_stats: bool,
         process_group: dist.ProcessGroup,
+        share: float,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        self.process_group = process_group
+        self.process_group, self.share = process_group, share
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept images and vectors alike."""
@@ -73,11 +96,12 @@ class CpuSyncBatchNorm(BatchNorm):
         channel_shape = (-1, *[1] * (x.dim() - 2))
         var, mean = torch.var_mean(x_promoted, [i for i in range(x.dim()) if i != 1], correction=0)
         mean, var = mean.double(), var.double()  # the difference of squares below loses digits
-        moments = torch.stack([mean, var + mean.square()])
+        moments = torch.stack([mean, var + mean.square()]) * (self.share * world_size)
         moments = AllReduceSum.apply(moments, self.process_group)  # type: ignore[no-untyped-call]
         mean, mean_square = moments / world_size
         var = mean_square - mean.square()
-        self.update_running_stats(mean.detach(), var.detach(), world_size * x.numel() // x.shape[1])
+        count = round(x.numel() // x.shape[1] / self.share)
+        self.update_running_stats(mean.detach(), var.detach(), count)
         scale = (var + self.eps).rsqrt().to(x_promoted.dtype)
         if self.affine:
             scale = scale * self.weight
@@ -132,22 +156,23 @@ class SyncDropJoin(DropJoin):
     its own slice of that mask.
     """
 
-    def __init__(self, drop: DropJoin, rank_in_split: int, ranks_per_split: int) -> None:
+    def __init__(self, drop: DropJoin, share: BatchShare) -> None:
         super().__init__(drop.shortcut_dropout, drop.drop_path)
         self.training = drop.training
-        self.rank_in_split, self.ranks_per_split = rank_in_split, ranks_per_split
+        positions = share.images_in_split
+        self.own_slice = slice(positions.start, positions.stop)
+        self.split_size = share.split_size
 
     def forward(self, x: Tensor, shortcut: Tensor, branch: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x, shortcut, branch)
-        own_slice = slice(self.rank_in_split * len(x), (self.rank_in_split + 1) * len(x))
-        split_size = len(x) * self.ranks_per_split
         if self.drop_path:
-            draws = torch.rand(split_size, *[1] * (x.dim() - 1), device=x.device)
-            keep_mask = draws[own_slice] >= self.drop_path
+            draws = torch.rand(self.split_size, *[1] * (x.dim() - 1), device=x.device)
+            keep_mask = draws[self.own_slice] >= self.drop_path
             branch = branch * (keep_mask / (1 - self.drop_path)).to(branch.dtype)
         if self.shortcut_dropout:
             # cat keeps the shortcut's memory layout, which determines the order of the draws
-            ones = torch.ones_like(torch.cat([shortcut] * self.ranks_per_split))
-            shortcut = shortcut * F.dropout(ones, self.shortcut_dropout)[own_slice]
+            copies = torch.cat([shortcut[:1]] * self.split_size)
+            ones = torch.ones_like(copies)
+            shortcut = shortcut * F.dropout(ones, self.shortcut_dropout)[self.own_slice]
         return shortcut + branch

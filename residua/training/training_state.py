@@ -63,7 +63,8 @@ def restore_training_state(
     """Restore the newest intact checkpoint into `training_step`, and return the run's progress.
 
     Without a checkpoint, progress starts at step 0, with a note if the run had begun.  Rows of
-    metrics.jsonl after the restored step are removed.  Raises RecordError if the checkpoint belongs
+    metrics.jsonl after the restored step are removed, and run.json gets another number of
+    processes.  Raises RecordError if the checkpoint belongs
     to another network, or if all checkpoints are damaged.
     """
     group = training_step.machine.group
@@ -93,6 +94,8 @@ def restore_training_state(
         # checkpoints of a run by one process may lack the number of processes
         previous_world_size = int(scalars.get("processes") or 1)
         warnings += describe_world_size_change(previous_world_size, group.world_size)
+        if group.is_main and group.world_size != previous_world_size:
+            record.add_resumption(progress.step, group.world_size)
         progress.note = "; ".join(warnings)
     if group.is_main:
         record.truncate_metrics_after(progress.step)

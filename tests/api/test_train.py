@@ -283,7 +283,7 @@ def make_batches_of(data, recipe, seed):
 
     dataset = resolve_user_data(data)
     return make_training_batches(
-        dataset.images["train"], recipe, dataset, dataset.mean, dataset.std, seed, (0, 1)
+        dataset.images["train"], recipe, dataset, dataset.mean, dataset.std, seed, None
     )
 
 

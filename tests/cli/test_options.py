@@ -64,6 +64,17 @@ def test_plain_options_give_the_run_id_of_the_same_sets(capsys, tmp_path):
     assert plain_run["recipe"]["batch_size"] == 16
 
 
+def test_gradient_accumulation_is_parts_by_its_usual_name_and_a_note_says_so(capsys):
+    changed = parse_recipe("--set", "accumulate=4", "--batch-size", "32")
+    assert changed == parse_recipe("--set", "parts=4", "--batch-size", "32")
+    assert capsys.readouterr().err == (
+        "residua: accumulate=4 sets parts=4: a batch of 32 is computed in 4 parts, each with BN "
+        "statistics of its own\n"
+    )
+    with pytest.raises(UsageError, match="a batch cannot be split into 0 parts"):
+        parse_recipe("--set", "accumulate=0")
+
+
 CONFLICTS = [
     (["--lr", "0.1", "--set", "schedule.lr=0.2"], "--lr and --set 'schedule.lr=0.2' cannot be"),
     (["--lr", "0.1", "--set", """schedule={"kind": "Drops", "lr": 1}"""], "both set schedule.lr"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,11 +10,13 @@ import time
 import numpy as np
 import pytest
 
-from residua.data import digest_index
+from residua.config.model import ImagePreprocessing
+from residua.data import decode_listing, digest_index
 from residua.data.checked_arrays import decode_checked_arrays, encode_checked_arrays
 from residua.data.digest_index import find_digest_file, get_index, hash_entries, make_digest_keys
-from residua.data.image_cache import hash_listing
+from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.sources.image_folder import list_image_folder
+from tests.data.faulty_photos import write_clean_folder
 from tests.forks import run_at_once
 
 HOUR_AGO = time.time() - 3600
@@ -242,3 +245,49 @@ def test_a_folder_of_20_000_files_is_listed_and_known_within_a_second_and_40_mib
         ).stdout
     seconds, mebibytes = map(float, out.split())
     assert (seconds < 1, mebibytes < 40) == (True, True), out
+
+
+def test_files_that_change_after_they_were_hashed_are_named_and_not_used(tmp_path):
+    """A folder that loses, changes and gains files while it is read."""
+    root = tmp_path / "d"
+    write_clean_folder(root)
+    listing = list_image_folder(root)
+    hash_listing(listing)
+    (root / "train" / "cat" / "00.png").unlink()
+    shutil.copy(root / "train" / "cat" / "02.png", root / "train" / "cat" / "01.png")
+    shutil.copy(root / "train" / "cat" / "02.png", root / "train" / "cat" / "new.png")
+    load_or_decode_images.cache_clear()
+    images = load_or_decode_images(listing, ImagePreprocessing((3, 16, 16), 16))
+    assert {(problem.path, problem.kind) for problem in images.problems} == {
+        ("train/cat/00.png", "unreadable"),
+        ("train/cat/01.png", "changed"),
+    }
+    assert len(images.names) == len(set(images.names)) == 49
+    assert "train/cat/new.png" not in images.names
+    load_or_decode_images.cache_clear()
+    again = load_or_decode_images(list_image_folder(root), ImagePreprocessing((3, 16, 16), 16))
+    assert (len(again.names), again.problems) == (51, ())
+
+
+def test_a_photograph_that_takes_long_to_decode_delays_no_other(tmp_path, monkeypatch):
+    """Its place in the order stays, and the others are decoded meanwhile."""
+    root = tmp_path / "d"
+    write_clean_folder(root)
+    listing = list_image_folder(root)
+    slow_name, finished = listing.entries[0].name, []
+
+    def decode(entry, *arguments):
+        if entry.name == slow_name:
+            deadline = time.monotonic() + 10
+            while len(finished) < 8 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finished.append(entry.name)
+        return original(entry, *arguments)
+
+    original = decode_listing.decode_entry
+    monkeypatch.setattr(decode_listing, "decode_entry", decode)
+    monkeypatch.setattr("residua.data.threads.count_available_cores", lambda: 2)
+    load_or_decode_images.cache_clear()
+    images = load_or_decode_images(listing, ImagePreprocessing((3, 16, 16), 16))
+    assert len(images.names) == 51
+    assert finished.index(slow_name) >= 8

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from residua.cli.main import main
 from residua.config.model import ImagePreprocessing
 from residua.data import pack_shard
+from residua.data.check import check_dataset
 from residua.data.checked_arrays import encode_checked_arrays, read_checked_arrays
 from residua.data.image_cache import compute_cache_key, hash_listing, load_or_decode_images
 from residua.data.pack import pack_dataset
@@ -208,6 +209,8 @@ def test_a_smaller_size_never_enlarges_and_keeps_every_split(tmp_path):
     assert {size for name, size in sizes.items() if "a." in name} == {(28, 24)}
     formats = {Image.open(io.BytesIO(e.read_bytes())).format for e in packed.entries}
     assert formats == {"JPEG"}
+    kinds = {problem.kind for problem in check_dataset(packed).problems}
+    assert "wrong extension" not in kinds
     (folder / "cat" / "none.png").unlink()
     images = [
         load_or_decode_images(list_image_dataset(place), VIEW) for place in (folder, tmp_path / "p")

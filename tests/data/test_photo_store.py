@@ -14,6 +14,7 @@ from PIL import Image
 from residua.cache_folder import clear_cache, list_cached_files
 from residua.config.model import ImagePreprocessing
 from residua.data import photo_cache, photo_records
+from residua.data.checksums import compute_sha256
 from residua.data.decode import decode_and_preprocess, decode_image, preprocess_image
 from residua.data.photo_cache import delete_damaged_caches, load_photo_store
 from residua.data.photo_index import (
@@ -27,6 +28,7 @@ from residua.data.photo_storage import choose_storage
 from residua.data.read import read_preprocessed_split
 from residua.data.sources.listing import DataProblem
 from residua.data.sources.resolve import resolve_dataset
+from residua.data.splits import choose_train_or_test
 from residua.deploy.predict import decode_or_error
 from residua.errors import DataError
 from tests import third_party  # noqa: F401 -- makes torchvision importable
@@ -234,6 +236,19 @@ def test_a_crop_of_a_file_shows_the_same_part_as_a_crop_of_raw_pixels(cache, tmp
         assert (crops[0] - crops[2].flip(2)).abs().mean() > 5
 
 
+def test_a_crop_of_a_file_whose_ends_are_cut_off_lies_between_them(cache, tmp_path):
+    ramp = np.tile(np.linspace(0, 255, 3000)[None, :, None], (21, 1, 3)).astype(np.uint8)
+    for split, name in ((s, n) for s in ("train", "val", "test") for n in ("cat", "dog")):
+        (tmp_path / "d" / split / name).mkdir(parents=True)
+        Image.fromarray(ramp + 10 * (split == "val")).save(tmp_path / "d" / split / name / "a.png")
+    photos = load_photo_store(resolve_folder(tmp_path / "d", "files")).photos
+    width = photos.sizes[0, 1].item()
+    assert width == 50 * 21
+    crop = photos.read_crop(0, (0, 0, width, 21), (1, 50))
+    assert abs(crop[0, 0, 0].item() - (975 + 10) / 3000 * 255) < 2
+    assert abs(crop[0, 0, -1].item() - (3000 - 975 - 10) / 3000 * 255) < 2
+
+
 def test_jpeg_records_are_those_of_training_photographs_only(cache, odd_folder):
     raw, jpeg = (load_photo_store(resolve_folder(odd_folder, s)) for s in ("raw", "jpeg"))
     for split in ("dev", "test"):
@@ -359,7 +374,8 @@ def test_a_record_that_is_damaged_while_a_run_reads_it_names_the_photograph(
     with open(folder / "photos.bin", "r+b") as file:
         file.seek(offset + length // 2)
         file.write(bytes([content[offset + length // 2] ^ 255]))
-    photos.records.is_checked[:] = False  # as in a cache of which only a part is checked on opening
+    if storage == "raw":  # as in a large cache, of which only a part is checked on opening
+        photos.records.is_checked[:] = False
     photos.read_center(0, CROP)
     with pytest.raises(DataError, match=rf"^{store.names[1]} is damaged in the cache: delete"):
         photos.read_crop(1, (0, 0, 9, 9), CROP)
@@ -385,25 +401,53 @@ def test_a_file_that_changes_or_vanishes_during_a_run_is_named(cache, odd_folder
             store.photos.read_crop(rows[name], (0, 0, 9, 9), CROP)
 
 
+def find_content(make, split):
+    """The first file of `make(0)`, `make(1)`, ... whose digest chooses this split."""
+    return next(
+        content
+        for content in map(make, range(100))
+        if choose_train_or_test(compute_sha256(content)) == split
+    )
+
+
 @pytest.mark.parametrize("storage", ["raw", "jpeg", "files"])
-def test_splits_and_problems_are_as_if_damaged_files_did_not_exist(cache, tmp_path, storage):
-    for name, count in (("a", 30), ("b", 30), ("c", 2)):
+def test_splits_and_problems_are_as_if_damaged_files_did_not_exist(
+    cache, tmp_path, storage, monkeypatch
+):
+    for name in ("a", "b", "c"):
         (tmp_path / "d" / name).mkdir(parents=True)
-        for i in range(count):
+        for i in range(30 if name != "c" else 0):
             make_picture(100 * ord(name) + i).save(tmp_path / "d" / name / f"{i:02}.png")
-    (tmp_path / "d" / "c" / "00.png").write_bytes(b"no image")
     jpeg = encode_image(make_picture(7, size=(300, 200)))
     (tmp_path / "d" / "a" / "half.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    # The intact image of c is in the test split, and moves to training without the damaged one.
+    (tmp_path / "d" / "c" / "0.png").write_bytes(
+        find_content(lambda i: b"no image %d" % i, "train")
+    )
+    (tmp_path / "d" / "c" / "1.png").write_bytes(
+        find_content(lambda i: encode_image(make_picture(i, size=(90, 30)), "PNG"), "test")
+    )
+    firsts = []
+    write_record = photo_records.PhotoWriter.write_record
+    monkeypatch.setattr(
+        photo_records.PhotoWriter,
+        "write_record",
+        lambda self, i, record: (firsts.append(i == 0), write_record(self, i, record)),
+    )
     spoiled = load_photo_store(resolve_folder(tmp_path / "d", storage))
-    assert {("c/00.png", "not an image"), ("a/half.jpg", "truncated")} <= {
+    assert sum(firsts) == 2  # passes over all images
+    assert {("c/0.png", "not an image"), ("a/half.jpg", "truncated")} <= {
         (problem.path, problem.kind) for problem in spoiled.problems
     }
-    (tmp_path / "d" / "c" / "00.png").unlink()
+    (tmp_path / "d" / "c" / "0.png").unlink()
     (tmp_path / "d" / "a" / "half.jpg").unlink()
     intact = load_photo_store(resolve_folder(tmp_path / "d", storage))
+    assert sum(firsts) == 3
     assert spoiled.names[:] == intact.names[:]
     assert spoiled.split_counts.tolist() == intact.split_counts.tolist()
     assert torch.equal(read_all_centers(spoiled.photos), read_all_centers(intact.photos))
+    sizes = [(folder / "photos.bin").stat().st_size for folder in cache.iterdir()]
+    assert sizes[0] == sizes[1] == spoiled.photos.index.ends[-1]
     assert [p.kind for p in intact.problems] == ["tiny class"]
 
 

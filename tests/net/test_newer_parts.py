@@ -3,8 +3,12 @@
 from copy import deepcopy
 from dataclasses import replace
 
+import onnx
+import onnxruntime
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from residua.analysis.network_lesions import LesionSampling, measure_lesions
 from residua.analysis.signals import measure_signals
@@ -25,14 +29,14 @@ from tests.third_party import randomize_weights
 DEEP_STEM = Stem(width=16, inner_widths=(4, 8))
 NETWORKS = {
     "ResNeXt-D with SE": replace(
-        network("cifar-resnet29,block=bottleneck,groups=4x4d,attention=se,shortcut=D"),
+        network("cifar-resnet20,block=bottleneck,groups=4x4d,attention=se,shortcut=D"),
         stem=DEEP_STEM,
     ),
     "pre-activation with ECA": replace(
-        network("cifar-preresnet20,attention=eca,fork=shape-change,shortcut=D"), stem=DEEP_STEM
+        network("cifar-preresnet14,attention=eca,fork=shape-change,shortcut=D"), stem=DEEP_STEM
     ),
     "whitened stem, leads and SiLU": network("cifar-record11,width=0.5"),
-    "half width": network("cifar-resnet20,width=0.5,attention=se-timm"),
+    "half width": network("cifar-resnet14,width=0.5,attention=se-timm"),
 }
 
 
@@ -108,16 +112,55 @@ def test_the_diagram_names_the_attention_and_the_pooled_shortcut(net):
     assert (">average pool" in diagram) == (net.plan.network.unit.shortcut == "pool-project")
 
 
+def make_config(net):
+    statistics = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    return ModelConfig(network=net.plan.network, classes=tuple("abcdefghij"), **statistics)
+
+
 def test_an_exported_file_computes_the_same_after_saving_and_loading(net, tmp_path):
-    config = ModelConfig(
-        network=net.plan.network,
-        classes=tuple("abcdefghij"),
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-    )
+    config = make_config(net)
     save_pretrained(net, config, tmp_path / "model")
     loaded = from_pretrained(tmp_path / "model")
     with torch.no_grad():
         assert torch.equal(loaded(IMAGES), net(IMAGES))
     facts = export_model(loaded, config, "onnx", tmp_path / "model.onnx")
     assert facts["difference"] < 1e-4
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of photographs without labels, half of which calibrate."""
+    folder = tmp_path_factory.mktemp("photos")
+    pixels = (
+        torch.randn(24, 32, 32, 3, generator=torch.Generator().manual_seed(1)) * 64 + 128
+    ).clamp(0, 255)
+    for number, image in enumerate(pixels.byte()):
+        Image.fromarray(image.numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def test_every_convolution_of_an_int8_file_is_quantised_and_its_scores_stay_close(
+    net, photos, tmp_path
+):
+    images = IMAGES.clamp(-2, 2)  # the range of pixels
+    net = deepcopy(net).train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        net(images)  # with the statistics of the images, so that these have different scores
+        expected = net.eval()(images)
+    path = tmp_path / "int8.onnx"
+    facts = export_model(net, make_config(net), "onnx", path, calibration_source=str(photos))
+    assert facts["images"] == 12
+    nodes = onnx.load(path).graph.node
+    origin = {output: node.op_type for node in nodes for output in node.output}
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    assert len(convolutions) >= sum(layer.op == "weight" for layer in net.plan.layers) - 1
+    assert {origin[name] for node in convolutions for name in node.input[:2]} == {
+        "DequantizeLinear"
+    }
+    session = onnxruntime.InferenceSession(path)
+    scores = torch.from_numpy(session.run(["scores"], {"images": images.numpy()})[0])
+    spread = (expected - expected.mean(0)).norm()  # the error of scores that are equal for all
+    assert (scores - expected).norm() < 0.5 * spread

@@ -1,12 +1,15 @@
 """The program that test_distributed.py starts under torchrun.
 
 distributed_worker.py together FOLDER    compute all cases; each writes a file or a run to FOLDER
-distributed_worker.py killed ...         run `residua ...`; process 1 is killed once, at step 12
+distributed_worker.py uneven FOLDER      the same for the cases of shares that differ in size
+distributed_worker.py killed ...         run `residua ...`; process 1 is killed at step 12, and
+                                         then process 0 in the middle of a checkpoint
 """
 
 import os
 import signal
 import sys
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +28,8 @@ from residua.data.read import read_split
 from residua.errors import DataError, Interrupted
 from residua.net.build import build
 from residua.net.freeze import freeze_batchnorm_statistics
+from residua.training import checkpoint
+from residua.training.batch_share import make_batch_share
 from residua.training.distributed import join_process_group
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
@@ -32,6 +37,7 @@ from residua.training.progress import TrainingProgress
 from residua.training.run import train_run
 from residua.training.step import TrainingStep
 from residua.training.sync_batchnorm import convert_to_sync_modules
+from tests.training.recorded_graphs import steps_recorded_on_a_cpu
 
 DATA, CPU_DEVICE = get_dataset("digits"), torch.device("cpu")
 RESNET, PRERESNET, FC_RESNET = [
@@ -49,6 +55,15 @@ CASES = {  # (network, BN splits of its batch)
     "half batches, fine-tuned": (RESNET, 2),
     "batch, BN frozen": (RESNET, 1),
 }
+UNEVEN_CASES = {  # of three processes
+    "batch": (RESNET, 1),
+    "batch, dropped": (DROP_PATH_RESNET, 1),
+    "batch, fully connected": (FC_RESNET, 1),
+    "half batches, dropped": (DROP_PATH_RESNET, 2),
+    "quarters of a batch, fine-tuned": (PRERESNET, 4),
+    "quarters of a batch, recorded": (PRERESNET, 4),
+}
+ALL_CASES, BATCH_SIZE = {**CASES, **UNEVEN_CASES}, 64
 FINE_TUNING = {"layer_decay": 0.5, "clip_norm": 0.5, "ema": 0.5, "may_probe": True}
 
 
@@ -70,21 +85,27 @@ def make_short_run(parts):
 
 def train_in_float64(case, group, steps=6):
     """Losses, wrong predictions and the state of a network after some steps in float64."""
-    (spec, parts), machine = CASES[case], Machine(CPU_DEVICE, "fp32", group=group)
+    (spec, parts), machine = ALL_CASES[case], Machine(CPU_DEVICE, "fp32", group=group)
+    share = make_batch_share(BATCH_SIZE, parts, group)
     net = build(spec).double()
     if "BN frozen" in case:
         freeze_batchnorm_statistics(net)
-    net = convert_to_sync_modules(net, parts, machine).train()
+    net = convert_to_sync_modules(net, share, machine).train()
+    with steps_recorded_on_a_cpu() if "recorded" in case else nullcontext():
+        return take_steps_in_float64(net, case, share, machine, steps)
+
+
+def take_steps_in_float64(net, case, share, machine, steps):
     options = FINE_TUNING if "fine-tuned" in case else {}
-    step = TrainingStep(net, Sgd(), machine, parts, **options)
+    step = TrainingStep(net, Sgd(), machine, share.bn_splits, batch_size=BATCH_SIZE, **options)
     batches = TrainingBatches(
         read_split(DATA, "train"),
-        64,
+        BATCH_SIZE,
         Augmentation(pad=1),
         DATA.mean,
         DATA.std,
         0,
-        (group.rank, group.world_size),
+        share.images,
     )
     losses_and_wrong = []
     for i in range(steps):
@@ -158,23 +179,45 @@ def run_all_cases(folder, group):
     group.all_reduce_sum(torch.zeros(()))
 
 
+def run_uneven_cases(folder, group):
+    """Three processes take over a run of one process, and stop again."""
+    for case in UNEVEN_CASES:
+        torch.save(train_in_float64(case, group), folder / f"{case}.pt")
+    calls = iter(range(100))
+    with suppress(Interrupted):
+        train_run(
+            make_short_run(1),
+            folder / "handed over",
+            Machine(CPU_DEVICE, "fp32", group=group),
+            resume=True,
+            on_progress=ignore_progress,
+            should_stop=lambda: next(calls) == 3,
+        )
+
+
 def append_text(path, text):
     with open(path, "a") as file:
         file.write(str(text))
 
 
-def run_cli_killed_once(arguments):
-    """Run `residua`, kill process 1 at step 12 of the first attempt, and print the steps taken."""
+def write_half_and_die(tensors, path, metadata):
+    path.write_bytes(b"half of a checkpoint")
+    (Path(os.environ["HALF_WRITTEN"])).write_text(str(path))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_cli_killed_twice(arguments):
+    """Run `residua`, kill a process in each of the first two attempts, and print the steps."""
+    attempt, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+    if (attempt, rank) == ("1", "0"):
+        os.environ["HALF_WRITTEN"] = str(Path(arguments[-1]).with_name("half a checkpoint"))
+        checkpoint.save_safetensors = write_half_and_die
     original_add, steps = TrainingProgress.add_step, []
 
     def add_or_die(progress, loss, wrong):
         steps.append(progress.step)
         original_add(progress, loss, wrong)
-        if (
-            progress.step == 12
-            and os.environ["RANK"] == "1"
-            and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        ):
+        if progress.step == 12 and (attempt, rank) == ("0", "1"):
             os.kill(os.getpid(), signal.SIGKILL)
 
     TrainingProgress.add_step = add_or_die
@@ -186,6 +229,7 @@ def run_cli_killed_once(arguments):
 if __name__ == "__main__":
     mode, *rest = sys.argv[1:]
     if mode == "killed":
-        exit_skipping_rank_cleanup(run_cli_killed_once(rest))
+        exit_skipping_rank_cleanup(run_cli_killed_twice(rest))
     with join_process_group() as group:
-        run_all_cases(Path(rest[0]), group)
+        run_cases = run_uneven_cases if mode == "uneven" else run_all_cases
+        run_cases(Path(rest[0]), group)

@@ -347,7 +347,7 @@ def test_the_split_used_for_calibration_is_refused_for_reporting(model_folder):
     with pytest.raises(
         UsageError,
         match="--mirror cannot be used with digits, because a mirrored image may belong to "
-        "another class: remove --mirror",
+        "another class: use no --mirror",
     ):
         evaluate_model_folder(model_folder, DIGITS, "test", CPU_FP32, views="mirror")
     assert (model_folder / "config.json").read_bytes() == before

@@ -12,6 +12,7 @@ import residua
 from residua.cli.main import main
 from residua.config.published_weights import PublishedWeights
 from residua.data.sources.image_folder import list_image_folder
+from residua.data.sources.listing import ImageEntry, ImageListing
 from residua.errors import RecordError
 from residua.net.model_folder import find_model_folder, read_model_config
 from residua.record import RunRecord
@@ -19,9 +20,9 @@ from residua.training import auto_config
 from residua.training.auto_config import (
     choose_config_for_photos,
     choose_image_size,
-    look_up_network,
 )
 from residua.training.chosen_start import describe_chosen_weights
+from residua.training.network_table import look_up_network
 from tests.training.short_runs import CPU_FP32
 from tests.weight_publisher import PATH_ON_HUB, publish_weights
 
@@ -254,6 +255,46 @@ def test_the_network_follows_from_the_table_and_the_reason_prints_it(publisher):
     )
     assert look_up_network(99_999, "a GPU") == "resnet50"
     assert look_up_network(100_000, "a GPU") == "resnet101"
+
+
+def test_few_photographs_get_250_steps_from_weights_and_the_reason_says_so(publisher):
+    listing = list_image_folder(Path("photos").resolve())
+    chosen = choose_config_for_photos(listing, CPU_FP32, finetune=True)
+    assert (chosen.recipe.steps, chosen.recipe.epochs, chosen.recipe.batch_size) == (250, 0, 6)
+    assert chosen.reasons["recipe"] == (
+        "recipe tuning, 250 steps (not the 36 of 15 epochs, which are too few), batch size 6 (not "
+        "its 32): training starts from trained weights, and a batch holds at most a quarter of the "
+        "24 images"
+    )
+    scratch = choose_config_for_photos(listing, CPU_FP32)
+    assert (scratch.recipe.steps, scratch.recipe.epochs) == (0, 100)
+
+
+@pytest.mark.parametrize(
+    ("count", "has_splits", "steps", "epochs"),
+    [(533, True, 250, 0), (534, True, 0, 15), (800, False, 250, 0), (1000, False, 0, 15)],
+)
+def test_the_steps_are_those_of_the_images_that_are_trained_on(count, has_splits, steps, epochs):
+    split = "train" if has_splits else ""
+    entries = [ImageEntry(Path(), f"{i}", i % 2, split) for i in range(count)]
+    held_out = [ImageEntry(Path(), f"d{i}", i % 2, "dev") for i in range(10 * has_splits)]
+    listing = ImageListing("photos", ("a", "b"), (*entries, *held_out), ())
+    recipe = choose_config_for_photos(
+        listing, CPU_FP32, finetune=True, image_size=96, shorter_side=96
+    ).recipe
+    assert (recipe.steps, recipe.epochs) == (steps, epochs)
+
+
+def test_a_run_that_began_with_fewer_steps_is_resumed_with_them(publisher, capsys, monkeypatch):
+    options = ["train", "photos", "--size", "16", "--out", "run", "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("residua.training.chosen_start.MIN_TUNING_STEPS", 0)
+        assert main(options) == 0
+    forget_result("run")
+    assert main([*options, "--resume"]) == 0
+    begun, resumed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (resumed["trained"], resumed["steps"]) == (True, begun["steps"])
+    assert begun["steps"] < 250
 
 
 @pytest.mark.parametrize(

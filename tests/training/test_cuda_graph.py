@@ -83,13 +83,13 @@ def test_batches_assembled_in_the_graph_are_those_of_the_cpu(augment):
     for i in range(STEPS):
         if step.can_assemble(on_gpu):
             step.train_on_step(on_gpu, i, 0.01)
-            seen = step.prefetched.images, step.prefetched.labels  # of the next step
+            seen = step.graphs.prefetched.images, step.graphs.prefetched.labels  # of the next step
         else:
             seen = on_gpu.make_batch(i + 1)
             step(*seen, 0.01)
         for ours, theirs in zip(seen, on_cpu.make_batch(i + 1), strict=True):
             torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=1e-4)
-    assert step.graphed_step.graph is not None
+    assert step.graphs.are_captured
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-preresnet20"])
@@ -114,7 +114,7 @@ def test_a_graph_that_assembles_its_batches_trains_as_kernels_on_their_own_do(na
                 losses.append(torch.stack(step(*batches.make_batch(i), 0.05)))
             if step.average:
                 step.average.update(i)
-        assert (step.graphed_step.graph is not None) == graphs
+        assert step.graphs.are_captured == graphs
         average = step.average.tensors.values() if step.average else ()
         ends.append([*net.state_dict().values(), *losses, *average])
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*ends, strict=True))
@@ -130,7 +130,7 @@ def test_a_deep_net_trains_with_a_cuda_graph():
     for _ in range(WARMUP_CALLS + 2):
         loss, _ = step(images, labels, 0.0)
     assert loss.isfinite()
-    assert step.graphed_step.graph is not None
+    assert step.graphs.are_captured
 
 
 @pytest.mark.parametrize("optimiser", [Sgd(), Muon()])
@@ -155,7 +155,7 @@ def test_a_graph_is_captured_anew_when_the_trained_layers_or_the_image_size_chan
             labels = (torch.arange(16) % 10).to(here.device)
             losses.append(torch.stack(step(images, labels, 0.05)))
             step.average.update(i)
-            captured |= {(phase, step.graphed_step.graph is not None)}
+            captured |= {(phase, step.graphs.are_captured)}
             with step.averaged_weights(), torch.no_grad():
                 net.eval()
                 net(images)

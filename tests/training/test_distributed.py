@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,17 +16,14 @@ import pytest
 import torch
 
 from residua.cli.main import main
-from residua.config.recipes import recipe
 from residua.errors import Interrupted, TrainingError, UsageError
 from residua.net.fused_bn_kernels import describe_fused_kernels
 from residua.record import RunRecord
 from residua.training.checkpoint import list_checkpoints
 from residua.training.distributed import (
     DataParallelGroup,
-    find_share_index_and_count,
     group_from_environment,
     join_process_group,
-    local_bn_splits,
 )
 from residua.training.machine import Machine
 from residua.training.run import train_run
@@ -161,6 +157,8 @@ def test_two_processes_are_bit_identical_to_one_with_two_bn_splits(cli_run_folde
     )
     assert ours.read_run_json()["environment"]["processes"] == 2
     assert "processes" not in theirs.read_run_json()["environment"]
+    assert ours.read_engine()["batchnorm"] == "each process by itself"
+    assert "batchnorm" not in theirs.read_engine()
 
 
 def test_bn_splits_differ_from_whole_batch_statistics(tmp_path):
@@ -217,6 +215,9 @@ def test_synchronised_batchnorm_does_not_use_fused_kernels(distributed_results):
         record = RunRecord(distributed_results / name)
         assert record.read_run_json()["environment"]["kernels"] == used
         assert record.read_result()["steps"] == 12
+    engine = record.read_run_json()["environment"]["engine"]
+    assert engine["gradients"] == "one all-reduce of 4 processes"
+    assert engine["batchnorm"] == "synchronised between processes"
 
 
 def test_all_processes_stop_when_one_is_asked_to(distributed_results):
@@ -269,7 +270,11 @@ def test_rank_0_reports_the_failure_of_another_process(distributed_results):
     assert last.endswith("RankStoppedError: rank 1 stopped: the disk of this machine is gone")
 
 
-def test_after_a_killed_process_restarts_the_run_is_bit_identical(cli_run_folder, tmp_path):
+def test_after_killed_processes_restart_the_run_is_bit_identical(cli_run_folder, tmp_path):
+    """The first kill hits process 1 in a step; the second process 0 in the middle of a checkpoint.
+
+    The lock of the killed process is gone, and so is what it had half written.
+    """
     killed = [
         WORKER_SCRIPT,
         "killed",
@@ -281,7 +286,11 @@ def test_after_a_killed_process_restarts_the_run_is_bit_identical(cli_run_folder
     ]
     done, errors = wait_for_torchrun(start_torchrun(tmp_path / "logs", *killed, restarts=3))
     assert done, errors
-    assert "steps 10 to 19\n" in read_log(tmp_path / "logs", 0, "stdout", attempt=1)
+    assert (tmp_path / "half a checkpoint").exists()
+    assert "steps 10 to 19\n" in read_log(tmp_path / "logs", 0, "stdout", attempt=2)
+    assert {path.name for path in (tmp_path / "run").rglob("*")} == {
+        path.name for path in (cli_run_folder / "run").rglob("*") if "tfevents" not in path.name
+    }
     assert states_equal(
         load_last_weights(tmp_path / "run"), load_last_weights(cli_run_folder / "run")
     )
@@ -316,61 +325,6 @@ def test_ctrl_c_stops_all_processes_at_a_checkpoint(tmp_path):
     assert read_log(tmp_path / "logs", 1) == ""
     [checkpoint] = list_checkpoints(RunRecord(tmp_path / "run").checkpoints_folder)
     assert checkpoint.name == f"step-{int(found[1]):09}.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "parts", "size", "sentence"),
-    [
-        (1, 1, 4, "a batch of 1 cannot be split evenly over 4 processes: choose batch_size=4"),
-        (
-            66,
-            4,
-            2,
-            "a batch of 66 cannot be split evenly into 4 parts: "
-            "choose batch_size=64 or batch_size=68",
-        ),
-        (
-            64,
-            3,
-            2,
-            "3 parts of a batch cannot be split evenly over 2 processes: choose parts=2 or parts=4",
-        ),
-        (
-            64,
-            3,
-            1,
-            "a batch of 64 cannot be split evenly into 3 parts: "
-            "choose batch_size=63 or batch_size=66",
-        ),
-        (
-            64,
-            4,
-            6,
-            "4 parts of a batch cannot be split evenly over 6 processes: choose parts=3 or parts=6",
-        ),
-    ],
-)
-def test_unequal_shares_are_refused_with_the_nearest_valid_sizes(batch_size, parts, size, sentence):
-    with pytest.raises(UsageError) as refused:
-        find_share_index_and_count(
-            replace(recipe("small"), batch_size=batch_size, bn_splits=parts),
-            DataParallelGroup(0, size),
-        )
-    assert str(refused.value) == sentence
-
-
-def test_the_bn_splits_of_all_ranks_cover_the_batch():
-    assert [list(local_bn_splits(4, DataParallelGroup(rank, 2))) for rank in range(2)] == [
-        [0, 1],
-        [2, 3],
-    ]
-    assert [list(local_bn_splits(2, DataParallelGroup(rank, 4))) for rank in range(4)] == [
-        [0],
-        [0],
-        [1],
-        [1],
-    ]
-    assert list(local_bn_splits(3, DataParallelGroup())) == [0, 1, 2]
 
 
 def test_without_torchrun_the_world_size_is_1():

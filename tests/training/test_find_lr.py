@@ -39,7 +39,7 @@ def test_a_range_test_trains_as_a_loop_written_by_hand(capsys, tmp_path, monkeyp
     images = read_split(data, "train")
     batches = make_training_batches(
         images, replace(chosen, batch_size=16), data, data.mean,
-        data.std, 0, (0, 1),
+        data.std, 0, None,
     )  # fmt: skip
     decayed = [p for p in net.parameters() if p.dim() > 1]
     others = [p for p in net.parameters() if p.dim() == 1]

@@ -396,5 +396,8 @@ def test_sigterm_requests_a_stop_and_its_handler_is_restored():
     with catch_stop_signals() as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # torchrun sends it, and so may a scheduler
         assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before

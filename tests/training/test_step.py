@@ -4,6 +4,7 @@ from torch import nn
 
 from residua import create_model
 from residua.config.optimisers import AdamW, Muon, RmsProp, Sgd
+from residua.net.freeze import freeze_batchnorm_statistics
 from residua.training.cuda_graph import find_out_of_memory
 from residua.training.machine import Machine
 from residua.training.muon import (
@@ -50,6 +51,23 @@ def test_a_step_returns_the_mean_loss_and_the_wrong_answers_before_the_update():
         nn.functional.cross_entropy(scores, labels).item(), rel=1e-6
     )
     assert wrong.item() == (scores.argmax(1) != labels).sum()
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_added_up_are_the_large_batch_where_bn_does_not_look_at_it(parts):
+    """Gradient accumulation, in float64 (the loss is in fp32), with frozen statistics."""
+    ends = []
+    for bn_splits in (1, parts):
+        net = create_model("cifar-resnet8", input=(1, 8, 8), seed=1).double()
+        freeze_batchnorm_statistics(net)
+        step = TrainingStep(net.train(), Sgd(), CPU_FP32, bn_splits)
+        for i in range(3):
+            generator = torch.Generator().manual_seed(i)
+            images = torch.randn(20, 1, 8, 8, generator=generator, dtype=torch.float64)
+            loss, wrong = step(images, torch.arange(20) % 10, 0.01)
+        ends.append([loss.double(), wrong, *net.parameters()])
+    for ours, theirs in zip(*ends, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_label_smoothing_spreads_the_label_over_all_classes():
@@ -228,7 +246,7 @@ def test_separate_gradients_and_a_rate_in_a_tensor_train_the_same(optimiser):
             create_model("cifar-resnet8", input=(1, 8, 8), seed=1), optimiser, CPU_FP32, clip_norm=1
         )
         if not flat:
-            step.flat_gradients = None
+            step.gradients.backward_allocates = True
         for i in range(3):
             torch.manual_seed(i)
             images, labels = torch.randn(8, 1, 8, 8), torch.arange(8)

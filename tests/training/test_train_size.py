@@ -138,7 +138,7 @@ def test_a_recipe_for_one_size_chooses_network_size_and_random_weights(photo_fol
     chosen = recipe("imagenet-torchvision2021")
     request = RunRequest(change_recipe=lambda _: chosen)
     resolved = resolve_run(request, resolve_dataset(str(photo_folder)), CPU_FP32)
-    assert resolved.run.network == network("resnet50", input=(3, 224, 224), classes=3)
+    assert resolved.run.network == network("resnet50,stride=3x3", input=(3, 224, 224), classes=3)
     assert (resolved.dataset.input, resolved.dataset.resize) == ((3, 224, 224), 232)
     assert resolved.weights_path is None
     assert "starts from random weights" in resolved.reasons["from"]

@@ -9,6 +9,13 @@ folder_walk        walk through folders and links, never in a circle
 table              a CSV, TSV or parquet table of paths and labels
 table_text         text tables of unknown encoding and delimiter -> rows of cells
 table_columns      what the columns of a table hold, by name or by content
+remote_dataset     data sets on servers: packed folders, shards, parquet files
+remote_urls        the addresses for which a text stands
+remote_files       read ranges of files on servers, tried again and kept
+remote_transport   one request to a server, and what its errors mean
+remote_http        connections that are kept for the next request
+remote_cache       the bounded local cache of what was read
+remote_ahead       fetch photos before they are needed
 packed             packed data sets: shards with an index
 webdataset         tar shards of samples
 shard_samples      the samples of one shard

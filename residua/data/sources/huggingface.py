@@ -18,6 +18,7 @@ from residua.data.sources.huggingface_files import (
     is_saved_dataset,
     list_save_marker_paths,
     load_huggingface_splits,
+    stat_table_files,
 )
 from residua.data.sources.listing import (
     LABEL_COLUMN_NAMES,
@@ -60,6 +61,7 @@ class ImageColumn:
         if isinstance(table.features[column], datasets.Image):
             table = table.cast_column(column, datasets.Image(decode=False))
         self.table, self.column, self.allowed_folders = table, column, allowed_folders
+        self.size_and_mtime = stat_table_files(table)
 
     def read_row_bytes(self, row: int) -> bytes:
         """Read the encoded image in a row, or in the file that the row names.
@@ -195,6 +197,7 @@ def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> 
             f"{escape_unprintable(labelled.name)}/{row}",
             label_by_name[text],
             labelled.split,
+            labelled.images.size_and_mtime,
             embedded_file=ImageRow(labelled.images, row),
             group=group,
         )

@@ -179,3 +179,16 @@ def parse_hub_location(location: str) -> tuple[str, str | None]:
             f"machine: give {name} to read the local one, or start the command in another folder"
         )
     return name, config or None
+
+
+def stat_table_files(table: "Dataset") -> tuple[int, int]:
+    """Return the bytes of the files of a table, and the latest time of their modification.
+
+    With these, the digests of its images are kept between processes.  (0, 0) for a table in memory.
+    """
+    try:
+        stats = [os.stat(file["filename"]) for file in table.cache_files]
+    except OSError:
+        return 0, 0
+    sizes, times = [stat.st_size for stat in stats], [stat.st_mtime_ns for stat in stats]
+    return sum(sizes), max(times, default=0)

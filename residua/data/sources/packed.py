@@ -36,6 +36,16 @@ class PackedShard(NamedTuple):
     size: int
 
 
+class PackedPlace(NamedTuple):
+    """What the index says of a photo's file: where it is, and what it holds."""
+
+    shard: int  # its position
+    offset: int
+    length: int
+    digest: str
+    is_image: bool
+
+
 @dataclass(frozen=True, slots=True)
 class PackIndex:
     """The index of a packed data set; all arrays and lists are in the order of its photos."""
@@ -48,6 +58,7 @@ class PackIndex:
     splits: NDArray[np.uint8]  # positions in `SPLIT_CODES`
     places: NDArray[np.int64]  # (n, 3): the shard's position, the offset and the length in bytes
     digests: NDArray[np.uint8]  # (n, 32)
+    are_images: NDArray[np.uint8]  # 1 for a file that begins like one of an image format
 
     def to_arrays(self) -> Arrays:
         """Return the arrays to store with `facts`."""
@@ -58,6 +69,7 @@ class PackIndex:
             "splits": self.splits,
             "places": self.places,
             "digests": self.digests,
+            "are_images": self.are_images,
         }
 
 
@@ -69,6 +81,7 @@ class PackedFile:
     offset: int
     length: int
     digest: str  # the SHA-256 sum that the index states
+    is_image: bool  # whether it begins like a file of an image format, as the index states
 
     def read_bytes(self) -> bytes:
         """Read the encoded image; raises OSError if it cannot be read completely."""
@@ -106,8 +119,9 @@ def list_packed_folder(folder: Path) -> ImageListing:
         raise DataError(f"{path} cannot be read: {error}; pack the data set again") from error
     stamps = [stat_shard(folder / shard.name, shard.size) for shard in index.shards]
 
-    def make_file(shard: int, offset: int, length: int, digest: str) -> EmbeddedFile:
-        return PackedFile(folder / index.shards[shard].name, offset, length, digest)
+    def make_file(place: PackedPlace) -> EmbeddedFile:
+        path = folder / index.shards[place.shard].name
+        return PackedFile(path, place.offset, place.length, place.digest, place.is_image)
 
     return make_packed_listing(str(folder), index, stamps, make_file)
 
@@ -133,31 +147,31 @@ def make_packed_listing(
     location: str,
     index: PackIndex,
     stamps: list[tuple[int, int]],
-    make_file: Callable[[int, int, int, str], EmbeddedFile],
+    make_file: Callable[[PackedPlace], EmbeddedFile],
 ) -> ImageListing:
     """Make the listing of a packed data set, equal to that of the data set that was packed.
 
-    `stamps` are the sizes and times of the shards; `make_file` makes a file from its shard's
-    position, its offset, its length and its digest.
+    `stamps` are the sizes and times of the shards; `make_file` makes a file from its place.
     """
-    shard_paths = [Path(location) / shard.name for shard in index.shards]
+    as_jpeg = bool(index.facts["stored_side"])
     entries = tuple(
         ImageEntry(
-            f"{shard_paths[shard]}/{name.rpartition('/')[2]}",
+            name_as_jpeg(name) if as_jpeg else name,
             name,
             label,
             SPLIT_CODES[split],
             stamps[shard],
-            make_file(shard, offset, length, digest.tobytes().hex()),
+            make_file(PackedPlace(shard, offset, length, digest.tobytes().hex(), bool(is_image))),
             group,
         )
-        for name, group, label, split, (shard, offset, length), digest in zip(
+        for name, group, label, split, (shard, offset, length), digest, is_image in zip(
             index.names,
             index.groups,
             index.labels.tolist(),
             index.splits.tolist(),
             index.places.tolist(),
             index.digests,
+            index.are_images.tolist(),
             strict=True,
         )
     )
@@ -175,9 +189,15 @@ def make_packed_listing(
     )
 
 
+def name_as_jpeg(name: str) -> str:
+    """Return the name of a photo that was stored as JPEG, whatever it was before."""
+    return name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg"
+
+
 def decode_pack_index(content: bytes) -> PackIndex:
     """Decode an index, which may come from a server; ValueError if anything in it is impossible."""
-    facts, arrays = decode_checked_arrays(content)
+    stored, arrays = decode_checked_arrays(content)
+    facts: dict[str, Any] = stored
     try:
         index = build_pack_index(facts, arrays)
         count = len(index.labels)
@@ -187,9 +207,10 @@ def decode_pack_index(content: bytes) -> PackIndex:
             and all(str(t).isprintable() for t in (*facts["classes"], *index.names, *index.groups))
             and facts["split_source"] in get_args(SplitSource)
             and isinstance(facts["notes"], list)
+            and isinstance(facts["stored_side"], int)
             and index.places.shape == (count, 3)
             and index.digests.shape == (count, 32)
-            and index.splits.shape == index.labels.shape == (count,)
+            and index.splits.shape == index.labels.shape == index.are_images.shape == (count,)
             and is_within(index.labels, len(facts["classes"]))
             and is_within(index.splits, len(SPLIT_CODES))
             and is_within(index.places[:, 0], len(index.shards))
@@ -228,4 +249,5 @@ def build_pack_index(facts: dict[str, Any], arrays: Arrays) -> PackIndex:
         arrays["splits"].astype(np.uint8, copy=False),
         arrays["places"].astype(np.int64, copy=False),
         arrays["digests"].astype(np.uint8, copy=False),
+        arrays["are_images"].astype(np.uint8, copy=False),
     )

@@ -22,8 +22,11 @@ from residua.data.sources.huggingface_files import (
     is_saved_dataset,
 )
 from residua.data.sources.image_folder import list_image_folder
+from residua.data.sources.imagenet import IMAGENET, is_imagenet_name, list_imagenet
 from residua.data.sources.listing import ImageListing
 from residua.data.sources.packed import is_packed_folder, list_packed_folder
+from residua.data.sources.remote_dataset import list_remote_dataset
+from residua.data.sources.remote_urls import is_remote_url
 from residua.data.sources.table import TABLE_SUFFIXES, list_image_table
 from residua.data.sources.webdataset import (
     SHARD_SUFFIX,
@@ -65,12 +68,13 @@ def resolve_dataset(
     model_classes: tuple[str, ...] = (),
     *,
     skip_unknown: bool = False,
+    data_dir: Path | None = None,
 ) -> Dataset:
     """Find a data set by name, or photos by location, for a network of the given input shape.
 
-    Photos are prepared for `input_shape`, by default (3, 224, 224).  `model_classes` and
-    `skip_unknown` are as in `list_image_dataset`.  Raises UsageError for an unknown name, and
-    DataError for a location that holds no data set.
+    Photos are prepared for `input_shape`, by default (3, 224, 224).  `model_classes`,
+    `skip_unknown` and `data_dir` are as in `list_image_dataset`.  Raises UsageError for an unknown
+    name, and DataError for a location that holds no data set.
     """
     if name_or_location in DATASETS:
         return DATASETS[name_or_location]
@@ -81,13 +85,16 @@ def resolve_dataset(
     path = Path(os.path.expanduser(name_or_location))  # Path.expanduser fails for unknown users
     is_location = (
         is_hub_name(name_or_location)
+        or name_or_location == IMAGENET
         or path.exists()
         or os.sep in name_or_location
         or path.suffix in (*TABLE_SUFFIXES, SHARD_SUFFIX)
     )
     if not is_location:
-        raise unknown_name_error("data set", name_or_location, DATASETS)
-    listing = list_image_dataset(name_or_location, model_classes, skip_unknown=skip_unknown)
+        raise unknown_name_error("data set", name_or_location, (*DATASETS, IMAGENET))
+    listing = list_image_dataset(
+        name_or_location, model_classes, skip_unknown=skip_unknown, data_dir=data_dir
+    )
     return dataset_from_listing(listing, input_shape or (3, 224, 224))
 
 
@@ -172,13 +179,18 @@ def largest_side_that_fits(image_count: int, channels: int, max_bytes: int) -> i
 
 
 def list_image_dataset(
-    location: str | Path, model_classes: tuple[str, ...] = (), *, skip_unknown: bool = False
+    location: str | Path,
+    model_classes: tuple[str, ...] = (),
+    *,
+    skip_unknown: bool = False,
+    data_dir: Path | None = None,
 ) -> ImageListing:
     """List the photos at a location, to train on or, with `model_classes`, for a trained model.
 
     For training, the classes are those with training images; each other class becomes a problem.
     For a model, the classes are the model's, in its order: images are matched to them by name, and
-    classes that the model does not know are refused or, with `skip_unknown`, left out.  Raises
+    classes that the model does not know are refused or, with `skip_unknown`, left out.  `data_dir`
+    is where ImageNet is, if `location` is its name.  Raises
     DataError if there is no data set at the location, or if fewer than two classes have training
     images, and UsageError for unknown classes.
     """
@@ -188,11 +200,14 @@ def list_image_dataset(
         )
     if str(location) == HUB_PREFIX:
         raise UsageError(f"{HUB_PREFIX} names no data set: give {HUB_PREFIX}OWNER/NAME")
-    listing = (
-        list_huggingface_dataset(str(location))
-        if is_hub_name(location)
-        else list_local_dataset(Path(os.path.expanduser(location)))
-    )
+    if is_imagenet_name(str(location), data_dir):
+        listing = list_imagenet(data_dir)
+    elif is_remote_url(str(location)):
+        listing = list_remote_dataset(str(location))
+    elif is_hub_name(location):
+        listing = list_huggingface_dataset(str(location))
+    else:
+        listing = list_local_dataset(Path(os.path.expanduser(location)))
     location = listing.location
     if not listing.classes:
         raise DataError(

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from residua.data.image_formats import IMAGE_SUFFIXES
 from residua.data.sources.listing import (
     LABEL_COLUMN_NAMES,
     DataProblem,
+    EmbeddedFile,
     clean_cell,
     escape_unprintable,
     is_visible,
@@ -44,8 +46,10 @@ class ShardSample:
     """An image in a shard, with its label as the shard states it: a number or a class name."""
 
     name: str
-    member: ShardMember
+    member: EmbeddedFile
     label_text: str
+    offset: int = 0  # of the image in the shard, in bytes
+    length: int = 0
 
 
 @dataclass(slots=True)
@@ -78,25 +82,39 @@ def list_shard_samples(
     The result is cached.  `size_and_mtime` is used only as part of the cache key, so that a changed
     shard is read again.
     """
-    samples: list[ShardSample] = []
-    problems = ShardProblems()
+
+    def make_file(offset: int, length: int) -> EmbeddedFile:
+        return ShardMember(shard, offset, length)
+
     try:
         with open(shard, "rb") as file:
-            members_by_key = group_members_by_key(file, problems)
-            for key, members in members_by_key.items():
-                image = next((members[kind] for kind in members if kind in IMAGE_EXTENSIONS), None)
-                label = read_sample_label(file, members)
-                if image is None:
-                    detail = f"has no image next to it ({EXTENSION_EXAMPLES}, ...), and is skipped"
-                    problems.add(key, "no image", detail)
-                elif not label:
-                    detail = "has no label next to it, in .cls or .json; skipped"
-                    problems.add(image.name, "no class", detail)
-                else:
-                    member = ShardMember(shard, image.offset, image.size)
-                    samples.append(ShardSample(image.name, member, label))
+            return list_samples_in_file(file, make_file)
     except OSError as error:
-        problems.add("", "unreadable", f"cannot be read: {error.strerror or error}")
+        detail = f"cannot be read: {error.strerror or error}"
+        return (), (DataProblem("", "unreadable", detail),)
+
+
+def list_samples_in_file(
+    file: IO[bytes], make_file: Callable[[int, int], EmbeddedFile]
+) -> tuple[tuple[ShardSample, ...], tuple[DataProblem, ...]]:
+    """List the samples of an open shard and its problems, whose paths are member names.
+
+    `make_file` makes an image from its offset and its length in the shard.
+    """
+    samples: list[ShardSample] = []
+    problems = ShardProblems()
+    for key, members in group_members_by_key(file, problems).items():
+        image = next((members[kind] for kind in members if kind in IMAGE_EXTENSIONS), None)
+        label = read_sample_label(file, members)
+        if image is None:
+            detail = f"has no image next to it ({EXTENSION_EXAMPLES}, ...), and is skipped"
+            problems.add(key, "no image", detail)
+        elif not label:
+            detail = "has no label next to it, in .cls or .json; skipped"
+            problems.add(image.name, "no class", detail)
+        else:
+            member = make_file(image.offset, image.size)
+            samples.append(ShardSample(image.name, member, label, image.offset, image.size))
     return tuple(samples), problems.list_with_summaries()
 
 

@@ -7,7 +7,7 @@ neither unpickles nor runs anything in a shard.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -110,8 +110,23 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
     root = location if location.is_dir() else location.parent
     listed_classes = read_class_list(root)
     contents = map_in_threads(lambda shard: read_shard_contents(shard, root), shards, "listing")
+    return make_shard_listing(
+        str(location), contents, listed_classes, find_files_beside_shards(location)
+    )
+
+
+def make_shard_listing(
+    location: str,
+    contents: Sequence[ShardContents],
+    listed_classes: tuple[str, ...],
+    more_problems: Sequence[DataProblem] = (),
+) -> ImageListing:
+    """Make the listing of shards; `listed_classes` are those of a list beside them, or ().
+
+    Raises DataError if no image has a label, or if only some of the shards state a split.
+    """
     problems = [problem for shard in contents for problem in shard.problems]
-    problems += find_files_beside_shards(location)
+    problems += more_problems
     classes = listed_classes or sort_class_names(
         escape_unprintable(sample.label_text) for shard in contents for sample in shard.samples
     )
@@ -128,7 +143,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
                 detail = f"is of the class {class_name}, which is not in {CLASS_LIST_FILES[0]}"
                 problems.append(DataProblem(name, "no class", detail))
                 continue
-            path = sample.member.shard / PurePosixPath(sample.name).name
+            path = f"{location}/{shard.name}/{PurePosixPath(sample.name).name}"
             split = split_by_shard[shard.name]
             entries.append(
                 ImageEntry(path, name, label, split, shard.size_and_mtime, sample.member)
@@ -141,7 +156,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
         )
     entries_with_test = ensure_test_split(entries)
     return ImageListing(
-        str(location),
+        location,
         classes,
         entries_with_test,
         tuple(problems),
@@ -150,7 +165,7 @@ def list_webdataset(location: Path, shards: list[Path]) -> ImageListing:
 
 
 def map_shards_to_splits(
-    location: Path, contents: Iterable[ShardContents]
+    location: str, contents: Iterable[ShardContents]
 ) -> dict[str, OptionalSplit]:
     """Map each shard to its split, by its name; to "" if no name states a split.
 
@@ -211,16 +226,25 @@ def read_class_list(root: Path) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, ValueError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    return parse_class_list(content, str(path))
+
+
+def parse_class_list(content: bytes, source: str) -> tuple[str, ...]:
+    """Parse the content of a list of classes, of which `source` is the path or the address."""
+    try:
+        lines = content.decode("utf-8-sig").rstrip().splitlines()
+    except ValueError as error:
+        raise DataError(f"{source} cannot be read: {error}") from error
     classes: dict[str, None] = {}  # a set that keeps its order
     for number, line in enumerate(lines, 1):
         name = escape_unprintable(clean_cell(line))
         if not name or name in classes:
             reason = f"repeats {name}" if name else "is empty"
             raise DataError(
-                f"line {number} of {path} {reason}: "
+                f"line {number} of {source} {reason}: "
                 "put one class name on each line, without repeats"
             )
         classes[name] = None

@@ -37,6 +37,7 @@ STRIDE_CAVEAT = (
     "pytorchcv has bottlenecks that stride on the 1x1 and, as in resnet50b, on the 3x3, with the "
     "same weights; the 1x1 is assumed: give stride=3x3 for the others"
 )
+UNITS_OF_BOTH_STRIDES = (16, 33, 50, 66)  # the networks of 50, 101, 152 and 200 layers
 KERAS_APPLICATION = re.compile(r"keras/conv\d_block\d+_\d_conv\.")  # they pad both sides
 ASSUMED_ORDERS = (ORDERS["original"], ORDERS["full-preact"], ORDERS["bare"])
 """The usual orders of BN and ReLU, which need no caveat."""
@@ -79,12 +80,8 @@ def find_caveats(file_tensors: TensorShapes, network: Network, project: str) -> 
     is_application = any(KERAS_APPLICATION.match(entry.name) for entry in file_tensors.values())
     if project in ("keras", "flax") and not is_application:
         yield SAME_PADDING_CAVEAT
-    if (
-        project == "pytorchcv"
-        and len(network.stages) == 4
-        and network.unit.kernels == (1, 3, 1)
-        and network.unit.stride_at == 0
-    ):
+    is_open = project == "pytorchcv" and leaves_stride_open(network, project)
+    if is_open and network.unit.stride_at == 0:
         yield STRIDE_CAVEAT
     ambiguous_parts = {
         "lack of shortcuts": network.unit.shortcut == "none",
@@ -120,6 +117,47 @@ def is_numbered(tensor_name: str) -> bool:
 def differs_from_plain_sum(join: Join) -> bool:
     """Return whether the join computes something other than a plain sum, in evaluation mode."""
     return not join.expected_output_is_sum
+
+
+def leaves_stride_open(network: Network, project: str) -> bool:
+    """Return whether a project has bottlenecks of this shape that stride on the 1x1 and others.
+
+    All bottlenecks of pytorchcv with wide inner layers, with groups, with a deep stem or of other
+    depths stride on the 3x3.
+    """
+    unit = network.unit
+    is_plain_bottleneck = unit.kernels == (1, 3, 1) and unit.groups == 1
+    if project == "keras":
+        return len(network.stages) == 4 and is_plain_bottleneck
+    return (
+        project == "pytorchcv"
+        and is_plain_bottleneck
+        and unit.inner_width(4) == 1
+        and not network.stem.inner_widths
+        and sum(stage.units for stage in network.stages) in UNITS_OF_BOTH_STRIDES
+    )
+
+
+def explain_dilation(network: Network, project: str) -> str:
+    """Explain that the project's networks of this shape are dilated; "" if they are not.
+
+    pytorchcv's other networks with a deep stem have average pools before their projections, or
+    attention and groups.
+    """
+    is_dilated = (
+        project == "pytorchcv"
+        and network.stem.inner_widths
+        and network.unit.shortcut == "project"
+        and network.unit.attention is None
+        and network.unit.groups == 1
+    )
+    if not is_dilated:
+        return ""
+    return (
+        "pytorchcv dilates the convolutions of stages 3 and 4 of its networks with this stem and "
+        "these shortcuts, such as resnetd50b, and residua has no dilated convolutions: use the "
+        "weights of another network, such as resnet50b"
+    )
 
 
 def explain_shortcut_start_difference(network: Network, project: str) -> str:

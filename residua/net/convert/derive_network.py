@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from torch import Tensor
 
@@ -18,17 +18,18 @@ from residua.config.papers import list_models
 from residua.config.papers import network as network_of
 from residua.config.plan import plan
 from residua.config.stages import Stage, Stem
-from residua.errors import UsageError
+from residua.errors import RecordError, UsageError
 from residua.net.convert.file_modules import (
     group_into_modules,
     list_possible_orders,
 )
-from residua.net.convert.match import strip_trailing_ones
+from residua.net.convert.match import count_units_per_stage, strip_trailing_ones
+from residua.net.convert.names import parse_tensor_names
 from residua.net.convert.network_shapes import NetworkShape, UnitShape, list_network_shapes
-from residua.net.convert.positions import HEAD_POSITION
+from residua.net.convert.positions import HEAD_POSITION, TensorShapes
 from residua.net.convert.structure import split_off_head
 
-DERIVED_ORDERS = ("original", "full-preact", "full-preact-bn-stem")
+DERIVED_ORDERS = ("original", "full-preact", "full-preact-bn-stem", "full-preact-no-tail")
 # names of timm and of pytorchcv for a projection after an average pool, and of one without
 POOLED_SHORTCUT = re.compile(r"downsample\.1\.weight$|\.identity_block\.")
 PLAIN_SHORTCUT = re.compile(r"downsample\.0\.weight$|\.identity_conv\.")
@@ -39,8 +40,10 @@ def derive_networks(tensors: Mapping[str, Tensor]) -> list[Network]:
     """List the networks with the shapes of the file's weights, in the usual orders of BN.
 
     Only basic blocks and bottlenecks are found.  The strides and pooling of a network, which shapes
-    do not show, are the usual ones: bottlenecks stride on the 3x3.
+    do not show, are the usual ones: bottlenecks stride on the 3x3, and so do the first units of the
+    stages that names number or, without such names, of those that a new width begins.
     """
+    named_units = count_named_units(tensors)
     modules = group_into_modules(tensors)
     norm_count = sum(module.is_norm for module in modules)
     shapes = dict.fromkeys(
@@ -52,7 +55,8 @@ def derive_networks(tensors: Mapping[str, Tensor]) -> list[Network]:
     found: dict[Network, None] = {}
     for shape, head in shapes:
         for order in DERIVED_ORDERS if norm_count else DERIVED_ORDERS[:1]:
-            for network in compose_networks(shape, order, head.shape[0] if head else 1000, tensors):
+            classes = head.shape[0] if head else 1000
+            for network in compose_networks(shape, order, classes, tensors, named_units):
                 if norm_count <= count_norms(network):  # some may be folded into convolutions
                     found[name_network(network)] = None
     return [*found]
@@ -62,8 +66,19 @@ def count_norms(network: Network) -> int:
     return sum(layer.op == "bn" for layer in plan(network).layers)
 
 
+def count_named_units(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Count the units in each stage that the names of a file number; () if they number none."""
+    with suppress(RecordError):
+        return count_units_per_stage(parse_tensor_names(tensors)[0])
+    return ()
+
+
 def compose_networks(
-    shape: NetworkShape, order: str, classes: int, tensors: Mapping[str, Tensor]
+    shape: NetworkShape,
+    order: str,
+    classes: int,
+    tensors: Mapping[str, Tensor],
+    named_units: tuple[int, ...],
 ) -> Iterator[Network]:
     """Yield the networks of these shapes: with projections, of option B, D or C."""
     ratios = {(Fraction(unit.inner, unit.width), unit.groups) for unit in shape.units}
@@ -72,14 +87,17 @@ def compose_networks(
     if len(ratios) != 1 or (has_attention and attention is None):
         return
     (ratio, groups) = ratios.pop()
-    stages = list_stages(shape.units)
-    if len(stages) not in (3, 4):  # elsewhere a stage's stride is anyone's guess
+    if sum(named_units) != len(shape.units):
+        named_units = ()
+    stages = list_stages(shape.units, named_units)
+    stage_count = len(named_units) or len(stages)
+    if stage_count not in (3, 4):  # elsewhere a stage's stride is anyone's guess
         return
     for shortcut in list_shortcuts(shape, tensors):
         try:
             yield Network(
                 name="",
-                input=(shape.inputs, *([224] * 2 if len(stages) == 4 else [32] * 2)),
+                input=(shape.inputs, *([224] * 2 if stage_count == 4 else [32] * 2)),
                 stem=make_stem(shape),
                 stages=stages,
                 unit=Unit(
@@ -121,16 +139,48 @@ def list_shortcuts(shape: NetworkShape, tensors: Mapping[str, Tensor]) -> tuple[
     return ("project", "pool-project") if has_deep_stem else ("project",)
 
 
-def list_stages(units: tuple[UnitShape, ...]) -> tuple[Stage, ...]:
-    """List the stages: a stage starts where the width changes, and with some projections."""
-    starts = [0] + [
+def list_stages(units: tuple[UnitShape, ...], named_units: tuple[int, ...]) -> tuple[Stage, ...]:
+    """List the stages: one starts where the width changes, and where the file's names say so.
+
+    If `named_units` counts the units of the stages in the names, a stage that only the width tells
+    from the one before has stride 1: pytorchcv's resnet18_wd2 doubles the width in its last unit.
+    """
+    new_widths = {
         i for i, (before, after) in enumerate(pairwise(units), 1) if before.width != after.width
-    ]
+    }
+    strided = set(accumulate(named_units[:-1])) or new_widths
+    starts = sorted({0} | strided | new_widths)
     ends = [*starts[1:], len(units)]
     return tuple(
-        Stage(units[start].width, end - start, stride=1 if start == 0 else 2)
+        Stage(units[start].width, end - start, stride=2 if start in strided else 1)
         for start, end in zip(starts, ends, strict=True)
     )
+
+
+def renumber_split_stages(named: TensorShapes, network: Network) -> TensorShapes:
+    """Number the units of a file as `network` does, if it has more stages for the same units.
+
+    A stage of pytorchcv's resnet18_wd2 holds units of two widths, which are two stages here.
+    """
+    counts = count_units_per_stage(named)
+    ours = tuple(stage.units for stage in network.stages)
+    if len(ours) <= len(counts) or sum(ours) != sum(counts):
+        return named
+    new_places = dict(zip(list_unit_places(counts), list_unit_places(ours), strict=True))
+    return {
+        (position._replace(stage=stage, unit=unit), tensor): entry
+        for (position, tensor), entry in named.items()
+        for stage, unit in [new_places.get((position.stage, position.unit), (0, 0))]
+    }
+
+
+def list_unit_places(units_per_stage: tuple[int, ...]) -> list[tuple[int, int]]:
+    """List the stage and the number of each unit, both from 1."""
+    return [
+        (stage, unit)
+        for stage, count in enumerate(units_per_stage, 1)
+        for unit in range(1, count + 1)
+    ]
 
 
 def find_attention(units: tuple[UnitShape, ...]) -> Attention | None:

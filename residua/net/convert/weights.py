@@ -23,10 +23,16 @@ from residua.errors import RecordError, UsageError
 from residua.net.convert.caveats import (
     FORK_CAVEAT,
     ZERO_PADDING_CAVEAT,
+    explain_dilation,
     explain_shortcut_start_difference,
     find_caveats,
+    leaves_stride_open,
 )
-from residua.net.convert.derive_network import derive_networks, name_network
+from residua.net.convert.derive_network import (
+    derive_networks,
+    name_network,
+    renumber_split_stages,
+)
 from residua.net.convert.fold_biases import fold_biases
 from residua.net.convert.match import (
     explain_mismatch,
@@ -97,10 +103,12 @@ def convert_foreign_weights(tensors: Mapping[str, Tensor], network: Network) -> 
         tensors, file_tensors, project, folded, notes = match_tensors(tensors, network)
     except MismatchError as mismatch:
         raise RecordError(f"{mismatch}{suggest_other_network(tensors, network)}") from mismatch
-    if fork_difference := explain_shortcut_start_difference(network, project):
+    if difference := (
+        explain_shortcut_start_difference(network, project) or explain_dilation(network, project)
+    ):
         raise RecordError(
             f"{project} and {network.name} compute different outputs with these weights: "
-            f"{fork_difference}"
+            f"{difference}"
         )
     expected = list_expected_tensors(plan(network))
     matched = relabel_stem_norm_as_tail(file_tensors, expected)
@@ -159,7 +167,7 @@ def match_tensors(tensors: Mapping[str, Tensor], network: Network) -> MatchedFil
     except UnknownNamesError:
         named, project, mismatch = {}, "others", ""
     else:
-        file = fold_biases(tensors, named, network)
+        file = fold_biases(tensors, renumber_split_stages(named, network), network)
         mismatch = explain_mismatch(file.positions, network)
         if not mismatch:
             return MatchedFile(
@@ -249,8 +257,7 @@ def match_derived_network(tensors: Mapping[str, Tensor], derived: Network) -> Ne
     unit = derived.unit
     if explain_shortcut_start_difference(derived, project):
         unit = replace(unit, fork="shape-change")
-    has_both_strides = project in ("pytorchcv", "keras")
-    if has_both_strides and len(derived.stages) == 4 and unit.groups == 1 and unit.stride_at:
+    if leaves_stride_open(derived, project):
         unit = replace(unit, stride_at=0)  # both kinds have its names: see adopt_foreign_stride
     return derived if unit == derived.unit else name_network(replace(derived, unit=unit))
 
@@ -281,7 +288,7 @@ def adopt_foreign_stride(
     both kinds (resnet50, resnet50b), so these are returned unchanged.  So are those of Keras, which
     are like the paper's, and any network for which `requested_name` sets `stride=`.
     """
-    is_ambiguous = converted.project in ("pytorchcv", "keras") and len(network.stages) == 4
+    is_ambiguous = leaves_stride_open(network, converted.project)
     strides_on_first_conv = network.unit.kernels == (1, 3, 1) and network.unit.stride_at == 0
     if not strides_on_first_conv or "stride=" in requested_name or is_ambiguous:
         return network

@@ -10,9 +10,14 @@ import torch
 from residua.cli.main import main
 from residua.config.model import ImagePreprocessing
 from residua.data.check import check_dataset
-from residua.data.image_cache import load_or_decode_images
+from residua.data.digest_index import get_index
+from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.read import read_split
-from residua.data.sources.huggingface import list_huggingface_cached
+from residua.data.sources.huggingface import (
+    ImageColumn,
+    list_huggingface_cached,
+    list_huggingface_dataset,
+)
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError, UsageError
 from tests.data.faulty_photos import CLASS_CHANNELS, encode_image, make_picture, write_clean_folder
@@ -418,3 +423,29 @@ def test_loading_a_hub_data_set_offline_gives_a_one_line_error(monkeypatch, caps
     assert error.startswith("residua: hf:nobody/nothing cannot be read: ")
     assert error.count("\n") == 1
     assert os.environ.get("HF_TOKEN", "?") not in error
+
+
+def test_the_images_of_a_parquet_file_are_hashed_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    table = {"image": make_png_files(4), "label": [i % 3 for i in range(12)]}
+    parquet.write_table(pa.table(table), path)
+    first = hash_listing(list_image_dataset(path))
+    age_cached_tables(tmp_path)
+    for _ in range(2):
+        digests = hash_listing(list_image_dataset(path))
+        hash_listing.cache_clear()
+        get_index.cache_clear()
+        list_huggingface_cached.cache_clear()
+    assert digests == first
+    monkeypatch.setattr(ImageColumn, "read_row_bytes", lambda self, row: 1 / 0)
+    [entry, *_] = list_huggingface_dataset(str(path)).entries
+    assert entry.size_and_mtime != (0, 0)
+    assert hash_listing(list_huggingface_dataset(str(path))) == first
+
+
+def age_cached_tables(folder):
+    """Digests of files that were just written are not kept."""
+    for file in folder.rglob("*.arrow"):
+        os.utime(file, (1e9, 1e9))
+    list_huggingface_cached.cache_clear()
+    hash_listing.cache_clear()

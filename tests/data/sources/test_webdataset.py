@@ -388,7 +388,7 @@ def test_the_headers_of_a_shard_are_read_once_until_it_changes(tmp_path, monkeyp
     write_shard(path, make_samples(4, 50))
     age_shard(path, 50.0)
     assert len(list_image_dataset(path.parent).entries) == 12
-    kept = find_shard_index(path)
+    kept = find_shard_index(str(path))
     kept.write_bytes(kept.read_bytes()[:-1])
     list_shard_samples.cache_clear()
     assert len(list_image_dataset(path.parent).entries) == 12
@@ -398,7 +398,7 @@ def test_the_headers_of_a_shard_are_read_once_until_it_changes(tmp_path, monkeyp
 def test_a_shard_that_may_still_be_written_is_not_kept(tmp_path):
     path = write_shard(tmp_path / "d" / "0.tar", make_samples(3))
     list_image_dataset(path.parent)
-    assert not find_shard_index(path).exists()
+    assert not find_shard_index(str(path)).exists()
 
 
 def test_a_duplicate_class_name_and_an_empty_line_are_refused(tmp_path):

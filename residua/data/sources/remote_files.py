@@ -1,0 +1,282 @@
+"""Read files on servers: tried again after errors that may pass, and kept in the local cache."""
+
+import io
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from threading import Lock
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from residua.data.checksums import compute_sha256
+from residua.data.sources.remote_cache import get_remote_cache
+from residua.data.sources.remote_transport import (
+    ChangedRemoteError,
+    PassingError,
+    RemoteObject,
+    find_remote_object,
+    iter_remote_range,
+)
+from residua.data.sources.remote_urls import show_url
+from residua.downloads import tell_user
+from residua.errors import DataError, UsageError
+
+PATIENCE_VARIABLE = "RESIDUA_REMOTE_SECONDS"
+DEFAULT_PATIENCE = 300.0  # seconds without progress, after which a read is given up
+FIRST_PATIENCE = 30.0  # seconds at most, when a server is asked for the first time
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds between attempts
+PROGRESS_BYTES = 2**16  # that an attempt must bring to count as progress
+CHUNK_BYTES = 2**20  # the unit of reading and of the cache; our choice
+NOTE_SECONDS = 60.0  # between notes about a server
+LOCK_COUNT = 1024
+
+T = TypeVar("T")
+last_notes: dict[str, float] = {}
+range_locks = [Lock() for _ in range(LOCK_COUNT)]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteShard:
+    """A shard on a server, and whether it is read and kept in chunks.
+
+    If a data set fits into the cache, each chunk is fetched once; otherwise chunks would bring many
+    times the bytes of the photographs that are read, and each photograph is fetched alone.
+    """
+
+    file: RemoteObject
+    in_chunks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """An `EmbeddedFile` in a shard on a server."""
+
+    shard: RemoteShard
+    offset: int
+    length: int
+    digest: str = ""  # the SHA-256 sum that an index states, if there is one
+    is_image: bool | None = None  # as in `PackedFile`; None: there is no index
+
+    def read_bytes(self) -> bytes:
+        """Read the encoded image; raises DataError if the server does not give it."""
+        stop = self.offset + self.length
+        try:
+            content = read_shard_range(self.shard, self.offset, stop)
+            if not self.digest or compute_sha256(content) == self.digest:
+                return content
+            forget_shard_range(self.shard, self.offset, stop)
+            content = read_shard_range(self.shard, self.offset, stop)
+        except ChangedRemoteError as error:
+            if not self.digest or error.now.size < stop:
+                raise make_changed_error(self.shard.file) from error
+            # Perhaps it was only copied there again: the digest decides.
+            content = read_with_retries(error.now, self.offset, stop)
+        if self.digest and compute_sha256(content) != self.digest:
+            raise make_changed_error(self.shard.file)
+        return content
+
+
+def make_changed_error(file: RemoteObject) -> DataError:
+    return DataError(
+        f"{show_url(file.url)} was changed on the server while it was in use: start again with the "
+        "new data, or put the old file back and go on with --resume"
+    )
+
+
+def read_shard_range(shard: RemoteShard, start: int, stop: int) -> bytes:
+    """Read bytes of a shard from the cache or the server.  Raises ChangedRemoteError."""
+    pieces = [
+        read_and_keep(shard, first, last)[max(start - first, 0) : stop - first]
+        for first, last in list_fetched_ranges(shard, start, stop)
+    ]
+    return b"".join(pieces)
+
+
+def list_fetched_ranges(shard: RemoteShard, start: int, stop: int) -> list[tuple[int, int]]:
+    """List the ranges that are fetched and kept as one, and that together hold some bytes."""
+    if not shard.in_chunks:
+        return [(start, stop)]
+    return [
+        (first, min(first + CHUNK_BYTES, shard.file.size))
+        for first in range(start - start % CHUNK_BYTES, stop, CHUNK_BYTES)
+    ]
+
+
+def forget_shard_range(shard: RemoteShard, start: int, stop: int) -> None:
+    """Delete bytes of a shard from the cache."""
+    for first, last in list_fetched_ranges(shard, start, stop):
+        get_remote_cache().forget(shard.file, first, last)
+
+
+def read_and_keep(shard: RemoteShard, start: int, stop: int) -> bytes:
+    """Read a range from the cache, or from the server and keep it."""
+    cache = get_remote_cache()
+    with get_range_lock(shard, start):
+        content = cache.read(shard.file, start, stop)
+        if content is None:
+            content = read_with_retries(shard.file, start, stop, keeps_chunks=shard.in_chunks)
+            cache.write(shard.file, start, content)
+    return content
+
+
+def get_range_lock(shard: RemoteShard, start: int) -> Lock:
+    """Return the lock of a range, so that several threads fetch it once."""
+    return range_locks[hash((shard.file.url, start)) % LOCK_COUNT]
+
+
+def read_with_retries(
+    file: RemoteObject, start: int, stop: int, *, keeps_chunks: bool = False
+) -> bytes:
+    """Read a range from the server; what an interrupted answer brought is not asked for again.
+
+    A server that ignores ranges sends the whole file: with `keeps_chunks`, all its chunks are kept
+    in the cache.  Raises ChangedRemoteError, or DataError if the server refuses, or brings nothing
+    for too long.
+    """
+    received = bytearray()
+
+    def read_rest() -> bytes:
+        keeper = ChunkKeeper(file) if keeps_chunks else None
+        for position, block in iter_remote_range(file, start + len(received), stop):
+            skipped = start + len(received) - position
+            if 0 <= skipped < len(block):
+                received.extend(block[skipped:][: stop - start - len(received)])
+            if keeper:
+                keeper.add(position, block)
+            elif len(received) == stop - start:
+                break
+        return bytes(received)
+
+    return try_again(file.url, read_rest, lambda: len(received)) if start < stop else b""
+
+
+class ChunkKeeper:
+    """Keeps the chunks of a file that a server sends whole, from its beginning."""
+
+    def __init__(self, file: RemoteObject) -> None:
+        self.file, self.chunk, self.start = file, bytearray(), 0
+
+    def add(self, position: int, block: bytes) -> None:
+        """Add a block; those of a range that does not begin at 0 are not kept here."""
+        if position != self.start + len(self.chunk):
+            return
+        self.chunk.extend(block)
+        is_end = position + len(block) == self.file.size
+        while len(self.chunk) >= CHUNK_BYTES or (is_end and self.chunk):
+            get_remote_cache().write(self.file, self.start, bytes(self.chunk[:CHUNK_BYTES]))
+            self.start += min(CHUNK_BYTES, len(self.chunk))
+            del self.chunk[:CHUNK_BYTES]
+
+
+def try_again(
+    url: str,
+    work: Callable[[], T],
+    count_bytes: Callable[[], int] = lambda: 0,
+    patience: float | None = None,
+) -> T:
+    """Return `work()`; after errors that may pass it is called again, with growing pauses.
+
+    `count_bytes` says how many bytes have come: while they grow, the time limit begins anew.
+    Raises DataError when it has passed.
+    """
+    patience = read_patience() if patience is None else patience
+    deadline, pause, seen = time.monotonic() + patience, FIRST_PAUSE, count_bytes()
+    while True:
+        try:
+            return work()
+        except PassingError as error:
+            if count_bytes() >= seen + PROGRESS_BYTES:
+                deadline, pause = time.monotonic() + patience, FIRST_PAUSE
+                seen = count_bytes()
+            wait = max(pause * random.uniform(0.5, 1.0), min(error.wait, LONGEST_PAUSE))
+            if time.monotonic() + wait > deadline:
+                raise DataError(
+                    f"{show_url(url)} cannot be read: {error}, for {patience:.0f} seconds; start "
+                    "the same command again when the server answers, a run with --resume"
+                ) from error
+            note_trouble(url, error)
+            time.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def read_patience() -> float:
+    """Return the seconds for which reads are tried again; UsageError if the setting is invalid."""
+    text = os.environ.get(PATIENCE_VARIABLE, "")
+    try:
+        seconds = float(text or DEFAULT_PATIENCE)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"{PATIENCE_VARIABLE}={text} is invalid: give a number of seconds")
+    return seconds
+
+
+def note_trouble(url: str, error: PassingError) -> None:
+    """Say that a server is asked again, at most once a minute for each server."""
+    server, now = urlsplit(url).netloc, time.monotonic()
+    if now - last_notes.get(server, -NOTE_SECONDS) >= NOTE_SECONDS:
+        last_notes[server] = now
+        tell_user(f"{show_url(url)}: {error}; it is tried again")
+
+
+def find_file(url: str) -> RemoteObject | None:
+    """Find a file on a server; None if it is not there.  Raises DataError if it is refused."""
+    patience = min(read_patience(), FIRST_PATIENCE)
+    return try_again(url, lambda: find_remote_object(url), patience=patience)
+
+
+def require_file(url: str) -> RemoteObject:
+    """Find a file on a server; DataError if it is not there."""
+    if (file := find_file(url)) is None:
+        raise DataError(f"there is no {show_url(url)}: check the address")
+    return file
+
+
+def make_shards(files: Iterable[RemoteObject]) -> list[RemoteShard]:
+    """Make shards of files, which are read in chunks if they all fit into the cache."""
+    files = list(files)
+    in_chunks = sum(file.size for file in files) <= get_remote_cache().limit
+    return [RemoteShard(file, in_chunks) for file in files]
+
+
+def make_stamp(file: RemoteObject) -> tuple[int, int]:
+    """Return what stands for a file's size and time of modification; (0, 0) if it has no version.
+
+    It is below the present time in nanoseconds.
+    """
+    return (file.size, int(compute_sha256(file.tag.encode())[:15], 16)) if file.tag else (0, 0)
+
+
+class RemoteReader(io.RawIOBase):
+    """A shard as a file that can be read anywhere, in chunks."""
+
+    def __init__(self, shard: RemoteShard) -> None:
+        self.shard, self.position = shard, 0
+        self.chunk_start, self.chunk = 0, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.shard.file.size}
+        self.position = origin[whence] + offset
+        return self.position
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most `size` bytes, fewer only at the end.  Raises ChangedRemoteError."""
+        end = self.shard.file.size
+        stop = end if size < 0 else min(self.position + size, end)
+        pieces = []
+        while self.position < stop:
+            first = self.position - self.position % CHUNK_BYTES
+            if self.chunk_start != first or not self.chunk:
+                last = min(first + CHUNK_BYTES, end)
+                self.chunk_start, self.chunk = first, read_shard_range(self.shard, first, last)
+            pieces.append(self.chunk[self.position - first : stop - first])
+            self.position += len(pieces[-1])
+        return b"".join(pieces)

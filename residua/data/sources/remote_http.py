@@ -1,0 +1,130 @@
+"""Open addresses over HTTP with connections that are kept for the next request.
+
+A new connection takes two to four round trips, and the answer, a photograph, only one.  Proxies and
+redirects are left to `open_url`, which knows them.
+"""
+
+import os
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from io import BytesIO
+from netrc import NetrcParseError, netrc
+from threading import Lock
+from urllib.error import HTTPError
+from urllib.parse import SplitResult, quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from residua.downloads import make_ssl_context, open_url, quote_url
+
+IDLE_SECONDS = 20.0  # after which a connection is not used again; servers close them
+MAX_IDLE = 64  # connections to one server
+Server = tuple[int, str, str]  # this process, since a child must not use its parent's connections
+
+
+class ConnectionPool:
+    """Connections that wait for their next request, by server."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.idle: dict[Server, list[tuple[float, HTTPConnection]]] = {}
+
+    def take(self, server: Server) -> HTTPConnection | None:
+        """Take the connection that was used last; None if there is none that is young."""
+        with self.lock:
+            waiting = self.idle.setdefault(server, [])
+            while waiting:
+                since, connection = waiting.pop()
+                if time.monotonic() - since < IDLE_SECONDS:
+                    return connection
+                connection.close()
+        return None
+
+    def give_back(self, server: Server, connection: HTTPConnection) -> None:
+        """Keep a connection whose answer was read to its end."""
+        with self.lock:
+            waiting = self.idle.setdefault(server, [])
+            if len(waiting) < MAX_IDLE:
+                waiting.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+
+pool = ConnectionPool()
+
+
+@contextmanager
+def open_remote_url(url: str, byte_range: str, timeout: float) -> Iterator[HTTPResponse]:
+    """Open a URL, with the name and the password that ~/.netrc has for its server.
+
+    Raises HTTPError for a status of 400 or more, and what `open_url` raises.
+    """
+    parts = urlsplit(quote_url(url))
+    login = find_login(parts)
+    if not uses_proxy(parts):
+        server = os.getpid(), parts.scheme.lower(), parts.netloc
+        headers = {"User-Agent": "residua", "Range": f"bytes={byte_range}"}
+        if login:
+            headers["Authorization"] = f"Basic {b64encode(':'.join(login).encode()).decode()}"
+        connection, response = ask_server(server, parts, headers, timeout)
+        try:
+            if not 300 <= response.status < 400:
+                if response.status >= 400:
+                    response.read(2**16)  # so that the connection can be kept
+                    reason = response.reason
+                    raise HTTPError(url, response.status, reason, response.headers, BytesIO())
+                yield response
+                return
+        finally:
+            if response.isclosed() and not response.will_close:
+                pool.give_back(server, connection)
+            else:
+                response.close()
+                connection.close()
+    if login:
+        userinfo = ":".join(quote(text, safe="") for text in login)
+        url = parts._replace(netloc=f"{userinfo}@{parts.netloc}").geturl()
+    with closing(open_url(url, byte_range=byte_range, timeout=timeout)) as response:
+        yield response
+
+
+def ask_server(
+    server: Server, parts: SplitResult, headers: dict[str, str], timeout: float
+) -> tuple[HTTPConnection, HTTPResponse]:
+    """Send a request on a kept connection, or on a new one if the server has closed it."""
+    target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+    while True:
+        kept = pool.take(server)
+        connection = kept or connect(parts, timeout)
+        try:
+            connection.request("GET", target, headers=headers)
+            return connection, connection.getresponse()
+        except (OSError, HTTPException):
+            connection.close()
+            if kept is None:
+                raise
+
+
+def connect(parts: SplitResult, timeout: float) -> HTTPConnection:
+    """Make a connection to the server of a URL; it opens with its first request."""
+    if parts.scheme.lower() == "https":
+        context = make_ssl_context()
+        return HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout, context=context)
+    return HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+
+
+def uses_proxy(parts: SplitResult) -> bool:
+    """Return whether the usual environment variables name a proxy for a URL."""
+    has_proxy = parts.scheme.lower() in getproxies()
+    return has_proxy and not proxy_bypass(parts.hostname or "")
+
+
+def find_login(parts: SplitResult) -> tuple[str, str] | None:
+    """Return the name and the password that ~/.netrc has for the server of a URL."""
+    try:
+        known = netrc().authenticators(parts.hostname or "")
+    except (OSError, NetrcParseError):  # there is none
+        return None
+    return (known[0], known[2] or "") if known else None
