@@ -26,7 +26,7 @@ from residua.data.photo_cache import load_photo_store
 from residua.data.photo_store import PhotoStore
 from residua.data.sources.array_files import read_cifar_batches, read_idx_files
 from residua.data.sources.download import find_or_download
-from residua.data.sources.listing import DataProblem, Split
+from residua.data.sources.listing import DataProblem, ImageListing, Split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, make_unit_keys
 from residua.data.streamed_images import ImageSet, StreamedImages
@@ -34,6 +34,7 @@ from residua.data.summary import NOTED_KINDS
 from residua.errors import DataError, UsageError
 
 FOLDED_SPLITS: tuple[Split, ...] = ("train", "dev")
+MAX_DECODED_TOGETHER = 100_000  # photos of all splits, for an evaluation of one; our choice
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
 
 
@@ -192,7 +193,7 @@ def read_preprocessed_split(
             dataset.listing.white_level or preprocessing.white_level,
             preprocessing.scaled_decoding,
         )
-        decoded = load_or_decode_images(dataset.listing, view)
+        decoded = load_or_decode_images(keep_needed_entries(dataset.listing, split), view)
         if split != "all":
             require_images_of_split(decoded, dataset.listing, split)
         # The splits are stored in this order, one after the other.
@@ -213,6 +214,18 @@ def read_preprocessed_split(
     pixels = torch.cat([images.pixels for images in images_by_split])
     labels = torch.cat([images.labels for images in images_by_split])
     return NamedImages(Images(pixels, labels), names)
+
+
+def keep_needed_entries(listing: ImageListing, split: Split | Literal["all"]) -> ImageListing:
+    """Return the listing of a split that is given, if the data set is too large to decode it all.
+
+    The training split is only known with all others, because dev images may be taken from it.
+    """
+    is_large = len(listing.entries) > MAX_DECODED_TOGETHER
+    entries = tuple(entry for entry in listing.entries if entry.split == split)
+    if not is_large or split == "train" or not entries:
+        return listing
+    return replace(listing, entries=entries)
 
 
 def ensure_dataset_ready(dataset: Dataset, data_dir: Path | None = None) -> None:

@@ -5,6 +5,7 @@ It takes little memory for any number of images.
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,7 @@ from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images
 from residua.data.images import Images
 from residua.data.pixel_file import memory_map_images, open_cache_writer
-from residua.data.read import read_split
+from residua.data.read import read_preprocessed_split, read_split
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError
 from residua.net.build import build
@@ -285,3 +286,28 @@ def test_a_cache_whose_header_is_damaged_is_decoded_again(tmp_path, start, end):
     load_or_decode_images.cache_clear()
     again = load_or_decode_images(list_image_dataset(tmp_path / "d"), VIEW)
     assert torch.equal(again.pixels, whole)
+
+
+@pytest.mark.parametrize("split", ["dev", "test", "train"])
+def test_of_a_large_data_set_only_the_split_that_is_evaluated_is_decoded(
+    split, tmp_path, monkeypatch
+):
+    write_clean_folder(tmp_path / "d")
+    (tmp_path / "d" / "val").rename(tmp_path / "d" / "test")
+    shutil.copytree(tmp_path / "d" / "test", tmp_path / "d" / "val")
+    data = resolve_dataset(str(tmp_path / "d"), (3, 24, 24))
+    view = ImagePreprocessing((3, 24, 24), 28)
+    expected = read_preprocessed_split(data, split, view)
+    decoded = []
+    monkeypatch.setattr("residua.data.read.MAX_DECODED_TOGETHER", 10)
+    monkeypatch.setattr(
+        "residua.data.read.load_or_decode_images",
+        lambda listing, view: (
+            decoded.append(len(listing.entries)) or load_or_decode_images(listing, view)
+        ),
+    )
+    read = read_preprocessed_split(data, split, view)
+    assert decoded == [66 if split == "train" else 15]
+    assert read.names == expected.names
+    assert torch.equal(read.images.pixels, expected.images.pixels)
+    assert torch.equal(read.images.labels, expected.images.labels)
