@@ -116,7 +116,8 @@ class TimedTraining:
             self.splits["train"], self.recipe, DATA, self.mean, self.std, 0, None
         )
         seed = torch.zeros((), dtype=torch.int64, device=self.machine.device)
-        batches.seed = batches.orders.seed = seed  # type: ignore[assignment]
+        for holder in (batches, batches.orders, batches.changes):
+            holder.seed = seed  # type: ignore[attr-defined]
         return batches
 
     def reset(self, seed: int) -> None:
