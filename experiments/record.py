@@ -117,7 +117,7 @@ class TimedTraining:
         )
         seed = torch.zeros((), dtype=torch.int64, device=self.machine.device)
         for holder in (batches, batches.orders, batches.changes):
-            holder.seed = seed  # type: ignore[attr-defined]
+            holder.seed = seed  # type: ignore[assignment]
         return batches
 
     def reset(self, seed: int) -> None:
