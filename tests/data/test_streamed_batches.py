@@ -92,7 +92,8 @@ def test_the_shares_of_the_ranks_are_the_batch_and_each_rank_decodes_only_its_ow
     shares, reads = [], []
     for rank in range(ranks):
         own = make_photos(20)
-        batches = make_batches(own, augment, rank_and_world_size=(rank, ranks), end_step=3)
+        share = range(8 * rank // ranks, 8 * (rank + 1) // ranks)
+        batches = make_batches(own, augment, share=share, end_step=3)
         shares.append(make_and_close(batches, range(3)))
         reads += own.read
         assert len(own.read) == len(reads_of_one) / ranks
