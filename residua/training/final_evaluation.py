@@ -39,7 +39,7 @@ def evaluate_finished_run(
     of it is evaluated.  Raises the errors of `evaluate_model_folder`.
     """
     run_recipe = RunRecord(folder).read_run().recipe
-    data = resize_for_recipe(keep_data_settings_of_run(data, RunRecord(folder)), run_recipe)
+    data = keep_data_settings_of_run(resize_for_recipe(data, run_recipe), RunRecord(folder))
     machine = replace(machine, precision="fp32", recompute="none", group=SINGLE_PROCESS)
     config = read_model_config(folder / "last")
     trained = from_pretrained(folder / "last") if module is None else deepcopy(module)

@@ -95,6 +95,24 @@ def test_a_run_that_finds_its_data_by_its_record_has_the_same_sizes(photo_folder
     assert result["test_error"] == RunRecord(run_folder).read_result()["test_error"]
 
 
+@pytest.mark.parametrize("storage", ["raw", "jpeg", "files", "squares"])
+def test_photographs_are_kept_at_the_largest_size_to_which_crops_are_resized(
+    photo_folder, tmp_path, capsys, storage
+):
+    words = ["--model", "cifar-resnet8", "--size", "24", *WORDS, "--storage", storage]
+    words += ["--set", "augment.area=1", "--set", "augment.shorter_side=[28, 60]"]
+    words += ["--set", "augment.pca_colour=0.1", "--set", "views=10", "--out", tmp_path / "run"]
+    code, out, error = run_cli(capsys, "train", photo_folder, *words, "--json")
+    assert code == 0, error
+    environment = json.loads((tmp_path / "run" / "run.json").read_text())["environment"]
+    assert environment.get("stored_side") == (60 if storage != "squares" else None)
+    assert read_model_config(tmp_path / "run" / "last").resize == 28
+    again = residua.load(tmp_path / "run").evaluate(
+        photo_folder, views="10", split="test", quiet=True
+    )
+    assert again.error_rate == json.loads(out)["test_error"]
+
+
 def test_memory_is_estimated_for_the_training_size():
     full, data = plan(network("resnet18", input=(3, 64, 64))), get_dataset("cifar10")
     sizes = {

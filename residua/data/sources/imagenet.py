@@ -10,17 +10,18 @@ photographs, on which results are reported, are the test split; the dev split is
 training photographs.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from os import SEEK_END, SEEK_SET
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from residua.cache_folder import get_cache_dir
 from residua.config.imagenet_classes import read_imagenet_classes
 from residua.data.sources.download import list_user_data_folders
-from residua.data.sources.folder_scan import scan_tree
+from residua.data.sources.folder_scan import ScannedFile, scan_folder, scan_trees
 from residua.data.sources.folder_walk import list_children_or_none
 from residua.data.sources.imagenet_labels import ValidationLabels, find_validation_labels
 from residua.data.sources.listing import (
@@ -32,7 +33,6 @@ from residua.data.sources.listing import (
     join_first_names,
 )
 from residua.data.sources.shard_samples import ShardMember
-from residua.data.sources.table import make_file_entry
 from residua.data.sources.tar_archive import TarDamageError, TarMember, iter_tar_members
 from residua.errors import DataError
 
@@ -50,22 +50,22 @@ LAYOUTS = (
 )
 
 
-UNKNOWN = (0, 0)  # size and time of a file that was not asked for them
-
-
 class LocatedImage(NamedTuple):
     """A photograph in a folder or an archive: its name within the data set, and how it is read."""
 
     name: str
-    path: Path
-    member: ShardMember | None  # None: a file of its own
-    size_and_mtime: tuple[int, int]
+    location: str
+    size_and_mtime: tuple[int, int]  # of the file, or of the archive
+    member: ShardMember | None = None  # None: a file of its own
+
+    @property
+    def stem(self) -> str:
+        """The photograph's name without folders and suffix, e.g. `ILSVRC2012_val_00000001`."""
+        return self.name.rpartition("/")[2].partition(".")[0]
 
     def make_entry(self, label: int, split: Split) -> ImageEntry:
         name = escape_unprintable(self.name)
-        if self.size_and_mtime == UNKNOWN:
-            return make_file_entry(self.path, name, label, split)
-        return ImageEntry(self.path, name, label, split, self.size_and_mtime, self.member)
+        return ImageEntry(self.location, name, label, split, self.size_and_mtime, self.member)
 
 
 def is_imagenet_name(location: str, data_dir: Path | None) -> bool:
@@ -152,32 +152,50 @@ def iterate_labelled_images(
 
     What is neither a photograph nor a class is appended to `problems`.
     """
-    folder = root / split
     archive = root / (TRAIN_ARCHIVE if split == "train" else VAL_ARCHIVE)
     unlabelled: list[LocatedImage] = []
-    for child in list_children_or_none(folder):
-        name = f"{split}/{child.name}"
-        if child.stem in labels and child.is_dir():
-            tree = scan_tree(root, name)
-            problems += tree.problems
-            for path, size_and_mtime in tree.files:
-                yield LocatedImage(path, root / path, None, size_and_mtime), child.stem
-        elif child.stem in labels and child.suffix == ".tar":
-            for image in iterate_archive(child, name, problems):
-                yield image, child.stem
-        elif VAL_NAME.fullmatch(child.stem) and split == "val":
-            unlabelled.append(LocatedImage(name, child, None, UNKNOWN))
-        else:
-            detail = "is no class of ImageNet, and is left out"
-            problems.append(DataProblem(escape_unprintable(name), "left out", detail))
-    if not folder.is_dir() and archive.is_file():
-        if split == "val":
-            unlabelled = list(iterate_archive(archive, split, problems))
-        else:
-            yield from iterate_train_archive(archive, labels, problems)
+    if (root / split).is_dir():
+        scanned = scan_folder(root, split)
+        problems += scanned.problems
+        yield from iterate_class_folders(root, scanned.folders, labels, problems)
+        for file in scanned.files:
+            path = PurePosixPath(file.relative_path)
+            if path.suffix == ".tar" and path.stem in labels:
+                for image in iterate_archive(root / path, f"{split}/{path.stem}", problems):
+                    yield image, path.stem
+            elif split == "val" and VAL_NAME.fullmatch(path.stem):
+                unlabelled.append(locate_file(root, file))
+            else:
+                problems.append(describe_left_out(file.relative_path))
+    elif archive.is_file() and split == "val":
+        unlabelled = list(iterate_archive(archive, split, problems))
+    elif archive.is_file():
+        yield from iterate_train_archive(archive, labels, problems)
     if unlabelled:
-        known = find_validation_labels(root)
-        yield from label_images(unlabelled, known, root, labels)
+        yield from label_images(unlabelled, find_validation_labels(root), root, labels)
+
+
+def iterate_class_folders(
+    root: Path, folders: list[str], labels: dict[str, int], problems: list[DataProblem]
+) -> Iterator[tuple[LocatedImage, str]]:
+    """Yield the photographs in those of the folders that are named after classes."""
+    synsets = {folder: os.path.basename(folder) for folder in folders}
+    problems += [describe_left_out(path) for path, name in synsets.items() if name not in labels]
+    of_classes = [path for path, name in synsets.items() if name in labels]
+    for folder, tree in zip(of_classes, scan_trees(root, of_classes), strict=True):
+        problems += tree.problems
+        for file in tree.files:
+            yield locate_file(root, file), synsets[folder]
+
+
+def locate_file(root: Path, file: ScannedFile) -> LocatedImage:
+    location = os.path.join(root, file.relative_path)
+    return LocatedImage(file.relative_path, location, file.size_and_mtime)
+
+
+def describe_left_out(name: str) -> DataProblem:
+    detail = "is no class of ImageNet, and is left out"
+    return DataProblem(escape_unprintable(name), "left out", detail)
 
 
 def label_images(
@@ -187,8 +205,8 @@ def label_images(
 
     Raises DataError if some have no label, or one that is not a class of ImageNet.
     """
-    synsets = [known.synset_by_image.get(image.path.stem, "") for image in images]
-    missing = [image.path.name for image, synset in zip(images, synsets, strict=True) if not synset]
+    synsets = [known.synset_by_image.get(image.stem, "") for image in images]
+    missing = [image.stem for image, synset in zip(images, synsets, strict=True) if not synset]
     if missing:
         raise DataError(
             f"{known.path} has no label for {len(missing):,} of {len(images):,} validation "
@@ -208,10 +226,9 @@ def iterate_train_archive(
     """Yield the photographs in the archives of an archive, each with its synset id."""
     with open(archive, "rb") as file:
         for part in iterate_members(file, archive.name, problems):
-            synset = Path(part.name).stem
+            synset = PurePosixPath(part.name).stem
             if synset not in labels:
-                detail = "is no class of ImageNet, and is left out"
-                problems.append(DataProblem(f"{archive.name}/{part.name}", "left out", detail))
+                problems.append(describe_left_out(f"{archive.name}/{part.name}"))
                 continue
             for image in iterate_archive(archive, f"train/{synset}", problems, part):
                 yield image, synset
@@ -226,12 +243,12 @@ def iterate_archive(
         start, length = (part.offset, part.size) if part else (0, stat.st_size)
         window = cast(IO[bytes], FileWindow(file, start, length))
         for member in iterate_members(window, prefix, problems):
-            base = Path(member.name).name
+            base = PurePosixPath(member.name).name
             yield LocatedImage(
-                f"{prefix.removesuffix('.tar')}/{base}",
-                archive / (Path(part.name).stem if part else "") / base,
-                ShardMember(archive, start + member.offset, member.size),
+                f"{prefix}/{base}",
+                os.path.join(archive, PurePosixPath(part.name).stem if part else "", base),
                 (stat.st_size, stat.st_mtime_ns),
+                ShardMember(archive, start + member.offset, member.size),
             )
 
 

@@ -128,10 +128,17 @@ def dataset_from_listing(listing: ImageListing, input_shape: tuple[int, ...]) ->
 
 
 def resize_for_recipe(data: DatasetT, recipe: Recipe | None) -> DatasetT:
-    """Return photographs resized for evaluation as a recipe says; other data sets as they are."""
-    if recipe is None or not recipe.test_resize or not isinstance(data, PhotoDataset):
+    """Return photographs of the sizes that a recipe asks for; other data sets as they are.
+
+    These are the shorter sides for evaluation and, where photographs are kept whole, for training:
+    the largest one to which a random crop resizes them.
+    """
+    if recipe is None or not isinstance(data, PhotoDataset):
         return data
-    return replace(data, resize=recipe.test_resize)
+    resize = recipe.test_resize or data.resize
+    sides = recipe.augment.shorter_side
+    stored_side = max(*sides, resize) if sides else data.stored_side
+    return replace(data, resize=resize, stored_side=stored_side)
 
 
 def square_input_shape(input_shape: tuple[int, ...]) -> tuple[int, int, int]:

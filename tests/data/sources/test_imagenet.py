@@ -275,7 +275,7 @@ def test_a_kit_that_does_not_fit_is_refused(broken, kit_files):
     meta, lines = list(kit_files)
     short = b"\n".join(kit_files[lines].split()[:7])
     write_kit(kit_files | {lines: short})
-    with pytest.raises(DataError, match=r"no label for 13 of 20 validation .*_00000008\.JPEG"):
+    with pytest.raises(DataError, match=r"no label for 13 of 20 validation .*_00000008"):
         list_imagenet(root)
     write_kit(kit_files | {lines: b"1001\n" * 50})
     with pytest.raises(
