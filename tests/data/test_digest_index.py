@@ -3,9 +3,8 @@
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -218,33 +217,21 @@ def test_a_forged_header_of_arrays_is_refused(array):
         decode_checked_arrays(forged)
 
 
-def test_a_folder_of_20_000_files_is_listed_and_known_within_a_second_and_40_mib(tmp_path):
-    """A tenth of the folders that the page on large data sets speaks of."""
-    for i in range(20):
-        folder = tmp_path / "d" / f"{i:02}"
-        folder.mkdir(parents=True)
-        for j in range(1000):
-            (folder / f"{j}.jpg").write_bytes(b"\xff\xd8\xff" + f"{i} {j}".encode())
-    time.sleep(2.1)
-    program = (
-        "import resource, sys, time\n"
-        "from residua.data.image_cache import hash_listing\n"
-        "from residua.data.sources.image_folder import list_image_folder\n"
-        "from pathlib import Path\n"
-        "before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()\n"
-        "assert len(hash_listing(list_image_folder(Path(sys.argv[1])))) == 20_000\n"
-        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(time.process_time() - start, (after - before) / 1024)\n"
-    )
-    for _ in range(2):
-        out = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / "d")],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    seconds, mebibytes = map(float, out.split())
-    assert (seconds < 1, mebibytes < 40) == (True, True), out
+def test_a_known_folder_takes_little_time_and_memory_for_each_file(tmp_path):
+    """At most 50 microseconds and 1 KiB: a million files take less than a minute and 1 GiB."""
+    for i in range(4000):
+        write_file(tmp_path / "d" / f"{i % 8}" / f"{i}.jpg", b"%d" % i)
+    first, _ = hash_folder(tmp_path / "d")
+    start = time.process_time()
+    known, read = hash_folder(tmp_path / "d")
+    seconds = time.process_time() - start
+    tracemalloc.start()
+    listing = list_image_folder(tmp_path / "d")
+    digests = hash_listing(listing)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (known, read, len(digests)) == (first, [], 4000)
+    assert (seconds < 0.2, peak < 4000 * 1024) == (True, True), (seconds, peak)
 
 
 def test_files_that_change_after_they_were_hashed_are_named_and_not_used(tmp_path):
