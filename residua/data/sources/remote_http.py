@@ -4,6 +4,7 @@ A new connection takes two to four round trips, and the answer, a photograph, on
 redirects are left to `open_url`, which knows them.
 """
 
+import atexit
 import os
 import time
 from base64 import b64encode
@@ -51,8 +52,17 @@ class ConnectionPool:
                 return
         connection.close()
 
+    def close_idle(self) -> None:
+        """Close all connections that wait."""
+        with self.lock:
+            for waiting in self.idle.values():
+                for _, connection in waiting:
+                    connection.close()
+            self.idle.clear()
+
 
 pool = ConnectionPool()
+atexit.register(pool.close_idle)
 
 
 @contextmanager

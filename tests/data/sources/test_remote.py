@@ -21,6 +21,7 @@ from residua.data.pack_plan import PackOptions
 from residua.data.sources import remote_cache, remote_files, remote_transport
 from residua.data.sources.packed import PACK_INDEX
 from residua.data.sources.remote_cache import RemoteCache, list_cached_ranges, open_remote_cache
+from residua.data.sources.remote_http import pool
 from residua.data.sources.remote_transport import RemoteObject
 from residua.data.sources.remote_urls import expand_urls, is_remote_url, show_url
 from residua.data.sources.resolve import list_image_dataset
@@ -59,6 +60,7 @@ def site(tmp_path, monkeypatch, packed_folder):
     with run_faulty_server(tmp_path / "site") as server:
         server.local = tmp_path / "site" / "p"
         yield server
+        pool.close_idle()
 
 
 def start_new_process():
