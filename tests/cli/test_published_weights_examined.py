@@ -1,6 +1,7 @@
-"""`residua signals` and `residua lesion` with published weights, on photographs."""
+"""Commands that look into a network, or change it, with published weights by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +69,20 @@ def test_signals_takes_the_name_of_weights(capsys, publisher):
     in_python = residua.signals("tiny", "photos", images=3, quiet=True)
     assert in_python.trained
     assert list(in_python.measured["mean"]) == [unit["mean"] for unit in facts["units"]]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["deepen", "tiny.v1", "--stage", "1", "--units", "1", "--out", "deeper"],
+        ["convert", "tiny", "--to", "timm", "--out", "tiny.safetensors"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_that_change_a_network_take_the_name_of_weights(capsys, publisher, words):
+    facts, _ = run_command(capsys, *words)
+    assert facts.get("identical", True)
+    assert Path(words[-1]).exists()
 
 
 def test_a_folder_wins_over_the_name_of_weights_and_this_is_said(capsys, publisher, tmp_path):
