@@ -6,6 +6,7 @@ group, gives each rank its share of every batch, and sums or averages tensors ov
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ else:
 JOIN_TIMEOUT = timedelta(minutes=5)  # for all processes to arrive
 TELL_TIMEOUT = timedelta(seconds=10)  # for them to arrive at a process that has failed before
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # for a joined process, which may be downloading data
+EXCHANGE_SECONDS = 0.5  # between exchanges of whether a rank is asked to stop
+FIRST_EXCHANGES = 10  # which happen at every call
+MOST_STEPS_APART = 100  # a GPU's queue of steps would fill up, and its rank not notice a lost one
 AGENT_STORE_VARIABLE = "TORCHELASTIC_USE_AGENT_STORE"  # "True" if torchrun serves the store
 
 BroadcastT = TypeVar("BroadcastT")
@@ -73,14 +77,12 @@ class DataParallelGroup:
         return values  # type: ignore[return-value]
 
     def true_on_any_rank(self, predicate: Callable[[], bool]) -> Callable[[], bool]:
-        """Make a predicate that is true if `predicate` is true on any rank.
+        """Make a predicate that becomes true on all ranks once `predicate` was true on any.
 
-        All ranks must call the returned function equally many times, because each call is a
-        collective operation.
+        All ranks must call the returned function equally many times.  Only some of the calls are
+        collective operations: see `SharedRequest`.
         """
-        if self.world_size == 1:
-            return predicate
-        return lambda: bool(self.all_reduce_sum(torch.tensor(int(predicate()))))
+        return predicate if self.world_size == 1 else SharedRequest(self, predicate)
 
     def run_local_rank0_first(self, make: Callable[[], BroadcastT]) -> BroadcastT:
         """Call `make` on every rank, but first on local rank 0 of each machine.
@@ -109,6 +111,36 @@ class DataParallelGroup:
 
 
 SINGLE_PROCESS = DataParallelGroup()
+
+
+class SharedRequest:
+    """Whether `predicate` was true on any rank, asked at every step, exchanged twice a second.
+
+    An exchange makes the ranks wait for each other, which costs many ranks more than a short step.
+    So the calls that exchange are some steps apart: as many as rank 0 takes in half a second, but
+    at most twice as many as the last time, and at most a hundred.  Between them the answer is
+    False.
+    """
+
+    def __init__(self, group: DataParallelGroup, predicate: Callable[[], bool]) -> None:
+        self.group, self.predicate = group, predicate
+        self.is_requested = False
+        self.exchanges, self.interval, self.calls = 0, 1, 0
+        self.last_time = time.monotonic()
+
+    def __call__(self) -> bool:
+        self.is_requested = self.is_requested or self.predicate()
+        self.calls += 1
+        if self.calls < self.interval:
+            return False
+        seconds = max(time.monotonic() - self.last_time, 1e-6)
+        wanted = int(self.interval * min(EXCHANGE_SECONDS / seconds, 2))
+        values = [int(self.is_requested), wanted if self.group.is_main else 0]
+        requests, interval = self.group.all_reduce_sum(torch.tensor(values)).tolist()
+        self.exchanges, self.calls, self.last_time = self.exchanges + 1, 0, time.monotonic()
+        if self.exchanges >= FIRST_EXCHANGES:
+            self.interval = min(max(interval, 1), MOST_STEPS_APART)
+        return bool(requests)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 import time
 from datetime import timedelta
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,29 @@ def test_all_processes_stop_when_one_is_asked_to(distributed_results):
         f"--out {folder}"
     )
     assert (distributed_results / "stopped at").read_text().splitlines() == [sentence] * 4
+
+
+class TwoRanksInOne(DataParallelGroup):
+    """Rank 0 of two; the other rank is asked to stop before the 17th exchange."""
+
+    __slots__ = ("exchange_count",)
+
+    def all_reduce_sum(self, x):
+        object.__setattr__(self, "exchange_count", getattr(self, "exchange_count", 0) + 1)
+        return x + torch.tensor([int(self.exchange_count == 17), 0])
+
+
+def test_ranks_ask_each_other_twice_a_second_whether_to_stop(monkeypatch):
+    """Steps of 1/64 s: the first ten ask; the next are 2, 4, 8, 16 and then 32 steps apart."""
+    now, group = 0.0, TwoRanksInOne(0, 2)
+    monkeypatch.setattr("residua.training.distributed.time.monotonic", lambda: now)
+    should_stop, asked, is_stopped = group.true_on_any_rank(lambda: False), [], False
+    while not is_stopped:
+        now += 1 / 64
+        before = getattr(group, "exchange_count", 0)
+        is_stopped = should_stop()
+        asked += [64 * now] * (group.exchange_count - before)
+    assert [b - a for a, b in pairwise(asked)] == [1] * 9 + [2, 4, 8, 16, 32, 32, 32]
 
 
 def test_a_run_resumes_with_another_number_of_processes_and_reports_it(

@@ -52,7 +52,7 @@ def make_cases(folder):
         "no data on rank 0": ([train(folder / "absent", 2, *out), digits, digits], {}),
         "argument": ([digits, [*digits, "--steps", "two"]], {}),
         "odd batch": (
-            [[*digits, "--set", "batch_size=63"]] * 2,
+            [[*digits, "--set", "batch_size=63", "--set", "parts=4"]] * 2,
             {"environment": torchrun},
         ),
         "all alike": ([[*digits, "--seed", "-1"]] * 2, {}),
@@ -157,8 +157,8 @@ def test_a_rank_with_invalid_arguments_is_not_waited_for(outcomes):
 
 def test_under_torchrun_an_error_of_all_ranks_is_printed_by_rank_0_alone(outcomes):
     sentence = (
-        "residua: a batch of 63 cannot be split evenly over 2 processes: "
-        "choose batch_size=62 or batch_size=64\n"
+        "residua: a batch of 63 cannot be split evenly into 4 parts: "
+        "choose batch_size=60 or batch_size=64\n"
     )
     assert [outcome["stderr"] for outcome in outcomes["odd batch"].values()] == [sentence, ""]
     assert all(outcome["code"] == 2 for outcome in outcomes["odd batch"].values())
