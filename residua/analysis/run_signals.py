@@ -17,7 +17,7 @@ from residua.config.hub_name import is_hub_name
 from residua.config.model import ModelConfig
 from residua.config.papers import network
 from residua.config.serialize import FORMAT_VERSION, Json
-from residua.config.weight_registry import find_weights
+from residua.config.weight_registry import find_weights, suggest_weight_name
 from residua.data.augment import normalise_pixels
 from residua.data.sources.download import (
     find_dataset_folder,
@@ -160,6 +160,13 @@ def is_network_name(name: str) -> bool:
     return True
 
 
+def refuse_unknown_weights(model: str) -> None:
+    """Raise UsageError if a text is like the whole name of published weights, with their tag."""
+    base, _, tag = model.partition(",")[0].partition(".")
+    if tag and is_network_name(base) and (near := suggest_weight_name(model)):
+        raise UsageError(f"no published weights are named {model!r}: did you mean {near!r}?")
+
+
 def point_to_published_weights(model: str) -> str:
     """Say how to examine published weights if `model` names them and a network; "" if not."""
     weights = find_weights(model) if names_untrained_network(model) else None
@@ -184,6 +191,7 @@ def resolve_network_with_data(
         resolve_dataset(data) if data else choose_dataset_without_download(model, data_dir)
     )
     check_seed_range(seed)
+    refuse_unknown_weights(model)
     network_config = network(model, input=chosen_data.input, classes=len(chosen_data.classes))
     return pair_built_network_with_data(
         build(network_config, seed),

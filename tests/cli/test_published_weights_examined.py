@@ -106,6 +106,14 @@ def test_weights_are_not_fetched_offline(capsys, publisher, monkeypatch, command
     assert publisher.asked == []
 
 
+def test_a_tag_that_no_weights_have_is_refused_with_the_nearest_name(capsys, publisher):
+    code, _, error = run_cli(capsys, "signals", "resnet50.tv_v9")
+    assert (code, error) == (
+        2,
+        "residua: no published weights are named 'resnet50.tv_v9': did you mean 'resnet50.tv_v2'?",
+    )
+
+
 def test_a_network_name_that_weights_have_too_means_the_untrained_network():
     sentence = "resnet50 is measured at initialisation; its published weights are resnet50."
     assert point_to_published_weights("resnet50").startswith(sentence)
