@@ -8,14 +8,13 @@ from functools import cache
 from math import prod
 from threading import Lock
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from residua.data.augment import draw_crop_box, draw_scaled_box, pad_images
 from residua.data.counter_rng import RandomStream
 from residua.data.photo_source import Box
+from residua.data.resize import resize_box_of_pixels
 from residua.data.sample_changes import SampleChanges
 from residua.data.streamed_images import FilledTensor, StreamedImages
 from residua.data.threads import count_decoding_threads
@@ -83,7 +82,7 @@ class CropReader:
             if margin:
                 mode, mean = augment.pad_mode, self.changes.mean
                 changed = pad_images(changed[None], margin, mode, mean)[0]
-            return resize_box(changed, box, self.size)
+            return resize_box_of_pixels(changed.permute(1, 2, 0).numpy(), box, self.size)
 
         return FilledTensor(
             (len(samples), source.channels, *self.size),
@@ -110,14 +109,6 @@ class CropReader:
             return apply_user_transform(
                 image[None], self.transform, self.changes.seed, epoch, sample
             )[0]
-
-
-def resize_box(image: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
-    """Resize a box of an image (c, h, w) uint8 to `size` (h, w), as `read_crop` of a source."""
-    levels = image.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(levels if image.shape[0] > 1 else levels[:, :, 0])
-    resized = picture.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
-    return torch.from_numpy(np.array(resized).reshape(*size, -1)).permute(2, 0, 1)
 
 
 class CropPrefetcher:

@@ -129,13 +129,6 @@ def find_smallest_size(size: Size) -> Size:
     return min(size[0], 1), min(size[1], 1)
 
 
-def decode_raw_record(content: bytes, size: Sequence[int], channels: int) -> Image.Image:
-    """Make an image of the raw pixels of a record; `size` is height and width."""
-    height, width = map(int, size)
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    return Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape))
-
-
 def decode_jpeg_record(content: bytes, find_needed_size: FindNeededSize) -> DecodedPhoto:
     """Decode a record that is a JPEG file, at a reduced size where that suffices."""
     image = Image.open(io.BytesIO(content), formats=["JPEG"])

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -30,14 +31,15 @@ from residua.data.decode import (
 )
 from residua.data.decode_listing import UsableImages
 from residua.data.photo_index import PhotoIndex
-from residua.data.photo_records import RecordSettings, decode_jpeg_record, decode_raw_record
+from residua.data.photo_records import RecordSettings, decode_jpeg_record
 from residua.data.photo_source import Box
 from residua.data.resize import (
-    convert_to_channels,
     crop_center,
     find_cut_offset,
     find_whole_size,
     image_to_tensor,
+    resize_box,
+    resize_box_of_pixels,
     resize_shorter_side,
 )
 from residua.data.rgb_conversion import DecodedPhoto
@@ -163,9 +165,9 @@ class StoredPhotos:
     def read_crop(self, index: int, box: Box, size: tuple[int, int]) -> Tensor:
         """Read a box of a photograph, in pixels of `sizes`, resized to `size`: uint8 (c, h, w).
 
-        Resizing is bilinear and antialiased, as Pillow does it.  Of a JPEG file that is shrunk to
-        half or less, a reduced size is decoded.  Raises DataError, which names the photograph, if
-        its bytes have changed, vanished or are damaged.
+        Resizing is bilinear and antialiased.  The box is rounded to whole pixels, unless it is
+        shrunk to half or less in a JPEG file, of which a reduced size is decoded.  Raises
+        DataError, which names the photograph, if its bytes have changed, vanished or are damaged.
         """
         height, width = size
         left, top, right, bottom = box
@@ -178,14 +180,14 @@ class StoredPhotos:
                 )
             )
 
-        photo = self.decode_row(index, find_needed_size)
+        row = int(self.rows[index])
+        if self.settings.storage != "files" and not self.index.encoded[row]:
+            return resize_box_of_pixels(self.read_pixels(row), box, size)
+        photo = self.decode_row(row, find_needed_size)
         if self.settings.storage == "files":
             x, y = find_cut_offset(photo.size)
             box = (left + x, top + y, right + x, bottom + y)
-        place = photo.reduction.map_box(box) if photo.reduction else box
-        image = convert_to_channels(photo.image, self.channels)
-        box = clip_box(place, image.size)
-        return image_to_tensor(image.resize((width, height), Image.Resampling.BILINEAR, box))
+        return resize_box(photo, box, size, self.channels)
 
     def read_center(self, index: int, size: tuple[int, int]) -> Tensor:
         """Read the center crop of `size` (h, w) of a photograph, as prediction makes it.
@@ -194,22 +196,29 @@ class StoredPhotos:
         Raises the errors of `read_crop`.
         """
         resize = self.settings.resize
-        photo = self.decode_row(index, lambda full_size: find_whole_size(full_size, resize))
+        row = int(self.rows[index])
+        photo = self.decode_row(row, lambda full_size: find_whole_size(full_size, resize))
         with suspend_pillow_limits():
             image = resize_shorter_side(photo, resize, self.channels)
             return image_to_tensor(crop_center(image, (size[1], size[0])))
 
-    def decode_row(self, index: int, find_needed_size: FindNeededSize) -> DecodedPhoto:
+    def read_pixels(self, row: int) -> NDArray[np.uint8]:
+        """Read the record of raw pixels (h, w, c)."""
+        content = self.records.read_record(row)
+        height, width = map(int, self.index.sizes[row])
+        return np.frombuffer(content, np.uint8).reshape(height, width, self.channels)
+
+    def decode_row(self, row: int, find_needed_size: FindNeededSize) -> DecodedPhoto:
         """Decode a photograph, at a reduced size if that is at least the needed one."""
-        row = int(self.rows[index])
         try:
             if self.settings.storage == "files":
                 return self.decode_file(row, find_needed_size)
-            content = self.records.read_record(row)
             if self.index.encoded[row]:
-                return decode_jpeg_record(content, find_needed_size)
-            size = self.index.sizes[row]
-            return DecodedPhoto(decode_raw_record(content, size, self.channels), 0)
+                return decode_jpeg_record(self.records.read_record(row), find_needed_size)
+            pixels = self.read_pixels(row)
+            return DecodedPhoto(
+                Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels), 0
+            )
         except ImageError as error:
             raise DataError(f"{self.index.name_of(row)} {error.detail}") from error
 
@@ -220,9 +229,3 @@ class StoredPhotos:
         if compute_sha256(content) != self.index.digests[row].tobytes().hex():
             raise ImageError(entry.name, "changed", "was changed after training had begun")
         return decode_photo(content, settings.max_pixels, settings.white_level, find_needed_size)
-
-
-def clip_box(box: Sequence[float], size: Size) -> Box:
-    """Cut a box to an image of `size`, beyond which rounding may have moved it."""
-    left, top, right, bottom = box
-    return max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])

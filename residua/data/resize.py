@@ -5,10 +5,13 @@ Functions of a size take and return width and height, as Pillow does.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from residua.config.model import Interpolation
+from residua.data.photo_source import Box
 from residua.data.rgb_conversion import DecodedPhoto
 from residua.data.scaled_decoding import Size
 
@@ -59,6 +62,46 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     pixels = np.array(image).reshape(image.height, image.width, -1)
     # torch would copy with threads of its own, for each of the threads that decode.
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def resize_box(photo: DecodedPhoto, box: Box, size: tuple[int, int], channels: int) -> Tensor:
+    """Resize a box of a photograph, in its pixels, to `size` (h, w): uint8 (c, h, w).
+
+    The box is rounded to whole pixels, unless the photograph was decoded at a reduced size, whose
+    pixels are too coarse for that.
+    """
+    image = convert_to_channels(photo.image, channels)
+    if photo.reduction is not None:
+        left, top, right, bottom = photo.reduction.map_box(box)
+        # rounding may have moved the box beyond the image
+        box = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+        return image_to_tensor(image.resize(size[::-1], Image.Resampling.BILINEAR, box))
+    left, top, right, bottom = place = round_box(box, image.size)
+    pixels = np.asarray(image.crop(place)).reshape(bottom - top, right - left, -1)
+    return resize_box_of_pixels(pixels, (0, 0, right - left, bottom - top), size)
+
+
+def resize_box_of_pixels(pixels: NDArray[np.uint8], box: Box, size: tuple[int, int]) -> Tensor:
+    """Resize a box, rounded to whole pixels, of pixels (H, W, c) to `size` (h, w): uint8 (c, h, w).
+
+    Resizing is bilinear and antialiased.  PyTorch takes a third of Pillow's time for it, and is
+    within one level of the exact result.
+    """
+    left, top, right, bottom = round_box(box, (pixels.shape[1], pixels.shape[0]))
+    # Of a copy that is not contiguous, torch would make one with threads of its own.
+    part = np.array(pixels[top:bottom, left:right])
+    resized = F.interpolate(
+        torch.from_numpy(part).permute(2, 0, 1)[None], size, mode="bilinear", antialias=True
+    )
+    return torch.from_numpy(np.ascontiguousarray(resized[0].numpy()))
+
+
+def round_box(box: Box, size: Size) -> tuple[int, int, int, int]:
+    """Round a box to whole pixels of an image of `size`: at least one, and none outside."""
+    left, top = [min(max(round(box[i]), 0), size[i] - 1) for i in (0, 1)]
+    right = min(max(round(box[2]), left + 1), size[0])
+    bottom = min(max(round(box[3]), top + 1), size[1])
+    return left, top, right, bottom
 
 
 def center_offset(side: int, crop_side: int) -> int:

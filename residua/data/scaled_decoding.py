@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
+from residua.data.photo_source import Box
+
 Size = tuple[int, int]  # width and height in pixels
 FindNeededSize = Callable[[Size], Size]
 # EXIF orientations that exchange width and height, and those that move the file's left edge to the
@@ -21,17 +23,18 @@ class Reduction(NamedTuple):
     """How a photograph lies in its upright image, which was decoded at a reduced size."""
 
     full_size: Size  # of the upright photograph
-    area: tuple[float, float, float, float]  # of it in the image: left, top, right, bottom
+    area: Box  # of it in the image: left, top, right, bottom
 
-    def map_box(self, box: tuple[float, ...]) -> tuple[float, ...]:
+    def map_box(self, box: Box) -> Box:
         """Convert a box in pixels of the photograph to pixels of the image."""
         left, top, right, bottom = self.area
-        starts, sides = (left, top) * 2, (right - left, bottom - top) * 2
-        return tuple(
-            start + x * side / full_side
-            for x, start, side, full_side in zip(
-                box, starts, sides, self.full_size * 2, strict=True
-            )
+        x_scale = (right - left) / self.full_size[0]
+        y_scale = (bottom - top) / self.full_size[1]
+        return (
+            left + box[0] * x_scale,
+            top + box[1] * y_scale,
+            left + box[2] * x_scale,
+            top + box[3] * y_scale,
         )
 
 
