@@ -106,8 +106,8 @@ def find_imagenet(data_dir: Path | None) -> Path:
                 f"{LAYOUTS}"
             )
     raise DataError(
-        "imagenet is not on this machine, and its publisher lets nobody else offer it: "
-        f"get it from image-net.org, and give its folder, of {LAYOUTS}, with --data-dir"
+        "imagenet is not on this machine, and is given only to those who accept its terms: get it "
+        f"from image-net.org or Kaggle, and give its folder, of {LAYOUTS}, with --data-dir"
     )
 
 
