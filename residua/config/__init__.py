@@ -14,6 +14,8 @@ dataset, fold           the data sets that are known by name, and folds of their
 optimisers, schedules,
 augmentation, recipe,
 training_phases         how a network is trained
+recipes,
+imagenet_recipes        the recipes known by name
 photo_storage           the ways to keep photographs for training
 image_views             views of a test image whose predictions are averaged
 run, study              a training run, and a comparison of many runs

@@ -30,8 +30,9 @@ streamed_images  photographs that are decoded when they are needed, as images
 crop_prefetcher  decodes the crops of the next batches in threads
 batches          the endless stream of training batches, as a function of the step
 sample_changes   which random changes a training sample gets, and by which random bits
-augment          crops, flips, colour changes, mixing and normalisation of a batch
-random_changes   TrivialAugment and RandAugment of a batch
+augment          crops, flips, colour changes and normalisation of a batch
+mixing           mixup and CutMix of a batch
+random_changes   TrivialAugment, RandAugment, colour components and erased boxes of a batch
 counter_rng      random bits as a pure function of integer keys such as a seed and an epoch
 epoch_orders     the random order in which an epoch uses the training images
 pack             pack a data set into shards with an index

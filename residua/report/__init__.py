@@ -11,7 +11,8 @@ verdict, trend        the findings of a study, as text
 significance          tests whether two cells of a study differ; the values of cells as text
 runs, recorded_run    read the run records in a folder
 tables                averages over the seeds of a study's runs
-method                text on how a study was measured
+method, augmentation_text
+                      text on how a study was measured
 study_figures         choose and render the figures of a study
 depth_figures, learning_start_figure
                       figures against depth: errors, and steps until learning starts

@@ -6,6 +6,9 @@ image_folder       a folder of photos, by split and class
 folder_layout      which folders of a folder of photos are splits, classes or neither
 folder_scan        the files of folders with sizes and times, scanned in threads
 folder_walk        walk through folders and links, never in a circle
+imagenet           ImageNet, in the layouts in which it is found
+imagenet_archives  its photographs in archives, read in place
+imagenet_labels    the labels of its validation photographs
 table              a CSV, TSV or parquet table of paths and labels
 table_text         text tables of unknown encoding and delimiter -> rows of cells
 table_columns      what the columns of a table hold, by name or by content

@@ -14,15 +14,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from os import SEEK_END, SEEK_SET
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, cast
 
 from residua.cache_folder import get_cache_dir
 from residua.config.imagenet_classes import read_imagenet_classes
 from residua.data.sources.download import list_user_data_folders
 from residua.data.sources.folder_scan import ScannedFile, scan_folder, scan_trees
 from residua.data.sources.folder_walk import list_children_or_none
+from residua.data.sources.imagenet_archives import (
+    LocatedImage,
+    iterate_archive,
+    iterate_members,
+)
 from residua.data.sources.imagenet_labels import ValidationLabels, find_validation_labels
 from residua.data.sources.listing import (
     DataProblem,
@@ -32,8 +35,6 @@ from residua.data.sources.listing import (
     escape_unprintable,
     join_first_names,
 )
-from residua.data.sources.shard_samples import ShardMember
-from residua.data.sources.tar_archive import TarDamageError, TarMember, iter_tar_members
 from residua.errors import DataError
 
 IMAGENET = "imagenet"
@@ -48,24 +49,6 @@ LAYOUTS = (
     f"train/SYNSET/*.JPEG and val/SYNSET/*.JPEG, Kaggle's ILSVRC/Data/CLS-LOC, or {TRAIN_ARCHIVE} "
     f"and {VAL_ARCHIVE}"
 )
-
-
-class LocatedImage(NamedTuple):
-    """A photograph in a folder or an archive: its name within the data set, and how it is read."""
-
-    name: str
-    location: str
-    size_and_mtime: tuple[int, int]  # of the file, or of the archive
-    member: ShardMember | None = None  # None: a file of its own
-
-    @property
-    def stem(self) -> str:
-        """The photograph's name without folders and suffix, e.g. `ILSVRC2012_val_00000001`."""
-        return self.name.rpartition("/")[2].partition(".")[0]
-
-    def make_entry(self, label: int, split: Split) -> ImageEntry:
-        name = escape_unprintable(self.name)
-        return ImageEntry(self.location, name, label, split, self.size_and_mtime, self.member)
 
 
 def is_imagenet_name(location: str, data_dir: Path | None) -> bool:
@@ -123,8 +106,8 @@ def find_imagenet(data_dir: Path | None) -> Path:
                 f"{LAYOUTS}"
             )
     raise DataError(
-        "imagenet is not on this machine, and its publisher lets nobody else offer it: "
-        f"get it from image-net.org, and give its folder, of {LAYOUTS}, with --data-dir"
+        "imagenet is not on this machine, and is given only to those who accept its terms: get it "
+        f"from image-net.org or Kaggle, and give its folder, of {LAYOUTS}, with --data-dir"
     )
 
 
@@ -166,7 +149,7 @@ def iterate_labelled_images(
             elif split == "val" and VAL_NAME.fullmatch(path.stem):
                 unlabelled.append(locate_file(root, file))
             else:
-                problems.append(describe_left_out(file.relative_path))
+                problems.append(describe_no_class(file.relative_path))
     elif archive.is_file() and split == "val":
         unlabelled = list(iterate_archive(archive, split, problems))
     elif archive.is_file():
@@ -180,7 +163,7 @@ def iterate_class_folders(
 ) -> Iterator[tuple[LocatedImage, str]]:
     """Yield the photographs in those of the folders that are named after classes."""
     synsets = {folder: os.path.basename(folder) for folder in folders}
-    problems += [describe_left_out(path) for path, name in synsets.items() if name not in labels]
+    problems += [describe_no_class(path) for path, name in synsets.items() if name not in labels]
     of_classes = [path for path, name in synsets.items() if name in labels]
     for folder, tree in zip(of_classes, scan_trees(root, of_classes), strict=True):
         problems += tree.problems
@@ -193,7 +176,7 @@ def locate_file(root: Path, file: ScannedFile) -> LocatedImage:
     return LocatedImage(file.relative_path, location, file.size_and_mtime)
 
 
-def describe_left_out(name: str) -> DataProblem:
+def describe_no_class(name: str) -> DataProblem:
     detail = "is no class of ImageNet, and is left out"
     return DataProblem(escape_unprintable(name), "left out", detail)
 
@@ -228,56 +211,10 @@ def iterate_train_archive(
         for part in iterate_members(file, archive.name, problems):
             synset = PurePosixPath(part.name).stem
             if synset not in labels:
-                problems.append(describe_left_out(f"{archive.name}/{part.name}"))
+                problems.append(describe_no_class(f"{archive.name}/{part.name}"))
                 continue
             for image in iterate_archive(archive, f"train/{synset}", problems, part):
                 yield image, synset
-
-
-def iterate_archive(
-    archive: Path, prefix: str, problems: list[DataProblem], part: TarMember | None = None
-) -> Iterator[LocatedImage]:
-    """Yield the photographs of an archive or, with `part`, of an archive that is stored in it."""
-    stat = archive.stat()
-    with open(archive, "rb") as file:
-        start, length = (part.offset, part.size) if part else (0, stat.st_size)
-        window = cast(IO[bytes], FileWindow(file, start, length))
-        for member in iterate_members(window, prefix, problems):
-            base = PurePosixPath(member.name).name
-            yield LocatedImage(
-                f"{prefix}/{base}",
-                os.path.join(archive, PurePosixPath(part.name).stem if part else "", base),
-                (stat.st_size, stat.st_mtime_ns),
-                ShardMember(archive, start + member.offset, member.size),
-            )
-
-
-def iterate_members(file: IO[bytes], name: str, problems: list[DataProblem]) -> Iterator[TarMember]:
-    """Yield the files of an archive; damage is appended to `problems`, and ends the archive."""
-    try:
-        for member in iter_tar_members(file):
-            if member.kind == "file":
-                yield member
-    except TarDamageError as error:
-        detail = f"is damaged, and is read up to the damage: {error}"
-        problems.append(DataProblem(name, "damaged", detail))
-
-
-class FileWindow:
-    """A part of a file, from a position on, that is read like a file of its own."""
-
-    def __init__(self, file: IO[bytes], start: int, length: int) -> None:
-        self.file, self.start, self.length, self.position = file, start, length, 0
-
-    def seek(self, position: int, whence: int = SEEK_SET) -> int:
-        self.position = self.length + position if whence == SEEK_END else position
-        return self.position
-
-    def read(self, size: int) -> bytes:
-        self.file.seek(self.start + self.position)
-        content = self.file.read(max(min(size, self.length - self.position), 0))
-        self.position += len(content)
-        return content
 
 
 def require_all_classes(root: Path, train: list[ImageEntry], labels: dict[str, int]) -> None:

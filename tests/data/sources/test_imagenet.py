@@ -340,7 +340,7 @@ def test_a_place_without_imagenet_is_refused_with_the_layouts(tmp_path, monkeypa
         True,
     )
     code, _, error = run_cli(capsys, "train", "imagenet")
-    assert (code, "get it from image-net.org" in error) == (1, True)
+    assert (code, "from image-net.org or Kaggle" in error) == (1, True)
     with pytest.raises(UsageError, match="did you mean 'imagenet'"):
         resolve_dataset("imagnet")
 
