@@ -61,7 +61,7 @@ def test_batches_have_the_training_size_and_the_model_the_test_size(photo_folder
     data = resize_for_recipe(resolve_dataset(str(photo_folder), (3, 24, 24)), sized)
     images = read_split(data, "train")
     assert images.image_size == (28, 28)
-    batches = make_training_batches(images, sized, data, data.mean, data.std, 0, (0, 1))
+    batches = make_training_batches(images, sized, data, data.mean, data.std, 0, None)
     assert batches.make_batch(0)[0].shape == (8, 3, 16, 16)
 
 
