@@ -119,7 +119,7 @@ def describe_finished_pack(out: Path, fingerprint: str, start: float) -> PackRes
         facts, _ = read_checked_arrays(out / PACK_INDEX)
     except (OSError, ValueError) as error:
         raise UsageError(f"{out} holds a damaged index ({error}): choose another --out") from error
-    if facts["plan"] != fingerprint:
+    if facts.get("plan") != fingerprint:
         raise UsageError(
             f"{out} holds other photographs, or the same in another way: choose another --out"
         )

@@ -4,9 +4,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import PurePath
 
-from residua.data.checksums import compute_sha256
 from residua.data.counter_rng import random_permutation
 from residua.data.image_cache import hash_listing
 from residua.data.image_formats import IMAGE_SUFFIXES
@@ -49,13 +49,14 @@ class PackPlan:
 
     def compute_fingerprint(self) -> str:
         """Hash all that decides what the shards hold: the files, their classes, the options."""
-        facts = [
-            [e.name, e.label, e.split, e.group, *e.size_and_mtime] for e in self.listing.entries
-        ]
         options = [self.options.size, self.options.quality, self.options.shard_mib]
         levels = [self.listing.max_pixels, self.listing.white_level]
-        text = json.dumps([options, levels, self.listing.classes, facts])
-        return compute_sha256(text.encode())
+        total = sha256(json.dumps([options, levels, self.listing.classes]).encode())
+        for e in self.listing.entries:  # one by one, since there may be millions
+            total.update(
+                json.dumps([e.name, e.label, e.split, e.group, *e.size_and_mtime]).encode()
+            )
+        return total.hexdigest()
 
 
 def plan_pack(listing: ImageListing, options: PackOptions) -> PackPlan:

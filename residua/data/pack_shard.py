@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from residua.config.serialize import Json
 from residua.data.checked_arrays import read_checked_arrays, write_checked_arrays
@@ -85,20 +86,32 @@ def read_packed_bytes(entry: ImageEntry, plan: PackPlan) -> bytes:
     """Read the bytes to store for a photo: its own or, with a size, those of a smaller JPEG.
 
     The smaller photo is upright, its grey levels are as when it is decoded, its ends are cut off
-    as in `preprocess_image`, and it is never larger than the original.  Raises ImageError.
+    as in `preprocess_image`, and it is never larger than the original.  An upright JPEG that is
+    small enough stays as it is.  Raises ImageError.
     """
     content = read_entry_bytes(entry)
     options, listing = plan.options, plan.listing
     if not options.size:
         return content
     image = decode_image(content, listing.max_pixels, listing.white_level)
-    image = crop_extreme_aspect_ratio(image)
+    whole_size, image = image.size, crop_extreme_aspect_ratio(image)
+    if image.size == whole_size and min(image.size) <= options.size and is_upright_jpeg(content):
+        return content
     if min(image.size) > options.size:
         size = scale_shorter_side(image.size, options.size)
         image = resize_photo(DecodedPhoto(image, 0), size, "bilinear")
     stored = BytesIO()
     image.save(stored, "JPEG", quality=options.quality)
     return stored.getvalue()
+
+
+def is_upright_jpeg(content: bytes) -> bool:
+    """Return whether an intact image is a JPEG, grey or RGB, that needs no turning."""
+    if identify_format(content) != "JPEG":
+        return False
+    with Image.open(BytesIO(content), formats=["JPEG"]) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return image.mode in ("L", "RGB") and orientation == 1
 
 
 def append_member(file: IO[bytes], name: str, content: bytes) -> int:

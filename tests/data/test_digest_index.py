@@ -271,8 +271,8 @@ def test_a_photograph_that_takes_long_to_decode_delays_no_other(tmp_path, monkey
         finished.append(entry.name)
         return original(entry, *arguments)
 
-    original = decode_listing.decode_entry
-    monkeypatch.setattr(decode_listing, "decode_entry", decode)
+    original = decode_listing.encode_entry
+    monkeypatch.setattr(decode_listing, "encode_entry", decode)
     monkeypatch.setattr("residua.data.threads.count_available_cores", lambda: 2)
     load_or_decode_images.cache_clear()
     images = load_or_decode_images(listing, ImagePreprocessing((3, 16, 16), 16))

@@ -200,12 +200,15 @@ def test_a_smaller_size_never_enlarges_and_keeps_every_split(tmp_path):
     )
     (folder / "cat" / "turned.jpg").write_bytes(turned)
     (folder / "cat" / "small.png").write_bytes(encode_image(make_picture(7, 1, (20, 9)), "PNG"))
+    small_jpeg = encode_image(make_picture(8, 1, (23, 40)), quality=70)
+    (folder / "cat" / "small.jpg").write_bytes(small_jpeg)
     (folder / "cat" / "none.png").write_bytes(b"no image")
     result = pack(folder, tmp_path / "p", size=24, quality=85)
     assert [(p.path, p.kind) for p in result.problems] == [("cat/none.png", "not an image")]
     packed = list_image_dataset(tmp_path / "p")
     sizes = {e.name: Image.open(io.BytesIO(e.read_bytes())).size for e in packed.entries}
     assert (sizes["cat/turned.jpg"], sizes["cat/small.png"]) == ((24, 36), (20, 9))
+    assert small_jpeg in [e.read_bytes() for e in packed.entries]  # not encoded once more
     assert {size for name, size in sizes.items() if "a." in name} == {(28, 24)}
     formats = {Image.open(io.BytesIO(e.read_bytes())).format for e in packed.entries}
     assert formats == {"JPEG"}
