@@ -5,8 +5,8 @@ from argparse import ArgumentParser
 MIN_GROUPED_OPTIONS = 14  # below, one list is easily read
 
 OPTION_GROUPS = {
-    "data": "data size split max-pixels white-level skip-unknown-classes images null data-dir "
-    "offline",
+    "data": "data size storage split max-pixels white-level skip-unknown-classes images null "
+    "data-dir offline",
     "network": "arms model from freeze add-class families depths",
     "recipe": "recipe steps epochs batch-size optimizer lr weight-decay set balance",
     "run": "seed seeds folds resume save-every workers ray device precision recompute engine batch "
@@ -16,7 +16,8 @@ OPTION_GROUPS = {
     "server": "host port allow-host allow-origin threshold examples",
     "limits": "max-bytes max-total-bytes max-waiting timeout head-timeout",
     "sorting": "sort-into unsure-below link",
-    "output": "out log top explain json csv",
+    "packing": "quality shard-mib",
+    "output": "out fix log top explain json csv",
 }
 """The names of the options in each group of the help, in the order of the groups."""
 
