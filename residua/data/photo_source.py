@@ -29,7 +29,7 @@ class PhotoSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A hash in 16 hexadecimal digits, of digests, labels and settings rather than pixels."""
+        """A hash in 16 hexadecimal digits, of the files' digests and labels rather than pixels."""
 
     def __len__(self) -> int:
         """Return the number of photographs."""

@@ -6,13 +6,12 @@ grow with the number of photographs.
 
 import hashlib
 import io
-import json
 import os
 import threading
 import weakref
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from typing import BinaryIO
@@ -46,6 +45,17 @@ from residua.data.rgb_conversion import DecodedPhoto
 from residua.data.scaled_decoding import FindNeededSize, Size
 from residua.data.sources.listing import ImageEntry, Split
 from residua.errors import DataError, ImageError
+
+
+def fingerprint_photos(digests: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """Hash the SHA-256 sums (n, 32) of photographs and their labels (n,), in 16 digits.
+
+    Photographs are the same in every storage, and at every size.
+    """
+    total = hashlib.sha256(b"photographs")
+    total.update(np.ascontiguousarray(digests).data)
+    total.update(np.ascontiguousarray(labels).data)
+    return total.hexdigest()[:16]
 
 
 class RecordFile:
@@ -147,20 +157,13 @@ class StoredPhotos:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the files' digests, their labels and the settings, in 16 digits."""
-        digest = hashlib.sha256(json.dumps(asdict(self.settings), sort_keys=True).encode())
-        digest.update(self.index.digests[self.rows.numpy()].data)
-        digest.update(self.labels.numpy().data)
-        return digest.hexdigest()[:16]
+        """The hash of `fingerprint_photos`, which does not depend on how they are stored."""
+        return fingerprint_photos(self.index.digests[self.rows.numpy()], self.labels.numpy())
 
     def select(self, indices: Tensor) -> "StoredPhotos":
         """Return the photographs at `indices`, in that order."""
         rows = self.rows[indices]
         return StoredPhotos(self.index, self.records, self.settings, self.entries, rows)
-
-    def keep_as(self, settings: RecordSettings) -> "StoredPhotos":
-        """Return the same photographs under other settings, for their fingerprint alone."""
-        return StoredPhotos(self.index, self.records, settings, self.entries, self.rows)
 
     def read_crop(self, index: int, box: Box, size: tuple[int, int]) -> Tensor:
         """Read a box of a photograph, in pixels of `sizes`, resized to `size`: uint8 (c, h, w).

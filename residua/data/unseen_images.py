@@ -5,22 +5,25 @@ model was never trained on.  The digests in the model folder tell, wherever the 
 lies and whatever was added to it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from residua.config.dataset import Dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.images import Images
 from residua.data.in_memory import InMemoryDataset, choose_test_images, iterate_digests
-from residua.data.photo_cache import find_store_folder, load_photo_store
-from residua.data.photo_records import RecordSettings
+from residua.data.photo_cache import load_photo_store
+from residua.data.photo_index import PackedDigests
+from residua.data.photo_store import fingerprint_photos
 from residua.data.read import FOLDED_SPLITS
 from residua.data.seen_images import DIGEST_BYTES, SeenImages
-from residua.data.sources.listing import Split
+from residua.data.sources.listing import ImageListing, Split
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
+from residua.data.splits import FIRST_DEV_SHARE, assign_splits, choose_dev_share
 from residua.errors import DataError
 
 EvaluatedSplit = Literal[Split, "all"]
@@ -169,7 +172,9 @@ def choose_by_fingerprint(
         listing, dev_share=share, white_level=listing.white_level or config.white_level
     )
     split = requested or "test"
-    if config.fingerprint in list_training_fingerprints(replace(dataset, listing=listing), config):
+    if config.fingerprint in iterate_training_fingerprints(
+        replace(dataset, listing=listing), config
+    ):
         return ImageChoice(
             replace(dataset, listing=replace(dataset.listing, dev_share=share)),
             split,
@@ -183,31 +188,32 @@ def choose_by_fingerprint(
     return ImageChoice(put_into_test_split(dataset, [True] * count), "test", "all", reason)
 
 
-def list_training_fingerprints(dataset: PhotoDataset, config: ModelConfig) -> list[str]:
-    """List the fingerprints that training photos can have in a model, for each way to keep them.
+def iterate_training_fingerprints(dataset: PhotoDataset, config: ModelConfig) -> Iterator[str]:
+    """Yield the fingerprints that the training photos can have in a model.
 
-    Squares are decoded for it, but whole photos only if the cache holds none of them.
+    Those of squares are of their pixels, which are decoded for it.  Those of whole photos are of
+    digests and labels: only if a photo may be damaged, and so left out, all photos are decoded.
     """
-    side = config.resize or config.input[1]
+    side, listing = config.resize or config.input[1], dataset.listing
     if not config.scaled_decoding:
         view = ImagePreprocessing(
-            (config.input[0], side, side), side, white_level=dataset.listing.white_level
+            (config.input[0], side, side), side, white_level=listing.white_level
         )
-        images = load_or_decode_images(dataset.listing, view)
-        return [Images(*images.split_tensors("train")).fingerprint]
-    kept = [
-        replace(dataset, input=config.input, resize=side, storage=storage)
-        for storage in ("raw", "jpeg", "files")
-    ]
-    digests = hash_listing(dataset.listing)
-    cached = [
-        data
-        for data in kept
-        if find_store_folder(data.listing, digests, RecordSettings.of_dataset(data)).is_dir()
-    ]
-    photos = load_photo_store((cached or kept)[-1]).split_photos("train")
-    # which photos can be decoded does not depend on how they are kept
-    return [photos.keep_as(RecordSettings.of_dataset(data)).fingerprint for data in kept]
+        yield Images(*load_or_decode_images(listing, view).split_tensors("train")).fingerprint
+        return
+    yield fingerprint_training_entries(listing, hash_listing(listing))
+    kept = replace(dataset, input=config.input, resize=side, storage="files", stored_side=0)
+    yield load_photo_store(kept).split_photos("train").fingerprint
+
+
+def fingerprint_training_entries(listing: ImageListing, digests: Sequence[str]) -> str:
+    """Return the fingerprint of the training photos of a listing, if none of them is damaged."""
+    readable = [i for i, digest in enumerate(digests) if digest]
+    entries = [listing.entries[i] for i in readable]
+    splits = assign_splits(entries, [digests[i] for i in readable], listing.dev_share)
+    chosen = [i for i, split in zip(readable, splits, strict=True) if split == "train"]
+    labels = np.array([listing.entries[i].label for i in chosen], np.int64)
+    return fingerprint_photos(PackedDigests.pack(digests[i] for i in chosen).digests, labels)
 
 
 def put_into_test_split(

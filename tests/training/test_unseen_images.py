@@ -140,7 +140,7 @@ def test_images_that_were_all_trained_on_are_refused(trained, tmp_path, capsys):
     assert facts["count"] == len(seen.train)
 
 
-@pytest.mark.parametrize("storage", ["squares", "raw", "jpeg"])
+@pytest.mark.parametrize("storage", ["squares", "raw", "jpeg", "raw at another side"])
 def test_a_model_without_digests_knows_its_photos_by_their_fingerprint(
     storage, tmp_path, capsys, monkeypatch
 ):
@@ -149,7 +149,10 @@ def test_a_model_without_digests_knows_its_photos_by_their_fingerprint(
         share = "residua.training.data_settings.choose_dev_share"
         monkeypatch.setattr(share, lambda count: FIRST_DEV_SHARE)
     run = tmp_path / "run"
-    options = [*TRAIN_OPTIONS, "--storage", storage, "--out", str(run)]
+    options = [*TRAIN_OPTIONS, "--storage", storage.split()[0], "--out", str(run)]
+    if " " in storage:
+        for change in ("area=1", "pad=0", "shorter_side=[18,24]"):
+            options += ["--set", f"augment.{change}"]
     assert main(["train", str(photos), *options]) == 0
     config_file = run / "last" / "config.json"
     config = json.loads(config_file.read_text())
@@ -157,11 +160,16 @@ def test_a_model_without_digests_knows_its_photos_by_their_fingerprint(
     del config["train_digests"], config["dev_digests"]
     config_file.write_text(json.dumps(config))
     moved = photos.rename(tmp_path / "moved")
-    if storage == "jpeg":
+    if storage != "squares":
         assert main(["cache", "clear", "photos/*"]) == 0
+        monkeypatch.setattr("residua.data.unseen_images.load_photo_store", None)
     facts, _ = run_json(capsys, "evaluate", run, moved)
     assert facts["split"] == "test"
     assert facts["error"] == pytest.approx(test_error)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (moved / "cat" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert run_json(capsys, "evaluate", run, moved)[0]["count"] == facts["count"]
     new = write_photos(tmp_path / "new", dict.fromkeys(CLASSES, 10), seed=5)
     facts, said = run_json(capsys, "evaluate", run, new)
     assert (facts["count"], facts["split"]) == (30, "all")
