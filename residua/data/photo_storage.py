@@ -11,10 +11,12 @@ from residua.data.photo_cache import find_store_folder
 from residua.data.photo_records import JPEG_QUALITY, RecordSettings, estimate_stored_bytes
 from residua.data.sources.listing import ImageListing
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
+from residua.data.space import format_bytes, free_disk_bytes, total_memory_bytes
 from residua.errors import DataError
 
-MAX_SHARE = 2  # stored photographs may take one part in this many of what is free
+# Stored photographs may take one part in this many of the memory and of the free disk.  All of the
+# memory counts, whoever uses it now, so that a run that is repeated chooses the same.
+MAX_SHARE = 2
 DESCRIPTIONS = {
     "raw": "whole photographs are kept as pixels",
     "jpeg": f"whole photographs are kept as JPEG of quality {JPEG_QUALITY}",
@@ -34,7 +36,7 @@ def choose_storage(listing: ImageListing, dataset: PhotoDataset) -> StorageChoic
     What the cache holds already is used.  Raises the errors of `choose_storage_by_space`.
     """
     digests = hash_listing(listing)
-    for settings in list_storage_settings(listing, dataset):
+    for settings in list_storage_settings(listing, dataset)[: 1 if dataset.fold else 2]:
         if find_store_folder(listing, digests, settings).is_dir():
             reason = f"{DESCRIPTIONS[settings.storage]}, which the cache holds already"
             return StorageChoice(settings.storage, reason)
@@ -55,27 +57,35 @@ def list_storage_settings(
 def choose_storage_by_space(listing: ImageListing, dataset: PhotoDataset) -> StorageChoice:
     """Choose how to store photographs without a look into the cache; few of them are read.
 
-    Pixels may take half of the free memory and half of the free disk, and JPEG half of the free
-    disk.  Raises DataError if neither fits; the message names the way on.
+    Pixels may take half of the memory and half of the free disk, and JPEG half of the free disk.
+    Photographs of which a fold is held out are not kept as JPEG, but as their files, because what
+    is measured on them would depend on the other encoding.  Raises DataError if neither pixels nor
+    JPEG fits; the message names the way on.
     """
     raw, jpeg = list_storage_settings(listing, dataset)
-    free_memory, free_disk = free_memory_bytes(), measure_free_disk()
+    memory, free_disk = total_memory_bytes(), measure_free_disk()
     raw_bytes = estimate_stored_bytes(listing, raw)
-    in_memory = "" if free_memory is None else f"{format_bytes(free_memory)} of memory and "
-    free = f"{in_memory}{format_bytes(free_disk)} of disk are free"
-    fits_memory = free_memory is None or raw_bytes <= free_memory // MAX_SHARE
+    in_memory = "" if memory is None else f"{format_bytes(memory)} of memory and "
+    space = f"there are {in_memory}{format_bytes(free_disk)} of free disk"
+    fits_memory = memory is None or raw_bytes <= memory // MAX_SHARE
     if fits_memory and raw_bytes <= free_disk // MAX_SHARE:
-        return StorageChoice("raw", f"{DESCRIPTIONS['raw']}, {format_bytes(raw_bytes)}; {free}")
+        return StorageChoice("raw", f"{DESCRIPTIONS['raw']}, {format_bytes(raw_bytes)}; {space}")
+    if dataset.fold:
+        return StorageChoice(
+            "files",
+            "the files are decoded for every batch, because a fold is held out: pixels need "
+            f"{format_bytes(raw_bytes)}, and {space}",
+        )
     jpeg_bytes = estimate_stored_bytes(listing, jpeg)
     if jpeg_bytes <= free_disk // MAX_SHARE:
         return StorageChoice(
             "jpeg",
             f"{DESCRIPTIONS['jpeg']}, {format_bytes(jpeg_bytes)}: pixels need "
-            f"{format_bytes(raw_bytes)}, and {free}",
+            f"{format_bytes(raw_bytes)}, and {space}",
         )
     raise DataError(
         f"{len(listing.entries):,} photographs need {format_bytes(raw_bytes)} as pixels or "
-        f"{format_bytes(jpeg_bytes)} as JPEG, and {free}, of which half may be used: set "
+        f"{format_bytes(jpeg_bytes)} as JPEG, and {space}, of which half may be used: set "
         "XDG_CACHE_HOME to a folder with more space, or add --storage files, which decodes the "
         "files for every batch"
     )

@@ -1,9 +1,10 @@
-"""How much memory and disk space is free on this machine."""
+"""How much memory this machine has, and how much memory and disk space is free."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 
 def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
@@ -13,19 +14,41 @@ def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
     read from files below `filesystem_root`.
     """
     limits = list(iter_cgroup_free_bytes(filesystem_root))
-    with suppress(OSError):
-        meminfo_lines = (
-            line.split() for line in (filesystem_root / "proc/meminfo").read_text().splitlines()
-        )
-        limits += [1024 * int(words[1]) for words in meminfo_lines if words[0] == "MemAvailable:"]
+    limits += read_meminfo(filesystem_root, "MemAvailable:")
     return max(min(limits), 0) if limits else None
 
 
-def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
-    """Yield the bytes left in each memory-limited cgroup of this process (cgroup v1 and v2).
+def total_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
+    """Return the memory, in bytes, that this process may use at most; None if it is unknown.
 
-    File caches that were not used recently count as free, because the kernel can drop them.
+    Unlike `free_memory_bytes`, it does not depend on what else runs on the machine.
     """
+    limits = read_meminfo(filesystem_root, "MemTotal:")
+    for cgroup, names in iter_cgroups(filesystem_root):
+        with suppress(OSError, ValueError):
+            limits.append(int((cgroup / names.limit).read_text()))
+    return min(limits) if limits else None
+
+
+def read_meminfo(filesystem_root: Path, name: str) -> list[int]:
+    """Read a number of bytes from /proc/meminfo; [] if it is not there."""
+    try:
+        lines = (filesystem_root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return []
+    return [1024 * int(words[1]) for words in map(str.split, lines) if words[:1] == [name]]
+
+
+class CgroupFiles(NamedTuple):
+    """The names of a cgroup's files, and of its file cache in memory.stat."""
+
+    limit: str
+    usage: str
+    cache_key: str
+
+
+def iter_cgroups(filesystem_root: Path) -> Iterator[tuple[Path, CgroupFiles]]:
+    """Yield the folder of each cgroup of this process that may limit memory (versions 1 and 2)."""
     try:
         lines = (filesystem_root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -34,26 +57,34 @@ def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2
             hierarchy_root = filesystem_root / "sys/fs/cgroup"
-            limit_file, usage_file, cache_key = "memory.max", "memory.current", "inactive_file"
+            names = CgroupFiles("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             hierarchy_root = filesystem_root / "sys/fs/cgroup/memory"
-            limit_file, usage_file = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cache_key = "total_inactive_file"
+            names = CgroupFiles(
+                "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            )
         else:
             continue
         own_cgroup = hierarchy_root / path.strip("/")
         for cgroup in (own_cgroup, *own_cgroup.parents):
             if cgroup == hierarchy_root.parent:
                 break
-            # A cgroup without a limit lacks the files (OSError) or says "max" (ValueError).
-            with suppress(OSError, ValueError):
-                limit, used = [
-                    int((cgroup / name).read_text()) for name in (limit_file, usage_file)
-                ]
-                memory_stat = dict(
-                    line.split() for line in (cgroup / "memory.stat").read_text().splitlines()
-                )
-                yield limit - used + int(memory_stat[cache_key])
+            yield cgroup, names
+
+
+def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
+    """Yield the bytes left in each memory-limited cgroup of this process.
+
+    File caches that were not used recently count as free, because the kernel can drop them.
+    """
+    for cgroup, names in iter_cgroups(filesystem_root):
+        # A cgroup without a limit lacks the files (OSError) or says "max" (ValueError).
+        with suppress(OSError, ValueError):
+            limit, used = [int((cgroup / name).read_text()) for name in (names.limit, names.usage)]
+            memory_stat = dict(
+                line.split() for line in (cgroup / "memory.stat").read_text().splitlines()
+            )
+            yield limit - used + int(memory_stat[names.cache_key])
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -13,6 +13,7 @@ from residua.config.recipes import RECIPES
 from residua.config.run import Run
 from residua.data.augment import shrink_sides
 from residua.data.read import require_dev_can_be_trained_on
+from residua.data.sources.resolve import PhotoDataset
 from residua.errors import UsageError
 from residua.net.build import ResidualNetwork
 from residua.net.freeze import freeze_backbone, freeze_batchnorm_statistics
@@ -68,8 +69,14 @@ def require_fields_with_effect(recipe: Recipe, *, is_trained: bool, why_not: str
 def require_recipe_suits_data(recipe: Recipe | None, data: Dataset) -> None:
     """Raise UsageError if `data` does not allow the recipe's views, sizes, or use of dev images.
 
-    No image is read for this.  VLAD has no recipe.
+    The same if a fold is held out of photographs that are kept as JPEG.  No image is read for this.
+    VLAD has no recipe.
     """
+    if data.fold is not None and isinstance(data, PhotoDataset) and data.storage == "jpeg":
+        raise UsageError(
+            "folds and --storage jpeg cannot be combined, because errors would be those of "
+            "photographs that are encoded again: give --storage raw or files"
+        )
     require_allowed_views(recipe, data)
     if recipe is not None:
         require_allowed_sizes(recipe, data)

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from residua.cache_folder import clear_cache, list_cached_files
+from residua.config.fold import Fold
 from residua.config.model import ImagePreprocessing
+from residua.config.photo_storage import PHOTO_STORAGES
 from residua.data import photo_cache, photo_records
 from residua.data.checksums import compute_sha256
 from residua.data.decode import decode_and_preprocess, decode_image, preprocess_image
@@ -32,7 +34,8 @@ from residua.data.sources.listing import DataProblem
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.splits import choose_train_or_test
 from residua.deploy.predict import decode_or_error
-from residua.errors import DataError
+from residua.errors import DataError, UsageError
+from residua.training.prepared_network import require_recipe_suits_data
 from tests import third_party  # noqa: F401 -- makes torchvision importable
 from tests.data.faulty_photos import encode_image, make_picture
 
@@ -501,11 +504,30 @@ def test_a_disk_that_fills_up_leaves_no_files(cache, odd_folder, monkeypatch):
     assert list(cache.iterdir()) == []
 
 
+def test_where_a_fold_is_held_out_photographs_are_never_encoded_again(
+    cache, odd_folder, monkeypatch
+):
+    data = resolve_folder(odd_folder, "squares").hold_out_fold(Fold(1, 3))
+    monkeypatch.setattr("residua.data.photo_storage.total_memory_bytes", lambda: 2**40)
+    assert choose_storage(data.listing, data).storage == "raw"
+    load_photo_store(replace(data, storage="jpeg"))  # is not taken, although it is in the cache
+    monkeypatch.setattr("residua.data.photo_storage.total_memory_bytes", lambda: 1000)
+    storage, reason = choose_storage(data.listing, data)
+    assert storage == "files"
+    assert "because a fold is held out" in reason
+    for storage in PHOTO_STORAGES:
+        if storage != "jpeg":
+            require_recipe_suits_data(None, replace(data, storage=storage))
+    with pytest.raises(UsageError, match="give --storage raw or files"):
+        require_recipe_suits_data(None, replace(data, storage="jpeg"))
+    require_recipe_suits_data(None, replace(data, storage="jpeg", fold=None))
+
+
 def test_the_choice_of_storage_says_what_decided(cache, odd_folder, monkeypatch):
     data = resolve_folder(odd_folder, "squares", stored_side=256)
 
     def choose(memory, disk):
-        monkeypatch.setattr("residua.data.photo_storage.free_memory_bytes", lambda: memory)
+        monkeypatch.setattr("residua.data.photo_storage.total_memory_bytes", lambda: memory)
         monkeypatch.setattr("residua.data.photo_storage.free_disk_bytes", lambda folder: disk)
         return choose_storage(data.listing, data)
 
@@ -513,7 +535,7 @@ def test_the_choice_of_storage_says_what_decided(cache, odd_folder, monkeypatch)
     storage, reason = choose(large, large)
     assert storage == "raw"
     raw_bytes = float(reason.split(", ")[1].split(" MiB")[0]) * 2**20
-    assert reason.endswith("1,024.0 GiB of memory and 1,024.0 GiB of disk are free")
+    assert reason.endswith("there are 1,024.0 GiB of memory and 1,024.0 GiB of free disk")
     store = load_photo_store(replace(data, storage="raw"))
     assert 0.7 < raw_bytes / (3 * store.photos.sizes.prod(1).sum().item()) < 1.4
     assert choose(0, 0) == ("raw", "whole photographs are kept as pixels, which the cache holds "

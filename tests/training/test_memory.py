@@ -21,6 +21,7 @@ from residua.config.papers import network
 from residua.config.plan import plan
 from residua.config.recipes import recipe
 from residua.data.read import read_split
+from residua.data.space import total_memory_bytes
 from residua.errors import Interrupted, TrainingError
 from residua.net.build import build
 from residua.net.native_bf16 import cpu_has_bf16
@@ -153,7 +154,7 @@ def measure_free_memory_with(root, system_files):
     return available_memory(torch.device("cpu"), root)
 
 
-MEMINFO = {"proc/meminfo": f"MemTotal: 99 kB\nMemAvailable: {8 * GIB // 1024} kB\n"}
+MEMINFO = {"proc/meminfo": f"MemTotal: {10 * GIB // 1024} kB\nMemAvailable: {8 * GIB // 1024} kB\n"}
 
 
 def test_free_memory_respects_the_machine_and_every_control_group(tmp_path):
@@ -175,6 +176,9 @@ def test_free_memory_respects_the_machine_and_every_control_group(tmp_path):
         "sys/fs/cgroup/memory/mine/memory.stat": "total_inactive_file 0\n",
     }
     assert measure_free_memory_with(tmp_path / "one", MEMINFO | one) == GIB
+    totals = {"nothing": None, "free": 10 * GIB, "two": 4 * GIB, "one": 2 * GIB}
+    for name, total in totals.items():  # whatever is in use
+        assert total_memory_bytes(tmp_path / name) == total
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05])
