@@ -10,11 +10,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import PIL
 import torch
 
 from residua.cache_folder import get_cache_dir
@@ -44,7 +43,7 @@ from residua.files import (
     read_undisturbed,
 )
 
-PHOTO_CACHE_VERSION = 1  # of the stored format and of the way photographs are decoded
+PHOTO_CACHE_VERSION = 2  # of the stored format and of the way photographs are decoded
 MAX_CHECKED_BYTES = 2**27  # of records compared with their checksums on opening
 MAX_OPEN_STORES = 2
 HASHED_TOGETHER = 10_000  # entries
@@ -90,9 +89,8 @@ def find_store_folder(
     """
     facts = [
         PHOTO_CACHE_VERSION,
-        PIL.__version__,
         list_readable_optional_formats(),
-        asdict(settings),
+        settings.describe(),
         listing.classes,
         listing.dev_share or choose_dev_share(len(listing.entries)),
         hash_facts_of_entries(listing.entries, digests),

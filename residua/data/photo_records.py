@@ -10,10 +10,12 @@ from functools import partial
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, features
 
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.photo_storage import PhotoStorage
+from residua.config.serialize import Json
 from residua.data.decode import decode_photo, read_entry_bytes, suspend_pillow_limits
 from residua.data.decode_listing import EncodedEntries, EncodedImage, encode_all_entries
 from residua.data.photo_index import PackedDigests, PackedTexts, PhotoIndex
@@ -59,6 +61,20 @@ class RecordSettings:
             dataset.listing.white_level,
             dataset.listing.max_pixels,
         )
+
+    def describe(self) -> dict[str, Json]:
+        """Describe what decides the pixels, besides the files: settings, and decoders' versions."""
+        facts: dict[str, Json] = {
+            "storage": self.storage,
+            "channels": self.channels,
+            "side": self.side,
+            "resize": self.resize,
+            "white_level": self.white_level,
+            "max_pixels": self.max_pixels,
+        }
+        if self.storage == "jpeg":
+            facts |= {"quality": self.quality, "subsampling": self.subsampling}
+        return facts | describe_decoders()
 
 
 class PhotoRecord(NamedTuple):
@@ -115,6 +131,12 @@ def estimate_stored_bytes(listing: ImageListing, settings: RecordSettings) -> in
             )
     usual = settings.side * settings.side * 4 // 3 * settings.channels
     return count * (sum(lengths) // len(lengths) if lengths else usual)
+
+
+def describe_decoders() -> dict[str, Json]:
+    """Name the versions of the libraries that decode and resize photographs."""
+    libjpeg = features.version_feature("libjpeg_turbo") or features.version_codec("jpg")
+    return {"pillow": PIL.__version__, "libjpeg": libjpeg}
 
 
 def encode_jpeg(image: Image.Image, settings: RecordSettings) -> bytes:

@@ -7,11 +7,12 @@ from residua.config.dataset import Dataset
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.run import Run
 from residua.config.serialize import Json
+from residua.data.photo_records import RecordSettings
 from residua.data.read import list_skipped_images
 from residua.data.sources.listing import ImageListing, problems_to_json
 from residua.data.sources.resolve import PhotoDataset, resize_for_recipe, resolve_dataset
 from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
-from residua.record import RunRecord
+from residua.record import RunRecord, describe_first_difference
 from residua.training.storage_choice import read_recorded_storage
 
 
@@ -38,7 +39,26 @@ def describe_data_facts(data: Dataset, fingerprint: str) -> dict[str, Json]:
         facts |= list_unusual_decoding_settings(data.listing)
         if data.storage != "squares":
             facts |= {"storage": data.storage, "stored_side": data.stored_side or data.resize}
+            facts["decoding"] = RecordSettings.of_dataset(data).describe()
     return facts
+
+
+def explain_other_decoding(record: RunRecord, facts: dict[str, Json]) -> str:
+    """Say that the photographs of an unfinished run are not decoded as before; "" if they are.
+
+    The run is in `record`, and `facts` are those of `describe_data_facts`.
+    """
+    if not record.run_json_path.exists() or record.is_finished:
+        return ""
+    environment = record.read_run_json()["environment"]
+    stored = environment.get("decoding") if isinstance(environment, dict) else None
+    if not isinstance(stored, dict) or stored == facts.get("decoding"):
+        return ""
+    difference = describe_first_difference(stored, facts.get("decoding"), "", ("then", "now"))
+    return (
+        f"the photographs are not decoded as when this run was started ({difference}), so that it "
+        "goes on, but not with the same bits"
+    )
 
 
 def list_unusual_decoding_settings(listing: ImageListing) -> dict[str, Json]:

@@ -13,6 +13,8 @@ import torch
 from residua.config.dataset import Dataset
 from residua.config.run import Run
 from residua.config.serialize import Json
+from residua.data.photo_records import RecordSettings
+from residua.data.sources.resolve import PhotoDataset
 from residua.errors import RankStoppedError, UsageError
 from residua.record import describe_first_difference
 from residua.training.machine import Machine
@@ -27,6 +29,7 @@ REMEDIES = {
     "code": "install the same code on all machines",
     "device": "start all ranks on devices of one kind",
     "precision": "give all ranks the same --precision",
+    "decoding": "give all ranks the same --storage, and install the same version of Pillow",
     "classes": "give all ranks the same images",
     "images": "give all ranks the same images",
 }
@@ -57,18 +60,22 @@ def require_equal_ranks(machine: Machine, collect_facts: Callable[[], RankFacts]
 def describe_run_on_rank(run: Run, data: Dataset, image_fingerprints: list[str]) -> RankFacts:
     """Return the facts about a run, including image fingerprints, that all ranks must agree on.
 
-    The path of photographs is left out, because machines may keep them in different places.
+    The path of photographs is left out, because machines may keep them in different places.  Of
+    whole photographs, what decides their pixels is a fact too, as their fingerprint is not of it.
     """
     run_json = run.json
     assert isinstance(run_json, dict)
     if data.kind == "folder":
         run_json = {name: value for name, value in run_json.items() if name != "dataset"}
-    return {
+    facts: RankFacts = {
         "size of images": [*data.input, data.resize],
         "classes": list(data.classes),
         "images": [*image_fingerprints],
         "run": run_json,
     }
+    if isinstance(data, PhotoDataset) and data.is_streamed:
+        facts["decoding"] = RecordSettings.of_dataset(data).describe()
+    return facts
 
 
 def collect_software_facts(machine: Machine) -> RankFacts:

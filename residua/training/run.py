@@ -18,7 +18,7 @@ from residua.files import clean_up_interrupted_writes, delete_path, try_lock_fol
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
-from residua.training.data_settings import prepare_data_of_run
+from residua.training.data_settings import explain_other_decoding, prepare_data_of_run
 from residua.training.distributed import DataParallelGroup
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
@@ -81,7 +81,7 @@ def train_run(
     prepared_run = prepare_run(
         run, data, record, machine, initial_weights, data_dir, checkpoint_policy, additions
     )
-    on_data(add_notes(prepared_run, record.find_moved_images(run, prepared_run.environment)))
+    on_data(add_notes(prepared_run, run, record))
     may_resume = resume or group.restart_count > 0
     with lock_run_folder(folder, group):
         environment = prepared_run.environment
@@ -110,14 +110,17 @@ def make_vlad_machine(run: Run, machine: Machine) -> Machine:
     return replace(machine, precision="fp32")
 
 
-def add_notes(prepared_run: PreparedRun, former_path: str) -> DataSummary:
-    """Return the data summary with notes: if the photographs have moved, and on known dev images.
+def add_notes(prepared_run: PreparedRun, run: Run, record: RunRecord) -> DataSummary:
+    """Return the data summary with notes, on known dev images and on photographs.
 
-    Dev images are known if the weights that training starts from were trained on them.
+    Dev images are known if the weights that training starts from were trained on them.  Photographs
+    may have moved since the run in `record` was started, or be decoded in another way.
     """
     summary, config = prepared_run.data_summary, prepared_run.config
     notes = [*summary.notes]
-    if former_path:
+    if other_decoding := explain_other_decoding(record, prepared_run.environment):
+        notes.append(other_decoding)
+    if former_path := record.find_moved_images(run, prepared_run.environment):
         notes.append(f"when this run was started, the same photographs were in {former_path}")
     if config.trained_on_dev and prepared_run.dev_images is not None:
         notes.append(

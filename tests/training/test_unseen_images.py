@@ -2,16 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import PIL
 import pytest
 
 from residua.cli.main import main
 from residua.config.model import ModelConfig
+from residua.config.papers import network
+from residua.config.recipes import recipe
+from residua.config.run import Run
 from residua.config.serialize import from_json
 from residua.data.image_cache import hash_listing
 from residua.data.seen_images import DIGEST_BYTES, SeenImages, decode_digests, encode_digests
-from residua.data.sources.resolve import list_image_dataset
+from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.data.splits import FIRST_DEV_SHARE
+from residua.training.rank_agreement import describe_run_on_rank, explain_difference
 from tests.data.faulty_photos import make_picture
 
 CLASSES = ("cat", "dog", "owl")
@@ -256,3 +262,38 @@ def test_a_run_that_began_with_a_smaller_dev_split_keeps_it(tmp_path, capsys, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     facts, _ = run_json(capsys, *arguments, "--resume")
     assert facts["splits"]["dev"] < 0.12 * 90
+
+
+def test_a_run_that_goes_on_with_another_pillow_says_so(tmp_path, capsys):
+    photos = write_photos(tmp_path / "photos", dict.fromkeys(CLASSES, 12))
+    arguments = ["train", str(photos), *TRAIN_OPTIONS, "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    record_file = tmp_path / "run" / "run.json"
+    record = json.loads(record_file.read_text())
+    decoding = record["environment"]["decoding"]
+    assert (decoding["storage"], decoding["pillow"]) == ("raw", PIL.__version__)
+    record["result"] = None
+    record_file.write_text(json.dumps(record))
+    _, said = run_json(capsys, *arguments, "--resume")
+    assert "not decoded as when" not in said
+    decoding["libjpeg"] = "1.0"
+    record_file.write_text(json.dumps(record))
+    _, said = run_json(capsys, *arguments, "--resume")
+    assert (
+        'the photographs are not decoded as when this run was started (libjpeg is "1.0" then, "'
+    ) in said
+    assert "so that it goes on, but not with the same bits" in said
+
+
+def test_ranks_must_decode_whole_photographs_alike(tmp_path):
+    data = resolve_dataset(str(write_photos(tmp_path / "d", dict.fromkeys(CLASSES, 4))))
+    run = Run(network("resnet18", input=data.input), data.name, recipe("photos"))
+    squares, raw, files = (
+        describe_run_on_rank(run, replace(data, storage=storage), ["1"])
+        for storage in ("squares", "raw", "files")
+    )
+    assert squares != raw != files
+    assert explain_difference(raw, files, 1) == (
+        'storage is "raw" in rank 0, "files" in rank 1: give all ranks the same --storage, and '
+        "install the same version of Pillow"
+    )
