@@ -8,7 +8,8 @@ import torch
 from residua.config.dataset import Dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.images import Images
-from residua.data.read import NamedImages, read_preprocessed_split, read_split
+from residua.data.preprocessed_images import NamedImages, read_preprocessed_split
+from residua.data.read import read_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_evaluated_data

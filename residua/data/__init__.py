@@ -4,6 +4,7 @@ sources          find data sets by name or location, and list or download their 
 images           images in memory, with their labels
 image_views      the views of test images, and the average of their predictions
 read             data set -> uint8 images and labels of a split
+preprocessed_images  images of splits as prediction prepares them, with their names
 in_memory        data sets of images that are in memory
 convert_arrays   arrays and Python data sets -> uint8 images and labels
 user_data        what a Python program gives as data -> a data set
@@ -78,10 +79,10 @@ if TYPE_CHECKING:
     from residua.data.pack import pack_dataset as pack_dataset
     from residua.data.pack_plan import PackOptions as PackOptions
     from residua.data.photo_cache import delete_damaged_caches as delete_damaged_caches
-    from residua.data.read import NamedImages as NamedImages
+    from residua.data.preprocessed_images import NamedImages as NamedImages
+    from residua.data.preprocessed_images import read_preprocessed_split as read_preprocessed_split
     from residua.data.read import ensure_dataset_ready as ensure_dataset_ready
     from residua.data.read import list_skipped_images as list_skipped_images
-    from residua.data.read import read_preprocessed_split as read_preprocessed_split
     from residua.data.read import read_split as read_split
     from residua.data.sources.download import find_dataset_folder as find_dataset_folder
     from residua.data.sources.download import find_or_download as find_or_download
@@ -112,10 +113,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = export_lazily(
     __name__,
     {
-        "read": (
-            "NamedImages ensure_dataset_ready list_skipped_images "
-            "read_preprocessed_split read_split"
-        ),
+        "read": "ensure_dataset_ready list_skipped_images read_split",
+        "preprocessed_images": "NamedImages read_preprocessed_split",
         "images": "Images center_crop",
         "image_views": "average_over_views keep_margin_for_views",
         "pack": "pack_dataset",

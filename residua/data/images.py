@@ -25,6 +25,10 @@ class Images:
     def __getitem__(self, index: Tensor | slice) -> "Images":
         return Images(self.pixels[index], self.labels[index])
 
+    def select(self, indices: Tensor) -> "Images":
+        """Return the images at `indices`, in that order."""
+        return self[indices]
+
     def iterate(self, indices: Iterable[Tensor | slice]) -> Generator["Images"]:
         """Yield `self[index]` for each of `indices`."""
         return (self[index] for index in indices)

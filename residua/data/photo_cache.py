@@ -85,12 +85,16 @@ def find_store_folder(
 ) -> Path:
     """Return the folder for the photographs of a listing, whether it exists or not.
 
-    Its name is a hash of everything that the stored photographs depend on.
+    Its name is a hash of everything that the stored photographs depend on; of files that are kept
+    as they are, only an index is stored, and it is the same for all sides.
     """
+    pixel_facts = settings.describe()
+    if settings.storage == "files":
+        pixel_facts |= {"side": 0, "resize": 0, "channels": 0}
     facts = [
         PHOTO_CACHE_VERSION,
         list_readable_optional_formats(),
-        settings.describe(),
+        pixel_facts,
         listing.classes,
         listing.dev_share or choose_dev_share(len(listing.entries)),
         hash_facts_of_entries(listing.entries, digests),

@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from residua.config.model import ImagePreprocessing
 from residua.data.checksums import compute_sha256
 from residua.data.decode import (
+    decode_and_preprocess,
     decode_photo,
     read_entry_bytes,
     suspend_pillow_limits,
 )
 from residua.data.decode_listing import UsableImages
+from residua.data.images import center_crop
 from residua.data.photo_index import PhotoIndex
 from residua.data.photo_records import RecordSettings, decode_jpeg_record
 from residua.data.photo_source import Box
@@ -133,8 +136,10 @@ class StoredPhotos:
         settings: RecordSettings,
         entries: Sequence[ImageEntry],
         rows: Tensor | None = None,
+        view: ImagePreprocessing | None = None,
     ) -> None:
         self.index, self.records, self.settings, self.entries = index, records, settings, entries
+        self.view = view
         self.rows = torch.arange(len(index)) if rows is None else rows
 
     def __len__(self) -> int:
@@ -163,7 +168,14 @@ class StoredPhotos:
     def select(self, indices: Tensor) -> "StoredPhotos":
         """Return the photographs at `indices`, in that order."""
         rows = self.rows[indices]
-        return StoredPhotos(self.index, self.records, self.settings, self.entries, rows)
+        return StoredPhotos(self.index, self.records, self.settings, self.entries, rows, self.view)
+
+    def preprocess_as(self, view: ImagePreprocessing) -> "StoredPhotos":
+        """Return the same photographs, whose center crops are those of prediction with `view`.
+
+        They must be kept as `files`.
+        """
+        return StoredPhotos(self.index, self.records, self.settings, self.entries, self.rows, view)
 
     def read_crop(self, index: int, box: Box, size: tuple[int, int]) -> Tensor:
         """Read a box of a photograph, in pixels of `sizes`, resized to `size`: uint8 (c, h, w).
@@ -200,6 +212,8 @@ class StoredPhotos:
         """
         resize = self.settings.resize
         row = int(self.rows[index])
+        if self.view is not None:
+            return center_crop(self.preprocess_row(row, self.view), size)
         photo = self.decode_row(row, lambda full_size: find_whole_size(full_size, resize))
         with suspend_pillow_limits():
             image = resize_shorter_side(photo, resize, self.channels)
@@ -227,8 +241,22 @@ class StoredPhotos:
 
     def decode_file(self, row: int, find_needed_size: FindNeededSize) -> DecodedPhoto:
         """Decode the file of a photograph, after a comparison with its SHA-256 sum."""
-        entry, settings = self.entries[int(self.index.positions[row])], self.settings
+        settings = self.settings
+        return decode_photo(
+            self.read_file(row), settings.max_pixels, settings.white_level, find_needed_size
+        )
+
+    def preprocess_row(self, row: int, view: ImagePreprocessing) -> Tensor:
+        """Decode and preprocess the file of a photograph as prediction does: uint8 (c, h, w)."""
+        try:
+            return decode_and_preprocess(self.read_file(row), view, self.settings.max_pixels).pixels
+        except ImageError as error:
+            raise DataError(f"{self.index.name_of(row)} {error.detail}") from error
+
+    def read_file(self, row: int) -> bytes:
+        """Read the file of a photograph.  Raises ImageError if its SHA-256 sum is another one."""
+        entry = self.entries[int(self.index.positions[row])]
         content = read_entry_bytes(entry)
         if compute_sha256(content) != self.index.digests[row].tobytes().hex():
-            raise ImageError(entry.name, "changed", "was changed after training had begun")
-        return decode_photo(content, settings.max_pixels, settings.white_level, find_needed_size)
+            raise ImageError(entry.name, "changed", "was changed after this command had read it")
+        return content

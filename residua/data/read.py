@@ -1,9 +1,8 @@
 """Read the uint8 images and the labels of data sets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from residua.config.dataset import Dataset
 from residua.config.model import ImagePreprocessing
 from residua.data.counter_rng import random_permutation
-from residua.data.decode import HasPreprocessing
 from residua.data.decode_listing import DecodedImages
 from residua.data.folds import assign_folds, require_trainable_folds
 from residua.data.image_cache import (
@@ -26,15 +24,14 @@ from residua.data.photo_cache import load_photo_store
 from residua.data.photo_store import PhotoStore
 from residua.data.sources.array_files import read_cifar_batches, read_idx_files
 from residua.data.sources.download import find_or_download
-from residua.data.sources.listing import DataProblem, ImageListing, Split
+from residua.data.sources.listing import DataProblem, Split
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.splits import SPLIT_ORDER, make_unit_keys
+from residua.data.splits import make_unit_keys
 from residua.data.streamed_images import ImageSet, StreamedImages
 from residua.data.summary import NOTED_KINDS
 from residua.errors import DataError, UsageError
 
 FOLDED_SPLITS: tuple[Split, ...] = ("train", "dev")
-MAX_DECODED_TOGETHER = 100_000  # photos of all splits, for an evaluation of one; our choice
 SPLIT_SEED = 2015  # fixed, so that the held-out images are the same for every seed of a run
 
 
@@ -162,70 +159,6 @@ def choose_fold_images(
     require_trainable_folds(numbers, labels, dataset.classes, dataset.fold.count)
     is_held_out = torch.tensor(numbers) == dataset.fold.number
     return (~is_held_out if split == "train" else is_held_out).nonzero().flatten()
-
-
-@dataclass(frozen=True, slots=True)
-class NamedImages:
-    """Images with their names, and the problems of the images that were skipped."""
-
-    images: ImageSet
-    names: list[str]
-    problems: tuple[DataProblem, ...] = ()
-
-
-def read_preprocessed_split(
-    dataset: Dataset,
-    split: Split | Literal["all"],
-    preprocessing: HasPreprocessing,
-    data_dir: Path | None = None,
-) -> NamedImages:
-    """Read the images of one split, or of all splits, and name each image.
-
-    Photos are preprocessed as `preprocessing` says, exactly as prediction does it, unless their
-    listing states another white level.  Images of published data sets are returned as they are.
-    """
-    splits: tuple[Split, ...] = SPLIT_ORDER if split == "all" else (split,)
-    if isinstance(dataset, PhotoDataset):
-        view = ImagePreprocessing(
-            preprocessing.input,
-            preprocessing.resize,
-            preprocessing.interpolation,
-            dataset.listing.white_level or preprocessing.white_level,
-            preprocessing.scaled_decoding,
-        )
-        decoded = load_or_decode_images(keep_needed_entries(dataset.listing, split), view)
-        if split != "all":
-            require_images_of_split(decoded, dataset.listing, split)
-        # The splits are stored in this order, one after the other.
-        selected = slice(decoded.split_slice(splits[0]).start, decoded.split_slice(splits[-1]).stop)
-        images = Images(decoded.pixels, decoded.labels)[selected]
-        return NamedImages(images, list(decoded.names[selected]), decoded.problems)
-    positions: Sequence[int] = ()
-    if isinstance(dataset, InMemoryDataset):
-        positions = dataset.positions
-        if split == "all":
-            splits = tuple(name for name in SPLIT_ORDER if name in dataset.images)
-    images_by_split = [read_split(dataset, name, data_dir)[:] for name in splits]
-    names = [
-        f"{name} image {i}"
-        for name, images in zip(splits, images_by_split, strict=True)
-        for i in (positions or range(len(images)))
-    ]
-    pixels = torch.cat([images.pixels for images in images_by_split])
-    labels = torch.cat([images.labels for images in images_by_split])
-    return NamedImages(Images(pixels, labels), names)
-
-
-def keep_needed_entries(listing: ImageListing, split: Split | Literal["all"]) -> ImageListing:
-    """Return the listing of a split that is given, if the data set is too large to decode it all.
-
-    The training split is only known with all others, because dev images may be taken from it.
-    """
-    is_large = len(listing.entries) > MAX_DECODED_TOGETHER
-    entries = tuple(entry for entry in listing.entries if entry.split == split)
-    if not is_large or split == "train" or not entries:
-        return listing
-    return replace(listing, entries=entries)
 
 
 def ensure_dataset_ready(dataset: Dataset, data_dir: Path | None = None) -> None:

@@ -34,6 +34,10 @@ class StreamedImages:
     def __getitem__(self, index: Tensor | slice) -> Images:
         return next(self.iterate([index]))
 
+    def select(self, indices: Tensor) -> "StreamedImages":
+        """Return the photographs at `indices`, in that order; none is decoded."""
+        return replace(self, source=self.source.select(indices.cpu()), labels=self.labels[indices])
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the center crops."""

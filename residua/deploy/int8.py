@@ -1,6 +1,6 @@
 """Quantises a network to int8, calibrated on real images, and measures the loss of accuracy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +14,9 @@ from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
 from residua.config.serialize import Json
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
-from residua.data.images import Images
-from residua.data.read import read_preprocessed_split
+from residua.data.preprocessed_images import read_preprocessed_split
 from residua.data.sources.resolve import PhotoDataset
+from residua.data.streamed_images import ImageSet
 from residua.data.unseen_images import choose_images
 from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.model_images import resolve_labelled_or_not
@@ -32,7 +32,7 @@ class Int8Samples:
     """Training images for calibration, and test images on which int8 is compared with fp32."""
 
     calibration_pixels: Tensor  # (n, c, h, w) uint8
-    held_out: Images
+    held_out: ImageSet
     labels_match_model: (
         bool  # whether the labels of `held_out` are indices into the model's classes
     )
@@ -56,20 +56,20 @@ def load_int8_samples(
     if isinstance(data, PhotoDataset):
         data = replace(data, listing=replace(data.listing, max_pixels=max_pixels))
     choice = choose_images(data, None, config)
-    held_out = read_preprocessed_split(choice.dataset, choice.split, config, data_dir).images[:]
+    held_out = read_preprocessed_split(choice.dataset, choice.split, config, data_dir).images
     if choice.label == "all":
         if len(held_out) < 2:
             raise DataError(f"{source} has too few images to calibrate int8 on: give at least 2")
         order = random_permutation(len(held_out), 0)
         half = min(len(order) // 2, MAX_CALIBRATION_IMAGES)
-        calibration, held_out = held_out[order[:half]], held_out[order[half:]]
+        calibration, held_out = held_out[order[:half]], held_out.select(order[half:])
     else:
         training = choose_images(data, "train", config)
-        calibration = read_preprocessed_split(
+        training_images = read_preprocessed_split(
             training.dataset, training.split, config, data_dir
-        ).images[:]
-        order = random_permutation(len(calibration), 0)
-        calibration = calibration[order[:MAX_CALIBRATION_IMAGES]]
+        ).images
+        order = random_permutation(len(training_images), 0)
+        calibration = training_images[order[:MAX_CALIBRATION_IMAGES]]
     return Int8Samples(calibration.pixels, held_out, labels_match_model, data.name)
 
 
@@ -94,7 +94,9 @@ def write_int8_onnx(
         """Feeds the calibration images to ONNX Runtime."""
 
         def __init__(self) -> None:
-            self.batches = iterate_input_batches(module, config, calibration_pixels)
+            self.batches = iterate_input_batches(
+                module, config, torch.split(calibration_pixels, INT8_BATCH_SIZE)
+            )
 
         def get_next(self) -> dict[str, NDArray[np.generic]] | None:
             batch = next(self.batches, None)
@@ -116,10 +118,10 @@ def write_int8_onnx(
 
 
 def iterate_input_batches(
-    module: ExportableClassifier, config: ModelConfig, pixels: Tensor
+    module: ExportableClassifier, config: ModelConfig, batches: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    """Yield images (n, c, h, w) uint8 in batches, normalised unless `module` does so itself."""
-    for batch in torch.split(pixels, INT8_BATCH_SIZE):
+    """Yield batches of images (n, c, h, w) uint8, normalised unless `module` does so itself."""
+    for batch in batches:
         images = (
             batch
             if module.bakes_preprocessing
@@ -142,9 +144,15 @@ def measure_int8_cost(
     if the labels are not indices into the model's classes.  Raises RecordError if a score is not
     finite.
     """
-    batches = list(iterate_input_batches(module, config, samples.held_out.pixels))
-    fp32_predictions = predict_finite(compute_fp32_scores, batches, "fp32")
-    int8_predictions = predict_finite(compute_int8_scores, batches, "int8")
+    starts = range(0, len(samples.held_out), INT8_BATCH_SIZE)
+
+    def predict(compute_scores: Callable[[Tensor], Tensor], precision: str) -> Tensor:
+        parts = samples.held_out.iterate(slice(i, i + INT8_BATCH_SIZE) for i in starts)
+        batches = iterate_input_batches(module, config, (part.pixels for part in parts))
+        return predict_finite(compute_scores, batches, precision)
+
+    fp32_predictions = predict(compute_fp32_scores, "fp32")
+    int8_predictions = predict(compute_int8_scores, "int8")
     results: dict[str, Json] = {
         "calibrated_on": len(samples.calibration_pixels),
         "images": len(fp32_predictions),
@@ -161,7 +169,7 @@ def measure_int8_cost(
 
 
 def predict_finite(
-    compute_scores: Callable[[Tensor], Tensor], batches: list[Tensor], precision: str
+    compute_scores: Callable[[Tensor], Tensor], batches: Iterable[Tensor], precision: str
 ) -> Tensor:
     """Predict classes (n,) by the largest scores; raise RecordError if a score is not finite."""
     predictions = []

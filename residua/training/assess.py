@@ -21,7 +21,7 @@ from residua.config.image_views import ImageViews, require_usable_views
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.data.image_views import keep_margin_for_views
-from residua.data.read import NamedImages, read_preprocessed_split
+from residua.data.preprocessed_images import NamedImages, read_preprocessed_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_evaluated_data

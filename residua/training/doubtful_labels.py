@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from residua.config.evaluation_results import DOUBTFUL_SHARE_OF_CHANCE, DoubtfulLabel
-from residua.data.read import NamedImages
+from residua.data.preprocessed_images import NamedImages
 from residua.training.calibration import FloatArray, LabelArray
 
 MAX_DOUBTFUL_LABELS = 500  # that an evaluation records

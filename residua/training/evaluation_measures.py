@@ -12,7 +12,7 @@ from residua.config.evaluation_results import (
     wilson_interval,
 )
 from residua.config.model import ModelConfig
-from residua.data.read import NamedImages
+from residua.data.preprocessed_images import NamedImages
 from residua.data.summary import USED_KINDS
 from residua.training.calibration import (
     FloatArray,

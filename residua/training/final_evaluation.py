@@ -9,7 +9,8 @@ from torch import nn
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.image_views import ImageViews
-from residua.data.read import NamedImages, list_skipped_images, load_photos, read_split
+from residua.data.preprocessed_images import NamedImages
+from residua.data.read import list_skipped_images, load_photos, read_split
 from residua.data.sources.resolve import PhotoDataset, resize_for_recipe
 from residua.net.model_folder import from_pretrained, read_model_config
 from residua.record import RunRecord

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residua.config.evaluation_results import ClassifiedImage
-from residua.data.read import NamedImages
+from residua.data.preprocessed_images import NamedImages
 from residua.data.thumbnails import make_thumbnail_uri
 from residua.training.calibration import FloatArray, LabelArray
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from residua.config.evaluation_results import MIN_CALIBRATION_IMAGES
 from residua.config.model import ModelConfig
-from residua.data.read import NamedImages
+from residua.data.preprocessed_images import NamedImages
 from residua.errors import UsageError
 from residua.net.model_folder import replace_model_config
 from residua.training.calibration import (

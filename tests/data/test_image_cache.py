@@ -22,7 +22,8 @@ from residua.data.batches import TrainingBatches
 from residua.data.image_cache import load_or_decode_images
 from residua.data.images import Images
 from residua.data.pixel_file import memory_map_images, open_cache_writer
-from residua.data.read import read_preprocessed_split, read_split
+from residua.data.preprocessed_images import read_preprocessed_split
+from residua.data.read import read_split
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError
 from residua.net.build import build
@@ -299,15 +300,15 @@ def test_of_a_large_data_set_only_the_split_that_is_evaluated_is_decoded(
     view = ImagePreprocessing((3, 24, 24), 28)
     expected = read_preprocessed_split(data, split, view)
     decoded = []
-    monkeypatch.setattr("residua.data.read.MAX_DECODED_TOGETHER", 10)
+    monkeypatch.setattr("residua.data.preprocessed_images.MAX_DECODED_TOGETHER", 10)
     monkeypatch.setattr(
-        "residua.data.read.load_or_decode_images",
+        "residua.data.preprocessed_images.load_or_decode_images",
         lambda listing, view: (
             decoded.append(len(listing.entries)) or load_or_decode_images(listing, view)
         ),
     )
     read = read_preprocessed_split(data, split, view)
-    assert decoded == [66 if split == "train" else 15]
+    assert decoded == [51 if split == "train" else 15]
     assert read.names == expected.names
     assert torch.equal(read.images.pixels, expected.images.pixels)
     assert torch.equal(read.images.labels, expected.images.labels)

@@ -19,6 +19,7 @@ from residua.config.photo_storage import PHOTO_STORAGES
 from residua.data import photo_cache, photo_records
 from residua.data.checksums import compute_sha256
 from residua.data.decode import decode_and_preprocess, decode_image, preprocess_image
+from residua.data.images import Images
 from residua.data.photo_cache import delete_damaged_caches, load_photo_store
 from residua.data.photo_index import (
     PackedDigests,
@@ -28,11 +29,12 @@ from residua.data.photo_index import (
     write_photo_index,
 )
 from residua.data.photo_storage import choose_storage
-from residua.data.read import read_preprocessed_split
+from residua.data.preprocessed_images import read_preprocessed_split
 from residua.data.resize import resize_box_of_pixels
 from residua.data.sources.listing import DataProblem
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.splits import choose_train_or_test
+from residua.data.streamed_images import StreamedImages
 from residua.deploy.predict import decode_or_error
 from residua.errors import DataError, UsageError
 from residua.training.prepared_network import require_recipe_suits_data
@@ -130,6 +132,35 @@ def test_center_crops_are_bit_identical_to_prediction(cache, odd_folder, storage
     assert evaluated.names == store.names[:]
     assert torch.equal(evaluated.images.pixels, read_all_centers(store.photos))
     assert torch.equal(evaluated.images.labels, store.photos.labels)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        VIEW,
+        replace(VIEW, scaled_decoding=False),
+        replace(VIEW, resize=0),
+        ImagePreprocessing((1, *CROP), 24, "bicubic", scaled_decoding=True),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test", "all"])
+def test_many_photographs_are_evaluated_without_being_in_memory_together(
+    cache, odd_folder, monkeypatch, view, split
+):
+    data = resolve_folder(odd_folder, "squares", view.input)
+    wanted = read_preprocessed_split(data, split, view)
+    monkeypatch.setattr("residua.data.preprocessed_images.MAX_DECODED_BYTES", 1000)
+    found = read_preprocessed_split(data, split, view)
+    assert isinstance(wanted.images, Images)
+    assert isinstance(found.images, StreamedImages)
+    assert found.names == wanted.names
+    assert torch.equal(found.images[:].pixels, wanted.images.pixels)
+    assert torch.equal(found.images.labels, wanted.images.labels)
+    assert found.images.image_size == CROP
+    chosen = torch.tensor([3, 0])
+    assert torch.equal(found.images.select(chosen)[:].pixels, wanted.images[chosen].pixels)
+    [folder] = cache.iterdir()
+    assert (folder / "photos.bin").stat().st_size == 0
 
 
 def test_photos_that_are_not_shrunk_by_half_are_cropped_as_torchvision_does(cache, odd_folder):
@@ -416,7 +447,7 @@ def test_a_file_that_changes_or_vanishes_during_a_run_is_named(cache, odd_folder
     (tmp_path / "d" / "train/cat/grey.jpg").write_bytes(make_odd_photos()["cmyk.jpg"])
     (tmp_path / "d" / "train/cat/alpha.png").unlink()
     for name, reason in (
-        ("train/cat/grey.jpg", "was changed after training had begun"),
+        ("train/cat/grey.jpg", "was changed after this command had read it"),
         ("train/cat/alpha.png", "cannot be read: No such file or directory"),
     ):
         with pytest.raises(DataError, match=f"^{name} {reason}"):

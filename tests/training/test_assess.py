@@ -15,7 +15,8 @@ from residua.config.dataset import get_dataset
 from residua.config.model import ModelConfig
 from residua.data.decode import decode_image, preprocess_image
 from residua.data.images import Images
-from residua.data.read import NamedImages, read_preprocessed_split, read_split
+from residua.data.preprocessed_images import NamedImages, read_preprocessed_split
+from residua.data.read import read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.errors import RecordError, UsageError
 from residua.net.model_folder import (

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
 from residua.data.images import Images
-from residua.data.read import NamedImages
+from residua.data.preprocessed_images import NamedImages
 from residua.training.calibration import cross_fit_temperatures
 from residua.training.doubtful_labels import describe_doubtful_labels, find_doubtful_labels
 

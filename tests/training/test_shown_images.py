@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from residua.data.images import Images
-from residua.data.read import NamedImages
+from residua.data.preprocessed_images import NamedImages
 from residua.training import shown_images
 from residua.training.shown_images import (
     MAX_RIGHT_PER_CELL,
