@@ -48,6 +48,7 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "repeats": "how often each image is in a batch, each time augmented anew",
         "train_size": "side of the training images in pixels; 0: as in evaluation",
         "test_resize": "shorter side of a test photograph before the crop; 0: 8/7 of the crop",
+        "stored_side": "shorter side of whole training photographs; 0: as in evaluation",
         "views": "views of a test image that are averaged: none, mirror, 10 or six",
     },
     Sgd: {

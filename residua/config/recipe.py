@@ -19,7 +19,10 @@ BatchNormMode = Literal["train", "frozen", "reestimated"]
 
 BN_SPLITS_METADATA = {"added_later": True, "stored_as": "parts", "also_set_as": "accumulate"}
 MAX_EPOCHS = 10**6  # our choice
-MIN_PHOTO_SIDE, MAX_PHOTO_SIDE = 8, 2048  # pixels, of train_size and test_resize; our choice
+MIN_PHOTO_SIDE, MAX_PHOTO_SIDE = (
+    8,
+    2048,
+)  # pixels, of train_size, test_resize and stored_side; our choice
 MAX_BODY_LR = 1000  # beyond any use, but no product of it overflows; our choice
 
 
@@ -77,6 +80,8 @@ class Recipe(TrainingPhases):
                 input, which is the size of evaluation and prediction (Touvron et al. 2019, FixRes)
     test_resize  shorter side in pixels to which photographs are resized before the center crop of
                 evaluation and prediction; 0 for about 8/7 of the network's input
+    stored_side  shorter side in pixels at which whole training photographs are kept, from which
+                boxes are cropped at random; 0 for that of evaluation
     views       the views of each test image whose predictions are averaged for the test error:
                 none, mirror, 10 or six
     """
@@ -105,6 +110,7 @@ class Recipe(TrainingPhases):
     repeats: int = field(default=1, metadata={"added_later": True})
     train_size: int = field(default=0, metadata={"added_later": True})
     test_resize: int = field(default=0, metadata={"added_later": True})
+    stored_side: int = field(default=0, metadata={"added_later": True})
     views: ImageViews = field(default="none", metadata={"added_later": True})
 
     def __post_init__(self) -> None:
@@ -134,7 +140,7 @@ class Recipe(TrainingPhases):
 
     def check_sizes_and_repeats(self) -> None:
         """Raise UsageError for sizes in pixels, or repeats, that no training can have."""
-        for name in ("train_size", "test_resize"):
+        for name in ("train_size", "test_resize", "stored_side"):
             side = getattr(self, name)
             if side and not MIN_PHOTO_SIDE <= side <= MAX_PHOTO_SIDE:
                 raise UsageError(

@@ -21,9 +21,10 @@ from residua.config.image_views import ImageViews, require_usable_views
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.data.image_views import keep_margin_for_views
+from residua.data.photo_records import describe_decoders
 from residua.data.preprocessed_images import NamedImages, read_preprocessed_split
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.streamed_images import ImageSet
+from residua.data.streamed_images import ImageSet, StreamedImages
 from residua.data.summarize import summarize_evaluated_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.data.unseen_images import (
@@ -252,7 +253,10 @@ def load_and_predict(
         )
     )
     images, problems = named_images.images, named_images.problems
-    require_equal_ranks(machine, lambda: agreed_facts | {"images": images.fingerprint})
+    decoding = describe_decoders() if isinstance(images, StreamedImages) else {}
+    require_equal_ranks(
+        machine, lambda: agreed_facts | {"images": images.fingerprint, "decoding": decoding}
+    )
     labels = images.labels.tolist()
     on_data(summarize_evaluated_data(choice.dataset, choice.label, labels, problems, choice.reason))
     log_probs = predict_log_probabilities(net, images, config, machine, views=views)

@@ -1,10 +1,12 @@
 """Measure how fast photographs become training batches, and which part of it binds."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BytesIO
+from pathlib import Path
 
 import torch
 
@@ -95,6 +97,13 @@ def store_sample(data: PhotoDataset) -> StoredPhotos:
     most = max(min(MAX_MEASURED_PHOTOS, MAX_MEASURED_BYTES // usual_bytes), 1)
     # All are stored as training photographs.
     sample = [replace(entry, split="train") for entry in entries[:: -(-len(entries) // most)]]
+    if settings.storage == "files":
+        sample = [
+            entry
+            if entry.embedded_file
+            else replace(entry, embedded_file=UncachedFile(entry.path))
+            for entry in sample
+        ]
     listing = replace(data.listing, entries=tuple(sample))
     digests = map_in_threads(hash_entry_content, sample, "reading")
     memory = BytesIO()
@@ -108,6 +117,24 @@ def store_sample(data: PhotoDataset) -> StoredPhotos:
     return store.photos
 
 
+@dataclass(frozen=True, slots=True)
+class UncachedFile:
+    """A file that is read from the disk each time, where the system can be told to forget it.
+
+    The few files of a sample would else be read from memory, unlike those of a large data set.
+    """
+
+    path: Path
+
+    def read_bytes(self) -> bytes:
+        """Read the file, and let the system forget its pages."""
+        with open(self.path, "rb") as file:
+            content = file.read()
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return content
+
+
 def make_endless_batches(
     images: StreamedImages, recipe: Recipe, data: PhotoDataset
 ) -> TrainingBatches:
@@ -119,12 +146,14 @@ def make_endless_batches(
 
 
 def measure_decode_rate(batches: TrainingBatches) -> float:
-    """Measure how many crops a second all threads decode, when nothing else is done."""
+    """Measure how many images of batches a second all threads decode, when nothing else is done.
+
+    For an image that is mixed with another one, both are decoded.
+    """
     prefetcher = batches.prefetcher
     assert prefetcher is not None
     seconds, count = time_calls(lambda step: prefetcher.take(step), WARMUP_BATCHES["cpu"])
-    rows = prefetcher.take(0)[1].shape[0]
-    return count * rows / seconds
+    return count * batches.batch_size / seconds
 
 
 def measure_batch_rate(batches: TrainingBatches, machine: Machine) -> float:

@@ -98,7 +98,7 @@ def require_allowed_views(recipe: Recipe | None, data: Dataset) -> None:
 
 def require_allowed_sizes(recipe: Recipe, data: Dataset) -> None:
     """Raise UsageError if the images of `data` cannot have the sizes of the recipe."""
-    for name in ("train_size", "test_resize"):
+    for name in ("train_size", "test_resize", "stored_side"):
         if getattr(recipe, name) and not data.resize:
             raise UsageError(
                 f"{name} applies only to photographs: set {name}=0 for {data.name}, whose images "

@@ -145,7 +145,7 @@ def test_sizes_that_cannot_be_trained_are_refused(photo_folder, tmp_path, capsys
 
 
 def test_sizes_are_refused_for_images_of_one_size(tmp_path, capsys):
-    for name in ("train_size", "test_resize"):
+    for name in ("train_size", "test_resize", "stored_side"):
         words = ["--steps", "1", "--set", f"{name}=16", "--out", tmp_path / "run"]
         code, _, error = run_cli(capsys, "train", "digits", *words)
         assert code == 2
@@ -158,6 +158,7 @@ def test_a_recipe_for_one_size_chooses_network_size_and_random_weights(photo_fol
     resolved = resolve_run(request, resolve_dataset(str(photo_folder)), CPU_FP32)
     assert resolved.run.network == network("resnet50,stride=3x3", input=(3, 224, 224), classes=3)
     assert (resolved.dataset.input, resolved.dataset.resize) == ((3, 224, 224), 232)
+    assert resolved.dataset.stored_side == 400
     assert resolved.weights_path is None
     assert "starts from random weights" in resolved.reasons["from"]
     assert "which the recipe imagenet-torchvision2021 is for" in resolved.reasons["size"]
@@ -169,3 +170,20 @@ def test_a_recipe_for_one_size_chooses_network_size_and_random_weights(photo_fol
         resolve_run(smaller, data, CPU_FP32)
     change = lambda _: replace(chosen, train_size=50, test_resize=66)  # noqa: E731
     assert resolve_run(replace(smaller, change_recipe=change), data, CPU_FP32).dataset.resize == 66
+
+
+def test_boxes_are_cropped_from_larger_photographs_than_those_of_evaluation(photo_folder):
+    data = resolve_dataset(str(photo_folder))
+    sides = {
+        name: (sized.resize, sized.stored_side)
+        for name in ("imagenet-he2015", "imagenet-90", "imagenet-torchvision2021", "photos")
+        for sized in [resize_for_recipe(data, recipe(name))]
+    }
+    assert sides == {
+        "imagenet-he2015": (256, 480),
+        "imagenet-90": (256, 400),
+        "imagenet-torchvision2021": (232, 400),
+        "photos": (256, 0),
+    }
+    smaller = replace(recipe("photos"), stored_side=100)
+    assert resize_for_recipe(data, smaller).stored_side == 256

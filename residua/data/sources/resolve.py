@@ -131,13 +131,13 @@ def resize_for_recipe(data: DatasetT, recipe: Recipe | None) -> DatasetT:
     """Return photographs of the sizes that a recipe asks for; other data sets as they are.
 
     These are the shorter sides for evaluation and, where photographs are kept whole, for training:
-    the largest one to which a random crop resizes them.
+    the recipe's own, or the largest one to which a random crop resizes them.
     """
     if recipe is None or not isinstance(data, PhotoDataset):
         return data
     resize = recipe.test_resize or data.resize
-    sides = recipe.augment.shorter_side
-    stored_side = max(*sides, resize) if sides else data.stored_side
+    sides = (recipe.stored_side, *recipe.augment.shorter_side)
+    stored_side = max(*sides, resize) if any(sides) else data.stored_side
     return replace(data, resize=resize, stored_side=stored_side)
 
 
