@@ -21,6 +21,7 @@ machine           device, precision and process group
 memory            compare the memory that a run needs with the memory that is free
 distributed       data-parallel processes, started by torchrun
 batch_share       the images of each batch that a rank computes
+patient_wait      how ranks wait for one that prepares data
 rank_failures     how the processes of a run learn that one of them has stopped
 rank_agreement    check that all processes of a run train the same on the same data
 sync_batchnorm    BN and drop-path over the ranks that share a BN split

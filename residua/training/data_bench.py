@@ -99,9 +99,7 @@ def store_sample(data: PhotoDataset) -> StoredPhotos:
     sample = [replace(entry, split="train") for entry in entries[:: -(-len(entries) // most)]]
     if settings.storage == "files":
         sample = [
-            entry
-            if entry.embedded_file
-            else replace(entry, embedded_file=UncachedFile(entry.path))
+            entry if entry.embedded_file else replace(entry, embedded_file=UncachedFile(entry.path))
             for entry in sample
         ]
     listing = replace(data.listing, entries=tuple(sample))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from residua.errors import ResiduaError, TrainingError, UsageError
+from residua.training.patient_wait import PatientWait
 from residua.training.rank_failures import FailureBoard, leave_after_failure
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ else:
 
 JOIN_TIMEOUT = timedelta(minutes=5)  # for all processes to arrive
 TELL_TIMEOUT = timedelta(seconds=10)  # for them to arrive at a process that has failed before
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # for a joined process, which may be downloading data
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # for a joined process
 EXCHANGE_SECONDS = 0.5  # between exchanges of whether a rank is asked to stop
 FIRST_EXCHANGES = 10  # which happen at every call
 MOST_STEPS_APART = 100  # a GPU's queue of steps would fill up, and its rank not notice a lost one
@@ -88,13 +89,26 @@ class DataParallelGroup:
         """Call `make` on every rank, but first on local rank 0 of each machine.
 
         That process downloads or caches the files, and the others on its machine then read them.
+        They wait for as long as it takes, but not for a process that has ended.
         """
-        if self.local_rank != 0:
-            self.wait_for_all_ranks()
+        if self.world_size == 1:
             return make()
-        value = make()
-        self.wait_for_all_ranks()
-        return value
+        with PatientWait() as patience:
+            if self.local_rank != 0:
+                patience.wait_for_all_ranks()
+                return make()
+            value = make()
+            patience.wait_for_all_ranks()
+            return value
+
+    def prepare_on_rank0(self, make: Callable[[], BroadcastT]) -> BroadcastT:
+        """Call `make`, which may take hours, on rank 0 alone; return its result on every rank."""
+        if self.world_size == 1:
+            return make()
+        with PatientWait() as patience:
+            value = make() if self.is_main else None
+            patience.wait_for_all_ranks()
+        return self.broadcast_from_rank0(lambda: value)  # type: ignore[arg-type,return-value]
 
     def wait_for_all_ranks(self) -> None:
         """Block until every rank has called this."""

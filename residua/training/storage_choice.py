@@ -24,9 +24,7 @@ def choose_storage_of_run(
         return replace(data, storage=parse_storage(requested)), ""
     if resumed is not None and (recorded := read_recorded_storage(RunRecord(resumed))):
         return replace(data, storage=recorded), ""
-    storage, reason = machine.group.broadcast_from_rank0(
-        partial(choose_storage, data.listing, data)
-    )
+    storage, reason = machine.group.prepare_on_rank0(partial(choose_storage, data.listing, data))
     return replace(data, storage=storage), f"storage {storage}: {reason}"
 
 

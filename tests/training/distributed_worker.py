@@ -9,11 +9,14 @@ distributed_worker.py killed ...         run `residua ...`; process 1 is killed 
 import os
 import signal
 import sys
+import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from residua.cli.main import exit_skipping_rank_cleanup, main
 from residua.config.augmentation import Augmentation
@@ -30,7 +33,7 @@ from residua.net.build import build
 from residua.net.freeze import freeze_batchnorm_statistics
 from residua.training import checkpoint
 from residua.training.batch_share import make_batch_share
-from residua.training.distributed import join_process_group
+from residua.training.distributed import COLLECTIVE_TIMEOUT, join_process_group
 from residua.training.evaluate import evaluate_network
 from residua.training.machine import Machine
 from residua.training.progress import TrainingProgress
@@ -39,6 +42,7 @@ from residua.training.step import TrainingStep
 from residua.training.sync_batchnorm import convert_to_sync_modules
 from tests.training.recorded_graphs import steps_recorded_on_a_cpu
 
+LIMIT_SECONDS = 3
 DATA, CPU_DEVICE = get_dataset("digits"), torch.device("cpu")
 RESNET, PRERESNET, FC_RESNET = [
     network(name, input=(1, 8, 8)) for name in ("cifar-resnet8", "cifar-preresnet8", "fc-resnet10")
@@ -141,6 +145,7 @@ def run_all_cases(folder, group):
     score = evaluate_untrained(group)
     torch.save([score.count, score.wrong, score.wrong5, score.loss], folder / "score.pt")
     group.run_local_rank0_first(lambda: append_text(folder / "first", group.rank))
+    prepare_longer_than_ranks_wait(folder, group)
     train_run(
         make_short_run(4),
         folder / "bf16 parts",
@@ -177,6 +182,14 @@ def run_all_cases(folder, group):
     if group.rank == 1:
         raise DataError("the disk of this machine is gone")
     group.all_reduce_sum(torch.zeros(()))
+
+
+def prepare_longer_than_ranks_wait(folder, group):
+    """Rank 0 prepares data for longer than the limit of other waits, which is short here."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=LIMIT_SECONDS))
+    number = group.prepare_on_rank0(lambda: time.sleep(LIMIT_SECONDS + 1) or 7)
+    dist.distributed_c10d._set_pg_timeout(COLLECTIVE_TIMEOUT)
+    append_text(folder / "prepared", number)
 
 
 def run_uneven_cases(folder, group):

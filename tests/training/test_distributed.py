@@ -211,6 +211,10 @@ def test_local_rank_0_goes_first_when_something_may_be_downloaded(distributed_re
     assert sorted(order) == ["0", "1", "2", "3"]
 
 
+def test_ranks_wait_longer_for_prepared_data_than_for_each_other(distributed_results):
+    assert (distributed_results / "prepared").read_text() == "7777"
+
+
 def test_synchronised_batchnorm_does_not_use_fused_kernels(distributed_results):
     for name, used in (("bf16 parts", describe_fused_kernels()), ("bf16 batch", "PyTorch's")):
         record = RunRecord(distributed_results / name)

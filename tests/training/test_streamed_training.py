@@ -1,9 +1,11 @@
 """Training on photographs that are decoded when needed: what it learns, records and resumes."""
 
 import json
+import os
 import shutil
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +20,14 @@ from residua.cli.train import add_arguments
 from residua.config.fold import Fold
 from residua.config.photo_storage import PHOTO_STORAGES
 from residua.config.recipes import recipe
+from residua.data.crop_prefetcher import CropRequest
 from residua.data.read import read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.streamed_images import StreamedImages
 from residua.errors import DataError, Interrupted
 from residua.net.model_folder import read_model_config
 from residua.record import RunRecord
+from residua.training import data_bench
 from residua.training.run import train_run
 from residua.training.run_request import resolve_run
 from tests.cli_runner import run_cli
@@ -216,6 +220,24 @@ def test_the_bench_gives_rates_and_what_binds(storage, photo_folder, capsys, mon
     assert out.splitlines()[1].startswith("decoded")
     assert "cifar-resnet8, batch size 9" in out
     assert out.splitlines()[-1].split(" binds: ")[0] in ("Decoding", "Augmentation", "Step")
+
+
+def test_the_rate_of_decoding_is_that_of_a_batch_whose_images_are_mixed_with_others():
+    """Of a batch of 4 images with mixup, 8 are decoded."""
+    request = CropRequest(torch.zeros(4), (torch.arange(4), torch.arange(4)))
+    prefetcher = SimpleNamespace(take=lambda step: (request, torch.zeros(8, 1)))
+    batches = SimpleNamespace(prefetcher=prefetcher, batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_bench, "time_calls", lambda call, warmup: (call(0), (2.0, 10))[1])
+        assert data_bench.measure_decode_rate(batches) == 20
+
+
+def test_the_bench_lets_the_system_forget_the_files_that_it_has_read(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    advice = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *rest: advice.append(rest))
+    assert data_bench.UncachedFile(tmp_path / "a.jpg").read_bytes() == b"content"
+    assert advice == [(0, 0, os.POSIX_FADV_DONTNEED)]
 
 
 def test_a_bench_that_makes_no_sense_is_refused_in_one_sentence(photo_folder, tmp_path, capsys):
