@@ -30,7 +30,7 @@ from residua.data.sources.download import get_cache_dir
 from residua.data.sources.groups import count_groups
 from residua.data.sources.listing import ImageEntry, ImageListing, Split, join_first_names
 from residua.data.sources.resolve import cached_image_side, largest_side_that_fits
-from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
+from residua.data.space import free_disk_bytes, free_memory_bytes, require_memory_beside_cache
 from residua.data.splits import SPLIT_ORDER, choose_dev_share
 from residua.data.summary import USED_KINDS
 from residua.errors import DataError, MissingRecordError, RecordError
@@ -172,7 +172,9 @@ def decode_to_cache_or_memory(
     try:
         return decode_to_cache(listing, digests, view, cache_folder)
     except OSError as error:
-        require_memory_for_images(len(listing.entries), view, cache_folder.parent, error)
+        count, cache_root = len(listing.entries), cache_folder.parent
+        way_on = suggest_smaller_size(count, view, cache_root)
+        require_memory_beside_cache(count, count * prod(view.input), cache_root, error, way_on)
         print(
             f"residua: decoded images are not cached in {cache_folder.parent}: "
             f"{error.strerror or error}",
@@ -210,25 +212,12 @@ def decode_to_cache(
     return index.to_decoded_images(pixels)
 
 
-def require_memory_for_images(
-    image_count: int, view: ImagePreprocessing, cache_root: Path, cache_error: OSError
-) -> None:
-    """Raise DataError if the decoded images need more than half of the free memory.
-
-    The message names `cache_error`, the reason why the images could not be cached on disk.
-    """
-    channels, height, width = view.input
-    needed_bytes = image_count * channels * height * width
-    free_memory = free_memory_bytes()
-    max_memory_bytes = sys.maxsize if free_memory is None else free_memory // 2
-    if needed_bytes <= max_memory_bytes:
-        return
+def suggest_smaller_size(image_count: int, view: ImagePreprocessing, cache_root: Path) -> str:
+    """Return the way on for images that fit neither on the disk nor into memory."""
+    channels, height, _ = view.input
+    free_memory = free_memory_bytes() or 0
     free_disk = free_disk_bytes(cache_root) if cache_root.is_dir() else 0
-    side = largest_side_that_fits(image_count, channels, max(max_memory_bytes, free_disk))
-    smaller_size = f", or use --size {side}" if 0 < cached_image_side(side) < height else ""
-    raise DataError(
-        f"{image_count:,} decoded photos need {format_bytes(needed_bytes)}, which is more than "
-        f"the free memory allows, and they cannot be cached in {cache_root} "
-        f"({cache_error.strerror or cache_error}): set XDG_CACHE_HOME to a folder with more space"
-        f"{smaller_size}"
-    ) from cache_error
+    side = largest_side_that_fits(image_count, channels, max(free_memory // 2, free_disk))
+    if 0 < cached_image_side(side) < height:
+        return f"train with --size {side}"
+    return "give fewer photographs"

@@ -32,7 +32,7 @@ from residua.data.photo_store import PhotoStore, RecordFile, StoredPhotos
 from residua.data.pixel_file import memory_map_images, read_cache_location
 from residua.data.sources.listing import DataProblem, ImageEntry, ImageListing
 from residua.data.sources.resolve import PhotoDataset
-from residua.data.space import format_bytes, free_disk_bytes, free_memory_bytes
+from residua.data.space import free_disk_bytes, require_memory_beside_cache
 from residua.data.splits import choose_dev_share
 from residua.errors import DataError, MissingRecordError, RecordError
 from residua.files import (
@@ -221,7 +221,13 @@ def decode_photos_to_cache(
                 write_photo_index(staging, index, listing.location, problems, settings.channels)
         store = load_cached_photos(folder, listing, settings)
     except OSError as error:
-        require_memory(listing, needed_bytes, folder.parent, error)
+        require_memory_beside_cache(
+            len(listing.entries),
+            needed_bytes,
+            folder.parent,
+            error,
+            "add --storage files, which decodes the files for every batch",
+        )
         print(
             f"residua: photographs are not cached in {folder.parent}: {error.strerror or error}",
             file=sys.stderr,
@@ -232,18 +238,3 @@ def decode_photos_to_cache(
     if store is None:
         raise DataError(f"{folder} was deleted while it was used: run the command again")
     return store
-
-
-def require_memory(
-    listing: ImageListing, needed_bytes: int, cache_root: Path, cache_error: OSError
-) -> None:
-    """Raise DataError if the photographs need more than half of the free memory."""
-    free_memory = free_memory_bytes()
-    if free_memory is None or needed_bytes <= free_memory // 2:
-        return
-    raise DataError(
-        f"{len(listing.entries):,} photographs need {format_bytes(needed_bytes)}, which is more "
-        f"than the free memory allows, and they cannot be cached in {cache_root} "
-        f"({cache_error.strerror or cache_error}): set XDG_CACHE_HOME to a folder with more space, "
-        "or add --storage files, which decodes the files for every batch"
-    ) from cache_error

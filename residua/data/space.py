@@ -6,6 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from residua.errors import DataError
+
 
 def free_memory_bytes(filesystem_root: Path = Path("/")) -> int | None:
     """Return the memory, in bytes, that this process can still allocate; None if it is unknown.
@@ -90,6 +92,24 @@ def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
 def free_disk_bytes(folder: Path) -> int:
     """Return the disk space, in bytes, that is free for files in `folder`."""
     return shutil.disk_usage(folder).free
+
+
+def require_memory_beside_cache(
+    image_count: int, needed_bytes: int, cache_root: Path, cache_error: OSError, way_on: str
+) -> None:
+    """Raise DataError if images need more than half of the free memory; it ends with `way_on`.
+
+    The message names `cache_error`, the reason why the images could not be cached on disk.
+    """
+    free_memory = free_memory_bytes()
+    if free_memory is None or needed_bytes <= free_memory // 2:
+        return
+    raise DataError(
+        f"{image_count:,} photographs need {format_bytes(needed_bytes)}, which is more than the "
+        f"free memory allows, and they cannot be cached in {cache_root} "
+        f"({cache_error.strerror or cache_error}): set XDG_CACHE_HOME to a folder with more "
+        f"space, or {way_on}"
+    ) from cache_error
 
 
 def format_bytes(byte_count: int) -> str:

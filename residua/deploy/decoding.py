@@ -15,7 +15,12 @@ from residua.data.decode import (
     open_image_header,
     suspend_pillow_limits,
 )
-from residua.data.resize import MAX_ASPECT_RATIO, center_offset, scale_shorter_side
+from residua.data.resize import (
+    center_offset,
+    cut_extreme_size,
+    find_cut_offset,
+    scale_shorter_side,
+)
 from residua.errors import ImageError
 
 # Bytes per pixel at the peak of decoding and preprocessing: Pillow's image, a rotated copy, the
@@ -123,15 +128,13 @@ def locate_crop(
     """
     if not preprocessing.resize:
         return (0.0, 0.0, float(size[0]), float(size[1]))
-    max_side = MAX_ASPECT_RATIO * min(size)  # the ends of longer images are cut off first
-    kept_size = min(size[0], max_side), min(size[1], max_side)
+    kept_size, origin = cut_extreme_size(size), find_cut_offset(size)
     resized_size = scale_shorter_side(kept_size, preprocessing.resize)
     _, height, width = preprocessing.input
     starts, ends = [], []
     for axis, crop_side in enumerate((width, height)):
         pixels_per_step = kept_size[axis] / resized_size[axis]
         start = center_offset(resized_size[axis], crop_side)
-        origin = (size[axis] - kept_size[axis]) // 2
-        starts.append(origin + start * pixels_per_step)
-        ends.append(origin + (start + crop_side) * pixels_per_step)
+        starts.append(origin[axis] + start * pixels_per_step)
+        ends.append(origin[axis] + (start + crop_side) * pixels_per_step)
     return (starts[0], starts[1], ends[0], ends[1])

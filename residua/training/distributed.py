@@ -108,7 +108,7 @@ class DataParallelGroup:
         with PatientWait() as patience:
             value = make() if self.is_main else None
             patience.wait_for_all_ranks()
-        return self.broadcast_from_rank0(lambda: value)  # type: ignore[arg-type,return-value]
+        return self.broadcast_from_rank0(lambda: value)  # type: ignore[return-value]
 
     def wait_for_all_ranks(self) -> None:
         """Block until every rank has called this."""

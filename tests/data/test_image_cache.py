@@ -150,7 +150,8 @@ def test_finishing_with_a_count_keeps_that_many_first_images(tmp_path):
 
 def test_a_full_disk_gives_a_one_line_error_with_a_size_that_fits(tmp_path, monkeypatch, capsys):
     write_clean_folder(tmp_path / "d")
-    monkeypatch.setattr("residua.data.image_cache.free_memory_bytes", lambda: 100_000)
+    for module in ("image_cache", "space"):
+        monkeypatch.setattr(f"residua.data.{module}.free_memory_bytes", lambda: 100_000)
     monkeypatch.setattr("residua.data.image_cache.free_disk_bytes", lambda folder: 100_000)
     options = [
         "--model",
@@ -167,13 +168,13 @@ def test_a_full_disk_gives_a_one_line_error_with_a_size_that_fits(tmp_path, monk
     assert main(["train", str(tmp_path / "d"), *options]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(
-        "residua: 51 decoded photos need 1 MiB, which is more than the free memory allows, and "
+        "residua: 51 photographs need 1 MiB, which is more than the free memory allows, and "
         "they "
         "cannot be cached in "
     )
     assert error.endswith(
-        "(No space left on device): set XDG_CACHE_HOME to a folder with more space, or use --size "
-        "21"
+        "(No space left on device): set XDG_CACHE_HOME to a folder with more space, or train with "
+        "--size 21"
     )
     assert not (tmp_path / "o").exists()
     assert main(["train", str(tmp_path / "d"), *options[:2], "--size", "21", *options[4:]]) == 0

@@ -516,7 +516,7 @@ def test_where_the_cache_cannot_be_written_photographs_are_kept_in_memory(
     assert "photographs are not cached in" in capsys.readouterr().err
     assert torch.equal(read_all_centers(store.photos), wanted)
     forget_open_stores()
-    monkeypatch.setattr(photo_cache, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr("residua.data.space.free_memory_bytes", lambda: 1000)
     with pytest.raises(DataError, match=r"photographs need 0 MiB.*--storage files, which decodes"):
         load_photo_store(data)
     assert list(cache.iterdir()) == []
@@ -529,7 +529,7 @@ def test_a_disk_that_fills_up_leaves_no_files(cache, odd_folder, monkeypatch):
         self.file.write(record.content)
 
     monkeypatch.setattr(photo_records.PhotoWriter, "write_record", write_until_full)
-    monkeypatch.setattr(photo_cache, "free_memory_bytes", lambda: 0)
+    monkeypatch.setattr("residua.data.space.free_memory_bytes", lambda: 0)
     with pytest.raises(DataError, match="No space left on device"):
         load_photo_store(resolve_folder(odd_folder))
     assert list(cache.iterdir()) == []
