@@ -138,6 +138,8 @@ def read_with_retries(
     received = bytearray()
 
     def read_rest() -> bytes:
+        if len(received) == stop - start:  # an answer broke off after what was needed
+            return bytes(received)
         keeper = ChunkKeeper(file) if keeps_chunks else None
         for position, block in iter_remote_range(file, start + len(received), stop):
             skipped = start + len(received) - position

@@ -117,12 +117,15 @@ def iter_remote_range(file: RemoteObject, start: int, stop: int) -> Iterator[tup
             end = stop if response.status == 206 else file.size
             deadline = time.monotonic() + SILENT_SECONDS + (end - position) / MIN_BYTES_PER_SECOND
             while position < end:
-                block = response.read(min(DOWNLOAD_BLOCK_SIZE, end - position))
+                # what has arrived, so that a slow server is noticed before a block is full
+                block = response.read1(min(DOWNLOAD_BLOCK_SIZE, end - position))
                 if not block:
                     raise PassingError(f"the connection ended {end - position:,} bytes too early")
+                if position + len(block) == end:
+                    response.read(1)  # marks the answer as read, so that the connection can be kept
                 yield position, block
                 position += len(block)
-                if time.monotonic() > deadline:
+                if position < end and time.monotonic() > deadline:
                     raise PassingError("the server sends too slowly")
     except HTTPError as error:
         error.close()

@@ -5,6 +5,7 @@ import random
 import shutil
 import tarfile
 import threading
+import time
 from base64 import b64encode
 from dataclasses import replace
 
@@ -151,6 +152,37 @@ def test_an_interrupted_answer_goes_on_where_it_broke_off(site):
     content = remote_files.read_with_retries(file, 0, 4000)
     assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
     assert [range_ for _, range_ in site.asked] == ["bytes=0-3999", "bytes=2000-3999"]
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_an_answer_that_is_slow_but_complete_is_used(site, monkeypatch, in_chunks):
+    monkeypatch.setattr(remote_transport, "MIN_BYTES_PER_SECOND", 1e9)
+    file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
+    site.asked.clear()
+    site.faults = ["slow end"]
+    content = remote_files.read_with_retries(file, 0, 4000, keeps_chunks=in_chunks)
+    assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
+    assert len(site.asked) == 1
+
+
+def test_an_answer_that_breaks_off_after_what_was_needed_is_not_asked_for_again(site):
+    file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
+    site.asked.clear()
+    site.version = "no range"
+    site.faults = ["truncate"]
+    file = replace(file, tag="")
+    content = remote_files.read_with_retries(file, 0, 2000, keeps_chunks=True)
+    assert content == (site.local / "train-000000.tar").read_bytes()[:2000]
+    assert len(site.asked) == 1
+
+
+def test_a_server_that_sends_byte_by_byte_is_asked_again(site):
+    file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
+    site.faults = ["trickle"]
+    began = time.monotonic()
+    content = remote_files.read_with_retries(file, 0, 4000)
+    assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
+    assert time.monotonic() - began < 4
 
 
 def test_training_from_a_faulty_server_gives_the_bits_of_the_folder(
