@@ -12,7 +12,7 @@ from torch import Tensor
 from residua.config.memory import DECODED_BATCHES
 from residua.data.images import Images
 from residua.data.photo_source import PhotoSource
-from residua.data.threads import count_decoding_threads
+from residua.data.threads import count_decoding_threads, stop_waiting_at
 
 MAX_IMAGES_PER_TASK = 8  # decoded by a thread before it takes the next task
 
@@ -121,10 +121,11 @@ class FilledTensor:
 
     def fill(self, numbers: range) -> None:
         """Compute the rows with these numbers, unless they are not needed any more."""
-        for i in numbers:
-            if self.is_cancelled.is_set():
-                return
-            self.array[i] = self.read(i).numpy()
+        with stop_waiting_at(self.is_cancelled):
+            for i in numbers:
+                if self.is_cancelled.is_set():
+                    return
+                self.array[i] = self.read(i).numpy()
 
     def wait(self) -> Tensor:
         """Wait for all rows, and return the tensor; raise the error of the first row that failed.
@@ -145,7 +146,7 @@ class FilledTensor:
         return all(task.done() for task in self.tasks)
 
     def cancel(self) -> None:
-        """Compute no more rows."""
+        """Compute no more rows, and give up those that wait for a server."""
         self.is_cancelled.set()
         for task in self.tasks:
             task.cancel()

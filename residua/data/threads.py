@@ -5,8 +5,10 @@ Threads suffice, because decoding in Pillow and reading files release Python's g
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event, local
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -16,6 +18,23 @@ RESULTS_AHEAD_PER_THREAD = 8  # results that may wait for the consumer, per thre
 
 X = TypeVar("X")
 Y = TypeVar("Y")
+thread_state = local()
+
+
+@contextmanager
+def stop_waiting_at(event: Event) -> Iterator[None]:
+    """Let `event` end the long waits of this thread, such as those for a server."""
+    before = getattr(thread_state, "stop_event", None)
+    thread_state.stop_event = event
+    try:
+        yield
+    finally:
+        thread_state.stop_event = before
+
+
+def get_stop_event() -> Event:
+    """Return the event that ends the long waits of this thread; one never set if there is none."""
+    return getattr(thread_state, "stop_event", None) or Event()
 
 
 def stream_in_threads(
@@ -24,8 +43,15 @@ def stream_in_threads(
     """Yield `work(item)` for each item, in order, computed by `threads`, or one for each core.
 
     Only a few results per thread are computed ahead, so that memory does not grow with the number
-    of items.  When the generator is closed or interrupted, pending items are not begun.
+    of items.  When the generator is closed or interrupted, pending items are not begun, and those
+    that wait for a server are given up.
     """
+    is_stopped = Event()
+
+    def work_until_stopped(item: X) -> Y:
+        with stop_waiting_at(is_stopped):
+            return work(item)
+
     items = list(items)
     pending: deque[Future[Y]] = deque()
     threads = threads or count_available_cores()
@@ -42,11 +68,12 @@ def stream_in_threads(
         try:
             for i in range(len(items) + max_pending):
                 if i < len(items):
-                    pending.append(pool.submit(work, items[i]))
+                    pending.append(pool.submit(work_until_stopped, items[i]))
                 if pending and i >= max_pending:
                     yield pending.popleft().result()
                     bar.update()
         except BaseException:  # includes Ctrl-C and the closing of the generator
+            is_stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

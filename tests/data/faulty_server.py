@@ -8,6 +8,7 @@ from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+# of a request; there are "slow end", in three pieces, and "trickle", byte by byte, as well
 FAULTS = ("stall", "drop", "500", "503", "truncate", "wrong range", "no range")
 
 
@@ -102,13 +103,21 @@ class FaultyHandler(BaseHTTPRequestHandler):
         with site.lock:
             site.sent += len(body)
         try:
-            self.wfile.write(body)
-            self.wfile.flush()
+            self.write_slowly(body, {"slow end": 3, "trickle": len(body)}.get(fault, 1))
             deadline = time.monotonic() + 5
             while fault == "stall" and not site.is_over.is_set() and time.monotonic() < deadline:
                 time.sleep(0.02)
         except OSError:
             pass
+
+    def write_slowly(self, body, pieces):
+        """Write a body in equal pieces, 0.3 seconds apart."""
+        step = -(-len(body) // pieces) or 1
+        for start in range(0, len(body), step):
+            if start and self.server.is_over.wait(0.3):
+                return
+            self.wfile.write(body[start : start + step])
+            self.wfile.flush()
 
     def log_message(self, *args):
         pass

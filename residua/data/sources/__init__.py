@@ -15,6 +15,7 @@ table_columns      what the columns of a table hold, by name or by content
 remote_dataset     data sets on servers: packed folders, shards, parquet files
 remote_urls        the addresses for which a text stands
 remote_files       read ranges of files on servers, tried again and kept
+remote_retries     requests that are made again after errors, and shared by threads
 remote_transport   one request to a server, and what its errors mean
 remote_http        connections that are kept for the next request
 remote_cache       the bounded local cache of what was read

@@ -7,13 +7,16 @@ waiting.  What is fetched ahead goes into the local cache; without one, nothing 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from residua.data.sources.listing import ImageEntry
 from residua.data.sources.remote_cache import get_remote_cache
-from residua.data.sources.remote_files import RemoteFile, get_range_lock, list_fetched_ranges
+from residua.data.sources.remote_files import RemoteFile, list_fetched_ranges
+from residua.data.sources.remote_retries import shared_reads
 from residua.data.sources.remote_transport import (
     ChangedRemoteError,
     PassingError,
+    RemoteObject,
     iter_remote_range,
 )
 from residua.errors import DataError
@@ -54,10 +57,16 @@ def fetch_into_cache(file: RemoteFile) -> None:
     cache, shard = get_remote_cache(), file.shard
     with suppress(PassingError, ChangedRemoteError, DataError):
         for first, last in list_fetched_ranges(shard, file.offset, file.offset + file.length):
-            with get_range_lock(shard, first):
-                if cache.holds(shard.file, first, last):
-                    continue
-                blocks = list(iter_remote_range(shard.file, first, last))
-                if blocks and blocks[0][0] == first:  # not of a server that ignores ranges
-                    content = b"".join(block for _, block in blocks)
-                    cache.write(shard.file, first, content[: last - first])
+            if not cache.holds(shard.file, first, last):
+                key = shard.file.url, first, last
+                shared_reads.try_reading(key, partial(fetch_range, shard.file, first, last))
+
+
+def fetch_range(file: RemoteObject, start: int, stop: int) -> bytes:
+    """Fetch a range once, and keep it; PassingError if that does not succeed."""
+    blocks = list(iter_remote_range(file, start, stop))
+    if not blocks or blocks[0][0] != start:
+        raise PassingError("the server ignores ranges")
+    content = b"".join(block for _, block in blocks)[: stop - start]
+    get_remote_cache().write(file, start, content)
+    return content

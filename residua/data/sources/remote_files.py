@@ -2,39 +2,23 @@
 
 import io
 import os
-import random
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from threading import Lock
-from typing import TypeVar
-from urllib.parse import urlsplit
 
 from residua.data.checksums import compute_sha256
 from residua.data.sources.remote_cache import get_remote_cache
+from residua.data.sources.remote_retries import read_patience, shared_reads, try_again
 from residua.data.sources.remote_transport import (
     ChangedRemoteError,
-    PassingError,
     RemoteObject,
     find_remote_object,
     iter_remote_range,
 )
 from residua.data.sources.remote_urls import show_url
-from residua.downloads import tell_user
-from residua.errors import DataError, UsageError
+from residua.errors import DataError
 
-PATIENCE_VARIABLE = "RESIDUA_REMOTE_SECONDS"
-DEFAULT_PATIENCE = 300.0  # seconds without progress, after which a read is given up
 FIRST_PATIENCE = 30.0  # seconds at most, when a server is asked for the first time
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0  # seconds between attempts
-PROGRESS_BYTES = 2**16  # that an attempt must bring to count as progress
 CHUNK_BYTES = 2**20  # the unit of reading and of the cache; our choice
-NOTE_SECONDS = 60.0  # between notes about a server
-LOCK_COUNT = 1024
-
-T = TypeVar("T")
-last_notes: dict[str, float] = {}
-range_locks = [Lock() for _ in range(LOCK_COUNT)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +97,15 @@ def forget_shard_range(shard: RemoteShard, start: int, stop: int) -> None:
 def read_and_keep(shard: RemoteShard, start: int, stop: int) -> bytes:
     """Read a range from the cache, or from the server and keep it."""
     cache = get_remote_cache()
-    with get_range_lock(shard, start):
+
+    def read_missing() -> bytes:
         content = cache.read(shard.file, start, stop)
         if content is None:
             content = read_with_retries(shard.file, start, stop, keeps_chunks=shard.in_chunks)
             cache.write(shard.file, start, content)
-    return content
+        return content
 
-
-def get_range_lock(shard: RemoteShard, start: int) -> Lock:
-    """Return the lock of a range, so that several threads fetch it once."""
-    return range_locks[hash((shard.file.url, start)) % LOCK_COUNT]
+    return shared_reads.read((shard.file.url, start, stop), read_missing)
 
 
 def read_with_retries(
@@ -138,6 +120,8 @@ def read_with_retries(
     received = bytearray()
 
     def read_rest() -> bytes:
+        if len(received) == stop - start:  # an answer broke off after what was needed
+            return bytes(received)
         keeper = ChunkKeeper(file) if keeps_chunks else None
         for position, block in iter_remote_range(file, start + len(received), stop):
             skipped = start + len(received) - position
@@ -168,57 +152,6 @@ class ChunkKeeper:
             get_remote_cache().write(self.file, self.start, bytes(self.chunk[:CHUNK_BYTES]))
             self.start += min(CHUNK_BYTES, len(self.chunk))
             del self.chunk[:CHUNK_BYTES]
-
-
-def try_again(
-    url: str,
-    work: Callable[[], T],
-    count_bytes: Callable[[], int] = lambda: 0,
-    patience: float | None = None,
-) -> T:
-    """Return `work()`; after errors that may pass it is called again, with growing pauses.
-
-    `count_bytes` says how many bytes have come: while they grow, the time limit begins anew.
-    Raises DataError when it has passed.
-    """
-    patience = read_patience() if patience is None else patience
-    deadline, pause, seen = time.monotonic() + patience, FIRST_PAUSE, count_bytes()
-    while True:
-        try:
-            return work()
-        except PassingError as error:
-            if count_bytes() >= seen + PROGRESS_BYTES:
-                deadline, pause = time.monotonic() + patience, FIRST_PAUSE
-                seen = count_bytes()
-            wait = max(pause * random.uniform(0.5, 1.0), min(error.wait, LONGEST_PAUSE))
-            if time.monotonic() + wait > deadline:
-                raise DataError(
-                    f"{show_url(url)} cannot be read: {error}, for {patience:.0f} seconds; start "
-                    "the same command again when the server answers, a run with --resume"
-                ) from error
-            note_trouble(url, error)
-            time.sleep(wait)
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def read_patience() -> float:
-    """Return the seconds for which reads are tried again; UsageError if the setting is invalid."""
-    text = os.environ.get(PATIENCE_VARIABLE, "")
-    try:
-        seconds = float(text or DEFAULT_PATIENCE)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise UsageError(f"{PATIENCE_VARIABLE}={text} is invalid: give a number of seconds")
-    return seconds
-
-
-def note_trouble(url: str, error: PassingError) -> None:
-    """Say that a server is asked again, at most once a minute for each server."""
-    server, now = urlsplit(url).netloc, time.monotonic()
-    if now - last_notes.get(server, -NOTE_SECONDS) >= NOTE_SECONDS:
-        last_notes[server] = now
-        tell_user(f"{show_url(url)}: {error}; it is tried again")
 
 
 def find_file(url: str) -> RemoteObject | None:

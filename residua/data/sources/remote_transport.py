@@ -1,4 +1,4 @@
-"""Read a range of bytes of a file on a server, once; `remote_files` tries again.
+"""Read a range of bytes of a file on a server, once; `remote_retries` tries again.
 
 HTTP is read with the standard library, through proxies and with own certificates as downloads are,
 and other servers through fsspec.  Every answer is compared with what is asked for: its place, and
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from residua.data.sources.remote_http import open_remote_url
 from residua.data.sources.remote_urls import HTTP_SCHEMES, show_url
+from residua.data.threads import get_stop_event
 from residua.downloads import (
     DOWNLOAD_BLOCK_SIZE,
     NETWORK_ERRORS,
@@ -117,12 +118,17 @@ def iter_remote_range(file: RemoteObject, start: int, stop: int) -> Iterator[tup
             end = stop if response.status == 206 else file.size
             deadline = time.monotonic() + SILENT_SECONDS + (end - position) / MIN_BYTES_PER_SECOND
             while position < end:
-                block = response.read(min(DOWNLOAD_BLOCK_SIZE, end - position))
+                # what has arrived, so that a slow server is noticed before a block is full
+                block = response.read1(min(DOWNLOAD_BLOCK_SIZE, end - position))
                 if not block:
                     raise PassingError(f"the connection ended {end - position:,} bytes too early")
+                if position + len(block) == end:
+                    response.read(1)  # marks the answer as read, so that the connection can be kept
                 yield position, block
                 position += len(block)
-                if time.monotonic() > deadline:
+                if position < end and get_stop_event().is_set():
+                    raise PassingError("reading was stopped")
+                if position < end and time.monotonic() > deadline:
                     raise PassingError("the server sends too slowly")
     except HTTPError as error:
         error.close()

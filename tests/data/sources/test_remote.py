@@ -5,7 +5,10 @@ import random
 import shutil
 import tarfile
 import threading
+import time
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -18,13 +21,15 @@ from residua.config.model import ImagePreprocessing
 from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.pack import pack_dataset
 from residua.data.pack_plan import PackOptions
-from residua.data.sources import remote_cache, remote_files, remote_transport
+from residua.data.sources import remote_cache, remote_files, remote_retries, remote_transport
 from residua.data.sources.packed import PACK_INDEX
 from residua.data.sources.remote_cache import RemoteCache, list_cached_ranges, open_remote_cache
 from residua.data.sources.remote_http import pool
 from residua.data.sources.remote_transport import RemoteObject
 from residua.data.sources.remote_urls import expand_urls, is_remote_url, show_url
 from residua.data.sources.resolve import list_image_dataset
+from residua.data.streamed_images import FilledTensor
+from residua.data.threads import map_in_threads
 from residua.errors import DataError, UsageError
 from tests.data.faulty_photos import write_clean_folder
 from tests.data.faulty_server import FAULTS, run_faulty_server
@@ -52,8 +57,8 @@ def site(tmp_path, monkeypatch, packed_folder):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("RESIDUA_REMOTE_SECONDS", "20")
     monkeypatch.setattr(remote_transport, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(remote_files, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(remote_files, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(remote_retries, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote_retries, "LONGEST_PAUSE", 0.02)
     monkeypatch.setattr(remote_files, "CHUNK_BYTES", 4096)
     shutil.copytree(packed_folder / "p", tmp_path / "site" / "p")
     start_new_process()
@@ -67,7 +72,7 @@ def start_new_process():
     load_or_decode_images.cache_clear()
     hash_listing.cache_clear()
     open_remote_cache.cache_clear()
-    remote_files.last_notes.clear()
+    remote_retries.last_notes.clear()
 
 
 def read_all(listing):
@@ -151,6 +156,37 @@ def test_an_interrupted_answer_goes_on_where_it_broke_off(site):
     content = remote_files.read_with_retries(file, 0, 4000)
     assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
     assert [range_ for _, range_ in site.asked] == ["bytes=0-3999", "bytes=2000-3999"]
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_an_answer_that_is_slow_but_complete_is_used(site, monkeypatch, in_chunks):
+    monkeypatch.setattr(remote_transport, "MIN_BYTES_PER_SECOND", 1e9)
+    file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
+    site.asked.clear()
+    site.faults = ["slow end"]
+    content = remote_files.read_with_retries(file, 0, 4000, keeps_chunks=in_chunks)
+    assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
+    assert len(site.asked) == 1
+
+
+def test_an_answer_that_breaks_off_after_what_was_needed_is_not_asked_for_again(site):
+    file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
+    site.asked.clear()
+    site.version = "no range"
+    site.faults = ["truncate"]
+    file = replace(file, tag="")
+    content = remote_files.read_with_retries(file, 0, 2000, keeps_chunks=True)
+    assert content == (site.local / "train-000000.tar").read_bytes()[:2000]
+    assert len(site.asked) == 1
+
+
+def test_a_server_that_sends_byte_by_byte_is_asked_again(site):
+    file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
+    site.faults = ["trickle"]
+    began = time.monotonic()
+    content = remote_files.read_with_retries(file, 0, 4000)
+    assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
+    assert time.monotonic() - began < 4
 
 
 def test_training_from_a_faulty_server_gives_the_bits_of_the_folder(
@@ -363,6 +399,50 @@ def test_many_threads_fetch_each_chunk_once(site):
     [thread.join() for thread in threads]
     assert set(found.values()) == {content[100:9000]}
     assert len(site.asked) == 3
+
+
+def test_threads_that_need_one_chunk_share_one_patience(site, monkeypatch):
+    monkeypatch.setenv("RESIDUA_REMOTE_SECONDS", "0.5")
+    [shard] = remote_files.make_shards([remote_files.require_file(f"{site.url}/p/test-000000.tar")])
+    site.status, began, errors = 503, time.monotonic(), []
+
+    def read():
+        with pytest.raises(DataError) as caught:
+            remote_files.read_shard_range(shard, 0, 100)
+        errors.append(str(caught.value))
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(errors) == 6
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("how", ["rows", "map"])
+def test_threads_that_wait_for_a_server_end_when_the_reader_is_closed(site, monkeypatch, how):
+    monkeypatch.setattr(remote_retries, "LONGEST_PAUSE", 60.0)
+    entries = list_pack(site).entries[:8]
+    shutil.rmtree(remote_files.get_remote_cache().folder, ignore_errors=True)
+    site.status, began = 503, time.monotonic()
+
+    def read(i):
+        if i == 7:
+            time.sleep(0.5)
+            raise KeyboardInterrupt
+        return torch.frombuffer(bytearray(entries[i].read_bytes()), dtype=torch.uint8)
+
+    def read_all_rows():
+        if how == "map":
+            map_in_threads(read, [7, *range(7)], "reading", 8)
+            return
+        with ThreadPoolExecutor(8) as pool:
+            rows = FilledTensor((8, 10), read, pool)
+            time.sleep(0.5)
+            rows.cancel()
+
+    with suppress(KeyboardInterrupt):
+        read_all_rows()
+    assert time.monotonic() - began < 5
 
 
 def test_photos_are_fetched_many_at_a_time_before_they_are_decoded(site, monkeypatch):
