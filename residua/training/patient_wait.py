@@ -17,6 +17,8 @@ class PatientWait(AbstractContextManager["PatientWait"]):
     """
 
     def __init__(self) -> None:
+        # A rank that ended before is noticed here; to open new connections, it would be waited for.
+        dist.all_reduce(torch.zeros(()))
         self.group: dist.ProcessGroup | None = dist.new_group(
             timeout=PREPARATION_TIMEOUT, backend="gloo"
         )
