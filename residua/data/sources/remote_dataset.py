@@ -38,6 +38,7 @@ from residua.data.sources.remote_urls import (
     get_url_folder,
     get_url_path,
     get_url_suffix,
+    identify_url,
     join_url,
     show_location,
     show_url,
@@ -146,6 +147,8 @@ def name_shards(urls: list[str]) -> list[str]:
     names = [escape_unprintable("/".join(path.parts[-parts:])) for path in paths]
     if len(set(names)) < len(names):
         names = [escape_unprintable(show_url(url)) for url in urls]
+    if len(set(names)) < len(names):  # they differ in their queries, which may hold a secret
+        names = [f"{name}-{number}" for number, name in enumerate(names)]
     return names
 
 
@@ -154,7 +157,7 @@ def read_remote_contents(shard: RemoteShard, name: str) -> ShardContents:
     stamp = make_stamp(shard.file)
     try:
         samples, problems = load_or_list_remote_samples(
-            show_url(shard.file.url),
+            identify_url(shard.file.url),
             stamp,
             lambda: RemoteReader(shard),
             lambda offset, length: RemoteFile(shard, offset, length),

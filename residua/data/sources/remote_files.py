@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from residua.data.checksums import compute_sha256
 from residua.data.sources.remote_cache import get_remote_cache
@@ -19,6 +19,7 @@ from residua.errors import DataError
 
 FIRST_PATIENCE = 30.0  # seconds at most, when a server is asked for the first time
 CHUNK_BYTES = 2**20  # the unit of reading and of the cache; our choice
+READ_ATTEMPTS = 4  # of a photo whose digest is known, while the file on the server changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +47,24 @@ class RemoteFile:
     def read_bytes(self) -> bytes:
         """Read the encoded image; raises DataError if the server does not give it."""
         stop = self.offset + self.length
-        try:
-            content = read_shard_range(self.shard, self.offset, stop)
+        file = self.shard.file
+        for _ in range(READ_ATTEMPTS):
+            try:
+                if file is self.shard.file:
+                    content = read_shard_range(self.shard, self.offset, stop)
+                else:
+                    content = read_with_retries(file, self.offset, stop)
+            except ChangedRemoteError as error:
+                if not self.digest or error.now.size < stop:
+                    raise make_changed_error(self.shard.file) from error
+                # Perhaps it was only copied there again, or copies on several servers have versions
+                # of their own: the digest decides.
+                file = replace(error.now, tag="")
+                continue
             if not self.digest or compute_sha256(content) == self.digest:
                 return content
             forget_shard_range(self.shard, self.offset, stop)
-            content = read_shard_range(self.shard, self.offset, stop)
-        except ChangedRemoteError as error:
-            if not self.digest or error.now.size < stop:
-                raise make_changed_error(self.shard.file) from error
-            # Perhaps it was only copied there again: the digest decides.
-            content = read_with_retries(error.now, self.offset, stop)
-        if self.digest and compute_sha256(content) != self.digest:
-            raise make_changed_error(self.shard.file)
-        return content
+        raise make_changed_error(self.shard.file)
 
 
 def make_changed_error(file: RemoteObject) -> DataError:

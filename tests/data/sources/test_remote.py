@@ -1,6 +1,7 @@
 """Data sets on servers: the same photos as on disk, whatever the server does, or one sentence."""
 
 import errno
+import itertools
 import random
 import shutil
 import tarfile
@@ -26,7 +27,12 @@ from residua.data.sources.packed import PACK_INDEX
 from residua.data.sources.remote_cache import RemoteCache, list_cached_ranges, open_remote_cache
 from residua.data.sources.remote_http import pool
 from residua.data.sources.remote_transport import RemoteObject
-from residua.data.sources.remote_urls import expand_urls, is_remote_url, show_url
+from residua.data.sources.remote_urls import (
+    expand_urls,
+    identify_url,
+    is_remote_url,
+    show_url,
+)
 from residua.data.sources.resolve import list_image_dataset
 from residua.data.streamed_images import FilledTensor
 from residua.data.threads import map_in_threads
@@ -272,6 +278,15 @@ def test_what_is_used_stays_longest_in_the_cache(tmp_path, monkeypatch):
     assert cache.read(files[1], 0, 200) is None
 
 
+def test_caches_of_several_processes_stay_within_one_limit(tmp_path):
+    caches = [RemoteCache(tmp_path, 100_000) for _ in range(4)]
+    for number in range(400):
+        file = RemoteObject(f"https://h/{number}", 1000, "a")
+        caches[number % 4].write(file, 0, bytes(1000))
+    kept = sum(size for _, size, _ in list_cached_ranges(tmp_path))
+    assert 50_000 < kept < 125_000
+
+
 def test_a_full_disk_is_said_and_the_run_goes_on(site, monkeypatch, capsys):
     listing = list_pack(site)
 
@@ -317,6 +332,48 @@ def test_a_pack_whose_shard_grew_meanwhile_is_read_to_its_end(site):
     path = site.local / "train-000000.tar"
     path.write_bytes(path.read_bytes() + bytes(512))
     assert read_all(listing) == expected
+
+
+@pytest.mark.parametrize("version", ["1", None])
+def test_shards_that_differ_only_in_the_query_are_not_mixed(site, version):
+    local = [list_image_dataset(path) for path in sorted(site.local.glob("train-*.tar"))[:2]]
+    for number in (0, 1):
+        path = site.local / f"train-00000{number}.tar"
+        path.write_bytes(path.read_bytes() + bytes(20_000 - path.stat().st_size))
+    site.version, site.script = version, "/get.tar"
+    listing = list_image_dataset(f"{site.url}/get.tar?token=s3&id=p/train-{{000000..000001}}.tar")
+    contents = [entry.read_bytes() for entry in listing.entries]
+    assert contents == [entry.read_bytes() for one in local for entry in one.entries]
+    assert len({entry.name for entry in listing.entries}) == len(listing.entries)
+
+
+def test_a_file_without_a_version_is_not_taken_from_the_cache_of_another_process(site, monkeypatch):
+    site.version = None
+    path = site.local / "train-000000.tar"
+    first = read_all(list_image_dataset(f"{site.url}/p/train-000000.tar"))
+    path.write_bytes(path.read_bytes().replace(b"IEND", b"IENX"))
+    monkeypatch.setattr(remote_cache, "PROCESS_TAG", "another process")
+    start_new_process()
+    assert read_all(list_image_dataset(f"{site.url}/p/train-000000.tar")) != first
+
+
+def test_copies_of_a_pack_with_versions_of_their_own_are_one_data_set(site):
+    listing, expected = list_pack(site), read_all(list_image_dataset(site.local))
+    site.versions = itertools.cycle("abc")
+    assert read_all(listing) == expected
+
+
+def test_a_file_that_changes_with_each_answer_ends_in_one_sentence(site, monkeypatch):
+    entry = list_pack(site).entries[0]
+    path = site.folder / "p" / "train-000000.tar"
+
+    def change(file, start, stop):
+        path.write_bytes(path.read_bytes() + bytes(512))
+        raise remote_transport.ChangedRemoteError(replace(file, size=file.size + 512))
+
+    monkeypatch.setattr(remote_files, "iter_remote_range", change)
+    with pytest.raises(DataError, match="was changed on the server while it was in use"):
+        entry.read_bytes()
 
 
 def test_a_shard_of_another_size_than_its_index_says_is_refused(site):
@@ -554,6 +611,18 @@ def test_texts_that_are_addresses():
     assert is_remote_url("S3://b/a")
     assert not any(map(is_remote_url, ["hf:o/n", "a/b", "file:///etc/passwd", "ftp://h/a"]))
     assert show_url("https://h/a.tar?sig=1") == "https://h/a.tar"
+
+
+def test_a_file_is_identified_by_its_address_without_what_signs_it():
+    signed = (
+        "X-Amz-Signature=1&X-Amz-Date=2",
+        "Expires=1&Signature=2&Key-Pair-Id=3",
+        "sv=1&se=2&sig=3",
+        "token=1",
+    )
+    assert {identify_url(f"https://h/a.tar?{query}") for query in signed} == {"https://h/a.tar"}
+    names = {identify_url(f"https://h/a.tar?id={i}&{query}") for i in (0, 1) for query in signed}
+    assert len(names) == 2
 
 
 @pytest.mark.parametrize(
