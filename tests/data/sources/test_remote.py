@@ -11,6 +11,7 @@ from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from residua.data.pack_plan import PackOptions
 from residua.data.sources import remote_cache, remote_files, remote_retries, remote_transport
 from residua.data.sources.packed import PACK_INDEX
 from residua.data.sources.remote_cache import RemoteCache, list_cached_ranges, open_remote_cache
-from residua.data.sources.remote_http import pool
+from residua.data.sources.remote_http import find_login, note_unreadable_logins, pool
 from residua.data.sources.remote_transport import RemoteObject
 from residua.data.sources.remote_urls import (
     expand_urls,
@@ -642,6 +643,38 @@ def test_the_name_and_password_of_netrc_are_sent_to_their_server(site, tmp_path,
     monkeypatch.setenv("HOME", str(tmp_path))
     remote_files.require_file(f"{site.url}/p/{PACK_INDEX}")
     assert site.authorizations == [f"Basic {b64encode(b'me:p@ss').decode()}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "query"),
+    [("default login me password p", ""), ("machine 127.0.0.1 login me password p", "?sig=1")],
+)
+def test_a_password_goes_only_to_a_server_that_is_named_and_needs_it(
+    site, tmp_path, monkeypatch, line, query
+):
+    (tmp_path / ".netrc").write_text(f"{line}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    remote_files.require_file(f"{site.url}/p/{PACK_INDEX}{query}")
+    assert site.authorizations == [None]
+
+
+def test_a_password_is_not_sent_in_plain_text(tmp_path, monkeypatch):
+    (tmp_path / ".netrc").write_text("machine h.example login me password p\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_login(urlsplit("https://h.example/a.tar")) == ("me", "p")
+    assert find_login(urlsplit("http://h.example/a.tar")) is None
+
+
+def test_a_netrc_that_cannot_be_read_is_said_once(site, tmp_path, monkeypatch, capsys):
+    (tmp_path / ".netrc").write_bytes("machine h login mé password ü\n".encode("utf-16"))
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    note_unreadable_logins.cache_clear()
+    for _ in range(2):
+        remote_files.require_file(f"{site.url}/p/{PACK_INDEX}")
+    assert capsys.readouterr().err.count(".netrc cannot be read (") == 1
 
 
 def test_a_connection_is_kept_for_the_next_request(site):
