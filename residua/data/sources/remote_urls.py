@@ -12,10 +12,28 @@ HTTP_SCHEMES = ("http", "https")
 STORAGE_SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "oss", "memory")  # of fsspec
 URL_SEPARATOR = "::"  # between several addresses, as in WebDataset
 MAX_URLS = 100_000
-SIGNATURE_WORDS = ("signature", "credential", "token", "expires", "policy", "accessid")
+SIGNATURE_WORDS: tuple[str, ...] = (
+    "signature",
+    "credential",
+    "token",
+    "expires",
+    "policy",
+    "accessid",
+)
 SIGNATURE_WORDS += ("accesskeyid", "key-pair-id", "secret", "password")  # in names of parameters
 SIGNATURE_PREFIXES = ("x-amz-", "x-goog-", "x-oss-")
-SAS_NAMES = ("sig", "sv", "se", "st", "sr", "sp", "spr", "sip", "ss", "srt")  # of Azure
+SAS_NAMES: tuple[str, ...] = (
+    "sig",
+    "sv",
+    "se",
+    "st",
+    "sr",
+    "sp",
+    "spr",
+    "sip",
+    "ss",
+    "srt",
+)  # of Azure
 SAS_NAMES += ("skoid", "sktid", "skt", "ske", "sks", "skv")
 RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})\}")
 CHOICE = re.compile(r"\{([^{}]+)\}")

@@ -23,7 +23,13 @@ from residua.config.model import ImagePreprocessing
 from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.pack import pack_dataset
 from residua.data.pack_plan import PackOptions
-from residua.data.sources import remote_cache, remote_files, remote_retries, remote_transport
+from residua.data.sources import (
+    remote_cache,
+    remote_dataset,
+    remote_files,
+    remote_retries,
+    remote_transport,
+)
 from residua.data.sources.packed import PACK_INDEX
 from residua.data.sources.remote_cache import RemoteCache, list_cached_ranges, open_remote_cache
 from residua.data.sources.remote_http import find_login, note_unreadable_logins, pool
@@ -165,13 +171,17 @@ def test_an_interrupted_answer_goes_on_where_it_broke_off(site):
     assert [range_ for _, range_ in site.asked] == ["bytes=0-3999", "bytes=2000-3999"]
 
 
+def make_claim(file):
+    return remote_retries.WholeFileClaim(file.url)
+
+
 @pytest.mark.parametrize("in_chunks", [False, True])
 def test_an_answer_that_is_slow_but_complete_is_used(site, monkeypatch, in_chunks):
     monkeypatch.setattr(remote_transport, "MIN_BYTES_PER_SECOND", 1e9)
     file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
     site.asked.clear()
     site.faults = ["slow end"]
-    content = remote_files.read_with_retries(file, 0, 4000, keeps_chunks=in_chunks)
+    content = remote_files.read_with_retries(file, 0, 4000, make_claim(file) if in_chunks else None)
     assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
     assert len(site.asked) == 1
 
@@ -182,7 +192,7 @@ def test_an_answer_that_breaks_off_after_what_was_needed_is_not_asked_for_again(
     site.version = "no range"
     site.faults = ["truncate"]
     file = replace(file, tag="")
-    content = remote_files.read_with_retries(file, 0, 2000, keeps_chunks=True)
+    content = remote_files.read_with_retries(file, 0, 2000, make_claim(file))
     assert content == (site.local / "train-000000.tar").read_bytes()[:2000]
     assert len(site.asked) == 1
 
@@ -225,6 +235,27 @@ def test_a_server_that_ignores_ranges_sends_each_shard_about_once(site):
         entry.read_bytes()
     assert site.sent <= 1.5 * sum(path.stat().st_size for path in site.local.glob("*.tar"))
     assert read_all(listing) == read_all(list_image_dataset(site.local))
+
+
+def test_many_threads_take_a_whole_shard_from_one_answer_and_the_user_is_told(
+    site, capsys, monkeypatch
+):
+    remote_transport.note_ignored_ranges.cache_clear()
+    path = site.local / "test-000000.tar"
+    site.version = "no range"
+    [shard] = remote_files.make_shards([remote_files.require_file(f"{site.url}/p/{path.name}")])
+    site.faults = ["slow end"]
+    written, write = [], RemoteCache.write
+    monkeypatch.setattr(
+        RemoteCache, "write", lambda *words: (written.append(words[2]), write(*words))
+    )
+    content, chunks = path.read_bytes(), range(0, path.stat().st_size, 4096)
+    found = map_in_threads(
+        lambda start: remote_files.read_shard_range(shard, start, start + 100), chunks, "", 8
+    )
+    assert found == [content[start : start + 100] for start in chunks]
+    assert len(written) <= len(chunks) + 1  # each chunk, and that of the thread that read them
+    assert capsys.readouterr().err.count("ignores ranges, so that whole files are read") == 1
 
 
 def test_a_second_process_reads_photos_from_the_local_cache(site):
@@ -368,7 +399,7 @@ def test_a_file_that_changes_with_each_answer_ends_in_one_sentence(site, monkeyp
     entry = list_pack(site).entries[0]
     path = site.folder / "p" / "train-000000.tar"
 
-    def change(file, start, stop):
+    def change(file, *arguments):
         path.write_bytes(path.read_bytes() + bytes(512))
         raise remote_transport.ChangedRemoteError(replace(file, size=file.size + 512))
 
@@ -529,6 +560,27 @@ def test_parquet_files_on_a_server_are_those_on_the_disk(site):
     local = list_image_dataset(site.folder / "train.parquet")
     assert (len(remote.entries), remote.classes) == (51, ("c0", "c1", "c2"))
     assert {e.read_bytes() for e in local.entries} <= {e.read_bytes() for e in remote.entries}
+
+
+def test_parquet_files_are_streamed_and_copied_again_if_they_have_no_version(site, monkeypatch):
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    entries = list_image_dataset(site.local).entries[:12]
+    table = {"image": [e.read_bytes() for e in entries], "label": [i % 2 for i in range(12)]}
+    path, url = site.folder / "train.parquet", f"{site.url}/train.parquet"
+    parquet.write_table(pyarrow.table(table), path, compression="none")
+    monkeypatch.setattr(remote_transport, "DOWNLOAD_BLOCK_SIZE", 4096)
+    monkeypatch.setattr(remote_files, "read_with_retries", None)
+    monkeypatch.setattr(remote_dataset, "read_whole_file", None)
+    site.version = None
+    assert {e.read_bytes() for e in list_image_dataset(url).entries} == set(table["image"])
+    table["image"].reverse()
+    parquet.write_table(pyarrow.table(table), path, compression="none")
+    monkeypatch.setattr(remote_dataset, "PROCESS_TAG", "another process")
+    listed = [entry.read_bytes() for entry in list_image_dataset(url).entries]
+    assert listed == table["image"]
 
 
 @pytest.fixture
