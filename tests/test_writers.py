@@ -89,7 +89,7 @@ ALLOWED = {
     ("data/sources/remote_cache.py", "self.find_path(file, start, stop).unlink"): CHECKED_CACHE,
     ("data/sources/remote_cache.py", "temporary.unlink"): CHECKED_CACHE,
     ("data/sources/remote_dataset.py", "path.parent.mkdir"): MAKES_FOLDER,
-    ("data/sources/remote_dataset.py", "staging.write_bytes"): STAGED,
+    ("data/sources/remote_dataset.py", "open"): STAGED,
     ("data/sources/shard_index.py", "index_file.parent.mkdir"): MAKES_FOLDER,
     ("data/thumbnails.py", "image.save"): TO_MEMORY,
     ("deploy/explain.py", "image.save"): STAGED,

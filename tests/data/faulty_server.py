@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 # of a request; there are "slow end", in three pieces, and "trickle", byte by byte, as well
 FAULTS = ("stall", "drop", "500", "503", "truncate", "wrong range", "no range")
@@ -18,14 +18,17 @@ def run_faulty_server(folder):
 
     `faults` are the faults of the next requests, one for each, "" for none; `asked` are the paths
     and ranges of all requests; `sent` is the number of bytes of all answers; `version` is a part of
-    each ETag; with a `status`, every request has this answer; `moved` are addresses by the path
-    that refers to them; each answer takes `delay` seconds, and `most_at_once` were under way.
+    each ETag, or `versions` are those of the next answers, and None is no ETag; with a `status`,
+    every request has this answer; `moved` are addresses by the path that refers to them; the path
+    `script` stands for the file that its query names as `id`; each answer takes `delay` seconds,
+    and `most_at_once` were under way.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), FaultyHandler)
     server.daemon_threads = True
     server.folder, server.faults, server.asked, server.sent = folder, [], [], 0
     server.version, server.status, server.lock = "1", 0, threading.Lock()
     server.is_over, server.moved, server.authorizations = threading.Event(), {}, []
+    server.versions, server.script = None, ""
     server.connections, server.delay, server.at_once, server.most_at_once = set(), 0.0, 0, 0
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -73,6 +76,8 @@ class FaultyHandler(BaseHTTPRequestHandler):
         if fault == "drop":
             self.close_connection = True
             return
+        if path == site.script:
+            path = dict(parse_qsl(urlsplit(self.path).query)).get("id", "")
         file = site.folder / path.lstrip("/")
         if not file.is_file():
             self.send_error(404)
@@ -93,7 +98,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start + moved}-{stop - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("ETag", f'"{md5(content).hexdigest()}-{site.version}"')
+        version = next(site.versions) if site.versions else site.version
+        if version is not None:
+            self.send_header("ETag", f'"{md5(content).hexdigest()}-{version}"')
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         body = content[start:stop]

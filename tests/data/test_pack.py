@@ -329,6 +329,13 @@ def test_a_damaged_index_is_named(tmp_path, folder, position):
         lambda f, a: f.update(classes=[]),
         lambda f, a: f.update(split_source="rumour"),
         lambda f, a: f.pop("notes"),
+        lambda f, a: f.update(notes=["\x1b[2Jwiped"]),
+        lambda f, a: f.update(notes=[7]),
+        lambda f, a: f.update(dev_share="x"),
+        lambda f, a: f.update(dev_share=7.0),
+        lambda f, a: f.update(white_level=None),
+        lambda f, a: f.update(white_level=-1),
+        lambda f, a: f.update(stored_side=True),
         lambda f, a: a.update(names=a["names"] // 16),  # control characters
         lambda f, a: a["places"].__setitem__((0, 1), -1),
         lambda f, a: a["places"].__setitem__((0, 2), 2**40),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from residua.data.sources.groups import describe_separated_groups, list_separated_groups
 from residua.data.sources.huggingface_files import (
     find_parquet_files,
+    find_rows_without_bytes,
     is_image_bytes_type,
     is_saved_dataset,
     list_save_marker_paths,
@@ -62,6 +63,7 @@ class ImageColumn:
             table = table.cast_column(column, datasets.Image(decode=False))
         self.table, self.column, self.allowed_folders = table, column, allowed_folders
         self.size_and_mtime = stat_table_files(table)
+        self.rows_elsewhere = find_rows_without_bytes(table, column)
 
     def read_row_bytes(self, row: int) -> bytes:
         """Read the encoded image in a row, or in the file that the row names.
@@ -197,7 +199,7 @@ def make_row_entries(labelled: LabelledSplit, label_by_name: dict[str, int]) -> 
             f"{escape_unprintable(labelled.name)}/{row}",
             label_by_name[text],
             labelled.split,
-            labelled.images.size_and_mtime,
+            (0, 0) if row in labelled.images.rows_elsewhere else labelled.images.size_and_mtime,
             embedded_file=ImageRow(labelled.images, row),
             group=group,
         )

@@ -192,3 +192,19 @@ def stat_table_files(table: "Dataset") -> tuple[int, int]:
         return 0, 0
     sizes, times = [stat.st_size for stat in stats], [stat.st_mtime_ns for stat in stats]
     return sum(sizes), max(times, default=0)
+
+
+def find_rows_without_bytes(table: "Dataset", column: str) -> frozenset[int]:
+    """Find the rows that name a file instead of holding an image.
+
+    The file may change while the table stays the same.
+    """
+    from pyarrow import compute, types
+
+    values = table.data.column(column)
+    if not types.is_struct(values.type):
+        return frozenset()
+    are_missing = compute.is_null(compute.struct_field(values, "bytes")).to_numpy()
+    if table._indices is not None:  # of a table whose rows were chosen or moved
+        are_missing = are_missing[table._indices.column(0).to_numpy()]
+    return frozenset(are_missing.nonzero()[0].tolist())

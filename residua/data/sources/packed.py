@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from residua.config.model import MAX_WHITE_LEVEL
 from residua.data.checked_arrays import Arrays, decode_checked_arrays, decode_texts, encode_texts
 from residua.data.sources.listing import (
     EmbeddedFile,
@@ -27,6 +28,7 @@ PACK_INDEX = "index.residua"
 UNFINISHED_FOLDER = ".packing"  # in a folder that is not packed completely
 SPLIT_CODES: tuple[OptionalSplit, ...] = ("", "train", "dev", "test")
 MAX_INDEX_BYTES = 2**32
+MAX_STORED_SIDE = 2**16
 
 
 class PackedShard(NamedTuple):
@@ -202,12 +204,8 @@ def decode_pack_index(content: bytes) -> PackIndex:
         index = build_pack_index(facts, arrays)
         count = len(index.labels)
         is_consistent = (
-            isinstance(facts["classes"], list)
-            and all(isinstance(name, str) for name in facts["classes"])
-            and all(str(t).isprintable() for t in (*facts["classes"], *index.names, *index.groups))
-            and facts["split_source"] in get_args(SplitSource)
-            and isinstance(facts["notes"], list)
-            and isinstance(facts["stored_side"], int)
+            are_valid_facts(facts)
+            and all(text.isprintable() for text in (*index.names, *index.groups))
             and index.places.shape == (count, 3)
             and index.digests.shape == (count, 32)
             and index.splits.shape == index.labels.shape == index.are_images.shape == (count,)
@@ -229,6 +227,22 @@ def decode_pack_index(content: bytes) -> PackIndex:
     if not is_consistent:
         raise ValueError("the index contradicts itself")
     return index
+
+
+def are_valid_facts(facts: dict[str, Any]) -> bool:
+    """Return whether the facts of an index have the types and the ranges that they can have."""
+    texts, share = [facts["classes"], facts["notes"]], facts["dev_share"]
+    return (
+        all(isinstance(lines, list) for lines in texts)
+        and all(isinstance(line, str) and line.isprintable() for lines in texts for line in lines)
+        and facts["split_source"] in get_args(SplitSource)
+        and type(share) in (int, float)  # not bool
+        and 0 <= share < 1
+        and all(
+            type(facts[key]) is int and 0 <= facts[key] <= stop
+            for key, stop in (("white_level", MAX_WHITE_LEVEL), ("stored_side", MAX_STORED_SIDE))
+        )
+    )
 
 
 def is_within(values: NDArray[np.integer[Any]], stop: int) -> bool:

@@ -15,6 +15,7 @@ from residua.data.sources.remote_files import RemoteFile, list_fetched_ranges
 from residua.data.sources.remote_retries import shared_reads
 from residua.data.sources.remote_transport import (
     ChangedRemoteError,
+    IgnoredRangeError,
     PassingError,
     RemoteObject,
     iter_remote_range,
@@ -23,6 +24,7 @@ from residua.errors import DataError
 
 AHEAD_THREADS = 32  # our choice: at 50 ms for an answer, 640 photos a second
 AHEAD_PHOTOS = 256  # that are fetched before they are needed
+whole_files: set[str] = set()  # addresses of files that their servers send whole
 
 
 class ReadAhead:
@@ -57,16 +59,18 @@ def fetch_into_cache(file: RemoteFile) -> None:
     cache, shard = get_remote_cache(), file.shard
     with suppress(PassingError, ChangedRemoteError, DataError):
         for first, last in list_fetched_ranges(shard, file.offset, file.offset + file.length):
-            if not cache.holds(shard.file, first, last):
+            if shard.file.url not in whole_files and not cache.holds(shard.file, first, last):
                 key = shard.file.url, first, last
                 shared_reads.try_reading(key, partial(fetch_range, shard.file, first, last))
 
 
 def fetch_range(file: RemoteObject, start: int, stop: int) -> bytes:
     """Fetch a range once, and keep it; PassingError if that does not succeed."""
-    blocks = list(iter_remote_range(file, start, stop))
-    if not blocks or blocks[0][0] != start:
-        raise PassingError("the server ignores ranges")
-    content = b"".join(block for _, block in blocks)[: stop - start]
+    try:
+        blocks = list(iter_remote_range(file, start, stop, lambda: False))
+    except IgnoredRangeError as error:
+        whole_files.add(file.url)
+        raise PassingError("the server ignores ranges") from error
+    content = b"".join(block for _, block in blocks)
     get_remote_cache().write(file, start, content)
     return content

@@ -18,7 +18,7 @@ from threading import Lock
 from residua.cache_folder import get_cache_dir
 from residua.data.checksums import compute_sha256
 from residua.data.sources.remote_transport import RemoteObject
-from residua.data.sources.remote_urls import show_url
+from residua.data.sources.remote_urls import identify_url
 from residua.data.space import free_disk_bytes
 from residua.errors import UsageError
 
@@ -29,6 +29,8 @@ TOUCH_SECONDS = 60.0  # between notes that a file is still in use
 KEPT_SHARE = 0.9  # of the limit, when files are deleted, so that this is seldom done
 OLD_SECONDS = 3600.0  # after which a temporary file was left by a killed process
 PAUSE_SECONDS = 60.0  # without writing, after the disk was full
+MEASURED_SHARE = 0.05  # of the limit, after whose writing the folder is measured again
+PROCESS_TAG = os.urandom(16).hex()  # in place of the version of a file that has none
 
 
 class RemoteCache:
@@ -38,6 +40,7 @@ class RemoteCache:
         self.folder, self.limit = folder, limit
         self.lock = Lock()
         self.used = measure_folder(folder) if limit else 0
+        self.unmeasured = 0  # bytes that were written since the folder was measured
         self.paused_until = 0.0
 
     def read(self, file: RemoteObject, start: int, stop: int) -> bytes | None:
@@ -82,21 +85,29 @@ class RemoteCache:
             self.find_path(file, start, stop).unlink()
 
     def find_path(self, file: RemoteObject, start: int, stop: int) -> Path:
-        """Return the path of a range; it depends on the file's version, and on no signature."""
-        key = compute_sha256(f"{show_url(file.url)} {file.size} {file.tag}".encode())[:32]
+        """Return the path of a range; it depends on the file's version, and on no signature.
+
+        A file without a version may be another one in the next process, which does not find it.
+        """
+        version = file.tag or PROCESS_TAG
+        key = compute_sha256(f"{identify_url(file.url)} {file.size} {version}".encode())[:32]
         return self.folder / key / f"{start}-{stop}"
 
     def make_room(self, size: int) -> None:
         """Delete the ranges that were used least recently, if the cache is full with `size` more.
 
-        Other processes write to the cache, too, so that it is measured again.
+        Other processes write to the cache, too, so that it is measured again and again.
         """
         with self.lock:
             self.used += size
-            if self.used <= self.limit:
+            self.unmeasured += size
+            if self.used <= self.limit and self.unmeasured < MEASURED_SHARE * self.limit:
                 return
             files = list_cached_ranges(self.folder)
+            self.unmeasured = 0
             self.used = size + sum(bytes_ for _, bytes_, _ in files)
+            if self.used <= self.limit:
+                return
             for _, bytes_, path in files:
                 if self.used <= KEPT_SHARE * self.limit:
                     break

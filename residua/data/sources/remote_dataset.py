@@ -6,7 +6,7 @@ them, and into the local cache if they fit.
 """
 
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from residua.cache_folder import get_cache_dir
@@ -21,6 +21,7 @@ from residua.data.sources.packed import (
     decode_pack_index,
     make_packed_listing,
 )
+from residua.data.sources.remote_cache import PROCESS_TAG
 from residua.data.sources.remote_files import (
     RemoteFile,
     RemoteReader,
@@ -32,12 +33,18 @@ from residua.data.sources.remote_files import (
     read_with_retries,
     require_file,
 )
-from residua.data.sources.remote_transport import ChangedRemoteError, RemoteObject
+from residua.data.sources.remote_retries import try_again
+from residua.data.sources.remote_transport import (
+    ChangedRemoteError,
+    RemoteObject,
+    iter_remote_range,
+)
 from residua.data.sources.remote_urls import (
     expand_urls,
     get_url_folder,
     get_url_path,
     get_url_suffix,
+    identify_url,
     join_url,
     show_location,
     show_url,
@@ -56,6 +63,7 @@ from residua.files import atomic_write
 
 MAX_CLASS_LIST_BYTES = 2**26
 WAITING_THREADS = 16  # more than there are cores, because they wait for the server
+copied_versions: dict[Path, str] = {}  # of parquet files, by this process
 LAST_URL_PARTS = 2  # of a shard's address, that are its name: its folder may name its split
 
 
@@ -146,6 +154,8 @@ def name_shards(urls: list[str]) -> list[str]:
     names = [escape_unprintable("/".join(path.parts[-parts:])) for path in paths]
     if len(set(names)) < len(names):
         names = [escape_unprintable(show_url(url)) for url in urls]
+    if len(set(names)) < len(names):  # they differ in their queries, which may hold a secret
+        names = [f"{name}-{number}" for number, name in enumerate(names)]
     return names
 
 
@@ -154,7 +164,7 @@ def read_remote_contents(shard: RemoteShard, name: str) -> ShardContents:
     stamp = make_stamp(shard.file)
     try:
         samples, problems = load_or_list_remote_samples(
-            show_url(shard.file.url),
+            identify_url(shard.file.url),
             stamp,
             lambda: RemoteReader(shard),
             lambda offset, length: RemoteFile(shard, offset, length),
@@ -182,15 +192,42 @@ def read_remote_class_list(url: str) -> tuple[str, ...]:
 
 
 def list_remote_parquet(location: str, urls: list[str]) -> ImageListing:
-    """Copy parquet files into the cache, and list their images from there."""
+    """Copy parquet files into the cache, and list their images from there.
+
+    The copies stay until the cache is emptied, and do not count in the limit of what is read from
+    servers.  Files without a version are copied again by each process.
+    """
     files = map_in_threads(require_file, urls, "finding", WAITING_THREADS)
-    facts = [[show_url(file.url), file.size, file.tag] for file in files]
+    facts = [[identify_url(file.url), file.size, file.tag] for file in files]
     folder = get_cache_dir() / "datasets" / f"remote-{compute_sha256(str(facts).encode())[:32]}"
     names = [name.replace("/", "-") for name in name_shards(urls)]
     for file, name in zip(files, names, strict=True):
         path = folder / name
-        if not (path.is_file() and path.stat().st_size == file.size):
+        version = file.tag or PROCESS_TAG
+        is_kept = path.is_file() and path.stat().st_size == file.size
+        if not is_kept or copied_versions.get(path, file.tag) != version:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as staging:
-                staging.write_bytes(read_whole_file(file))
+                copy_remote_file(file, staging)
+            copied_versions[path] = version
     return replace(list_huggingface_dataset(str(folder)), location=show_location(location))
+
+
+def copy_remote_file(file: RemoteObject, path: Path) -> None:
+    """Copy a file of a server to the disk, block by block; an interrupted answer is gone on with.
+
+    Raises DataError if the server refuses, brings nothing for too long, or has another file now.
+    """
+    with open(path, "wb") as handle:
+
+        def copy_rest() -> None:
+            if handle.tell() == file.size:
+                return
+            for position, block in iter_remote_range(file, handle.tell(), file.size):
+                skipped = handle.tell() - position  # if the server begins with the first byte again
+                handle.write(block[skipped:] if 0 <= skipped < len(block) else b"")
+
+        try:
+            try_again(file.url, copy_rest, handle.tell)
+        except ChangedRemoteError as error:
+            raise make_changed_error(file) from error

@@ -3,13 +3,20 @@
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 from residua.data.checksums import compute_sha256
 from residua.data.sources.remote_cache import get_remote_cache
-from residua.data.sources.remote_retries import read_patience, shared_reads, try_again
+from residua.data.sources.remote_retries import (
+    WholeFileClaim,
+    read_patience,
+    shared_reads,
+    try_again,
+)
 from residua.data.sources.remote_transport import (
     ChangedRemoteError,
+    IgnoredRangeError,
     RemoteObject,
     find_remote_object,
     iter_remote_range,
@@ -19,6 +26,7 @@ from residua.errors import DataError
 
 FIRST_PATIENCE = 30.0  # seconds at most, when a server is asked for the first time
 CHUNK_BYTES = 2**20  # the unit of reading and of the cache; our choice
+READ_ATTEMPTS = 4  # of a photo whose digest is known, while the file on the server changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +54,24 @@ class RemoteFile:
     def read_bytes(self) -> bytes:
         """Read the encoded image; raises DataError if the server does not give it."""
         stop = self.offset + self.length
-        try:
-            content = read_shard_range(self.shard, self.offset, stop)
+        file = self.shard.file
+        for _ in range(READ_ATTEMPTS):
+            try:
+                if file is self.shard.file:
+                    content = read_shard_range(self.shard, self.offset, stop)
+                else:
+                    content = read_with_retries(file, self.offset, stop)
+            except ChangedRemoteError as error:
+                if not self.digest or error.now.size < stop:
+                    raise make_changed_error(self.shard.file) from error
+                # Perhaps it was only copied there again, or copies on several servers have versions
+                # of their own: the digest decides.
+                file = replace(error.now, tag="")
+                continue
             if not self.digest or compute_sha256(content) == self.digest:
                 return content
             forget_shard_range(self.shard, self.offset, stop)
-            content = read_shard_range(self.shard, self.offset, stop)
-        except ChangedRemoteError as error:
-            if not self.digest or error.now.size < stop:
-                raise make_changed_error(self.shard.file) from error
-            # Perhaps it was only copied there again: the digest decides.
-            content = read_with_retries(error.now, self.offset, stop)
-        if self.digest and compute_sha256(content) != self.digest:
-            raise make_changed_error(self.shard.file)
-        return content
+        raise make_changed_error(self.shard.file)
 
 
 def make_changed_error(file: RemoteObject) -> DataError:
@@ -99,31 +111,39 @@ def read_and_keep(shard: RemoteShard, start: int, stop: int) -> bytes:
     cache = get_remote_cache()
 
     def read_missing() -> bytes:
-        content = cache.read(shard.file, start, stop)
-        if content is None:
-            content = read_with_retries(shard.file, start, stop, keeps_chunks=shard.in_chunks)
-            cache.write(shard.file, start, content)
-        return content
+        with closing(WholeFileClaim(shard.file.url)) as claim:
+            while (content := cache.read(shard.file, start, stop)) is None:
+                try:
+                    content = read_with_retries(
+                        shard.file, start, stop, claim if shard.in_chunks else None
+                    )
+                except IgnoredRangeError:
+                    claim.wait()
+                    continue
+                cache.write(shard.file, start, content)
+                break
+            return content
 
     return shared_reads.read((shard.file.url, start, stop), read_missing)
 
 
 def read_with_retries(
-    file: RemoteObject, start: int, stop: int, *, keeps_chunks: bool = False
+    file: RemoteObject, start: int, stop: int, claim: WholeFileClaim | None = None
 ) -> bytes:
     """Read a range from the server; what an interrupted answer brought is not asked for again.
 
-    A server that ignores ranges sends the whole file: with `keeps_chunks`, all its chunks are kept
-    in the cache.  Raises ChangedRemoteError, or DataError if the server refuses, or brings nothing
-    for too long.
+    A server that ignores ranges sends the whole file: with a `claim`, all its chunks are kept in
+    the cache, and IgnoredRangeError is raised while another thread reads it.  Raises
+    ChangedRemoteError, or DataError if the server refuses, or brings nothing for too long.
     """
     received = bytearray()
 
     def read_rest() -> bytes:
         if len(received) == stop - start:  # an answer broke off after what was needed
             return bytes(received)
-        keeper = ChunkKeeper(file) if keeps_chunks else None
-        for position, block in iter_remote_range(file, start + len(received), stop):
+        keeper = ChunkKeeper(file) if claim else None
+        takes_whole = claim.take if claim else lambda: True
+        for position, block in iter_remote_range(file, start + len(received), stop, takes_whole):
             skipped = start + len(received) - position
             if 0 <= skipped < len(block):
                 received.extend(block[skipped:][: stop - start - len(received)])

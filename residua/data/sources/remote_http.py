@@ -10,6 +10,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import BytesIO
 from netrc import NetrcParseError, netrc
@@ -18,9 +19,11 @@ from urllib.error import HTTPError
 from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from residua.downloads import make_ssl_context, open_url, quote_url
+from residua.data.sources.remote_urls import split_query
+from residua.downloads import make_ssl_context, open_url, quote_url, tell_user
 
 IDLE_SECONDS = 20.0  # after which a connection is not used again; servers close them
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 MAX_IDLE = 64  # connections to one server
 Server = tuple[int, str, str]  # this process, since a child must not use its parent's connections
 
@@ -132,9 +135,31 @@ def uses_proxy(parts: SplitResult) -> bool:
 
 
 def find_login(parts: SplitResult) -> tuple[str, str] | None:
-    """Return the name and the password that ~/.netrc has for the server of a URL."""
-    try:
-        known = netrc().authenticators(parts.hostname or "")
-    except (OSError, NetrcParseError):  # there is none
+    """Return the name and the password that ~/.netrc has for the server of a URL.
+
+    They go only to a server that is named there, over https or within this machine, and not beside
+    an address that is signed.
+    """
+    host = parts.hostname or ""
+    is_private = parts.scheme.lower() == "https" or host in LOOPBACK_HOSTS
+    _, signature = split_query(parts.geturl())
+    if not is_private or signature:
         return None
+    known = read_logins().get(host)
     return (known[0], known[2] or "") if known else None
+
+
+def read_logins() -> dict[str, tuple[str, str, str]]:
+    """Read the names and the passwords by server; says once if the file cannot be read."""
+    try:
+        return dict(netrc().hosts)
+    except FileNotFoundError:
+        return {}
+    except (OSError, NetrcParseError, UnicodeDecodeError) as error:
+        note_unreadable_logins(" ".join(str(error).split()))
+        return {}
+
+
+@cache
+def note_unreadable_logins(reason: str) -> None:
+    tell_user(f"~/.netrc cannot be read ({reason}), and no password is sent: correct the file")

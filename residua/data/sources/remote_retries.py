@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, wait
 from threading import Lock
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from residua.data.sources.remote_transport import PassingError
@@ -88,6 +88,34 @@ class SharedReads:
 
 
 shared_reads = SharedReads()
+
+
+class WholeFileClaim:
+    """The right to read a whole file from a server that ignores ranges; one thread has it."""
+
+    locks: ClassVar[dict[str, Lock]] = {}
+
+    def __init__(self, url: str) -> None:
+        self.url, self.is_held = url, False
+        self.lock = self.locks.setdefault(url, Lock())
+
+    def take(self) -> bool:
+        """Take the right unless another thread has it; return whether it is held now."""
+        self.is_held = self.is_held or self.lock.acquire(blocking=False)
+        return self.is_held
+
+    def wait(self) -> None:
+        """Wait until the right is held; StoppedReadError once nobody needs the result."""
+        while not self.is_held:
+            if get_stop_event().is_set():
+                raise StoppedReadError(self.url)
+            self.is_held = self.lock.acquire(timeout=STOP_SECONDS)
+
+    def close(self) -> None:
+        """Give the right to the next thread."""
+        if self.is_held:
+            self.is_held = False
+            self.lock.release()
 
 
 def try_again(

@@ -7,10 +7,10 @@ the size and version of the file.
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from http.client import HTTPResponse, InvalidURL
 from ssl import SSLCertVerificationError
 from typing import Any
@@ -27,6 +27,7 @@ from residua.downloads import (
     describe_network_error,
     is_offline,
     read_content_length,
+    tell_user,
 )
 from residua.errors import DataError, UsageError
 from residua.extras import require_extra
@@ -68,6 +69,10 @@ class ChangedRemoteError(Exception):
         self.now = now
 
 
+class IgnoredRangeError(Exception):
+    """The server sends a whole file in place of a range, and the caller does not take it."""
+
+
 def is_http_url(url: str) -> bool:
     return urlsplit(url).scheme.lower() in HTTP_SCHEMES
 
@@ -98,12 +103,14 @@ def find_remote_object(url: str) -> RemoteObject | None:
         raise translate_network_error(url, error) from error
 
 
-def iter_remote_range(file: RemoteObject, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+def iter_remote_range(
+    file: RemoteObject, start: int, stop: int, takes_whole: Callable[[], bool] = lambda: True
+) -> Iterator[tuple[int, bytes]]:
     """Yield the bytes from `start` to `stop` in blocks, each with its position.
 
     A server that ignores ranges sends the whole file: then the positions begin at 0, and go on to
-    the end of the file.  Raises PassingError, ChangedRemoteError, or DataError if the server
-    refuses.
+    the end of the file.  Raises PassingError, ChangedRemoteError, DataError if the server refuses,
+    and IgnoredRangeError if the server sends the whole file and `takes_whole()` is false.
     """
     require_network(file.url)
     if not file.is_http:
@@ -114,6 +121,10 @@ def iter_remote_range(file: RemoteObject, start: int, stop: int) -> Iterator[tup
             now = describe_response(file.url, response)
             if now.size != file.size or (now.tag != file.tag and now.tag and file.tag):
                 raise ChangedRemoteError(now)
+            if response.status != 206 and stop - start < file.size:
+                note_ignored_ranges(urlsplit(file.url).netloc)
+                if not takes_whole():
+                    raise IgnoredRangeError(file.url)
             position = find_first_position(response, start)
             end = stop if response.status == 206 else file.size
             deadline = time.monotonic() + SILENT_SECONDS + (end - position) / MIN_BYTES_PER_SECOND
@@ -137,6 +148,15 @@ def iter_remote_range(file: RemoteObject, start: int, stop: int) -> Iterator[tup
         raise translate_http_error(file.url, error) from error
     except NETWORK_ERRORS as error:
         raise translate_network_error(file.url, error) from error
+
+
+@cache
+def note_ignored_ranges(server: str) -> None:
+    """Say once for each server that it costs more bytes than it need."""
+    tell_user(
+        f"{server} ignores ranges, so that whole files are read from it: put the data on a server "
+        "that answers ranges with HTTP 206, or copy it to this machine"
+    )
 
 
 def describe_response(url: str, response: HTTPResponse) -> RemoteObject:

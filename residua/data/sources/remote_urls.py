@@ -3,14 +3,38 @@
 import re
 from itertools import product
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from residua.data.checksums import compute_sha256
 from residua.errors import UsageError
 
 HTTP_SCHEMES = ("http", "https")
 STORAGE_SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "oss", "memory")  # of fsspec
 URL_SEPARATOR = "::"  # between several addresses, as in WebDataset
 MAX_URLS = 100_000
+SIGNATURE_WORDS: tuple[str, ...] = (
+    "signature",
+    "credential",
+    "token",
+    "expires",
+    "policy",
+    "accessid",
+)
+SIGNATURE_WORDS += ("accesskeyid", "key-pair-id", "secret", "password")  # in names of parameters
+SIGNATURE_PREFIXES = ("x-amz-", "x-goog-", "x-oss-")
+SAS_NAMES: tuple[str, ...] = (
+    "sig",
+    "sv",
+    "se",
+    "st",
+    "sr",
+    "sp",
+    "spr",
+    "sip",
+    "ss",
+    "srt",
+)  # of Azure
+SAS_NAMES += ("skoid", "sktid", "skt", "ske", "sks", "skv")
 RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})\}")
 CHOICE = re.compile(r"\{([^{}]+)\}")
 
@@ -87,6 +111,31 @@ def get_url_folder(url: str) -> str:
     """Return the address of the folder that holds a file; a query is kept."""
     parts = urlsplit(url)
     return parts._replace(path=parts.path.rpartition("/")[0]).geturl()
+
+
+def split_query(url: str) -> tuple[list[str], list[str]]:
+    """Split the query of an address: what names the file, and what signs the address."""
+    parameters = [text for text in urlsplit(url).query.split("&") if text]
+    names = [unquote(text.partition("=")[0]).lower() for text in parameters]
+    is_sas = "sig" in names
+    signs = [
+        name.startswith(SIGNATURE_PREFIXES)
+        or any(word in name for word in SIGNATURE_WORDS)
+        or (is_sas and name in SAS_NAMES)
+        for name in names
+    ]
+    pairs = list(zip(parameters, signs, strict=True))
+    return [text for text, is_signing in pairs if not is_signing], [t for t, s in pairs if s]
+
+
+def identify_url(url: str) -> str:
+    """Return the text that stands for the file of an address, whatever token signs it.
+
+    The query is hashed, since it may hold a secret.
+    """
+    naming, _ = split_query(url)
+    query = f"?{compute_sha256('&'.join(naming).encode())[:32]}" if naming else ""
+    return show_url(url) + query
 
 
 def show_url(url: str) -> str:

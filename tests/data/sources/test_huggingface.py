@@ -443,6 +443,31 @@ def test_the_images_of_a_parquet_file_are_hashed_once(tmp_path, monkeypatch):
     assert hash_listing(list_huggingface_dataset(str(path))) == first
 
 
+def test_an_image_file_that_a_row_names_may_be_edited(tmp_path, monkeypatch):
+    mine = tmp_path / "hub" / "mine.png"
+    mine.parent.mkdir()
+    make_picture(1).save(mine)
+    monkeypatch.setattr(
+        "residua.data.sources.huggingface.list_huggingface_cache_folders",
+        lambda: [mine.parent.resolve()],
+    )
+    images = [
+        *({"bytes": content, "path": None} for content in make_png_files(2)),
+        {"bytes": None, "path": str(mine)},
+    ]
+    path = tmp_path / "d.parquet"
+    parquet.write_table(pa.table({"image": images, "label": [i % 3 for i in range(7)]}), path)
+    hash_listing(list_image_dataset(path))
+    age_cached_tables(tmp_path)
+    first = hash_listing(list_image_dataset(path))
+    make_picture(2).save(mine)
+    list_huggingface_cached.cache_clear()
+    hash_listing.cache_clear()
+    get_index.cache_clear()
+    second = hash_listing(list_image_dataset(path))
+    assert (second[:6], second[6] != first[6]) == (first[:6], True)
+
+
 def age_cached_tables(folder):
     """Digests of files that were just written are not kept."""
     for file in folder.rglob("*.arrow"):

@@ -1,6 +1,7 @@
 """Data sets on servers: the same photos as on disk, whatever the server does, or one sentence."""
 
 import errno
+import itertools
 import random
 import shutil
 import tarfile
@@ -10,6 +11,7 @@ from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -21,12 +23,23 @@ from residua.config.model import ImagePreprocessing
 from residua.data.image_cache import hash_listing, load_or_decode_images
 from residua.data.pack import pack_dataset
 from residua.data.pack_plan import PackOptions
-from residua.data.sources import remote_cache, remote_files, remote_retries, remote_transport
+from residua.data.sources import (
+    remote_cache,
+    remote_dataset,
+    remote_files,
+    remote_retries,
+    remote_transport,
+)
 from residua.data.sources.packed import PACK_INDEX
 from residua.data.sources.remote_cache import RemoteCache, list_cached_ranges, open_remote_cache
-from residua.data.sources.remote_http import pool
+from residua.data.sources.remote_http import find_login, note_unreadable_logins, pool
 from residua.data.sources.remote_transport import RemoteObject
-from residua.data.sources.remote_urls import expand_urls, is_remote_url, show_url
+from residua.data.sources.remote_urls import (
+    expand_urls,
+    identify_url,
+    is_remote_url,
+    show_url,
+)
 from residua.data.sources.resolve import list_image_dataset
 from residua.data.streamed_images import FilledTensor
 from residua.data.threads import map_in_threads
@@ -158,13 +171,17 @@ def test_an_interrupted_answer_goes_on_where_it_broke_off(site):
     assert [range_ for _, range_ in site.asked] == ["bytes=0-3999", "bytes=2000-3999"]
 
 
+def make_claim(file):
+    return remote_retries.WholeFileClaim(file.url)
+
+
 @pytest.mark.parametrize("in_chunks", [False, True])
 def test_an_answer_that_is_slow_but_complete_is_used(site, monkeypatch, in_chunks):
     monkeypatch.setattr(remote_transport, "MIN_BYTES_PER_SECOND", 1e9)
     file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
     site.asked.clear()
     site.faults = ["slow end"]
-    content = remote_files.read_with_retries(file, 0, 4000, keeps_chunks=in_chunks)
+    content = remote_files.read_with_retries(file, 0, 4000, make_claim(file) if in_chunks else None)
     assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
     assert len(site.asked) == 1
 
@@ -175,7 +192,7 @@ def test_an_answer_that_breaks_off_after_what_was_needed_is_not_asked_for_again(
     site.version = "no range"
     site.faults = ["truncate"]
     file = replace(file, tag="")
-    content = remote_files.read_with_retries(file, 0, 2000, keeps_chunks=True)
+    content = remote_files.read_with_retries(file, 0, 2000, make_claim(file))
     assert content == (site.local / "train-000000.tar").read_bytes()[:2000]
     assert len(site.asked) == 1
 
@@ -218,6 +235,27 @@ def test_a_server_that_ignores_ranges_sends_each_shard_about_once(site):
         entry.read_bytes()
     assert site.sent <= 1.5 * sum(path.stat().st_size for path in site.local.glob("*.tar"))
     assert read_all(listing) == read_all(list_image_dataset(site.local))
+
+
+def test_many_threads_take_a_whole_shard_from_one_answer_and_the_user_is_told(
+    site, capsys, monkeypatch
+):
+    remote_transport.note_ignored_ranges.cache_clear()
+    path = site.local / "test-000000.tar"
+    site.version = "no range"
+    [shard] = remote_files.make_shards([remote_files.require_file(f"{site.url}/p/{path.name}")])
+    site.faults = ["slow end"]
+    written, write = [], RemoteCache.write
+    monkeypatch.setattr(
+        RemoteCache, "write", lambda *words: (written.append(words[2]), write(*words))
+    )
+    content, chunks = path.read_bytes(), range(0, path.stat().st_size, 4096)
+    found = map_in_threads(
+        lambda start: remote_files.read_shard_range(shard, start, start + 100), chunks, "", 8
+    )
+    assert found == [content[start : start + 100] for start in chunks]
+    assert len(written) <= len(chunks) + 1  # each chunk, and that of the thread that read them
+    assert capsys.readouterr().err.count("ignores ranges, so that whole files are read") == 1
 
 
 def test_a_second_process_reads_photos_from_the_local_cache(site):
@@ -272,6 +310,15 @@ def test_what_is_used_stays_longest_in_the_cache(tmp_path, monkeypatch):
     assert cache.read(files[1], 0, 200) is None
 
 
+def test_caches_of_several_processes_stay_within_one_limit(tmp_path):
+    caches = [RemoteCache(tmp_path, 100_000) for _ in range(4)]
+    for number in range(400):
+        file = RemoteObject(f"https://h/{number}", 1000, "a")
+        caches[number % 4].write(file, 0, bytes(1000))
+    kept = sum(size for _, size, _ in list_cached_ranges(tmp_path))
+    assert 50_000 < kept < 125_000
+
+
 def test_a_full_disk_is_said_and_the_run_goes_on(site, monkeypatch, capsys):
     listing = list_pack(site)
 
@@ -317,6 +364,48 @@ def test_a_pack_whose_shard_grew_meanwhile_is_read_to_its_end(site):
     path = site.local / "train-000000.tar"
     path.write_bytes(path.read_bytes() + bytes(512))
     assert read_all(listing) == expected
+
+
+@pytest.mark.parametrize("version", ["1", None])
+def test_shards_that_differ_only_in_the_query_are_not_mixed(site, version):
+    local = [list_image_dataset(path) for path in sorted(site.local.glob("train-*.tar"))[:2]]
+    for number in (0, 1):
+        path = site.local / f"train-00000{number}.tar"
+        path.write_bytes(path.read_bytes() + bytes(20_000 - path.stat().st_size))
+    site.version, site.script = version, "/get.tar"
+    listing = list_image_dataset(f"{site.url}/get.tar?token=s3&id=p/train-{{000000..000001}}.tar")
+    contents = [entry.read_bytes() for entry in listing.entries]
+    assert contents == [entry.read_bytes() for one in local for entry in one.entries]
+    assert len({entry.name for entry in listing.entries}) == len(listing.entries)
+
+
+def test_a_file_without_a_version_is_not_taken_from_the_cache_of_another_process(site, monkeypatch):
+    site.version = None
+    path = site.local / "train-000000.tar"
+    first = read_all(list_image_dataset(f"{site.url}/p/train-000000.tar"))
+    path.write_bytes(path.read_bytes().replace(b"IEND", b"IENX"))
+    monkeypatch.setattr(remote_cache, "PROCESS_TAG", "another process")
+    start_new_process()
+    assert read_all(list_image_dataset(f"{site.url}/p/train-000000.tar")) != first
+
+
+def test_copies_of_a_pack_with_versions_of_their_own_are_one_data_set(site):
+    listing, expected = list_pack(site), read_all(list_image_dataset(site.local))
+    site.versions = itertools.cycle("abc")
+    assert read_all(listing) == expected
+
+
+def test_a_file_that_changes_with_each_answer_ends_in_one_sentence(site, monkeypatch):
+    entry = list_pack(site).entries[0]
+    path = site.folder / "p" / "train-000000.tar"
+
+    def change(file, *arguments):
+        path.write_bytes(path.read_bytes() + bytes(512))
+        raise remote_transport.ChangedRemoteError(replace(file, size=file.size + 512))
+
+    monkeypatch.setattr(remote_files, "iter_remote_range", change)
+    with pytest.raises(DataError, match="was changed on the server while it was in use"):
+        entry.read_bytes()
 
 
 def test_a_shard_of_another_size_than_its_index_says_is_refused(site):
@@ -473,6 +562,27 @@ def test_parquet_files_on_a_server_are_those_on_the_disk(site):
     assert {e.read_bytes() for e in local.entries} <= {e.read_bytes() for e in remote.entries}
 
 
+def test_parquet_files_are_streamed_and_copied_again_if_they_have_no_version(site, monkeypatch):
+    pytest.importorskip("datasets")
+    import pyarrow
+    from pyarrow import parquet
+
+    entries = list_image_dataset(site.local).entries[:12]
+    table = {"image": [e.read_bytes() for e in entries], "label": [i % 2 for i in range(12)]}
+    path, url = site.folder / "train.parquet", f"{site.url}/train.parquet"
+    parquet.write_table(pyarrow.table(table), path, compression="none")
+    monkeypatch.setattr(remote_transport, "DOWNLOAD_BLOCK_SIZE", 4096)
+    monkeypatch.setattr(remote_files, "read_with_retries", None)
+    monkeypatch.setattr(remote_dataset, "read_whole_file", None)
+    site.version = None
+    assert {e.read_bytes() for e in list_image_dataset(url).entries} == set(table["image"])
+    table["image"].reverse()
+    parquet.write_table(pyarrow.table(table), path, compression="none")
+    monkeypatch.setattr(remote_dataset, "PROCESS_TAG", "another process")
+    listed = [entry.read_bytes() for entry in list_image_dataset(url).entries]
+    assert listed == table["image"]
+
+
 @pytest.fixture
 def storage(site):
     """The pack in the memory of fsspec, in place of a storage server such as S3."""
@@ -556,6 +666,18 @@ def test_texts_that_are_addresses():
     assert show_url("https://h/a.tar?sig=1") == "https://h/a.tar"
 
 
+def test_a_file_is_identified_by_its_address_without_what_signs_it():
+    signed = (
+        "X-Amz-Signature=1&X-Amz-Date=2",
+        "Expires=1&Signature=2&Key-Pair-Id=3",
+        "sv=1&se=2&sig=3",
+        "token=1",
+    )
+    assert {identify_url(f"https://h/a.tar?{query}") for query in signed} == {"https://h/a.tar"}
+    names = {identify_url(f"https://h/a.tar?id={i}&{query}") for i in (0, 1) for query in signed}
+    assert len(names) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("RESIDUA_REMOTE_CACHE_GIB", "much"), ("RESIDUA_REMOTE_SECONDS", "-1")]
 )
@@ -573,6 +695,38 @@ def test_the_name_and_password_of_netrc_are_sent_to_their_server(site, tmp_path,
     monkeypatch.setenv("HOME", str(tmp_path))
     remote_files.require_file(f"{site.url}/p/{PACK_INDEX}")
     assert site.authorizations == [f"Basic {b64encode(b'me:p@ss').decode()}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "query"),
+    [("default login me password p", ""), ("machine 127.0.0.1 login me password p", "?sig=1")],
+)
+def test_a_password_goes_only_to_a_server_that_is_named_and_needs_it(
+    site, tmp_path, monkeypatch, line, query
+):
+    (tmp_path / ".netrc").write_text(f"{line}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    remote_files.require_file(f"{site.url}/p/{PACK_INDEX}{query}")
+    assert site.authorizations == [None]
+
+
+def test_a_password_is_not_sent_in_plain_text(tmp_path, monkeypatch):
+    (tmp_path / ".netrc").write_text("machine h.example login me password p\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_login(urlsplit("https://h.example/a.tar")) == ("me", "p")
+    assert find_login(urlsplit("http://h.example/a.tar")) is None
+
+
+def test_a_netrc_that_cannot_be_read_is_said_once(site, tmp_path, monkeypatch, capsys):
+    (tmp_path / ".netrc").write_bytes("machine h login mé password ü\n".encode("utf-16"))
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    note_unreadable_logins.cache_clear()
+    for _ in range(2):
+        remote_files.require_file(f"{site.url}/p/{PACK_INDEX}")
+    assert capsys.readouterr().err.count(".netrc cannot be read (") == 1
 
 
 def test_a_connection_is_kept_for_the_next_request(site):
