@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residua.config.dataset import Dataset
+from residua.config.dataset import ARRAYS_PREFIX, Dataset
 from residua.config.model import ModelConfig
 from residua.data.check import MIN_CLASS_IMAGES
 from residua.data.images import Images
@@ -99,7 +99,7 @@ def assemble_dataset(
     counts = {split: len(part) for split, part in images.items()}
     dev_count = counts.get("dev", 0)
     return InMemoryDataset(
-        name=f"arrays-{fingerprint_splits(images)}",
+        name=f"{ARRAYS_PREFIX}{fingerprint_splits(images)}",
         input=(channels, height, width),
         classes=classes,
         mean=mean,

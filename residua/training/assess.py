@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import ImageViews, require_usable_views
+from residua.config.image_views import ImageViews, name_views_option, require_usable_views
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.data.image_views import keep_margin_for_views
@@ -87,6 +87,7 @@ def evaluate_model_folder(
     *,
     on_data: Callable[[DataSummary], None] = ignore_summary,
     views: ImageViews = "none",
+    views_option: str = "",
     calibrate: bool = False,
     forget_temperature: bool = False,
 ) -> EvaluationResult:
@@ -95,9 +96,10 @@ def evaluate_model_folder(
     `folder` is a model folder, or the folder of a run, whose model folder `last` is then used.
     Without a `split`, the images are those that the model was not trained on (`choose_images`).
     `on_data` is called with a summary of the images before they are classified.  The
-    predictions for the `views` of each image are averaged.  With `calibrate`, a temperature
-    is first fitted on the dev split, and stored in the config if it lowers the loss of images that
-    it was not fitted on; with `forget_temperature`, a stored one is removed.
+    predictions for the `views` of each image are averaged; `views_option` is how the user names
+    them.  With `calibrate`, a temperature is first fitted on the dev split, and stored in the
+    config if it lowers the loss of images that it was not fitted on; with `forget_temperature`, a
+    stored one is removed.
 
     Raises UsageError if the data set's classes or image shapes differ from the model's, or if the
     images do not allow the `views` or `calibrate`; RecordError if the model folder cannot be read,
@@ -106,7 +108,8 @@ def evaluate_model_folder(
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
     choice = choose_images(data, split, config)
-    check_views_and_calibrate(data, choice, config, views=views, calibrate=calibrate)
+    require_allowed_views_of_data(data, config, views, views_option)
+    require_calibration_images(data, choice, config, calibrate=calibrate)
     agreed_facts: RankFacts = {
         "command": "evaluate",
         "options": [views, calibrate, forget_temperature],
@@ -145,12 +148,13 @@ def evaluate_classifier(
     data_dir: Path | None = None,
     *,
     views: ImageViews = "none",
+    views_option: str = "",
     on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> EvaluationResult:
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
     check_compatibility(config, data, config.network.name)
     choice = choose_images(data, split, config)
-    check_views_and_calibrate(data, choice, config, views=views, calibrate=False)
+    require_allowed_views_of_data(data, config, views, views_option)
     named_images, log_probs = load_and_predict(
         machine.prepare_model_in_place(deepcopy(net)),
         config,
@@ -201,21 +205,30 @@ def make_second_opinion(
     return predict_positions
 
 
-def check_views_and_calibrate(
-    data: Dataset, choice: ImageChoice, config: ModelConfig, *, views: ImageViews, calibrate: bool
+def require_allowed_views_of_data(
+    data: Dataset, config: ModelConfig, views: ImageViews, option: str
 ) -> None:
-    """Raise UsageError if the images do not allow the views, or `calibrate` on the dev split.
+    """Raise UsageError if the images do not allow the views; `option` is how the user names them.
 
-    Raises DataError if the dev images, on which `calibrate` fits a temperature, were trained on.
+    Without an `option`, they are named as by the option `--views`.
     """
     margin = config.resize - max(config.input[1:]) if isinstance(data, PhotoDataset) else 0
     require_usable_views(
         views,
-        "--mirror" if views == "mirror" else f"--views={views}",
+        option or name_views_option(views, mirror=False),
         data.name,
         flip_keeps_class=data.flip_keeps_class,
         margin=margin,
     )
+
+
+def require_calibration_images(
+    data: Dataset, choice: ImageChoice, config: ModelConfig, *, calibrate: bool
+) -> None:
+    """Raise UsageError if the evaluated images are those on which `calibrate` fits a temperature.
+
+    Raises DataError if the model was trained on them.
+    """
     if calibrate and choice.label in ("dev", "all"):
         raise UsageError(
             "--calibrate fits the temperature on the dev split, so an evaluation on that split "
