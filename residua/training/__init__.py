@@ -92,7 +92,11 @@ if TYPE_CHECKING:
     from residua.training.run import train_run as train_run
     from residua.training.run_request import ResolvedRun as ResolvedRun
     from residua.training.run_request import RunRequest as RunRequest
+    from residua.training.run_request import choose_storage_in_folder as choose_storage_in_folder
     from residua.training.run_request import resolve_run as resolve_run
+    from residua.training.run_request import (
+        resolve_run_before_storage as resolve_run_before_storage,
+    )
     from residua.training.step import TrainingStep as TrainingStep
     from residua.training.step_profile import profile_run as profile_run
     from residua.training.storage_choice import (
@@ -117,7 +121,8 @@ __getattr__, __dir__ = export_lazily(
         "loggers.run_logger": "RunLogger",
         "loggers.run_logs": "RunLogs",
         "progress": "ProgressListener TrainingProgress call_listeners",
-        "run_request": "ResolvedRun RunRequest resolve_run",
+        "run_request": "ResolvedRun RunRequest choose_storage_in_folder resolve_run "
+        "resolve_run_before_storage",
         "storage_choice": "require_storage_of_record",
         "data_bench": "measure_data_pipeline",
         "run": "catch_stop_signals train_run",
