@@ -48,6 +48,7 @@ shown_images      the images that the page of an evaluation shows
 doubtful_labels   labels that are probably wrong
 final_evaluation  the full evaluation of a finished run on its test images
 calibration       calibration error and temperature scaling
+evaluation_checks  checks of an evaluation's options before images are read
 stored_temperature  store a temperature in a model folder if it helps, or remove it
 recalibrate_bn    BN statistics recomputed for the final weights
 vlad              fit VLAD classifiers, which are not trained by gradient descent

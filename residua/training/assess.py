@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import ImageViews, name_views_option, require_usable_views
+from residua.config.image_views import ImageViews
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.data.image_views import keep_margin_for_views
 from residua.data.photo_records import describe_decoders
 from residua.data.preprocessed_images import NamedImages, read_preprocessed_split
-from residua.data.sources.resolve import PhotoDataset
 from residua.data.streamed_images import ImageSet, StreamedImages
 from residua.data.summarize import summarize_evaluated_data
 from residua.data.summary import DataSummary, ignore_summary
@@ -31,9 +30,8 @@ from residua.data.unseen_images import (
     EvaluatedSplit,
     ImageChoice,
     choose_images,
-    was_trained_on_dev,
 )
-from residua.errors import DataError, RecordError, ResiduaError, UsageError
+from residua.errors import RecordError, ResiduaError
 from residua.net.model_folder import (
     check_compatibility,
     find_model_folder,
@@ -45,6 +43,11 @@ from residua.net.model_folder import (
 from residua.training.calibration import FloatArray
 from residua.training.doubtful_labels import SecondOpinion
 from residua.training.evaluate import predict_own_batches
+from residua.training.evaluation_checks import (
+    require_allowed_views_of_data,
+    require_calibration_images,
+    require_unseen_dev_images,
+)
 from residua.training.evaluation_measures import build_evaluation
 from residua.training.machine import Machine
 from residua.training.rank_agreement import RankFacts, require_equal_ranks
@@ -107,6 +110,7 @@ def evaluate_model_folder(
     """
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
+    require_unseen_dev_images(data, config, split, calibrate=calibrate)
     choice = choose_images(data, split, config)
     require_allowed_views_of_data(data, config, views, views_option)
     require_calibration_images(data, choice, config, calibrate=calibrate)
@@ -153,6 +157,7 @@ def evaluate_classifier(
 ) -> EvaluationResult:
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
     check_compatibility(config, data, config.network.name)
+    require_unseen_dev_images(data, config, split, calibrate=False)
     choice = choose_images(data, split, config)
     require_allowed_views_of_data(data, config, views, views_option)
     named_images, log_probs = load_and_predict(
@@ -203,42 +208,6 @@ def make_second_opinion(
         return predicted
 
     return predict_positions
-
-
-def require_allowed_views_of_data(
-    data: Dataset, config: ModelConfig, views: ImageViews, option: str
-) -> None:
-    """Raise UsageError if the images do not allow the views; `option` is how the user names them.
-
-    Without an `option`, they are named as by the option `--views`.
-    """
-    margin = config.resize - max(config.input[1:]) if isinstance(data, PhotoDataset) else 0
-    require_usable_views(
-        views,
-        option or name_views_option(views, mirror=False),
-        data.name,
-        flip_keeps_class=data.flip_keeps_class,
-        margin=margin,
-    )
-
-
-def require_calibration_images(
-    data: Dataset, choice: ImageChoice, config: ModelConfig, *, calibrate: bool
-) -> None:
-    """Raise UsageError if the evaluated images are those on which `calibrate` fits a temperature.
-
-    Raises DataError if the model was trained on them.
-    """
-    if calibrate and choice.label in ("dev", "all"):
-        raise UsageError(
-            "--calibrate fits the temperature on the dev split, so an evaluation on that split "
-            "would be too optimistic: choose another --split"
-        )
-    if calibrate and was_trained_on_dev(config, data):
-        raise DataError(
-            f"{config.network.name} was trained on the dev images of {data.name}, so no "
-            "temperature can be fitted on them: leave --calibrate out"
-        )
 
 
 def load_and_predict(

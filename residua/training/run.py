@@ -20,6 +20,7 @@ from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
 from residua.training.data_settings import explain_other_decoding, prepare_data_of_run
 from residua.training.distributed import DataParallelGroup
+from residua.training.initial_weights import was_trained_on_imagenet
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
 from residua.training.prepared_network import require_recipe_suits_data
@@ -127,6 +128,12 @@ def add_notes(prepared_run: PreparedRun, run: Run, record: RunRecord) -> DataSum
             f"the weights that training starts from were trained on the dev images of "
             f"{config.dataset}, so the dev error looks too low and cannot choose an epoch: use the "
             "folder last, not best"
+        )
+    elif was_trained_on_imagenet(config, config.dataset):
+        notes.append(
+            f"the weights {config.weights_from} were trained on all training images of ImageNet, "
+            "of which the dev images are a part, so the dev error looks too low and cannot choose "
+            "an epoch: use the folder last, not best"
         )
     return replace(summary, notes=tuple(notes))
 
