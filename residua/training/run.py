@@ -19,7 +19,11 @@ from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
 from residua.training.data_settings import explain_other_decoding, prepare_data_of_run
-from residua.training.distributed import DataParallelGroup
+from residua.training.distributed import (
+    MOST_STEPS_APART,
+    MOST_STREAMED_STEPS_APART,
+    DataParallelGroup,
+)
 from residua.training.initial_weights import was_trained_on_imagenet
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
@@ -92,7 +96,10 @@ def train_run(
         if earlier_result is not None:
             return earlier_result
         progress = prepared_run.train_function(
-            on_progress=on_progress, should_stop=group.true_on_any_rank(should_stop)
+            on_progress=on_progress,
+            should_stop=group.true_on_any_rank(
+                should_stop, MOST_STREAMED_STEPS_APART if data.is_streamed else MOST_STEPS_APART
+            ),
         )
         if progress.step < progress.total_steps:
             raise Interrupted(
