@@ -121,6 +121,11 @@ def test_predict_and_evaluate_average_the_probabilities_of_ten_crops(
         capsys, "evaluate", model_folder, photo_folder, "--views=10", "--split=test", "--json"
     )
     assert (code, json.loads(out)["loss"]) == (0, pytest.approx(loss, abs=1e-4))
+    assert json.loads(out)["views"] == "10"
+    words = ["evaluate", model_folder, photo_folder, "--split=test", "--json"]
+    for option, views in (([], "none"), (["--mirror"], "mirror"), (["--views=six"], "six")):
+        _, out, _ = run_cli(capsys, *words, *option)
+        assert json.loads(out)["views"] == views
 
 
 @pytest.mark.parametrize("views", ["mirror", "10", "six"])
