@@ -43,7 +43,12 @@ def resolve_requested_run(
                     "there is no run to resume that began with random weights, and "
                     f"{resolved.missing} cannot be had for another: {resolved.reasons['from']}"
                 )
-    return training.choose_storage_in_folder(resolved, folder, machine)
+    return training.choose_storage_in_folder(
+        resolved,
+        folder,
+        machine,
+        reads_all=not (arguments.dry_run and training.is_sampled(resolved.dataset)),
+    )
 
 
 def list_former_requests(request: "RunRequest", resolved: "ResolvedRun") -> "Iterator[RunRequest]":

@@ -36,6 +36,7 @@ storage_choice    how photographs are kept: the choice of a run or of its record
 run_request       turn a request to train into a run
 user_additions    a module and a transform of the user's, which no JSON describes
 dry_run           preview a run without training it
+dry_run_sample    a sample of many photographs, for a preview
 step_profile      where a step goes: its parts, and its share of the machine's limit
 step_parts        the parts of a step, from a trace of the profiler
 product_rate      the rate of a large matrix product, the limit of a step
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         report_failure_before_joining as report_failure_before_joining,
     )
     from residua.training.dry_run import preview_run as preview_run
+    from residua.training.dry_run_sample import is_sampled as is_sampled
     from residua.training.evaluate import EvaluationScore as EvaluationScore
     from residua.training.evaluate import evaluate_network as evaluate_network
     from residua.training.final_evaluation import evaluate_finished_run as evaluate_finished_run
@@ -122,6 +124,7 @@ __getattr__, __dir__ = export_lazily(
         "loggers.run_logger": "RunLogger",
         "loggers.run_logs": "RunLogs",
         "progress": "ProgressListener TrainingProgress call_listeners",
+        "dry_run_sample": "is_sampled",
         "run_request": "ResolvedRun RunRequest choose_storage_in_folder resolve_run "
         "resolve_run_before_storage",
         "storage_choice": "require_storage_of_record",

@@ -107,17 +107,19 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
 
 
 def choose_storage_in_folder(
-    resolved: ResolvedRun, folder: Path | None, machine: Machine
+    resolved: ResolvedRun, folder: Path | None, machine: Machine, *, reads_all: bool = True
 ) -> ResolvedRun:
     """Give a run the storage of its photographs: that of the run in `folder`, or a chosen one.
 
     To choose may take long for many photographs, which are then read; a run in `folder` needs no
-    choice.  Raises UsageError for an unknown storage.
+    choice.  Without `reads_all`, few of them are read.  Raises UsageError for an unknown storage.
     """
     data = resolved.dataset
     if not isinstance(data, PhotoDataset) or isinstance(resolved.run.network, VladClassifier):
         return resolved
-    stored, reason = choose_storage_of_run(resolved.storage, data, machine, folder)
+    stored, reason = choose_storage_of_run(
+        resolved.storage, data, machine, folder, reads_all=reads_all
+    )
     reasons = {**resolved.reasons, "storage": reason} if reason else resolved.reasons
     return replace(resolved, dataset=stored, reasons=reasons)
 
