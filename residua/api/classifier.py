@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from residua.api.class_prediction import ClassPrediction
 from residua.api.given_images import GivenImage, decode_given_image, list_given_images
 from residua.api.own_errors import name_keywords_in_errors
 from residua.config.evaluation_results import EvaluationResult
@@ -43,29 +44,6 @@ from residua.net.own_module import load_own_module
 from residua.report.format import format_percent
 from residua.training.assess import evaluate_classifier
 from residua.training.machine import set_up_machine
-
-
-@dataclass(frozen=True, slots=True)
-class ClassPrediction:
-    """The predicted classes of one image.
-
-    source       the path or URL of the image, or its number, e.g. "image 3"
-    label        the most probable class; "" if the image could not be read
-    probability  its probability, in [0, 1]
-    top          the most probable classes with their probabilities, in descending order
-    error        why the image could not be read; "" if it was
-    """
-
-    source: str
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
-
-    def __str__(self) -> str:
-        if self.error:
-            return f"{self.source} {self.error}"
-        return f"{self.label} ({format_percent(self.probability)})"
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -149,8 +149,7 @@ def study(
     Runs that fail are among `summary.runs.unfinished`, and a warning says why the first one did.
     Raises TrainingError if all fail, and UsageError for a study that is impossible.
     """
-    data_folder = None if data_dir is None else Path(data_dir)
-    chosen = choose_study_data(data, size, device, data_folder)
+    chosen = choose_study_data(data, size, device, None if data_dir is None else Path(data_dir))
     chosen_recipe = resolve_recipe(recipe, chosen.recipe).change_duration(steps, epochs)
     described = make_study(chosen, families, depths, seeds, chosen_recipe, folds)
     points = described.points_by_run_name()
@@ -165,7 +164,7 @@ def study(
                 Path(out),
                 precision=precision,
                 device_choice=device,
-                data_dir=data_folder,
+                data_dir=None if data_dir is None else Path(data_dir),
                 workers=workers,
                 data=chosen.dataset,
                 on_progress=StudyProgress(bar, {name: p.depth for name, p in points.items()}),

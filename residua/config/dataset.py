@@ -8,7 +8,6 @@ from residua.errors import unknown_name_error
 
 DatasetT = TypeVar("DatasetT", bound="Dataset")
 
-ARRAYS_PREFIX = "arrays-"  # of the names of data sets of arrays
 DIGIT_CLASSES = tuple("0123456789")
 CIFAR10_CLASSES = (
     "airplane",

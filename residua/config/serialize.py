@@ -90,7 +90,13 @@ def decode_json(hint: Any, data: Json, path: str) -> Any:
     not fit the type.
     """
     if get_origin(hint) is Literal:
-        return decode_json_choice(get_args(hint), data, path)
+        is_number = isinstance(data, int) and not isinstance(data, bool)
+        for value in (data, str(data)) if is_number else (data,):  # `--set views=10` is a number
+            # 1, 1.0 and True are equal
+            if any(value == item and type(value) is type(item) for item in get_args(hint)):
+                return value
+        choices = ", ".join(map(repr, get_args(hint)))
+        raise TypeError(f"{path} is {quote_json(data)}, not one of {choices}")
     if isinstance(hint, UnionType):
         return decode_json_union(get_args(hint), data, path)
     if get_origin(hint) is tuple and isinstance(data, list):
@@ -105,19 +111,6 @@ def decode_json(hint: Any, data: Json, path: str) -> Any:
     if isinstance(hint, type) and isinstance(data, hint) and is_bool == (hint is bool):
         return data
     raise TypeError(f"{path} is {quote_json(data)}, not {getattr(hint, '__name__', hint)}")
-
-
-def decode_json_choice(choices: tuple[Any, ...], data: Json, path: str) -> Any:
-    """Return `data` if it is one of the choices, or a whole number if its digits are.
-
-    `--set views=10` is a number in JSON.  Raises TypeError if `data` is no choice.
-    """
-    is_number = isinstance(data, int) and not isinstance(data, bool)
-    for value in (data, str(data)) if is_number else (data,):
-        # 1, 1.0 and True are equal
-        if any(value == choice and type(value) is type(choice) for choice in choices):
-            return value
-    raise TypeError(f"{path} is {quote_json(data)}, not one of {', '.join(map(repr, choices))}")
 
 
 def quote_json(data: Json) -> str:

@@ -7,11 +7,12 @@ from math import log
 import torch
 from torch import Tensor
 
-from residua.config.dataset import ARRAYS_PREFIX, DATASETS
+from residua.config.dataset import DATASETS
 from residua.config.image_views import TEN_CROPS, ImageViews, require_usable_views
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.augment import pad_by_reflection
 from residua.data.decode import HasPreprocessing
+from residua.data.images import ARRAYS_PREFIX
 from residua.data.resize import center_offset
 from residua.errors import UsageError
 

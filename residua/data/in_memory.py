@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from residua.config.dataset import ARRAYS_PREFIX, Dataset
+from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
 from residua.data.check import MIN_CLASS_IMAGES
-from residua.data.images import Images
+from residua.data.images import ARRAYS_PREFIX, Images
 from residua.data.sources.listing import ImageEntry, OptionalSplit, Split, SplitSource
 from residua.data.splits import SPLIT_ORDER, assign_splits
 from residua.errors import DataError

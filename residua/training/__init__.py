@@ -19,6 +19,7 @@ checkpoint        checkpoint files, with a checksum
 training_state    save the state of a run to a checkpoint, and restore it
 machine           device, precision and process group
 memory            compare the memory that a run needs with the memory that is free
+shared_request    ranks agree on when to stop, without waiting at every step
 distributed       data-parallel processes, started by torchrun
 batch_share       the images of each batch that a rank computes
 patient_wait      how ranks wait for one that prepares data

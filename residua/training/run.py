@@ -19,11 +19,7 @@ from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
 from residua.training.data_settings import explain_other_decoding, prepare_data_of_run
-from residua.training.distributed import (
-    MOST_STEPS_APART,
-    MOST_STREAMED_STEPS_APART,
-    DataParallelGroup,
-)
+from residua.training.distributed import DataParallelGroup
 from residua.training.initial_weights import was_trained_on_imagenet
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
@@ -72,9 +68,8 @@ def train_run(
     Every rank of the machine's group must call this function; only rank 0 writes files.  A run may
     resume with another number of processes, and its results are then the same up to rounding.
     Processes that torchrun restarted resume even if `resume` is False.  Raises UsageError if the
-    folder holds another run, RecordError if another process is training this run, DataError if
-    images cannot be read, TrainingError if training cannot start or continue, and Interrupted once
-    `should_stop()` is true.
+    folder holds another run, RecordError if another process is training it, DataError if images
+    cannot be read, TrainingError if training cannot go on, and Interrupted if it is to stop.
     """
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
@@ -97,9 +92,7 @@ def train_run(
             return earlier_result
         progress = prepared_run.train_function(
             on_progress=on_progress,
-            should_stop=group.true_on_any_rank(
-                should_stop, MOST_STREAMED_STEPS_APART if data.is_streamed else MOST_STEPS_APART
-            ),
+            should_stop=group.true_on_any_rank(should_stop, is_streamed=data.is_streamed),
         )
         if progress.step < progress.total_steps:
             raise Interrupted(

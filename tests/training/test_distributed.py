@@ -250,7 +250,7 @@ class TwoRanksInOne(DataParallelGroup):
 def test_ranks_ask_each_other_twice_a_second_whether_to_stop(monkeypatch):
     """Steps of 1/64 s: the first ten ask; the next are 2, 4, 8, 16 and then 32 steps apart."""
     now, group = 0.0, TwoRanksInOne(0, 2)
-    monkeypatch.setattr("residua.training.distributed.time.monotonic", lambda: now)
+    monkeypatch.setattr("residua.training.shared_request.time.monotonic", lambda: now)
     should_stop, asked, is_stopped = group.true_on_any_rank(lambda: False), [], False
     while not is_stopped:
         now += 1 / 64
@@ -286,7 +286,7 @@ class Meeting:
 
 def test_ranks_whose_clocks_differ_exchange_at_the_same_steps(monkeypatch):
     clock, meeting, exchanges = threading.local(), Meeting(3), {}
-    monkeypatch.setattr("residua.training.distributed.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("residua.training.shared_request.time.monotonic", lambda: clock.now)
 
     def run_rank(rank):
         clock.now, draw = 1e6 * rank, random.Random(rank)
@@ -316,8 +316,8 @@ def test_a_request_waits_for_few_steps_when_streamed_steps_become_slow(
     monkeypatch, most_apart, seconds
 ):
     now, group = 0.0, TwoRanksInOne(0, 2)
-    monkeypatch.setattr("residua.training.distributed.time.monotonic", lambda: now)
-    should_stop = group.true_on_any_rank(lambda: False, most_apart)
+    monkeypatch.setattr("residua.training.shared_request.time.monotonic", lambda: now)
+    should_stop = group.true_on_any_rank(lambda: False, is_streamed=most_apart == 10)
     while getattr(group, "exchange_count", 0) < 16:
         now += 1 / 1024  # seconds
         should_stop()
