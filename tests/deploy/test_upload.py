@@ -228,15 +228,15 @@ def test_an_answer_is_explained_only_if_the_query_asks_for_it(server_port):
 
 
 def test_a_probability_that_equals_the_threshold_is_not_below_it(shared_engine):
-    def give_five_eighths(pixels):
-        probabilities = torch.zeros(len(pixels), len(shared_engine.config.classes))
-        probabilities[:, 0], probabilities[:, 1] = 0.625, 0.375
-        return probabilities.log()
+    def give_two_halves(pixels):
+        scores = torch.full((len(pixels), len(shared_engine.config.classes)), -math.inf)
+        scores[:, :2] = 0
+        return scores
 
-    engine = InferenceEngine("fixed", shared_engine.config, give_five_eighths)
-    with run_server(PredictionService(engine, "", ServerLimits(), threshold=0.625)) as port:
+    engine = InferenceEngine("fixed", shared_engine.config, give_two_halves)
+    with run_server(PredictionService(engine, "", ServerLimits(), threshold=0.5)) as port:
         found = send_request(port, make_image_bytes())[2]
-    assert (found["probability"], found["unsure"]) == (0.625, False)
+    assert (found["probability"], found["unsure"]) == (0.5, False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
