@@ -3,8 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.studies.in_process import train_studies_in_this_process
+
+# On a busy machine an example may take long, and is still right.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # No test fetches published weights from the network, or uses those that this machine has: nobody
 # listens at this address, and no file has these sums.

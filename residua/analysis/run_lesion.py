@@ -64,7 +64,13 @@ def run_lesion_study(
     """
     model_folders = [find_model_folder(folder) for folder in folders]
     configs = [read_model_config(folder) for folder in model_folders]
-    dataset = resolve_dataset(data, configs[0].network.input, configs[0].classes, skip_unknown=True)
+    dataset = resolve_dataset(
+        data,
+        configs[0].network.input,
+        configs[0].classes,
+        skip_unknown=True,
+        data_dir=data_dir,
+    )
     for config, folder in zip(configs, model_folders, strict=True):
         check_compatibility(config, dataset, str(folder))
     nets = [load_residual_network(folder) for folder in model_folders]

@@ -186,9 +186,11 @@ def resolve_network_with_data(
     if model.split(",")[0] == "vlad":
         raise UsageError(f"{model} has no units: give a network, e.g. cifar-resnet110")
     if not names_untrained_network(model):
-        return load_network_with_data(find_or_download_model_folder(model), data)
+        return load_network_with_data(find_or_download_model_folder(model), data, data_dir)
     chosen_data = (
-        resolve_dataset(data) if data else choose_dataset_without_download(model, data_dir)
+        resolve_dataset(data, data_dir=data_dir)
+        if data
+        else choose_dataset_without_download(model, data_dir)
     )
     check_seed_range(seed)
     refuse_unknown_weights(model)
@@ -216,7 +218,9 @@ def pair_built_network_with_data(
     return NetworkWithData(net, name, depth, data, mean, std, is_trained, config)
 
 
-def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
+def load_network_with_data(
+    folder: Path, data: str, data_dir: Path | None = None
+) -> NetworkWithData:
     """Load the network of a run or model folder, and look up the data set to examine it on.
 
     The data set is `data` or, if that is "", the one that the network was trained on.  Raises
@@ -241,7 +245,11 @@ def load_network_with_data(folder: Path, data: str) -> NetworkWithData:
             "add --data with a name, or with the place of photographs"
         )
     chosen_data = resolve_dataset(
-        data or config.dataset, config.network.input, config.classes, skip_unknown=True
+        data or config.dataset,
+        config.network.input,
+        config.classes,
+        skip_unknown=True,
+        data_dir=data_dir,
     )
     check_compatibility(config, chosen_data, str(folder))
     return pair_built_network_with_data(

@@ -2,6 +2,7 @@
 
 train            train a network on any images, and return it with its metrics
 classifier       load a trained network; predict, evaluate, explain, export
+class_prediction  the predicted classes of an image
 network_signals  measure the activations and gradients of a network's units
 studies          lesion studies of networks; studies of families and depths
 surgery          deepen a network; add skip connections

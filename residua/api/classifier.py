@@ -11,15 +11,25 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from residua.api.class_prediction import ClassPrediction
 from residua.api.given_images import GivenImage, decode_given_image, list_given_images
 from residua.api.own_errors import name_keywords_in_errors
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import ImageViews, choose_views, describe_views
+from residua.config.image_views import (
+    ImageViews,
+    choose_views,
+    describe_views,
+    name_views_option,
+)
 from residua.config.model import ModelConfig
 from residua.config.serialize import Json
 from residua.console.output import print_notes
 from residua.data.augment import normalise_pixels
-from residua.data.image_views import average_over_views, keep_margin_for_views
+from residua.data.image_views import (
+    average_over_views,
+    keep_margin_for_views,
+    require_views_for_model,
+)
 from residua.data.summary import DataSummary, ignore_summary
 from residua.data.user_data import UserData, resolve_evaluation_data
 from residua.deploy.engine import EngineName, InferenceEngine, build_engine
@@ -34,29 +44,6 @@ from residua.net.own_module import load_own_module
 from residua.report.format import format_percent
 from residua.training.assess import evaluate_classifier
 from residua.training.machine import set_up_machine
-
-
-@dataclass(frozen=True, slots=True)
-class ClassPrediction:
-    """The predicted classes of one image.
-
-    source       the path or URL of the image, or its number, e.g. "image 3"
-    label        the most probable class; "" if the image could not be read
-    probability  its probability, in [0, 1]
-    top          the most probable classes with their probabilities, in descending order
-    error        why the image could not be read; "" if it was
-    """
-
-    source: str
-    label: str
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
-
-    def __str__(self) -> str:
-        if self.error:
-            return f"{self.source} {self.error}"
-        return f"{self.label} ({format_percent(self.probability)})"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -132,8 +119,9 @@ class Classifier:
 
         The predictions are in the order of the images.  `engine` names the inference engine, as in
         `residua predict`.  The probabilities are averaged over the `views` of each image: "none",
-        "mirror", "10" or "six".  An image that cannot be read raises DataError or, with
-        unreadable="keep", yields a prediction with an `error`.
+        "mirror", "10" or "six"; views with mirror images raise UsageError if the model was trained
+        on images whose class they may change.  An image that cannot be read raises DataError or,
+        with unreadable="keep", yields a prediction with an `error`.
         """
         if unreadable not in ("raise", "keep"):
             raise unknown_name_error("value", unreadable, ("raise", "keep"), "unreadable")
@@ -143,10 +131,14 @@ class Classifier:
         listed = list_given_images(images, self.config.input[0])
         results = []
         chosen_views = choose_views(views, mirror=False)
+        require_views_for_model(self.config, chosen_views, f"views={chosen_views}")
         preprocessing = keep_margin_for_views(self.config, chosen_views)
         decode = partial(decode_given_image, preprocessing=preprocessing)
         classify = average_over_views(
-            self.get_engine(engine, len(listed)), chosen_views, self.config.input[1:]
+            self.get_engine(engine, len(listed)).compute_scores,
+            chosen_views,
+            self.config.input[1:],
+            self.config.temperature,
         )
         for prediction in predict_images(enumerate(listed, 1), decode, classify, batch_size):
             if prediction.error and unreadable == "raise":
@@ -196,6 +188,7 @@ class Classifier:
         averaged: "none", "mirror", "10" or "six"; `mirror` is the same as "mirror".
         """
         folder = Path(data_dir) if data_dir else None
+        chosen_views = choose_views(views, mirror=mirror)
         dataset = resolve_evaluation_data(
             data, self.config, skip_unknown=skip_unknown_classes, data_dir=folder
         )
@@ -206,7 +199,8 @@ class Classifier:
             split,
             set_up_machine("fp32"),
             folder,
-            views=choose_views(views, mirror=mirror),
+            views=chosen_views,
+            views_option=name_views_option(chosen_views, mirror=mirror),
             on_data=ignore_summary if quiet else print_summary_notes,
         )
 

@@ -100,18 +100,20 @@ def resolve_examined_network(
     if isinstance(model, str) and names_untrained_network(model):
         if data is None or isinstance(data, str):
             return resolve_network_with_data(model, data or "", seed, data_dir)
-        dataset = resolve_signals_data(data, None)
+        dataset = resolve_signals_data(data, None, data_dir)
         check_seed_range(seed)
         new_net = build(network(model, input=dataset.input, classes=len(dataset.classes)), seed)
         return pair_built_network_with_data(
             new_net, dataset, dataset.mean, dataset.std, is_trained=False
         )
     given = read_given_network(model)
-    dataset = resolve_signals_data(data, given.config)
+    dataset = resolve_signals_data(data, given.config, data_dir)
     return pair_given_network_with_data(deepcopy(given.net), given.config, dataset)
 
 
-def resolve_signals_data(data: str | ImagesAndLabels | None, config: ModelConfig | None) -> Dataset:
+def resolve_signals_data(
+    data: str | ImagesAndLabels | None, config: ModelConfig | None, data_dir: Path | None
+) -> Dataset:
     """Return the data set to examine a network on, by default the one that its config names.
 
     All images in memory belong to the examined split.
@@ -119,7 +121,7 @@ def resolve_signals_data(data: str | ImagesAndLabels | None, config: ModelConfig
     if isinstance(data, str):
         shape = config.network.input if config else ()
         classes = config.classes if config else ()
-        return resolve_dataset(data, shape, classes, skip_unknown=True)
+        return resolve_dataset(data, shape, classes, skip_unknown=True, data_dir=data_dir)
     if data is not None:
         images, classes = read_part(data, config.classes if config else None)
         mean, std = (config.mean, config.std) if config else measure_channels(images.pixels)

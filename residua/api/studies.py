@@ -73,7 +73,8 @@ def lesion(
     first = networks[0].net.plan.network
     if first.unit.shortcut == "none":
         raise UsageError(f"{first.name} has no shortcuts: give a residual network before it")
-    dataset = resolve_lesion_data(data, networks[0].config)
+    folder = None if data_dir is None else Path(data_dir)
+    dataset = resolve_lesion_data(data, networks[0].config, folder)
     for network in networks:
         check_compatibility(network.config, dataset, network.net.plan.network.name)
     with ProgressBar("ablation", hidden=quiet) as bar:
@@ -84,7 +85,7 @@ def lesion(
             set_up_machine("fp32", device_choice=device),
             sampling,
             image_count=images,
-            data_dir=None if data_dir is None else Path(data_dir),
+            data_dir=folder,
             on_progress=bar.update,
         )
     if out is not None:
@@ -107,10 +108,12 @@ def copy_network_for_lesions(given: NetworkAndConfig, number: int) -> NetworkInS
     return NetworkInStudy(deepcopy(net), given.config, source)
 
 
-def resolve_lesion_data(data: str | ImagesAndLabels | None, config: ModelConfig) -> Dataset:
+def resolve_lesion_data(
+    data: str | ImagesAndLabels | None, config: ModelConfig, data_dir: Path | None
+) -> Dataset:
     """Return the data set of a lesion study; by default the one that the network was trained on."""
     if data is not None:
-        return resolve_evaluation_data(data, config, skip_unknown=True)
+        return resolve_evaluation_data(data, config, skip_unknown=True, data_dir=data_dir)
     return get_recorded_training_dataset(config)
 
 
@@ -146,7 +149,7 @@ def study(
     Runs that fail are among `summary.runs.unfinished`, and a warning says why the first one did.
     Raises TrainingError if all fail, and UsageError for a study that is impossible.
     """
-    chosen = choose_study_data(data, size, device)
+    chosen = choose_study_data(data, size, device, None if data_dir is None else Path(data_dir))
     chosen_recipe = resolve_recipe(recipe, chosen.recipe).change_duration(steps, epochs)
     described = make_study(chosen, families, depths, seeds, chosen_recipe, folds)
     points = described.points_by_run_name()

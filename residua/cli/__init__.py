@@ -5,6 +5,7 @@ parser           parses the arguments of a command, with our own error messages
 options          arguments that several commands share
 option_groups    groups the options of a command in its help
 completion       the shell's tab key, through argcomplete
+requested_run    finds the run that the arguments of `train` ask for, or resume
 run_options      turns the options of `train` into a request to train
 preset           the command line of the study scripts in experiments/
 convert_options  the options of `convert` that describe another project's weights

@@ -25,7 +25,7 @@ from residua.cli.options import (
 )
 from residua.cli.parser import CommandParser
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import choose_views
+from residua.config.image_views import choose_views, name_views_option
 from residua.console.output import DataSummaryRecorder, print_note, print_notes, print_result
 from residua.errors import UsageError
 from residua.report.format import format_percent
@@ -98,6 +98,7 @@ def run(arguments: Namespace) -> None:
             arguments.data_dir,
             on_data=print_summary,
             views=views,
+            views_option=name_views_option(views, mirror=arguments.mirror),
             calibrate=arguments.calibrate == "on",
             forget_temperature=arguments.calibrate == "off",
         )

@@ -251,8 +251,8 @@ def note_accumulation(new_recipe: Recipe) -> None:
     """Say what gradient accumulation is called here, and what it does to the batch and to BN."""
     parts, batch_size = new_recipe.bn_splits, new_recipe.batch_size
     print_note(
-        f"accumulate={parts} sets parts={parts}: a batch of {batch_size} is computed in {parts} "
-        "parts, each with BN statistics of its own"
+        f"accumulate={parts} sets parts={parts}: a batch of {batch_size} is split into {parts} "
+        "equal parts, each with its own BN statistics; their gradients are averaged"
     )
 
 

@@ -35,7 +35,7 @@ from residua.cli.sort_options import (
     open_sorting,
     require_sortable_classes,
 )
-from residua.config.image_views import choose_views
+from residua.config.image_views import choose_views, name_views_option
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.weight_registry import is_model_name
 from residua.console.output import print_notes
@@ -97,6 +97,8 @@ def run(arguments: Namespace) -> None:
     check_positional_arguments(arguments.model, arguments.images)
     require_existing_image(arguments.images)
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
+    views_option = name_views_option(views, mirror=arguments.mirror)
+    data.require_views_for_model(config, views, views_option)
     require_sortable_classes(arguments, config.classes)
     draw_explanation = make_explanation_drawer(network, config, arguments.explain)
     passed_over = deploy.PassedOverFiles()
@@ -110,7 +112,9 @@ def run(arguments: Namespace) -> None:
         data.keep_margin_for_views(config, views),
         white_level=arguments.white_level or config.white_level,
     )
-    classify = data.average_over_views(engine, views, config.input[1:])
+    classify = data.average_over_views(
+        engine.compute_scores, views, config.input[1:], config.temperature
+    )
     max_pixels = arguments.max_pixels or MAX_IMAGE_PIXELS
     count = failed = 0
     highest_levels: list[int] = []

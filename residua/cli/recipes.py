@@ -32,7 +32,8 @@ FIELD_MEANINGS: dict[type, dict[str, str]] = {
         "schedule": "the learning rate over the run: {schedules}",
         "warmup": "lower learning rate in the first steps of deep networks, or null",
         "augment": "random changes of the training images",
-        "parts": "equal parts of a batch, each with its own BN statistics (also accumulate)",
+        "parts": "equal parts of a batch, each with its own BN statistics; their gradients are "
+        "averaged (also accumulate)",
         "smoothing": "label smoothing: the share of each label spread over all classes",
         "balance": "draw all classes equally often (also --balance)",
         "freeze": "train only the last layer (also --freeze)",

@@ -91,7 +91,9 @@ def add_execution_options(parser: CommandParser, default_folder: Path) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    chosen = studies.choose_study_data(arguments.data, arguments.size, arguments.device)
+    chosen = studies.choose_study_data(
+        arguments.data, arguments.size, arguments.device, arguments.data_dir
+    )
     settled = {name for name in RECIPE_OPTIONS if is_given(arguments, name)}
     print_notes(
         f"{why} (override: --{option})"
@@ -119,7 +121,7 @@ def run_and_report_study(
     failed; the page is still written if at least one run finished.
     """
     points_by_run = study.points_by_run_name()
-    dataset = dataset or studies.resolve_study_dataset(study)
+    dataset = dataset or studies.resolve_study_dataset(study, arguments.data_dir)
     print_published_split(dataset, "train, dev and test")
     if isinstance(dataset, data.PhotoDataset):
         print_notes(dataset.listing.notes)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +27,12 @@ from residua.cli.options import (
     add_seed_option,
 )
 from residua.cli.parser import CommandParser
+from residua.cli.requested_run import choose_run_folder, resolve_requested_run
 from residua.cli.run_options import (
     add_checkpoint_options,
     add_log_option,
     add_start_options,
     add_storage_option,
-    make_run_request,
     print_reasons,
 )
 from residua.cli.step_profile import (
@@ -43,7 +42,6 @@ from residua.cli.step_profile import (
 )
 from residua.cli.training_outcome import describe_training_outcome
 from residua.cli.unexpected_error import save_traceback_and_describe
-from residua.config.dataset import Dataset
 from residua.config.network import Network
 from residua.config.papers import list_models
 from residua.config.plan import plan
@@ -54,7 +52,6 @@ from residua.console.progress import ProgressBar, TrainingListener
 from residua.errors import RecordError, UsageError
 from residua.record import RunRecord
 from residua.report.format import format_quantities
-from residua.study_records import folder_for_name
 
 if TYPE_CHECKING:
     from residua.training import Machine, ResolvedRun, RunLogger
@@ -163,43 +160,6 @@ def run(arguments: Namespace) -> None:
         shown["weights_from"] = f"{origin['name']} (SHA-256 {str(origin['sha256'])[:12]}...)"
     lines = [*format_quantities(shown), *outcome]
     print_result(facts | print_summary.json, "\n".join(lines), arguments.json)
-
-
-def resolve_requested_run(
-    arguments: Namespace, dataset: Dataset, machine: "Machine", is_resuming: bool
-) -> "ResolvedRun":
-    """Turn the arguments into a run.
-
-    A run that is resumed starts from the weights that it began with.  If its folder is not given,
-    it is that of the run with the published weights or, if there is none, with random ones.  Raises
-    RecordError if neither is there and the published weights cannot be had.
-    """
-    request = make_run_request(arguments)
-    if is_resuming:
-        request = replace(request, resumed=arguments.out)
-    resolved = training.resolve_run(request, dataset, machine)
-    if not is_resuming or arguments.out or "from" not in resolved.reasons:
-        return resolved
-    if choose_run_folder(resolved).exists():
-        return resolved
-    from_scratch = training.resolve_run(
-        replace(request, weights=training.NO_WEIGHTS), dataset, machine
-    )
-    if choose_run_folder(from_scratch).exists():
-        return from_scratch
-    if resolved.missing and arguments.resume:
-        raise RecordError(
-            f"there is no run to resume that began with random weights, and {resolved.missing} "
-            f"cannot be had for another: {resolved.reasons['from']}"
-        )
-    return resolved
-
-
-def choose_run_folder(resolved: "ResolvedRun") -> Path:
-    """Choose the folder of a run below runs/, if none is given."""
-    run_config = resolved.run
-    name = f"{run_config.network.name}-{resolved.dataset.name}-{run_config.id}"
-    return folder_for_name(Path("runs"), name)
 
 
 def train_and_report(

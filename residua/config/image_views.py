@@ -70,13 +70,22 @@ def require_usable_views(
     if views == "none":
         return
     if not flip_keeps_class:
-        remedy = option.replace(views, "none") if "=" in option else f"no {option}"
+        remedy = (
+            f"leave {option} out"
+            if option == "--mirror"
+            else (f"use {option.removesuffix(views)}none")
+        )
         raise UsageError(
             f"{option} cannot be used with {source}, because a mirrored image may belong to "
-            f"another class: use {remedy}"
+            f"another class: {remedy}"
         )
     if views == "10" and margin <= 0:
         raise UsageError(
             f"{option} cannot be used with {source}: {TEN_CROPS}, and its images have none: use "
-            f"{option.replace(views, 'mirror')} or {option.replace(views, 'six')}"
+            f"{option.removesuffix(views)}mirror or {option.removesuffix(views)}six"
         )
+
+
+def name_views_option(views: ImageViews, *, mirror: bool) -> str:
+    """Return what a user wrote who asked for these views: `--mirror`, or e.g. `--views=six`."""
+    return "--mirror" if mirror else f"--views={views}"

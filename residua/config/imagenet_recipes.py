@@ -1,7 +1,9 @@
 """Recipes for ImageNet, from random weights: that of the 2015 paper, and two that are common.
 
 Each is for photographs of 224 pixels; docs/imagenet.md has them in a table, beside their sources'
-figures.
+figures.  Their sources train on several GPUs, each of which normalises its own images in BN.  Here
+BN has the statistics of the whole batch, synchronised between processes, unless `parts` (the field
+`bn_splits`) is the number of the source's GPUs: `--set parts=8`.
 """
 
 from residua.config.augmentation import Augmentation

@@ -90,12 +90,13 @@ def decode_json(hint: Any, data: Json, path: str) -> Any:
     not fit the type.
     """
     if get_origin(hint) is Literal:
-        if isinstance(data, int) and not isinstance(data, bool):
-            data = str(data)  # `--set views=10` is a number in JSON
-        if data not in get_args(hint):
-            choices = ", ".join(map(repr, get_args(hint)))
-            raise TypeError(f"{path} is {quote_json(data)}, not one of {choices}")
-        return data
+        is_number = isinstance(data, int) and not isinstance(data, bool)
+        for value in (data, str(data)) if is_number else (data,):  # `--set views=10` is a number
+            # 1, 1.0 and True are equal
+            if any(value == item and type(value) is type(item) for item in get_args(hint)):
+                return value
+        choices = ", ".join(map(repr, get_args(hint)))
+        raise TypeError(f"{path} is {quote_json(data)}, not one of {choices}")
     if isinstance(hint, UnionType):
         return decode_json_union(get_args(hint), data, path)
     if get_origin(hint) is tuple and isinstance(data, list):

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     )
     from residua.data.image_views import average_over_views as average_over_views
     from residua.data.image_views import keep_margin_for_views as keep_margin_for_views
+    from residua.data.image_views import require_views_for_model as require_views_for_model
     from residua.data.images import Images as Images
     from residua.data.images import center_crop as center_crop
     from residua.data.pack import pack_dataset as pack_dataset
@@ -116,7 +117,7 @@ __getattr__, __dir__ = export_lazily(
         "read": "ensure_dataset_ready list_skipped_images read_split",
         "preprocessed_images": "NamedImages read_preprocessed_split",
         "images": "Images center_crop",
-        "image_views": "average_over_views keep_margin_for_views",
+        "image_views": "average_over_views keep_margin_for_views require_views_for_model",
         "pack": "pack_dataset",
         "pack_plan": "PackOptions",
         "photo_cache": "delete_damaged_caches",

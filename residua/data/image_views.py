@@ -7,10 +7,12 @@ from math import log
 import torch
 from torch import Tensor
 
-from residua.config.image_views import TEN_CROPS, ImageViews
-from residua.config.model import ImagePreprocessing
+from residua.config.dataset import DATASETS
+from residua.config.image_views import TEN_CROPS, ImageViews, require_usable_views
+from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.data.augment import pad_by_reflection
 from residua.data.decode import HasPreprocessing
+from residua.data.images import ARRAYS_PREFIX
 from residua.data.resize import center_offset
 from residua.errors import UsageError
 
@@ -37,6 +39,22 @@ def keep_margin_for_views(preprocessing: HasPreprocessing, views: ImageViews) ->
             "uses all: use the views mirror or six"
         )
     return replace(kept, input=(channels, side, side))
+
+
+def require_views_for_model(config: ModelConfig, views: ImageViews, option: str) -> None:
+    """Raise UsageError if mirroring may change the class of images like those of the training.
+
+    `option` is how the user names the views.
+    """
+    known = DATASETS.get(config.dataset)
+    is_grey_array = config.dataset.startswith(ARRAYS_PREFIX) and config.input[0] != 3
+    require_usable_views(
+        views,
+        option,
+        f"a model of {config.dataset}",
+        flip_keeps_class=not is_grey_array if known is None else known.flip_keeps_class,
+        margin=1,  # `keep_margin_for_views` looks at it
+    )
 
 
 def iterate_views(
@@ -83,22 +101,33 @@ def average_view_scores(scores: Sequence[Tensor], views: ImageViews) -> Tensor:
     return log_probs.logsumexp(0) - log(len(scores))
 
 
-def average_over_views(
-    classify: Callable[[Tensor], Tensor], views: ImageViews, crop_size: tuple[int, int]
-) -> Callable[[Tensor], Tensor]:
-    """Return a function that averages the probabilities of `classify` over the views of images.
+def compute_probabilities(scores: Tensor, temperature: float) -> Tensor:
+    """Compute probabilities (n, classes) in fp32: softmax(scores / temperature).
 
-    `classify` maps images (n, c, *crop_size) uint8 to probabilities (n, classes).
+    `scores` (n, classes) are a network's, or log probabilities, such as an average over views.
     """
-    if views == "none":
-        return classify
+    return torch.softmax(scores.float() / temperature, 1)
+
+
+def average_over_views(
+    compute_scores: Callable[[Tensor], Tensor],
+    views: ImageViews,
+    crop_size: tuple[int, int],
+    temperature: float,
+) -> Callable[[Tensor], Tensor]:
+    """Return a function that maps images uint8 to probabilities, averaged over their views.
+
+    `compute_scores` maps images (n, c, *crop_size) uint8 to class scores (n, classes).  As in an
+    evaluation, predictions are averaged at the temperature 1, and the average is then scaled by
+    the `temperature`.
+    """
 
     def classify_views(pixels: Tensor) -> Tensor:
-        # The logarithms of probabilities are scores, shifted by a constant.
         scores = [
-            classify(view.contiguous()).clamp(min=torch.finfo(torch.float32).tiny).log()
-            for view in iterate_views(pixels, views, crop_size)
+            compute_scores(view.contiguous()) for view in iterate_views(pixels, views, crop_size)
         ]
-        return average_view_scores(scores, views).exp()
+        # The scores of a single view are not rounded once more by an average.
+        averaged = scores[0] if len(scores) == 1 else average_view_scores(scores, views)
+        return compute_probabilities(averaged, temperature)
 
     return classify_views

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from residua.data.resize import center_offset
 
+ARRAYS_PREFIX = "arrays-"  # of the names of data sets of arrays
 FINGERPRINT_CHUNK = 256  # images hashed together: all of them may exceed memory
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
 from residua.data.check import MIN_CLASS_IMAGES
-from residua.data.images import Images
+from residua.data.images import ARRAYS_PREFIX, Images
 from residua.data.sources.listing import ImageEntry, OptionalSplit, Split, SplitSource
 from residua.data.splits import SPLIT_ORDER, assign_splits
 from residua.errors import DataError
@@ -99,7 +99,7 @@ def assemble_dataset(
     counts = {split: len(part) for split, part in images.items()}
     dev_count = counts.get("dev", 0)
     return InMemoryDataset(
-        name=f"arrays-{fingerprint_splits(images)}",
+        name=f"{ARRAYS_PREFIX}{fingerprint_splits(images)}",
         input=(channels, height, width),
         classes=classes,
         mean=mean,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
+from residua.data.image_views import compute_probabilities
 from residua.deploy.export_check import largest_difference
 from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.runners import make_onnx_runner, make_openvino_runner
@@ -40,11 +41,15 @@ class InferenceEngine:
 
     description: str  # library and precision in words, e.g. "onnx fp32"
     config: ModelConfig
-    classify: Callable[[Tensor], Tensor]
+    score: Callable[[Tensor], Tensor]  # maps images to class scores (n, classes)
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        return compute_probabilities(self.compute_scores(pixels), self.config.temperature)
+
+    def compute_scores(self, pixels: Tensor) -> Tensor:
+        """Compute the class scores (n, classes) fp32 of images, before temperature and softmax."""
         with torch.inference_mode():
-            return self.classify(pixels)
+            return self.score(pixels).float()
 
 
 def build_engine(
@@ -133,14 +138,14 @@ def build_torch_engine(
         net.head = Fp32Head(net.head)  # type: ignore[assignment]
     dtype = torch.bfloat16 if uses_bf16 else torch.float32
 
-    def classify(pixels: Tensor) -> Tensor:
+    def score(pixels: Tensor) -> Tensor:
         x = normalise_pixels(pixels.to(device), config.mean, config.std).to(dtype)
         scores: Tensor = net(x)
-        return torch.softmax(scores.float() / config.temperature, 1).cpu()
+        return scores.float().cpu()
 
     precision_word = "bf16" if uses_bf16 else "fp32"
     device_words = " on the GPU" if device.type == "cuda" else ""
-    return InferenceEngine(f"torch {precision_word}, folded BN{device_words}", config, classify)
+    return InferenceEngine(f"torch {precision_word}, folded BN{device_words}", config, score)
 
 
 class Fp32Head(nn.Module):
@@ -162,7 +167,7 @@ def build_onnx_engine(net: nn.Module, config: ModelConfig) -> InferenceEngine:
     """Build an engine that runs ONNX Runtime on the CPU, in fp32."""
     program = export_onnx_program(ExportableClassifier(net, config, bake_preprocessing=True))
     run_onnx = make_onnx_runner(program.model_proto.SerializeToString())
-    return InferenceEngine("onnx fp32", config, lambda pixels: run_onnx(pixels)[1])
+    return InferenceEngine("onnx fp32", config, lambda pixels: run_onnx(pixels)[0])
 
 
 def build_openvino_engine(
@@ -175,5 +180,5 @@ def build_openvino_engine(
     return InferenceEngine(
         f"openvino {'bf16' if uses_bf16 else 'fp32'}",
         config,
-        lambda pixels: run_openvino(pixels)[1],
+        lambda pixels: run_openvino(pixels)[0],
     )

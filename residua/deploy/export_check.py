@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
+from residua.data.image_views import compute_probabilities
 from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.runners import ExportedRunner
 
@@ -66,7 +67,7 @@ def measure_output_difference(
         )
         images = normalise_pixels(pixels, config.mean, config.std)
         expected_scores = reference_net(images)
-        expected_probabilities = torch.softmax(expected_scores / config.temperature, 1)
+        expected_probabilities = compute_probabilities(expected_scores, config.temperature)
         scores, probabilities = run_exported(pixels if module.bakes_preprocessing else images)
         difference = OutputDifference(
             max(difference.score_difference, largest_difference(scores, expected_scores)),

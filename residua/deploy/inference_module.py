@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from residua.config.model import ModelConfig
 from residua.data.augment import normalisation_scale_and_shift
+from residua.data.image_views import compute_probabilities
 from residua.net.fold_bn import fold_batchnorm
 
 # Names of the tensors in exported files.
@@ -42,4 +43,4 @@ class ExportableClassifier(nn.Module):
         if self.bakes_preprocessing:
             images = images.to(torch.float32) * self.scale + self.shift
         scores = self.net(images)
-        return scores, torch.softmax(scores / self.temperature, 1)
+        return scores, compute_probabilities(scores, self.temperature)

@@ -107,6 +107,7 @@ def collect_evaluation_metrics(evaluation: EvaluationResult) -> dict[str, Json]:
     return {
         "count": evaluation.count,
         "split": evaluation.split,
+        "views": evaluation.views,
         "wrong": evaluation.wrong,
         "error": evaluation.error_rate,
         "top5_error": evaluation.top5_error_rate,

@@ -63,7 +63,7 @@ def train_study(
     `on_start` gets the number of runs that are trained at once on this machine, unless all are
     finished.
     """
-    data = data or resolve_study_dataset(study)
+    data = data or resolve_study_dataset(study, data_dir)
     runs = study.make_runs(data)
     first_data = hold_out_first_fold(study, runs, data)
     precision = resolve_study_precision(folder, precision)

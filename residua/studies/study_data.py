@@ -1,14 +1,15 @@
 """The data of a study: a data set known by name, or photographs."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.recipe import Recipe
-from residua.config.recipes import usual_recipe
+from residua.config.recipes import RECIPE_SIZES, usual_recipe
 from residua.config.study import Study
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resolve_dataset
 from residua.errors import UsageError
-from residua.training.auto_config import choose_config_for_photos
+from residua.training.auto_config import choose_config_for_photos, suit_config_to_recipe
 from residua.training.machine import DeviceChoice, set_up_machine
 from residua.training.run_request import MAX_IMAGE_SIDE, MIN_IMAGE_SIDE
 
@@ -28,14 +29,18 @@ class StudyData:
 
 
 def choose_study_data(
-    name_or_location: str, size: int | None, device_choice: DeviceChoice
+    name_or_location: str,
+    size: int | None,
+    device_choice: DeviceChoice,
+    data_dir: Path | None = None,
 ) -> StudyData:
     """Find a study's data; choose the size of photographs, unless given, and a recipe.
 
-    All networks of a study see photographs of one size.  Raises UsageError for an unknown data set,
+    ImageNet by its name has its own recipe and size; `data_dir` is where it is.  All networks of a
+    study see photographs of one size.  Raises UsageError for an unknown data set,
     or for a size that is out of range or does not apply.
     """
-    dataset = resolve_dataset(name_or_location)
+    dataset = resolve_dataset(name_or_location, data_dir=data_dir)
     if not isinstance(dataset, PhotoDataset):
         if size is not None:
             raise UsageError(f"--size applies only to photographs: leave it out for {dataset.name}")
@@ -43,7 +48,11 @@ def choose_study_data(
     if size is not None and not MIN_IMAGE_SIDE <= size <= MAX_IMAGE_SIDE:
         raise UsageError(f"--size {size} is invalid: give {MIN_IMAGE_SIDE} to {MAX_IMAGE_SIDE}")
     machine = set_up_machine("auto", device_choice=device_choice)
-    chosen = choose_config_for_photos(dataset.listing, machine, image_size=size or 0)
+    usual = usual_recipe(dataset.folder)
+    side_of_recipe = RECIPE_SIZES.get(usual.name, 0)
+    chosen = choose_config_for_photos(dataset.listing, machine, image_size=size or side_of_recipe)
+    if side_of_recipe:
+        chosen = suit_config_to_recipe(chosen, usual.name)
     side = chosen.image_size
     settled = {"size"} if size else set()
     return StudyData(
@@ -55,6 +64,7 @@ def choose_study_data(
     )
 
 
-def resolve_study_dataset(study: Study) -> Dataset:
+def resolve_study_dataset(study: Study, data_dir: Path | None = None) -> Dataset:
     """Resolve the data set that a study names; photographs have the study's size."""
-    return resolve_dataset(study.dataset, (3, study.size, study.size) if study.size else ())
+    shape = (3, study.size, study.size) if study.size else ()
+    return resolve_dataset(study.dataset, shape, data_dir=data_dir)

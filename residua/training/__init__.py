@@ -19,6 +19,7 @@ checkpoint        checkpoint files, with a checksum
 training_state    save the state of a run to a checkpoint, and restore it
 machine           device, precision and process group
 memory            compare the memory that a run needs with the memory that is free
+shared_request    ranks agree on when to stop, without waiting at every step
 distributed       data-parallel processes, started by torchrun
 batch_share       the images of each batch that a rank computes
 patient_wait      how ranks wait for one that prepares data
@@ -36,6 +37,7 @@ storage_choice    how photographs are kept: the choice of a run or of its record
 run_request       turn a request to train into a run
 user_additions    a module and a transform of the user's, which no JSON describes
 dry_run           preview a run without training it
+dry_run_sample    a sample of many photographs, for a preview
 step_profile      where a step goes: its parts, and its share of the machine's limit
 step_parts        the parts of a step, from a trace of the profiler
 product_rate      the rate of a large matrix product, the limit of a step
@@ -48,6 +50,7 @@ shown_images      the images that the page of an evaluation shows
 doubtful_labels   labels that are probably wrong
 final_evaluation  the full evaluation of a finished run on its test images
 calibration       calibration error and temperature scaling
+evaluation_checks  checks of an evaluation's options before images are read
 stored_temperature  store a temperature in a model folder if it helps, or remove it
 recalibrate_bn    BN statistics recomputed for the final weights
 vlad              fit VLAD classifiers, which are not trained by gradient descent
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
         report_failure_before_joining as report_failure_before_joining,
     )
     from residua.training.dry_run import preview_run as preview_run
+    from residua.training.dry_run_sample import is_sampled as is_sampled
     from residua.training.evaluate import EvaluationScore as EvaluationScore
     from residua.training.evaluate import evaluate_network as evaluate_network
     from residua.training.final_evaluation import evaluate_finished_run as evaluate_finished_run
@@ -92,7 +96,11 @@ if TYPE_CHECKING:
     from residua.training.run import train_run as train_run
     from residua.training.run_request import ResolvedRun as ResolvedRun
     from residua.training.run_request import RunRequest as RunRequest
+    from residua.training.run_request import choose_storage_in_folder as choose_storage_in_folder
     from residua.training.run_request import resolve_run as resolve_run
+    from residua.training.run_request import (
+        resolve_run_before_storage as resolve_run_before_storage,
+    )
     from residua.training.step import TrainingStep as TrainingStep
     from residua.training.step_profile import profile_run as profile_run
     from residua.training.storage_choice import (
@@ -117,7 +125,9 @@ __getattr__, __dir__ = export_lazily(
         "loggers.run_logger": "RunLogger",
         "loggers.run_logs": "RunLogs",
         "progress": "ProgressListener TrainingProgress call_listeners",
-        "run_request": "ResolvedRun RunRequest resolve_run",
+        "dry_run_sample": "is_sampled",
+        "run_request": "ResolvedRun RunRequest choose_storage_in_folder resolve_run "
+        "resolve_run_before_storage",
         "storage_choice": "require_storage_of_record",
         "data_bench": "measure_data_pipeline",
         "run": "catch_stop_signals train_run",

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from residua.config.dataset import Dataset
 from residua.config.evaluation_results import EvaluationResult
-from residua.config.image_views import ImageViews, require_usable_views
+from residua.config.image_views import ImageViews
 from residua.config.memory import EVAL_BATCH
 from residua.config.model import ModelConfig
 from residua.data.image_views import keep_margin_for_views
 from residua.data.photo_records import describe_decoders
 from residua.data.preprocessed_images import NamedImages, read_preprocessed_split
-from residua.data.sources.resolve import PhotoDataset
 from residua.data.streamed_images import ImageSet, StreamedImages
 from residua.data.summarize import summarize_evaluated_data
 from residua.data.summary import DataSummary, ignore_summary
@@ -31,9 +30,8 @@ from residua.data.unseen_images import (
     EvaluatedSplit,
     ImageChoice,
     choose_images,
-    was_trained_on_dev,
 )
-from residua.errors import DataError, RecordError, ResiduaError, UsageError
+from residua.errors import RecordError, ResiduaError
 from residua.net.model_folder import (
     check_compatibility,
     find_model_folder,
@@ -45,6 +43,11 @@ from residua.net.model_folder import (
 from residua.training.calibration import FloatArray
 from residua.training.doubtful_labels import SecondOpinion
 from residua.training.evaluate import predict_own_batches
+from residua.training.evaluation_checks import (
+    require_allowed_views_of_data,
+    require_calibration_images,
+    require_unseen_dev_images,
+)
 from residua.training.evaluation_measures import build_evaluation
 from residua.training.machine import Machine
 from residua.training.rank_agreement import RankFacts, require_equal_ranks
@@ -87,6 +90,7 @@ def evaluate_model_folder(
     *,
     on_data: Callable[[DataSummary], None] = ignore_summary,
     views: ImageViews = "none",
+    views_option: str = "",
     calibrate: bool = False,
     forget_temperature: bool = False,
 ) -> EvaluationResult:
@@ -95,9 +99,10 @@ def evaluate_model_folder(
     `folder` is a model folder, or the folder of a run, whose model folder `last` is then used.
     Without a `split`, the images are those that the model was not trained on (`choose_images`).
     `on_data` is called with a summary of the images before they are classified.  The
-    predictions for the `views` of each image are averaged.  With `calibrate`, a temperature
-    is first fitted on the dev split, and stored in the config if it lowers the loss of images that
-    it was not fitted on; with `forget_temperature`, a stored one is removed.
+    predictions for the `views` of each image are averaged; `views_option` is how the user names
+    them.  With `calibrate`, a temperature is first fitted on the dev split, and stored in the
+    config if it lowers the loss of images that it was not fitted on; with `forget_temperature`, a
+    stored one is removed.
 
     Raises UsageError if the data set's classes or image shapes differ from the model's, or if the
     images do not allow the `views` or `calibrate`; RecordError if the model folder cannot be read,
@@ -105,8 +110,10 @@ def evaluate_model_folder(
     """
     folder = find_model_folder(folder)
     config = read_compatible_config(data, folder)
+    require_unseen_dev_images(data, config, split, calibrate=calibrate)
     choice = choose_images(data, split, config)
-    check_views_and_calibrate(data, choice, config, views=views, calibrate=calibrate)
+    require_allowed_views_of_data(data, config, views, views_option)
+    require_calibration_images(data, choice, config, calibrate=calibrate)
     agreed_facts: RankFacts = {
         "command": "evaluate",
         "options": [views, calibrate, forget_temperature],
@@ -145,12 +152,14 @@ def evaluate_classifier(
     data_dir: Path | None = None,
     *,
     views: ImageViews = "none",
+    views_option: str = "",
     on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> EvaluationResult:
     """Evaluate a network that is in memory, as `evaluate_model_folder` does."""
     check_compatibility(config, data, config.network.name)
+    require_unseen_dev_images(data, config, split, calibrate=False)
     choice = choose_images(data, split, config)
-    check_views_and_calibrate(data, choice, config, views=views, calibrate=False)
+    require_allowed_views_of_data(data, config, views, views_option)
     named_images, log_probs = load_and_predict(
         machine.prepare_model_in_place(deepcopy(net)),
         config,
@@ -199,33 +208,6 @@ def make_second_opinion(
         return predicted
 
     return predict_positions
-
-
-def check_views_and_calibrate(
-    data: Dataset, choice: ImageChoice, config: ModelConfig, *, views: ImageViews, calibrate: bool
-) -> None:
-    """Raise UsageError if the images do not allow the views, or `calibrate` on the dev split.
-
-    Raises DataError if the dev images, on which `calibrate` fits a temperature, were trained on.
-    """
-    margin = config.resize - max(config.input[1:]) if isinstance(data, PhotoDataset) else 0
-    require_usable_views(
-        views,
-        "--mirror" if views == "mirror" else f"--views={views}",
-        data.name,
-        flip_keeps_class=data.flip_keeps_class,
-        margin=margin,
-    )
-    if calibrate and choice.label in ("dev", "all"):
-        raise UsageError(
-            "--calibrate fits the temperature on the dev split, so an evaluation on that split "
-            "would be too optimistic: choose another --split"
-        )
-    if calibrate and was_trained_on_dev(config, data):
-        raise DataError(
-            f"{config.network.name} was trained on the dev images of {data.name}, so no "
-            "temperature can be fitted on them: leave --calibrate out"
-        )
 
 
 def load_and_predict(

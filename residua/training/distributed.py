@@ -6,7 +6,6 @@ group, gives each rank its share of every batch, and sums or averages tensors ov
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 from residua.errors import ResiduaError, TrainingError, UsageError
 from residua.training.patient_wait import PatientWait
 from residua.training.rank_failures import FailureBoard, leave_after_failure
+from residua.training.shared_request import SharedRequest
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import PrefixStore, Store
@@ -30,9 +30,6 @@ else:
 JOIN_TIMEOUT = timedelta(minutes=5)  # for all processes to arrive
 TELL_TIMEOUT = timedelta(seconds=10)  # for them to arrive at a process that has failed before
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # for a joined process
-EXCHANGE_SECONDS = 0.5  # between exchanges of whether a rank is asked to stop
-FIRST_EXCHANGES = 10  # which happen at every call
-MOST_STEPS_APART = 100  # a GPU's queue of steps would fill up, and its rank not notice a lost one
 AGENT_STORE_VARIABLE = "TORCHELASTIC_USE_AGENT_STORE"  # "True" if torchrun serves the store
 
 BroadcastT = TypeVar("BroadcastT")
@@ -77,13 +74,20 @@ class DataParallelGroup:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def true_on_any_rank(self, predicate: Callable[[], bool]) -> Callable[[], bool]:
+    def true_on_any_rank(
+        self, predicate: Callable[[], bool], *, is_streamed: bool = False
+    ) -> Callable[[], bool]:
         """Make a predicate that becomes true on all ranks once `predicate` was true on any.
 
         All ranks must call the returned function equally many times.  Only some of the calls are
-        collective operations: see `SharedRequest`.
+        collective operations, fewer steps apart if images are decoded between them (`is_streamed`):
+        see `SharedRequest`.
         """
-        return predicate if self.world_size == 1 else SharedRequest(self, predicate)
+        if self.world_size == 1:
+            return predicate
+        return SharedRequest(
+            predicate, self.all_reduce_sum, is_main=self.is_main, is_streamed=is_streamed
+        )
 
     def run_local_rank0_first(self, make: Callable[[], BroadcastT]) -> BroadcastT:
         """Call `make` on every rank, but first on local rank 0 of each machine.
@@ -125,36 +129,6 @@ class DataParallelGroup:
 
 
 SINGLE_PROCESS = DataParallelGroup()
-
-
-class SharedRequest:
-    """Whether `predicate` was true on any rank, asked at every step, exchanged twice a second.
-
-    An exchange makes the ranks wait for each other, which costs many ranks more than a short step.
-    So the calls that exchange are some steps apart: as many as rank 0 takes in half a second, but
-    at most twice as many as the last time, and at most a hundred.  Between them the answer is
-    False.
-    """
-
-    def __init__(self, group: DataParallelGroup, predicate: Callable[[], bool]) -> None:
-        self.group, self.predicate = group, predicate
-        self.is_requested = False
-        self.exchanges, self.interval, self.calls = 0, 1, 0
-        self.last_time = time.monotonic()
-
-    def __call__(self) -> bool:
-        self.is_requested = self.is_requested or self.predicate()
-        self.calls += 1
-        if self.calls < self.interval:
-            return False
-        seconds = max(time.monotonic() - self.last_time, 1e-6)
-        wanted = int(self.interval * min(EXCHANGE_SECONDS / seconds, 2))
-        values = [int(self.is_requested), wanted if self.group.is_main else 0]
-        requests, interval = self.group.all_reduce_sum(torch.tensor(values)).tolist()
-        self.exchanges, self.calls, self.last_time = self.exchanges + 1, 0, time.monotonic()
-        if self.exchanges >= FIRST_EXCHANGES:
-            self.interval = min(max(interval, 1), MOST_STEPS_APART)
-        return bool(requests)
 
 
 @contextmanager

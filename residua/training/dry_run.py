@@ -21,13 +21,14 @@ from residua.config.vlad_config import VladClassifier
 from residua.data.augment import shrink_sides
 from residua.data.batches import TrainingBatches, make_training_batches
 from residua.data.read import read_training_splits
-from residua.data.sources.resolve import resize_for_recipe, resolve_dataset
+from residua.data.sources.resolve import PhotoDataset, resize_for_recipe, resolve_dataset
 from residua.data.streamed_images import ImageSet
 from residua.data.summarize import summarize_training_data
 from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import UsageError
 from residua.net.build import build
 from residua.training.batch_share import share_batch_of_recipe
+from residua.training.dry_run_sample import is_sampled, sample_training_images
 from residua.training.machine import Machine
 from residua.training.memory import estimate_memory_on_machine, require_enough_memory
 from residua.training.prepared_network import (
@@ -51,22 +52,18 @@ def preview_run(
     """Return the values that `residua train --dry-run` prints, as a dict.
 
     `data` is the run's data set if the caller has resolved it already; `on_data` is called with a
-    summary of it.  The network takes a few real steps to estimate the training time.  For VLAD
-    there is no estimate, as the time to fit an SVM is not known in advance.
+    summary of it.  Of many photographs a sample is read, and nothing is stored.  The network takes
+    a few real steps to estimate the training time.  For VLAD there is no estimate, as the time to
+    fit an SVM is not known in advance.
     """
     data = data or resolve_dataset(run.dataset, run.network.input, data_dir=data_dir)
     data = resize_for_recipe(data, run.recipe)
     require_recipe_suits_data(run.recipe, data)
     if isinstance(run.network, Network):
         require_enough_memory(run, plan(run.network), data, machine)  # for the real steps
-    read = partial(
-        read_training_splits,
-        data,
-        data_dir,
-        holds_out_dev=run.recipe is None or run.recipe.dev,
-    )
-    images, dev_images = machine.group.run_local_rank0_first(read)
-    on_data(summarize_training_data(data, images, dev_images))
+    read = partial(read_previewed_images, run, data, data_dir)
+    images, summary = machine.group.run_local_rank0_first(read)
+    on_data(summary)
     images = images.to(machine.device)
     require_equal_ranks(
         machine,
@@ -79,6 +76,17 @@ def preview_run(
     if isinstance(run.network, ModuleClassifier):
         raise UsageError(f"{run.network.name} is a module of your own, which has no preview")
     return estimate_training_sizes_and_time(run, data, plan(run.network), images, machine)
+
+
+def read_previewed_images(
+    run: Run, data: Dataset, data_dir: Path | None
+) -> tuple[ImageSet, DataSummary]:
+    """Read the training images, or of many photographs a sample, with a summary of the data."""
+    holds_out_dev = run.recipe is None or run.recipe.dev
+    if isinstance(data, PhotoDataset) and is_sampled(data) and holds_out_dev:
+        return sample_training_images(data)
+    images, dev_images = read_training_splits(data, data_dir, holds_out_dev=holds_out_dev)
+    return images, summarize_training_data(data, images, dev_images)
 
 
 def count_vlad_fit_sizes(

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from residua.config.dataset import DATASETS, Dataset
 from residua.config.hub_name import HUB_PREFIX
+from residua.config.imagenet_classes import read_imagenet_classes
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.serialize import Json
+from residua.config.weight_registry import find_weights
+from residua.data.sources.imagenet import IMAGENET
 from residua.errors import RecordError, UsageError
 from residua.net import model_folder as model
 from residua.net.convert.state_dict import StateDict, read_state_dict
@@ -86,6 +89,21 @@ def record_weights_origin(config: ModelConfig, source: WeightSource) -> ModelCon
         license=licence,
         trained_on_dev=config.trained_on_dev or knows_dev_images,
     )
+
+
+def was_trained_on_imagenet(config: ModelConfig, dataset_name: str) -> bool:
+    """Return whether a model of published weights has seen ImageNet's train and dev images.
+
+    They have ImageNet's classes, or the training began from such weights.  ImageNet's dev images
+    are held out from its training images here, on all of which its publisher trained.
+    """
+    if dataset_name != IMAGENET:
+        return False
+    start = find_weights(config.weights_from) if config.weights_from else None
+    if start is not None and not start.class_names:
+        return True
+    is_published = bool(config.published_as)
+    return is_published and set(config.classes) == set(read_imagenet_classes().values())
 
 
 def may_share_images(start: ModelConfig, config: ModelConfig) -> bool:

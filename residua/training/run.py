@@ -20,6 +20,7 @@ from residua.record import RunRecord
 from residua.training.checkpoint import DEFAULT_CHECKPOINT_POLICY, CheckpointPolicy
 from residua.training.data_settings import explain_other_decoding, prepare_data_of_run
 from residua.training.distributed import DataParallelGroup
+from residua.training.initial_weights import was_trained_on_imagenet
 from residua.training.machine import Machine
 from residua.training.memory import require_enough_memory
 from residua.training.prepared_network import require_recipe_suits_data
@@ -67,9 +68,8 @@ def train_run(
     Every rank of the machine's group must call this function; only rank 0 writes files.  A run may
     resume with another number of processes, and its results are then the same up to rounding.
     Processes that torchrun restarted resume even if `resume` is False.  Raises UsageError if the
-    folder holds another run, RecordError if another process is training this run, DataError if
-    images cannot be read, TrainingError if training cannot start or continue, and Interrupted once
-    `should_stop()` is true.
+    folder holds another run, RecordError if another process is training it, DataError if images
+    cannot be read, TrainingError if training cannot go on, and Interrupted if it is to stop.
     """
     record, group = RunRecord(folder), machine.group
     if run.recipe is None:
@@ -91,7 +91,8 @@ def train_run(
         if earlier_result is not None:
             return earlier_result
         progress = prepared_run.train_function(
-            on_progress=on_progress, should_stop=group.true_on_any_rank(should_stop)
+            on_progress=on_progress,
+            should_stop=group.true_on_any_rank(should_stop, is_streamed=data.is_streamed),
         )
         if progress.step < progress.total_steps:
             raise Interrupted(
@@ -127,6 +128,12 @@ def add_notes(prepared_run: PreparedRun, run: Run, record: RunRecord) -> DataSum
             f"the weights that training starts from were trained on the dev images of "
             f"{config.dataset}, so the dev error looks too low and cannot choose an epoch: use the "
             "folder last, not best"
+        )
+    elif was_trained_on_imagenet(config, config.dataset):
+        notes.append(
+            f"the weights {config.weights_from} were trained on all training images of ImageNet, "
+            "of which the dev images are a part, so the dev error looks too low and cannot choose "
+            "an epoch: use the folder last, not best"
         )
     return replace(summary, notes=tuple(notes))
 

@@ -19,7 +19,7 @@ from residua.config.recipes import (
     usual_recipe,
 )
 from residua.config.run import Run
-from residua.config.vlad_config import is_vlad_name, make_vlad_classifier
+from residua.config.vlad_config import VladClassifier, is_vlad_name, make_vlad_classifier
 from residua.data.in_memory import InMemoryDataset
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resize_for_recipe
 from residua.errors import UsageError
@@ -65,6 +65,7 @@ class RunRequest:
     change_recipe  function that turns the recipe chosen for the data into the one to train with
     given          names of the options that the user gave
     resumed        folder of the run to go on with, if it exists: it has chosen already
+    min_tuning     the least number of steps from trained weights, if it is left open; None: chosen
     """
 
     model: str | Network | nn.Module | None = None
@@ -77,6 +78,14 @@ class RunRequest:
     precision: str = "auto"
     given: frozenset[str] = frozenset()
     resumed: Path | None = None
+    min_tuning: int | None = None
+
+    @property
+    def min_tuning_steps(self) -> int:
+        """The least number of steps from trained weights, where the recipe leaves them open."""
+        if self.min_tuning is not None:
+            return self.min_tuning
+        return choose_min_tuning_steps(self.resumed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,33 @@ class ResolvedRun:
 
 
 def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> ResolvedRun:
-    """Make the run on `dataset` that the request describes.
+    """Make the run on `dataset` that the request describes, with the storage of its photographs."""
+    resolved = resolve_run_before_storage(request, dataset, machine)
+    return choose_storage_in_folder(resolved, request.resumed, machine)
+
+
+def choose_storage_in_folder(
+    resolved: ResolvedRun, folder: Path | None, machine: Machine, *, reads_all: bool = True
+) -> ResolvedRun:
+    """Give a run the storage of its photographs: that of the run in `folder`, or a chosen one.
+
+    To choose may take long for many photographs, which are then read; a run in `folder` needs no
+    choice.  Without `reads_all`, few of them are read.  Raises UsageError for an unknown storage.
+    """
+    data = resolved.dataset
+    if not isinstance(data, PhotoDataset) or isinstance(resolved.run.network, VladClassifier):
+        return resolved
+    stored, reason = choose_storage_of_run(
+        resolved.storage, data, machine, folder, reads_all=reads_all
+    )
+    reasons = {**resolved.reasons, "storage": reason} if reason else resolved.reasons
+    return replace(resolved, dataset=stored, reasons=reasons)
+
+
+def resolve_run_before_storage(
+    request: RunRequest, dataset: Dataset, machine: Machine
+) -> ResolvedRun:
+    """Make the run on `dataset` that the request describes; its photographs have no storage yet.
 
     For photographs and for images in memory, what is left open is chosen to suit the images and the
     machine.  Raises UsageError for values that do not fit the data, the model or each other.
@@ -118,7 +153,7 @@ def resolve_run(request: RunRequest, dataset: Dataset, machine: Machine) -> Reso
             dataset,
             machine,
             finetune=request.weights is not None,
-            min_tuning_steps=choose_min_tuning_steps(request.resumed),
+            min_tuning_steps=request.min_tuning_steps,
         )
         return make_run(request, dataset, dataset.name, auto_config, chosen)
     usual = usual_recipe(dataset.name)
@@ -178,7 +213,7 @@ def resolve_photo_run(
         finetune=is_fine_tuning,
         image_size=side,
         shorter_side=chosen.shorter_side,
-        min_tuning_steps=choose_min_tuning_steps(request.resumed),
+        min_tuning_steps=request.min_tuning_steps,
     )
     if name_with_size and chosen.source is None:
         auto_config = suit_config_to_recipe(auto_config, name_with_size)
@@ -187,11 +222,7 @@ def resolve_photo_run(
         dataset_from_listing(dataset.listing, image_shape),
         request.change_recipe(auto_config.recipe),
     )
-    stored_dataset, why_storage = choose_storage_of_run(
-        request.storage, sized_dataset, machine, request.resumed
-    )
-    auto_config = replace(auto_config, reasons=auto_config.reasons | {"storage": why_storage})
-    return make_run(request, stored_dataset, dataset.folder, auto_config, chosen)
+    return make_run(request, sized_dataset, dataset.folder, auto_config, chosen)
 
 
 def make_run(

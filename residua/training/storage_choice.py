@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from residua.config.photo_storage import AUTO_STORAGE, PHOTO_STORAGES, PhotoStorage
-from residua.data.photo_storage import choose_storage
+from residua.data.photo_storage import choose_storage, choose_storage_by_space
 from residua.data.sources.resolve import PhotoDataset
 from residua.errors import UsageError, unknown_name_error
 from residua.record import RunRecord
@@ -13,18 +13,25 @@ from residua.training.machine import Machine
 
 
 def choose_storage_of_run(
-    requested: str, data: PhotoDataset, machine: Machine, resumed: Path | None
+    requested: str,
+    data: PhotoDataset,
+    machine: Machine,
+    resumed: Path | None,
+    *,
+    reads_all: bool = True,
 ) -> tuple[PhotoDataset, str]:
     """Return photographs with the storage that is requested, and the reason if it is chosen.
 
     `resumed` is the folder of a run to go on with, which has chosen already.  Rank 0 chooses for
-    all ranks, whose machines may have different memory.  Raises UsageError for an unknown storage.
+    all ranks, whose machines may have different memory.  Without `reads_all`, few photographs are
+    read, and what the cache holds is not looked up.  Raises UsageError for an unknown storage.
     """
     if requested != AUTO_STORAGE:
         return replace(data, storage=parse_storage(requested)), ""
     if resumed is not None and (recorded := read_recorded_storage(RunRecord(resumed))):
         return replace(data, storage=recorded), ""
-    storage, reason = machine.group.prepare_on_rank0(partial(choose_storage, data.listing, data))
+    choose = choose_storage if reads_all else choose_storage_by_space
+    storage, reason = machine.group.prepare_on_rank0(partial(choose, data.listing, data))
     return replace(data, storage=storage), f"storage {storage}: {reason}"
 
 

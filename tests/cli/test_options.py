@@ -68,8 +68,8 @@ def test_gradient_accumulation_is_parts_by_its_usual_name_and_a_note_says_so(cap
     changed = parse_recipe("--set", "accumulate=4", "--batch-size", "32")
     assert changed == parse_recipe("--set", "parts=4", "--batch-size", "32")
     assert capsys.readouterr().err == (
-        "residua: accumulate=4 sets parts=4: a batch of 32 is computed in 4 parts, each with BN "
-        "statistics of its own\n"
+        "residua: accumulate=4 sets parts=4: a batch of 32 is split into 4 equal parts, each with "
+        "its own BN statistics; their gradients are averaged\n"
     )
     with pytest.raises(UsageError, match="a batch cannot be split into 0 parts"):
         parse_recipe("--set", "accumulate=0")

@@ -1,8 +1,10 @@
 import json
+import re
 from dataclasses import replace
+from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residua.config.joins import Drop, Gate, Scale
@@ -12,7 +14,7 @@ from residua.config.recipe import Recipe
 from residua.config.recipes import RECIPES, recipe
 from residua.config.run import Run
 from residua.config.schedules import OneCycle
-from residua.config.serialize import apply_override, from_json, to_json
+from residua.config.serialize import apply_override, decode_json, from_json, to_json
 from residua.config.stages import Stage, Stem
 from residua.errors import RecordError, UsageError
 
@@ -46,6 +48,30 @@ random_networks = st.builds(
 @given(random_networks)
 def test_any_network_round_trips_through_json(net):
     assert from_json(Network, json.loads(json.dumps(to_json(net)))) == net
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "decoded"),
+    [
+        (Literal[1, 2], 2, 2),
+        (Literal["none", "10"], 10, "10"),
+        (Literal[10, "10"], 10, 10),
+        (Literal["none", "10"], "10", "10"),
+    ],
+)
+def test_a_choice_is_taken_as_it_is_before_its_digits_are(hint, given, decoded):
+    found = decode_json(hint, given, "field")
+    assert (found, type(found)) == (decoded, type(decoded))
+
+
+@pytest.mark.parametrize("value", [3, True, 1.0, "1", None, [1]])
+def test_what_is_no_choice_is_refused_as_it_was_written(value):
+    with pytest.raises(TypeError, match=re.escape(f"field is {value!r}, not one of 1, 2")):
+        decode_json(Literal[1, 2], value, "field")
+
+
+def test_an_example_may_take_as_long_as_a_busy_machine_needs():
+    assert settings().deadline is None
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -153,7 +153,9 @@ def test_when_all_connections_wait_for_predictions_a_new_one_gets_503(
 ):
     release = threading.Event()
     blocked_engine = InferenceEngine(
-        "held", shared_engine.config, lambda pixels: (release.wait(30), shared_engine(pixels))[1]
+        "held",
+        shared_engine.config,
+        lambda pixels: (release.wait(30), shared_engine.compute_scores(pixels))[1],
     )
     content = make_image_bytes()
     request = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(

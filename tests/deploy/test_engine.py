@@ -106,12 +106,10 @@ def test_auto_chooses_an_engine_that_agrees_with_plain_pytorch():
     assert (build_engine(*model)(pixels) - expected).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("probabilities", [torch.eye(3), torch.full((3, 3), torch.nan)])
-def test_auto_falls_back_to_pytorch_when_faster_engines_are_inaccurate(monkeypatch, probabilities):
+@pytest.mark.parametrize("scores", [100 * torch.eye(3), torch.full((3, 3), torch.nan)])
+def test_auto_falls_back_to_pytorch_when_faster_engines_are_inaccurate(monkeypatch, scores):
     def yield_wrong_engine(net, config):
-        yield InferenceEngine(
-            "wrong", config, lambda pixels: probabilities[torch.arange(len(pixels)) % 3]
-        )
+        yield InferenceEngine("wrong", config, lambda pixels: scores[torch.arange(len(pixels)) % 3])
 
     monkeypatch.setattr(engines, "build_engines_by_speed", yield_wrong_engine)
     assert build_engine(*make_model()).description == "torch fp32, folded BN"

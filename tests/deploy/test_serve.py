@@ -208,7 +208,9 @@ def test_a_slow_client_blocks_nobody_and_times_out(server_port):
 def test_a_full_queue_answers_503_with_retry_after(shared_engine):
     release = threading.Event()
     blocked_engine = InferenceEngine(
-        "held", shared_engine.config, lambda pixels: (release.wait(30), shared_engine(pixels))[1]
+        "held",
+        shared_engine.config,
+        lambda pixels: (release.wait(30), shared_engine.compute_scores(pixels))[1],
     )
     with (
         run_server(
@@ -252,7 +254,7 @@ def test_an_engine_error_fails_only_its_own_batch(shared_engine):
     def fail_on_black_images(pixels):
         if pixels.float().mean() < 1:
             raise RuntimeError("out of luck")
-        return shared_engine(pixels)
+        return shared_engine.compute_scores(pixels)
 
     black = BytesIO()
     Image.new("RGB", (16, 16)).save(black, "PNG")

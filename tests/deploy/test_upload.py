@@ -228,23 +228,23 @@ def test_an_answer_is_explained_only_if_the_query_asks_for_it(server_port):
 
 
 def test_a_probability_that_equals_the_threshold_is_not_below_it(shared_engine):
-    def give_five_eighths(pixels):
-        probabilities = torch.zeros(len(pixels), len(shared_engine.config.classes))
-        probabilities[:, 0], probabilities[:, 1] = 0.625, 0.375
-        return probabilities
+    def give_two_halves(pixels):
+        scores = torch.full((len(pixels), len(shared_engine.config.classes)), -math.inf)
+        scores[:, :2] = 0
+        return scores
 
-    engine = InferenceEngine("fixed", shared_engine.config, give_five_eighths)
-    with run_server(PredictionService(engine, "", ServerLimits(), threshold=0.625)) as port:
+    engine = InferenceEngine("fixed", shared_engine.config, give_two_halves)
+    with run_server(PredictionService(engine, "", ServerLimits(), threshold=0.5)) as port:
         found = send_request(port, make_image_bytes())[2]
-    assert (found["probability"], found["unsure"]) == (0.625, False)
+    assert (found["probability"], found["unsure"]) == (0.5, False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_network_without_finite_probabilities_gets_500_and_a_sentence(shared_engine, value):
     def fail_on_black_images(pixels):
-        probabilities = shared_engine(pixels).clone()
-        probabilities[pixels.flatten(1).max(1).values == 0, 1] = value
-        return probabilities
+        scores = shared_engine.compute_scores(pixels).clone()
+        scores[pixels.flatten(1).max(1).values == 0, 1] = value
+        return scores
 
     black = BytesIO()
     Image.new("RGB", (16, 16)).save(black, "PNG")

@@ -347,8 +347,8 @@ def test_the_split_used_for_calibration_is_refused_for_reporting(model_folder):
             evaluate_model_folder(model_folder, DIGITS, split, CPU_FP32, calibrate=True)
     with pytest.raises(
         UsageError,
-        match="--mirror cannot be used with digits, because a mirrored image may belong to "
-        "another class: use no --mirror",
+        match="--views=mirror cannot be used with digits, because a mirrored image may belong to "
+        "another class: use --views=none",
     ):
         evaluate_model_folder(model_folder, DIGITS, "test", CPU_FP32, views="mirror")
     assert (model_folder / "config.json").read_bytes() == before

@@ -297,6 +297,21 @@ def test_a_run_that_began_with_fewer_steps_is_resumed_with_them(publisher, capsy
     assert begun["steps"] < 250
 
 
+@pytest.mark.parametrize("start", [(), ("--from", NAME)])
+def test_a_run_that_began_with_fewer_steps_is_found_without_its_folder(
+    publisher, capsys, monkeypatch, start
+):
+    options = ["train", "photos", "--size", "16", "--json", *start]
+    with monkeypatch.context() as patch:
+        patch.setattr("residua.training.chosen_start.MIN_TUNING_STEPS", 0)
+        assert main(options) == 0
+    begun = json.loads(capsys.readouterr().out)
+    forget_result(begun["folder"])
+    assert main([*options, "--resume"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert (resumed["trained"], resumed["folder"]) == (True, begun["folder"])
+
+
 @pytest.mark.parametrize(
     ("images", "device", "shorter_side", "side"),
     [

@@ -2,12 +2,15 @@
 
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from importlib.util import find_spec
 from itertools import pairwise
@@ -247,7 +250,7 @@ class TwoRanksInOne(DataParallelGroup):
 def test_ranks_ask_each_other_twice_a_second_whether_to_stop(monkeypatch):
     """Steps of 1/64 s: the first ten ask; the next are 2, 4, 8, 16 and then 32 steps apart."""
     now, group = 0.0, TwoRanksInOne(0, 2)
-    monkeypatch.setattr("residua.training.distributed.time.monotonic", lambda: now)
+    monkeypatch.setattr("residua.training.shared_request.time.monotonic", lambda: now)
     should_stop, asked, is_stopped = group.true_on_any_rank(lambda: False), [], False
     while not is_stopped:
         now += 1 / 64
@@ -255,6 +258,77 @@ def test_ranks_ask_each_other_twice_a_second_whether_to_stop(monkeypatch):
         is_stopped = should_stop()
         asked += [64 * now] * (group.exchange_count - before)
     assert [b - a for a, b in pairwise(asked)] == [1] * 9 + [2, 4, 8, 16, 32, 32, 32]
+
+
+class RankInThread(DataParallelGroup):
+    """A rank whose processes are threads, and whose sums are those of all threads."""
+
+    __slots__ = ("meeting",)
+
+    def all_reduce_sum(self, x):
+        return self.meeting.add(self.rank, x)
+
+
+class Meeting:
+    """Where threads add their tensors up; a rank that does not come breaks it."""
+
+    def __init__(self, world_size):
+        self.barrier = threading.Barrier(world_size, timeout=30)
+        self.parts = [None] * world_size
+
+    def add(self, rank, x):
+        self.parts[rank] = x
+        self.barrier.wait()
+        total = sum(self.parts)
+        self.barrier.wait()
+        return total
+
+
+def test_ranks_whose_clocks_differ_exchange_at_the_same_steps(monkeypatch):
+    clock, meeting, exchanges = threading.local(), Meeting(3), {}
+    monkeypatch.setattr("residua.training.shared_request.time.monotonic", lambda: clock.now)
+
+    def run_rank(rank):
+        clock.now, draw = 1e6 * rank, random.Random(rank)
+        group, steps = RankInThread(rank, 3), exchanges.setdefault(rank, [])
+        object.__setattr__(group, "meeting", meeting)
+        should_stop = group.true_on_any_rank(lambda: rank == 2 and len(steps) > 40)
+        for step in range(5000):
+            clock.now += draw.expovariate(10 ** (rank + 1)) * (10 if step % 700 > 600 else 1)
+            before = should_stop.exchanges
+            is_stopped = should_stop()
+            if should_stop.exchanges > before:
+                steps.append(step)
+            if is_stopped:
+                return step
+        return None
+
+    with ThreadPoolExecutor(3) as pool:
+        ends = list(pool.map(run_rank, range(3)))
+    assert ends[0] is not None
+    assert ends == [ends[0]] * 3
+    assert exchanges[0] == exchanges[1] == exchanges[2]
+    assert len({b - a for a, b in pairwise(exchanges[0])}) > 1  # some are steps apart
+
+
+@pytest.mark.parametrize(("most_apart", "seconds"), [(10, 20.5), (100, 200.5)])
+def test_a_request_waits_for_few_steps_when_streamed_steps_become_slow(
+    monkeypatch, most_apart, seconds
+):
+    now, group = 0.0, TwoRanksInOne(0, 2)
+    monkeypatch.setattr("residua.training.shared_request.time.monotonic", lambda: now)
+    should_stop = group.true_on_any_rank(lambda: False, is_streamed=most_apart == 10)
+    while getattr(group, "exchange_count", 0) < 16:
+        now += 1 / 1024  # seconds
+        should_stop()
+    assert should_stop.interval == most_apart
+    for _ in range(2):  # from now on each step takes 2 seconds
+        start, before = now, group.exchange_count
+        while group.exchange_count == before:
+            now += 2
+            should_stop()
+        assert now - start <= seconds
+    assert should_stop.interval == 1
 
 
 def test_a_run_resumes_with_another_number_of_processes_and_reports_it(

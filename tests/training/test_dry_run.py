@@ -13,9 +13,11 @@ from residua.config.papers import network
 from residua.config.recipe import MAX_STEPS, Recipe
 from residua.config.recipes import recipe
 from residua.config.schedules import OneCycle, StepDecay, Warmup
+from residua.data.splits import SMALL_DEV_SHARE
 from residua.net.build import build
 from residua.net.model_folder import save_pretrained
 from residua.training.dry_run import list_lr_changes
+from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
 
 fractions = st.one_of(st.integers(0, 12).map(lambda n: n / 10), st.floats(-0.5, 1.5))
 schedules = st.one_of(
@@ -86,3 +88,41 @@ def test_a_preview_says_what_is_trained_when_and_at_which_rate(capsys, tmp_path)
     assert facts["estimated_seconds"] > 0
     main(command)
     assert "last layer 1, stage 3 0.05, stage 2 0.025" in capsys.readouterr().out
+
+
+def test_many_photographs_are_previewed_by_a_sample_and_nothing_is_stored(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("residua.training.data_bench.MAX_MEASURED_PHOTOS", 16)
+    monkeypatch.setattr("residua.training.dry_run_sample.MAX_MEASURED_PHOTOS", 16)
+    for split, count in (("train", 40), ("test", 10)):
+        for name, channel in CLASS_CHANNELS.items():
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for i in range(count):
+                path = tmp_path / "photos" / split / name / f"{i}.png"
+                make_picture(1000 * channel + i + 500 * (split == "test"), channel).save(path)
+
+    def refuse_to_read_all(*_):
+        raise AssertionError("a preview of many photographs reads few of them")
+
+    for place in ("photo_storage", "photo_cache", "image_cache"):
+        monkeypatch.setattr(f"residua.data.{place}.hash_listing", refuse_to_read_all)
+    words = ["train", str(tmp_path / "photos"), "--model", "cifar-resnet8", "--size", "16"]
+    words += ["--batch-size", "32", "--epochs", "3", "--from", "none"]
+    classes = len(CLASS_CHANNELS)
+    for storage in ("auto", "squares", "raw", "files"):
+        assert main([*words, "--dry-run", "--json", "--storage", storage]) == 0
+        printed = capsys.readouterr()
+        facts = json.loads(printed.out)
+        train = 40 * classes - round(40 * classes * SMALL_DEV_SHARE)
+        assert facts["splits"] == {
+            "train": train,
+            "dev": 40 * classes - train,
+            "test": 10 * classes,
+        }
+        assert facts["training_images"] == sum(facts["classes"].values()) == train
+        assert facts["steps"] == 3 * train // 32
+        assert facts["estimated_seconds"] > 0
+        assert "photographs were read for this preview" in printed.err
+    assert not list((tmp_path / "cache").rglob("*"))

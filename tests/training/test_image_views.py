@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import softmax
 
 import residua
 from residua.cli.main import main
+from residua.config.dataset import get_dataset
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.image_views import ImageViews
 from residua.config.model import ImagePreprocessing, ModelConfig
@@ -19,14 +22,18 @@ from residua.config.recipes import recipe
 from residua.config.serialize import apply_override, from_json, to_json
 from residua.data.augment import normalise_pixels
 from residua.data.decode import preprocess_image
-from residua.data.image_views import iterate_views
+from residua.data.image_views import iterate_views, keep_margin_for_views
+from residua.data.read import read_preprocessed_split
+from residua.data.sources.resolve import resolve_dataset
 from residua.errors import UsageError
 from residua.net.build import build
-from residua.net.model_folder import read_model_config, save_pretrained
+from residua.net.model_folder import load_model_folder, read_model_config, save_pretrained
 from residua.record import RunRecord
+from residua.training.assess import predict_log_probabilities
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
 from tests.third_party import randomize_weights, torchvision
+from tests.training.short_runs import CPU_FP32
 
 SIDE, RESIZED = 24, 32
 CLASSES = tuple(sorted(CLASS_CHANNELS))
@@ -114,6 +121,11 @@ def test_predict_and_evaluate_average_the_probabilities_of_ten_crops(
         capsys, "evaluate", model_folder, photo_folder, "--views=10", "--split=test", "--json"
     )
     assert (code, json.loads(out)["loss"]) == (0, pytest.approx(loss, abs=1e-4))
+    assert json.loads(out)["views"] == "10"
+    words = ["evaluate", model_folder, photo_folder, "--split=test", "--json"]
+    for option, views in (([], "none"), (["--mirror"], "mirror"), (["--views=six"], "six")):
+        _, out, _ = run_cli(capsys, *words, *option)
+        assert json.loads(out)["views"] == views
 
 
 @pytest.mark.parametrize("views", ["mirror", "10", "six"])
@@ -143,6 +155,63 @@ def test_six_views_of_probabilities_are_those_of_scores(photo_folder, model_fold
     [prediction] = classifier.predict(path, views="six", top=9)
     found = dict(prediction.top)
     assert [found[name] for name in CLASSES] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+@pytest.mark.parametrize("views", ["none", "mirror", "10", "six"])
+def test_predict_and_evaluate_scale_the_same_average_by_the_temperature(
+    views: ImageViews, temperature, photo_folder, model_folder, tmp_path, capsys
+):
+    folder = tmp_path / "model"
+    net, config = load_model_folder(model_folder)
+    save_pretrained(net, replace(config, temperature=temperature), folder)
+    paths = sorted(photo_folder.glob("val/*/*.png"))
+    words = ["predict", folder, *paths, "--json", "--top", "9", "--views", views]
+    _, out, _ = run_cli(capsys, *words)
+    tops = [json.loads(line)["top"] for line in out.splitlines()]
+    predicted = [{item["class"]: item["probability"] for item in top} for top in tops]
+    images = read_preprocessed_split(
+        resolve_dataset(str(photo_folder), (3, SIDE, SIDE), CLASSES),
+        "test",
+        keep_margin_for_views(config, views),
+    ).images
+    log_probs = predict_log_probabilities(net, images, config, CPU_FP32, views=views).numpy()
+    expected = softmax(log_probs / temperature, axis=1)  # as an evaluation scales them
+    labels = [CLASSES.index(path.parent.name) for path in paths]
+    assert images.labels.tolist() == labels
+    for found, row in zip(predicted, expected, strict=True):
+        assert [found[name] for name in CLASSES] == pytest.approx(row.tolist(), abs=1e-5)
+    loss = residua.load(folder).evaluate(photo_folder, views=views, split="test", quiet=True).scaled
+    right = [found[CLASSES[label]] for found, label in zip(predicted, labels, strict=True)]
+    assert -np.log(right).mean() == pytest.approx(loss.loss, abs=1e-4)
+
+
+def test_views_with_mirror_images_of_digits_are_refused_in_predictions(tmp_path, capsys):
+    digits = get_dataset("digits")
+    config = ModelConfig(
+        network=network("cifar-resnet8", input=digits.input, classes=10),
+        classes=digits.classes,
+        mean=digits.mean,
+        std=digits.std,
+        dataset="digits",
+    )
+    save_pretrained(build(config.network), config, tmp_path / "model")
+    Image.new("L", (8, 8)).save(tmp_path / "digit.png")
+    words = ["predict", tmp_path / "model", tmp_path / "digit.png"]
+    for option, remedy in (
+        ("--mirror", "leave --mirror out"),
+        ("--views=mirror", "use --views=none"),
+        ("--views=six", "use --views=none"),
+    ):
+        code, out, error = run_cli(capsys, *words, option)
+        assert (code, out) == (2, "")
+        assert f"{option} cannot be used with a model of digits" in error
+        assert remedy in error
+        code, _, error = run_cli(capsys, "evaluate", tmp_path / "model", "digits", option)
+        assert (code, remedy in error) == (2, True)
+        assert f"{option} cannot be used with digits" in error
+    with pytest.raises(UsageError, match="views=six cannot be used with a model of digits"):
+        residua.load(tmp_path / "model").predict(tmp_path / "digit.png", views="six")
 
 
 def read_size(path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -114,6 +115,27 @@ def test_an_interrupted_run_is_bit_identical_and_keeps_its_storage(
     environment = RunRecord(parts).read_run_json()["environment"]
     assert environment.get("storage", "squares") == storage
     assert ("storage" in environment) == (storage != "squares")  # as older versions recorded it
+
+
+def test_a_run_is_resumed_with_its_storage_without_its_folder(
+    photo_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", photo_folder, *SHORT, "--json"]
+    code, out, _ = run_cli(capsys, *words, "--storage", "files")
+    assert code == 0
+    folder = Path(json.loads(out)["folder"])
+    path = RunRecord(folder).run_json_path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"result": None}))
+
+    def refuse_to_choose(*_):
+        raise AssertionError("the record says how photographs are kept")
+
+    monkeypatch.setattr("residua.training.storage_choice.choose_storage", refuse_to_choose)
+    code, out, error = run_cli(capsys, *words, "--resume")
+    assert (code, Path(json.loads(out)["folder"])) == (0, folder), error
+    assert "storage" not in error
+    assert RunRecord(folder).read_run_json()["environment"]["storage"] == "files"
 
 
 def test_storage_is_chosen_for_photographs_and_said(photo_folder, tmp_path, capsys):

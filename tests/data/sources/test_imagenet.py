@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,18 +15,31 @@ from PIL import Image
 from scipy.io import savemat
 
 import residua
+from residua.analysis.network_lesions import LesionSampling
+from residua.analysis.run_lesion import run_lesion_study
+from residua.analysis.run_signals import resolve_network_with_data
+from residua.api.network_signals import resolve_signals_data
+from residua.api.studies import make_study, resolve_lesion_data
+from residua.cli.main import main
 from residua.config.imagenet_classes import read_imagenet_classes
+from residua.config.model import ModelConfig
+from residua.config.papers import network
 from residua.config.recipes import recipe
 from residua.data.sources.imagenet import COUNTS, list_imagenet
 from residua.data.sources.imagenet_labels import KIT, KIT_ARCHIVE
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
 from residua.errors import DataError, UsageError
+from residua.net.build import build
+from residua.net.model_folder import find_model_folder, read_model_config, save_pretrained
 from residua.record import RunRecord
+from residua.studies.study_data import choose_study_data, resolve_study_dataset
 from residua.training.data_settings import keep_data_settings_of_run
+from residua.training.initial_weights import was_trained_on_imagenet
 from residua.training.run_request import RunRequest, resolve_run
 from tests.cli_runner import run_cli
 from tests.third_party import torchvision
 from tests.training.short_runs import CPU_FP32
+from tests.weight_publisher import publish_weights
 
 SYNSETS = sorted(read_imagenet_classes())
 NAMES = read_imagenet_classes()
@@ -369,3 +383,86 @@ def test_imagenet_is_trained_on_and_evaluated_by_its_name(unpacked, tmp_path, ca
         "imagenet", data_dir=unpacked[0], split="test", quiet=True
     )
     assert result.count == 1000
+
+
+@pytest.fixture(scope="module")
+def published_model(tmp_path_factory):
+    """A small model that says it is published weights for ImageNet."""
+    config = ModelConfig(
+        network=network("cifar-resnet8", input=(3, 8, 8), classes=len(NAMES)),
+        classes=tuple(NAMES.values()),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        published_as="tiny.in1k",
+    )
+    folder = tmp_path_factory.mktemp("published") / "model"
+    save_pretrained(build(config.network), config, folder)
+    return folder
+
+
+def test_dev_images_of_imagenet_are_refused_for_weights_that_have_learned_them(
+    unpacked, published_model, capsys
+):
+    words = ["evaluate", published_model, "imagenet", "--data-dir", unpacked[0]]
+    for option in (["--calibrate"], ["--split=dev"]):
+        code, _, error = run_cli(capsys, *words, *option)
+        assert code == 1
+        assert "the weights tiny.in1k were trained on all training images of ImageNet" in error
+        assert f"leave {' '.join(option)} out" in error
+    with pytest.raises(DataError, match="leave split=dev out"):
+        residua.load(published_model).evaluate("imagenet", split="dev", data_dir=unpacked[0])
+
+
+def test_a_run_from_weights_of_imagenet_says_that_they_know_its_dev_images(
+    unpacked, tmp_path, capsys, monkeypatch
+):
+    with publish_weights(tmp_path, monkeypatch) as publisher:
+        publisher.offer()
+        known = read_model_config(find_model_folder("tiny.v1"))
+        config = replace(known, published_as="", weights_from="tiny.v1")
+        assert not was_trained_on_imagenet(config, "imagenet")  # of three classes
+        publisher.offer(name="tiny.in1k", class_names=[])
+        assert was_trained_on_imagenet(replace(config, weights_from="tiny.in1k"), "imagenet")
+        assert not was_trained_on_imagenet(replace(config, weights_from="tiny.in1k"), "photos")
+    monkeypatch.setattr("residua.training.run.was_trained_on_imagenet", lambda *_: True)
+    words = ["--model", "cifar-resnet8", "--size", "8", "--steps", "1", "--set", "batch_size=8"]
+    words += ["--data-dir", unpacked[0], "--storage", "squares", "--out", tmp_path / "run"]
+    assert main(["train", "imagenet", *map(str, words)]) == 0
+    error = capsys.readouterr().err
+    assert "were trained on all training images of ImageNet" in error
+    assert "use the folder last, not best" in error
+
+
+def test_the_place_of_imagenet_is_that_of_each_command_that_takes_it(
+    unpacked, published_model, monkeypatch
+):
+    place = unpacked[0]
+    examined = resolve_network_with_data(str(published_model), "imagenet", 0, place)
+    assert examined.data.name == "imagenet"
+    assert resolve_network_with_data("resnet18", "imagenet", 0, place).data.name == "imagenet"
+    config = read_model_config(published_model)
+    assert resolve_lesion_data("imagenet", config, place).name == "imagenet"
+    assert resolve_signals_data("imagenet", config, place).name == "imagenet"
+    with pytest.raises(StopIteration):  # after the data set
+        monkeypatch.setattr("residua.analysis.run_lesion.check_compatibility", stop)
+        run_lesion_study(
+            [published_model],
+            "imagenet",
+            "test",
+            CPU_FP32,
+            LesionSampling(),
+            data_dir=place,
+            on_progress=stop,
+        )
+
+
+def stop(*_, **__):
+    raise StopIteration
+
+
+def test_a_study_of_imagenet_has_its_place_its_size_and_its_recipe(unpacked):
+    chosen = choose_study_data("imagenet", None, "cpu", unpacked[0])
+    assert (chosen.recipe.name, chosen.size) == ("imagenet-90", 224)
+    assert chosen.dataset.name == "imagenet"
+    study = make_study(chosen, ["resnet"], [20], [0], chosen.recipe, 0)
+    assert resolve_study_dataset(study, unpacked[0]).input == (3, 224, 224)
