@@ -23,7 +23,7 @@ from residua.config.serialize import apply_override, from_json, to_json
 from residua.data.augment import normalise_pixels
 from residua.data.decode import preprocess_image
 from residua.data.image_views import iterate_views, keep_margin_for_views
-from residua.data.read import read_preprocessed_split
+from residua.data.preprocessed_images import read_preprocessed_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.errors import UsageError
 from residua.net.build import build
