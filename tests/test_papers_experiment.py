@@ -37,6 +37,8 @@ from papers_jobs import JobOptions, choose_jobs, list_jobs  # noqa: E402
 from papers_records import Place, list_finished, read_step_times, store_records  # noqa: E402
 from papers_results import find_t_95, make_cells_json, measure_nets  # noqa: E402
 
+from tests.measured import without_times  # noqa: E402
+
 OTHER_COUNT_IN_PAPER = {"cifar-preresnet1001": "10.2 M"}  # ours has 10.33 M, as pytorchcv's
 DIGITS = JobOptions(seeds=(0,), epochs=0.5, dataset="digits")
 
@@ -188,7 +190,7 @@ def read_outcomes(place, jobs):
     finished = list_finished(Place(place.records, place.records))
     return [
         (
-            {k: v for k, v in finished[job.run.id].read_result().items() if "second" not in k},
+            without_times(finished[job.run.id].read_result()),
             [dict(row) | {"seconds": 0} for row in finished[job.run.id].read_metrics()],
         )
         for job in jobs

@@ -8,11 +8,12 @@ import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from residua.bounded_json import Json
+from residua.bounded_json import Json, parse_strict_json
 from residua.data.checksums import compute_sha256
 from residua.files import atomic_write
 
@@ -70,7 +71,7 @@ def decode_checked_arrays(content: bytes) -> tuple[dict[str, Json], Arrays]:
         raise ValueError("its checksum is wrong")
     header_end = LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "little")
     try:
-        header = json.loads(bytes(body[LENGTH_BYTES:header_end]))
+        header: Any = parse_strict_json(bytes(body[LENGTH_BYTES:header_end]))
         facts, shapes = dict(header["facts"]), list(header["arrays"])
         arrays, position = {}, header_end
         for name, dtype, shape in shapes:

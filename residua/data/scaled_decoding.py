@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from residua.data.photo_source import Box
 
@@ -46,6 +47,8 @@ def reduce_before_decoding(
     `find_needed_size` gets the upright size of the photograph.  Returns None if the image will be
     decoded as a whole, as those of all formats but JPEG are.
     """
+    if not isinstance(image, JpegImageFile):  # whose EXIF data may lie behind the pixels
+        return None
     file_size, orientation = image.size, read_orientation(image)
     is_swapped = orientation in SWAPPED
     full_size = file_size[::-1] if is_swapped else file_size
