@@ -6,12 +6,11 @@
 `make` writes JPEG files: crops of real photographs, a little brighter or darker, each different.
 `train` times the first run, which decodes all photographs, and the second, which finds them in the
 cache, up to their first step.  Then it kills a run at random moments, goes on with it each time,
-and compares the weights at the end with those of a run that was left alone.  A memory cgroup
+and compares its checkpoint of one step with that of a run that was left alone.  A memory cgroup
 (version 1 or 2) has its limit set by you; all runs are in it, and it counts the page cache too.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -20,16 +19,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
+
+from residua.training.checkpoint import list_checkpoints, load_checkpoint
 
 SHORTER_SIDE = 160  # pixels of the photographs that are made
 JPEG_QUALITY = 85
-TRAINING = ("--from", "none", "--model", "resnet10,width=0.25", "--size", "128", "--json")
+TRAINING = ("--from", "none", "--model", "resnet10,width=0.25", "--size", "128")
 PEAK_FILES = ("memory.max_usage_in_bytes", "memory.peak")  # of cgroups of version 1 and 2
 
 
@@ -84,90 +88,85 @@ def start_training(
         )
 
 
-def count_rows(run: Path) -> int:
-    """Count the rows of a run's metrics; 0 before the first."""
-    metrics = run / "metrics.jsonl"
-    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-
 def seconds_to_first_step(photos: Path, run: Path, cgroup: Path | None) -> float:
-    """Train for one step; return the seconds until its checkpoint was there."""
+    """Train for a step; return the seconds until its checkpoint was there."""
     start = time.monotonic()
-    process = start_training(photos, run, cgroup, "--steps", "2", "--save-every", "1")
-    while process.poll() is None and not list(run.glob("checkpoint*")):
-        time.sleep(0.1)
-    seconds = time.monotonic() - start
-    process.wait()
-    require_success(process, run)
-    return seconds
+    train_to_step(photos, run, cgroup, 1, save_every=1)
+    return time.monotonic() - start
 
 
-def require_success(process: subprocess.Popen[bytes], run: Path) -> None:
-    """Stop, with the last lines of the error output, if a run failed."""
-    if process.returncode:
+def find_checkpoints(run: Path) -> dict[int, Path]:
+    """Find the checkpoints of a run, by their steps."""
+    paths = list_checkpoints(run / "checkpoints")
+    return {int(path.stem.split("-")[-1]): path for path in paths}
+
+
+def require_running(process: subprocess.Popen[bytes], run: Path) -> None:
+    """Stop, with the last lines of the error output, if a run has ended."""
+    if process.poll() is not None:
         last = Path(f"{run}.err").read_text().replace("\r", "\n").splitlines()[-3:]
         sys.exit(f"{run} ended with code {process.returncode}: {' | '.join(last)}")
 
 
-def hash_weights(run: Path) -> str:
-    """Return the SHA-256 sum of the weights at the end of a run."""
-    return hashlib.sha256((run / "last" / "model.safetensors").read_bytes()).hexdigest()
+def train_to_step(
+    photos: Path,
+    run: Path,
+    cgroup: Path | None,
+    step: int,
+    *,
+    save_every: int,
+    kill_after: Sequence[float] = (),
+) -> list[int]:
+    """Train a run, or go on with it, until the checkpoint of `step`; return its memory over time.
+
+    The run is killed that many seconds after each of its first starts; so it is at the end.  Memory
+    is in MiB, once a second.
+    """
+    resident = []
+    for seconds in (*kill_after, float("inf")):
+        options = ("--save-every", str(save_every), *(("--resume",) if run.exists() else ()))
+        process = start_training(photos, run, cgroup, *options)
+        end = time.monotonic() + seconds
+        while max(find_checkpoints(run), default=0) < step and time.monotonic() < end:
+            require_running(process, run)
+            resident.append(read_resident_mib(process.pid))
+            time.sleep(1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return resident
 
 
-def train_and_kill(
-    photos: Path, run: Path, cgroup: Path | None, steps: int, kills: int, mean_seconds: float
-) -> int:
-    """Train a run to its end, killed at up to `kills` random moments; return how often it was."""
-    options = ("--steps", str(steps), "--save-every", "5")
-    done = 0
-    while True:
-        resumes = ("--resume",) if run.exists() else ()
-        process = start_training(photos, run, cgroup, *options, *resumes)
-        try:
-            patience = random.Random(done).uniform(0.5, 1.5) * mean_seconds
-            process.wait(patience if done < kills else None)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            done += 1
-            continue
-        require_success(process, run)
-        return done
+def load_step(run: Path, step: int) -> dict[str, Tensor]:
+    """Load all tensors of a run's checkpoint of `step`."""
+    groups, _ = load_checkpoint(find_checkpoints(run)[step])
+    return {
+        f"{group}/{name}": tensors[name] for group, tensors in groups.items() for name in tensors
+    }
 
 
 def measure(
-    photos: Path, cgroup: Path | None, steps: int, kills: int, mean_seconds: float
+    photos: Path, cgroup: Path | None, step: int, kills: int, mean_seconds: float
 ) -> dict[str, object]:
     """Measure what the module's docstring says; return it for JSON."""
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         first = seconds_to_first_step(photos, runs / "first", cgroup)
         warm = seconds_to_first_step(photos, runs / "warm", cgroup)
-        alone = runs / "alone"
-        process = start_training(photos, alone, cgroup, "--steps", str(steps))
-        resident = []
-        while process.poll() is None:
-            resident.append(read_resident_mib(process.pid))
-            time.sleep(1)
-        require_success(process, alone)
-        facts = json.loads(Path(f"{alone}.out").read_text())
-        done = train_and_kill(photos, runs / "killed", cgroup, steps, kills, mean_seconds)
-        same = hash_weights(alone) == hash_weights(runs / "killed")
-    later = [mib for mib in resident if mib]
+        resident = train_to_step(photos, runs / "alone", cgroup, step, save_every=5)
+        draw = random.Random(0)
+        moments = [draw.uniform(0.5, 1.5) * mean_seconds for _ in range(kills)]
+        train_to_step(photos, runs / "killed", cgroup, step, save_every=5, kill_after=moments)
+        alone, killed = load_step(runs / "alone", step), load_step(runs / "killed", step)
+    later = resident[len(resident) // 2 :]
     return {
-        "photographs": sum(facts["splits"].values()),
+        "photographs": sum(1 for _ in photos.glob("*/*")),
         "seconds_to_first_step": {"nothing decoded": round(first, 1), "decoded": round(warm, 1)},
-        "steps": steps,
-        "images_per_second": facts["images_per_second"],
-        "data_wait": facts.get("data_wait"),
-        "resident_mib": {
-            "at half of the run": later[len(later) // 2],
-            "at the end": later[-2],
-            "highest": max(later),
-        },
+        "step": step,
+        "resident_mib": {"highest": max(resident), "second half": [min(later), max(later)]},
         "cgroup_peak_mib": read_peak_mib(cgroup),
-        "kills": done,
-        "same_weights_as_undisturbed": same,
+        "kills": kills,
+        "equal_tensors": alone.keys() == killed.keys()
+        and all(torch.equal(alone[name], killed[name]) for name in alone),
     }
 
 
@@ -196,14 +195,14 @@ def main() -> None:
     train = commands.add_parser("train", help="train on them, kill, and print the figures")
     train.add_argument("photos", type=Path)
     train.add_argument("--memory-cgroup", type=Path)
-    train.add_argument("--steps", type=int, default=300)
+    train.add_argument("--step", type=int, default=100)
     train.add_argument("--kills", type=int, default=10)
     train.add_argument("--seconds", type=float, default=40, help="mean time until a kill")
     given = parser.parse_args()
     if given.command == "make":
         make_photos(given.folder, given.out, given.images)
     else:
-        facts = measure(given.photos, given.memory_cgroup, given.steps, given.kills, given.seconds)
+        facts = measure(given.photos, given.memory_cgroup, given.step, given.kills, given.seconds)
         print(json.dumps(facts, indent=2))
 
 
