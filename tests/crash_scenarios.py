@@ -7,6 +7,7 @@ the old from the new state.  It fails if anything half-written is read.
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,7 @@ import residua
 from residua.config.dataset import DataFile, DownloadArchive, get_dataset
 from residua.config.model import ImagePreprocessing, ModelConfig
 from residua.config.published_weights import PublishedWeights
+from residua.data.digest_index import get_index
 from residua.data.image_cache import decode_to_cache, hash_listing, load_cached_images
 from residua.data.pack import pack_dataset
 from residua.data.pack_plan import PackOptions
@@ -254,12 +256,22 @@ def write_photos(folder):
         (folder / "photos" / name).mkdir(parents=True)
         for i in range(2):
             colour = (80 * i, 20, 200 if name == "cat" else 90)
-            Image.new("RGB", (8, 8), colour).save(folder / "photos" / name / f"{i}.png")
+            path = folder / "photos" / name / f"{i}.png"
+            Image.new("RGB", (8, 8), colour).save(path)
+            os.utime(path, (1e9, 1e9))  # of a file that may still change, no digest is kept
+
+
+def hash_photos(folder):
+    """List and hash the photos; the digests are kept in the folder."""
+    listing = list_image_folder(folder / "photos")
+    hash_listing.cache_clear()  # as in a new process
+    get_index.cache_clear()
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=str(folder / "kept")):
+        return listing, hash_listing(listing)
 
 
 def decode_photos(folder):
-    listing = list_image_folder(folder / "photos")
-    return decode_to_cache(listing, hash_listing(listing), IMAGE_VIEW, folder / "cache" / "k")
+    return decode_to_cache(*hash_photos(folder), IMAGE_VIEW, folder / "cache" / "k")
 
 
 def read_cached_photos(folder):
@@ -277,8 +289,7 @@ PHOTO_SETTINGS = RecordSettings("raw", 3, 8, 8)
 
 
 def store_photos(folder):
-    listing = list_image_folder(folder / "photos")
-    digests = hash_listing(listing)
+    listing, digests = hash_photos(folder)
     return decode_photos_to_cache(listing, digests, PHOTO_SETTINGS, folder / "cache" / "k")
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -26,7 +26,7 @@ from residua.data.checked_arrays import read_checked_arrays, write_checked_array
 from residua.data.checksums import compute_sha256
 from residua.data.sources.listing import ImageEntry
 from residua.data.threads import stream_in_threads
-from residua.files import hold_output_lock
+from residua.files import clean_up_interrupted_writes, hold_output_lock
 
 RACY_SECONDS = 2.0  # our choice, as coarse as the clock of any file system in use
 SAVE_SECONDS = 60.0  # between writes of the index while files are read
@@ -75,6 +75,8 @@ def hash_entries(location: str, entries: Sequence[ImageEntry], hash_entry: Hashe
         return stated  # decoding compares them with the photos' bytes
     keys = make_digest_keys(entries)
     path = find_digest_file(location)
+    with suppress(OSError):  # of a cache that cannot be written
+        clean_up_interrupted_writes(path.parent)
     digests = take_known_digests(get_index(path), keys, entries)
     if not all(digests):
         with hold_digest_lock(path):

@@ -56,7 +56,7 @@ def write_seeds(folder):
     predict = ["--json", "--engine", "torch", "--top", "10"]
     for model, result in (("run/last", "predict.json"), ("peer", "predict_peer.json")):
         (folder / result).write_text(run(folder, "predict", model, "one.png", *predict))
-    shutil.rmtree(folder / "cache" / "residua" / "images")  # so that one cache is left
+    shutil.rmtree(folder / "cache" / "residua" / "photos")  # so that the squares alone are left
     evaluated = run(folder, "evaluate", "run/last", "photos", "--split", "all", "--json")
     (folder / "evaluate.json").write_text(evaluated)
     shutil.copy(folder / "peer" / "model.safetensors", folder / "peer.safetensors")
