@@ -12,7 +12,6 @@ beforehand, with a network that is thrown away.
 """
 
 import argparse
-import importlib
 import json
 import platform
 import sys
@@ -34,8 +33,10 @@ from torch.utils.data import DataLoader
 
 from residua.version import __version__
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from peers import load_third_party
+
 MODEL = "resnet18"
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # which ends its declarations
 TIMM_BATCH, WARMUP_EPOCHS, WORKERS = 32, 5, 2
 TIMM_OPTIMISERS: dict[str, dict[str, Any]] = {
     # the defaults of timm's train.py: 0.1 for a batch of 256 images
@@ -74,24 +75,9 @@ def measure_seconds(train: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def import_torchvision() -> Any:
-    """Import torchvision; with a CPU build of torch, declare the operators that it misses."""
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    schema = "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    OPERATORS.define(schema)
-    OPERATORS.define(f"q{schema}")
-    return importlib.import_module("torchvision")
-
-
 def fine_tune_with_fastai(task: Task) -> dict[str, Any]:
     """Train with fastai's `fine_tune`, as its tutorial does, and count the errors."""
-    torchvision = import_torchvision()
+    torchvision = load_third_party().torchvision
     from fastai.callback.core import CancelValidException
     from fastai.vision import all as fastai
 
@@ -136,7 +122,7 @@ def fine_tune_with_fastai(task: Task) -> dict[str, Any]:
 
 def train_timm_loop(task: Task, optimiser: str) -> dict[str, Any]:
     """Train a loop of timm's parts, and count the errors."""
-    torchvision = import_torchvision()
+    torchvision = load_third_party().torchvision
     from timm import create_model
     from timm.data import create_transform, resolve_data_config
 

@@ -65,7 +65,9 @@ class CropReader:
         source, augment = self.images.source, self.changes.augment
         samples, epochs = torch.cat(request.parts), request.epochs.repeat(len(request.parts))
         indices = samples % len(self.images)
-        bits = self.changes.draw_several_bits(4, RandomStream.CROP, epochs, samples).tolist()
+        bits: list[list[int]] = []  # of the boxes
+        if augment.takes_boxes:
+            bits = self.changes.draw_several_bits(4, RandomStream.CROP, epochs, samples).tolist()
         index_list, sizes = indices.tolist(), source.sizes[indices].tolist()
 
         def read(i: int) -> Tensor:

@@ -167,7 +167,9 @@ def choose_by_fingerprint(
     """
     listing = dataset.listing
     # the share of models that were trained on squares before digests were stored
-    share = choose_dev_share(len(listing.entries)) if config.scaled_decoding else FIRST_DEV_SHARE
+    share = FIRST_DEV_SHARE
+    if config.scaled_decoding:
+        share = listing.dev_share or choose_dev_share(len(listing.entries))
     listing = replace(
         listing, dev_share=share, white_level=listing.white_level or config.white_level
     )

@@ -1,7 +1,8 @@
 """Choose network, image size, recipe and duration for a folder of photos.
 
 The rules are our own choice.  They use only the data and the kind of device (CPU or GPU), so the
-same command on the same kind of device always gives the same run.
+same command on the same kind of device always gives the same run.  How photographs are kept is
+chosen elsewhere, by the space of the machine: see `data.photo_storage`.
 """
 
 from collections import Counter

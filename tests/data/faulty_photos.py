@@ -18,6 +18,17 @@ def make_picture(seed, channel=0, size=(48, 40)):
     return Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC)
 
 
+def write_oblong_folder(root):
+    """Write a folder of splits with small oblong photographs, whose corners are not alike."""
+    for split, count in (("train", 8), ("val", 4)):
+        for name, channel in CLASS_CHANNELS.items():
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = make_picture(10 * i + channel + 1000 * (split == "val"), channel)
+                picture.resize((60, 41 + i)).save(root / split / name / f"{i:02}.png")
+    return root
+
+
 def encode_image(image, format="JPEG", **settings):
     file = BytesIO()
     image.save(file, format, **settings)

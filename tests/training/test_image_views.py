@@ -31,7 +31,7 @@ from residua.net.model_folder import load_model_folder, read_model_config, save_
 from residua.record import RunRecord
 from residua.training.assess import predict_log_probabilities
 from tests.cli_runner import run_cli
-from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
+from tests.data.faulty_photos import CLASS_CHANNELS, make_picture, write_oblong_folder
 from tests.third_party import randomize_weights, torchvision
 from tests.training.short_runs import CPU_FP32
 
@@ -43,14 +43,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @pytest.fixture(scope="module")
 def photo_folder(tmp_path_factory):
     """Oblong photographs in a folder of splits, whose corners are not alike."""
-    root = tmp_path_factory.mktemp("views") / "pets"
-    for split, count in (("train", 8), ("val", 4)):
-        for name, channel in CLASS_CHANNELS.items():
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                picture = make_picture(10 * i + channel + 1000 * (split == "val"), channel)
-                picture.resize((60, 41 + i)).save(root / split / name / f"{i:02}.png")
-    return root
+    return write_oblong_folder(tmp_path_factory.mktemp("views") / "pets")
 
 
 @pytest.fixture(scope="module")

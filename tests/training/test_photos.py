@@ -30,6 +30,7 @@ from residua.training.run import train_run
 from residua.training.run_request import RunRequest, resolve_run
 from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
 from tests.third_party import randomize_weights, torchvision
+from tests.training.interrupted_runs import run_interrupted
 from tests.training.short_runs import CPU_FP32, ignore_progress, never_stop, stop_after
 
 SMALL_OPTIONS = [
@@ -158,7 +159,9 @@ def test_an_interrupted_run_is_bit_identical(photo_folder, tmp_path, capsys):
     for name, stops in (("whole", ()), ("cut", (3, 7))):
         out = tmp_path / name
         for steps in stops:
-            train_and_interrupt(steps, photo_folder, out)
+            run_interrupted(
+                [*SMALL_OPTIONS, "--steps", "12", "--balance"], photo_folder, out, steps
+            )
         assert (
             run_train(
                 capsys,
@@ -176,32 +179,6 @@ def test_an_interrupted_run_is_bit_identical(photo_folder, tmp_path, capsys):
         final_states.append(from_pretrained(out / "last").state_dict())
     for name, x in final_states[0].items():
         assert torch.equal(x, final_states[1][name]), name
-
-
-def train_and_interrupt(steps, photos, out):
-    from residua.cli.parser import CommandParser
-    from residua.cli.run_options import make_run_request
-    from residua.cli.train import add_arguments
-    from residua.errors import Interrupted
-    from residua.training.run import train_run
-    from residua.training.run_request import resolve_run
-    from tests.training.short_runs import ignore_progress, stop_after
-
-    parser = CommandParser(prog="residua")
-    add_arguments(parser)
-    arguments = parser.parse_args([str(photos), *SMALL_OPTIONS, "--steps", "12", "--balance"])
-    data = resolve_dataset(str(photos))
-    resolved = resolve_run(make_run_request(arguments), data, CPU_FP32)
-    with pytest.raises(Interrupted):
-        train_run(
-            resolved.run,
-            out,
-            CPU_FP32,
-            data=resolved.dataset,
-            resume=out.exists(),
-            on_progress=ignore_progress,
-            should_stop=stop_after(steps),
-        )
 
 
 def test_a_recipe_for_small_images_crops_from_the_cached_squares_too(

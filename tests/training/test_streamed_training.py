@@ -15,9 +15,6 @@ from PIL import Image
 
 import residua
 from residua.cli.main import main
-from residua.cli.parser import CommandParser
-from residua.cli.run_options import make_run_request
-from residua.cli.train import add_arguments
 from residua.config.fold import Fold
 from residua.config.photo_storage import PHOTO_STORAGES
 from residua.config.recipes import recipe
@@ -25,20 +22,16 @@ from residua.data.crop_prefetcher import CropRequest
 from residua.data.read import read_split
 from residua.data.sources.resolve import resolve_dataset
 from residua.data.streamed_images import StreamedImages
-from residua.errors import DataError, Interrupted
+from residua.errors import DataError
 from residua.net.model_folder import read_model_config
 from residua.record import RunRecord
 from residua.training import data_bench
-from residua.training.run import train_run
-from residua.training.run_request import resolve_run
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
+from tests.training.interrupted_runs import run_interrupted
 from tests.training.short_runs import (
-    CPU_FP32,
-    ignore_progress,
     load_last_weights,
     read_metrics_without_times,
-    stop_after,
 )
 
 SMALL = ["--model", "cifar-resnet8", "--size", "16", "--precision", "fp32"]
@@ -69,24 +62,6 @@ def threads_end():
     """No run leaves threads that decode behind, however it ends."""
     yield
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decoding")]
-
-
-def run_interrupted(run_options, photos, out, steps):
-    """Train as the command does, until it is stopped after some steps."""
-    parser = CommandParser(prog="residua")
-    add_arguments(parser)
-    request = make_run_request(parser.parse_args([str(photos), *run_options]))
-    resolved = resolve_run(request, resolve_dataset(str(photos)), CPU_FP32)
-    with pytest.raises(Interrupted):
-        train_run(
-            resolved.run,
-            out,
-            CPU_FP32,
-            data=resolved.dataset,
-            resume=out.exists(),
-            on_progress=ignore_progress,
-            should_stop=stop_after(steps),
-        )
 
 
 @pytest.mark.parametrize("storage", PHOTO_STORAGES)

@@ -26,7 +26,7 @@ from residua.training.dry_run import describe_phases
 from residua.training.run import train_run
 from residua.training.run_request import RunRequest, resolve_run
 from tests.cli_runner import run_cli
-from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
+from tests.data.faulty_photos import write_oblong_folder
 from tests.third_party import torchvision
 from tests.training.short_runs import CPU_FP32, ignore_progress, never_stop
 
@@ -36,14 +36,7 @@ SIZES = ["--size", "24", "--set", "train_size=16", "--set", "test_resize=28"]
 
 @pytest.fixture(scope="module")
 def photo_folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sizes") / "pets"
-    for split, count in (("train", 8), ("val", 4)):
-        for name, channel in CLASS_CHANNELS.items():
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                picture = make_picture(10 * i + channel + 1000 * (split == "val"), channel)
-                picture.resize((60, 41 + i)).save(root / split / name / f"{i:02}.png")
-    return root
+    return write_oblong_folder(tmp_path_factory.mktemp("sizes") / "pets")
 
 
 @pytest.fixture(scope="module")

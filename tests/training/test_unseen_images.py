@@ -16,7 +16,8 @@ from residua.config.serialize import from_json
 from residua.data.image_cache import hash_listing
 from residua.data.seen_images import DIGEST_BYTES, SeenImages, decode_digests, encode_digests
 from residua.data.sources.resolve import list_image_dataset, resolve_dataset
-from residua.data.splits import FIRST_DEV_SHARE
+from residua.data.splits import FIRST_DEV_SHARE, choose_dev_share
+from residua.data.unseen_images import choose_images, fingerprint_training_entries
 from residua.training.rank_agreement import describe_run_on_rank, explain_difference
 from tests.data.faulty_photos import make_picture
 
@@ -180,6 +181,25 @@ def test_a_model_without_digests_knows_its_photos_by_their_fingerprint(
     facts, said = run_json(capsys, "evaluate", run, new)
     assert (facts["count"], facts["split"]) == (30, "all")
     assert "they are not those that the model learned from" in said
+
+
+def test_photos_with_a_dev_share_of_their_own_are_known_by_their_fingerprint(trained, tmp_path):
+    """ImageNet's is 1 %, whatever the number of photographs."""
+    run, _ = trained
+    config = from_json(ModelConfig, json.loads((run / "last" / "config.json").read_text()))
+    dataset = resolve_dataset(str(write_photos(tmp_path / "own", dict.fromkeys(CLASSES, 20))))
+    listing = replace(dataset.listing, dev_share=0.05)
+    usual, own = (
+        fingerprint_training_entries(replace(listing, dev_share=share), hash_listing(listing))
+        for share in (choose_dev_share(len(listing.entries)), 0.05)
+    )
+    assert usual != own
+    config = replace(
+        config, scaled_decoding=True, train_digests="", dev_digests="", fingerprint=own
+    )
+    choice = choose_images(replace(dataset, listing=listing), "dev", config)
+    assert "the model was trained on these photographs" in choice.reason
+    assert choice.dataset.listing.dev_share == 0.05
 
 
 @pytest.mark.parametrize(
