@@ -17,7 +17,7 @@ from residua.training.checkpoint import (
     load_newest_and_delete_damaged,
     write_checkpoint,
 )
-from residua.training.progress import TrainingProgress
+from residua.training.progress import StepValues, TrainingProgress
 from residua.training.step import TrainingStep
 
 
@@ -40,7 +40,7 @@ def save_training_state(
         "net": training_step.net.state_dict(),
         "optimiser": training_step.optimiser_state(),
         "average": training_step.average.tensors if training_step.average else {},
-        "since": {name: torch.stack(values) for name, values in unrecorded.items() if values},
+        "since": {name: values.read() for name, values in unrecorded.items() if len(values)},
     }
     scalars: CheckpointScalars = {
         "step": progress.step,
@@ -87,8 +87,8 @@ def restore_training_state(
             int(scalars["step"] or 0),
             scalars["seconds"] or 0.0,
             scalars["best"],
-            split_steps(unrecorded.get("losses"), training_step.machine.device),
-            split_steps(unrecorded.get("wrong"), training_step.machine.device),
+            restore_step_values(unrecorded.get("losses"), training_step.machine.device),
+            restore_step_values(unrecorded.get("wrong"), training_step.machine.device),
             data_wait_seconds=scalars["waited"] or 0.0,
         )
         # checkpoints of a run by one process may lack the number of processes
@@ -121,9 +121,9 @@ def restore_weights_and_optimiser(
     training_step.load_optimiser_state(groups.get("optimiser", {}))
 
 
-def split_steps(values: Tensor | None, device: torch.device) -> list[Tensor]:
-    """Split a tensor (n,) with one value per step into n scalar tensors; [] for None."""
-    return [] if values is None else list(values.to(device))
+def restore_step_values(values: Tensor | None, device: torch.device) -> StepValues:
+    """Restore the scalars (n,) of n steps on the device; none for None."""
+    return StepValues(None if values is None else values.to(device))
 
 
 def describe_world_size_change(previous: int, current: int) -> list[str]:
@@ -142,7 +142,7 @@ def require_finite_losses(progress: TrainingProgress, record: RunRecord) -> None
 
     The check waits until the device has computed the losses.
     """
-    losses = torch.stack(progress.losses) if progress.losses else torch.zeros(1)
+    losses = progress.losses.read()
     if not losses.isfinite().all():
         first_bad = int((~losses.isfinite()).nonzero()[0])
         step = progress.step - len(losses) + first_bad + 1
