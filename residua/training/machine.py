@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from residua.config.memory import RECOMPUTE_MODES, RecomputeMode
+from residua.config.optimisers import Optimiser
 from residua.config.serialize import Json
 from residua.errors import UsageError, unknown_name_error
 from residua.net.activation_checkpoint import checkpoint_activations, draws_randomly
@@ -74,18 +75,27 @@ class Machine:
             and (self.device.type == "cpu" or self.can_use_cuda_graph(net, bn_splits))
         )
 
-    def describe_engine(self, net: nn.Module, bn_splits: int = 1) -> dict[str, Json]:
+    def describe_engine(
+        self, net: nn.Module, bn_splits: int, optimiser: Optimiser
+    ) -> dict[str, Json]:
         """Say by what means each part of a step of `net`, prepared here, is computed."""
         is_fast, world_size = self.has_fused_layers(net, bn_splits), self.group.world_size
         # synchronised BN, with more ranks than splits, has no fused kernels
         has_fused_kernels = is_fast and bn_splits >= world_size
         captured = "one CUDA graph" if world_size == 1 else "two CUDA graphs"
-        is_captured = self.can_use_cuda_graph(net, bn_splits)
+        is_captured = self.can_capture_step(net, bn_splits, optimiser)
         return {
             "step": captured if is_captured else "one operator after another",
             "kernels": describe_fused_kernels(self.device) if has_fused_kernels else "PyTorch's",
             "convolutions": describe_convolutions(self.device) if is_fast else "PyTorch's",
         }
+
+    def can_capture_step(self, net: nn.Module, bn_splits: int, optimiser: Optimiser) -> bool:
+        """Return whether a step of `net` with its update can be captured as CUDA graphs.
+
+        An optimiser that may read its rate on the host would wait for the GPU.
+        """
+        return self.can_use_cuda_graph(net, bn_splits) and optimiser.TAKES_LR_AS_TENSOR
 
     def can_use_cuda_graph(self, net: nn.Module, bn_splits: int = 1) -> bool:
         """Return whether a step of `net` with `bn_splits` can be captured as CUDA graphs.

@@ -254,7 +254,7 @@ def prepare_network_training(
     )
     total_steps = recipe.total_steps(len(train_images))
     recipe.require_probe_step(total_steps)
-    engine = machine.describe_engine(net, recipe.bn_splits)
+    engine = machine.describe_engine(net, recipe.bn_splits, recipe.optimiser)
     engine |= describe_exchange(net, machine.group)
     save_best = partial(save_pretrained, net, config, record.folder / "best")
     train_function = partial(

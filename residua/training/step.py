@@ -80,9 +80,8 @@ class TrainingStep:
             ),
         )
         # the update may read the rate on the host, which a stream of its own would wait for
-        takes_lr_as_tensor = optimiser.TAKES_LR_AS_TENSOR
-        self.runs_on_gpu_stream = machine.device.type == "cuda" and takes_lr_as_tensor
-        self.uses_cuda_graph = machine.can_use_cuda_graph(net, bn_splits) and takes_lr_as_tensor
+        self.runs_on_gpu_stream = machine.device.type == "cuda" and optimiser.TAKES_LR_AS_TENSOR
+        self.uses_cuda_graph = machine.can_capture_step(net, bn_splits, optimiser)
         self.gradients = GradientMemory(
             net, group, self.splits.result_count, backward_allocates=self.uses_cuda_graph
         )

@@ -102,7 +102,9 @@ def profile_run(
         "recipe": recipe.name,
         "batch_size": recipe.batch_size,
         **shown,
-        "engine": machine.describe_engine(steps.training_step.net, recipe.bn_splits),
+        "engine": machine.describe_engine(
+            steps.training_step.net, recipe.bn_splits, recipe.optimiser
+        ),
         "parts": scale_parts(parts, 1e3 * seconds),
         "milliseconds": 1e3 * seconds,
         "images_per_second": recipe.batch_size / seconds,

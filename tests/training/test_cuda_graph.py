@@ -282,7 +282,7 @@ def test_lack_of_memory_in_a_capture_is_said_in_one_sentence(monkeypatch):
 def test_the_engine_is_described_as_it_is(name, bn_splits):
     here = set_up_machine("bf16")
     net = here.prepare_model_in_place(create_model(name, num_classes=10), bn_splits).train()
-    engine = here.describe_engine(net, bn_splits)
+    engine = here.describe_engine(net, bn_splits, Sgd())
     step = TrainingStep(net, Sgd(), here, bn_splits)
     has_fused_units = any(isinstance(unit, FusedUnit) for unit in net.units)
     assert (engine["step"] == "one CUDA graph") == step.uses_cuda_graph

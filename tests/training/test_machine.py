@@ -1,11 +1,15 @@
 """The device that computes is the one that was asked for."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
+from residua import create_model
+from residua.config.optimisers import Optimiser, Sgd
 from residua.errors import UsageError
 from residua.training import machine
-from residua.training.machine import set_up_machine
+from residua.training.machine import Machine, set_up_machine
 
 
 @pytest.mark.parametrize("has_gpu", [False, True])
@@ -28,3 +32,18 @@ def test_a_missing_gpu_and_an_unknown_device_are_refused(monkeypatch):
         set_up_machine("fp32", device_choice="cuda")
     with pytest.raises(UsageError, match="there is no device 'gpu': choose from auto, cpu, cuda"):
         set_up_machine("fp32", device_choice="gpu")
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownRule(Optimiser):
+    """An optimiser of another package, of which nothing is known."""
+
+    states_per_parameter = 0
+    description = "unknown"
+
+
+def test_a_step_is_said_to_be_a_graph_only_if_its_update_can_be_held_by_one(monkeypatch):
+    monkeypatch.setattr(Machine, "can_use_cuda_graph", lambda *arguments: True)
+    here, net = set_up_machine("fp32", device_choice="cpu"), create_model("cifar-resnet8")
+    described = [here.describe_engine(net, 1, rule)["step"] for rule in (Sgd(), UnknownRule())]
+    assert described == ["one CUDA graph", "one operator after another"]

@@ -148,4 +148,4 @@ def test_the_engine_of_several_ranks_is_described_as_it_is():
         ranks = Machine(here.device, "bf16", group=GroupOfEqualRanks(0, 2))
         net = create_model("cifar-resnet8", num_classes=10)
         net = ranks.prepare_model_in_place(net, bn_splits)
-        assert ranks.describe_engine(net, bn_splits)["step"] == described
+        assert ranks.describe_engine(net, bn_splits, Sgd())["step"] == described
