@@ -323,6 +323,7 @@ CONTRADICTORY_NAMES = {
         "block is given twice in a network's name, as basic and as bottleneck: remove one"
     ),
     "cifar-resnet9999998": "9,999,998 layers are too many: give at most 20,000",
+    "cifar-resnet9999999998": "999,999,999... layers are too many: give at most 20,000",
     "cifar-resnet20,units=3-6-3": (
         "units=3-6-3 makes 26 layers, not 20: choose other units, or another depth"
     ),

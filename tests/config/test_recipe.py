@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from residua.config.recipe import Recipe
-from residua.config.recipes import recipe
+from residua.config.recipes import recipe, require_size_of_recipe
 from residua.config.schedules import OneCycle, StepDecay
 from residua.errors import UsageError
 
@@ -79,3 +81,15 @@ def test_epochs_of_a_large_data_set_are_bounded_in_steps():
         UsageError, match="10,000,000,000 steps is too long: give at most 1,000,000"
     ):
         Recipe(name="r", epochs=10**6, batch_size=128).total_steps(1_280_000)
+
+
+@pytest.mark.parametrize(
+    ("side", "suggestion"),
+    [(112, "train_size=88 --set test_resize=116"), (448, "train_size=352 --set test_resize=464")],
+)
+def test_sizes_of_a_recipe_are_suggested_in_proportion_to_the_photographs(side, suggestion):
+    named = recipe("imagenet-torchvision2021")
+    with pytest.raises(UsageError, match=suggestion):
+        require_size_of_recipe(named, side)
+    require_size_of_recipe(named, 224)
+    require_size_of_recipe(replace(named, train_size=side), side)
