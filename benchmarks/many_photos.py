@@ -34,6 +34,7 @@ from residua.training.checkpoint import list_checkpoints, load_checkpoint
 SHORTER_SIDE = 160  # pixels of the photographs that are made
 JPEG_QUALITY = 85
 TRAINING = ("--from", "none", "--model", "resnet10,width=0.25", "--size", "128")
+SAVE_EVERY = 50  # steps, so that a checkpoint stays for seconds before newer ones replace it
 PEAK_FILES = ("memory.max_usage_in_bytes", "memory.peak")  # of cgroups of version 1 and 2
 
 
@@ -116,13 +117,13 @@ def train_to_step(
     *,
     save_every: int,
     kill_after: Sequence[float] = (),
-) -> list[int]:
-    """Train a run, or go on with it, until the checkpoint of `step`; return its memory over time.
+) -> tuple[list[int], list[int]]:
+    """Train a run, or go on with it, until the checkpoint of `step`, and kill it.
 
-    The run is killed that many seconds after each of its first starts; so it is at the end.  Memory
-    is in MiB, once a second.
+    Before that it is killed so many seconds after each of its first starts.  Returns its memory in
+    MiB, once a second, and the newest checkpoint at each kill.
     """
-    resident = []
+    resident, killed_at = [], []
     for seconds in (*kill_after, float("inf")):
         options = ("--save-every", str(save_every), *(("--resume",) if run.exists() else ()))
         process = start_training(photos, run, cgroup, *options)
@@ -133,7 +134,8 @@ def train_to_step(
             time.sleep(1)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    return resident
+        killed_at.append(max(find_checkpoints(run), default=0))
+    return resident, killed_at
 
 
 def load_step(run: Path, step: int) -> dict[str, Tensor]:
@@ -152,19 +154,24 @@ def measure(
         runs = Path(folder)
         first = seconds_to_first_step(photos, runs / "first", cgroup)
         warm = seconds_to_first_step(photos, runs / "warm", cgroup)
-        resident = train_to_step(photos, runs / "alone", cgroup, step, save_every=5)
+        resident, _ = train_to_step(photos, runs / "alone", cgroup, step, save_every=SAVE_EVERY)
         draw = random.Random(0)
         moments = [draw.uniform(0.5, 1.5) * mean_seconds for _ in range(kills)]
-        train_to_step(photos, runs / "killed", cgroup, step, save_every=5, kill_after=moments)
+        _, killed_at = train_to_step(
+            photos, runs / "killed", cgroup, step, save_every=SAVE_EVERY, kill_after=moments
+        )
+        if any(newest >= step for newest in killed_at[:-1]):
+            sys.exit(f"step {step} came before the last kill: give a later --step")
         alone, killed = load_step(runs / "alone", step), load_step(runs / "killed", step)
-    later = resident[len(resident) // 2 :]
+    length = len(resident)
+    quarters = [resident[i * length // 4 : (i + 1) * length // 4] for i in range(4)]
     return {
         "photographs": sum(1 for _ in photos.glob("*/*")),
         "seconds_to_first_step": {"nothing decoded": round(first, 1), "decoded": round(warm, 1)},
         "step": step,
-        "resident_mib": {"highest": max(resident), "second half": [min(later), max(later)]},
+        "highest_resident_mib_by_quarter": [max(quarter, default=0) for quarter in quarters],
         "cgroup_peak_mib": read_peak_mib(cgroup),
-        "kills": kills,
+        "newest_checkpoint_at_kill": killed_at[:-1],
         "equal_tensors": alone.keys() == killed.keys()
         and all(torch.equal(alone[name], killed[name]) for name in alone),
     }
@@ -195,10 +202,12 @@ def main() -> None:
     train = commands.add_parser("train", help="train on them, kill, and print the figures")
     train.add_argument("photos", type=Path)
     train.add_argument("--memory-cgroup", type=Path)
-    train.add_argument("--step", type=int, default=100)
+    train.add_argument("--step", type=int, default=4000)
     train.add_argument("--kills", type=int, default=10)
-    train.add_argument("--seconds", type=float, default=40, help="mean time until a kill")
+    train.add_argument("--seconds", type=float, default=25, help="mean time until a kill")
     given = parser.parse_args()
+    if given.command == "train" and given.step % SAVE_EVERY:
+        parser.error(f"--step must be a multiple of {SAVE_EVERY}")
     if given.command == "make":
         make_photos(given.folder, given.out, given.images)
     else:

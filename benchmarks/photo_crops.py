@@ -1,10 +1,13 @@
 """Random crops a second on one core, of photographs that are stored in different ways.
 
 JPEG files of three sizes are made of the photographs in FOLDER: enlarged, with noise until they
-have 2 to 4 bits a pixel, as cameras' files do.  Each contender makes the same random crops, with
-areas of 8 to 100 %, at 224 x 224 pixels.  `raw`, `jpeg` and `files` are the ways of `--storage`;
-torchvision opens each file with Pillow and applies RandomResizedCrop, as a DataLoader's worker
-does.  "copied out" makes also an array of torchvision's crop, as ToTensor begins.
+have 2 to 4 bits a pixel, as cameras' files do.  Each contender makes random crops with areas of 8
+to 100 % at 224 x 224 pixels: the same ones, but for DALI, which draws its own.  `raw`, `jpeg` and
+`files` are the ways of `--storage`; torchvision opens each file with Pillow and applies
+RandomResizedCrop, as a DataLoader's worker does.  "copied out" makes also an array of torchvision's
+crop, as ToTensor begins.  DALI, if it can be imported, decodes on the CPU only what its crops need.
+Rates are those of CPU time, which other work on the machine changes less than the time on the
+clock.
 
     python benchmarks/photo_crops.py FOLDER/imagenette-sample/train [--rounds 5]
 """
@@ -15,6 +18,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,7 +28,7 @@ import numpy as np
 import torch
 from peers import load_third_party
 from PIL import Image
-from timing import measure_in_turn, measure_seconds
+from timing import measure_in_turn
 
 from residua.data.photo_cache import load_photo_store
 from residua.data.photo_source import Box, PhotoSource
@@ -36,6 +40,8 @@ FILES_PER_CLASS = 6
 MIN_BITS = 2.0  # of a file, per pixel
 NOISE_LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 CROP = 224
+AREAS, ASPECTS = (0.08, 1.0), (3 / 4, 4 / 3)
+DALI_BATCH = 8
 
 
 def write_photographs(folder: Path, originals: list[Path], size: tuple[int, int]) -> float:
@@ -69,7 +75,7 @@ def choose_boxes(photos: PhotoSource, count: int) -> list[tuple[int, Box]]:
         i = choose.randrange(len(photos))
         height, width = photos.sizes[i].tolist()
         image = torch.empty(1, 10 * height, 10 * width)
-        top, left, rows, columns = RandomResizedCrop.get_params(image, [0.08, 1], [3 / 4, 4 / 3])
+        top, left, rows, columns = RandomResizedCrop.get_params(image, AREAS, ASPECTS)
         right, bottom = left + columns, top + rows
         width, height = 10 * width, 10 * height
         boxes.append((i, (left / width, top / height, right / width, bottom / height)))
@@ -106,6 +112,40 @@ def crop_all_with_torchvision(
             functional.pil_to_tensor(crop)
 
 
+def make_dali_pipeline(files: list[Path]) -> Callable[[], object] | None:
+    """Make a function that reads DALI_BATCH random crops with DALI; None if it is not installed."""
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ImportError:
+        return None
+
+    @pipeline_def(batch_size=DALI_BATCH, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def read_crops() -> object:
+        encoded, _ = fn.readers.file(files=[str(file) for file in files], random_shuffle=True)
+        crops = fn.decoders.image_random_crop(
+            encoded,
+            device="cpu",
+            output_type=types.RGB,
+            random_area=list(AREAS),
+            random_aspect_ratio=list(ASPECTS),
+        )
+        return fn.resize(crops, size=[CROP, CROP], interp_type=types.INTERP_LINEAR, antialias=True)
+
+    return read_crops().run
+
+
+def repeat(work: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        work()
+
+
+def measure_cpu_seconds(work: Callable[[], object]) -> float:
+    """Seconds of CPU time of all threads in one call."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
 def measure_size(originals: list[Path], size: tuple[int, int], rounds: int) -> None:
     """Print the table's rows of photographs of one size."""
     with tempfile.TemporaryDirectory() as folder:
@@ -118,12 +158,15 @@ def measure_size(originals: list[Path], size: tuple[int, int], rounds: int) -> N
             store = load_photo_store(replace(data, storage=storage))
             photos = store.split_photos("train")  # the others are raw
             boxes = choose_boxes(photos, count)
-            contenders[storage] = partial(measure_seconds, partial(crop_all, photos, boxes))
+            contenders[storage] = partial(measure_cpu_seconds, partial(crop_all, photos, boxes))
         files = [Path(folder) / "photos" / name for name in store.names]
         for copies_out in (False, True):
             work = partial(crop_all_with_torchvision, files, boxes, copies_out=copies_out)
             name = "torchvision" + ", copied out" * copies_out
-            contenders[name] = partial(measure_seconds, work)
+            contenders[name] = partial(measure_cpu_seconds, work)
+        if run_dali := make_dali_pipeline(files):
+            work = partial(repeat, run_dali, count // DALI_BATCH)
+            contenders["DALI"] = partial(measure_cpu_seconds, work)
         seconds = measure_in_turn(contenders, rounds, warm_up_rounds=1)
         peer = count / statistics.median(seconds["torchvision"])
         for name, values in seconds.items():
