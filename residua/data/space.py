@@ -42,11 +42,11 @@ def read_meminfo(filesystem_root: Path, name: str) -> list[int]:
 
 
 class CgroupFiles(NamedTuple):
-    """The names of a cgroup's files, and of its file cache in memory.stat."""
+    """The names of a cgroup's files, and those of what the kernel can drop in memory.stat."""
 
     limit: str
     usage: str
-    cache_key: str
+    reclaimable: tuple[str, ...]
 
 
 def iter_cgroups(filesystem_root: Path) -> Iterator[tuple[Path, CgroupFiles]]:
@@ -59,11 +59,17 @@ def iter_cgroups(filesystem_root: Path) -> Iterator[tuple[Path, CgroupFiles]]:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2
             hierarchy_root = filesystem_root / "sys/fs/cgroup"
-            names = CgroupFiles("memory.max", "memory.current", "inactive_file")
+            names = CgroupFiles(
+                "memory.max",
+                "memory.current",
+                ("inactive_file", "active_file", "slab_reclaimable"),
+            )
         elif "memory" in controllers.split(","):
             hierarchy_root = filesystem_root / "sys/fs/cgroup/memory"
             names = CgroupFiles(
-                "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                ("total_inactive_file", "total_active_file"),
             )
         else:
             continue
@@ -77,7 +83,8 @@ def iter_cgroups(filesystem_root: Path) -> Iterator[tuple[Path, CgroupFiles]]:
 def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
     """Yield the bytes left in each memory-limited cgroup of this process.
 
-    File caches that were not used recently count as free, because the kernel can drop them.
+    File caches count as free, because the kernel drops them when memory is needed, as they do in
+    MemAvailable of the machine.  That of files which training reads again is an active one.
     """
     for cgroup, names in iter_cgroups(filesystem_root):
         # A cgroup without a limit lacks the files (OSError) or says "max" (ValueError).
@@ -86,7 +93,7 @@ def iter_cgroup_free_bytes(filesystem_root: Path) -> Iterator[int]:
             memory_stat = dict(
                 line.split() for line in (cgroup / "memory.stat").read_text().splitlines()
             )
-            yield limit - used + int(memory_stat[names.cache_key])
+            yield limit - used + sum(int(memory_stat.get(key, 0)) for key in names.reclaimable)
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -166,16 +166,17 @@ def test_free_memory_respects_the_machine_and_every_control_group(tmp_path):
         "sys/fs/cgroup/jobs/mine/memory.current": "5\n",
         "sys/fs/cgroup/jobs/memory.max": f"{4 * GIB}\n",
         "sys/fs/cgroup/jobs/memory.current": f"{2 * GIB}\n",
-        "sys/fs/cgroup/jobs/memory.stat": f"anon 7\ninactive_file {GIB}\n",
+        "sys/fs/cgroup/jobs/memory.stat": f"anon 7\ninactive_file {GIB // 2}\n"
+        f"active_file {GIB // 4}\nslab_reclaimable {GIB // 4}\nslab_unreclaimable 9\n",
     }
     assert measure_free_memory_with(tmp_path / "two", MEMINFO | two) == 3 * GIB
     one = {
         "proc/self/cgroup": "3:cpu,memory:/mine\n1:name=systemd:/\n",
         "sys/fs/cgroup/memory/mine/memory.limit_in_bytes": f"{2 * GIB}\n",
         "sys/fs/cgroup/memory/mine/memory.usage_in_bytes": f"{GIB}\n",
-        "sys/fs/cgroup/memory/mine/memory.stat": "total_inactive_file 0\n",
+        "sys/fs/cgroup/memory/mine/memory.stat": "total_inactive_file 0\ntotal_active_file 5\n",
     }
-    assert measure_free_memory_with(tmp_path / "one", MEMINFO | one) == GIB
+    assert measure_free_memory_with(tmp_path / "one", MEMINFO | one) == GIB + 5
     totals = {"nothing": None, "free": 10 * GIB, "two": 4 * GIB, "one": 2 * GIB}
     for name, total in totals.items():  # whatever is in use
         assert total_memory_bytes(tmp_path / name) == total
