@@ -70,7 +70,8 @@ def write_tables(out: Path, documents: list[Path]) -> None:
     """Write the tables of a record to README.md beside it, and into documents.
 
     Rows are in one table if data, size and stand-in are the same.  A document gets the last table
-    of the data set that a line `<!-- table DATA -->` names, up to the line `<!-- end -->`.
+    that a line `<!-- table DATA -->` or, for a chosen size in pixels, `<!-- table DATA SIZE -->`
+    names, up to the line `<!-- end -->`.
     """
     groups: dict[tuple, list[dict]] = {}
     for row in read_rows(out / RECORD):
@@ -79,7 +80,8 @@ def write_tables(out: Path, documents: list[Path]) -> None:
     parts = [README_START]
     tables = {}
     for (data, size, stand_in), rows in groups.items():
-        tables[data] = format_table(rows)
+        name = f"{data} {size}" if size else data
+        tables[name] = format_table(rows)
         side = f", {size} pixels" if size else ""
         sources = {f"residua {row['residua']}" for row in rows if "residua" in row}
         sources |= {f"{name} {v}" for row in rows for name, v in row.get("versions", {}).items()}
@@ -87,12 +89,12 @@ def write_tables(out: Path, documents: list[Path]) -> None:
         facts += [", ".join(sorted(sources))] if sources else []
         facts += sorted({row["device"] for row in rows if "device" in row})
         heading = f"## {data}{side}\n\n" + (f"{'; '.join(facts)}.\n\n" if facts else "")
-        parts.append(f"{heading}{tables[data]}\n")
+        parts.append(f"{heading}{tables[name]}\n")
     (out / "README.md").write_text("\n".join(parts))
     for document in documents:
         text = document.read_text()
-        for data, table in tables.items():
-            pattern = rf"(<!-- table {re.escape(data)} -->\n)(?:.*?\n)??(<!-- end -->)"
+        for name, table in tables.items():
+            pattern = rf"(<!-- table {re.escape(name)} -->\n)(?:.*?\n)??(<!-- end -->)"
             text = re.sub(pattern, rf"\g<1>{table}\n\2", text, flags=re.DOTALL)
         document.write_text(text)
     for table in tables.values():

@@ -38,14 +38,14 @@ def test_the_intervals_are_those_of_student_over_seeds(tables):
     ]
 
 
-def test_a_document_gets_the_table_of_the_data_set_that_it_names(tables, tmp_path, capsys):
+def test_a_document_gets_the_table_of_the_data_set_and_size_that_it_names(tables, tmp_path, capsys):
     rows = [make_row(tables.FIRST_ARM, 0, 0.3), make_row("a", 0, 0.25, data="a.b", size=64)]
     (tmp_path / "results.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     document = tmp_path / "document.md"
-    document.write_text("x\n<!-- table a.b -->\nold\n<!-- end -->\n<!-- table c -->\nkept\n")
+    document.write_text("x\n<!-- table a.b 64 -->\nold\n<!-- end -->\n<!-- table c -->\nkept\n")
     for _ in range(2):
         tables.write_tables(tmp_path, [document])
-        head, _, rest = document.read_text().partition("<!-- table a.b -->\n")
+        head, _, rest = document.read_text().partition("<!-- table a.b 64 -->\n")
         assert (head, rest.splitlines()[2:]) == (
             "x\n",
             ["| a | 25.0 % |  | 82 | 10 | 1 |", "<!-- end -->", "<!-- table c -->", "kept"],
