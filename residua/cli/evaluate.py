@@ -72,10 +72,12 @@ def run(arguments: Namespace) -> None:
             arguments.precision, group=group, device_choice=arguments.device
         )
         folder = group.run_local_rank0_first(partial(net.find_model_folder, arguments.model))
-        if arguments.calibrate and net.is_published_model(folder):
+        if arguments.calibrate and (
+            net.is_published_model(folder) or net.is_packaged_model(folder)
+        ):
             raise UsageError(
-                f"{arguments.model} is in the cache, which stays as it was published: copy the "
-                f"folder {folder}, and calibrate the copy"
+                f"{arguments.model} stays as it was published: copy the folder {folder}, and "
+                f"evaluate the copy with --calibrate {arguments.calibrate}"
             )
         config = net.read_model_config(folder)
         check_image_options(arguments)

@@ -19,10 +19,11 @@ NAMING_HELP = """\
 Any depth that a family allows can be named, e.g. cifar-resnet26.  A part of the network is replaced
 by adding PART=VALUE to the name, as in cifar-resnet56,shortcut=project:"""
 WEIGHTS_HELP = """\
-Errors are those that the publishers state for ImageNet.  A short name stands for the weights of its
-net with the lowest error at 224 pixels, among those whose whole SHA-256 sum is known, or else its
-first digits; a licence with nc forbids commercial use.  RESIDUA_WEIGHTS names a JSON file with
-others."""
+Errors are those that the publishers state for ImageNet.  Names that end in _cifar10 are of networks
+that come with residua; their errors are those on CIFAR-10's test images.  A short name stands for
+the weights of its net with the lowest error at 224 pixels, among those whose whole SHA-256 sum is
+known, or else its first digits; a licence with nc forbids commercial use.  RESIDUA_WEIGHTS names a
+JSON file with others."""
 OTHER_PARTS = {
     "width": ["a factor, e.g. 2 or 0.5"],
     "groups": ["number and width of the groups of a bottleneck's 3x3, e.g. 32x4d"],
@@ -76,6 +77,7 @@ def print_weights(pattern: str, as_json: bool) -> None:
             "address": entry.address,
             "sha256": entry.sha256,
             "classes": len(entry.classes),
+            "dataset": entry.measured_on,
             "top1_error": entry.top1_error,
             "licence": entry.licence,
             "stands_for": entry.short_name if short_names[entry.short_name] == entry else None,

@@ -22,6 +22,9 @@ RESERVED_NAME = "none"  # of random weights
 SUM_DIGITS = 64  # of a whole SHA-256 in hexadecimal
 MIN_SUM_DIGITS = 8  # torchvision's file names carry so many
 NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)")
+IMAGENET_NAME = "imagenet"
+PACKAGE_PREFIX = "package:"  # of the address of weights that come with residua
+PACKAGED_MODELS = Path(__file__).resolve().parents[1] / "packaged_models"  # their model folders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,8 @@ class PublishedWeights:
 
     network         name of the network in the file, as `residua.config.papers.network` takes it
     address         URL of the file; for the Hugging Face hub
-                    https://huggingface.co/OWNER/NAME/resolve/REVISION/FILE
+                    https://huggingface.co/OWNER/NAME/resolve/REVISION/FILE, and package:NAME for
+                    those that come with residua
     sha256          SHA-256 of the file in hexadecimal, or the first digits that its publisher
                     states; "" if the hub states it only when asked
     licence         as the Hugging Face hub names it, e.g. apache-2.0; "" if none is stated
@@ -38,8 +42,10 @@ class PublishedWeights:
     mean, std       of each channel, for pixels in [0, 1]
     side            of the square images, in pixels
     resize          as in `ImagePreprocessing`
-    top1_error      on ImageNet's validation images of this side, in [0, 1], as its publisher states
-                    it; None if it states none
+    top1_error      on ImageNet's validation images of this side, or else on the test images of
+                    `dataset`, in [0, 1], as its publisher states it; None if it states none
+    dataset         name of the data whose test images `top1_error` counts; "" stands for ImageNet
+                    if the classes are ImageNet's, and else for unknown data
     """
 
     name: str
@@ -54,6 +60,7 @@ class PublishedWeights:
     resize: int = 256
     interpolation: Interpolation = "bilinear"
     top1_error: float | None = None
+    dataset: str = ""
 
     def __post_init__(self) -> None:
         is_name = WEIGHT_NAME.fullmatch(self.name) and self.short_name != RESERVED_NAME
@@ -63,12 +70,13 @@ class PublishedWeights:
                 f". _ - alone, and another word than {RESERVED_NAME}"
             )
         check_sha256(self.sha256, self.name)
-        if not is_url(self.address) or self.published_file in ("", ".", ".."):
+        has_address = is_url(self.address) and self.published_file not in ("", ".", "..")
+        if not (has_address or self.is_packaged):
             raise UsageError(
                 f"the address {self.address!r} of {self.name} is not the URL of a file: "
                 "write https://HOST/FILE"
             )
-        for text in (self.licence, *self.class_names):
+        for text in (self.licence, self.dataset, *self.class_names):
             if not text.isprintable():
                 raise UsageError(f"{text!r} of {self.name} has control characters: leave them out")
         if self.top1_error is not None and not 0 <= self.top1_error <= 1:
@@ -88,6 +96,11 @@ class PublishedWeights:
         return self.class_names or tuple(read_imagenet_classes().values())
 
     @property
+    def measured_on(self) -> str | None:
+        """The name of the data on whose test images `top1_error` was counted; None if unknown."""
+        return self.dataset or (None if self.class_names else IMAGENET_NAME)
+
+    @property
     def short_name(self) -> str:
         """The name without its tag: `resnet50` of `resnet50.a1_in1k`."""
         return self.name.partition(".")[0]
@@ -96,6 +109,11 @@ class PublishedWeights:
     def is_non_commercial(self) -> bool:
         """Whether the licence forbids commercial use."""
         return forbids_commercial_use(self.licence)
+
+    @property
+    def is_packaged(self) -> bool:
+        """Whether their model folder comes with residua."""
+        return self.address == f"{PACKAGE_PREFIX}{self.name}"
 
     @property
     def hub_file(self) -> tuple[str, str, str] | None:

@@ -72,6 +72,7 @@ def read_user_file(path: Path, known: dict[str, PublishedWeights]) -> dict[str, 
     for data in entries:
         try:
             entry = from_json(PublishedWeights, complete_entry(data, known))
+            require_own_address(entry, known)
             config = make_published_config(entry, entry.sha256)
             require_stride(entry, config.network)
         except ResiduaError as error:
@@ -95,6 +96,18 @@ def complete_entry(data: Json, known: dict[str, PublishedWeights]) -> Json:
     base = to_json(known[name])
     assert isinstance(base, dict)
     return base | data
+
+
+def require_own_address(entry: PublishedWeights, known: dict[str, PublishedWeights]) -> None:
+    """Raise UsageError if an entry changes weights that come with residua, but not their address.
+
+    Their files stay what they are.
+    """
+    if entry.is_packaged and entry != known.get(entry.name):
+        raise UsageError(
+            f"{entry.address} is the address of weights that come with residua and cannot be "
+            f"changed: give {entry.name} the address of a file"
+        )
 
 
 def require_stride(weights: PublishedWeights, built: ClassifierConfig) -> None:
@@ -127,9 +140,11 @@ def choose_best(entries: list[PublishedWeights]) -> PublishedWeights:
     They are those with the lowest published top-1 error on images of 224 pixels, among those with a
     whole SHA-256 sum, or else with its first digits, or else without, which a mirror cannot serve.
     Weights with classes of their own stand for a name only if there are none for ImageNet, unless
-    they replace known ones.  So do weights that must not be used commercially.
+    they replace known ones.  So do weights that must not be used commercially.  Those that come
+    with residua give way to all others.
     """
     known = read_weight_table()
+    entries = [entry for entry in entries if not entry.is_packaged] or entries
     usual = [e for e in entries if not e.class_names or e.name in known] or entries
     free = [entry for entry in usual if not entry.is_non_commercial] or usual
     measured = [e for e in free if e.top1_error is not None and e.side == COMPARED_SIDE]
@@ -152,7 +167,13 @@ def is_model_name(source: str | Path) -> bool:
 
 
 def suggest_weight_name(name: str) -> str:
-    """Suggest the name of published weights that is nearest to `name`; "" if none is near."""
+    """Suggest the name of published weights that is nearest to `name`; "" if none is near.
+
+    The name of a network of which there are no weights is not a misspelt one.
+    """
+    with suppress(UsageError):
+        network(name)
+        return ""
     weights = list_weights()
     names = [*list_short_names(weights.values()), *weights]
     return next(iter(get_close_matches(name, names, n=1, cutoff=MIN_LIKENESS)), "")

@@ -1,14 +1,18 @@
 """The published weights that are known by name.
 
 Addresses, sums and accuracies are those that the publishers state: torchvision in its source,
-timm in its tables of results, and the Hugging Face hub in its records of files.
+timm in its tables of results, and the Hugging Face hub in its records of files.  Those that come
+with residua were trained by it; experiments/packaged-models has the records.
 """
 
 from collections.abc import Iterator
 from math import floor
+from pathlib import Path
 
-from residua.config.model import Interpolation
-from residua.config.published_weights import PublishedWeights
+from residua.bounded_json import read_json
+from residua.config.model import Interpolation, ModelConfig
+from residua.config.published_weights import PACKAGE_PREFIX, PACKAGED_MODELS, PublishedWeights
+from residua.config.serialize import from_json
 
 TORCHVISION_URL = "https://download.pytorch.org/models"
 HUB_URL = "https://huggingface.co"
@@ -99,7 +103,7 @@ HUB_REVISIONS = {  # where the whole one is known: the hub takes no shorter one
 
 
 def list_table_entries() -> Iterator[PublishedWeights]:
-    """Yield the weights of the tables: torchvision's, timm's and Microsoft's."""
+    """Yield the weights of torchvision, timm and Microsoft, then those that come with residua."""
     for network, first_file, first_error, second_file, second_error in TORCHVISION_TABLE:
         if first_file:
             yield make_torchvision_entry(network, "tv_v1", first_file, first_error, 256)
@@ -110,6 +114,28 @@ def list_table_entries() -> Iterator[PublishedWeights]:
         yield make_timm_entry(name, error, crop)
     for depth in (18, 34, 50):
         yield make_hub_entry(f"resnet{depth}.microsoft", f"microsoft/resnet-{depth}", None, 0.875)
+    for config_file in sorted(PACKAGED_MODELS.glob("*/config.json")):
+        yield read_packaged_entry(config_file.parent)
+
+
+def read_packaged_entry(folder: Path) -> PublishedWeights:
+    """Read the entry of weights that come with residua from their model folder."""
+    config = from_json(ModelConfig, read_json(folder / "config.json"))
+    return PublishedWeights(
+        name=folder.name,
+        network=config.network.name,
+        address=f"{PACKAGE_PREFIX}{folder.name}",
+        sha256=config.weights,
+        licence=config.license,
+        class_names=config.classes,
+        mean=config.mean,
+        std=config.std,
+        side=config.input[1],
+        resize=config.resize,
+        interpolation=config.interpolation,
+        top1_error=config.test_error,
+        dataset=config.dataset,
+    )
 
 
 def name_network_in_file(short_name: str) -> str:

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from residua.net.native_bf16 import device_has_bf16 as device_has_bf16
     from residua.net.pretrained import drop_head_tensors as drop_head_tensors
     from residua.net.pretrained import load_pretrained_weights as load_pretrained_weights
+    from residua.net.published_model import is_packaged_model as is_packaged_model
     from residua.net.published_model import is_published_model as is_published_model
     from residua.net.stage_features import StageFeatures as StageFeatures
     from residua.net.surgery import append_identity_units as append_identity_units
@@ -106,7 +107,7 @@ __getattr__, __dir__ = export_lazily(
         ),
         "native_bf16": "cpu_has_bf16 device_has_bf16",
         "pretrained": "drop_head_tensors load_pretrained_weights",
-        "published_model": "is_published_model",
+        "published_model": "is_packaged_model is_published_model",
         "stage_features": "StageFeatures",
         "surgery": "append_identity_units remove_shortcuts remove_units residualize",
         "swap_batchnorm": "swap_batchnorms",

@@ -22,11 +22,11 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 def resolve_model_source(source: str | Path) -> Path:
     """Return the path `source`, or fetch what the name `source` stands for, and return its path.
 
-    A name is that of published weights, whose model folder is in the cache, or `hf:OWNER/NAME`,
-    whose path is that of a model folder or of a weight file.  A local path is returned even if
-    nothing is there, and wins over a name, which is said.  Raises UsageError for any other name
-    that starts with `hf:`, and RecordError if weights cannot be fetched or are not what their
-    publisher states.
+    A name is that of published weights, whose model folder is in the cache or comes with residua,
+    or `hf:OWNER/NAME`, whose path is that of a model folder or of a weight file.  A local path is
+    returned even if nothing is there, and wins over a name, which is said.  Raises UsageError for
+    any other name that starts with `hf:`, and RecordError if weights cannot be fetched or are not
+    what their publisher states.
     """
     if is_hub_name(source):
         return download_from_hub(require_hub_name(source))

@@ -9,6 +9,7 @@ from residua.bounded_json import read_json
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.published_weights import (
+    PACKAGED_MODELS,
     SUM_DIGITS,
     PublishedWeights,
     make_published_config,
@@ -37,8 +38,11 @@ SUM_DIGITS_IN_NAME = 16
 def fetch_model_folder(weights: PublishedWeights) -> Path:
     """Return the model folder of published weights; fetch and convert them at the first use.
 
-    Raises RecordError if they cannot be fetched, or do not fit their network.
+    Those that come with residua are used where they are.  Raises RecordError if the weights cannot
+    be fetched, or do not fit their network.
     """
+    if weights.is_packaged:
+        return PACKAGED_MODELS / weights.name
     with suppress(OSError):  # the cache may be read only
         clean_up_interrupted_writes(get_weights_folder())
     if folder := find_fetched_model(weights):
@@ -70,7 +74,7 @@ def find_fetched_model(weights: PublishedWeights) -> Path | None:
 
 def is_on_this_machine(weights: PublishedWeights) -> bool:
     """Return whether the weights can be used without the network."""
-    if find_fetched_model(weights):
+    if weights.is_packaged or find_fetched_model(weights):
         return True
     return find_weights_file(weights, tell=lambda message: None) is not None
 
@@ -82,6 +86,11 @@ def name_model_folder(weights: PublishedWeights, sha256: str) -> Path:
 def is_published_model(folder: Path) -> bool:
     """Return whether a model folder is one of those in the cache, which nobody should change."""
     return folder.resolve().parent == get_weights_folder().resolve()
+
+
+def is_packaged_model(folder: Path) -> bool:
+    """Return whether a model folder came with residua, so that nobody should change it."""
+    return folder.resolve().parent == PACKAGED_MODELS
 
 
 def is_converted(folder: Path, weights: PublishedWeights) -> bool:

@@ -23,7 +23,7 @@ from residua.net.convert.weights import identify_network
 from residua.net.hub import resolve_weights_path
 from residua.net.model_folder import find_model_folder
 from residua.net.pretrained import drop_head_tensors, load_pretrained_weights
-from residua.net.published_model import is_published_model
+from residua.net.published_model import is_packaged_model, is_published_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,10 @@ def resolve_weight_source(name: str | Path) -> WeightSource:
         config = model.read_model_config(path)
         sha256 = config.published_sum
         return WeightSource(path, sha256[:16], config.published_as, sha256)
-    fingerprint = model.fingerprint_model_folder(path)
     sha256 = model.compute_file_sha256(path / "model.safetensors")
+    if is_packaged_model(path):
+        return WeightSource(path, sha256[:16], path.resolve().name, sha256)
+    fingerprint = model.fingerprint_model_folder(path)
     return WeightSource(path, fingerprint, str(name), sha256)
 
 

@@ -31,6 +31,8 @@ from residua.errors import RecordError, UsageError
 
 ENTRIES = {entry.name: entry for entry in list_table_entries()}
 PARAMETERS = {
+    "cifar-resnet20": 269_722,
+    "cifar-record11-small": 463_960,
     "resnet10t": 5_435_488,
     "resnet14t": 10_081_632,
     "resnet18": 11_689_512,
@@ -328,6 +330,7 @@ def test_models_lists_the_weights(capsys):
         "address": ENTRIES["resnet50.a1_in1k"].address,
         "sha256": ENTRIES["resnet50.a1_in1k"].sha256,
         "classes": 1000,
+        "dataset": "imagenet",
         "top1_error": 0.19618,
         "licence": "apache-2.0",
         "stands_for": "resnet50",
