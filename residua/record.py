@@ -77,6 +77,13 @@ class RunRecord:
         """Raise UsageError if the folder holds another run, or `run` cannot go on as requested."""
         stored = self.read_run_json()
         stored_run = self.read_run()
+        stored_environment = stored["environment"]
+        assert isinstance(stored_environment, dict)  # as read_run_json checks
+        images_changed = (
+            stored_environment.get("images", environment["images"]) != environment["images"]
+        )
+        if stored_run != run and stored_run.dataset == run.dataset and images_changed:
+            raise UsageError(self.explain_changed_images())
         if stored_run != run and not self.find_moved_images(run, environment):
             difference = describe_first_difference(stored_run.json, run.json)
             differs_in_recipe = difference.startswith("recipe.")
@@ -91,19 +98,14 @@ class RunRecord:
                 f"{self.folder} already holds this run: "
                 "add --resume to go on with it, or choose another --out"
             )
-        stored_environment = stored["environment"]
-        assert isinstance(stored_environment, dict)  # as read_run_json checks
         stored_precision = stored_environment.get("precision")
         if stored_precision != environment["precision"]:
             raise UsageError(
                 f"{self.folder} holds this run, but it was started in {stored_precision}, not "
                 f"{environment['precision']}: add --precision {stored_precision}"
             )
-        if stored_environment.get("images", environment["images"]) != environment["images"]:
-            raise UsageError(
-                f"the images have changed since the run in {self.folder} was started: "
-                "choose another --out"
-            )
+        if images_changed:
+            raise UsageError(self.explain_changed_images())
         stored_transform, transform = (
             f"the transform {name}" if (name := facts.get("transform")) else "no transform"
             for facts in (stored_environment, environment)
@@ -113,6 +115,12 @@ class RunRecord:
                 f"{self.folder} holds this run, but it was started with {stored_transform}, not "
                 f"{transform}: use {stored_transform}, or choose another --out"
             )
+
+    def explain_changed_images(self) -> str:
+        return (
+            f"the images have changed since the run in {self.folder} was started: "
+            "choose another --out"
+        )
 
     def find_moved_images(self, run: Run, environment: JsonObject) -> str:
         """Return the path of the photographs in run.json if they have moved since, else "".

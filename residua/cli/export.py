@@ -123,7 +123,7 @@ def format_int8_costs(facts: dict[str, Json]) -> str:
     if "fp32_error" not in facts:
         return (
             f"{agreement} of {facts['source']}; errors are not counted, "
-            "because its classes are not the model's"
+            "because it has no folders with the names of the model's classes"
         )
     errors = [f"{format_share(facts[f'{kind}_error'])} in {kind}" for kind in ("fp32", "int8")]
     return f"{agreement} of {facts['source']}; error {', '.join(errors)}"

@@ -181,7 +181,7 @@ class CommandParser(ArgumentParser):
         """Check parsed arguments; raise UsageError if a required one is missing."""
         for action in self._actions:
             if action.required and namespace.get(action.dest) is None:
-                name = action.dest.upper()
+                name = action.option_strings[-1] if action.option_strings else action.dest.upper()
                 raise UsageError(f"{name} is missing: see {self.prog} --help")
         super().validate(namespace, *others, **settings)
 

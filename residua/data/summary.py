@@ -63,7 +63,9 @@ class DataSummary:
     def describe(self) -> Iterator[str]:
         """Yield the lines of the block that commands print."""
         image_count = sum(self.splits.values())
-        yield f"data {self.location}: {image_count:,} images in {len(self.classes):,} classes"
+        images = f"{image_count:,} image{'s' * (image_count != 1)}"
+        classes = f"{len(self.classes):,} class{'es' * (len(self.classes) != 1)}"
+        yield f"data {self.location}: {images} in {classes}"
         named = [f"{name} {count:,}" for name, count in self.classes.items()]
         yield f"  classes   {self.counted}: {join_first_names(named, MAX_NAMED_CLASSES)}"
         splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())

@@ -234,7 +234,7 @@ USAGE_ERRORS = {
         "cifar-resnet networks cannot have 9 layers: depth must be 6n+2, e.g. 8 or 14"
     ),
     f"{TWO_CLASSES} {MEAN_AND_STD} --out taken": "taken already exists: choose another --out",
-    f"{TWO_CLASSES} {MEAN_AND_STD}": "OUT is missing: see residua convert --help",
+    f"{TWO_CLASSES} {MEAN_AND_STD}": "--out is missing: see residua convert --help",
 }
 
 

@@ -361,15 +361,17 @@ def test_resuming_on_a_changed_data_set_is_refused(tmp_path, monkeypatch):
         "residua.training.prepared_run.read_training_splits",
         lambda *arguments, **options: (changed, changed),
     )
-    with pytest.raises(UsageError, match="was started: choose another --out"):
-        train_run(
-            make_digits_run(),
-            tmp_path / "r",
-            CPU_FP32,
-            resume=True,
-            on_progress=ignore_progress,
-            should_stop=never_stop,
-        )
+    # of another recipe, too, because recipes are chosen for the data
+    for run in (make_digits_run(), make_digits_run(batch_size=32)):
+        with pytest.raises(UsageError, match="was started: choose another --out"):
+            train_run(
+                run,
+                tmp_path / "r",
+                CPU_FP32,
+                resume=True,
+                on_progress=ignore_progress,
+                should_stop=never_stop,
+            )
 
 
 TRAIN_ARGUMENTS = [

@@ -21,15 +21,14 @@ from residua.data.sources.listing import (
     SPLIT_NAMES,
     DataProblem,
     OptionalSplit,
+    is_named_held_out,
     join_first_names,
     parse_split_name,
     printable_relative_path,
-    split_words,
 )
 from residua.errors import DataError
 
 KNOWN_SPLIT_NAMES = "train, val and test"
-HELD_OUT_WORDS = {"holdout", "heldout", "eval", "evaluation", "unseen"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +131,12 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
     """
     used = [folder for folder in folders if count_files(folder, limit=1)]
     named_splits = {parse_split_name(folder.name) for folder in used} - {""}
-    names = join_first_names(folder.name for folder in used)
+    names = join_first_names(folder.name for folder in used if parse_split_name(folder.name))
     if len(named_splits) > 1:
         raise DataError(
             f"{root} holds {names}, which are named like splits, but no train folder with one "
             "folder for each class: put the images of each class into a folder of their own, "
-            f"e.g. {root / 'train' / 'CLASS' / 'image.jpg'}"
+            f"e.g. {root / 'train' / 'CLASS' / 'image.jpg'}, or rename {names} if they are classes"
         )
     subfolders = {
         folder: {child.name for child in list_subfolders(folder) if count_files(child, limit=1)}
@@ -166,7 +165,7 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
 def refuse_held_out_as_class(root: Path, folders: list[Path]) -> None:
     """Raise DataError if a folder that would be a class is named like held-out images."""
     used = [folder for folder in folders if count_files(folder, limit=1)]
-    held_out = [folder for folder in used if HELD_OUT_WORDS & set(split_words(folder.name))]
+    held_out = [folder for folder in used if is_named_held_out(folder.name)]
     if held_out and held_out != used:
         raise DataError(
             f"{root} holds {held_out[0].name}, which is named like a held-out split, beside "

@@ -87,11 +87,12 @@ def scan_folder(root: Path, relative_folder: str) -> ScannedFolder:
 def scan_tree(root: Path, relative_folder: str) -> ScannedFolder:
     """Scan a folder and its subfolders, following links, but not to a folder that contains them.
 
-    The result has no folders.
+    `root` contains them, too, also where the folder is a link to another place.  The result has no
+    folders.
     """
     whole = ScannedFolder()
-    start = os.path.realpath(os.path.join(root, relative_folder))
-    pending: list[tuple[str, tuple[str, ...]]] = [(relative_folder, (start,))]
+    places = os.path.realpath(root), os.path.realpath(os.path.join(root, relative_folder))
+    pending: list[tuple[str, tuple[str, ...]]] = [(relative_folder, places)]
     while pending:
         current, ancestors = pending.pop()
         scanned = scan_folder(root, current)

@@ -25,6 +25,7 @@ SPLIT_NAMES: dict[OptionalSplit, tuple[str, ...]] = {
     "dev": ("val", "valid", "validation", "dev", "development"),
     "test": ("test", "testing"),
 }
+HELD_OUT_WORDS = frozenset({"holdout", "heldout", "eval", "evaluation", "unseen"})
 # Words that may follow the name of a split without a separator, as in `trainset`.
 SPLIT_NOUNS = "set|data|images|imgs|img|photos|pics|split|folder"
 LABEL_COLUMN_NAMES = ("label", "class", "category")  # of table columns and of JSON keys
@@ -143,6 +144,11 @@ def parse_split_name(name: str) -> OptionalSplit:
 def split_words(name: str) -> list[str]:
     """Split a name into its words in small letters, e.g. ["test", "data"] for `TestData2`."""
     return re.findall("[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def is_named_held_out(name: str, words: frozenset[str] = HELD_OUT_WORDS) -> bool:
+    """Return whether a word of a name says that images are held out, without naming a split."""
+    return bool(words & set(split_words(name)))
 
 
 def describe_split_names() -> str:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from residua.data.image_formats import IMAGE_SUFFIXES
 from residua.data.sources.listing import (
+    HELD_OUT_WORDS,
     DataProblem,
     ImageEntry,
     ImageListing,
@@ -22,6 +23,7 @@ from residua.data.sources.listing import (
     ensure_test_split,
     escape_unprintable,
     index_class_names,
+    is_named_held_out,
     join_first_names,
     list_visible_children,
     parse_split_name,
@@ -36,6 +38,8 @@ from residua.errors import DataError
 
 SHARD_SUFFIX = ".tar"
 CLASS_LIST_FILES = ("classes.txt", "classnames.txt")  # one class per line, for labels as numbers
+# A class may be called so, but hardly a shard.
+HELD_OUT_SHARD_WORDS = HELD_OUT_WORDS | {"private", "blind", "hidden", "probe", "final"}
 # Archives that must be unpacked first; `.tar.gz` ends in `.gz`.
 PACKED_SUFFIXES = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar")
 
@@ -169,7 +173,8 @@ def map_shards_to_splits(
 ) -> dict[str, OptionalSplit]:
     """Map each shard to its split, by its name; to "" if no name states a split.
 
-    Raises DataError if the names of some shards state a split, and those of others do not.
+    Raises DataError if the names of some shards state a split, or say that they are held out, and
+    those of others do not.
     """
     split_by_shard = {shard.name: parse_shard_split(shard.name) for shard in contents}
     unknown = [name for name, split in split_by_shard.items() if not split]
@@ -182,6 +187,14 @@ def map_shards_to_splits(
             f"{location} has shards of the split {' and '.join(known)}, but other shards "
             f"({join_first_names(unknown)}, {image_count:,} images) have no split in their names: "
             f"move them elsewhere, or name them after a split, {describe_split_names()}"
+        )
+    held_out = [name for name in unknown if is_named_held_out(name, HELD_OUT_SHARD_WORDS)]
+    if held_out and len(held_out) < len(unknown):
+        others = join_first_names(name for name in unknown if name not in held_out)
+        raise DataError(
+            f"{location} has shards that are named like a held-out split "
+            f"({join_first_names(held_out)}) beside {others}: name each shard after its split, "
+            f"{describe_split_names()}, or rename the former if their images are to be trained on"
         )
     return split_by_shard
 

@@ -137,9 +137,9 @@ AMBIGUOUS_FOLDERS = {
         "that each hold the splits test, train: put the splits above the classes",
     ),
     "splits without classes": (
-        {"train": 4, "test": 4},
+        {"train": 4, "test": 4, "idle": 4},
         "holds test, train, which are named like splits, but no train folder with one folder for "
-        "each class",
+        "each class: .*, or rename test, train if they are classes",
     ),
     "held-out splits alone": (
         {f"{outer}/{inner}": 2 for outer in ("val", "test") for inner in ("cat", "dog")},

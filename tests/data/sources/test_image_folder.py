@@ -112,6 +112,19 @@ def test_links_to_files_and_folders_anywhere_are_followed_but_not_in_circles(tmp
     }
 
 
+def test_a_link_in_a_linked_class_back_to_the_data_set_is_not_followed(tmp_path):
+    root, far = tmp_path / "d", write_image_folder(tmp_path / "far", {"x": 2, "y": 3})
+    root.mkdir()
+    os.symlink(far / "x", root / "first")
+    os.symlink(far / "y", root / "second")
+    os.symlink(root, far / "y" / "back")
+    found = list_image_dataset(root)
+    assert [entry.name.partition("/")[0] for entry in found.entries] == ["first"] * 2 + [
+        "second"
+    ] * 3
+    assert [(p.path, p.kind) for p in found.problems] == [("second/back", "link loop")]
+
+
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_a_link_from_beside_the_classes_to_a_folder_above_is_no_class(tmp_path, split):
     root = write_image_folder(tmp_path / "d", {f"{split}a": 2, f"{split}b": 2, f"{split}c": 2})

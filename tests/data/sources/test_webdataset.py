@@ -166,6 +166,18 @@ def test_shards_without_a_split_beside_others_are_refused(tmp_path, other):
     )
 
 
+@pytest.mark.parametrize("other", ["holdout-000.tar", "eval_set-0.tar", "private/0.tar"])
+def test_shards_named_like_a_held_out_split_beside_others_are_refused(tmp_path, other):
+    write_shard(tmp_path / "d" / "shard-000.tar", make_samples(2))
+    write_shard(tmp_path / "d" / other, make_samples(1, 50))
+    with pytest.raises(
+        DataError, match="named like a held-out split .* beside shard-000.tar: name"
+    ):
+        list_image_dataset(tmp_path / "d")
+    (tmp_path / "d" / "shard-000.tar").unlink()
+    assert list_image_dataset(tmp_path / "d").split_source == "content"
+
+
 def test_labels_that_look_equal_are_one_class(tmp_path):
     texts = ("cat", "cat\u00a0", "\ufeff cat\u200b\n")
     members = make_samples(1, label=lambda c: texts[c].encode())

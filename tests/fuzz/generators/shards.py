@@ -49,6 +49,7 @@ def make_case(rng, seeds):
             ("train", "dev"),
             ("train", "other"),
             ("", "test"),
+            ("", "other"),
         )
     )
     for role in style:
