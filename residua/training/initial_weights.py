@@ -60,10 +60,10 @@ def resolve_weight_source(name: str | Path) -> WeightSource:
         config = model.read_model_config(path)
         sha256 = config.published_sum
         return WeightSource(path, sha256[:16], config.published_as, sha256)
+    fingerprint = model.fingerprint_model_folder(path)
     sha256 = model.compute_file_sha256(path / "model.safetensors")
     if is_packaged_model(path):
         return WeightSource(path, sha256[:16], path.resolve().name, sha256)
-    fingerprint = model.fingerprint_model_folder(path)
     return WeightSource(path, fingerprint, str(name), sha256)
 
 

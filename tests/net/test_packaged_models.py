@@ -35,6 +35,7 @@ def no_network(monkeypatch):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # which --offline sets for the whole process
 
 
 def list_files(folder):
