@@ -79,17 +79,16 @@ class RunRecord:
         stored_run = self.read_run()
         stored_environment = stored["environment"]
         assert isinstance(stored_environment, dict)  # as read_run_json checks
-        images_changed = (
-            stored_environment.get("images", environment["images"]) != environment["images"]
-        )
-        if stored_run != run and stored_run.dataset == run.dataset and images_changed:
-            raise UsageError(self.explain_changed_images())
+        images_before, images = stored_environment.get("images"), environment.get("images")
+        images_changed = None not in (images_before, images) and images_before != images
         if stored_run != run and not self.find_moved_images(run, environment):
             difference = describe_first_difference(stored_run.json, run.json)
+            # what was left to choose may have been chosen for other images
+            more = ", and the images have changed since it was started" * images_changed
             differs_in_recipe = difference.startswith("recipe.")
             way_on = self.suggest_training_from_this_run() if differs_in_recipe else ""
             raise UsageError(
-                f"{self.folder} holds another run: {difference}; choose another --out{way_on}"
+                f"{self.folder} holds another run: {difference}{more}; choose another --out{way_on}"
             )
         if stored["result"] is not None:
             return
@@ -105,7 +104,10 @@ class RunRecord:
                 f"{environment['precision']}: add --precision {stored_precision}"
             )
         if images_changed:
-            raise UsageError(self.explain_changed_images())
+            raise UsageError(
+                f"the images have changed since the run in {self.folder} was started: "
+                "choose another --out"
+            )
         stored_transform, transform = (
             f"the transform {name}" if (name := facts.get("transform")) else "no transform"
             for facts in (stored_environment, environment)
@@ -115,12 +117,6 @@ class RunRecord:
                 f"{self.folder} holds this run, but it was started with {stored_transform}, not "
                 f"{transform}: use {stored_transform}, or choose another --out"
             )
-
-    def explain_changed_images(self) -> str:
-        return (
-            f"the images have changed since the run in {self.folder} was started: "
-            "choose another --out"
-        )
 
     def find_moved_images(self, run: Run, environment: JsonObject) -> str:
         """Return the path of the photographs in run.json if they have moved since, else "".
