@@ -8,6 +8,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+IMAGENET = "imagenet"  # the name of the data set
 IDS_SHA256 = "70002b0ff5de60a3a17a82dbfcff291931f96225ddf941ad2e182fc39e183d15"
 """Of the ids in their order, one per line."""
 

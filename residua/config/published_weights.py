@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from residua.config.imagenet_classes import read_imagenet_classes
+from residua.config.imagenet_classes import IMAGENET, read_imagenet_classes
 from residua.config.model import ImagePreprocessing, Interpolation, ModelConfig
 from residua.config.papers import network
 from residua.errors import UsageError
@@ -22,7 +22,6 @@ RESERVED_NAME = "none"  # of random weights
 SUM_DIGITS = 64  # of a whole SHA-256 in hexadecimal
 MIN_SUM_DIGITS = 8  # torchvision's file names carry so many
 NON_COMMERCIAL = re.compile(r"(^|-)nc(-|$)")
-IMAGENET_NAME = "imagenet"
 PACKAGE_PREFIX = "package:"  # of the address of weights that come with residua
 PACKAGED_MODELS = Path(__file__).resolve().parents[1] / "packaged_models"  # their model folders
 
@@ -98,7 +97,7 @@ class PublishedWeights:
     @property
     def measured_on(self) -> str | None:
         """The name of the data on whose test images `top1_error` was counted; None if unknown."""
-        return self.dataset or (None if self.class_names else IMAGENET_NAME)
+        return self.dataset or (None if self.class_names else IMAGENET)
 
     @property
     def short_name(self) -> str:

@@ -5,6 +5,7 @@
 
 from residua.config.augmentation import Augmentation
 from residua.config.dataset import DATASETS
+from residua.config.imagenet_classes import IMAGENET
 from residua.config.imagenet_recipes import (
     IMAGENET_NETWORKS,
     IMAGENET_PURPOSES,
@@ -114,7 +115,7 @@ def usual_recipe(dataset: str) -> Recipe:
     """
     if dataset in DATASETS:
         return recipe("small" if dataset == "digits" else "he2015")
-    return recipe("imagenet-90" if dataset == "imagenet" else "photos")
+    return recipe("imagenet-90" if dataset == IMAGENET else "photos")
 
 
 def resolve_recipe(given: str | Recipe | None, default: Recipe) -> Recipe:

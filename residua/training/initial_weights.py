@@ -9,13 +9,12 @@ from pathlib import Path
 
 from residua.config.dataset import DATASETS, Dataset
 from residua.config.hub_name import HUB_PREFIX
-from residua.config.imagenet_classes import read_imagenet_classes
+from residua.config.imagenet_classes import IMAGENET, read_imagenet_classes
 from residua.config.model import ModelConfig
 from residua.config.network import Network
 from residua.config.papers import network
 from residua.config.serialize import Json
 from residua.config.weight_registry import find_weights
-from residua.data.sources.imagenet import IMAGENET
 from residua.errors import RecordError, UsageError
 from residua.net import model_folder as model
 from residua.net.convert.state_dict import StateDict, read_state_dict

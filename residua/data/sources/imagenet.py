@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from residua.cache_folder import get_cache_dir
-from residua.config.imagenet_classes import read_imagenet_classes
+from residua.config.imagenet_classes import IMAGENET, read_imagenet_classes
 from residua.data.sources.download import list_user_data_folders
 from residua.data.sources.folder_scan import ScannedFile, scan_folder, scan_trees
 from residua.data.sources.folder_walk import list_children_or_none
@@ -37,7 +37,6 @@ from residua.data.sources.listing import (
 )
 from residua.errors import DataError
 
-IMAGENET = "imagenet"
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 COUNTS: dict[Split, int] = {"train": 1_281_167, "test": 50_000}
 IMAGENET_DEV_SHARE = 0.01  # of the training photographs; our choice, 12,812 of them

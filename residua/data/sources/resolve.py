@@ -12,6 +12,7 @@ from pathlib import Path
 
 from residua.config.dataset import DATASETS, Dataset, DatasetT
 from residua.config.hub_name import HUB_PREFIX, is_hub_name
+from residua.config.imagenet_classes import IMAGENET
 from residua.config.photo_storage import PhotoStorage
 from residua.config.recipe import Recipe
 from residua.data.sources.classes import keep_trainable_classes, match_model_classes
@@ -22,7 +23,7 @@ from residua.data.sources.huggingface_files import (
     is_saved_dataset,
 )
 from residua.data.sources.image_folder import list_image_folder
-from residua.data.sources.imagenet import IMAGENET, is_imagenet_name, list_imagenet
+from residua.data.sources.imagenet import is_imagenet_name, list_imagenet
 from residua.data.sources.listing import ImageListing
 from residua.data.sources.packed import is_packed_folder, list_packed_folder
 from residua.data.sources.remote_dataset import list_remote_dataset
