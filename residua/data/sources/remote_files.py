@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -112,10 +112,15 @@ def read_and_keep(shard: RemoteShard, start: int, stop: int) -> bytes:
 
     def read_missing() -> bytes:
         with closing(WholeFileClaim(shard.file.url)) as claim:
+
+            def takes_whole() -> bool:
+                # whoever had the claim since this request was made may have kept the range
+                return claim.take() and cache.read(shard.file, start, stop) is None
+
             while (content := cache.read(shard.file, start, stop)) is None:
                 try:
                     content = read_with_retries(
-                        shard.file, start, stop, claim if shard.in_chunks else None
+                        shard.file, start, stop, takes_whole if shard.in_chunks else None
                     )
                 except IgnoredRangeError:
                     claim.wait()
@@ -128,12 +133,12 @@ def read_and_keep(shard: RemoteShard, start: int, stop: int) -> bytes:
 
 
 def read_with_retries(
-    file: RemoteObject, start: int, stop: int, claim: WholeFileClaim | None = None
+    file: RemoteObject, start: int, stop: int, takes_whole: Callable[[], bool] | None = None
 ) -> bytes:
     """Read a range from the server; what an interrupted answer brought is not asked for again.
 
-    A server that ignores ranges sends the whole file: with a `claim`, all its chunks are kept in
-    the cache, and IgnoredRangeError is raised while another thread reads it.  Raises
+    A server that ignores ranges sends the whole file: with `takes_whole`, all its chunks are kept
+    in the cache, and IgnoredRangeError is raised if `takes_whole()` is false.  Raises
     ChangedRemoteError, or DataError if the server refuses, or brings nothing for too long.
     """
     received = bytearray()
@@ -141,9 +146,9 @@ def read_with_retries(
     def read_rest() -> bytes:
         if len(received) == stop - start:  # an answer broke off after what was needed
             return bytes(received)
-        keeper = ChunkKeeper(file) if claim else None
-        takes_whole = claim.take if claim else lambda: True
-        for position, block in iter_remote_range(file, start + len(received), stop, takes_whole):
+        keeper = ChunkKeeper(file) if takes_whole else None
+        takes = takes_whole or (lambda: True)
+        for position, block in iter_remote_range(file, start + len(received), stop, takes):
             skipped = start + len(received) - position
             if 0 <= skipped < len(block):
                 received.extend(block[skipped:][: stop - start - len(received)])

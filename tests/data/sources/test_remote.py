@@ -192,7 +192,7 @@ def test_an_answer_that_breaks_off_after_what_was_needed_is_not_asked_for_again(
     site.version = "no range"
     site.faults = ["truncate"]
     file = replace(file, tag="")
-    content = remote_files.read_with_retries(file, 0, 2000, make_claim(file))
+    content = remote_files.read_with_retries(file, 0, 2000, make_claim(file).take)
     assert content == (site.local / "train-000000.tar").read_bytes()[:2000]
     assert len(site.asked) == 1
 
@@ -256,6 +256,25 @@ def test_many_threads_take_a_whole_shard_from_one_answer_and_the_user_is_told(
     assert found == [content[start : start + 100] for start in chunks]
     assert len(written) <= len(chunks) + 1  # each chunk, and that of the thread that read them
     assert capsys.readouterr().err.count("ignores ranges, so that whole files are read") == 1
+
+
+def test_a_thread_that_asked_before_another_had_kept_the_shard_takes_it_from_the_cache(
+    site, monkeypatch
+):
+    path = site.local / "test-000000.tar"
+    site.version = "no range"
+    [shard] = remote_files.make_shards([remote_files.require_file(f"{site.url}/p/{path.name}")])
+    remote_files.read_shard_range(shard, 0, 100)
+    read, answers = RemoteCache.read, []
+
+    def miss_once(*words):
+        answers.append(read(*words) if answers else None)
+        return answers[-1]
+
+    monkeypatch.setattr(RemoteCache, "read", miss_once)
+    monkeypatch.setattr(RemoteCache, "write", lambda *words: pytest.fail("the shard came again"))
+    assert remote_files.read_shard_range(shard, 4096, 4200) == path.read_bytes()[4096:4200]
+    assert len(answers) == 3  # before the request, with its answer, and once more
 
 
 def test_a_second_process_reads_photos_from_the_local_cache(site):
