@@ -252,11 +252,12 @@ class Classifier:
         *,
         bake_preprocessing: bool = False,
         int8: str | Path | None = None,
+        quiet: bool = False,
     ) -> dict[str, Json]:
         """Write the network to a file for other programs, checked against PyTorch.
 
-        The arguments are the options of `residua export`; `int8` is the calibration data.  Returns
-        a description of the file.
+        The arguments are the options of `residua export`; `int8` is the calibration data, and
+        unless `quiet` it is said what they are used for.  Returns a description of the file.
         """
         return export_model(
             self.net,
@@ -265,6 +266,7 @@ class Classifier:
             Path(out),
             bake_preprocessing=bake_preprocessing,
             calibration_source=str(int8) if int8 is not None else "",
+            on_data=ignore_summary if quiet else print_summary_notes,
         )
 
 

@@ -23,7 +23,9 @@ from residua.config.model import ModelConfig
 from residua.config.recipe import Recipe
 from residua.config.recipes import resolve_recipe
 from residua.config.study import Arm, Study
+from residua.console.output import print_data_summary
 from residua.console.progress import ProgressBar, StudyProgress
+from residua.data.summary import ignore_summary
 from residua.data.unseen_images import EvaluatedSplit
 from residua.data.user_data import ImagesAndLabels, resolve_evaluation_data
 from residua.errors import Interrupted, TrainingError, UsageError
@@ -155,8 +157,7 @@ def study(
     points = described.points_by_run_name()
     is_kept = out is not None
     with ExitStack() as stack:
-        if out is None:
-            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="residua-study-"))
+        out = out or stack.enter_context(tempfile.TemporaryDirectory(prefix="residua-study-"))
         bar = stack.enter_context(ProgressBar(hidden=quiet))
         try:
             failures = train_study(
@@ -167,6 +168,7 @@ def study(
                 data_dir=None if data_dir is None else Path(data_dir),
                 workers=workers,
                 data=chosen.dataset,
+                on_data=ignore_summary if quiet else print_data_summary,
                 on_progress=StudyProgress(bar, {name: p.depth for name, p in points.items()}),
             )
         except Interrupted:

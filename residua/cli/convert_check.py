@@ -13,6 +13,8 @@ from residua.config.canonical_names import with_canonical_name
 from residua.config.evaluation_results import EvaluationResult
 from residua.config.model import ModelConfig
 from residua.config.network import Fork, Network, Shortcut
+from residua.console.output import print_data_summary
+from residua.data.summary import ignore_summary
 from residua.errors import UsageError
 
 
@@ -71,7 +73,11 @@ def require_known_padding(network: Network) -> None:
 def check_networks(
     networks: list[Network], tensors: dict[str, Tensor], config: ModelConfig, data_name: str
 ) -> CheckedNetwork:
-    """Evaluate networks with the same weights on a data set; return the one with fewest errors."""
+    """Evaluate networks with the same weights on a data set; return the one with fewest errors.
+
+    Of two with equally many errors, the one with the lower loss is returned.  Raises UsageError if
+    the images do not tell the best two apart.
+    """
     evaluations: dict[str, EvaluationResult] = {}
     with training.join_process_group() as group, TemporaryDirectory() as folder:
         machine = training.set_up_machine("fp32", group=group, device_choice="auto")
@@ -81,11 +87,25 @@ def check_networks(
             model.load_state_dict(tensors)
             path = Path(folder) / str(i)
             net.save_pretrained(model, replace(config, network=network), path)
-            evaluations[network.name] = training.evaluate_model_folder(path, dataset, None, machine)
+            evaluations[network.name] = training.evaluate_model_folder(
+                *(path, dataset, None, machine),
+                on_data=ignore_summary if i else print_data_summary,
+            )
     sentences = [
         f"{name} has {report.describe_wrong_images(evaluation)}"
         for name, evaluation in evaluations.items()
     ]
-    best = min(networks, key=lambda network: evaluations[network.name].error_rate)
-    kept = f"; {best.name} is kept" if len(networks) > 1 else ""
-    return CheckedNetwork(best, f"on {data_name}, {', '.join(sentences)}{kept}")
+    errors = f"on {data_name}, {', '.join(sentences)}"
+    if len(networks) == 1:
+        return CheckedNetwork(networks[0], errors)
+    ranks = {name: (found.wrong, found.loss) for name, found in evaluations.items()}
+    best, second = sorted(networks, key=lambda network: ranks[network.name])[:2]
+    (wrong, loss), (next_wrong, next_loss) = ranks[best.name], ranks[second.name]
+    if (wrong, loss) == (next_wrong, next_loss):
+        raise UsageError(
+            f"{data_name} cannot tell {best.name} and {second.name} apart, with equal losses: name "
+            "one of them with --model, or give other images to --check"
+        )
+    by_loss = f", for its lower loss ({loss:.4f}; {second.name} {next_loss:.4f})"
+    kept = f"{best.name} is kept{by_loss if wrong == next_wrong else ''}"
+    return CheckedNetwork(best, f"{errors}; {kept}")

@@ -9,7 +9,7 @@ from residua.config.papers import list_models
 from residua.config.photo_storage import AUTO_STORAGE, PHOTO_STORAGES
 from residua.config.serialize import Json
 from residua.console.data_wait import suggest_faster_decoding
-from residua.console.output import print_result
+from residua.console.output import DataSummaryRecorder, print_result
 from residua.report.format import format_counted_noun, format_rate
 
 BENCH_OPTIONS = ("size", "model", "storage", "device")
@@ -39,6 +39,8 @@ def add_bench_options(parser: CommandParser) -> None:
 def bench(arguments: Namespace) -> None:
     """Measure the rates of the pipeline, and print them with what binds and what would help."""
     listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
+    print_summary = DataSummaryRecorder(is_main=True)
+    print_summary(data.summarize_listing(listing))
     machine = training.set_up_machine(device_choice=arguments.device or "auto")
     facts = training.measure_data_pipeline(
         listing,
@@ -48,7 +50,8 @@ def bench(arguments: Namespace) -> None:
         storage=arguments.storage or AUTO_STORAGE,
     )
     facts["help"] = describe_help(facts)
-    print_result({"data": arguments.data} | facts, "\n".join(describe(facts)), arguments.json)
+    facts = {"data": arguments.data} | print_summary.json | facts
+    print_result(facts, "\n".join(describe(facts)), arguments.json)
 
 
 def describe(facts: dict[str, Json]) -> list[str]:

@@ -5,7 +5,7 @@ from jsonargparse import Namespace
 from residua import data
 from residua.cli.image_options import apply_to_listing
 from residua.cli.parser import CommandParser
-from residua.console.output import print_note, print_result
+from residua.console.output import DataSummaryRecorder, print_note, print_result
 from residua.console.progress import ProgressBar
 from residua.errors import UsageError
 from residua.report.format import format_counted_noun, format_mebibytes, quote_path
@@ -40,6 +40,8 @@ def pack(arguments: Namespace) -> None:
     if arguments.out is None:
         raise UsageError("pack needs the folder for the shards: add --out DIR")
     listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
+    print_summary = DataSummaryRecorder(is_main=True)
+    print_summary(data.summarize_listing(listing))
     with ProgressBar("photo") as bar:
         result = data.pack_dataset(
             listing,
@@ -57,7 +59,7 @@ def pack(arguments: Namespace) -> None:
         f"{photos} in {shards}, {format_mebibytes(result.bytes)}: {result.folder}\n"
         f"Next: residua train {quote_path(result.folder)}"
     )
-    print_result(result.to_json(options), text, arguments.json)
+    print_result(result.to_json(options) | print_summary.json, text, arguments.json)
 
 
 def make_pack_options(arguments: Namespace) -> "data.PackOptions":

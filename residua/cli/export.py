@@ -16,11 +16,12 @@ from residua.cli.options import (
 from residua.cli.parser import CommandParser
 from residua.config.model import MAX_IMAGE_PIXELS
 from residua.config.serialize import Json
-from residua.console.output import print_note, print_result
+from residua.console.output import DataSummaryRecorder, print_note, print_result
 from residua.errors import UsageError
 from residua.report.format import format_counted_noun, format_percent
 
 EXPORT_SUFFIXES = {"onnx": ".onnx", "openvino": "-openvino", "torch-export": ".pt2"}
+SUMMARY_FACTS = ("splits", "split_from", "skipped")  # of the images for int8
 MAX_INT8_LOSS_POINTS = 0.5  # points of error that int8 may cost without a warning; our choice
 
 
@@ -62,6 +63,7 @@ def run(arguments: Namespace) -> None:
     check_image_options(arguments)
     suffix = f"{'-int8' if arguments.int8 else ''}{EXPORT_SUFFIXES[arguments.to]}"
     network, config = net.load_model_folder(net.find_model_folder(arguments.model))
+    print_summary = DataSummaryRecorder(is_main=True)
     facts = deploy.export_model(
         network,
         config,
@@ -71,7 +73,9 @@ def run(arguments: Namespace) -> None:
         calibration_source=arguments.images or "",
         data_dir=arguments.data_dir,
         max_pixels=arguments.max_pixels or MAX_IMAGE_PIXELS,
+        on_data=print_summary,
     )
+    facts |= {name: print_summary.json[name] for name in SUMMARY_FACTS if arguments.int8}
     print_result(facts, format_export_summary(facts), arguments.json)
     if (loss_points := compute_int8_loss_points(facts)) > MAX_INT8_LOSS_POINTS:
         print_note(
@@ -114,11 +118,12 @@ def format_export_differences(facts: dict[str, Json]) -> str:
 def format_int8_costs(facts: dict[str, Json]) -> str:
     """Describe how often int8 and fp32 predict the same class, and the errors of both.
 
-    The images are test images, which were not used for calibration.  The errors are left out if the
-    labels are not the model's classes.
+    The images were not used for calibration.  The errors are left out if the labels are not the
+    model's classes.
     """
     assert isinstance(facts["images"], int)
-    images = format_counted_noun(facts["images"], "test image")
+    kind = "test image" if facts["split"] == "test" else "held-out image"
+    images = format_counted_noun(facts["images"], kind)
     agreement = f"same class as fp32 for {format_share(facts['agreement'])} of {images}"
     if "fp32_error" not in facts:
         return (

@@ -16,6 +16,7 @@ from residua.cli.options import (
 from residua.cli.parser import CommandParser, make_number_parser
 from residua.config.image_views import describe_views
 from residua.config.weight_registry import is_model_name
+from residua.console.output import print_data_summary
 from residua.console.progress import ProgressBar
 from residua.deploy.limits import ServerLimits
 from residua.errors import UsageError
@@ -269,4 +270,5 @@ def index_training_images(
             arguments.images,
             arguments.data_dir,
             lambda batches: bar.track(batches, "images"),
+            print_data_summary,
         )

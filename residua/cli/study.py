@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from residua import data, report, studies
+from residua import report, studies
 from residua.cli.options import (
     add_data_dir_option,
     add_device_option,
@@ -18,7 +18,7 @@ from residua.cli.options import (
 from residua.cli.parser import CommandParser
 from residua.config.dataset import Dataset
 from residua.config.study import Arm, Study
-from residua.console.output import print_notes, print_published_split, print_result
+from residua.console.output import DataSummaryRecorder, print_notes, print_result
 from residua.console.progress import ProgressBar, StudyProgress
 from residua.errors import TrainingError
 
@@ -122,10 +122,8 @@ def run_and_report_study(
     """
     points_by_run = study.points_by_run_name()
     dataset = dataset or studies.resolve_study_dataset(study, arguments.data_dir)
-    print_published_split(dataset, "train, dev and test")
-    if isinstance(dataset, data.PhotoDataset):
-        print_notes(dataset.listing.notes)
     runs_at_once: list[int] = []
+    print_summary = DataSummaryRecorder(is_main=True)
     with ProgressBar() as bar:
         failures = studies.train_study(
             study,
@@ -136,6 +134,7 @@ def run_and_report_study(
             workers=arguments.workers,
             ray=arguments.ray,
             data=dataset,
+            on_data=print_summary,
             on_start=runs_at_once.append,
             on_progress=StudyProgress(
                 bar, {name: point.depth for name, point in points_by_run.items()}
@@ -147,6 +146,7 @@ def run_and_report_study(
     page = report.write_study_report(study_summary, arguments.out)
     facts = report.make_study_results(study_summary) | {"page": str(page)}
     facts["packed"] = sum(runs_at_once)
+    facts |= print_summary.json
     print_result(facts, f"{facts['verdict']}\n\nThe page: {page}", arguments.json)
     if failures:
         name, reason = next(iter(failures.items()))

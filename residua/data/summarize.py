@@ -10,7 +10,12 @@ from residua.data.class_match import match_classes
 from residua.data.in_memory import InMemoryDataset
 from residua.data.read import load_photos
 from residua.data.sources.groups import count_groups
-from residua.data.sources.listing import DataProblem, SplitSource, join_first_names
+from residua.data.sources.listing import (
+    DataProblem,
+    ImageListing,
+    SplitSource,
+    join_first_names,
+)
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.splits import SPLIT_ORDER, assign_splits, choose_dev_share
 from residua.data.streamed_images import ImageSet
@@ -111,6 +116,26 @@ def summarize_checked_data(checked: DatasetCheck) -> DataSummary:
         details,
         listing.notes,
         groups=count_groups(entries),
+    )
+
+
+def summarize_listing(listing: ImageListing) -> DataSummary:
+    """Summarize photographs before any is decoded, and before their content divides them."""
+    splits = Counter(entry.split for entry in listing.entries)
+    is_divided = listing.split_source != "content" and "" not in splits
+    skipped, details = summarize_problems(listing.problems)
+    return DataSummary(
+        listing.location,
+        count_labels((entry.label for entry in listing.entries), listing.classes),
+        {split: splits[split] for split in SPLIT_ORDER if splits[split]}
+        if is_divided
+        else {"all": len(listing.entries)},
+        listing.split_source,
+        skipped,
+        details,
+        listing.notes,
+        counted="files",
+        groups=count_groups(listing.entries),
     )
 
 

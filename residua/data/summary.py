@@ -52,6 +52,11 @@ class DataSummary:
         }
 
     @property
+    def has_labels(self) -> bool:
+        """Whether the images are of classes; those of a folder without class folders are not."""
+        return set(self.classes) != {""}
+
+    @property
     def split_phrase(self) -> str:
         """What names the split of an image: `by the table's column split`."""
         if not self.groups:
@@ -63,11 +68,15 @@ class DataSummary:
     def describe(self) -> Iterator[str]:
         """Yield the lines of the block that commands print."""
         image_count = sum(self.splits.values())
-        images = f"{image_count:,} image{'s' * (image_count != 1)}"
-        classes = f"{len(self.classes):,} class{'es' * (len(self.classes) != 1)}"
-        yield f"data {self.location}: {images} in {classes}"
-        named = [f"{name} {count:,}" for name, count in self.classes.items()]
-        yield f"  classes   {self.counted}: {join_first_names(named, MAX_NAMED_CLASSES)}"
+        noun = "file" if self.counted == "files" else "image"  # files that nobody opened yet
+        images = f"{image_count:,} {noun}{'s' * (image_count != 1)}"
+        if self.has_labels:
+            classes = f"{len(self.classes):,} class{'es' * (len(self.classes) != 1)}"
+            yield f"data {self.location}: {images} in {classes}"
+            named = [f"{name} {count:,}" for name, count in self.classes.items()]
+            yield f"  classes   {self.counted}: {join_first_names(named, MAX_NAMED_CLASSES)}"
+        else:
+            yield f"data {self.location}: {images} without labels"
         splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
         source = f" ({self.split_phrase})" if "all" not in self.splits else ""
         yield f"  splits    {splits}{source}"

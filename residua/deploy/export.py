@@ -1,5 +1,6 @@
 """Exports a trained network for other programs, and compares the exported file with PyTorch."""
 
+from collections.abc import Callable
 from math import isinf
 from pathlib import Path
 from typing import get_args
@@ -8,6 +9,7 @@ from torch import nn
 
 from residua.config.model import MAX_IMAGE_PIXELS, ModelConfig
 from residua.config.serialize import Json
+from residua.data.summary import DataSummary, ignore_summary
 from residua.deploy.export_check import (
     CHECKED_BATCH_SIZES,
     OutputDifference,
@@ -38,6 +40,7 @@ def export_model(
     calibration_source: str = "",
     data_dir: Path | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> dict[str, Json]:
     """Write a network to `out` in a format for other programs, and check the written file.
 
@@ -46,6 +49,7 @@ def export_model(
     pass it normalised images; with `bake_preprocessing` it takes uint8 images and normalises them
     itself.  With `calibration_source` (a data set's name or a photo folder), the model is quantised
     to int8; otherwise it is in fp32.  Photos of more than `max_pixels` pixels are left out.
+    `on_data` gets a summary of the images for int8.
 
     Returns a dict that describes the file and its input; its `temperature` is the divisor of the
     scores before the softmax.  For fp32 the dict also holds the largest differences from PyTorch's
@@ -68,7 +72,7 @@ def export_model(
     }
     with claim_new_output(out):
         if calibration_source:
-            samples = load_int8_samples(calibration_source, config, data_dir, max_pixels)
+            samples = load_int8_samples(calibration_source, config, data_dir, max_pixels, on_data)
             return facts | export_int8(module, config, export_format, out, samples)
         return facts | export_fp32(module, net, config, export_format, out)
 
@@ -128,7 +132,7 @@ def export_int8(
     out: Path,
     samples: Int8Samples,
 ) -> dict[str, Json]:
-    """Export `module` to `out` in int8; compare its predictions on the test images with fp32."""
+    """Export `module` to `out` in int8; compare its predictions on held-out images with fp32."""
     with atomic_write(out) as temporary_path:
         write_int8_export(module, config, export_format, temporary_path, samples.calibration_pixels)
         run_exported = load_exported_runner(export_format, temporary_path)

@@ -14,6 +14,11 @@ from residua.data.sources.listing import list_visible_children
 # What stands behind the last dot of a name is taken for a suffix only if it looks like one.
 SUFFIX_PATTERN = re.compile(r"\.[a-z][a-z0-9]{0,7}", re.ASCII)
 MAX_NAMED_KINDS = 10
+UNREADABLE_FOLDER, LOOP = "folder that cannot be read", "link to a folder that contains it"
+PLURALS = {
+    UNREADABLE_FOLDER: "folders that cannot be read",
+    LOOP: "links to folders that contain them",
+}
 
 
 @dataclass(slots=True)
@@ -29,7 +34,9 @@ class PassedOverFiles:
         total = self.counts.total()
         by_count = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         named = by_count[:MAX_NAMED_KINDS]
-        kinds = [f"{count:,} {kind}" for kind, count in named]
+        kinds = [
+            f"{count:,} {kind if count == 1 else PLURALS.get(kind, kind)}" for kind, count in named
+        ]
         if other_count := total - sum(count for _, count in named):
             kinds.append(f"{other_count:,} of other kinds")
         return f"{total:,} file{'s' * (total != 1)} passed over: {', '.join(kinds)}"
@@ -48,11 +55,11 @@ def find_image_files(folder: Path, passed_over: PassedOverFiles | None = None) -
         try:
             return list_visible_children(place)
         except OSError:
-            counts["folder that cannot be read"] += 1
+            counts[UNREADABLE_FOLDER] += 1
             return []
 
     def count_loop(link: Path) -> None:
-        counts["link to a folder that contains it"] += 1
+        counts[LOOP] += 1
 
     for path in walk_with_loop_guard(folder, list_children, count_loop):
         suffix = path.suffix.lower()

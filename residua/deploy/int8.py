@@ -17,7 +17,9 @@ from residua.data.counter_rng import random_permutation
 from residua.data.preprocessed_images import read_preprocessed_split
 from residua.data.sources.resolve import PhotoDataset
 from residua.data.streamed_images import ImageSet
-from residua.data.unseen_images import choose_images
+from residua.data.summarize import summarize_evaluated_data
+from residua.data.summary import DataSummary, ignore_summary
+from residua.data.unseen_images import EvaluatedSplit, choose_images
 from residua.deploy.inference_module import ExportableClassifier
 from residua.deploy.model_images import resolve_labelled_or_not
 from residua.deploy.translate import export_onnx_program, silence_exporters
@@ -33,6 +35,7 @@ class Int8Samples:
 
     calibration_pixels: Tensor  # (n, c, h, w) uint8
     held_out: ImageSet
+    held_out_split: EvaluatedSplit  # "all": what photographs without splits left to compare on
     labels_match_model: (
         bool  # whether the labels of `held_out` are indices into the model's classes
     )
@@ -44,33 +47,48 @@ def load_int8_samples(
     config: ModelConfig,
     data_dir: Path | None = None,
     max_pixels: int = MAX_IMAGE_PIXELS,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> Int8Samples:
     """Read images for calibration, and other images to compare int8 with fp32.
 
     `source` is a data set's name, or photos with or without labels.  Training images are for
     calibration and test images for the comparison.  Photos that have no splits, and that the model
-    was not trained on, are all used, one half for each purpose.  Raises UsageError if the shape of
+    was not trained on, are all used, one half for each purpose.  `on_data` gets a summary of the
+    images, which says what each is used for.  Raises UsageError if the shape of
     the images is not the model's input shape, and DataError if there are too few images.
     """
     data, labels_match_model = resolve_labelled_or_not(source, config)
     if isinstance(data, PhotoDataset):
         data = replace(data, listing=replace(data.listing, max_pixels=max_pixels))
     choice = choose_images(data, None, config)
-    held_out = read_preprocessed_split(choice.dataset, choice.split, config, data_dir).images
+    named = read_preprocessed_split(choice.dataset, choice.split, config, data_dir)
+    held_out, problems, choices = named.images, named.problems, [choice]
+    splits: dict[str, int] = {choice.label: len(held_out)}
     if choice.label == "all":
         if len(held_out) < 2:
             raise DataError(f"{source} has too few images to calibrate int8 on: give at least 2")
         order = random_permutation(len(held_out), 0)
         half = min(len(order) // 2, MAX_CALIBRATION_IMAGES)
         calibration, held_out = held_out[order[:half]], held_out.select(order[half:])
+        labels = [*calibration.labels.tolist(), *held_out.labels.tolist()]
     else:
         training = choose_images(data, "train", config)
-        training_images = read_preprocessed_split(
-            training.dataset, training.split, config, data_dir
-        ).images
-        order = random_permutation(len(training_images), 0)
-        calibration = training_images[order[:MAX_CALIBRATION_IMAGES]]
-    return Int8Samples(calibration.pixels, held_out, labels_match_model, data.name)
+        named = read_preprocessed_split(training.dataset, training.split, config, data_dir)
+        problems, choices = (*problems, *named.problems), [training, choice]
+        splits = {"train": len(named.images), **splits}
+        labels = [*named.images.labels.tolist(), *held_out.labels.tolist()]
+        order = random_permutation(len(named.images), 0)
+        calibration = named.images[order[:MAX_CALIBRATION_IMAGES]]
+    used = (
+        f"int8 is calibrated on {len(calibration):,} images{' of train' * ('train' in splits)}, "
+        f"and compared with fp32 on {len(held_out):,} others"
+    )
+    summary = summarize_evaluated_data(
+        choice.dataset, choice.label, labels, dict.fromkeys(problems), used
+    )
+    reasons = [choice.reason for choice in choices if choice.reason]
+    on_data(replace(summary, splits=splits, notes=(*summary.notes, *reasons)))
+    return Int8Samples(calibration.pixels, held_out, choice.label, labels_match_model, data.name)
 
 
 def write_int8_onnx(
@@ -137,7 +155,7 @@ def measure_int8_cost(
     config: ModelConfig,
     samples: Int8Samples,
 ) -> dict[str, Json]:
-    """Compare the predictions of fp32 and int8 on the test images.
+    """Compare the predictions of fp32 and int8 on the images that were held out.
 
     In the returned dict, `agreement` is the share of images for which int8 and fp32 predict the
     same class.  `fp32_error` and `int8_error` are the shares of wrong predictions; they are absent
@@ -157,6 +175,7 @@ def measure_int8_cost(
         "calibrated_on": len(samples.calibration_pixels),
         "images": len(fp32_predictions),
         "source": samples.dataset_name,
+        "split": samples.held_out_split,
         "agreement": (fp32_predictions == int8_predictions).double().mean().item(),
     }
     if samples.labels_match_model:

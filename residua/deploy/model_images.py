@@ -1,14 +1,17 @@
 """Images of a data set or a photo folder in the shape that a trained model takes."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from residua.config.dataset import Dataset
 from residua.config.model import ModelConfig
-from residua.data.read import read_split
+from residua.data.read import read_training_splits
 from residua.data.sources.image_folder import list_unlabelled_folder
 from residua.data.sources.resolve import PhotoDataset, dataset_from_listing, resolve_dataset
 from residua.data.streamed_images import ImageSet
+from residua.data.summarize import summarize_training_data
+from residua.data.summary import DataSummary
 from residua.errors import UsageError
 
 
@@ -45,12 +48,19 @@ def resolve_labelled_or_not(source: str, config: ModelConfig) -> tuple[Dataset, 
     return data, data.classes == config.classes
 
 
-def read_training_crops(data: Dataset, config: ModelConfig, data_dir: Path | None) -> ImageSet:
+def read_training_crops(
+    data: Dataset,
+    config: ModelConfig,
+    data_dir: Path | None,
+    on_data: Callable[[DataSummary], None],
+) -> ImageSet:
     """Read the training images of `data`, center-cropped to the model's input size.
 
-    Photographs are decoded with the model's white level.
+    Photographs are decoded with the model's white level.  `on_data` gets a summary of the data.
     """
     if isinstance(data, PhotoDataset):
         listing = replace(data.listing, white_level=config.white_level)
         data = replace(data, listing=listing)
-    return read_split(data, "train", data_dir).center_crop(config.input[1:])
+    train, dev = read_training_splits(data, data_dir)
+    on_data(summarize_training_data(data, train, dev))
+    return train.center_crop(config.input[1:])

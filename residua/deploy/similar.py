@@ -15,6 +15,7 @@ from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.data.counter_rng import random_permutation
 from residua.data.streamed_images import ImageSet
+from residua.data.summary import DataSummary, ignore_summary
 from residua.deploy.model_images import read_training_crops, resolve_dataset_of_model_shape
 from residua.net.build import ResidualNetwork
 from residua.net.fold_bn import fold_batchnorm
@@ -100,11 +101,13 @@ def build_similar_image_index(
     source: str,
     data_dir: Path | None = None,
     show_progress: ShowProgress = iter,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
 ) -> SimilarImageIndex:
     """Index the training images of `source`, a data set's name or a photo folder.
 
-    Raises UsageError if the images do not have the shape that the network takes.
+    `on_data` gets a summary of the data before the images are indexed.  Raises UsageError if the
+    images do not have the shape that the network takes.
     """
     data = resolve_dataset_of_model_shape(source, config)
-    images = read_training_crops(data, config, data_dir)
+    images = read_training_crops(data, config, data_dir, on_data)
     return SimilarImageIndex(net, config, images, data.classes, show_progress)

@@ -9,7 +9,9 @@ from residua.config.fold import Fold
 from residua.config.run import Run
 from residua.config.serialize import Json, to_json
 from residua.config.study import Study
-from residua.data.read import ensure_dataset_ready, read_split
+from residua.data.read import ensure_dataset_ready, read_split, read_training_splits
+from residua.data.summarize import summarize_training_data
+from residua.data.summary import DataSummary, ignore_summary
 from residua.errors import RecordError, UsageError
 from residua.files import hold_output_lock, holds_visible_entries, write_json
 from residua.record import RunRecord, describe_first_difference
@@ -44,6 +46,7 @@ def train_study(
     workers: int = 0,
     ray: bool = False,
     data: Dataset | None = None,
+    on_data: Callable[[DataSummary], None] = ignore_summary,
     on_start: Callable[[int], None] = ignore_number,
     on_progress: NamedCountListener,
 ) -> dict[str, str]:
@@ -54,24 +57,23 @@ def train_study(
     Ray cluster.  On a GPU, with `workers=0`, this process trains as many at once as fit into its
     memory, up to four.  Unfinished runs resume from their checkpoints.  If the folder holds runs
     already, precision `auto` means the precision of those runs.  `data` is the study's data set, if
-    it is resolved already.  Raises UsageError if a run of the study cannot be built, if the data
-    does not allow its recipe, or if the folder holds a study with another data set, another recipe,
-    other folds or runs in another precision, and DataError if the images cannot be divided into the
-    study's folds.  After Ctrl-C, waits until every run has written its checkpoint, then raises
-    Interrupted.
+    it is resolved already.  `on_data` gets a summary of it, and then `on_start` the number of runs
+    that this machine trains at once, unless all are finished.
 
-    `on_start` gets the number of runs that are trained at once on this machine, unless all are
-    finished.
+    Raises UsageError if a run of the study cannot be built, if the data does not allow its recipe,
+    or if the folder holds a study with another data set, another recipe, other folds or runs in
+    another precision, and DataError if the images cannot be divided into the study's folds.  After
+    Ctrl-C, waits until every run has written its checkpoint, then raises Interrupted.
     """
     data = data or resolve_study_dataset(study, data_dir)
     runs = study.make_runs(data)
     first_data = hold_out_first_fold(study, runs, data)
     precision = resolve_study_precision(folder, precision)
-    # Problems of machine and data are reported here once, not by every worker.
-    # Of a Ray cluster, this machine may be one without a GPU.
+    # Problems are reported here once, not by every worker; a Ray cluster's driver may lack a GPU.
     machine = set_up_machine(precision, device_choice="auto" if ray else device_choice)
     ensure_dataset_ready(data, data_dir)
     read_split(first_data, "dev", data_dir)
+    on_data(summarize_study_data(study, data, data_dir))
     packed_names = find_packed_results(folder, runs)
     places = {name: folder_for_name(folder / "runs", name) for name in runs}
     jobs = {
@@ -94,6 +96,17 @@ def train_study(
         return train_jobs_on_gpu(jobs, runs_at_once, on_progress)
     on_start(count_workers(jobs, workers))
     return train_jobs_locally(jobs, workers, on_progress)
+
+
+def summarize_study_data(study: Study, data: Dataset, data_dir: Path | None) -> DataSummary:
+    """Summarize the images of a study; its recipe says whether dev images are held out."""
+    train, dev = read_training_splits(data, data_dir, holds_out_dev=study.recipe.dev)
+    summary = summarize_training_data(data, train, dev)
+    if not study.folds:
+        return summary
+    count = len(train) + (0 if dev is None else len(dev))
+    folds = f"the {count:,} images of train and dev are divided into {study.folds} folds"
+    return replace(summary, notes=(*summary.notes, folds))
 
 
 def hold_out_first_fold(study: Study, runs: dict[str, Run], data: Dataset) -> Dataset:

@@ -64,9 +64,14 @@ def make_batch_share(
     each split.  Both are divided as evenly as possible.  Raises UsageError if the BN splits are not
     of equal size, or if a rank would have no image; the message suggests the nearest batch sizes.
     """
+    if bn_splits > batch_size:
+        raise UsageError(
+            f"a batch of {batch_size} cannot be split into {bn_splits} parts: choose at most one "
+            "part for each image"
+        )
     if remainder := batch_size % bn_splits:
         rounded_down = batch_size - remainder
-        nearest_sizes = [size for size in (rounded_down, rounded_down + bn_splits) if size]
+        nearest_sizes = (rounded_down, rounded_down + bn_splits)
         raise UsageError(
             f"a batch of {batch_size} cannot be split evenly into {bn_splits} parts: "
             f"choose {' or '.join(f'batch_size={size}' for size in nearest_sizes)}"

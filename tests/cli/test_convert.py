@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import residua
@@ -147,13 +148,65 @@ def test_check_keeps_the_side_of_the_zeros_with_fewer_errors(capsys, tmp_path):
         *("--out", tmp_path / "m"),
     )
     assert code == 0
+    assert err.startswith(f"residua: data {tmp_path / 'photos'}: 40 images in ")
     assert re.fullmatch(
         rf"residua: on {tmp_path / 'photos'}, cifar-resnet8 has [1-9]\d* of 40 images wrong, "
         r"cifar-resnet8,shortcut=pad-last has 0 of 40 images wrong; "
         r"cifar-resnet8,shortcut=pad-last is kept",
-        err,
+        err.splitlines()[-1],
     )
     assert read_model_config(tmp_path / "m").network.unit.shortcut == "pad-last"
+
+
+def test_check_of_images_that_both_networks_know_goes_by_the_loss(capsys, tmp_path):
+    nets = [save_with_appended_zeros(tmp_path / "x.pth")]
+    nets.append(residua.build(residua.network("cifar-resnet8,shortcut=pad")).eval())
+    nets[1].load_state_dict(nets[0].state_dict())
+    pixels = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        scores = torch.stack([net((pixels / 255).permute(0, 3, 1, 2)) for net in nets])
+    margin = (scores.amax(-1) - scores[..., 3]).max() + 0.1  # so that both always say class 3
+    scores[..., 3] += margin
+    weights = torch.load(tmp_path / "x.pth")
+    weights["fc.bias"][3] += margin
+    torch.save(weights, tmp_path / "x.pth")
+    (tmp_path / "photos" / "class0").mkdir(parents=True)
+    (tmp_path / "photos" / "class3").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image.numpy()).save(tmp_path / "photos" / "class3" / f"{i}.png")
+    losses = [F.cross_entropy(each, torch.full((20,), 3)).item() for each in scores]
+    best = ["cifar-resnet8,shortcut=pad-last", "cifar-resnet8"][losses[0] > losses[1]]
+    code, _, err = check_padding(capsys, tmp_path)
+    assert code == 0
+    assert f"; {best} is kept, for its lower loss ({min(losses):.4f}; " in err
+    assert err.endswith(f" {max(losses):.4f})")
+
+
+def test_check_refuses_images_that_cannot_tell_two_networks_apart(capsys, tmp_path):
+    save_with_appended_zeros(tmp_path / "x.pth")
+    weights = torch.load(tmp_path / "x.pth")
+    weights |= {name: 0 * weights[name] for name in ("fc.weight", "fc.bias")}
+    torch.save(weights, tmp_path / "x.pth")
+    for label in range(2):
+        folder = tmp_path / "photos" / f"class{label}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), (80 * label, 0, 0)).save(folder / "a.png")
+    code, _, err = check_padding(capsys, tmp_path)
+    assert code == 2
+    assert err.splitlines()[-1].endswith(
+        "cannot tell cifar-resnet8 and cifar-resnet8,shortcut=pad-last apart, with equal losses: "
+        "name one of them with --model, or give other images to --check"
+    )
+    assert not (tmp_path / "m").exists()
+
+
+def check_padding(capsys, tmp_path):
+    return run_convert(
+        capsys,
+        *(tmp_path / "x.pth", "--model", "cifar-resnet8", "--check", tmp_path / "photos"),
+        *("--classes", *(f"class{i}" for i in range(10))),
+        *("--mean", "0", "0", "0", "--std", "1", "1", "1", "--out", tmp_path / "m"),
+    )
 
 
 def test_skipped_tensors_are_printed(capsys, tmp_path):

@@ -184,7 +184,7 @@ def test_int8_scores_that_are_not_finite_are_refused(precision):
     net, config = make_small_model()
     module = ExportableClassifier(net, config, bake_preprocessing=True)
     held_out = Images(make_random_pixels(5), torch.zeros(5, dtype=torch.int64))
-    samples = Int8Samples(make_random_pixels(2), held_out, True, "noise")
+    samples = Int8Samples(make_random_pixels(2), held_out, "test", True, "noise")
     compute = {"fp32": lambda batch: module(batch)[0], "int8": lambda batch: module(batch)[0]}
     assert measure_int8_cost(*compute.values(), module, config, samples)["agreement"] == 1
     finite = compute[precision]

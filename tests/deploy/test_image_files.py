@@ -71,7 +71,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (outside / "up").symlink_to(tmp_path)
     assert list_found(inside) == (
         ["file.png", "folder/away.png"],
-        "2 files passed over: 2 link to a folder that contains it",
+        "2 files passed over: 2 links to folders that contain them",
     )
 
 

@@ -87,6 +87,13 @@ def test_two_halves_of_64_on_three_ranks():
             "or more, or start fewer processes",
         ),
         (
+            4,
+            9999999999,
+            1,
+            "a batch of 4 cannot be split into 9999999999 parts: choose at most one part for each "
+            "image",
+        ),
+        (
             66,
             4,
             2,

@@ -33,9 +33,10 @@ def keep_trainable_classes(listing: ImageListing) -> ImageListing:
             "e.g. train/CLASS/image.jpg"
         )
     if not names:
+        files = [entry.name for entry in listing.entries if entry.split in ("train", "")]
         raise DataError(
-            f"{listing.location} holds no class with images to train on: give at least two "
-            "classes, each a folder of its images"
+            f"{listing.location} holds no image to train on: give at least two classes, each a "
+            f"folder of its images; these files are none: {join_first_names(files)}"
         )
     if len(names) == 1:
         raise DataError(

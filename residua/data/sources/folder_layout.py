@@ -5,6 +5,7 @@ possible meanings raises an error that states both, because with a wrong guess a
 on held-out images or learn to tell the splits apart.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from residua.data.sources.listing import (
 from residua.errors import DataError
 
 KNOWN_SPLIT_NAMES = "train, val and test"
+FOLD_PATTERN = re.compile(r"(k?fold|cv|split|part|partition|subset)s?[ _.-]?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
     """Raise DataError if folders that would be classes look like splits.
 
     They do if their names are those of splits, or if several of them hold no images but subfolders
-    of the same names.
+    of the same names; for folders that are named like folds, one such name is enough.
     """
     used = [folder for folder in folders if count_files(folder, limit=1)]
     named_splits = {parse_split_name(folder.name) for folder in used} - {""}
@@ -153,6 +155,12 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
         raise DataError(
             f"{root} holds folders ({outer}) that each hold the splits {inner}: put the splits "
             f"above the classes, e.g. {root / 'train' / with_subfolders_only[0].name}"
+        )
+    if shared and all(FOLD_PATTERN.fullmatch(folder.name) for folder in used):
+        raise DataError(
+            f"the folders {outer} of {root} are named like folds, and share the subfolders "
+            f"{inner}: put all images of a class into one folder (residua study --folds divides "
+            f"them), or rename {outer} if they are the classes"
         )
     if len(shared) > 1:
         raise DataError(

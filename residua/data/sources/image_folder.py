@@ -27,8 +27,11 @@ from residua.data.sources.listing import (
     OptionalSplit,
     escape_unprintable,
     index_class_names,
+    join_first_names,
     source_of_splits,
 )
+
+MAX_NAMED_SUBFOLDERS = 3  # of each class, in the note about them
 
 
 def list_image_folder(root: Path) -> ImageListing:
@@ -59,8 +62,11 @@ def list_image_folder(root: Path) -> ImageListing:
     label_by_name = index_class_names(classes)
     entries: list[ImageEntry] = []
     trees = scan_trees(root, [path for _, path in class_folders])
-    for (split, _), name, tree in zip(class_folders, class_names, trees, strict=True):
+    subfolders: dict[str, list[str]] = {}
+    for (split, path), name, tree in zip(class_folders, class_names, trees, strict=True):
         problems += tree.problems
+        if len(inner := list_inner_folders(path, tree.files)) > 1:
+            subfolders[name] = inner
         entries += [
             make_scanned_entry(root, file, label_by_name[name], split) for file in tree.files
         ]
@@ -71,7 +77,26 @@ def list_image_folder(root: Path) -> ImageListing:
         tuple(entries),
         tuple(problems),
         source_of_splits(entries, "folders"),
+        notes=note_subfolders(subfolders),
     )
+
+
+def list_inner_folders(class_folder: str, files: list[ScannedFile]) -> list[str]:
+    """List the folders directly in a class folder that hold some of its files, at any depth."""
+    start = len(class_folder) + 1
+    inner = (file.relative_path[start:].partition("/") for file in files)
+    return sorted({folder for folder, separator, _ in inner if separator})
+
+
+def note_subfolders(subfolders: dict[str, list[str]]) -> tuple[str, ...]:
+    """Say that the images of several subfolders are of one class, the name of the outer folder."""
+    if not subfolders:
+        return ()
+    classes = join_first_names(
+        f"{name} ({escape_unprintable(join_first_names(inner, MAX_NAMED_SUBFOLDERS))})"
+        for name, inner in subfolders.items()
+    )
+    return (f"images in subfolders are of the class that the outer folder names: {classes}",)
 
 
 def make_scanned_entry(

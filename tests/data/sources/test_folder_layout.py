@@ -132,6 +132,11 @@ AMBIGUOUS_FOLDERS = {
         {"Learn/cat": 2, "Learn/dog": 2, "unseen/cat": 2, "unseen/dog": 2, "more/dog": 1},
         r"the folders Learn, more, unseen of .* contain the same subfolders \(cat, dog\)",
     ),
+    "folds that share one class": (
+        {"fold1/cat": 2, "fold1/dog": 2, "fold_2/cat": 2, "fold_2/bird": 2},
+        "the folders fold1, fold_2 of .* are named like folds, and share the subfolders cat: put "
+        "all images of a class into one folder",
+    ),
     "splits below the classes": (
         {f"{outer}/{inner}": 2 for outer in ("cat", "dog") for inner in ("train", "test")},
         "that each hold the splits test, train: put the splits above the classes",

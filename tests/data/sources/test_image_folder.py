@@ -240,7 +240,26 @@ def test_a_folder_of_only_damaged_images_gives_a_one_line_error(tmp_path, capsys
         )
         == 1
     )
-    assert "holds no class with images to train on" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith(
+            "holds no image to train on: give at least two classes, each a folder of its images; "
+            "these files are none: a/x.png, b/x.png"
+        )
+    )
+
+
+def test_images_of_several_subfolders_are_said_to_be_of_the_outer_folder(tmp_path):
+    counts = {"pug/2023": 2, "pug/2024/may": 2, "husky/2024": 3, "husky": 1, "rex/a": 2, "rex/b": 2}
+    listing = list_image_dataset(write_image_folder(tmp_path / "d", counts))
+    assert listing.classes == ("husky", "pug", "rex")
+    assert listing.notes == (
+        "images in subfolders are of the class that the outer folder names: pug (2023, 2024), "
+        "rex (a, b)",
+    )
+    wrapped = write_image_folder(tmp_path / "e", {"cat/images": 2, "dog/images": 2})
+    assert list_image_dataset(wrapped).notes == ()
 
 
 def test_a_class_with_one_image_is_reported_and_used_for_training(tmp_path):

@@ -181,7 +181,9 @@ def test_an_answer_that_is_slow_but_complete_is_used(site, monkeypatch, in_chunk
     file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
     site.asked.clear()
     site.faults = ["slow end"]
-    content = remote_files.read_with_retries(file, 0, 4000, make_claim(file).take if in_chunks else None)
+    content = remote_files.read_with_retries(
+        file, 0, 4000, make_claim(file).take if in_chunks else None
+    )
     assert content == (site.local / "train-000000.tar").read_bytes()[:4000]
     assert len(site.asked) == 1
 
