@@ -5,6 +5,7 @@ belongs to no run, or would wait for collective operations that the others never
 """
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +14,18 @@ import torch
 from residua.config.dataset import Dataset
 from residua.config.run import Run
 from residua.config.serialize import Json
+from residua.data.checksums import compute_sha256
 from residua.data.photo_records import RecordSettings
 from residua.data.sources.resolve import PhotoDataset
 from residua.errors import RankStoppedError, UsageError
-from residua.record import describe_first_difference
+from residua.record import RunRecord, describe_first_difference
+from residua.training.distributed import DataParallelGroup
 from residua.training.machine import Machine
 from residua.version import __version__
 
 RankFacts = dict[str, Json]
 
+SHARED_DISK_SECONDS = 8.0  # until a file of another machine must be seen; our choice
 SAME_OPTIONS = "start all ranks with the same options"
 REMEDIES = {
     "residua": "install the same version on all machines",
@@ -29,6 +33,7 @@ REMEDIES = {
     "code": "install the same code on all machines",
     "device": "start all ranks on devices of one kind",
     "precision": "give all ranks the same --precision",
+    "recompute": "give all ranks the same --recompute",
     "decoding": "give all ranks the same --storage, and install the same version of Pillow",
     "classes": "give all ranks the same images",
     "images": "give all ranks the same images",
@@ -39,7 +44,7 @@ def require_equal_ranks(machine: Machine, collect_facts: Callable[[], RankFacts]
     """Check that all ranks run the same computation; with one process, do nothing.
 
     `collect_facts` returns what must be equal: the command, the run, fingerprints of the images.
-    The versions, the code, the device and the precision are also compared.  All ranks must call
+    The versions, the code and the machine's settings are also compared.  All ranks must call
     this function.  A rank whose facts are not those of rank 0 raises UsageError, which names the
     first difference; the others raise RankStoppedError, which names the first such rank.
     """
@@ -55,6 +60,40 @@ def require_equal_ranks(machine: Machine, collect_facts: Callable[[], RankFacts]
             raise RankStoppedError(
                 f"rank {rank} stopped: {explain_difference(reference, facts, rank)}"
             )
+
+
+def require_shared_folder(record: RunRecord, group: DataParallelGroup) -> None:
+    """Check that all ranks see the run that rank 0 has begun; with one process, do nothing.
+
+    All ranks must call this function.  A rank that still does not see it after
+    `SHARED_DISK_SECONDS` raises UsageError, and the others raise RankStoppedError.
+    """
+    if group.world_size == 1:
+        return
+    wanted = group.broadcast_from_rank0(lambda: try_hash_file(record.run_json_path))
+    deadline = time.monotonic() + SHARED_DISK_SECONDS
+    while not (sees_run := try_hash_file(record.run_json_path) == wanted):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    ranks = group.gather_from_all_ranks((str(record.folder), sees_run))
+    for rank, (folder, sees) in enumerate(ranks):
+        if not sees:
+            sentence = (
+                f"rank {rank} does not see the run of rank 0, which is in {ranks[0][0]}, in its "
+                f"folder {folder}: give all ranks the same --out, on a disk that they share"
+            )
+            if rank == group.rank:
+                raise UsageError(sentence)
+            raise RankStoppedError(f"rank {rank} stopped: {sentence}")
+
+
+def try_hash_file(path: Path) -> str:
+    """Return the SHA-256 sum of a file; "" if it cannot be read."""
+    try:
+        return compute_sha256(path.read_bytes())
+    except OSError:
+        return ""
 
 
 def describe_run_on_rank(run: Run, data: Dataset, image_fingerprints: list[str]) -> RankFacts:
@@ -86,6 +125,7 @@ def collect_software_facts(machine: Machine) -> RankFacts:
         "code": hash_source_code(),
         "device": machine.device.type,
         "precision": machine.precision,
+        "recompute": machine.recompute,
     }
 
 

@@ -26,6 +26,7 @@ from residua.training.memory import require_enough_memory
 from residua.training.prepared_network import require_recipe_suits_data
 from residua.training.prepared_run import PreparedRun, prepare_run
 from residua.training.progress import ProgressListener, TrainingProgress
+from residua.training.rank_agreement import require_shared_folder
 from residua.training.recalibrate_bn import recalibrate_batchnorm
 from residua.training.run_result import (
     load_evaluation_splits,
@@ -82,12 +83,12 @@ def train_run(
         run, data, record, machine, initial_weights, data_dir, checkpoint_policy, additions
     )
     on_data(add_notes(prepared_run, run, record))
-    may_resume = resume or group.restart_count > 0
+    environment, may_resume = prepared_run.environment, resume or group.restart_count > 0
     with lock_run_folder(folder, group):
-        environment = prepared_run.environment
         earlier_result = group.broadcast_from_rank0(
             lambda: begin_or_load_result(record, run, environment, may_resume, on_start)
         )
+        require_shared_folder(record, group)
         if earlier_result is not None:
             return earlier_result
         progress = prepared_run.train_function(

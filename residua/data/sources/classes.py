@@ -39,11 +39,21 @@ def keep_trainable_classes(listing: ImageListing) -> ImageListing:
             f"folder of its images; these files are none: {join_first_names(files)}"
         )
     if len(names) == 1:
+        inner = list_folders_below(listing, names[0])
+        folders = f", with the folders {join_first_names(inner)}" if len(inner) > 1 else ""
+        way_on = " (if these are the classes, move them up)" if folders else ""
         raise DataError(
-            f"{listing.location} holds only one class, {names[0]}: give at least two classes, each "
-            "a folder of its images"
+            f"{listing.location} holds only one class, {names[0]}{folders}: give at least two "
+            f"classes, each a folder of its images{way_on}"
         )
     return keep_only_classes(listing, names)
+
+
+def list_folders_below(listing: ImageListing, class_name: str) -> list[str]:
+    """List the folders in the folders of a class, by the names of its images."""
+    parents = (entry.name.split("/")[:-1] for entry in listing.entries)
+    below = (parent[parent.index(class_name) + 1 :] for parent in parents if class_name in parent)
+    return sorted({folders[0] for folders in below if folders})
 
 
 def keep_only_classes(listing: ImageListing, class_names: list[str]) -> ImageListing:

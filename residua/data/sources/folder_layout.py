@@ -62,8 +62,8 @@ def read_folder_layout(root: Path, folders: list[Path]) -> FolderLayout:
     if "train" not in split_folders:
         if split_folders and not others:  # to evaluate on, not to train on
             return FolderLayout(split_folders, tuple(left_out))
-        refuse_splits_as_classes(root, folders)
         refuse_classes_beside_held_out(root, split_folders, others)
+        refuse_splits_as_classes(root, folders)
         refuse_held_out_as_class(root, folders)
         return FolderLayout({"": root}, tuple(left_out))
     if len(split_folders) == 1:
@@ -140,10 +140,7 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
             "folder for each class: put the images of each class into a folder of their own, "
             f"e.g. {root / 'train' / 'CLASS' / 'image.jpg'}, or rename {names} if they are classes"
         )
-    subfolders = {
-        folder: {child.name for child in list_subfolders(folder) if count_files(child, limit=1)}
-        for folder in used
-    }
+    subfolders = {folder: list_inner_names(folder) for folder in used}
     with_subfolders_only = [
         folder for folder in used if subfolders[folder] and not holds_files_directly(folder)
     ]
@@ -168,6 +165,14 @@ def refuse_splits_as_classes(root: Path, folders: list[Path]) -> None:
             f"the classes, rename {outer} to {KNOWN_SPLIT_NAMES}; if {outer} are the classes, move "
             "their images out of the subfolders"
         )
+
+
+def list_inner_names(folder: Path) -> set[str]:
+    """List the subfolders that hold files; those of a subfolder that holds nothing but others."""
+    inner = [child for child in list_subfolders(folder) if count_files(child, limit=1)]
+    while len(inner) == 1 and not is_link_loop(inner[0]) and not holds_files_directly(inner[0]):
+        inner = [child for child in list_subfolders(inner[0]) if count_files(child, limit=1)]
+    return {child.name for child in inner}
 
 
 def refuse_held_out_as_class(root: Path, folders: list[Path]) -> None:

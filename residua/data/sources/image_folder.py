@@ -62,11 +62,10 @@ def list_image_folder(root: Path) -> ImageListing:
     label_by_name = index_class_names(classes)
     entries: list[ImageEntry] = []
     trees = scan_trees(root, [path for _, path in class_folders])
-    subfolders: dict[str, list[str]] = {}
+    subfolders: dict[str, set[str]] = {}
     for (split, path), name, tree in zip(class_folders, class_names, trees, strict=True):
         problems += tree.problems
-        if len(inner := list_inner_folders(path, tree.files)) > 1:
-            subfolders[name] = inner
+        subfolders[name] = subfolders.get(name, set()) | list_inner_folders(path, tree.files)
         entries += [
             make_scanned_entry(root, file, label_by_name[name], split) for file in tree.files
         ]
@@ -81,20 +80,23 @@ def list_image_folder(root: Path) -> ImageListing:
     )
 
 
-def list_inner_folders(class_folder: str, files: list[ScannedFile]) -> list[str]:
-    """List the folders directly in a class folder that hold some of its files, at any depth."""
+def list_inner_folders(class_folder: str, files: list[ScannedFile]) -> set[str]:
+    """List the folders in a class folder that hold its files; in a single folder, those in it."""
     start = len(class_folder) + 1
-    inner = (file.relative_path[start:].partition("/") for file in files)
-    return sorted({folder for folder, separator, _ in inner if separator})
+    parents = {tuple(file.relative_path[start:].split("/")[:-1]) for file in files}
+    while len(firsts := {parent[:1] for parent in parents}) == 1 and max(map(len, parents)) > 1:
+        parents = {parent[1:] for parent in parents}
+    return {name for first in firsts for name in first}
 
 
-def note_subfolders(subfolders: dict[str, list[str]]) -> tuple[str, ...]:
+def note_subfolders(subfolders: dict[str, set[str]]) -> tuple[str, ...]:
     """Say that the images of several subfolders are of one class, the name of the outer folder."""
-    if not subfolders:
+    if all(len(inner) < 2 for inner in subfolders.values()):
         return ()
     classes = join_first_names(
-        f"{name} ({escape_unprintable(join_first_names(inner, MAX_NAMED_SUBFOLDERS))})"
+        f"{name} ({escape_unprintable(join_first_names(sorted(inner), MAX_NAMED_SUBFOLDERS))})"
         for name, inner in subfolders.items()
+        if inner
     )
     return (f"images in subfolders are of the class that the outer folder names: {classes}",)
 

@@ -137,6 +137,10 @@ AMBIGUOUS_FOLDERS = {
         "the folders fold1, fold_2 of .* are named like folds, and share the subfolders cat: put "
         "all images of a class into one folder",
     ),
+    "equal folders below a single one": (
+        {f"{outer}/x/{inner}": 2 for outer in ("fall", "spring") for inner in ("cat", "dog")},
+        r"the folders fall, spring of .* contain the same subfolders \(cat, dog\)",
+    ),
     "splits below the classes": (
         {f"{outer}/{inner}": 2 for outer in ("cat", "dog") for inner in ("train", "test")},
         "that each hold the splits test, train: put the splits above the classes",

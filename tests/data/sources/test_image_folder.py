@@ -255,11 +255,17 @@ def test_images_of_several_subfolders_are_said_to_be_of_the_outer_folder(tmp_pat
     listing = list_image_dataset(write_image_folder(tmp_path / "d", counts))
     assert listing.classes == ("husky", "pug", "rex")
     assert listing.notes == (
-        "images in subfolders are of the class that the outer folder names: pug (2023, 2024), "
-        "rex (a, b)",
+        "images in subfolders are of the class that the outer folder names: husky (2024), "
+        "pug (2023, 2024), rex (a, b)",
     )
     wrapped = write_image_folder(tmp_path / "e", {"cat/images": 2, "dog/images": 2})
     assert list_image_dataset(wrapped).notes == ()
+
+
+def test_classes_inside_the_only_folder_are_named(tmp_path):
+    counts = {f"{split}/images/{name}": 2 for split in ("train", "test") for name in ("ant", "bee")}
+    with pytest.raises(DataError, match="only one class, images, with the folders ant, bee: give"):
+        resolve_dataset(str(write_image_folder(tmp_path / "d", counts)), (3, 32, 32))
 
 
 def test_a_class_with_one_image_is_reported_and_used_for_training(tmp_path):
