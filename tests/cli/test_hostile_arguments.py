@@ -159,6 +159,12 @@ HINTS = [
     (["train", "digits", "--resume", "runs/x"], "write --resume --out runs/x"),
     (["evaluate", "x", "y", "--calibrate", "yes"], "has no value 'yes': choose from on, off"),
     (["train", "digits", "--set", "lr=1"], "recipe has no field 'lr': did you mean schedule.lr?"),
+    (
+        ["train", "digits", "--set", "optimiser=adamw"],
+        """write optimiser='{"kind": "AdamW"}', where the kind is one of Sgd, AdamW, RmsProp, """
+        "Muon; shorter: --optimiser adamw",
+    ),
+    (["train", "digits", "--set", "optimiser.kind=Muon"], "; shorter: --optimiser muon"),
     (["train", "digits", "--set", "momentum=1"], "did you mean optimiser.momentum?"),
     (
         ["evaluate", "x", "y", "--batch-size", "3"],
