@@ -34,6 +34,7 @@ from residua.data.summary import DataSummary, ignore_summary
 from residua.data.user_data import UserData, resolve_evaluation_data
 from residua.deploy.engine import EngineName, InferenceEngine, build_engine
 from residua.deploy.explain import GradCamExplainer, draw_heat_overlay
+from residua.deploy.explained_class import find_class_index
 from residua.deploy.export import export_model
 from residua.deploy.export_files import ExportFormat
 from residua.deploy.predict import Prediction, predict_images
@@ -213,10 +214,8 @@ class Classifier:
         pixels = self.read_pixels(image)
         if target is None:
             index = int(self.get_engine("torch", 1)(pixels[None]).argmax())
-        elif target in self.classes:
-            index = self.classes.index(target)
         else:
-            raise unknown_name_error("class", target, self.classes)
+            index = find_class_index(self.classes, target)
         heatmap = GradCamExplainer(self.net, self.config).compute_heatmap(pixels, index)
         return draw_heat_overlay(pixels, heatmap)
 

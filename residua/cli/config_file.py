@@ -47,6 +47,13 @@ def read_config_options(argument: str, options: Mapping[str, Action]) -> dict[st
         raise UsageError(f"{source} has no options: write one OPTION: VALUE on each line")
     values: dict[str, OptionValue] = {}
     for key_node, value_node in root.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            kind = name_collection_kind(key_node)
+            line = key_node.start_mark.line + 1
+            raise UsageError(
+                f"{source} has {kind} as an option's name in line {line}: "
+                "write one OPTION: VALUE on each line"
+            )
         name = str(key_node.value).replace("-", "_")
         if name not in options:
             raise unknown_name_error("option", name, options, source)
@@ -118,9 +125,9 @@ def convert_option_value(node: yaml.Node, option: Action, place: str) -> OptionV
 def get_scalar_text(node: yaml.Node, place: str) -> str:
     """Return the text of a single value, as it is written; raises UsageError for anything else."""
     if not isinstance(node, yaml.ScalarNode):
-        kind = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
         raise UsageError(
-            f"{place} contains {kind}: write a single value, in quotes if it has a colon"
+            f"{place} contains {name_collection_kind(node)}: write a single value, in quotes if it "
+            "has a colon"
         )
     if node.tag == NULL_TAG:
         raise UsageError(f"{place} has no value: write one, or remove the line")
@@ -130,6 +137,10 @@ def get_scalar_text(node: yaml.Node, place: str) -> str:
     if "\0" in node.value:
         raise UsageError(f"{place} has a NUL byte, which no option can have: remove it")
     return encode_file_name(node.value)  # as Python decodes the command line
+
+
+def name_collection_kind(node: yaml.Node) -> str:
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 def describe_yaml_error(error: yaml.YAMLError) -> str:

@@ -17,7 +17,7 @@ OPTION_GROUPS = {
     "limits": "max-bytes max-total-bytes max-waiting timeout head-timeout",
     "sorting": "sort-into unsure-below link",
     "packing": "quality shard-mib",
-    "output": "out fix log top explain json csv",
+    "output": "out fix log top explain explain-class json csv",
 }
 """The names of the options in each group of the help, in the order of the groups."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from residua.cli.parser import CommandParser
+from residua.cli.recipe_settings import apply_recipe_setting, note_accumulation
 from residua.config.dataset import Dataset
 from residua.config.name_parts import UNIT_PARTS
 from residua.config.network import Network
@@ -233,7 +234,7 @@ def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
     if arguments.optimizer:
         new_recipe = new_recipe.with_optimiser(arguments.optimizer)
     has_new_kind = type(new_recipe.optimiser) is not kind_before
-    new_recipe = reduce(apply_override, arguments.set, new_recipe)
+    new_recipe = reduce(apply_recipe_setting, arguments.set, new_recipe)
     if has_new_kind and not is_lr_given(arguments):
         new_recipe = set_usual_lr(new_recipe)
     settings = [
@@ -245,15 +246,6 @@ def apply_recipe_options(arguments: Namespace, base: Recipe) -> Recipe:
     if any(sets_field(assignment, "accumulate") for assignment in arguments.set):
         note_accumulation(new_recipe)
     return new_recipe
-
-
-def note_accumulation(new_recipe: Recipe) -> None:
-    """Say what gradient accumulation is called here, and what it does to the batch and to BN."""
-    parts, batch_size = new_recipe.bn_splits, new_recipe.batch_size
-    print_note(
-        f"accumulate={parts} sets parts={parts}: a batch of {batch_size} is split into {parts} "
-        "equal parts, each with its own BN statistics; their gradients are averaged"
-    )
 
 
 def refuse_conflicting_settings(arguments: Namespace) -> None:

@@ -21,24 +21,16 @@ from jsonargparse import (  # type: ignore[attr-defined]
     Namespace,
 )
 
+from residua.cli.argument_hints import (
+    explain_extra_argument,
+    explain_flag_value,
+    explain_unknown_option,
+)
 from residua.cli.config_file import read_config_options
 from residua.cli.option_groups import group_options
-from residua.config.name_parts import UNIT_PARTS
 from residua.console.output import print_note
 from residua.errors import UsageError, unknown_name_error
 from residua.file_names import decode_file_name
-
-RECIPE_SPELLINGS = {
-    "--learning-rate": "--lr 0.05",
-    "--wd": "--weight-decay 0.0005",
-    "--momentum": "--set optimiser.momentum=0.95",
-    "--scheduler": """--set 'schedule={"kind": "OneCycle"}'""",
-    "--warmup": """--set 'warmup={"steps": 1000}'""",
-    "--label-smoothing": "--set smoothing=0.1",
-    "--mixup": "--set augment.mixup=0.2",
-    "--cutmix": "--set augment.cutmix=0.5",
-}
-"""Options of other programs that train, with the options that do the same here."""
 
 
 class OptionValueError(ArgumentTypeError, ValueError):
@@ -82,6 +74,7 @@ class CommandParser(ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         self.optional_values: dict[str, Sequence[str]] = {}  # by option, of those with nargs="?"
+        self.given: list[str] = []  # the arguments, as they were written
         super().__init__(allow_abbrev=False, formatter_class=HelpWithoutTypes, **settings)
 
     def add_argument(self, *names: Any, **settings: Any) -> Action:
@@ -126,6 +119,7 @@ class CommandParser(ArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **settings: Any
     ) -> Namespace:
         arguments = sys.argv[1:] if args is None else list(args)
+        self.given = arguments
         self.require_known_options(arguments)
         return super().parse_args(self.insert_flag_values(arguments), *others, **settings)
 
@@ -144,23 +138,18 @@ class CommandParser(ArgumentParser):
         return completed
 
     def require_known_options(self, arguments: list[str]) -> None:
-        """End the process if an argument looks like an option that this command does not have."""
-        for argument in arguments:
-            flag = argument.partition("=")[0]
+        """End the process at an option that this command does not have, or that takes no value."""
+        options = self._option_string_actions
+        for i, argument in enumerate(arguments):
+            flag, equals, value = argument.partition("=")
             if flag == "--":
                 return
-            if not flag.startswith("--") or " " in flag or flag in self._option_string_actions:
+            if not flag.startswith("--") or " " in flag:
                 continue
-            if flag[2:] in UNIT_PARTS:
-                example = f"--model cifar-resnet20,{flag[2:]}=..."
-                self.error(
-                    f"there is no option {flag!r}: write it into the network's name, as in "
-                    f"{example}"
-                )
-            if flag in RECIPE_SPELLINGS and "--set" in self._option_string_actions:
-                self.error(f"there is no option {flag!r}: write {RECIPE_SPELLINGS[flag]}")
-            options = [name for name in self._option_string_actions if name.startswith("--")]
-            self.error(str(unknown_name_error("option", flag, options)))
+            if flag not in options:
+                self.error(explain_unknown_option(arguments, i, options))
+            if equals and options[flag].nargs == 0:
+                self.error(explain_flag_value(flag, value))
 
     def dump(self, cfg: Namespace, *others: Any, **settings: Any) -> str:
         """Format options as YAML, in ASCII if standard output cannot print all characters."""
@@ -188,18 +177,22 @@ class CommandParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unused = message.removeprefix("unrecognized arguments: ")
         if unused != message:
-            message = self.explain_unused_word(unused.split(" ")[0])
+            message = self.explain_unused_words(unused)
         print_note(explain_parse_error(message, ex), self.prog, is_error=True)
         raise SystemExit(2)
 
-    def explain_unused_word(self, word: str) -> str:
-        """Say that `word` is no option, or is an extra argument (part of a path with a space)."""
-        if word.startswith("-"):
-            return f"there is no option {word!r}: see {self.prog} --help"
-        words = list(self.args)
-        before = words[words.index(word) - 1] if word in words[1:] else "-"
-        path = "my photos" if before.startswith("-") else f"{before} {word}"
-        return f"{word!r} is one argument too many: write a path with a space as {path!r}"
+    def explain_unused_words(self, unused: str) -> str:
+        """Say that the first of the `unused` words is no option, or is an extra argument."""
+        first, options = unused.split(" ")[0], self._option_string_actions
+        if first.startswith("-"):
+            return f"there is no option {first!r}: see {self.prog} --help"
+        takes_list = any(
+            action.nargs == "+" for action in self._actions if not action.option_strings
+        )
+        for option, values in self.optional_values.items():
+            if (option, first) in zip(self.given, self.given[1:], strict=False):
+                return str(unknown_name_error("value", first, values, option))
+        return explain_extra_argument(unused, self.given, options, takes_list)
 
 
 def make_yaml_value(value: object) -> object:

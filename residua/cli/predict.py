@@ -86,6 +86,11 @@ def add_arguments(parser: CommandParser) -> None:
         help="write pictures to this folder that highlight the pixels that speak for the top "
         "class (Grad-CAM)",
     )
+    parser.add_argument(
+        "--explain-class",
+        metavar="NAME",
+        help="with --explain, highlight the pixels that speak for this class of the model instead",
+    )
     add_sort_options(parser)
     parser.add_argument("--json", action="store_true", help="print only one JSON object per image")
     parser.add_argument("--csv", action="store_true", help="print a CSV table")
@@ -100,7 +105,9 @@ def run(arguments: Namespace) -> None:
     views_option = name_views_option(views, mirror=arguments.mirror)
     data.require_views_for_model(config, views, views_option)
     require_sortable_classes(arguments, config.classes)
-    draw_explanation = make_explanation_drawer(network, config, arguments.explain)
+    draw_explanation = make_explanation_drawer(
+        network, config, arguments.explain, arguments.explain_class
+    )
     passed_over = deploy.PassedOverFiles()
     paths = expand_image_arguments(arguments, passed_over)
     total = None
@@ -160,6 +167,11 @@ def check_options(arguments: Namespace) -> None:
             raise UsageError(f"--{option} {arguments[option]} is invalid: give 1 or more")
         if arguments[option] > limit:
             raise UsageError(f"--{option} {arguments[option]} is too large: give at most {limit:,}")
+    if arguments.explain is None and arguments.explain_class is not None:
+        raise UsageError(
+            "--explain-class only applies with --explain: add --explain DIR, or leave "
+            "--explain-class out"
+        )
     check_image_options(arguments)
     check_sort_options(arguments)
 
@@ -248,15 +260,18 @@ def read_stdin_paths(nul_separated: bool) -> Iterator[Path]:
 
 
 def make_explanation_drawer(
-    network: "nn.Module", config: "ModelConfig", out: Path | None
+    network: "nn.Module", config: "ModelConfig", out: Path | None, class_name: str | None
 ) -> "Callable[[Prediction, int], str]":
     """Make a function that writes a prediction's Grad-CAM picture and returns the picture's path.
 
-    The function's second argument is the number of the image, with which the file name begins.  If
+    The picture shows what speaks for the class `class_name`, by default the top class.  The
+    function's second argument is the number of the image, with which the file name begins.  If
     `out` is None, or if the image could not be read, the function writes nothing and returns "".
+    Raises UsageError if the model has no such class.
     """
     if out is None:
         return lambda prediction, n: ""
+    chosen = None if class_name is None else deploy.find_class_index(config.classes, class_name)
     explainer = deploy.GradCamExplainer(network, config)
 
     def draw_explanation(prediction: "Prediction", n: int) -> str:
@@ -265,7 +280,7 @@ def make_explanation_drawer(
         path = out / f"{n:05}-{prediction.path.stem}.png"
         pixels = data.center_crop(prediction.pixels, config.input[1:])  # of views with a margin
         top_class, _ = prediction.top_classes(1)[0]
-        explainer.save_overlay(pixels, top_class, path)
+        explainer.save_overlay(pixels, top_class if chosen is None else chosen, path)
         return str(path)
 
     return draw_explanation

@@ -63,6 +63,7 @@ def run(arguments: Namespace) -> None:
     if runs and not arguments.no_page:
         page = write_page_or_explain(runs, skipped, arguments.folder, arguments.out)
     print_notes(describe_skipped_folders(skipped))
+    print_notes(describe_damaged_runs(runs))
     facts: dict[str, Json] = {
         "runs": [run.json for run in runs],
         "skipped": [{"folder": folder.name, "why": folder.why} for folder in skipped],
@@ -105,6 +106,18 @@ def describe_skipped_folders(skipped: Sequence[SkippedFolder]) -> list[str]:
     lines = [f"skipped {folder.name}: {folder.why}" for folder in skipped[:MAX_NAMED_SKIPPED]]
     if len(skipped) > MAX_NAMED_SKIPPED:
         lines.append(f"{len(skipped) - MAX_NAMED_SKIPPED:,} more were skipped: --json names all")
+    return lines
+
+
+def describe_damaged_runs(runs: Sequence[ListedRun]) -> list[str]:
+    """Write a line per damaged run, up to `MAX_NAMED_SKIPPED`, and one that counts the rest."""
+    damages = [run.damage for run in runs if run.damage]
+    lines = [
+        f"{damage}; the run is listed by the result in its run.json"
+        for damage in damages[:MAX_NAMED_SKIPPED]
+    ]
+    if len(damages) > MAX_NAMED_SKIPPED:
+        lines.append(f"{len(damages) - MAX_NAMED_SKIPPED:,} more are damaged: --json names all")
     return lines
 
 

@@ -148,14 +148,29 @@ def choose_by_digests(
             f"{sum(in_train):,} of these {len(starts):,} images, and {sum(in_dev):,} were its dev "
             f"images; give other images, or add --split=all"
         )
-    reason = (
-        f"{sum(chosen):,} of {len(starts):,} images are evaluated: the model was trained on "
-        f"{sum(in_train):,}, and {sum(in_dev):,} were its dev images, which serve to "
-        "choose a network, so that its error on them would look too low"
-    )
+    why = describe_seen_images(requested, sum(in_train), sum(in_dev))
+    reason = f"{sum(chosen):,} of {len(starts):,} images are evaluated: {why}"
     if any(akin) and requested in (None, "test"):
         reason += f"; {sum(akin):,} others are of the same groups as these"
     return ImageChoice(put_into_test_split(dataset, chosen), "test", split, reason)
+
+
+def describe_seen_images(requested: Split | None, train_count: int, dev_count: int) -> str:
+    """Say what the images of a split are to a model, and what its error on them is worth."""
+    if requested == "train":
+        return (
+            "those that the model was trained on, so that its error on them is lower than on new "
+            "images"
+        )
+    if requested == "dev":
+        return (
+            "the model's dev images, which serve to choose a network and its temperature, so that "
+            "its error on them may look too low"
+        )
+    return (
+        f"the model was trained on {train_count:,}, and {dev_count:,} were its dev images, which "
+        "serve to choose a network, so that its error on them would look too low"
+    )
 
 
 def choose_by_fingerprint(

@@ -6,6 +6,7 @@ image_files       finds the image files in a folder
 sort_images       sorts classified images into one folder per class
 example_images    loads the images that the service's page offers to click
 explain           draws Grad-CAM heat maps
+explained_class   finds the class to explain by its name
 similar           finds similar training images
 export            writes a network to one file and checks it
 export_files      writes and loads the files of each export format
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from residua.deploy.example_images import ExampleImage as ExampleImage
     from residua.deploy.example_images import load_example_images as load_example_images
     from residua.deploy.explain import GradCamExplainer as GradCamExplainer
+    from residua.deploy.explained_class import find_class_index as find_class_index
     from residua.deploy.export import export_model as export_model
     from residua.deploy.image_files import PassedOverFiles as PassedOverFiles
     from residua.deploy.image_files import find_image_files as find_image_files
@@ -71,6 +73,7 @@ __getattr__, __dir__ = export_lazily(
         "engine": "InferenceEngine build_engine",
         "example_images": "MAX_EXAMPLES ExampleImage load_example_images",
         "explain": "GradCamExplainer",
+        "explained_class": "find_class_index",
         "export": "export_model",
         "image_files": "PassedOverFiles find_image_files",
         "limits": "ServerLimits",

@@ -21,6 +21,10 @@ from residua.errors import UsageError
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # they change nothing and start no computation
 MAX_QUOTED_CHARACTERS = 80  # of a header, in an error message
+NULL_ORIGIN_ADVICE = (
+    "browsers send null for a page that was opened as a file or is in a sandboxed frame, and it "
+    "cannot be allowed by name; open the page from a web server, and allow that server's origin"
+)
 
 # The page is one file: scripts and styles are inline, images are data URIs or the user's own file.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -87,20 +91,40 @@ class AccessCheck:
         host, origins = headers.get("host", ""), headers.getlist("origin")
         if not self.rules.allows_host(host, (scope.get("server") or ("",))[0]):
             self.metrics.count_refusal("host")
-            name = quote_header(parse_host(host) or host)
-            message = f"the host {name} is not allowed: start the server with --allow-host {name}"
+            message = describe_refused_host(host)
             return JSONResponse({"error": message}, HTTPStatus.MISDIRECTED_REQUEST)
         if scope["method"] not in SAFE_METHODS and not all(
             self.rules.allows_origin(origin, host) for origin in origins
         ):
             self.metrics.count_refusal("origin")
-            name = quote_header(", ".join(origins))
-            message = (
-                f"pages of {name} may not send requests: start the server with "
-                f"--allow-origin {name}"
-            )
+            message = describe_refused_origin(", ".join(origins))
             return JSONResponse({"error": message}, HTTPStatus.FORBIDDEN)
         return None
+
+
+def describe_refused_host(header: str) -> str:
+    """Say that a host has no access, and how to get it if `--allow-host` can."""
+    host = parse_host(header)
+    name = quote_header(host or header)
+    if not is_host(host):
+        return (
+            f"the host {name} is not allowed: it is neither a name nor an address; send the "
+            "request to the server's own"
+        )
+    return f"the host {name} is not allowed: start the server with --allow-host {name}"
+
+
+def describe_refused_origin(origin: str) -> str:
+    """Say that pages of an origin have no access, and how to get it if `--allow-origin` can."""
+    name = quote_header(origin)
+    if origin.strip().lower() == "null":
+        return f"pages of the origin null may not send requests: {NULL_ORIGIN_ADVICE}"
+    if not is_web_origin(origin):
+        return (
+            f"pages of {name} may not send requests: --allow-origin can allow only http and https "
+            "origins; open the page from a web server, and allow that server's origin"
+        )
+    return f"pages of {name} may not send requests: start the server with --allow-origin {name}"
 
 
 def parse_host(header: str) -> str:
@@ -127,13 +151,18 @@ def quote_header(text: str) -> str:
 
 def parse_allowed_host(text: str) -> str:
     """Return the host name or address that `--allow-host` gives; raise UsageError if it is none."""
-    is_name = re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", normalise_host(text))
-    if not is_name and not is_ip_address(normalise_host(text)):
+    if not is_host(normalise_host(text)):
         raise UsageError(
             f"--allow-host {text!r} is not a host: give a name or an address without scheme and "
             "port, such as photos.example"
         )
     return text
+
+
+def is_host(text: str) -> bool:
+    """Return whether a normalised text is a host that `--allow-host` can allow."""
+    is_name = re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", text)
+    return bool(is_name) or is_ip_address(text)
 
 
 def is_ip_address(text: str) -> bool:
@@ -149,10 +178,17 @@ def parse_allowed_origin(text: str) -> str:
 
     Raises UsageError for anything else.
     """
-    is_origin = re.fullmatch(r"https?://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?", text.lower())
-    if text != "*" and not is_origin:
+    if text.strip().lower() == "null":
+        raise UsageError(f"--allow-origin null names no site: {NULL_ORIGIN_ADVICE}")
+    if text != "*" and not is_web_origin(text):
         raise UsageError(
             f"--allow-origin {text!r} is not an origin: give a scheme and a host without a path, "
             "such as https://photos.example, or '*' for all pages"
         )
     return text.lower()
+
+
+def is_web_origin(text: str) -> bool:
+    """Return whether a text is an http or https origin, which `--allow-origin` can allow."""
+    pattern = r"https?://([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?"
+    return bool(re.fullmatch(pattern, text.lower()))

@@ -19,6 +19,7 @@ def explain_answer(
 ) -> dict[str, Json]:
     """Explain the answer `class_index` as the query asks: by a heat map and by similar images.
 
+    The heat map is that of the class that the query names, if any.
     The page lays the heat map over the photograph, or over the network's input (`view`) if the
     browser cannot show the photograph.
     """
@@ -26,7 +27,11 @@ def explain_answer(
     if query.wants_heatmap:
         explanation["photo"] = upload.describe_crop()
         explanation["view"] = encode_data_uri(pixels_to_image(upload.pixels))
+        if query.explained_class is not None:
+            class_index = query.explained_class
         explanation["heat"] = make_heatmap_uri(explainer, upload.pixels, class_index)
+        if explainer is not None:
+            explanation["explained"] = explainer.config.classes[class_index]
     if query.similar_count:
         explanation["similar"] = list_similar_images(
             similar_images, upload.pixels, query.similar_count

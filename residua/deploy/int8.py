@@ -62,7 +62,7 @@ def load_int8_samples(
         data = replace(data, listing=replace(data.listing, max_pixels=max_pixels))
     choice = choose_images(data, None, config)
     named = read_preprocessed_split(choice.dataset, choice.split, config, data_dir)
-    held_out, problems, choices = named.images, named.problems, [choice]
+    held_out, problems = named.images, named.problems
     splits: dict[str, int] = {choice.label: len(held_out)}
     if choice.label == "all":
         if len(held_out) < 2:
@@ -74,7 +74,7 @@ def load_int8_samples(
     else:
         training = choose_images(data, "train", config)
         named = read_preprocessed_split(training.dataset, training.split, config, data_dir)
-        problems, choices = (*problems, *named.problems), [training, choice]
+        problems = (*problems, *named.problems)
         splits = {"train": len(named.images), **splits}
         labels = [*named.images.labels.tolist(), *held_out.labels.tolist()]
         order = random_permutation(len(named.images), 0)
@@ -86,7 +86,8 @@ def load_int8_samples(
     summary = summarize_evaluated_data(
         choice.dataset, choice.label, labels, dict.fromkeys(problems), used
     )
-    reasons = [choice.reason for choice in choices if choice.reason]
+    # the reason of `training` says what an error on those images is worth, which nobody measures
+    reasons = filter(None, [choice.reason])
     on_data(replace(summary, splits=splits, notes=(*summary.notes, *reasons)))
     return Int8Samples(calibration.pixels, held_out, choice.label, labels_match_model, data.name)
 

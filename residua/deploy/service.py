@@ -169,7 +169,7 @@ class PredictionService:
         Raises HTTPException if the request or its only image is invalid, or if the server is too
         busy.
         """
-        query = parse_prediction_query(request)
+        query = parse_prediction_query(request, self.engine.config.classes)
         self.refuse_when_full()
         with self.body_budget.open_share() as share:
             body = await receive_body(

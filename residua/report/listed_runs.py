@@ -13,6 +13,7 @@ from residua.errors import DamagedRecordError, RecordError, describe_os_error
 from residua.files import is_locked_elsewhere
 from residua.record import MetricsRow, RunRecord
 from residua.record_checks import JsonObject
+from residua.report.damaged_metrics import describe_damaged_metrics
 from residua.report.evaluation_page import EVALUATION_RECORD
 from residua.report.lesion import holds_lesion_study
 from residua.report.recorded_run import check_error_rates
@@ -37,6 +38,7 @@ class ListedRun:
     recipe: str  # "" for VLAD, which has none
     seed: int
     state: RunState
+    damage: str  # what is wrong with a finished run's measurements, "" if nothing is
     step: int | None  # the last step with a measurement
     total_steps: int | None  # None if it cannot be known yet
     seconds: float | None  # of training, up to `step`
@@ -60,6 +62,7 @@ class ListedRun:
             "recipe": self.recipe or None,
             "seed": self.seed,
             "state": self.state,
+            "damaged": self.damage or None,
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds": self.seconds,
@@ -196,6 +199,7 @@ def parse_listed_run(run_json: JsonObject, record: RunRecord, root: Path) -> Lis
         recipe=make_printable(str(recipe["name"])) if recipe else "",
         seed=int(str(run["seed"])),
         state=state,  # type: ignore[arg-type]
+        damage=describe_damaged_metrics(record) if state == "finished" else "",
         step=truncate_to_integer(measured.get("step")),
         total_steps=total_steps,
         seconds=measured.get("seconds"),

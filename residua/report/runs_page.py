@@ -210,9 +210,9 @@ def format_accuracy_and_interval(error: float | None, count: int | None) -> tupl
 
 
 def format_run_state(run: ListedRun) -> str:
-    """Format the state of a run, with the last measured step if it is not finished."""
+    """Format the state of a run, with its damage, or the last step if it is not finished."""
     if run.state == "finished":
-        return run.state
+        return f"{run.state}, but damaged" if run.damage else run.state
     if run.step is None:
         return f"{run.state}, nothing measured yet"
     total = f" of {run.total_steps:,}" if run.total_steps else ""

@@ -92,6 +92,10 @@ REFUSED = {
     "a: 1\n---\nb: 1": "c.yaml is not valid YAML",
     "": "DATA is missing: see residua train --help",
     "# nothing": "DATA is missing: see residua train --help",
+    "? [a]\n: 1": "c.yaml has a list as an option's name in line 1: write one OPTION: VALUE on",
+    "seed: 1\n? {a: b}\n: 1": "c.yaml has a mapping as an option's name in line 2: write one",
+    "{[a, b]: 1}": "c.yaml has a list as an option's name in line 1",
+    "? !!set {a}\n: 1": "c.yaml has a mapping as an option's name in line 1",
     "<<: {seed: 1}": "c.yaml has no option '<<'",
 }
 

@@ -10,11 +10,12 @@ import time
 
 import pytest
 
+from residua.cli.argument_hints import RECIPE_SPELLINGS
 from residua.cli.evaluate import format_evaluation_summary
 from residua.cli.main import COMMANDS, OTHER_SPELLINGS, main
 from residua.cli.models import describe_depths_in_names
 from residua.cli.options import add_recipe_options, apply_recipe_options
-from residua.cli.parser import RECIPE_SPELLINGS, CommandParser
+from residua.cli.parser import CommandParser
 from residua.config.papers import network
 from residua.config.plan import plan
 from residua.config.recipes import recipe
@@ -122,12 +123,48 @@ def test_a_path_with_a_nul_byte_is_a_file_that_cannot_be_read(capsys, monkeypatc
 
 HINTS = [
     (["explain", "x"], "there is no command 'explain': write residua predict --explain"),
-    (["train", "digits", "--wd", "1"], "there is no option '--wd': write --weight-decay 0.0005"),
+    (["train", "digits", "--wd", "0.1"], "there is no option '--wd': write --weight-decay 0.1"),
+    (["train", "digits", "--wd", "--steps", "3"], "write --weight-decay 0.0005"),
+    (["train", "digits", "--wd"], "write --weight-decay 0.0005"),
+    (["train", "digits", "--wd", "little"], "write --weight-decay 0.0005"),
+    (["train", "digits", "--learning-rate=1e-3"], "write --lr 1e-3"),
+    (["find-lr", "digits", "--wd=1"], "there is no option '--wd': write --weight-decay 1"),
     (
         ["train", "digits", "--mixup=1"],
-        "there is no option '--mixup': write --set augment.mixup=0.2",
+        "there is no option '--mixup': write --set augment.mixup=1",
     ),
+    (["train", "digits", "--label-smoothing", ".1"], "write --set smoothing=0.1"),
+    (["train", "digits", "--warmup", "500"], """--set 'warmup={"steps": 500}'"""),
+    (["train", "digits", "--warmup", "0.1"], """--set 'warmup={"steps": 1000}'"""),
+    (["train", "digits", "--scheduler", "one-cycle"], """'schedule={"kind": "OneCycle"}'"""),
+    (["train", "digits", "--scheduler", "Linear_Decay"], """{"kind": "LinearDecay"}"""),
+    (["train", "digits", "--shortcut", "B"], "as in --model cifar-resnet20,shortcut=B"),
+    (
+        ["train", "digits", "--model=cifar-preresnet20", "--join=shortcut-gate"],
+        "as in --model cifar-preresnet20,join=shortcut-gate",
+    ),
+    (["train", "digits", "--join", "zip"], "as in --model cifar-resnet20,join=..."),
+    (["show", "resnet50", "--join", "shortcut-gate"], "as in resnet50,join=shortcut-gate"),
+    (
+        ["predict", "x", "a.jpg", "--csv", "out.csv"],
+        "--csv takes no value, as it prints to standard output: write --csv > out.csv",
+    ),
+    (["predict", "x", "a.jpg", "--csv=out.csv"], "write --csv > out.csv"),
+    (["predict", "x", "a.jpg", "--json", "my out.json"], "write --json > 'my out.json'"),
+    (["recipes", "--json", "he2015", "out"], "'out' is one argument too many"),
+    (["predict", "x", "a.jpg", "--mirror", "/"], "write / before it, with the other paths"),
+    (["train", "digits", "--freeze", "yes"], "--freeze takes no value: leave 'yes' out"),
+    (["train", "digits", "--freeze=no"], "--freeze takes no value: leave the option out"),
+    (["train", "digits", "--freeze", "digits"], "--freeze takes no value: leave 'digits' out"),
+    (["train", "digits", "--resume", "runs/x"], "write --resume --out runs/x"),
+    (["evaluate", "x", "y", "--calibrate", "yes"], "has no value 'yes': choose from on, off"),
     (["train", "digits", "--set", "lr=1"], "recipe has no field 'lr': did you mean schedule.lr?"),
+    (
+        ["train", "digits", "--set", "optimiser=adamw"],
+        """write optimiser='{"kind": "AdamW"}', where the kind is one of Sgd, AdamW, RmsProp, """
+        "Muon; shorter: --optimiser adamw",
+    ),
+    (["train", "digits", "--set", "optimiser.kind=Muon"], "; shorter: --optimiser muon"),
     (["train", "digits", "--set", "momentum=1"], "did you mean optimiser.momentum?"),
     (
         ["evaluate", "x", "y", "--batch-size", "3"],
@@ -164,11 +201,13 @@ def test_the_order_of_model_and_images_is_explained(capsys, run_folder, tmp_path
 
 
 @pytest.mark.parametrize("option", RECIPE_SPELLINGS)
-def test_the_suggested_options_change_the_recipe(option):
+@pytest.mark.parametrize("value", ["", "0.25", "linear-decay"])
+def test_the_suggested_options_change_the_recipe(option, value):
     base = recipe("he2015")
+    suggested = shlex.split(RECIPE_SPELLINGS[option].with_value(value))
     parser = CommandParser(prog="residua x")
     add_recipe_options(parser, default="the base")
-    parsed = parser.parse_args(shlex.split(RECIPE_SPELLINGS[option]))
+    parsed = parser.parse_args(suggested)
     assert apply_recipe_options(parsed, base) != base
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +120,39 @@ def test_explanation_pictures_are_named_after_the_images(run_predict, image_fold
     ]
     with Image.open(records[0]["explanation"]) as file:
         assert file.size == (448, 224)
+
+
+def test_the_class_to_explain_can_be_chosen(run_predict, image_folder, tmp_path):
+    pytest.importorskip("captum")
+    picture, pictures = image_folder / "0.png", {}
+    _, out, _ = run_predict(picture, "--json", "--top", "10", "--explain", tmp_path / "cam")
+    record = json.loads(out)
+    pictures[""] = Path(record["explanation"]).read_bytes()
+    for name in (line["class"] for line in record["top"]):
+        folder = tmp_path / name
+        code, out, _ = run_predict(picture, "--json", "--explain", folder, "--explain-class", name)
+        assert (code, json.loads(out)["class"]) == (0, record["class"])  # the answer stays
+        pictures[name] = Path(json.loads(out)["explanation"]).read_bytes()
+    assert pictures[""] == pictures[record["class"]]
+    assert len(set(pictures.values())) > 1
+
+
+def test_a_class_to_explain_that_is_unknown_or_without_a_folder_is_refused(
+    run_predict, image_folder, tmp_path
+):
+    pytest.importorskip("captum")
+    code, out, sentence = run_predict(image_folder, "--explain-class", "x")
+    assert (code, out, sentence) == (
+        2,
+        "",
+        "residua: --explain-class only applies with --explain: add --explain DIR, or leave "
+        "--explain-class out",
+    )
+    options = ["--explain", tmp_path / "maps", "--explain-class", "nothing"]
+    code, out, sentence = run_predict(image_folder, *options)
+    assert (code, out) == (2, "")
+    assert sentence.startswith("residua: there is no class 'nothing': choose from ")
+    assert not (tmp_path / "maps").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import time
 import pytest
 
 from residua.cli.runs import MAX_NAMED_SKIPPED
+from residua.record import RunRecord
+from residua.report.damaged_metrics import describe_damaged_metrics
 from residua.report.runs_page import PAGE_MARK
 from tests.cli_runner import run_cli
 from tests.report.fake_records import write_run_record
@@ -61,6 +63,7 @@ def test_json_has_the_promised_keys(capsys, run_folder):
         "recipe": "small",
         "seed": 0,
         "state": "finished",
+        "damaged": None,
         "step": 200,
         "total_steps": 200,
         "seconds": 12.5,
@@ -72,6 +75,62 @@ def test_json_has_the_promised_keys(capsys, run_folder):
         "test_views": None,
         "modified": "2001-09-09T01:46:40+00:00",
     }
+
+
+DAMAGED_METRICS = {
+    "bytes": b"\x00\xff\x80" * 100,
+    "nesting": b"[" * 100_000 + b"\n",
+    "nested row": b'{"step": 1, "a": ' + b'{"a": ' * 100 + b"1" + b"}" * 101 + b"\n",
+    "cut": b'{"step": 100, "dev_er',
+    "text": b'{"step": 100, "loss": "low"}\n',
+    "no step": b'{"loss": 1.5}\n',
+    "number": b'{"step": 100, "loss": 1.2.3}\n',
+    "rate": b'{"step": 100, "dev_error": 7}\n',
+    "other rate": b'{"step": 100, "dev_error": 1.5}\n',
+    "two": b'{"step": 100}{"step": 200}\n',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_METRICS)
+def test_a_finished_run_with_damaged_measurements_is_called_damaged(capsys, run_folder, damage):
+    metrics = run_folder / "b" / "metrics.jsonl"
+    metrics.write_bytes(DAMAGED_METRICS[damage])
+    code, out, error = run_cli(capsys, "runs", run_folder, "--no-page")
+    assert code == 0
+    states = {line.split()[0]: line.split("  ")[-1] for line in out.splitlines()[1:]}
+    assert states == {"a": "finished", "b": "finished, but damaged", "c": "finished"}
+    assert error.startswith(f"residua: {metrics} is damaged")
+    assert error.endswith("; the run is listed by the result in its run.json")
+    listed = json.loads(run_cli(capsys, "runs", run_folder, "--json", "--no-page")[1])["runs"]
+    damages = {run["run"]: run["damaged"] for run in listed}
+    assert damages.pop("b").startswith(f"{metrics} is damaged")
+    assert damages == {"a": None, "c": None}
+    code, _, refusal = run_cli(capsys, "report", run_folder / "b")
+    assert (code, str(metrics) in refusal or "is damaged" in refusal) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        b"",
+        b'{"step": 1, "loss": NaN}\n',  # as version 0.1 wrote
+        b'{"step": 1, "loss": 1e+20, "dev_error": 1.0, "train_error": 5e-05, "lr": null}\n',
+        b'{"step": 1, "dev_error": 0}\n\n{"dev_error": 1, "step": 2}',
+    ],
+)
+def test_whatever_is_intact_is_not_called_damaged(capsys, run_folder, rows):
+    (run_folder / "b" / "metrics.jsonl").write_bytes(rows)
+    code, out, error = run_cli(capsys, "runs", run_folder, "--no-page")
+    assert (code, error, "damaged" in out) == (0, "", False)
+
+
+def test_the_measurements_of_many_runs_are_checked_in_a_moment(capsys, run_folder):
+    row = {"step": 100, "epoch": 1.5, "lr": 0.1, "loss": 1.25, "dev_error": 0.5, "seconds": 2.5}
+    (run_folder / "a" / "metrics.jsonl").write_text(200 * (json.dumps(row) + "\n"))
+    start = time.process_time()
+    for _ in range(1000):
+        assert describe_damaged_metrics(RunRecord(run_folder / "a")) == ""
+    assert time.process_time() - start < 2
 
 
 def test_an_accuracy_of_averaged_views_says_so(capsys, run_folder):

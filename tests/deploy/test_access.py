@@ -8,7 +8,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 from residua.cli.main import main
-from residua.deploy.access import AccessRules, parse_allowed_origin
+from residua.deploy.access import AccessRules, describe_refused_host, parse_allowed_origin
 from residua.deploy.limits import ServerLimits
 from residua.deploy.service import PredictionService
 from residua.errors import UsageError
@@ -63,7 +63,8 @@ def test_other_hosts_get_421_and_a_sentence_everywhere(server_port, host, path, 
     body = make_image_bytes() if method == "POST" else None
     status, _, found = send_request(server_port, body, path, {"Host": host}, method)
     assert status == 421
-    assert re.match("the host .{1,100} is not allowed: start .* --allow-host", found["error"])
+    ways = "(start .* --allow-host|it is neither a name nor an address; send)"
+    assert re.match("the host .{1,100} is not allowed: " + ways, found["error"])
 
 
 def test_a_request_without_a_host_is_refused(server_port):
@@ -105,9 +106,35 @@ def test_posts_of_other_origins_get_403_and_a_sentence(server_port):
             server_port, post["body"], "/predict", {"Host": host, "Origin": origin}
         )
         assert status == 403, origin
-        assert "may not send requests: start the server with --allow-origin" in found["error"]
+        assert "may not send requests: " in found["error"]
+        advice = re.search("start the server with --allow-origin (.*)", found["error"])
+        is_possible = origin.startswith("http") and ".other" not in origin
+        assert bool(advice) == is_possible, origin
+        if advice:  # the option can allow it
+            assert parse_allowed_origin(advice[1]) == origin.lower()
         assert "access-control-allow-origin" not in headers
         assert read_metrics(server_port)['residua_refused_total{reason="origin"}'] == before + 1
+
+
+def test_a_page_without_a_site_is_told_to_open_from_a_web_server(server_port):
+    for origin in ("null", "NULL"):
+        status, _, found = send_request(server_port, make_image_bytes(), headers={"Origin": origin})
+        assert (status, found["error"]) == (
+            403,
+            "pages of the origin null may not send requests: browsers send null for a page that "
+            "was opened as a file or is in a sandboxed frame, and it cannot be allowed by name; "
+            "open the page from a web server, and allow that server's origin",
+        )
+    _, _, found = send_request(
+        server_port, make_image_bytes(), headers={"Origin": "chrome-extension://abc"}
+    )
+    assert "--allow-origin can allow only http and https origins; open the page" in found["error"]
+
+
+@pytest.mark.parametrize("host", ["", "*", "a b", "-x", "photos.example:x", "other.example"])
+def test_a_refused_host_is_offered_the_option_only_if_it_takes_it(host):
+    advice = re.search("--allow-host (.*)", describe_refused_host(host))
+    assert bool(advice) == (host == "other.example")
 
 
 def test_allowed_origins_can_read_answers_and_errors_and_others_cannot(server_port):
@@ -193,7 +220,7 @@ def test_every_answer_has_the_security_headers(server_port):
         (["--allow-host", "*"], "'*' is not a host"),
         (["--allow-origin", "photos.example"], "'photos.example' is not an origin"),
         (["--allow-origin", "https://photos.example/"], "is not an origin"),
-        (["--allow-origin", "null"], "is not an origin"),
+        (["--allow-origin", "null"], "null names no site: browsers send null for a page that was"),
         (["--threshold", "60"], "--unsure-below 60.0 is invalid: give a probability from 0 to 1"),
         (["--unsure-below", "-0.1"], "--unsure-below -0.1 is invalid: give a probability"),
         (["--head-timeout", "0"], "--head-timeout must be positive, got 0.0"),

@@ -10,6 +10,7 @@ import residua
 from residua.config.model import ModelConfig
 from residua.data.augment import normalise_pixels
 from residua.deploy.explain import GradCamExplainer, draw_heat_overlay
+from residua.deploy.explained_class import find_class_index
 from residua.errors import UsageError
 from tests.third_party import randomize_weights
 
@@ -65,6 +66,27 @@ def test_the_saved_picture_shows_the_image_next_to_its_heat_map(tmp_path):
         image = np.asarray(file)
     assert image.shape == (224, 448, 3)
     assert np.array_equal(image[::14, :224:14], pixels.permute(1, 2, 0).numpy())
+
+
+def test_a_class_to_explain_is_found_by_name_and_near_names_are_suggested():
+    classes = ("tench", "white shark", "tiger shark", *(f"class{i}" for i in range(40)))
+    assert find_class_index(classes, "tiger shark") == 2
+    for name, sentence in (
+        ("shark", "there is no class 'shark': did you mean 'white shark' or 'tiger shark'?"),
+        ("Tench", "there is no class 'Tench': did you mean 'tench'?"),
+        ("tenhc", "there is no class 'tenhc': did you mean 'tench'?"),
+        (
+            "dog",
+            "there is no class 'dog': give one of the model's 43 classes, such as tench, white "
+            "shark, tiger shark",
+        ),
+    ):
+        with pytest.raises(UsageError) as refused:
+            find_class_index(classes, name)
+        assert str(refused.value) == sentence
+    for name in ("", "dog"):
+        with pytest.raises(UsageError, match=": choose from cat, owl"):
+            find_class_index(("cat", "owl"), name)
 
 
 def test_a_zero_heat_map_only_darkens_the_image():

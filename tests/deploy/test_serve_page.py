@@ -55,15 +55,26 @@ frame.onload = async () => {
   await new Promise(done => setTimeout(done, 300));
   const root = page.documentElement, card = page.querySelectorAll(".result")[1];
   const image = card.querySelector("img.view");
+  const others = [...card.querySelectorAll(".bars button[aria-pressed='false']")];
+  const chosen = others[0];
+  const caption = card.querySelector("figcaption").textContent;
   const boxes = [image, card.querySelector(".heat")].map(part => part.getBoundingClientRect());
+  const status = page.getElementById("status").textContent;
+  chosen.click();
+  while (card.querySelector("figcaption").textContent === caption) await pause();
+  const pressed = [...card.querySelectorAll(".bars button[aria-pressed='true']")];
   document.title = JSON.stringify({
+    chosen: chosen.textContent,
+    pressed: pressed.map(button => button.textContent),
+    explained: card.querySelector("figcaption").textContent,
+    others: others.length,
+    views: card.querySelectorAll(".view").length,
     content: root.scrollWidth, room: root.clientWidth, window: view.innerWidth,
     names: [...page.querySelectorAll(".file")].map(file => file.textContent),
     answers: [...page.querySelectorAll(".answer")].map(answer => answer.textContent),
     shown: card.querySelectorAll(".bars li, .album li").length,
     count: page.getElementById("count").textContent,
-    status: page.getElementById("status").textContent,
-    caption: card.querySelector("figcaption").textContent,
+    status, caption,
     alt: image.alt,
     photo: [image.naturalWidth, image.naturalHeight],
     boxes: boxes.map(box => box.toJSON()),
@@ -150,6 +161,12 @@ def test_the_page_shows_each_file_s_answer_over_the_own_photograph_in_a_browser(
             assert state["photo"] == [20, 12]  # not the 16 x 16 pixels of the network's input
             assert state["alt"] == "Your image a.png"
             assert "it sees the middle, 27 % of the image" in state["caption"]
+            answer = first.removeprefix("Unsure, perhaps: ")
+            assert state["caption"].startswith(f"Brighter: speaks for {answer} (Grad-CAM).")
+            assert state["explained"].startswith(f"Brighter: speaks for {state['chosen']} (Grad")
+            assert state["chosen"] != answer
+            assert (state["pressed"], state["others"]) == ([state["chosen"]], len(CLASSES) - 1)
+            assert state["views"] == 1
             photo, heat = state["boxes"]
             assert photo["width"] / photo["height"] == pytest.approx(20 / 12, rel=0.01)
             # Of the image, resized to 40 x 24 pixels, the network sees 16 x 16.

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from io import BytesIO
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 from residua.data.decode import decode_image, preprocess_image
-from residua.deploy.engine import InferenceEngine
+from residua.deploy.engine import InferenceEngine, build_torch_engine
+from residua.deploy.explain import GradCamExplainer
 from residua.deploy.limits import ServerLimits
 from residua.deploy.service import PredictionService
 from residua.deploy.upload import MAX_REQUEST_IMAGES
@@ -22,6 +24,7 @@ from tests.deploy.live_server import (
     make_image_bytes,
     make_multipart_form,
     make_small_engine,
+    make_small_model,
     run_server,
     send_request,
 )
@@ -225,6 +228,32 @@ def test_an_answer_is_explained_only_if_the_query_asks_for_it(server_port):
     assert set(plain) == {"class", "probability", "top"}
     explained = send_request(server_port, make_image_bytes(), path="/predict?explain=1")[2]
     assert set(explained) == {*plain, "photo", "view", "heat"}
+
+
+def test_the_class_of_the_heat_map_can_be_chosen():
+    pytest.importorskip("captum")
+    net, config = make_small_model()
+    engine = build_torch_engine(net, config, "fp32")
+    image, heats = make_image_bytes(), {}
+    with run_server(
+        PredictionService(engine, "", ServerLimits(), GradCamExplainer(net, config))
+    ) as port:
+        plain = send_request(port, image, path="/predict?explain=1")[2]
+        assert plain["explained"] == plain["class"]
+        for name in config.classes:
+            path = f"/predict?explain=1&explain_class={quote(name)}"
+            found = send_request(port, image, path=path)[2]
+            assert (found["class"], found["explained"]) == (plain["class"], name)
+            heats[name] = found["heat"]
+        assert heats[plain["class"]] == plain["heat"]
+        assert len(set(heats.values())) > 1
+        for query, sentence in (
+            ("explain=1&explain_class=zebra", "there is no class 'zebra': choose from "),
+            ("explain=1&explain_class=", "there is no class '': choose from "),
+            (f"explain_class={quote(name)}", "explain_class only applies with explain=1: add it"),
+        ):
+            status, _, found = send_request(port, image, path=f"/predict?{query}")
+            assert (status, found["error"].startswith(sentence)) == (400, True), found
 
 
 def test_a_probability_that_equals_the_threshold_is_not_below_it(shared_engine):

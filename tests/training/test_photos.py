@@ -365,7 +365,7 @@ def test_impossible_options_give_a_one_line_error(photo_folder, tmp_path, capsys
     with pytest.raises(SystemExit):
         main(["train", "digits", "--shortcut", "B"])
     assert (
-        "write it into the network's name, as in --model cifar-resnet20,shortcut=..."
+        "write it into the network's name, as in --model cifar-resnet20,shortcut=B"
         in capsys.readouterr().err
     )
 

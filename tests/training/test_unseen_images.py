@@ -126,8 +126,21 @@ def test_a_split_that_is_asked_for_is_the_one_of_the_run(trained, tmp_path, caps
     seen = SeenImages.from_config(config)
     grown = shutil.copytree(photos, tmp_path / "grown")
     write_photos(grown, {"cat": 5}, seed=9)
-    facts, _ = run_json(capsys, "evaluate", run, grown, "--split", split)
+    facts, said = run_json(capsys, "evaluate", run, grown, "--split", split)
     assert facts["count"] == len(getattr(seen, split))
+    what = {"train": "those that the model was trained on, ", "dev": "the model's dev images, "}
+    assert f"{facts['count']} of 65 images are evaluated: {what[split]}" in said
+    assert "the model was trained on " not in said.replace(what["train"], "")
+
+
+def test_the_dev_images_of_a_calibration_are_called_so(trained, tmp_path, capsys):
+    run, photos = trained
+    copy = shutil.copytree(run, tmp_path / "run")
+    main(["evaluate", str(copy), str(photos), "--calibrate"])  # refused: there are too few
+    said = capsys.readouterr().err
+    [dev_note] = [line for line in said.splitlines() if "and its temperature" in line]
+    assert " of 60 images are evaluated: the model's dev images, which serve to choose" in dev_note
+    assert said.count("of 60 images are evaluated: the model was trained on ") == 1
 
 
 def test_images_that_were_all_trained_on_are_refused(trained, tmp_path, capsys):
