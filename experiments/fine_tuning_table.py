@@ -69,9 +69,9 @@ def format_mean(values: list[float], pattern: str) -> str:
 def write_tables(out: Path, documents: list[Path]) -> None:
     """Write the tables of a record to README.md beside it, and into documents.
 
-    Rows are in one table if data, size and stand-in are the same.  A document gets the last table
-    that a line `<!-- table DATA -->` or, for a chosen size in pixels, `<!-- table DATA SIZE -->`
-    names, up to the line `<!-- end -->`.
+    Rows are in one table if data, size and stand-in are the same.  A document gets the table that a
+    line `<!-- table DATA STAND-IN -->` or, for a chosen size in pixels, `<!-- table DATA SIZE
+    STAND-IN -->` names, up to the line `<!-- end -->`; STAND-IN is the beginning of its sum.
     """
     groups: dict[tuple, list[dict]] = {}
     for row in read_rows(out / RECORD):
@@ -80,7 +80,7 @@ def write_tables(out: Path, documents: list[Path]) -> None:
     parts = [README_START]
     tables = {}
     for (data, size, stand_in), rows in groups.items():
-        name = f"{data} {size}" if size else data
+        name = " ".join(str(part) for part in (data, size, (stand_in or "")[:12]) if part)
         tables[name] = format_table(rows)
         side = f", {size} pixels" if size else ""
         sources = {f"residua {row['residua']}" for row in rows if "residua" in row}

@@ -5,12 +5,12 @@ that a pack that was killed goes on with the shards that are missing.
 """
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from residua.data.sources.packed import PACK_INDEX, SPLIT_CODES, UNFINISHED_FOLD
 from residua.data.sources.webdataset import CLASS_LIST_FILES
 from residua.data.space import format_bytes, free_disk_bytes
 from residua.data.splits import choose_dev_share
-from residua.data.threads import count_available_cores
+from residua.data.threads import StopEvent, count_available_cores, stop_waiting_at
 from residua.errors import DataError, UsageError
 from residua.files import (
     clean_up_interrupted_writes,
@@ -174,7 +174,8 @@ def write_missing_shards(
     counter = PhotoCounter(count_photos, total, sum(len(shard.positions) for shard in finished))
 
     def write_or_keep(shard: PlannedShard) -> PackedPart:
-        return kept[shard.name] or write_planned_shard(plan, shard, out, counter.add_one)
+        with stop_waiting_at(counter.is_stopped):
+            return kept[shard.name] or write_planned_shard(plan, shard, out, counter.add_one)
 
     with ThreadPoolExecutor(count_available_cores()) as pool, suspend_pillow_limits():
         futures = [pool.submit(write_or_keep, shard) for shard in plan.shards]
@@ -191,7 +192,7 @@ class PhotoCounter:
 
     def __init__(self, count_photos: CountPhotos, total: int, done: int) -> None:
         self.count_photos, self.total, self.done = count_photos, total, done
-        self.lock, self.is_stopped = threading.Lock(), threading.Event()
+        self.lock, self.is_stopped = Lock(), StopEvent()
 
     def add_one(self) -> None:
         """Count a photo; raises InterruptedError if the work has been stopped."""

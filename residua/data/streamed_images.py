@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from threading import Event
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from residua.config.memory import DECODED_BATCHES
 from residua.data.images import Images
 from residua.data.photo_source import PhotoSource
-from residua.data.threads import count_decoding_threads, stop_waiting_at
+from residua.data.threads import StopEvent, count_decoding_threads, stop_waiting_at
 
 MAX_IMAGES_PER_TASK = 8  # decoded by a thread before it takes the next task
 
@@ -109,7 +108,7 @@ class FilledTensor:
         is_pinned: bool = False,
     ) -> None:
         self.rows = torch.empty(shape, dtype=torch.uint8, pin_memory=is_pinned)
-        self.read, self.is_cancelled = read, Event()
+        self.read, self.is_cancelled = read, StopEvent()
         # numpy copies in the calling thread; torch would start more threads for each of the pool's
         self.array = self.rows.numpy()
         per_thread = -(-len(self.rows) // count_decoding_threads())

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Event, local
+from threading import Event, Lock, local
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -21,8 +21,37 @@ Y = TypeVar("Y")
 thread_state = local()
 
 
+class StopEvent(Event):
+    """An event that ends long waits; when it is set, it also closes what threads read from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closers_lock = Lock()
+        self.closers: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        """Set the event, and close what threads read from, such as the sockets of servers."""
+        super().set()
+        with self.closers_lock:
+            for close in self.closers:
+                close()
+
+    @contextmanager
+    def closing(self, close: Callable[[], None]) -> Iterator[None]:
+        """Inside the context, call `close` when the event is set, or at once if it is."""
+        with self.closers_lock:
+            self.closers.append(close)
+            if self.is_set():
+                close()
+        try:
+            yield
+        finally:
+            with self.closers_lock:
+                self.closers.remove(close)
+
+
 @contextmanager
-def stop_waiting_at(event: Event) -> Iterator[None]:
+def stop_waiting_at(event: StopEvent) -> Iterator[None]:
     """Let `event` end the long waits of this thread, such as those for a server."""
     before = getattr(thread_state, "stop_event", None)
     thread_state.stop_event = event
@@ -32,9 +61,9 @@ def stop_waiting_at(event: Event) -> Iterator[None]:
         thread_state.stop_event = before
 
 
-def get_stop_event() -> Event:
+def get_stop_event() -> StopEvent:
     """Return the event that ends the long waits of this thread; one never set if there is none."""
-    return getattr(thread_state, "stop_event", None) or Event()
+    return getattr(thread_state, "stop_event", None) or StopEvent()
 
 
 def stream_in_threads(
@@ -46,7 +75,7 @@ def stream_in_threads(
     of items.  When the generator is closed or interrupted, pending items are not begun, and those
     that wait for a server are given up.
     """
-    is_stopped = Event()
+    is_stopped = StopEvent()
 
     def work_until_stopped(item: X) -> Y:
         with stop_waiting_at(is_stopped):

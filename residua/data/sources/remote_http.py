@@ -6,11 +6,12 @@ redirects are left to `open_url`, which knows them.
 
 import atexit
 import os
+import socket
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from functools import cache
+from contextlib import closing, contextmanager, suppress
+from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from io import BytesIO
 from netrc import NetrcParseError, netrc
@@ -20,6 +21,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from residua.data.sources.remote_urls import split_query
+from residua.data.threads import get_stop_event
 from residua.downloads import make_ssl_context, open_url, quote_url, tell_user
 
 IDLE_SECONDS = 20.0  # after which a connection is not used again; servers close them
@@ -81,8 +83,7 @@ def open_remote_url(url: str, byte_range: str, timeout: float) -> Iterator[HTTPR
         headers = {"User-Agent": "residua", "Range": f"bytes={byte_range}"}
         if login:
             headers["Authorization"] = f"Basic {b64encode(':'.join(login).encode()).decode()}"
-        connection, response = ask_server(server, parts, headers, timeout)
-        try:
+        with ask_server(server, parts, headers, timeout) as response:
             if not 300 <= response.status < 400:
                 if response.status >= 400:
                     response.read(2**16)  # so that the connection can be kept
@@ -90,12 +91,6 @@ def open_remote_url(url: str, byte_range: str, timeout: float) -> Iterator[HTTPR
                     raise HTTPError(url, response.status, reason, response.headers, BytesIO())
                 yield response
                 return
-        finally:
-            if response.isclosed() and not response.will_close:
-                pool.give_back(server, connection)
-            else:
-                response.close()
-                connection.close()
     if login:
         userinfo = ":".join(quote(text, safe="") for text in login)
         url = parts._replace(netloc=f"{userinfo}@{parts.netloc}").geturl()
@@ -103,29 +98,56 @@ def open_remote_url(url: str, byte_range: str, timeout: float) -> Iterator[HTTPR
         yield response
 
 
+@contextmanager
 def ask_server(
     server: Server, parts: SplitResult, headers: dict[str, str], timeout: float
-) -> tuple[HTTPConnection, HTTPResponse]:
-    """Send a request on a kept connection, or on a new one if the server has closed it."""
+) -> Iterator[HTTPResponse]:
+    """Send a request on a kept connection, or on a new one if the server has closed it.
+
+    An answer that was read to its end leaves the connection for the next request.  Once nobody
+    needs the answer, the thread that waits for it gets an error, however silent the server is.
+    """
     target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
     while True:
         kept = pool.take(server)
         connection = kept or connect(parts, timeout)
-        try:
-            connection.request("GET", target, headers=headers)
-            return connection, connection.getresponse()
-        except (OSError, HTTPException):
-            connection.close()
-            if kept is None:
-                raise
+        with get_stop_event().closing(partial(shut_down, connection.sock)):
+            try:
+                connection.request("GET", target, headers=headers)
+                response = connection.getresponse()
+            except (OSError, HTTPException):
+                connection.close()
+                if kept is None:
+                    raise
+                continue
+            try:
+                yield response
+                return
+            finally:
+                if response.isclosed() and not response.will_close:
+                    pool.give_back(server, connection)
+                else:
+                    response.close()
+                    connection.close()
 
 
 def connect(parts: SplitResult, timeout: float) -> HTTPConnection:
-    """Make a connection to the server of a URL; it opens with its first request."""
-    if parts.scheme.lower() == "https":
-        context = make_ssl_context()
-        return HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout, context=context)
-    return HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+    """Open a connection to the server of a URL."""
+    address = parts.hostname or "", parts.port
+    is_secure = parts.scheme.lower() == "https"
+    connection = (
+        HTTPSConnection(*address, timeout=timeout, context=make_ssl_context())
+        if is_secure
+        else HTTPConnection(*address, timeout=timeout)
+    )
+    connection.connect()
+    return connection
+
+
+def shut_down(connected: socket.socket) -> None:
+    """Wake all threads that wait for a socket; without TLS's farewell, which could wait, too."""
+    with suppress(OSError):
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def uses_proxy(parts: SplitResult) -> bool:

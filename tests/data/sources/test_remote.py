@@ -4,6 +4,7 @@ import errno
 import itertools
 import random
 import shutil
+import signal
 import tarfile
 import threading
 import time
@@ -42,7 +43,7 @@ from residua.data.sources.remote_urls import (
 )
 from residua.data.sources.resolve import list_image_dataset
 from residua.data.streamed_images import FilledTensor
-from residua.data.threads import map_in_threads
+from residua.data.threads import map_in_threads, stream_in_threads
 from residua.errors import DataError, UsageError
 from tests.data.faulty_photos import write_clean_folder
 from tests.data.faulty_server import FAULTS, run_faulty_server
@@ -197,6 +198,25 @@ def test_an_answer_that_breaks_off_after_what_was_needed_is_not_asked_for_again(
     content = remote_files.read_with_retries(file, 0, 2000, make_claim(file).take)
     assert content == (site.local / "train-000000.tar").read_bytes()[:2000]
     assert len(site.asked) == 1
+
+
+def test_threads_that_wait_for_a_silent_server_end_at_once_when_nobody_needs_them(site):
+    file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
+    site.delay = 5.0
+    results = stream_in_threads(
+        lambda start: remote_files.read_with_retries(file, start, start + 10),
+        range(0, 1000, 10),
+        "",
+        threads=4,
+    )
+    began = time.monotonic()
+    threading.Timer(0.5, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert time.monotonic() - began < 3
+    site.delay = 0.0
+    content = remote_files.read_with_retries(file, 0, 10)
+    assert content == (site.local / "train-000000.tar").read_bytes()[:10]
 
 
 def test_a_server_that_sends_byte_by_byte_is_asked_again(site):
