@@ -48,7 +48,8 @@ class ImageError(DataError):
     """An image cannot be decoded.
 
     source  the image's name, with which the message begins
-    kind    one of: unreadable, empty, not an image, truncated, damaged, too large
+    kind    one of: unreadable, empty, not an image, truncated, damaged, too large,
+            changed, not as indexed
     detail  the rest of the message, which says what is wrong
     """
 

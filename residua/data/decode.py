@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from residua.config.model import MAX_IMAGE_PIXELS, Interpolation
+from residua.data.checksums import compute_sha256
 from residua.data.image_formats import (
     FORMAT_NAMES,
     MAX_SIGNATURE_BYTES,
@@ -144,13 +145,20 @@ def decode_photo(
 
 
 def read_entry_bytes(entry: ImageEntry) -> bytes:
-    """Read the encoded image of an entry.  Raises ImageError if the image cannot be read."""
+    """Read the encoded image of an entry.
+
+    Raises ImageError if the image cannot be read, or is not the one that an index describes.
+    """
     try:
-        return entry.read_bytes()
+        content = entry.read_bytes()
     except OSError as error:
         raise ImageError(
             entry.name, "unreadable", f"cannot be read: {error.strerror or error}"
         ) from error
+    if entry.known_digest and compute_sha256(content) != entry.known_digest:
+        detail = "has other bytes than its index states: copy its shard again, which is damaged"
+        raise ImageError(entry.name, "not as indexed", detail)
+    return content
 
 
 def has_image_signature(entry: ImageEntry) -> bool:

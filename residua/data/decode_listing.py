@@ -6,7 +6,7 @@ reported as problems.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -33,6 +33,7 @@ from residua.data.threads import stream_in_threads
 from residua.errors import ImageError
 
 RecordT = TypeVar("RecordT")
+PASSING_KINDS = ("changed", "unreadable", "not as indexed")  # a later copy may be intact
 
 
 class EncodedImage(NamedTuple, Generic[RecordT]):
@@ -204,11 +205,29 @@ def encode_entry(
     """
     try:
         content = read_entry_bytes(entry)
-        if compute_sha256(content) != digest:
+        if not entry.known_digest and compute_sha256(content) != digest:
             return DataProblem(entry.name, "changed", "was changed while it was being read")
         return encode(content, split)
     except ImageError as error:
         return DataProblem(entry.name, error.kind, error.detail)
+
+
+def is_readable_again(
+    listing: ImageListing, digests: Sequence[str], problems: Sequence[DataProblem]
+) -> bool:
+    """Return whether a file that was left out for its bytes has those of its digest now.
+
+    Images are stored under the digests of their files, also of those that had other bytes.
+    """
+    names = {problem.path for problem in problems if problem.kind in PASSING_KINDS}
+    if not names:
+        return False
+    for entry, digest in zip(listing.entries, digests, strict=True):
+        if digest and entry.name in names:
+            with suppress(ImageError):
+                if compute_sha256(read_entry_bytes(entry)) == digest:
+                    return True
+    return False
 
 
 def find_unreadable_entries(

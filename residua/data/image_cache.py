@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -19,7 +20,13 @@ import torch
 from residua.config.model import ImagePreprocessing
 from residua.config.serialize import to_json
 from residua.data.checksums import compute_sha256
-from residua.data.decode_listing import DecodedImages, DecodedIndex, UsableImages, decode_all_images
+from residua.data.decode_listing import (
+    DecodedImages,
+    DecodedIndex,
+    UsableImages,
+    decode_all_images,
+    is_readable_again,
+)
 from residua.data.digest_index import hash_entries
 from residua.data.image_formats import list_readable_optional_formats
 from residua.data.pixel_file import (
@@ -54,7 +61,7 @@ def load_or_decode_images(
     """
     digests = digests or hash_listing(listing)
     cache_folder = get_cache_dir() / "images" / compute_cache_key(listing, digests, view)
-    images = load_cached_images(cache_folder) or decode_to_cache_or_memory(
+    images = load_intact_images(cache_folder, listing, digests) or decode_to_cache_or_memory(
         listing, digests, view, cache_folder
     )
     if not len(images.labels):
@@ -161,6 +168,16 @@ def load_cached_images(cache_folder: Path) -> DecodedImages | None:
         return None
 
 
+def load_intact_images(
+    cache_folder: Path, listing: ImageListing, digests: Sequence[str]
+) -> DecodedImages | None:
+    """Load the stored images of a listing; None also if files that were left out are intact now."""
+    images = load_cached_images(cache_folder)
+    if images is None or is_readable_again(listing, digests, images.problems):
+        return None
+    return images
+
+
 def decode_to_cache_or_memory(
     listing: ImageListing, digests: tuple[str, ...], view: ImagePreprocessing, cache_folder: Path
 ) -> DecodedImages:
@@ -196,7 +213,7 @@ def decode_to_cache(
     clean_up_interrupted_writes(cache_folder.parent)  # before they fill the disk
     with hold_output_lock(cache_folder):
         # Another process may have decoded the same images while this one waited for the lock.
-        if cached_images := load_cached_images(cache_folder):
+        if cached_images := load_intact_images(cache_folder, listing, digests):
             return cached_images
         # Fail before hours of decoding rather than after them.
         if free_disk_bytes(cache_folder.parent) < len(listing.entries) * prod(view.input):

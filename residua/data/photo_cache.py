@@ -18,6 +18,7 @@ import torch
 
 from residua.cache_folder import get_cache_dir
 from residua.data.checksums import compute_sha256
+from residua.data.decode_listing import is_readable_again
 from residua.data.image_cache import hash_listing, summarise_unusable_images
 from residua.data.image_formats import list_readable_optional_formats
 from residua.data.photo_index import (
@@ -61,7 +62,7 @@ def load_photo_store(dataset: PhotoDataset) -> PhotoStore:
             return store
     digests = hash_listing(listing)
     folder = find_store_folder(listing, digests, settings)
-    store = load_cached_photos(folder, listing, settings) or decode_photos_to_cache(
+    store = load_intact_photos(folder, listing, digests, settings) or decode_photos_to_cache(
         listing, digests, settings, folder
     )
     if not len(store.labels):
@@ -133,6 +134,16 @@ def make_store(
         problems=tuple(sorted([*listing.problems, *problems])),
         photos=StoredPhotos(index, records, settings, listing.entries),
     )
+
+
+def load_intact_photos(
+    folder: Path, listing: ImageListing, digests: Sequence[str], settings: RecordSettings
+) -> PhotoStore | None:
+    """Load the photographs of a folder; None also if files that were left out are intact now."""
+    store = load_cached_photos(folder, listing, settings)
+    if store is None or is_readable_again(listing, digests, store.problems):
+        return None
+    return store
 
 
 def load_cached_photos(
@@ -210,7 +221,7 @@ def decode_photos_to_cache(
         clean_up_interrupted_writes(folder.parent)  # before they fill the disk
         with hold_output_lock(folder):
             # Another process may have decoded the same photographs while this one waited.
-            if store := load_cached_photos(folder, listing, settings):
+            if store := load_intact_photos(folder, listing, digests, settings):
                 return store
             if free_disk_bytes(folder.parent) < needed_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

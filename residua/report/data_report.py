@@ -35,6 +35,7 @@ PROBLEM_MEANINGS = {
     "unused levels": "Nearly black: probably 10, 12 or 14 bits in files of 16. See --white-level.",
     "not an image": "Not in a known format of images. These files are skipped in training.",
     "unsupported": "Images that cannot be read here. They are skipped in training.",
+    "not as indexed": "Their bytes are not those that their index states. Skipped in training.",
     "changed": "Files that were changed while they were read. They are skipped in training.",
     "too large": "More pixels than the limit, as in a decompression bomb. Skipped in training.",
     "unknown class": "Test images of a class without training images. They are skipped.",

@@ -23,7 +23,8 @@ from residua.data.checked_arrays import encode_checked_arrays, read_checked_arra
 from residua.data.image_cache import compute_cache_key, hash_listing, load_or_decode_images
 from residua.data.pack import pack_dataset
 from residua.data.pack_plan import PackOptions
-from residua.data.read import read_split
+from residua.data.photo_cache import open_stores
+from residua.data.read import load_photos, read_split
 from residua.data.sources.packed import PACK_INDEX, decode_pack_index
 from residua.data.sources.resolve import dataset_from_listing, list_image_dataset
 from residua.errors import DataError, UsageError
@@ -306,7 +307,7 @@ def test_photos_in_a_shard_that_is_damaged_in_the_middle_are_named(tmp_path, fol
     content[2000:4000] = bytes(2000)
     shard.write_bytes(content)
     images = load_or_decode_images(list_image_dataset(tmp_path / "p"), VIEW)
-    assert {p.kind for p in images.problems} == {"changed"}
+    assert {p.kind for p in images.problems} == {"not as indexed"}
     assert len(images.names) + len(images.problems) == 51
 
 
@@ -381,3 +382,53 @@ def test_the_command_packs_and_prints_one_object(tmp_path, folder, capsys):
 def test_options_that_do_not_apply_end_in_one_sentence(folder, capsys, words, sentence):
     assert main(["data", *(str(folder) if word == "D" else word for word in words)]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def damage_one_photo(packed):
+    """Overwrite the middle of one photo, not the tar around it; return its entry and the shard."""
+    entry = next(e for e in list_image_dataset(packed).entries if e.split == "train")
+    file = entry.embedded_file
+    shard = next(path for path in packed.glob("*.tar") if entry.read_bytes() in path.read_bytes())
+    intact = shard.read_bytes()
+    middle = file.offset + file.length // 2
+    shard.write_bytes(intact[:middle] + bytes(60) + intact[middle + 60 :])
+    return entry, shard, intact
+
+
+def load_names(place, storage):
+    dataset = replace(dataset_from_listing(list_image_dataset(place), (3, 24, 24)), storage=storage)
+    open_stores.clear()
+    load_or_decode_images.cache_clear()
+    hash_listing.cache_clear()
+    images = load_photos(dataset)
+    return set(images.names), [p for p in images.problems if p.kind == "not as indexed"]
+
+
+@pytest.mark.parametrize("storage", ["squares", "raw", "files"])
+def test_photos_of_a_damaged_shard_are_used_again_once_it_is_intact(folder, tmp_path, storage):
+    pack(folder, tmp_path / "p")
+    count = len(list_image_dataset(folder).entries)
+    _, shard, intact = damage_one_photo(tmp_path / "p")
+    used, problems = load_names(tmp_path / "p", storage)
+    assert len(used) == count - 1
+    assert [problem.detail for problem in problems] == [
+        "has other bytes than its index states: copy its shard again, which is damaged"
+    ]
+    assert load_names(tmp_path / "p", storage) == (used, problems)  # from the cache
+    # The folder's photographs have the digests that the pack states, and so are stored with it.
+    names, problems = load_names(folder, storage)
+    assert (len(names), problems) == (count, [])
+    shard.write_bytes(intact)
+    assert load_names(tmp_path / "p", storage) == (names, [])
+
+
+def test_a_damaged_photo_of_a_pack_is_left_out_of_a_second_pack_and_found_by_the_check(
+    folder, tmp_path
+):
+    pack(folder, tmp_path / "p")
+    entry, _, _ = damage_one_photo(tmp_path / "p")
+    result = pack(tmp_path / "p", tmp_path / "again")
+    assert [(p.path, p.kind) for p in result.problems] == [(entry.name, "not as indexed")]
+    assert result.photos == len(list_image_dataset(folder).entries) - 1
+    checked = check_dataset(list_image_dataset(tmp_path / "p"))
+    assert (entry.name, "not as indexed") in [(p.path, p.kind) for p in checked.problems]

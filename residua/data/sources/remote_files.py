@@ -1,5 +1,6 @@
 """Read files on servers: tried again after errors that may pass, and kept in the local cache."""
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterable
@@ -52,7 +53,11 @@ class RemoteFile:
     is_image: bool | None = None  # as in `PackedFile`; None: there is no index
 
     def read_bytes(self) -> bytes:
-        """Read the encoded image; raises DataError if the server does not give it."""
+        """Read the encoded image.
+
+        Raises DataError if the server does not give it, and OSError for other bytes than those that
+        the index states.
+        """
         stop = self.offset + self.length
         file = self.shard.file
         for _ in range(READ_ATTEMPTS):
@@ -71,7 +76,11 @@ class RemoteFile:
             if not self.digest or compute_sha256(content) == self.digest:
                 return content
             forget_shard_range(self.shard, self.offset, stop)
-        raise make_changed_error(self.shard.file)
+        if file is not self.shard.file:
+            raise make_changed_error(self.shard.file)
+        raise OSError(
+            errno.EBADMSG, "its bytes are not those that its index states: upload its shard again"
+        )
 
 
 def make_changed_error(file: RemoteObject) -> DataError:

@@ -200,6 +200,22 @@ def test_an_answer_that_breaks_off_after_what_was_needed_is_not_asked_for_again(
     assert len(site.asked) == 1
 
 
+def test_a_photo_that_is_damaged_in_a_shard_on_a_server_is_left_out_by_name(site):
+    shard = site.local / "train-000000.tar"
+    with tarfile.open(shard) as tar:
+        member = next(m for m in tar if m.name.endswith(".png"))
+    with open(shard, "r+b") as file:
+        file.seek(member.offset_data + member.size // 2)
+        file.write(bytes(60))
+    listing = list_pack(site)
+    images = load_or_decode_images(listing, ImagePreprocessing((3, 24, 24), 28))
+    [problem] = [problem for problem in images.problems if problem.kind == "unreadable"]
+    assert problem.detail == (
+        "cannot be read: its bytes are not those that its index states: upload its shard again"
+    )
+    assert len(images.names) == len(listing.entries) - 1
+
+
 def test_threads_that_wait_for_a_silent_server_end_at_once_when_nobody_needs_them(site):
     file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
     site.delay = 5.0
