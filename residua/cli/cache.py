@@ -32,7 +32,10 @@ def run(arguments: Namespace) -> None:
         "folder": str(get_cache_dir()),
         "files": [{"name": f.name, "bytes": f.bytes, "kind": f.kind} for f in files],
     }
-    print_result(facts, format_cache_table(files, is_clearing), arguments.json)
+    text = format_cache_table(files, is_clearing)
+    if not files and arguments.pattern != "*":
+        text = f"nothing in {get_cache_dir()} matches {arguments.pattern}"
+    print_result(facts, text, arguments.json)
 
 
 def format_cache_table(files: list[CachedFile], is_clearing: bool) -> str:

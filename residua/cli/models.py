@@ -1,5 +1,6 @@
 """List the networks of the papers with their depths and sizes, or published weights."""
 
+from fnmatch import filter as fnmatch_filter
 from fnmatch import fnmatch
 
 from jsonargparse import Namespace
@@ -85,6 +86,8 @@ def print_weights(pattern: str, as_json: bool) -> None:
         for entry in listed
     ]
     text = format_weight_table(listed, short_names) if listed else f"no weights match {pattern}"
+    if not listed and (count := len(fnmatch_filter(short_names, f"{pattern}*"))):
+        text += f", but {count} match '{pattern}*'"
     print_result({"weights": facts}, text, as_json)
 
 

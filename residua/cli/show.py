@@ -15,7 +15,9 @@ from residua.config.memory import activation_bytes
 from residua.config.paper_results import PAPER_RESULTS
 from residua.config.papers import network
 from residua.config.plan import Plan, PlannedUnit, plan
-from residua.console.output import print_result
+from residua.config.weight_registry import find_weights
+from residua.console.output import print_note, print_result
+from residua.errors import UsageError
 from residua.files import write_text
 from residua.report.network_diagram import render_network_diagram
 from residua.report.plan_notation import format_layer_sequence, format_plan_shape
@@ -35,7 +37,8 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(arguments: Namespace) -> None:
     data = get_dataset(arguments.data) if arguments.data else None
-    network_plan = plan(parse_network_options(arguments, arguments.model, data))
+    name = find_shown_network(arguments.model)
+    network_plan = plan(parse_network_options(arguments, name, data))
     if arguments.svg:
         write_text(arguments.svg, render_network_diagram(network_plan))
     facts = {
@@ -48,9 +51,23 @@ def run(arguments: Namespace) -> None:
     lines = [
         *format_plan_table(network_plan),
         "",
-        *format_totals_beside_paper(network_plan, arguments.model),
+        *format_totals_beside_paper(network_plan, name),
     ]
     print_result(facts, "\n".join(lines), arguments.json)
+
+
+def find_shown_network(name: str) -> str:
+    """Return the network's name that is shown: `name`, or the network of weights of this name."""
+    weights = find_weights(name)
+    if weights is None or weights.network == name:
+        return name
+    try:
+        network(name)
+    except UsageError:
+        print_note(f"{name} names weights of {weights.network}")
+        return weights.network
+    print_note(f"the published weights that {name} stands for are of {weights.network}")
+    return name
 
 
 def format_plan_table(network_plan: Plan) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from residua.bounded_json import read_json
 from residua.config.hub_name import HUB_PREFIX, is_hub_name, is_repository, require_hub_name
+from residua.config.papers import network
 from residua.config.published_weights import WEIGHT_NAME
 from residua.config.weight_registry import find_weights, suggest_weight_name
 from residua.downloads import tell_user
@@ -65,8 +66,12 @@ def suggest_hub_name(missing_path: str | Path) -> str:
     It may be one of published weights, or a repository on the hub.
     """
     name = str(missing_path)
-    if WEIGHT_NAME.fullmatch(name) and (near := suggest_weight_name(name)):
-        return f", or {near}, which is published"
+    if WEIGHT_NAME.fullmatch(name):
+        if near := suggest_weight_name(name):
+            return f", or {near}, which is published"
+        with suppress(UsageError):
+            network(name)
+            return f", or residua models --weights, which lists none of the network {name}"
     if Path(name).suffix in (*WEIGHT_SUFFIXES, *EXCHANGE_SUFFIXES) or not is_repository(name):
         return ""
     return f", or {HUB_PREFIX}{name} if it is on the Hugging Face hub"

@@ -114,12 +114,24 @@ def convert_published_file(weights: PublishedWeights, file: VerifiedFile, folder
     try:
         converted = convert_foreign_weights(read_state_dict(file.path), net.plan.network)
     except ResiduaError as error:
-        raise RecordError(f"{file.path} cannot be used as {weights.name}: {error}") from error
+        raise RecordError(
+            f"{file.path} cannot be used as {weights.name}: {error} (the file is kept: correct the "
+            f"registry, or residua cache clear 'weights/{weights.name}*')"
+        ) from error
     if converted.missing:
         raise RecordError(
-            f"{file.path} cannot be used as {weights.name}: it has no classification head"
+            f"{file.path} cannot be used as {weights.name}: it has no classification head (the "
+            f"file is kept: residua cache clear 'weights/{weights.name}*')"
         )
     if converted.caveats:
         tell_user(f"{weights.name}: {converted.caveats}")
     net.load_state_dict({**net.state_dict(), **converted.tensors})
-    save_pretrained(net, config, folder)
+    try:
+        save_pretrained(net, config, folder)
+    except (OSError, RecordError) as error:
+        if file.was_downloaded:  # it may be what fills the disk
+            delete_path(file.path)
+        raise RecordError(
+            f"{weights.name} was fetched, but not kept: {error}; set XDG_CACHE_HOME to a folder "
+            "with more space"
+        ) from error

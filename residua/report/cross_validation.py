@@ -1,7 +1,7 @@
 """The results of a study with folds: the error on held-out images, and what its spread can say.
 
 Every training image is held out once, so that the mean over folds is an error on images that the
-networks were not trained on.  The networks of two folds share most of their training images, and
+networks were not trained on.  The networks of two folds train on each other's held-out images, and
 their errors depend on each other: no unbiased estimate of the variance of the mean exists (Bengio &
 Grandvalet 2004), so that the standard error over folds is a rough one.  Two networks are compared
 on the same folds, by a t-test whose variance is multiplied by 1 + k n_test / n_train (Nadeau &
@@ -30,15 +30,15 @@ from residua.report.significance import MIN_DIFFERENCE, SIGNIFICANCE_LEVEL, form
 from residua.report.tables import StudyCell
 
 FOLD_CAVEAT = (
-    "Cross-validation: the nets of two folds share most of their training images, so that the "
-    "standard error over folds is a rough measure, and is often too small (Bengio & Grandvalet "
+    "Cross-validation: the nets of different folds train on each other's held-out images, so that "
+    "the standard error over folds is a rough measure, and is often too small (Bengio & Grandvalet "
     "2004). The test images are in no fold."
 )
 
 FOLD_TEST = (
     "Cross-validation: a net counts as worse than the best one if a t-test of their differences on "
     "the same folds is significant at the 5 % level divided by the number of other nets; its "
-    "variance is corrected for the shared training images (Nadeau & Bengio 2003)."
+    "variance is corrected for that (Nadeau & Bengio 2003)."
 )
 
 

@@ -348,3 +348,7 @@ def test_models_lists_the_weights(capsys):
     assert all(entry["name"].startswith("resnet50.") for entry in listed)
     assert main(["models", "resnat50", "--weights"]) == 0
     assert capsys.readouterr().out == "no weights match resnat50\n"
+    assert main(["models", "resnet1", "--weights"]) == 0
+    assert re.fullmatch(
+        r"no weights match resnet1, but \d+ match 'resnet1\*'\n", capsys.readouterr().out
+    )

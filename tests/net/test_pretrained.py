@@ -191,6 +191,15 @@ def test_a_missing_path_is_said_to_be_missing(tmp_path):
         residua.create_model("cifar-resnet8", pretrained=tmp_path)
 
 
+def test_a_network_without_published_weights_is_said_to_have_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        RecordError,
+        match="or residua models --weights, which lists none of the network cifar-resnet14$",
+    ):
+        residua.create_model("cifar-resnet14", pretrained="cifar-resnet14")
+
+
 def test_ambiguous_pre_activation_weights_give_a_warning(tmp_path):
     net = residua.create_model("cifar-preresnet8")
     theirs = convert_to_project(net.state_dict(), net.plan.network, "timm")

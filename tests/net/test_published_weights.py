@@ -467,6 +467,30 @@ def test_weights_that_do_not_fit_their_network_are_refused_with_the_difference(p
     expect_failure("cannot be used as tiny.v1: the file has 1 + 1 + 1 units")
 
 
+def test_a_disk_without_room_for_the_model_keeps_nothing_and_names_the_way_on(
+    publisher, monkeypatch
+):
+    def fail(net, config, folder):
+        raise RecordError(f"the model could not be written to {folder}: No space left on device")
+
+    monkeypatch.setattr("residua.net.published_model.save_pretrained", fail)
+    expect_failure("No space left on device; set XDG_CACHE_HOME to a folder with more space")
+    assert not list(get_weights_folder().glob("*.safetensors"))
+
+
+def test_show_names_the_network_of_weights(publisher, capsys):
+    assert main(["show", "tiny.v1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "residua: tiny.v1 names weights of cifar-resnet8\n"
+    assert out.startswith("cifar-resnet8\n")
+    assert main(["show", "resnet50"]) == 0
+    out, err = capsys.readouterr()
+    assert err == (
+        "residua: the published weights that resnet50 stands for are of resnet50,stride=3x3\n"
+    )
+    assert out.startswith("resnet50\n")
+
+
 def test_the_commands_take_a_name(publisher, capsys, tmp_path):
     Image.new("RGB", (40, 40), "red").save("a.png")
     assert main(["predict", "tiny", "a.png", "--json"]) == 0
