@@ -223,6 +223,16 @@ def test_a_smaller_size_never_enlarges_and_keeps_every_split(tmp_path):
         assert names[0] == names[1], split
 
 
+def test_a_photo_with_a_side_too_long_for_jpeg_is_left_out_by_name(tmp_path, capfd):
+    folder = write_unsplit_folder(tmp_path / "d")
+    Image.new("RGB", (66_000, 1400)).save(folder / "cat" / "wide.png", compress_level=1)
+    result = pack(folder, tmp_path / "p", size=1400)
+    assert [(p.path, p.kind) for p in result.problems] == [("cat/wide.png", "too large")]
+    assert result.problems[0].detail.startswith("would be stored with 66,000 x 1,400 pixels")
+    assert result.photos == 60
+    assert capfd.readouterr().err == ""
+
+
 def test_a_photo_of_the_stored_size_differs_little_from_its_original(tmp_path, folder):
     pack(folder, tmp_path / "p", size=28, quality=95)
     ours, theirs = [
