@@ -219,6 +219,14 @@ def test_the_bench_gives_rates_and_what_binds(storage, photo_folder, capsys, mon
     assert out.splitlines()[-1].split(" binds: ")[0] in ("Decoding", "Augmentation", "Step")
 
 
+def test_a_full_disk_does_not_matter_to_the_bench(photo_folder, capsys, monkeypatch):
+    monkeypatch.setattr("residua.training.data_bench.MEASURED_SECONDS", 0.05)
+    monkeypatch.setattr("residua.data.photo_storage.free_disk_bytes", lambda folder: 0)
+    code, out, error = run_cli(capsys, "data", "bench", photo_folder, "--size", "16", "--json")
+    assert code == 0, error
+    assert json.loads(out)["storage"] == "raw"
+
+
 def test_the_rate_of_decoding_is_that_of_a_batch_whose_images_are_mixed_with_others():
     """Of a batch of 4 images with mixup, 8 are decoded."""
     request = CropRequest(torch.zeros(4), (torch.arange(4), torch.arange(4)))
