@@ -26,6 +26,7 @@ from residua.errors import DataError
 from residua.net.model_folder import read_model_config
 from residua.record import RunRecord
 from residua.training import data_bench
+from residua.training.progress import TrainingProgress
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
 from tests.training.interrupted_runs import run_interrupted
@@ -153,6 +154,30 @@ def test_a_photograph_that_vanishes_while_training_stops_the_run_in_one_sentence
             quiet=True,
             on_progress=delete_photos,
         )
+
+
+def test_a_run_whose_photographs_vanished_goes_on_once_they_are_back(
+    photo_folder, tmp_path, capsys, monkeypatch
+):
+    copy, away, out = tmp_path / "pets", tmp_path / "away", tmp_path / "run"
+    shutil.copytree(photo_folder, copy)
+    words = ["train", copy, *SHORT, "--storage", "files", "--out", out]
+    count_step = TrainingProgress.add_step
+
+    def move_photos(progress, *results):
+        if progress.step == 1:
+            (copy / "train").rename(away)
+        count_step(progress, *results)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "add_step", move_photos)
+        code, _, error = run_cli(capsys, *words)
+    assert code == 1
+    way_on = f"repeat the command with --resume and --out {out}; to train without it, choose"
+    assert f"No such file or directory: once the file is back as it was, {way_on}" in error
+    away.rename(copy / "train")
+    code, _, error = run_cli(capsys, *words, "--resume")
+    assert code == 0, error
 
 
 def test_folds_of_whole_photographs_are_those_of_squares(photo_folder):
