@@ -1,5 +1,7 @@
 """The action `pack` of `residua data`: shards with an index, for large data sets and servers."""
 
+from collections.abc import Sequence
+
 from jsonargparse import Namespace
 
 from residua import data
@@ -11,7 +13,8 @@ from residua.errors import UsageError
 from residua.report.format import format_counted_noun, format_mebibytes, quote_path
 
 PACK_OPTIONS = ("size", "quality", "shard_mib")
-MAX_PRINTED_PROBLEMS = 10
+MAX_PRINTED_PROBLEMS = 10  # of the data set, and of the photos that are left out
+WORST_KINDS = ("damaged", "truncated", "unreadable")  # a single one may stand for many photos
 
 
 def add_pack_options(parser: CommandParser) -> None:
@@ -42,6 +45,7 @@ def pack(arguments: Namespace) -> None:
     listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
     print_summary = DataSummaryRecorder(is_main=True)
     print_summary(data.summarize_listing(listing))
+    print_problems(listing.problems, "")
     with ProgressBar("photo") as bar:
         result = data.pack_dataset(
             listing,
@@ -49,10 +53,7 @@ def pack(arguments: Namespace) -> None:
             options,
             lambda done, total: bar.update("packing", done, total),
         )
-    for problem in result.problems[:MAX_PRINTED_PROBLEMS]:
-        print_note(f"left out: {problem.path} {problem.detail}")
-    if (more := len(result.problems) - MAX_PRINTED_PROBLEMS) > 0:
-        print_note(f"left out: {more:,} more, see --json")
+    print_problems(result.problems[len(listing.problems) :], "left out: ")
     photos = format_counted_noun(result.photos, "photograph")
     shards = format_counted_noun(result.shards, "shard")
     text = (
@@ -60,6 +61,15 @@ def pack(arguments: Namespace) -> None:
         f"Next: residua train {quote_path(result.folder)}"
     )
     print_result(result.to_json(options) | print_summary.json, text, arguments.json)
+
+
+def print_problems(problems: Sequence["data.DataProblem"], prefix: str) -> None:
+    """Print a sentence on each of the first problems, the worst before the others."""
+    ordered = sorted(problems, key=lambda problem: problem.kind not in WORST_KINDS)
+    for problem in ordered[:MAX_PRINTED_PROBLEMS]:
+        print_note(f"{prefix}{problem.path} {problem.detail}")
+    if (more := len(problems) - MAX_PRINTED_PROBLEMS) > 0:
+        print_note(f"{format_counted_noun(more, 'more problem')}, see --json")
 
 
 def make_pack_options(arguments: Namespace) -> "data.PackOptions":

@@ -50,7 +50,10 @@ CountPhotos = Callable[[int, int], None]  # how many photos are done, of how man
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """What a pack wrote; `kept_shards` were finished by an earlier attempt."""
+    """What a pack wrote; `kept_shards` were finished by an earlier attempt.
+
+    `problems` are those of the listing, and then the photos that are left out.
+    """
 
     folder: Path
     photos: int
@@ -92,7 +95,7 @@ def pack_dataset(
         if (out / PACK_INDEX).exists():
             clean_up_interrupted_writes(out)  # if it was killed between its last steps
             delete_path(out / UNFINISHED_FOLDER)
-            return describe_finished_pack(out, fingerprint, start)
+            return describe_finished_pack(plan.listing, out, fingerprint, start)
         require_own_pack(out, fingerprint)
         clean_up_interrupted_writes(out)
         kept = {shard.name: load_part(out, shard) for shard in plan.shards}
@@ -103,17 +106,21 @@ def pack_dataset(
         facts = write_pack_index(plan, parts, fingerprint, out)
         delete_path(out / UNFINISHED_FOLDER)
     kept_count = sum(part is not None for part in kept.values())
-    return make_result(out, facts, kept_count, time.monotonic() - start)
+    return make_result(plan.listing, out, facts, kept_count, time.monotonic() - start)
 
 
-def make_result(out: Path, facts: dict[str, Any], kept_shards: int, seconds: float) -> PackResult:
-    """Make the result from the facts that the index states."""
-    problems = tuple(DataProblem(**fields) for fields in facts["problems"])
+def make_result(
+    listing: ImageListing, out: Path, facts: dict[str, Any], kept_shards: int, seconds: float
+) -> PackResult:
+    """Make the result from the listing, and from the facts that the index states."""
+    problems = (*listing.problems, *(DataProblem(**fields) for fields in facts["problems"]))
     sizes = [size for _, size in facts["shards"]]
     return PackResult(out, facts["photos"], len(sizes), sum(sizes), kept_shards, seconds, problems)
 
 
-def describe_finished_pack(out: Path, fingerprint: str, start: float) -> PackResult:
+def describe_finished_pack(
+    listing: ImageListing, out: Path, fingerprint: str, start: float
+) -> PackResult:
     """Return the result of a pack that is finished; UsageError if it is one of other photos."""
     try:
         facts, _ = read_checked_arrays(out / PACK_INDEX)
@@ -124,7 +131,7 @@ def describe_finished_pack(out: Path, fingerprint: str, start: float) -> PackRes
             f"{out} holds other photographs, or the same in another way: choose another --out"
         )
     shards: Any = facts["shards"]
-    return make_result(out, facts, len(shards), time.monotonic() - start)
+    return make_result(listing, out, facts, len(shards), time.monotonic() - start)
 
 
 def require_separate_folder(listing: ImageListing, out: Path) -> None:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import PurePath
 
 from residua.data.counter_rng import random_permutation
+from residua.data.decode_listing import find_unreadable_entries
 from residua.data.image_cache import hash_listing
 from residua.data.image_formats import IMAGE_SUFFIXES
 from residua.data.sources.listing import ImageEntry, ImageListing
@@ -82,17 +83,18 @@ def plan_pack(listing: ImageListing, options: PackOptions) -> PackPlan:
 
 
 def decide_splits(listing: ImageListing) -> ImageListing:
-    """Give each photo the split that its present bytes decide; unreadable ones are left out."""
+    """Give each photo the split that its present bytes decide; unreadable ones become problems."""
+    digests = hash_listing(listing)
+    unreadable = find_unreadable_entries(listing.entries, digests)
     known = [
-        (entry, digest)
-        for entry, digest in zip(listing.entries, hash_listing(listing), strict=True)
-        if digest
+        (entry, digest) for entry, digest in zip(listing.entries, digests, strict=True) if digest
     ]
     entries = [entry for entry, _ in known]
     share = listing.dev_share or choose_dev_share(len(listing.entries))
     splits = assign_splits(entries, [digest for _, digest in known], share)
     decided = [replace(e, split=split) for e, split in zip(entries, splits, strict=True)]
-    return replace(listing, entries=tuple(decided), split_source="shards")
+    problems = (*listing.problems, *unreadable.values())
+    return replace(listing, entries=tuple(decided), problems=problems, split_source="shards")
 
 
 def divide_by_bytes(

@@ -22,6 +22,7 @@ from residua.data.pack_plan import (
     choose_label_texts,
     make_sample_key,
 )
+from residua.data.photo_records import MAX_JPEG_SIDE
 from residua.data.resize import crop_extreme_aspect_ratio, resize_photo, scale_shorter_side
 from residua.data.rgb_conversion import DecodedPhoto
 from residua.data.sources.listing import DataProblem, ImageEntry
@@ -100,9 +101,21 @@ def read_packed_bytes(entry: ImageEntry, plan: PackPlan) -> bytes:
     if min(image.size) > options.size:
         size = scale_shorter_side(image.size, options.size)
         image = resize_photo(DecodedPhoto(image, 0), size, "bilinear")
+    require_jpeg_size(image, entry.name)
     stored = BytesIO()
     image.save(stored, "JPEG", quality=options.quality)
     return stored.getvalue()
+
+
+def require_jpeg_size(image: Image.Image, name: str) -> None:
+    """Raise ImageError if an image has a side that is too long for a JPEG file."""
+    if max(image.size) > MAX_JPEG_SIDE:
+        raise ImageError(
+            name,
+            "too large",
+            f"would be stored with {image.width:,} x {image.height:,} pixels, and a side of a JPEG "
+            f"file has at most {MAX_JPEG_SIDE:,}: a smaller --size keeps it",
+        )
 
 
 def is_upright_jpeg(content: bytes) -> bool:

@@ -182,7 +182,8 @@ class StoredPhotos:
 
         Resizing is bilinear and antialiased.  The box is rounded to whole pixels, unless it is
         shrunk to half or less in a JPEG file, of which a reduced size is decoded.  Raises
-        DataError, which names the photograph, if its bytes have changed, vanished or are damaged.
+        DataError, which names the photograph, if its bytes are damaged in the cache, and ImageError
+        if its file has changed, vanished or is damaged.
         """
         height, width = size
         left, top, right, bottom = box
@@ -237,7 +238,7 @@ class StoredPhotos:
                 Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels), 0
             )
         except ImageError as error:
-            raise DataError(f"{self.index.name_of(row)} {error.detail}") from error
+            raise ImageError(self.index.name_of(row), error.kind, error.detail) from error
 
     def decode_file(self, row: int, find_needed_size: FindNeededSize) -> DecodedPhoto:
         """Decode the file of a photograph, after a comparison with its SHA-256 sum."""
@@ -251,7 +252,7 @@ class StoredPhotos:
         try:
             return decode_and_preprocess(self.read_file(row), view, self.settings.max_pixels).pixels
         except ImageError as error:
-            raise DataError(f"{self.index.name_of(row)} {error.detail}") from error
+            raise ImageError(self.index.name_of(row), error.kind, error.detail) from error
 
     def read_file(self, row: int) -> bytes:
         """Read the file of a photograph.  Raises ImageError if its SHA-256 sum is another one."""

@@ -61,8 +61,11 @@ def measure_data_pipeline(
     data, recipe = resolved.dataset, resolved.run.recipe
     if recipe is None or not isinstance(data, PhotoDataset):
         raise UsageError(f"{model} is not trained by steps: choose another --model")
-    kept_as = choose_storage_by_space(listing, data).storage if storage == AUTO_STORAGE else ""
-    data = replace(data, storage=kept_as or parse_storage(storage))
+    if storage == AUTO_STORAGE:  # a full disk does not matter
+        kept_as = choose_storage_by_space(listing, data, is_stored=False).storage
+    else:
+        kept_as = parse_storage(storage)
+    data = replace(data, storage=kept_as)
     photos = store_sample(data)
     recipe = replace(recipe, batch_size=min(recipe.batch_size, len(photos)))
     images = StreamedImages(photos, (data.resize, data.resize), photos.labels)

@@ -13,7 +13,7 @@ from residua.config.plan import plan
 from residua.config.run import Run
 from residua.config.serialize import Json
 from residua.data.summary import DataSummary, ignore_summary
-from residua.errors import Interrupted, RecordError, UsageError
+from residua.errors import DataError, ImageError, Interrupted, RecordError, UsageError
 from residua.files import clean_up_interrupted_writes, delete_path, try_lock_folder
 from residua.net.model_folder import save_pretrained
 from residua.record import RunRecord
@@ -84,7 +84,7 @@ def train_run(
     )
     on_data(add_notes(prepared_run, run, record))
     environment, may_resume = prepared_run.environment, resume or group.restart_count > 0
-    with lock_run_folder(folder, group):
+    with lock_run_folder(folder, group), explain_how_to_go_on(folder):
         earlier_result = group.broadcast_from_rank0(
             lambda: begin_or_load_result(record, run, environment, may_resume, on_start)
         )
@@ -155,6 +155,18 @@ def lock_run_folder(folder: Path, group: DataParallelGroup) -> Iterator[None]:
             raise RecordError(f"the run in {folder} is being trained by another process")
         clean_up_interrupted_writes(folder)
         yield
+
+
+@contextmanager
+def explain_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Add the way on to the error of a photograph whose file has vanished or changed meanwhile."""
+    try:
+        yield
+    except ImageError as error:
+        raise DataError(
+            f"{error}: once the file is back as it was, repeat the command with --resume and "
+            f"--out {folder}; to train without it, choose another --out"
+        ) from error
 
 
 def begin_or_load_result(

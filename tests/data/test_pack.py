@@ -224,6 +224,16 @@ def test_a_smaller_size_never_enlarges_and_keeps_every_split(tmp_path):
         assert names[0] == names[1], split
 
 
+def test_a_photo_with_a_side_too_long_for_jpeg_is_left_out_by_name(tmp_path, capfd):
+    folder = write_unsplit_folder(tmp_path / "d")
+    Image.new("RGB", (66_000, 1400)).save(folder / "cat" / "wide.png", compress_level=1)
+    result = pack(folder, tmp_path / "p", size=1400)
+    assert [(p.path, p.kind) for p in result.problems] == [("cat/wide.png", "too large")]
+    assert result.problems[0].detail.startswith("would be stored with 66,000 x 1,400 pixels")
+    assert result.photos == 60
+    assert capfd.readouterr().err == ""
+
+
 def test_a_photo_of_the_stored_size_differs_little_from_its_original(tmp_path, folder):
     pack(folder, tmp_path / "p", size=28, quality=95)
     ours, theirs = [
@@ -241,6 +251,15 @@ def test_a_file_that_vanishes_meanwhile_is_named_and_left_out(tmp_path, folder):
     result = pack_dataset(listing, tmp_path / "p", PackOptions(), lambda done, total: None)
     assert [(p.path, p.kind) for p in result.problems] == [("train/cat/03.png", "unreadable")]
     assert result.photos == len(list_image_dataset(tmp_path / "p").entries) == 50
+
+
+def test_a_file_that_vanishes_before_its_split_is_decided_is_named(tmp_path):
+    listing = list_image_dataset(write_unsplit_folder(tmp_path / "d"))
+    (tmp_path / "d" / "cat" / "a.3.png").unlink()
+    for _ in range(2):  # a finished pack is described again
+        result = pack_dataset(listing, tmp_path / "p", PackOptions(size=9), lambda done, total: 0)
+        assert [(p.path, p.kind) for p in result.problems] == [("cat/a.3.png", "unreadable")]
+        assert result.photos == 59
 
 
 def refuse(source, out, match, **options):
@@ -363,6 +382,36 @@ def test_the_command_packs_and_prints_one_object(tmp_path, folder, capsys):
     assert printed["bytes"] == sum(path.stat().st_size for path in out.glob("*.tar"))
     assert main(["data", "check", str(out), "--out", str(tmp_path / "c")]) == 0
     assert "51 usable images in 3 classes" in capsys.readouterr().out
+
+
+def test_the_command_names_what_the_listing_leaves_out(tmp_path, folder, capsys):
+    """A damaged shard comes before the other problems, of which only the first are printed."""
+    pack(folder, tmp_path / "plain", shard_mib=256)
+    (tmp_path / "plain" / PACK_INDEX).unlink()
+    shard = tmp_path / "plain" / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    middle = len(content) // 1024 * 512
+    content[middle:] = b"?" * (len(content) - middle)
+    shard.write_bytes(content)
+    for i in range(12):
+        (folder / "train" / "cat" / f"link-{i:02}.png").symlink_to("nowhere")
+    os.mkfifo(folder / "train" / "cat" / "pipe.png")
+    damaged = f"{shard.name} is damaged, and is read up to the damage: "
+    for source, sentence in ((tmp_path / "plain", damaged), (folder, "is a link to a file")):
+        out = str(tmp_path / f"packed-{source.name}")
+        for _ in range(2):  # a finished pack is described again
+            assert main(["data", "pack", str(source), "--out", out, "--json"]) == 0
+            captured = capsys.readouterr()
+            assert captured.err.count(sentence) in (1, 10)
+            problems = json.loads(captured.out)["problems"]
+            listed = list_image_dataset(source).problems
+            assert [(p["path"], p["detail"]) for p in problems] == [
+                (p.path, p.detail) for p in listed
+            ]
+    assert "train/cat/pipe.png is neither a file nor a folder" in [
+        f"{p['path']} {p['detail']}" for p in problems
+    ]
+    assert "3 more problems, see --json" in captured.err
 
 
 @pytest.mark.parametrize(

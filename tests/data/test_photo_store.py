@@ -28,7 +28,7 @@ from residua.data.photo_index import (
     read_photo_index,
     write_photo_index,
 )
-from residua.data.photo_storage import choose_storage
+from residua.data.photo_storage import choose_storage, choose_storage_by_space
 from residua.data.preprocessed_images import read_preprocessed_split
 from residua.data.resize import resize_box_of_pixels
 from residua.data.sources.listing import DataProblem
@@ -579,6 +579,15 @@ def test_the_choice_of_storage_says_what_decided(cache, odd_folder, monkeypatch)
         assert ": pixels need " in reason
     with pytest.raises(DataError, match=r"54 photographs need .* as pixels or .* as JPEG, and .*"):
         choose(large, 2**20)
+    ways = r"more space, or add --storage raw, which then keeps the pixels in memory, or add "
+    for free_memory, suggested in ((large, ways), (2**20, "more space, or add ")):
+        monkeypatch.setattr(
+            "residua.data.photo_storage.free_memory_bytes", lambda free=free_memory: free
+        )
+        with pytest.raises(DataError, match=f"{suggested}--storage files, which needs no disk"):
+            choose(large, 2**20)
+        unstored = choose_storage_by_space(data.listing, data, is_stored=False)
+        assert unstored.storage == ("raw" if free_memory == large else "files")
     assert choose(None, large).storage == "raw"
 
 

@@ -26,6 +26,7 @@ from residua.errors import DataError
 from residua.net.model_folder import read_model_config
 from residua.record import RunRecord
 from residua.training import data_bench
+from residua.training.progress import TrainingProgress
 from tests.cli_runner import run_cli
 from tests.data.faulty_photos import CLASS_CHANNELS, make_picture
 from tests.training.interrupted_runs import run_interrupted
@@ -155,6 +156,30 @@ def test_a_photograph_that_vanishes_while_training_stops_the_run_in_one_sentence
         )
 
 
+def test_a_run_whose_photographs_vanished_goes_on_once_they_are_back(
+    photo_folder, tmp_path, capsys, monkeypatch
+):
+    copy, away, out = tmp_path / "pets", tmp_path / "away", tmp_path / "run"
+    shutil.copytree(photo_folder, copy)
+    words = ["train", copy, *SHORT, "--storage", "files", "--out", out]
+    count_step = TrainingProgress.add_step
+
+    def move_photos(progress, *results):
+        if progress.step == 1:
+            (copy / "train").rename(away)
+        count_step(progress, *results)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "add_step", move_photos)
+        code, _, error = run_cli(capsys, *words)
+    assert code == 1
+    way_on = f"repeat the command with --resume and --out {out}; to train without it, choose"
+    assert f"No such file or directory: once the file is back as it was, {way_on}" in error
+    away.rename(copy / "train")
+    code, _, error = run_cli(capsys, *words, "--resume")
+    assert code == 0, error
+
+
 def test_folds_of_whole_photographs_are_those_of_squares(photo_folder):
     squares = resolve_dataset(str(photo_folder), (3, 16, 16))
     raw = replace(squares, storage="raw")
@@ -217,6 +242,14 @@ def test_the_bench_gives_rates_and_what_binds(storage, photo_folder, capsys, mon
     assert out.splitlines()[1].startswith("decoded")
     assert "cifar-resnet8, batch size 9" in out
     assert out.splitlines()[-1].split(" binds: ")[0] in ("Decoding", "Augmentation", "Step")
+
+
+def test_a_full_disk_does_not_matter_to_the_bench(photo_folder, capsys, monkeypatch):
+    monkeypatch.setattr("residua.training.data_bench.MEASURED_SECONDS", 0.05)
+    monkeypatch.setattr("residua.data.photo_storage.free_disk_bytes", lambda folder: 0)
+    code, out, error = run_cli(capsys, "data", "bench", photo_folder, "--size", "16", "--json")
+    assert code == 0, error
+    assert json.loads(out)["storage"] == "raw"
 
 
 def test_the_rate_of_decoding_is_that_of_a_batch_whose_images_are_mixed_with_others():
