@@ -150,8 +150,11 @@ def compute_cache_key(
     return key.hexdigest()[:32]
 
 
-def load_cached_images(cache_folder: Path) -> DecodedImages | None:
-    """Load the images that `decode_to_cache` stored; None if the cache lacks them or is damaged."""
+def load_cached_images(cache_folder: Path, *, quiet: bool = False) -> DecodedImages | None:
+    """Load the images that `decode_to_cache` stored; None if the cache lacks them or is damaged.
+
+    Unless `quiet`, the user is told of damage.
+    """
     try:
         pixels, stored_index = read_undisturbed(
             cache_folder, lambda: memory_map_images(cache_folder)
@@ -160,19 +163,20 @@ def load_cached_images(cache_folder: Path) -> DecodedImages | None:
     except (FileNotFoundError, MissingRecordError):
         return None
     except (OSError, ValueError, TypeError, RecordError) as error:
-        print(
-            f"residua: the decoded images in {cache_folder} are damaged, and are decoded again: "
-            f"{error}",
-            file=sys.stderr,
-        )
+        if not quiet:
+            print(
+                f"residua: the decoded images in {cache_folder} are damaged, and are decoded "
+                f"again: {error}",
+                file=sys.stderr,
+            )
         return None
 
 
 def load_intact_images(
-    cache_folder: Path, listing: ImageListing, digests: Sequence[str]
+    cache_folder: Path, listing: ImageListing, digests: Sequence[str], *, quiet: bool = False
 ) -> DecodedImages | None:
     """Load the stored images of a listing; None also if files that were left out are intact now."""
-    images = load_cached_images(cache_folder)
+    images = load_cached_images(cache_folder, quiet=quiet)
     if images is None or is_readable_again(listing, digests, images.problems):
         return None
     return images
@@ -213,7 +217,7 @@ def decode_to_cache(
     clean_up_interrupted_writes(cache_folder.parent)  # before they fill the disk
     with hold_output_lock(cache_folder):
         # Another process may have decoded the same images while this one waited for the lock.
-        if cached_images := load_intact_images(cache_folder, listing, digests):
+        if cached_images := load_intact_images(cache_folder, listing, digests, quiet=True):
             return cached_images
         # Fail before hours of decoding rather than after them.
         if free_disk_bytes(cache_folder.parent) < len(listing.entries) * prod(view.input):

@@ -137,28 +137,37 @@ def make_store(
 
 
 def load_intact_photos(
-    folder: Path, listing: ImageListing, digests: Sequence[str], settings: RecordSettings
+    folder: Path,
+    listing: ImageListing,
+    digests: Sequence[str],
+    settings: RecordSettings,
+    *,
+    quiet: bool = False,
 ) -> PhotoStore | None:
     """Load the photographs of a folder; None also if files that were left out are intact now."""
-    store = load_cached_photos(folder, listing, settings)
+    store = load_cached_photos(folder, listing, settings, quiet=quiet)
     if store is None or is_readable_again(listing, digests, store.problems):
         return None
     return store
 
 
 def load_cached_photos(
-    folder: Path, listing: ImageListing, settings: RecordSettings
+    folder: Path, listing: ImageListing, settings: RecordSettings, *, quiet: bool = False
 ) -> PhotoStore | None:
-    """Load the photographs of a folder of the cache; None if it lacks them or is damaged."""
+    """Load the photographs of a folder of the cache; None if it lacks them or is damaged.
+
+    Unless `quiet`, the user is told of damage.
+    """
     try:
         records, problems = read_undisturbed(folder, lambda: open_stored_photos(folder))
     except (FileNotFoundError, MissingRecordError):
         return None
     except (OSError, ValueError, TypeError, KeyError, RecordError) as error:
-        print(
-            f"residua: the photographs in {folder} are damaged, and are decoded again: {error}",
-            file=sys.stderr,
-        )
+        if not quiet:
+            print(
+                f"residua: the photographs in {folder} are damaged, and are decoded again: {error}",
+                file=sys.stderr,
+            )
         return None
     return make_store(records, problems, listing, settings)
 
@@ -221,7 +230,7 @@ def decode_photos_to_cache(
         clean_up_interrupted_writes(folder.parent)  # before they fill the disk
         with hold_output_lock(folder):
             # Another process may have decoded the same photographs while this one waited.
-            if store := load_intact_photos(folder, listing, digests, settings):
+            if store := load_intact_photos(folder, listing, digests, settings, quiet=True):
                 return store
             if free_disk_bytes(folder.parent) < needed_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -56,7 +56,7 @@ def load_from_disk_and_memory(listing, monkeypatch, capsys):
     """The images decoded to disk, and those decoded to memory because the disk is full."""
     disk = load_or_decode_images(listing, VIEW)
     load_or_decode_images.cache_clear()
-    monkeypatch.setattr("residua.data.image_cache.load_cached_images", lambda where: None)
+    monkeypatch.setattr("residua.data.image_cache.load_cached_images", lambda where, quiet: None)
     monkeypatch.setattr("residua.data.image_cache.free_disk_bytes", lambda folder: 0)
     memory = load_or_decode_images(listing, VIEW)
     assert "decoded images are not cached in" in capsys.readouterr().err
