@@ -42,9 +42,9 @@ class RecipeSpelling:
             return next((name for name in names if name.lower() == plain), "")
         try:
             number = int(given) if self.kind == "count" else float(given)
-        except ValueError:
-            return ""
-        if not isfinite(number):
+            if not isfinite(number):
+                return ""
+        except (ValueError, OverflowError):
             return ""
         try:
             is_json = json.loads(given) == number

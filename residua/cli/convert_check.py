@@ -88,7 +88,10 @@ def check_networks(
             path = Path(folder) / str(i)
             net.save_pretrained(model, replace(config, network=network), path)
             evaluations[network.name] = training.evaluate_model_folder(
-                *(path, dataset, None, machine),
+                path,
+                dataset,
+                None,
+                machine,
                 on_data=ignore_summary if i else print_data_summary,
             )
     sentences = [

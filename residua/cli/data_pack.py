@@ -45,7 +45,7 @@ def pack(arguments: Namespace) -> None:
     listing = apply_to_listing(data.list_image_dataset(arguments.data), arguments)
     print_summary = DataSummaryRecorder(is_main=True)
     print_summary(data.summarize_listing(listing))
-    print_problems(listing.problems, "")
+    print_problems([p for p in listing.problems if p.kind not in data.DETAILED_KINDS], "")
     with ProgressBar("photo") as bar:
         result = data.pack_dataset(
             listing,

@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from residua.data.space import free_memory_bytes as free_memory_bytes
     from residua.data.summarize import summarize_checked_data as summarize_checked_data
     from residua.data.summarize import summarize_listing as summarize_listing
+    from residua.data.summary import DETAILED_KINDS as DETAILED_KINDS
     from residua.data.summary import DataSummary as DataSummary
     from residua.data.threads import count_available_cores as count_available_cores
     from residua.data.thumbnails import encode_data_uri as encode_data_uri
@@ -130,7 +131,7 @@ __getattr__, __dir__ = export_lazily(
         "check": "DatasetCheck check_dataset format_usable_csv make_check_thumbnails",
         "thumbnails": "encode_data_uri make_thumbnail_uri pixels_to_image",
         "summarize": "summarize_checked_data summarize_listing",
-        "summary": "DataSummary",
+        "summary": "DETAILED_KINDS DataSummary",
         "threads": "count_available_cores",
         "space": "format_bytes free_memory_bytes",
         "sources.listing": (

@@ -79,16 +79,18 @@ def load_int8_samples(
         labels = [*named.images.labels.tolist(), *held_out.labels.tolist()]
         order = random_permutation(len(named.images), 0)
         calibration = named.images[order[:MAX_CALIBRATION_IMAGES]]
+    images = f"{len(calibration):,} image{'s' * (len(calibration) != 1)}"
+    others = f"{len(held_out):,} other{'s' * (len(held_out) != 1)}"
     used = (
-        f"int8 is calibrated on {len(calibration):,} images{' of train' * ('train' in splits)}, "
-        f"and compared with fp32 on {len(held_out):,} others"
+        f"int8 is calibrated on {images}{' of train' * ('train' in splits)}, and compared with "
+        f"fp32 on {others}"
     )
     summary = summarize_evaluated_data(
         choice.dataset, choice.label, labels, dict.fromkeys(problems), used
     )
     # the reason of `training` says what an error on those images is worth, which nobody measures
-    reasons = filter(None, [choice.reason])
-    on_data(replace(summary, splits=splits, notes=(*summary.notes, *reasons)))
+    notes = (*summary.notes, choice.reason) if choice.reason else summary.notes
+    on_data(replace(summary, splits=splits, notes=notes))
     return Int8Samples(calibration.pixels, held_out, choice.label, labels_match_model, data.name)
 
 

@@ -71,7 +71,7 @@ def suggest_hub_name(missing_path: str | Path) -> str:
             return f", or {near}, which is published"
         with suppress(UsageError):
             network(name)
-            return f", or residua models --weights, which lists none of the network {name}"
+            return f"; no weights of {name} are published (residua models --weights lists all)"
     if Path(name).suffix in (*WEIGHT_SUFFIXES, *EXCHANGE_SUFFIXES) or not is_repository(name):
         return ""
     return f", or {HUB_PREFIX}{name} if it is on the Hugging Face hub"

@@ -1,5 +1,6 @@
 """Turn published weights into a model folder in the cache, which all commands read."""
 
+import os
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,7 +18,12 @@ from residua.config.published_weights import (
 from residua.config.serialize import from_json
 from residua.downloads import tell_user
 from residua.errors import RecordError, ResiduaError
-from residua.files import clean_up_interrupted_writes, delete_path, hold_output_lock
+from residua.files import (
+    FULL_DISK_ERRORS,
+    clean_up_interrupted_writes,
+    delete_path,
+    hold_output_lock,
+)
 from residua.net.build import build
 from residua.net.convert.state_dict import read_state_dict
 from residua.net.convert.weights import convert_foreign_weights
@@ -129,9 +135,18 @@ def convert_published_file(weights: PublishedWeights, file: VerifiedFile, folder
     try:
         save_pretrained(net, config, folder)
     except (OSError, RecordError) as error:
+        if not is_full_disk(error):
+            raise
         if file.was_downloaded:  # it may be what fills the disk
             delete_path(file.path)
         raise RecordError(
-            f"{weights.name} was fetched, but not kept: {error}; set XDG_CACHE_HOME to a folder "
-            "with more space"
+            f"{weights.name} cannot be kept: {error}; set XDG_CACHE_HOME to a folder with more "
+            "space"
         ) from error
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Return whether a disk without space caused an error, also one of the library safetensors."""
+    if isinstance(error, OSError):
+        return error.errno in FULL_DISK_ERRORS
+    return any(os.strerror(code) in str(error) for code in FULL_DISK_ERRORS)

@@ -195,7 +195,7 @@ def test_a_network_without_published_weights_is_said_to_have_none(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         RecordError,
-        match="or residua models --weights, which lists none of the network cifar-resnet14$",
+        match=r"check the path; no weights of cifar-resnet14 are published \(residua models",
     ):
         residua.create_model("cifar-resnet14", pretrained="cifar-resnet14")
 

@@ -104,8 +104,8 @@ def ask_server(
 ) -> Iterator[HTTPResponse]:
     """Send a request on a kept connection, or on a new one if the server has closed it.
 
-    An answer that was read to its end leaves the connection for the next request.  Once nobody
-    needs the answer, the thread that waits for it gets an error, however silent the server is.
+    An answer that was read to its end leaves the connection for the next request.  Once the
+    connection stands and nobody needs the answer, the thread that waits for it gets an error.
     """
     target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
     while True:
