@@ -1,7 +1,7 @@
 """The right spelling for arguments that a command does not take, with the user's own values."""
 
-import json
 import os
+import re
 import shlex
 from argparse import Action
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from residua.errors import UsageError, unknown_name_error
 
 EXAMPLE_NETWORK = "cifar-resnet20"
 VALUE = "VALUE"  # stands for the value in the text of a spelling
+JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 STDOUT_FLAGS = ("--csv", "--json")
 TEXT_SUFFIXES = (".csv", ".json", ".jsonl", ".tsv", ".txt")
 YES_WORDS, NO_WORDS = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -46,11 +47,7 @@ class RecipeSpelling:
                 return ""
         except (ValueError, OverflowError):
             return ""
-        try:
-            is_json = json.loads(given) == number
-        except ValueError:
-            is_json = False
-        return given.strip() if is_json else str(number)
+        return given if JSON_NUMBER.fullmatch(given) else str(number)
 
 
 RECIPE_SPELLINGS = {

@@ -161,8 +161,7 @@ HINTS = [
     (["train", "digits", "--set", "lr=1"], "recipe has no field 'lr': did you mean schedule.lr?"),
     (
         ["train", "digits", "--set", "optimiser=adamw"],
-        """write optimiser='{"kind": "AdamW"}', where the kind is one of Sgd, AdamW, RmsProp, """
-        "Muon; shorter: --optimiser adamw",
+        "; shorter: --optimiser adamw",
     ),
     (["train", "digits", "--set", "optimiser.kind=Muon"], "; shorter: --optimiser muon"),
     (["train", "digits", "--set", "momentum=1"], "did you mean optimiser.momentum?"),

@@ -219,6 +219,7 @@ def test_a_photo_that_is_damaged_in_a_shard_on_a_server_is_left_out_by_name(site
 def test_threads_that_wait_for_a_silent_server_end_at_once_when_nobody_needs_them(site):
     file = remote_files.require_file(f"{site.url}/p/train-000000.tar")
     site.delay = 5.0
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test process ignores it
     results = stream_in_threads(
         lambda start: remote_files.read_with_retries(file, start, start + 10),
         range(0, 1000, 10),
@@ -230,6 +231,7 @@ def test_threads_that_wait_for_a_silent_server_end_at_once_when_nobody_needs_the
     with pytest.raises(KeyboardInterrupt):
         next(results)
     assert time.monotonic() - began < 3
+    signal.signal(signal.SIGINT, before)
     site.delay = 0.0
     content = remote_files.read_with_retries(file, 0, 10)
     assert content == (site.local / "train-000000.tar").read_bytes()[:10]
