@@ -91,6 +91,10 @@ def read_folder(root):
             photo = make_photo(file.read(), "" if name == "." else name, role)
         if photo.is_image or parts != ["."]:  # a text beside the folders is nobody's photo
             photos.append(photo)
+    if not any(roles.values()):
+        inner = {
+            top: find_inner([parts[1:] for parts, _ in found if parts[0] == top]) for top in tops
+        }
     counts = Counter(name for top in tops for name in inner[top] - {""})
     shared = {name for name, count in counts.items() if count > 1}
     has_train = list(roles.values()).count("train") == 1
@@ -101,6 +105,13 @@ def read_folder(root):
         is_split = len(shared) > 1 and all("" not in inner[top] for top in tops)
         return Reading(photos, REFUSE if is_split else bool(shared))
     return Reading(photos, flat or not (by_role and has_train and is_plain))
+
+
+def find_inner(places):
+    """The folders in a folder, below one that holds nothing but folders; "" if it holds files."""
+    while len(firsts := {(*place, "")[0] for place in places}) == 1 and min(map(len, places)) > 1:
+        places = [place[1:] for place in places]
+    return firsts
 
 
 def read_table(path, delimiter=",", encoding="utf-8-sig"):
