@@ -155,7 +155,7 @@ def study(
     chosen_recipe = resolve_recipe(recipe, chosen.recipe).change_duration(steps, epochs)
     described = make_study(chosen, families, depths, seeds, chosen_recipe, folds)
     points = described.points_by_run_name()
-    is_kept = out is not None
+    is_kept = bool(out)
     with ExitStack() as stack:
         out = out or stack.enter_context(tempfile.TemporaryDirectory(prefix="residua-study-"))
         bar = stack.enter_context(ProgressBar(hidden=quiet))
