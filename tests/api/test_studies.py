@@ -1,3 +1,4 @@
+import getpass
 import json
 
 import numpy as np
@@ -107,7 +108,8 @@ def test_a_study_keeps_its_runs_and_its_page_only_in_a_given_folder(tmp_path, mo
     assert caught[0].filename == __file__
     assert [cell.test_error for cell in lost.cells] == [cell.test_error for cell in kept.cells]
     assert [run.arm for run in lost.runs.unfinished] == ["too fast"]
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left - {f"torchinductor_{getpass.getuser()}"} == {"kept"}  # a folder of PyTorch's own
 
 
 @pytest.mark.usefixtures("studies_in_this_process")
